@@ -1,0 +1,1 @@
+"""The floor every other room stands on: errors and whole-file writes."""
