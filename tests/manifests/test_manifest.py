@@ -1,0 +1,107 @@
+"""A manifest is checked when it is made, and survives Parquet."""
+
+import os
+import shutil
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from pictures import photograph, write_bad_files, write_photographs
+
+from clipfeat.manifests import (
+    Image,
+    Manifest,
+    ManifestError,
+    folder_manifest,
+    read_manifest,
+    write_manifest,
+)
+
+
+class TestFolder:
+    def test_ids_are_stems_and_sizes_come_from_headers(self, tmp_path):
+        photograph(1, 70, 40).save(tmp_path / "b.png")
+        (tmp_path / "sub").mkdir()
+        photograph(0, 30, 50).save(tmp_path / "sub" / "a.JPG", "JPEG")
+        (tmp_path / "readme.txt").write_text("passed over")
+        assert folder_manifest(tmp_path).images == (
+            Image("a", "sub/a.JPG", 30, 50),
+            Image("b", "b.png", 70, 40),
+        )
+
+    def test_files_that_are_no_images_are_kept_for_extraction_to_judge(self, tmp_path):
+        write_photographs(tmp_path, 1)
+        bad = write_bad_files(tmp_path)
+        sizes = {i.image_id: (i.width, i.height) for i in folder_manifest(tmp_path).images}
+        assert sizes.keys() == {"p000", *bad}
+        assert sizes["huge"] == (20_000, 20_000)
+        assert sizes["text"] == sizes["empty"] == (0, 0)
+
+    def test_a_name_that_is_no_text(self, tmp_path):
+        write_photographs(tmp_path, 1)
+        (tmp_path / "p000.jpg").rename(tmp_path / os.fsdecode(b"caf\xe9.jpg"))
+        with pytest.raises(ManifestError, match=r"caf.udce9.jpg': a file name must be UTF-8"):
+            folder_manifest(tmp_path)
+
+    def test_two_files_with_one_stem(self, tmp_path):
+        photograph(0).save(tmp_path / "cat.jpg")
+        photograph(0).save(tmp_path / "cat.png")
+        with pytest.raises(ManifestError, match=r"id 'cat': cat\.jpg and cat\.png"):
+            folder_manifest(tmp_path)
+
+    @pytest.mark.parametrize(
+        ("make", "why"),
+        [
+            (lambda folder: folder.rmdir(), "is no folder"),
+            (lambda folder: None, "holds no image file; expected names ending in .bmp"),
+            (lambda folder: (folder / "a.jpg").write_text("x"), "none of its 1 image files can be"),
+        ],
+    )
+    def test_folders_without_images(self, tmp_path, make, why):
+        (tmp_path / "images").mkdir()
+        make(tmp_path / "images")
+        with pytest.raises(ManifestError, match=why):
+            folder_manifest(tmp_path / "images")
+
+
+class TestParquet:
+    def test_round_trip(self, tmp_path):
+        manifest = folder_manifest(write_photographs(tmp_path / "images", 3))
+        write_manifest(manifest, tmp_path / "m.parquet")
+        assert read_manifest(tmp_path / "m.parquet") == manifest
+
+    def test_a_moved_image_folder_is_looked_for_beside_the_manifest(self, tmp_path):
+        write_photographs(tmp_path / "here", 1)
+        write_manifest(folder_manifest(tmp_path / "here"), tmp_path / "here" / "m.parquet")
+        shutil.move(tmp_path / "here", tmp_path / "there")
+        assert read_manifest(tmp_path / "there" / "m.parquet").root == tmp_path / "there"
+
+    def test_a_file_that_is_none(self, tmp_path):
+        (tmp_path / "m.parquet").write_text("no")
+        with pytest.raises(ManifestError, match=r"not a readable manifest .* make one with"):
+            read_manifest(tmp_path / "m.parquet")
+
+    def test_other_columns(self, tmp_path):
+        pq.write_table(pa.table({"id": ["a"]}), tmp_path / "m.parquet")
+        with pytest.raises(ManifestError, match=r"columns image_id, path, width, height .* got id"):
+            read_manifest(tmp_path / "m.parquet")
+
+    def test_a_folder_to_write_to_that_is_not_there(self, tmp_path):
+        manifest = Manifest.of(tmp_path, [Image("a", "a.jpg", 1, 1)])
+        with pytest.raises(ManifestError, match="is no folder; make it first"):
+            write_manifest(manifest, tmp_path / "none" / "m.parquet")
+
+
+@pytest.mark.parametrize(
+    ("images", "why"),
+    [
+        ([], "at least one image"),
+        ([Image("", "a.jpg", 1, 1)], "must have an id"),
+        ([Image("a", "a.jpg", -1, 1)], "size >= 0"),
+        ([Image("a", "x/a.jpg", 1, 1), Image("a", "y/a.jpg", 1, 1)], "x/a.jpg and y/a.jpg"),
+    ],
+)
+def test_a_wrong_manifest_cannot_be_made(images, why):
+    with pytest.raises(ManifestError, match=why):
+        Manifest.of(Path("root"), images)
