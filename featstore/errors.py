@@ -1,0 +1,17 @@
+"""What can be wrong with a store."""
+
+from ..base.errors import ClipfeatError
+
+
+class StoreError(ClipfeatError):
+    """A store that cannot be opened, read or written as asked."""
+
+
+class CorruptStoreError(StoreError):
+    """Bytes of a store that are not the bytes that were written."""
+
+
+class MissingRecordError(StoreError, KeyError):
+    """An image id that the store does not have, or has without a record."""
+
+    __str__ = Exception.__str__  # KeyError would print the text in quotes

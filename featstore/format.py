@@ -1,0 +1,181 @@
+"""Store format 1: its names, its values and its digest (docs/store-format.md is the contract)."""
+
+import dataclasses
+import enum
+import hashlib
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, NamedTuple, Self
+
+import numpy as np
+
+from .errors import StoreError
+
+FORMAT = 1
+STORE_JSON = "store.json"
+INDEX_PARQUET = "index.parquet"
+SHARDS_PARQUET = "shards.parquet"
+ZARR_GROUP = "features.zarr"
+JOURNAL = "journal"
+
+PRECISIONS = ("float32", "bfloat16", "float16")
+# Bounds on what a store from elsewhere may claim, so that reading it stays within memory.
+MAX_DIM = 1 << 16  # channels; the widest open_clip tower has fewer than 6,000
+MAX_SIDE = 1 << 12  # rows or cols of a grid
+MAX_RECORD_BYTES = 1 << 27
+DTYPES = ("float16", "float32")
+CODECS = ("zstd", "none")
+
+
+class Status(enum.StrEnum):
+    """What became of an image id. Only `ok` ids have a record."""
+
+    OK = "ok"
+    MISSING = "missing"  # the manifest names a file that is not there
+    UNDECODABLE = "undecodable"  # the file is there, but no image comes out of it
+    TOO_LARGE = "too_large"  # more pixels than are decoded
+    UNSUPPORTED = "unsupported"  # an image that the recipe cannot use
+    FAILED = "failed"  # anything else
+
+
+class GridShape(NamedTuple):
+    """A grid's rows and columns; its text form, `14x14`, names its arrays on disk."""
+
+    rows: int
+    cols: int
+
+    def __str__(self) -> str:
+        return f"{self.rows}x{self.cols}"
+
+    @property
+    def cells(self) -> int:
+        return self.rows * self.cols
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """Return the shape that `text` names, raising StoreError unless it is like `14x14`."""
+        rows, _, cols = text.partition("x")
+        if not (rows.isascii() and rows.isdigit() and cols.isascii() and cols.isdigit()):
+            raise StoreError(f"a grid shape must read like 14x14; got {text!r:.80}")
+        shape = cls(int(rows[:9]), int(cols[:9]))
+        if not 1 <= min(shape) <= max(shape) <= MAX_SIDE:
+            raise StoreError(f"a grid has 1 to {MAX_SIDE} rows and cols; got {text!r:.80}")
+        return shape
+
+
+@dataclasses.dataclass(frozen=True)
+class Identity:
+    """All that was asked of a record: stores of equal identity hold the same features per id,
+    up to the rounding of the device that computed them.
+
+    `backbone` and `recipe` are plain JSON values that the extractor fills; `dim` is the
+    number of channels of a cell, `pooled_dim` that of the pooled vector, or None.
+    """
+
+    backbone: Mapping[str, Any]
+    recipe: Mapping[str, Any]
+    precision: str
+    dtype: str
+    codec: str
+    dim: int
+    pooled_dim: int | None
+
+    def __post_init__(self) -> None:
+        for field, allowed in (("precision", PRECISIONS), ("dtype", DTYPES), ("codec", CODECS)):
+            value = getattr(self, field)
+            if value not in allowed:
+                raise StoreError(
+                    f"{field}: expected one of {', '.join(allowed)}; got {value!r:.80}"
+                )
+        for field in ("backbone", "recipe"):
+            if not isinstance(getattr(self, field), Mapping):
+                raise StoreError(
+                    f"{field}: expected a JSON object; got {getattr(self, field)!r:.80}"
+                )
+        for field in ("dim", "pooled_dim"):
+            value = getattr(self, field)
+            if field == "pooled_dim" and value is None:
+                continue
+            if type(value) is not int or not 1 <= value <= MAX_DIM:
+                raise StoreError(f"{field}: expected 1 to {MAX_DIM} channels; got {value!r:.80}")
+
+    def to_json(self) -> dict[str, Any]:
+        return json.loads(canonical_json(dataclasses.asdict(self)))
+
+    @classmethod
+    def from_json(cls, value: Any) -> Self:
+        """Return the identity that `to_json` gave, raising StoreError on any other value."""
+        fields = [field.name for field in dataclasses.fields(cls)]
+        if not isinstance(value, dict) or value.keys() != set(fields):
+            raise StoreError(f"identity must have the keys {', '.join(fields)}; got {value!r:.200}")
+        return cls(**value)
+
+    @property
+    def arrays(self) -> tuple[str, ...]:
+        """Return the names of the arrays that each grid shape has."""
+        return ("grid",) if self.pooled_dim is None else ("grid", "pooled")
+
+    @property
+    def numpy_dtype(self) -> np.dtype[Any]:
+        """Return the dtype on disk, little-endian."""
+        return np.dtype(self.dtype).newbyteorder("<")
+
+
+class IndexRow(NamedTuple):
+    """One image id asked for, as a row of index.parquet."""
+
+    image_id: str
+    status: str
+    reason: str
+    shape: str
+    row: int  # in the array of its shape
+    width: int  # pixels of the source image, 0 where it could not be read
+    height: int
+    source_sha256: str  # of the source file's bytes, "" where it could not be read
+    source: str  # path relative to the image root
+
+
+class ShardRow(NamedTuple):
+    """One file of features, as a row of shards.parquet, the packing list."""
+
+    path: str  # relative to the store, with forward slashes
+    bytes: int
+    sha256: str
+    shape: str
+    first_row: int
+    records: int
+
+
+def canonical_json(value: Any) -> bytes:
+    """Return `value` as JSON with sorted keys, no spaces and ASCII only."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True).encode()
+
+
+def store_digest(identity: Identity, shards: Iterable[ShardRow], index: Iterable[IndexRow]) -> str:
+    """Return the digest that a paper cites: equal digests, equal features for equal ids.
+
+    It is the sha256 of lines of canonical JSON, each ended by a newline: the identity with
+    the format number, then [path, sha256] of each shard sorted by path, then each row of the
+    index sorted by image id.
+    """
+    digest = hashlib.sha256()
+    digest.update(canonical_json({"format": FORMAT, **identity.to_json()}) + b"\n")
+    for shard in sorted(shards):
+        digest.update(canonical_json([shard.path, shard.sha256]) + b"\n")
+    for row in index:
+        digest.update(canonical_json(row) + b"\n")
+    return digest.hexdigest()
+
+
+def differences(stored: Mapping[str, Any], asked: Mapping[str, Any], at: str = "") -> Iterator[str]:
+    """Yield a phrase for each value in which two nested JSON objects differ.
+
+    >>> list(differences({"a": {"b": 1}}, {"a": {"b": 2}}))
+    ['a.b is 1 in the store, 2 asked for']
+    """
+    for key in sorted(stored.keys() | asked.keys()):
+        old, new = stored.get(key), asked.get(key)
+        if isinstance(old, Mapping) and isinstance(new, Mapping):
+            yield from differences(old, new, f"{at}{key}.")
+        elif old != new:
+            yield f"{at}{key} is {old} in the store, {new} asked for"

@@ -1,0 +1,110 @@
+"""Write a shard file as records come, and read single records out of one."""
+
+import contextlib
+import hashlib
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+from ..base.files import fsync_folder
+from .codecs import CRC_BYTES, Buffer, crc32c, decode_zstd
+from .errors import CorruptStoreError
+from .format import ShardRow
+from .layout import Shard
+from .shard_index import Index, decode_index, empty_index, encode_index, index_bytes
+
+
+class ShardWriter:
+    """One shard file: encoded records go in in row order, `commit` gives it its name.
+
+    Nothing is kept in memory but the index. Until `commit` the bytes lie in a temporary file;
+    a crash at any instant leaves the final name absent or whole.
+    """
+
+    def __init__(self, store: Path, temporary: Path, shard: Shard, array: str, shard_records: int):
+        self._path = shard.path(array)
+        self._store = store
+        self._shard = shard
+        self._temporary = temporary
+        self._file = temporary.open("wb")
+        self._index = empty_index(shard_records)
+        self._sha256 = hashlib.sha256()
+        self._bytes = 0
+
+    def append(self, position: int, encoded: bytes) -> None:
+        """Write the record at `position` in the shard; one never appended stays absent."""
+        self._index[position] = self._bytes, len(encoded)
+        self._write(encoded)
+
+    def _write(self, content: bytes) -> None:
+        self._file.write(content)
+        self._sha256.update(content)
+        self._bytes += len(content)
+
+    def commit(self) -> ShardRow:
+        """Write the index, make the bytes durable, then give the file its final name."""
+        self._write(encode_index(self._index))
+        self._file.flush()
+        os.fsync(self._file.fileno())
+        self._file.close()
+        path = self._store / self._path
+        self._temporary.rename(path)
+        fsync_folder(path.parent)
+        shard = self._shard
+        return ShardRow(
+            self._path,
+            self._bytes,
+            self._sha256.hexdigest(),
+            str(shard.shape),
+            shard.first_row,
+            len(shard.ids),
+        )
+
+    def close(self) -> None:
+        """Drop the temporary file, unless it was committed."""
+        self._file.close()
+        self._temporary.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def opened(path: Path) -> Iterator[int]:
+    """Open a shard for reading and yield its descriptor; symbolic links are not followed."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except OSError as error:
+        raise CorruptStoreError(
+            f"{path}: cannot open the shard ({error.strerror}); type: clipfeat store verify"
+        ) from None
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+def read_index(descriptor: int, row: ShardRow, shard_records: int) -> Index:
+    """Return the index of an opened shard, raising CorruptStoreError unless it is sound."""
+    size = os.fstat(descriptor).st_size
+    length = index_bytes(shard_records)
+    if size != row.bytes or size < length:
+        raise CorruptStoreError(f"{row.path} has {size} bytes; the packing list says {row.bytes}")
+    return decode_index(os.pread(descriptor, length, size - length), size)
+
+
+def read_record(descriptor: int, offset: int, length: int, codec: str, out: Buffer) -> None:
+    """Fill `out` (the record's bytes) from an opened shard, checksum verified."""
+    if codec == "none":
+        # Straight into the caller's memory: no second copy of the record is made.
+        stored = bytearray(CRC_BYTES)
+        if length != out.size + CRC_BYTES:
+            raise CorruptStoreError(f"raw record has {length} bytes, not {out.size + CRC_BYTES}")
+        if os.preadv(descriptor, [out.data, stored], offset) != length or crc32c(out) != stored:
+            raise CorruptStoreError("crc32c does not match: the bytes on disk have changed")
+        return
+    decode_zstd(os.pread(descriptor, length, offset), out)
+
+
+def as_bytes(record: np.ndarray) -> Buffer:
+    """Return a flat view of a C-contiguous array's bytes."""
+    return record.reshape(-1).view(np.uint8)

@@ -1,0 +1,45 @@
+"""Write the files of one shard and commit them together; any process may run one."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Self
+
+from .format import Identity, IndexRow
+from .journal import Journal, Receipt
+from .layout import Shard
+from .shard_file import ShardWriter
+
+
+class ShardTransaction:
+    """One shard in the making: leaving the block without `commit` leaves nothing behind."""
+
+    def __init__(self, store: Path, identity: Identity, shard_records: int, shard: Shard):
+        self._journal = Journal(store)
+        self._shard = shard
+        self._files: dict[str, ShardWriter] = {}
+        for array in identity.arrays:
+            temporary = self._journal.temporary(f"{shard.number:08}.{array}")
+            self._files[array] = ShardWriter(store, temporary, shard, array, shard_records)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Drop what was not committed."""
+        for file in self._files.values():
+            file.close()
+
+    def append(self, position: int, encoded: Mapping[str, bytes]) -> None:
+        """Write the encoded arrays of the record at `position` in the shard, in that order."""
+        for array, file in self._files.items():
+            file.append(position, encoded[array])
+
+    def commit(self, records: tuple[IndexRow, ...]) -> Receipt:
+        """Give the files their names, then write the receipt, which makes the shard done."""
+        files = tuple(file.commit() for file in self._files.values())
+        receipt = Receipt(self._shard.number, files, records)
+        self._journal.write_receipt(receipt)
+        return receipt

@@ -1,0 +1,53 @@
+"""The digest as docs/store-format.md defines it, and the values it runs over."""
+
+import hashlib
+
+import pytest
+from stores import make_identity
+
+from clipfeat.featstore import GridShape, Identity, IndexRow, StoreError
+from clipfeat.featstore.format import ShardRow, differences, store_digest
+
+
+def test_the_digest_by_hand():
+    identity = make_identity(dim=8)
+    shards = [
+        ShardRow("features.zarr/1x1/grid/c.1.0.0.0", 5, "bb", "1x1", 4, 1),
+        ShardRow("features.zarr/1x1/grid/c.0.0.0.0", 9, "aa", "1x1", 0, 4),
+    ]
+    index = [IndexRow("é", "ok", "", "1x1", 0, 640, 480, "cc", "é.jpg")]
+    written_out = (
+        b'{"backbone":{"model":"test"},"codec":"zstd","dim":8,"dtype":"float16","format":1,'
+        b'"pooled_dim":null,"precision":"float32","recipe":{"name":"test"}}\n'
+        b'["features.zarr/1x1/grid/c.0.0.0.0","aa"]\n'
+        b'["features.zarr/1x1/grid/c.1.0.0.0","bb"]\n'
+        b'["\\u00e9","ok","","1x1",0,640,480,"cc","\\u00e9.jpg"]\n'
+    )
+    assert store_digest(identity, shards, index) == hashlib.sha256(written_out).hexdigest()
+
+
+def test_identity_survives_json_and_refuses_nonsense():
+    identity = make_identity(dim=8, pooled_dim=4)
+    assert Identity.from_json(identity.to_json()) == identity
+    for change, why in (
+        ({"dtype": "object"}, "dtype: expected one of float16, float32; got 'object'"),
+        ({"codec": "pickle"}, "codec: expected one of zstd, none"),
+        ({"dim": 10**9}, "dim: expected 1 to 65536"),
+        ({"dim": True + 0.5}, "dim: expected"),
+        ({"recipe": "x"}, "recipe: expected a JSON object"),
+        ({"more": 1}, "identity must have the keys"),
+    ):
+        with pytest.raises(StoreError, match=why):
+            Identity.from_json({**identity.to_json(), **change})
+
+
+def test_differences_name_the_nested_value():
+    stored = {"recipe": {"height": 448, "name": "a"}, "dim": 8}
+    asked = {"recipe": {"height": 224, "name": "a"}, "dim": 8}
+    assert list(differences(stored, asked)) == ["recipe.height is 448 in the store, 224 asked for"]
+
+
+@pytest.mark.parametrize("text", ["14", "14x", "x14", "14x14x14", "-1x3", "\u0661x\u0662", ""])
+def test_grid_shape_refuses(text):
+    with pytest.raises(StoreError, match="a grid shape must read like 14x14"):
+        GridShape.parse(text)

@@ -1,0 +1,147 @@
+"""A store is written by one process at a time, and survives being killed."""
+
+import subprocess
+import sys
+from typing import Any
+
+import interrupted_writer
+import numpy as np
+import pytest
+from interrupted_writer import RECORDS
+from stores import make_identity, make_store
+
+from clipfeat.featstore import FeatureStore, GridShape, StoreError
+from clipfeat.featstore.layout import lay_out
+from clipfeat.featstore.verify import verify
+from clipfeat.featstore.writer import StoreWriter, finished_store
+
+
+def run_writer(path, *arguments) -> Any:
+    """Start a process that writes the store and tells each shard on stdout."""
+    command = [sys.executable, interrupted_writer.__file__, path, *map(str, arguments)]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def kill(child):
+    child.kill()
+    child.communicate()
+
+
+def layout():
+    return lay_out({image_id: GridShape(2, 3) for image_id in RECORDS}, 4)
+
+
+@pytest.mark.parametrize("shards_down", [1, 4, 9])
+def test_a_killed_run_resumes_to_the_same_store(tmp_path, shards_down):
+    child = run_writer(tmp_path / "s", 0.05)
+    for _ in range(shards_down):
+        child.stdout.readline()
+    kill(child)
+    with pytest.raises(StoreError, match="is unfinished"):
+        FeatureStore.open(tmp_path / "s")
+    with StoreWriter(tmp_path / "s", make_identity(16), layout()) as writer:
+        assert len(layout().shards) - len(writer.pending) >= shards_down
+    resumed = FeatureStore.open(make_store(tmp_path / "s", RECORDS))
+    whole = FeatureStore.open(make_store(tmp_path / "whole", RECORDS))
+    assert resumed.digest == whole.digest
+    assert not (tmp_path / "s" / "journal").exists()
+
+
+def test_a_second_writer_is_refused_while_the_first_lives(tmp_path):
+    child = run_writer(tmp_path / "s", 30)
+    child.stdout.readline()
+    with pytest.raises(StoreError, match=f"is being written by process {child.pid} on "):
+        make_store(tmp_path / "s", RECORDS)
+    kill(child)
+    make_store(tmp_path / "s", RECORDS)  # the lock ended with its holder
+
+
+def test_a_damaged_shard_of_a_cut_off_run_is_written_again(tmp_path):
+    child = run_writer(tmp_path / "s", 30)
+    child.stdout.readline()
+    kill(child)
+    shard = tmp_path / "s" / layout().shards[0].path("grid")
+    shard.write_bytes(shard.read_bytes()[:-1])
+    make_store(tmp_path / "s", RECORDS)
+    np.testing.assert_array_equal(FeatureStore.open(tmp_path / "s")["i000"], RECORDS["i000"])
+
+
+@pytest.mark.parametrize("left", [["lock"], ["lock", ".plan.json.1.tmp"], []])
+def test_a_run_killed_before_its_plan_was_down_starts_again(tmp_path, left):
+    (tmp_path / "s" / "journal").mkdir(parents=True)
+    for name in left:
+        (tmp_path / "s" / "journal" / name).touch()
+    assert finished_store(tmp_path / "s", make_identity(16), layout()) is None
+    store = make_store(tmp_path / "s", RECORDS)
+    assert verify(store) == []
+
+
+@pytest.mark.parametrize("left", [["lock", "plan.json", "00000000.json"], ["00000001.json"]])
+def test_a_run_killed_while_its_journal_was_removed_is_finished(tmp_path, left):
+    store = make_store(tmp_path / "s", RECORDS)
+    (store / "journal").mkdir()
+    for name in left:
+        (store / "journal" / name).write_text("{}")
+    assert finished_store(store, make_identity(16), layout()) is not None
+    assert verify(store) == []
+
+
+def test_temporary_files_of_a_killed_run_do_not_stay(tmp_path):
+    child = run_writer(tmp_path / "s", 30)
+    child.stdout.readline()
+    kill(child)
+    for folder in ("", "features.zarr", "features.zarr/2x3/grid", "journal"):
+        (tmp_path / "s" / folder / ".zarr.json.99.tmp").touch()
+    assert verify(make_store(tmp_path / "s", RECORDS)) == []
+
+
+def test_an_unfinished_store_of_another_recipe_is_refused(tmp_path):
+    with StoreWriter(tmp_path / "s", make_identity(16), layout()):
+        pass
+    with (
+        pytest.raises(StoreError, match=r"begun otherwise: recipe\.name is test in the store, o"),
+        StoreWriter(tmp_path / "s", make_identity(16, recipe={"name": "other"}), layout()),
+    ):
+        pass
+    fewer = lay_out({"i000": GridShape(2, 3)}, 4)
+    with (
+        pytest.raises(StoreError, match="it was planned for other images"),
+        StoreWriter(tmp_path / "s", make_identity(16), fewer),
+    ):
+        pass
+
+
+def test_a_finished_store_is_recognised_or_what_differs_is_said(tmp_path):
+    path = make_store(tmp_path / "s", RECORDS)
+    store = finished_store(path, make_identity(16), layout())
+    assert store is not None
+    assert len(store) == 60
+    with pytest.raises(StoreError, match="dtype is float16 in the store, float32 asked for"):
+        finished_store(path, make_identity(16, dtype="float32"), layout())
+    with pytest.raises(StoreError, match="it holds other images"):
+        finished_store(path, make_identity(16), lay_out({"i000": GridShape(2, 3)}, 4))
+
+
+def test_a_folder_with_other_things_is_never_written_into(tmp_path):
+    (tmp_path / "thesis.tex").write_text("...")
+    with pytest.raises(StoreError, match="exists and is no feature store"):
+        finished_store(tmp_path, make_identity(16), layout())
+
+
+def test_finishing_too_early_is_refused(tmp_path):
+    with (
+        StoreWriter(tmp_path / "s", make_identity(16), layout()) as writer,
+        pytest.raises(StoreError, match="15 shards are not written yet"),
+    ):
+        writer.finish(libraries={})
+
+
+def test_a_full_disk_leaves_a_store_that_can_be_resumed(tmp_path):
+    child = run_writer(tmp_path / "s", 0, 400)
+    _, errors = child.communicate()
+    assert child.returncode == 1
+    assert "File too large" in errors
+    assert not list((tmp_path / "s").rglob("c.*"))
+    assert not list((tmp_path / "s").rglob("*.tmp"))
+    make_store(tmp_path / "s", RECORDS)
+    assert len(FeatureStore.open(tmp_path / "s")) == 60
