@@ -1,0 +1,31 @@
+"""What an extraction was asked to do, as plain values that travel to worker processes."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..featstore import Identity
+from .recipe import Recipe
+
+
+@dataclass(frozen=True)
+class BackboneSpec:
+    """Which backbone, with which weights, computing in which precision."""
+
+    model: str  # open_clip's name
+    pretrained: str | None  # a tag of open_clip's, a file, or "none"; None: openai if there
+    seed: int  # of random weights
+    precision: str  # float32, bfloat16 or float16
+
+
+@dataclass(frozen=True)
+class Job:
+    """Everything a device needs to turn shard tasks into shards."""
+
+    store: Path
+    image_root: Path
+    backbone: BackboneSpec
+    recipe: Recipe
+    identity: Identity
+    shard_records: int
+    batch_size: int
+    threads: int  # decoding and compressing, per device

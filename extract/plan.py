@@ -1,0 +1,38 @@
+"""The plan: which images make which shard, a pure function of manifest, recipe and backbone."""
+
+from dataclasses import dataclass
+
+from ..featstore.layout import Layout, Shard, lay_out
+from ..manifests import Image, Manifest
+from .errors import ExtractUsageError
+from .recipe import Recipe
+
+
+@dataclass(frozen=True)
+class ShardTask:
+    """One shard to write: the unit that is handed to a device, done whole or not at all."""
+
+    shard: Shard
+    images: tuple[Image, ...]  # in the order of the shard's rows
+
+
+def plan_layout(
+    manifest: Manifest, recipe: Recipe, cell: tuple[int, int], shard_records: int
+) -> Layout:
+    """Return the layout of the store: every image of the manifest has its row.
+
+    Raises ExtractUsageError if the recipe's pixels do not fill one cell of the backbone.
+    """
+    shape = recipe.grid_shape(cell)
+    if not shape.cells:
+        raise ExtractUsageError(
+            f"--recipe {recipe.name}: {recipe.height}x{recipe.width} pixels are less than one "
+            f"{cell[0]}x{cell[1]} cell of this backbone; use square:{max(cell)} or more"
+        )
+    return lay_out({image.image_id: shape for image in manifest.images}, shard_records)
+
+
+def shard_tasks(manifest: Manifest, shards: tuple[Shard, ...]) -> tuple[ShardTask, ...]:
+    """Return the tasks that write `shards`."""
+    images = {image.image_id: image for image in manifest.images}
+    return tuple(ShardTask(shard, tuple(images[i] for i in shard.ids)) for shard in shards)

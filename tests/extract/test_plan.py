@@ -1,0 +1,67 @@
+"""The plan and the choice of devices, both pure."""
+
+from pathlib import Path
+
+import pytest
+
+from clipfeat.extract.devices import choose_devices
+from clipfeat.extract.errors import ExtractUsageError
+from clipfeat.extract.plan import plan_layout, shard_tasks
+from clipfeat.extract.recipe import Preprocess, make_recipe
+from clipfeat.featstore import GridShape
+from clipfeat.manifests import Image, Manifest
+
+CLIP = Preprocess(224, "shortest", "bicubic", (0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
+MANIFEST = Manifest.of(Path("root"), [Image(f"i{k}", f"i{k}.jpg", 10, 10) for k in range(5)])
+
+
+def test_tasks_carry_the_images_of_their_rows():
+    layout = plan_layout(MANIFEST, make_recipe("square:96", CLIP), (32, 32), shard_records=2)
+    assert layout.records == {GridShape(3, 3): 5}
+    tasks = shard_tasks(MANIFEST, layout.shards[1:])
+    assert [[image.path for image in task.images] for task in tasks] == [
+        ["i2.jpg", "i3.jpg"],
+        ["i4.jpg"],
+    ]
+
+
+def test_pixels_that_do_not_fill_a_cell():
+    with pytest.raises(ExtractUsageError, match="16x16 pixels are less than one 32x32 cell"):
+        plan_layout(MANIFEST, make_recipe("square:16", CLIP), (32, 32), shard_records=2)
+
+
+@pytest.mark.parametrize(
+    ("device", "gpus", "procs", "gpu_count", "expected"),
+    [
+        (None, None, 1, 0, ("cpu",)),
+        (None, None, 1, 4, ("cuda:0",)),
+        ("cuda", None, 1, 4, ("cuda:0",)),
+        (None, "8", 1, 8, tuple(f"cuda:{k}" for k in range(8))),
+        (None, "0,3", 1, 4, ("cuda:0", "cuda:3")),
+        (None, "3,", 1, 4, ("cuda:3",)),
+        ("cpu", None, 3, 4, ("cpu", "cpu", "cpu")),
+    ],
+)
+def test_devices(device, gpus, procs, gpu_count, expected):
+    assert choose_devices(device, gpus, procs, gpu_count) == expected
+
+
+@pytest.mark.parametrize(
+    ("device", "gpus", "procs", "gpu_count", "why"),
+    [
+        (None, "8", 1, 0, "--gpus 8: this machine has no GPU; type --device cpu instead"),
+        (None, "8", 1, 2, "--gpus 8: this machine has 2 GPUs; type --gpus 2 instead"),
+        (None, "0,3", 1, 1, "--gpus 0,3: this machine has 1 GPU; type --gpus 1 instead"),
+        ("cuda", None, 1, 0, "--device cuda: this machine has no GPU"),
+        ("cpu", "1", 1, 4, "exclude each other"),
+        (None, None, 2, 0, "--procs is for --device cpu"),
+        (None, "0", 1, 4, "expected at least 1"),
+        (None, "two", 1, 4, "expected a number"),
+        (None, "-1", 1, 4, "expected a number"),
+        (None, "", 1, 4, "expected a number"),
+        (None, "1,1", 1, 4, "named twice"),
+    ],
+)
+def test_devices_refused(device, gpus, procs, gpu_count, why):
+    with pytest.raises(ExtractUsageError, match=why):
+        choose_devices(device, gpus, procs, gpu_count)
