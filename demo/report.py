@@ -1,0 +1,134 @@
+"""What a demo run came to: a short table, and a picture of where the model looks.
+
+python -m clipfeat.demo.report DIR
+
+DIR is what `make demo` leaves: data/, extract.json, scenes.clipfeat, and the runs vqa/ and
+vqa-blind/. Exits with 1 if the features are not worth at least 25 points of accuracy.
+"""
+
+import argparse
+import io
+import json
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..featstore import FeatureStore
+from ..train.vqa.predict import answer, load_run
+from .picture import Asked, Shown, draw_picture
+
+LEAST_GAIN = 25.0  # points of VQA accuracy that the features must be worth
+SAMPLE = 64  # records that stand for the store when npz sizes are measured
+SCENES_SHOWN = 4
+QUESTIONS_SHOWN = (0, 2)  # of those about a scene: what stands where, by shape and by place
+
+
+@dataclass(frozen=True)
+class Report:
+    """The numbers of the demo."""
+
+    model: str
+    weights: str
+    images: int
+    images_per_second: float
+    store_bytes: int
+    npz_bytes: int  # the same grids as float32 in numpy.savez_compressed files
+    accuracy: float  # percent, official VQA accuracy on the held-out images
+    blind_accuracy: float  # of the same model with the features zeroed
+    questions: int
+
+    @property
+    def gain(self) -> float:
+        return self.accuracy - self.blind_accuracy
+
+    def table(self) -> str:
+        """Return the table that `make demo` ends with."""
+        weights = "random weights" if self.weights == "none" else f"{self.weights} weights"
+        rows = [
+            (f"images ({self.model}, {weights})", f"{self.images:,}"),
+            ("images/s, files to finished store", f"{self.images_per_second:.1f}"),
+            ("store", f"{self.store_bytes / 1e6:.1f} MB"),
+            ("the same as float32 npz", f"{self.npz_bytes / 1e6:.1f} MB (estimated)"),
+            ("store / npz", f"{self.store_bytes / self.npz_bytes:.2f}"),
+            (f"VQA accuracy, {self.questions:,} held-out questions", f"{self.accuracy:.1f} %"),
+            ("the blind twin (features zeroed)", f"{self.blind_accuracy:.1f} %"),
+            ("the features are worth", f"{self.gain:.1f} points"),
+        ]
+        width = max(len(name) for name, _ in rows)
+        return "\n".join(f"{name:<{width}}  {value:>18}" for name, value in rows)
+
+
+def make_report(folder: Path) -> Report:
+    """Collect the numbers that a demo run left in `folder`."""
+    store = FeatureStore.open(folder / "scenes.clipfeat")
+    extracted = _read(folder / "extract.json")
+    sighted, blind = (_read(folder / run / "result.json") for run in ("vqa", "vqa-blind"))
+    return Report(
+        model=str(store.identity.backbone["model"]),
+        weights=str(store.identity.backbone["pretrained"]),
+        images=len(store),
+        images_per_second=extracted["images_per_second"],
+        store_bytes=sum(shard.bytes for shard in store.shards),
+        npz_bytes=npz_bytes(store),
+        accuracy=sighted["overall"],
+        blind_accuracy=blind["overall"],
+        questions=sighted["n"],
+    )
+
+
+def npz_bytes(store: FeatureStore) -> int:
+    """Return what the store's grids would take as float32 npz files, from a sample of them."""
+    ids = store.ids[:: max(1, len(store) // SAMPLE)]
+    total = 0
+    for image_id in ids:
+        file = io.BytesIO()
+        np.savez_compressed(file, feat=store[image_id].astype(np.float32))
+        total += file.tell()
+    return total * len(store) // len(ids)
+
+
+def shown_scenes(folder: Path) -> list[Shown]:
+    """Answer questions about the first held-out scenes that have enough of them."""
+    store = FeatureStore.open(folder / "scenes.clipfeat")
+    run = load_run(folder / "vqa")
+    data = folder / "data"
+    questions = _read(data / "vqa/v2_OpenEnded_mscoco_val2014_questions.json")["questions"]
+    annotations = _read(data / "vqa/v2_mscoco_val2014_annotations.json")["annotations"]
+    truth = {a["question_id"]: a["multiple_choice_answer"] for a in annotations}
+    by_image: dict[int, list[Any]] = {}
+    for question in questions:
+        by_image.setdefault(question["image_id"], []).append(question)
+    chosen = [q for q in by_image.values() if len(q) >= 4][:SCENES_SHOWN]
+    shown = []
+    for of_image in chosen:
+        image_id = f"COCO_val2014_{of_image[0]['image_id']:012}"
+        asked = []
+        for question in (of_image[number] for number in QUESTIONS_SHOWN):
+            given = answer(run, store, image_id, question["question"])
+            right = truth[question["question_id"]]
+            asked.append(Asked(question["question"], given.answer, right, given.attention))
+        shown.append(Shown(data / "images" / f"{image_id}.jpg", store[image_id], tuple(asked)))
+    return shown
+
+
+def _read(path: Path) -> Any:
+    return json.loads(path.read_text())
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Report on a demo run.")
+    parser.add_argument("folder", type=Path)
+    folder = parser.parse_args().folder
+    report = make_report(folder)
+    draw_picture(shown_scenes(folder), folder / "demo.png")
+    print(report.table())
+    print(f"picture: {folder / 'demo.png'}")
+    if report.gain < LEAST_GAIN:
+        sys.exit(f"Error: the features are worth {report.gain:.1f} points; {LEAST_GAIN} expected")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,58 @@
+"""The demo's table and picture, from numbers and grids made by hand."""
+
+import io
+
+import numpy as np
+from pictures import photograph
+from PIL import Image
+from stores import make_store
+
+from clipfeat.demo.picture import Asked, Shown, draw_picture, grid_colors
+from clipfeat.demo.report import Report, npz_bytes
+from clipfeat.featstore import FeatureStore
+
+RNG = np.random.default_rng(0)
+
+
+def test_the_table_says_what_features_are_worth():
+    report = Report("RN50", "none", 1200, 33.1, 70_900_000, 86_200_000, 70.7, 35.3, 1066)
+    lines = report.table().splitlines()
+    assert abs(report.gain - 35.4) < 1e-9
+    assert lines[0].split("  ")[0] == "images (RN50, random weights)"
+    assert lines[4].split()[-1] == "0.82"
+    assert lines[-1].endswith("35.4 points")
+
+
+def test_npz_bytes_are_those_of_real_files(tmp_path):
+    records = {f"i{k}": RNG.standard_normal((2, 2, 64)).astype(np.float16) for k in range(5)}
+    total = 0
+    for grid in records.values():
+        file = io.BytesIO()
+        np.savez_compressed(file, feat=grid.astype(np.float32))
+        total += len(file.getvalue())
+    assert npz_bytes(FeatureStore.open(make_store(tmp_path / "s", records))) == total
+
+
+def test_the_picture_has_a_column_a_scene(tmp_path):
+    photograph(0, 80, 60).save(tmp_path / "a.jpg")
+    attention = np.full((3, 3), 1 / 9)
+    asked = (
+        Asked("What color is it?", "red", "red", attention),
+        Asked("What shape is it?", "star", "circle", attention),
+    )
+    scenes = [
+        Shown(tmp_path / "a.jpg", RNG.standard_normal((3, 3, 16)).astype(np.float16), asked)
+        for _ in range(2)
+    ]
+    draw_picture(scenes, tmp_path / "out.png")
+    with Image.open(tmp_path / "out.png") as picture:  # 2.9 x 3.05 inches a cell at 80 dots
+        assert picture.size == (2 * 232, 4 * 244)
+
+
+def test_cells_of_one_kind_have_one_color():
+    grid = np.zeros((2, 2, 8), np.float16)
+    grid[0] = RNG.standard_normal(8)
+    (colors,) = grid_colors([grid])
+    assert colors.shape == (2, 2, 3)
+    np.testing.assert_allclose(colors[0, 0], colors[0, 1], atol=1e-5)
+    assert np.abs(colors[0, 0] - colors[1, 0]).max() > 0.5
