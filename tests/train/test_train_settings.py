@@ -1,0 +1,75 @@
+"""Settings from TOML and from key=value texts."""
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+
+from clipfeat.base.errors import UsageError
+from clipfeat.train.settings import find_config, load_settings
+from clipfeat.train.vqa.settings import PRESETS, VqaSettings
+
+
+def settings(*assignments: str, config: Path | None = None) -> VqaSettings:
+    return load_settings(VqaSettings, config=config, assignments=assignments)
+
+
+def test_default_config_lists_every_setting_at_its_default() -> None:
+    import tomllib
+
+    listed = tomllib.loads((PRESETS / "default.toml").read_text())
+    assert listed == dataclasses.asdict(VqaSettings())
+
+
+def test_assignments_go_on_top_of_the_file(tmp_path: Path) -> None:
+    config = tmp_path / "mine.toml"
+    config.write_text("epochs = 3\nhidden = 64\n")
+    result = settings("epochs=5", "blind=true", "lr=1", "train_split=mini", config=config)
+    assert (result.epochs, result.hidden, result.blind) == (5, 64, True)
+    assert (result.lr, type(result.lr), result.train_split) == (1.0, float, "mini")
+    assert settings('train_split="a b"').train_split == "a b"
+
+
+@pytest.mark.parametrize(
+    ("assignment", "message"),
+    [
+        ("epoch=3", "no setting is named 'epoch'; did you mean epochs"),
+        ("zzz=3", "no setting is named 'zzz'; known: seed, epochs"),
+        ("epochs=3.0", "epochs must be an int; got 3.0"),
+        ("epochs=true", "epochs must be an int; got True"),
+        ("lr=fast", "lr must be a float; got 'fast'"),
+        ("lr=nan", "lr must be a float; got nan"),
+        ("blind=1", "blind must be a bool; got 1"),
+        ("model=mcan", "model must be one of updn; got 'mcan'"),
+        ("epochs=0", "epochs must be at least 1; got 0"),
+        ("lr=0", "lr must be more than 0; got 0.0"),
+        ("warmup=2", "warmup is a share of the updates, 0 to 1; got 2.0"),
+        ("dropout=1", "dropout must be at least 0 and below 1; got 1.0"),
+        ("precision=float16", "precision must be one of float32, bfloat16; got 'float16'"),
+        ("epochs", "--set takes key=value, such as --set epochs=3; got 'epochs'"),
+        ("=3", "--set takes key=value"),
+    ],
+)
+def test_wrong_assignments_are_refused(assignment: str, message: str) -> None:
+    with pytest.raises(UsageError) as error:
+        settings(assignment)
+    assert message in str(error.value)
+
+
+def test_broken_files_are_refused(tmp_path: Path) -> None:
+    broken = tmp_path / "broken.toml"
+    broken.write_text("epochs = = 3")
+    with pytest.raises(UsageError, match=r"broken\.toml: not a TOML settings file"):
+        settings(config=broken)
+    broken.write_bytes(b"\xff\xfe")
+    with pytest.raises(UsageError, match=r"broken\.toml: not a TOML settings file"):
+        settings(config=broken)
+
+
+def test_a_config_is_a_path_or_the_name_of_a_preset(tmp_path: Path) -> None:
+    mine = tmp_path / "mine.toml"
+    mine.touch()
+    assert find_config(str(mine), PRESETS) == mine
+    assert find_config("default", PRESETS) == PRESETS / "default.toml"
+    with pytest.raises(UsageError, match=r"no settings file nowhere; .* one of: default"):
+        find_config("nowhere", PRESETS)

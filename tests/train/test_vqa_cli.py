@@ -1,0 +1,178 @@
+"""`clipfeat train vqa` and `clipfeat eval vqa` as typed, and answering one question."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from vqa_world import FAST, grid, make_world, write_split
+
+from clipfeat.base.errors import UsageError
+from clipfeat.cli.main import main
+from clipfeat.featstore import FeatureStore, StoreError
+from clipfeat.train.settings import load_settings
+from clipfeat.train.vqa.predict import answer, load_run
+from clipfeat.train.vqa.settings import VqaSettings
+from clipfeat.train.vqa.task import train_vqa
+
+Typed = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def typed(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Typed:
+    """Run a command line; return its exit code, stdout and stderr."""
+
+    def run(*words: object) -> tuple[int, str, str]:
+        monkeypatch.setattr("sys.argv", ["clipfeat", *map(str, words)])
+        with pytest.raises(SystemExit) as done:
+            main()
+        out, err = capsys.readouterr()
+        return int(done.value.code or 0), out, err
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    return make_world(tmp_path_factory.mktemp("world"), train=60, val=20)
+
+
+@pytest.fixture(scope="module")
+def run(world: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run that has learned the tiny world."""
+    out = tmp_path_factory.mktemp("runs") / "run"
+    settings = load_settings(VqaSettings, config=None, assignments=[*FAST, "epochs=25"])
+    train_vqa(settings, store=world[0], data=world[1], out=out, device="cpu")
+    return out
+
+
+def read(path: Path) -> Any:
+    return json.loads(path.read_text())
+
+
+def test_a_run_folder_tells_the_whole_run(run: Path, world: tuple[Path, Path]) -> None:
+    card = read(run / "settings.json")
+    assert card["settings"]["epochs"] == 25
+    assert card["store_digest"] == FeatureStore.open(world[0]).digest
+    result = read(run / "result.json")
+    assert (result["split"], result["n"], result["blind"]) == ("val", 60, False)
+    assert result["by_question_type"].keys() == {"is the", "what colour"}
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    scores = [line["score"] for line in lines if "score" in line]
+    assert (len(scores), max(scores)) == (25, result["overall"])
+    assert sum("loss" in line for line in lines) == 25 * 12  # 180 questions, 16 an update
+
+
+def test_features_beat_the_blind_twin(
+    run: Path, world: tuple[Path, Path], tmp_path: Path, typed: Typed
+) -> None:
+    sets = [f"--set={change}" for change in (*FAST, "epochs=25", "blind=true")]
+    paths = ["--store", world[0], "--data", world[1], "--out", tmp_path / "blind"]
+    code, out, err = typed("train", "vqa", *paths, *sets, "--device", "cpu")
+    assert (code, err) == (0, "")
+    assert "overall" in out
+    seeing, blind = read(run / "result.json"), read(tmp_path / "blind" / "result.json")
+    assert (blind["blind"], blind["n"]) == (True, 60)
+    assert seeing["overall"] > blind["overall"] + 25
+
+
+def test_eval_gives_the_score_of_its_predictions(run: Path, typed: Typed) -> None:
+    code, out, err = typed("eval", "vqa", run, "--split", "val", "--json", "--device", "cpu")
+    assert (code, err) == (0, "")
+    result = json.loads(out)
+    assert result == read(run / "result.json") | {"predictions": str(run / "predictions_val.json")}
+    assert read(run / "predictions_val.json") == read(run / "predictions.json")
+
+    # Nine of ten annotators gave the world's answer, so right is 1 and wrong is 0.
+    data = Path(read(run / "settings.json")["data"])
+    truth = read(data / "v2_mscoco_val2014_annotations.json")["annotations"]
+    said = {record["question_id"]: record["answer"] for record in read(run / "predictions.json")}
+    assert len(said) == len(truth) == 60
+    right = sum(said[record["question_id"]] == record["multiple_choice_answer"] for record in truth)
+    assert result["overall"] == round(100 * right / 60, 2)
+
+
+def test_a_split_without_annotations_gets_predictions_only(
+    run: Path, tmp_path: Path, typed: Typed
+) -> None:
+    write_split(tmp_path, "test2015", [3], annotated=False)
+    words = ["eval", "vqa", run, "--split", "test", "--data", tmp_path, "--device", "cpu"]
+    questions = tmp_path / "v2_OpenEnded_mscoco_test2015_questions.json"
+    code, out, err = typed(*words)
+    assert (code, out) == (1, "")
+    assert "have no features, such as 3 or COCO_test2015_000000000003" in err
+    questions.write_text(
+        questions.read_text().replace('"image_id": 3', '"image_id": "COCO_train2014_000000000003"')
+    )
+    code, out, err = typed(*words, "--json")
+    assert (code, err) == (0, "split test has no annotations: predictions only, nothing scored\n")
+    result = json.loads(out)
+    assert (result["n"], result["overall"]) == (3, None)
+    answers = read(run / "predictions_test.json")
+    assert [sorted(record) for record in answers] == [["answer", "question_id"]] * 3
+    assert [record["question_id"] for record in answers] == [30, 31, 32]
+
+
+def test_another_store_is_refused(run: Path, tmp_path: Path, typed: Typed) -> None:
+    other, _ = make_world(tmp_path, train=3, val=1)
+    code, out, err = typed("eval", "vqa", run, "--split", "val", "--store", other)
+    assert (code, out) == (2, "")
+    assert err.startswith("Error: the run was trained on a store of digest ")
+    assert err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("changes", "code", "message"),
+    [
+        ({"--store": "nowhere"}, 1, "nowhere does not exist"),
+        ({"--data": "nowhere"}, 2, "nowhere is no folder; --data takes the folder"),
+        ({"--set": "epoch=3"}, 2, "no setting is named 'epoch'; did you mean epochs"),
+        ({"--set": "train_split=mini"}, 2, "has no questions of split 'mini'"),
+        ({"--set": "min_answer_count=999"}, 1, "pass --set min_answer_count=1"),
+        ({"--device": "cuda"}, 2, "torch finds no GPU here; type --device cpu"),
+    ],
+)
+def test_mistakes_get_one_line(
+    world: tuple[Path, Path],
+    tmp_path: Path,
+    typed: Typed,
+    monkeypatch: pytest.MonkeyPatch,
+    changes: dict[str, str],
+    code: int,
+    message: str,
+) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    out = tmp_path / "run"
+    options = {"--store": world[0], "--data": world[1], "--out": out, "--device": "cpu"}
+    words = [word for option in (options | changes).items() for word in option]
+    got, stdout, stderr = typed("train", "vqa", *words)
+    assert (got, stdout) == (code, "")
+    assert message in stderr
+    assert stderr.startswith("Error: ")
+    assert stderr.count("\n") == 1
+    assert not out.exists()
+
+
+def test_eval_of_no_run_gets_one_line(tmp_path: Path, typed: Typed) -> None:
+    code, _, err = typed("eval", "vqa", tmp_path, "--split", "val")
+    assert (code, err) == (2, f"Error: {tmp_path} is no run folder: it has no settings.json\n")
+
+
+def test_one_question_is_answered_as_in_its_split(run: Path, world: tuple[Path, Path]) -> None:
+    store, trained = FeatureStore.open(world[0]), load_run(run)
+    said = {record["question_id"]: record["answer"] for record in read(run / "predictions.json")}
+    for image_id in range(61, 81):
+        found = answer(trained, store, f"COCO_val2014_{image_id:012}", "What colour is the shape?")
+        assert found.answer == said[10 * image_id]
+        assert 0 <= found.score <= 1
+        assert found.attention.shape == grid(image_id).shape[:2]
+        assert found.attention.sum() == pytest.approx(1, abs=1e-5)
+    with pytest.raises(StoreError, match="has no image id 'nothing'"):
+        answer(trained, store, "nothing", "Why?")
+
+
+def test_one_question_needs_the_store_of_the_run(run: Path, tmp_path: Path) -> None:
+    other, _ = make_world(tmp_path, train=3, val=1)
+    with pytest.raises(UsageError, match="the run was trained on a store of digest"):
+        answer(load_run(run), FeatureStore.open(other), "COCO_val2014_000000000004", "Why?")

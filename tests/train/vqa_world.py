@@ -1,0 +1,73 @@
+"""A tiny VQA v2 world: grids with one coloured shape each, and questions about it."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+from stores import make_store
+
+COLOURS = ("red", "green", "blue")
+SHAPES = ((2, 3), (3, 3), (2, 2))  # rows, cols
+DIM = 8
+SCALE = 50.0  # features of real backbones are not near 1 either
+FAST = (
+    *("hidden=32", "embedding=16", "dropout=0.1", "min_answer_count=1"),
+    *("epochs=4", "batch_size=16", "log_every=1", "lr=1e-2"),
+)
+
+
+def scene(image_id: int) -> tuple[int, int, tuple[int, int]]:
+    """Return (colour, cell, grid shape) of an image."""
+    rows, cols = SHAPES[image_id % 3]
+    return image_id % 7 % 3, image_id % 5 % (rows * cols), (rows, cols)
+
+
+def grid(image_id: int) -> np.ndarray:
+    """Return the features of an image: its colour in one cell, weak noise everywhere."""
+    colour, cell, (rows, cols) = scene(image_id)
+    features = np.random.default_rng(image_id).normal(0, 0.1, (rows * cols, DIM))
+    features[cell, colour] += 2
+    return (SCALE * features).reshape(rows, cols, DIM).astype(np.float16)
+
+
+def questions_of(image_id: int) -> list[tuple[str, str, str, str]]:
+    """Return (question, answer, answer type, question type) for each question of an image."""
+    colour, cell, (_, cols) = scene(image_id)
+    left = cell % cols == 0
+    return [
+        ("What colour is the shape?", COLOURS[colour], "other", "what colour"),
+        ("Is the shape red?", "yes" if colour == 0 else "no", "yes/no", "is the"),
+        ("Is the shape in the first column?", "yes" if left else "no", "yes/no", "is the"),
+    ]
+
+
+def write_split(data: Path, subset: str, image_ids: list[int], *, annotated: bool = True) -> None:
+    """Write the official files of a split; one annotator in ten answers something else."""
+    questions, annotations = [], []
+    for image_id in image_ids:
+        for number, (text, answer, answer_type, question_type) in enumerate(questions_of(image_id)):
+            question = {"question_id": 10 * image_id + number, "image_id": image_id}
+            answers = [{"answer": answer, "answer_id": n} for n in range(1, 10)]
+            answers.append({"answer": "unsure", "answer_id": 10})
+            questions.append(question | {"question": text})
+            annotations.append(
+                question
+                | {"answers": answers, "multiple_choice_answer": answer}
+                | {"answer_type": answer_type, "question_type": question_type}
+            )
+    data.mkdir(parents=True, exist_ok=True)
+    name = data / f"v2_OpenEnded_mscoco_{subset}_questions.json"
+    name.write_text(json.dumps({"questions": questions}))
+    if annotated:
+        name = data / f"v2_mscoco_{subset}_annotations.json"
+        name.write_text(json.dumps({"annotations": annotations}))
+
+
+def make_world(folder: Path, *, train: int = 24, val: int = 9) -> tuple[Path, Path]:
+    """Write a store and official files under `folder`; return their paths."""
+    image_ids = list(range(1, train + val + 1))
+    records = {f"COCO_{'train' if i <= train else 'val'}2014_{i:012}": grid(i) for i in image_ids}
+    store = make_store(folder / "world.clipfeat", records)
+    write_split(folder / "vqa", "train2014", image_ids[:train])
+    write_split(folder / "vqa", "val2014", image_ids[train:])
+    return store, folder / "vqa"

@@ -1,0 +1,35 @@
+"""Read and write JSON files, with errors that name the file and the key."""
+
+import json
+from pathlib import Path
+from typing import Any, TypeVar
+
+from ..base.errors import ClipfeatError
+from ..base.files import write_atomically
+
+T = TypeVar("T")
+
+
+def read_json(path: Path) -> Any:
+    """Return what a JSON file holds; ClipfeatError if it cannot be read."""
+    try:
+        return json.loads(path.read_bytes())
+    except (OSError, ValueError, RecursionError) as error:
+        raise ClipfeatError(f"{path}: not a readable JSON file ({error})") from None
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write `value` as JSON, whole or not at all."""
+    write_atomically(path, (json.dumps(value, indent=1, ensure_ascii=False) + "\n").encode())
+
+
+def field(record: Any, key: str, kind: type[T], where: object) -> T:
+    """Return `record[key]`, a `kind`; ClipfeatError names `where` if it is not there or not one."""
+    if not isinstance(record, dict):
+        raise ClipfeatError(f"{where}: expected an object with {key!r}; got {record!r:.60}")
+    if key not in record:
+        raise ClipfeatError(f"{where}: no key {key!r}; found {', '.join(map(repr, record))}")
+    value = record[key]
+    if type(value) is not kind:  # a bool is no int here
+        raise ClipfeatError(f"{where}: {key} must be of type {kind.__name__}; got {value!r:.60}")
+    return value

@@ -1,0 +1,113 @@
+"""A run's folder: what the run is, its metrics, its checkpoints, its results.
+
+RUN/settings.json         settings, the store's digest and the data files' sha256
+RUN/vocabulary.json       what the task read off its training data
+RUN/metrics.jsonl         one line for every few updates and one for each evaluation
+RUN/last.safetensors      all that going on takes
+RUN/best.safetensors      the model at its best score
+RUN/predictions.json      of the best model, in the leaderboard's format
+RUN/result.json           scores of the best model
+"""
+
+import dataclasses
+import json
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..base.errors import UsageError
+from ..base.files import sha256_file, write_atomically
+from .jsonfile import field, read_json, write_json
+
+SETTINGS = "settings.json"
+METRICS = "metrics.jsonl"
+LAST = "last.safetensors"
+BEST = "best.safetensors"
+
+
+@dataclass(frozen=True)
+class RunCard:
+    """What makes a run the run it is, and where its inputs were."""
+
+    task: str
+    settings: dict[str, Any]
+    store_digest: str
+    data_files: dict[str, str]  # {name: sha256}
+    store: str  # path
+    data: str  # path
+
+
+def data_digests(files: tuple[Path, ...]) -> dict[str, str]:
+    """Return {name: sha256} of data files."""
+    return {file.name: sha256_file(file) for file in files}
+
+
+def start_run(folder: Path, card: RunCard) -> None:
+    """Make the run's folder, or check that the one there is of the same run, to go on with it.
+
+    Raises UsageError that says what differs.
+    """
+    if (folder / SETTINGS).is_file():
+        differing = list(_differences(read_card(folder), card))
+        if differing:
+            raise UsageError(
+                f"{folder} holds a run with {'; '.join(differing)}; "
+                "pass another --out, or what that run was started with"
+            )
+    elif folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise UsageError(f"{folder} exists and is no run folder; pass another --out")
+    folder.mkdir(parents=True, exist_ok=True)
+    write_json(folder / SETTINGS, dataclasses.asdict(card))
+
+
+def read_card(folder: Path) -> RunCard:
+    """Return what a run folder says of its run; UsageError if it is none."""
+    path = folder / SETTINGS
+    if not path.is_file():
+        raise UsageError(f"{folder} is no run folder: it has no {SETTINGS}")
+    record = read_json(path)
+    return RunCard(
+        task=field(record, "task", str, path),
+        settings=field(record, "settings", dict, path),
+        store_digest=field(record, "store_digest", str, path),
+        data_files=field(record, "data_files", dict, path),
+        store=field(record, "store", str, path),
+        data=field(record, "data", str, path),
+    )
+
+
+def _differences(there: RunCard, now: RunCard) -> Iterator[str]:
+    for key in ("task", "store_digest"):
+        yield from _difference(key, getattr(there, key), getattr(now, key))
+    for key in ("settings", "data_files"):
+        old, new = getattr(there, key), getattr(now, key)
+        for name in sorted(old.keys() | new.keys()):
+            yield from _difference(name, old.get(name), new.get(name))
+
+
+def _difference(name: str, there: object, now: object) -> Iterator[str]:
+    if there != now:
+        yield f"{name} {there!r}, not {now!r}"
+
+
+def append_metrics(folder: Path, record: Mapping[str, Any]) -> None:
+    """Add one line to the run's metrics."""
+    with (folder / METRICS).open("a") as file:
+        file.write(json.dumps(record) + "\n")
+
+
+def rewind_metrics(folder: Path, step: int) -> None:
+    """Drop the lines past `step`: a killed run wrote them after its last checkpoint."""
+    path = folder / METRICS
+    lines = path.read_text().splitlines(keepends=True) if path.is_file() else []
+    write_atomically(path, "".join(line for line in lines if _step_of(line) <= step).encode())
+
+
+def _step_of(line: str) -> float:
+    """Return the step of a line of metrics; infinity where a crash cut it short."""
+    try:
+        return float(json.loads(line)["step"]) if line.endswith("\n") else math.inf
+    except (ValueError, TypeError, KeyError):
+        return math.inf

@@ -1,0 +1,1 @@
+"""Visual question answering (VQA v2): data, model, metric."""

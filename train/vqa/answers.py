@@ -1,0 +1,81 @@
+"""Answer strings: the official normalisation, and the soft score of an answer."""
+
+import functools
+import re
+from collections import Counter
+from collections.abc import Iterable, Sequence
+
+# Each is a contraction that the published table restores; what it restores it from is the word
+# less any one of its apostrophes. "let's" and "she's" are not restored: they would eat words.
+CONTRACTIONS = """
+    ain't aren't can't could've couldn't couldn't've didn't doesn't don't hadn't hadn't've hasn't
+    haven't he'd he'd've he's how'd how'll how's isn't it'd it'd've it'll ma'am mightn't
+    mightn't've might've mustn't must've needn't not've o'clock oughtn't 'ow's'at shan't she'd've
+    should've shouldn't shouldn't've somebody'd've somebody'll somebody's someone'd someone'd've
+    someone'll someone's something'd something'd've something'll that's there'd there'd've
+    there're there's they'd they'd've they'll they're they've 'twas wasn't we'd've we've weren't
+    what'll what're what's what've when's where'd where's where've who'd who'd've who'll who's
+    who've why'll why're why's won't would've wouldn't wouldn't've y'all y'all'll y'all'd've you'd
+    you'd've you'll you're you've
+""".split()  # noqa: SIM905
+RESTORED = {
+    word[:place] + word[place + 1 :]: word
+    for word in CONTRACTIONS
+    for place, letter in enumerate(word)
+    if letter == "'"
+} | {"somebody'd": "somebodyd"}  # the one entry of the table that runs backwards
+NUMBERS = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten"]
+DIGITS = {word: str(value) for value, word in enumerate(NUMBERS)} | {"none": "0"}
+ARTICLES = {"a", "an", "the"}
+PUNCTUATION = ';/[]"{}()=+\\_-><@`,?!'  # not the apostrophe, nor the colon of "2:50"
+COMMA_IN_NUMBER = re.compile(r"\d,\d")
+PERIOD = re.compile(r"\.(?!\d)")
+MAX_PERIODS = 32  # the published script strips no more: it passes a flag where a count goes
+
+
+@functools.lru_cache(maxsize=1 << 16)  # answers repeat: a split has ten for each question
+def normalize_answer(text: str) -> str:
+    """Return an answer as the VQA evaluation compares it.
+
+    The rules are those of visualqa.org/evaluation, in the order and with the quirks of its
+    published script: a mark beside a space vanishes everywhere in the answer, any other becomes
+    a space; where the answer has a comma between digits, all marks vanish; a period goes unless
+    a digit follows it. Then lower case, number words to digits, articles out, apostrophes back.
+    """
+    text = text.replace("\n", " ").replace("\t", " ").strip()
+    marked = text
+    in_number = COMMA_IN_NUMBER.search(text) is not None
+    for mark in PUNCTUATION:
+        beside_space = mark + " " in text or " " + mark in text
+        marked = marked.replace(mark, "" if beside_space or in_number else " ")
+    words = PERIOD.sub("", marked, count=MAX_PERIODS).lower().split()
+    digits = (DIGITS.get(word, word) for word in words)
+    return " ".join(RESTORED.get(word, word) for word in digits if word not in ARTICLES)
+
+
+def soft_score(matches: int, annotators: int) -> float:
+    """Return the accuracy, 0 to 1, of an answer that `matches` of `annotators` people gave.
+
+    It is the mean of min(1, matches / 3) over the subsets that leave one annotator out
+    (visualqa.org/evaluation); with ten annotators 0.3, 0.6, 0.9, then 1.
+    """
+    without_a_match = matches * min(1, (matches - 1) / 3)
+    without_another = (annotators - matches) * min(1, matches / 3)
+    return (without_a_match + without_another) / annotators
+
+
+def soft_scores(answers: Sequence[str]) -> dict[str, float]:
+    """Return {normalised answer: soft score} of all that a question's annotators said."""
+    counts = Counter(map(normalize_answer, answers))
+    return {answer: soft_score(count, len(answers)) for answer, count in counts.items()}
+
+
+def answer_classes(answers: Iterable[str], *, min_count: int) -> tuple[str, ...]:
+    """Return the normalised answers that occur at least `min_count` times, commonest first.
+
+    Given the `multiple_choice_answer` of each question: 3,129 classes come of VQA v2 train and
+    val with `min_count` 9, the choice that most published models share.
+    """
+    counts = Counter(map(normalize_answer, answers))
+    kept = [answer for answer, count in counts.items() if count >= min_count and answer]
+    return tuple(sorted(kept, key=lambda answer: (-counts[answer], answer)))

@@ -1,0 +1,141 @@
+"""Answer questions with a trained model: a whole split, or one with its attention."""
+
+import contextlib
+import functools
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Float32
+from torch import nn
+from tqdm import tqdm
+
+from ...base.errors import ClipfeatError, UsageError
+from ...featstore import FeatureStore
+from ..batches import cut, prefetch
+from ..checkpoint import load_model, read_checkpoint
+from ..jsonfile import field, read_json
+from ..normalize import ChannelStatistics
+from ..runfolder import BEST, RunCard, read_card
+from ..settings import settings_of
+from .data import Examples, Vocabulary, encode_tokens, read_batch
+from .model import build_model
+from .settings import VqaSettings
+
+VOCABULARY = "vocabulary.json"
+EVAL_BATCH = 256  # questions; no gradient is kept, so memory does not bind
+
+
+@dataclass(frozen=True)
+class TrainedVqa:
+    """The best model of a run, with all that answering takes."""
+
+    folder: Path
+    model: nn.Module
+    vocabulary: Vocabulary
+    settings: VqaSettings
+    card: RunCard
+    epoch: int  # of the checkpoint
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a model answers to one question, and where it looked."""
+
+    answer: str
+    score: float  # the model's own estimate of the answer's accuracy, 0 to 1
+    attention: Float32[np.ndarray, "row col"]  # sums to 1
+
+
+def load_run(run: Path) -> TrainedVqa:
+    """Return the best model of a run folder, on the CPU.
+
+    Raises UsageError where the folder is no VQA run or has no checkpoint yet.
+    """
+    card = read_card(run)
+    if card.task != "vqa":
+        raise UsageError(f"{run} is a run of task {card.task!r}, not vqa")
+    if not (run / BEST).is_file():
+        raise UsageError(f"{run} has no {BEST} yet: its first epoch is not done")
+    settings = settings_of(VqaSettings, card.settings)
+    vocabulary = read_vocabulary(run / VOCABULARY)
+    tensors, state = read_checkpoint(run / BEST)
+    statistics = ChannelStatistics(
+        *(
+            field(tensors, f"model.norm.{name}", torch.Tensor, run / BEST)
+            for name in ("mean", "std")
+        )
+    )
+    model = build_model(settings, vocabulary, statistics)
+    load_model(model, tensors, run / BEST)
+    epoch = field(state, "epoch", int, run / BEST)
+    return TrainedVqa(run, model, vocabulary, settings, card, epoch)
+
+
+def read_vocabulary(path: Path) -> Vocabulary:
+    """Return the vocabulary of a run; ClipfeatError where the file is not one."""
+    record = read_json(path)
+    words, answers = (field(record, key, list, path) for key in ("words", "answers"))
+    if not all(isinstance(text, str) for text in (*words, *answers)):
+        raise ClipfeatError(f"{path}: words and answers must be texts")
+    return Vocabulary(tuple(words), tuple(answers))
+
+
+def check_digest(store: FeatureStore, card: RunCard) -> None:
+    """Raise UsageError unless `store` holds the very features that the run was trained on."""
+    if store.digest != card.store_digest:
+        raise UsageError(
+            f"the run was trained on a store of digest {card.store_digest}, this one has "
+            f"{store.digest}; pass --store with the store it was trained on"
+        )
+
+
+@torch.inference_mode()
+def predict(
+    model: nn.Module, store: FeatureStore, examples: Examples, answers: Sequence[str]
+) -> dict[int, str]:
+    """Return {question id: answer} for every question, once each."""
+    model.eval()
+    device = next(model.parameters()).device
+    read = functools.partial(read_batch, store, examples, answers=len(answers))
+    order = np.argsort(examples.image_of_question, kind="stable")  # a record is read once
+    batches = cut(order, EVAL_BATCH)
+    predictions = {}
+    bar = tqdm(total=len(order), unit=" questions", desc="answering", leave=False, disable=None)
+    with bar, contextlib.closing(prefetch(batches, read)) as stream:
+        for numbers, batch in zip(batches, stream, strict=True):
+            logits, _ = model(*batch.to(device).inputs)
+            for number, best in zip(numbers, logits.argmax(dim=1).tolist(), strict=True):
+                predictions[examples.question_ids[number]] = answers[best]
+            bar.update(len(numbers))
+    return predictions
+
+
+@torch.inference_mode()
+def answer(run: TrainedVqa, store: FeatureStore, image_id: str, question: str) -> Answer:
+    """Answer one question about one image of a store, and say where the model looked.
+
+    Raises UsageError where the store is not the one that the run was trained on, StoreError for
+    an image without features.
+    """
+    check_digest(store, run.card)
+    examples = Examples(
+        question_ids=(0,),
+        image_ids=(image_id,),
+        image_of_question=np.zeros(1, dtype=np.int64),
+        tokens=encode_tokens([question], run.vocabulary, max_tokens=run.settings.max_tokens),
+        targets=(),
+    )
+    numbers = np.zeros(1, dtype=np.int64)
+    batch = read_batch(store, examples, numbers, answers=len(run.vocabulary.answers))
+    model = run.model.eval()
+    device = next(model.parameters()).device
+    logits, weights = model(*batch.to(device).inputs)
+    best = int(logits[0].argmax())
+    return Answer(
+        answer=run.vocabulary.answers[best],
+        score=float(logits[0, best].sigmoid()),
+        attention=weights[0].float().cpu().numpy().reshape(*batch.grid_shapes[0].tolist()),
+    )
