@@ -1,0 +1,136 @@
+"""clipfeat extract: images to a feature store."""
+
+import json
+import sys
+from pathlib import Path
+
+import click
+
+from .options import as_json
+
+MODELS = "open_clip's name of a ResNet or ViT: RN50, RN101, RN50x4, ViT-B-32, ..."
+
+
+@click.command()
+@click.option(
+    "--images",
+    type=click.Path(path_type=Path),
+    default=Path("images"),
+    show_default=True,
+    metavar="DIR|MANIFEST",
+    help="A folder of images, or a manifest of one.",
+)
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    metavar="STORE",
+    help="The store to write.  [default: IMAGES-MODEL-RECIPE.clipfeat]",
+)
+@click.option("--model", required=True, help=MODELS)
+@click.option(
+    "--pretrained",
+    metavar="TAG|PATH|none",
+    help="Weights: a tag of open_clip's, a file, or none for random ones.  [default: openai]",
+)
+@click.option("--seed", type=int, default=0, show_default=True, help="Of random weights.")
+@click.option(
+    "--recipe",
+    default="caption448",
+    show_default=True,
+    help="How images become pixels: caption448, square:N, model.",
+)
+@click.option("--gpus", metavar="N|0,3", help="How many GPUs, or which.  [default: one, if any]")
+@click.option("--device", type=click.Choice(["cpu", "cuda"]), help="Where to compute.")
+@click.option(
+    "--procs",
+    type=click.IntRange(1, 256),
+    default=1,
+    show_default=True,
+    help="Processes on the CPU, with --device cpu.",
+)
+@click.option(
+    "--precision",
+    type=click.Choice(["float32", "bfloat16", "float16"]),
+    help="Of the forward pass.  [default: float16 on a GPU, float32 on a CPU]",
+)
+@click.option(
+    "--dtype",
+    type=click.Choice(["float16", "float32"]),
+    default="float16",
+    show_default=True,
+    help="Of the numbers on disk.",
+)
+@click.option(
+    "--codec",
+    type=click.Choice(["zstd", "none"]),
+    default="zstd",
+    show_default=True,
+    help="Compression on disk; a checksum stands inside either way.",
+)
+@click.option(
+    "--batch-size",
+    type=click.IntRange(1, 4096),
+    help="Images a forward pass.  [default: 64 on a GPU, 16 on a CPU]",
+)
+@click.option(
+    "--shard-size",
+    type=click.IntRange(1, 1 << 16),
+    default=128,
+    show_default=True,
+    metavar="RECORDS",
+    help="Records in a file, the unit that a killed run loses.",
+)
+@click.option("--pooled", is_flag=True, help="Keep CLIP's pooled embedding beside the grid.")
+@as_json
+@click.option("--strict", is_flag=True, help="Exit with 1 if any image gave no record.")
+def extract(
+    *,
+    images: Path,
+    out: Path | None,
+    model: str,
+    pretrained: str | None,
+    seed: int,
+    recipe: str,
+    gpus: str | None,
+    device: str | None,
+    procs: int,
+    precision: str | None,
+    dtype: str,
+    codec: str,
+    batch_size: int | None,
+    shard_size: int,
+    pooled: bool,
+    as_json: bool,
+    strict: bool,
+) -> None:
+    """Run images through a CLIP backbone and keep the grid of each in a store.
+
+    A run that was cut off goes on where it was when the same command is given again. Images
+    that cannot be used are counted, and recorded with the reason.
+
+    \b
+    $ clipfeat extract --model RN50x4 --gpus 8
+    $ clipfeat extract --model RN50 --pretrained RN50.pt --images images.parquet --out coco.clipfeat
+    """
+    from ..extract.extraction import Request, default_out, extract_images, load_images
+
+    manifest = load_images(images)
+    request = Request(
+        model=model,
+        pretrained=pretrained,
+        seed=seed,
+        recipe=recipe,
+        gpus=gpus,
+        device=device,
+        procs=procs,
+        precision=precision,
+        dtype=dtype,
+        codec=codec,
+        batch_size=batch_size,
+        shard_size=shard_size,
+        pooled=pooled,
+    )
+    out = out or default_out(images, request)
+    report = extract_images(manifest, out, request, say=lambda line: click.echo(line, err=True))
+    click.echo(json.dumps(report.to_json(), indent=2) if as_json else report.text())
+    sys.exit(1 if strict and report.refused else 0)

@@ -1,0 +1,106 @@
+"""clipfeat manifest, store and extract as they are typed: output, one-line errors, exit codes."""
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from pictures import write_bad_files, write_photographs
+from stores import make_store
+
+
+def clipfeat(*arguments, cwd=None):
+    return subprocess.run(
+        [sys.executable, "-m", "clipfeat.cli", *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        cwd=cwd,
+    )
+
+
+@pytest.fixture
+def store(tmp_path):
+    rng = np.random.default_rng(0)
+    records = {f"i{k}": rng.standard_normal((2, 3, 16)).astype(np.float16) for k in range(9)}
+    return make_store(tmp_path / "s.clipfeat", {**records, "gone": None})
+
+
+def assert_one_line_error(done, code, *texts):
+    assert done.returncode == code, done.stderr
+    assert "Traceback" not in done.stderr
+    line = done.stderr.strip().splitlines()[-1]
+    assert line.startswith("Error: ")
+    for text in texts:
+        assert text in line
+
+
+def test_help_of_every_command_has_a_line_to_paste():
+    for command in ("manifest", "extract", "store info", "store verify", "store digest",
+                    "demo-data", "train vqa", "eval vqa"):  # fmt: skip
+        done = clipfeat(*command.split(), "--help")
+        assert done.returncode == 0, done.stderr
+        assert f"$ clipfeat {command}" in done.stdout
+
+
+def test_info_digest_and_verify(store):
+    card = json.loads(clipfeat("store", "info", store, "--json").stdout)
+    assert (card["records"], card["counts"]["missing"]) == (9, 1)
+    assert card["refused"] == [{"image_id": "gone", "status": "missing", "reason": "no such file"}]
+    text = clipfeat("store", "info", store).stdout
+    assert "9 ok, 1 missing" in text
+    assert card["digest"] in text
+    assert clipfeat("store", "digest", store).stdout.strip() == card["digest"]
+    done = clipfeat("store", "verify", store)
+    assert (done.returncode, done.stdout) == (0, f"{store}: every file is whole\n")
+
+
+def test_verify_exits_with_1_and_names_the_file(store):
+    shard = store / "features.zarr/2x3/grid/c.0.0.0.0"
+    shard.write_bytes(b"x" + shard.read_bytes()[1:])
+    done = clipfeat("store", "verify", store)
+    assert done.returncode == 1
+    assert "features.zarr/2x3/grid/c.0.0.0.0: sha256 is" in done.stderr
+    report = json.loads(clipfeat("store", "verify", store, "--json").stdout)
+    assert report["ok"] is False
+    assert report["problems"][0]["records"] == 4
+
+
+def test_manifest_says_what_it_found(tmp_path):
+    write_photographs(tmp_path / "images", 2)
+    write_bad_files(tmp_path / "images")
+    done = clipfeat("manifest", tmp_path / "images", "-o", tmp_path / "m.parquet")
+    assert done.stdout == f"{tmp_path}/m.parquet: 7 images, 2 without a readable header\n"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "texts"),
+    [
+        (("store", "info", "none.clipfeat"), 1, ("does not exist",)),
+        (("manifest", "none", "-o", "m.parquet"), 2, ("none is no folder",)),
+        (("extract", "--model", "RN50"), 2, ("images is no folder",)),
+        (("extract", "--model", "RN50", "--images", "empty"), 2, ("holds no image file",)),
+        (("extract", "--model", "RN50", "--dtype", "int8"), 2, ("'int8' is not one of",)),
+        (("extract", "--model", "RN50", "--images", "ok", "--recipe", "x"), 2, ("no such recipe",)),
+    ],
+)
+def test_errors_are_one_line(tmp_path, arguments, code, texts):
+    (tmp_path / "empty").mkdir()
+    write_photographs(tmp_path / "ok", 1)
+    done = clipfeat(*arguments, cwd=tmp_path)
+    assert_one_line_error(done, code, *texts)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["empty", "ok"]
+
+
+def test_extract_as_it_stands_takes_images_and_names_the_store(tmp_path):
+    write_photographs(tmp_path / "images", 2)
+    write_bad_files(tmp_path / "images")
+    command = ("extract", "--model", "RN50", "--pretrained", "none", "--recipe", "square:32")
+    done = clipfeat(*command, "--device", "cpu", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "Random weights (seed 0)" in done.stderr
+    assert "5 images gave no record" in done.stdout
+    assert (tmp_path / "images-RN50-square32.clipfeat" / "store.json").exists()
+    strict = clipfeat(*command, "--device", "cpu", "--strict", "--json", cwd=tmp_path)
+    assert strict.returncode == 1
+    assert json.loads(strict.stdout)["counts"]["ok"] == 2
