@@ -1,0 +1,1 @@
+"""Every speed or size we claim, against peers, printed as ratios."""
