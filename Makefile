@@ -1,0 +1,89 @@
+# Everything here sets itself up: a virtual environment in .venv, from the pinned versions in
+# constraints.txt. Another Python: make test PYTHON=python3.12
+
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+CLIPFEAT := $(BIN)/clipfeat
+# The stamp carries the Python version: another PYTHON means another environment.
+STAMP = $(VENV)/.installed-$(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])')
+
+# The demo: how many scenes, which model, which weights (openai, a path, or none = random).
+DEMO ?= demo-out
+SCENES ?= 1200
+MODEL ?= RN50
+PRETRAINED ?= none
+DEMO_STORE := $(DEMO)/scenes.clipfeat
+
+.PHONY: help setup demo train-vqa test lint types bench-extract bench-store clean
+.DELETE_ON_ERROR:
+
+help:
+	@echo "make demo       draw scenes, extract, verify, train VQA, report (about 4 minutes)"
+	@echo "make train-vqa  train on the demo store, or: make train-vqa STORE=x.clipfeat DATA=vqa/"
+	@echo "make test       the tests            make lint types   what CI checks besides"
+	@echo "make bench-extract bench-store       the numbers in docs/log.md"
+
+setup: $(STAMP)
+
+$(VENV)/.installed-%: constraints.txt setup.cfg pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit("clipfeat needs Python >= 3.11, this is %s; type: make PYTHON=python3.12" % sys.version.split()[0] if sys.version_info < (3, 11) else 0)'
+	$(PYTHON) -m venv --clear $(VENV)
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[dev]'
+	@touch $@
+
+$(DEMO)/data: | $(STAMP)
+	@mkdir -p $(DEMO)
+	$(CLIPFEAT) demo-data $@ --images $(SCENES) --seed 0
+
+$(DEMO)/images.parquet: | $(DEMO)/data
+	$(CLIPFEAT) manifest $(DEMO)/data/images -o $@
+
+$(DEMO_STORE)/store.json: | $(DEMO)/images.parquet
+	$(CLIPFEAT) extract --model $(MODEL) --pretrained $(PRETRAINED) --recipe square:160 \
+	    --images $(DEMO)/images.parquet --out $(DEMO_STORE) --json > $(DEMO)/extract.json
+
+demo: $(STAMP)
+	rm -rf $(DEMO)
+	@$(MAKE) --no-print-directory $(DEMO_STORE)/store.json
+	$(CLIPFEAT) store verify $(DEMO_STORE)
+	$(CLIPFEAT) train vqa --store $(DEMO_STORE) --data $(DEMO)/data/vqa --out $(DEMO)/vqa
+	$(CLIPFEAT) train vqa --store $(DEMO_STORE) --data $(DEMO)/data/vqa --out $(DEMO)/vqa-blind \
+	    --set blind=true
+	$(BIN)/python -m clipfeat.demo.report $(DEMO)
+
+# On the user's own store: make train-vqa STORE=coco.clipfeat DATA=vqa/ [RUN=runs/vqa]
+ifdef STORE
+RUN ?= runs/vqa
+train-vqa: $(STAMP)
+	$(if $(DATA),,$(error make train-vqa STORE=$(STORE) needs DATA=, the folder of VQA v2 files))
+	$(CLIPFEAT) train vqa $(CONFIG) --store $(STORE) --data $(DATA) --out $(RUN)
+else
+RUN ?= $(DEMO)/vqa
+train-vqa: $(STAMP)
+	@$(MAKE) --no-print-directory $(DEMO_STORE)/store.json
+	$(CLIPFEAT) train vqa $(CONFIG) --store $(DEMO_STORE) --data $(DEMO)/data/vqa --out $(RUN)
+endif
+
+test: $(STAMP)
+	$(BIN)/python -m pytest
+
+lint: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(STAMP) .typing/clipfeat
+	$(BIN)/pyright
+
+# pyright reads the tests' `clipfeat.…` through this link; editable installs hide it.
+.typing/clipfeat:
+	@mkdir -p .typing && ln -sfn "$(CURDIR)" $@
+
+bench-extract: $(STAMP)
+	OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m benchmarks.extract
+
+bench-store: $(STAMP)
+	$(BIN)/python -m benchmarks.store
+
+clean:
+	rm -rf $(VENV) $(DEMO) .typing build *.egg-info
