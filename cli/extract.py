@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from .options import as_json
+from .options import StatusList, as_json
 
 MODELS = "open_clip's name of a ResNet or ViT: RN50, RN101, RN50x4, ViT-B-32, ..."
 
@@ -75,12 +75,18 @@ MODELS = "open_clip's name of a ResNet or ViT: RN50, RN101, RN50x4, ViT-B-32, ..
 @click.option(
     "--shard-size",
     type=click.IntRange(1, 1 << 16),
-    default=128,
-    show_default=True,
     metavar="RECORDS",
-    help="Records in a file, the unit that a killed run loses.",
+    help="Records in a file, the unit that a killed run loses.  [default: 128]",
 )
 @click.option("--pooled", is_flag=True, help="Keep CLIP's pooled embedding beside the grid.")
+@click.option(
+    "--retry",
+    type=StatusList(),
+    default=(),
+    metavar="STATUS,...",
+    help="Try ids of a finished store again that gave no record, e.g. missing,undecodable.",
+)
+@click.option("--break-lock", is_flag=True, help="Take over from a dead process on another host.")
 @as_json
 @click.option("--strict", is_flag=True, help="Exit with 1 if any image gave no record.")
 def extract(
@@ -98,15 +104,18 @@ def extract(
     dtype: str,
     codec: str,
     batch_size: int | None,
-    shard_size: int,
+    shard_size: int | None,
     pooled: bool,
+    retry: tuple[str, ...],
+    break_lock: bool,
     as_json: bool,
     strict: bool,
 ) -> None:
     """Run images through a CLIP backbone and keep the grid of each in a store.
 
-    A run that was cut off goes on where it was when the same command is given again. Images
-    that cannot be used are counted, and recorded with the reason.
+    A run that was cut off goes on where it was when the same command is given again. On a
+    finished store the same command with more images adds them. Images that cannot be used are
+    counted, and recorded with the reason.
 
     \b
     $ clipfeat extract --model RN50x4 --gpus 8
@@ -129,6 +138,8 @@ def extract(
         batch_size=batch_size,
         shard_size=shard_size,
         pooled=pooled,
+        retry=retry,
+        break_lock=break_lock,
     )
     out = out or default_out(images, request)
     report = extract_images(manifest, out, request, say=lambda line: click.echo(line, err=True))

@@ -1,8 +1,10 @@
 """The `clipfeat` command group; it imports no heavy package, so that --help is instant."""
 
 import os
+import signal
 import sys
 from importlib.metadata import version
+from typing import Any
 
 import click
 
@@ -14,7 +16,11 @@ from .manifest import manifest
 from .store import store
 from .train import train
 
-INTERRUPTED = 130  # the shell's exit code for Ctrl-C
+INTERRUPTED, TERMINATED = 130, 143  # the shell's exit codes for Ctrl-C and SIGTERM
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM, which a scheduler sends: what Ctrl-C does, and another exit code."""
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -37,17 +43,24 @@ def main() -> None:
     # torch's threads spin while they wait for each other. Where another process wants the cores
     # too, that makes training 15 times slower; sleeping costs a fifth at most (docs/log.md).
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    signal.signal(signal.SIGTERM, _terminate)
     try:
         sys.exit(clipfeat.main(standalone_mode=False))
     except click.ClickException as error:
         error.show()
         sys.exit(error.exit_code)
-    except click.Abort:
-        click.echo("Interrupted; the same command goes on from here", err=True)
-        sys.exit(INTERRUPTED)
+    except click.Abort as abort:
+        terminated = isinstance(abort.__cause__, Terminated)
+        what = "Terminated" if terminated else "Interrupted"
+        click.echo(f"{what}; the same command goes on from here", err=True)
+        sys.exit(TERMINATED if terminated else INTERRUPTED)
     except ClipfeatError as error:
         click.echo(f"Error: {error}", err=True)
         sys.exit(error.exit_code)
     except OSError as error:  # a full disk, a folder without permission
         click.echo(f"Error: {error.strerror or error}: {error.filename or ''}", err=True)
         sys.exit(1)
+
+
+def _terminate(*_: Any) -> None:
+    raise Terminated

@@ -1,6 +1,29 @@
-"""Options that several commands share: --json, and the trainers' --device."""
+"""Options that several commands share: --json, lists of statuses, the trainers' --device."""
+
+from typing import Any
 
 import click
+
+REFUSED = ("missing", "undecodable", "too_large", "unsupported", "failed")
+
+
+class StatusList(click.ParamType):
+    """Statuses of ids, with commas between them; `ok` only where it makes sense."""
+
+    name = "status"
+
+    def __init__(self, *more: str):
+        self._allowed = (*more, *REFUSED)
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[str, ...]:
+        statuses = tuple(value.split(",")) if isinstance(value, str) else tuple(value)
+        for status in statuses:
+            if status not in self._allowed:
+                self.fail(f"{status!r} is not one of {', '.join(self._allowed)}", param, ctx)
+        return statuses
+
 
 as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON for scripts.")
 device = click.option(

@@ -8,22 +8,27 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tqdm import tqdm
 
 from ..base.errors import missing_extra
 from ..featstore import FeatureStore, Identity, IndexRow, Status, StoreError
-from ..featstore.writer import StoreWriter, finished_store
+from ..featstore.layout import Layout, lay_out
+from ..featstore.update import finished_store, shard_records_at, update_layout
+from ..featstore.write import SHARD_RECORDS
+from ..featstore.writer import StoreWriter, finish_tidying
 from ..manifests import Manifest, folder_manifest, read_manifest
 from .devices import choose_devices
-from .errors import ExtractError
+from .errors import ExtractError, ExtractUsageError
 from .job import BackboneSpec, Job
-from .plan import plan_layout, shard_tasks
+from .plan import plan_shapes, shard_tasks
 from .recipe import check_recipe_name, make_recipe
 
+if TYPE_CHECKING:
+    from .runner import Step  # which imports torch
+
 CPU_BATCH, GPU_BATCH = 16, 64  # images; more measured no faster on CPU, less starves a GPU
-SHARD_RECORDS = 128
 
 
 @dataclass(frozen=True)
@@ -41,8 +46,10 @@ class Request:
     dtype: str = "float16"
     codec: str = "zstd"
     batch_size: int | None = None
-    shard_size: int = SHARD_RECORDS
+    shard_size: int | None = None
     pooled: bool = False
+    retry: tuple[str, ...] = ()  # statuses of ids in a finished store that are tried again
+    break_lock: bool = False
 
 
 @dataclass(frozen=True)
@@ -121,12 +128,21 @@ def extract_images(
         dim=backbone.dim,
         pooled_dim=backbone.pooled_dim if request.pooled else None,
     )
-    layout = plan_layout(manifest, recipe, backbone.cell, request.shard_size)
-    store = finished_store(out, identity, layout)
-    if store is not None:
+    store = finished_store(out, identity)
+    shard_records = _shard_records(out, request.shard_size)
+    shapes = plan_shapes(manifest, recipe, backbone.cell)
+    if store is None:
+        if request.retry:
+            raise StoreError(f"--retry tries ids of a finished store again; {out} is none")
+        layout = lay_out(shapes, shard_records)
+    else:
         check_same_images(manifest, store)
-        say(f"{out} is already complete")
-        return Report(store, refused_rows(store.index), 0, 0.0)
+        layout = update_layout(store, shapes, request.retry)
+        if not layout.shards:
+            finish_tidying(store)
+            say(f"{out} is already complete")
+            return Report(store, refused_rows(store.index), 0, 0.0)
+        say(f"{out} is finished; {_describe(layout, store)}")
     on_gpu = devices[0] != "cpu"
     job = Job(
         store=out,
@@ -134,31 +150,73 @@ def extract_images(
         backbone=spec,
         recipe=recipe,
         identity=identity,
-        shard_records=request.shard_size,
+        shard_records=shard_records,
         batch_size=request.batch_size or (GPU_BATCH if on_gpu else CPU_BATCH),
         threads=max(2, (os.cpu_count() or 2) // len(devices)),
     )
     started = time.monotonic()
-    with StoreWriter(out, identity, layout) as writer:
+    with StoreWriter(
+        out, identity, layout, parent=store, break_lock=request.break_lock, say=say
+    ) as writer:
         tasks = shard_tasks(manifest, writer.pending)
-        done = len(manifest.images) - sum(len(task.images) for task in tasks)
-        if done:
-            say(f"{done} images are already down; going on")
-        refused = 0
-        with tqdm(
-            desc="extract", total=len(manifest.images), initial=done, unit="image", disable=None
-        ) as bar:
-            for step in execute(tasks, job, devices, backbone):
+        total = sum(len(shard.ids) for shard in layout.shards)
+        down = total - sum(len(task.images) for task in tasks)
+        if down:
+            say(f"{down} images are already down; going on")
+        done = _run(execute(tasks, job, devices, backbone), down, total, say)
+        refused = refused_rows(writer.rows())
+        if len(refused) == total and (store is None or _is_only_a_retry(layout, store, request)):
+            writer.discard()
+            what = "no store was written" if store is None else f"{out} is as it was"
+            raise ExtractError(f"no image gave a record, {what}: {reasons(refused)}")
+        finished = writer.finish(library_versions())
+        seconds = time.monotonic() - started
+        return Report(finished, refused_rows(finished.index), done - down, seconds)
+
+
+def _run(steps: Iterable["Step"], down: int, total: int, say: Callable[[str], None]) -> int:
+    """Follow the steps on a progress bar; return how many images are down."""
+    done, safe, refused = down, down, 0
+    with tqdm(desc="extract", total=total, initial=down, unit="image", disable=None) as bar:
+        try:
+            for step in steps:
+                done += step.images
                 refused += step.refused
+                if step.receipt is not None:
+                    safe += len(step.receipt.records)
                 bar.set_postfix(refused=refused, refresh=False)
                 bar.update(step.images)
-        rows = writer.rows()
-        if len(refused_rows(rows)) == len(rows):
-            writer.discard()
-            raise ExtractError(f"no image gave a record, no store was written: {reasons(rows)}")
-        store = writer.finish(library_versions())
-        seconds = time.monotonic() - started
-        return Report(store, refused_rows(rows), len(manifest.images) - done, seconds)
+        except KeyboardInterrupt:
+            bar.close()
+            say(
+                f"{safe} of {total} images are down; the {done - safe} of shards in hand are dropped"
+            )
+            raise
+    return done
+
+
+def _shard_records(out: Path, asked: int | None) -> int:
+    """Return the shard size of the store at `out`, which cannot be changed, or of a new one."""
+    there = shard_records_at(out)
+    if there is not None and asked not in (None, there):
+        raise ExtractUsageError(f"--shard-size {asked}: {out} has {there} records a shard; drop it")
+    return there or asked or SHARD_RECORDS
+
+
+def _describe(layout: Layout, store: FeatureStore) -> str:
+    """Return what an update of a finished store is going to do."""
+    lengths = store.card["grid_shapes"]
+    again = sum(len(s.ids) for s in layout.shards if s.first_row < lengths.get(str(s.shape), 0))
+    added = sum(len(s.ids) for s in layout.shards) - again
+    parts = [f"{again} images of missing shards are extracted again"] if again else []
+    parts += [f"{added} images are added to it"] if added else []
+    return ", ".join(parts)
+
+
+def _is_only_a_retry(layout: Layout, store: FeatureStore, request: Request) -> bool:
+    """Return whether an update does nothing but try ids again that gave no record."""
+    tried = {row.image_id for row in store.index if row.status in request.retry}
+    return all(image_id in tried for shard in layout.shards for image_id in shard.ids)
 
 
 def check_same_images(manifest: Manifest, store: FeatureStore) -> None:

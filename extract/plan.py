@@ -2,7 +2,8 @@
 
 from dataclasses import dataclass
 
-from ..featstore.layout import Layout, Shard, lay_out
+from ..featstore import GridShape
+from ..featstore.layout import Shard
 from ..manifests import Image, Manifest
 from .errors import ExtractUsageError
 from .recipe import Recipe
@@ -16,10 +17,8 @@ class ShardTask:
     images: tuple[Image, ...]  # in the order of the shard's rows
 
 
-def plan_layout(
-    manifest: Manifest, recipe: Recipe, cell: tuple[int, int], shard_records: int
-) -> Layout:
-    """Return the layout of the store: every image of the manifest has its row.
+def plan_shapes(manifest: Manifest, recipe: Recipe, cell: tuple[int, int]) -> dict[str, GridShape]:
+    """Return the grid shape that each image of the manifest will have.
 
     Raises ExtractUsageError if the recipe's pixels do not fill one cell of the backbone.
     """
@@ -29,7 +28,7 @@ def plan_layout(
             f"--recipe {recipe.name}: {recipe.height}x{recipe.width} pixels are less than one "
             f"{cell[0]}x{cell[1]} cell of this backbone; use square:{max(cell)} or more"
         )
-    return lay_out({image.image_id: shape for image in manifest.images}, shard_records)
+    return {image.image_id: shape for image in manifest.images}
 
 
 def shard_tasks(manifest: Manifest, shards: tuple[Shard, ...]) -> tuple[ShardTask, ...]:

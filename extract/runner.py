@@ -15,8 +15,8 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from ..featstore import IndexRow, Status
-from ..featstore.codecs import encode
+from ..featstore import Identity, IndexRow, Status
+from ..featstore.codecs import checksum, encode
 from ..featstore.journal import Receipt
 from ..featstore.shard_file import as_bytes
 from ..featstore.transaction import ShardTransaction
@@ -25,6 +25,7 @@ from .backbone import Backbone
 from .images import Picture, load_picture
 from .job import Job
 from .plan import ShardTask
+from .plausibility import ShardGate, number_problem
 
 AHEAD = 2  # batches decoded ahead of the device, and as many waiting to be written
 
@@ -68,8 +69,8 @@ def run_tasks(tasks: Iterable[ShardTask], job: Job, backbone: Backbone) -> Itera
         writing: deque[Future[Step]] = deque()
         try:
             for batch, pictures in _decoded(tasks, job, threads):
-                grids, pooled = _forward(pictures, job, backbone)
-                writing.append(writer_thread.submit(writer.write, batch, pictures, grids, pooled))
+                features = _forward(pictures, job, backbone)
+                writing.append(writer_thread.submit(writer.write, batch, pictures, features))
                 while len(writing) > AHEAD or (writing and writing[0].done()):
                     yield writing.popleft().result()
             while writing:
@@ -96,10 +97,17 @@ def _decoded(
         yield done, [future.result() for future in futures]
 
 
-def _forward(
-    pictures: list[Picture], job: Job, backbone: Backbone
-) -> tuple[np.ndarray, np.ndarray | None]:
-    """Return grids (batch, row, col, dim) and pooled vectors, in the store's dtype.
+@dataclass(frozen=True)
+class Features:
+    """One array of a batch as it will be stored, with what tells whether it can be right."""
+
+    array: np.ndarray  # (image, row, col, dim) or (image, dim), in the store's dtype
+    peaks: list[float]  # largest absolute value of each image before rounding; NaN if there is one
+    means: np.ndarray  # (image, dim) float32, over cells
+
+
+def _forward(pictures: list[Picture], job: Job, backbone: Backbone) -> dict[str, Features]:
+    """Return {"grid": grids} and, where asked for, {"pooled": vectors} of a batch.
 
     The batch is always full: a short one is padded with black images, so that a record's bytes
     do not depend on how many others came with it.
@@ -110,13 +118,15 @@ def _forward(
             pixels[position] = picture.pixels
     wants_pooled = job.identity.pooled_dim is not None
     grids, pooled = backbone.grids(torch.from_numpy(pixels), job.recipe, pooled=wants_pooled)
-    dtype = getattr(torch, job.identity.dtype)
-    as_stored = [
-        None if tensor is None else tensor.to(dtype).cpu().contiguous().numpy()
-        for tensor in (grids, pooled)
-    ]
-    assert as_stored[0] is not None
-    return as_stored[0], as_stored[1]
+    tensors = {"grid": grids} if pooled is None else {"grid": grids, "pooled": pooled}
+    return {name: _features(tensor, job.identity.dtype) for name, tensor in tensors.items()}
+
+
+def _features(tensor: torch.Tensor, dtype: str) -> Features:
+    peaks = tensor.flatten(1).abs().amax(dim=1).float().cpu().tolist()
+    means = tensor.flatten(1, -2).mean(dim=1, dtype=torch.float32) if tensor.ndim > 2 else tensor
+    array = tensor.to(getattr(torch, dtype)).cpu().contiguous().numpy()
+    return Features(array, peaks, means.float().cpu().numpy())
 
 
 class _Writer:
@@ -126,29 +136,35 @@ class _Writer:
         self._job = job
         self._threads = threads
         self._transaction: ShardTransaction | None = None
+        self._gate = ShardGate()
         self._rows: list[IndexRow] = []
 
-    def write(
-        self, batch: Batch, pictures: list[Picture], grids: np.ndarray, pooled: np.ndarray | None
-    ) -> Step:
-        """Write one batch; the last one of a shard commits it."""
+    def write(self, batch: Batch, pictures: list[Picture], features: dict[str, Features]) -> Step:
+        """Write one batch; the last one of a shard commits it.
+
+        Raises ExtractError if the features of the shard cannot be right.
+        """
         job, shard = self._job, batch.task.shard
         if self._transaction is None:
             self._transaction = ShardTransaction(job.store, job.identity, job.shard_records, shard)
+            self._gate = ShardGate()
             self._rows = []
-        arrays = {"grid": grids} if pooled is None else {"grid": grids, "pooled": pooled}
         encoding = [
-            self._threads.submit(_encode, picture, arrays, position, job.identity.codec)
+            self._threads.submit(_encode, picture, features, position, job.identity)
             for position, picture in enumerate(pictures)
         ]
         refused = 0
         for position, (image, picture) in enumerate(zip(batch.images, pictures, strict=True)):
             encoded, status, reason = encoding[position].result()
+            row = shard.rows[batch.start + position]
             if encoded is not None:
-                self._transaction.append(batch.start + position, encoded)
+                self._transaction.append(row - shard.first_row, encoded)
             refused += encoded is None
-            row = shard.first_row + batch.start + position
+            if picture.status == Status.OK:
+                means = {name: array.means[position] for name, array in features.items()}
+                self._gate.add(picture.sha256, reason, means)
             size = (picture.width or image.width, picture.height or image.height)
+            check = checksum(encoded.values()) if encoded else ""
             self._rows.append(
                 IndexRow(
                     image.image_id,
@@ -159,10 +175,12 @@ class _Writer:
                     *size,
                     picture.sha256,
                     image.path,
+                    check,
                 )
             )
         receipt = None
         if batch.is_last:
+            self._gate.check()
             receipt = self._transaction.commit(tuple(self._rows))
             self._transaction = None
         return Step(len(pictures), refused, receipt)
@@ -174,14 +192,17 @@ class _Writer:
 
 
 def _encode(
-    picture: Picture, arrays: dict[str, np.ndarray], position: int, codec: str
+    picture: Picture, features: dict[str, Features], position: int, identity: Identity
 ) -> tuple[dict[str, bytes] | None, Status, str]:
     """Return the encoded arrays of one record, or None, with its status and reason."""
     if picture.status != Status.OK:
         return None, picture.status, picture.reason
-    records = {name: array[position] for name, array in arrays.items()}
-    for name, record in records.items():
-        if not np.isfinite(record).all():
-            reason = f"{name} has NaN or values beyond {record.dtype}; try --dtype float32"
-            return None, Status.FAILED, reason
-    return {n: encode(codec, as_bytes(record)) for n, record in records.items()}, Status.OK, ""
+    for name, array in features.items():
+        problem = number_problem(array.peaks[position], identity.dtype)
+        if problem:
+            return None, Status.FAILED, f"{name} {problem}"
+    encoded = {
+        name: encode(identity.codec, as_bytes(array.array[position]))
+        for name, array in features.items()
+    }
+    return encoded, Status.OK, ""

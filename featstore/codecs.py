@@ -1,5 +1,6 @@
 """The two codecs of a record: zstd with a checksum inside, or raw bytes with a crc32c behind."""
 
+from collections.abc import Iterable
 from typing import Any
 
 import google_crc32c
@@ -51,6 +52,11 @@ def decode_zstd(encoded: bytes, out: Buffer) -> None:
         raise CorruptStoreError(str(error)) from None
 
 
+def zstd_bound(size: int) -> int:
+    """Return the most bytes that an honest frame of `size` bytes takes (ZSTD_compressBound)."""
+    return size + (size >> 8) + 128
+
+
 def zstd_frame_header(encoded: bytes) -> tuple[int, bool]:
     """Return (content size in bytes or -1, whether a checksum follows) of a zstd frame.
 
@@ -66,6 +72,15 @@ def zstd_frame_header(encoded: bytes) -> tuple[int, bool]:
     if size_bytes == 2:
         size += 256
     return (size if size_bytes else -1), bool(descriptor >> 2 & 1)
+
+
+def checksum(encoded: Iterable[bytes]) -> str:
+    """Return the checksums inside the encoded arrays of one record, as the index keeps them.
+
+    Both codecs end with four bytes that depend on the numbers alone: the crc32c, or the
+    XXH64 of a zstd frame (RFC 8878, section 3.1.1).
+    """
+    return b"".join(content[-CRC_BYTES:] for content in encoded).hex()
 
 
 def crc32c(content: bytes | Buffer) -> bytes:

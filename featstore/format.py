@@ -13,10 +13,9 @@ from .errors import StoreError
 
 FORMAT = 1
 STORE_JSON = "store.json"
-INDEX_PARQUET = "index.parquet"
-SHARDS_PARQUET = "shards.parquet"
 ZARR_GROUP = "features.zarr"
 JOURNAL = "journal"
+TABLES = {"index": "parquet", "shards": "parquet", "lookup": "bin"}  # name: suffix
 
 PRECISIONS = ("float32", "bfloat16", "float16")
 # Bounds on what a store from elsewhere may claim, so that reading it stays within memory.
@@ -133,6 +132,7 @@ class IndexRow(NamedTuple):
     height: int
     source_sha256: str  # of the source file's bytes, "" where it could not be read
     source: str  # path relative to the image root
+    checksum: str  # last 4 bytes of its grid on disk, then of its pooled vector, as hex digits
 
 
 class ShardRow(NamedTuple):
@@ -144,6 +144,15 @@ class ShardRow(NamedTuple):
     shape: str
     first_row: int
     records: int
+
+
+def table_file(table: str, generation: int) -> str:
+    """Return the file of a table; each update of a store writes its own beside the old ones.
+
+    >>> table_file("index", 0), table_file("lookup", 2)
+    ('index.parquet', 'lookup.2.bin')
+    """
+    return f"{table}{f'.{generation}' if generation else ''}.{TABLES[table]}"
 
 
 def canonical_json(value: Any) -> bytes:

@@ -1,10 +1,8 @@
-"""The journal of an unfinished store: who writes it, what it was planned as, what is done."""
+"""The journal of a store in the making: what it was planned as, and what is done."""
 
-import fcntl
 import json
 import os
 import shutil
-import socket
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -13,6 +11,9 @@ from typing import Any
 from ..base.files import fsync_folder, write_atomically
 from .errors import StoreError
 from .format import JOURNAL, IndexRow, ShardRow, canonical_json
+from .layout import Shard
+
+TEMPORARY = ".tmp"
 
 
 @dataclass(frozen=True)
@@ -35,18 +36,28 @@ class Receipt:
             tuple(IndexRow(*row) for row in value["records"]),
         )
 
+    def is_for(self, shard: Shard, arrays: tuple[str, ...]) -> bool:
+        """Return whether this is the receipt of `shard`, and not of another plan."""
+        shape = str(shard.shape)
+        planned = [(i, shape, row) for i, row in zip(shard.ids, shard.rows, strict=True)]
+        return (
+            self.shard == shard.number
+            and [file.path for file in self.files] == [shard.path(array) for array in arrays]
+            and [(row.image_id, row.shape, row.row) for row in self.records] == planned
+        )
+
 
 class Journal:
-    """The folder `journal/` of a store being written.
+    """The folder `journal/` of a store being written or added to.
 
-    `plan.json` says what the store will be; `lock` is held by the one process that may add to
-    it; `<shard>.json` is a receipt; temporary files of shards in hand lie here too, and go
-    with the folder when the store is finished.
+    `plan.json` says what is being written; `lock` names the one process that may; `<shard>.json`
+    is a receipt; temporary files of shards in hand lie here too, and go with the folder when
+    the store is finished.
     """
 
     def __init__(self, store: Path):
         self.folder = store / JOURNAL
-        self._lock: int | None = None
+        self.lock_path = self.folder / "lock"
 
     def create(self) -> None:
         """Make the folder, and the store's with it."""
@@ -59,58 +70,59 @@ class Journal:
                 f"cannot write {self.folder}: {error.strerror}; choose another --out"
             ) from None
 
-    def lock(self) -> None:
-        """Become the only writer, or raise StoreError naming who is.
-
-        The lock is the kernel's (flock): it ends with its process, however that ends.
-        """
-        path = self.folder / "lock"
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            holder = os.read(descriptor, 200).decode(errors="replace")
-            os.close(descriptor)
-            raise StoreError(
-                f"{self.folder.parent} is being written by {holder or 'another process'}; "
-                f"wait for it, or choose another --out"
-            ) from None
-        os.ftruncate(descriptor, 0)
-        os.write(descriptor, f"process {os.getpid()} on {socket.gethostname()}".encode())
-        self._lock = descriptor
-
-    def release(self) -> None:
-        """Let another writer in."""
-        if self._lock is not None:
-            os.close(self._lock)
-            self._lock = None
-
     def plan(self) -> dict[str, Any] | None:
-        """Return what the store was planned as, or None before `write_plan`."""
+        """Return what is being written, or None before `write_plan`."""
         path = self.folder / "plan.json"
-        return json.loads(path.read_bytes()) if path.exists() else None
+        if not path.exists():
+            return None
+        try:
+            plan = json.loads(path.read_bytes())
+            return {key: plan[key] for key in ("identity", "shard_records", "layout", "parent",
+                                               "again")}  # fmt: skip
+        except (ValueError, KeyError, TypeError):
+            raise StoreError(f"{path} is no plan of this clipfeat; choose another --out") from None
 
     def write_plan(self, plan: dict[str, Any]) -> None:
         write_atomically(self.folder / "plan.json", canonical_json(plan))
 
     def temporary(self, name: str) -> Path:
         """Return a name for a file in the making; two processes never share one."""
-        return self.folder / f"{name}.{os.getpid()}.tmp"
+        return self.folder / f"{name}.{os.getpid()}{TEMPORARY}"
 
     def write_receipt(self, receipt: Receipt) -> None:
-        write_atomically(self.folder / f"{receipt.shard:08}.json", receipt.to_json())
+        write_atomically(self._receipt_path(receipt.shard), receipt.to_json())
 
-    def receipts(self) -> Iterator[Receipt]:
-        """Yield the receipts so far whose files are there at full size, in shard order."""
-        for path in sorted(self.folder.glob("[0-9]*.json")):
-            receipt = Receipt.from_json(path.read_bytes())
-            if all(self._is_whole(file) for file in receipt.files):
-                yield receipt
+    def receipt(self, shard: Shard, arrays: tuple[str, ...]) -> Receipt | None:
+        """Return the receipt of a shard, None if there is none or it is of another plan."""
+        try:
+            receipt = Receipt.from_json(self._receipt_path(shard.number).read_bytes())
+        except (FileNotFoundError, ValueError, KeyError, TypeError):
+            return None
+        return receipt if receipt.is_for(shard, arrays) else None
 
-    def _is_whole(self, file: ShardRow) -> bool:
-        path = self.folder.parent / file.path
-        return path.exists() and path.stat().st_size == file.bytes
+    def receipts(
+        self, shards: tuple[Shard, ...], arrays: tuple[str, ...]
+    ) -> Iterator[tuple[Shard, Receipt]]:
+        """Yield the shards that have a receipt, with it."""
+        for shard in shards:
+            receipt = self.receipt(shard, arrays)
+            if receipt is not None:
+                yield shard, receipt
+
+    def _receipt_path(self, shard: int) -> Path:
+        return self.folder / f"{shard:08}.json"
+
+    def clear(self) -> None:
+        """Remove everything but the lock: another plan's receipts, files in the making."""
+        for path in self.folder.iterdir():
+            if path != self.lock_path:
+                path.unlink()
+
+    def clear_temporaries(self) -> None:
+        """Remove the files in the making of a process that was killed."""
+        for path in self.folder.glob(f"*{TEMPORARY}"):
+            path.unlink()
 
     def remove(self) -> None:
-        """Remove the journal, once the store is finished."""
+        """Remove the journal, once nothing is in the making any more."""
         shutil.rmtree(self.folder)

@@ -1,10 +1,13 @@
 """Which record goes into which row of which shard: a pure function of ids and grid shapes."""
 
 import hashlib
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from types import MappingProxyType
 
 from .format import ZARR_GROUP, GridShape, canonical_json
+
+NOTHING: Mapping[GridShape, int] = MappingProxyType({})
 
 
 @dataclass(frozen=True)
@@ -17,46 +20,76 @@ class Shard:
         shard index               0    |      1      |      2        (the last is short)
     """
 
-    number: int  # in the whole store; names the receipt
+    number: int  # among the shards of one run; names the receipt
     shape: GridShape
     index: int  # in the arrays of this shape
     first_row: int
     ids: tuple[str, ...]
+    rows: Sequence[int]  # of the ids; a row between them that no id has is a gap
 
     def path(self, array: str) -> str:
         """Return the shard's file of `array` ("grid" or "pooled"), relative to the store."""
-        zeros = ".0.0.0" if array == "grid" else ".0"
-        return f"{ZARR_GROUP}/{self.shape}/{array}/c.{self.index}{zeros}"
+        return shard_path(self.shape, array, self.index)
+
+    @property
+    def records(self) -> int:
+        """Return how many rows the shard covers, gaps included."""
+        return self.rows[-1] + 1 - self.first_row
 
 
 @dataclass(frozen=True)
 class Layout:
-    """The whole store, cut into shards of `shard_records` records."""
+    """The shards that one run writes, of `shard_records` records each."""
 
     shard_records: int
-    records: Mapping[GridShape, int]
     shards: tuple[Shard, ...]
+
+    @property
+    def records(self) -> dict[GridShape, int]:
+        """Return the length that the arrays of each grid shape need."""
+        lengths: dict[GridShape, int] = {}
+        for shard in self.shards:
+            end = shard.first_row + shard.records
+            lengths[shard.shape] = max(end, lengths.get(shard.shape, 0))
+        return lengths
 
     def fingerprint(self) -> str:
         """Return a sha256 that two layouts share only if they place the same ids alike."""
         digest = hashlib.sha256(canonical_json(self.shard_records))
         for shard in self.shards:
-            digest.update(canonical_json([str(shard.shape), shard.first_row, shard.ids]))
+            rows = [row - shard.first_row for row in shard.rows]
+            digest.update(canonical_json([str(shard.shape), shard.first_row, shard.ids, rows]))
         return digest.hexdigest()
 
 
-def lay_out(shapes: Mapping[str, GridShape], shard_records: int) -> Layout:
+def shard_path(shape: GridShape | str, array: str, index: int) -> str:
+    """Return where shard `index` of an array lies, relative to the store."""
+    zeros = ".0.0.0" if array == "grid" else ".0"
+    return f"{ZARR_GROUP}/{shape}/{array}/c.{index}{zeros}"
+
+
+def lay_out(
+    shapes: Mapping[str, GridShape],
+    shard_records: int,
+    taken: Mapping[GridShape, int] = NOTHING,
+    again: tuple[Shard, ...] = (),
+) -> Layout:
     """Return the layout of `{image_id: grid shape}`: by shape, then ids sorted, then cut.
 
-    It depends on nothing else, neither on devices nor on what is already written.
+    It depends on nothing else, neither on devices nor on what is already written. In a store
+    that is added to, `taken` rows of a shape are: new ones start in a shard of their own. The
+    shards of `again` are written once more, where they are.
     """
     by_shape: dict[GridShape, list[str]] = {}
     for image_id in sorted(shapes):
         by_shape.setdefault(shapes[image_id], []).append(image_id)
-    shards: list[Shard] = []
+    shards = [replace(shard, number=number) for number, shard in enumerate(again)]
     for shape in sorted(by_shape):
         ids = by_shape[shape]
-        for index, first in enumerate(range(0, len(ids), shard_records)):
-            chunk = tuple(ids[first : first + shard_records])
-            shards.append(Shard(len(shards), shape, index, first, chunk))
-    return Layout(shard_records, {s: len(i) for s, i in sorted(by_shape.items())}, tuple(shards))
+        first_index = -(-taken.get(shape, 0) // shard_records)
+        for index, start in enumerate(range(0, len(ids), shard_records), first_index):
+            some = tuple(ids[start : start + shard_records])
+            first_row = index * shard_records
+            rows = range(first_row, first_row + len(some))
+            shards.append(Shard(len(shards), shape, index, first_row, some, rows))
+    return Layout(shard_records, tuple(shards))

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from ..base.files import fsync_folder
-from .codecs import CRC_BYTES, Buffer, crc32c, decode_zstd
+from .codecs import CRC_BYTES, Buffer, crc32c, decode_zstd, zstd_bound
 from .errors import CorruptStoreError
 from .format import ShardRow
 from .layout import Shard
@@ -59,50 +59,72 @@ class ShardWriter:
             self._sha256.hexdigest(),
             str(shard.shape),
             shard.first_row,
-            len(shard.ids),
+            shard.records,
         )
 
     def close(self) -> None:
         """Drop the temporary file, unless it was committed."""
-        self._file.close()
+        with contextlib.suppress(OSError):  # a full disk refuses the last bytes once more
+            self._file.close()
         self._temporary.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager
-def opened(path: Path) -> Iterator[int]:
+def opened(path: str) -> Iterator[int]:
     """Open a shard for reading and yield its descriptor; symbolic links are not followed."""
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
     except OSError as error:
-        raise CorruptStoreError(
-            f"{path}: cannot open the shard ({error.strerror}); type: clipfeat store verify"
-        ) from None
+        raise CorruptStoreError(f"cannot open the shard ({error.strerror})") from None
     try:
         yield descriptor
     finally:
         os.close(descriptor)
 
 
-def read_index(descriptor: int, row: ShardRow, shard_records: int) -> Index:
+def read_index(descriptor: int, shard_records: int) -> Index:
     """Return the index of an opened shard, raising CorruptStoreError unless it is sound."""
     size = os.fstat(descriptor).st_size
     length = index_bytes(shard_records)
-    if size != row.bytes or size < length:
-        raise CorruptStoreError(f"{row.path} has {size} bytes; the packing list says {row.bytes}")
+    if size < length:
+        raise CorruptStoreError(f"{size} bytes are no shard; its index alone has {length}")
     return decode_index(os.pread(descriptor, length, size - length), size)
 
 
-def read_record(descriptor: int, offset: int, length: int, codec: str, out: Buffer) -> None:
-    """Fill `out` (the record's bytes) from an opened shard, checksum verified."""
+def read_record(
+    descriptor: int, entry: tuple[int, int], codec: str, check: bytes, out: Buffer, *, verify: bool
+) -> None:
+    """Fill `out` (the record's bytes) from an opened shard.
+
+    `entry` is the record's offset and length in the file. Its last bytes must be `check`, the
+    index's own copy of the record's checksum: a sound record of another image is not taken for
+    this one. Without `verify` the checksum of a raw record is compared, but not computed.
+    """
+    offset, length = entry
     if codec == "none":
         # Straight into the caller's memory: no second copy of the record is made.
         stored = bytearray(CRC_BYTES)
         if length != out.size + CRC_BYTES:
             raise CorruptStoreError(f"raw record has {length} bytes, not {out.size + CRC_BYTES}")
-        if os.preadv(descriptor, [out.data, stored], offset) != length or crc32c(out) != stored:
+        if os.preadv(descriptor, [out.data, stored], offset) != length:
+            raise CorruptStoreError("the file ends within the record")
+        _compare(bytes(stored), check)
+        if verify and crc32c(out) != stored:
             raise CorruptStoreError("crc32c does not match: the bytes on disk have changed")
         return
-    decode_zstd(os.pread(descriptor, length, offset), out)
+    if length > zstd_bound(out.size):
+        raise CorruptStoreError(f"{length} bytes cannot be a zstd frame of {out.size}")
+    encoded = os.pread(descriptor, length, offset)
+    _compare(encoded[-CRC_BYTES:], check)
+    decode_zstd(encoded, out)
+
+
+def _compare(stored: bytes, check: bytes) -> None:
+    if stored != check:
+        raise CorruptStoreError(
+            f"checksum is {stored.hex()}, but the index says {check.hex()}: "
+            f"the record of another image, or changed bytes"
+        )
 
 
 def as_bytes(record: np.ndarray) -> Buffer:

@@ -1,37 +1,32 @@
 """Open a store and read records by image id, in any order, at the speed of memory."""
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache, partial
+from itertools import groupby
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from .checks import check_places, read_card
-from .codecs import Buffer
+from .checks import check_folders, check_shards
+from .codecs import CRC_BYTES, Buffer
 from .errors import CorruptStoreError, MissingRecordError, StoreError
-from .format import (
-    INDEX_PARQUET,
-    JOURNAL,
-    SHARDS_PARQUET,
-    STORE_JSON,
-    GridShape,
-    Identity,
-    IndexRow,
-    ShardRow,
-    Status,
-)
-from .layout import Layout
+from .format import JOURNAL, STORE_JSON, GridShape, Identity, IndexRow, ShardRow, table_file
+from .layout import shard_path
+from .lookup import SHAPE_BIT, STATUSES, Lookup, Places
 from .shard_file import as_bytes, opened, read_index, read_record
-from .shard_index import ABSENT, Index
-from .tables import index_rows, read_shards
+from .shard_index import ABSENT, Index, index_bytes
+from .store_json import read_card
 from .tables import read_index as read_index_table
+from .tables import read_shards
 from .zarr_metadata import metadata_files
 
 MAX_READ_THREADS = 8
+SPANS_A_THREAD = 4  # parts that a batch is cut into for each thread, so that all end together
+INDEX_CACHE_BYTES = 64 << 20  # of shard indexes kept in memory
 
 
 @dataclass(frozen=True)
@@ -44,40 +39,48 @@ class FeatureBatch:
     pooled: np.ndarray | None  # (image, dim), where the store has pooled vectors
 
 
-@dataclass(frozen=True)
-class _Place:
-    """Where a record lies."""
+class _Wanted(NamedTuple):
+    """One record to read."""
 
-    shard: ShardRow
+    shape: str
+    shard: int  # index in the array
     position: int  # in the shard
+    check: bytes  # the last bytes of the record on disk
     out: Buffer  # where its bytes go
 
 
 class FeatureStore:
     """A finished store, open for reading.
 
-    Safe to share between threads, to inherit by fork and to send to a spawned process: no
-    file stays open between reads.
+    Opening reads store.json and maps the look-up, whatever the number of ids. Safe to share
+    between threads, to inherit by fork and to send to a spawned process: no file stays open
+    between reads.
     """
 
-    def __init__(self, path: Path, card: dict[str, Any]):
+    def __init__(self, path: Path, card: dict[str, Any], *, verify: bool):
         """Use `FeatureStore.open`."""
         self.path = path
         self.card = card
         self.identity = Identity.from_json(card["identity"])
         self.digest: str = card["digest"]
+        self.grid_shapes = tuple(sorted(map(GridShape.parse, card["grid_shapes"])))
+        self._verify = verify
         self._shard_records: int = card["shard_records"]
-        self._index = read_index_table(path / INDEX_PARQUET)
-        self._shards = read_shards(path / SHARDS_PARQUET)
-        check_places(path, self.identity, card, self._shards)
-        self._shard_indexes: dict[str, Index] = {}
+        check_folders(path, card["grid_shapes"], self.identity.arrays)
+        self._lookup = Lookup(self.table_path("lookup"), sum(card["counts"].values()))
+        self._lengths = np.array([card["grid_shapes"][str(s)] for s in self.grid_shapes])
+        cached = max(16, INDEX_CACHE_BYTES // index_bytes(self._shard_records))
+        self._shard_index: Callable[[str], Index] = lru_cache(cached)(self._load_index)
 
     @classmethod
-    def open(cls, path: str | Path) -> "FeatureStore":
+    def open(cls, path: str | Path, *, verify: bool = True) -> "FeatureStore":
         """Return the store at `path`.
 
-        Raises StoreError if there is none, if it is unfinished or of another format version,
-        CorruptStoreError if its tables are not what was written.
+        With `verify=False` the checksums of raw records (codec `none`) are not computed, for
+        bytes that are known to be good; those of zstd records always are.
+
+        Raises StoreError if there is no store, if it is unfinished or of another format
+        version, CorruptStoreError if its tables are not what was written.
         """
         path = Path(path)
         if not (path / STORE_JSON).is_file():
@@ -88,154 +91,183 @@ class FeatureStore:
                 )
             what = "is no feature store" if path.exists() else "does not exist"
             raise StoreError(f"{path} {what}: expected a folder that holds {STORE_JSON}")
-        return cls(path, read_card(path / STORE_JSON))
+        return cls(path, read_card(path), verify=verify)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return FeatureStore.open, (self.path,)
+        return partial(FeatureStore.open, verify=self._verify), (self.path,)
 
-    @cached_property
-    def _rows(self) -> dict[str, IndexRow]:
-        rows = {row.image_id: row for row in index_rows(self._index)}
-        if len(rows) != self._index.num_rows:
-            raise CorruptStoreError(f"{self.path / INDEX_PARQUET}: an image id stands there twice")
-        return rows
+    def table_path(self, table: str) -> Path:
+        """Return the file of "index", "shards" or "lookup"."""
+        return self.path / table_file(table, self.card["generation"])
+
+    @property
+    def index(self) -> Iterator[IndexRow]:
+        """The row of every image id asked for, sorted by id, read anew each time."""
+        return read_index_table(self.table_path("index"), self.card["tables"]["index"])
 
     @cached_property
     def ids(self) -> tuple[str, ...]:
-        """The ids that have a record (status ok), sorted."""
-        return tuple(i for i, row in self._rows.items() if row.status == Status.OK)
+        """The ids that have a record, sorted; the first use reads the index."""
+        return tuple(row.image_id for row in self.index if row.status == STATUSES[0])
 
-    @property
-    def index(self) -> Iterable[IndexRow]:
-        """Every id asked for, sorted, with its status and reason."""
-        return self._rows.values()
-
-    @property
-    def shards(self) -> Sequence[ShardRow]:
-        """The packing list: every file of features."""
-        return self._shards
+    @cached_property
+    def shards(self) -> tuple[ShardRow, ...]:
+        """The packing list, sorted by path."""
+        path = self.table_path("shards")
+        shards = read_shards(path, self.card["tables"]["shards"])
+        check_shards(path, shards, self.card["grid_shapes"], self._shard_records)
+        return tuple(shards)
 
     @property
     def dim(self) -> int:
         """Channels of a cell."""
         return self.identity.dim
 
-    @property
-    def grid_shapes(self) -> tuple[GridShape, ...]:
-        """The (rows, cols) that occur."""
-        return tuple(map(GridShape.parse, self.card["grid_shapes"]))
-
     def __len__(self) -> int:
-        return len(self.ids)
+        return self.card["counts"][STATUSES[0]]
 
     def __contains__(self, image_id: object) -> bool:
-        row = self._rows.get(image_id) if isinstance(image_id, str) else None
-        return row is not None and row.status == Status.OK
+        return isinstance(image_id, str) and self._lookup.find([image_id]).status[0] == 0
 
     def __getitem__(self, image_id: str) -> np.ndarray:
         """Return the grid of one image: (row, col, dim), in the store's dtype.
 
         Raises MissingRecordError (a KeyError) for an id that has no record.
         """
-        shape = GridShape.parse(self._row(image_id).shape)
-        return self.read([image_id]).features.reshape(*shape, self.dim)
+        places = self._find([image_id])
+        shape = self.grid_shapes[places.shape[0]]
+        grid = np.empty((1, shape.cells, self.dim), self.identity.numpy_dtype)
+        self._fill("grid", places, grid)
+        return grid.reshape(*shape, self.dim)
 
-    def read(self, ids: Sequence[str]) -> FeatureBatch:
+    def read(self, ids: Sequence[str], out: np.ndarray | None = None) -> FeatureBatch:
         """Return the records of `ids`, in that order, padded to the largest grid among them.
 
-        Every record's checksum is verified. Raises MissingRecordError for an id without a
-        record, CorruptStoreError for bytes that have changed.
+        `out`, of shape (image, cell, dim) and the store's dtype, takes the features where it
+        is given, which spares the kernel from clearing new memory; it may have more cells than
+        the largest grid. Every record's checksum is verified; a record asked for twice is read
+        once. Raises MissingRecordError for an id without a record, CorruptStoreError for bytes
+        that have changed, ValueError for an `out` that does not fit.
         """
-        rows = [self._row(image_id) for image_id in ids]
-        shapes = [GridShape.parse(row.shape) for row in rows]
-        grid_shapes = np.array(shapes, dtype=np.int64).reshape(-1, 2)
+        places = self._find(ids)
+        grid_shapes = np.array(self.grid_shapes, np.int64)[places.shape]
         counts = grid_shapes.prod(axis=1)
         cells = int(counts.max(initial=0))
-        mask = np.arange(cells) < counts[:, None]
         identity = self.identity
-        # Padding must be zeros; where there is none, clearing the memory first is wasted time.
-        allocate = np.empty if mask.all() else np.zeros
-        features = allocate((len(rows), cells, identity.dim), identity.numpy_dtype)
-        self._fill("grid", rows, [f[:n] for f, n in zip(features, counts, strict=True)])
+        if out is None:
+            out = np.empty((len(ids), cells, identity.dim), identity.numpy_dtype)
+        self._check_out(out, len(ids), cells)
+        mask = np.arange(out.shape[1]) < counts[:, None]
+        if not mask.all():
+            for record, n in zip(out, counts, strict=True):
+                record[n:] = 0
+        self._fill("grid", places, out)
         pooled = None
         if identity.pooled_dim is not None:
-            pooled = np.empty((len(rows), identity.pooled_dim), identity.numpy_dtype)
-            self._fill("pooled", rows, list(pooled))
-        return FeatureBatch(features, mask, grid_shapes, pooled)
+            pooled = np.empty((len(ids), identity.pooled_dim), identity.numpy_dtype)
+            self._fill("pooled", places, pooled)
+        return FeatureBatch(out, mask, grid_shapes, pooled)
+
+    def _check_out(self, out: np.ndarray, images: int, cells: int) -> None:
+        """Raise ValueError unless `out` can take the records."""
+        fits = out.ndim == 3 and (out.shape[0], out.shape[2]) == (images, self.dim)
+        if not fits or out.shape[1] < cells or out.dtype != self.identity.numpy_dtype:
+            raise ValueError(
+                f"out: expected {self.identity.dtype} of ({images}, {cells} or more, {self.dim}); "
+                f"got {out.dtype} of {out.shape}"
+            )
+        if not (out.flags.c_contiguous and out.flags.writeable):
+            raise ValueError("out: expected an array that is C-contiguous and writeable")
 
     def zarr_metadata(self) -> dict[str, bytes]:
         """Return {path relative to the store: bytes} of every zarr.json it must have."""
-        records = {GridShape.parse(shape): n for shape, n in self.card["grid_shapes"].items()}
+        records = {shape: self.card["grid_shapes"][str(shape)] for shape in self.grid_shapes}
         return metadata_files(self.identity, records, self._shard_records)
 
-    def holds(self, layout: Layout) -> bool:
-        """Return whether the store's ids, rows and shards are those of `layout`."""
-        planned = {
-            image_id: (str(shard.shape), shard.first_row + position)
-            for shard in layout.shards
-            for position, image_id in enumerate(shard.ids)
-        }
-        stored = {row.image_id: (row.shape, row.row) for row in self.index}
-        return planned == stored and layout.shard_records == self._shard_records
+    def _find(self, ids: Sequence[str]) -> Places:
+        """Return where the records of `ids` lie, raising for the first that has none."""
+        places = self._lookup.find(ids)
+        for position in np.flatnonzero(places.status)[:1]:
+            self._refuse(ids[position], int(places.status[position]))
+        if len(ids) and places.shape.max() >= len(self.grid_shapes):
+            raise CorruptStoreError(f"{self.table_path('lookup')} names a grid shape too many")
+        if (places.row >= self._lengths[places.shape]).any():
+            raise CorruptStoreError(f"{self.table_path('lookup')} names a row beyond its array")
+        return places
 
-    def _row(self, image_id: str) -> IndexRow:
-        """Return the index row of an id that has a record."""
-        row = self._rows.get(image_id)
-        if row is None:
-            example = f"; ids here look like {self.ids[0]!r}" if self.ids else ""
-            raise MissingRecordError(f"{self.path} has no image id {image_id!r:.100}{example}")
-        if row.shape not in self.card["grid_shapes"]:
-            raise CorruptStoreError(f"{self.path}: {image_id!r} has no grid shape {row.shape:.20}")
-        if row.status != Status.OK:
+    def _refuse(self, image_id: str, status: int) -> None:
+        """Raise MissingRecordError, saying what became of the id."""
+        if not 0 <= status < len(STATUSES):
+            examples = (row.image_id for row in self.index if row.status == STATUSES[0])
             raise MissingRecordError(
-                f"image id {image_id!r} has no record in {self.path}: {row.status}, {row.reason}"
+                f"{self.path} has no image id {image_id!r:.100}; "
+                f"ids here look like {next(examples, '')!r}"
             )
-        return row
+        row = next((row for row in self.index if row.image_id == image_id), None)
+        reason = row.reason if row else "for no reason that its index gives"
+        raise MissingRecordError(
+            f"image id {image_id!r} has no record in {self.path}: {STATUSES[status]}, {reason}"
+        )
 
-    @cached_property
-    def _shard_of(self) -> dict[tuple[str, str, int], ShardRow]:
-        """{(array, shape, index of the shard in its array): shard}."""
-        return {
-            (shard.path.split("/")[-2], shard.shape, shard.first_row // self._shard_records): shard
-            for shard in self._shards
-        }
+    def _fill(self, array: str, places: Places, out: np.ndarray) -> None:
+        """Read the records of one array into `out`, each once, in the order of the files."""
+        place = places.shape << SHAPE_BIT | places.row
+        _, firsts, inverse = np.unique(place, return_index=True, return_inverse=True)
+        checks = places.check.astype("<u8").view(np.uint8).reshape(-1, 8)
+        checks = checks[:, :CRC_BYTES] if array == "grid" else checks[:, CRC_BYTES:]
+        wanted = []
+        for k in firsts.tolist():
+            shape = self.grid_shapes[places.shape[k]]
+            number, position = divmod(int(places.row[k]), self._shard_records)
+            record = out[k, : shape.cells] if array == "grid" else out[k]
+            wanted.append(
+                _Wanted(str(shape), number, position, checks[k].tobytes(), as_bytes(record))
+            )
+        self._read_all(array, wanted)
+        for k in np.flatnonzero(firsts[inverse] != np.arange(len(inverse))):
+            out[k] = out[firsts[inverse[k]]]
 
-    def _fill(self, array: str, rows: list[IndexRow], outs: list[np.ndarray]) -> None:
-        """Read the records of one array into `outs`, each shard's together, in file order."""
-        by_shard: dict[str, list[_Place]] = {}
-        for row, out in zip(rows, outs, strict=True):
-            number, position = divmod(row.row, self._shard_records)
-            shard = self._shard_of.get((array, row.shape, number))
-            if shard is None:
-                raise CorruptStoreError(
-                    f"{self.path}: no shard of {row.shape}/{array} holds row {row.row} "
-                    f"(image id {row.image_id!r}); type: clipfeat store verify {self.path}"
-                )
-            by_shard.setdefault(shard.path, []).append(_Place(shard, position, as_bytes(out)))
-        if len(rows) == 1:
-            self._read_places(*by_shard.values())
+    def _read_all(self, array: str, wanted: list[_Wanted]) -> None:
+        """Read records with as many threads as there are cores."""
+        threads = min(MAX_READ_THREADS, os.cpu_count() or 1, len(wanted))
+        if threads < 2:
+            self._read_span(array, wanted)
             return
-        with ThreadPoolExecutor(min(MAX_READ_THREADS, os.cpu_count() or 1)) as threads:
-            list(threads.map(self._read_places, by_shard.values()))
+        size = -(-len(wanted) // (threads * SPANS_A_THREAD))
+        spans = [wanted[start : start + size] for start in range(0, len(wanted), size)]
+        with ThreadPoolExecutor(threads) as pool:
+            list(pool.map(partial(self._read_span, array), spans))
 
-    def _read_places(self, places: list[_Place]) -> None:
-        """Read records of one shard file."""
-        shard = places[0].shard
-        with opened(self.path / shard.path) as descriptor:
-            index = self._shard_indexes.get(shard.path)
-            if index is None:
-                index = read_index(descriptor, shard, self._shard_records)
-                self._shard_indexes[shard.path] = index
-            for place in sorted(places, key=lambda place: int(index[place.position, 0])):
-                offset, length = map(int, index[place.position])
-                if offset == ABSENT:
-                    raise CorruptStoreError(
-                        f"{shard.path}: record {place.position} is absent, though its id is ok"
-                    )
-                try:
-                    read_record(descriptor, offset, length, self.identity.codec, place.out)
-                except CorruptStoreError as error:
-                    raise CorruptStoreError(
-                        f"{self.path / shard.path}: record {place.position}: {error}; "
-                        f"type: clipfeat store verify {self.path}"
-                    ) from None
+    def _read_span(self, array: str, wanted: list[_Wanted]) -> None:
+        """Read records that lie in the order of the files, opening each file once."""
+        for (shape, number), records in groupby(wanted, key=lambda w: (w.shape, w.shard)):
+            path = f"{self.path}/{shard_path(shape, array, number)}"
+            try:
+                index = self._shard_index(path)
+                with opened(path) as descriptor:
+                    for record in records:
+                        self._read_one(descriptor, index, record)
+            except CorruptStoreError as error:
+                raise CorruptStoreError(
+                    f"{path}: {error}; type: clipfeat store verify {self.path}"
+                ) from None
+
+    def _read_one(self, descriptor: int, index: Index, record: _Wanted) -> None:
+        offset, length = index[record.position].tolist()
+        try:
+            if offset == ABSENT:
+                raise CorruptStoreError("is absent, though its id is ok")
+            read_record(
+                descriptor,
+                (offset, length),
+                self.identity.codec,
+                record.check,
+                record.out,
+                verify=self._verify,
+            )
+        except CorruptStoreError as error:
+            raise CorruptStoreError(f"record {record.position}: {error}") from None
+
+    def _load_index(self, path: str) -> Index:
+        with opened(path) as descriptor:
+            return read_index(descriptor, self._shard_records)

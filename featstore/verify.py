@@ -1,19 +1,35 @@
-"""Check that every byte of a store is the byte that was written."""
+"""Find what is wrong with a store: by sizes, by hashes, or by decoding every record."""
 
-import os
-from collections import Counter
+import enum
+from collections import Counter, defaultdict
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
-from tqdm import tqdm
+import numpy as np
 
 from ..base.files import sha256_file
-from .format import INDEX_PARQUET, SHARDS_PARQUET, STORE_JSON, ShardRow, store_digest
+from .checks import SHARD_PATH
+from .deep import check_records
+from .errors import CorruptStoreError
+from .format import JOURNAL, STORE_JSON, TABLES, IndexRow, store_digest
+from .hashing import check_files, size_problem
+from .journal import Journal
+from .lookup import LookupBuilder, lookup_bytes
 from .store import FeatureStore
+from .store_json import card_bytes
 
-HASH_THREADS = min(8, os.cpu_count() or 1)
+COPY = "copy this file again from its source"
+REDO = "type: clipfeat store repair, then the clipfeat extract command again; or " + COPY
+
+
+class Depth(enum.StrEnum):
+    """How much of a store is read."""
+
+    QUICK = "quick"  # sizes and presence
+    FULL = "full"  # every byte, against its sha256
+    DEEP = "deep"  # every record as well: checksum, no NaN or Inf, status
 
 
 @dataclass(frozen=True)
@@ -22,86 +38,173 @@ class Problem:
 
     path: str  # relative to the store
     problem: str
-    records: int  # how many records it touches
+    ids: tuple[str, ...]  # whose records it touches
     remedy: str
 
+    def to_json(self) -> dict[str, Any]:
+        """Return the problem for scripts; `shard` is null where it is in another file."""
+        shard = self.path if SHARD_PATH.fullmatch(self.path) else None
+        return {**asdict(self), "shard": shard}
 
-def verify(path: Path) -> list[Problem]:
+    def text(self) -> str:
+        """Return the problem as a line."""
+        touched = f" ({len(self.ids)} records)" if self.ids else ""
+        return f"{self.path}: {self.problem}{touched}; {self.remedy}"
+
+
+def verify(path: Path, depth: Depth = Depth.FULL) -> list[Problem]:
     """Return what is wrong with the store at `path`: nothing, if it is the one it says it is.
 
-    Hashes every file of features against the packing list (sha256), compares the Zarr
-    metadata with what the identity implies, looks for files that do not belong, and
-    recomputes the digest from the tables. Raises StoreError if the store cannot be opened.
+    Looks for every file at its size and for files that do not belong (quick); hashes every
+    file (sha256), compares the Zarr metadata with what the identity implies and the look-up
+    with the index, and recomputes the digest (full); decodes every record (deep). Raises
+    StoreError if there is no store at `path`, or one of another format version.
     """
-    store = FeatureStore.open(path)
-    problems = list(_check_files(store))
+    try:
+        store = FeatureStore.open(path)
+        shards = store.shards
+    except CorruptStoreError as error:
+        return [Problem(_file_of(error, path), str(error), (), COPY)]
+    problems = list(_check_strangers(store))
+    if depth == Depth.QUICK:
+        sizes = ((shard, size_problem(path, shard)) for shard in shards)
+        return problems + [
+            Problem(shard.path, problem, (), REDO) for shard, problem in sizes if problem
+        ]
+    tables = list(_check_tables(store))
+    problems += tables
     problems += _check_metadata(store)
-    problems += _check_strangers(store)
-    problems += _check_counts(store)
-    digest = store_digest(store.identity, store.shards, store.index)
-    if digest != store.digest:
-        problems.append(
-            Problem(
-                STORE_JSON,
-                f"digest is {store.digest[:80]}, but the tables give {digest}",
-                len(store),
-                f"copy {STORE_JSON}, {INDEX_PARQUET} and {SHARDS_PARQUET} again from their source",
-            )
-        )
-    return problems
+    broken = {}
+    for shard, problem in check_files(path, shards, "verify"):
+        if problem:
+            broken[shard.path] = problem
+    if any(problem.path == store.table_path("index").name for problem in tables):
+        return problems + [Problem(p, why, (), REDO) for p, why in broken.items()]
+    if depth == Depth.DEEP:
+        for shard_path, problem in check_records(store, skip=set(broken)):
+            broken[shard_path] = problem
+    problems += _check_index(store)
+    ids = _ids_of(store, set(broken))
+    return problems + [
+        Problem(shard_path, why, ids[shard_path], REDO) for shard_path, why in broken.items()
+    ]
 
 
-def _check_files(store: FeatureStore) -> Iterator[Problem]:
-    """Hash the shards in parallel, with a progress bar in bytes."""
-    total = sum(shard.bytes for shard in store.shards)
-    with (
-        tqdm(total=total, unit="B", unit_scale=True, desc="verify", disable=None) as bar,
-        ThreadPoolExecutor(HASH_THREADS) as threads,
-    ):
-        results = threads.map(lambda shard: _check_file(store.path, shard), store.shards)
-        for shard, problem in zip(store.shards, results, strict=True):
-            bar.update(shard.bytes)
-            if problem:
-                yield Problem(
-                    shard.path, problem, shard.records, "copy this file again, or extract again"
-                )
+def _file_of(error: CorruptStoreError, path: Path) -> str:
+    """Return the file that an error of opening names first."""
+    first = Path(str(error).split(":", 1)[0])
+    return first.relative_to(path).as_posix() if first.is_relative_to(path) else STORE_JSON
 
 
-def _check_file(store: Path, shard: ShardRow) -> str | None:
-    path = store / shard.path
-    if path.is_symlink() or not path.is_file():
-        return "the file is missing"
-    size = path.stat().st_size
-    if size != shard.bytes:
-        return f"has {size} bytes; the packing list says {shard.bytes}"
-    digest = sha256_file(path)
-    return None if digest == shard.sha256 else f"sha256 is {digest}; expected {shard.sha256}"
+def _check_tables(store: FeatureStore) -> Iterator[Problem]:
+    """Hash the tables, and compare store.json with its own text."""
+    if (store.path / STORE_JSON).read_bytes() != card_bytes(store.card):
+        yield Problem(STORE_JSON, "is not written as its content is", (), COPY)
+    for table in TABLES:
+        path = store.table_path(table)
+        if sha256_file(path) != store.card["tables"][table]:
+            remedy = "type: clipfeat store repair" if table == "lookup" else COPY
+            yield Problem(path.name, "sha256 is not the one in store.json", (), remedy)
 
 
 def _check_metadata(store: FeatureStore) -> Iterator[Problem]:
     """Compare each zarr.json with the one that this store must have."""
     for name, content in store.zarr_metadata().items():
         path = store.path / name
-        if not path.is_file() or path.read_bytes() != content:
-            yield Problem(name, "is not what store.json implies", 0, "copy this file again")
+        if path.is_symlink() or not path.is_file() or path.read_bytes() != content:
+            remedy = "type: clipfeat store repair"
+            yield Problem(name, "is not what store.json implies", (), remedy)
 
 
-def _check_counts(store: FeatureStore) -> Iterator[Problem]:
-    """Compare the counts in store.json, which the digest does not cover, with the index."""
-    rows = list(store.index)
-    counts = Counter(row.status for row in rows)
-    shapes = Counter(row.shape for row in rows)
-    said = {status: n for status, n in store.card["counts"].items() if n}
-    if said != counts or store.card["grid_shapes"] != shapes:
-        yield Problem(STORE_JSON, "counts are not those of the index", 0, "copy this file again")
+def _check_index(store: FeatureStore) -> Iterator[Problem]:
+    """Compare what follows from the index with store.json, the look-up and the digest."""
+    lookup = LookupBuilder(map(str, store.grid_shapes))
+    counts: Counter[str] = Counter()
+    covered = _Coverage(store)
+
+    def watched() -> Iterator[IndexRow]:
+        for row in store.index:
+            lookup.add(row)
+            counts[row.status] += 1
+            covered.add(row)
+            yield row
+
+    try:
+        digest = store_digest(store.identity, store.shards, watched())
+    except (CorruptStoreError, ValueError, KeyError, OverflowError) as error:
+        yield Problem(store.table_path("index").name, f"a row makes no sense: {error}", (), COPY)
+        return
+    if digest != store.digest:
+        what = f"digest is {store.digest[:80]}, but the tables give {digest}"
+        yield Problem(STORE_JSON, what, (), f"copy {STORE_JSON} and the tables again")
+    if {s: n for s, n in store.card["counts"].items() if n} != counts:
+        yield Problem(STORE_JSON, "counts are not those of the index", (), COPY)
+    if store.table_path("lookup").read_bytes() != lookup_bytes(lookup.columns()):
+        remedy = "type: clipfeat store repair"
+        yield Problem(store.table_path("lookup").name, "is not that of the index", (), remedy)
+    yield from covered.problems()
+
+
+class _Coverage:
+    """Checks that each id has a row of its own, in a shard that is on the packing list."""
+
+    def __init__(self, store: FeatureStore):
+        self._index = store.table_path("index").name
+        self._shard_records = store.card["shard_records"]
+        self._taken: dict[tuple[str, int], np.ndarray] = {}
+        self._outside: list[str] = []
+        arrays = Counter((s.shape, s.first_row, s.records) for s in store.shards)
+        for (shape, first_row, records), n in arrays.items():
+            if n == len(store.identity.arrays):
+                self._taken[shape, first_row] = np.zeros(records, bool)
+
+    def add(self, row: IndexRow) -> None:
+        position = row.row % self._shard_records
+        taken = self._taken.get((row.shape, row.row - position))
+        if taken is None or position >= len(taken) or taken[position]:
+            self._outside.append(row.image_id)
+        else:
+            taken[position] = True
+
+    def problems(self) -> Iterator[Problem]:
+        if self._outside:
+            what = "ids have no row of their own in a shard of the packing list"
+            yield Problem(self._index, what, tuple(self._outside), COPY)
 
 
 def _check_strangers(store: FeatureStore) -> Iterator[Problem]:
-    """Name the files that neither the packing list nor the format knows."""
-    known = {STORE_JSON, INDEX_PARQUET, SHARDS_PARQUET, *store.zarr_metadata()}
+    """Name the files that the packing list and the format do not know."""
+    if (store.path / JOURNAL).is_dir():
+        yield from _unfinished_update(store)
+    known = {STORE_JSON, *store.zarr_metadata()}
+    known.update(store.table_path(table).name for table in TABLES)
     known.update(shard.path for shard in store.shards)
-    for folder, _, files in os.walk(store.path):
-        for file in files:
-            name = (Path(folder) / file).relative_to(store.path).as_posix()
-            if name not in known:
-                yield Problem(name, "does not belong to the store", 0, "delete it")
+    for path in sorted(store.path.rglob("*")):
+        name = path.relative_to(store.path).as_posix()
+        is_file = path.is_symlink() or not path.is_dir()
+        if is_file and name.split("/")[0] != JOURNAL and name not in known:
+            yield Problem(name, "does not belong to the store", (), "delete it")
+
+
+def _unfinished_update(store: FeatureStore) -> Iterator[Problem]:
+    plan = Journal(store.path).plan()
+    remedy = "type the clipfeat extract command again to finish it, or: clipfeat store repair"
+    what = "an extraction that adds to the store was cut off, or is running"
+    if plan is None or plan["parent"] != store.digest:
+        what = "a journal is left of a run that was killed when the store was already finished"
+    yield Problem(JOURNAL, what, (), remedy)
+
+
+def _ids_of(store: FeatureStore, paths: set[str]) -> dict[str, tuple[str, ...]]:
+    """Return the ids whose records lie in each of some shards."""
+    shard_records = store.card["shard_records"]
+    at: dict[tuple[str, int], list[str]] = defaultdict(list)
+    for shard in store.shards:
+        if shard.path in paths:
+            at[shard.shape, shard.first_row // shard_records].append(shard.path)
+    ids: dict[str, list[str]] = {path: [] for path in paths}
+    if paths:
+        for row in store.index:
+            for path in at.get((row.shape, row.row // shard_records), ()):
+                ids[path].append(row.image_id)
+    return {path: tuple(some) for path, some in ids.items()}

@@ -1,56 +1,38 @@
 """Write a store: begin or resume it, write its shards in any order anywhere, finish it."""
 
+import heapq
 import importlib.metadata
-import json
 import shutil
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
-from ..base.files import fsync_folder, remove_temporaries, write_atomically
+from ..base.files import fsync_folder, remove_temporaries, sha256_file, write_atomically
 from .errors import StoreError
 from .format import (
     FORMAT,
-    INDEX_PARQUET,
-    JOURNAL,
-    SHARDS_PARQUET,
     STORE_JSON,
+    TABLES,
+    ZARR_GROUP,
+    GridShape,
     Identity,
     IndexRow,
+    ShardRow,
     Status,
     differences,
     store_digest,
+    table_file,
 )
-from .journal import Journal, Receipt
-from .layout import Layout
+from .hashing import check_files
+from .journal import Journal
+from .layout import Layout, Shard
+from .lock import WriterLock
+from .lookup import LookupBuilder, lookup_bytes
 from .store import FeatureStore
-from .tables import write_index, write_shards
+from .store_json import write_card
+from .tables import read_index, write_index, write_shards
 from .zarr_metadata import metadata_files
-
-
-def finished_store(path: Path, identity: Identity, layout: Layout) -> FeatureStore | None:
-    """Return the store at `path` if it is finished and is the one asked for, None if it is not.
-
-    Raises StoreError, saying what differs, if something else stands there.
-    """
-    if not (path / STORE_JSON).exists():
-        empty = not path.exists() or (path.is_dir() and not any(path.iterdir()))
-        if empty or (path / JOURNAL).is_dir():
-            return None
-        raise StoreError(f"{path} exists and is no feature store; choose another --out")
-    store = FeatureStore.open(path)
-    different = list(differences(store.identity.to_json(), identity.to_json()))
-    if not different and not store.holds(layout):
-        different = ["it holds other images, or was cut into other shards"]
-    if different:
-        raise StoreError(f"{path} exists: {'; '.join(different)}; choose another --out")
-    journal = Journal(path)
-    if journal.folder.is_dir():  # its run was killed after the last step but one
-        journal.lock()
-        journal.remove()
-    return store
 
 
 class StoreWriter:
@@ -63,106 +45,259 @@ class StoreWriter:
                 with ShardTransaction(path, identity, layout.shard_records, shard) as files:
                     ...  # append each record, then commit
             writer.finish(libraries={})
+
+    With a `parent`, the finished store at `path`, the shards are added to it. Until `finish`
+    has written store.json its readers see the parent, from then on the new store.
+
+    Memory: the ids of the layout, and while finishing 32 bytes for each id and the rows of one
+    row group. Nothing of the features is held.
     """
 
-    def __init__(self, path: Path, identity: Identity, layout: Layout):
+    def __init__(
+        self,
+        path: Path,
+        identity: Identity,
+        layout: Layout,
+        *,
+        parent: FeatureStore | None = None,
+        break_lock: bool = False,
+        say: Callable[[str], None] = lambda line: None,
+    ):
         self._path = path
         self._identity = identity
         self._layout = layout
+        self._parent = parent
+        self._break_lock = break_lock
+        self._say = say
         self._journal = Journal(path)
+        self._lock = WriterLock(self._journal.lock_path)
 
     def __enter__(self) -> "StoreWriter":
-        plan = {
-            "identity": self._identity.to_json(),
-            "shard_records": self._layout.shard_records,
-            "layout": self._layout.fingerprint(),
-        }
         self._journal.create()
-        self._journal.lock()
+        gone = self._lock.acquire(break_lock=self._break_lock)
+        if gone:
+            self._say(f"Taking over the lock of {gone}, which is gone")
         try:
-            if (self._path / STORE_JSON).exists():
-                self._journal.remove()
-                raise StoreError(f"{self._path} has just been finished by another process")
-            self._check(self._journal.plan(), plan)
-            remove_temporaries(self._path)
-            self._journal.write_plan(plan)
-            self._write_metadata()
+            self._check_base()
+            self._begin()
+            self.pending = self._without_receipt()
         except BaseException:
-            self._journal.release()
+            self._lock.release()
             raise
-        done = {receipt.shard for receipt in self._journal.receipts()}
-        self.pending = tuple(s for s in self._layout.shards if s.number not in done)
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._journal.release()
+        self._lock.release()
 
-    def _check(self, stored: dict[str, Any] | None, asked: dict[str, Any]) -> None:
-        """Refuse to go on with a store that was begun as another."""
-        if stored is None or stored == asked:
-            return
-        different = list(differences(stored["identity"], asked["identity"]))
-        if stored["shard_records"] != asked["shard_records"]:
-            different += differences(stored, asked)
-        what = "; ".join(different) or "it was planned for other images"
-        raise StoreError(
-            f"{self._path} is unfinished and was begun otherwise: {what}. "
-            f"Finish it as it was begun, or choose another --out"
+    def _check_base(self) -> None:
+        """Refuse to write if the store was finished by someone else since it was looked at."""
+        digest = None
+        if (self._path / STORE_JSON).exists():
+            digest = FeatureStore.open(self._path).digest
+        if digest != (self._parent.digest if self._parent else None):
+            tidy(self._path)
+            raise StoreError(
+                f"{self._path} has just been finished by another process; type it again"
+            )
+
+    def _begin(self) -> None:
+        """Write the plan, or check that the one that is there is this one."""
+        layout, parent = self._layout, self._parent
+        again = [[str(s.shape), s.index] for s in layout.shards if self._is_in_parent(s)]
+        plan = {
+            "identity": self._identity.to_json(),
+            "shard_records": layout.shard_records,
+            "layout": layout.fingerprint(),
+            "parent": parent.digest if parent else None,
+            "again": again,
+        }
+        stored = self._journal.plan()
+        if stored is None or stored["parent"] != plan["parent"]:
+            self._journal.clear()  # of a run that was killed after its last step but one
+        elif stored != plan:
+            different = list(differences(stored["identity"], plan["identity"]))
+            if stored["shard_records"] != plan["shard_records"]:
+                different += differences(stored, plan)
+            what = "; ".join(different) or "it was planned for other images"
+            raise StoreError(
+                f"{self._path} is unfinished and was begun otherwise: {what}. "
+                f"Finish it as it was begun, or choose another --out"
+            )
+        remove_temporaries(self._path)
+        self._journal.clear_temporaries()
+        self._journal.write_plan(plan)
+        group = self._path / ZARR_GROUP
+        for shape in layout.records:
+            for array in self._identity.arrays:
+                (group / str(shape) / array).mkdir(parents=True, exist_ok=True)
+            fsync_folder(group / str(shape))
+        fsync_folder(group)
+        fsync_folder(self._path)
+
+    def _is_in_parent(self, shard: Shard) -> bool:
+        parent = self._parent
+        return parent is not None and shard.first_row < parent.card["grid_shapes"].get(
+            str(shard.shape), 0
         )
 
-    def _write_metadata(self) -> None:
-        layout = self._layout
-        for name, content in metadata_files(
-            self._identity, layout.records, layout.shard_records
-        ).items():
-            path = self._path / name
-            path.parent.mkdir(parents=True, exist_ok=True)
-            write_atomically(path, content)
-            fsync_folder(path.parent.parent)
+    def _without_receipt(self) -> tuple[Shard, ...]:
+        """Return the shards to write; those down already are read again to be sure of them."""
+        done = {
+            file: shard.number
+            for shard, receipt in self._journal.receipts(self._layout.shards, self._identity.arrays)
+            for file in receipt.files
+        }
+        checked = check_files(self._path, list(done), "check")
+        changed = {done[file] for file, problem in checked if problem}
+        whole = set(done.values()) - changed
+        return tuple(shard for shard in self._layout.shards if shard.number not in whole)
 
-    def rows(self) -> list[IndexRow]:
-        """Return what became of every id that is down, sorted by id."""
-        return _rows(self._journal.receipts())
+    def rows(self) -> Iterator[IndexRow]:
+        """Yield what became of every id of this run that is down."""
+        for _, receipt in self._journal.receipts(self._layout.shards, self._identity.arrays):
+            yield from receipt.records
 
     def discard(self) -> None:
-        """Remove the unfinished store, for a run in which nothing could be extracted."""
-        shutil.rmtree(self._path)
+        """Undo the run: remove the beginning of a store, or what was added to a finished one."""
+        if self._parent is None:
+            shutil.rmtree(self._path)
+            return
+        for shard in self._layout.shards:
+            for array in self._identity.arrays:
+                (self._path / shard.path(array)).unlink(missing_ok=True)
+        self._journal.remove()
 
     def finish(self, libraries: Mapping[str, str]) -> FeatureStore:
-        """Write the index, the packing list and, last, store.json; remove the journal.
+        """Write the tables and, last, store.json; remove the journal.
 
         `libraries` are the versions of what touched pixels; they are recorded, and are no
-        part of the digest. Raises StoreError if a shard is still missing.
+        part of the digest. Raises StoreError if a shard is still missing, or if the lock was
+        broken by another process.
         """
-        receipts = list(self._journal.receipts())
-        missing = len(self._layout.shards) - len(receipts)
-        if missing:
-            raise StoreError(f"{self._path}: {missing} shards are not written yet; extract again")
-        index = _rows(receipts)
-        shards = sorted(file for receipt in receipts for file in receipt.files)
-        write_index(self._path / INDEX_PARQUET, index)
-        write_shards(self._path / SHARDS_PARQUET, shards)
-        counts = Counter(row.status for row in index)
-        card = {
-            "format": FORMAT,
-            "clipfeat": importlib.metadata.version("clipfeat"),
-            "created": datetime.now(UTC).isoformat(timespec="seconds"),
-            "identity": self._identity.to_json(),
-            "libraries": dict(libraries),
-            "shard_records": self._layout.shard_records,
-            "grid_shapes": {str(shape): n for shape, n in self._layout.records.items()},
-            "counts": {status.value: counts[status.value] for status in Status},
-            "parents": [],
-            "licence": None,
-            "note": None,
-            "digest": store_digest(self._identity, shards, index),
+        if not self._lock.is_held():
+            raise StoreError(f"{self._path}: another process has broken the lock; it writes now")
+        shards = self._shards()
+        parent = self._parent
+        lengths = {**(parent.card["grid_shapes"] if parent else {})}
+        for shape, length in self._layout.records.items():
+            lengths[str(shape)] = max(length, lengths.get(str(shape), 0))
+        lengths = {
+            str(shape): lengths[str(shape)] for shape in sorted(map(GridShape.parse, lengths))
         }
-        write_atomically(self._path / STORE_JSON, json.dumps(card, indent=2).encode())
-        self._journal.remove()
-        fsync_folder(self._path)
+        generation = parent.card["generation"] + 1 if parent else 0
+        paths = {table: self._path / table_file(table, generation) for table in TABLES}
+        counts = self._write_tables(paths, lengths, shards)
+        tables = {table: sha256_file(path) for table, path in paths.items()}
+        # Read back from the disk: the digest is that of what is there.
+        digest = store_digest(self._identity, shards, read_index(paths["index"], tables["index"]))
+        if parent is not None and digest == parent.digest:
+            parents = parent.card["parents"]
+        else:
+            parents = [parent.digest] if parent else []
+        self._write_metadata(lengths)
+        write_card(
+            self._path,
+            {
+                "format": FORMAT,
+                "clipfeat": importlib.metadata.version("clipfeat"),
+                "created": datetime.now(UTC).isoformat(timespec="seconds"),
+                "identity": self._identity.to_json(),
+                "libraries": dict(libraries),
+                "shard_records": self._layout.shard_records,
+                "grid_shapes": lengths,
+                "counts": counts,
+                "parents": parents,
+                "licence": parent.card.get("licence") if parent else None,
+                "note": parent.card.get("note") if parent else None,
+                "generation": generation,
+                "tables": tables,
+                "digest": digest,
+            },
+        )
+        tidy(self._path)
         return FeatureStore.open(self._path)
 
+    def _shards(self) -> list[ShardRow]:
+        """Return the packing list: the parent's, with the files of this run."""
+        files = {shard.path: shard for shard in self._parent.shards} if self._parent else {}
+        written = 0
+        for _, receipt in self._journal.receipts(self._layout.shards, self._identity.arrays):
+            files.update({file.path: file for file in receipt.files})
+            written += 1
+        missing = len(self._layout.shards) - written
+        if missing:
+            raise StoreError(f"{self._path}: {missing} shards are not written yet; extract again")
+        return sorted(files.values())
 
-def _rows(receipts: Iterable[Receipt]) -> list[IndexRow]:
-    """Return the rows of all receipts, sorted by image id."""
-    return sorted(row for receipt in receipts for row in receipt.records)
+    def _write_tables(
+        self, paths: Mapping[str, Path], lengths: Mapping[str, int], shards: list[ShardRow]
+    ) -> dict[str, int]:
+        """Write index, packing list and look-up; return the counts by status."""
+        lookup = LookupBuilder(lengths)
+        counts: Counter[str] = Counter()
+
+        def counted() -> Iterator[IndexRow]:
+            for row in self._all_rows():
+                lookup.add(row)
+                counts[row.status] += 1
+                yield row
+
+        write_index(paths["index"], counted())
+        write_shards(paths["shards"], shards)
+        write_atomically(paths["lookup"], lookup_bytes(lookup.columns()))
+        return {status.value: counts[status.value] for status in Status}
+
+    def _all_rows(self) -> Iterator[IndexRow]:
+        """Yield every row of the index, sorted by id, a receipt at a time."""
+        runs: list[list[Shard]] = []
+        for shard in self._layout.shards:
+            if runs and runs[-1][-1].ids[-1] < shard.ids[0]:
+                runs[-1].append(shard)
+            else:
+                runs.append([shard])
+        streams = [self._run_rows(run) for run in runs]
+        if self._parent is not None:
+            written = {image_id for shard in self._layout.shards for image_id in shard.ids}
+            streams.append(row for row in self._parent.index if row.image_id not in written)
+        return heapq.merge(*streams)
+
+    def _run_rows(self, shards: list[Shard]) -> Iterator[IndexRow]:
+        for _, receipt in self._journal.receipts(tuple(shards), self._identity.arrays):
+            yield from receipt.records
+
+    def _write_metadata(self, lengths: Mapping[str, int]) -> None:
+        records = {GridShape.parse(shape): n for shape, n in lengths.items()}
+        for name, content in metadata_files(
+            self._identity, records, self._layout.shard_records
+        ).items():
+            write_atomically(self._path / name, content)
+
+
+def finish_tidying(store: FeatureStore) -> None:
+    """Remove what a run has left that was killed after it had finished the store, if anything."""
+    journal = Journal(store.path)
+    if not journal.folder.is_dir():
+        return
+    plan = journal.plan()
+    if plan is None or plan["parent"] != store.digest:
+        lock = WriterLock(journal.lock_path)
+        lock.acquire()
+        tidy(store.path)
+        lock.release()
+
+
+def tidy(path: Path) -> None:
+    """Remove what a finished store needs no more: tables of an earlier generation, the journal.
+
+    The journal goes last, so that a run killed here is known to have something left to remove.
+    """
+    current = FeatureStore.open(path)
+    for table, suffix in TABLES.items():
+        for file in path.glob(f"{table}*.{suffix}"):
+            if file != current.table_path(table):
+                file.unlink()
+    remove_temporaries(path)
+    journal = Journal(path)
+    if journal.folder.is_dir():
+        journal.remove()
+    fsync_folder(path)

@@ -63,7 +63,10 @@ def test_verify_exits_with_1_and_names_the_file(store):
     assert "features.zarr/2x3/grid/c.0.0.0.0: sha256 is" in done.stderr
     report = json.loads(clipfeat("store", "verify", store, "--json").stdout)
     assert report["ok"] is False
-    assert report["problems"][0]["records"] == 4
+    (problem,) = report["problems"]
+    assert problem["shard"] == problem["path"] == "features.zarr/2x3/grid/c.0.0.0.0"
+    assert problem["ids"] == ["i0", "i1", "i2", "i3"]
+    assert "clipfeat store repair" in problem["remedy"]
 
 
 def test_manifest_says_what_it_found(tmp_path):

@@ -128,8 +128,14 @@ def test_values_beyond_float16_are_refused_not_clipped(images, tmp_path):
     model: Any = open_clip.create_model("RN50")
     model.visual.layer4[2].bn3.weight.data.fill_(1e12)
     torch.save(model.state_dict(), tmp_path / "loud.pt")
-    with pytest.raises(ExtractError, match=r"20 failed .grid has NaN or values beyond float16"):
-        run(images, tmp_path / "s", pretrained=str(tmp_path / "loud.pt"))
+    loud = str(tmp_path / "loud.pt")
+    with pytest.raises(ExtractError, match=r"8 of the 8 images of a shard .* 65504 of float16"):
+        run(images, tmp_path / "s", pretrained=loud)
+    few = Manifest.of(images, folder_manifest(images).images[:3])
+    with pytest.raises(
+        ExtractError, match=r"3 failed .grid reaches .*e\+08, beyond the 65504 of f"
+    ):
+        run(few, tmp_path / "few", pretrained=loud)
 
 
 def test_two_processes_make_the_store_that_one_makes(images, tmp_path):

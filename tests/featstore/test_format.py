@@ -15,13 +15,13 @@ def test_the_digest_by_hand():
         ShardRow("features.zarr/1x1/grid/c.1.0.0.0", 5, "bb", "1x1", 4, 1),
         ShardRow("features.zarr/1x1/grid/c.0.0.0.0", 9, "aa", "1x1", 0, 4),
     ]
-    index = [IndexRow("é", "ok", "", "1x1", 0, 640, 480, "cc", "é.jpg")]
+    index = [IndexRow("é", "ok", "", "1x1", 0, 640, 480, "cc", "é.jpg", "0a1b2c3d")]
     written_out = (
         b'{"backbone":{"model":"test"},"codec":"zstd","dim":8,"dtype":"float16","format":1,'
         b'"pooled_dim":null,"precision":"float32","recipe":{"name":"test"}}\n'
         b'["features.zarr/1x1/grid/c.0.0.0.0","aa"]\n'
         b'["features.zarr/1x1/grid/c.1.0.0.0","bb"]\n'
-        b'["\\u00e9","ok","","1x1",0,640,480,"cc","\\u00e9.jpg"]\n'
+        b'["\\u00e9","ok","","1x1",0,640,480,"cc","\\u00e9.jpg","0a1b2c3d"]\n'
     )
     assert store_digest(identity, shards, index) == hashlib.sha256(written_out).hexdigest()
 

@@ -13,9 +13,9 @@ def test_by_hand():
     wide, tall = GridShape(2, 3), GridShape(3, 2)
     layout = lay_out({"d": wide, "b": tall, "a": wide, "c": wide}, shard_records=2)
     assert layout.shards == (
-        Shard(0, wide, 0, 0, ("a", "c")),
-        Shard(1, wide, 1, 2, ("d",)),
-        Shard(2, tall, 0, 0, ("b",)),
+        Shard(0, wide, 0, 0, ("a", "c"), range(2)),
+        Shard(1, wide, 1, 2, ("d",), range(2, 3)),
+        Shard(2, tall, 0, 0, ("b",), range(1)),
     )
     assert layout.records == {wide: 3, tall: 1}
     assert layout.shards[1].path("grid") == "features.zarr/2x3/grid/c.1.0.0.0"

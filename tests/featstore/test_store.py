@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import zarr
+from hostile import reseal
 from stores import make_store
 
 from clipfeat.featstore import CorruptStoreError, FeatureStore, MissingRecordError, StoreError
@@ -150,41 +151,27 @@ class TestOpenRefuses:
             ({"shard_records": 0}, "shard_records must be 1 to 1048576"),
             ({"shard_records": True}, "shard_records must be a int"),
             ({"created": None}, "created must be a str"),
+            ({"generation": -1}, "generation must be 0 or more"),
+            ({"tables": {"index": "../../etc/passwd"}}, "tables must have the keys index, shards"),
             ({"identity": {}}, "identity must have the keys"),
-            ({"grid_shapes": {"4096x4096": 3}}, "expected at least one of at most 134,217,728"),
+            ({"counts": {"ok": 2**62}}, "counts must have a number for each of"),
+            ({"grid_shapes": {"4096x4096": 3}}, "expected 1 to .* of at most 134,217,728 bytes"),
             ({"grid_shapes": {"9999999999x1": 3}}, "a grid has 1 to 4096 rows and cols"),
-            ({"grid_shapes": {"3x4": 2**62}}, "cannot be the shard of 3 records of 3x4 from row 0"),
+            ({"grid_shapes": {"3x4": 2**62}}, "4611686018427387904 records of 192 bytes at 3x4"),
+            ({"grid_shapes": {f"1x{k}": 1 for k in range(1, 4097)} | {"2x1": 1}}, "at most 4096"),
         ],
     )
     def test_a_strange_card(self, tmp_path, change, why):
-        card = make_store(tmp_path / "s", grids(3)) / "store.json"
-        card.write_text(json.dumps({**json.loads(card.read_text()), **change}))
+        reseal(make_store(tmp_path / "s", grids(3)), **change)
         with pytest.raises(StoreError, match=why):
             FeatureStore.open(tmp_path / "s")
 
-    def test_a_packing_list_that_points_elsewhere(self, tmp_path):
-        path = make_store(tmp_path / "s", grids(3)) / "shards.parquet"
-        table = pq.read_table(path)
-        paths = pa.array(["../secret"])
-        pq.write_table(table.set_column(0, "path", paths), path)
-        with pytest.raises(CorruptStoreError, match=r"'\.\./secret' cannot be the shard"):
-            FeatureStore.open(tmp_path / "s")
-
-    def test_a_packing_list_that_swaps_two_shards(self, tmp_path):
-        path = make_store(tmp_path / "s", grids(8)) / "shards.parquet"
-        table = pq.read_table(path)
-        column = table.schema.get_field_index("first_row")
-        first_rows = pa.array(table["first_row"].to_pylist()[::-1])
-        pq.write_table(table.set_column(column, "first_row", first_rows), path)
-        with pytest.raises(CorruptStoreError, match="cannot be the shard of 4 records of 3x4 from"):
-            FeatureStore.open(tmp_path / "s")
-
-    def test_an_id_twice(self, tmp_path):
-        path = make_store(tmp_path / "s", grids(3)) / "index.parquet"
-        table = pq.read_table(path)
-        pq.write_table(pa.concat_tables([table, table.slice(0, 1)]), path)
-        with pytest.raises(CorruptStoreError, match="an image id stands there twice"):
-            FeatureStore.open(tmp_path / "s").read(["image000"])
+    def test_more_ids_than_the_lookup_has(self, tmp_path):
+        store = make_store(tmp_path / "s", grids(3))
+        counts = json.loads((store / "store.json").read_text())["counts"]
+        reseal(store, counts={**counts, "ok": 2**39})
+        with pytest.raises(CorruptStoreError, match="112 bytes are no lookup of 549755813888 ids"):
+            FeatureStore.open(store)
 
     def test_a_group_that_is_a_link(self, tmp_path):
         store = make_store(tmp_path / "s", grids(3))
@@ -193,19 +180,86 @@ class TestOpenRefuses:
         with pytest.raises(CorruptStoreError, match="is a link; a store holds no links"):
             FeatureStore.open(store)
 
-    def test_a_card_nested_beyond_reason(self, tmp_path):
-        (make_store(tmp_path / "s", grids(3)) / "store.json").write_text("[" * 100_000)
-        with pytest.raises(CorruptStoreError, match="not valid JSON"):
+    def test_a_lookup_that_is_a_link(self, tmp_path):
+        store = make_store(tmp_path / "s", grids(3))
+        (store / "lookup.bin").rename(tmp_path / "elsewhere")
+        (store / "lookup.bin").symlink_to(tmp_path / "elsewhere")
+        with pytest.raises(
+            CorruptStoreError, match=r"lookup\.bin: cannot open it .Too many levels"
+        ):
+            FeatureStore.open(store)
+
+    @pytest.mark.parametrize("content", ["[" * 100_000, "", "\0", " " * (1 << 23)])
+    def test_a_card_beyond_reason(self, tmp_path, content):
+        (make_store(tmp_path / "s", grids(3)) / "store.json").write_text(content)
+        with pytest.raises(CorruptStoreError, match=r"not valid JSON|more than 4,194,304 bytes"):
             FeatureStore.open(tmp_path / "s")
 
-    @pytest.mark.parametrize("table", ["index.parquet", "shards.parquet"])
+
+class TestForgedTables:
+    """Tables whose hashes fit, but whose content does not."""
+
+    def forge(self, store, table, column, values):
+        path = store / f"{table}.parquet"
+        old = pq.read_table(path)
+        at = old.schema.get_field_index(column)
+        pq.write_table(old.set_column(at, old.schema.field(at), [values]), path)
+        reseal(store)
+        return FeatureStore.open(store)
+
+    @pytest.mark.parametrize(
+        ("path", "first_row", "records"),
+        [
+            ("../secret", 0, 3),
+            ("/etc/passwd", 0, 3),
+            ("features.zarr/3x4/grid/../../../c.0.0.0.0", 0, 3),
+            ("features.zarr/9x9/grid/c.0.0.0.0", 0, 3),
+            ("features.zarr/3x4/grid/c.0.0.0.0", 4, 3),
+            ("features.zarr/3x4/grid/c.0.0.0.0", 0, 2**62),
+        ],
+    )
+    def test_a_packing_list_that_points_elsewhere(self, tmp_path, path, first_row, records):
+        store = make_store(tmp_path / "s", grids(3))
+        self.forge(store, "shards", "path", pa.array([path]))
+        self.forge(store, "shards", "first_row", pa.array([first_row]))
+        forged = self.forge(store, "shards", "records", pa.array([records]))
+        with pytest.raises(CorruptStoreError, match="cannot be the shard of"):
+            assert forged.shards
+
+    @pytest.mark.parametrize("ids", [["image000"] * 3, ["image001", "image000", "image002"]])
+    def test_ids_twice_or_out_of_order(self, tmp_path, ids):
+        forged = self.forge(
+            make_store(tmp_path / "s", grids(3)), "index", "image_id", pa.array(ids)
+        )
+        with pytest.raises(CorruptStoreError, match="ids must be sorted, none empty, none twice"):
+            list(forged.index)
+
+    def test_a_null(self, tmp_path):
+        store = make_store(tmp_path / "s", grids(3))
+        forged = self.forge(store, "index", "reason", pa.array(["", None, ""], pa.string()))
+        with pytest.raises(CorruptStoreError, match="holds a null"):
+            list(forged.index)
+
+    def test_a_text_that_says_one_gigabyte_a_million_times(self, tmp_path):
+        store = make_store(tmp_path / "s", grids(3))
+        texts = pa.DictionaryArray.from_arrays(pa.array([0] * 3, pa.int32()), ["x" * 10**8])
+        forged = self.forge(store, "index", "reason", texts.cast(pa.string()))
+        assert (store / "index.parquet").stat().st_size < 10**7
+        with pytest.raises(CorruptStoreError, match="a text of 100,000,000 bytes; expected at mo"):
+            list(forged.index)
+
+    @pytest.mark.parametrize("table", ["index", "shards"])
     def test_a_table_that_is_none(self, tmp_path, table):
-        (make_store(tmp_path / "s", grids(3)) / table).write_bytes(b"PAR1 and so on")
-        with pytest.raises(CorruptStoreError, match=f"{table}: not a readable Parquet file"):
-            FeatureStore.open(tmp_path / "s")
+        store = make_store(tmp_path / "s", grids(3))
+        (store / f"{table}.parquet").write_bytes(b"PAR1 and so on")
+        reseal(store)
+        with pytest.raises(CorruptStoreError, match=f"{table}.parquet: not a readable Parquet fil"):
+            list(getattr(FeatureStore.open(store), table))
 
     def test_a_table_with_other_columns(self, tmp_path):
-        path = make_store(tmp_path / "s", grids(3)) / "index.parquet"
-        pq.write_table(pq.read_table(path).drop_columns(["status"]), path)
-        with pytest.raises(CorruptStoreError, match="columns must be image_id, status"):
-            FeatureStore.open(tmp_path / "s")
+        store = make_store(tmp_path / "s", grids(3))
+        table = pq.read_table(store / "index.parquet").drop_columns(["status"])
+        pq.write_table(table, store / "index.parquet")
+        reseal(store)
+        with pytest.raises(CorruptStoreError, match="columns must be image_id string, status str"):
+            list(FeatureStore.open(store).index)

@@ -12,8 +12,9 @@ from stores import make_identity, make_store
 
 from clipfeat.featstore import FeatureStore, GridShape, StoreError
 from clipfeat.featstore.layout import lay_out
+from clipfeat.featstore.update import finished_store, update_layout
 from clipfeat.featstore.verify import verify
-from clipfeat.featstore.writer import StoreWriter, finished_store
+from clipfeat.featstore.writer import StoreWriter, finish_tidying
 
 
 def run_writer(path, *arguments) -> Any:
@@ -71,18 +72,20 @@ def test_a_run_killed_before_its_plan_was_down_starts_again(tmp_path, left):
     (tmp_path / "s" / "journal").mkdir(parents=True)
     for name in left:
         (tmp_path / "s" / "journal" / name).touch()
-    assert finished_store(tmp_path / "s", make_identity(16), layout()) is None
+    assert finished_store(tmp_path / "s", make_identity(16)) is None
     store = make_store(tmp_path / "s", RECORDS)
     assert verify(store) == []
 
 
-@pytest.mark.parametrize("left", [["lock", "plan.json", "00000000.json"], ["00000001.json"]])
+@pytest.mark.parametrize("left", [["lock", "00000000.json"], ["00000001.json"]])
 def test_a_run_killed_while_its_journal_was_removed_is_finished(tmp_path, left):
     store = make_store(tmp_path / "s", RECORDS)
     (store / "journal").mkdir()
     for name in left:
         (store / "journal" / name).write_text("{}")
-    assert finished_store(store, make_identity(16), layout()) is not None
+    found = finished_store(store, make_identity(16))
+    assert found is not None
+    finish_tidying(found)
     assert verify(store) == []
 
 
@@ -113,19 +116,22 @@ def test_an_unfinished_store_of_another_recipe_is_refused(tmp_path):
 
 def test_a_finished_store_is_recognised_or_what_differs_is_said(tmp_path):
     path = make_store(tmp_path / "s", RECORDS)
-    store = finished_store(path, make_identity(16), layout())
+    store = finished_store(path, make_identity(16))
     assert store is not None
     assert len(store) == 60
     with pytest.raises(StoreError, match="dtype is float16 in the store, float32 asked for"):
-        finished_store(path, make_identity(16, dtype="float32"), layout())
-    with pytest.raises(StoreError, match="it holds other images"):
-        finished_store(path, make_identity(16), lay_out({"i000": GridShape(2, 3)}, 4))
+        finished_store(path, make_identity(16, dtype="float32"))
+    shapes = dict.fromkeys(RECORDS, GridShape(2, 3))
+    assert update_layout(store, shapes).shards == ()
+    del shapes["i000"]
+    with pytest.raises(StoreError, match=r"holds 1 images that are not asked for .'i000' for one"):
+        update_layout(store, shapes)
 
 
 def test_a_folder_with_other_things_is_never_written_into(tmp_path):
     (tmp_path / "thesis.tex").write_text("...")
     with pytest.raises(StoreError, match="exists and is no feature store"):
-        finished_store(tmp_path, make_identity(16), layout())
+        finished_store(tmp_path, make_identity(16))
 
 
 def test_finishing_too_early_is_refused(tmp_path):

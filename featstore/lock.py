@@ -1,0 +1,123 @@
+"""One writer a store: a file that says who it is, held by the kernel, touched as a heartbeat."""
+
+import contextlib
+import fcntl
+import json
+import os
+import socket
+import threading
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from .errors import StoreError
+
+HEARTBEAT = 10.0  # seconds between touches of the file
+MAX_HOLDER_BYTES = 4096
+
+
+class WriterLock:
+    """The right to write a store.
+
+    On one machine the lock is the kernel's (flock), which ends with its process, however that
+    ends. Between machines not every file system passes flock on, so a lock that another host
+    has written is respected until someone who knows better breaks it.
+    """
+
+    def __init__(self, path: Path):
+        self._path = path
+        self._descriptor: int | None = None
+        self._released = threading.Event()
+
+    def acquire(self, *, break_lock: bool = False) -> str | None:
+        """Become the only writer; return who held the lock and is gone, or None.
+
+        Raises StoreError naming the holder if there is one. `break_lock` takes the lock of a
+        process on another host, and never that of a living process on this one.
+        """
+        while True:
+            descriptor = os.open(
+                self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644
+            )
+            holder = _read_holder(descriptor)
+            elsewhere = holder is not None and holder["host"] != socket.gethostname()
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                alive = False
+            except BlockingIOError:
+                alive = True
+            if elsewhere and break_lock:
+                with contextlib.suppress(FileNotFoundError):
+                    if self._is_named(descriptor):
+                        self._path.unlink()
+                os.close(descriptor)
+            elif alive or elsewhere:
+                silent = time.time() - os.fstat(descriptor).st_mtime
+                os.close(descriptor)
+                raise _refusal(self._path.parent.parent, holder, silent, elsewhere=elsewhere)
+            elif self._is_named(descriptor):
+                break
+            else:  # the holder has just removed the file
+                os.close(descriptor)
+        content = {
+            "host": socket.gethostname(),
+            "pid": os.getpid(),
+            "since": datetime.now(UTC).isoformat(timespec="seconds"),
+        }
+        os.ftruncate(descriptor, 0)
+        os.pwrite(descriptor, json.dumps(content).encode(), 0)
+        self._descriptor = descriptor
+        self._released.clear()
+        threading.Thread(target=self._beat, daemon=True, name="lock heartbeat").start()
+        return None if holder is None else _name(holder)
+
+    def is_held(self) -> bool:
+        """Return whether the lock is still ours: another host may have broken it."""
+        return self._descriptor is not None and self._is_named(self._descriptor)
+
+    def release(self) -> None:
+        """Let another writer in, leaving no name behind."""
+        if self._descriptor is not None:
+            self._released.set()
+            os.ftruncate(self._descriptor, 0)
+            os.close(self._descriptor)
+            self._descriptor = None
+
+    def _is_named(self, descriptor: int) -> bool:
+        """Return whether the opened file is the one that the path names."""
+        try:
+            return os.path.samestat(os.fstat(descriptor), self._path.lstat())
+        except FileNotFoundError:
+            return False
+
+    def _beat(self) -> None:
+        """Touch the file until release."""
+        while not self._released.wait(HEARTBEAT):
+            descriptor = self._descriptor
+            with contextlib.suppress(OSError, TypeError):  # released in this very moment
+                os.utime(descriptor)  # pyright: ignore[reportArgumentType]
+
+
+def _read_holder(descriptor: int) -> dict[str, Any] | None:
+    """Return who wrote the lock file, None for an empty or a foreign text."""
+    try:
+        holder = json.loads(os.pread(descriptor, MAX_HOLDER_BYTES, 0))
+        return {key: str(holder[key])[:100] for key in ("host", "pid", "since")}
+    except (ValueError, KeyError, TypeError):
+        return None
+
+
+def _name(holder: dict[str, Any] | None) -> str:
+    return "another process" if holder is None else f"process {holder['pid']} on {holder['host']}"
+
+
+def _refusal(
+    store: Path, holder: dict[str, Any] | None, silent: float, *, elsewhere: bool
+) -> StoreError:
+    since = f", since {holder['since']}" if holder else ""
+    remedy = "if that process is gone, add --break-lock" if elsewhere else "choose another --out"
+    return StoreError(
+        f"{store} is being written by {_name(holder)}{since}, last sign of life "
+        f"{silent:.0f} s ago; wait for it, or {remedy}"
+    )

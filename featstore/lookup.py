@@ -1,0 +1,140 @@
+"""lookup.bin: from image id to place, mapped and not read, however many ids there are.
+
+The file is `b"clipfeat"`, the number n of ids as uint64, then four columns of n uint64, all
+little-endian, in the order of the first:
+
+    key    the first 8 bytes of sha256(image id), as a big-endian number
+    place  row, then 40 bits up the number of the shape (in the order of store.json), then
+           52 bits up the number of the status (in the order of Status)
+    check  the last 4 bytes of the record's grid on disk, then those of its pooled vector
+    seal   the next 8 bytes of sha256(image id), XOR mix(place XOR mix(check))
+
+The seal holds an entry together: a changed bit in any column, or another id that happens to
+have the same key, does not fit it.
+"""
+
+import hashlib
+import mmap
+import os
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from .errors import CorruptStoreError
+from .format import IndexRow, Status
+
+MAGIC = b"clipfeat"
+HEADER_BYTES = len(MAGIC) + 8
+ENTRY_BYTES = 32
+SHAPE_BIT, STATUS_BIT = 40, 52
+MAX_SHAPES = 1 << (STATUS_BIT - SHAPE_BIT)
+MAX_SAME_KEY = 4  # two of ten million ids share a key once in 400,000 stores
+STATUSES = tuple(Status)
+
+U64 = np.ndarray[Any, np.dtype[np.uint64]]
+
+
+class Places(NamedTuple):
+    """Where the records of some ids lie, an entry for each id."""
+
+    status: np.ndarray  # (id,) number of its Status, -1: the store has no such id
+    shape: np.ndarray  # (id,) number of its grid shape
+    row: np.ndarray  # (id,) in the arrays of its shape
+    check: U64  # (id,) last bytes of its record on disk: grid low, pooled high
+
+
+class Lookup:
+    """The ids of a store, mapped; opening reads nothing but the header."""
+
+    def __init__(self, path: Path, ids: int):
+        """Map `path`, raising CorruptStoreError unless it is a lookup of `ids` ids."""
+        self._path = path
+        try:
+            descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        except OSError as error:
+            raise CorruptStoreError(f"{path}: cannot open it ({error.strerror})") from None
+        try:
+            size = os.fstat(descriptor).st_size
+            if size != HEADER_BYTES + ids * ENTRY_BYTES or os.pread(
+                descriptor, HEADER_BYTES, 0
+            ) != MAGIC + ids.to_bytes(8, "little"):
+                raise CorruptStoreError(f"{path}: {size} bytes are no lookup of {ids} ids")
+            content = mmap.mmap(descriptor, size, access=mmap.ACCESS_READ)
+        finally:
+            os.close(descriptor)
+        columns = np.frombuffer(content, "<u8", offset=HEADER_BYTES).reshape(4, ids)
+        self._keys, self._places, self._checks, self._seals = columns
+
+    def find(self, ids: Sequence[str]) -> Places:
+        """Return the places of `ids`, raising CorruptStoreError for an entry that has changed."""
+        key, second = _hashes(ids)
+        at = np.searchsorted(self._keys, key)
+        found = np.zeros(len(ids), bool)
+        end = len(self._keys)
+        for _ in range(MAX_SAME_KEY):
+            inside = np.minimum(at, end - 1)
+            same = (at < end) & (self._keys[inside] == key)
+            place, check = self._places[inside], self._checks[inside]
+            found = same & (self._seals[inside] == second ^ _seal(place, check))
+            if (found == same).all():
+                break
+            at = at + (same & ~found)
+        else:
+            raise CorruptStoreError(f"{self._path}: an entry does not match its seal")
+        return Places(
+            np.where(found, (place >> STATUS_BIT).astype(np.int64), -1),
+            (place >> SHAPE_BIT & (MAX_SHAPES - 1)).astype(np.int64),
+            (place & ((1 << SHAPE_BIT) - 1)).astype(np.int64),
+            check,
+        )
+
+
+class LookupBuilder:
+    """Collects index rows, 32 bytes for each, and gives the bytes of their lookup."""
+
+    def __init__(self, shapes: Iterable[str]):
+        self._shapes = {shape: number for number, shape in enumerate(shapes)}
+        self._hashes = bytearray()
+        self._values = bytearray()
+
+    def add(self, row: IndexRow) -> None:
+        """Add one row of the index."""
+        place = row.row | self._shapes[row.shape] << SHAPE_BIT
+        place |= STATUSES.index(Status(row.status)) << STATUS_BIT
+        self._hashes += hashlib.sha256(row.image_id.encode()).digest()[:16]
+        self._values += place.to_bytes(8, "little")
+        self._values += bytes.fromhex(row.checksum).ljust(8, b"\0")
+
+    def columns(self) -> U64:
+        """Return key, place, check, seal of every row, sorted by key."""
+        key, second = np.frombuffer(self._hashes, ">u8").astype("<u8").reshape(-1, 2).T
+        place, check = np.frombuffer(self._values, "<u8").reshape(-1, 2).T
+        order = np.argsort(key, kind="stable")
+        return np.stack([key, place, check, second ^ _seal(place, check)])[:, order]
+
+
+def lookup_bytes(columns: U64) -> bytes:
+    """Return the file that holds what `LookupBuilder.columns` gave."""
+    return MAGIC + columns.shape[1].to_bytes(8, "little") + columns.astype("<u8").tobytes()
+
+
+def _hashes(ids: Sequence[str]) -> tuple[U64, U64]:
+    """Return the first and the second 8 bytes of each id's sha256."""
+    digests = b"".join(
+        [hashlib.sha256(i.encode("utf-8", "surrogatepass")).digest()[:16] for i in ids]
+    )
+    first, second = np.frombuffer(digests, ">u8").reshape(-1, 2).astype(np.uint64).T
+    return first, second
+
+
+def _seal(place: U64, check: U64) -> U64:
+    return _mix(place ^ _mix(check))
+
+
+def _mix(value: U64) -> U64:
+    """Return the finaliser of splitmix64 (Steele, Lea, Flood 2014), which is one to one."""
+    value = (value ^ value >> np.uint64(30)) * np.uint64(0xBF58476D1CE4E5B9)
+    value = (value ^ value >> np.uint64(27)) * np.uint64(0x94D049BB133111EB)
+    return value ^ value >> np.uint64(31)

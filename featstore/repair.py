@@ -1,0 +1,97 @@
+"""Drop what is wrong with a store, so that the next extraction writes just that again."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..base.files import sha256_file, write_atomically
+from .format import JOURNAL, TABLES, ZARR_GROUP, table_file
+from .journal import Journal
+from .lock import WriterLock
+from .lookup import LookupBuilder, lookup_bytes
+from .store import FeatureStore
+from .store_json import read_card
+from .tables import read_index
+from .verify import Depth, Problem, verify
+
+
+@dataclass(frozen=True)
+class Repair:
+    """What became of the problems of a store."""
+
+    mended: tuple[str, ...]  # files that could be made anew, or that did not belong
+    dropped: tuple[Problem, ...]  # shards whose file was removed: extract again
+    left: tuple[Problem, ...]  # what no repair can mend
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the same for scripts."""
+        return {
+            "mended": list(self.mended),
+            "dropped": [problem.to_json() for problem in self.dropped],
+            "left": [problem.to_json() for problem in self.left],
+        }
+
+
+def repair(path: Path, depth: Depth = Depth.FULL) -> Repair:
+    """Remove broken shards and what an interrupted update left; write anew what follows.
+
+    The zarr.json files follow from store.json and the look-up from the index. The store's
+    other records stay readable. Raises StoreError if there is no store, or if it is being
+    written.
+    """
+    if not (path / "store.json").is_file():
+        FeatureStore.open(path)  # raises, saying what is there instead
+    journal = Journal(path)
+    journal.create()
+    lock = WriterLock(journal.lock_path)
+    lock.acquire()
+    try:
+        mended = _mend_lookup(path)
+        problems = [problem for problem in verify(path, depth) if problem.path != JOURNAL]
+        return _mend(path, mended, problems)
+    finally:
+        lock.release()
+        journal.remove()
+
+
+def _mend_lookup(path: Path) -> list[str]:
+    """Write the look-up anew if it has changed: without it the store does not open."""
+    card = read_card(path)
+    name = table_file("lookup", card["generation"])
+    tables, lookup = card["tables"], path / name
+    if lookup.is_file() and sha256_file(lookup) == tables["lookup"]:
+        return []
+    builder = LookupBuilder(card["grid_shapes"])
+    for row in read_index(path / table_file("index", card["generation"]), tables["index"]):
+        builder.add(row)
+    write_atomically(lookup, lookup_bytes(builder.columns()))
+    return [name]
+
+
+def _mend(path: Path, mended: list[str], problems: list[Problem]) -> Repair:
+    store = FeatureStore.open(path)
+    metadata = store.zarr_metadata()
+    shards = {shard.path for shard in store.shards}
+    dropped, left = [], []
+    for problem in problems:
+        file = path / problem.path
+        if problem.path in shards:
+            file.unlink(missing_ok=True)
+            dropped.append(problem)
+        elif problem.path in metadata:
+            file.parent.mkdir(parents=True, exist_ok=True)
+            write_atomically(file, metadata[problem.path])
+            mended.append(problem.path)
+        elif _is_left_over(problem.path):
+            file.unlink(missing_ok=True)
+            mended.append(problem.path)
+        else:
+            left.append(problem)
+    return Repair(tuple(mended), tuple(dropped), tuple(left))
+
+
+def _is_left_over(name: str) -> bool:
+    """Return whether a file that does not belong is a writer's, and not a person's."""
+    table, _, rest = name.partition(".")
+    is_table = table in TABLES and rest.endswith(TABLES[table])
+    return is_table or name.startswith(f"{ZARR_GROUP}/") or name.endswith(".tmp")

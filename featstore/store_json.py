@@ -1,0 +1,110 @@
+"""store.json: what a store is, sealed by a checksum of its own."""
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+from ..base.files import write_atomically
+from .errors import CorruptStoreError, StoreError
+from .format import (
+    FORMAT,
+    MAX_RECORD_BYTES,
+    STORE_JSON,
+    TABLES,
+    GridShape,
+    Identity,
+    Status,
+    canonical_json,
+)
+from .lookup import MAX_SHAPES, SHAPE_BIT
+
+MAX_SHARD_RECORDS = 1 << 20
+MAX_CARD_BYTES = 1 << 22
+CARD_KEYS = {
+    "clipfeat": str,
+    "created": str,
+    "identity": dict,
+    "libraries": dict,
+    "shard_records": int,
+    "grid_shapes": dict,
+    "counts": dict,
+    "parents": list,
+    "generation": int,
+    "tables": dict,
+    "digest": str,
+    "checksum": str,
+}
+
+
+def card_bytes(card: dict[str, Any]) -> bytes:
+    """Return store.json as it stands on disk, with the checksum of `card` in it."""
+    return json.dumps({**card, "checksum": card_checksum(card)}, indent=2).encode()
+
+
+def card_checksum(card: dict[str, Any]) -> str:
+    """Return the sha256 of the canonical JSON of everything in the card but the checksum."""
+    rest = {key: value for key, value in card.items() if key != "checksum"}
+    return hashlib.sha256(canonical_json(rest)).hexdigest()
+
+
+def write_card(store: Path, card: dict[str, Any]) -> None:
+    """Write store.json, which makes everything else in the store count."""
+    write_atomically(store / STORE_JSON, card_bytes(card))
+
+
+def read_card(store: Path) -> dict[str, Any]:
+    """Return store.json, raising StoreError unless it is whole and its values make sense."""
+    path = store / STORE_JSON
+    if path.stat().st_size > MAX_CARD_BYTES:
+        raise CorruptStoreError(f"{path}: more than {MAX_CARD_BYTES:,} bytes are no store.json")
+    try:
+        card = json.loads(path.read_bytes())
+    except (ValueError, RecursionError) as error:
+        raise CorruptStoreError(f"{path}: not valid JSON: {error}") from None
+    if not isinstance(card, dict) or card.get("format") != FORMAT:
+        found = card.get("format") if isinstance(card, dict) else None
+        raise StoreError(
+            f"{path}: format {found!r:.80}; this clipfeat reads format {FORMAT}. "
+            f"A newer clipfeat may read it"
+        )
+    for key, kind in CARD_KEYS.items():
+        if type(card.get(key)) is not kind:
+            raise CorruptStoreError(f"{path}: {key} must be a {kind.__name__}")
+    if card_checksum(card) != card["checksum"]:
+        raise CorruptStoreError(
+            f"{path}: has changed: its content does not match its checksum; "
+            f"copy it again from its source"
+        )
+    _check_values(path, card)
+    return card
+
+
+def _check_values(path: Path, card: dict[str, Any]) -> None:
+    """Refuse numbers beyond what the format allows; the checksum may be a stranger's too."""
+
+    def refuse(what: str) -> CorruptStoreError:
+        return CorruptStoreError(f"{path}: {what}")
+
+    if not 1 <= card["shard_records"] <= MAX_SHARD_RECORDS:
+        raise refuse(f"shard_records must be 1 to {MAX_SHARD_RECORDS}")
+    if not 0 <= card["generation"] <= 10**9:
+        raise refuse("generation must be 0 or more")
+    if card["tables"].keys() != TABLES.keys():
+        raise refuse(f"tables must have the keys {', '.join(TABLES)}")
+    counts = card["counts"]
+    if counts.keys() != set(Status) or any(type(n) is not int or n < 0 for n in counts.values()):
+        raise refuse(f"counts must have a number for each of {', '.join(Status)}")
+    if not 1 <= sum(counts.values()) < 1 << SHAPE_BIT:
+        raise refuse(f"counts must add up to 1 to {1 << SHAPE_BIT} ids")
+    identity = Identity.from_json(card["identity"])
+    if len(card["grid_shapes"]) > MAX_SHAPES:
+        raise refuse(f"at most {MAX_SHAPES} grid shapes; got {len(card['grid_shapes'])}")
+    for text, records in card["grid_shapes"].items():
+        size = GridShape.parse(text).cells * identity.dim * identity.numpy_dtype.itemsize
+        within = type(records) is int and 1 <= records < 1 << SHAPE_BIT
+        if size > MAX_RECORD_BYTES or not within:
+            raise refuse(
+                f"{records!r:.80} records of {size:,} bytes at {text}; expected 1 to "
+                f"{1 << SHAPE_BIT} of at most {MAX_RECORD_BYTES:,} bytes"
+            )

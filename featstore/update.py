@@ -1,0 +1,95 @@
+"""Add to a finished store: which shards a larger manifest, or another try, asks for."""
+
+from collections.abc import Collection, Mapping
+from pathlib import Path
+
+from .errors import StoreError
+from .format import JOURNAL, STORE_JSON, GridShape, Identity, differences
+from .hashing import size_problem
+from .journal import Journal
+from .layout import Layout, Shard, lay_out
+from .store import FeatureStore
+
+
+def finished_store(path: Path, identity: Identity) -> FeatureStore | None:
+    """Return the store at `path` if it is finished, None if there is none or only a beginning.
+
+    Raises StoreError if something else stands there, or a store of another identity.
+    """
+    if not (path / STORE_JSON).exists():
+        empty = not path.exists() or (path.is_dir() and not any(path.iterdir()))
+        if empty or (path / JOURNAL).is_dir():
+            return None
+        raise StoreError(f"{path} exists and is no feature store; choose another --out")
+    store = FeatureStore.open(path)
+    different = list(differences(store.identity.to_json(), identity.to_json()))
+    if different:
+        raise StoreError(f"{path} exists: {'; '.join(different)}; choose another --out")
+    return store
+
+
+def shard_records_at(path: Path) -> int | None:
+    """Return how many records a shard has in the store or the beginning of one at `path`."""
+    if (path / STORE_JSON).exists():
+        return FeatureStore.open(path).card["shard_records"]
+    plan = Journal(path).plan()
+    return None if plan is None else plan["shard_records"]
+
+
+def update_layout(
+    store: FeatureStore, shapes: Mapping[str, GridShape], retry: Collection[str] = ()
+) -> Layout:
+    """Return the shards to write so that a finished store holds all of `{id: grid shape}`.
+
+    These are the shards whose files are not there, where they were; then, behind everything,
+    shards of the ids that the store does not know and of those whose status is in `retry`.
+    Raises StoreError if the store has an id that `shapes` has not.
+    """
+    shard_records: int = store.card["shard_records"]
+    absent = _absent_shards(store)
+    unknown = dict(shapes)
+    lacking: list[str] = []
+    anew: dict[str, GridShape] = {}
+    rows: dict[tuple[str, int], list[tuple[int, str]]] = {place: [] for place in absent}
+    for row in store.index:
+        if unknown.pop(row.image_id, None) is None:
+            lacking.append(row.image_id)
+            continue
+        place = (row.shape, row.row // shard_records)
+        if place in rows:
+            rows[place].append((row.row, row.image_id))
+        elif row.status in retry:
+            anew[row.image_id] = shapes[row.image_id]
+    if lacking:
+        raise StoreError(
+            f"{store.path} exists and holds {len(lacking)} images that are not asked for "
+            f"({lacking[0]!r} for one); to add to it, give all of its images and the new ones, "
+            f"or choose another --out"
+        )
+    again = tuple(
+        _shard_again(shape, index, sorted(held), shard_records)
+        for (shape, index), held in sorted(rows.items())
+        if held
+    )
+    taken = {shape: store.card["grid_shapes"][str(shape)] for shape in store.grid_shapes}
+    return lay_out({**unknown, **anew}, shard_records, taken, again)
+
+
+def _shard_again(shape: str, index: int, held: list[tuple[int, str]], shard_records: int) -> Shard:
+    rows, ids = zip(*held, strict=True)
+    return Shard(0, GridShape.parse(shape), index, index * shard_records, ids, rows)
+
+
+def _absent_shards(store: FeatureStore) -> set[tuple[str, int]]:
+    """Return the (grid shape, index) of shards whose files are not there at full size.
+
+    A run that was cut off while it wrote them again goes on with the same ones.
+    """
+    plan = Journal(store.path).plan()
+    if plan is not None and plan["parent"] == store.digest:
+        return {(shape, index) for shape, index in plan["again"]}
+    return {
+        (shard.shape, shard.first_row // store.card["shard_records"])
+        for shard in store.shards
+        if size_problem(store.path, shard)
+    }
