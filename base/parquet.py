@@ -67,7 +67,8 @@ def _values(column: pa.Array, refuse: Callable[[str], Exception]) -> list[Any]:
         raise refuse("holds a null; every value must be there")
     if not isinstance(column, pa.DictionaryArray):
         return column.to_pylist()
-    longest = pc.max(pc.binary_length(column.dictionary)).as_py() or 0
+    lengths = pc.call_function("binary_length", [column.dictionary])
+    longest = pc.call_function("max", [lengths]).as_py() or 0
     if longest > MAX_TEXT:
         raise refuse(f"holds a text of {longest:,} bytes; expected at most {MAX_TEXT:,}")
     return column.dictionary_decode().to_pylist()

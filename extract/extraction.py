@@ -163,7 +163,12 @@ def extract_images(
         down = total - sum(len(task.images) for task in tasks)
         if down:
             say(f"{down} images are already down; going on")
-        done = _run(execute(tasks, job, devices, backbone), down, total, say)
+        try:
+            done = _run(execute(tasks, job, devices, backbone), down, total, say)
+        except ExtractError:
+            if next(writer.rows(), None) is None:
+                writer.discard()  # nothing is down: another try may be of another kind
+            raise
         refused = refused_rows(writer.rows())
         if len(refused) == total and (store is None or _is_only_a_retry(layout, store, request)):
             writer.discard()

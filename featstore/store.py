@@ -187,7 +187,7 @@ class FeatureStore:
     def _find(self, ids: Sequence[str]) -> Places:
         """Return where the records of `ids` lie, raising for the first that has none."""
         places = self._lookup.find(ids)
-        for position in np.flatnonzero(places.status)[:1]:
+        for position in np.flatnonzero(places.status)[:1].tolist():
             self._refuse(ids[position], int(places.status[position]))
         if len(ids) and places.shape.max() >= len(self.grid_shapes):
             raise CorruptStoreError(f"{self.table_path('lookup')} names a grid shape too many")

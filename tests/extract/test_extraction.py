@@ -13,10 +13,12 @@ import torch
 from pictures import photograph, write_bad_files, write_photographs
 from PIL import Image as PillowImage
 
+from clipfeat.base.errors import ClipfeatError
 from clipfeat.extract.errors import ExtractError, ExtractUsageError
 from clipfeat.extract.extraction import Request, default_out, extract_images
 from clipfeat.featstore import FeatureStore, StoreError
-from clipfeat.featstore.verify import verify
+from clipfeat.featstore.repair import repair
+from clipfeat.featstore.verify import Depth, verify
 from clipfeat.manifests import Image, Manifest, folder_manifest
 
 REQUEST = {
@@ -123,19 +125,112 @@ def test_no_image_at_all_leaves_no_store(tmp_path):
     assert not (tmp_path / "s").exists()
 
 
-def test_values_beyond_float16_are_refused_not_clipped(images, tmp_path):
+def weights(path, change):
+    """Save the random weights that seed 0 gives, changed, as a file of a state dict."""
     torch.manual_seed(0)
     model: Any = open_clip.create_model("RN50")
-    model.visual.layer4[2].bn3.weight.data.fill_(1e12)
-    torch.save(model.state_dict(), tmp_path / "loud.pt")
-    loud = str(tmp_path / "loud.pt")
+    change(model.visual)
+    torch.save(model.state_dict(), path)
+    return str(path)
+
+
+def test_values_beyond_float16_are_refused_not_clipped(images, tmp_path):
+    loud = weights(tmp_path / "loud.pt", lambda tower: tower.layer4[2].bn3.weight.data.fill_(1e12))
     with pytest.raises(ExtractError, match=r"8 of the 8 images of a shard .* 65504 of float16"):
         run(images, tmp_path / "s", pretrained=loud)
     few = Manifest.of(images, folder_manifest(images).images[:3])
     with pytest.raises(
-        ExtractError, match=r"3 failed .grid reaches .*e\+08, beyond the 65504 of f"
+        ExtractError, match=r"1 failed .grid reaches 3.*e\+08, beyond the 65504 of f"
     ):
         run(few, tmp_path / "few", pretrained=loud)
+
+
+def test_weights_that_give_one_grid_for_every_image_stop_the_run(images, tmp_path):
+    blind = weights(tmp_path / "blind.pt", lambda tower: tower.conv1.weight.data.zero_())
+    with pytest.raises(ExtractError, match="the grid features of 8 different images are all the"):
+        run(images, tmp_path / "s", pretrained=blind)
+    assert not (tmp_path / "s").exists()
+
+
+def test_nan_stops_the_run_and_is_named(images, tmp_path):
+    broken = weights(tmp_path / "nan.pt", lambda tower: tower.conv1.weight.data.fill_(np.nan))
+    with pytest.raises(ExtractError, match=r"8 of the 8 images .* .grid holds NaN., so the run st"):
+        run(images, tmp_path / "s", pretrained=broken)
+
+
+class TestUpdates:
+    """A finished store takes more images, and tries refused ones again."""
+
+    @pytest.fixture
+    def folder(self, tmp_path):
+        write_photographs(tmp_path / "images", 10)
+        (tmp_path / "images" / "p004.jpg").rename(tmp_path / "aside.jpg")
+        photograph(4).save(tmp_path / "images" / "p004.jpg")
+        content = (tmp_path / "images" / "p004.jpg").read_bytes()
+        (tmp_path / "images" / "p004.jpg").write_bytes(content[:200])
+        run(tmp_path / "images", tmp_path / "s")
+        return tmp_path
+
+    def test_more_images_are_added_behind(self, folder):
+        old = FeatureStore.open(folder / "s")
+        before = {s.path: (folder / "s" / s.path).stat().st_mtime_ns for s in old.shards}
+        write_photographs(folder / "more", 13)
+        for name in ("p010.jpg", "p011.jpg", "p012.jpg"):
+            (folder / "more" / name).rename(folder / "images" / name)
+        report, said = run(folder / "images", folder / "s", shard_size=None)
+        assert said[-1] == f"{folder}/s is finished; 3 images are added to it"
+        assert report.store.card["parents"] == [old.digest]
+        assert (report.images, len(report.store)) == (3, 12)
+        assert {p: (folder / "s" / p).stat().st_mtime_ns for p in before} == before
+        whole = run(folder / "images", folder / "whole")[0].store
+        for image_id in whole.ids:
+            np.testing.assert_array_equal(report.store[image_id], whole[image_id])
+        assert verify(folder / "s", Depth.DEEP) == []
+
+    def test_refused_images_are_tried_again_when_asked(self, folder):
+        old = FeatureStore.open(folder / "s")
+        assert run(folder / "images", folder / "s")[1][-1].endswith("is already complete")
+        with pytest.raises(ExtractError, match=r"no image gave a record, .*/s is as it was: 1 und"):
+            run(folder / "images", folder / "s", retry=("undecodable",))
+        assert (FeatureStore.open(folder / "s").digest, verify(folder / "s")) == (old.digest, [])
+        photograph(4).save(folder / "images" / "p004.jpg")
+        store = run(folder / "images", folder / "s", retry=("undecodable",))[0].store
+        assert store["p004"].any()
+        assert (len(store), store.card["counts"]["undecodable"]) == (10, 0)
+        assert store.card["parents"] == [old.digest]
+        assert verify(folder / "s", Depth.DEEP) == []
+
+    def test_a_dropped_shard_is_written_again_to_the_same_digest(self, folder):
+        old = FeatureStore.open(folder / "s")
+        shard = folder / "s" / old.shards[0].path
+        shard.write_bytes(shard.read_bytes()[:-7])
+        assert [p.path for p in repair(folder / "s").dropped] == [old.shards[0].path]
+        report, said = run(folder / "images", folder / "s")
+        assert said[-1].endswith("is finished; 8 images of missing shards are extracted again")
+        assert (report.store.digest, report.store.card["parents"]) == (old.digest, [])
+        assert verify(folder / "s", Depth.DEEP) == []
+
+    @pytest.mark.parametrize(
+        ("changes", "why"),
+        [
+            ({"shard_size": 4}, "--shard-size 4: .*/s has 8 records a shard"),
+            ({"dtype": "float32"}, "dtype is float16 in the store, float32 asked for"),
+        ],
+    )
+    def test_an_update_of_another_kind_is_refused(self, folder, changes, why):
+        with pytest.raises(ClipfeatError, match=why):
+            run(folder / "images", folder / "s", **changes)
+
+    def test_fewer_images_are_refused(self, folder):
+        (folder / "images" / "p000.jpg").unlink()
+        with pytest.raises(
+            StoreError, match=r"holds 1 images that are not asked for .'p000' for o"
+        ):
+            run(folder / "images", folder / "s")
+
+    def test_a_retry_needs_a_finished_store(self, folder):
+        with pytest.raises(StoreError, match="--retry tries ids of a finished store again"):
+            run(folder / "images", folder / "none", retry=("missing",))
 
 
 def test_two_processes_make_the_store_that_one_makes(images, tmp_path):
