@@ -14,7 +14,7 @@ import numpy as np
 from .checks import check_folders, check_shards
 from .codecs import CRC_BYTES, Buffer
 from .errors import CorruptStoreError, MissingRecordError, StoreError
-from .format import JOURNAL, STORE_JSON, GridShape, Identity, IndexRow, ShardRow, table_file
+from .format import JOURNAL, STORE_JSON, GridShape, Identity, IndexRow, ShardRow, Status, table_file
 from .layout import shard_path
 from .lookup import SHAPE_BIT, STATUSES, Lookup, Places
 from .shard_file import as_bytes, opened, read_index, read_record
@@ -24,7 +24,7 @@ from .tables import read_index as read_index_table
 from .tables import read_shards
 from .zarr_metadata import metadata_files
 
-MAX_READ_THREADS = 8
+READ_THREADS = min(8, len(os.sched_getaffinity(0)))
 SPANS_A_THREAD = 4  # parts that a batch is cut into for each thread, so that all end together
 INDEX_CACHE_BYTES = 64 << 20  # of shard indexes kept in memory
 
@@ -108,7 +108,7 @@ class FeatureStore:
     @cached_property
     def ids(self) -> tuple[str, ...]:
         """The ids that have a record, sorted; the first use reads the index."""
-        return tuple(row.image_id for row in self.index if row.status == STATUSES[0])
+        return tuple(row.image_id for row in self.index if row.status == Status.OK)
 
     @cached_property
     def shards(self) -> tuple[ShardRow, ...]:
@@ -124,10 +124,15 @@ class FeatureStore:
         return self.identity.dim
 
     def __len__(self) -> int:
-        return self.card["counts"][STATUSES[0]]
+        return self.card["counts"][Status.OK]
 
     def __contains__(self, image_id: object) -> bool:
-        return isinstance(image_id, str) and self._lookup.find([image_id]).status[0] == 0
+        return isinstance(image_id, str) and self.statuses([image_id]) == [Status.OK]
+
+    def statuses(self, ids: Sequence[str]) -> list[Status | None]:
+        """Return what became of each id, None for one that the store does not know."""
+        numbers = self._lookup.find(ids).status.tolist()
+        return [STATUSES[n] if 0 <= n < len(STATUSES) else None for n in numbers]
 
     def __getitem__(self, image_id: str) -> np.ndarray:
         """Return the grid of one image: (row, col, dim), in the store's dtype.
@@ -187,8 +192,10 @@ class FeatureStore:
     def _find(self, ids: Sequence[str]) -> Places:
         """Return where the records of `ids` lie, raising for the first that has none."""
         places = self._lookup.find(ids)
-        for position in np.flatnonzero(places.status)[:1].tolist():
-            self._refuse(ids[position], int(places.status[position]))
+        refused = np.flatnonzero(places.status)
+        if refused.size:
+            first = int(refused[0])
+            self._refuse(ids[first], int(places.status[first]))
         if len(ids) and places.shape.max() >= len(self.grid_shapes):
             raise CorruptStoreError(f"{self.table_path('lookup')} names a grid shape too many")
         if (places.row >= self._lengths[places.shape]).any():
@@ -198,7 +205,7 @@ class FeatureStore:
     def _refuse(self, image_id: str, status: int) -> None:
         """Raise MissingRecordError, saying what became of the id."""
         if not 0 <= status < len(STATUSES):
-            examples = (row.image_id for row in self.index if row.status == STATUSES[0])
+            examples = (row.image_id for row in self.index if row.status == Status.OK)
             raise MissingRecordError(
                 f"{self.path} has no image id {image_id!r:.100}; "
                 f"ids here look like {next(examples, '')!r}"
@@ -229,7 +236,7 @@ class FeatureStore:
 
     def _read_all(self, array: str, wanted: list[_Wanted]) -> None:
         """Read records with as many threads as there are cores."""
-        threads = min(MAX_READ_THREADS, os.cpu_count() or 1, len(wanted))
+        threads = min(READ_THREADS, len(wanted))
         if threads < 2:
             self._read_span(array, wanted)
             return
