@@ -1,8 +1,10 @@
 """Write a file whole or not at all, and hash one."""
 
 import contextlib
+import errno
 import hashlib
 import os
+import stat
 from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
@@ -26,6 +28,23 @@ def remove_temporaries(folder: Path) -> None:
         path.unlink(missing_ok=True)
 
 
+def open_plain(path: str | Path) -> int:
+    """Return a descriptor for reading a file, raising OSError unless it is a plain one.
+
+    A symbolic link is not followed, and a pipe is not waited for.
+    """
+    descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    if stat.S_ISREG(os.fstat(descriptor).st_mode):
+        return descriptor
+    os.close(descriptor)
+    raise OSError(errno.EINVAL, "Not a plain file")
+
+
+def is_plain(path: Path) -> bool:
+    """Return whether a file stands at `path` itself: no folder, no link, no pipe."""
+    return path.is_file() and not path.is_symlink()
+
+
 @contextlib.contextmanager
 def atomic_file(path: Path) -> Iterator[BinaryIO]:
     """Open a temporary file that takes the name `path` when the block ends without an error.
@@ -34,8 +53,9 @@ def atomic_file(path: Path) -> Iterator[BinaryIO]:
     after a crash `path` holds the old content or the new, never a part.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}{TEMPORARY}")
+    temporary.unlink(missing_ok=True)  # whatever has that name may be a link to somewhere else
     try:
-        with temporary.open("wb") as file:
+        with temporary.open("xb") as file:
             yield file
             file.flush()
             os.fsync(file.fileno())

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from ..base.files import sha256_file
+from ..base.files import is_plain, sha256_file
 from .format import ShardRow
 
 HASH_THREADS = min(8, os.cpu_count() or 1)
@@ -37,7 +37,7 @@ def check_files(
 def size_problem(store: Path, shard: ShardRow) -> str | None:
     """Return what is wrong with a shard's file without reading it."""
     path = store / shard.path
-    if path.is_symlink() or not path.is_file():
+    if not is_plain(path):
         return "the file is missing"
     size = path.stat().st_size
     if size != shard.bytes:

@@ -22,6 +22,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from ..base.files import open_plain
 from .errors import CorruptStoreError
 from .format import IndexRow, Status
 
@@ -52,7 +53,7 @@ class Lookup:
         """Map `path`, raising CorruptStoreError unless it is a lookup of `ids` ids."""
         self._path = path
         try:
-            descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+            descriptor = open_plain(path)
         except OSError as error:
             raise CorruptStoreError(f"{path}: cannot open it ({error.strerror})") from None
         try:
@@ -62,6 +63,8 @@ class Lookup:
             ) != MAGIC + ids.to_bytes(8, "little"):
                 raise CorruptStoreError(f"{path}: {size} bytes are no lookup of {ids} ids")
             content = mmap.mmap(descriptor, size, access=mmap.ACCESS_READ)
+        except OSError as error:
+            raise CorruptStoreError(f"{path}: cannot map it ({error.strerror})") from None
         finally:
             os.close(descriptor)
         columns = np.frombuffer(content, "<u8", offset=HEADER_BYTES).reshape(4, ids)

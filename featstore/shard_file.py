@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ..base.files import fsync_folder
+from ..base.files import fsync_folder, open_plain
 from .codecs import CRC_BYTES, Buffer, crc32c, decode_zstd, zstd_bound
 from .errors import CorruptStoreError
 from .format import ShardRow
@@ -73,7 +73,7 @@ class ShardWriter:
 def opened(path: str) -> Iterator[int]:
     """Open a shard for reading and yield its descriptor; symbolic links are not followed."""
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        descriptor = open_plain(path)
     except OSError as error:
         raise CorruptStoreError(f"cannot open the shard ({error.strerror})") from None
     try:

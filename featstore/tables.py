@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from ..base.files import atomic_file, sha256_file
+from ..base.files import atomic_file, is_plain, sha256_file
 from ..base.parquet import read_rows, write_rows
 from .errors import CorruptStoreError
 from .format import IndexRow, ShardRow
@@ -75,7 +75,7 @@ def _read(path: Path, schema: pa.Schema, sha256: str) -> Iterator[tuple]:
     def refuse(why: str) -> CorruptStoreError:
         return CorruptStoreError(f"{path}: {why}; copy it again from its source")
 
-    if path.is_symlink() or not path.is_file():
+    if not is_plain(path):
         raise refuse("no such file")
     if sha256_file(path) != sha256:
         raise refuse("has changed: its sha256 is not the one in store.json")

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from ..base.files import sha256_file
+from ..base.files import is_plain, sha256_file
 from .checks import SHARD_PATH
 from .deep import check_records
 from .errors import CorruptStoreError
@@ -67,6 +67,7 @@ def verify(path: Path, depth: Depth = Depth.FULL) -> list[Problem]:
         return [Problem(_file_of(error, path), str(error), (), COPY)]
     problems = list(_check_strangers(store))
     if depth == Depth.QUICK:
+        problems += _check_presence(store)
         sizes = ((shard, size_problem(path, shard)) for shard in shards)
         return problems + [
             Problem(shard.path, problem, (), REDO) for shard, problem in sizes if problem
@@ -102,16 +103,27 @@ def _check_tables(store: FeatureStore) -> Iterator[Problem]:
         yield Problem(STORE_JSON, "is not written as its content is", (), COPY)
     for table in TABLES:
         path = store.table_path(table)
-        if sha256_file(path) != store.card["tables"][table]:
-            remedy = "type: clipfeat store repair" if table == "lookup" else COPY
+        remedy = "type: clipfeat store repair" if table == "lookup" else COPY
+        if not is_plain(path):
+            yield Problem(path.name, "the file is missing", (), remedy)
+        elif sha256_file(path) != store.card["tables"][table]:
             yield Problem(path.name, "sha256 is not the one in store.json", (), remedy)
+
+
+def _check_presence(store: FeatureStore) -> Iterator[Problem]:
+    """Name the tables and zarr.json files that are not there."""
+    for name in [*(store.table_path(table).name for table in TABLES), *store.zarr_metadata()]:
+        if not is_plain(store.path / name):
+            is_table = "/" not in name
+            remedy = COPY if is_table else "type: clipfeat store repair"
+            yield Problem(name, "the file is missing", (), remedy)
 
 
 def _check_metadata(store: FeatureStore) -> Iterator[Problem]:
     """Compare each zarr.json with the one that this store must have."""
     for name, content in store.zarr_metadata().items():
         path = store.path / name
-        if path.is_symlink() or not path.is_file() or path.read_bytes() != content:
+        if not is_plain(path) or path.read_bytes() != content:
             remedy = "type: clipfeat store repair"
             yield Problem(name, "is not what store.json implies", (), remedy)
 
