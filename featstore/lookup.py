@@ -76,17 +76,18 @@ class Lookup:
         order = np.argsort(key)  # neighbours are searched together: 1.6 times as fast
         at = np.empty(len(ids), np.int64)
         at[order] = np.searchsorted(self._keys, key[order])
-        found = np.zeros(len(ids), bool)
+        found, seen = np.zeros((2, len(ids)), bool)
         end = len(self._keys)
         for _ in range(MAX_SAME_KEY):
             inside = np.minimum(at, end - 1)
             same = (at < end) & (self._keys[inside] == key)
+            seen |= same
             place, check = self._places[inside], self._checks[inside]
             found = same & (self._seals[inside] == second ^ _seal(place, check))
             if (found == same).all():
                 break
             at = at + (same & ~found)
-        else:
+        if (seen & ~found).any():
             raise CorruptStoreError(f"{self._path}: an entry does not match its seal")
         return Places(
             np.where(found, (place >> STATUS_BIT).astype(np.int64), -1),

@@ -5,6 +5,9 @@ import json
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
+
 
 def reseal(store: Path, **changes: Any) -> None:
     """Change keys of store.json and give it the hashes of its tables and its own checksum."""
@@ -18,3 +21,13 @@ def reseal(store: Path, **changes: Any) -> None:
     text = json.dumps(card, sort_keys=True, separators=(",", ":"))
     card["checksum"] = hashlib.sha256(text.encode()).hexdigest()
     path.write_text(json.dumps(card, indent=2))
+
+
+def forge_column(store: Path, table: str, column: str, values: Any) -> None:
+    """Put other values into a column of index.parquet or shards.parquet, and reseal."""
+    path = store / f"{table}.parquet"
+    old = pq.read_table(path)
+    at = old.schema.get_field_index(column)
+    values = values if isinstance(values, pa.Array) else pa.array(values, old.schema.field(at).type)
+    pq.write_table(old.set_column(at, old.schema.field(at), [values]), path)
+    reseal(store)

@@ -1,15 +1,24 @@
 """Stores made of given arrays, for tests that need no backbone."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from clipfeat.featstore import GridShape, Identity
+from clipfeat.featstore import FeatureStore, GridShape, Identity, IndexRow, Status
+from clipfeat.featstore.codecs import checksum, encode
+from clipfeat.featstore.layout import Layout, Shard, lay_out
+from clipfeat.featstore.shard_file import as_bytes
+from clipfeat.featstore.transaction import ShardTransaction
+from clipfeat.featstore.update import update_layout
 from clipfeat.featstore.write import write_store
+from clipfeat.featstore.writer import StoreWriter
 
 ONE_CELL = GridShape(1, 1)
+
+Records = Mapping[str, np.ndarray | None]
+Encoded = Mapping[str, Mapping[str, bytes] | None]  # by image id, then by array
 
 
 def make_identity(dim: int, codec: str = "zstd", **changes: Any) -> Identity:
@@ -28,7 +37,7 @@ def make_identity(dim: int, codec: str = "zstd", **changes: Any) -> Identity:
 
 def make_store(
     path: Path,
-    records: Mapping[str, np.ndarray | None],
+    records: Records,
     codec: str = "zstd",
     shard_size: int = 4,
     shape: GridShape = ONE_CELL,
@@ -38,5 +47,115 @@ def make_store(
     `shape` is the grid shape planned for missing images.
     """
     dim = next(array.shape[-1] for array in records.values() if array is not None)
-    shapes = {i: shape if a is None else GridShape(*a.shape[:2]) for i, a in records.items()}
+    shapes = shapes_of(records, shape)
     return write_store(path, make_identity(dim, codec), shapes, records.get, shard_size).path
+
+
+def shapes_of(records: Records, shape: GridShape = ONE_CELL) -> dict[str, GridShape]:
+    """Return the grid shape of each record; `shape` is that of missing images."""
+    return {i: shape if a is None else GridShape(*a.shape[:2]) for i, a in records.items()}
+
+
+def encoded_records(
+    identity: Identity, records: Records, pooled: Mapping[str, np.ndarray] | None = None
+) -> dict[str, dict[str, bytes] | None]:
+    """Return the bytes on disk of each record."""
+    found: dict[str, dict[str, bytes] | None] = {}
+    for image_id, grid in records.items():
+        arrays = {"grid": grid} if pooled is None else {"grid": grid, "pooled": pooled[image_id]}
+        found[image_id] = None if grid is None else {
+            name: encode(identity.codec, as_bytes(np.ascontiguousarray(a, identity.numpy_dtype)))
+            for name, a in arrays.items() if a is not None
+        }  # fmt: skip
+    return found
+
+
+def write_encoded(
+    path: Path,
+    identity: Identity,
+    layout: Layout,
+    encoded: Encoded,
+    parent: FeatureStore | None = None,
+    statuses: Mapping[str, str] | None = None,
+) -> FeatureStore:
+    """Write the shards of `layout` with records whose bytes on disk are given, then finish.
+
+    `statuses` says that some ids became something else than their bytes (or None) say.
+    """
+    with StoreWriter(path, identity, layout, parent=parent) as writer:
+        for shard in writer.pending:
+            write_shard(path, identity, layout, shard, encoded, statuses)
+        return writer.finish(libraries={})
+
+
+def write_shard(
+    path: Path,
+    identity: Identity,
+    layout: Layout,
+    shard: Shard,
+    encoded: Encoded,
+    statuses: Mapping[str, str] | None = None,
+) -> None:
+    """Write one shard of records whose bytes on disk are given."""
+    with ShardTransaction(path, identity, layout.shard_records, shard) as files:
+        rows = []
+        for image_id, row in zip(shard.ids, shard.rows, strict=True):
+            content = encoded[image_id]
+            status = Status.MISSING if content is None else Status.OK
+            if content is not None:
+                files.append(row - shard.first_row, content)
+            check = "" if content is None else checksum(content.values())
+            status = (statuses or {}).get(image_id, status)
+            reason = "" if status == Status.OK else "no such file"
+            shape = str(shard.shape)
+            rows.append(IndexRow(image_id, status, reason, shape, row, 0, 0, "", image_id, check))
+        files.commit(tuple(rows))
+
+
+def make_pooled_store(
+    path: Path,
+    identity: Identity,
+    records: Records,
+    pooled: Mapping[str, np.ndarray] | None,
+    shard_size: int,
+) -> Path:
+    """Write a store of any identity, with pooled vectors where it has them."""
+    layout = lay_out(shapes_of(records), shard_size)
+    return write_encoded(path, identity, layout, encoded_records(identity, records, pooled)).path
+
+
+def extend_store(
+    path: Path,
+    records: Records,
+    retry: Collection[str] = (),
+    pooled: Mapping[str, np.ndarray] | None = None,
+) -> FeatureStore:
+    """Write what a finished store lacks of `records`, all of its images and new ones.
+
+    Shards whose files are not there are written again; refused ids whose status is in `retry`
+    are tried once more.
+    """
+    store = FeatureStore.open(path)
+    planned = {row.image_id: GridShape.parse(row.shape) for row in store.index}
+    shapes = {**shapes_of(records), **{i: s for i, s in planned.items() if records[i] is None}}
+    layout = update_layout(store, shapes, retry)
+    if not layout.shards:
+        return store
+    encoded = encoded_records(store.identity, records, pooled)
+    return write_encoded(path, store.identity, layout, encoded, parent=store)
+
+
+def files_of(store: Path) -> list[str]:
+    """Return every file of a store, sorted, relative to it."""
+    found = (path for path in store.rglob("*") if path.is_symlink() or not path.is_dir())
+    return sorted(path.relative_to(store).as_posix() for path in found)
+
+
+def snapshot(folder: Path) -> dict[str, tuple[int, int, bytes]]:
+    """Return (inode, time of change, content) of every file and folder below `folder`."""
+    found = {}
+    for path in [folder, *folder.rglob("*")]:
+        state = path.lstat()
+        content = path.read_bytes() if path.is_file() and not path.is_symlink() else b""
+        found[path.relative_to(folder).as_posix()] = (state.st_ino, state.st_mtime_ns, content)
+    return found

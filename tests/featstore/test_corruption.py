@@ -1,4 +1,4 @@
-"""Whatever changes in a store is found, and a changed record never reads."""
+"""Whatever changes in a store is found, and a changed record never reads as another value."""
 
 import json
 import shutil
@@ -7,88 +7,242 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hostile import reseal
-from stores import make_store
+from hostile import forge_column, reseal
+from stores import extend_store, files_of, make_identity, make_pooled_store, make_store
 
-from clipfeat.featstore import CorruptStoreError, FeatureStore
+from clipfeat.featstore import CorruptStoreError, FeatureStore, StoreError
+from clipfeat.featstore.codecs import encode
+from clipfeat.featstore.shard_index import decode_index, encode_index, index_bytes
 from clipfeat.featstore.verify import verify
+
+RNG = np.random.default_rng(0)
+FLIPS = 500  # for each codec
+# Two grid shapes, pooled vectors, two missing images, a short last shard: 24 files, 7 KB.
+TINY = {f"t{k}": RNG.standard_normal((1, 2, 4)).astype(np.float16) for k in range(5)}
+TINY |= {f"u{k}": RNG.standard_normal((2, 1, 4)).astype(np.float16) for k in range(3)}
+TINY |= {"gone": None, "lost": None}
+POOLED = {i: RNG.standard_normal(3).astype(np.float16) for i in TINY}
 
 RECORDS = {
     f"i{k}": np.random.default_rng(k).standard_normal((2, 3, 16)).astype(np.float16)
     for k in range(10)
 }
 SHARD = "features.zarr/2x3/grid/c.1.0.0.0"
+OTHER_SHARD = "features.zarr/2x3/grid/c.0.0.0.0"
 
 
 @pytest.fixture(params=["zstd", "none"])
-def store(tmp_path, request):
-    return make_store(tmp_path / "s", RECORDS, request.param)
+def codec(request):
+    return request.param
+
+
+@pytest.fixture
+def store(tmp_path, codec):
+    return make_store(tmp_path / "s", RECORDS, codec)
+
+
+@pytest.fixture
+def tiny(tmp_path, codec):
+    identity = make_identity(4, codec, pooled_dim=3)
+    return make_pooled_store(tmp_path / "tiny", identity, TINY, POOLED, 2)
 
 
 def problems(store):
     return [(p.path, p.problem.split()[0]) for p in verify(store)]
 
 
-def test_a_store_as_written_has_no_problem(store):
-    assert problems(store) == []
+def is_found(store):
+    """Return whether verify reports something or refuses the store."""
+    try:
+        return bool(verify(store))
+    except StoreError:
+        return True
 
 
-def test_a_flipped_bit_anywhere_in_a_shard_is_found_and_never_read(store):
-    path = store / SHARD
-    content = bytearray(path.read_bytes())
-    for bit in map(int, np.random.default_rng(0).choice(len(content) * 8, 60, replace=False)):
-        content[bit // 8] ^= 1 << bit % 8
+def readable(path, pooled=POOLED, records=TINY):
+    """Read every id on its own, and all at once: return the ids that could be read.
+
+    Each gives the very bytes that were written or raises StoreError, and nothing else.
+    """
+    try:
+        store = FeatureStore.open(path)
+    except StoreError:
+        return set()
+    read = set()
+    for image_id, grid in records.items():
+        try:
+            batch = store.read([image_id])
+        except StoreError:
+            continue
+        assert grid is not None, f"{image_id} has no record"
+        assert batch.features.tobytes() == grid.tobytes()
+        assert batch.pooled is None or batch.pooled.tobytes() == pooled[image_id].tobytes()
+        read.add(image_id)
+    ids = [i for i, grid in records.items() if grid is not None]
+    try:
+        batch = store.read(ids)
+    except StoreError:
+        assert read < set(ids)
+    else:
+        assert read == set(ids)
+        for image_id, features, mask in zip(ids, batch.features, batch.mask, strict=True):
+            assert features[mask].tobytes() == records[image_id].tobytes()
+    return read
+
+
+def in_shard(path, name):
+    """Return the ids whose records lie in a shard file."""
+    store = FeatureStore.open(path)
+    shard = next(shard for shard in store.shards if shard.path == name)
+    rows = range(shard.first_row, shard.first_row + shard.records)
+    return {r.image_id for r in store.index if r.shape == shard.shape and r.row in rows}
+
+
+def is_shard(name):
+    return name.split("/")[-1].startswith("c.")
+
+
+def test_a_store_as_written_has_no_problem(store, tiny):
+    assert problems(store) == problems(tiny) == []
+    assert readable(tiny) == {i for i, grid in TINY.items() if grid is not None}
+
+
+def test_a_flipped_bit_in_any_file_is_found_and_never_gives_other_values(tiny):
+    rng = np.random.default_rng(1)
+    names = files_of(tiny)
+    assert {"store.json", "index.parquet", "shards.parquet", "lookup.bin"} < set(names)
+    for number in range(FLIPS):
+        path = tiny / names[number % len(names)]
+        content = path.read_bytes()
+        bit = int(rng.integers(len(content) * 8))
+        changed = bytearray(content)
+        changed[bit // 8] ^= 1 << bit % 8
+        path.write_bytes(changed)
+        assert is_found(tiny), f"bit {bit} of {path}"
+        readable(tiny)
         path.write_bytes(content)
-        assert problems(store) == [(SHARD, "sha256")]
-        fresh = FeatureStore.open(store)
-        wrong = 0
-        for image_id, grid in RECORDS.items():
-            try:
-                np.testing.assert_array_equal(fresh[image_id], grid)
-            except CorruptStoreError:
-                wrong += 1
-        assert wrong >= 1
-        content[bit // 8] ^= 1 << bit % 8
+    assert problems(tiny) == []
 
 
-def test_two_shards_swapped(store):
-    other = store / "features.zarr/2x3/grid/c.0.0.0.0"
-    content = other.read_bytes()
-    shutil.copy(store / SHARD, other)
-    (store / SHARD).write_bytes(content)
-    assert [path for path, _ in problems(store)] == [
-        "features.zarr/2x3/grid/c.0.0.0.0",
-        SHARD,
-    ]
+def test_a_file_cut_short_is_found_and_its_records_do_not_read(tiny):
+    everything = readable(tiny)
+    for name in files_of(tiny):
+        content = (tiny / name).read_bytes()
+        lost = in_shard(tiny, name) if is_shard(name) else set()
+        for length in (0, 1, len(content) // 2, len(content) - 1):
+            (tiny / name).write_bytes(content[:length])
+            assert is_found(tiny), f"{name} cut to {length} bytes"
+            read = readable(tiny)
+            if is_shard(name):
+                assert read == everything - lost
+            elif name in ("store.json", "lookup.bin"):
+                assert read == set()
+            else:
+                assert read == everything
+        (tiny / name).write_bytes(content)
+    assert problems(tiny) == []
 
 
-@pytest.mark.parametrize("length", [0, 10, -1])
-def test_a_truncated_shard(store, length):
+def test_bytes_behind_the_end_of_a_file_are_found(tiny):
+    for name in files_of(tiny):
+        content = (tiny / name).read_bytes()
+        (tiny / name).write_bytes(content + b"\0")
+        assert is_found(tiny), name
+        readable(tiny)
+        (tiny / name).write_bytes(content)
+
+
+def test_a_deleted_file_is_found_and_its_records_do_not_read(tiny, tmp_path):
+    everything = readable(tiny)
+    for name in files_of(tiny):
+        lost = in_shard(tiny, name) if is_shard(name) else set()
+        (tiny / name).rename(tmp_path / "aside")
+        assert is_found(tiny), name
+        assert name == "store.json" or name in {p.path for p in verify(tiny)}
+        read = readable(tiny)
+        opens = name not in ("store.json", "lookup.bin")
+        assert read == (everything - lost if opens else set())
+        (tmp_path / "aside").rename(tiny / name)
+    assert problems(tiny) == []
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "thumbs.db",
+        ".hidden",
+        "index.1.parquet",  # a table of another generation
+        "notes/mine.txt",
+        "features.zarr/c.0.0.0.0",
+        "features.zarr/1x2/grid/c.9.0.0.0",
+        "features.zarr/1x2/more/zarr.json",
+        "features.zarr/1x2/grid/.zarr.json.4242.tmp",
+    ],
+)
+def test_a_file_too_many_is_named(store, name):
+    (store / name).parent.mkdir(parents=True, exist_ok=True)
+    (store / name).write_bytes(b"")
+    assert problems(store) == [(name, "does")]
+
+
+@pytest.mark.parametrize("array", ["grid/c.{}.0.0.0", "pooled/c.{}.0"])
+def test_two_shards_swapped_do_not_read(tiny, array):
+    one, two = (f"features.zarr/1x2/{array.format(k)}" for k in (0, 1))
+    lost = in_shard(tiny, one) | in_shard(tiny, two)
+    if FeatureStore.open(tiny).identity.codec == "none":
+        assert (tiny / one).stat().st_size == (tiny / two).stat().st_size
+    everything = readable(tiny)
+    content = (tiny / one).read_bytes()
+    shutil.copy(tiny / two, tiny / one)
+    (tiny / two).write_bytes(content)
+    assert [path for path, _ in problems(tiny)] == [one, two]
+    assert readable(tiny) == everything - lost
+    for image_id in lost & everything:
+        with pytest.raises(CorruptStoreError, match="the record of another image, or changed by"):
+            FeatureStore.open(tiny).read([image_id])
+
+
+def test_two_records_swapped_within_a_shard_do_not_read(store):
+    path = store / SHARD
+    content = path.read_bytes()
+    index = decode_index(content[-index_bytes(4) :], len(content)).copy()
+    index[[0, 1]] = index[[1, 0]]
+    path.write_bytes(content[: -index_bytes(4)] + encode_index(index))
+    assert problems(store) == [(SHARD, "sha256")]
+    for image_id in ("i4", "i5"):
+        with pytest.raises(CorruptStoreError, match="the record of another image"):
+            FeatureStore.open(store)[image_id]
+    assert FeatureStore.open(store)["i6"].tobytes() == RECORDS["i6"].tobytes()
+
+
+def test_the_swapped_record_of_another_image_is_refused_without_verify_too(tmp_path):
+    path = make_store(tmp_path / "s", RECORDS, "none")
+    content = (path / SHARD).read_bytes()
+    (path / SHARD).write_bytes((path / OTHER_SHARD).read_bytes())
+    with pytest.raises(CorruptStoreError, match="the record of another image"):
+        FeatureStore.open(path, verify=False)["i5"]
+    changed = bytearray(content)
+    changed[0] ^= 1
+    (path / SHARD).write_bytes(changed)
+    assert FeatureStore.open(path, verify=False)["i4"].tobytes() != RECORDS["i4"].tobytes()
+    with pytest.raises(CorruptStoreError, match="crc32c does not match"):
+        FeatureStore.open(path)["i4"]
+
+
+@pytest.mark.parametrize(
+    ("length", "why"),
+    [
+        (0, "0 bytes are no shard; its index alone has 68"),
+        (10, "10 bytes are no shard"),
+        (-1, "the shard index does not match its crc32c"),
+    ],
+)
+def test_a_truncated_shard_says_so(store, length, why):
     content = (store / SHARD).read_bytes()
     (store / SHARD).write_bytes(content[:length])
     assert problems(store) == [(SHARD, "has")]
-    with pytest.raises(CorruptStoreError, match=r"are no shard|does not match its crc32c"):
+    with pytest.raises(CorruptStoreError, match=why):
         FeatureStore.open(store)["i5"]
-
-
-def test_a_deleted_shard(store):
-    (store / SHARD).unlink()
-    assert problems(store) == [(SHARD, "the")]
-    with pytest.raises(CorruptStoreError, match="cannot open the shard"):
-        FeatureStore.open(store)["i5"]
-
-
-def test_a_shard_that_is_a_link_out_of_the_store(store, tmp_path):
-    shutil.move(store / SHARD, tmp_path / "outside")
-    (store / SHARD).symlink_to(tmp_path / "outside")
-    assert problems(store) == [(SHARD, "the")]
-    with pytest.raises(CorruptStoreError, match="cannot open the shard"):
-        FeatureStore.open(store)["i5"]
-
-
-def test_a_file_too_many(store):
-    (store / "features.zarr/2x3/grid/c.9.0.0.0").write_bytes(b"")
-    assert problems(store) == [("features.zarr/2x3/grid/c.9.0.0.0", "does")]
 
 
 def test_changed_zarr_metadata(store):
@@ -97,31 +251,117 @@ def test_changed_zarr_metadata(store):
     assert problems(store) == [("features.zarr/2x3/grid/zarr.json", "is")]
 
 
-def test_an_index_that_gives_one_image_the_features_of_another(store):
-    path = store / "index.parquet"
-    table = pq.read_table(path)
-    rows = table["row"].to_pylist()
-    rows[0], rows[1] = rows[1], rows[0]
-    pq.write_table(table.set_column(4, "row", pa.array(rows, pa.int64())), path)
-    assert problems(store) == [("index.parquet", "sha256")]
-    with pytest.raises(CorruptStoreError, match="has changed: its sha256 is not the one in"):
-        next(FeatureStore.open(store).index)
-    reseal(store)
-    assert problems(store) == [("store.json", "digest"), ("lookup.bin", "is")]
+def test_a_store_of_a_future_format_is_not_guessed_at(store):
+    reseal(store, format=2)
+    with pytest.raises(StoreError, match=r"format 2; this clipfeat reads format 1\. A newer cl"):
+        verify(store)
 
 
-def test_counts_that_are_not_those_of_the_index(store):
-    counts = json.loads((store / "store.json").read_text())["counts"]
-    reseal(store, counts={**counts, "ok": counts["ok"] - 1, "missing": 1})
-    assert problems(store) == [("store.json", "counts")]
+class TestTablesFromElsewhere:
+    """Files that are sound, but not those of this store."""
+
+    @pytest.fixture
+    def versions(self, tmp_path, codec):
+        """A store as it was, and as it is after an update that keeps the number of ids."""
+        before = {**RECORDS, "j0": None}
+        after = {**RECORDS, "j0": np.ones((2, 3, 16), np.float16)}
+        path = make_store(tmp_path / "s", before, codec)
+        shutil.copytree(path, tmp_path / "old")
+        extend_store(path, after, retry={"missing"})
+        assert problems(path) == []
+        return tmp_path / "old", path, after
+
+    @pytest.mark.parametrize(
+        ("old_file", "file"),
+        [
+            ("index.parquet", "index.1.parquet"),
+            ("shards.parquet", "shards.1.parquet"),
+            ("lookup.bin", "lookup.1.bin"),
+        ],
+    )
+    def test_a_stale_table_is_found(self, versions, old_file, file):
+        old, path, after = versions
+        shutil.copy(old / old_file, path / file)
+        assert file in {p.path for p in verify(path)}
+        read = readable(path, records=after)
+        assert read == (set(RECORDS) if file == "lookup.1.bin" else set(after))
+
+    def test_a_stale_card_is_found(self, versions):
+        old, path, _ = versions
+        shutil.copy(old / "store.json", path / "store.json")
+        assert problems(path) != []
+        with pytest.raises(CorruptStoreError, match=r"lookup\.bin: cannot open it"):
+            FeatureStore.open(path)
+
+    def test_stale_zarr_metadata_is_found(self, versions):
+        old, path, _ = versions
+        name = "features.zarr/2x3/grid/zarr.json"
+        shutil.copy(old / name.replace("2x3", "1x1"), path / name)
+        assert problems(path) == [(name, "is")]
+
+    @pytest.mark.parametrize("file", ["index.parquet", "shards.parquet", "lookup.bin"])
+    def test_a_table_of_another_store_with_the_same_ids_is_found(self, tmp_path, codec, file):
+        path = make_store(tmp_path / "s", RECORDS, codec)
+        other = {image_id: grid + 1 for image_id, grid in RECORDS.items()}
+        shutil.copy(make_store(tmp_path / "other", other, codec) / file, path / file)
+        assert (file, "sha256") in problems(path) or file == "shards.parquet"
+        assert is_found(path)
+        assert readable(path, records=RECORDS) == (set() if file == "lookup.bin" else set(RECORDS))
+
+    def test_a_shard_of_another_store_with_the_same_ids_does_not_read(self, tmp_path, codec):
+        path = make_store(tmp_path / "s", RECORDS, codec)
+        other = {image_id: -grid for image_id, grid in RECORDS.items()}
+        shutil.copy(make_store(tmp_path / "other", other, codec) / SHARD, path / SHARD)
+        assert [name for name, _ in problems(path)] == [SHARD]
+        assert readable(path, records=RECORDS) == {"i0", "i1", "i2", "i3", "i8", "i9"}
 
 
-def test_another_digest_in_the_card(store):
-    reseal(store, digest="0" * 64)
-    assert problems(store) == [("store.json", "digest")]
+class TestResealed:
+    """Changes after which every hash of the store fits again."""
+
+    def test_an_index_that_gives_one_image_the_features_of_another(self, store):
+        rows = pq.read_table(store / "index.parquet")["row"].to_pylist()
+        rows[0], rows[1] = rows[1], rows[0]
+        forge_column(store, "index", "row", rows)
+        assert problems(store) == [("store.json", "digest"), ("lookup.bin", "is")]
+
+    def test_counts_that_are_not_those_of_the_index(self, store):
+        counts = json.loads((store / "store.json").read_text())["counts"]
+        reseal(store, counts={**counts, "ok": counts["ok"] - 1, "missing": 1})
+        assert problems(store) == [("store.json", "counts")]
+
+    def test_another_digest_in_the_card(self, store):
+        reseal(store, digest="0" * 64)
+        assert problems(store) == [("store.json", "digest")]
+
+    def test_longer_arrays_than_there_are_records(self, store):
+        reseal(store, grid_shapes={"2x3": 12})
+        card = FeatureStore.open(store)
+        for name, content in card.zarr_metadata().items():
+            (store / name).write_bytes(content)
+        assert problems(store) == [("store.json", "grid_shapes")]
+
+    def test_a_grid_shape_that_no_record_has(self, store):
+        reseal(store, grid_shapes={"2x3": 10, "9x9": 3})
+        for name, content in FeatureStore.open(store).zarr_metadata().items():
+            (store / name).parent.mkdir(parents=True, exist_ok=True)
+            (store / name).write_bytes(content)
+        assert problems(store) == [("store.json", "grid_shapes")]
+
+    def test_rows_that_no_shard_holds(self, store):
+        forge_column(store, "index", "row", pa.array([*range(9), 11], pa.int64()))
+        assert ("index.parquet", "ids") in problems(store)
+
+    def test_a_card_with_other_spaces_is_not_as_it_was_written(self, store):
+        card = json.loads((store / "store.json").read_text())
+        (store / "store.json").write_text(json.dumps(card))
+        assert problems(store) == [("store.json", "is")]
 
 
-def test_a_card_with_other_spaces_is_not_as_it_was_written(store):
-    card = json.loads((store / "store.json").read_text())
-    (store / "store.json").write_text(json.dumps(card))
-    assert problems(store) == [("store.json", "is")]
+def test_a_raw_record_and_its_checksum_both_changed_do_not_read(tmp_path):
+    path = make_store(tmp_path / "s", RECORDS, "none")
+    content = (path / SHARD).read_bytes()
+    forged = encode("none", np.zeros(192, np.uint8))
+    (path / SHARD).write_bytes(forged + content[len(forged) :])
+    with pytest.raises(CorruptStoreError, match="the record of another image, or changed bytes"):
+        FeatureStore.open(path)["i4"]
