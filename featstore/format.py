@@ -54,7 +54,7 @@ class GridShape(NamedTuple):
     def parse(cls, text: str) -> Self:
         """Return the shape that `text` names, raising StoreError unless it is like `14x14`."""
         rows, _, cols = text.partition("x")
-        if not (rows.isascii() and rows.isdigit() and cols.isascii() and cols.isdigit()):
+        if not all(n.isascii() and n.isdigit() and n.lstrip("0") == n for n in (rows, cols)):
             raise StoreError(f"a grid shape must read like 14x14; got {text!r:.80}")
         shape = cls(int(rows[:9]), int(cols[:9]))
         if not 1 <= min(shape) <= max(shape) <= MAX_SIDE:

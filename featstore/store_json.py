@@ -21,7 +21,9 @@ from .lookup import MAX_SHAPES, SHAPE_BIT
 
 MAX_SHARD_RECORDS = 1 << 20
 MAX_CARD_BYTES = 1 << 22
+MAX_DEPTH = 64  # of objects in one another
 CARD_KEYS = {
+    "format": int,
     "clipfeat": str,
     "created": str,
     "identity": dict,
@@ -56,12 +58,16 @@ def write_card(store: Path, card: dict[str, Any]) -> None:
 def read_card(store: Path) -> dict[str, Any]:
     """Return store.json, raising StoreError unless it is whole and its values make sense."""
     path = store / STORE_JSON
+    if path.is_symlink():
+        raise CorruptStoreError(f"{path}: is a link; a store holds no links")
     if path.stat().st_size > MAX_CARD_BYTES:
         raise CorruptStoreError(f"{path}: more than {MAX_CARD_BYTES:,} bytes are no store.json")
     try:
         card = json.loads(path.read_bytes())
     except (ValueError, RecursionError) as error:
         raise CorruptStoreError(f"{path}: not valid JSON: {error}") from None
+    if _depth(card) > MAX_DEPTH:
+        raise CorruptStoreError(f"{path}: objects lie more than {MAX_DEPTH} levels deep")
     if not isinstance(card, dict) or card.get("format") != FORMAT:
         found = card.get("format") if isinstance(card, dict) else None
         raise StoreError(
@@ -78,6 +84,17 @@ def read_card(store: Path) -> dict[str, Any]:
         )
     _check_values(path, card)
     return card
+
+
+def _depth(value: Any) -> int:
+    """Return how many objects and arrays lie in one another, without recursion."""
+    depth, level = 0, [value]
+    while level := [v for v in level if isinstance(v, dict | list)]:
+        depth += 1
+        level = [
+            inner for v in level for inner in (v.values() if isinstance(v, dict) else v)
+        ]  # fmt: skip
+    return depth
 
 
 def _check_values(path: Path, card: dict[str, Any]) -> None:
