@@ -41,14 +41,17 @@ def read_rows(
     found = read_schema(path, refuse)
     if not found.equals(schema):
         wanted = ", ".join(f"{f.name} {f.type}" for f in schema)
-        got = ", ".join(f"{f.name} {f.type}" for f in found)
+        try:
+            got = ", ".join(f"{f.name} {f.type}" for f in found)
+        except UnicodeDecodeError as error:
+            got = f"a name that is not UTF-8 ({error!s:.100})"
         raise refuse(f"columns must be {wanted}; got {got:.200}")
     texts = [field.name for field in schema if pa.types.is_string(field.type)]
     file = _opened(path, texts, refuse)
     try:
         for batch in file.iter_batches(BATCH_ROWS, use_threads=False):
             yield from zip(*(_values(column, refuse) for column in batch.columns), strict=True)
-    except (OSError, pa.ArrowException) as error:
+    except (OSError, UnicodeDecodeError, pa.ArrowException) as error:
         raise refuse(f"not a readable Parquet file: {error!s:.200}") from None
 
 

@@ -4,12 +4,14 @@ import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
+from .codecs import zstd_bound
 from .errors import CorruptStoreError
-from .format import ZARR_GROUP, ShardRow
+from .format import ZARR_GROUP, GridShape, Identity, ShardRow
+from .shard_index import index_bytes
 
 SHARD_PATH = re.compile(
     rf"{re.escape(ZARR_GROUP)}/(?P<shape>[0-9]+x[0-9]+)/"
-    r"(?P<array>grid/c\.(?P<grid>[0-9]{1,12})\.0\.0\.0|pooled/c\.(?P<pooled>[0-9]{1,12})\.0)"
+    r"(?P<array>grid/c\.(?P<grid>0|[1-9][0-9]{0,11})\.0\.0\.0|pooled/c\.(?P<pooled>0|[1-9][0-9]{0,11})\.0)"
 )
 
 
@@ -25,10 +27,15 @@ def check_folders(store: Path, shapes: Iterable[str], arrays: tuple[str, ...]) -
 
 
 def check_shards(
-    path: Path, shards: Iterable[ShardRow], lengths: Mapping[str, int], shard_records: int
+    path: Path,
+    shards: Iterable[ShardRow],
+    lengths: Mapping[str, int],
+    shard_records: int,
+    identity: Identity,
 ) -> None:
     """Raise CorruptStoreError unless paths and rows of the packing list `path` follow from
-    each other: a store from elsewhere may name any file, or give one shard another's place.
+    each other: a store from elsewhere may name any file, give one shard another's place, or
+    claim a size that takes days to read.
 
     `lengths` are those of the arrays, by grid shape.
     """
@@ -38,9 +45,24 @@ def check_shards(
             first_row = int(match["grid"] or match["pooled"]) * shard_records
             end = shard.first_row + shard.records
             within = 1 <= shard.records <= shard_records and end <= lengths[shard.shape]
-            if shard.first_row == first_row and within:
+            possible = _possible_bytes(shard, match["grid"] is not None, shard_records, identity)
+            if shard.first_row == first_row and within and shard.bytes in possible:
                 continue
         raise CorruptStoreError(
-            f"{path}: {shard.path!r:.200} cannot be the shard of "
-            f"{shard.records} records of {shard.shape:.20} from row {shard.first_row}"
+            f"{path}: {shard.path!r:.200} cannot be the shard of {shard.records} records of "
+            f"{shard.shape:.20} from row {shard.first_row}, {shard.bytes} bytes"
         )
+
+
+def _possible_bytes(
+    shard: ShardRow, is_grid: bool, shard_records: int, identity: Identity  # noqa: FBT001
+) -> range:
+    """Return the sizes that an honest shard may have; none if the store has no such array."""
+    if not is_grid and identity.pooled_dim is None:
+        return range(0)
+    channels = identity.pooled_dim or 0
+    if is_grid:
+        channels = GridShape.parse(shard.shape).cells * identity.dim
+    index = index_bytes(shard_records)
+    record = zstd_bound(channels * identity.numpy_dtype.itemsize)
+    return range(index, index + shard.records * record + 1)

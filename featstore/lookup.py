@@ -106,12 +106,15 @@ class LookupBuilder:
         self._values = bytearray()
 
     def add(self, row: IndexRow) -> None:
-        """Add one row of the index."""
+        """Add one row of the index, raising ValueError or KeyError for one that cannot be."""
+        check = bytes.fromhex(row.checksum)
+        if not 0 <= row.row < 1 << SHAPE_BIT or len(check) > 8:
+            raise ValueError(f"row {row.row}, checksum {row.checksum!r:.80}")
         place = row.row | self._shapes[row.shape] << SHAPE_BIT
         place |= STATUSES.index(Status(row.status)) << STATUS_BIT
         self._hashes += hashlib.sha256(row.image_id.encode()).digest()[:16]
         self._values += place.to_bytes(8, "little")
-        self._values += bytes.fromhex(row.checksum).ljust(8, b"\0")
+        self._values += check.ljust(8, b"\0")
 
     def columns(self) -> U64:
         """Return key, place, check, seal of every row, sorted by key."""

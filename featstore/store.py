@@ -115,7 +115,7 @@ class FeatureStore:
         """The packing list, sorted by path."""
         path = self.table_path("shards")
         shards = read_shards(path, self.card["tables"]["shards"])
-        check_shards(path, shards, self.card["grid_shapes"], self._shard_records)
+        check_shards(path, shards, self.card["grid_shapes"], self._shard_records, self.identity)
         return tuple(shards)
 
     @property

@@ -65,8 +65,20 @@ def read_index(path: Path, sha256: str) -> Iterator[IndexRow]:
 
 
 def read_shards(path: Path, sha256: str) -> list[ShardRow]:
-    """Return the packing list whose file has this sha256."""
-    return list(map(ShardRow._make, _read(path, SHARDS_SCHEMA, sha256)))
+    """Return the packing list whose file has this sha256.
+
+    Raises CorruptStoreError unless paths are sorted and stand there once: a few bytes of
+    Parquet can say the same row a billion times.
+    """
+    shards: list[ShardRow] = []
+    for shard in map(ShardRow._make, _read(path, SHARDS_SCHEMA, sha256)):
+        if shards and shard.path <= shards[-1].path:
+            raise CorruptStoreError(
+                f"{path}: {shard.path!r:.100} stands behind {shards[-1].path!r:.100}; "
+                f"paths must be sorted, none twice"
+            )
+        shards.append(shard)
+    return shards
 
 
 def _read(path: Path, schema: pa.Schema, sha256: str) -> Iterator[tuple]:

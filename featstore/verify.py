@@ -1,6 +1,7 @@
 """Find what is wrong with a store: by sizes, by hashes, or by decoding every record."""
 
 import enum
+import hashlib
 from collections import Counter, defaultdict
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -81,10 +82,13 @@ def verify(path: Path, depth: Depth = Depth.FULL) -> list[Problem]:
             broken[shard.path] = problem
     if any(problem.path == store.table_path("index").name for problem in tables):
         return problems + [Problem(p, why, (), REDO) for p, why in broken.items()]
+    index = list(_check_index(store))
+    problems += index
+    if any(problem.path == store.table_path("index").name for problem in index):
+        return problems + [Problem(p, why, (), REDO) for p, why in broken.items()]
     if depth == Depth.DEEP:
         for shard_path, problem in check_records(store, skip=set(broken)):
             broken[shard_path] = problem
-    problems += _check_index(store)
     ids = _ids_of(store, set(broken))
     return problems + [
         Problem(shard_path, why, ids[shard_path], REDO) for shard_path, why in broken.items()
@@ -151,7 +155,8 @@ def _check_index(store: FeatureStore) -> Iterator[Problem]:
         yield Problem(STORE_JSON, what, (), f"copy {STORE_JSON} and the tables again")
     if {s: n for s, n in store.card["counts"].items() if n} != counts:
         yield Problem(STORE_JSON, "counts are not those of the index", (), COPY)
-    if store.table_path("lookup").read_bytes() != lookup_bytes(lookup.columns()):
+    expected = hashlib.sha256(lookup_bytes(lookup.columns())).hexdigest()
+    if expected != store.card["tables"]["lookup"]:
         remedy = "type: clipfeat store repair"
         yield Problem(store.table_path("lookup").name, "is not that of the index", (), remedy)
     yield from covered.problems()
@@ -162,11 +167,14 @@ class _Coverage:
 
     def __init__(self, store: FeatureStore):
         self._index = store.table_path("index").name
+        self._lengths = store.card["grid_shapes"]
         self._shard_records = store.card["shard_records"]
         self._taken: dict[tuple[str, int], np.ndarray] = {}
         self._outside: list[str] = []
+        self._ends = dict.fromkeys(self._lengths, 0)
         arrays = Counter((s.shape, s.first_row, s.records) for s in store.shards)
         for (shape, first_row, records), n in arrays.items():
+            self._ends[shape] = max(self._ends[shape], first_row + records)
             if n == len(store.identity.arrays):
                 self._taken[shape, first_row] = np.zeros(records, bool)
 
@@ -182,6 +190,8 @@ class _Coverage:
         if self._outside:
             what = "ids have no row of their own in a shard of the packing list"
             yield Problem(self._index, what, tuple(self._outside), COPY)
+        if self._ends != self._lengths:
+            yield Problem(STORE_JSON, "grid_shapes are not those of the packing list", (), COPY)
 
 
 def _check_strangers(store: FeatureStore) -> Iterator[Problem]:
