@@ -8,12 +8,23 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from ..base.files import fsync_folder, write_atomically
+from ..base.files import fsync_folder, open_plain, write_atomically
+from .codecs import CRC_BYTES
 from .errors import StoreError
-from .format import JOURNAL, IndexRow, ShardRow, canonical_json
+from .format import JOURNAL, IndexRow, ShardRow, Status, canonical_json
 from .layout import Shard
+from .store_json import MAX_SHARD_RECORDS
 
 TEMPORARY = ".tmp"
+# What reading a file of the journal raises if it is not one that a writer has left.
+NOT_JSON = (OSError, ValueError, KeyError, TypeError, RecursionError)
+PLAN_KEYS = {
+    "identity": (dict,),
+    "shard_records": (int,),
+    "layout": (str,),
+    "parent": (str, type(None)),
+    "again": (list,),
+}
 
 
 @dataclass(frozen=True)
@@ -28,8 +39,12 @@ class Receipt:
         return canonical_json(asdict(self))
 
     @classmethod
-    def from_json(cls, content: bytes) -> "Receipt":
-        value = json.loads(content)
+    def from_json(cls, value: Any) -> "Receipt":
+        """Return the receipt that `to_json` gave; any other value raises one of NOT_JSON."""
+        for kind, rows in ((ShardRow, value["files"]), (IndexRow, value["records"])):
+            kinds = list(kind.__annotations__.values())
+            if any([type(item) for item in row] != kinds for row in rows):
+                raise ValueError(f"not the values of a {kind.__name__}")
         return cls(
             value["shard"],
             tuple(ShardRow(*row) for row in value["files"]),
@@ -40,11 +55,48 @@ class Receipt:
         """Return whether this is the receipt of `shard`, and not of another plan."""
         shape = str(shard.shape)
         planned = [(i, shape, row) for i, row in zip(shard.ids, shard.rows, strict=True)]
+        place = (shape, shard.first_row, shard.records)
         return (
-            self.shard == shard.number
-            and [file.path for file in self.files] == [shard.path(array) for array in arrays]
+            type(self.shard) is int
+            and self.shard == shard.number
+            and [(file.path, file[3:]) for file in self.files]
+            == [(shard.path(array), place) for array in arrays]
             and [(row.image_id, row.shape, row.row) for row in self.records] == planned
+            and all(0 <= file.bytes < 1 << 63 for file in self.files)
+            and all(_is_possible(row, arrays) for row in self.records)
         )
+
+
+def _is_possible(row: IndexRow, arrays: tuple[str, ...]) -> bool:
+    """Return whether a row of a receipt can stand in an index."""
+    try:
+        for text in row:
+            if isinstance(text, str):
+                text.encode()
+        checks = len(arrays) * CRC_BYTES if Status(row.status) == Status.OK else 0
+        return len(bytes.fromhex(row.checksum)) == checks and all(
+            0 <= side < 1 << 31 for side in (row.width, row.height)
+        )
+    except ValueError:
+        return False
+
+
+def _read_json(path: Path) -> Any:
+    with open(open_plain(path), "rb") as file:  # noqa: PTH123 - a descriptor
+        return json.loads(file.read())
+
+
+def _checked_plan(plan: Any) -> dict[str, Any]:
+    """Return the plan, raising one of NOT_JSON unless its values are those that one has."""
+    for key, kinds in PLAN_KEYS.items():
+        if type(plan[key]) not in kinds:
+            raise ValueError(f"{key} is {plan[key]!r:.80}")
+    if not 1 <= plan["shard_records"] <= MAX_SHARD_RECORDS:
+        raise ValueError(f"shard_records is {plan['shard_records']}")
+    for place in plan["again"]:
+        if [type(value) for value in place] != [str, int]:
+            raise ValueError(f"again holds {place!r:.80}")
+    return {key: plan[key] for key in PLAN_KEYS}
 
 
 class Journal:
@@ -60,7 +112,12 @@ class Journal:
         self.lock_path = self.folder / "lock"
 
     def create(self) -> None:
-        """Make the folder, and the store's with it."""
+        """Make the folder, and the store's with it.
+
+        A link is refused: what lies in a journal is removed, and it may lead anywhere.
+        """
+        if self.folder.is_symlink():
+            raise StoreError(f"{self.folder} is a link; a store holds no links")
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             for folder in (self.folder.parent, self.folder.parent.parent):
@@ -76,10 +133,8 @@ class Journal:
         if not path.exists():
             return None
         try:
-            plan = json.loads(path.read_bytes())
-            return {key: plan[key] for key in ("identity", "shard_records", "layout", "parent",
-                                               "again")}  # fmt: skip
-        except (ValueError, KeyError, TypeError):
+            return _checked_plan(_read_json(path))
+        except NOT_JSON:
             raise StoreError(f"{path} is no plan of this clipfeat; choose another --out") from None
 
     def write_plan(self, plan: dict[str, Any]) -> None:
@@ -95,8 +150,8 @@ class Journal:
     def receipt(self, shard: Shard, arrays: tuple[str, ...]) -> Receipt | None:
         """Return the receipt of a shard, None if there is none or it is of another plan."""
         try:
-            receipt = Receipt.from_json(self._receipt_path(shard.number).read_bytes())
-        except (FileNotFoundError, ValueError, KeyError, TypeError):
+            receipt = Receipt.from_json(_read_json(self._receipt_path(shard.number)))
+        except NOT_JSON:
             return None
         return receipt if receipt.is_for(shard, arrays) else None
 
@@ -115,7 +170,9 @@ class Journal:
     def clear(self) -> None:
         """Remove everything but the lock: another plan's receipts, files in the making."""
         for path in self.folder.iterdir():
-            if path != self.lock_path:
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path)
+            elif path != self.lock_path:
                 path.unlink()
 
     def clear_temporaries(self) -> None:

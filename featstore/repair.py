@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..base.files import sha256_file, write_atomically
+from ..base.files import is_plain, sha256_file, write_atomically
 from .format import JOURNAL, TABLES, ZARR_GROUP, table_file
 from .journal import Journal
 from .lock import WriterLock
@@ -59,7 +59,7 @@ def _mend_lookup(path: Path) -> list[str]:
     card = read_card(path)
     name = table_file("lookup", card["generation"])
     tables, lookup = card["tables"], path / name
-    if lookup.is_file() and sha256_file(lookup) == tables["lookup"]:
+    if is_plain(lookup) and sha256_file(lookup) == tables["lookup"]:
         return []
     builder = LookupBuilder(card["grid_shapes"])
     for row in read_index(path / table_file("index", card["generation"]), tables["index"]):

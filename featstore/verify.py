@@ -13,7 +13,7 @@ import numpy as np
 from ..base.files import is_plain, sha256_file
 from .checks import SHARD_PATH
 from .deep import check_records
-from .errors import CorruptStoreError
+from .errors import CorruptStoreError, StoreError
 from .format import JOURNAL, STORE_JSON, TABLES, IndexRow, store_digest
 from .hashing import check_files, size_problem
 from .journal import Journal
@@ -209,7 +209,10 @@ def _check_strangers(store: FeatureStore) -> Iterator[Problem]:
 
 
 def _unfinished_update(store: FeatureStore) -> Iterator[Problem]:
-    plan = Journal(store.path).plan()
+    try:
+        plan = Journal(store.path).plan()
+    except StoreError:
+        plan = None  # nothing that could be gone on with
     remedy = "type the clipfeat extract command again to finish it, or: clipfeat store repair"
     what = "an extraction that adds to the store was cut off, or is running"
     if plan is None or plan["parent"] != store.digest:

@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from ..base.files import fsync_folder, remove_temporaries, sha256_file, write_atomically
+from .checks import check_folders
 from .errors import StoreError
 from .format import (
     FORMAT,
@@ -123,6 +124,8 @@ class StoreWriter:
                 f"{self._path} is unfinished and was begun otherwise: {what}. "
                 f"Finish it as it was begun, or choose another --out"
             )
+        # Before anything is written below it: a store from elsewhere may link to anywhere.
+        check_folders(self._path, map(str, layout.records), self._identity.arrays)
         remove_temporaries(self._path)
         self._journal.clear_temporaries()
         self._journal.write_plan(plan)
