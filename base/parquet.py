@@ -41,10 +41,7 @@ def read_rows(
     found = read_schema(path, refuse)
     if not found.equals(schema):
         wanted = ", ".join(f"{f.name} {f.type}" for f in schema)
-        try:
-            got = ", ".join(f"{f.name} {f.type}" for f in found)
-        except UnicodeDecodeError as error:
-            got = f"a name that is not UTF-8 ({error!s:.100})"
+        got = ", ".join(f"{f.name} {f.type}" for f in found)
         raise refuse(f"columns must be {wanted}; got {got:.200}")
     texts = [field.name for field in schema if pa.types.is_string(field.type)]
     file = _opened(path, texts, refuse)
@@ -60,7 +57,7 @@ def _opened(path: Path, texts: list[str], refuse: Callable[[str], Exception]) ->
         # As one plain file: nothing in the path or the file may name other files to open.
         source = pa.OSFile(str(path))
         return pq.ParquetFile(source, read_dictionary=texts, buffer_size=1 << 20)
-    except (OSError, pa.ArrowException) as error:
+    except (OSError, UnicodeDecodeError, pa.ArrowException) as error:
         raise refuse(f"not a readable Parquet file: {error!s:.200}") from None
 
 

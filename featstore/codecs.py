@@ -48,7 +48,7 @@ def decode_zstd(encoded: bytes, out: Buffer) -> None:
         )
     try:
         _zstd.decode(encoded, out)
-    except RuntimeError as error:
+    except (RuntimeError, ValueError) as error:  # ValueError: more frames behind the first
         raise CorruptStoreError(str(error)) from None
 
 

@@ -116,8 +116,7 @@ class Journal:
 
         A link is refused: what lies in a journal is removed, and it may lead anywhere.
         """
-        if self.folder.is_symlink():
-            raise StoreError(f"{self.folder} is a link; a store holds no links")
+        self._refuse_link()
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             for folder in (self.folder.parent, self.folder.parent.parent):
@@ -127,8 +126,13 @@ class Journal:
                 f"cannot write {self.folder}: {error.strerror}; choose another --out"
             ) from None
 
+    def _refuse_link(self) -> None:
+        if self.folder.is_symlink():
+            raise StoreError(f"{self.folder} is a link; a store holds no links")
+
     def plan(self) -> dict[str, Any] | None:
         """Return what is being written, or None before `write_plan`."""
+        self._refuse_link()
         path = self.folder / "plan.json"
         if not path.exists():
             return None

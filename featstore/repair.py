@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from ..base.files import is_plain, sha256_file, write_atomically
+from .errors import StoreError
 from .format import JOURNAL, TABLES, ZARR_GROUP, table_file
 from .journal import Journal
 from .lock import WriterLock
@@ -61,6 +62,8 @@ def _mend_lookup(path: Path) -> list[str]:
     tables, lookup = card["tables"], path / name
     if is_plain(lookup) and sha256_file(lookup) == tables["lookup"]:
         return []
+    if lookup.is_dir():
+        raise StoreError(f"{lookup} is a folder; move it out of the store")
     builder = LookupBuilder(card["grid_shapes"])
     for row in read_index(path / table_file("index", card["generation"]), tables["index"]):
         builder.add(row)
@@ -75,7 +78,9 @@ def _mend(path: Path, mended: list[str], problems: list[Problem]) -> Repair:
     dropped, left = [], []
     for problem in problems:
         file = path / problem.path
-        if problem.path in shards:
+        if file.is_dir() and problem.path != JOURNAL and not file.is_symlink():
+            left.append(problem)  # a folder in the place of a file: a person's, not a writer's
+        elif problem.path in shards:
             file.unlink(missing_ok=True)
             dropped.append(problem)
         elif problem.path in metadata:
