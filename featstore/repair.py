@@ -75,6 +75,7 @@ def _mend(path: Path, mended: list[str], problems: list[Problem]) -> Repair:
     store = FeatureStore.open(path)
     metadata = store.zarr_metadata()
     shards = {shard.path for shard in store.shards}
+    tables = {store.table_path(table).name for table in TABLES}
     dropped, left = [], []
     for problem in problems:
         file = path / problem.path
@@ -87,7 +88,7 @@ def _mend(path: Path, mended: list[str], problems: list[Problem]) -> Repair:
             file.parent.mkdir(parents=True, exist_ok=True)
             write_atomically(file, metadata[problem.path])
             mended.append(problem.path)
-        elif _is_left_over(problem.path):
+        elif problem.path not in tables and _is_left_over(problem.path):
             file.unlink(missing_ok=True)
             mended.append(problem.path)
         else:
