@@ -45,7 +45,7 @@ def check_shards(
             first_row = int(match["grid"] or match["pooled"]) * shard_records
             end = shard.first_row + shard.records
             within = 1 <= shard.records <= shard_records and end <= lengths[shard.shape]
-            possible = _possible_bytes(shard, match["grid"] is not None, shard_records, identity)
+            possible = _possible_bytes(shard, match["grid"], shard_records, identity)
             if shard.first_row == first_row and within and shard.bytes in possible:
                 continue
         raise CorruptStoreError(
@@ -55,13 +55,16 @@ def check_shards(
 
 
 def _possible_bytes(
-    shard: ShardRow, is_grid: bool, shard_records: int, identity: Identity  # noqa: FBT001
+    shard: ShardRow,
+    grid: str | None,
+    shard_records: int,
+    identity: Identity,
 ) -> range:
     """Return the sizes that an honest shard may have; none if the store has no such array."""
-    if not is_grid and identity.pooled_dim is None:
+    if grid is None and identity.pooled_dim is None:
         return range(0)
     channels = identity.pooled_dim or 0
-    if is_grid:
+    if grid is not None:
         channels = GridShape.parse(shard.shape).cells * identity.dim
     index = index_bytes(shard_records)
     record = zstd_bound(channels * identity.numpy_dtype.itemsize)

@@ -87,6 +87,8 @@ class Lookup:
             if (found == same).all():
                 break
             at = at + (same & ~found)
+        else:
+            raise CorruptStoreError(f"{self._path}: too many entries share a key")
         if (seen & ~found).any():
             raise CorruptStoreError(f"{self._path}: an entry does not match its seal")
         return Places(

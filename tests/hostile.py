@@ -8,6 +8,10 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from clipfeat.featstore import FeatureStore, Status
+from clipfeat.featstore.format import store_digest
+from clipfeat.featstore.lookup import LookupBuilder, lookup_bytes
+
 
 def reseal(store: Path, **changes: Any) -> None:
     """Change keys of store.json and give it the hashes of its tables and its own checksum."""
@@ -21,6 +25,20 @@ def reseal(store: Path, **changes: Any) -> None:
     text = json.dumps(card, sort_keys=True, separators=(",", ":"))
     card["checksum"] = hashlib.sha256(text.encode()).hexdigest()
     path.write_text(json.dumps(card, indent=2))
+
+
+def reconcile(store: Path) -> None:
+    """Make look-up, counts and digest follow from a forged index, as its writer's would."""
+    opened = FeatureStore.open(store)
+    lookup = LookupBuilder(map(str, opened.grid_shapes))
+    counts = dict.fromkeys(Status, 0)
+    for row in opened.index:
+        lookup.add(row)
+        counts[Status(row.status)] += 1
+    (store / "lookup.bin").write_bytes(lookup_bytes(lookup.columns()))
+    reseal(store, counts=counts)
+    opened = FeatureStore.open(store)
+    reseal(store, digest=store_digest(opened.identity, opened.shards, opened.index))
 
 
 def forge_column(store: Path, table: str, column: str, values: Any) -> None:

@@ -76,15 +76,11 @@ def write_encoded(
     layout: Layout,
     encoded: Encoded,
     parent: FeatureStore | None = None,
-    statuses: Mapping[str, str] | None = None,
 ) -> FeatureStore:
-    """Write the shards of `layout` with records whose bytes on disk are given, then finish.
-
-    `statuses` says that some ids became something else than their bytes (or None) say.
-    """
+    """Write the shards of `layout` with records whose bytes on disk are given, then finish."""
     with StoreWriter(path, identity, layout, parent=parent) as writer:
         for shard in writer.pending:
-            write_shard(path, identity, layout, shard, encoded, statuses)
+            write_shard(path, identity, layout, shard, encoded)
         return writer.finish(libraries={})
 
 
@@ -94,7 +90,6 @@ def write_shard(
     layout: Layout,
     shard: Shard,
     encoded: Encoded,
-    statuses: Mapping[str, str] | None = None,
 ) -> None:
     """Write one shard of records whose bytes on disk are given."""
     with ShardTransaction(path, identity, layout.shard_records, shard) as files:
@@ -105,7 +100,6 @@ def write_shard(
             if content is not None:
                 files.append(row - shard.first_row, content)
             check = "" if content is None else checksum(content.values())
-            status = (statuses or {}).get(image_id, status)
             reason = "" if status == Status.OK else "no such file"
             shape = str(shard.shape)
             rows.append(IndexRow(image_id, status, reason, shape, row, 0, 0, "", image_id, check))

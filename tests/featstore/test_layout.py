@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from clipfeat.featstore import GridShape
-from clipfeat.featstore.layout import Shard, lay_out
+from clipfeat.featstore.layout import Layout, Shard, lay_out
 
 SHAPES = st.sampled_from([GridShape(14, 14), GridShape(12, 20), GridShape(20, 12)])
 
@@ -48,3 +48,53 @@ def test_the_fingerprint_tells_layouts_apart(shapes, shard_records):
     fewer = dict(list(shapes.items())[1:])
     assert lay_out(fewer, shard_records).fingerprint() != layout.fingerprint()
     assert lay_out(shapes, shard_records + 1).fingerprint() != layout.fingerprint()
+
+
+@given(
+    st.dictionaries(st.text(min_size=1), SHAPES, min_size=1),
+    st.dictionaries(SHAPES, st.integers(1, 40)),
+    st.integers(1, 9),
+    st.data(),
+)
+def test_what_is_added_stands_behind_what_is_there(shapes, taken, shard_records, data):
+    again = data.draw(st.lists(redone(taken, shard_records), unique_by=lambda s: s.path("grid")))
+    layout = lay_out(shapes, shard_records, taken, tuple(again))
+    redo, new = layout.shards[: len(again)], layout.shards[len(again) :]
+    assert [shard.number for shard in layout.shards] == list(range(len(layout.shards)))
+    for before, after in zip(again, redo, strict=True):
+        same = (before.shape, before.index, before.first_row, before.ids, before.rows)
+        assert same == (after.shape, after.index, after.first_row, after.ids, after.rows)
+    for shard in new:
+        assert shard.first_row == shard.index * shard_records >= taken.get(shard.shape, 0)
+        assert shard.first_row - taken.get(shard.shape, 0) < shard_records * len(new)
+        assert list(shard.rows) == [shard.first_row + k for k in range(len(shard.ids))]
+        assert all(shapes[image_id] == shard.shape for image_id in shard.ids)
+    assert sorted(image_id for shard in new for image_id in shard.ids) == sorted(shapes)
+    assert_no_row_twice(layout)
+    paths = [shard.path("grid") for shard in layout.shards]
+    assert len(set(paths)) == len(paths)
+    # The first new shard of a shape is the next one: there is no hole of a whole shard.
+    for shape, _ in layout.records.items():
+        indexes = sorted(shard.index for shard in new if shard.shape == shape)
+        first = -(-taken.get(shape, 0) // shard_records)
+        assert indexes == list(range(first, first + len(indexes)))
+
+
+def redone(taken, shard_records):
+    """A shard of taken rows that is written again, with gaps where refused ids were."""
+    if not taken:
+        return st.nothing()
+
+    def shard(shape, index, size):
+        first = index % -(-taken[shape] // shard_records) * shard_records
+        end = min(first + shard_records, taken[shape])
+        rows = tuple(range(first, end))[-size:]
+        ids = tuple(f"old {row}" for row in rows)
+        return Shard(0, shape, first // shard_records, first, ids, rows)
+
+    return st.builds(shard, st.sampled_from(sorted(taken)), st.integers(0, 40), st.integers(1, 9))
+
+
+def assert_no_row_twice(layout: Layout):
+    places = [(shard.shape, row) for shard in layout.shards for row in shard.rows]
+    assert len(set(places)) == len(places)

@@ -1,0 +1,247 @@
+"""What is broken is dropped and written again, to the very store that it was."""
+
+import numpy as np
+import pytest
+from hostile import reseal
+from stores import (
+    extend_store,
+    files_of,
+    make_identity,
+    make_pooled_store,
+    snapshot,
+)
+
+from clipfeat.featstore import CorruptStoreError, FeatureStore, StoreError
+from clipfeat.featstore.lock import WriterLock
+from clipfeat.featstore.repair import repair
+from clipfeat.featstore.verify import Depth, verify
+
+RNG = np.random.default_rng(0)
+RECORDS: dict[str, np.ndarray | None] = {
+    f"r{k}": RNG.standard_normal((2, 3, 4)).astype(np.float16) for k in range(9)
+}
+RECORDS |= {f"s{k}": RNG.standard_normal((3, 2, 4)).astype(np.float16) for k in range(3)}
+RECORDS |= {"gone": None}
+POOLED = {image_id: RNG.standard_normal(5).astype(np.float16) for image_id in RECORDS}
+GRID = "features.zarr/2x3/grid/c.1.0.0.0"  # holds r4 to r7
+VECTORS = "features.zarr/2x3/pooled/c.1.0"
+
+
+@pytest.fixture(params=["zstd", "none"])
+def store(tmp_path, request):
+    identity = make_identity(4, request.param, pooled_dim=5)
+    return make_pooled_store(tmp_path / "s", identity, RECORDS, POOLED, 4)
+
+
+def flip(path):
+    content = bytearray(path.read_bytes())
+    content[len(content) // 3] ^= 16
+    path.write_bytes(content)
+
+
+def cut(path):
+    path.write_bytes(path.read_bytes()[:-7])
+
+
+def swap(path):
+    other = path.with_name(path.name.replace("c.1", "c.0"))
+    content = other.read_bytes()
+    other.write_bytes(path.read_bytes())
+    path.write_bytes(content)
+
+
+def link(path):
+    path.rename(path.parents[4] / "outside")
+    path.symlink_to(path.parents[4] / "outside")
+
+
+def readable(path):
+    store, read = FeatureStore.open(path), set()
+    for image_id, grid in RECORDS.items():
+        try:
+            batch = store.read([image_id])
+        except StoreError:
+            continue
+        assert grid is not None
+        assert batch.features.tobytes() == grid.tobytes()
+        assert batch.pooled is not None
+        assert batch.pooled.tobytes() == POOLED[image_id].tobytes()
+        read.add(image_id)
+    return read
+
+
+ALL = {image_id for image_id, grid in RECORDS.items() if grid is not None}
+
+
+@pytest.mark.parametrize(
+    ("damage", "names", "lost"),
+    [
+        (flip, [GRID], {"r4", "r5", "r6", "r7"}),
+        (flip, [VECTORS], {"r4", "r5", "r6", "r7"}),
+        (flip, [GRID, VECTORS], {"r4", "r5", "r6", "r7"}),
+        (cut, [GRID], {"r4", "r5", "r6", "r7"}),
+        (link, [GRID], {"r4", "r5", "r6", "r7"}),
+        (swap, [GRID], {f"r{k}" for k in range(8)}),
+        (lambda path: path.unlink(), [GRID], {"r4", "r5", "r6", "r7"}),
+        (lambda path: path.unlink(), ["features.zarr/3x2/grid/c.0.0.0.0"], {"s0", "s1", "s2"}),
+    ],
+)
+def test_a_broken_shard_is_dropped_and_written_again_to_the_same_digest(store, damage, names, lost):
+    whole, digest = snapshot(store), FeatureStore.open(store).digest
+    for name in names:
+        damage(store / name)
+    done = repair(store)
+    assert done.left == done.mended == ()
+    assert {problem.path for problem in done.dropped} >= set(names)
+    assert not any((store / name).exists() for name in names)
+    assert not (store / "journal").exists()
+    assert readable(store) == ALL - lost
+    assert set(names) <= {problem.path for problem in verify(store)}
+
+    again = extend_store(store, RECORDS, pooled=POOLED)
+    assert again.digest == digest
+    assert again.card["parents"] == []
+    assert verify(store, Depth.DEEP) == []
+    assert readable(store) == ALL
+    now = snapshot(store)
+    for shard in again.shards:
+        assert now[shard.path][2] == whole[shard.path][2]
+        if shard.shape not in {name.split("/")[1] for name in names}:
+            assert now[shard.path] == whole[shard.path]  # not written again
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "lookup.bin",
+        "features.zarr/zarr.json",
+        "features.zarr/2x3/zarr.json",
+        "features.zarr/2x3/grid/zarr.json",
+        "features.zarr/3x2/pooled/zarr.json",
+    ],
+)
+@pytest.mark.parametrize("damage", [flip, cut, lambda path: path.unlink()])
+def test_what_follows_from_the_rest_is_made_anew_to_the_byte(store, name, damage):
+    content, digest = (store / name).read_bytes(), FeatureStore.open(store).digest
+    damage(store / name)
+    done = repair(store)
+    assert (done.mended, done.dropped, done.left) == ((name,), (), ())
+    assert (store / name).read_bytes() == content
+    assert verify(store, Depth.DEEP) == []
+    assert FeatureStore.open(store).digest == digest
+
+
+@pytest.mark.parametrize(
+    ("name", "is_removed"),
+    [
+        (".store.json.99.tmp", True),
+        ("features.zarr/2x3/grid/.zarr.json.99.tmp", True),
+        ("features.zarr/2x3/grid/c.9.0.0.0", True),
+        ("index.7.parquet", True),
+        ("lookup.7.bin", True),
+        ("thesis.tex", False),
+        ("index of things.txt", False),
+        ("notes/readme.md", False),
+    ],
+)
+def test_what_a_writer_left_is_removed_and_what_a_person_put_there_is_not(store, name, is_removed):
+    (store / name).parent.mkdir(exist_ok=True)
+    (store / name).write_text("...")
+    done = repair(store)
+    assert (store / name).exists() != is_removed
+    assert [name] == ([*done.mended] if is_removed else [problem.path for problem in done.left])
+    assert [problem.path for problem in verify(store)] == ([] if is_removed else [name])
+
+
+def test_a_journal_that_a_killed_run_left_is_removed(store):
+    (store / "journal").mkdir()
+    (store / "journal/00000000.json").write_text("{}")
+    (store / "journal/00000001.grid.77.tmp").write_text("...")
+    assert [problem.path for problem in verify(store)] == ["journal"]
+    assert repair(store).left == ()
+    assert verify(store) == []
+
+
+@pytest.mark.parametrize("name", ["index.parquet", "shards.parquet", "store.json"])
+@pytest.mark.parametrize("damage", [flip, cut])
+def test_what_nothing_else_holds_is_left_and_said(store, name, damage):
+    damage(store / name)
+    before = {file: (store / file).read_bytes() for file in files_of(store)}
+    try:
+        done = repair(store)
+    except StoreError as error:
+        said = str(error)
+    else:
+        assert done.dropped == done.mended == ()
+        said = " ".join(problem.text() for problem in done.left)
+    assert name in said
+    assert {file: (store / file).read_bytes() for file in files_of(store)} == before
+
+
+def test_a_digest_that_is_not_that_of_the_tables_is_left_and_said(store):
+    reseal(store, digest="0" * 64)
+    assert [problem.path for problem in repair(store).left] == ["store.json"]
+
+
+def test_damage_of_many_kinds_at_once(store):
+    digest = FeatureStore.open(store).digest
+    flip(store / GRID)
+    flip(store / "lookup.bin")
+    (store / "features.zarr/3x2/zarr.json").unlink()
+    (store / "features.zarr/2x3/grid/.c.0.tmp").touch()
+    done = repair(store)
+    assert set(done.mended) == {
+        "lookup.bin",
+        "features.zarr/3x2/zarr.json",
+        "features.zarr/2x3/grid/.c.0.tmp",
+    }
+    assert [problem.path for problem in done.dropped] == [GRID]
+    assert set(done.dropped[0].ids) == {"r4", "r5", "r6", "r7"}
+    assert extend_store(store, RECORDS, pooled=POOLED).digest == digest
+    assert verify(store, Depth.DEEP) == []
+
+
+def test_a_sound_store_is_left_as_it_is(store):
+    before = snapshot(store)
+    done = repair(store, Depth.DEEP)
+    assert (done.mended, done.dropped, done.left) == ((), (), ())
+    del before["."]  # the folder's own time: the lock was taken there
+    now = snapshot(store)
+    assert {name: now[name] for name in before} == before
+    assert now.keys() - before.keys() == {"."}
+
+
+def test_verify_and_readers_write_nothing_whatever_is_broken(store):
+    flip(store / GRID)
+    cut(store / VECTORS)
+    (store / "features.zarr/2x3/zarr.json").unlink()
+    (store / "journal").mkdir()
+    before = snapshot(store)
+    for depth in Depth:
+        assert verify(store, depth) != []
+    readable(store)
+    assert snapshot(store) == before
+
+
+def test_what_is_not_there_or_being_written_is_not_repaired(store, tmp_path):
+    with pytest.raises(StoreError, match="does not exist: expected a folder that holds store"):
+        repair(tmp_path / "none")
+    assert not (tmp_path / "none").exists()
+    (store / "journal").mkdir()
+    lock = WriterLock(store / "journal/lock")
+    lock.acquire()
+    with pytest.raises(StoreError, match="is being written by process"):
+        repair(store)
+    lock.release()
+    repair(store)
+    assert verify(store) == []
+
+
+def test_readers_that_are_open_while_a_store_is_repaired_go_on(store):
+    reader = FeatureStore.open(store)
+    flip(store / GRID)
+    repair(store)
+    with pytest.raises(CorruptStoreError, match="cannot open the shard"):
+        reader["r4"]
+    extend_store(store, RECORDS, pooled=POOLED)
+    assert reader["r4"].tobytes() == RECORDS["r4"].tobytes()  # pyright: ignore

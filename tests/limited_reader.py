@@ -1,0 +1,48 @@
+"""Open, verify and read stores with little memory to spare, telling what came of each as JSON.
+
+Run as a process of its own: limited_reader.py STORE...
+"""
+
+import json
+import resource
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from clipfeat.featstore import FeatureStore, StoreError
+from clipfeat.featstore.verify import Depth, verify
+
+SPARE = 1 << 30  # bytes that a hostile store may cost above what the imports take
+
+
+def main(paths: list[Path]) -> None:
+    used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    resource.setrlimit(resource.RLIMIT_AS, (used + SPARE, used + SPARE))
+    found = {}
+    for path in paths:
+        found[path.name] = {
+            "verify": said(lambda path=path: [p.text() for p in verify(path, Depth.DEEP)]),
+            "read": said(lambda path=path: [read_all(path)]),
+        }
+    print(json.dumps(found))
+
+
+def read_all(path: Path) -> str:
+    """Read what the index says is there, a record at a time."""
+    store = FeatureStore.open(path)
+    for image_id in store.ids:
+        store.read([image_id])
+    assert all(shard.bytes >= 0 for shard in store.shards)
+    return "read it all"
+
+
+def said(call: Callable[[], list[str]]) -> list[str]:
+    """Return what a call gave, or the StoreError that it raised, cut short."""
+    try:
+        return [text[:400] for text in call()]
+    except StoreError as error:
+        return [f"{type(error).__name__}: {error!s:.400}"]
+
+
+if __name__ == "__main__":
+    main([Path(argument) for argument in sys.argv[1:]])
