@@ -69,6 +69,8 @@ def test_arrows_point_one_way(room):
     [
         ("from clipfeat.cli.main import clipfeat", {"torch", "numpy", "pyarrow", "zarr"}),
         ("import clipfeat.featstore.verify, clipfeat.manifests", {"torch", "open_clip", "PIL"}),
+        ("import clipfeat.featstore.card, clipfeat.featstore.write", {"dask", "torch"}),
+        ("import clipfeat.featstore.stats_text", {"torch"}),
         ("import clipfeat.train.vqa.task, clipfeat.train.vqa.predict", {"PIL", "open_clip"}),
     ],
 )

@@ -1,0 +1,15 @@
+"""Text from elsewhere, made fit for a person's terminal."""
+
+
+def printable(text: str) -> str:
+    r"""Return `text` with each character that a terminal would act on written as its escape.
+
+    Ids, reasons and notes of a store may come from anywhere, and so may hold anything. Tabs
+    and line ends are escaped too: a text stays in its column.
+
+    >>> printable("a\tb")
+    'a\\tb'
+    """
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)

@@ -1,0 +1,208 @@
+"""Statistics of a store are those of its arrays, taken whole, with numpy in float64."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from stores import make_identity, make_store
+
+from clipfeat.featstore import CorruptStoreError, FeatureStore, GridShape, StoreError, stats
+from clipfeat.featstore.codecs import checksum, encode
+from clipfeat.featstore.format import IndexRow, Status
+from clipfeat.featstore.layout import lay_out
+from clipfeat.featstore.moments import Moments
+from clipfeat.featstore.shard_file import as_bytes
+from clipfeat.featstore.stats import store_stats
+from clipfeat.featstore.stats_text import stats_text
+from clipfeat.featstore.transaction import ShardTransaction
+from clipfeat.featstore.vector_stats import EDGES, VectorStats
+from clipfeat.featstore.write import write_store
+from clipfeat.featstore.writer import StoreWriter
+
+DIM = 12
+DEAD, CONSTANT = 3, 7
+
+
+def ragged(seed=0):
+    """Return records of two grid shapes with a dead and a constant channel.
+
+    Channels are far from 0 and close to it, wide and narrow.
+    """
+    rng = np.random.default_rng(seed)
+    mean, spread = rng.normal(0, 20, DIM), 10.0 ** rng.uniform(-2, 1, DIM)
+    records = {}
+    for k in range(23):
+        rows, cols = (2, 3) if k % 3 else (4, 1)
+        grid = mean + spread * rng.standard_normal((rows, cols, DIM))
+        grid[rng.random(grid.shape) < 0.3] = 0
+        grid[..., DEAD], grid[..., CONSTANT] = 0, -1.5
+        records[f"i{k:02}"] = grid.astype(np.float16)
+    return records
+
+
+def cells_of(records):
+    return np.concatenate([g.reshape(-1, DIM) for g in records.values() if g is not None]).astype(
+        np.float64
+    )
+
+
+def assert_sums(found: VectorStats, vectors: np.ndarray):
+    channels = found.channels
+    assert channels.n == len(vectors)
+    np.testing.assert_allclose(channels.mean, vectors.mean(0), rtol=1e-13, atol=1e-14)
+    np.testing.assert_allclose(channels.std, vectors.std(0), rtol=1e-13)
+    np.testing.assert_array_equal(channels.low, vectors.min(0))
+    np.testing.assert_array_equal(channels.high, vectors.max(0))
+    np.testing.assert_array_equal(channels.zero_rate, (vectors == 0).mean(0))
+    norms = np.linalg.norm(vectors, axis=1)
+    np.testing.assert_allclose(found.norms.mean, [norms.mean()], rtol=1e-13)
+    np.testing.assert_allclose(found.norms.std, [norms.std()], rtol=1e-12)
+    np.testing.assert_allclose(found.norms.high, [norms.max()], rtol=1e-15)
+    assert found.norms.zeros.item() == (norms == 0).sum()
+    edges, counts = found.histogram()
+    np.testing.assert_array_equal(counts, np.histogram(norms[norms > 0], edges)[0])
+    assert counts.sum() == (norms > 0).sum()
+    assert (counts[0] > 0, counts[-1] > 0) == (True, True)
+
+
+def test_grids_of_all_shapes_and_no_refused_image(tmp_path):
+    records = {**ragged(), "gone": None}
+    found = store_stats(FeatureStore.open(make_store(tmp_path / "s", records)))
+    assert_sums(found.grid, cells_of(records))
+    assert (found.records, found.pooled) == (23, None)
+    assert (found.grid.channels.dead, found.grid.channels.constant) == ([DEAD], [CONSTANT])
+    assert found.grid.channels.std[CONSTANT] == 0
+    written = found.to_json()
+    assert (written["cells"], written["pooled"]) == (len(cells_of(records)), None)
+    assert written["grid"]["channels"]["mean"] == found.grid.channels.mean.tolist()
+
+
+def test_blocks_threads_and_the_tree_do_not_show(tmp_path, monkeypatch):
+    records = ragged()
+    store = FeatureStore.open(make_store(tmp_path / "s", records, shard_size=1))
+    first = store_stats(store).to_json()
+    assert store_stats(store).to_json() == first
+    monkeypatch.setattr(stats, "THREADS", 1)
+    assert store_stats(store).to_json() == first
+    monkeypatch.setattr(stats, "BLOCK_NUMBERS", 2 * DIM)
+    monkeypatch.setattr(stats, "FAN_IN", 2)
+    assert_sums(store_stats(store).grid, cells_of(records))
+
+
+def make_pooled_store(path: Path, records: dict[str, tuple[np.ndarray, np.ndarray]]) -> Path:
+    """Write `{image_id: (grid, pooled vector)}` as a finished store of float32."""
+    pooled_dim = len(next(iter(records.values()))[1])
+    identity = make_identity(DIM, "none", dtype="float32", pooled_dim=pooled_dim)
+    layout = lay_out({i: GridShape(*grid.shape[:2]) for i, (grid, _) in records.items()}, 4)
+    with StoreWriter(path, identity, layout) as writer:
+        for shard in writer.pending:
+            with ShardTransaction(path, identity, 4, shard) as files:
+                rows = []
+                for image_id, row in zip(shard.ids, shard.rows, strict=True):
+                    arrays = zip(("grid", "pooled"), records[image_id], strict=True)
+                    encoded = {
+                        name: encode("none", as_bytes(array.astype("<f4")))
+                        for name, array in arrays
+                    }
+                    files.append(row - shard.first_row, encoded)
+                    check = checksum(encoded.values())
+                    rows.append(
+                        IndexRow(
+                            image_id, Status.OK, "", str(shard.shape), row, 0, 0, "", "", check
+                        )
+                    )
+                files.commit(tuple(rows))
+        writer.finish(libraries={})
+    return path
+
+
+def test_pooled_vectors_have_statistics_of_their_own(tmp_path):
+    rng = np.random.default_rng(1)
+    pooled = {i: rng.standard_normal(5).astype(np.float32) for i in ragged()}
+    for vector in pooled.values():
+        vector[2] = 0.25
+    records = {i: (grid, pooled[i]) for i, grid in ragged().items()}
+    found = store_stats(FeatureStore.open(make_pooled_store(tmp_path / "s", records)))
+    assert_sums(found.grid, cells_of(ragged()))
+    assert found.pooled is not None
+    assert_sums(found.pooled, np.stack(list(pooled.values())).astype(np.float64))
+    assert (found.pooled.channels.dead, found.pooled.channels.constant) == ([], [2])
+    text = stats_text(found)
+    assert "pooled vectors: 23 of 5 channels" in text
+    assert "1 of 5 are constant channels (one other value in all pooled vectors): 2" in text
+
+
+@pytest.mark.parametrize("offset", [1.0, 3e4, 1e30])
+def test_a_narrow_spread_about_a_large_mean_keeps_its_digits(offset):
+    rng = np.random.default_rng(0)
+    numbers = (offset * (1 + 1e-6 * rng.standard_normal((4096, 2)))).astype(np.float32)
+    blocks = np.array_split(numbers.astype(np.float64), 77)
+    merged = Moments.of(blocks[0])
+    for block in blocks[1:]:
+        merged = merged.merged(Moments.of(block))
+    exact = numbers.astype(np.longdouble).std(axis=0)
+    np.testing.assert_allclose(merged.std, exact.astype(np.float64), rtol=1e-11)
+
+
+def test_every_norm_that_a_store_can_hold_has_a_bin():
+    smallest, largest = np.float32(2**-149), np.finfo(np.float32).max
+    vectors = np.zeros((2, 1 << 16))
+    vectors[0, 0], vectors[1] = smallest, largest
+    found = VectorStats.of(vectors)
+    assert found.counts.sum() == 2
+    assert np.flatnonzero(found.counts)[0] == 0
+    assert found.norms.high.item() < EDGES[-1]
+
+
+@pytest.mark.parametrize("most_bins", [2, 3, 16, 500])
+def test_joined_bins_hold_the_same_vectors(most_bins):
+    rng = np.random.default_rng(0)
+    vectors = 10.0 ** rng.uniform(-3, 3, (500, 1)) * rng.standard_normal((500, 4))
+    found = VectorStats.of(vectors)
+    edges, counts = found.histogram(most_bins)
+    assert len(counts) <= most_bins
+    assert len(edges) == len(counts) + 1
+    norms = np.linalg.norm(vectors, axis=1)
+    np.testing.assert_array_equal(counts, np.histogram(norms, edges)[0])
+
+
+def test_nothing_but_zeros(tmp_path):
+    zeros = {"a": np.zeros((1, 2, 4), np.float16)}
+    found = store_stats(FeatureStore.open(make_store(tmp_path / "s", zeros)))
+    assert found.grid.channels.dead == [0, 1, 2, 3]
+    assert found.to_json()["grid"]["norms"]["counts"] == []
+    assert "2 of 2 cells are 0 in every channel" in stats_text(found)
+
+
+def test_one_cell_has_no_constant_channel(tmp_path):
+    one = {"a": np.ones((1, 1, 4), np.float16)}
+    found = store_stats(FeatureStore.open(make_store(tmp_path / "s", one)))
+    assert found.grid.channels.constant == []
+    assert "No channel is dead or constant" in stats_text(found)
+
+
+def test_a_store_without_a_record_is_refused(tmp_path):
+    shapes = {"a": GridShape(1, 1), "b": GridShape(2, 2)}
+    store = write_store(tmp_path / "s", make_identity(DIM), shapes, lambda _: None)
+    with pytest.raises(StoreError, match=r"no id has a record.*clipfeat store ls"):
+        store_stats(store)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_a_number_that_is_none_is_named(tmp_path, value):
+    records = ragged()
+    records["i05"][0, 0, 4] = value
+    store = FeatureStore.open(make_store(tmp_path / "s", records))
+    with pytest.raises(StoreError, match=r"image id 'i05' holds NaN or Inf.*verify --deep"):
+        store_stats(store)
+
+
+@pytest.mark.parametrize("codec", ["zstd", "none"])
+def test_a_flipped_bit_is_an_error_and_no_number(tmp_path, codec):
+    path = make_store(tmp_path / "s", ragged(), codec)
+    shard = path / "features.zarr/2x3/grid/c.1.0.0.0"
+    content = bytearray(shard.read_bytes())
+    content[40] ^= 4
+    shard.write_bytes(content)
+    with pytest.raises(CorruptStoreError, match=r"c\.1\.0\.0\.0.*clipfeat store verify"):
+        store_stats(FeatureStore.open(path))
