@@ -1,4 +1,4 @@
-"""clipfeat store: say what a store is, and check that it is whole."""
+"""clipfeat store: say what a store is, list and sum up what is in it, check that it is whole."""
 
 import json
 import sys
@@ -6,7 +6,8 @@ from pathlib import Path
 
 import click
 
-from .options import as_json
+from .options import StatusList, as_json
+from .output import patient_stdout
 
 store_argument = click.argument("path", metavar="STORE", type=click.Path(path_type=Path))
 WHOLE = {
@@ -18,14 +19,14 @@ WHOLE = {
 
 @click.group()
 def store() -> None:
-    """Describe, verify and cite a feature store. Needs no torch."""
+    """Describe, list, verify and cite a feature store. Needs no torch."""
 
 
 @store.command()
 @store_argument
 @as_json
 def info(*, path: Path, as_json: bool) -> None:
-    """Say what is in STORE: model, recipe, counts by status, sizes, digest.
+    """Say what STORE is: model, weights, recipe, counts by status, sizes, how to cite it.
 
     \b
     $ clipfeat store info coco.clipfeat
@@ -34,7 +35,63 @@ def info(*, path: Path, as_json: bool) -> None:
     from ..featstore.card import card_text, describe
 
     card = describe(FeatureStore.open(path))
-    click.echo(json.dumps(card, indent=2) if as_json else card_text(card))
+    with patient_stdout():
+        print(json.dumps(card, indent=2) if as_json else card_text(card))
+
+
+@store.command()
+@store_argument
+@click.option(
+    "--status",
+    "statuses",
+    type=StatusList("ok"),
+    default=(),
+    metavar="STATUS,...",
+    help="Only ids of these statuses, e.g. missing,failed.",
+)
+@as_json
+def ls(*, path: Path, statuses: tuple[str, ...], as_json: bool) -> None:
+    """List the image ids of STORE: status, grid shape, image size, why there is no record.
+
+    One line an id, sorted; a dash is what is not known, or not there. In a pipe the columns
+    are parted by tabs and have no heading. --json prints an array of objects with image_id,
+    status, reason, shape, width, height and source, an object a line.
+
+    \b
+    $ clipfeat store ls coco.clipfeat
+    $ clipfeat store ls coco.clipfeat --status missing,undecodable | cut -f 1
+    """
+    from ..featstore import FeatureStore
+    from .listing import as_array, as_lines
+
+    index = FeatureStore.open(path).index
+    rows = (row for row in index if not statuses or row.status in statuses)
+    with patient_stdout():
+        # Not click.echo, which flushes every line: a store may have millions.
+        terminal = sys.stdout.isatty()
+        sys.stdout.writelines(as_array(rows) if as_json else as_lines(rows, terminal=terminal))
+
+
+@store.command()
+@store_argument
+@as_json
+def stats(*, path: Path, as_json: bool) -> None:
+    """Sum up the numbers in STORE: spread of channels, norms of cells, dead channels.
+
+    Reads and verifies every record once, on all cores. A dead channel is 0 in every cell of
+    every record; a constant one has a single other value. --json adds mean, standard deviation,
+    min, max and rate of zeros of every channel.
+
+    \b
+    $ clipfeat store stats coco.clipfeat
+    """
+    from ..featstore import FeatureStore
+    from ..featstore.stats import store_stats
+    from ..featstore.stats_text import stats_text
+
+    found = store_stats(FeatureStore.open(path))
+    with patient_stdout():
+        print(json.dumps(found.to_json()) if as_json else stats_text(found))
 
 
 @store.command()
