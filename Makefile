@@ -5,8 +5,11 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 CLIPFEAT := $(BIN)/clipfeat
-# The stamp carries the Python version: another PYTHON means another environment.
-STAMP = $(VENV)/.installed-$(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])')
+BENCH_VENV ?= .venv-bench
+# The stamps carry the Python version: another PYTHON means another environment.
+INSTALLED = .installed-$(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])')
+STAMP = $(VENV)/$(INSTALLED)
+BENCH_STAMP = $(BENCH_VENV)/$(INSTALLED)
 
 # The demo: how many scenes, which model, which weights (openai, a path, or none = random).
 DEMO ?= demo-out
@@ -26,11 +29,20 @@ help:
 
 setup: $(STAMP)
 
-$(VENV)/.installed-%: constraints.txt setup.cfg pyproject.toml
+# $(call install,extra,constraints): the recipe of a stamp, a fresh environment around it.
+define install
 	@$(PYTHON) -c 'import sys; sys.exit("clipfeat needs Python >= 3.11, this is %s; type: make PYTHON=python3.12" % sys.version.split()[0] if sys.version_info < (3, 11) else 0)'
-	$(PYTHON) -m venv --clear $(VENV)
-	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[dev]'
+	$(PYTHON) -m venv --clear $(@D)
+	$(@D)/bin/python -m pip install --quiet -c $2 -e '.[$1]'
 	@touch $@
+endef
+
+$(VENV)/.installed-%: constraints.txt setup.cfg pyproject.toml
+	$(call install,dev,constraints.txt)
+
+# The peers need older versions of some packages than ours are tested with.
+$(BENCH_VENV)/.installed-%: constraints-bench.txt setup.cfg pyproject.toml
+	$(call install,bench,constraints-bench.txt)
 
 $(DEMO)/data: | $(STAMP)
 	@mkdir -p $(DEMO)
@@ -82,8 +94,9 @@ types: $(STAMP) .typing/clipfeat
 bench-extract: $(STAMP)
 	OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m benchmarks.extract
 
-bench-store: $(STAMP)
-	$(BIN)/python -m benchmarks.store
+# In an environment of its own: bench-store BENCH="--kinds A --json numbers.json"
+bench-store: $(BENCH_STAMP)
+	$(BENCH_VENV)/bin/python -m benchmarks.store $(BENCH)
 
 clean:
-	rm -rf $(VENV) $(DEMO) .typing build *.egg-info
+	rm -rf $(VENV) $(BENCH_VENV) $(DEMO) .typing build *.egg-info

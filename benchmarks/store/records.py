@@ -1,0 +1,76 @@
+"""The records that every format stores: grids with the zeros of a rectified layer."""
+
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+
+from clipfeat.featstore import GridShape
+
+# Two thirds of a standard normal lie below this: what a rectified layer sets to zero.
+ZEROS_BELOW = 0.43
+
+
+@dataclass(frozen=True)
+class Kind:
+    """One kind of record, and how many of them a benchmark reads unless told otherwise."""
+
+    name: str
+    title: str
+    shape: GridShape
+    dim: int
+    count: int
+
+
+KINDS = {
+    "A": Kind("A", "RN50x4 caption grids", GridShape(14, 14), 2560, 1024),
+    "B": Kind("B", "RN50 grids of large pictures", GridShape(18, 31), 2048, 512),
+}
+
+
+@dataclass(frozen=True)
+class Records:
+    """The records, in memory, so that no writer is timed while it makes them."""
+
+    kind: Kind
+    grids: np.ndarray  # (record, row, col, dim) float16
+    ids: Sequence[str]  # of the rows; sorted as the rows are
+
+    @property
+    def record_shape(self) -> tuple[int, int, int]:
+        """(row, col, dim) of one record."""
+        rows, cols = self.kind.shape
+        return rows, cols, self.kind.dim
+
+    @cached_property
+    def _rounding(self) -> np.ndarray:
+        """What float16 rounds away, as factors for one record: less than half a unit in its
+        last place, so that a product rounds back to the same float16."""
+        noise = np.random.default_rng(0).uniform(-1, 1, self.record_shape) * 2**-12.5
+        return (1 + noise).astype(np.float32)
+
+    def unrounded(self, grid: np.ndarray) -> np.ndarray:
+        """Return float32 values as a model gives them, which round to a grid of the records.
+
+        The grid itself as float32 would end in zero bits, which no model's output does, and
+        compress far better than what is really stored.
+        """
+        return grid * self._rounding
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+
+def make_records(kind: Kind, count: int) -> Records:
+    """Return `count` records of a kind; the same ones every time."""
+    grids = np.empty((count, *kind.shape, kind.dim), np.float16)
+
+    def make(row: int) -> None:
+        normal = np.random.default_rng(row).standard_normal(grids.shape[1:], np.float32)
+        grids[row] = np.maximum(normal - ZEROS_BELOW, 0)
+
+    with ThreadPoolExecutor() as threads:
+        list(threads.map(make, range(count)))
+    return Records(kind, grids, tuple(f"{row:06}" for row in range(count)))
