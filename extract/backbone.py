@@ -1,6 +1,8 @@
 """A CLIP image tower that gives grids at any resolution: pixels in, (row, col, dim) out."""
 
 import itertools
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any
 
 import torch
@@ -11,6 +13,9 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from .recipe import Preprocess, Recipe
 
+# Images that a CPU thread computes at a time. The number is fixed, and each thread's kernels run
+# on it alone: how they sum then depends neither on the number of threads nor on the batch.
+CHUNK = 4
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -43,8 +48,12 @@ class Backbone:
         fold_batch_norms(visual)
         # Channels last is what the convolution kernels want: 1.2x on CPU.
         self._visual: Any = visual.to(self.device, self.dtype, memory_format=torch.channels_last)
+        self._threads = None
+        if self.device.type == "cpu":
+            self._threads = ThreadPoolExecutor(
+                torch.get_num_threads(), initializer=torch.set_num_threads, initargs=(1,)
+            )
 
-    @torch.inference_mode()
     def grids(
         self, pixels: UInt8[Tensor, "image height width 3"], recipe: Recipe, *, pooled: bool
     ) -> tuple[Float[Tensor, "image row col dim"], Float[Tensor, "image pooled"] | None]:
@@ -52,11 +61,24 @@ class Backbone:
 
         ResNet: the output of layer 4, before the attention pool. ViT: the patch tokens after
         the last block and the final norm, class token dropped.
+
+        On a CPU the images go through in chunks of CHUNK; where their number is a multiple of
+        it, an image's numbers do not depend on the others, nor on the number of threads.
         """
+        self._set_positions(recipe.grid_shape(self.cell))
+        if self._threads is None:
+            return self._forward(pixels, recipe, pooled=pooled)
+        forward = partial(self._forward, recipe=recipe, pooled=pooled)
+        grids, vectors = zip(*self._threads.map(forward, pixels.split(CHUNK)), strict=True)
+        return torch.cat(grids), torch.cat(vectors) if pooled else None
+
+    @torch.inference_mode()
+    def _forward(
+        self, pixels: UInt8[Tensor, "image height width 3"], recipe: Recipe, *, pooled: bool
+    ) -> tuple[Float[Tensor, "image row col dim"], Float[Tensor, "image pooled"] | None]:
         assert not self._visual.training, "a tower in train mode mixes the images of a batch"
         images = normalised(pixels.to(self.device, non_blocking=True), recipe)
         images = images.to(self.dtype, memory_format=torch.channels_last)
-        self._set_positions(recipe.grid_shape(self.cell))
         if self._is_vit:
             norm = not self._visual.final_ln_after_pool
             last: dict[str, Any] = {"indices": 1, "normalize_intermediates": norm}

@@ -21,7 +21,7 @@ from ..featstore.journal import Receipt
 from ..featstore.shard_file import as_bytes
 from ..featstore.transaction import ShardTransaction
 from ..manifests import Image
-from .backbone import Backbone
+from .backbone import CHUNK, Backbone
 from .images import Picture, load_picture
 from .job import Job
 from .plan import ShardTask
@@ -52,9 +52,9 @@ class Batch:
 
 
 def batches(tasks: Iterable[ShardTask], batch_size: int) -> Iterator[Batch]:
-    """Cut tasks into batches; no batch spans two shards."""
+    """Cut tasks into batches; no batch spans two shards, and a shard without ids has one."""
     for task in tasks:
-        for start in range(0, len(task.images), batch_size):
+        for start in range(0, max(1, len(task.images)), batch_size):
             yield Batch(task, start, task.images[start : start + batch_size])
 
 
@@ -112,7 +112,8 @@ def _forward(pictures: list[Picture], job: Job, backbone: Backbone) -> dict[str,
     The batch is always full: a short one is padded with black images, so that a record's bytes
     do not depend on how many others came with it.
     """
-    pixels = np.zeros((job.batch_size, job.recipe.height, job.recipe.width, 3), np.uint8)
+    full = -(-job.batch_size // CHUNK) * CHUNK
+    pixels = np.zeros((full, job.recipe.height, job.recipe.width, 3), np.uint8)
     for position, picture in enumerate(pictures):
         if picture.pixels is not None:
             pixels[position] = picture.pixels

@@ -9,9 +9,10 @@ from .errors import CorruptStoreError
 from .format import ZARR_GROUP, GridShape, Identity, ShardRow
 from .shard_index import index_bytes
 
+NUMBER = "0|[1-9][0-9]{0,11}"
 SHARD_PATH = re.compile(
     rf"{re.escape(ZARR_GROUP)}/(?P<shape>[0-9]+x[0-9]+)/"
-    r"(?P<array>grid/c\.(?P<grid>0|[1-9][0-9]{0,11})\.0\.0\.0|pooled/c\.(?P<pooled>0|[1-9][0-9]{0,11})\.0)"
+    rf"(?P<array>grid/c\.(?P<grid>{NUMBER})\.0\.0\.0|pooled/c\.(?P<pooled>{NUMBER})\.0)"
 )
 
 
@@ -39,7 +40,14 @@ def check_shards(
 
     `lengths` are those of the arrays, by grid shape.
     """
+    before = ""
     for shard in shards:
+        if shard.path <= before:
+            raise CorruptStoreError(
+                f"{path}: {shard.path!r:.200} stands behind {before!r:.200}; paths must be "
+                f"sorted, none twice"
+            )
+        before = shard.path
         match = SHARD_PATH.fullmatch(shard.path)
         if match and match["shape"] == shard.shape and shard.shape in lengths:
             first_row = int(match["grid"] or match["pooled"]) * shard_records

@@ -4,6 +4,7 @@ import dataclasses
 import enum
 import hashlib
 import json
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, NamedTuple, Self
 
@@ -15,6 +16,7 @@ FORMAT = 1
 STORE_JSON = "store.json"
 ZARR_GROUP = "features.zarr"
 JOURNAL = "journal"
+TABLE_FILE = re.compile(r"(index|shards)(\.[1-9][0-9]*)?\.parquet|lookup(\.[1-9][0-9]*)?\.bin")
 TABLES = {"index": "parquet", "shards": "parquet", "lookup": "bin"}  # name: suffix
 
 PRECISIONS = ("float32", "bfloat16", "float16")
@@ -153,6 +155,11 @@ def table_file(table: str, generation: int) -> str:
     ('index.parquet', 'lookup.2.bin')
     """
     return f"{table}{f'.{generation}' if generation else ''}.{TABLES[table]}"
+
+
+def is_table_file(name: str) -> bool:
+    """Return whether `name` is what `table_file` gives for some table and generation."""
+    return TABLE_FILE.fullmatch(name) is not None
 
 
 def canonical_json(value: Any) -> bytes:

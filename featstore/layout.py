@@ -24,17 +24,13 @@ class Shard:
     shape: GridShape
     index: int  # in the arrays of this shape
     first_row: int
+    records: int  # rows that it covers, gaps included
     ids: tuple[str, ...]
-    rows: Sequence[int]  # of the ids; a row between them that no id has is a gap
+    rows: Sequence[int]  # of the ids; a row that no id has is a gap
 
     def path(self, array: str) -> str:
         """Return the shard's file of `array` ("grid" or "pooled"), relative to the store."""
         return shard_path(self.shape, array, self.index)
-
-    @property
-    def records(self) -> int:
-        """Return how many rows the shard covers, gaps included."""
-        return self.rows[-1] + 1 - self.first_row
 
 
 @dataclass(frozen=True)
@@ -58,7 +54,8 @@ class Layout:
         digest = hashlib.sha256(canonical_json(self.shard_records))
         for shard in self.shards:
             rows = [row - shard.first_row for row in shard.rows]
-            digest.update(canonical_json([str(shard.shape), shard.first_row, shard.ids, rows]))
+            place = [str(shard.shape), shard.first_row, shard.records]
+            digest.update(canonical_json([*place, shard.ids, rows]))
         return digest.hexdigest()
 
 
@@ -91,5 +88,5 @@ def lay_out(
             some = tuple(ids[start : start + shard_records])
             first_row = index * shard_records
             rows = range(first_row, first_row + len(some))
-            shards.append(Shard(len(shards), shape, index, first_row, some, rows))
+            shards.append(Shard(len(shards), shape, index, first_row, len(some), some, rows))
     return Layout(shard_records, tuple(shards))

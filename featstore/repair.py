@@ -4,9 +4,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..base.files import is_plain, sha256_file, write_atomically
+from ..base.files import TEMPORARY, is_plain, sha256_file, write_atomically
 from .errors import StoreError
-from .format import JOURNAL, TABLES, ZARR_GROUP, table_file
+from .format import JOURNAL, TABLES, ZARR_GROUP, is_table_file, table_file
 from .journal import Journal
 from .lock import WriterLock
 from .lookup import LookupBuilder, lookup_bytes
@@ -51,8 +51,8 @@ def repair(path: Path, depth: Depth = Depth.FULL) -> Repair:
         problems = [problem for problem in verify(path, depth) if problem.path != JOURNAL]
         return _mend(path, mended, problems)
     finally:
+        journal.remove()  # while we are the only writer: the next one makes its own
         lock.release()
-        journal.remove()
 
 
 def _mend_lookup(path: Path) -> list[str]:
@@ -98,6 +98,5 @@ def _mend(path: Path, mended: list[str], problems: list[Problem]) -> Repair:
 
 def _is_left_over(name: str) -> bool:
     """Return whether a file that does not belong is a writer's, and not a person's."""
-    table, _, rest = name.partition(".")
-    is_table = table in TABLES and rest.endswith(TABLES[table])
-    return is_table or name.startswith(f"{ZARR_GROUP}/") or name.endswith(".tmp")
+    in_the_making = name.startswith(".") and name.endswith(TEMPORARY)
+    return is_table_file(name) or in_the_making or name.startswith(f"{ZARR_GROUP}/")

@@ -91,7 +91,14 @@ class FeatureStore:
                 )
             what = "is no feature store" if path.exists() else "does not exist"
             raise StoreError(f"{path} {what}: expected a folder that holds {STORE_JSON}")
-        return cls(path, read_card(path), verify=verify)
+        card = read_card(path)
+        try:
+            return cls(path, card, verify=verify)
+        except CorruptStoreError:
+            newer = read_card(path)
+            if newer["generation"] == card["generation"]:
+                raise
+            return cls(path, newer, verify=verify)  # it was added to in this very moment
 
     def __reduce__(self) -> tuple[Any, ...]:
         return partial(FeatureStore.open, verify=self._verify), (self.path,)
@@ -205,6 +212,11 @@ class FeatureStore:
     def _refuse(self, image_id: str, status: int) -> None:
         """Raise MissingRecordError, saying what became of the id."""
         if not 0 <= status < len(STATUSES):
+            if any(row.image_id == image_id for row in self.index):
+                raise CorruptStoreError(
+                    f"{self.table_path('lookup')}: lacks {image_id!r:.100}, which is in the "
+                    f"index; type: clipfeat store repair {self.path}"
+                )
             examples = (row.image_id for row in self.index if row.status == Status.OK)
             raise MissingRecordError(
                 f"{self.path} has no image id {image_id!r:.100}; "

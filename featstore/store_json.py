@@ -91,9 +91,7 @@ def _depth(value: Any) -> int:
     depth, level = 0, [value]
     while level := [v for v in level if isinstance(v, dict | list)]:
         depth += 1
-        level = [
-            inner for v in level for inner in (v.values() if isinstance(v, dict) else v)
-        ]  # fmt: skip
+        level = [inner for v in level for inner in (v.values() if isinstance(v, dict) else v)]
     return depth
 
 
@@ -117,6 +115,9 @@ def _check_values(path: Path, card: dict[str, Any]) -> None:
     identity = Identity.from_json(card["identity"])
     if len(card["grid_shapes"]) > MAX_SHAPES:
         raise refuse(f"at most {MAX_SHAPES} grid shapes; got {len(card['grid_shapes'])}")
+    shapes = list(map(GridShape.parse, card["grid_shapes"]))
+    if shapes != sorted(shapes):
+        raise refuse("grid_shapes must be sorted by rows, then cols")
     for text, records in card["grid_shapes"].items():
         size = GridShape.parse(text).cells * identity.dim * identity.numpy_dtype.itemsize
         within = type(records) is int and 1 <= records < 1 << SHAPE_BIT

@@ -88,7 +88,7 @@ def _read(path: Path, schema: pa.Schema, sha256: str) -> Iterator[tuple]:
         return CorruptStoreError(f"{path}: {why}; copy it again from its source")
 
     if not is_plain(path):
-        raise refuse("no such file")
+        raise refuse("no such file (if the store has been added to, open it again)")
     if sha256_file(path) != sha256:
         raise refuse("has changed: its sha256 is not the one in store.json")
     return read_rows(path, schema, refuse)

@@ -67,29 +67,32 @@ def update_layout(
             f"or choose another --out"
         )
     again = tuple(
-        _shard_again(shape, index, sorted(held), shard_records)
+        _shard_again(shape, index, absent[shape, index], sorted(held), shard_records)
         for (shape, index), held in sorted(rows.items())
-        if held
     )
     taken = {shape: store.card["grid_shapes"][str(shape)] for shape in store.grid_shapes}
     return lay_out({**unknown, **anew}, shard_records, taken, again)
 
 
-def _shard_again(shape: str, index: int, held: list[tuple[int, str]], shard_records: int) -> Shard:
-    rows, ids = zip(*held, strict=True)
-    return Shard(0, GridShape.parse(shape), index, index * shard_records, ids, rows)
+def _shard_again(
+    shape: str, index: int, records: int, held: list[tuple[int, str]], shard_records: int
+) -> Shard:
+    """Return a shard of the packing list with the ids that it holds: none, if all have moved."""
+    rows, ids = tuple(row for row, _ in held), tuple(image_id for _, image_id in held)
+    first_row = index * shard_records
+    return Shard(0, GridShape.parse(shape), index, first_row, records, ids, rows)
 
 
-def _absent_shards(store: FeatureStore) -> set[tuple[str, int]]:
-    """Return the (grid shape, index) of shards whose files are not there at full size.
+def _absent_shards(store: FeatureStore) -> dict[tuple[str, int], int]:
+    """Return {(grid shape, index): rows covered} of shards without a file of full size.
 
     A run that was cut off while it wrote them again goes on with the same ones.
     """
+    places = {s: (s.shape, s.first_row // store.card["shard_records"]) for s in store.shards}
     plan = Journal(store.path).plan()
     if plan is not None and plan["parent"] == store.digest:
-        return {(shape, index) for shape, index in plan["again"]}
+        begun = {(shape, index) for shape, index in plan["again"]}
+        return {place: shard.records for shard, place in places.items() if place in begun}
     return {
-        (shard.shape, shard.first_row // store.card["shard_records"])
-        for shard in store.shards
-        if size_problem(store.path, shard)
+        place: shard.records for shard, place in places.items() if size_problem(store.path, shard)
     }

@@ -22,6 +22,7 @@ from .format import (
     ShardRow,
     Status,
     differences,
+    is_table_file,
     store_digest,
     table_file,
 )
@@ -253,7 +254,7 @@ class StoreWriter:
     def _all_rows(self) -> Iterator[IndexRow]:
         """Yield every row of the index, sorted by id, a receipt at a time."""
         runs: list[list[Shard]] = []
-        for shard in self._layout.shards:
+        for shard in (shard for shard in self._layout.shards if shard.ids):
             if runs and runs[-1][-1].ids[-1] < shard.ids[0]:
                 runs[-1].append(shard)
             else:
@@ -295,10 +296,10 @@ def tidy(path: Path) -> None:
     The journal goes last, so that a run killed here is known to have something left to remove.
     """
     current = FeatureStore.open(path)
-    for table, suffix in TABLES.items():
-        for file in path.glob(f"{table}*.{suffix}"):
-            if file != current.table_path(table):
-                file.unlink()
+    tables = {current.table_path(table) for table in TABLES}
+    for file in path.iterdir():
+        if is_table_file(file.name) and file not in tables:
+            file.unlink()
     remove_temporaries(path)
     journal = Journal(path)
     if journal.folder.is_dir():

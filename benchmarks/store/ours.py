@@ -1,6 +1,5 @@
 """Our store, raw and zstd, and the decompressor that bounds what zstd can give."""
 
-import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -9,7 +8,7 @@ import numcodecs
 import numpy as np
 
 from clipfeat.featstore import FeatureStore, Identity
-from clipfeat.featstore.store import MAX_READ_THREADS
+from clipfeat.featstore.store import READ_THREADS
 from clipfeat.featstore.write import write_store
 
 from .reader import Reader
@@ -85,7 +84,7 @@ class Decompressor(Reader):
 
     def open(self) -> None:
         self._zstd = numcodecs.Zstd(level=1, checksum=True)
-        self._threads = ThreadPoolExecutor(min(MAX_READ_THREADS, os.cpu_count() or 1))
+        self._threads = ThreadPoolExecutor(READ_THREADS)
         self._frames = list(self._threads.map(self._zstd.encode, self.records.grids))
         self._memory = np.zeros((0, *self.records.record_shape), np.float16)
 

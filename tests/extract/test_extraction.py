@@ -233,11 +233,14 @@ class TestUpdates:
             run(folder / "images", folder / "none", retry=("missing",))
 
 
-def test_two_processes_make_the_store_that_one_makes(images, tmp_path):
-    # bfloat16 rounds away the last bit, which depends on the number of threads in float32.
-    one = run(images, tmp_path / "one", precision="bfloat16")[0].store
-    two = run(images, tmp_path / "two", precision="bfloat16", procs=2)[0].store
-    assert two.digest == one.digest
+def test_two_processes_make_the_store_that_one_makes(images, store, tmp_path):
+    assert run(images, tmp_path / "two", procs=2, pooled=True)[0].store.digest == store.digest
+
+
+@pytest.mark.parametrize("batch_size", [3, 16])
+def test_the_batch_size_does_not_change_a_bit(images, store, tmp_path, batch_size):
+    other = run(images, tmp_path / "s", batch_size=batch_size, pooled=True)[0].store
+    assert other.digest == store.digest
 
 
 def test_a_killed_extraction_goes_on_and_ends_as_if_it_had_not_been(images, store, tmp_path):

@@ -13,9 +13,9 @@ def test_by_hand():
     wide, tall = GridShape(2, 3), GridShape(3, 2)
     layout = lay_out({"d": wide, "b": tall, "a": wide, "c": wide}, shard_records=2)
     assert layout.shards == (
-        Shard(0, wide, 0, 0, ("a", "c"), range(2)),
-        Shard(1, wide, 1, 2, ("d",), range(2, 3)),
-        Shard(2, tall, 0, 0, ("b",), range(1)),
+        Shard(0, wide, 0, 0, 2, ("a", "c"), range(2)),
+        Shard(1, wide, 1, 2, 1, ("d",), range(2, 3)),
+        Shard(2, tall, 0, 0, 1, ("b",), range(1)),
     )
     assert layout.records == {wide: 3, tall: 1}
     assert layout.shards[1].path("grid") == "features.zarr/2x3/grid/c.1.0.0.0"
@@ -90,7 +90,7 @@ def redone(taken, shard_records):
         end = min(first + shard_records, taken[shape])
         rows = tuple(range(first, end))[-size:]
         ids = tuple(f"old {row}" for row in rows)
-        return Shard(0, shape, first // shard_records, first, ids, rows)
+        return Shard(0, shape, first // shard_records, first, end - first, ids, rows)
 
     return st.builds(shard, st.sampled_from(sorted(taken)), st.integers(0, 40), st.integers(1, 9))
 

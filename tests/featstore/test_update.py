@@ -141,6 +141,17 @@ def test_a_dropped_shard_of_a_store_that_has_grown_comes_back_the_same(store):
         check(store, records)
 
 
+def test_a_shard_whose_ids_have_all_moved_away_is_written_again_too(tmp_path):
+    first = {**dict.fromkeys("abcd"), **grids("efgh")}
+    path = make_store(tmp_path / "s", first, shape=SHAPE)
+    full = {**first, **grids("abcd")}
+    store = extend_store(path, full, retry=["missing"])
+    (path / "features.zarr/2x3/grid/c.0.0.0.0").unlink()
+    assert [p.ids for p in verify(path)] == [()]
+    assert extend_store(path, full).digest == store.digest
+    check(path, full)
+
+
 def test_dropped_shards_and_new_ids_in_one_update(store):
     first = FeatureStore.open(store)
     content = (store / first.shards[0].path).read_bytes()
