@@ -2,9 +2,11 @@
 
 import contextlib
 import multiprocessing as mp
+import os
 import queue
 import signal
-from collections.abc import Iterator, Sequence
+import threading
+from collections.abc import Generator, Iterator, Sequence
 from multiprocessing.process import BaseProcess
 from typing import Any
 
@@ -23,14 +25,16 @@ POLL = 1.0  # seconds between looks at whether the other side is still alive
 
 def execute(
     tasks: tuple[ShardTask, ...], job: Job, devices: tuple[str, ...], backbone: Backbone
-) -> Iterator[Step]:
+) -> Generator[Step, None, None]:
     """Run every task: on `backbone`'s own device if there is one, else a process a device."""
     if len(devices) == 1:
         return run_tasks(tasks, job, backbone)
     return run_on_each(tasks, job, devices)
 
 
-def run_on_each(tasks: tuple[ShardTask, ...], job: Job, devices: tuple[str, ...]) -> Iterator[Step]:
+def run_on_each(
+    tasks: tuple[ShardTask, ...], job: Job, devices: tuple[str, ...]
+) -> Generator[Step, None, None]:
     """Run tasks in one spawned process a device, each taking the next task when it is free.
 
     Steps come in any order; the store they make is the same. Raises ExtractError if a process
@@ -82,6 +86,7 @@ def _collect(steps: Any, workers: Sequence[BaseProcess]) -> Iterator[Step]:
 def _work(job: Job, device: str, cores: int, waiting: Any, steps: Any) -> None:
     """Run tasks on one device until there are no more, or the parent is gone."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which ends us
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     torch.set_num_threads(cores)
     try:
         backbone, _ = load_backbone(job.backbone, device)
@@ -92,10 +97,17 @@ def _work(job: Job, device: str, cores: int, waiting: Any, steps: Any) -> None:
         steps.put(str(error))
 
 
-def _take(waiting: Any) -> Iterator[ShardTask]:
-    """Yield tasks from the queue; an orphan stops, so as not to write beside a new run."""
+def _end_with_parent() -> None:
+    """End this process when its parent is gone, which held the lock: a new run writes now."""
     parent = mp.parent_process()
-    while parent is None or parent.is_alive():
+    if parent is not None:
+        parent.join()
+        os._exit(1)
+
+
+def _take(waiting: Any) -> Iterator[ShardTask]:
+    """Yield tasks from the queue until it says that there are no more."""
+    while True:
         with contextlib.suppress(queue.Empty):
             task = waiting.get(timeout=POLL)
             if task is None:

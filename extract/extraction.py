@@ -1,5 +1,6 @@
 """The whole extraction: check, plan, run what is pending, finish the store."""
 
+import contextlib
 import importlib.metadata
 import os
 import re
@@ -139,7 +140,7 @@ def extract_images(
         check_same_images(manifest, store)
         layout = update_layout(store, shapes, request.retry)
         if not layout.shards:
-            finish_tidying(store)
+            finish_tidying(store, break_lock=request.break_lock)
             say(f"{out} is already complete")
             return Report(store, refused_rows(store.index), 0, 0.0)
         say(f"{out} is finished; {_describe(layout, store)}")
@@ -164,7 +165,12 @@ def extract_images(
         if down:
             say(f"{down} images are already down; going on")
         try:
-            done = _run(execute(tasks, job, devices, backbone), down, total, say)
+            with contextlib.closing(execute(tasks, job, devices, backbone)) as steps:
+                done = _run(steps, down, total)
+        except KeyboardInterrupt:
+            down = sum(1 for _ in writer.rows())
+            say(f"{down} of {total} images are down; those of the shards in hand are dropped")
+            raise
         except ExtractError:
             if next(writer.rows(), None) is None:
                 writer.discard()  # nothing is down: another try may be of another kind
@@ -179,24 +185,15 @@ def extract_images(
         return Report(finished, refused_rows(finished.index), done - down, seconds)
 
 
-def _run(steps: Iterable["Step"], down: int, total: int, say: Callable[[str], None]) -> int:
+def _run(steps: Iterable["Step"], down: int, total: int) -> int:
     """Follow the steps on a progress bar; return how many images are down."""
-    done, safe, refused = down, down, 0
+    done, refused = down, 0
     with tqdm(desc="extract", total=total, initial=down, unit="image", disable=None) as bar:
-        try:
-            for step in steps:
-                done += step.images
-                refused += step.refused
-                if step.receipt is not None:
-                    safe += len(step.receipt.records)
-                bar.set_postfix(refused=refused, refresh=False)
-                bar.update(step.images)
-        except KeyboardInterrupt:
-            bar.close()
-            say(
-                f"{safe} of {total} images are down; the {done - safe} of shards in hand are dropped"
-            )
-            raise
+        for step in steps:
+            done += step.images
+            refused += step.refused
+            bar.set_postfix(refused=refused, refresh=False)
+            bar.update(step.images)
     return done
 
 

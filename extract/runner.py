@@ -7,7 +7,7 @@ that the device never waits for a shard to end.
 """
 
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -58,7 +58,9 @@ def batches(tasks: Iterable[ShardTask], batch_size: int) -> Iterator[Batch]:
             yield Batch(task, start, task.images[start : start + batch_size])
 
 
-def run_tasks(tasks: Iterable[ShardTask], job: Job, backbone: Backbone) -> Iterator[Step]:
+def run_tasks(
+    tasks: Iterable[ShardTask], job: Job, backbone: Backbone
+) -> Generator[Step, None, None]:
     """Write the shard of every task; yields as batches go down, in order.
 
     At any time it holds AHEAD decoded batches, one on the device and AHEAD of grids being

@@ -104,7 +104,7 @@ def _read_holder(descriptor: int) -> dict[str, Any] | None:
     try:
         holder = json.loads(os.pread(descriptor, MAX_HOLDER_BYTES, 0))
         return {key: str(holder[key])[:100] for key in ("host", "pid", "since")}
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         return None
 
 

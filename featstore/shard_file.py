@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ..base.files import fsync_folder, open_plain
+from ..base.files import fsync_folder, naming, open_plain
 from .codecs import CRC_BYTES, Buffer, crc32c, decode_zstd, zstd_bound
 from .errors import CorruptStoreError
 from .format import ShardRow
@@ -39,16 +39,18 @@ class ShardWriter:
         self._write(encoded)
 
     def _write(self, content: bytes) -> None:
-        self._file.write(content)
+        with naming(self._temporary):
+            self._file.write(content)
         self._sha256.update(content)
         self._bytes += len(content)
 
     def commit(self) -> ShardRow:
         """Write the index, make the bytes durable, then give the file its final name."""
         self._write(encode_index(self._index))
-        self._file.flush()
-        os.fsync(self._file.fileno())
-        self._file.close()
+        with naming(self._temporary):
+            self._file.flush()
+            os.fsync(self._file.fileno())
+            self._file.close()
         path = self._store / self._path
         self._temporary.rename(path)
         fsync_folder(path.parent)

@@ -17,9 +17,13 @@ class ShardTransaction:
         self._journal = Journal(store)
         self._shard = shard
         self._files: dict[str, ShardWriter] = {}
-        for array in identity.arrays:
-            temporary = self._journal.temporary(f"{shard.number:08}.{array}")
-            self._files[array] = ShardWriter(store, temporary, shard, array, shard_records)
+        try:
+            for array in identity.arrays:
+                temporary = self._journal.temporary(f"{shard.number:08}.{array}")
+                self._files[array] = ShardWriter(store, temporary, shard, array, shard_records)
+        except BaseException:
+            self.close()
+            raise
 
     def __enter__(self) -> Self:
         return self

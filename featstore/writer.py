@@ -1,5 +1,6 @@
 """Write a store: begin or resume it, write its shards in any order anywhere, finish it."""
 
+import contextlib
 import heapq
 import importlib.metadata
 import shutil
@@ -162,14 +163,23 @@ class StoreWriter:
             yield from receipt.records
 
     def discard(self) -> None:
-        """Undo the run: remove the beginning of a store, or what was added to a finished one."""
-        if self._parent is None:
-            shutil.rmtree(self._path)
-            return
+        """Undo the run: remove the beginning of a store, or what was added to a finished one.
+
+        The journal goes last: a folder without it would be taken for something else.
+        """
         for shard in self._layout.shards:
-            for array in self._identity.arrays:
-                (self._path / shard.path(array)).unlink(missing_ok=True)
+            if not self._is_in_parent(shard):
+                for array in self._identity.arrays:
+                    (self._path / shard.path(array)).unlink(missing_ok=True)
+        if self._parent is None:
+            shutil.rmtree(self._path / ZARR_GROUP)
+            remove_temporaries(self._path)
+            for table in TABLES:
+                (self._path / table_file(table, 0)).unlink(missing_ok=True)
         self._journal.remove()
+        if self._parent is None:
+            with contextlib.suppress(OSError):  # something of somebody else's lies there
+                self._path.rmdir()
 
     def finish(self, libraries: Mapping[str, str]) -> FeatureStore:
         """Write the tables and, last, store.json; remove the journal.
@@ -277,7 +287,7 @@ class StoreWriter:
             write_atomically(self._path / name, content)
 
 
-def finish_tidying(store: FeatureStore) -> None:
+def finish_tidying(store: FeatureStore, *, break_lock: bool = False) -> None:
     """Remove what a run has left that was killed after it had finished the store, if anything."""
     journal = Journal(store.path)
     if not journal.folder.is_dir():
@@ -285,9 +295,11 @@ def finish_tidying(store: FeatureStore) -> None:
     plan = journal.plan()
     if plan is None or plan["parent"] != store.digest:
         lock = WriterLock(journal.lock_path)
-        lock.acquire()
-        tidy(store.path)
-        lock.release()
+        lock.acquire(break_lock=break_lock)
+        try:
+            tidy(store.path)
+        finally:
+            lock.release()
 
 
 def tidy(path: Path) -> None:

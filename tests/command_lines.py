@@ -1,0 +1,174 @@
+"""Run `clipfeat` command lines as processes that can be stopped, without waiting for torch.
+
+A process that has torch imported and runs no thread forks one for each command line. As a
+script this is that process: it reads a request a line on stdin and answers with a line on
+stdout. A command line leads a process group of its own, as one that is typed into a shell does.
+"""
+
+import json
+import os
+import resource
+import signal
+import subprocess
+import sys
+import time
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Self
+
+NOBODY = 65534
+
+
+class CommandLines:
+    """Starts command lines; use as a context manager."""
+
+    def __init__(self, folder: Path):
+        self._folder = folder
+        self._count = 0
+
+    def __enter__(self) -> Self:
+        command = [sys.executable, __file__]
+        self._server: Any = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._server.communicate()
+
+    def start(self, *arguments: object, **conditions: Any) -> "CommandLine":
+        """Start `clipfeat ARGUMENTS...`.
+
+        Conditions: `largest_file` in bytes, which is what a full disk looks like;
+        `largest_file_at_finish`, the same once every shard is down; `nobody=True` to run as a
+        user without rights.
+        """
+        self._count += 1
+        output = self._folder / f"output-{self._count}"
+        arguments = tuple(map(str, arguments))
+        pid = self.ask({"arguments": arguments, "output": str(output), **conditions})
+        return CommandLine(pid, output, lambda: self.ask({"wait": pid}))
+
+    def run(self, *arguments: object, **conditions: Any) -> "CommandLine":
+        """Run a command line to its end."""
+        line = self.start(*arguments, **conditions)
+        line.wait()
+        return line
+
+    def ask(self, request: dict[str, Any]) -> Any:
+        self._server.stdin.write(json.dumps(request) + "\n")
+        self._server.stdin.flush()
+        return json.loads(self._server.stdout.readline())
+
+
+class CommandLine:
+    """A command line that is running or has ended."""
+
+    def __init__(self, pid: int, output: Path, wait: Callable[[], int]):
+        self.pid = pid
+        self.code: int | None = None
+        self._output = output
+        self._wait = wait
+
+    def wait(self) -> int:
+        """Return the exit code once it has ended; minus the signal if it was killed."""
+        if self.code is None:
+            self.code = self._wait()
+        return self.code
+
+    def end(self, number: signal.Signals, *, group: bool = False) -> int:
+        """Send a signal, to all its processes with `group`, and return the exit code."""
+        (os.killpg if group else os.kill)(self.pid, number)
+        return self.wait()
+
+    def wait_for(self, glob: str, folder: Path) -> None:
+        """Wait until a file of this name is there; fail if the command ends before."""
+        while not list(folder.glob(glob)):
+            state = Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()[0]
+            assert state != "Z", self.errors
+            time.sleep(0.001)
+
+    @property
+    def text(self) -> str:
+        return self._output.with_suffix(".out").read_text()
+
+    @property
+    def errors(self) -> str:
+        return self._output.with_suffix(".err").read_text()
+
+
+def _serve() -> None:
+    import open_clip
+    import torch
+
+    import clipfeat.cli.extract
+    import clipfeat.extract.executors
+    import clipfeat.extract.extraction
+    import clipfeat.extract.weights
+
+    assert open_clip
+    assert torch
+    assert clipfeat
+    for line in sys.stdin:
+        request = json.loads(line)
+        if "wait" in request:
+            answer = os.waitstatus_to_exitcode(os.waitpid(request["wait"], 0)[1])
+        else:
+            answer = os.fork()
+            if not answer:
+                _child(**request)
+        print(json.dumps(answer), flush=True)
+
+
+def _child(
+    arguments: list[str],
+    output: str,
+    *,
+    largest_file: int | None = None,
+    largest_file_at_finish: int | None = None,
+    nobody: bool = False,
+) -> None:
+    """Run a command line, and never return."""
+    from clipfeat.cli.main import main
+    from clipfeat.featstore.writer import StoreWriter
+
+    os.setpgid(0, 0)
+    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+    for descriptor, suffix in ((1, ".out"), (2, ".err")):
+        name = str(Path(output).with_suffix(suffix))
+        os.dup2(os.open(name, os.O_WRONLY | os.O_CREAT), descriptor)
+    if nobody and os.getuid() == 0:
+        os.setgroups([])
+        os.setgid(NOBODY)
+        os.setuid(NOBODY)
+    if largest_file is not None:
+        _limit(largest_file)
+    if largest_file_at_finish is not None:
+        finish = StoreWriter.finish
+
+        def limited(*args: Any, **kwargs: Any) -> Any:
+            _limit(largest_file_at_finish)
+            return finish(*args, **kwargs)
+
+        StoreWriter.finish = limited
+    sys.argv = ["clipfeat", *arguments]
+    code: Any = 1
+    try:
+        main()
+    except SystemExit as error:
+        code = error.code or 0
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+
+
+def _limit(largest_file: int) -> None:
+    resource.setrlimit(resource.RLIMIT_FSIZE, (largest_file, largest_file))
+
+
+if __name__ == "__main__":
+    _serve()

@@ -1,0 +1,115 @@
+"""A small store of two grid shapes and two arrays, written as an extraction writes one.
+
+For tests that stop a writer: nothing but featstore is imported, and a store is written in
+hundredths of a second.
+"""
+
+from collections.abc import Callable, Collection
+from pathlib import Path
+
+import numpy as np
+from stores import make_identity
+
+from clipfeat.featstore import CorruptStoreError, FeatureStore, GridShape, IndexRow, Status
+from clipfeat.featstore.codecs import checksum, encode
+from clipfeat.featstore.layout import Layout, Shard, lay_out
+from clipfeat.featstore.shard_file import as_bytes
+from clipfeat.featstore.transaction import ShardTransaction
+from clipfeat.featstore.update import finished_store, update_layout
+from clipfeat.featstore.writer import StoreWriter, finish_tidying
+
+IDENTITY = make_identity(8, pooled_dim=4)
+SHARD_RECORDS = 2
+SHAPES = {
+    "a0": GridShape(1, 2),
+    "a1": GridShape(1, 2),
+    "a2": GridShape(1, 2),
+    "b0": GridShape(2, 1),
+    "a3": GridShape(1, 2),
+    "b1": GridShape(2, 1),
+}
+MISSING = "a1"
+FIRST = ("a0", "a1", "a2", "b0")  # three shards: a0 and a1, a2, b0
+ALL = tuple(SHAPES)  # two shards more
+DROPPED = ("a0", "a1")  # whose shard `drop_shard` removes
+
+
+def vectors(image_id: str) -> dict[str, np.ndarray]:
+    """Return what the store must hold of an id."""
+    rng = np.random.default_rng(list(image_id.encode()))
+    shape = SHAPES[image_id]
+    grid = rng.standard_normal((*shape, IDENTITY.dim)).astype(np.float16)
+    return {"grid": grid, "pooled": rng.standard_normal(4).astype(np.float16)}
+
+
+def layout_of(path: Path, ids: Collection[str]) -> tuple[FeatureStore | None, Layout]:
+    """Return the store at `path`, if it is finished, and what to write so that it has `ids`."""
+    shapes = {image_id: SHAPES[image_id] for image_id in ids}
+    store = finished_store(path, IDENTITY)
+    if store is None:
+        return None, lay_out(shapes, SHARD_RECORDS)
+    return store, update_layout(store, shapes)
+
+
+def write(
+    path: Path,
+    ids: Collection[str] = FIRST,
+    *,
+    order: Callable[[tuple[Shard, ...]], Collection[Shard]] = lambda pending: pending,
+    say: Callable[[str], None] = lambda line: None,
+    break_lock: bool = False,
+) -> FeatureStore:
+    """Write a store of `ids`, or bring the one at `path` to hold them, as `extract` does."""
+    store, layout = layout_of(path, ids)
+    if store is not None and not layout.shards:
+        finish_tidying(store)
+        return store
+    with StoreWriter(
+        path, IDENTITY, layout, parent=store, break_lock=break_lock, say=say
+    ) as writer:
+        for shard in order(writer.pending):
+            write_shard(path, shard)
+        return writer.finish(libraries={})
+
+
+def write_shard(path: Path, shard: Shard) -> None:
+    """Write one shard and its receipt."""
+    with ShardTransaction(path, IDENTITY, SHARD_RECORDS, shard) as files:
+        rows = [_append(files, shard, position) for position in range(len(shard.ids))]
+        files.commit(tuple(rows))
+
+
+def _append(files: ShardTransaction, shard: Shard, position: int) -> IndexRow:
+    image_id, row, shape = shard.ids[position], shard.rows[position], str(shard.shape)
+    if image_id == MISSING:
+        return IndexRow(
+            image_id, Status.MISSING, "no such file", shape, row, 0, 0, "", image_id, ""
+        )
+    encoded = {
+        name: encode(IDENTITY.codec, as_bytes(array)) for name, array in vectors(image_id).items()
+    }
+    files.append(row - shard.first_row, encoded)
+    check = checksum(encoded.values())
+    return IndexRow(image_id, Status.OK, "", shape, row, 0, 0, "", image_id, check)
+
+
+def drop_shard(path: Path) -> None:
+    """Remove the grids of DROPPED from a finished store."""
+    (path / "features.zarr/1x2/grid/c.0.0.0.0").unlink()
+
+
+def unreadable(store: FeatureStore, ids: Collection[str]) -> list[str]:
+    """Return the ids that the store does not give as `vectors` does; MISSING must have none."""
+    wrong = [MISSING] if MISSING in store else []
+    for image_id in ids:
+        if image_id != MISSING:
+            expected = vectors(image_id)
+            try:
+                batch = store.read([image_id])
+            except (CorruptStoreError, KeyError) as error:
+                wrong.append(f"{image_id}: {error}")
+                continue
+            same = np.array_equal(batch.features[0], expected["grid"].reshape(2, -1))
+            if not same or not np.array_equal(batch.pooled, expected["pooled"][None]):
+                wrong.append(image_id)
+    return wrong
