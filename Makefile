@@ -18,14 +18,14 @@ MODEL ?= RN50
 PRETRAINED ?= none
 DEMO_STORE := $(DEMO)/scenes.clipfeat
 
-.PHONY: help setup demo train-vqa test lint types bench-extract bench-store clean
+.PHONY: help setup demo train-vqa test lint types bench-extract bench-store bench-lookup clean
 .DELETE_ON_ERROR:
 
 help:
 	@echo "make demo       draw scenes, extract, verify, train VQA, report (about 4 minutes)"
 	@echo "make train-vqa  train on the demo store, or: make train-vqa STORE=x.clipfeat DATA=vqa/"
 	@echo "make test       the tests            make lint types   what CI checks besides"
-	@echo "make bench-extract bench-store       the numbers in docs/log.md"
+	@echo "make bench-extract bench-store bench-lookup       the numbers in docs/log.md"
 
 setup: $(STAMP)
 
@@ -97,6 +97,9 @@ bench-extract: $(STAMP)
 # In an environment of its own: bench-store BENCH="--kinds A --json numbers.json"
 bench-store: $(BENCH_STAMP)
 	$(BENCH_VENV)/bin/python -m benchmarks.store $(BENCH)
+
+bench-lookup: $(STAMP)
+	$(BIN)/python -m benchmarks.lookup
 
 clean:
 	rm -rf $(VENV) $(BENCH_VENV) $(DEMO) .typing build *.egg-info

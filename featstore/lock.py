@@ -36,6 +36,7 @@ class WriterLock:
         Raises StoreError naming the holder if there is one. `break_lock` takes the lock of a
         process on another host, and never that of a living process on this one.
         """
+        broken = None
         while True:
             descriptor = os.open(
                 self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644
@@ -48,6 +49,7 @@ class WriterLock:
             except BlockingIOError:
                 alive = True
             if elsewhere and break_lock:
+                broken = holder
                 with contextlib.suppress(FileNotFoundError):
                     if self._is_named(descriptor):
                         self._path.unlink()
@@ -70,7 +72,8 @@ class WriterLock:
         self._descriptor = descriptor
         self._released.clear()
         threading.Thread(target=self._beat, daemon=True, name="lock heartbeat").start()
-        return None if holder is None else _name(holder)
+        gone = holder or broken
+        return None if gone is None else _name(gone)
 
     def is_held(self) -> bool:
         """Return whether the lock is still ours: another host may have broken it."""

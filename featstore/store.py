@@ -17,6 +17,7 @@ from .errors import CorruptStoreError, MissingRecordError, StoreError
 from .format import JOURNAL, STORE_JSON, GridShape, Identity, IndexRow, ShardRow, Status, table_file
 from .layout import shard_path
 from .lookup import SHAPE_BIT, STATUSES, Lookup, Places
+from .memory import BufferPool
 from .shard_file import as_bytes, opened, read_index, read_record
 from .shard_index import ABSENT, Index, index_bytes
 from .store_json import read_card
@@ -64,7 +65,9 @@ class FeatureStore:
         self.identity = Identity.from_json(card["identity"])
         self.digest: str = card["digest"]
         self.grid_shapes = tuple(sorted(map(GridShape.parse, card["grid_shapes"])))
+        self._dtype = self.identity.numpy_dtype
         self._verify = verify
+        self._pool = BufferPool()
         self._shard_records: int = card["shard_records"]
         check_folders(path, card["grid_shapes"], self.identity.arrays)
         self._lookup = Lookup(self.table_path("lookup"), sum(card["counts"].values()))
@@ -134,7 +137,7 @@ class FeatureStore:
         return self.card["counts"][Status.OK]
 
     def __contains__(self, image_id: object) -> bool:
-        return isinstance(image_id, str) and self.statuses([image_id]) == [Status.OK]
+        return isinstance(image_id, str) and self._lookup.find_one(image_id)[0] == 0
 
     def statuses(self, ids: Sequence[str]) -> list[Status | None]:
         """Return what became of each id, None for one that the store does not know."""
@@ -146,11 +149,19 @@ class FeatureStore:
 
         Raises MissingRecordError (a KeyError) for an id that has no record.
         """
-        places = self._find([image_id])
-        shape = self.grid_shapes[places.shape[0]]
-        grid = np.empty((1, shape.cells, self.dim), self.identity.numpy_dtype)
-        self._fill("grid", places, grid)
-        return grid.reshape(*shape, self.dim)
+        status, number, row, check = self._lookup.find_one(image_id)
+        if status:
+            self._refuse(image_id, status)
+        if number >= len(self.grid_shapes):
+            raise self._misplaced("a grid shape too many")
+        if row >= self._lengths[number]:
+            raise self._misplaced("a row beyond its array")
+        shape = self.grid_shapes[number]
+        grid = np.empty((*shape, self.dim), self._dtype)
+        shard, position = divmod(row, self._shard_records)
+        checksum = check.to_bytes(8, "little")[:CRC_BYTES]
+        self._read_span("grid", [_Wanted(str(shape), shard, position, checksum, as_bytes(grid))])
+        return grid
 
     def read(self, ids: Sequence[str], out: np.ndarray | None = None) -> FeatureBatch:
         """Return the records of `ids`, in that order, padded to the largest grid among them.
@@ -167,7 +178,9 @@ class FeatureStore:
         cells = int(counts.max(initial=0))
         identity = self.identity
         if out is None:
-            out = np.empty((len(ids), cells, identity.dim), identity.numpy_dtype)
+            size = len(ids) * cells * identity.dim * self._dtype.itemsize
+            memory = self._pool.take(size).view(self._dtype)
+            out = memory.reshape(len(ids), cells, identity.dim)
         self._check_out(out, len(ids), cells)
         mask = np.arange(out.shape[1]) < counts[:, None]
         if not mask.all():
@@ -176,14 +189,14 @@ class FeatureStore:
         self._fill("grid", places, out)
         pooled = None
         if identity.pooled_dim is not None:
-            pooled = np.empty((len(ids), identity.pooled_dim), identity.numpy_dtype)
+            pooled = np.empty((len(ids), identity.pooled_dim), self._dtype)
             self._fill("pooled", places, pooled)
         return FeatureBatch(out, mask, grid_shapes, pooled)
 
     def _check_out(self, out: np.ndarray, images: int, cells: int) -> None:
         """Raise ValueError unless `out` can take the records."""
         fits = out.ndim == 3 and (out.shape[0], out.shape[2]) == (images, self.dim)
-        if not fits or out.shape[1] < cells or out.dtype != self.identity.numpy_dtype:
+        if not fits or out.shape[1] < cells or out.dtype != self._dtype:
             raise ValueError(
                 f"out: expected {self.identity.dtype} of ({images}, {cells} or more, {self.dim}); "
                 f"got {out.dtype} of {out.shape}"
@@ -204,10 +217,13 @@ class FeatureStore:
             first = int(refused[0])
             self._refuse(ids[first], int(places.status[first]))
         if len(ids) and places.shape.max() >= len(self.grid_shapes):
-            raise CorruptStoreError(f"{self.table_path('lookup')} names a grid shape too many")
+            raise self._misplaced("a grid shape too many")
         if (places.row >= self._lengths[places.shape]).any():
-            raise CorruptStoreError(f"{self.table_path('lookup')} names a row beyond its array")
+            raise self._misplaced("a row beyond its array")
         return places
+
+    def _misplaced(self, what: str) -> CorruptStoreError:
+        return CorruptStoreError(f"{self.table_path('lookup')} names {what}")
 
     def _refuse(self, image_id: str, status: int) -> None:
         """Raise MissingRecordError, saying what became of the id."""

@@ -5,6 +5,7 @@ script this is that process: it reads a request a line on stdin and answers with
 stdout. A command line leads a process group of its own, as one that is typed into a shell does.
 """
 
+import ctypes
 import json
 import os
 import resource
@@ -16,8 +17,6 @@ import traceback
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Self
-
-NOBODY = 65534
 
 
 class CommandLines:
@@ -41,8 +40,8 @@ class CommandLines:
         """Start `clipfeat ARGUMENTS...`.
 
         Conditions: `largest_file` in bytes, which is what a full disk looks like;
-        `largest_file_at_finish`, the same once every shard is down; `nobody=True` to run as a
-        user without rights.
+        `largest_file_at_finish`, the same once every shard is down; `unprivileged=True` to be
+        bound by the permissions of files even as root.
         """
         self._count += 1
         output = self._folder / f"output-{self._count}"
@@ -127,7 +126,7 @@ def _child(
     *,
     largest_file: int | None = None,
     largest_file_at_finish: int | None = None,
-    nobody: bool = False,
+    unprivileged: bool = False,
 ) -> None:
     """Run a command line, and never return."""
     from clipfeat.cli.main import main
@@ -138,10 +137,8 @@ def _child(
     for descriptor, suffix in ((1, ".out"), (2, ".err")):
         name = str(Path(output).with_suffix(suffix))
         os.dup2(os.open(name, os.O_WRONLY | os.O_CREAT), descriptor)
-    if nobody and os.getuid() == 0:
-        os.setgroups([])
-        os.setgid(NOBODY)
-        os.setuid(NOBODY)
+    if unprivileged:
+        _drop_capabilities()
     if largest_file is not None:
         _limit(largest_file)
     if largest_file_at_finish is not None:
@@ -164,6 +161,13 @@ def _child(
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)
+
+
+def _drop_capabilities() -> None:
+    """Give up what lets root pass over permissions (capset(2), with its version 3 header)."""
+    header = (ctypes.c_uint32 * 2)(0x20080522, 0)
+    nothing = (ctypes.c_uint32 * 6)()
+    assert ctypes.CDLL(None).capset(header, nothing) == 0
 
 
 def _limit(largest_file: int) -> None:

@@ -1,12 +1,16 @@
 """A store is written by one process at a time, and survives being killed."""
 
+import multiprocessing as mp
 import subprocess
 import sys
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
 from typing import Any
 
 import interrupted_writer
 import numpy as np
 import pytest
+import small_world
 from interrupted_writer import RECORDS
 from stores import make_identity, make_store
 
@@ -57,12 +61,13 @@ def test_a_second_writer_is_refused_while_the_first_lives(tmp_path):
     make_store(tmp_path / "s", RECORDS)  # the lock ended with its holder
 
 
-def test_a_damaged_shard_of_a_cut_off_run_is_written_again(tmp_path):
+@pytest.mark.parametrize("damage", [lambda b: b[:-1], lambda b: b"x" + b[1:]])
+def test_a_damaged_shard_of_a_cut_off_run_is_written_again(tmp_path, damage):
     child = run_writer(tmp_path / "s", 30)
     child.stdout.readline()
     kill(child)
     shard = tmp_path / "s" / layout().shards[0].path("grid")
-    shard.write_bytes(shard.read_bytes()[:-1])
+    shard.write_bytes(damage(shard.read_bytes()))
     make_store(tmp_path / "s", RECORDS)
     np.testing.assert_array_equal(FeatureStore.open(tmp_path / "s")["i000"], RECORDS["i000"])
 
@@ -87,6 +92,18 @@ def test_a_run_killed_while_its_journal_was_removed_is_finished(tmp_path, left):
     assert found is not None
     finish_tidying(found)
     assert verify(store) == []
+
+
+def test_shards_may_be_written_in_any_order_by_any_process(tmp_path):
+    whole = small_world.write(tmp_path / "whole")
+    path = tmp_path / "s"
+    _, planned = small_world.layout_of(path, small_world.FIRST)
+    with StoreWriter(path, small_world.IDENTITY, planned) as writer:
+        small_world.write_shard(path, writer.pending[-1])  # and no more: the run is cut off
+    with StoreWriter(path, small_world.IDENTITY, planned) as writer:
+        with ProcessPoolExecutor(2, mp.get_context("spawn")) as others:
+            list(others.map(partial(small_world.write_shard, path), reversed(writer.pending)))
+        assert writer.finish(libraries={}).digest == whole.digest
 
 
 def test_temporary_files_of_a_killed_run_do_not_stay(tmp_path):

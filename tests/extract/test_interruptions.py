@@ -1,0 +1,144 @@
+"""What stops `clipfeat extract`, and how it goes on: signals, full disks, folders that go."""
+
+import json
+import os
+import re
+import signal
+import time
+
+import pytest
+from command_lines import CommandLines
+from pictures import write_photographs
+
+from clipfeat.featstore.verify import verify
+
+IMAGES = 40
+
+
+@pytest.fixture(scope="module")
+def clipfeat(tmp_path_factory):
+    with CommandLines(tmp_path_factory.mktemp("output")) as lines:
+        yield lines
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory):
+    return write_photographs(tmp_path_factory.mktemp("images"), IMAGES)
+
+
+def extract(images, out, *more):
+    return ("extract", "--images", images, "--out", out, "--model", "RN50", "--pretrained", "none",
+            "--recipe", "square:64", "--device", "cpu", "--batch-size", "4", "--shard-size", "4",
+            "--json", *more)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def digest(clipfeat, images, tmp_path_factory):
+    """The digest of a run that nothing stops."""
+    done = clipfeat.run(*extract(images, tmp_path_factory.mktemp("whole") / "s"))
+    assert done.code == 0, done.errors
+    return json.loads(done.text)["digest"]
+
+
+def check_goes_on(clipfeat, images, out, digest, *more):
+    """The same command ends with the same digest; return what it said."""
+    done = clipfeat.run(*extract(images, out, *more))
+    assert done.code == 0, done.errors
+    assert json.loads(done.text)["digest"] == digest
+    assert verify(out) == []
+    return done.errors
+
+
+def assert_one_line(line, *texts):
+    assert "Traceback" not in line.errors
+    last = line.errors.strip().splitlines()[-1]
+    assert last.startswith("Error: ")
+    for text in texts:
+        assert text in last
+
+
+@pytest.mark.parametrize(
+    ("number", "group", "code", "word"),
+    [
+        (signal.SIGTERM, False, 143, "Terminated"),  # from a scheduler
+        (signal.SIGINT, True, 130, "Interrupted"),  # Ctrl-C goes to the whole group
+    ],
+)
+@pytest.mark.parametrize("procs", [1, 2])
+def test_a_signal_drops_the_shards_in_hand_and_says_so(
+    clipfeat, images, digest, tmp_path, number, group, code, word, procs
+):
+    out = tmp_path / "s"
+    line = clipfeat.start(*extract(images, out, "--procs", procs))
+    line.wait_for("journal/0*.json", out)
+    assert line.end(number, group=group) == code, line.errors
+    assert "Traceback" not in line.errors
+    assert re.search(r"\d+ of 40 images are down; those of the shards in hand are", line.errors)
+    assert line.errors.rstrip().endswith(f"{word}; the same command goes on from here")
+    assert not list(out.rglob("*.tmp"))
+    said = check_goes_on(clipfeat, images, out, digest)  # on one process, whatever it was
+    assert "Taking over" not in said
+    assert "images are already down; going on" in said
+
+
+@pytest.mark.parametrize("procs", [1, 2])
+def test_a_kill_leaves_no_process_and_a_lock_to_take_over(
+    clipfeat, images, digest, tmp_path, procs
+):
+    out = tmp_path / "s"
+    line = clipfeat.start(*extract(images, out, "--procs", procs))
+    line.wait_for("journal/0*.json", out)
+    line.end(signal.SIGKILL)
+    while True:  # the workers notice that their parent is gone
+        try:
+            os.killpg(line.pid, 0)
+        except ProcessLookupError:
+            break
+        time.sleep(0.05)
+    said = check_goes_on(clipfeat, images, out, digest)
+    assert f"Taking over the lock of process {line.pid} on " in said
+
+
+def test_the_lock_of_another_host_is_broken_on_demand(clipfeat, images, digest, tmp_path):
+    out = tmp_path / "s"
+    (out / "journal").mkdir(parents=True)
+    holder = {"host": "elsewhere", "pid": 7, "since": "2026-11-23T10:00:00+00:00"}
+    (out / "journal" / "lock").write_text(json.dumps(holder))
+    refused = clipfeat.run(*extract(images, out))
+    assert refused.code == 1
+    assert_one_line(refused, "is being written by process 7 on elsewhere", "add --break-lock")
+    check_goes_on(clipfeat, images, out, digest, "--break-lock")
+
+
+@pytest.mark.parametrize(
+    ("condition", "where"),
+    [
+        ({"largest_file": 20_000}, "journal/"),  # a shard does not fit
+        ({"largest_file_at_finish": 2_000}, "index.parquet"),
+        ({"largest_file_at_finish": 0}, "index.parquet"),
+    ],
+)
+def test_a_full_disk_ends_the_run_with_a_line(clipfeat, images, digest, tmp_path, condition, where):
+    line = clipfeat.run(*extract(images, tmp_path / "s"), **condition)
+    assert line.code == 1
+    assert_one_line(line, "File too large", f"{tmp_path}/s/{where}")
+    assert not list(tmp_path.rglob("c.*.tmp"))
+    check_goes_on(clipfeat, images, tmp_path / "s", digest)
+
+
+def test_a_folder_that_cannot_be_written(clipfeat, images, tmp_path):
+    (tmp_path / "locked").mkdir(mode=0o555)
+    line = clipfeat.run(*extract(images, tmp_path / "locked" / "s"), unprivileged=True)
+    assert line.code == 1
+    assert_one_line(line, f"cannot write {tmp_path}/locked/s/journal: Permission denied")
+    assert not list((tmp_path / "locked").iterdir())
+
+
+def test_a_folder_that_vanishes(clipfeat, images, tmp_path):
+    out = tmp_path / "s"
+    line = clipfeat.start(*extract(images, out))
+    line.wait_for("journal/0*.json", out)
+    out.rename(tmp_path / "away")
+    assert line.wait() == 1
+    assert_one_line(line, "No such file or directory", f"{out}/")
+    assert not out.exists()

@@ -1,0 +1,57 @@
+"""A writer killed at any instant leaves readers what they had, and the next writer its work."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+SCRIPT = Path(__file__).parent.parent / "kill_steps.py"
+# Of a writer that makes a store, or adds to one; each is a way to change the disk.
+STEPS = {
+    "open", "write", "half a write", "fsync", "fsync folder", "rename", "mkdir", "unlink", "rmdir",
+    "ftruncate", "pwrite",
+}  # fmt: skip
+
+
+def kill(scenario: str, folder: Path, *how: object) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """Return the digests before and after the scenario, and what each kill led to."""
+    command = [sys.executable, str(SCRIPT), scenario, str(folder), *map(str, how)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    expected, *kills = map(json.loads, done.stdout.splitlines())
+    return expected, kills
+
+
+def check(expected: dict[str, Any], kills: list[dict[str, Any]]) -> None:
+    """Readers saw the store as it was or as it became; it became what it always becomes."""
+    for found in kills:
+        assert found["seen"] in (expected["old"], expected["new"]), found
+        assert not found.get("unreadable"), found
+        assert found["digest"] == expected["new"], found
+        assert found["problems"] == found["lost"] == found["left"] == [], found
+
+
+@pytest.mark.parametrize("scenario", ["fresh", "append", "rewrite"])
+def test_killed_before_and_after_every_step(tmp_path, scenario):
+    expected, kills = kill(scenario, tmp_path, "steps")
+    check(expected, kills)
+    assert {found["step"] for found in kills} >= STEPS
+    assert len(kills) > 100
+    # The commit is one step: from it on, and not before, readers see the new store.
+    seen = [found["seen"] == expected["new"] for found in kills]
+    assert scenario == "rewrite" or (not seen[0] and seen[-1] and seen == sorted(seen))
+
+
+@pytest.mark.parametrize("scenario", ["discard", "discard-append"])
+def test_killed_at_every_step_of_giving_up(tmp_path, scenario):
+    check(*kill(scenario, tmp_path, "steps"))
+
+
+@pytest.mark.parametrize("scenario", ["fresh", "append"])
+def test_killed_at_random_times(tmp_path, scenario):
+    expected, kills = kill(scenario, tmp_path, "random", 0, 20)
+    check(expected, kills)
+    assert sum(found["killed"] for found in kills) >= 10
