@@ -110,6 +110,7 @@ def unreadable(store: FeatureStore, ids: Collection[str]) -> list[str]:
                 wrong.append(f"{image_id}: {error}")
                 continue
             same = np.array_equal(batch.features[0], expected["grid"].reshape(2, -1))
-            if not same or not np.array_equal([batch.pooled], [expected["pooled"][None]]):
+            assert batch.pooled is not None
+            if not same or not np.array_equal(batch.pooled[0], expected["pooled"]):
                 wrong.append(image_id)
     return wrong

@@ -96,27 +96,29 @@ def take_turns(
 ) -> dict[str, Rates]:
     """Return {reader: rates} of `read` on `count` random rows, new ones each round.
 
-    Each round begins with another reader. The first round warms and is not counted. Cold: a
-    reader's files leave the page cache before its turn; raises NotColdError where they stay.
+    Each round begins with another reader. Before each turn the same rows are read once without
+    being timed: a kernel may have dropped a reader's files while the others had their turns.
+    Cold: they leave the page cache before the turn; raises NotColdError where they stay.
     """
     rng = np.random.default_rng(0)
     rates: dict[str, list[float]] = {name: [] for name in readers}
     names = list(readers)
-    for number in range(rounds + 1):
+    for number in range(rounds):
         rows = random_rows(rng, len(next(iter(readers.values())).records), count)
         first = number % len(names)
         for name in names[first:] + names[:first]:
             reader = readers[name]
             if cold:
                 _make_cold(reader)
+            else:
+                read(reader, rows)
             before = psutil.Process().io_counters().read_bytes
             start = time.perf_counter()
             done = read(reader, rows)
             rate = done / (time.perf_counter() - start)
             if cold and psutil.Process().io_counters().read_bytes == before:
                 raise NotColdError(f"{name} read nothing from the disk")
-            if number:
-                rates[name].append(rate)
+            rates[name].append(rate)
     return {name: Rates(values) for name, values in rates.items()}
 
 
