@@ -17,10 +17,10 @@ import numpy as np
 
 from clipfeat.base.files import sha256_file, write_atomically
 from clipfeat.featstore import FeatureStore, GridShape, Identity, IndexRow, Status
+from clipfeat.featstore.disk.lookup import LookupBuilder, lookup_bytes
+from clipfeat.featstore.disk.store_json import write_card
+from clipfeat.featstore.disk.tables import write_index, write_shards
 from clipfeat.featstore.format import FORMAT, TABLES, table_file
-from clipfeat.featstore.lookup import LookupBuilder, lookup_bytes
-from clipfeat.featstore.store_json import write_card
-from clipfeat.featstore.tables import write_index, write_shards
 
 SHAPE = GridShape(14, 14)
 BATCH = 512

@@ -32,7 +32,7 @@ def info(*, path: Path, as_json: bool) -> None:
     $ clipfeat store info coco.clipfeat
     """
     from ..featstore import FeatureStore
-    from ..featstore.card import card_text, describe
+    from ..featstore.report.card import card_text, describe
 
     card = describe(FeatureStore.open(path))
     with patient_stdout():
@@ -86,8 +86,8 @@ def stats(*, path: Path, as_json: bool) -> None:
     $ clipfeat store stats coco.clipfeat
     """
     from ..featstore import FeatureStore
-    from ..featstore.stats import store_stats
-    from ..featstore.stats_text import stats_text
+    from ..featstore.report.stats import store_stats
+    from ..featstore.report.stats_text import stats_text
 
     found = store_stats(FeatureStore.open(path))
     with patient_stdout():
@@ -107,8 +107,8 @@ def verify(*, path: Path, depth: str | None, as_json: bool) -> None:
     \b
     $ clipfeat store verify coco.clipfeat
     """
-    from ..featstore.verify import Depth
-    from ..featstore.verify import verify as find_problems
+    from ..featstore.audit.verify import Depth
+    from ..featstore.audit.verify import verify as find_problems
 
     problems = find_problems(path, Depth(depth or "full"))
     if as_json:
@@ -133,8 +133,8 @@ def repair(*, path: Path, deep: bool, as_json: bool) -> None:
     \b
     $ clipfeat store repair coco.clipfeat
     """
-    from ..featstore.repair import repair as mend
-    from ..featstore.verify import Depth
+    from ..featstore.audit.repair import repair as mend
+    from ..featstore.audit.verify import Depth
 
     done = mend(path, Depth.DEEP if deep else Depth.FULL)
     if as_json:

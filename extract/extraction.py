@@ -16,9 +16,9 @@ from tqdm import tqdm
 from ..base.errors import missing_extra
 from ..featstore import FeatureStore, Identity, IndexRow, Status, StoreError
 from ..featstore.layout import Layout, lay_out
-from ..featstore.update import finished_store, shard_records_at, update_layout
 from ..featstore.write import SHARD_RECORDS
-from ..featstore.writer import StoreWriter, finish_tidying
+from ..featstore.writing.update import finished_store, shard_records_at, update_layout
+from ..featstore.writing.writer import StoreWriter, finish_tidying
 from ..manifests import Manifest, folder_manifest, read_manifest
 from .devices import choose_devices
 from .errors import ExtractError, ExtractUsageError

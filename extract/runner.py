@@ -16,10 +16,10 @@ import numpy as np
 import torch
 
 from ..featstore import Identity, IndexRow, Status
-from ..featstore.codecs import checksum, encode
-from ..featstore.journal import Receipt
-from ..featstore.shard_file import as_bytes
-from ..featstore.transaction import ShardTransaction
+from ..featstore.disk.codecs import checksum, encode
+from ..featstore.disk.shard_file import as_bytes
+from ..featstore.writing.journal import Receipt
+from ..featstore.writing.transaction import ShardTransaction
 from ..manifests import Image
 from .backbone import CHUNK, Backbone
 from .images import Picture, load_picture

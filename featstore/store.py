@@ -11,19 +11,19 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from .checks import check_folders, check_shards
-from .codecs import CRC_BYTES, Buffer
+from .disk.checks import check_folders, check_shards
+from .disk.codecs import CRC_BYTES, Buffer
+from .disk.lookup import SHAPE_BIT, STATUSES, Lookup, Places
+from .disk.shard_file import as_bytes, opened, read_index, read_record
+from .disk.shard_index import ABSENT, Index, index_bytes
+from .disk.store_json import read_card
+from .disk.tables import read_index as read_index_table
+from .disk.tables import read_shards
+from .disk.zarr_metadata import metadata_files
 from .errors import CorruptStoreError, MissingRecordError, StoreError
 from .format import JOURNAL, STORE_JSON, GridShape, Identity, IndexRow, ShardRow, Status, table_file
 from .layout import shard_path
-from .lookup import SHAPE_BIT, STATUSES, Lookup, Places
 from .memory import BufferPool
-from .shard_file import as_bytes, opened, read_index, read_record
-from .shard_index import ABSENT, Index, index_bytes
-from .store_json import read_card
-from .tables import read_index as read_index_table
-from .tables import read_shards
-from .zarr_metadata import metadata_files
 
 READ_THREADS = min(8, len(os.sched_getaffinity(0)))
 SPANS_A_THREAD = 4  # parts that a batch is cut into for each thread, so that all end together

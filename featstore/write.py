@@ -5,13 +5,13 @@ from pathlib import Path
 
 import numpy as np
 
-from .codecs import checksum, encode
+from .disk.codecs import checksum, encode
+from .disk.shard_file import as_bytes
 from .format import GridShape, Identity, IndexRow, Status
 from .layout import Shard, lay_out
-from .shard_file import as_bytes
 from .store import FeatureStore
-from .transaction import ShardTransaction
-from .writer import StoreWriter
+from .writing.transaction import ShardTransaction
+from .writing.writer import StoreWriter
 
 SHARD_RECORDS = 128
 

@@ -130,7 +130,7 @@ def _child(
 ) -> None:
     """Run a command line, and never return."""
     from clipfeat.cli.main import main
-    from clipfeat.featstore.writer import StoreWriter
+    from clipfeat.featstore.writing.writer import StoreWriter
 
     os.setpgid(0, 0)
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)

@@ -33,8 +33,8 @@ from small_world import ALL, DROPPED, FIRST, IDENTITY, drop_shard, layout_of, un
 from small_world import write_shard as write_one
 
 from clipfeat.featstore import FeatureStore, StoreError
-from clipfeat.featstore.verify import Depth, verify
-from clipfeat.featstore.writer import StoreWriter
+from clipfeat.featstore.audit.verify import Depth, verify
+from clipfeat.featstore.writing.writer import StoreWriter
 
 BY_PATH = ("rename", "replace", "mkdir", "unlink", "remove", "rmdir", "link", "symlink")
 BY_FILE = ("fsync", "fdatasync", "ftruncate", "pwrite", "utime")

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from clipfeat.featstore import FeatureStore, StoreError
-from clipfeat.featstore.verify import Depth, verify
+from clipfeat.featstore.audit.verify import Depth, verify
 
 SPARE = 1 << 30  # bytes that a hostile store may cost above what the imports take
 

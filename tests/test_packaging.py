@@ -19,6 +19,13 @@ ARROWS = {
     "demo": {"base", "manifests", "featstore", "extract", "train"},
     "cli": {"base", "manifests", "featstore", "extract", "train", "demo"},
 }
+# The same inside featstore; the files beside these folders are the store to its users.
+FEATSTORE_ARROWS = {
+    "disk": set(),
+    "writing": {"disk"},
+    "audit": {"disk", "writing"},
+    "report": {"disk"},
+}
 FORBIDDEN = {
     "featstore": {"torch", "open_clip", "PIL", "matplotlib"},
     "manifests": {"torch", "open_clip", "matplotlib"},
@@ -64,13 +71,27 @@ def test_arrows_point_one_way(room):
         assert not outside & FORBIDDEN.get(room, set()), file
 
 
+@pytest.mark.parametrize("room", FEATSTORE_ARROWS)
+def test_arrows_point_one_way_in_featstore_too(room):
+    for file in (ROOT / "featstore" / room).glob("*.py"):
+        names = (name.split(".") for name in imports_of(file))
+        rooms = {n[2] for n in names if n[:2] == ["clipfeat", "featstore"] and n[2:]}
+        assert (rooms & FEATSTORE_ARROWS.keys()) - {room} <= FEATSTORE_ARROWS[room], file
+
+
 @pytest.mark.parametrize(
     ("code", "absent"),
     [
         ("from clipfeat.cli.main import clipfeat", {"torch", "numpy", "pyarrow", "zarr"}),
-        ("import clipfeat.featstore.verify, clipfeat.manifests", {"torch", "open_clip", "PIL"}),
-        ("import clipfeat.featstore.card, clipfeat.featstore.write", {"dask", "torch"}),
-        ("import clipfeat.featstore.stats_text", {"torch"}),
+        (
+            "import clipfeat.featstore.audit.verify, clipfeat.manifests",
+            {"torch", "open_clip", "PIL"},
+        ),
+        (
+            "import clipfeat.featstore.report.card, clipfeat.featstore.write",
+            {"dask", "torch"},
+        ),
+        ("import clipfeat.featstore.report.stats_text", {"torch"}),
         ("import clipfeat.train.vqa.task, clipfeat.train.vqa.predict", {"PIL", "open_clip"}),
     ],
 )

@@ -11,7 +11,7 @@ from stores import make_identity, make_store
 
 from clipfeat.cli.listing import as_array, as_lines
 from clipfeat.featstore import FeatureStore, GridShape, IndexRow
-from clipfeat.featstore.card import card_text, describe
+from clipfeat.featstore.report.card import card_text, describe
 from clipfeat.featstore.write import write_store
 
 HOSTILE = "é\x1b[2J\t1\n"  # clears a screen, and breaks columns and lines

@@ -17,8 +17,8 @@ from clipfeat.base.errors import ClipfeatError
 from clipfeat.extract.errors import ExtractError, ExtractUsageError
 from clipfeat.extract.extraction import Request, default_out, extract_images
 from clipfeat.featstore import FeatureStore, StoreError
-from clipfeat.featstore.repair import repair
-from clipfeat.featstore.verify import Depth, verify
+from clipfeat.featstore.audit.repair import repair
+from clipfeat.featstore.audit.verify import Depth, verify
 from clipfeat.manifests import Image, Manifest, folder_manifest
 
 REQUEST = {

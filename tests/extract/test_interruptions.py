@@ -10,7 +10,7 @@ import pytest
 from command_lines import CommandLines
 from pictures import write_photographs
 
-from clipfeat.featstore.verify import verify
+from clipfeat.featstore.audit.verify import verify
 
 IMAGES = 40
 

@@ -11,7 +11,7 @@ from stores import make_identity, make_pooled_store
 from zarr.codecs import BytesCodec, Crc32cCodec, ZstdCodec
 
 from clipfeat.featstore import FeatureStore
-from clipfeat.featstore.verify import verify
+from clipfeat.featstore.audit.verify import verify
 
 RNG = np.random.default_rng(0)
 

@@ -11,9 +11,9 @@ from hostile import forge_column, reseal
 from stores import extend_store, files_of, make_identity, make_pooled_store, make_store
 
 from clipfeat.featstore import CorruptStoreError, FeatureStore, StoreError
-from clipfeat.featstore.codecs import encode
-from clipfeat.featstore.shard_index import decode_index, encode_index, index_bytes
-from clipfeat.featstore.verify import verify
+from clipfeat.featstore.audit.verify import verify
+from clipfeat.featstore.disk.codecs import encode
+from clipfeat.featstore.disk.shard_index import decode_index, encode_index, index_bytes
 
 RNG = np.random.default_rng(0)
 FLIPS = 500  # for each codec

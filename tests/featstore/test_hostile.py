@@ -32,15 +32,15 @@ from stores import (
 )
 
 from clipfeat.featstore import CorruptStoreError, FeatureStore, GridShape, StoreError
-from clipfeat.featstore.codecs import crc32c, encode
+from clipfeat.featstore.audit.repair import repair
+from clipfeat.featstore.audit.verify import Depth, verify
+from clipfeat.featstore.disk.codecs import crc32c, encode
+from clipfeat.featstore.disk.lookup import SHAPE_BIT, STATUS_BIT, _hashes, _seal
+from clipfeat.featstore.disk.shard_index import ABSENT, encode_index
+from clipfeat.featstore.disk.tables import INDEX_SCHEMA, SHARDS_SCHEMA
 from clipfeat.featstore.layout import lay_out
-from clipfeat.featstore.lookup import SHAPE_BIT, STATUS_BIT, _hashes, _seal
-from clipfeat.featstore.repair import repair
-from clipfeat.featstore.shard_index import ABSENT, encode_index
-from clipfeat.featstore.tables import INDEX_SCHEMA, SHARDS_SCHEMA
-from clipfeat.featstore.update import finished_store
-from clipfeat.featstore.verify import Depth, verify
-from clipfeat.featstore.writer import StoreWriter
+from clipfeat.featstore.writing.update import finished_store
+from clipfeat.featstore.writing.writer import StoreWriter
 
 RNG = np.random.default_rng(0)
 SHARD = "features.zarr/3x4/grid/c.0.0.0.0"

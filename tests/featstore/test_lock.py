@@ -13,16 +13,16 @@ import pytest
 from small_world import FIRST, IDENTITY, layout_of, write, write_shard
 
 from clipfeat.featstore import StoreError
-from clipfeat.featstore import lock as lock_module
-from clipfeat.featstore.lock import WriterLock
-from clipfeat.featstore.writer import StoreWriter
+from clipfeat.featstore.writing import lock as lock_module
+from clipfeat.featstore.writing.lock import WriterLock
+from clipfeat.featstore.writing.writer import StoreWriter
 
 HERE = socket.gethostname()
 HOLD = """
 import sys, time
 from pathlib import Path
 from clipfeat.featstore import StoreError
-from clipfeat.featstore.lock import WriterLock
+from clipfeat.featstore.writing.lock import WriterLock
 try:
     WriterLock(Path(sys.argv[1])).acquire()
     print("held", flush=True)

@@ -8,8 +8,8 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from clipfeat.featstore import CorruptStoreError, IndexRow, Status
-from clipfeat.featstore.codecs import crc32c
-from clipfeat.featstore.lookup import (
+from clipfeat.featstore.disk.codecs import crc32c
+from clipfeat.featstore.disk.lookup import (
     MAGIC,
     STATUSES,
     Lookup,
@@ -18,7 +18,7 @@ from clipfeat.featstore.lookup import (
     _seal,
     lookup_bytes,
 )
-from clipfeat.featstore.shard_index import ABSENT, decode_index, encode_index
+from clipfeat.featstore.disk.shard_index import ABSENT, decode_index, encode_index
 
 IDS = st.text(st.characters(exclude_categories=["Cs"]), max_size=40) | st.sampled_from(
     ["", " ", "\0", "\u200b", "\u00e9", "e\u0301", "\U0001f600", "x" * 5000]

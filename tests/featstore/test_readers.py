@@ -14,7 +14,8 @@ import torch
 from stores import make_identity, make_pooled_store, make_store
 from torch.utils.data import DataLoader, Dataset
 
-from clipfeat.featstore import FeatureStore, MissingRecordError, StoreError, shard_file
+from clipfeat.featstore import FeatureStore, MissingRecordError, StoreError
+from clipfeat.featstore.disk import shard_file
 
 RNG = np.random.default_rng(0)
 

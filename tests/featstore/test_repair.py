@@ -12,9 +12,9 @@ from stores import (
 )
 
 from clipfeat.featstore import CorruptStoreError, FeatureStore, StoreError
-from clipfeat.featstore.lock import WriterLock
-from clipfeat.featstore.repair import repair
-from clipfeat.featstore.verify import Depth, verify
+from clipfeat.featstore.audit.repair import repair
+from clipfeat.featstore.audit.verify import Depth, verify
+from clipfeat.featstore.writing.lock import WriterLock
 
 RNG = np.random.default_rng(0)
 RECORDS: dict[str, np.ndarray | None] = {

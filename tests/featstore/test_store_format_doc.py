@@ -12,8 +12,8 @@ import pytest
 from stores import make_identity, make_store
 
 from clipfeat.featstore import FeatureStore, GridShape
+from clipfeat.featstore.disk.zarr_metadata import metadata_files
 from clipfeat.featstore.layout import lay_out
-from clipfeat.featstore.zarr_metadata import metadata_files
 
 DOC = (Path(__file__).parents[2] / "docs" / "store-format.md").read_text()
 

@@ -16,9 +16,9 @@ from stores import (
 )
 
 from clipfeat.featstore import FeatureStore, GridShape, MissingRecordError, StoreError
-from clipfeat.featstore.update import update_layout
-from clipfeat.featstore.verify import Depth, verify
-from clipfeat.featstore.writer import StoreWriter
+from clipfeat.featstore.audit.verify import Depth, verify
+from clipfeat.featstore.writing.update import update_layout
+from clipfeat.featstore.writing.writer import StoreWriter
 
 RNG = np.random.default_rng(0)
 SHAPE = GridShape(2, 3)

@@ -6,8 +6,8 @@ from hostile import forge_column, reconcile
 from stores import encoded_records, make_identity, make_store, shapes_of, write_encoded
 
 from clipfeat.featstore import FeatureStore, GridShape
+from clipfeat.featstore.audit.verify import Depth, verify
 from clipfeat.featstore.layout import lay_out
-from clipfeat.featstore.verify import Depth, verify
 
 RNG = np.random.default_rng(0)
 RECORDS = {f"i{k}": RNG.standard_normal((2, 3, 4)).astype(np.float16) for k in range(6)}
@@ -75,7 +75,7 @@ class TestQuick:
     def test_no_shard_is_opened(self, tmp_path, monkeypatch):
         path = make_store(tmp_path / "s", RECORDS)
         opened = []
-        monkeypatch.setattr("clipfeat.featstore.shard_file.open_plain", opened.append)
+        monkeypatch.setattr("clipfeat.featstore.disk.shard_file.open_plain", opened.append)
         assert found(path, Depth.QUICK) == []
         assert opened == []
 

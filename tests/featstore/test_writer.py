@@ -15,10 +15,10 @@ from interrupted_writer import RECORDS
 from stores import make_identity, make_store
 
 from clipfeat.featstore import FeatureStore, GridShape, StoreError
+from clipfeat.featstore.audit.verify import verify
 from clipfeat.featstore.layout import lay_out
-from clipfeat.featstore.update import finished_store, update_layout
-from clipfeat.featstore.verify import verify
-from clipfeat.featstore.writer import StoreWriter, finish_tidying
+from clipfeat.featstore.writing.update import finished_store, update_layout
+from clipfeat.featstore.writing.writer import StoreWriter, finish_tidying
 
 
 def run_writer(path, *arguments) -> Any:

@@ -7,8 +7,8 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from ..base.files import is_plain, sha256_file
-from .format import ShardRow
+from ...base.files import is_plain, sha256_file
+from ..format import ShardRow
 
 HASH_THREADS = min(8, os.cpu_count() or 1)
 

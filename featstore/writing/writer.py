@@ -9,10 +9,15 @@ from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 
-from ..base.files import fsync_folder, remove_temporaries, sha256_file, write_atomically
-from .checks import check_folders
-from .errors import StoreError
-from .format import (
+from ...base.files import fsync_folder, remove_temporaries, sha256_file, write_atomically
+from ..disk.checks import check_folders
+from ..disk.hashing import check_files
+from ..disk.lookup import LookupBuilder, lookup_bytes
+from ..disk.store_json import write_card
+from ..disk.tables import read_index, write_index, write_shards
+from ..disk.zarr_metadata import metadata_files
+from ..errors import StoreError
+from ..format import (
     FORMAT,
     STORE_JSON,
     TABLES,
@@ -27,15 +32,10 @@ from .format import (
     store_digest,
     table_file,
 )
-from .hashing import check_files
+from ..layout import Layout, Shard
+from ..store import FeatureStore
 from .journal import Journal
-from .layout import Layout, Shard
 from .lock import WriterLock
-from .lookup import LookupBuilder, lookup_bytes
-from .store import FeatureStore
-from .store_json import write_card
-from .tables import read_index, write_index, write_shards
-from .zarr_metadata import metadata_files
 
 
 class StoreWriter:

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from ..base.text import printable
+from ...base.text import printable
 from .stats import StoreStats
 from .vector_stats import VectorStats
 

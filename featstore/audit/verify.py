@@ -10,16 +10,16 @@ from typing import Any
 
 import numpy as np
 
-from ..base.files import is_plain, sha256_file
-from .checks import SHARD_PATH
+from ...base.files import is_plain, sha256_file
+from ..disk.checks import SHARD_PATH
+from ..disk.hashing import check_files, size_problem
+from ..disk.lookup import LookupBuilder, lookup_bytes
+from ..disk.store_json import card_bytes
+from ..errors import CorruptStoreError, StoreError
+from ..format import JOURNAL, STORE_JSON, TABLES, IndexRow, store_digest
+from ..store import FeatureStore
+from ..writing.journal import Journal
 from .deep import check_records
-from .errors import CorruptStoreError, StoreError
-from .format import JOURNAL, STORE_JSON, TABLES, IndexRow, store_digest
-from .hashing import check_files, size_problem
-from .journal import Journal
-from .lookup import LookupBuilder, lookup_bytes
-from .store import FeatureStore
-from .store_json import card_bytes
 
 COPY = "copy this file again from its source"
 REDO = "type: clipfeat store repair, then the clipfeat extract command again; or " + COPY

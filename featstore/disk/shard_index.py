@@ -4,8 +4,8 @@ from typing import Any
 
 import numpy as np
 
+from ..errors import CorruptStoreError
 from .codecs import CRC_BYTES, crc32c
-from .errors import CorruptStoreError
 
 ABSENT = 2**64 - 1  # both offset and length of a record that is not there
 

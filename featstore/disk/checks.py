@@ -4,9 +4,9 @@ import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
+from ..errors import CorruptStoreError
+from ..format import ZARR_GROUP, GridShape, Identity, ShardRow
 from .codecs import zstd_bound
-from .errors import CorruptStoreError
-from .format import ZARR_GROUP, GridShape, Identity, ShardRow
 from .shard_index import index_bytes
 
 NUMBER = "0|[1-9][0-9]{0,11}"

@@ -7,7 +7,7 @@ import google_crc32c
 import numcodecs
 import numpy as np
 
-from .errors import CorruptStoreError
+from ..errors import CorruptStoreError
 
 ZSTD_LEVEL = 1  # measured: 46% of the bytes at 335 MB/s; higher levels gain little
 CRC_BYTES = 4

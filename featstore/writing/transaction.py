@@ -4,10 +4,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Self
 
-from .format import Identity, IndexRow
+from ..disk.shard_file import ShardWriter
+from ..format import Identity, IndexRow
+from ..layout import Shard
 from .journal import Journal, Receipt
-from .layout import Shard
-from .shard_file import ShardWriter
 
 
 class ShardTransaction:

@@ -4,8 +4,8 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+from ..format import ZARR_GROUP, GridShape, Identity
 from .codecs import INDEX_CODECS, ZARR_CODECS
-from .format import ZARR_GROUP, GridShape, Identity
 
 GROUP = {"zarr_format": 3, "node_type": "group", "attributes": {}}
 

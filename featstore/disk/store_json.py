@@ -5,9 +5,9 @@ import json
 from pathlib import Path
 from typing import Any
 
-from ..base.files import write_atomically
-from .errors import CorruptStoreError, StoreError
-from .format import (
+from ...base.files import write_atomically
+from ..errors import CorruptStoreError, StoreError
+from ..format import (
     FORMAT,
     MAX_RECORD_BYTES,
     STORE_JSON,

@@ -8,12 +8,12 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 from tqdm import tqdm
 
-from .codecs import CRC_BYTES
-from .errors import CorruptStoreError
-from .format import GridShape, IndexRow, ShardRow, Status
-from .shard_file import as_bytes, opened, read_index, read_record
-from .shard_index import ABSENT
-from .store import FeatureStore
+from ..disk.codecs import CRC_BYTES
+from ..disk.shard_file import as_bytes, opened, read_index, read_record
+from ..disk.shard_index import ABSENT
+from ..errors import CorruptStoreError
+from ..format import GridShape, IndexRow, ShardRow, Status
+from ..store import FeatureStore
 
 THREADS = min(8, os.cpu_count() or 1)
 

@@ -4,15 +4,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..base.files import TEMPORARY, is_plain, sha256_file, write_atomically
-from .errors import StoreError
-from .format import JOURNAL, TABLES, ZARR_GROUP, is_table_file, table_file
-from .journal import Journal
-from .lock import WriterLock
-from .lookup import LookupBuilder, lookup_bytes
-from .store import FeatureStore
-from .store_json import read_card
-from .tables import read_index
+from ...base.files import TEMPORARY, is_plain, sha256_file, write_atomically
+from ..disk.lookup import LookupBuilder, lookup_bytes
+from ..disk.store_json import read_card
+from ..disk.tables import read_index
+from ..errors import StoreError
+from ..format import JOURNAL, TABLES, ZARR_GROUP, is_table_file, table_file
+from ..store import FeatureStore
+from ..writing.journal import Journal
+from ..writing.lock import WriterLock
 from .verify import Depth, Problem, verify
 
 

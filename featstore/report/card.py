@@ -4,9 +4,9 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from ..base.text import printable
-from .format import GridShape, Identity, Status
-from .store import FeatureStore
+from ...base.text import printable
+from ..format import GridShape, Identity, Status
+from ..store import FeatureStore
 
 MAX_REFUSED = 5  # examples of ids without a record
 NPY_HEADER_BYTES = 128  # of a .npy file of a grid or a vector

@@ -23,9 +23,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ..base.files import open_plain
-from .errors import CorruptStoreError
-from .format import IndexRow, Status
+from ...base.files import open_plain
+from ..errors import CorruptStoreError
+from ..format import IndexRow, Status
 
 MAGIC = b"clipfeat"
 HEADER_BYTES = len(MAGIC) + 8

@@ -11,9 +11,9 @@ from dask.base import compute
 from dask.delayed import delayed
 from tqdm import tqdm
 
-from .errors import StoreError
-from .format import Status
-from .store import FeatureStore
+from ..errors import StoreError
+from ..format import Status
+from ..store import FeatureStore
 from .vector_stats import VectorStats
 
 THREADS = min(8, os.cpu_count() or 1)

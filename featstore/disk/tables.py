@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from ..base.files import atomic_file, is_plain, sha256_file
-from ..base.parquet import read_rows, write_rows
-from .errors import CorruptStoreError
-from .format import IndexRow, ShardRow
+from ...base.files import atomic_file, is_plain, sha256_file
+from ...base.parquet import read_rows, write_rows
+from ..errors import CorruptStoreError
+from ..format import IndexRow, ShardRow
 
 INDEX_SCHEMA = pa.schema(
     [

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import numpy as np
 
-from ..base.files import fsync_folder, naming, open_plain
+from ...base.files import fsync_folder, naming, open_plain
+from ..errors import CorruptStoreError
+from ..format import ShardRow
+from ..layout import Shard
 from .codecs import CRC_BYTES, Buffer, crc32c, decode_zstd, zstd_bound
-from .errors import CorruptStoreError
-from .format import ShardRow
-from .layout import Shard
 from .shard_index import Index, decode_index, empty_index, encode_index, index_bytes
 
 

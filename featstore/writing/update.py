@@ -3,12 +3,12 @@
 from collections.abc import Collection, Mapping
 from pathlib import Path
 
-from .errors import StoreError
-from .format import JOURNAL, STORE_JSON, GridShape, Identity, differences
-from .hashing import size_problem
+from ..disk.hashing import size_problem
+from ..errors import StoreError
+from ..format import JOURNAL, STORE_JSON, GridShape, Identity, differences
+from ..layout import Layout, Shard, lay_out
+from ..store import FeatureStore
 from .journal import Journal
-from .layout import Layout, Shard, lay_out
-from .store import FeatureStore
 
 
 def finished_store(path: Path, identity: Identity) -> FeatureStore | None:

@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from .errors import StoreError
+from ..errors import StoreError
 
 HEARTBEAT = 10.0  # seconds between touches of the file
 MAX_HOLDER_BYTES = 4096

@@ -1,0 +1,1 @@
+"""Write a store: journal, lock, transactions, updates of what is finished."""
