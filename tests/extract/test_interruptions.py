@@ -115,7 +115,6 @@ def test_the_lock_of_another_host_is_broken_on_demand(clipfeat, images, digest, 
     [
         ({"largest_file": 20_000}, "journal/"),  # a shard does not fit
         ({"largest_file_at_finish": 2_000}, "index.parquet"),
-        ({"largest_file_at_finish": 0}, "index.parquet"),
     ],
 )
 def test_a_full_disk_ends_the_run_with_a_line(clipfeat, images, digest, tmp_path, condition, where):
