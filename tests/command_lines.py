@@ -133,6 +133,8 @@ def _child(
     from clipfeat.featstore.writing.writer import StoreWriter
 
     os.setpgid(0, 0)
+    # As for a command in the foreground: a test run in the background ignores Ctrl-C.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     for descriptor, suffix in ((1, ".out"), (2, ".err")):
         name = str(Path(output).with_suffix(suffix))

@@ -43,7 +43,7 @@ def main() -> None:
     )
     parser.add_argument("--kinds", nargs="+", choices=sorted(KINDS), default=sorted(KINDS))
     parser.add_argument("--records", type=int, help="of each kind; by default 1024 A and 512 B")
-    parser.add_argument("--rounds", type=int, default=5, help="that count, after one that warms")
+    parser.add_argument("--rounds", type=int, default=5, help="turns of each reader")
     parser.add_argument("--folder", type=Path, default=Path(), help="where files go for a while")
     parser.add_argument("--json", type=Path, help="save every number here")
     arguments = parser.parse_args()
