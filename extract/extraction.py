@@ -225,9 +225,10 @@ def check_same_images(manifest: Manifest, store: FeatureStore) -> None:
     """Raise StoreError if ids stand for pictures of other sizes in a store that is finished.
 
     Sizes are what both know without reading a pixel; two data sets with the same ids differ in
-    them soon enough.
+    them soon enough. An image that gave no record may have been replaced by a better one.
     """
-    sizes = {row.image_id: (row.width, row.height) for row in store.index if row.width}
+    recorded = (row for row in store.index if row.width and row.status == Status.OK)
+    sizes = {row.image_id: (row.width, row.height) for row in recorded}
     for image in manifest.images:
         size = (image.width, image.height)
         if image.width and sizes.get(image.image_id, size) != size:

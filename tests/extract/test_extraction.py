@@ -193,7 +193,7 @@ class TestUpdates:
         with pytest.raises(ExtractError, match=r"no image gave a record, .*/s is as it was: 1 und"):
             run(folder / "images", folder / "s", retry=("undecodable",))
         assert (FeatureStore.open(folder / "s").digest, verify(folder / "s")) == (old.digest, [])
-        photograph(4).save(folder / "images" / "p004.jpg")
+        photograph(4, 99, 77).save(folder / "images" / "p004.jpg")  # of another size even
         store = run(folder / "images", folder / "s", retry=("undecodable",))[0].store
         assert store["p004"].any()
         assert (len(store), store.card["counts"]["undecodable"]) == (10, 0)
