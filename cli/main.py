@@ -58,7 +58,8 @@ def main() -> None:
         click.echo(f"Error: {error}", err=True)
         sys.exit(error.exit_code)
     except OSError as error:  # a full disk, a folder without permission
-        click.echo(f"Error: {error.strerror or error}: {error.filename or ''}", err=True)
+        named = f": {error.filename}" if error.filename else ""
+        click.echo(f"Error: {error.strerror or error}{named}", err=True)
         sys.exit(1)
 
 

@@ -182,7 +182,7 @@ class Journal:
     def clear_temporaries(self) -> None:
         """Remove the files in the making of a process that was killed."""
         for path in self.folder.glob(f"*{TEMPORARY}"):
-            path.unlink()
+            path.unlink(missing_ok=True)
 
     def remove(self) -> None:
         """Remove the journal, once nothing is in the making any more."""

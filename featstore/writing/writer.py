@@ -90,6 +90,8 @@ class StoreWriter:
         return self
 
     def __exit__(self, *_: object) -> None:
+        if self._lock.is_held():  # a process that wrote shards for this one may have been ended
+            self._journal.clear_temporaries()
         self._lock.release()
 
     def _check_base(self) -> None:
