@@ -4,6 +4,8 @@ For tests that stop a writer: nothing but featstore is imported, and a store is 
 hundredths of a second.
 """
 
+import os
+import signal
 from collections.abc import Callable, Collection
 from pathlib import Path
 
@@ -77,6 +79,12 @@ def write_shard(path: Path, shard: Shard) -> None:
     with ShardTransaction(path, IDENTITY, SHARD_RECORDS, shard) as files:
         rows = [_append(files, shard, position) for position in range(len(shard.ids))]
         files.commit(tuple(rows))
+
+
+def begin_shard_and_die(path: Path, shard: Shard) -> None:
+    """Open the files of a shard and be killed, as a worker process may be."""
+    with ShardTransaction(path, IDENTITY, SHARD_RECORDS, shard):
+        os.kill(os.getpid(), signal.SIGKILL)
 
 
 def _append(files: ShardTransaction, shard: Shard, position: int) -> IndexRow:

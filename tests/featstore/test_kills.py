@@ -55,3 +55,32 @@ def test_killed_at_random_times(tmp_path, scenario):
     expected, kills = kill(scenario, tmp_path, "random", 0, 40)
     check(expected, kills)
     assert sum(found["killed"] for found in kills) >= 20
+
+
+@pytest.mark.parametrize("scenario", ["fresh", "append", "rewrite"])
+def test_bytes_are_on_the_disk_before_names_and_both_before_what_vouches_for_them(
+    tmp_path, scenario
+):
+    _, steps = kill(scenario, tmp_path, "trace")
+    contents, names = set(), set()  # what a loss of power may still take
+    committed = False
+    for kind, path, target in steps:
+        where, new = Path(path), Path(target)
+        if kind in ("open", "write"):
+            contents.add(where)
+        elif kind == "fsync":
+            contents.discard(where)
+        elif kind == "fsync folder":
+            names = {name for name in names if name.parent != where}
+        elif kind == "mkdir":
+            names.add(where)
+        elif kind == "rename":
+            assert where not in contents, f"{new} is named before its bytes are there"
+            is_receipt = new.parent.name == "journal" and new.stem.isdigit()
+            if is_receipt or new.name == "store.json":
+                assert not names, f"{new} vouches for names that may go"
+            names.add(new)
+            committed = committed or new.name == "store.json"
+        elif kind in ("unlink", "rmdir") and committed:
+            assert not names, "what was is removed before what is can last"
+    assert committed

@@ -106,6 +106,18 @@ def test_shards_may_be_written_in_any_order_by_any_process(tmp_path):
         assert writer.finish(libraries={}).digest == whole.digest
 
 
+def test_temporary_files_of_a_worker_that_was_ended_go_with_the_run(tmp_path):
+    path = tmp_path / "s"
+    _, planned = small_world.layout_of(path, small_world.FIRST)
+    with StoreWriter(path, small_world.IDENTITY, planned) as writer:
+        begin = small_world.begin_shard_and_die
+        worker = mp.get_context("spawn").Process(target=begin, args=(path, writer.pending[0]))
+        worker.start()
+        worker.join()
+        assert len(list(path.glob("journal/*.tmp"))) == 2
+    assert not list(path.rglob("*.tmp"))
+
+
 def test_temporary_files_of_a_killed_run_do_not_stay(tmp_path):
     child = run_writer(tmp_path / "s", 30)
     child.stdout.readline()
