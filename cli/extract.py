@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from .options import StatusList, as_json
+from .options import StatusList, as_json, break_lock
 
 MODELS = "open_clip's name of a ResNet or ViT: RN50, RN101, RN50x4, ViT-B-32, ..."
 
@@ -86,7 +86,7 @@ MODELS = "open_clip's name of a ResNet or ViT: RN50, RN101, RN50x4, ViT-B-32, ..
     metavar="STATUS,...",
     help="Try ids of a finished store again that gave no record, e.g. missing,undecodable.",
 )
-@click.option("--break-lock", is_flag=True, help="Take over from a dead process on another host.")
+@break_lock
 @as_json
 @click.option("--strict", is_flag=True, help="Exit with 1 if any image gave no record.")
 def extract(

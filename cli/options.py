@@ -1,4 +1,4 @@
-"""Options that several commands share: --json, lists of statuses, the trainers' --device."""
+"""Options that several commands share: --json, statuses, --break-lock, the trainers' --device."""
 
 from typing import Any
 
@@ -26,6 +26,9 @@ class StatusList(click.ParamType):
 
 
 as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON for scripts.")
+break_lock = click.option(
+    "--break-lock", is_flag=True, help="Take over from a dead process on another host."
+)
 device = click.option(
     "--device", type=click.Choice(["cpu", "cuda"]), help="Default: a GPU where there is one."
 )

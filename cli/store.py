@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from .options import StatusList, as_json
+from .options import StatusList, as_json, break_lock
 from .output import patient_stdout
 
 store_argument = click.argument("path", metavar="STORE", type=click.Path(path_type=Path))
@@ -124,8 +124,9 @@ def verify(*, path: Path, depth: str | None, as_json: bool) -> None:
 @store.command()
 @store_argument
 @click.option("--deep", is_flag=True, help="Look for problems as `store verify --deep` does.")
+@break_lock
 @as_json
-def repair(*, path: Path, deep: bool, as_json: bool) -> None:
+def repair(*, path: Path, deep: bool, break_lock: bool, as_json: bool) -> None:
     """Drop the shards of STORE that are broken; the next extract writes just those again.
 
     Exits with 1 if something is left that no repair can mend.
@@ -136,7 +137,7 @@ def repair(*, path: Path, deep: bool, as_json: bool) -> None:
     from ..featstore.audit.repair import repair as mend
     from ..featstore.audit.verify import Depth
 
-    done = mend(path, Depth.DEEP if deep else Depth.FULL)
+    done = mend(path, Depth.DEEP if deep else Depth.FULL, break_lock=break_lock)
     if as_json:
         click.echo(json.dumps(done.to_json(), indent=2))
     else:

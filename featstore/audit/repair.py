@@ -33,7 +33,7 @@ class Repair:
         }
 
 
-def repair(path: Path, depth: Depth = Depth.FULL) -> Repair:
+def repair(path: Path, depth: Depth = Depth.FULL, *, break_lock: bool = False) -> Repair:
     """Remove broken shards and what an interrupted update left; write anew what follows.
 
     The zarr.json files follow from store.json and the look-up from the index. The store's
@@ -45,7 +45,7 @@ def repair(path: Path, depth: Depth = Depth.FULL) -> Repair:
     journal = Journal(path)
     journal.create()
     lock = WriterLock(journal.lock_path)
-    lock.acquire()
+    lock.acquire(break_lock=break_lock)
     try:
         mended = _mend_lookup(path)
         problems = [problem for problem in verify(path, depth) if problem.path != JOURNAL]
