@@ -2,6 +2,7 @@
 
 import json
 import sys
+from collections.abc import Sized
 from pathlib import Path
 
 import click
@@ -15,6 +16,10 @@ WHOLE = {
     "quick": "every file is there at its size",
     "deep": "every file and every record is whole",
 }
+
+
+def _count(things: Sized, name: str) -> str:
+    return f"{len(things)} {name}{'' if len(things) == 1 else 's'}"
 
 
 @click.group()
@@ -117,7 +122,7 @@ def verify(*, path: Path, depth: str | None, as_json: bool) -> None:
     else:
         for problem in problems:
             click.echo(problem.text(), err=True)
-        click.echo(f"{path}: {WHOLE[depth] if not problems else f'{len(problems)} problems'}")
+        click.echo(f"{path}: {WHOLE[depth] if not problems else _count(problems, 'problem')}")
     sys.exit(1 if problems else 0)
 
 
@@ -147,9 +152,11 @@ def repair(*, path: Path, deep: bool, break_lock: bool, as_json: bool) -> None:
             click.echo(f"dropped {problem.path}: {problem.problem}")
         for name in done.mended:
             click.echo(f"mended {name}")
-        records = len({image_id for problem in done.dropped for image_id in problem.ids})
-        again = "; type the clipfeat extract command again to write them" if records else ""
-        click.echo(f"{path}: {records} records to extract, {len(done.left)} problems left{again}")
+        ids = {image_id for problem in done.dropped for image_id in problem.ids}
+        again = "; type the clipfeat extract command again to write them" if ids else ""
+        click.echo(
+            f"{path}: {_count(ids, 'record')} to extract, {_count(done.left, 'problem')} left{again}"
+        )
     sys.exit(1 if done.left else 0)
 
 

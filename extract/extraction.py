@@ -17,8 +17,9 @@ from ..base.errors import missing_extra
 from ..featstore import FeatureStore, Identity, IndexRow, Status, StoreError
 from ..featstore.layout import Layout, lay_out
 from ..featstore.write import SHARD_RECORDS
+from ..featstore.writing.tidy import finish_tidying
 from ..featstore.writing.update import finished_store, shard_records_at, update_layout
-from ..featstore.writing.writer import StoreWriter, finish_tidying
+from ..featstore.writing.writer import StoreWriter
 from ..manifests import Manifest, folder_manifest, read_manifest
 from .devices import choose_devices
 from .errors import ExtractError, ExtractUsageError

@@ -16,9 +16,10 @@ from clipfeat.featstore import CorruptStoreError, FeatureStore, GridShape, Index
 from clipfeat.featstore.disk.codecs import checksum, encode
 from clipfeat.featstore.disk.shard_file import as_bytes
 from clipfeat.featstore.layout import Layout, Shard, lay_out
+from clipfeat.featstore.writing.tidy import finish_tidying
 from clipfeat.featstore.writing.transaction import ShardTransaction
 from clipfeat.featstore.writing.update import finished_store, update_layout
-from clipfeat.featstore.writing.writer import StoreWriter, finish_tidying
+from clipfeat.featstore.writing.writer import StoreWriter
 
 IDENTITY = make_identity(8, pooled_dim=4)
 SHARD_RECORDS = 2

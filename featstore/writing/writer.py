@@ -1,41 +1,29 @@
 """Write a store: begin or resume it, write its shards in any order anywhere, finish it."""
 
 import contextlib
-import heapq
-import importlib.metadata
 import shutil
-from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from datetime import UTC, datetime
 from pathlib import Path
 
-from ...base.files import fsync_folder, remove_temporaries, sha256_file, write_atomically
+from ...base.files import fsync_folder, remove_temporaries
 from ..disk.checks import check_folders
 from ..disk.hashing import check_files
-from ..disk.lookup import LookupBuilder, lookup_bytes
-from ..disk.store_json import write_card
-from ..disk.tables import read_index, write_index, write_shards
-from ..disk.zarr_metadata import metadata_files
 from ..errors import StoreError
 from ..format import (
-    FORMAT,
     STORE_JSON,
     TABLES,
     ZARR_GROUP,
-    GridShape,
     Identity,
     IndexRow,
-    ShardRow,
-    Status,
     differences,
-    is_table_file,
-    store_digest,
     table_file,
 )
 from ..layout import Layout, Shard
 from ..store import FeatureStore
+from .finish import Run
 from .journal import Journal
 from .lock import WriterLock
+from .tidy import tidy
 
 
 class StoreWriter:
@@ -192,130 +180,5 @@ class StoreWriter:
         """
         if not self._lock.is_held():
             raise StoreError(f"{self._path}: another process has broken the lock; it writes now")
-        shards = self._shards()
-        parent = self._parent
-        lengths = {**(parent.card["grid_shapes"] if parent else {})}
-        for shape, length in self._layout.records.items():
-            lengths[str(shape)] = max(length, lengths.get(str(shape), 0))
-        lengths = {
-            str(shape): lengths[str(shape)] for shape in sorted(map(GridShape.parse, lengths))
-        }
-        generation = parent.card["generation"] + 1 if parent else 0
-        paths = {table: self._path / table_file(table, generation) for table in TABLES}
-        counts = self._write_tables(paths, lengths, shards)
-        tables = {table: sha256_file(path) for table, path in paths.items()}
-        # Read back from the disk: the digest is that of what is there.
-        digest = store_digest(self._identity, shards, read_index(paths["index"], tables["index"]))
-        if parent is not None and digest == parent.digest:
-            parents = parent.card["parents"]
-        else:
-            parents = [parent.digest] if parent else []
-        self._write_metadata(lengths)
-        write_card(
-            self._path,
-            {
-                "format": FORMAT,
-                "clipfeat": importlib.metadata.version("clipfeat"),
-                "created": datetime.now(UTC).isoformat(timespec="seconds"),
-                "identity": self._identity.to_json(),
-                "libraries": dict(libraries),
-                "shard_records": self._layout.shard_records,
-                "grid_shapes": lengths,
-                "counts": counts,
-                "parents": parents,
-                "licence": parent.card.get("licence") if parent else None,
-                "note": parent.card.get("note") if parent else None,
-                "generation": generation,
-                "tables": tables,
-                "digest": digest,
-            },
-        )
-        tidy(self._path)
-        return FeatureStore.open(self._path)
-
-    def _shards(self) -> list[ShardRow]:
-        """Return the packing list: the parent's, with the files of this run."""
-        files = {shard.path: shard for shard in self._parent.shards} if self._parent else {}
-        written = 0
-        for _, receipt in self._journal.receipts(self._layout.shards, self._identity.arrays):
-            files.update({file.path: file for file in receipt.files})
-            written += 1
-        missing = len(self._layout.shards) - written
-        if missing:
-            raise StoreError(f"{self._path}: {missing} shards are not written yet; extract again")
-        return sorted(files.values())
-
-    def _write_tables(
-        self, paths: Mapping[str, Path], lengths: Mapping[str, int], shards: list[ShardRow]
-    ) -> dict[str, int]:
-        """Write index, packing list and look-up; return the counts by status."""
-        lookup = LookupBuilder(lengths)
-        counts: Counter[str] = Counter()
-
-        def counted() -> Iterator[IndexRow]:
-            for row in self._all_rows():
-                lookup.add(row)
-                counts[row.status] += 1
-                yield row
-
-        write_index(paths["index"], counted())
-        write_shards(paths["shards"], shards)
-        write_atomically(paths["lookup"], lookup_bytes(lookup.columns()))
-        return {status.value: counts[status.value] for status in Status}
-
-    def _all_rows(self) -> Iterator[IndexRow]:
-        """Yield every row of the index, sorted by id, a receipt at a time."""
-        runs: list[list[Shard]] = []
-        for shard in (shard for shard in self._layout.shards if shard.ids):
-            if runs and runs[-1][-1].ids[-1] < shard.ids[0]:
-                runs[-1].append(shard)
-            else:
-                runs.append([shard])
-        streams = [self._run_rows(run) for run in runs]
-        if self._parent is not None:
-            written = {image_id for shard in self._layout.shards for image_id in shard.ids}
-            streams.append(row for row in self._parent.index if row.image_id not in written)
-        return heapq.merge(*streams)
-
-    def _run_rows(self, shards: list[Shard]) -> Iterator[IndexRow]:
-        for _, receipt in self._journal.receipts(tuple(shards), self._identity.arrays):
-            yield from receipt.records
-
-    def _write_metadata(self, lengths: Mapping[str, int]) -> None:
-        records = {GridShape.parse(shape): n for shape, n in lengths.items()}
-        for name, content in metadata_files(
-            self._identity, records, self._layout.shard_records
-        ).items():
-            write_atomically(self._path / name, content)
-
-
-def finish_tidying(store: FeatureStore, *, break_lock: bool = False) -> None:
-    """Remove what a run has left that was killed after it had finished the store, if anything."""
-    journal = Journal(store.path)
-    if not journal.folder.is_dir():
-        return
-    plan = journal.plan()
-    if plan is None or plan["parent"] != store.digest:
-        lock = WriterLock(journal.lock_path)
-        lock.acquire(break_lock=break_lock)
-        try:
-            tidy(store.path)
-        finally:
-            lock.release()
-
-
-def tidy(path: Path) -> None:
-    """Remove what a finished store needs no more: tables of an earlier generation, the journal.
-
-    The journal goes last, so that a run killed here is known to have something left to remove.
-    """
-    current = FeatureStore.open(path)
-    tables = {current.table_path(table) for table in TABLES}
-    for file in path.iterdir():
-        if is_table_file(file.name) and file not in tables:
-            file.unlink()
-    remove_temporaries(path)
-    journal = Journal(path)
-    if journal.folder.is_dir():
-        journal.remove()
-    fsync_folder(path)
+        run = Run(self._path, self._identity, self._layout, self._parent)
+        return run.finish(libraries)

@@ -107,3 +107,25 @@ def test_extract_as_it_stands_takes_images_and_names_the_store(tmp_path):
     strict = clipfeat(*command, "--device", "cpu", "--strict", "--json", cwd=tmp_path)
     assert strict.returncode == 1
     assert json.loads(strict.stdout)["counts"]["ok"] == 2
+
+
+def test_repair_drops_the_shard_and_says_what_to_type(store):
+    shard = store / "features.zarr/2x3/grid/c.0.0.0.0"
+    shard.write_bytes(b"x" + shard.read_bytes()[1:])
+    (store / "features.zarr/zarr.json").unlink()
+    done = clipfeat("store", "repair", store)
+    assert (done.returncode, done.stderr) == (0, "")
+    dropped, mended, summary = done.stdout.splitlines()
+    assert dropped.startswith("dropped features.zarr/2x3/grid/c.0.0.0.0: sha256 is ")
+    assert mended == "mended features.zarr/zarr.json"
+    expected = "4 records to extract, 0 problems left; type the clipfeat extract command again"
+    assert summary == f"{store}: {expected} to write them"
+    assert not shard.exists()
+    again = json.loads(clipfeat("store", "repair", store, "--json").stdout)
+    assert [problem["shard"] for problem in again["dropped"]] == [
+        "features.zarr/2x3/grid/c.0.0.0.0"
+    ]
+    (store / "index.parquet").write_bytes(b"gone")
+    left = clipfeat("store", "repair", store)
+    assert left.returncode == 1
+    assert "index.parquet: sha256 is not the one in store.json; copy this file again" in left.stderr

@@ -17,8 +17,9 @@ from stores import make_identity, make_store
 from clipfeat.featstore import FeatureStore, GridShape, StoreError
 from clipfeat.featstore.audit.verify import verify
 from clipfeat.featstore.layout import lay_out
+from clipfeat.featstore.writing.tidy import finish_tidying
 from clipfeat.featstore.writing.update import finished_store, update_layout
-from clipfeat.featstore.writing.writer import StoreWriter, finish_tidying
+from clipfeat.featstore.writing.writer import StoreWriter
 
 
 def run_writer(path, *arguments) -> Any:
