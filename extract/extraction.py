@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from ..base.errors import missing_extra
 from ..featstore import FeatureStore, Identity, IndexRow, Status, StoreError
-from ..featstore.layout import Layout, lay_out
+from ..featstore.layout import Layout, is_written_again, lay_out
 from ..featstore.write import SHARD_RECORDS
 from ..featstore.writing.tidy import finish_tidying
 from ..featstore.writing.update import finished_store, shard_records_at, update_layout
@@ -209,7 +209,7 @@ def _shard_records(out: Path, asked: int | None) -> int:
 def _describe(layout: Layout, store: FeatureStore) -> str:
     """Return what an update of a finished store is going to do."""
     lengths = store.card["grid_shapes"]
-    again = sum(len(s.ids) for s in layout.shards if s.first_row < lengths.get(str(s.shape), 0))
+    again = sum(len(shard.ids) for shard in layout.shards if is_written_again(shard, lengths))
     added = sum(len(s.ids) for s in layout.shards) - again
     parts = [f"{again} images of missing shards are extracted again"] if again else []
     parts += [f"{added} images are added to it"] if added else []

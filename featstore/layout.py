@@ -59,6 +59,11 @@ class Layout:
         return digest.hexdigest()
 
 
+def is_written_again(shard: Shard, lengths: Mapping[str, int]) -> bool:
+    """Return whether a shard lies in arrays that have these lengths, {grid shape: rows}, already."""
+    return shard.first_row < lengths.get(str(shard.shape), 0)
+
+
 def shard_path(shape: GridShape | str, array: str, index: int) -> str:
     """Return where shard `index` of an array lies, relative to the store."""
     zeros = ".0.0.0" if array == "grid" else ".0"

@@ -9,7 +9,7 @@ from ..disk.lookup import LookupBuilder, lookup_bytes
 from ..disk.store_json import read_card
 from ..disk.tables import read_index
 from ..errors import StoreError
-from ..format import JOURNAL, TABLES, ZARR_GROUP, is_table_file, table_file
+from ..format import JOURNAL, STORE_JSON, TABLES, ZARR_GROUP, is_table_file, table_file
 from ..store import FeatureStore
 from ..writing.journal import Journal
 from ..writing.lock import WriterLock
@@ -40,7 +40,7 @@ def repair(path: Path, depth: Depth = Depth.FULL, *, break_lock: bool = False) -
     other records stay readable. Raises StoreError if there is no store, or if it is being
     written.
     """
-    if not (path / "store.json").is_file():
+    if not (path / STORE_JSON).is_file():
         FeatureStore.open(path)  # raises, saying what is there instead
     journal = Journal(path)
     journal.create()

@@ -8,14 +8,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from ...base.files import fsync_folder, open_plain, write_atomically
+from ...base.files import TEMPORARY, fsync_folder, open_plain, write_atomically
 from ..disk.codecs import CRC_BYTES
 from ..disk.store_json import MAX_SHARD_RECORDS
 from ..errors import StoreError
 from ..format import JOURNAL, IndexRow, ShardRow, Status, canonical_json
 from ..layout import Shard
 
-TEMPORARY = ".tmp"
 # What reading a file of the journal raises if it is not one that a writer has left.
 NOT_JSON = (OSError, ValueError, KeyError, TypeError, RecursionError)
 PLAN_KEYS = {

@@ -18,7 +18,7 @@ from ..format import (
     differences,
     table_file,
 )
-from ..layout import Layout, Shard
+from ..layout import Layout, Shard, is_written_again
 from ..store import FeatureStore
 from .finish import Run
 from .journal import Journal
@@ -131,9 +131,7 @@ class StoreWriter:
 
     def _is_in_parent(self, shard: Shard) -> bool:
         parent = self._parent
-        return parent is not None and shard.first_row < parent.card["grid_shapes"].get(
-            str(shard.shape), 0
-        )
+        return parent is not None and is_written_again(shard, parent.card["grid_shapes"])
 
     def _without_receipt(self) -> tuple[Shard, ...]:
         """Return the shards to write; those down already are read again to be sure of them."""

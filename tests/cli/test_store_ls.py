@@ -10,7 +10,8 @@ import pytest
 from stores import make_identity, make_store
 
 from clipfeat.cli.listing import as_array, as_lines
-from clipfeat.featstore import FeatureStore, GridShape, IndexRow
+from clipfeat.cli.options import REFUSED
+from clipfeat.featstore import FeatureStore, GridShape, IndexRow, Status
 from clipfeat.featstore.report.card import card_text, describe
 from clipfeat.featstore.write import write_store
 
@@ -214,3 +215,7 @@ def test_a_path_that_is_no_store_is_one_line(tmp_path, command):
     assert (done.returncode, done.stdout) == (1, "")
     (line,) = done.stderr.splitlines()
     assert line.startswith(f"Error: {tmp_path} is no feature store")
+
+
+def test_the_statuses_that_options_take_are_those_of_the_format():
+    assert ("ok", *REFUSED) == tuple(Status)
