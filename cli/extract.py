@@ -37,7 +37,15 @@ MODELS = "open_clip's name of a ResNet or ViT: RN50, RN101, RN50x4, ViT-B-32, ..
     "--recipe",
     default="caption448",
     show_default=True,
-    help="How images become pixels: caption448, square:N, model.",
+    help="How images become pixels: vqa600, caption448, pretrain384, square:N, model, "
+    "aspect:S,L, views, or a TOML file (docs/recipes.md).",
+)
+@click.option(
+    "--layer",
+    type=click.Choice(["final", "final-no-norm", "penultimate"]),
+    default="final",
+    show_default=True,
+    help="Of a ViT: all blocks and the last norm, without that norm, or all blocks but one.",
 )
 @click.option("--gpus", metavar="N|0,3", help="How many GPUs, or which.  [default: one, if any]")
 @click.option("--device", type=click.Choice(["cpu", "cuda"]), help="Where to compute.")
@@ -78,7 +86,33 @@ MODELS = "open_clip's name of a ResNet or ViT: RN50, RN101, RN50x4, ViT-B-32, ..
     metavar="RECORDS",
     help="Records in a file, the unit that a killed run loses.  [default: 128]",
 )
-@click.option("--pooled", is_flag=True, help="Keep CLIP's pooled embedding beside the grid.")
+@click.option(
+    "--pooled",
+    "vector",
+    flag_value="embedding",
+    help="Keep CLIP's pooled embedding beside the grid.",
+)
+@click.option(
+    "--class-token",
+    "vector",
+    flag_value="class_token",
+    help="Keep the class token of the layer beside the grid instead.",
+)
+@click.option(
+    "--decoders",
+    type=click.IntRange(1, 256),
+    metavar="N",
+    help="Processes that decode, for each device.  [default: its share of the cores]",
+)
+@click.option(
+    "--max-pixels",
+    type=click.IntRange(1),
+    metavar="N",
+    help="Refuse images of more pixels before decoding them.  [default: 178956970]",
+)
+@click.option(
+    "--accept-truncated", is_flag=True, help="Use files that are cut off, grey where they end."
+)
 @click.option(
     "--retry",
     type=StatusList(),
@@ -86,6 +120,12 @@ MODELS = "open_clip's name of a ResNet or ViT: RN50, RN101, RN50x4, ViT-B-32, ..
     metavar="STATUS,...",
     help="Try ids of a finished store again that gave no record, e.g. missing,undecodable.",
 )
+@click.option(
+    "--dry-run",
+    is_flag=True,
+    help="Only say what it will come to: grids, shards, disk, time. Tries a few images.",
+)
+@click.option("--profile", is_flag=True, help="Say at the end where the time went.")
 @break_lock
 @as_json
 @click.option("--strict", is_flag=True, help="Exit with 1 if any image gave no record.")
@@ -97,6 +137,7 @@ def extract(
     pretrained: str | None,
     seed: int,
     recipe: str,
+    layer: str,
     gpus: str | None,
     device: str | None,
     procs: int,
@@ -105,8 +146,13 @@ def extract(
     codec: str,
     batch_size: int | None,
     shard_size: int | None,
-    pooled: bool,
+    vector: str | None,
+    decoders: int | None,
+    max_pixels: int | None,
+    accept_truncated: bool,
     retry: tuple[str, ...],
+    dry_run: bool,
+    profile: bool,
     break_lock: bool,
     as_json: bool,
     strict: bool,
@@ -121,7 +167,9 @@ def extract(
     $ clipfeat extract --model RN50x4 --gpus 8
     $ clipfeat extract --model RN50 --pretrained RN50.pt --images images.parquet --out coco.clipfeat
     """
-    from ..extract.extraction import Request, default_out, extract_images, load_images
+    from ..extract.estimate import estimate
+    from ..extract.extraction import extract_images
+    from ..extract.request import Request, default_out, load_images
 
     manifest = load_images(images)
     request = Request(
@@ -137,11 +185,25 @@ def extract(
         codec=codec,
         batch_size=batch_size,
         shard_size=shard_size,
-        pooled=pooled,
+        layer=layer,
+        vector=vector,
+        decoders=decoders,
+        max_pixels=max_pixels,
+        accept_truncated=accept_truncated,
         retry=retry,
         break_lock=break_lock,
     )
     out = out or default_out(images, request)
-    report = extract_images(manifest, out, request, say=lambda line: click.echo(line, err=True))
+
+    def say(line: str) -> None:
+        click.echo(line, err=True)
+
+    if dry_run:
+        found = estimate(manifest, out, request, say=say)
+        click.echo(json.dumps(found.to_json(), indent=2) if as_json else found.text())
+        return
+    report = extract_images(manifest, out, request, say=say)
     click.echo(json.dumps(report.to_json(), indent=2) if as_json else report.text())
+    if profile and not as_json:
+        click.echo(report.spent.text(report.images))
     sys.exit(1 if strict and report.refused else 0)

@@ -55,7 +55,7 @@ class Backbone:
             )
 
     def grids(
-        self, pixels: UInt8[Tensor, "image height width 3"], recipe: Recipe, *, pooled: bool
+        self, pixels: UInt8[Tensor, "image height width 3"], recipe: Recipe
     ) -> tuple[Float[Tensor, "image row col dim"], Float[Tensor, "image pooled"] | None]:
         """Return the grids, and CLIP's pooled embeddings (not normalised) where asked for.
 
@@ -65,17 +65,19 @@ class Backbone:
         On a CPU the images go through in chunks of CHUNK; where their number is a multiple of
         it, an image's numbers do not depend on the others, nor on the number of threads.
         """
-        self._set_positions(recipe.grid_shape(self.cell))
+        self._set_positions((pixels.shape[1] // self.cell[0], pixels.shape[2] // self.cell[1]))
+        pooled = recipe.vector is not None
         if self._threads is None:
-            return self._forward(pixels, recipe, pooled=pooled)
-        forward = partial(self._forward, recipe=recipe, pooled=pooled)
+            return self._forward(pixels, recipe)
+        forward = partial(self._forward, recipe=recipe)
         grids, vectors = zip(*self._threads.map(forward, pixels.split(CHUNK)), strict=True)
         return torch.cat(grids), torch.cat(vectors) if pooled else None
 
     @torch.inference_mode()
     def _forward(
-        self, pixels: UInt8[Tensor, "image height width 3"], recipe: Recipe, *, pooled: bool
+        self, pixels: UInt8[Tensor, "image height width 3"], recipe: Recipe
     ) -> tuple[Float[Tensor, "image row col dim"], Float[Tensor, "image pooled"] | None]:
+        pooled = recipe.vector is not None
         assert not self._visual.training, "a tower in train mode mixes the images of a batch"
         images = normalised(pixels.to(self.device, non_blocking=True), recipe)
         images = images.to(self.dtype, memory_format=torch.channels_last)
@@ -87,6 +89,15 @@ class Backbone:
         output = self._visual.forward_intermediates(images, intermediates_only=not pooled, **last)
         grid = output["image_intermediates"][-1].permute(0, 2, 3, 1)
         return grid, output.get("image_features")
+
+    def full_batch(self, images):
+        return images if self._threads is None else -(-images // CHUNK) * CHUNK
+
+    def check_recipe(self, recipe):
+        pass
+
+    def vector_dim(self, recipe):
+        return self.pooled_dim if recipe.vector else None
 
     def _set_positions(self, grid: tuple[int, int]) -> None:
         """Fit the position table to a grid of (rows, cols)."""

@@ -2,25 +2,24 @@
 
 import contextlib
 import multiprocessing as mp
-import os
-import queue
-import signal
-import threading
-from collections.abc import Generator, Iterator, Sequence
-from multiprocessing.process import BaseProcess
-from typing import Any
+from collections import deque
+from collections.abc import Generator, Iterator
+from multiprocessing.connection import Connection, wait
 
 import torch
 
 from ..base.errors import ClipfeatError
 from .backbone import Backbone
+from .batches import Step
+from .children import become_a_child
 from .errors import ExtractError
 from .job import Job
 from .plan import ShardTask
-from .runner import Step, run_tasks
+from .profile import Spent
+from .runner import run_tasks
 from .weights import load_backbone
 
-POLL = 1.0  # seconds between looks at whether the other side is still alive
+MAX_DEATHS = 3  # of processes over one shard, before it is taken for the cause
 
 
 def execute(
@@ -37,79 +36,121 @@ def run_on_each(
 ) -> Generator[Step, None, None]:
     """Run tasks in one spawned process a device, each taking the next task when it is free.
 
-    Steps come in any order; the store they make is the same. Raises ExtractError if a process
-    dies: what is down stays down, and the same command goes on from there.
+    Steps come in any order; the store they make is the same. What a process had in hand when it
+    died is done by another. Raises ExtractError if MAX_DEATHS of them die over one shard: what
+    is down stays down, and the same command goes on from there.
     """
-    context = mp.get_context("spawn")
-    waiting: Any = context.Queue()
-    steps: Any = context.Queue()
-    for task in (*tasks, *[None] * len(devices)):
-        waiting.put(task)
-    cores = max(1, torch.get_num_threads() // len(devices))
-    workers = [
-        context.Process(target=_work, args=(job, device, cores, waiting, steps), daemon=True)
-        for device in devices
-    ]
-    for worker in workers:
-        worker.start()
+    todo = deque(tasks)
+    deaths: dict[int, int] = {}  # by shard number
+    workers = [Worker(job, device, len(devices)) for device in devices]
     try:
-        yield from _collect(steps, workers)
+        while workers:
+            ready = wait([worker.connection for worker in workers])
+            for worker in [worker for worker in workers if worker.connection in ready]:
+                try:
+                    message = worker.connection.recv()
+                except (EOFError, OSError):
+                    workers.remove(worker)
+                    if worker.in_hand:
+                        _count_death(deaths, worker)
+                        yield worker.undone()
+                        todo.extendleft(reversed(worker.in_hand))
+                        workers.append(Worker(job, worker.device, len(devices)))
+                    elif not worker.is_done:
+                        raise ExtractError(worker.obituary()) from None
+                    continue
+                if isinstance(message, str):
+                    raise ExtractError(message)
+                if message is None:
+                    worker.give(todo.popleft() if todo else None)
+                else:
+                    worker.note(message)
+                    yield message
     finally:
         for worker in workers:
-            worker.terminate()
-            worker.join()
-        waiting.cancel_join_thread()
+            worker.end()
 
 
-def _collect(steps: Any, workers: Sequence[BaseProcess]) -> Iterator[Step]:
-    """Yield steps until every worker has said that it is done."""
-    running = len(workers)
-    while running:
-        try:
-            message = steps.get(timeout=POLL)
-        except queue.Empty:
-            dead = [worker for worker in workers if worker.exitcode not in (None, 0)]
-            if dead:
-                raise ExtractError(
-                    f"a worker process died (exit code {dead[0].exitcode}; out of memory?); "
-                    f"run the same command again to go on, with a smaller --batch-size perhaps"
-                ) from None
-            continue
-        if isinstance(message, str):
-            raise ExtractError(message)
-        if message is None:
-            running -= 1
+def _count_death(deaths: dict[int, int], worker: "Worker") -> None:
+    """Count a death over the shard that a worker was at; raise ExtractError at the third."""
+    task = worker.in_hand[0]
+    number = task.shard.number
+    deaths[number] = deaths.get(number, 0) + 1
+    if deaths[number] == MAX_DEATHS:
+        ids = [image.image_id for image in task.images]
+        names = ", ".join(map(repr, ids[:3])) + (f" ... {ids[-1]!r}" if len(ids) > 3 else "")
+        raise ExtractError(
+            f"{worker.obituary()}; {MAX_DEATHS} have died over the same {len(ids)} images "
+            f"({names}), so the run stops"
+        )
+
+
+class Worker:
+    """A process with one device, and what it has in hand."""
+
+    def __init__(self, job: Job, device: str, devices: int):
+        context = mp.get_context("spawn")
+        self.connection, theirs = context.Pipe()
+        self.device = device
+        self.in_hand: list[ShardTask] = []  # in the order taken
+        self.is_done = False  # it has been told that there are no more tasks
+        self._begun: list[Step] = []  # of the shard that it is at
+        cores = max(1, torch.get_num_threads() // devices)
+        # Not a daemon: those may have no children, and it has decoders.
+        self._process = context.Process(target=_work, args=(job, device, cores, theirs))
+        self._process.start()
+        theirs.close()  # so that its death is the end of the file here
+
+    def give(self, task: ShardTask | None) -> None:
+        with contextlib.suppress(OSError):  # it has died; its end of the pipe says so next
+            self.connection.send(task)
+        if task is None:
+            self.is_done = True
         else:
-            yield message
+            self.in_hand.append(task)
+
+    def note(self, step: Step) -> None:
+        """Strike out the task that a step has finished."""
+        self._begun.append(step)
+        if step.receipt is not None:
+            done = step.receipt.shard
+            self.in_hand = [task for task in self.in_hand if task.shard.number != done]
+            self._begun = []
+
+    def undone(self) -> Step:
+        """Return a step that takes back what was said of a shard that is not down."""
+        images, refused, stored = (-sum(step[k] for step in self._begun) for k in range(3))
+        return Step(images, refused, stored, Spent(), None)
+
+    def obituary(self) -> str:
+        self._process.join()
+        return (
+            f"a worker process on {self.device} died (exit code {self._process.exitcode}; out of "
+            f"memory?); run the same command again to go on, with a smaller --batch-size perhaps"
+        )
+
+    def end(self) -> None:
+        self._process.terminate()
+        self._process.join()
 
 
-def _work(job: Job, device: str, cores: int, waiting: Any, steps: Any) -> None:
+def _work(job: Job, device: str, cores: int, connection: Connection) -> None:
     """Run tasks on one device until there are no more, or the parent is gone."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which ends us
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    become_a_child()
     torch.set_num_threads(cores)
     try:
         backbone, _ = load_backbone(job.backbone, device)
-        for step in run_tasks(_take(waiting), job, backbone):
-            steps.put(step)
-        steps.put(None)
+        for step in run_tasks(_take(connection), job, backbone):
+            connection.send(step)
     except (ClipfeatError, OSError) as error:
-        steps.put(str(error))
+        connection.send(str(error))
 
 
-def _end_with_parent() -> None:
-    """End this process when its parent is gone, which held the lock: a new run writes now."""
-    parent = mp.parent_process()
-    if parent is not None:
-        parent.join()
-        os._exit(1)
-
-
-def _take(waiting: Any) -> Iterator[ShardTask]:
-    """Yield tasks from the queue until it says that there are no more."""
+def _take(connection: Connection) -> Iterator[ShardTask]:
+    """Ask for tasks until there are no more."""
     while True:
-        with contextlib.suppress(queue.Empty):
-            task = waiting.get(timeout=POLL)
-            if task is None:
-                return
-            yield task
+        connection.send(None)
+        task = connection.recv()
+        if task is None:
+            return
+        yield task

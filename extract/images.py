@@ -31,10 +31,10 @@ class Picture:
     pixels: np.ndarray | None = None  # (height, width, 3) uint8 RGB, as the recipe sizes them
 
 
-def load_picture(path: Path, recipe: Recipe) -> Picture:
+def load_picture(path: str, root: str, recipe: Recipe) -> Picture:
     """Return the picture in `path`, never raising for what the file holds."""
     try:
-        content = path.read_bytes()
+        content = Path(root, path).read_bytes()
     except FileNotFoundError:
         return Picture(Status.MISSING, "no such file", 0, 0, "")
     except OSError as error:

@@ -22,10 +22,12 @@ class Job:
     """Everything a device needs to turn shard tasks into shards."""
 
     store: Path
-    image_root: Path
+    image_root: str  # a folder or a URL
     backbone: BackboneSpec
     recipe: Recipe
     identity: Identity
     shard_records: int
     batch_size: int
-    threads: int  # decoding and compressing, per device
+    picture_bytes: int  # of the largest picture of the plan, as it enters the backbone
+    decoders: int  # processes that decode, per device
+    threads: int  # that compress, per device

@@ -15,6 +15,7 @@ class ShardTask:
 
     shard: Shard
     images: tuple[Image, ...]  # in the order of the shard's rows
+    picture_shape: tuple[int, ...]  # of each image's pixels: ([views,] height, width, 3)
 
 
 def plan_shapes(manifest: Manifest, recipe: Recipe, cell: tuple[int, int]) -> dict[str, GridShape]:
@@ -31,7 +32,18 @@ def plan_shapes(manifest: Manifest, recipe: Recipe, cell: tuple[int, int]) -> di
     return {image.image_id: shape for image in manifest.images}
 
 
-def shard_tasks(manifest: Manifest, shards: tuple[Shard, ...]) -> tuple[ShardTask, ...]:
+def shard_tasks(
+    manifest: Manifest, shards: tuple[Shard, ...], recipe: Recipe
+) -> tuple[ShardTask, ...]:
     """Return the tasks that write `shards`."""
     images = {image.image_id: image for image in manifest.images}
-    return tuple(ShardTask(shard, tuple(images[i] for i in shard.ids)) for shard in shards)
+    return tuple(_task(shard, tuple(images[i] for i in shard.ids), recipe) for shard in shards)
+
+
+def _task(shard: Shard, images: tuple[Image, ...], recipe: Recipe) -> ShardTask:
+    """All pictures of one grid shape have one size: that of any whose size is known."""
+    known = (image for image in images if image.width)
+    first = next(known, None)
+    size = recipe.size(first.width, first.height) if first else recipe.size(1, 1)
+    views = (recipe.views,) if recipe.views else ()
+    return ShardTask(shard, images, (*views, *size, 3))

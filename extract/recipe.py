@@ -43,9 +43,15 @@ class Recipe:
     interpolation: Interpolation
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
+    layer: str = "final"
+    vector: str | None = None
+    views: int | None = None
 
     def to_json(self) -> dict[str, Any]:
         return dataclasses.asdict(self)
+
+    def size(self, width, height):
+        return self.height, self.width
 
     def grid_shape(self, cell: tuple[int, int]) -> GridShape:
         """Return the grid that a backbone with cells of (height, width) pixels gives.
@@ -77,7 +83,7 @@ def check_recipe_name(name: str) -> str:
     return f"square:{int(size[1])}"
 
 
-def make_recipe(name: str, native: Preprocess) -> Recipe:
+def make_recipe(name, native, cell=None, *, layer="final", vector=None) -> Recipe:
     """Return the recipe called `name` for a backbone trained on `native`.
 
     Mean and standard deviation are always the backbone's own.
@@ -87,4 +93,6 @@ def make_recipe(name: str, native: Preprocess) -> Recipe:
         resize, size, interpolation = native.resize, native.size, native.interpolation
     else:
         resize, size, interpolation = "stretch", int(canonical.split(":")[1]), "bicubic"
-    return Recipe(canonical, resize, size, size, interpolation, native.mean, native.std)
+    return Recipe(
+        canonical, resize, size, size, interpolation, native.mean, native.std, layer, vector
+    )

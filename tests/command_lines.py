@@ -39,7 +39,7 @@ class CommandLines:
     def start(self, *arguments: object, **conditions: Any) -> "CommandLine":
         """Start `clipfeat ARGUMENTS...`.
 
-        Conditions: `largest_file` in bytes, which is what a full disk looks like;
+        Conditions: `largest_file` in bytes from the first shard on: what a full disk looks like;
         `largest_file_at_finish`, the same once every shard is down; `unprivileged=True` to be
         bound by the permissions of files even as root.
         """
@@ -130,6 +130,7 @@ def _child(
 ) -> None:
     """Run a command line, and never return."""
     from clipfeat.cli.main import main
+    from clipfeat.featstore.writing.transaction import ShardTransaction
     from clipfeat.featstore.writing.writer import StoreWriter
 
     os.setpgid(0, 0)
@@ -142,7 +143,13 @@ def _child(
     if unprivileged:
         _drop_capabilities()
     if largest_file is not None:
-        _limit(largest_file)
+        begin = ShardTransaction.__init__
+
+        def limited_from_here(*args: Any, **kwargs: Any) -> None:
+            _limit(largest_file)  # not before: the memory of the decoders counts as a file
+            begin(*args, **kwargs)
+
+        ShardTransaction.__init__ = limited_from_here
     if largest_file_at_finish is not None:
         finish = StoreWriter.finish
 

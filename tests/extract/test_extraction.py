@@ -15,7 +15,8 @@ from PIL import Image as PillowImage
 
 from clipfeat.base.errors import ClipfeatError
 from clipfeat.extract.errors import ExtractError, ExtractUsageError
-from clipfeat.extract.extraction import Request, default_out, extract_images
+from clipfeat.extract.extraction import extract_images
+from clipfeat.extract.request import Request, default_out
 from clipfeat.featstore import FeatureStore, StoreError
 from clipfeat.featstore.audit.repair import repair
 from clipfeat.featstore.audit.verify import Depth, verify
@@ -45,7 +46,7 @@ def images(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def store(images, tmp_path_factory):
-    return run(images, tmp_path_factory.mktemp("out") / "s", pooled=True)[0].store
+    return run(images, tmp_path_factory.mktemp("out") / "s", vector="embedding")[0].store
 
 
 @torch.no_grad()
@@ -74,7 +75,7 @@ def test_pooled_vectors_lie_beside_the_grids(store):
 
 
 def test_asking_again_finds_the_store_complete(images, store):
-    report, said = run(images, store.path, pooled=True)
+    report, said = run(images, store.path, vector="embedding")
     assert said[-1].endswith("is already complete")
     assert (report.images, report.store.digest) == (0, store.digest)
 
@@ -83,7 +84,7 @@ def test_other_pictures_under_the_same_ids_are_not_taken_for_these(store, tmp_pa
     write_photographs(tmp_path, 20)
     photograph(3, 99, 48).save(tmp_path / "p003.jpg")
     with pytest.raises(StoreError, match="'p003' is 64x48 pixels there and 99x48 in"):
-        run(tmp_path, store.path, pooled=True)
+        run(tmp_path, store.path, vector="embedding")
 
 
 @pytest.mark.parametrize(
@@ -92,12 +93,12 @@ def test_other_pictures_under_the_same_ids_are_not_taken_for_these(store, tmp_pa
         ({"recipe": "square:96"}, "recipe.height is 64 in the store, 96 asked for"),
         ({"seed": 1}, "backbone.seed is 0 in the store, 1 asked for"),
         ({"precision": "bfloat16"}, "precision is float32 in the store, bfloat16 asked for"),
-        ({"pooled": False}, "pooled_dim is 1024 in the store, None asked for"),
+        ({"vector": None}, "pooled_dim is 1024 in the store, None asked for"),
     ],
 )
 def test_a_store_of_another_kind_is_never_touched(images, store, changes, why):
     with pytest.raises(StoreError, match=why):
-        run(images, store.path, **{"pooled": True, **changes})
+        run(images, store.path, **{"vector": "embedding", **changes})
     assert FeatureStore.open(store.path).digest == store.digest
 
 
@@ -234,12 +235,14 @@ class TestUpdates:
 
 
 def test_two_processes_make_the_store_that_one_makes(images, store, tmp_path):
-    assert run(images, tmp_path / "two", procs=2, pooled=True)[0].store.digest == store.digest
+    assert (
+        run(images, tmp_path / "two", procs=2, vector="embedding")[0].store.digest == store.digest
+    )
 
 
 @pytest.mark.parametrize("batch_size", [3, 16])
 def test_the_batch_size_does_not_change_a_bit(images, store, tmp_path, batch_size):
-    other = run(images, tmp_path / "s", batch_size=batch_size, pooled=True)[0].store
+    other = run(images, tmp_path / "s", batch_size=batch_size, vector="embedding")[0].store
     assert other.digest == store.digest
 
 
@@ -255,7 +258,7 @@ def test_a_killed_extraction_goes_on_and_ends_as_if_it_had_not_been(images, stor
         child.send_signal(signal.SIGKILL)
     with pytest.raises(StoreError, match="is unfinished"):
         FeatureStore.open(out)
-    report, said = run(images, out, pooled=True)
+    report, said = run(images, out, vector="embedding")
     assert said[-1] in {f"{n} images are already down; going on" for n in (8, 16, 20)}
     assert report.store.digest == store.digest
 

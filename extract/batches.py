@@ -1,0 +1,40 @@
+"""The batches that shard tasks are cut into, and what is said when one is down."""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from ..featstore.writing.journal import Receipt
+from ..manifests import Image
+from .plan import ShardTask
+from .profile import Spent
+
+
+class Step(NamedTuple):
+    """A batch that is down; `receipt` comes with the last of a shard."""
+
+    images: int
+    refused: int
+    bytes: int  # of features, as stored
+    spent: Spent
+    receipt: Receipt | None
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Consecutive images of one shard."""
+
+    task: ShardTask
+    start: int  # position of the first image in the shard
+    images: tuple[Image, ...]
+
+    @property
+    def is_last(self) -> bool:
+        return self.start + len(self.images) == len(self.task.images)
+
+
+def batches(tasks: Iterable[ShardTask], batch_size: int) -> Iterator[Batch]:
+    """Cut tasks into batches; no batch spans two shards, and a shard without ids has one."""
+    for task in tasks:
+        for start in range(0, max(1, len(task.images)), batch_size):
+            yield Batch(task, start, task.images[start : start + batch_size])

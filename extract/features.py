@@ -1,0 +1,104 @@
+"""Pixels through the backbone and back to the host, as they will be stored."""
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float
+
+from .backbone import Backbone
+from .job import Job
+
+
+@dataclass(frozen=True)
+class Features:
+    """One array of a batch as it will be stored, with what tells whether it can be right."""
+
+    array: np.ndarray  # (image, row, col, dim) or (image, dim), in the store's dtype
+    peaks: np.ndarray  # (image,) largest absolute value before rounding; NaN if there is one
+    means: np.ndarray  # (image, dim) float32, over cells
+
+
+@dataclass(frozen=True)
+class Computing:
+    """The features of a batch, on their way from the device."""
+
+    arrays: Mapping[str, tuple[torch.Tensor, torch.Tensor, torch.Tensor]]
+    seconds: float  # that the device took, where it computes before it answers
+    events: tuple[Any, Any, Any] | None  # of a GPU: begun, computed, copied to the host
+
+    def result(self) -> tuple[dict[str, Features], float]:
+        """Wait for {"grid": ..., "pooled": ...}; return them, and the device's seconds."""
+        seconds = self.seconds
+        if self.events is not None:
+            begun, computed, copied = self.events
+            copied.synchronize()
+            seconds = begun.elapsed_time(computed) / 1000
+        features = {
+            name: Features(*(tensor.numpy() for tensor in tensors))
+            for name, tensors in self.arrays.items()
+        }
+        return features, seconds
+
+
+class FeatureStream:
+    """Batch after batch through one device; a GPU computes on while features are copied."""
+
+    def __init__(self, job: Job, backbone: Backbone):
+        self._job = job
+        self._backbone = backbone
+        self._copies: Any = None
+        if backbone.device.type == "cuda":
+            self._copies = torch.cuda.Stream(backbone.device)
+
+    def compute(self, pixels: np.ndarray) -> Computing:
+        """Begin with a batch of (image, height, width, 3) or (record, view, height, width, 3)."""
+        if self._copies is None:
+            started = time.perf_counter()
+            arrays = self._arrays(pixels)
+            return Computing(arrays, time.perf_counter() - started, None)
+        events = tuple(torch.cuda.Event(enable_timing=True) for _ in range(3))
+        begun, computed, copied = events
+        begun.record()
+        arrays = self._arrays(pixels)
+        computed.record()
+        self._copies.wait_event(computed)
+        with torch.cuda.stream(self._copies):
+            arrays = {
+                name: tuple(_to_pinned(tensor) for tensor in tensors)
+                for name, tensors in arrays.items()
+            }
+            copied.record()
+        return Computing(arrays, 0.0, events)
+
+    def _arrays(self, pixels: np.ndarray) -> dict[str, Any]:
+        recipe, views = self._job.recipe, self._job.recipe.views
+        images = torch.from_numpy(pixels).flatten(0, -4)
+        grids, vectors = self._backbone.grids(images, recipe)
+        if views:
+            assert vectors is not None
+            return {"grid": self._array(vectors.unflatten(0, (-1, views)).unsqueeze(2))}
+        if vectors is None:
+            return {"grid": self._array(grids)}
+        return {"grid": self._array(grids), "pooled": self._array(vectors)}
+
+    def _array(self, tensor: Float[torch.Tensor, "image *cells dim"]) -> tuple[torch.Tensor, ...]:
+        """Return what becomes the array, peaks and means of `Features`."""
+        peaks = tensor.flatten(1).abs().amax(dim=1).float()
+        means = tensor.flatten(1, -2).mean(1, dtype=torch.float32) if tensor.ndim > 2 else tensor
+        return (
+            tensor.to(getattr(torch, self._job.identity.dtype)).contiguous(),
+            peaks,
+            means.float(),
+        )
+
+
+def _to_pinned(tensor: torch.Tensor) -> torch.Tensor:
+    """Begin to copy a GPU's tensor into memory of the host that it can write by itself."""
+    host = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
+    host.copy_(tensor, non_blocking=True)
+    tensor.record_stream(torch.cuda.current_stream())
+    return host

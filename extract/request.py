@@ -1,0 +1,43 @@
+"""What a user asks of an extraction."""
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..manifests import Manifest, folder_manifest, read_manifest
+
+
+@dataclass(frozen=True)
+class Request:
+    """What a user asks for; None means: choose for the devices and the backbone at hand."""
+
+    model: str
+    pretrained: str | None = None
+    seed: int = 0
+    recipe: str = "caption448"
+    layer: str = "final"
+    vector: str | None = None  # beside the grid: "embedding" or "class_token"
+    gpus: str | None = None
+    device: str | None = None
+    procs: int = 1
+    precision: str | None = None
+    dtype: str = "float16"
+    codec: str = "zstd"
+    batch_size: int | None = None
+    shard_size: int | None = None
+    decoders: int | None = None  # processes that decode, for each device
+    max_pixels: int | None = None  # of an image file, above which it is not decoded
+    accept_truncated: bool = False
+    retry: tuple[str, ...] = ()  # statuses of ids in a finished store that are tried again
+    break_lock: bool = False
+
+
+def load_images(images: Path) -> Manifest:
+    """Return the manifest that `images` is, or the manifest of the folder that it is."""
+    return read_manifest(images) if images.is_file() else folder_manifest(images)
+
+
+def default_out(images: Path, request: Request) -> Path:
+    """Return the store's name, in the working folder, after images, model and recipe."""
+    parts = (images.resolve().stem, request.model, Path(request.recipe).stem)
+    return Path("-".join(re.sub(r"[^\w.-]+", "", part) for part in parts) + ".clipfeat")

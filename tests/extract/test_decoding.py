@@ -1,0 +1,121 @@
+"""Decoder processes: pixels in shared memory, a crash that costs one record."""
+
+import functools
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from pictures import photograph
+from PIL import Image
+
+from clipfeat.extract.decoding import Decoders
+from clipfeat.extract.images import Picture
+from clipfeat.featstore import Status
+
+SHAPE = (48, 64, 3)
+
+
+def load(path: str, folder: Path) -> Picture:
+    """Return an image as it is, or do what the name of a bad file says."""
+    if path == "segfault":
+        os.kill(os.getpid(), signal.SIGSEGV)
+    if path == "missing":
+        return Picture(Status.MISSING, "no such file", 0, 0, "")
+    with Image.open(folder / path) as image:
+        return Picture(Status.OK, "", *image.size, "", np.asarray(image.convert("RGB")))
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("images")
+    for number, name in enumerate(names(*range(12))):
+        photograph(number, 64, 48).save(folder / name)
+    return folder
+
+
+@pytest.fixture
+def decoders(folder):
+    bytes_each = 16 * int(np.prod(SHAPE))
+    with Decoders(functools.partial(load, folder=folder), 2, 2, bytes_each) as pool:
+        yield pool
+
+
+def names(*numbers):
+    return [f"p{number:03}.jpg" for number in numbers]
+
+
+def check(decoding, folder, paths):
+    """Pixels of ok pictures are the files' own, those of others and of the padding are black."""
+    pictures = decoding.result().pictures
+    for position, path in enumerate(paths):
+        if pictures[position].status == Status.OK:
+            with Image.open(folder / path) as image:
+                np.testing.assert_array_equal(decoding.pixels[position], np.asarray(image))
+        else:
+            assert not decoding.pixels[position].any()
+    assert not decoding.pixels[len(paths) :].any()
+    return [picture.status.value for picture in pictures]
+
+
+def test_batches_share_memory_with_the_processes(decoders, folder):
+    first, second = names(*range(10)), names(11, 3, 5)
+    one, two = decoders.submit(first, 16, SHAPE), decoders.submit(second, 16, SHAPE)
+    assert check(two, folder, second) == ["ok"] * 3
+    assert check(one, folder, first) == ["ok"] * 10
+    one.release()
+    third = decoders.submit(names(7), 4, SHAPE)
+    assert check(third, folder, names(7)) == ["ok"]
+
+
+def test_a_slot_used_again_keeps_nothing_of_what_was_there(decoders, folder):
+    before = decoders.submit(names(*range(12)), 12, SHAPE)
+    before.result()
+    before.release()
+    paths = ["missing", "p001.jpg"]
+    assert check(decoders.submit(paths, 12, SHAPE), folder, paths) == ["missing", "ok"]
+
+
+def test_a_crash_costs_its_own_image(decoders, folder):
+    paths = [*names(0, 1), "segfault", *names(2, 3), "segfault", *names(4)]
+    crashing, other = decoders.submit(paths, 8, SHAPE), decoders.submit(names(5, 6), 8, SHAPE)
+    statuses = check(crashing, folder, paths)
+    assert statuses == ["ok", "ok", "undecodable", "ok", "ok", "undecodable", "ok"]
+    assert "died (exit code -11)" in crashing.result().pictures[2].reason
+    assert check(other, folder, names(5, 6)) == ["ok", "ok"]
+    crashing.release()
+    assert check(decoders.submit(names(9), 8, SHAPE), folder, names(9)) == ["ok"]
+
+
+def test_a_picture_of_another_size_than_planned_is_refused_with_both(decoders):
+    picture = decoders.submit(names(0), 4, (48, 48, 3)).result().pictures[0]
+    assert (picture.status, picture.width, picture.height) == ("failed", 64, 48)
+    assert "64x48 pixels are not what the manifest says" in picture.reason
+
+
+def test_decoders_end_with_the_process_that_started_them(folder):
+    code = (
+        "import functools, sys, time\n"
+        "from pathlib import Path\n"
+        "from test_decoding import SHAPE, load\n"
+        "from clipfeat.extract.decoding import Decoders\n"
+        f"load = functools.partial(load, folder=Path({str(folder)!r}))\n"
+        "if __name__ == '__main__':\n"
+        "    decoders = Decoders(load, 2, 1, 10**6)\n"
+        "    print(*[p.pid for p in __import__('multiprocessing').active_children()], flush=True)\n"
+        "    time.sleep(60)\n"
+    )
+    here = {**os.environ, "PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), *sys.path])}
+    with subprocess.Popen(
+        [sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, env=here
+    ) as parent:
+        assert parent.stdout is not None
+        children = [int(pid) for pid in parent.stdout.readline().split()]
+        assert len(children) == 2
+        parent.kill()
+    while any(Path(f"/proc/{pid}").exists() for pid in children):
+        time.sleep(0.02)
