@@ -161,8 +161,11 @@ class _Decoder:
 def _serve(load: Load, parent: int, descriptor: int, size: int, connection: Connection) -> None:
     """Decode chunks until the other side has no more."""
     become_a_child()
-    with open(f"/proc/{parent}/fd/{descriptor}", "r+b") as file:  # noqa: PTH123 - no path
-        memory = mmap.mmap(file.fileno(), size)
+    try:
+        with open(f"/proc/{parent}/fd/{descriptor}", "r+b") as file:  # noqa: PTH123 - no path
+            memory = mmap.mmap(file.fileno(), size)
+    except OSError:  # it is gone already
+        return
     while True:
         try:
             chunk: Chunk = connection.recv()

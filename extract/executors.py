@@ -52,8 +52,8 @@ def run_on_each(
                 except (EOFError, OSError):
                     workers.remove(worker)
                     if worker.in_hand:
-                        _count_death(deaths, worker)
                         yield worker.undone()
+                        _count_death(deaths, worker)
                         todo.extendleft(reversed(worker.in_hand))
                         workers.append(Worker(job, worker.device, len(devices)))
                     elif not worker.is_done:
@@ -62,7 +62,7 @@ def run_on_each(
                 if isinstance(message, str):
                     raise ExtractError(message)
                 if message is None:
-                    worker.give(todo.popleft() if todo else None)
+                    worker.give(_next_task(todo, deaths, worker))
                 else:
                     worker.note(message)
                     yield message
@@ -71,18 +71,31 @@ def run_on_each(
             worker.end()
 
 
+def _next_task(
+    todo: deque[ShardTask], deaths: dict[int, int], worker: "Worker"
+) -> ShardTask | None:
+    """Return what a worker does next; None: first finish what it has in hand.
+
+    A shard that a worker has died over is done alone, so that the next death has one cause.
+    """
+    if not todo:
+        return None
+    suspects = [task for task in (todo[0], *worker.in_hand) if task.shard.number in deaths]
+    return None if worker.in_hand and suspects else todo.popleft()
+
+
 def _count_death(deaths: dict[int, int], worker: "Worker") -> None:
-    """Count a death over the shard that a worker was at; raise ExtractError at the third."""
-    task = worker.in_hand[0]
-    number = task.shard.number
-    deaths[number] = deaths.get(number, 0) + 1
-    if deaths[number] == MAX_DEATHS:
-        ids = [image.image_id for image in task.images]
-        names = ", ".join(map(repr, ids[:3])) + (f" ... {ids[-1]!r}" if len(ids) > 3 else "")
-        raise ExtractError(
-            f"{worker.obituary()}; {MAX_DEATHS} have died over the same {len(ids)} images "
-            f"({names}), so the run stops"
-        )
+    """Count a death over the shards that a worker had; raise ExtractError at the third of one."""
+    for task in worker.in_hand:
+        number = task.shard.number
+        deaths[number] = deaths.get(number, 0) + 1
+        if deaths[number] == MAX_DEATHS:
+            ids = [image.image_id for image in task.images]
+            names = ", ".join(map(repr, ids[:3])) + (f" ... {ids[-1]!r}" if len(ids) > 3 else "")
+            raise ExtractError(
+                f"{worker.obituary()}; {MAX_DEATHS} have died over the same {len(ids)} images "
+                f"({names}), so the run stops"
+            )
 
 
 class Worker:
@@ -93,7 +106,7 @@ class Worker:
         self.connection, theirs = context.Pipe()
         self.device = device
         self.in_hand: list[ShardTask] = []  # in the order taken
-        self.is_done = False  # it has been told that there are no more tasks
+        self.is_done = False  # it has been told to end
         self._begun: list[Step] = []  # of the shard that it is at
         cores = max(1, torch.get_num_threads() // devices)
         # Not a daemon: those may have no children, and it has decoders.
@@ -104,10 +117,10 @@ class Worker:
     def give(self, task: ShardTask | None) -> None:
         with contextlib.suppress(OSError):  # it has died; its end of the pipe says so next
             self.connection.send(task)
-        if task is None:
-            self.is_done = True
-        else:
+        if task is not None:
             self.in_hand.append(task)
+        elif not self.in_hand:
+            self.is_done = True
 
     def note(self, step: Step) -> None:
         """Strike out the task that a step has finished."""
@@ -140,17 +153,20 @@ def _work(job: Job, device: str, cores: int, connection: Connection) -> None:
     torch.set_num_threads(cores)
     try:
         backbone, _ = load_backbone(job.backbone, device)
-        for step in run_tasks(_take(connection), job, backbone):
-            connection.send(step)
+        while task := _ask(connection):
+            for step in run_tasks(_stream(task, connection), job, backbone):
+                connection.send(step)
     except (ClipfeatError, OSError) as error:
         connection.send(str(error))
 
 
-def _take(connection: Connection) -> Iterator[ShardTask]:
-    """Ask for tasks until there are no more."""
-    while True:
-        connection.send(None)
-        task = connection.recv()
-        if task is None:
-            return
+def _ask(connection: Connection) -> ShardTask | None:
+    connection.send(None)
+    return connection.recv()
+
+
+def _stream(task: ShardTask | None, connection: Connection) -> Iterator[ShardTask]:
+    """Yield a task and those that come after it, until what is in hand is to be finished."""
+    while task is not None:
         yield task
+        task = _ask(connection)
