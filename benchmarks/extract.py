@@ -1,17 +1,23 @@
 """Extraction end to end against the bare forward pass, and against a plain loop.
 
-python -m benchmarks.extract [--images N] [--model RN50] [--recipe caption448] [--device cpu]
+python -m benchmarks.extract [--cases RN50:caption448 ...] [--device cpu] [--json numbers.json]
 
 The same JPEG files (640x480, the entropy of photographs) in one run. End to end is from the
-folder of files to the finished store; bare forward is the same tower on tensors made ready
-before, at the same batch size and precision. The plain loop is what most scripts do: one image
-at a time, float32, contiguous layout, numpy.savez_compressed.
+folder of files to the finished store. Bare forward is open_clip's own tower at the same precision
+and batch size, channels last, on a batch that is ready on the device. The plain loop is what most
+scripts do: one image at a time, float32, contiguous layout, numpy.savez_compressed.
+
+On a machine without a package index, from the root of the source tree:
+    mkdir -p .typing && ln -sfn "$PWD" .typing/clipfeat
+    PYTHONPATH=.typing:. python -m benchmarks.extract --device cuda
 """
 
 import argparse
+import json
 import tempfile
 import threading
 import time
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,63 +25,102 @@ import numpy as np
 import open_clip
 import psutil
 import torch
-from PIL import Image
 
-from clipfeat.extract.backbone import Backbone, normalised
-from clipfeat.extract.extraction import CPU_BATCH, GPU_BATCH, Request, extract_images
+from clipfeat.extract.backbone import DTYPES, normalised
+from clipfeat.extract.batch_size import choose_batch_size
+from clipfeat.extract.extraction import extract_images
 from clipfeat.extract.images import load_picture
 from clipfeat.extract.job import BackboneSpec
 from clipfeat.extract.recipe import Recipe, make_recipe
+from clipfeat.extract.report import Report
+from clipfeat.extract.request import Request
 from clipfeat.extract.weights import load_backbone
 from clipfeat.manifests import folder_manifest
 
 from .photographs import write_photographs
 
-PLAIN_IMAGES = 24  # the plain loop is slow and steady; a few images tell its rate
+CASES = (
+    *(
+        f"{model}:caption448"
+        for model in ("RN50", "RN101", "RN50x4", "ViT-B-32", "ViT-B-16", "ViT-L-14")
+    ),
+    "RN50:vqa600",
+)
+WIDTH, HEIGHT = 640, 480
+SECONDS = 8.0  # that each rate is measured for, at least
 
 
-def bare_forward(backbone: Backbone, recipe: Recipe, files: list[Path], seconds: float) -> float:
-    """Return images/s of the tower alone, on a batch of the same images that is ready."""
-    batch = len(files)
-    pictures = [load_picture(file, recipe).pixels for file in files]
-    pixels = torch.from_numpy(np.stack([p for p in pictures if p is not None]))
-    images = normalised(pixels.to(backbone.device), recipe)
-    images = images.to(backbone.dtype, memory_format=torch.channels_last)
-    last = {"indices": 1} if backbone._is_vit else {"indices": [4]}
-    backbone._set_positions(recipe.grid_shape(backbone.cell))
-    done, start = -batch, time.perf_counter()
-    with torch.inference_mode():
-        while done <= 0 or time.perf_counter() - start < seconds:
-            backbone._visual.forward_intermediates(images, intermediates_only=True, **last)
-            if backbone.device.type == "cuda":
-                torch.cuda.synchronize()
-            done += batch
-            if not done:
-                start = time.perf_counter()  # the first pass warms up
+@dataclass(frozen=True)
+class Result:
+    """Rates are images a second."""
+
+    case: str
+    precision: str
+    batch: int
+    images: int
+    bare: float
+    end_to_end: float
+    plain: float
+    waited: float  # share of time in which the device had nothing to do
+    stage_ms: dict[str, float]  # an image; summed over processes and threads
+    peak_mb: float  # of the host: the largest resident set of the process with the device
+    device_peak_mb: float | None
+    stored_kb: float  # an image
+    npz_kb: float
+
+
+class Tower:
+    """open_clip's own image tower, at the size of a recipe's pixels."""
+
+    def __init__(self, model: str, size: tuple[int, int], dtype: torch.dtype, device: str):
+        torch.manual_seed(0)
+        is_vit = model.startswith("ViT")
+        options = {"force_image_size": size} if is_vit else {}
+        visual: Any = open_clip.create_model(model, pretrained_text=False, **options).visual
+        self._visual = visual.eval().to(device, dtype)
+        self._last = {"indices": 1} if is_vit else {"indices": [4]}
+
+    def channels_last(self) -> "Tower":
+        self._visual.to(memory_format=torch.channels_last)
+        return self
+
+    @torch.inference_mode()
+    def __call__(self, images: torch.Tensor) -> torch.Tensor:
+        output = self._visual.forward_intermediates(images, intermediates_only=True, **self._last)
+        return output["image_intermediates"][-1]
+
+
+def bare_forward(tower: Tower, images: torch.Tensor) -> float:
+    """Return images/s of the tower alone."""
+    done, start = -len(images), time.perf_counter()
+    while done <= 0 or time.perf_counter() - start < SECONDS:
+        tower(images)
+        if images.is_cuda:
+            torch.cuda.synchronize()
+        done += len(images)
+        if not done:
+            start = time.perf_counter()  # the first pass warms up
     return done / (time.perf_counter() - start)
 
 
-def plain_loop(model: str, folder: Path, out: Path, recipe: Recipe) -> float:
+def plain_loop(tower: Tower, files: list[Path], recipe: Recipe, out: Path, device: str) -> float:
     """Return images/s of one image at a time into compressed npz files."""
-    torch.manual_seed(0)
-    visual: Any = open_clip.create_model(model).visual
-    visual.eval()
-    last = {"indices": 1} if hasattr(visual, "class_embedding") else {"indices": [4]}
-    mean, std = (torch.tensor(values).view(3, 1, 1) for values in (recipe.mean, recipe.std))
     out.mkdir()
-    start = time.perf_counter()
-    files = sorted(folder.iterdir())[:PLAIN_IMAGES]
+    start, done = time.perf_counter(), 0
     for file in files:
-        size = (recipe.width, recipe.height)
-        image = Image.open(file).convert("RGB").resize(size, Image.Resampling.BICUBIC)
-        tensor = torch.from_numpy(np.array(image)).permute(2, 0, 1).float().div(255)
-        with torch.no_grad():
-            output = visual.forward_intermediates(
-                ((tensor - mean) / std)[None].contiguous(), intermediates_only=True, **last
-            )
-        grid = output["image_intermediates"][0][0].permute(1, 2, 0).numpy()
+        images = normalised(batch_of([file], recipe), recipe).contiguous().to(device)
+        grid = tower(images)[0].permute(1, 2, 0).cpu().numpy()
         np.savez_compressed(out / f"{file.stem}.npz", feat=grid)
-    return len(files) / (time.perf_counter() - start)
+        done += 1
+        if time.perf_counter() - start > SECONDS:
+            break
+    return done / (time.perf_counter() - start)
+
+
+def batch_of(files: list[Path], recipe: Recipe) -> torch.Tensor:
+    """Return the pixels of files, (image, height, width, 3)."""
+    pictures = [load_picture(file.name, str(file.parent), recipe).pixels for file in files]
+    return torch.from_numpy(np.stack([pixels for pixels in pictures if pixels is not None]))
 
 
 class PeakMemory:
@@ -83,7 +128,7 @@ class PeakMemory:
 
     def __enter__(self) -> "PeakMemory":
         process = psutil.Process()
-        self.before = self.peak = process.memory_info().rss / 1e6
+        self.peak = process.memory_info().rss / 1e6
         self._stop = threading.Event()
 
         def watch() -> None:
@@ -99,56 +144,105 @@ class PeakMemory:
         self._thread.join()
 
 
+def measure(case: str, precision: str, device: str, folder: Path, images: int | None) -> Result:
+    """Measure one model and recipe."""
+    model, name = case.split(":", 1)
+    backbone, _ = load_backbone(BackboneSpec(model, "none", 0, precision), device)
+    recipe = make_recipe(name, backbone.native, backbone.cell)
+    size = recipe.size(WIDTH, HEIGHT)
+    batch = choose_batch_size(backbone, recipe, size)
+    del backbone
+    pool = sorted(folder.glob("*.jpg"))
+
+    tower = Tower(model, size, DTYPES[precision], device).channels_last()
+    ready = normalised(batch_of(pool[:batch], recipe).to(device), recipe)
+    ready = ready.to(DTYPES[precision], memory_format=torch.channels_last)
+    before = bare_forward(tower, ready)
+
+    count = images or max(2 * batch, int(4 * SECONDS * before) // batch * batch)
+    request = Request(model=model, pretrained="none", recipe=name, device=device,
+                      precision=precision, batch_size=batch)  # fmt: skip
+    if device == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+    with tempfile.TemporaryDirectory(dir=".") as temporary, PeakMemory() as memory:
+        root = Path(temporary)
+        files = linked(pool, count, root / "images")
+        started = time.perf_counter()
+        manifest = folder_manifest(files)
+        headers = time.perf_counter() - started
+        report = extract_images(manifest, root / "s.clipfeat", request, say=lambda line: None)
+        device_peak = torch.cuda.max_memory_allocated() / 1e6 if device == "cuda" else None
+        after = bare_forward(tower, ready)
+        del tower
+        plain = Tower(model, size, torch.float32, device)
+        plain_rate = plain_loop(plain, pool, recipe, root / "npz", device)
+        npz = float(np.mean([file.stat().st_size for file in (root / "npz").iterdir()]))
+    return Result(
+        case=case,
+        precision=precision,
+        batch=batch,
+        images=count,
+        bare=(before + after) / 2,
+        end_to_end=count / (report.seconds + headers),
+        plain=plain_rate,
+        waited=report.spent.waited,
+        stage_ms=stage_ms(report),
+        peak_mb=memory.peak,
+        device_peak_mb=device_peak,
+        stored_kb=report.bytes / count / 1e3,
+        npz_kb=npz / 1e3,
+    )
+
+
+def linked(pool: list[Path], count: int, folder: Path) -> Path:
+    """Return a folder of `count` names for the files of `pool`, each used as often as needed."""
+    folder.mkdir()
+    for number in range(count):
+        (folder / f"{number:07}.jpg").hardlink_to(pool[number % len(pool)])
+    return folder
+
+
+def stage_ms(report: Report) -> dict[str, float]:
+    """Return the milliseconds an image of each stage."""
+    stages = asdict(report.spent)
+    return {name: 1000 * seconds / report.images for name, seconds in stages.items()}
+
+
+def line(result: Result) -> str:
+    stages = " ".join(f"{result.stage_ms[name]:7.2f}" for name in ("decode", "encode", "write"))
+    memory = "" if result.device_peak_mb is None else f" + {result.device_peak_mb:.0f}"
+    return (
+        f"{result.case:<22} {result.batch:>5} {result.bare:>9.2f} {result.end_to_end:>9.2f} "
+        f"{result.end_to_end / result.bare:>6.2f} {result.plain:>8.2f} "
+        f"{result.end_to_end / result.plain:>6.2f} {100 * result.waited:>6.1f}% {stages} "
+        f"{result.stored_kb:>7.0f} {result.npz_kb:>7.0f} {result.peak_mb:>7.0f}{memory}"
+    )
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--images", type=int, default=256)
-    parser.add_argument("--model", default="RN50")
-    parser.add_argument("--recipe", default="caption448")
-    parser.add_argument("--precision", default="bfloat16")
-    parser.add_argument("--device", default="cpu")
-    parser.add_argument("--shard-size", type=int, default=128)
-    parser.add_argument("--batch-size", type=int)
+    parser.add_argument("--cases", nargs="+", default=CASES, metavar="MODEL:RECIPE")
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--precision", default="bfloat16", help="float16 or bfloat16 on a GPU")
+    parser.add_argument("--images", type=int, help="of each case; default: by the bare rate")
+    parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
-    batch = arguments.batch_size or (CPU_BATCH if arguments.device == "cpu" else GPU_BATCH)
-    spec = BackboneSpec(arguments.model, "none", 0, arguments.precision)
-    backbone, _ = load_backbone(spec, arguments.device)
-    recipe = make_recipe(arguments.recipe, backbone.native)
-    request = Request(
-        model=arguments.model,
-        pretrained="none",
-        recipe=arguments.recipe,
-        device=arguments.device,
-        precision=arguments.precision,
-        batch_size=batch,
-        shard_size=arguments.shard_size,
-    )
-    with tempfile.TemporaryDirectory(dir=".") as folder:
-        root = Path(folder)
-        images = write_photographs(root / "images", arguments.images)
-        size = sum(file.stat().st_size for file in images.iterdir()) / arguments.images
-        first = sorted(images.iterdir())[:batch]
-        before = bare_forward(backbone, recipe, first, seconds=10)
-        start = time.perf_counter()
-        manifest = folder_manifest(images)
-        headers = time.perf_counter() - start
-        with PeakMemory() as memory:
-            report = extract_images(manifest, root / "s.clipfeat", request, say=print)
-        end_to_end = arguments.images / (report.seconds + headers)
-        after = bare_forward(backbone, recipe, first, seconds=10)
-        bare = (before + after) / 2
-        plain = plain_loop(arguments.model, images, root / "npz", recipe)
-        stored = sum(f.bytes for f in report.store.shards) / arguments.images
-        npz = np.mean([file.stat().st_size for file in (root / "npz").iterdir()])
-    print(
-        f"{arguments.model} {arguments.recipe} {arguments.precision} on {arguments.device}:",
-        end=" ",
-    )
-    print(f"{arguments.images} JPEGs of {size / 1e3:.0f} kB, batch {batch}")
-    print(f"bare forward   {bare:8.2f} images/s ({before:.2f} before, {after:.2f} after)")
-    print(f"end to end     {end_to_end:8.2f} images/s   {end_to_end / bare:5.2f} of bare forward")
-    print(f"plain loop     {plain:8.2f} images/s   ours is {end_to_end / plain:.2f}x as fast")
-    print(f"bytes/image    {stored / 1e3:8.0f} kB         npz float32 {npz / 1e3:.0f} kB")
-    print(f"peak memory    {memory.peak:8.0f} MB         {memory.before:.0f} MB before")
+    results = []
+    with tempfile.TemporaryDirectory(dir=".") as temporary:
+        pool = write_photographs(Path(temporary) / "pool", 512, WIDTH, HEIGHT)
+        size = np.mean([file.stat().st_size for file in pool.iterdir()]) / 1e3
+        print(f"{WIDTH}x{HEIGHT} JPEG files of {size:.0f} kB; {arguments.precision} on "
+              f"{arguments.device}, {torch.get_num_threads()} threads; rates in images/s, stages "
+              f"in ms an image")  # fmt: skip
+        print(f"{'case':<22} {'batch':>5} {'bare':>9} {'e2e':>9} {'ratio':>6} {'plain':>8} "
+              f"{'times':>6} {'waited':>7} {'decode':>7} {'encode':>7} {'write':>7} "
+              f"{'kB':>7} {'npz kB':>7} peak MB")  # fmt: skip
+        for case in arguments.cases:
+            result = measure(case, arguments.precision, arguments.device, pool, arguments.images)
+            print(line(result), flush=True)
+            results.append(result)
+    if arguments.json:
+        arguments.json.write_text(json.dumps([asdict(result) for result in results], indent=1))
 
 
 if __name__ == "__main__":

@@ -4,10 +4,11 @@ import json
 import sys
 from collections.abc import Sized
 from pathlib import Path
+from typing import NoReturn
 
 import click
 
-from .options import StatusList, as_json, break_lock
+from .options import StatusList, as_json, break_lock, device
 from .output import patient_stdout
 
 store_argument = click.argument("path", metavar="STORE", type=click.Path(path_type=Path))
@@ -103,15 +104,44 @@ def stats(*, path: Path, as_json: bool) -> None:
 @store_argument
 @click.option("--quick", "depth", flag_value="quick", help="Sizes and presence alone.")
 @click.option("--deep", "depth", flag_value="deep", help="Decode every record as well.")
+@click.option(
+    "--recompute",
+    "count",
+    type=click.IntRange(1),
+    metavar="N",
+    help="Instead: extract N random records again from --images, and compare.",
+)
+@click.option("--images", metavar="DIR|URL", help="With --recompute: the root of the images.")
+@click.option("--pretrained", metavar="PATH", help="With --recompute: weights that are a file.")
+@click.option("--seed", type=click.IntRange(0), help="With --recompute: draws the sample.")
+@device
 @as_json
-def verify(*, path: Path, depth: str | None, as_json: bool) -> None:
+def verify(
+    *,
+    path: Path,
+    depth: str | None,
+    count: int | None,
+    images: str | None,
+    pretrained: str | None,
+    seed: int | None,
+    device: str | None,
+    as_json: bool,
+) -> None:
     """Check every file of STORE against its packing list (sha256) and its digest.
 
-    Exits with 1 if anything is wrong.
+    Exits with 1 if anything is wrong. Hashes cannot tell whether the features were right when
+    they were written; --recompute can.
 
     \b
     $ clipfeat store verify coco.clipfeat
+    $ clipfeat store verify coco.clipfeat --recompute 50 --images coco/
     """
+    if count is not None:
+        if images is None or depth is not None:
+            raise click.UsageError("--recompute needs --images DIR, and no --quick or --deep")
+        _recompute(path, images, count, pretrained, device, seed, as_json=as_json)
+    if images or pretrained or seed is not None or device:
+        raise click.UsageError("--images, --pretrained, --seed and --device go with --recompute N")
     from ..featstore.audit.verify import Depth
     from ..featstore.audit.verify import verify as find_problems
 
@@ -124,6 +154,34 @@ def verify(*, path: Path, depth: str | None, as_json: bool) -> None:
             click.echo(problem.text(), err=True)
         click.echo(f"{path}: {WHOLE[depth] if not problems else _count(problems, 'problem')}")
     sys.exit(1 if problems else 0)
+
+
+def _recompute(
+    path: Path,
+    images: str,
+    count: int,
+    pretrained: str | None,
+    device: str | None,
+    seed: int | None,
+    *,
+    as_json: bool,
+) -> NoReturn:
+    """Compare a sample with the images and exit."""
+    from ..extract.recompute import recompute
+    from ..featstore import FeatureStore
+
+    found = recompute(
+        FeatureStore.open(path),
+        images,
+        count,
+        pretrained=pretrained,
+        device=device,
+        seed=seed,
+        say=lambda line: click.echo(line, err=True),
+    )
+    with patient_stdout():
+        print(json.dumps(found.to_json(), indent=2) if as_json else found.text())
+    sys.exit(0 if found.is_good else 1)
 
 
 @store.command()

@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float
 
 from .backbone import Backbone
-from .job import Job
+from .recipe import Recipe
 
 
 @dataclass(frozen=True)
@@ -47,9 +47,10 @@ class Computing:
 class FeatureStream:
     """Batch after batch through one device; a GPU computes on while features are copied."""
 
-    def __init__(self, job: Job, backbone: Backbone):
-        self._job = job
+    def __init__(self, backbone: Backbone, recipe: Recipe, dtype: str):
         self._backbone = backbone
+        self._recipe = recipe
+        self._dtype: torch.dtype = getattr(torch, dtype)  # of the numbers on disk
         self._copies: Any = None
         if backbone.device.type == "cuda":
             self._copies = torch.cuda.Stream(backbone.device)
@@ -75,7 +76,7 @@ class FeatureStream:
         return Computing(arrays, 0.0, events)
 
     def _arrays(self, pixels: np.ndarray) -> dict[str, Any]:
-        recipe, views = self._job.recipe, self._job.recipe.views
+        recipe, views = self._recipe, self._recipe.views
         images = torch.from_numpy(pixels).flatten(0, -4)
         grids, vectors = self._backbone.grids(images, recipe)
         if views:
@@ -90,7 +91,7 @@ class FeatureStream:
         peaks = tensor.flatten(1).abs().amax(dim=1).float()
         means = tensor.flatten(1, -2).mean(1, dtype=torch.float32) if tensor.ndim > 2 else tensor
         return (
-            tensor.to(getattr(torch, self._job.identity.dtype)).contiguous(),
+            tensor.to(self._dtype).contiguous(),
             peaks,
             means.float(),
         )

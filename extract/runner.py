@@ -41,7 +41,7 @@ def run_tasks(
         ThreadPoolExecutor(job.threads) as threads,
         ThreadPoolExecutor(1) as writer_thread,
     ):
-        stream = FeatureStream(job, backbone)
+        stream = FeatureStream(backbone, job.recipe, job.identity.dtype)
         writer = BatchWriter(job, threads)
 
         def write(

@@ -1,0 +1,211 @@
+"""Extract a sample of a received store again, and say how far it is from what the store holds."""
+
+import random
+import secrets
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from tqdm import tqdm
+
+from ..base.errors import missing_extra
+from ..base.text import printable
+from ..featstore import FeatureStore, IndexRow, Status
+from .devices import choose_devices
+from .errors import ExtractUsageError
+from .job import BackboneSpec
+from .recipe import Recipe
+
+if TYPE_CHECKING:
+    from .features import FeatureStream
+    from .images import Picture
+
+BATCH = 16  # images
+# Relative error of a record up to which two computations are taken for the same one on different
+# hardware: some three times what rounding to the precision costs (docs/backbones.md).
+TOLERANCE = {"float32": 1e-3, "float16": 1e-2, "bfloat16": 5e-2}
+
+
+@dataclass(frozen=True)
+class Deviation:
+    """How far a record extracted now is from the stored one."""
+
+    image_id: str
+    cosine: float  # of a cell, the least of the record
+    relative_error: float  # norm of the difference over the norm of what is stored
+    same_bits: bool
+
+
+@dataclass(frozen=True)
+class Recomputation:
+    """What became of a sample."""
+
+    deviations: tuple[Deviation, ...]
+    skipped: tuple[tuple[str, str], ...]  # image id, why it could not be compared
+    tolerance: float
+    seed: int
+
+    @property
+    def verdict(self) -> str:
+        """Return `same bits`, `same features`, `DIFFERENT`, or `not compared`."""
+        if not self.deviations:
+            return "not compared"
+        if all(deviation.same_bits for deviation in self.deviations):
+            return "same bits"
+        worst = max(deviation.relative_error for deviation in self.deviations)
+        return "same features" if worst <= self.tolerance else "DIFFERENT"
+
+    @property
+    def is_good(self) -> bool:
+        return self.verdict in {"same bits", "same features"}
+
+    def to_json(self) -> dict[str, Any]:
+        return {"verdict": self.verdict, **asdict(self)}
+
+    def text(self) -> str:
+        """Return lines for a person."""
+        lines = [f"{image_id}: {why}" for image_id, why in self.skipped[:5]]
+        if len(self.skipped) > 5:
+            lines.append(f"... and {len(self.skipped) - 5} more that could not be compared")
+        n = len(self.deviations)
+        if n:
+            errors = sorted(deviation.relative_error for deviation in self.deviations)
+            worst = max(self.deviations, key=lambda deviation: deviation.relative_error)
+            cosine = min(deviation.cosine for deviation in self.deviations)
+            same = sum(deviation.same_bits for deviation in self.deviations)
+            lines.append(
+                f"{n} records again: {same} with the same bits; relative error {errors[n // 2]:.2g} "
+                f"(median), {errors[-1]:.2g} (worst, {printable(worst.image_id)}; "
+                f"{self.tolerance:g} allowed); least cosine of a cell {cosine:.6f}"
+            )
+        lines.append(f"verdict: {self.verdict} (sample of --seed {self.seed})")
+        return "\n".join(lines)
+
+
+def recompute(
+    store: FeatureStore,
+    images: str,
+    count: int,
+    *,
+    pretrained: str | None = None,
+    device: str | None = None,
+    seed: int | None = None,
+    say: Callable[[str], None],
+) -> Recomputation:
+    """Extract `count` records of `store` again from the images below `images`, a folder or URL.
+
+    `pretrained` is the file of weights where the store's came from one. Raises ExtractUsageError
+    if the backbone or its weights are not those of the store.
+    """
+    try:
+        import torch
+
+        from .features import FeatureStream
+        from .images import load_picture
+        from .weights import load_backbone
+    except ImportError as error:
+        raise missing_extra("extract", error.name or "torch") from None
+    seed = secrets.randbelow(1 << 32) if seed is None else seed
+    rows = sample((row for row in store.index if row.status == Status.OK), count, seed)
+    identity = store.identity
+    recipe = Recipe.from_json(identity.recipe)
+    spec = backbone_spec(store, pretrained)
+    (where,) = choose_devices(device, None, 1, torch.cuda.device_count())
+    backbone, described = load_backbone(spec, where)
+    theirs = identity.backbone.get("weights_sha256")
+    if described["weights_sha256"] != theirs:
+        raise ExtractUsageError(
+            f"the weights of {spec.model} ({spec.pretrained}) are not those of the store: sha256 "
+            f"{described['weights_sha256'][:12]}... here, {str(theirs)[:12]:.12}... there; give "
+            f"the right ones: --pretrained PATH"
+        )
+    backbone.check_recipe(recipe)
+    stream = FeatureStream(backbone, recipe, identity.dtype)
+    deviations: list[Deviation] = []
+    skipped: list[tuple[str, str]] = []
+    ready: list[tuple[IndexRow, Picture]] = []
+    for row in tqdm(rows, "again", unit="image", disable=None):
+        picture = load_picture(row.source, images, recipe)
+        if why := not_comparable(row, picture):
+            skipped.append((row.image_id, why))
+        else:
+            ready.append((row, picture))
+    for batch in same_shape(ready):
+        deviations += compared(store, batch, stream, backbone.full_batch(BATCH))
+    if skipped and not deviations:
+        say(f"none of the {len(rows)} sampled images could be compared; is {images} their folder?")
+    order = {row.image_id: position for position, row in enumerate(rows)}
+    deviations.sort(key=lambda deviation: order[deviation.image_id])
+    return Recomputation(tuple(deviations), tuple(skipped), TOLERANCE[identity.precision], seed)
+
+
+def sample(rows: Iterable[IndexRow], count: int, seed: int) -> list[IndexRow]:
+    """Return `count` of the rows, each as likely as any other (reservoir sampling)."""
+    rng = random.Random(seed)
+    kept: list[IndexRow] = []
+    for seen, row in enumerate(rows):
+        if seen < count:
+            kept.append(row)
+        elif (place := rng.randrange(seen + 1)) < count:
+            kept[place] = row
+    return kept
+
+
+def backbone_spec(store: FeatureStore, pretrained: str | None) -> BackboneSpec:
+    """Return the backbone that a store says it was made with."""
+    said = store.identity.backbone
+    model, weights, seed = said.get("model"), said.get("pretrained"), said.get("seed")
+    if not isinstance(model, str) or not isinstance(weights, str):
+        raise ExtractUsageError(f"{store.path} does not say which open_clip model it is of")
+    if weights == "file" and pretrained is None:
+        raise ExtractUsageError(
+            f"the weights of {store.path} came from a file: give it with --pretrained PATH"
+        )
+    seed = seed if isinstance(seed, int) else 0
+    return BackboneSpec(model, pretrained or weights, seed, store.identity.precision)
+
+
+def not_comparable(row: IndexRow, picture: "Picture") -> str | None:
+    """Return why an image cannot be compared with its record, if so."""
+    if picture.sha256 and picture.sha256 != row.source_sha256:
+        return f"{printable(row.source)} is another file than the one extracted (sha256)"
+    if picture.pixels is None:
+        return f"{printable(row.source)}: {picture.reason}"
+    return None
+
+
+def same_shape(
+    ready: Sequence[tuple[IndexRow, "Picture"]],
+) -> Iterator[list[tuple[IndexRow, "Picture"]]]:
+    """Yield batches of pictures of one shape."""
+    shapes: dict[tuple[int, ...], list[tuple[IndexRow, Picture]]] = {}
+    for row, picture in ready:
+        assert picture.pixels is not None
+        shapes.setdefault(picture.pixels.shape, []).append((row, picture))
+    for alike in shapes.values():
+        for start in range(0, len(alike), BATCH):
+            yield alike[start : start + BATCH]
+
+
+def compared(
+    store: FeatureStore, batch: list[tuple[IndexRow, "Picture"]], stream: "FeatureStream", full: int
+) -> Iterator[Deviation]:
+    """Yield the deviation of each picture's grid from its record."""
+    pixels = np.zeros((full, *batch[0][1].pixels.shape), np.uint8)
+    for position, (_, picture) in enumerate(batch):
+        pixels[position] = picture.pixels
+    features, _ = stream.compute(pixels).result()
+    for (row, _), ours in zip(batch, features["grid"].array, strict=False):
+        yield deviation(row.image_id, ours, store[row.image_id])
+
+
+def deviation(image_id: str, ours: np.ndarray, stored: np.ndarray) -> Deviation:
+    """Return how far (row, col, dim) features are from the stored ones."""
+    if ours.shape != stored.shape:
+        return Deviation(image_id, 0.0, float("inf"), same_bits=False)
+    a, b = (grid.astype(np.float64).reshape(-1, grid.shape[-1]) for grid in (ours, stored))
+    norms = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
+    cosines = np.where(norms > 0, (a * b).sum(axis=1) / np.maximum(norms, 1e-300), 1.0)
+    error = np.linalg.norm(a - b) / max(float(np.linalg.norm(b)), 1e-300)
+    return Deviation(image_id, float(cosines.min()), float(error), np.array_equal(ours, stored))
