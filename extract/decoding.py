@@ -78,7 +78,8 @@ class Decoders:
         # a killed run leaves there stays. A memfd is bound by memory alone and ends with us.
         self._descriptor = os.memfd_create("clipfeat")
         os.ftruncate(self._descriptor, slots * slot_bytes)
-        self._memory = mmap.mmap(self._descriptor, slots * slot_bytes)
+        mapped = mmap.mmap(self._descriptor, slots * slot_bytes)
+        self.memory = np.frombuffer(mapped, np.uint8)
         self._shared = (load, os.getpid(), self._descriptor, slots * slot_bytes)
         self._idle: queue.SimpleQueue[_Decoder] = queue.SimpleQueue()
         for _ in range(processes):
@@ -103,7 +104,7 @@ class Decoders:
             for first in range(0, len(paths), CHUNK)
         ]
         futures = tuple(self._threads.submit(self._decode, chunk) for chunk in chunks)
-        pixels = np.ndarray((images, *shape), np.uint8, self._memory, start)
+        pixels = self.memory[start : start + images * each].reshape(images, *shape)
         return Decoding(self, slot, pixels, futures)
 
     def _decode(self, chunk: Chunk) -> Decoded:

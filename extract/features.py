@@ -1,7 +1,8 @@
 """Pixels through the backbone and back to the host, as they will be stored."""
 
+import contextlib
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -55,25 +56,40 @@ class FeatureStream:
         if backbone.device.type == "cuda":
             self._copies = torch.cuda.Stream(backbone.device)
 
+    @contextlib.contextmanager
+    def reading(self, memory: np.ndarray) -> Iterator[None]:
+        """Let a GPU read `memory` by itself, so that the host need not wait for the copies."""
+        if self._copies is None:
+            yield
+            return
+        with torch.cuda.device(self._backbone.device):
+            # Where the system refuses, pixels are copied through a buffer of torch's own.
+            torch.cuda.cudart().cudaHostRegister(memory.ctypes.data, memory.nbytes, 0)
+            try:
+                yield
+            finally:
+                torch.cuda.synchronize()
+                torch.cuda.cudart().cudaHostUnregister(memory.ctypes.data)
+
     def compute(self, pixels: np.ndarray) -> Computing:
         """Begin with a batch of (image, height, width, 3) or (record, view, height, width, 3)."""
         if self._copies is None:
             started = time.perf_counter()
             arrays = self._arrays(pixels)
             return Computing(arrays, time.perf_counter() - started, None)
-        events = tuple(torch.cuda.Event(enable_timing=True) for _ in range(3))
-        begun, computed, copied = events
-        begun.record()
+        begun, computed, copied = (torch.cuda.Event(enable_timing=True) for _ in range(3))
+        stream = torch.cuda.current_stream(self._backbone.device)
+        begun.record(stream)
         arrays = self._arrays(pixels)
-        computed.record()
+        computed.record(stream)
         self._copies.wait_event(computed)
         with torch.cuda.stream(self._copies):
             arrays = {
-                name: tuple(_to_pinned(tensor) for tensor in tensors)
+                name: tuple(_to_pinned(tensor, self._copies) for tensor in tensors)
                 for name, tensors in arrays.items()
             }
-            copied.record()
-        return Computing(arrays, 0.0, events)
+        copied.record(self._copies)
+        return Computing(arrays, 0.0, (begun, computed, copied))
 
     def _arrays(self, pixels: np.ndarray) -> dict[str, Any]:
         recipe, views = self._recipe, self._recipe.views
@@ -97,9 +113,9 @@ class FeatureStream:
         )
 
 
-def _to_pinned(tensor: torch.Tensor) -> torch.Tensor:
-    """Begin to copy a GPU's tensor into memory of the host that it can write by itself."""
+def _to_pinned(tensor: torch.Tensor, stream: Any) -> torch.Tensor:
+    """Begin to copy a GPU's tensor, on `stream`, into memory of the host that it can write."""
     host = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
     host.copy_(tensor, non_blocking=True)
-    tensor.record_stream(torch.cuda.current_stream())
+    tensor.record_stream(stream)  # whose memory must not be used again before it is copied
     return host

@@ -36,12 +36,13 @@ def run_tasks(
     """
     load = partial(load_picture, root=job.image_root, recipe=job.recipe)
     images = backbone.full_batch(job.batch_size)
+    stream = FeatureStream(backbone, job.recipe, job.identity.dtype)
     with (
         Decoders(load, job.decoders, 2 * AHEAD + 3, images * job.picture_bytes) as decoders,
+        stream.reading(decoders.memory),
         ThreadPoolExecutor(job.threads) as threads,
         ThreadPoolExecutor(1) as writer_thread,
     ):
-        stream = FeatureStream(backbone, job.recipe, job.identity.dtype)
         writer = BatchWriter(job, threads)
 
         def write(
