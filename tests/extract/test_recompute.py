@@ -1,0 +1,116 @@
+"""A received store against its images: same bits, same features, other features, other files."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from pictures import photograph, write_photographs
+
+from clipfeat.extract.errors import ExtractUsageError
+from clipfeat.extract.extraction import extract_images
+from clipfeat.extract.features import FeatureStream
+from clipfeat.extract.recompute import deviation, recompute, sample
+from clipfeat.extract.request import Request
+from clipfeat.featstore import IndexRow
+from clipfeat.manifests import folder_manifest
+
+IMAGES = 12
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory):
+    return write_photographs(tmp_path_factory.mktemp("images"), IMAGES)
+
+
+def extract(images, out, **changes):
+    request = Request(**{"model": "RN50", "pretrained": "none", "recipe": "square:64",
+                         "device": "cpu", "batch_size": 4, **changes})  # fmt: skip
+    return extract_images(folder_manifest(images), out, request, say=lambda line: None).store
+
+
+@pytest.fixture(scope="module")
+def store(images, tmp_path_factory):
+    return extract(images, tmp_path_factory.mktemp("store") / "s")
+
+
+def again(store, images, count=8, **more):
+    said = []
+    found = recompute(store, str(images), count, seed=3, device="cpu", say=said.append, **more)
+    return found, said
+
+
+def test_a_store_of_this_machine_has_the_same_bits(store, images):
+    found, _ = again(store, images)
+    assert (found.verdict, found.is_good) == ("same bits", True)
+    assert len({d.image_id for d in found.deviations}) == 8
+    assert all((d.relative_error, d.same_bits) == (0.0, True) for d in found.deviations)
+    assert "8 records again: 8 with the same bits" in found.text()
+    assert json.loads(json.dumps(found.to_json()))["verdict"] == "same bits"
+
+
+@pytest.mark.parametrize(
+    ("change", "verdict", "least", "most"),
+    [
+        (lambda grid: grid * 1.001, "same features", 5e-4, 1e-3),  # as other hardware might round
+        (lambda grid: grid.flip(2), "DIFFERENT", 0.1, 2.0),  # columns from right to left
+    ],
+)
+def test_rounding_is_told_from_other_features(
+    images, tmp_path, monkeypatch, change, verdict, least, most
+):
+    array = FeatureStream._array
+    with monkeypatch.context() as patch:
+        patch.setattr(FeatureStream, "_array", lambda self, grid: array(self, change(grid)))
+        store = extract(images, tmp_path / "s")
+    found, _ = again(store, images)
+    assert (found.verdict, found.is_good) == (verdict, verdict == "same features")
+    assert all(least < d.relative_error < most for d in found.deviations)
+
+
+def test_files_that_are_not_those_extracted_are_named_and_not_compared(store, images, tmp_path):
+    write_photographs(tmp_path, IMAGES)
+    photograph(99, 64, 48).save(tmp_path / "p003.jpg")
+    (tmp_path / "p004.jpg").unlink()
+    found, _ = again(store, tmp_path, IMAGES)
+    assert found.verdict == "same bits"
+    assert dict(found.skipped) == {
+        "p003": "p003.jpg is another file than the one extracted (sha256)",
+        "p004": "p004.jpg: no such file",
+    }
+    nothing, said = again(store, tmp_path / "elsewhere", 5)
+    assert (nothing.verdict, nothing.is_good) == ("not compared", False)
+    assert said == [f"none of the 5 sampled images could be compared; is {tmp_path}/elsewhere "
+                    "their folder?"]  # fmt: skip
+
+
+def test_other_weights_are_refused_before_any_comparison(images, tmp_path):
+    from open_clip import create_model
+
+    for seed in (5, 6):
+        torch.manual_seed(seed)
+        torch.save(create_model("RN50").state_dict(), tmp_path / f"{seed}.pt")
+    store = extract(images, tmp_path / "s", pretrained=str(tmp_path / "5.pt"))
+    with pytest.raises(ExtractUsageError, match="came from a file: give it with --pretrained"):
+        again(store, images)
+    with pytest.raises(ExtractUsageError, match="are not those of the store: sha256"):
+        again(store, images, pretrained=str(tmp_path / "6.pt"))
+    assert again(store, images, pretrained=str(tmp_path / "5.pt"))[0].verdict == "same bits"
+
+
+def test_the_deviation_of_a_worked_example():
+    stored = np.array([[[3.0, 4.0], [0.0, 0.0]]], np.float32)  # norm 5
+    ours = np.array([[[4.0, 3.0], [0.0, 0.0]]], np.float32)  # (3*4 + 4*3) / 25; norm of (1, -1)
+    found = deviation("a", ours, stored)
+    assert found.cosine == pytest.approx(24 / 25)
+    assert found.relative_error == pytest.approx(2**0.5 / 5)
+    assert not found.same_bits
+
+
+def test_every_row_is_as_likely_to_be_drawn():
+    rows = [IndexRow(f"{k}", "ok", "", "1x1", k, 1, 1, "", "", "") for k in range(20)]
+    drawn = [row.row for seed in range(2000) for row in sample(rows, 5, seed)]
+    counts = np.bincount(drawn, minlength=20)
+    # 500 expected; five standard deviations of a binomial are 97.
+    assert counts.sum() == 10_000
+    assert (abs(counts - 500) < 97).all()
