@@ -1,6 +1,6 @@
 """Parquet tables: written in row groups, read in bounded memory whoever wrote them."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -35,21 +35,47 @@ def read_rows(
     """Yield the rows of the Parquet file `path`.
 
     Raises `refuse(why)` for a file that is not Parquet, has other columns than `schema`, a
-    null, or a text of more than MAX_TEXT bytes. Texts are read as dictionaries and measured
-    before they are copied out: a few bytes on disk can say "this gigabyte, a million times".
+    null, or a text of more than MAX_TEXT bytes.
     """
     found = read_schema(path, refuse)
     if not found.equals(schema):
         wanted = ", ".join(f"{f.name} {f.type}" for f in schema)
         got = ", ".join(f"{f.name} {f.type}" for f in found)
         raise refuse(f"columns must be {wanted}; got {got:.200}")
-    texts = [field.name for field in schema if pa.types.is_string(field.type)]
+    yield from read_columns(path, schema.names, refuse)
+
+
+def read_columns(
+    path: Path, names: Sequence[str], refuse: Callable[[str], Exception]
+) -> Iterator[tuple[Any, ...]]:
+    """Yield the values of some columns of the Parquet file `path`, row for row.
+
+    Raises `refuse(why)` for a file that is not Parquet, a column that is neither of texts nor
+    of numbers, a null, or a text of more than MAX_TEXT bytes. Texts are read as dictionaries and
+    measured before they are copied out: a few bytes on disk can say "this gigabyte, a million
+    times".
+    """
+    schema = read_schema(path, refuse)
+    kinds = {name: schema.field(name).type for name in names}
+    texts = [name for name, kind in kinds.items() if _is_text(kind)]
+    for name, kind in kinds.items():
+        if name not in texts and not pa.types.is_primitive(kind):
+            raise refuse(
+                f"column {name!r:.100} must hold texts or numbers; its type is {kind!s:.200}"
+            )
     file = _opened(path, texts, refuse)
     try:
-        for batch in file.iter_batches(BATCH_ROWS, use_threads=False):
-            yield from zip(*(_values(column, refuse) for column in batch.columns), strict=True)
+        for batch in file.iter_batches(BATCH_ROWS, columns=list(names), use_threads=False):
+            columns = (_values(batch.column(name), refuse) for name in names)
+            yield from zip(*columns, strict=True)
     except (OSError, UnicodeDecodeError, pa.ArrowException) as error:
         raise refuse(f"not a readable Parquet file: {error!s:.200}") from None
+
+
+def _is_text(kind: pa.DataType) -> bool:
+    if isinstance(kind, pa.DictionaryType):
+        kind = kind.value_type
+    return pa.types.is_string(kind) or pa.types.is_large_string(kind)
 
 
 def _opened(path: Path, texts: list[str], refuse: Callable[[str], Exception]) -> pq.ParquetFile:

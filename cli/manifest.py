@@ -1,12 +1,34 @@
-"""clipfeat manifest: list the images of a folder."""
+"""clipfeat manifest: list images, whatever lists them now, and sum a manifest up."""
 
+import json
 from pathlib import Path
+from typing import Any
 
 import click
 
+from .options import as_json
+from .output import patient_stdout
 
-@click.command()
-@click.argument("folder", metavar="DIR", type=click.Path(path_type=Path))
+
+class SourcesGroup(click.Group):
+    """A group in which everything but the name of a command is a source of images."""
+
+    def make_context(
+        self,
+        info_name: str | None,
+        args: list[str],
+        parent: click.Context | None = None,
+        **extra: Any,
+    ) -> click.Context:
+        if args and args[0] in self.commands:
+            return super().make_context(info_name, args, parent, **extra)
+        return make.make_context(info_name, args, parent, **extra)
+
+
+@click.command(epilog="To sum up a manifest: clipfeat manifest show images.parquet")
+@click.argument(
+    "sources", metavar="SOURCE...", nargs=-1, required=True, type=click.Path(path_type=Path)
+)
 @click.option(
     "-o",
     "--out",
@@ -14,19 +36,72 @@ import click
     required=True,
     help="The manifest to write.",
 )
-def manifest(*, folder: Path, out: Path) -> None:
-    """List the images in DIR and below, with their sizes, as a Parquet manifest.
+@click.option(
+    "--images",
+    metavar="ROOT",
+    help="The folder or URL that paths start from.  [default: where SOURCE is]",
+)
+@click.option(
+    "--ids",
+    type=click.Choice(["stem", "path"]),
+    default="stem",
+    show_default=True,
+    help="Ids of the files in a folder: name or path, without the ending.",
+)
+@click.option("--views", is_flag=True, help="SOURCE/SCAN/VIEWPOINT holds 36 views each.")
+@click.option("--id-column", metavar="NAME", help="Of a table.  [default: image_id or id]")
+@click.option(
+    "--path-column",
+    metavar="NAME",
+    help="Of a table.  [default: path, file_name, filename or file]",
+)
+def make(
+    *,
+    sources: tuple[Path, ...],
+    out: Path,
+    images: str | None,
+    ids: str,
+    views: bool,
+    id_column: str | None,
+    path_column: str | None,
+) -> None:
+    """List the images of SOURCE, with their sizes, as a Parquet manifest.
 
-    Ids are file names without their ending; two files with the same one are an error. Sizes
-    come from the headers alone.
+    SOURCE is a folder, a JSON file of COCO's, Karpathy's or Visual Genome's, a table (.parquet,
+    .csv, .jsonl), tar shards, or a folder of them; several of one kind are merged. An id that
+    comes twice is an error. Sizes come from the JSON or the table, or else from the headers.
 
     \b
     $ clipfeat manifest images/ -o images.parquet
+    $ clipfeat manifest annotations/instances_*2014.json --images coco/ -o coco.parquet
     """
-    from ..manifests import folder_manifest, write_manifest
+    from ..manifests import Choices, make_manifest, write_manifest
 
-    images = folder_manifest(folder)
-    write_manifest(images, out)
-    unreadable = sum(1 for image in images.images if not image.width)
+    choices = Choices(ids, id_column, path_column, views)
+    listed = make_manifest(sources, images, choices, say=lambda line: click.echo(line, err=True))
+    write_manifest(listed, out)
+    unreadable = sum(1 for image in listed.images if not image.width)
     note = f", {unreadable} without a readable header" if unreadable else ""
-    click.echo(f"{out}: {len(images.images)} images{note}")
+    click.echo(f"{out}: {len(listed.images)} images{note}")
+
+
+@click.group(cls=SourcesGroup, help=make.help)
+def manifest() -> None:
+    pass
+
+
+@manifest.command()
+@click.argument("path", metavar="MANIFEST", type=click.Path(path_type=Path))
+@as_json
+def show(*, path: Path, as_json: bool) -> None:
+    """Sum up MANIFEST: how many images, of which sizes and kinds, and what ids look like.
+
+    \b
+    $ clipfeat manifest show images.parquet
+    """
+    from ..manifests import read_manifest
+    from ..manifests.summary import describe, summary_text
+
+    summary = describe(read_manifest(path), path)
+    with patient_stdout():
+        print(json.dumps(summary, indent=2) if as_json else summary_text(summary))

@@ -4,14 +4,15 @@ import os
 import warnings
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from types import ModuleType
 
 from tqdm import tqdm
 
 from ..base.errors import missing_extra
+from .contents import open_content
 
 THREADS = min(16, 4 * (os.cpu_count() or 1))  # mostly waiting for the disk
+BLOCK = 1 << 12  # files handed to the threads at a time
 
 
 def pillow() -> ModuleType:
@@ -29,20 +30,28 @@ def pillow() -> ModuleType:
     return PIL.Image
 
 
-def read_sizes(paths: Sequence[Path]) -> list[tuple[int, int]]:
-    """Return (width, height) in pixels of each file, (0, 0) where no image header is found.
+def read_sizes(root: str, paths: Sequence[str]) -> list[tuple[int, int]]:
+    """Return (width, height) in pixels of each file under `root`, (0, 0) where there is no
+    file or no image header.
 
     No pixel is decoded, so a broken image may still have a size; extraction finds out.
     """
     opener = pillow().open
 
-    def read_size(path: Path) -> tuple[int, int]:
+    def read_size(path: str) -> tuple[int, int]:
         try:
-            with opener(path) as image:
+            with open_content(root, path) as file, opener(file) as image:
                 return image.size
         except (OSError, ValueError, SyntaxError):  # what Pillow's parsers raise on odd bytes
             return 0, 0
 
-    with ThreadPoolExecutor(THREADS) as threads:
-        results = threads.map(read_size, paths)
-        return list(tqdm(results, "headers", len(paths), unit="image", disable=None))
+    sizes: list[tuple[int, int]] = []
+    with (
+        ThreadPoolExecutor(THREADS) as threads,
+        tqdm(desc="headers", total=len(paths), unit="image", disable=None) as bar,
+    ):
+        for start in range(0, len(paths), BLOCK):
+            for size in threads.map(read_size, paths[start : start + BLOCK]):
+                sizes.append(size)
+                bar.update()
+    return sizes

@@ -1,45 +1,80 @@
 """Which images to extract: a frozen, checked list."""
 
-from collections import Counter
-from collections.abc import Iterable
+import re
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple, Self
+from typing import Self
 
+from ..base.parquet import MAX_TEXT
+from ..base.text import printable
+from .contents import absolute_root
 from .errors import ManifestError
+from .images import Image, Images
 
-
-class Image(NamedTuple):
-    """One image to extract."""
-
-    image_id: str
-    path: str  # relative to the manifest's root
-    width: int  # pixels, as the file's header says; 0 where no header could be read
-    height: int
+MAX_SIDE = 2**31 - 1  # pixels, what the Parquet file holds
+SURROGATE = re.compile("[\ud800-\udfff]")  # a byte that is no UTF-8, or half a character
+SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:/")  # of a URL, or a drive
 
 
 @dataclass(frozen=True)
 class Manifest:
-    """Images sorted by id, every id once; a Manifest that breaks this cannot be made."""
+    """Images sorted by id, every id once; a Manifest that breaks this cannot be made.
 
-    root: Path  # the folder that paths are relative to
-    images: tuple[Image, ...]
+    Paths stay below the root: a manifest from elsewhere names no file outside of it. (What
+    stands below the root is the user's own, symbolic links too; they are followed.)
+    """
+
+    root: str  # what paths are relative to: an absolute folder, or a URL that fsspec reads
+    images: Images
+
+    @classmethod
+    def of(cls, root: str | Path, images: Iterable[Image]) -> Self:
+        """Return the manifest of `images` in any order."""
+        return cls(absolute_root(root), Images.of(checked(images)))
 
     def __post_init__(self) -> None:
         if not self.images:
             raise ManifestError(f"{self.root}: a manifest must have at least one image; it has 0")
-        count, image_id = max((n, i) for i, n in Counter(i.image_id for i in self.images).items())
-        if count > 1:
-            first, second = [i.path for i in self.images if i.image_id == image_id][:2]
+        if duplicate := self.images.first_duplicate():
+            first, second = duplicate
+            paths = " and ".join(printable(image.path) for image in duplicate)
+            remedy = "name each image once" if first == second else "rename one"
             raise ManifestError(
-                f"two images have the id {image_id!r}: {first} and {second}; "
-                f"ids must be unique: rename one"
+                f"two images have the id {first.image_id!r}: {paths}; ids must be unique: {remedy}"
             )
-        for image in self.images:
-            if not image.image_id or min(image.width, image.height) < 0:
-                raise ManifestError(f"a manifest row must have an id and a size >= 0; got {image}")
 
-    @classmethod
-    def of(cls, root: Path, images: Iterable[Image]) -> Self:
-        """Return the manifest of `images` in any order."""
-        return cls(root, tuple(sorted(images)))
+
+def checked(images: Iterable[Image]) -> Iterator[Image]:
+    """Yield the images, raising ManifestError at one that no manifest may hold."""
+    for image in images:
+        if why := broken_rule(image):
+            shown = f"id {image.image_id!r:.100}, path {image.path!r:.100}"
+            raise ManifestError(f"a manifest row {why}; got {shown}, size {image[2:]!r:.100}")
+        yield image
+
+
+def broken_rule(image: Image) -> str | None:
+    """Return the rule that a row breaks, with its remedy, or None.
+
+    >>> broken_rule(Image("a", "../a.jpg", 1, 1))
+    'must have a path below the root, without .. in it'
+    """
+    image_id, path, width, height = image
+    for text in (image_id, path):
+        if type(text) is not str or not text:
+            return "must have an id and a path, both text and not empty"
+        if not text.isascii() and SURROGATE.search(text):
+            return "must have an id and a path of UTF-8 text: rename it"
+        if len(text) > MAX_TEXT // 4 and len(text.encode()) > MAX_TEXT:
+            return f"must have an id and a path of at most {MAX_TEXT:,} bytes"
+    if path[0] == "/" or "/../" in f"/{path}/":
+        return "must have a path below the root, without .. in it"
+    if "\0" in path or "\\" in path or "\0" in image_id:
+        return "must have no NUL in its texts and no backslash in its path: parts are divided by /"
+    if ":/" in path and SCHEME.match(path):
+        return "must have a path and no URL: the root may be one"
+    for side in (width, height):
+        if type(side) is not int or not 0 <= side <= MAX_SIDE:
+            return "must have a size >= 0 in whole pixels"
+    return None

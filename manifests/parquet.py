@@ -6,8 +6,10 @@ import pyarrow as pa
 
 from ..base.files import atomic_file
 from ..base.parquet import read_rows, read_schema, write_rows
+from .contents import is_url
 from .errors import ManifestError
-from .manifest import Image, Manifest
+from .images import Image
+from .manifest import Manifest
 
 SCHEMA = pa.schema(
     [
@@ -21,12 +23,12 @@ ROOT = b"clipfeat.root"  # key of the schema's metadata that names the image roo
 
 
 def write_manifest(manifest: Manifest, path: Path) -> None:
-    """Write `manifest` to `path`; its root is recorded as an absolute path."""
+    """Write `manifest` to `path`, with its root."""
     if not path.parent.is_dir():
         raise ManifestError(f"cannot write {path}: {path.parent} is no folder; make it first")
-    root = str(manifest.root.resolve())
     with atomic_file(path) as file:
-        write_rows(file, SCHEMA.with_metadata({ROOT: root.encode()}), manifest.images)
+        metadata = {ROOT: manifest.root.encode()}
+        write_rows(file, SCHEMA.with_metadata(metadata), manifest.images)
 
 
 def read_manifest(path: Path) -> Manifest:
@@ -35,11 +37,26 @@ def read_manifest(path: Path) -> Manifest:
     Raises ManifestError unless it has the four columns, no nulls, and sound values. Where the
     recorded root is not there, paths are relative to the manifest's own folder.
     """
+    rows = read_rows(path, SCHEMA, _refusing(path))
+    return Manifest.of(recorded_root(path), map(Image._make, rows))
 
+
+def recorded_root(path: Path) -> str:
+    """Return the root that the Parquet file `path` names, or else the folder it is in."""
+    refuse = _refusing(path)
+    recorded = (read_schema(path, refuse).metadata or {}).get(ROOT, b"")
+    try:
+        root = recorded.decode()
+        if root and (is_url(root) or Path(root).is_dir()):
+            return root
+    except ValueError:  # neither UTF-8 nor, with a NUL in it, a path
+        raise refuse(f"its root is no path: {recorded!r:.100}") from None
+    return str(path.parent)
+
+
+def _refusing(path: Path):
     def refuse(why: str) -> ManifestError:
         remedy = "make a manifest with: clipfeat manifest DIR -o images.parquet"
         return ManifestError(f"{path}: {why}; {remedy}")
 
-    recorded = Path(((read_schema(path, refuse).metadata or {}).get(ROOT, b".")).decode())
-    root = recorded if recorded.is_dir() else path.parent
-    return Manifest.of(root, map(Image._make, read_rows(path, SCHEMA, refuse)))
+    return refuse

@@ -75,7 +75,7 @@ class TestParquet:
         write_photographs(tmp_path / "here", 1)
         write_manifest(folder_manifest(tmp_path / "here"), tmp_path / "here" / "m.parquet")
         shutil.move(tmp_path / "here", tmp_path / "there")
-        assert read_manifest(tmp_path / "there" / "m.parquet").root == tmp_path / "there"
+        assert read_manifest(tmp_path / "there" / "m.parquet").root == str(tmp_path / "there")
 
     def test_a_file_that_is_none(self, tmp_path):
         (tmp_path / "m.parquet").write_text("no")

@@ -1,0 +1,92 @@
+"""A table of images: Parquet, CSV or JSON lines with a column of ids and one of paths."""
+
+import csv
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+from ..base.parquet import read_columns, read_schema
+from ..base.text import printable
+from .errors import ManifestError
+from .images import Image
+from .jsonfile import Record, read_json_lines
+from .listing import Listing, listed
+
+USUAL = {"id": ("image_id", "id"), "path": ("path", "file_name", "filename", "file")}
+SIZE_COLUMNS = ("width", "height")
+Asked = Mapping[str, str | None]  # "id" and "path" -> the column that has them; None: a usual one
+
+
+def table_listing(path: Path, id_column: str | None, path_column: str | None) -> Listing:
+    """Return what a table lists; its kind is told by the file's ending.
+
+    The columns have the usual names unless others are given. Sizes are read if both columns are there. Raises ManifestError for a table without the
+    columns, or with a value of the wrong type.
+    """
+    read = {".parquet": _parquet, ".csv": _csv}.get(path.suffix.lower(), _json_lines)
+    asked = {"id": id_column, "path": path_column}
+    return listed(path, read(path, asked), {"PATH": lambda image: image.path})
+
+
+def _json_lines(path: Path, asked: Asked) -> Iterator[Image]:
+    names = None
+    for record in read_json_lines(path):
+        names = names or _chosen(path, tuple(record.values), asked)
+        yield _image(record, *names[:2])
+
+
+def _csv(path: Path, asked: Asked) -> Iterator[Image]:
+    with path.open(encoding="utf-8-sig", newline="") as file:
+        reader = csv.reader(file, strict=True)
+        try:
+            header = tuple(next(reader, ()))
+            names = _chosen(path, header, asked)
+            for row in reader:
+                where = f"{path} line {reader.line_num}"
+                if len(row) != len(header):
+                    raise ManifestError(
+                        f"{where} has {len(row)} values and the heading {len(header)}; mend it"
+                    )
+                values = dict(zip(header, row, strict=True))
+                values |= {side: _number(values[side]) for side in names[2:]}
+                yield _image(Record(where, values), *names[:2])
+        except (csv.Error, UnicodeDecodeError) as error:
+            raise ManifestError(f"{path}: no CSV in UTF-8 ({error}); save it as such") from None
+
+
+def _number(text: str) -> int | str:
+    """Return the number that a text is, or the text, for an error to show."""
+    return int(text) if text.isascii() and text.isdigit() and len(text) < 12 else text
+
+
+def _parquet(path: Path, asked: Asked) -> Iterator[Image]:
+    def refuse(why: str) -> ManifestError:
+        return ManifestError(f"{path}: {why}; write the columns anew")
+
+    names = _chosen(path, tuple(read_schema(path, refuse).names), asked)
+    keys = (*names[:2], *SIZE_COLUMNS)
+    for row in read_columns(path, names, refuse):
+        yield _image(Record(str(path), dict(zip(keys, row, strict=False))), *names[:2])
+
+
+def _chosen(path: Path, found: Sequence[str], asked: Asked) -> tuple[str, ...]:
+    """Return the names of the columns of ids and paths, and of the sizes if there are any."""
+    chosen = []
+    for what, usual in USUAL.items():
+        wanted = [asked[what]] if asked[what] else usual
+        name = next((name for name in wanted if name in found), None)
+        if name is None:
+            shown = printable(", ".join(found)) or "none"
+            raise ManifestError(
+                f"{path} has no column {' or '.join(map(str, wanted))}; it has {shown:.200}; "
+                f"name one with --{what}-column"
+            )
+        chosen.append(name)
+    chosen += SIZE_COLUMNS if all(name in found for name in SIZE_COLUMNS) else ()
+    for name in chosen:
+        if found.count(name) > 1:
+            raise ManifestError(f"{path} has two columns {printable(name)}; rename one")
+    return tuple(chosen)
+
+
+def _image(record: Record, image_id: str, path: str) -> Image:
+    return Image(record.image_id(image_id, texts=True), record.text(path), *record.size())
