@@ -37,16 +37,17 @@ class Images(Sequence[Image]):
     @classmethod
     def of(cls, images: Iterable[Image]) -> Self:
         """Return `images`, in any order, sorted. Texts must be UTF-8 and sizes 32-bit."""
-        remaining = iter(images)
-        batches = []
-        while group := list(islice(remaining, GROUP_ROWS)):
-            arrays = map(pa.array, zip(*group, strict=True), COLUMNS.types)
-            batches.append(pa.RecordBatch.from_arrays(list(arrays), schema=COLUMNS))
-        table = pa.Table.from_batches(batches, COLUMNS).combine_chunks()
+        table = pa.Table.from_batches(_batches(images), COLUMNS)
+        order = None
         # UTF-8 sorts by code point, as Python does.
         if not _is_rising(table["image_id"]):
-            table = table.sort_by("image_id").combine_chunks()
-        return cls(table)
+            order = pc.call_function("sort_indices", [table["image_id"]])
+        columns = []
+        while table.num_columns:  # one at a time, so that two copies of all are never held
+            column = table.column(0).combine_chunks()
+            table = table.remove_column(0)
+            columns.append(column if order is None else column.take(order))
+        return cls(pa.Table.from_arrays(columns, schema=COLUMNS))
 
     def first_duplicate(self) -> tuple[Image, Image] | None:
         """Return the first two images of one id, if there are any."""
@@ -88,6 +89,13 @@ class Images(Sequence[Image]):
 
     def __repr__(self) -> str:
         return f"<Images: {len(self)}>"
+
+
+def _batches(images: Iterable[Image]) -> Iterator[pa.RecordBatch]:
+    remaining = iter(images)
+    while group := list(islice(remaining, GROUP_ROWS)):
+        arrays = map(pa.array, zip(*group, strict=True), COLUMNS.types)
+        yield pa.RecordBatch.from_arrays(list(arrays), schema=COLUMNS)
 
 
 def _is_rising(ids: pa.ChunkedArray) -> bool:

@@ -1,5 +1,6 @@
 """A manifest to and from a Parquet file."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pyarrow as pa
@@ -49,12 +50,12 @@ def recorded_root(path: Path) -> str:
         root = recorded.decode()
         if root and (is_url(root) or Path(root).is_dir()):
             return root
-    except ValueError:  # neither UTF-8 nor, with a NUL in it, a path
+    except UnicodeDecodeError:
         raise refuse(f"its root is no path: {recorded!r:.100}") from None
     return str(path.parent)
 
 
-def _refusing(path: Path):
+def _refusing(path: Path) -> Callable[[str], ManifestError]:
     def refuse(why: str) -> ManifestError:
         remedy = "make a manifest with: clipfeat manifest DIR -o images.parquet"
         return ManifestError(f"{path}: {why}; {remedy}")

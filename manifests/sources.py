@@ -5,14 +5,15 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from ..base.text import printable
 from .annotations import annotation_listing
-from .contents import is_url
+from .contents import absolute_root, is_url
 from .errors import ManifestError
 from .folder import folder_images
 from .headers import read_sizes
 from .images import Image
 from .listing import Say, located
-from .manifest import Manifest
+from .manifest import Manifest, checked
 from .parquet import recorded_root
 from .table import table_listing
 from .views import view_images
@@ -121,9 +122,11 @@ def _check_choices(choices: Choices, kind: str) -> None:
 def _root(sources: Sequence[Path], kind: str, images: str | None) -> str:
     """Return the root: a URL, or an absolute path in which links are kept as they are named."""
     if images is not None:
-        if not is_url(images) and not Path(images).is_dir():
+        if is_url(images):
+            return absolute_root(images)
+        if not Path(images).is_dir():
             raise ManifestError(f"--images {images} is no folder; give the one paths start from")
-        return images if is_url(images) else os.path.abspath(images)  # noqa: PTH100
+        return os.path.abspath(images)  # noqa: PTH100
     if kind == TABLE and len(sources) == 1 and sources[0].suffix.lower() == ".parquet":
         return recorded_root(sources[0])
     folders = (source if source.is_dir() else source.absolute().parent for source in sources)
@@ -162,6 +165,7 @@ def _listed(
 
 def _measured(images: list[Image], root: str, source: Path) -> list[Image]:
     """Return the images with sizes, from the headers where no list has said them."""
+    images = list(checked(images))  # before any file is opened
     unknown = [k for k, image in enumerate(images) if not (image.width and image.height)]
     sizes = read_sizes(root, [images[k].path for k in unknown]) if unknown else []
     for k, (width, height) in zip(unknown, sizes, strict=True):
@@ -169,6 +173,6 @@ def _measured(images: list[Image], root: str, source: Path) -> list[Image]:
     if not any(image.width for image in images):
         raise ManifestError(
             f"{source}: none of its {len(images)} image files can be read as an image, "
-            f"{images[0].path} for one; check the files"
+            f"{printable(images[0].path)} for one; check the files"
         )
     return images

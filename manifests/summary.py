@@ -85,7 +85,7 @@ def _rows(summary: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     ids = summary["ids"]
     forms = _shares(ids["forms"], summary["images"])
     yield "ids", f"{ids['first']} to {ids['last']}"
-    yield "", f"of the form {forms}"
+    yield "", f"like {forms}"
     yield "files", ", ".join(f"{n:,} {kind or 'no ending'}" for kind, n in summary["kinds"].items())
     if summary["without_size"]:
         yield "unknown", f"{_number(summary['without_size'], 'image')} without a readable header"

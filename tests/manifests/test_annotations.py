@@ -1,0 +1,205 @@
+"""JSON files of COCO, Karpathy and Visual Genome: ids, files found, and counts that are known."""
+
+import pytest
+from lists import coco, made, picture, write_json
+
+from clipfeat.manifests import Image, ManifestError
+
+
+class TestCoco:
+    @pytest.mark.parametrize("folder", ["", "train2014"])
+    def test_ids_are_numbers_and_the_layout_is_found_out(self, tmp_path, folder):
+        source = write_json(tmp_path / "annotations/instances_train2014.json", coco([9, 25]))
+        for k in (9, 25):
+            picture(tmp_path / folder / f"COCO_train2014_{k:012}.jpg")
+        manifest, said = made(source, root=tmp_path)
+        prefix = f"{folder}/" if folder else ""
+        assert manifest.images == (
+            Image("25", f"{prefix}COCO_train2014_000000000025.jpg", 64, 48),
+            Image("9", f"{prefix}COCO_train2014_000000000009.jpg", 64, 48),
+        )
+        assert manifest.root == str(tmp_path)
+        assert said == [f"{source}: lists 2 images; COCO train2014 has 82,783"]
+
+    def test_the_split_of_a_file_of_ones_own_is_told_by_the_names_in_it(self, tmp_path):
+        found = coco([1])["images"] + coco([2], "val2014")["images"]
+        source = write_json(tmp_path / "mine.json", {"images": found})
+        picture(tmp_path / "train2014/COCO_train2014_000000000001.jpg")
+        picture(tmp_path / "val2014/COCO_val2014_000000000002.jpg")
+        manifest, said = made(source)
+        assert [i.path.split("/")[0] for i in manifest.images] == ["train2014", "val2014"]
+        assert said == []
+
+    def test_the_images_of_test_dev_stand_in_the_folder_of_test(self, tmp_path):
+        source = write_json(tmp_path / "image_info_test-dev2015.json", coco([3], "test2015"))
+        picture(tmp_path / "test2015/COCO_test2015_000000000003.jpg")
+        assert made(source)[0].images[0].path == "test2015/COCO_test2015_000000000003.jpg"
+
+    def test_two_splits_in_one_call(self, tmp_path):
+        sources = []
+        for split, k in (("train2014", 1), ("val2014", 2)):
+            sources.append(write_json(tmp_path / f"captions_{split}.json", coco([k], split)))
+            picture(tmp_path / split / f"COCO_{split}_{k:012}.jpg")
+        assert [i.image_id for i in made(*sources, root=tmp_path)[0].images] == ["1", "2"]
+
+    def test_one_image_in_two_files(self, tmp_path):
+        picture(tmp_path / "train2014/COCO_train2014_000000000001.jpg")
+        sources = [write_json(tmp_path / f"{k}_train2014.json", coco([1])) for k in "ab"]
+        with pytest.raises(ManifestError, match=r"have the id '1': .*: name each image once"):
+            made(*sources)
+
+    def test_files_that_are_not_there_are_counted_and_stay(self, tmp_path):
+        source = write_json(tmp_path / "mine.json", coco(range(50)))
+        for k in range(0, 50, 2):
+            picture(tmp_path / f"COCO_train2014_{k:012}.jpg")
+        manifest, said = made(source)
+        assert len(manifest.images) == 50
+        assert said == [
+            f"{source}: 25 of 50 images are not in {tmp_path}, "
+            "COCO_train2014_000000000001.jpg for one"
+        ]
+
+    def test_no_file_in_any_layout(self, tmp_path):
+        source = write_json(tmp_path / "instances_val2014.json", coco([7], "val2014"))
+        with pytest.raises(
+            ManifestError,
+            match=r"none of its 1 images is there as .*/FILE_NAME or .*/val2014/FILE_NAME, "
+            r"COCO_val2014_000000000007.jpg for one; give the folder above them with --images",
+        ):
+            made(source)
+
+    def test_sizes_that_are_not_in_the_file_come_from_headers(self, tmp_path):
+        picture(tmp_path / "a.jpg", 30, 20)
+        source = write_json(tmp_path / "m.json", {"images": [{"id": 1, "file_name": "a.jpg"}]})
+        assert made(source)[0].images == (Image("1", "a.jpg", 30, 20),)
+
+
+# As published: cocodataset.org's download page and the papers' data sections.
+@pytest.mark.parametrize(
+    ("name", "number"),
+    [
+        ("instances_train2014.json", 82_783),
+        ("captions_val2014.json", 40_504),
+        ("image_info_test2014.json", 40_775),
+        ("image_info_test2015.json", 81_434),
+        ("person_keypoints_train2017.json", 118_287),
+        ("instances_val2017.json", 5_000),
+        ("image_info_test2017.json", 40_670),
+    ],
+)
+def test_known_numbers_of_coco(tmp_path, name, number):
+    images = [{"id": k, "file_name": f"{k}.jpg", "width": 4, "height": 3} for k in range(number)]
+    picture(tmp_path / "0.jpg")
+    said = made(write_json(tmp_path / name, {"images": images}))[1]
+    assert len(said) == 1  # the files that are not there, and nothing on the count
+    assert f"{number - 1:,} of {number:,} images are not in" in said[0]
+    said = made(write_json(tmp_path / name, {"images": images[:-1]}))[1]
+    assert f"{name}: lists {number - 1:,} images; COCO " in said[0]
+    assert said[0].endswith(f" has {number:,}")
+
+
+class TestKarpathy:
+    def test_ids_are_those_of_coco(self, tmp_path):
+        entry = {
+            "filepath": "val2014",
+            "sentids": [770337],
+            "filename": "COCO_val2014_000000391895.jpg",
+            "imgid": 0,
+            "split": "test",
+            "sentences": [{"tokens": ["a", "man"]}],
+            "cocoid": 391895,
+        }
+        source = write_json(tmp_path / "mine.json", {"images": [entry], "dataset": "coco"})
+        picture(tmp_path / "coco/val2014/COCO_val2014_000000391895.jpg", 40, 30)
+        path = "val2014/COCO_val2014_000000391895.jpg"
+        assert made(source, root=tmp_path / "coco")[0].images == (Image("391895", path, 40, 30),)
+        flat = made(source, root=tmp_path / "coco/val2014")[0]
+        assert flat.images == (Image("391895", "COCO_val2014_000000391895.jpg", 40, 30),)
+
+    def test_ids_of_flickr30k_are_stems(self, tmp_path):
+        entries = [
+            {"filename": f"{name}.jpg", "imgid": k, "split": "train", "sentids": []}
+            for k, name in enumerate(["1000092795", "10002456"])
+        ]
+        source = write_json(tmp_path / "dataset_flickr30k.json", {"images": entries})
+        picture(tmp_path / "1000092795.jpg")
+        picture(tmp_path / "10002456.jpg")
+        manifest, said = made(source)
+        assert [image.image_id for image in manifest.images] == ["1000092795", "10002456"]
+        data_set = "Karpathy's dataset_flickr30k.json"
+        assert [line.removeprefix(f"{source}: ") for line in said] == [
+            f"lists 2 images; {data_set} has 31,014",
+            f"lists 2 images of train; {data_set} has 29,000",
+            f"lists 0 images of val; {data_set} has 1,014",
+            f"lists 0 images of test; {data_set} has 1,000",
+        ]
+
+    @pytest.mark.parametrize(
+        ("name", "splits"),
+        [
+            (
+                "dataset_coco.json",
+                {"train": 82_783, "restval": 30_504, "val": 5_000, "test": 5_000},
+            ),
+            ("dataset_flickr30k.json", {"train": 29_000, "val": 1_014, "test": 1_000}),
+        ],
+    )
+    def test_known_numbers(self, tmp_path, name, splits):
+        names = (split for split, number in splits.items() for _ in range(number))
+        entries = [{"filename": f"{k}.jpg", "split": s, "cocoid": k} for k, s in enumerate(names)]
+        path = write_json(tmp_path / name, {"images": entries})
+        # The sizes of a hundred thousand files that are not there are not the point.
+        from clipfeat.manifests.annotations import annotation_listing
+
+        said = []
+        kind, listing = annotation_listing(path, said.append)
+        assert (kind, len(listing.images), said) == ("Karpathy", sum(splits.values()), [])
+
+
+class TestVisualGenome:
+    ENTRIES = (
+        {
+            "width": 800,
+            "url": "https://cs.stanford.edu/people/rak248/VG_100K_2/1.jpg",
+            "height": 600,
+            "image_id": 1,
+            "coco_id": None,
+            "flickr_id": None,
+        },
+        {
+            "width": 500,
+            "url": "https://cs.stanford.edu/people/rak248/VG_100K/2343728.jpg",
+            "height": 375,
+            "image_id": 2343728,
+            "coco_id": 1234,
+            "flickr_id": 5,
+        },
+    )
+
+    def test_files_stand_where_the_urls_say(self, tmp_path):
+        source = write_json(tmp_path / "image_data.json", list(self.ENTRIES))
+        picture(tmp_path / "VG_100K_2/1.jpg")
+        picture(tmp_path / "VG_100K/2343728.jpg")
+        manifest, said = made(source)
+        assert manifest.images == (
+            Image("1", "VG_100K_2/1.jpg", 800, 600),
+            Image("2343728", "VG_100K/2343728.jpg", 500, 375),
+        )
+        assert said == [f"{source}: lists 2 images; Visual Genome has 108,077 or 108,249"]
+
+    def test_or_all_in_one_folder(self, tmp_path):
+        source = write_json(tmp_path / "mine.json", list(self.ENTRIES))
+        picture(tmp_path / "all/1.jpg")
+        picture(tmp_path / "all/2343728.jpg")
+        manifest, _ = made(source, root=tmp_path / "all")
+        assert [image.path for image in manifest.images] == ["1.jpg", "2343728.jpg"]
+
+
+def test_files_of_two_kinds(tmp_path):
+    picture(tmp_path / "COCO_train2014_000000000001.jpg")
+    first = write_json(tmp_path / "a.json", coco([1]))
+    second = write_json(tmp_path / "b.json", list(TestVisualGenome.ENTRIES))
+    with pytest.raises(
+        ManifestError, match=r"a.json is COCO and .*b.json is Visual Genome; make a"
+    ):
+        made(first, second)

@@ -1,0 +1,163 @@
+"""Files that mean harm, or were never looked at: one line that says what is wrong."""
+
+import json
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+from lists import coco, made, picture
+
+from clipfeat.manifests import Image, Manifest, ManifestError, read_manifest, write_manifest
+
+
+def image(**changes: Any) -> dict[str, Any]:
+    return {"id": 1, "file_name": "a.jpg", "width": 4, "height": 3, **changes}
+
+
+def vg(**changes: Any) -> list[Any]:
+    return [{"image_id": 1, "url": "http://x/VG_100K/1.jpg", "width": 4, "height": 3, **changes}]
+
+
+@pytest.mark.parametrize(
+    ("content", "why"),
+    [
+        ("", "no JSON file"),
+        ("{", "no JSON file"),
+        ("[" * 300_000, "no JSON file"),
+        ('{"a":' * 300_000, "no JSON file"),
+        ('{"images": [{"id": ' + "9" * 5000 + "}]}", "no JSON file"),
+        (b'{"images": "caf\xe9"}', "no JSON file"),
+        ("1", "neither a list of images nor a key images"),
+        ("{}", "neither a list of images nor a key images"),
+        ('{"images": {"1": {}}}', "neither a list of images nor a key images"),
+        ("[]", "lists no image"),
+        ({"images": []}, "lists no image"),
+        ([1], "image 0: expected an object; got 1"),
+        ({"images": [[1]]}, r"image 0: expected an object; got \[1\]"),
+        ({"images": [image(), image(id="2")]}, "image 1: id must be a whole number .*got '2'"),
+        ({"images": [image(id=True)]}, "id must be a whole number from 0 to 2.63; got True"),
+        ({"images": [image(id=1.0)]}, "id must be a whole number .*got 1.0"),
+        ({"images": [image(id=-1)]}, "id must be a whole number .*got -1"),
+        ({"images": [image(id=2**63)]}, "id must be a whole number .*got 9223372036854775808"),
+        ({"images": [image(id=None)]}, "id must be a whole number .*got None"),
+        ({"images": [image(id=[])]}, r"id must be a whole number .*got \[\]"),
+        ({"images": [image(file_name=7)]}, "file_name must be a text; got 7"),
+        ({"images": [image(width="4")]}, "width must be a whole number of pixels.*got '4'"),
+        ({"images": [image(height=-1)]}, "height must be a whole number of pixels.*got -1"),
+        ({"images": [image(width=2**31)]}, "width must be a whole number of pixels"),
+        ({"images": [image(width=True)]}, "width must be a whole number of pixels.*got True"),
+        ({"images": [{"id": 1}]}, "image 0: no file_name; found id"),
+        ({"images": [image(file_name="")]}, "must have an id and a path"),
+        ({"images": [image(file_name="/etc/passwd")]}, "path below the root"),
+        ({"images": [image(file_name="../../a.jpg")]}, "path below the root"),
+        ({"images": [image(file_name="x/..")]}, "path below the root"),
+        ({"images": [image(file_name="a\0.jpg")]}, "no NUL"),
+        ({"images": [image(file_name="..\\a.jpg")]}, "no backslash"),
+        ({"images": [image(file_name="file:///etc/passwd")]}, "must have a path and no URL"),
+        ({"images": [image(file_name="C:/a.jpg")]}, "must have a path and no URL"),
+        ({"images": [image(file_name="\ud800.jpg")]}, "UTF-8 text"),
+        ({"images": [image(file_name="a" * 5000)]}, "at most 4,096 bytes"),
+        ({"images": [image(), image(file_name="b.jpg")]}, "the id '1': a.jpg and b.jpg"),
+        ({"images": [{"filename": "a.jpg", "cocoid": 1}]}, "no split; found filename, cocoid"),
+        ({"images": [{"filename": "../a.jpg", "split": "x"}]}, "path below the root"),
+        (
+            {"images": [{"filename": "a.jpg", "filepath": "..", "split": "x"}]},
+            "path below the root",
+        ),
+        ({"images": [{"filename": "a.jpg", "split": 1}]}, "split must be a text"),
+        (
+            {"images": [{"filename": "a.jpg", "cocoid": "1", "split": "x"}]},
+            "cocoid must be a whole",
+        ),
+        (vg(image_id="1"), "image_id must be a whole number"),
+        (vg(url=5), "url must be a text"),
+        (vg(url="http://x"), "must have an id and a path"),
+        (vg(url="http://x/../.."), "path below the root"),
+        (vg(url="http://[x/a"), "none of its 1 images is there"),
+    ],
+)
+def test_json_that_is_refused(tmp_path, content, why):
+    picture(tmp_path / "a.jpg")
+    content = content if isinstance(content, (str, bytes)) else json.dumps(content)
+    path = tmp_path / "m.json"
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    with pytest.raises(ManifestError, match=why) as refused:
+        made(path)
+    assert "\n" not in str(refused.value)
+    assert len(str(refused.value)) < 1000
+
+
+def test_paths_outside_are_refused_before_any_folder_is_looked_into(tmp_path):
+    (tmp_path / "root").mkdir()
+    picture(tmp_path / "a.jpg")
+    (tmp_path / "root/t.csv").write_text("id,path\n1,../a.jpg\n")
+    with pytest.raises(ManifestError, match="below the root"):
+        made(tmp_path / "root/t.csv")
+
+
+@pytest.mark.parametrize(
+    ("row", "why"),
+    [
+        (Image("a", "x/../../b.jpg", 1, 1), "below the root"),
+        (Image("a", "/b.jpg", 1, 1), "below the root"),
+        (Image("a", "s3://x/b.jpg", 1, 1), "no URL"),
+        (Image("a", "b\0.jpg", 1, 1), "no NUL"),
+        (Image("a\0", "b.jpg", 1, 1), "no NUL"),
+        (Image("\udce9", "b.jpg", 1, 1), "UTF-8"),
+        (Image("a", "b.jpg", 2**31, 1), "size >= 0 in whole pixels"),
+        (Image("a", "b.jpg", width=True, height=1), "size >= 0 in whole pixels"),
+        (Image("a", "b.jpg", 1.5, 1), "size >= 0 in whole pixels"),  # type: ignore[arg-type]
+        (Image(1, "b.jpg", 1, 1), "both text"),  # type: ignore[arg-type]
+        (Image("\u00e9" * 2049, "b.jpg", 1, 1), "at most 4,096 bytes"),
+    ],
+)
+def test_rows_that_no_manifest_holds(tmp_path, row, why):
+    with pytest.raises(ManifestError, match=f"a manifest row .*{why}"):
+        Manifest.of(tmp_path, [row])
+
+
+def test_names_that_look_odd_and_are_not(tmp_path):
+    rows = [
+        Image("..a", "..a/b..jpg", 1, 1),
+        Image("\u00e9", "caf\u00e9 12:30.jpg", 2**31 - 1, 0),
+        Image("\U0001f600", "./a//b.jpg", 1, 1),
+        Image("a\x1b[2J", "a\n.jpg", 1, 1),
+        Image("\uffff", "\u00e9" * 2048, 1, 1),
+    ]
+    manifest = Manifest.of(tmp_path, rows)
+    assert manifest.images == tuple(sorted(rows))  # by code points, as Python sorts
+    write_manifest(manifest, tmp_path / "m.parquet")
+    assert read_manifest(tmp_path / "m.parquet") == manifest
+
+
+def test_a_manifest_from_elsewhere_that_leads_out(tmp_path):
+    write_manifest(Manifest.of(tmp_path, [Image("a", "a.jpg", 1, 1)]), tmp_path / "m.parquet")
+    table = pq.read_table(tmp_path / "m.parquet")
+    forged = table.set_column(1, "path", [["../../etc/passwd"]])
+    pq.write_table(forged.replace_schema_metadata(table.schema.metadata), tmp_path / "m.parquet")
+    with pytest.raises(ManifestError, match="below the root"):
+        read_manifest(tmp_path / "m.parquet")
+
+
+@pytest.mark.parametrize(
+    ("root", "why"),
+    [
+        (b"\xff", "its root is no path"),
+        (b"file:///etc", "images are read from a folder or from a URL"),
+    ],
+)
+def test_a_manifest_whose_root_is_no_root(tmp_path, root, why):
+    write_manifest(Manifest.of(tmp_path, [Image("a", "a.jpg", 1, 1)]), tmp_path / "m.parquet")
+    table = pq.read_table(tmp_path / "m.parquet")
+    pq.write_table(table.replace_schema_metadata({b"clipfeat.root": root}), tmp_path / "m.parquet")
+    with pytest.raises(ManifestError, match=why):
+        read_manifest(tmp_path / "m.parquet")
+
+
+def test_annotations_are_not_kept_in_memory(tmp_path):
+    from clipfeat.manifests.jsonfile import read_json
+
+    path = tmp_path / "m.json"
+    path.write_text(json.dumps(coco([1])))
+    kept = {"file_name": "COCO_train2014_000000000001.jpg", "height": 48, "width": 64, "id": 1}
+    assert read_json(path) == {"images": [kept]}

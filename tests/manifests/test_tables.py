@@ -1,0 +1,127 @@
+"""Tables of images: Parquet, CSV and JSON lines."""
+
+import json
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from lists import made, picture
+
+from clipfeat.manifests import Image, ManifestError, folder_manifest, write_manifest
+
+
+@pytest.fixture
+def folder(tmp_path):
+    picture(tmp_path / "x/a.jpg", 30, 20)
+    picture(tmp_path / "x/b.jpg", 40, 50)
+    return tmp_path
+
+
+IMAGES = (Image("007", "x/a.jpg", 30, 20), Image("8", "x/b.jpg", 40, 50))
+
+
+class TestCsv:
+    @pytest.mark.parametrize("head", ["image_id,path", "id,file_name", "id,filename", "id,file"])
+    def test_ids_are_kept_as_they_are_written(self, folder, head):
+        (folder / "t.csv").write_text(f"{head}\n007,x/a.jpg\r\n8,x/b.jpg\n")
+        assert made(folder / "t.csv")[0].images == IMAGES
+
+    def test_columns_of_other_names_and_sizes_that_are_given(self, folder):
+        (folder / "t.csv").write_text('\ufeffwidth,name,height,"where",id\n9,007,8,x/a.jpg,z\n')
+        manifest, _ = made(folder / "t.csv", id_column="name", path_column="where")
+        assert manifest.images == (Image("007", "x/a.jpg", 9, 8),)
+
+
+class TestJsonLines:
+    def test_ids_may_be_texts_or_numbers(self, folder):
+        rows = [{"id": "007", "path": "x/a.jpg"}, {"id": 8, "path": "x/b.jpg", "more": [1]}]
+        (folder / "t.jsonl").write_text("\n".join(map(json.dumps, rows)) + "\n\n")
+        assert made(folder / "t.jsonl")[0].images == IMAGES
+
+
+class TestParquet:
+    @pytest.mark.parametrize("kind", [pa.string(), pa.large_string(), pa.dictionary(pa.int32(), pa.string())])  # fmt: skip
+    def test_texts_of_any_kind(self, folder, kind):
+        columns = {
+            "label": pa.array([[1], [2]]),
+            "path": pa.array(["x/a.jpg", "x/b.jpg"], kind),
+            "image_id": pa.array(["007", "8"], kind),
+        }
+        pq.write_table(pa.table(columns), folder / "t.parquet")
+        assert made(folder / "t.parquet")[0].images == IMAGES
+
+    def test_ids_may_be_numbers(self, folder):
+        columns = {"id": [8], "file": ["x/b.jpg"], "width": [2], "height": [1]}
+        pq.write_table(pa.table(columns), folder / "t.parquet")
+        assert made(folder / "t.parquet")[0].images == (Image("8", "x/b.jpg", 2, 1),)
+
+    def test_a_manifest_is_such_a_table_and_keeps_its_root(self, folder, tmp_path):
+        manifest = folder_manifest(folder / "x")
+        (tmp_path / "elsewhere").mkdir()
+        write_manifest(manifest, tmp_path / "elsewhere/m.parquet")
+        assert made(tmp_path / "elsewhere/m.parquet")[0] == manifest
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "why"),
+    [
+        ("t.csv", "", "has no column image_id or id; it has none; name one with --id-column"),
+        ("t.csv", "id,where\n", r"no column path or file_name or .*; it has id, where; .*--path-col"),
+        ("t.csv", "id,path\n", "lists no image"),
+        ("t.csv", "id,path\n1\n", r"t.csv line 2 has 1 values and the heading 2"),
+        ("t.csv", "id,path,path\n1,a,b\n", "two columns path; rename one"),
+        ("t.csv", "id,path\n,a.jpg\n", "must have an id and a path, both text and not empty"),
+        ("t.csv", "id,path\n1,\n", "must have an id and a path"),
+        ("t.csv", 'id,path\n1,"a', "no CSV in UTF-8"),
+        ("t.csv", "id,path\n1,a.jpg" + "x" * 200_000, "no CSV in UTF-8"),
+        ("t.csv", b"id,path\n1,caf\xe9.jpg", "no CSV in UTF-8"),
+        ("t.csv", "id,path,width,height\n1,a,,1\n", "line 2: width must be a whole number of pixels"),
+        ("t.csv", "id,path,width,height\n1,a,1e3,1\n", "width must be .*; got '1e3'"),
+        ("t.csv", f"id,path,width,height\n1,a,{'9' * 5000},1\n", "width must be .*; got '9999"),
+        ("t.csv", "id,path\n1,../a.jpg\n", r"below the root, without \.\."),
+        ("t.csv", "id,path\n1,a\x1b[2J\\b.jpg\n", r"no backslash .*got id '1', path 'a.x1b\[2J"),
+        ("t.jsonl", "[1]\n", "line 1: expected an object"),
+        ("t.jsonl", '{"id": 1, "path": "a.jpg"}\n{"id": 2}\n', "line 2: no path; found id"),
+        ("t.jsonl", '{"id": true, "path": "a"}', "id must be a text or a whole number .*got True"),
+        ("t.jsonl", '{"id": 1.5, "path": "a"}', "id must be a text or a whole number"),
+        ("t.jsonl", '{"id": null, "path": "a"}', "id must be a text or a whole number .*got None"),
+        ("t.jsonl", '{"id": 1, "path": null}', "path must be a text; got None"),
+        ("t.jsonl", '{"id": "\\ud800", "path": "a"}', "UTF-8 text"),
+        ("t.jsonl", "{" * 100, "line 1 is no JSON"),
+        ("t.jsonl", "[" * 200_000, "line 1 is no JSON"),
+        ("t.jsonl", " " * (1 << 20) + "1", "line 1 has more than 1,048,576 bytes"),
+        ("t.parquet", "no", "not a readable Parquet file"),
+    ],
+)  # fmt: skip
+def test_tables_that_are_refused(tmp_path, name, content, why):
+    (tmp_path / name).write_bytes(content if isinstance(content, bytes) else content.encode())
+    with pytest.raises(ManifestError, match=why) as refused:
+        made(tmp_path / name)
+    assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("columns", "why"),
+    [
+        ({"id": ["1", None], "path": ["a", "b"]}, "holds a null"),
+        ({"id": ["1"], "path": [["a"]]}, "'path' must hold texts or numbers; its type is list"),
+        ({"id": [True], "path": ["a"]}, "id must be a text or a whole number .*got True"),
+        ({"id": [0.5], "path": ["a"]}, "id must be a text or a whole number .*got 0.5"),
+        ({"id": [-1], "path": ["a"]}, "id must be a text or a whole number .*got -1"),
+        ({"id": ["1"], "path": [2]}, "path must be a text; got 2"),
+        ({"id": ["1"], "path": ["a"], "width": [1.5], "height": [1]}, "width must be .*got 1.5"),
+        ({"id": ["1"], "path": ["a" * 5000]}, "a text of 5,000 bytes"),
+        ({"id": [b"1"], "path": ["a"]}, "must hold texts or numbers; its type is binary"),
+    ],
+)
+def test_columns_that_are_refused(tmp_path, columns, why):
+    pq.write_table(pa.table(columns), tmp_path / "t.parquet")
+    with pytest.raises(ManifestError, match=why):
+        made(tmp_path / "t.parquet")
+
+
+def test_two_parquet_columns_of_one_name(tmp_path):
+    table = pa.table([["1"], ["2"], ["a"]], names=["id", "id", "path"])
+    pq.write_table(table, tmp_path / "t.parquet")
+    with pytest.raises(ManifestError, match="two columns id"):
+        made(tmp_path / "t.parquet")

@@ -1,0 +1,200 @@
+"""Tar shards: keys by webdataset's rule, bytes without unpacking, and tars that lie."""
+
+import io
+import tarfile
+from pathlib import Path
+
+import pytest
+from lists import made
+from pictures import photograph, write_photographs
+
+from clipfeat.manifests import (
+    ManifestError,
+    folder_manifest,
+    read_content,
+    read_manifest,
+    write_manifest,
+)
+from clipfeat.manifests.tars import members
+
+
+def jpeg(seed: int = 0, width: int = 64) -> bytes:
+    content = io.BytesIO()
+    photograph(seed, width).save(content, "JPEG")
+    return content.getvalue()
+
+
+def pack(path: Path, files: dict[str, bytes], kind: int = tarfile.PAX_FORMAT) -> Path:
+    with tarfile.open(path, "w", format=kind) as tar:
+        for name, content in files.items():
+            member = tarfile.TarInfo(name)
+            member.size = len(content)
+            tar.addfile(member, io.BytesIO(content))
+    return path
+
+
+# webdataset's documentation: the key is the path up to the first dot after the last slash.
+@pytest.mark.parametrize(
+    ("name", "key"),
+    [
+        ("000001.jpg", "000001"),
+        ("train/n01440764/10026.JPEG", "train/n01440764/10026"),
+        ("v1.0/a.png", "v1.0/a"),
+        ("./a.jpg", "./a"),
+        ("a b\u00e9.webp", "a b\u00e9"),
+    ],
+)
+def test_ids_are_webdataset_keys(tmp_path, name, key):
+    pack(tmp_path / "s.tar", {name: jpeg(), "x.txt": b"a caption", "x.json": b"{}", "y.cls": b"1"})
+    manifest, said = made(tmp_path / "s.tar")
+    assert [(i.image_id, i.path, i.width) for i in manifest.images] == [(key, f"s.tar/{name}", 64)]
+    assert said == []
+
+
+def test_names_with_a_second_dot_are_parts_of_another_sample_and_are_said(tmp_path):
+    pack(tmp_path / "s.tar", {"a.jpg": jpeg(), "a.seg.png": jpeg(), ".hidden.jpg": b""})
+    manifest, said = made(tmp_path / "s.tar")
+    assert [image.image_id for image in manifest.images] == ["a"]
+    assert said[0].startswith("2 image files are passed over, s.tar/a.seg.png for one")
+
+
+@pytest.mark.parametrize("kind", [tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT])
+def test_bytes_are_read_without_unpacking(tmp_path, kind):
+    long = "deep/" * 40 + "name.jpg"
+    files = {f"{k:03}.jpg": jpeg(k, 64 + k) for k in range(20)}
+    if kind != tarfile.USTAR_FORMAT:
+        files[long] = jpeg(99)
+    pack(tmp_path / "s.tar", files, kind)
+    manifest = folder_manifest(tmp_path)
+    assert manifest.root == str(tmp_path)
+    for image in manifest.images:
+        name = image.path.removeprefix("s.tar/")
+        assert read_content(manifest.root, image.path) == files[name]
+    sizes = {image.path[6:9]: image.width for image in manifest.images if "deep" not in image.path}
+    assert sizes == {f"{k:03}": 64 + k for k in range(20)}
+    with pytest.raises(FileNotFoundError):
+        read_content(manifest.root, "s.tar/none.jpg")
+    with pytest.raises(FileNotFoundError):
+        read_content(manifest.root, "none.tar/000.jpg")
+
+
+def test_shards_of_a_folder_and_shards_by_name_are_the_same(tmp_path):
+    for k in range(3):
+        (tmp_path / "data/part").mkdir(parents=True, exist_ok=True)
+        pack(tmp_path / f"data/part/{k:05}.tar", {f"{k}{j}.jpg": jpeg(j) for j in range(2)})
+    (tmp_path / "data/00000_stats.json").write_text("{}")
+    by_folder, _ = made(tmp_path / "data")
+    by_name, _ = made(*(tmp_path / "data/part").iterdir(), root=tmp_path / "data")
+    assert by_folder == by_name
+    assert [image.path for image in by_folder.images][:3] == [
+        "part/00000.tar/00.jpg",
+        "part/00000.tar/01.jpg",
+        "part/00001.tar/10.jpg",
+    ]
+    write_manifest(by_folder, tmp_path / "m.parquet")
+    assert read_manifest(tmp_path / "m.parquet") == by_folder
+    again, said = made(tmp_path / "m.parquet")  # every member is found in its tar
+    assert (again, said) == (by_folder, [])
+
+
+def test_a_tar_beside_images_is_no_source(tmp_path):
+    write_photographs(tmp_path, 1)
+    pack(tmp_path / "s.tar", {"a.jpg": jpeg()})
+    assert [image.image_id for image in folder_manifest(tmp_path).images] == ["p000"]
+
+
+def test_one_key_in_two_tars(tmp_path):
+    pack(tmp_path / "a.tar", {"x.jpg": jpeg()})
+    pack(tmp_path / "b.tar", {"x.png": jpeg()})
+    with pytest.raises(ManifestError, match=r"id 'x': a.tar/x.jpg and b.tar/x.png; ids must be"):
+        made(tmp_path / "a.tar", tmp_path / "b.tar")
+
+
+def test_a_tar_that_is_replaced_is_listed_again(tmp_path):
+    path = pack(tmp_path / "s.tar", {"a.jpg": b"one"})
+    assert read_content(str(tmp_path), "s.tar/a.jpg") == b"one"
+    pack(path, {"b.jpg": b"other", "c.jpg": b"x" * 20_000})
+    assert read_content(str(tmp_path), "s.tar/b.jpg") == b"other"
+
+
+def test_of_two_members_with_one_name_the_later_counts_as_in_unpacking(tmp_path):
+    pack(tmp_path / "s.tar", {"a.jpg": b"one"})
+    with tarfile.open(tmp_path / "s.tar", "a") as tar:
+        member = tarfile.TarInfo("a.jpg")
+        member.size = 5
+        tar.addfile(member, io.BytesIO(b"other"))
+    assert read_content(str(tmp_path), "s.tar/a.jpg") == b"other"
+
+
+def test_links_devices_and_sparse_files_are_no_members(tmp_path):
+    with tarfile.open(tmp_path / "s.tar", "w") as tar:
+        for name, kind in (
+            ("link.jpg", tarfile.SYMTYPE),
+            ("hard.jpg", tarfile.LNKTYPE),
+            ("pipe.jpg", tarfile.FIFOTYPE),
+            ("device.jpg", tarfile.CHRTYPE),
+            ("folder.jpg", tarfile.DIRTYPE),
+        ):
+            member = tarfile.TarInfo(name)
+            member.type, member.linkname = kind, "/etc/passwd"
+            tar.addfile(member)
+        member = tarfile.TarInfo("sparse.jpg")
+        member.pax_headers = {"GNU.sparse.map": "0,1", "GNU.sparse.size": "1000000000"}
+        tar.addfile(member)
+    assert members(str(tmp_path / "s.tar")) == {}
+    with pytest.raises(ManifestError, match="no member is an image; expected KEY and one of"):
+        made(tmp_path / "s.tar")
+    with pytest.raises(FileNotFoundError):
+        read_content(str(tmp_path), "s.tar/link.jpg")
+
+
+def claiming(size: int, kind: bytes = tarfile.REGTYPE) -> bytes:
+    """Return a header that says of a file that it has `size` bytes, written in base 256."""
+    member = tarfile.TarInfo("a.jpg")
+    member.type = kind
+    header = bytearray(member.tobuf(tarfile.GNU_FORMAT))
+    header[124:136] = (size % (1 << 96)).to_bytes(12, "big")
+    header[124] = 0o377 if size < 0 else 0o200
+    header[148:156] = b" " * 8
+    header[148:156] = f"{sum(header):06o}\0 ".encode()
+    return bytes(header)
+
+
+@pytest.mark.parametrize(
+    ("damage", "why"),
+    [
+        (lambda content: b"", "not a whole tar file"),
+        (lambda content: b"no tar at all" * 100, "not a whole tar file"),
+        (lambda content: b"\x1f\x8b" + content, "not a whole tar file"),
+        (lambda content: content[:4096], "ends after the file does"),
+        (lambda content: content[: 3 * 512], "no header and no end mark"),
+        (lambda content: content[:1536] + b"\1" * 512 + content[2048:], "no header and no end mark"),
+        (lambda content: claiming(1 << 60) + content, "ends after the file does"),
+        (lambda content: claiming(-512) + content, "not a whole tar file"),
+        (lambda content: claiming(1 << 40, tarfile.XHDTYPE) + content, "a header of 1,099,511,6"),
+        (lambda content: claiming(1 << 40, b"L") + content, "a header of 1,099,511,627,776 bytes"),
+        (lambda content: claiming(-1024, tarfile.XHDTYPE) + content, "not a whole tar file"),
+    ],
+)  # fmt: skip
+def test_tars_that_are_not_what_they_say(tmp_path, damage, why):
+    pack(tmp_path / "s.tar", {"a.jpg": b"x" * 1000, "b.jpg": b"y" * 8000})
+    (tmp_path / "s.tar").write_bytes(damage((tmp_path / "s.tar").read_bytes()))
+    with pytest.raises(ManifestError, match=f"s.tar: .*{why}"):
+        made(tmp_path / "s.tar")
+    with pytest.raises(OSError, match="not a whole tar"):
+        read_content(str(tmp_path), "s.tar/b.jpg")
+
+
+def test_members_whose_names_lead_out(tmp_path):
+    for name in ("../a.jpg", "x/../../a.jpg", "a\\b.jpg"):
+        pack(tmp_path / "s.tar", {name: jpeg()})
+        with pytest.raises(ManifestError, match=r"below the root|no backslash"):
+            made(tmp_path / "s.tar")
+
+
+def test_names_that_are_no_text(tmp_path):
+    with tarfile.open(tmp_path / "s.tar", "w", format=tarfile.USTAR_FORMAT, encoding="latin1") as t:
+        member = tarfile.TarInfo("caf\u00e9.jpg")
+        t.addfile(member)
+    with pytest.raises(ManifestError, match="must have an id and a path of UTF-8 text"):
+        made(tmp_path / "s.tar")
