@@ -10,8 +10,8 @@ from .listing import Say
 from .tars import members
 from .walk import SUFFIXES, suffix
 
-# webdataset's rule: folders, then the name up to its first dot, then the rest. It passes over
-# names that begin with a dot.
+# webdataset's rule: folders, then the name up to its first dot, then the rest. A name that begins
+# with a dot has no key; in a folder, webdataset would take the folder for it.
 NAME = re.compile(r"((?:.*/)?[^/.]+)\.([^/]*)", re.DOTALL)
 
 

@@ -68,7 +68,7 @@ def served(tmp_path):
     """A folder of images, and the URL at which a web server of the standard library shows it."""
 
     class Quiet(http.server.SimpleHTTPRequestHandler):
-        def log_message(self, *_):
+        def log_message(self, format, *args):
             pass
 
     folder = write_photographs(tmp_path / "images", 3)
