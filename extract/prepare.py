@@ -86,7 +86,7 @@ def make_job(
     cores = max(1, (os.cpu_count() or 1) // len(prepared.devices))
     return Job(
         store=out,
-        image_root=str(manifest.root),
+        image_root=manifest.root,
         backbone=prepared.spec,
         recipe=prepared.recipe,
         identity=prepared.identity,
