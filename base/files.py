@@ -4,6 +4,7 @@ import contextlib
 import errno
 import hashlib
 import os
+import secrets
 import stat
 from collections.abc import Iterator
 from pathlib import Path
@@ -56,21 +57,30 @@ def naming(path: Path) -> Iterator[None]:
         raise
 
 
+def temporary_name(name: str) -> str:
+    """Return a name for a file in the making: no two are the same, on any host, ever."""
+    return f"{name}.{secrets.token_hex(8)}{TEMPORARY}"
+
+
 @contextlib.contextmanager
-def atomic_file(path: Path) -> Iterator[BinaryIO]:
+def atomic_file(path: Path, *, replace: bool = True) -> Iterator[BinaryIO]:
     """Open a temporary file that takes the name `path` when the block ends without an error.
 
     The bytes are on the disk before the name is (fsync, rename, fsync of the folder), so
-    after a crash `path` holds the old content or the new, never a part.
+    after a crash `path` holds the old content or the new, never a part. With `replace=False`
+    it raises FileExistsError if there is such a file: one of several writers wins.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}{TEMPORARY}")
-    temporary.unlink(missing_ok=True)  # whatever has that name may be a link to somewhere else
+    temporary = path.with_name(temporary_name(f".{path.name}"))
     try:
         with naming(path), temporary.open("xb") as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
-        temporary.rename(path)
+        if replace:
+            temporary.rename(path)
+        else:
+            path.hardlink_to(temporary)
+            temporary.unlink()
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise

@@ -220,6 +220,37 @@ def repair(*, path: Path, deep: bool, break_lock: bool, as_json: bool) -> None:
 
 @store.command()
 @store_argument
+@break_lock
+@as_json
+def finish(*, path: Path, break_lock: bool, as_json: bool) -> None:
+    """Make a store of the shards that parts of an extraction have written to STORE.
+
+    Checks that all are there and reads them again; needs neither the images nor torch. Exits
+    with 1 if some are not, and says which --shard-range to run again. Also finishes an
+    extraction that was killed after its last shard.
+
+    \b
+    $ clipfeat extract --model RN50x4 --out coco.clipfeat --shard-range 1/2   # on one machine
+    $ clipfeat extract --model RN50x4 --out coco.clipfeat --shard-range 2/2   # on another
+    $ clipfeat store finish coco.clipfeat
+    """
+    from ..featstore import FeatureStore
+    from ..featstore.writing.completion import finish_store
+
+    done = finish_store(path, break_lock=break_lock, say=lambda line: click.echo(line, err=True))
+    if isinstance(done, FeatureStore):
+        text = f"{path} is finished: {len(done)} records, digest {done.digest[:16]}..."
+        counts = done.card["counts"]
+        found = {"store": str(path), "finished": True, "digest": done.digest, "counts": counts}
+    else:
+        text, found = f"Error: {done.text()}", done.to_json()
+    is_finished = found["finished"]
+    click.echo(json.dumps(found, indent=2) if as_json else text, err=not (as_json or is_finished))
+    sys.exit(0 if is_finished else 1)
+
+
+@store.command()
+@store_argument
 @as_json
 def digest(*, path: Path, as_json: bool) -> None:
     """Print the digest of STORE, which a paper cites.

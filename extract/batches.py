@@ -4,7 +4,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from ..featstore.writing.journal import Receipt
+from ..featstore.writing.receipt import Receipt
 from ..manifests import Image
 from .plan import ShardTask
 from .profile import Spent

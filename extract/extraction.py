@@ -1,13 +1,13 @@
 """The whole extraction: check, plan, run what is pending, finish the store."""
 
 import contextlib
-import importlib.metadata
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 from ..featstore import FeatureStore, Status, StoreError
 from ..featstore.layout import Layout, is_written_again, lay_out
+from ..featstore.refused import reasons_text, refused_rows
 from ..featstore.write import SHARD_RECORDS
 from ..featstore.writing.tidy import finish_tidying
 from ..featstore.writing.update import finished_store, shard_records_at, update_layout
@@ -18,7 +18,7 @@ from .plan import shard_tasks
 from .prepare import Prepared, make_job, prepare
 from .profile import Spent
 from .progress import Progress
-from .report import Report, reasons_text, refused_rows, run_file
+from .report import Report, run_file
 from .request import Request
 from .space import shortage
 
@@ -60,7 +60,7 @@ def extract_images(
             writer.discard()
             what = "no store was written" if store is None else f"{out} is as it was"
             raise ExtractError(f"no image gave a record, {what}: {reasons_text(refused)}")
-        finished = writer.finish(library_versions())
+        finished = writer.finish()
     seconds = time.monotonic() - started
     refused = refused_rows(finished.index)
     report = Report(finished, refused, progress.images, progress.bytes, seconds, progress.spent)
@@ -146,9 +146,3 @@ def check_same_images(manifest: Manifest, store: FeatureStore) -> None:
                 f"{image.image_id!r} is {width}x{height} pixels there and {size[0]}x{size[1]} "
                 f"in {manifest.root}; choose another --out"
             )
-
-
-def library_versions() -> dict[str, str]:
-    """Return the versions of what touches pixels."""
-    names = ("pillow", "torch", "open_clip_torch")
-    return {name: importlib.metadata.version(name) for name in names}

@@ -1,5 +1,6 @@
 """What an extraction was asked to do, as plain values that travel to worker processes."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -31,3 +32,4 @@ class Job:
     picture_bytes: int  # of the largest picture of the plan, as it enters the backbone
     decoders: int  # processes that decode, per device
     threads: int  # that compress, per device
+    libraries: Mapping[str, str]  # versions of what touches pixels, by name

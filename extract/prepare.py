@@ -1,5 +1,6 @@
 """What must be known before the first image is read: devices, backbone, recipe, plan."""
 
+import importlib.metadata
 import math
 import os
 from collections.abc import Callable, Iterable
@@ -95,9 +96,16 @@ def make_job(
         picture_bytes=math.prod(largest),
         decoders=request.decoders or cores,
         threads=max(2, cores),
+        libraries=library_versions(),
     )
 
 
 def default_precision(devices: tuple[str, ...]) -> str:
     """Return float16 on a GPU, as CLIP was published, and float32 on a CPU."""
     return "float32" if devices[0] == "cpu" else "float16"
+
+
+def library_versions() -> dict[str, str]:
+    """Return the versions of what touches pixels."""
+    names = ("pillow", "torch", "open_clip_torch")
+    return {name: importlib.metadata.version(name) for name in names}

@@ -1,14 +1,13 @@
 """What an extraction came to, for a person, a script and the file beside the store."""
 
 import json
-from collections import Counter
-from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from ..base.files import write_atomically
-from ..featstore import FeatureStore, IndexRow, Status
+from ..featstore import FeatureStore, IndexRow
+from ..featstore.refused import reasons, reasons_text
 from .profile import Spent
 
 
@@ -63,26 +62,3 @@ def run_file(store: Path) -> Path:
     PosixPath('coco.run.json')
     """
     return store.with_name(f"{store.name.removesuffix('.clipfeat')}.run.json")
-
-
-def refused_rows(rows: Iterable[IndexRow]) -> tuple[IndexRow, ...]:
-    """Return the rows of ids that have no record."""
-    return tuple(row for row in rows if row.status != Status.OK)
-
-
-def reasons(refused: Sequence[IndexRow], most: int = 5) -> list[dict[str, Any]]:
-    """Return the most frequent reasons of refusal, each with its number and an id."""
-    counts = Counter((row.status, row.reason) for row in refused)
-    example = {(row.status, row.reason): row.image_id for row in reversed(refused)}
-    return [
-        {"images": n, "status": str(why[0]), "reason": why[1], "for_one": example[why]}
-        for why, n in counts.most_common(most)
-    ]
-
-
-def reasons_text(refused: Sequence[IndexRow]) -> str:
-    """Return `reasons` for a person."""
-    return "; ".join(
-        "{images} {status} ({reason}; {for_one} for one)".format_map(why)
-        for why in reasons(refused)
-    )

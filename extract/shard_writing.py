@@ -35,7 +35,9 @@ class BatchWriter:
         """
         job, shard = self._job, batch.task.shard
         if self._transaction is None:
-            self._transaction = ShardTransaction(job.store, job.identity, job.shard_records, shard)
+            self._transaction = ShardTransaction(
+                job.store, job.identity, job.shard_records, shard, job.libraries
+            )
             self._gate = ShardGate()
             self._rows = []
         encoding = [

@@ -31,13 +31,13 @@ def write_store(
     layout = lay_out(shapes, shard_records)
     with StoreWriter(path, identity, layout) as writer:
         for shard in writer.pending:
-            with ShardTransaction(path, identity, shard_records, shard) as files:
+            with ShardTransaction(path, identity, shard_records, shard, libraries={}) as files:
                 rows = [
                     _append(files, identity, shard, position, read(image_id))
                     for position, image_id in enumerate(shard.ids)
                 ]
                 files.commit(tuple(rows))
-        return writer.finish(libraries={})
+        return writer.finish()
 
 
 def _append(

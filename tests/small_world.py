@@ -6,7 +6,7 @@ hundredths of a second.
 
 import os
 import signal
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +23,7 @@ from clipfeat.featstore.writing.writer import StoreWriter
 
 IDENTITY = make_identity(8, pooled_dim=4)
 SHARD_RECORDS = 2
+LIBRARIES = {"torch": "2.7"}
 SHAPES = {
     "a0": GridShape(1, 2),
     "a1": GridShape(1, 2),
@@ -72,19 +73,19 @@ def write(
     ) as writer:
         for shard in order(writer.pending):
             write_shard(path, shard)
-        return writer.finish(libraries={})
+        return writer.finish()
 
 
-def write_shard(path: Path, shard: Shard) -> None:
+def write_shard(path: Path, shard: Shard, libraries: Mapping[str, str] = LIBRARIES) -> None:
     """Write one shard and its receipt."""
-    with ShardTransaction(path, IDENTITY, SHARD_RECORDS, shard) as files:
+    with ShardTransaction(path, IDENTITY, SHARD_RECORDS, shard, libraries) as files:
         rows = [_append(files, shard, position) for position in range(len(shard.ids))]
         files.commit(tuple(rows))
 
 
 def begin_shard_and_die(path: Path, shard: Shard) -> None:
     """Open the files of a shard and be killed, as a worker process may be."""
-    with ShardTransaction(path, IDENTITY, SHARD_RECORDS, shard):
+    with ShardTransaction(path, IDENTITY, SHARD_RECORDS, shard, LIBRARIES):
         os.kill(os.getpid(), signal.SIGKILL)
 
 

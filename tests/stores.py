@@ -81,7 +81,7 @@ def write_encoded(
     with StoreWriter(path, identity, layout, parent=parent) as writer:
         for shard in writer.pending:
             write_shard(path, identity, layout, shard, encoded)
-        return writer.finish(libraries={})
+        return writer.finish()
 
 
 def write_shard(
@@ -92,7 +92,7 @@ def write_shard(
     encoded: Encoded,
 ) -> None:
     """Write one shard of records whose bytes on disk are given."""
-    with ShardTransaction(path, identity, layout.shard_records, shard) as files:
+    with ShardTransaction(path, identity, layout.shard_records, shard, libraries={}) as files:
         rows = []
         for image_id, row in zip(shard.ids, shard.rows, strict=True):
             content = encoded[image_id]

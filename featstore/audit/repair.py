@@ -12,7 +12,7 @@ from ..errors import StoreError
 from ..format import JOURNAL, STORE_JSON, TABLES, ZARR_GROUP, is_table_file, table_file
 from ..store import FeatureStore
 from ..writing.journal import Journal
-from ..writing.lock import WriterLock
+from ..writing.store_lock import StoreLock
 from .verify import Depth, Problem, verify
 
 
@@ -44,7 +44,7 @@ def repair(path: Path, depth: Depth = Depth.FULL, *, break_lock: bool = False) -
         FeatureStore.open(path)  # raises, saying what is there instead
     journal = Journal(path)
     journal.create()
-    lock = WriterLock(journal.lock_path)
+    lock = StoreLock(journal)
     lock.acquire(break_lock=break_lock)
     try:
         mended = _mend_lookup(path)

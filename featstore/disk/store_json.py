@@ -51,8 +51,14 @@ def card_checksum(card: dict[str, Any]) -> str:
 
 
 def write_card(store: Path, card: dict[str, Any]) -> None:
-    """Write store.json, which makes everything else in the store count."""
-    write_atomically(store / STORE_JSON, card_bytes(card))
+    """Write store.json, which makes everything else in the store count.
+
+    Raises StoreError if it would be larger than readers take.
+    """
+    content = card_bytes(card)
+    if len(content) > MAX_CARD_BYTES:
+        raise StoreError(f"{store}: {STORE_JSON} would have {len(content):,} bytes, too many")
+    write_atomically(store / STORE_JSON, content)
 
 
 def read_card(store: Path) -> dict[str, Any]:

@@ -4,7 +4,6 @@ import heapq
 import importlib.metadata
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -18,125 +17,126 @@ from ..format import (
     FORMAT,
     TABLES,
     GridShape,
-    Identity,
     IndexRow,
     ShardRow,
     Status,
     store_digest,
     table_file,
 )
-from ..layout import Layout, Shard
+from ..layout import Shard
 from ..store import FeatureStore
-from .journal import Journal, Receipt
+from .libraries import merge_libraries
+from .run import Run
+from .store_lock import StoreLock
 from .tidy import tidy
 
 
-@dataclass(frozen=True)
-class Run:
-    """What a writer has written, and to which store."""
+def finish(run: Run, lock: StoreLock) -> FeatureStore:
+    """Make the shards that are down a store: write its tables and, last, store.json.
 
-    path: Path
-    identity: Identity
-    layout: Layout
-    parent: FeatureStore | None  # the finished store that is added to
+    The journal is removed. Raises StoreError if a shard is still missing, or if the lock was
+    broken by another process.
+    """
+    lock.check_held()
+    parent = run.parent
+    shards, libraries = _shards_and_libraries(run)
+    lengths = _lengths(run)
+    generation = parent.card["generation"] + 1 if parent else 0
+    paths = {table: run.path / table_file(table, generation) for table in TABLES}
+    counts = _write_tables(run, paths, lengths, shards)
+    tables = {table: sha256_file(path) for table, path in paths.items()}
+    # Read back from the disk: the digest is that of what is there.
+    digest = store_digest(run.identity, shards, read_index(paths["index"], tables["index"]))
+    if parent is not None and digest == parent.digest:
+        parents = parent.card["parents"]
+    else:
+        parents = [parent.digest] if parent else []
+    _write_metadata(run, lengths)
+    write_card(
+        run.path,
+        {
+            "format": FORMAT,
+            "clipfeat": importlib.metadata.version("clipfeat"),
+            "created": datetime.now(UTC).isoformat(timespec="seconds"),
+            "identity": run.identity.to_json(),
+            "libraries": libraries,
+            "shard_records": run.layout.shard_records,
+            "grid_shapes": lengths,
+            "counts": counts,
+            "parents": parents,
+            "licence": parent.card.get("licence") if parent else None,
+            "note": parent.card.get("note") if parent else None,
+            "generation": generation,
+            "tables": tables,
+            "digest": digest,
+        },
+    )
+    tidy(run.path)
+    return FeatureStore.open(run.path)
 
-    def finish(self, libraries: Mapping[str, str]) -> FeatureStore:
-        """Make the shards that are down a store, as `StoreWriter.finish` says."""
-        shards = self._shards()
-        parent = self.parent
-        lengths = {**(parent.card["grid_shapes"] if parent else {})}
-        for shape, length in self.layout.records.items():
-            lengths[str(shape)] = max(length, lengths.get(str(shape), 0))
-        lengths = {
-            str(shape): lengths[str(shape)] for shape in sorted(map(GridShape.parse, lengths))
-        }
-        generation = parent.card["generation"] + 1 if parent else 0
-        paths = {table: self.path / table_file(table, generation) for table in TABLES}
-        counts = self._write_tables(paths, lengths, shards)
-        tables = {table: sha256_file(path) for table, path in paths.items()}
-        # Read back from the disk: the digest is that of what is there.
-        digest = store_digest(self.identity, shards, read_index(paths["index"], tables["index"]))
-        if parent is not None and digest == parent.digest:
-            parents = parent.card["parents"]
+
+def _shards_and_libraries(run: Run) -> tuple[list[ShardRow], dict[str, str]]:
+    """Return packing list and libraries: the parent's, with those of this run."""
+    files, libraries = {}, []
+    if run.parent is not None:
+        files = {shard.path: shard for shard in run.parent.shards}
+        known = run.parent.card["libraries"].items()
+        libraries = [{name: version for name, version in known if isinstance(version, str)}]
+    written = 0
+    for _, receipt in run.receipts(run.layout.shards):
+        files.update({file.path: file for file in receipt.files})
+        if receipt.libraries not in libraries:
+            libraries.append(dict(receipt.libraries))
+        written += 1
+    missing = len(run.layout.shards) - written
+    if missing:
+        raise StoreError(f"{run.path}: {missing} shards are not written yet; extract again")
+    return sorted(files.values()), merge_libraries(libraries)
+
+
+def _lengths(run: Run) -> dict[str, int]:
+    """Return the length of the arrays of each grid shape, sorted by rows, then cols."""
+    lengths = {**(run.parent.card["grid_shapes"] if run.parent else {})}
+    for shape, length in run.layout.records.items():
+        lengths[str(shape)] = max(length, lengths.get(str(shape), 0))
+    return {str(shape): lengths[str(shape)] for shape in sorted(map(GridShape.parse, lengths))}
+
+
+def _write_tables(
+    run: Run, paths: Mapping[str, Path], lengths: Mapping[str, int], shards: list[ShardRow]
+) -> dict[str, int]:
+    """Write index, packing list and look-up; return the counts by status."""
+    lookup = LookupBuilder(lengths)
+    counts: Counter[str] = Counter()
+
+    def counted() -> Iterator[IndexRow]:
+        for row in _all_rows(run):
+            lookup.add(row)
+            counts[row.status] += 1
+            yield row
+
+    write_index(paths["index"], counted())
+    write_shards(paths["shards"], shards)
+    write_atomically(paths["lookup"], lookup_bytes(lookup.columns()))
+    return {status.value: counts[status.value] for status in Status}
+
+
+def _all_rows(run: Run) -> Iterator[IndexRow]:
+    """Yield every row of the index, sorted by id, a receipt at a time."""
+    series: list[list[Shard]] = []  # in each the ids of one shard lie behind those of the last
+    for shard in (shard for shard in run.layout.shards if shard.ids):
+        if series and series[-1][-1].ids[-1] < shard.ids[0]:
+            series[-1].append(shard)
         else:
-            parents = [parent.digest] if parent else []
-        self._write_metadata(lengths)
-        write_card(
-            self.path,
-            {
-                "format": FORMAT,
-                "clipfeat": importlib.metadata.version("clipfeat"),
-                "created": datetime.now(UTC).isoformat(timespec="seconds"),
-                "identity": self.identity.to_json(),
-                "libraries": dict(libraries),
-                "shard_records": self.layout.shard_records,
-                "grid_shapes": lengths,
-                "counts": counts,
-                "parents": parents,
-                "licence": parent.card.get("licence") if parent else None,
-                "note": parent.card.get("note") if parent else None,
-                "generation": generation,
-                "tables": tables,
-                "digest": digest,
-            },
-        )
-        tidy(self.path)
-        return FeatureStore.open(self.path)
+            series.append([shard])
+    streams = [run.rows(tuple(shards)) for shards in series]
+    if run.parent is not None:
+        written = {image_id for shard in run.layout.shards for image_id in shard.ids}
+        streams.append(row for row in run.parent.index if row.image_id not in written)
+    return heapq.merge(*streams)
 
-    def _receipts(self, shards: tuple[Shard, ...]) -> Iterator[tuple[Shard, Receipt]]:
-        return Journal(self.path).receipts(shards, self.identity.arrays)
 
-    def _shards(self) -> list[ShardRow]:
-        """Return the packing list: the parent's, with the files of this run."""
-        files = {shard.path: shard for shard in self.parent.shards} if self.parent else {}
-        written = 0
-        for _, receipt in self._receipts(self.layout.shards):
-            files.update({file.path: file for file in receipt.files})
-            written += 1
-        missing = len(self.layout.shards) - written
-        if missing:
-            raise StoreError(f"{self.path}: {missing} shards are not written yet; extract again")
-        return sorted(files.values())
-
-    def _write_tables(
-        self, paths: Mapping[str, Path], lengths: Mapping[str, int], shards: list[ShardRow]
-    ) -> dict[str, int]:
-        """Write index, packing list and look-up; return the counts by status."""
-        lookup = LookupBuilder(lengths)
-        counts: Counter[str] = Counter()
-
-        def counted() -> Iterator[IndexRow]:
-            for row in self._all_rows():
-                lookup.add(row)
-                counts[row.status] += 1
-                yield row
-
-        write_index(paths["index"], counted())
-        write_shards(paths["shards"], shards)
-        write_atomically(paths["lookup"], lookup_bytes(lookup.columns()))
-        return {status.value: counts[status.value] for status in Status}
-
-    def _all_rows(self) -> Iterator[IndexRow]:
-        """Yield every row of the index, sorted by id, a receipt at a time."""
-        runs: list[list[Shard]] = []
-        for shard in (shard for shard in self.layout.shards if shard.ids):
-            if runs and runs[-1][-1].ids[-1] < shard.ids[0]:
-                runs[-1].append(shard)
-            else:
-                runs.append([shard])
-        streams = [self._run_rows(run) for run in runs]
-        if self.parent is not None:
-            written = {image_id for shard in self.layout.shards for image_id in shard.ids}
-            streams.append(row for row in self.parent.index if row.image_id not in written)
-        return heapq.merge(*streams)
-
-    def _run_rows(self, shards: list[Shard]) -> Iterator[IndexRow]:
-        for _, receipt in self._receipts(tuple(shards)):
-            yield from receipt.records
-
-    def _write_metadata(self, lengths: Mapping[str, int]) -> None:
-        records = {GridShape.parse(shape): n for shape, n in lengths.items()}
-        for name, content in metadata_files(
-            self.identity, records, self.layout.shard_records
-        ).items():
-            write_atomically(self.path / name, content)
+def _write_metadata(run: Run, lengths: Mapping[str, int]) -> None:
+    records = {GridShape.parse(shape): n for shape, n in lengths.items()}
+    for name, content in metadata_files(run.identity, records, run.layout.shard_records).items():
+        write_atomically(run.path / name, content)

@@ -1,88 +1,39 @@
 """The journal of a store in the making: what it was planned as, and what is done."""
 
-import json
+import contextlib
+import errno
 import os
+import re
 import shutil
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from collections.abc import Container, Iterator
 from pathlib import Path
 from typing import Any
 
-from ...base.files import TEMPORARY, fsync_folder, open_plain, write_atomically
-from ..disk.codecs import CRC_BYTES
+from ...base.files import (
+    TEMPORARY,
+    atomic_file,
+    fsync_folder,
+    temporary_name,
+    write_atomically,
+)
+from ..disk.lookup import SHAPE_BIT
 from ..disk.store_json import MAX_SHARD_RECORDS
 from ..errors import StoreError
-from ..format import JOURNAL, IndexRow, ShardRow, Status, canonical_json
+from ..format import JOURNAL, canonical_json
 from ..layout import Shard
+from .part import Part
+from .receipt import NOT_JSON, Receipt, read_json
 
-# What reading a file of the journal raises if it is not one that a writer has left.
-NOT_JSON = (OSError, ValueError, KeyError, TypeError, RecursionError)
+NUMBER = re.compile(r"[0-9]{8,12}")  # of a shard, in the names of its files
 PLAN_KEYS = {
     "identity": (dict,),
     "shard_records": (int,),
     "layout": (str,),
     "parent": (str, type(None)),
     "again": (list,),
+    "shards": (int,),
+    "ids": (int,),
 }
-
-
-@dataclass(frozen=True)
-class Receipt:
-    """Proof that a shard is down: its files with their hashes, and what became of each id."""
-
-    shard: int
-    files: tuple[ShardRow, ...]
-    records: tuple[IndexRow, ...]
-
-    def to_json(self) -> bytes:
-        return canonical_json(asdict(self))
-
-    @classmethod
-    def from_json(cls, value: Any) -> "Receipt":
-        """Return the receipt that `to_json` gave; any other value raises one of NOT_JSON."""
-        for kind, rows in ((ShardRow, value["files"]), (IndexRow, value["records"])):
-            kinds = list(kind.__annotations__.values())
-            if any([type(item) for item in row] != kinds for row in rows):
-                raise ValueError(f"not the values of a {kind.__name__}")
-        return cls(
-            value["shard"],
-            tuple(ShardRow(*row) for row in value["files"]),
-            tuple(IndexRow(*row) for row in value["records"]),
-        )
-
-    def is_for(self, shard: Shard, arrays: tuple[str, ...]) -> bool:
-        """Return whether this is the receipt of `shard`, and not of another plan."""
-        shape = str(shard.shape)
-        planned = [(i, shape, row) for i, row in zip(shard.ids, shard.rows, strict=True)]
-        place = (shape, shard.first_row, shard.records)
-        return (
-            type(self.shard) is int
-            and self.shard == shard.number
-            and [(file.path, file[3:]) for file in self.files]
-            == [(shard.path(array), place) for array in arrays]
-            and [(row.image_id, row.shape, row.row) for row in self.records] == planned
-            and all(0 <= file.bytes < 1 << 63 for file in self.files)
-            and all(_is_possible(row, arrays) for row in self.records)
-        )
-
-
-def _is_possible(row: IndexRow, arrays: tuple[str, ...]) -> bool:
-    """Return whether a row of a receipt can stand in an index."""
-    try:
-        for text in row:
-            if isinstance(text, str):
-                text.encode()
-        checks = len(arrays) * CRC_BYTES if Status(row.status) == Status.OK else 0
-        return len(bytes.fromhex(row.checksum)) == checks and all(
-            0 <= side < 1 << 31 for side in (row.width, row.height)
-        )
-    except ValueError:
-        return False
-
-
-def _read_json(path: Path) -> Any:
-    with open(open_plain(path), "rb") as file:  # noqa: PTH123 - a descriptor
-        return json.loads(file.read())
 
 
 def _checked_plan(plan: Any) -> dict[str, Any]:
@@ -92,6 +43,9 @@ def _checked_plan(plan: Any) -> dict[str, Any]:
             raise ValueError(f"{key} is {plan[key]!r:.80}")
     if not 1 <= plan["shard_records"] <= MAX_SHARD_RECORDS:
         raise ValueError(f"shard_records is {plan['shard_records']}")
+    for key in ("shards", "ids"):
+        if not 0 <= plan[key] < 1 << SHAPE_BIT:
+            raise ValueError(f"{key} is {plan[key]}")
     for place in plan["again"]:
         if [type(value) for value in place] != [str, int]:
             raise ValueError(f"again holds {place!r:.80}")
@@ -101,14 +55,17 @@ def _checked_plan(plan: Any) -> dict[str, Any]:
 class Journal:
     """The folder `journal/` of a store being written or added to.
 
-    `plan.json` says what is being written; `lock` names the one process that may; `<shard>.json`
-    is a receipt; temporary files of shards in hand lie here too, and go with the folder when
-    the store is finished.
+    `plan.json` says what is being written; `lock` names the one process that may, or one
+    `part-3-of-16.lock` each of several; `<shard>.json` is a receipt; temporary files of shards
+    in hand lie here too, and go with the folder when the store is finished. Without a plan
+    there is no receipt.
     """
 
     def __init__(self, store: Path):
+        self.store = store
         self.folder = store / JOURNAL
         self.lock_path = self.folder / "lock"
+        self._plan_path = self.folder / "plan.json"
 
     def create(self) -> None:
         """Make the folder, and the store's with it.
@@ -132,20 +89,36 @@ class Journal:
     def plan(self) -> dict[str, Any] | None:
         """Return what is being written, or None before `write_plan`."""
         self._refuse_link()
-        path = self.folder / "plan.json"
-        if not path.exists():
-            return None
+        return self._read_plan() if os.path.lexists(self._plan_path) else None
+
+    def _read_plan(self) -> dict[str, Any]:
+        path = self._plan_path
         try:
-            return _checked_plan(_read_json(path))
+            return _checked_plan(read_json(path))
         except NOT_JSON:
             raise StoreError(f"{path} is no plan of this clipfeat; choose another --out") from None
 
     def write_plan(self, plan: dict[str, Any]) -> None:
-        write_atomically(self.folder / "plan.json", canonical_json(plan))
+        write_atomically(self._plan_path, canonical_json(plan))
+
+    def settle_plan(self, plan: dict[str, Any]) -> dict[str, Any]:
+        """Return the plan that counts: `plan`, unless there is one; of two at once one wins."""
+        if not os.path.lexists(self._plan_path):
+            with (
+                contextlib.suppress(FileExistsError),
+                atomic_file(self._plan_path, replace=False) as file,
+            ):
+                file.write(canonical_json(plan))
+        return self._read_plan()
+
+    def parts(self) -> list[Part]:
+        """Return the parts that are, or have been, written by a process each."""
+        parts = (Part.of_lock(path.name) for path in self.folder.iterdir())
+        return sorted(part for part in parts if part is not None)
 
     def temporary(self, name: str) -> Path:
         """Return a name for a file in the making; two processes never share one."""
-        return self.folder / f"{name}.{os.getpid()}{TEMPORARY}"
+        return self.folder / temporary_name(name)
 
     def write_receipt(self, receipt: Receipt) -> None:
         write_atomically(self._receipt_path(receipt.shard), receipt.to_json())
@@ -153,7 +126,7 @@ class Journal:
     def receipt(self, shard: Shard, arrays: tuple[str, ...]) -> Receipt | None:
         """Return the receipt of a shard, None if there is none or it is of another plan."""
         try:
-            receipt = Receipt.from_json(_read_json(self._receipt_path(shard.number)))
+            receipt = Receipt.from_json(read_json(self._receipt_path(shard.number)))
         except NOT_JSON:
             return None
         return receipt if receipt.is_for(shard, arrays) else None
@@ -167,22 +140,53 @@ class Journal:
             if receipt is not None:
                 yield shard, receipt
 
+    def described(self, number: int, shard_records: int, arrays: tuple[str, ...]) -> Shard | None:
+        """Return the shard that a receipt describes, None if it is not the receipt of any."""
+        try:
+            receipt = Receipt.from_json(read_json(self._receipt_path(number)))
+            shard = receipt.described(shard_records, arrays)
+        except (*NOT_JSON, StoreError):
+            return None
+        return shard if shard.number == number else None
+
+    def numbers(self) -> list[int]:
+        """Return the shards for which there is a file that should be their receipt."""
+        names = {path.name for path in self.folder.glob("*.json")}
+        numbers = {int(stem) for stem in (name[:-5] for name in names) if NUMBER.fullmatch(stem)}
+        return sorted(number for number in numbers if self._receipt_path(number).name in names)
+
     def _receipt_path(self, shard: int) -> Path:
         return self.folder / f"{shard:08}.json"
 
     def clear(self) -> None:
-        """Remove everything but the lock: another plan's receipts, files in the making."""
+        """Remove everything but the lock: another plan's receipts, files in the making.
+
+        The plan goes last: what is left by one who was killed here is known for that plan's.
+        """
         for path in self.folder.iterdir():
             if path.is_dir() and not path.is_symlink():
                 shutil.rmtree(path)
-            elif path != self.lock_path:
-                path.unlink()
+            elif path not in (self.lock_path, self._plan_path):
+                path.unlink(missing_ok=True)
+        self._plan_path.unlink(missing_ok=True)
 
-    def clear_temporaries(self) -> None:
-        """Remove the files in the making of a process that was killed."""
+    def clear_temporaries(self, shards: Container[int] | None = None) -> None:
+        """Remove the files in the making of a process that was killed, or those of `shards`."""
         for path in self.folder.glob(f"*{TEMPORARY}"):
-            path.unlink(missing_ok=True)
+            number = path.name.lstrip(".").split(".")[0]
+            if shards is None or (NUMBER.fullmatch(number) and int(number) in shards):
+                path.unlink(missing_ok=True)
 
     def remove(self) -> None:
-        """Remove the journal, once nothing is in the making any more."""
-        shutil.rmtree(self.folder)
+        """Remove the journal, once nothing is in the making any more.
+
+        Its lock goes last. Should another process come at this very moment, it finds a journal
+        in which nothing is planned, and the folder stays to it.
+        """
+        self.clear()
+        self.lock_path.unlink(missing_ok=True)
+        try:
+            self.folder.rmdir()
+        except OSError as error:
+            if error.errno != errno.ENOTEMPTY:
+                raise

@@ -1,4 +1,4 @@
-"""One writer a store: a file that says who it is, held by the kernel, touched as a heartbeat."""
+"""A lock file: it says who holds it, is held by the kernel, and is touched as a heartbeat."""
 
 import contextlib
 import fcntl
@@ -9,8 +9,8 @@ import threading
 import time
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
+from ...base.text import printable
 from ..errors import StoreError
 
 HEARTBEAT = 10.0  # seconds between touches of the file
@@ -18,24 +18,53 @@ MAX_HOLDER_BYTES = 4096
 
 
 class WriterLock:
-    """The right to write a store.
+    """The right to write `what`, a store or a part of one.
 
     On one machine the lock is the kernel's (flock), which ends with its process, however that
     ends. Between machines not every file system passes flock on, so a lock that another host
     has written is respected until someone who knows better breaks it.
     """
 
-    def __init__(self, path: Path):
+    def __init__(self, path: Path, what: str):
         self._path = path
+        self._what = what
         self._descriptor: int | None = None
         self._released = threading.Event()
 
     def acquire(self, *, break_lock: bool = False) -> str | None:
-        """Become the only writer; return who held the lock and is gone, or None.
+        """Become the only holder; return who held the lock and is gone, or None.
 
         Raises StoreError naming the holder if there is one. `break_lock` takes the lock of a
         process on another host, and never that of a living process on this one.
         """
+        descriptor, gone, broken = self._open(fcntl.LOCK_EX, break_lock=break_lock)
+        content = {
+            "host": socket.gethostname(),
+            "pid": os.getpid(),
+            "since": datetime.now(UTC).isoformat(timespec="seconds"),
+        }
+        os.ftruncate(descriptor, 0)
+        os.pwrite(descriptor, json.dumps(content).encode(), 0)
+        os.fsync(descriptor)  # for other hosts to read from now on
+        self._descriptor = descriptor
+        self._released.clear()
+        threading.Thread(target=self._beat, daemon=True, name="lock heartbeat").start()
+        gone = gone or broken
+        return None if gone is None else _name(gone)
+
+    def check_free(self, *, break_lock: bool = False) -> str | None:
+        """Raise StoreError if another process holds the lock, by the rules of `acquire`.
+
+        Returns whose lock was broken, or None. Any number of processes may look at once.
+        """
+        descriptor, _, broken = self._open(fcntl.LOCK_SH, break_lock=break_lock)
+        os.close(descriptor)
+        return None if broken is None else _name(broken)
+
+    def _open(
+        self, kind: int, *, break_lock: bool
+    ) -> tuple[int, dict[str, str] | None, dict[str, str] | None]:
+        """Open the file and flock it; return its descriptor, who died, and whose was broken."""
         broken = None
         while True:
             descriptor = os.open(
@@ -44,7 +73,7 @@ class WriterLock:
             holder = _read_holder(descriptor)
             elsewhere = holder is not None and holder["host"] != socket.gethostname()
             try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
                 alive = False
             except BlockingIOError:
                 alive = True
@@ -57,23 +86,11 @@ class WriterLock:
             elif alive or elsewhere:
                 silent = time.time() - os.fstat(descriptor).st_mtime
                 os.close(descriptor)
-                raise _refusal(self._path.parent.parent, holder, silent, elsewhere=elsewhere)
+                raise _refusal(self._what, holder, silent, elsewhere=elsewhere)
             elif self._is_named(descriptor):
-                break
+                return descriptor, holder, broken
             else:  # the holder has just removed the file
                 os.close(descriptor)
-        content = {
-            "host": socket.gethostname(),
-            "pid": os.getpid(),
-            "since": datetime.now(UTC).isoformat(timespec="seconds"),
-        }
-        os.ftruncate(descriptor, 0)
-        os.pwrite(descriptor, json.dumps(content).encode(), 0)
-        self._descriptor = descriptor
-        self._released.clear()
-        threading.Thread(target=self._beat, daemon=True, name="lock heartbeat").start()
-        gone = holder or broken
-        return None if gone is None else _name(gone)
 
     def is_held(self) -> bool:
         """Return whether the lock is still ours: another host may have broken it."""
@@ -102,25 +119,25 @@ class WriterLock:
                 os.utime(descriptor)  # pyright: ignore[reportArgumentType]
 
 
-def _read_holder(descriptor: int) -> dict[str, Any] | None:
+def _read_holder(descriptor: int) -> dict[str, str] | None:
     """Return who wrote the lock file, None for an empty or a foreign text."""
     try:
         holder = json.loads(os.pread(descriptor, MAX_HOLDER_BYTES, 0))
-        return {key: str(holder[key])[:100] for key in ("host", "pid", "since")}
+        return {key: printable(str(holder[key])[:100]) for key in ("host", "pid", "since")}
     except (ValueError, KeyError, TypeError, RecursionError):
         return None
 
 
-def _name(holder: dict[str, Any] | None) -> str:
+def _name(holder: dict[str, str] | None) -> str:
     return "another process" if holder is None else f"process {holder['pid']} on {holder['host']}"
 
 
 def _refusal(
-    store: Path, holder: dict[str, Any] | None, silent: float, *, elsewhere: bool
+    what: str, holder: dict[str, str] | None, silent: float, *, elsewhere: bool
 ) -> StoreError:
     since = f", since {holder['since']}" if holder else ""
     remedy = "if that process is gone, add --break-lock" if elsewhere else "choose another --out"
     return StoreError(
-        f"{store} is being written by {_name(holder)}{since}, last sign of life "
+        f"{what} is being written by {_name(holder)}{since}, last sign of life "
         f"{silent:.0f} s ago; wait for it, or {remedy}"
     )

@@ -1,27 +1,33 @@
-"""Remove what a finished store needs no more."""
+"""Remove what is needed no more: by a finished store, or by a run that is given up."""
 
+import contextlib
+import shutil
 from pathlib import Path
 
 from ...base.files import fsync_folder, remove_temporaries
-from ..format import TABLES, is_table_file
+from ..format import TABLES, ZARR_GROUP, is_table_file, table_file
 from ..store import FeatureStore
 from .journal import Journal
-from .lock import WriterLock
+from .run import Run
+from .store_lock import StoreLock
 
 
 def finish_tidying(store: FeatureStore, *, break_lock: bool = False) -> None:
     """Remove what a run has left that was killed after it had finished the store, if anything."""
     journal = Journal(store.path)
-    if not journal.folder.is_dir():
-        return
-    plan = journal.plan()
-    if plan is None or plan["parent"] != store.digest:
-        lock = WriterLock(journal.lock_path)
+    if journal.folder.is_dir() and _is_left_over(journal, store):
+        lock = StoreLock(journal)
         lock.acquire(break_lock=break_lock)
         try:
-            tidy(store.path)
+            if _is_left_over(journal, FeatureStore.open(store.path)):
+                tidy(store.path)
         finally:
             lock.release()
+
+
+def _is_left_over(journal: Journal, store: FeatureStore) -> bool:
+    plan = journal.plan()
+    return plan is None or plan["parent"] != store.digest
 
 
 def tidy(path: Path) -> None:
@@ -39,3 +45,23 @@ def tidy(path: Path) -> None:
     if journal.folder.is_dir():
         journal.remove()
     fsync_folder(path)
+
+
+def discard(run: Run) -> None:
+    """Undo a run: remove the beginning of a store, or what was added to a finished one.
+
+    The journal goes last: a folder without it would be taken for something else.
+    """
+    for shard in run.layout.shards:
+        if not run.is_in_parent(shard):
+            for array in run.identity.arrays:
+                (run.path / shard.path(array)).unlink(missing_ok=True)
+    if run.parent is None:
+        shutil.rmtree(run.path / ZARR_GROUP)
+        remove_temporaries(run.path)
+        for table in TABLES:
+            (run.path / table_file(table, 0)).unlink(missing_ok=True)
+    run.journal.remove()
+    if run.parent is None:
+        with contextlib.suppress(OSError):  # something of somebody else's lies there
+            run.path.rmdir()

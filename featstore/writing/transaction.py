@@ -8,14 +8,27 @@ from ..disk.shard_file import ShardWriter
 from ..format import Identity, IndexRow
 from ..layout import Shard
 from .journal import Journal, Receipt
+from .libraries import checked_libraries
 
 
 class ShardTransaction:
-    """One shard in the making: leaving the block without `commit` leaves nothing behind."""
+    """One shard in the making: leaving the block without `commit` leaves nothing behind.
 
-    def __init__(self, store: Path, identity: Identity, shard_records: int, shard: Shard):
+    `libraries` are the versions of what touches pixels in this process, {name: version}. They
+    are recorded in the receipt and at last in store.json, and are no part of the digest.
+    """
+
+    def __init__(
+        self,
+        store: Path,
+        identity: Identity,
+        shard_records: int,
+        shard: Shard,
+        libraries: Mapping[str, str],
+    ):
         self._journal = Journal(store)
         self._shard = shard
+        self._libraries = checked_libraries(dict(libraries))
         self._files: dict[str, ShardWriter] = {}
         try:
             for array in identity.arrays:
@@ -44,6 +57,6 @@ class ShardTransaction:
     def commit(self, records: tuple[IndexRow, ...]) -> Receipt:
         """Give the files their names, then write the receipt, which makes the shard done."""
         files = tuple(file.commit() for file in self._files.values())
-        receipt = Receipt(self._shard.number, files, records)
+        receipt = Receipt(self._shard.number, files, records, self._libraries)
         self._journal.write_receipt(receipt)
         return receipt

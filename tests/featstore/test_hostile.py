@@ -287,10 +287,12 @@ class TestLinks:
             extend_store(store, {**grids(3), "new": grids(1)["image000"]})
         assert [problem.path for problem in verify(store)] == ["journal"]
 
-    def test_temporary_names_that_are_links_are_not_written_through(self, store, beside):
+    def test_temporary_files_that_are_links_are_removed_and_not_what_they_lead_to(
+        self, store, beside
+    ):
         for name in ("lookup.bin", "features.zarr/zarr.json"):
             (store / name).write_bytes(b"")
-            link = (store / name).with_name(f".{(store / name).name}.{os.getpid()}.tmp")
+            link = (store / name).with_name(f".{(store / name).name}.4242.tmp")
             link.symlink_to(beside / "precious.txt")
         assert repair(store).left == ()
         assert verify(store) == []
@@ -816,6 +818,8 @@ def test_a_folder_of_a_hostile_plan_of_an_update_is_refused_or_ignored(store):
         "shard_records": 4,
         "layout": "x",
         "parent": digest,
+        "shards": 1,
+        "ids": 1,
         "again": [["../../beside", 0], ["3x4", 10**30], ["3x4", -1]],
     }
     (store / "journal/plan.json").write_text(json.dumps(plan))

@@ -24,7 +24,7 @@ from pathlib import Path
 from clipfeat.featstore import StoreError
 from clipfeat.featstore.writing.lock import WriterLock
 try:
-    WriterLock(Path(sys.argv[1])).acquire()
+    WriterLock(Path(sys.argv[1]), "the store").acquire()
     print("held", flush=True)
     time.sleep(60)
 except StoreError:
@@ -63,13 +63,13 @@ def elsewhere(path):
 def test_the_lock_of_a_living_process_here_is_never_taken(path, holder, break_lock):
     who = rf"is being written by process {holder.pid} on {HERE}, since .*, last sign of life \d+ s"
     with pytest.raises(StoreError, match=who + r" ago; wait for it, or choose another --out"):
-        WriterLock(path).acquire(break_lock=break_lock)
+        WriterLock(path, "the store").acquire(break_lock=break_lock)
 
 
 def test_the_lock_of_a_killed_process_here_is_taken_over(path, holder):
     holder.kill()
     holder.wait()
-    lock = WriterLock(path)
+    lock = WriterLock(path, "the store")
     assert lock.acquire() == f"process {holder.pid} on {HERE}"
     assert lock.is_held()
     lock.release()
@@ -77,7 +77,7 @@ def test_the_lock_of_a_killed_process_here_is_taken_over(path, holder):
 
 def test_a_lock_that_was_released_has_no_holder(path):
     for _ in range(2):
-        lock = WriterLock(path)
+        lock = WriterLock(path, "the store")
         assert lock.acquire() is None
         lock.release()
         assert not lock.is_held()
@@ -86,8 +86,8 @@ def test_a_lock_that_was_released_has_no_holder(path):
 def test_the_lock_of_another_host_is_broken_only_when_asked(path):
     elsewhere(path)
     with pytest.raises(StoreError, match=r"process 7 on elsewhere.* 3600 s ago; .*--break-lock"):
-        WriterLock(path).acquire()
-    lock = WriterLock(path)
+        WriterLock(path, "the store").acquire()
+    lock = WriterLock(path, "the store")
     assert lock.acquire(break_lock=True) == "process 7 on elsewhere"
     assert lock.is_held()
     lock.release()
@@ -104,13 +104,13 @@ def test_a_writer_whose_lock_was_broken_does_not_finish(tmp_path, monkeypatch):
         finished = write(path, break_lock=True, say=said.append)
         assert said == [f"Taking over the lock of process {os.getpid()} on {HERE}, which is gone"]
         with pytest.raises(StoreError, match="another process has broken the lock; it writes now"):
-            writer.finish(libraries={})
+            writer.finish()
     assert write(path).digest == finished.digest
 
 
 def test_the_heartbeat_touches_the_file(path, monkeypatch):
     monkeypatch.setattr(lock_module, "HEARTBEAT", 0.01)
-    lock = WriterLock(path)
+    lock = WriterLock(path, "the store")
     lock.acquire()
     os.utime(path, (0, 0))
     while not path.stat().st_mtime:
@@ -133,7 +133,7 @@ def test_one_of_many_takes_a_stale_lock(path, holder):
 )
 def test_a_lock_file_that_says_nothing_is_nobodys(path, content):
     path.write_text(content)
-    lock = WriterLock(path)
+    lock = WriterLock(path, "the store")
     assert lock.acquire() is None
     lock.release()
 
@@ -142,5 +142,5 @@ def test_a_lock_that_is_a_link_is_not_followed(path, tmp_path):
     (tmp_path / "precious").write_text("thesis")
     path.symlink_to(tmp_path / "precious")
     with pytest.raises(OSError, match="Too many levels of symbolic links"):
-        WriterLock(path).acquire()
+        WriterLock(path, "the store").acquire()
     assert (tmp_path / "precious").read_text() == "thesis"

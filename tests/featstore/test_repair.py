@@ -228,7 +228,7 @@ def test_what_is_not_there_or_being_written_is_not_repaired(store, tmp_path):
         repair(tmp_path / "none")
     assert not (tmp_path / "none").exists()
     (store / "journal").mkdir()
-    lock = WriterLock(store / "journal/lock")
+    lock = WriterLock(store / "journal/lock", "the store")
     lock.acquire()
     with pytest.raises(StoreError, match="is being written by process"):
         repair(store)

@@ -97,7 +97,7 @@ def make_pooled_store(path: Path, records: dict[str, tuple[np.ndarray, np.ndarra
     layout = lay_out({i: GridShape(*grid.shape[:2]) for i, (grid, _) in records.items()}, 4)
     with StoreWriter(path, identity, layout) as writer:
         for shard in writer.pending:
-            with ShardTransaction(path, identity, 4, shard) as files:
+            with ShardTransaction(path, identity, 4, shard, libraries={}) as files:
                 rows = []
                 for image_id, row in zip(shard.ids, shard.rows, strict=True):
                     arrays = zip(("grid", "pooled"), records[image_id], strict=True)
@@ -113,7 +113,7 @@ def make_pooled_store(path: Path, records: dict[str, tuple[np.ndarray, np.ndarra
                         )
                     )
                 files.commit(tuple(rows))
-        writer.finish(libraries={})
+        writer.finish()
     return path
 
 

@@ -104,7 +104,7 @@ def test_shards_may_be_written_in_any_order_by_any_process(tmp_path):
     with StoreWriter(path, small_world.IDENTITY, planned) as writer:
         with ProcessPoolExecutor(2, mp.get_context("spawn")) as others:
             list(others.map(partial(small_world.write_shard, path), reversed(writer.pending)))
-        assert writer.finish(libraries={}).digest == whole.digest
+        assert writer.finish().digest == whole.digest
 
 
 def test_temporary_files_of_a_worker_that_was_ended_go_with_the_run(tmp_path):
@@ -169,7 +169,7 @@ def test_finishing_too_early_is_refused(tmp_path):
         StoreWriter(tmp_path / "s", make_identity(16), layout()) as writer,
         pytest.raises(StoreError, match="15 shards are not written yet"),
     ):
-        writer.finish(libraries={})
+        writer.finish()
 
 
 def test_a_full_disk_leaves_a_store_that_can_be_resumed(tmp_path):

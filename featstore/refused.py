@@ -1,0 +1,31 @@
+"""The ids of a store that have no record, and why."""
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from ..base.text import printable
+from .format import IndexRow, Status
+
+
+def refused_rows(rows: Iterable[IndexRow]) -> tuple[IndexRow, ...]:
+    """Return the rows of ids that have no record."""
+    return tuple(row for row in rows if row.status != Status.OK)
+
+
+def reasons(refused: Sequence[IndexRow], most: int = 5) -> list[dict[str, Any]]:
+    """Return the most frequent reasons of refusal, each with its number and an id."""
+    counts = Counter((row.status, row.reason) for row in refused)
+    example = {(row.status, row.reason): row.image_id for row in reversed(refused)}
+    return [
+        {"images": n, "status": str(why[0]), "reason": why[1], "for_one": example[why]}
+        for why, n in counts.most_common(most)
+    ]
+
+
+def reasons_text(refused: Sequence[IndexRow]) -> str:
+    """Return `reasons` for a person's terminal."""
+    return "; ".join(
+        printable("{images} {status} ({reason}; {for_one} for one)".format_map(why))
+        for why in reasons(refused)
+    )
