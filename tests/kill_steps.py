@@ -4,7 +4,8 @@ Run as a process of its own: kill_steps.py SCENARIO FOLDER steps
                              kill_steps.py SCENARIO FOLDER random SEED TIMES
                              kill_steps.py SCENARIO FOLDER trace
 
-A scenario is `fresh`, `append`, `rewrite`, `discard` or `discard-append`. For each kill this
+A scenario is `fresh`, `append`, `rewrite`, `discard` or `discard-append`; or `parts` or
+`parts-append`, which do the same as the first two in two parts and finish the store then. For each kill this
 process, which stays single-threaded, forks a child with everything imported already. The child
 does the scenario and kills itself (SIGKILL) before step k = 0, 1, 2, ... of those that change
 the disk; "after step k" is the same instant as "before step k + 1". A second child then looks at
@@ -29,7 +30,17 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
-from small_world import ALL, DROPPED, FIRST, IDENTITY, drop_shard, layout_of, unreadable, write
+from small_world import (
+    ALL,
+    DROPPED,
+    FIRST,
+    IDENTITY,
+    drop_shard,
+    layout_of,
+    unreadable,
+    write,
+    write_in_parts,
+)
 from small_world import write_shard as write_one
 
 from clipfeat.featstore import FeatureStore, StoreError
@@ -159,7 +170,7 @@ def prepare(scenario: str, folder: Path) -> dict[str, Any]:
     """Write what the scenario begins with to `base`; return the digests before and after."""
     new = write(folder / "whole", FIRST).digest
     old = None
-    if scenario not in ("fresh", "discard"):
+    if scenario not in ("fresh", "discard", "parts"):
         shutil.copytree(folder / "whole", folder / "base")
         old = new
     if scenario.endswith("append"):
@@ -173,6 +184,9 @@ def do_scenario(scenario: str, store: Path, *, for_good: bool = False) -> list[s
     """Bring the store to what it must be, or `for_good=False` begin to and discard it again."""
     said: list[str] = []
     ids = ALL if scenario.endswith("append") else FIRST
+    if scenario.startswith("parts"):
+        write_in_parts(store, ids, say=said.append)
+        return said
     if for_good or not scenario.startswith("discard"):
         write(store, ids, say=said.append)
         return said

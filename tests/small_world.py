@@ -16,6 +16,9 @@ from clipfeat.featstore import CorruptStoreError, FeatureStore, GridShape, Index
 from clipfeat.featstore.disk.codecs import checksum, encode
 from clipfeat.featstore.disk.shard_file import as_bytes
 from clipfeat.featstore.layout import Layout, Shard, lay_out
+from clipfeat.featstore.writing.completion import Lacking, finish_store
+from clipfeat.featstore.writing.part import Part
+from clipfeat.featstore.writing.part_writer import PartWriter
 from clipfeat.featstore.writing.tidy import finish_tidying
 from clipfeat.featstore.writing.transaction import ShardTransaction
 from clipfeat.featstore.writing.update import finished_store, update_layout
@@ -74,6 +77,20 @@ def write(
         for shard in order(writer.pending):
             write_shard(path, shard)
         return writer.finish()
+
+
+def write_in_parts(
+    path: Path, ids: Collection[str], say: Callable[[str], None] = lambda line: None
+) -> FeatureStore | Lacking:
+    """Bring the store at `path` to hold `ids` in two parts, one after the other, and finish it."""
+    for number in (1, 2):
+        store, layout = layout_of(path, ids)
+        if store is None or layout.shards:
+            part = Part(number, 2)
+            with PartWriter(path, IDENTITY, layout, part, parent=store, say=say) as writer:
+                for shard in writer.pending:
+                    write_shard(path, shard)
+    return finish_store(path, say=say)
 
 
 def write_shard(path: Path, shard: Shard, libraries: Mapping[str, str] = LIBRARIES) -> None:

@@ -103,6 +103,9 @@ class WriterLock:
             os.ftruncate(self._descriptor, 0)
             os.close(self._descriptor)
             self._descriptor = None
+            # Of a journal that was removed: on NFS its folder stays while a file in it is open.
+            with contextlib.suppress(OSError):
+                self._path.parent.rmdir()
 
     def _is_named(self, descriptor: int) -> bool:
         """Return whether the opened file is the one that the path names."""

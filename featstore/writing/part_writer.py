@@ -44,7 +44,7 @@ class PartWriter(RunWriter):
         run, journal = self._run, self._run.journal
         if run.is_overtaken():
             self._lock.release()
-            with contextlib.suppress(StoreError):  # others of its parts have come too late as well
+            with contextlib.suppress(StoreError, OSError):  # other parts may be as late
                 finish_tidying(FeatureStore.open(run.path))
             raise run.overtaken()
         run.check_folders()
