@@ -141,7 +141,7 @@ def _child(
         name = str(Path(output).with_suffix(suffix))
         os.dup2(os.open(name, os.O_WRONLY | os.O_CREAT), descriptor)
     if unprivileged:
-        _drop_capabilities()
+        drop_capabilities()
     if largest_file is not None:
         begin = ShardTransaction.__init__
 
@@ -172,7 +172,7 @@ def _child(
         os._exit(code)
 
 
-def _drop_capabilities() -> None:
+def drop_capabilities() -> None:
     """Give up what lets root pass over permissions (capset(2), with its version 3 header)."""
     header = (ctypes.c_uint32 * 2)(0x20080522, 0)
     nothing = (ctypes.c_uint32 * 6)()

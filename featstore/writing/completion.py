@@ -47,15 +47,16 @@ class Lacking:
 
     def text(self) -> str:
         """Return a line for a person."""
-        what = "have changed since they were written" if self.changed else "have no receipt"
+        what = "changed since they were written" if self.changed else "no receipt"
         count = sum(numbers[-1] - numbers[0] + 1 for numbers in self.shards)
         which = _listed(
             str(numbers[0]) if len(numbers) == 1 else f"{numbers[0]}-{numbers[-1]}"
             for numbers in self.shards
         )
         where = f" with --shard-range {_listed(map(str, self.parts))}" if self.parts else ""
+        ids = "1 id" if self.ids == 1 else f"{self.ids} ids"
         return (
-            f"{self.path}: {count} of {self.of} shards, with {self.ids} ids, {what} ({which}); "
+            f"{self.path} lacks {ids} in {count} of {self.of} shards ({what}: {which}); "
             f"type the same clipfeat extract command again{where}"
         )
 

@@ -3,11 +3,24 @@
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 from pictures import write_bad_files, write_photographs
-from stores import make_store
+from small_world import FIRST, IDENTITY, layout_of, write, write_shard
+from stores import make_store, snapshot
+
+from clipfeat.featstore.writing.part import Part
+from clipfeat.featstore.writing.part_writer import PartWriter
+
+# What a person may not do is tried as one, even where the tests are run by root.
+UNPRIVILEGED = """
+from command_lines import drop_capabilities
+from clipfeat.cli.main import main
+drop_capabilities()
+main()
+"""
 
 
 def clipfeat(*arguments, cwd=None):
@@ -37,7 +50,7 @@ def assert_one_line_error(done, code, *texts):
 
 def test_help_of_every_command_has_a_line_to_paste():
     for command in ("manifest", "extract", "store info", "store ls", "store stats", "store verify",
-                    "store repair", "store digest", "demo-data", "train vqa", "eval vqa"):  # fmt: skip
+                    "store repair", "store finish", "store digest", "demo-data", "train vqa", "eval vqa"):  # fmt: skip
         done = clipfeat(*command.split(), "--help")
         assert done.returncode == 0, done.stderr
         assert f"$ clipfeat {command}" in done.stdout
@@ -129,3 +142,53 @@ def test_repair_drops_the_shard_and_says_what_to_type(store):
     left = clipfeat("store", "repair", store)
     assert left.returncode == 1
     assert "index.parquet: sha256 is not the one in store.json; copy this file again" in left.stderr
+
+
+def test_finish_says_what_is_lacking_and_then_finishes(tmp_path):
+    path = tmp_path / "s"
+    _, layout = layout_of(path, FIRST)
+    for number in (1, 3):
+        with PartWriter(path, IDENTITY, layout, Part(number, 3)) as writer:
+            for shard in writer.pending:
+                write_shard(path, shard)
+    done = clipfeat("store", "finish", path)
+    again = "type the same clipfeat extract command again with --shard-range 2/3"
+    what = f"{path} lacks 1 id in 1 of 3 shards (no receipt: 1); {again}"
+    assert_one_line_error(done, 1, what)
+    done = clipfeat("store", "finish", path, "--json")
+    assert (done.returncode, done.stderr) == (1, "")
+    missing = {"shards": [[1, 1]], "ids": 1, "parts": ["2/3"]}
+    expected = {"store": str(path), "finished": False, "shards": 3, "missing": missing}
+    assert json.loads(done.stdout) == expected
+    with PartWriter(path, IDENTITY, layout, Part(2, 3)) as writer:
+        write_shard(path, writer.pending[0])
+    digest = write(tmp_path / "whole").digest
+    for _ in range(2):
+        done = clipfeat("store", "finish", path)
+        assert done.stdout == f"{path} is finished: 3 records, digest {digest[:16]}...\n"
+        assert (done.returncode, done.stderr) == (0, "")
+    done = json.loads(clipfeat("store", "finish", path, "--json").stdout)
+    assert (done["finished"], done["digest"], done["counts"]["ok"]) == (True, digest, 3)
+
+
+def test_finish_of_what_is_no_store(tmp_path):
+    assert_one_line_error(clipfeat("store", "finish", tmp_path), 2, f"{tmp_path} is no feature st")
+
+
+@pytest.mark.parametrize("begun", [True, False])
+def test_finish_where_nothing_may_be_written(tmp_path, begun):
+    path = tmp_path / "s"
+    _, layout = layout_of(path, FIRST)
+    with PartWriter(path, IDENTITY, layout, Part(1, 1)) as writer:
+        for shard in writer.pending:
+            write_shard(path, shard)
+    lock = path / "journal/lock"
+    if not begun:
+        lock.unlink()
+    for place in (path, path / "journal", *([lock] if begun else [])):
+        place.chmod(0o444 if place == lock else 0o555)
+    before = snapshot(path)
+    command = [sys.executable, "-c", UNPRIVILEGED, "store", "finish", str(path)]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parents[1])
+    assert_one_line_error(done, 1, f"Permission denied: {lock}")
+    assert snapshot(path) == before
