@@ -22,9 +22,10 @@ class StoreLock:
     one or of the other, whole; and where their bits differ, finishing hashes a shard that is not
     the one of its receipt, and asks for that part again.
 
-    A process that dies takes its flock with it, and its text counts for nothing on its own host. A
-    lock file may be removed only by one who holds `lock`, after having looked. So a lock
-    that was taken before that and is no longer named after it has looked is taken once more.
+    A process that dies takes its flock with it, and its text counts for nothing on its own host.
+    One who holds `lock`, and has looked, may remove the locks of parts with the journal: nobody
+    holds one, but somebody may be about to. Such a one finds `lock` held; or free again, and its
+    own lock without a name, and begins once more.
     """
 
     def __init__(self, journal: Journal, part: Part | None = None):

@@ -16,7 +16,6 @@ from clipfeat.featstore.writing.part import Part
 from clipfeat.featstore.writing.part_writer import PartWriter
 from clipfeat.featstore.writing.writer import StoreWriter
 
-
 NOT_OF_PLAN = "its receipts are not those of its plan"
 
 
