@@ -121,6 +121,11 @@ MODELS = "open_clip's name of a ResNet or ViT: RN50, RN101, RN50x4, ViT-B-32, ..
     help="Try ids of a finished store again that gave no record, e.g. missing,undecodable.",
 )
 @click.option(
+    "--shard-range",
+    metavar="K/N",
+    help="Write only part K of N, as one of many machines; then: clipfeat store finish.",
+)
+@click.option(
     "--dry-run",
     is_flag=True,
     help="Only say what it will come to: grids, shards, disk, time. Tries a few images.",
@@ -151,6 +156,7 @@ def extract(
     max_pixels: int | None,
     accept_truncated: bool,
     retry: tuple[str, ...],
+    shard_range: str | None,
     dry_run: bool,
     profile: bool,
     break_lock: bool,
@@ -170,8 +176,8 @@ def extract(
     from ..extract.estimate import estimate
     from ..extract.extraction import extract_images
     from ..extract.request import Request, default_out, load_images
+    from ..featstore.writing.part import Part
 
-    manifest = load_images(images)
     request = Request(
         model=model,
         pretrained=pretrained,
@@ -190,9 +196,11 @@ def extract(
         decoders=decoders,
         max_pixels=max_pixels,
         accept_truncated=accept_truncated,
+        part=None if shard_range is None else Part.parse(shard_range),
         retry=retry,
         break_lock=break_lock,
     )
+    manifest = load_images(images)
     out = out or default_out(images, request)
 
     def say(line: str) -> None:

@@ -5,10 +5,11 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from ..featstore import FeatureStore, Status, StoreError
+from ..featstore import FeatureStore, Identity, Status, StoreError
 from ..featstore.layout import Layout, is_written_again, lay_out
 from ..featstore.refused import reasons_text, refused_rows
 from ..featstore.write import SHARD_RECORDS
+from ..featstore.writing.part_writer import PartWriter
 from ..featstore.writing.tidy import finish_tidying
 from ..featstore.writing.update import finished_store, shard_records_at, update_layout
 from ..featstore.writing.writer import StoreWriter
@@ -18,7 +19,7 @@ from .plan import shard_tasks
 from .prepare import Prepared, make_job, prepare
 from .profile import Spent
 from .progress import Progress
-from .report import Report, run_file
+from .report import Report
 from .request import Request
 from .space import shortage
 
@@ -45,34 +46,57 @@ def extract_images(
         if not layout.shards:
             finish_tidying(store, break_lock=request.break_lock)
             say(f"{out} is already complete")
-            return Report(store, refused_rows(store.index), 0, 0, 0.0, Spent())
+            return Report(out, None, store, refused_rows(store.index), 0, 0, 0.0, Spent())
         say(f"{out} is finished; {_describe(layout, store)}")
     if warning := shortage(out, layout, identity):
         say(warning)
     started = time.monotonic()
-    with StoreWriter(
-        out, identity, layout, parent=store, break_lock=request.break_lock, say=say
-    ) as writer:
-        progress = _run(manifest, out, layout, writer, prepared, request, say)
+    with _writer(out, identity, layout, store, request, say) as writer:
+        progress = _run(manifest, out, layout.shard_records, writer, prepared, request, say)
         refused = refused_rows(writer.rows())
-        total = sum(len(shard.ids) for shard in layout.shards)
-        if len(refused) == total and (store is None or _is_only_a_retry(layout, store, request)):
-            writer.discard()
-            what = "no store was written" if store is None else f"{out} is as it was"
-            raise ExtractError(f"no image gave a record, {what}: {reasons_text(refused)}")
-        finished = writer.finish()
+        finished = None
+        if isinstance(writer, StoreWriter):
+            total = sum(len(shard.ids) for shard in layout.shards)
+            if len(refused) == total and (
+                store is None or _is_only_a_retry(layout, store, request)
+            ):
+                writer.discard()
+                what = "no store was written" if store is None else f"{out} is as it was"
+                raise ExtractError(f"no image gave a record, {what}: {reasons_text(refused)}")
+            finished = writer.finish()
+            refused = refused_rows(finished.index)
     seconds = time.monotonic() - started
-    refused = refused_rows(finished.index)
-    report = Report(finished, refused, progress.images, progress.bytes, seconds, progress.spent)
-    report.write(run_file(out))
+    report = Report(
+        out, request.part, finished, refused, progress.images, progress.bytes, seconds,
+        progress.spent,
+    )  # fmt: skip
+    report.write()
     return report
+
+
+def _writer(
+    out: Path,
+    identity: Identity,
+    layout: Layout,
+    store: FeatureStore | None,
+    request: Request,
+    say: Callable[[str], None],
+) -> StoreWriter | PartWriter:
+    """Return who writes the whole store, or the part that was asked for."""
+    if request.part is None:
+        return StoreWriter(
+            out, identity, layout, parent=store, break_lock=request.break_lock, say=say
+        )
+    return PartWriter(
+        out, identity, layout, request.part, parent=store, break_lock=request.break_lock, say=say
+    )
 
 
 def _run(
     manifest: Manifest,
     out: Path,
-    layout: Layout,
-    writer: StoreWriter,
+    shard_records: int,
+    writer: StoreWriter | PartWriter,
     prepared: Prepared,
     request: Request,
     say: Callable[[str], None],
@@ -81,14 +105,14 @@ def _run(
     from .executors import execute
 
     tasks = shard_tasks(manifest, writer.pending, prepared.recipe)
-    total = sum(len(shard.ids) for shard in layout.shards)
+    total = sum(len(shard.ids) for shard in writer.shards)
     down = total - sum(len(task.images) for task in tasks)
     if down:
         say(f"{down} images are already down; going on")
     progress = Progress(total, down, say)
     if not tasks:  # an earlier run was cut off while it finished the store
         return progress
-    job = make_job(manifest, out, tasks, prepared, request, layout.shard_records)
+    job = make_job(manifest, out, tasks, prepared, request, shard_records)
     steps = execute(tasks, job, prepared.devices, prepared.backbone)
     try:
         with progress, contextlib.closing(steps):
@@ -99,7 +123,7 @@ def _run(
         say(f"{down} of {total} images are down; those of the shards in hand are dropped")
         raise
     except ExtractError:
-        if next(writer.rows(), None) is None:
+        if isinstance(writer, StoreWriter) and next(writer.rows(), None) is None:
             writer.discard()  # nothing is down: another try may be of another kind
         raise
     return progress

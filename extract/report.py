@@ -8,26 +8,36 @@ from typing import Any
 from ..base.files import write_atomically
 from ..featstore import FeatureStore, IndexRow
 from ..featstore.refused import reasons, reasons_text
+from ..featstore.writing.part import Part
 from .profile import Spent
 
 
 @dataclass(frozen=True)
 class Report:
-    """What an extraction came to."""
+    """What an extraction, or one part of it, came to."""
 
-    store: FeatureStore
+    path: Path  # of the store
+    part: Part | None
+    finished: FeatureStore | None  # None: a part is down, and other parts may be missing
     refused: tuple[IndexRow, ...]
     images: int  # extracted by this run
     bytes: int  # of features, written by this run
     seconds: float  # from the first image's file to the finished store
     spent: Spent
 
+    @property
+    def store(self) -> FeatureStore:
+        """Return the store; a part has none."""
+        assert self.finished is not None, "a part of a store is not a store"
+        return self.finished
+
     def to_json(self) -> dict[str, Any]:
         """Return the same for scripts; rates are None if nothing was left to do."""
         return {
-            "store": str(self.store.path),
-            "digest": self.store.digest,
-            "counts": self.store.card["counts"],
+            "store": str(self.path),
+            "part": str(self.part) if self.part else None,
+            "digest": self.store.digest if self.finished else None,
+            "counts": self.store.card["counts"] if self.finished else None,
             "refused": reasons(self.refused),
             "images": self.images,
             "bytes": self.bytes,
@@ -39,26 +49,32 @@ class Report:
 
     def text(self) -> str:
         """Return lines for a person."""
-        n = len(self.store)
-        speed = (
-            f", {self.images / self.seconds:.1f} images/s, device waited {100 * self.spent.waited:.0f} %"
-            if self.images
-            else ""
+        speed = ""
+        if self.images:
+            rate, waited = self.images / self.seconds, 100 * self.spent.waited
+            speed = f", {rate:.1f} images/s, device waited {waited:.0f} %"
+        if self.finished is None:
+            line = f"{self.path}: part {self.part} is down{speed}; when all parts are, type: "
+            line += f"clipfeat store finish {self.path}"
+        else:
+            digest = self.store.digest[:16]
+            line = f"{self.path}: {len(self.store)} records{speed}, digest {digest}..."
+        if not self.refused:
+            return line
+        return f"{line}\n{len(self.refused)} images gave no record: {reasons_text(self.refused)}"
+
+    def write(self) -> None:
+        """Write the figures beside the store: they are no part of it."""
+        write_atomically(
+            run_file(self.path, self.part), json.dumps(self.to_json(), indent=2).encode()
         )
-        lines = [f"{self.store.path}: {n} records{speed}, digest {self.store.digest[:16]}..."]
-        if self.refused:
-            lines.append(f"{len(self.refused)} images gave no record: {reasons_text(self.refused)}")
-        return "\n".join(lines)
-
-    def write(self, path: Path) -> None:
-        """Write the figures to `path`."""
-        write_atomically(path, json.dumps(self.to_json(), indent=2).encode())
 
 
-def run_file(store: Path) -> Path:
-    """Return where the figures of a store's last run lie: beside it, since they are no part of it.
+def run_file(store: Path, part: Part | None) -> Path:
+    """Return where the figures of a store's last run lie.
 
-    >>> run_file(Path("coco.clipfeat"))
-    PosixPath('coco.run.json')
+    >>> run_file(Path("coco.clipfeat"), None).name, run_file(Path("coco.clipfeat"), Part(3, 16)).name
+    ('coco.run.json', 'coco.run-3-of-16.json')
     """
-    return store.with_name(f"{store.name.removesuffix('.clipfeat')}.run.json")
+    which = f"-{part.number}-of-{part.of}" if part else ""
+    return store.with_name(f"{store.name.removesuffix('.clipfeat')}.run{which}.json")

@@ -4,6 +4,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
+from ..featstore.writing.part import Part
 from ..manifests import Manifest, folder_manifest, read_manifest
 
 
@@ -28,6 +29,7 @@ class Request:
     decoders: int | None = None  # processes that decode, for each device
     max_pixels: int | None = None  # of an image file, above which it is not decoded
     accept_truncated: bool = False
+    part: Part | None = None  # of the shards: other machines write the others
     retry: tuple[str, ...] = ()  # statuses of ids in a finished store that are tried again
     break_lock: bool = False
 

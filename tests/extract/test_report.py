@@ -25,12 +25,13 @@ class Terminal(io.StringIO):
 
 
 def test_a_terminal_has_one_line_that_changes(monkeypatch):
-    monkeypatch.setattr(sys, "stderr", Terminal())
+    terminal = Terminal()
+    monkeypatch.setattr(sys, "stderr", terminal)
     said = []
     with Progress(8, 0, said.append) as progress:
         progress.add(step())
         progress.add(step(refused=1, device=0.7))
-    shown = sys.stderr.getvalue().split("\r")[-1]
+    shown = terminal.getvalue().split("\r")[-1]
     assert "100%" in shown
     assert "8/8 images, 1 refused" in shown
     assert "device waited 20 %" in shown
