@@ -44,7 +44,8 @@ def extract_images(
         check_same_images(manifest, store)
         layout = update_layout(store, prepared.shapes, request.retry)
         if not layout.shards:
-            finish_tidying(store, break_lock=request.break_lock)
+            if request.part is None:  # tidying wants the store for itself
+                finish_tidying(store, break_lock=request.break_lock)
             say(f"{out} is already complete")
             return Report(out, None, store, refused_rows(store.index), 0, 0, 0.0, Spent())
         say(f"{out} is finished; {_describe(layout, store)}")
@@ -56,10 +57,7 @@ def extract_images(
         refused = refused_rows(writer.rows())
         finished = None
         if isinstance(writer, StoreWriter):
-            total = sum(len(shard.ids) for shard in layout.shards)
-            if len(refused) == total and (
-                store is None or _is_only_a_retry(layout, store, request)
-            ):
+            if writer.is_in_vain():
                 writer.discard()
                 what = "no store was written" if store is None else f"{out} is as it was"
                 raise ExtractError(f"no image gave a record, {what}: {reasons_text(refused)}")
@@ -145,12 +143,6 @@ def _describe(layout: Layout, store: FeatureStore) -> str:
     parts = [f"{again} images of missing shards are extracted again"] if again else []
     parts += [f"{added} images are added to it"] if added else []
     return ", ".join(parts)
-
-
-def _is_only_a_retry(layout: Layout, store: FeatureStore, request: Request) -> bool:
-    """Return whether an update does nothing but try ids again that gave no record."""
-    tried = {row.image_id for row in store.index if row.status in request.retry}
-    return all(image_id in tried for shard in layout.shards for image_id in shard.ids)
 
 
 def check_same_images(manifest: Manifest, store: FeatureStore) -> None:

@@ -67,6 +67,10 @@ class StoreWriter(RunWriter):
     def _clear_temporaries(self) -> None:
         self._run.journal.clear_temporaries()
 
+    def is_in_vain(self) -> bool:
+        """Return whether all is down and not one record came of it."""
+        return self._run.is_in_vain()
+
     def discard(self) -> None:
         """Undo the run: remove the beginning of a store, or what was added to a finished one."""
         discard(self._run)
