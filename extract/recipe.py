@@ -11,6 +11,8 @@ from .errors import ExtractUsageError
 
 Resize = Literal["stretch", "shortest"]
 Interpolation = Literal["bicubic", "bilinear"]
+Layer = Literal["final", "final-no-norm", "penultimate"]
+Vector = Literal["embedding", "class_token"]
 
 # The paper's captioning recipe: 448 x 448 bicubic, aspect ratio ignored (CLIP-ViL, section 3.2).
 ALIASES = {"caption448": "square:448"}
@@ -43,8 +45,8 @@ class Recipe:
     interpolation: Interpolation
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
-    layer: str = "final"
-    vector: str | None = None
+    layer: Layer = "final"
+    vector: Vector | None = None  # kept beside the grid
     views: int | None = None
 
     def to_json(self) -> dict[str, Any]:
