@@ -1,65 +1,104 @@
-"""Find, load and name a backbone's weights, through open_clip."""
+"""Choose, load and name a backbone's weights, through open_clip."""
 
-import contextlib
 import difflib
 import hashlib
-import logging
-import pickle
-import zipfile
-from collections.abc import Iterator
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import open_clip
 import torch
-from safetensors import SafetensorError
+from open_clip.model import VisionTransformer
 
 from .backbone import Backbone
+from .checkpoints import download, is_openais, load_tower, quiet, read_checkpoint
 from .errors import ExtractUsageError
 from .job import BackboneSpec
 from .recipe import Preprocess, Resize
+from .towers import make_tower
+
+# Images are all that is read here; a small text tower takes no time and downloads nothing.
+TEXT = {"context_length": 8, "vocab_size": 8, "width": 64, "heads": 1, "layers": 1}
+PREPROCESSING = ("mean", "std", "interpolation", "resize_mode")
+QUICK_GELU = "-quickgelu"  # how open_clip names the twin of a model that has this activation
 
 
 def load_backbone(spec: BackboneSpec, device: str) -> tuple[Backbone, dict[str, Any]]:
     """Return the backbone, ready to run, and what its store says of it.
 
-    Raises ExtractUsageError for an unknown model or tag, weights that cannot be had or do not
-    fit, and a tower that has no grid here.
+    Raises ExtractUsageError for an unknown model or tag, weights that cannot be had, do not fit or
+    need another activation, and a tower that has no grid here.
     """
-    check_model(spec.model, open_clip.list_models())
-    pretrained = choose_weights(spec, open_clip.list_pretrained_tags_by_model(spec.model))
+    name = spec.model
+    check_model(name, open_clip.list_models())
+    pretrained = choose_weights(spec, open_clip.list_pretrained_tags_by_model(name))
+    tag: dict[str, Any] = open_clip.get_pretrained_cfg(name, pretrained) or {}
+    path = None if pretrained == "none" else download(name, pretrained) if tag else Path(pretrained)
     torch.manual_seed(spec.seed)  # decides random weights; loaded ones overwrite them
-    model: Any = _create(spec.model, pretrained)
-    visual = model.visual
-    if not isinstance(visual, open_clip.model.ModifiedResNet) and not (
-        isinstance(visual, open_clip.model.VisionTransformer) and visual.attn_pool is None
-    ):
-        raise ExtractUsageError(
-            f"--model {spec.model}: its image tower ({type(visual).__name__}) has no grid that "
-            f"clipfeat can read yet; use a CLIP ResNet or ViT, RN50x4 or ViT-B-32 for example"
-        )
+    # The activation the weights were trained with: open_clip only warns when the model's config
+    # says another, and a wrong one ruins every feature.
+    model = create_model(name, quick_gelu=bool(tag.get("quick_gelu")))
+    visual: Any = model.visual
+    if path is not None:
+        tensors = read_checkpoint(path, name, model)
+        load_tower(visual, tensors, path, name)
+        if not tag and isinstance(visual, VisionTransformer):
+            check_activation(name, path, openais=is_openais(tensors))
     described = {
-        "model": spec.model,
-        "pretrained": "file" if Path(pretrained).is_file() else pretrained,
-        "seed": spec.seed if pretrained == "none" else None,
+        "model": name,
+        "pretrained": pretrained if tag or path is None else "file",
+        "seed": spec.seed if path is None else None,
         "weights_sha256": weights_digest(visual.state_dict()),
     }
-    native = _preprocess(spec.model, open_clip.get_model_preprocess_cfg(model))
-    return Backbone(visual, native, spec.precision, device), described
+    native = preprocess(name, tag or usual_preprocessing(name), model.visual.image_size)
+    config: dict[str, Any] = open_clip.get_model_config(name) or {}
+    tower = make_tower(visual, config["embed_dim"])
+    if tower is None:
+        raise ExtractUsageError(
+            f"--model {name}: its image tower ({type(visual).__name__}) has no grid that "
+            f"clipfeat can read; use a CLIP ResNet or ViT, RN50x4 or ViT-B-32 for example"
+        )
+    return Backbone(tower, native, spec.precision, device), described
+
+
+def create_model(name: str, *, quick_gelu: bool) -> Any:
+    """Return open_clip's model with random weights and hardly any text tower."""
+    config: dict[str, Any] = open_clip.get_model_config(name) or {}
+    towers: dict[str, Any] = {"text_cfg": TEXT}
+    if "multimodal_cfg" in config:  # CoCa's decoder
+        towers["multimodal_cfg"] = TEXT
+    with quiet():
+        return open_clip.create_model(
+            name, force_quick_gelu=quick_gelu, pretrained_text=False, **towers
+        )
 
 
 def remark(described: dict[str, Any]) -> str | None:
     """Return what a user should be told of these weights, if anything."""
     model, pretrained = described["model"], described["pretrained"]
+    config: dict[str, Any] = open_clip.get_model_config(model) or {}
+    quick_gelu = bool(config.get("quick_gelu"))
     if pretrained == "none":
         return f"Random weights (seed {described['seed']}): grids of an untrained {model}"
-    openai: dict[str, Any] = open_clip.get_pretrained_cfg(model, "openai") or {}
-    if pretrained == "file" and model.startswith("ViT") and openai.get("quick_gelu"):
-        return (
-            f"Weights from a file, run with GELU; if they are OpenAI's own, stop and use "
-            f"--model {model}-quickgelu"
-        )
-    return None
+    if pretrained != "file":
+        tag: dict[str, Any] = open_clip.get_pretrained_cfg(model, pretrained) or {}
+        if quick_gelu and not tag.get("quick_gelu"):
+            return f"Run with QuickGELU, as open_clip's config of {model} says; its tag does not"
+        return None
+    twin = model.removesuffix(QUICK_GELU) if quick_gelu else model + QUICK_GELU
+    said = []
+    if twin in open_clip.list_models() and "patch_size" in config["vision_cfg"]:
+        trained, other = ("QuickGELU", "GELU") if quick_gelu else ("GELU", "QuickGELU")
+        said.append(f"run with {trained}; if they need {other}, stop and use --model {twin}")
+    usual = usual_preprocessing(model)
+    others = [
+        name
+        for name in open_clip.list_pretrained_tags_by_model(model)
+        if _preprocessing_of(model, name) != tuple(usual.values())
+    ]
+    if others:
+        said.append(f"preprocessed as most of {model}'s are; {', '.join(others)} need another")
+    return f"Weights from a file, {', and '.join(said)}" if said else None
 
 
 def check_model(name: str, known: list[str]) -> None:
@@ -81,68 +120,51 @@ def choose_weights(spec: BackboneSpec, tags: list[str]) -> str:
         )
     if spec.pretrained == "none" or spec.pretrained in tags or Path(spec.pretrained).is_file():
         return spec.pretrained
+    plain = spec.model.removesuffix(QUICK_GELU)
+    if plain != spec.model and open_clip.is_pretrained_cfg(plain, spec.pretrained):
+        raise ExtractUsageError(
+            f"--pretrained {spec.pretrained}: trained with GELU, and {spec.model} has QuickGELU; "
+            f"use --model {plain}"
+        )
     raise ExtractUsageError(
         f"--pretrained {spec.pretrained}: neither a file nor a tag of {spec.model}; "
         f"its tags: {', '.join(tags) or 'none'}"
     )
 
 
-def _create(name: str, pretrained: str) -> Any:
-    """Return open_clip's model; no pickled object but tensors is ever loaded."""
-    if is_torchscript(Path(pretrained)):
+def check_activation(name: str, path: Path, *, openais: bool) -> None:
+    """Raise ExtractUsageError for a file of OpenAI's that would be run with GELU."""
+    twin = name + QUICK_GELU
+    if openais and twin in open_clip.list_models():
         raise ExtractUsageError(
-            f"--pretrained {pretrained}: a TorchScript archive, which would be executed to be "
-            f"read; save its state dict once, where you trust it: "
-            f"torch.save(torch.jit.load(PATH).state_dict(), 'weights.pt')"
+            f"--pretrained {path}: these weights are OpenAI's or were rounded to float16 as "
+            f"OpenAI's were, and OpenAI's need QuickGELU; use --model {twin}, or, if they were "
+            f"trained with GELU, the float32 file that they were published in"
         )
-    tag: dict[str, Any] = open_clip.get_pretrained_cfg(name, pretrained) or {}
-    try:
-        with _quiet():
-            return open_clip.create_model(
-                name,
-                pretrained=None if pretrained == "none" else pretrained,
-                # The activation the weights were trained with: open_clip only warns when the
-                # model's config says another, and a wrong one ruins every feature.
-                force_quick_gelu=bool(tag.get("quick_gelu")),
-                pretrained_text=False,
-                weights_only=True,
-            )
-    except (RuntimeError, ValueError, KeyError, AttributeError, TypeError, OSError, EOFError,
-            pickle.UnpicklingError, SafetensorError) as error:  # fmt: skip
-        reason = " ".join(str(error).split())
-        if tag:
-            raise ExtractUsageError(
-                f"--pretrained {pretrained}: the weights of {name} cannot be downloaded "
-                f"({reason:.160}); where there is no network, pass a file: --pretrained PATH, "
-                f"or random weights: --pretrained none --seed 0"
-            ) from None
-        raise ExtractUsageError(
-            f"--pretrained {pretrained}: the file does not fit {name} ({reason:.300}); "
-            f"give the model it was trained as, and a state dict (.pt or .safetensors)"
-        ) from None
 
 
-def is_torchscript(path: Path) -> bool:
-    """Return whether `path` is a TorchScript archive: a zip with constants.pkl beside its code."""
-    if not path.is_file() or not zipfile.is_zipfile(path):
-        return False
-    with zipfile.ZipFile(path) as archive:
-        return any(name.endswith("/constants.pkl") for name in archive.namelist())
+def usual_preprocessing(name: str) -> dict[str, Any]:
+    """Return the preprocessing of most of a model's tags, for weights that carry no tag.
+
+    A model without tags has open_clip's default, CLIP's own.
+    """
+    counts = Counter(
+        _preprocessing_of(name, tag) for tag in open_clip.list_pretrained_tags_by_model(name)
+    )
+    usual = counts.most_common(1)[0][0] if counts else _CLIP
+    return dict(zip(PREPROCESSING, usual, strict=True))
 
 
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Silence open_clip and the hub: what matters comes back as one error."""
-    logging.disable(logging.ERROR)
-    try:
-        yield
-    finally:
-        logging.disable(logging.NOTSET)
+_CLIP = (open_clip.OPENAI_DATASET_MEAN, open_clip.OPENAI_DATASET_STD, "bicubic", "shortest")
 
 
-def _preprocess(name: str, config: dict[str, Any]) -> Preprocess:
-    """Return open_clip's own preprocessing of a model."""
-    size = config["size"]
+def _preprocessing_of(name: str, tag: str) -> tuple[Any, ...]:
+    config: dict[str, Any] = open_clip.get_pretrained_cfg(name, tag) or {}
+    return tuple(config[key] for key in PREPROCESSING)
+
+
+def preprocess(name: str, config: dict[str, Any], size: int | tuple[int, int]) -> Preprocess:
+    """Return open_clip's own preprocessing of a model for images of `size` pixels."""
     height, width = (size, size) if isinstance(size, int) else size
     resizes: dict[str, Resize] = {"shortest": "shortest", "squash": "stretch"}
     resize = resizes.get(config["resize_mode"])

@@ -1,0 +1,133 @@
+"""Checkpoint files and the hub's cache: the tensors of an image tower, and nothing executed."""
+
+import contextlib
+import logging
+import pickle
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import huggingface_hub
+import open_clip
+import torch
+from open_clip.convert import convert_state_dict
+from open_clip.factory import load_state_dict
+from safetensors import SafetensorError
+from torch import Tensor, nn
+
+from .errors import ExtractUsageError
+
+HUB_SECONDS = 10  # to the first answer of the hub
+# Buffers of the archives that OpenAI published; a state dict made from one keeps them.
+OPENAI_KEYS = {"input_resolution", "context_length", "vocab_size"}
+
+
+def download(name: str, tag: str) -> Path:
+    """Return the file with the weights of a tag of open_clip's, from the cache or the hub."""
+    unreachable = check_hub()
+    try:
+        with quiet():
+            return Path(open_clip.download_pretrained(open_clip.get_pretrained_cfg(name, tag)))
+    except (OSError, ValueError, RuntimeError) as error:
+        reason = " ".join((unreachable or str(error)).split())
+        raise ExtractUsageError(
+            f"--pretrained {tag}: the weights of {name} cannot be downloaded "
+            f"({reason:.160}); where there is no network, pass a file: --pretrained PATH, "
+            f"or random weights: --pretrained none --seed 0"
+        ) from None
+
+
+def check_hub() -> str | None:
+    """Where the hub does not answer, have its client look at its cache alone; say why.
+
+    It would try each of several file names six times, with pauses: 45 s in all.
+    """
+    hub = huggingface_hub.constants
+    try:
+        huggingface_hub.get_session().head(hub.ENDPOINT, timeout=HUB_SECONDS)
+    # The hub's HTTP library, and so the kind of error, changes with its version.
+    except Exception as error:
+        hub.HF_HUB_OFFLINE = True  # what the environment variable of this name sets
+        return f"{hub.ENDPOINT} does not answer: {error}"
+    return None
+
+
+def read_checkpoint(path: Path, name: str, model: Any) -> dict[str, Tensor]:
+    """Return the tensors of a checkpoint as open_clip reads it, with the keys of `model`.
+
+    That is a state dict (.pt, .bin, .safetensors) or an open_clip training checkpoint, which holds
+    one under `state_dict`, perhaps with `module.` before each key. Raises ExtractUsageError for
+    everything else; no pickled object but tensors is ever loaded.
+    """
+    if is_torchscript(path):
+        raise ExtractUsageError(
+            f"--pretrained {path}: a TorchScript archive, which would be executed to be "
+            f"read; save its state dict once, where you trust it: "
+            f"torch.save(torch.jit.load(PATH).state_dict(), 'weights.pt')"
+        )
+    try:
+        with quiet():
+            return convert_state_dict(model, load_state_dict(str(path), weights_only=True))
+    except (RuntimeError, ValueError, KeyError, AttributeError, TypeError, OSError, EOFError,
+            StopIteration, pickle.UnpicklingError, SafetensorError) as error:  # fmt: skip
+        raise misfit(str(path), name, error) from None
+
+
+def load_tower(visual: nn.Module, tensors: dict[str, Tensor], path: Path, name: str) -> None:
+    """Load the image tower's part of a checkpoint, which must have all of it and nothing else.
+
+    The text tower's part is not looked at. A position table of another size is refused: resizing
+    it to the model's size first, as open_clip would, and to the image's then, blurs it twice.
+    """
+    prefix = "visual."
+    mine = {key.removeprefix(prefix): t for key, t in tensors.items() if key.startswith(prefix)}
+    if not mine:
+        raise misfit(str(path), name, f"no tensor in it is called {prefix}...")
+    try:
+        visual.load_state_dict(mine)
+    except (RuntimeError, TypeError, AttributeError) as error:
+        raise misfit(str(path), name, error) from None
+
+
+def misfit(path: str, name: str, reason: object) -> ExtractUsageError:
+    """Return the error for a file that does not hold the weights of the model called `name`."""
+    return ExtractUsageError(
+        f"--pretrained {path}: the file does not fit {name} "
+        f"({' '.join(str(reason).split()):.300}); "
+        f"give the model it was trained as, and a state dict (.pt or .safetensors)"
+    )
+
+
+def is_torchscript(path: Path) -> bool:
+    """Return whether `path` is a TorchScript archive: a zip with constants.pkl beside its code."""
+    if not zipfile.is_zipfile(path):
+        return False
+    with zipfile.ZipFile(path) as archive:
+        return any(name.endswith("/constants.pkl") for name in archive.namelist())
+
+
+def is_openais(tensors: dict[str, Tensor]) -> bool:
+    """Return whether a ViT's checkpoint can be OpenAI's, whatever dtype it was saved in.
+
+    OpenAI published the matrices of its models in float16, so each of their numbers is one that
+    float16 has. Weights trained in float32 are not: 13 more bits of each would have to be zero.
+    """
+    matrices = (
+        tensor
+        for key, tensor in tensors.items()
+        if key.startswith("visual.") and tensor.ndim > 1 and not key.endswith("embedding")
+    )
+    return tensors.keys() >= OPENAI_KEYS or all(
+        torch.equal(tensor.half().to(tensor.dtype), tensor) for tensor in matrices
+    )
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Silence open_clip and the hub: what matters comes back as one error."""
+    logging.disable(logging.ERROR)
+    try:
+        yield
+    finally:
+        logging.disable(logging.NOTSET)
