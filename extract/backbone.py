@@ -41,7 +41,8 @@ class Backbone:
 
     def check_recipe(self, recipe: Recipe) -> None:
         """Raise ExtractUsageError unless the tower has the recipe's layer and vector."""
-        kind, layers = type(self.tower.visual).__name__, self.tower.layers
+        visual, layers = self.tower.visual, self.tower.layers
+        kind = type(getattr(visual, "trunk", visual)).__name__
         if recipe.layer not in layers:
             raise ExtractUsageError(
                 f"layer {recipe.layer}: this image tower ({kind}) has no such layer; "

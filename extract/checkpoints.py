@@ -68,7 +68,8 @@ def read_checkpoint(path: Path, name: str, model: Any) -> dict[str, Tensor]:
         )
     try:
         with quiet():
-            return convert_state_dict(model, load_state_dict(str(path), weights_only=True))
+            tensors: Any = convert_state_dict(model, load_state_dict(str(path), weights_only=True))
+            return tensors
     except (RuntimeError, ValueError, KeyError, AttributeError, TypeError, OSError, EOFError,
             StopIteration, pickle.UnpicklingError, SafetensorError) as error:  # fmt: skip
         raise misfit(str(path), name, error) from None

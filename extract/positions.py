@@ -1,5 +1,6 @@
 """Position tables fitted to explicit rows and columns."""
 
+import warnings
 from abc import ABC, abstractmethod
 from typing import Any
 
@@ -60,14 +61,17 @@ class TimmPositions(Positions):
         if not self._has_any or size == self._size:
             return
         trunk = self._visual.trunk
-        kinds = {name: trunk.get_parameter(name) for name in self._tables}
+        dtypes = {name: trunk.get_parameter(name).dtype for name in self._tables}
         self._visual.set_input_size(self._native)
         for name, table in self._tables.items():
-            trunk.get_parameter(name).data = table.to(kinds[name].device)
-        self._visual.set_input_size(size)
-        for name, kind in kinds.items():
             parameter = trunk.get_parameter(name)
-            parameter.data = parameter.data.to(kind.dtype)
+            parameter.data = table.to(parameter.device)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch's, of how timm fits the tables of Swin
+            self._visual.set_input_size(size)
+        for name, dtype in dtypes.items():
+            parameter = trunk.get_parameter(name)
+            parameter.data = parameter.data.to(dtype)
         self._size = size
 
 

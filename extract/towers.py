@@ -56,7 +56,8 @@ def make_tower(visual: Any, embedding_dim: int) -> Tower | None:
 class ResNetTower(Tower):
     """CLIP's ResNets. The grid is the output of layer 4, before the attention pool.
 
-    A remainder smaller than a cell is seen by the convolutions, which drop it on their way.
+    A remainder smaller than a cell is seen by the convolutions, which drop it on their way; but
+    31 pixels would become a cell, as the first convolution rounds up, and so lose the last one.
     """
 
     layers = ("final",)
@@ -72,8 +73,9 @@ class ResNetTower(Tower):
         self.positions = TablePositions(visual.attnpool, (side, side))
 
     def __call__(self, images: Images, layer: Layer, vector: Vector | None) -> Output:
+        height, width = (side - (side % 32 == 31) for side in images.shape[2:])
         output = self.visual.forward_intermediates(
-            images, indices=[4], intermediates_only=vector is None
+            images[:, :, :height, :width], indices=[4], intermediates_only=vector is None
         )
         return output["image_intermediates"][0].permute(0, 2, 3, 1), output.get("image_features")
 
@@ -158,7 +160,9 @@ def _forward_vit(
     return grid, output.get("image_features")
 
 
-def whole_cells(images: Images, cell: tuple[int, int]) -> Images:
+def whole_cells(
+    images: Images, cell: tuple[int, int]
+) -> Float[Tensor, "image 3 whole_height whole_width"]:
     """Return images less the remainder that is smaller than a cell, at the right and the bottom.
 
     timm's towers would pad it, refuse it or drop it, each in its own way.

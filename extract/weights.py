@@ -31,8 +31,9 @@ def load_backbone(spec: BackboneSpec, device: str) -> tuple[Backbone, dict[str, 
     """
     name = spec.model
     check_model(name, open_clip.list_models())
-    pretrained = choose_weights(spec, open_clip.list_pretrained_tags_by_model(name))
-    tag: dict[str, Any] = open_clip.get_pretrained_cfg(name, pretrained) or {}
+    tags = open_clip.list_pretrained_tags_by_model(name)
+    pretrained = choose_weights(spec, tags)
+    tag = open_clip.get_pretrained_cfg(name, pretrained) if pretrained in tags else {}
     path = None if pretrained == "none" else download(name, pretrained) if tag else Path(pretrained)
     torch.manual_seed(spec.seed)  # decides random weights; loaded ones overwrite them
     # The activation the weights were trained with: open_clip only warns when the model's config
@@ -87,7 +88,8 @@ def remark(described: dict[str, Any]) -> str | None:
         return None
     twin = model.removesuffix(QUICK_GELU) if quick_gelu else model + QUICK_GELU
     said = []
-    if twin in open_clip.list_models() and "patch_size" in config["vision_cfg"]:
+    is_vit = config["vision_cfg"].get("patch_size")  # a ResNet's grid meets no GELU
+    if is_vit and twin in open_clip.list_models():
         trained, other = ("QuickGELU", "GELU") if quick_gelu else ("GELU", "QuickGELU")
         said.append(f"run with {trained}; if they need {other}, stop and use --model {twin}")
     usual = usual_preprocessing(model)
