@@ -3,6 +3,7 @@
 import contextlib
 import logging
 import pickle
+import warnings
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -69,6 +70,8 @@ def read_checkpoint(path: Path, name: str, model: Any) -> dict[str, Tensor]:
     try:
         with quiet():
             tensors: Any = convert_state_dict(model, load_state_dict(str(path), weights_only=True))
+            if not all(isinstance(tensor, Tensor) for tensor in tensors.values()):
+                raise TypeError("it holds more than tensors")
             return tensors
     except (RuntimeError, ValueError, KeyError, AttributeError, TypeError, OSError, EOFError,
             StopIteration, pickle.UnpicklingError, SafetensorError) as error:  # fmt: skip
@@ -129,6 +132,8 @@ def quiet() -> Iterator[None]:
     """Silence open_clip and the hub: what matters comes back as one error."""
     logging.disable(logging.ERROR)
     try:
-        yield
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
     finally:
         logging.disable(logging.NOTSET)

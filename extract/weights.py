@@ -62,7 +62,7 @@ def load_backbone(spec: BackboneSpec, device: str) -> tuple[Backbone, dict[str, 
     return Backbone(tower, native, spec.precision, device), described
 
 
-def create_model(name: str, *, quick_gelu: bool) -> Any:
+def create_model(name: str, *, quick_gelu: bool = False, device: str = "cpu") -> Any:
     """Return open_clip's model with random weights and hardly any text tower."""
     config: dict[str, Any] = open_clip.get_model_config(name) or {}
     towers: dict[str, Any] = {"text_cfg": TEXT}
@@ -70,7 +70,7 @@ def create_model(name: str, *, quick_gelu: bool) -> Any:
         towers["multimodal_cfg"] = TEXT
     with quiet():
         return open_clip.create_model(
-            name, force_quick_gelu=quick_gelu, pretrained_text=False, **towers
+            name, device=device, force_quick_gelu=quick_gelu, pretrained_text=False, **towers
         )
 
 

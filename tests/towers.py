@@ -24,8 +24,8 @@ def stock_model(name, seed=0) -> Any:
     blocks are alike; three of them, or two a stage, make every mistake that all would make.
     """
     torch.manual_seed(seed)
-    towers = {"text_cfg": TEXT}
-    if "multimodal_cfg" in open_clip.get_model_config(name):
+    towers: dict[str, Any] = {"text_cfg": TEXT}
+    if "multimodal_cfg" in (open_clip.get_model_config(name) or {}):
         towers["multimodal_cfg"] = TEXT
     model: Any = open_clip.create_model(name, pretrained_text=False, **towers).eval()
     shorten(model.visual)
@@ -43,7 +43,7 @@ def stock_model(name, seed=0) -> Any:
 def shorten(visual):
     if hasattr(visual, "transformer"):
         visual.transformer.resblocks = visual.transformer.resblocks[:3]
-    trunk = getattr(visual, "trunk", None)
+    trunk: Any = getattr(visual, "trunk", None)
     if hasattr(trunk, "blocks"):
         trunk.blocks = trunk.blocks[:3]
     for stage in getattr(trunk, "stages", getattr(trunk, "layers", [])):
@@ -54,7 +54,8 @@ def backbone_around(model, name, precision="float32") -> Backbone:
     """Return a backbone with a copy of a stock model's image tower."""
     visual = copy.deepcopy(model.visual)
     native = preprocess(name, usual_preprocessing(name), visual.image_size)
-    tower = make_tower(visual, open_clip.get_model_config(name)["embed_dim"])
+    config: Any = open_clip.get_model_config(name)
+    tower = make_tower(visual, config["embed_dim"])
     assert tower is not None
     return Backbone(tower, native, precision, "cpu")
 
