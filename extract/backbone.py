@@ -54,6 +54,10 @@ class Backbone:
                 f"it has CLIP's embedding (vector embedding), or keep none"
             )
 
+    def full_batch(self, images: int) -> int:
+        """Return the number of images, this many or a few more, that no image's numbers feel."""
+        return images if self._threads is None else -(-images // CHUNK) * CHUNK
+
     def vector_dim(self, recipe: Recipe) -> int | None:
         """Return the width of what the recipe keeps beside the grid."""
         return {None: None, "embedding": self.pooled_dim, "class_token": self.dim}[recipe.vector]
