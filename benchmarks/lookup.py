@@ -34,7 +34,7 @@ def image_id(number: int) -> str:
 
 def write_tables(path: Path, ids: int) -> None:
     """Write store.json and the tables of a store of `ids` images."""
-    builder = LookupBuilder([str(SHAPE)])
+    builder = LookupBuilder([str(SHAPE)], {})
 
     def rows() -> Iterator[IndexRow]:
         for number in range(ids):

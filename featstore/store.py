@@ -11,9 +11,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from .areas import Area
 from .disk.checks import check_folders, check_shards
 from .disk.codecs import CRC_BYTES, Buffer
-from .disk.lookup import SHAPE_BIT, STATUSES, Lookup, Places
+from .disk.lookup import SHAPE_BIT, STATUSES, Lookup, Places, area_of, status_of
 from .disk.shard_file import as_bytes, opened, read_index, read_record
 from .disk.shard_index import ABSENT, Index, index_bytes
 from .disk.store_json import read_card
@@ -34,8 +35,8 @@ INDEX_CACHE_BYTES = 64 << 20  # of shard indexes kept in memory
 class FeatureBatch:
     """The records of the ids asked for, in that order."""
 
-    features: np.ndarray  # (image, cell, dim), dtype of the store, zeros in padding cells
-    mask: np.ndarray  # (image, cell) bool, True where a cell is real
+    features: np.ndarray  # (image, cell, dim), dtype of the store, zeros behind a smaller grid
+    mask: np.ndarray  # (image, cell) bool, True where a cell holds pixels of the image
     grid_shapes: np.ndarray  # (image, 2) int64: rows, cols
     pooled: np.ndarray | None  # (image, dim), where the store has pooled vectors
 
@@ -65,6 +66,7 @@ class FeatureStore:
         self.identity = Identity.from_json(card["identity"])
         self.digest: str = card["digest"]
         self.grid_shapes = tuple(sorted(map(GridShape.parse, card["grid_shapes"])))
+        self._areas = tuple(map(Area.parse, card.get("areas", [])))
         self._dtype = self.identity.numpy_dtype
         self._verify = verify
         self._pool = BufferPool()
@@ -137,31 +139,55 @@ class FeatureStore:
         return self.card["counts"][Status.OK]
 
     def __contains__(self, image_id: object) -> bool:
-        return isinstance(image_id, str) and self._lookup.find_one(image_id)[0] == 0
+        return isinstance(image_id, str) and status_of(self._lookup.find_one(image_id)[0]) == 0
 
     def statuses(self, ids: Sequence[str]) -> list[Status | None]:
         """Return what became of each id, None for one that the store does not know."""
-        numbers = self._lookup.find(ids).status.tolist()
-        return [STATUSES[n] if 0 <= n < len(STATUSES) else None for n in numbers]
+        numbers = status_of(self._lookup.find(ids).state).tolist()
+        return [STATUSES[n] if n < len(STATUSES) else None for n in numbers]
 
     def __getitem__(self, image_id: str) -> np.ndarray:
         """Return the grid of one image: (row, col, dim), in the store's dtype.
 
         Raises MissingRecordError (a KeyError) for an id that has no record.
         """
-        status, number, row, check = self._lookup.find_one(image_id)
-        if status:
-            self._refuse(image_id, status)
-        if number >= len(self.grid_shapes):
-            raise self._misplaced("a grid shape too many")
-        if row >= self._lengths[number]:
-            raise self._misplaced("a row beyond its array")
-        shape = self.grid_shapes[number]
+        shape, _, row, check = self._find_one(image_id)
         grid = np.empty((*shape, self.dim), self._dtype)
         shard, position = divmod(row, self._shard_records)
         checksum = check.to_bytes(8, "little")[:CRC_BYTES]
         self._read_span("grid", [_Wanted(str(shape), shard, position, checksum, as_bytes(grid))])
         return grid
+
+    def mask(self, image_id: str) -> np.ndarray:
+        """Return which cells of one image's grid hold pixels of it: (row, col) bool.
+
+        False where the recipe has padded the image. Raises as `store[image_id]` does.
+        """
+        shape, area, _, _ = self._find_one(image_id)
+        return np.ones(shape, bool) if area is None else area.mask(shape)
+
+    def _find_one(self, image_id: str) -> tuple[GridShape, Area | None, int, int]:
+        """Return grid shape, real area, row and check of a record."""
+        state, number, row, check = self._lookup.find_one(image_id)
+        if status_of(state):
+            self._refuse(image_id, status_of(state))
+        if number >= len(self.grid_shapes):
+            raise self._misplaced("a grid shape too many")
+        if row >= self._lengths[number]:
+            raise self._misplaced("a row beyond its array")
+        shape = self.grid_shapes[number]
+        return shape, self._area(area_of(state), shape) if state else None, row, check
+
+    def _area(self, number: int, shape: GridShape) -> Area | None:
+        """Return a real area by its number, None for the whole grid."""
+        if not number:
+            return None
+        if number > len(self._areas):
+            raise self._misplaced("an area too many")
+        area = self._areas[number - 1]
+        if not area.lies_in(shape):
+            raise self._misplaced(f"the area {area} in a {shape} grid")
+        return area
 
     def read(self, ids: Sequence[str], out: np.ndarray | None = None) -> FeatureBatch:
         """Return the records of `ids`, in that order, padded to the largest grid among them.
@@ -186,6 +212,7 @@ class FeatureStore:
         if not mask.all():
             for record, n in zip(out, counts, strict=True):
                 record[n:] = 0
+        self._mask_padding(mask, places)
         self._fill("grid", places, out)
         pooled = None
         if identity.pooled_dim is not None:
@@ -212,22 +239,32 @@ class FeatureStore:
     def _find(self, ids: Sequence[str]) -> Places:
         """Return where the records of `ids` lie, raising for the first that has none."""
         places = self._lookup.find(ids)
-        refused = np.flatnonzero(places.status)
-        if refused.size:
-            first = int(refused[0])
-            self._refuse(ids[first], int(places.status[first]))
+        if places.state.any():
+            status = status_of(places.state)
+            refused = np.flatnonzero(status)
+            if refused.size:
+                first = int(refused[0])
+                self._refuse(ids[first], int(status[first]))
         if len(ids) and places.shape.max() >= len(self.grid_shapes):
             raise self._misplaced("a grid shape too many")
         if (places.row >= self._lengths[places.shape]).any():
             raise self._misplaced("a row beyond its array")
         return places
 
+    def _mask_padding(self, mask: np.ndarray, places: Places) -> None:
+        """Make `mask` False in the cells that hold no pixel of an image."""
+        for k in np.flatnonzero(places.state).tolist():
+            shape = self.grid_shapes[places.shape[k]]
+            area = self._area(area_of(int(places.state[k])), shape)
+            if area is not None:
+                mask[k, : shape.cells] = area.mask(shape).ravel()
+
     def _misplaced(self, what: str) -> CorruptStoreError:
         return CorruptStoreError(f"{self.table_path('lookup')} names {what}")
 
     def _refuse(self, image_id: str, status: int) -> None:
         """Raise MissingRecordError, saying what became of the id."""
-        if not 0 <= status < len(STATUSES):
+        if status >= len(STATUSES):
             if any(row.image_id == image_id for row in self.index):
                 raise CorruptStoreError(
                     f"{self.table_path('lookup')}: lacks {image_id!r:.100}, which is in the "

@@ -30,7 +30,7 @@ def reseal(store: Path, **changes: Any) -> None:
 def reconcile(store: Path) -> None:
     """Make look-up, counts and digest follow from a forged index, as its writer's would."""
     opened = FeatureStore.open(store)
-    lookup = LookupBuilder(map(str, opened.grid_shapes))
+    lookup = LookupBuilder(map(str, opened.grid_shapes), opened.identity.recipe)
     counts = dict.fromkeys(Status, 0)
     for row in opened.index:
         lookup.add(row)

@@ -64,7 +64,7 @@ def _mend_lookup(path: Path) -> list[str]:
         return []
     if lookup.is_dir():
         raise StoreError(f"{lookup} is a folder; move it out of the store")
-    builder = LookupBuilder(card["grid_shapes"])
+    builder = LookupBuilder(card["grid_shapes"], card["identity"]["recipe"])
     for row in read_index(path / table_file("index", card["generation"]), tables["index"]):
         builder.add(row)
     write_atomically(lookup, lookup_bytes(builder.columns()))

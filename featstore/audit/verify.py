@@ -134,7 +134,7 @@ def _check_metadata(store: FeatureStore) -> Iterator[Problem]:
 
 def _check_index(store: FeatureStore) -> Iterator[Problem]:
     """Compare what follows from the index with store.json, the look-up and the digest."""
-    lookup = LookupBuilder(map(str, store.grid_shapes))
+    lookup = LookupBuilder(map(str, store.grid_shapes), store.identity.recipe)
     counts: Counter[str] = Counter()
     covered = _Coverage(store)
 
@@ -147,7 +147,7 @@ def _check_index(store: FeatureStore) -> Iterator[Problem]:
 
     try:
         digest = store_digest(store.identity, store.shards, watched())
-    except (CorruptStoreError, ValueError, KeyError, OverflowError) as error:
+    except (StoreError, ValueError, KeyError, OverflowError) as error:
         yield Problem(store.table_path("index").name, f"a row makes no sense: {error}", (), COPY)
         return
     if digest != store.digest:
@@ -155,6 +155,8 @@ def _check_index(store: FeatureStore) -> Iterator[Problem]:
         yield Problem(STORE_JSON, what, (), f"copy {STORE_JSON} and the tables again")
     if {s: n for s, n in store.card["counts"].items() if n} != counts:
         yield Problem(STORE_JSON, "counts are not those of the index", (), COPY)
+    if store.card.get("areas", []) != lookup.areas:
+        yield Problem(STORE_JSON, "areas are not those of the index and the recipe", (), COPY)
     expected = hashlib.sha256(lookup_bytes(lookup.columns())).hexdigest()
     if expected != store.card["tables"]["lookup"]:
         remedy = "type: clipfeat store repair"

@@ -5,7 +5,8 @@ little-endian, in the order of the first:
 
     key    the first 8 bytes of sha256(image id), as a big-endian number
     place  row, then 40 bits up the number of the shape (in the order of store.json), then
-           52 bits up the number of the status (in the order of Status)
+           52 bits up the number of the status (in the order of Status), then 56 bits up the
+           number of the real area: 0 for the whole grid, k for the k-th of store.json's `areas`
     check  the last 4 bytes of the record's grid on disk, then those of its pooled vector
     seal   the next 8 bytes of sha256(image id), XOR mix(place XOR mix(check))
 
@@ -17,21 +18,23 @@ import hashlib
 import mmap
 import os
 from bisect import bisect_left
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from ...base.files import open_plain
-from ..errors import CorruptStoreError
+from ..areas import MAX_AREAS, Area, area_rule
+from ..errors import CorruptStoreError, StoreError
 from ..format import IndexRow, Status
 
 MAGIC = b"clipfeat"
 HEADER_BYTES = len(MAGIC) + 8
 ENTRY_BYTES = 32
-SHAPE_BIT, STATUS_BIT = 40, 52
+SHAPE_BIT, STATUS_BIT, AREA_BIT = 40, 52, 56
 MAX_SHAPES = 1 << (STATUS_BIT - SHAPE_BIT)
+STATUS_MASK = (1 << (AREA_BIT - STATUS_BIT)) - 1
 MAX_SAME_KEY = 4  # two of ten million ids share a key once in 400,000 stores
 STATUSES = tuple(Status)
 
@@ -40,12 +43,25 @@ MASK = (1 << 64) - 1  # numpy keeps 64 bits by itself, Python does not
 
 
 class Places(NamedTuple):
-    """Where the records of some ids lie, an entry for each id."""
+    """Where the records of some ids lie, an entry for each id.
 
-    status: np.ndarray  # (id,) number of its Status, -1: the store has no such id
+    A state is 0 for a record whose whole grid is real, by far the most frequent.
+    """
+
+    state: np.ndarray  # (id,) what `status_of` and `area_of` take; -1: the store has no such id
     shape: np.ndarray  # (id,) number of its grid shape
     row: np.ndarray  # (id,) in the arrays of its shape
     check: U64  # (id,) last bytes of its record on disk: grid low, pooled high
+
+
+def status_of(state: Any) -> Any:
+    """Return the number of the Status; none has that of an id that the store does not have."""
+    return state & STATUS_MASK
+
+
+def area_of(state: Any) -> Any:
+    """Return the number of the real area."""
+    return state >> (AREA_BIT - STATUS_BIT)
 
 
 class Lookup:
@@ -75,7 +91,7 @@ class Lookup:
         self._views = [numbers[k * ids : (k + 1) * ids] for k in range(4)]
 
     def find_one(self, image_id: str) -> tuple[int, int, int, int]:
-        """Return (status, shape, row, check) of one id, as `find` does, with less ado."""
+        """Return (state, shape, row, check) of one id, as `find` does, with less ado."""
         digest = hashlib.sha256(image_id.encode("utf-8", "surrogatepass")).digest()
         key, second = int.from_bytes(digest[:8], "big"), int.from_bytes(digest[8:16], "big")
         keys, places, checks, seals = self._views
@@ -120,10 +136,15 @@ class Lookup:
 
 
 class LookupBuilder:
-    """Collects index rows, 32 bytes for each, and gives the bytes of their lookup."""
+    """Collects index rows, 32 bytes for each, and gives the bytes of their lookup.
 
-    def __init__(self, shapes: Iterable[str]):
+    `shapes` are the grid shapes of store.json, in its order, `recipe` that of the identity.
+    """
+
+    def __init__(self, shapes: Iterable[str], recipe: Mapping[str, Any]):
         self._shapes = {shape: number for number, shape in enumerate(shapes)}
+        self._area_of_image = area_rule(recipe)
+        self._areas: dict[Area, int] = {}  # to its number, in the order of the first rows
         self._hashes = bytearray()
         self._values = bytearray()
 
@@ -134,14 +155,34 @@ class LookupBuilder:
             raise ValueError(f"row {row.row}, checksum {row.checksum!r:.80}")
         place = row.row | self._shapes[row.shape] << SHAPE_BIT
         place |= STATUSES.index(Status(row.status)) << STATUS_BIT
+        if self._area_of_image is not None and row.status == Status.OK:
+            area = self._area_of_image(row.width, row.height)
+            if area is not None:
+                place |= self._number(area) << AREA_BIT
         self._hashes += hashlib.sha256(row.image_id.encode()).digest()[:16]
         self._values += place.to_bytes(8, "little")
         self._values += check.ljust(8, b"\0")
+
+    def _number(self, area: Area) -> int:
+        if len(self._areas) == MAX_AREAS and area not in self._areas:
+            raise StoreError(f"{area}: a store has at most {MAX_AREAS} real areas; this is one more")
+        return self._areas.setdefault(area, len(self._areas) + 1)
+
+    @property
+    def areas(self) -> list[str]:
+        """Return the real areas of the rows, as store.json lists them."""
+        return list(map(str, sorted(self._areas)))
 
     def columns(self) -> U64:
         """Return key, place, check, seal of every row, sorted by key."""
         key, second = np.frombuffer(self._hashes, ">u8").astype("<u8").reshape(-1, 2).T
         place, check = np.frombuffer(self._values, "<u8").reshape(-1, 2).T
+        if self._areas:
+            numbers = np.zeros(MAX_AREAS + 1, np.uint64)
+            for number, area in enumerate(sorted(self._areas), 1):
+                numbers[self._areas[area]] = number
+            rest = place & np.uint64((1 << AREA_BIT) - 1)
+            place = rest | numbers[place >> np.uint64(AREA_BIT)] << np.uint64(AREA_BIT)
         order = np.argsort(key, kind="stable")
         return np.stack([key, place, check, second ^ _seal(place, check)])[:, order]
 

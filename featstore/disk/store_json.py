@@ -2,10 +2,12 @@
 
 import hashlib
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from ...base.files import write_atomically
+from ..areas import MAX_AREAS, Area
 from ..errors import CorruptStoreError, StoreError
 from ..format import (
     FORMAT,
@@ -132,3 +134,18 @@ def _check_values(path: Path, card: dict[str, Any]) -> None:
                 f"{records!r:.80} records of {size:,} bytes at {text}; expected 1 to "
                 f"{1 << SHAPE_BIT} of at most {MAX_RECORD_BYTES:,} bytes"
             )
+    _check_areas(card.get("areas", []), shapes, refuse)
+
+
+def _check_areas(
+    texts: Any, shapes: list[GridShape], refuse: Callable[[str], CorruptStoreError]
+) -> None:
+    """Refuse real areas other than those that `LookupBuilder.areas` can give."""
+    if not isinstance(texts, list) or len(texts) > MAX_AREAS:
+        raise refuse(f"areas must be a list of at most {MAX_AREAS}")
+    areas = list(map(Area.parse, texts))
+    if areas != sorted(set(areas)):
+        raise refuse("areas must be sorted by rows, cols, top, left, and none twice")
+    for area in areas:
+        if not any(area.lies_in(shape) for shape in shapes):
+            raise refuse(f"no grid shape of the store has room for the area {area}")

@@ -43,7 +43,7 @@ def finish(run: Run, lock: StoreLock) -> FeatureStore:
     lengths = _lengths(run)
     generation = parent.card["generation"] + 1 if parent else 0
     paths = {table: run.path / table_file(table, generation) for table in TABLES}
-    counts = _write_tables(run, paths, lengths, shards)
+    counts, areas = _write_tables(run, paths, lengths, shards)
     tables = {table: sha256_file(path) for table, path in paths.items()}
     # Read back from the disk: the digest is that of what is there.
     digest = store_digest(run.identity, shards, read_index(paths["index"], tables["index"]))
@@ -62,6 +62,7 @@ def finish(run: Run, lock: StoreLock) -> FeatureStore:
             "libraries": libraries,
             "shard_records": run.layout.shard_records,
             "grid_shapes": lengths,
+            **({"areas": areas} if areas else {}),
             "counts": counts,
             "parents": parents,
             "licence": parent.card.get("licence") if parent else None,
@@ -104,9 +105,9 @@ def _lengths(run: Run) -> dict[str, int]:
 
 def _write_tables(
     run: Run, paths: Mapping[str, Path], lengths: Mapping[str, int], shards: list[ShardRow]
-) -> dict[str, int]:
-    """Write index, packing list and look-up; return the counts by status."""
-    lookup = LookupBuilder(lengths)
+) -> tuple[dict[str, int], list[str]]:
+    """Write index, packing list and look-up; return the counts by status, the real areas."""
+    lookup = LookupBuilder(lengths, run.identity.recipe)
     counts: Counter[str] = Counter()
 
     def counted() -> Iterator[IndexRow]:
@@ -118,7 +119,7 @@ def _write_tables(
     write_index(paths["index"], counted())
     write_shards(paths["shards"], shards)
     write_atomically(paths["lookup"], lookup_bytes(lookup.columns()))
-    return {status.value: counts[status.value] for status in Status}
+    return {status.value: counts[status.value] for status in Status}, lookup.areas
 
 
 def _all_rows(run: Run) -> Iterator[IndexRow]:

@@ -39,7 +39,7 @@ ABC = [IndexRow(i, "ok", "", "1x1", k, 0, 0, "", "", "00000000") for k, i in enu
 
 
 def columns_of(rows):
-    builder = LookupBuilder(SHAPES)
+    builder = LookupBuilder(SHAPES, {})
     for row in rows:
         builder.add(row)
     return builder.columns()
@@ -56,14 +56,14 @@ def test_every_id_is_found_where_it_is_and_no_other_is(tmp_path, rows, others):
     lookup = built(tmp_path / "lookup.bin", rows)
     places = lookup.find([row.image_id for row in rows])
     for k, row in enumerate(rows):
-        assert STATUSES[places.status[k]] == row.status
+        assert STATUSES[places.state[k]] == row.status
         assert SHAPES[places.shape[k]] == row.shape
         assert places.row[k] == row.row
         check = int(places.check[k]).to_bytes(8, "little")
         assert check == bytes.fromhex(row.checksum).ljust(8, b"\0")
     known = {row.image_id for row in rows}
     absent = [image_id for image_id in others if image_id not in known] + ["\ud800"]
-    assert set(lookup.find(absent).status.tolist()) == {-1}
+    assert set(lookup.find(absent).state.tolist()) == {-1}
 
 
 @pytest.mark.parametrize(
@@ -72,7 +72,7 @@ def test_every_id_is_found_where_it_is_and_no_other_is(tmp_path, rows, others):
 )
 def test_a_row_that_does_not_fit_is_not_packed(change):
     with pytest.raises(ValueError, match=r"row|checksum|hex|not a valid Status"):
-        LookupBuilder(SHAPES).add(ABC[0]._replace(**change))
+        LookupBuilder(SHAPES, {}).add(ABC[0]._replace(**change))
 
 
 def test_ids_that_share_a_key_are_told_apart(tmp_path):
@@ -82,7 +82,7 @@ def test_ids_that_share_a_key_are_told_apart(tmp_path):
     (tmp_path / "lookup.bin").write_bytes(lookup_bytes(columns))
     lookup = Lookup(tmp_path / "lookup.bin", 3)
     assert lookup.find(["b"]).row.tolist() == [1]
-    assert lookup.find(["a", "c"]).status.tolist() == [-1, -1]
+    assert lookup.find(["a", "c"]).state.tolist() == [-1, -1]
 
 
 @pytest.mark.parametrize("column", [1, 2, 3], ids=["place", "check", "seal"])
@@ -131,7 +131,7 @@ def test_half_a_million_ids_take_little_memory_to_open_and_to_look_up(tmp_path):
         tracemalloc.stop()
     assert places.row.tolist() == [int(image_id) for image_id in asked]
     assert places.check.tolist() == [3 * int(image_id) for image_id in asked]
-    assert lookup.find(["unknown"]).status.tolist() == [-1]
+    assert lookup.find(["unknown"]).state.tolist() == [-1]
     assert opened < 50_000  # bytes; the file has 16,000,000
     assert looked_up < 500_000
 
