@@ -1,8 +1,9 @@
 """Read one image file and give the pixels that a recipe asks for, or the reason why not."""
 
+import dataclasses
 import hashlib
 import io
-import struct
+import threading
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,13 +11,22 @@ from typing import Any
 import numpy as np
 
 from ..featstore import Status
+from ..featstore.steps import RGB, Crop, Pad
 from ..manifests.headers import pillow
 from .recipe import Recipe
+from .views import view_files
 
 # The first is Pillow's own limit against decompression bombs (twice 1 GiB of 4:4:4 pixels / 3).
 MAX_PIXELS = 178_956_970
 # A side of one pixel is what tracking pixels and failed downloads look like, not a picture.
 MIN_SIDE = 2
+
+# What manifests list, and no more: for EPS, Pillow would run Ghostscript on a stranger's program.
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM", "JPEG2000", "MPO")
+
+CUT_OFF = "the file is cut off; what is missing of the image is as Pillow fills it"
+FRAMES = "the first of several frames or pages"
+TRUNCATED = threading.Lock()  # held while Pillow's only switch for broken files is on
 
 
 @dataclass(frozen=True)
@@ -24,75 +34,167 @@ class Picture:
     """What came of one image file; `pixels` is None unless `status` is ok."""
 
     status: Status
-    reason: str
+    reason: str  # why there are no pixels; of an ok picture, what is odd about it
     width: int  # pixels of the file's image, 0 where unknown
     height: int
     sha256: str  # of the file's bytes, "" where they could not be read
-    pixels: np.ndarray | None = None  # (height, width, 3) uint8 RGB, as the recipe sizes them
+    pixels: np.ndarray | None = None  # ([view,] height, width, 3) uint8 RGB, as the recipe sizes it
 
 
-def load_picture(path: str, root: str, recipe: Recipe) -> Picture:
-    """Return the picture in `path`, never raising for what the file holds."""
+def load_picture(
+    path: str,
+    root: str,
+    recipe: Recipe,
+    *,
+    max_pixels: int = MAX_PIXELS,
+    accept_truncated: bool = False,
+) -> Picture:
+    """Return the picture in the file `path` under `root`, never raising for what it holds.
+
+    An image of more than `max_pixels` is refused before it is decoded, and so is one that a
+    step would blow up to more than MAX_PIXELS. With `accept_truncated` a file that is cut off gives what there
+    is of it, and says so. For a recipe of views, `path` is the folder of a viewpoint.
+    """
     try:
-        content = Path(root, path).read_bytes()
+        if recipe.views is None:
+            contents = [_read(root, path)]
+        else:
+            contents = [_read(root, file) for file in view_files(root, path, recipe.views)]
     except FileNotFoundError:
         return Picture(Status.MISSING, "no such file", 0, 0, "")
     except OSError as error:
         return Picture(Status.FAILED, f"cannot read the file: {error.strerror}", 0, 0, "")
-    sha256 = hashlib.sha256(content).hexdigest()
+    except ValueError as error:
+        return Picture(Status.UNSUPPORTED, str(error), 0, 0, "")
+    sha256 = hashlib.sha256()
+    for content in contents:
+        sha256.update(content)
+    pictures = []
+    for view, content in enumerate(contents):
+        picture = decode(content, recipe, max_pixels=max_pixels, accept_truncated=accept_truncated)
+        picture = dataclasses.replace(picture, sha256=sha256.hexdigest())
+        if recipe.views is None:
+            return picture
+        if picture.reason:
+            picture = dataclasses.replace(picture, reason=f"view {view}: {picture.reason}")
+        if picture.pixels is None:
+            return picture
+        pictures.append(picture)
+    return _together(pictures)
+
+
+def _read(root: str, path: str) -> bytes:
+    return Path(root, path).read_bytes()
+
+
+def _together(views: list[Picture]) -> Picture:
+    """Return the pictures of one record as one, in their order."""
+    shapes = [picture.pixels.shape for picture in views if picture.pixels is not None]
+    odd = next((k for k, shape in enumerate(shapes) if shape != shapes[0]), None)
+    if odd is not None:
+        (height, width, _), (other_height, other_width, _) = shapes[0], shapes[odd]
+        reason = (
+            f"view {odd} has {other_width}x{other_height} pixels for the backbone, "
+            f"view 0 has {width}x{height}; all views must have one size"
+        )
+        return dataclasses.replace(
+            views[odd], status=Status.UNSUPPORTED, reason=reason, pixels=None
+        )
+    remarks = "; ".join(picture.reason for picture in views if picture.reason)
+    pixels = np.stack([picture.pixels for picture in views if picture.pixels is not None])
+    return dataclasses.replace(views[0], reason=remarks[:200], pixels=pixels)
+
+
+def decode(
+    content: bytes,
+    recipe: Recipe,
+    *,
+    max_pixels: int = MAX_PIXELS,
+    accept_truncated: bool = False,
+) -> Picture:
+    """Return the picture in the bytes of an image file, without their sha256."""
     if not content:
-        return Picture(Status.UNDECODABLE, "the file is empty", 0, 0, sha256)
-    return decode(content, recipe, sha256)
+        return Picture(Status.UNDECODABLE, "the file is empty", 0, 0, "")
+    if not accept_truncated:
+        return _decode(content, recipe, max_pixels)
+    from PIL import ImageFile
+
+    # The switch is the whole process's: nobody else may decode while it is on. Decoders are
+    # processes of their own, so nobody waits.
+    with TRUNCATED:
+        strict = _decode(content, recipe, max_pixels)
+        if strict.status != Status.UNDECODABLE or not strict.width:
+            return strict
+        ImageFile.LOAD_TRUNCATED_IMAGES = True
+        try:
+            picture = _decode(content, recipe, max_pixels)
+        finally:
+            ImageFile.LOAD_TRUNCATED_IMAGES = False
+    if picture.status != Status.OK:
+        return strict
+    return dataclasses.replace(picture, reason="; ".join(filter(None, (CUT_OFF, picture.reason))))
 
 
-def decode(content: bytes, recipe: Recipe, sha256: str) -> Picture:
-    """Return the picture in the bytes of an image file."""
+def _decode(content: bytes, recipe: Recipe, max_pixels: int) -> Picture:
     width = height = 0
     try:
-        with pillow().open(io.BytesIO(content)) as image:
+        with pillow().open(io.BytesIO(content), formats=FORMATS) as image:
             width, height = image.size
-            if width * height > MAX_PIXELS:
-                reason = f"{width}x{height} is more than {MAX_PIXELS:,} pixels"
-                return Picture(Status.TOO_LARGE, reason, width, height, sha256)
-            if min(width, height) < MIN_SIDE:
-                reason = f"{width}x{height}: a side is shorter than {MIN_SIDE} pixels"
-                return Picture(Status.UNSUPPORTED, reason, width, height, sha256)
+            refused = _size_problem(recipe, width, height, max_pixels)
+            if refused:
+                return Picture(*refused, width, height, "")
+            remark = FRAMES if getattr(image, "is_animated", False) else ""
             image.load()
+            if image.size != (width, height):  # of a file made to deceive: a GIF's frame can
+                reason = f"its header says {width}x{height}, its image is {image.size}"
+                return Picture(Status.UNDECODABLE, reason, width, height, "")
             pixels = resized(image, recipe)
-    # What Pillow's decoders raise on broken bytes; each is a fact about the file, not a crash.
-    except (OSError, ValueError, SyntaxError, EOFError, IndexError, struct.error) as error:
+    except MemoryError:
+        raise
+    # Pillow's parsers raise whatever broken bytes lead them to: a fact about the file.
+    except Exception as error:
         what = "no image format known to Pillow" if not width else f"{error}"
-        return Picture(Status.UNDECODABLE, what[:200], width, height, sha256)
-    return Picture(Status.OK, "", width, height, sha256, pixels)
+        return Picture(Status.UNDECODABLE, what[:200], width, height, "")
+    return Picture(Status.OK, remark, width, height, "", pixels)
+
+
+def _size_problem(
+    recipe: Recipe, width: int, height: int, max_pixels: int
+) -> tuple[Status, str] | None:
+    """Return status and reason of an image that is not decoded because of its size."""
+    if width * height > max_pixels:
+        return Status.TOO_LARGE, f"{width}x{height} is more than {max_pixels:,} pixels"
+    if min(width, height) < MIN_SIDE:
+        reason = f"{width}x{height}: a side is shorter than {MIN_SIDE} pixels"
+        return Status.UNSUPPORTED, reason
+    before = (width, height)
+    for step, (wide, high) in zip(recipe.steps, recipe.sizes(width, height), strict=False):
+        if min(wide, high) < 1 or wide * high > MAX_PIXELS:
+            return Status.UNSUPPORTED, f"{width}x{height} would be resized to {wide}x{high}"
+        if isinstance(step, Crop) and (before[0] < wide or before[1] < high):
+            reason = f"{width}x{height} gives {before[0]}x{before[1]}, less than the crop"
+            return Status.UNSUPPORTED, f"{reason} to {wide}x{high}"
+        before = (wide, high)
+    return None
 
 
 def resized(image: Any, recipe: Recipe) -> np.ndarray:
     """Return a PIL image as (height, width, 3) uint8 RGB at the recipe's size.
 
-    Stock CLIP resizes and crops first and converts to RGB last; so do we, since for palette
-    and CMYK images the order changes the pixels.
+    Each step works in the mode that the image has by then. Stock CLIP converts to RGB last; so
+    do most recipes, since for palette and CMYK images the order changes the pixels.
     """
     resample = {"bicubic": pillow().Resampling.BICUBIC, "bilinear": pillow().Resampling.BILINEAR}
-    size = (recipe.width, recipe.height)
-    if recipe.resize == "shortest":
-        size = shortest_side(image.size, recipe.width)
-    image = image.resize(size, resample[recipe.interpolation])
-    # torchvision's CenterCrop rounds the margins this way; a stretched image has none.
-    left = round((image.width - recipe.width) / 2.0)
-    top = round((image.height - recipe.height) / 2.0)
-    image = image.crop((left, top, left + recipe.width, top + recipe.height))
-    return np.asarray(image.convert("RGB"))
-
-
-def shortest_side(size: tuple[int, int], side: int) -> tuple[int, int]:
-    """Return (width, height) with the shorter at `side`, the longer rounded down.
-
-    This is torchvision's rule, `Resize(side)`.
-
-    >>> shortest_side((640, 481), 224)
-    (298, 224)
-    """
-    width, height = size
-    if width <= height:
-        return side, int(side * height / width)
-    return int(side * width / height), side
+    for step in recipe.steps:
+        width, height = step.size(image.size)
+        if isinstance(step, RGB):
+            image = image.convert("RGB")
+        elif isinstance(step, Crop):
+            left, top = step.corner(image.size)
+            image = image.crop((left, top, left + width, top + height))
+        elif isinstance(step, Pad):  # zeros come where a crop reaches beyond the image
+            left, top = step.corner(image.size)
+            image = image.crop((-left, -top, width - left, height - top))
+        else:
+            image = image.resize((width, height), resample[recipe.interpolation])
+    return np.asarray(image)

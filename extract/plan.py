@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from ..featstore import GridShape
+from ..featstore.areas import MAX_AREAS, Area
 from ..featstore.layout import Shard
 from ..manifests import Image, Manifest
 from .errors import ExtractUsageError
@@ -19,17 +20,36 @@ class ShardTask:
 
 
 def plan_shapes(manifest: Manifest, recipe: Recipe, cell: tuple[int, int]) -> dict[str, GridShape]:
-    """Return the grid shape that each image of the manifest will have.
+    """Return the grid shape that each image of the manifest will have, as its size says.
 
-    Raises ExtractUsageError if the recipe's pixels do not fill one cell of the backbone.
+    Images of one size share one GridShape, and each size is looked at once. Raises
+    ExtractUsageError if an image would not fill one cell of the backbone, and if padding would
+    leave more different real areas than a store can hold.
     """
-    shape = recipe.grid_shape(cell)
-    if not shape.cells:
+    by_size: dict[tuple[int, int], GridShape] = {}
+    shared: dict[GridShape, GridShape] = {}
+    areas: set[Area | None] = {None}
+    shapes: dict[str, GridShape] = {}
+    for image in manifest.images:
+        size = (image.width, image.height)
+        shape = by_size.get(size)
+        if shape is None:
+            shape = recipe.grid_shape(size, cell)
+            if not shape.cells:
+                height, width = recipe.size(*size)
+                raise ExtractUsageError(
+                    f"--recipe {recipe.name}: {height}x{width} pixels are less than one "
+                    f"{cell[0]}x{cell[1]} cell of this backbone; use square:{max(cell)} or more"
+                )
+            areas.add(recipe.real_cells(size))
+            by_size[size] = shape = shared.setdefault(shape, shape)
+        shapes[image.image_id] = shape
+    if len(areas) - 1 > MAX_AREAS:
         raise ExtractUsageError(
-            f"--recipe {recipe.name}: {recipe.height}x{recipe.width} pixels are less than one "
-            f"{cell[0]}x{cell[1]} cell of this backbone; use square:{max(cell)} or more"
+            f"--recipe {recipe.name}: padding would leave {len(areas) - 1} different areas of "
+            f"real cells, and a store holds {MAX_AREAS}; use whole-cells, which does not pad"
         )
-    return {image.image_id: shape for image in manifest.images}
+    return shapes
 
 
 def shard_tasks(
@@ -44,6 +64,6 @@ def _task(shard: Shard, images: tuple[Image, ...], recipe: Recipe) -> ShardTask:
     """All pictures of one grid shape have one size: that of any whose size is known."""
     known = (image for image in images if image.width)
     first = next(known, None)
-    size = recipe.size(first.width, first.height) if first else recipe.size(1, 1)
+    size = recipe.size(first.width, first.height) if first else recipe.size(0, 0)
     views = (recipe.views,) if recipe.views else ()
     return ShardTask(shard, images, (*views, *size, 3))

@@ -1,100 +1,229 @@
-"""Recipes: all that decides which pixels enter the backbone, as frozen numbers."""
+"""Recipes: all that decides which pixels enter the backbone, and what of it is kept."""
 
-import dataclasses
 import difflib
 import re
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
 from typing import Any, Literal
 
-from ..featstore import GridShape
+from ..featstore import GridShape, StoreError
+from ..featstore.areas import Area, real_area
+from ..featstore.step_json import MAX_SIDE, MAX_STEPS, parse_step, step_json
+from ..featstore.steps import (
+    RGB,
+    Crop,
+    Pad,
+    ShortestDetectron2,
+    ShortestMaskRCNN,
+    Step,
+    Stretch,
+    WholeCells,
+)
 from .errors import ExtractUsageError
+from .native import Interpolation, Preprocess, native_steps
+from .recipe_checks import Triple, check_triple, check_word
+from .recipe_file import read_recipe_file
 
-Resize = Literal["stretch", "shortest"]
-Interpolation = Literal["bicubic", "bilinear"]
 Layer = Literal["final", "final-no-norm", "penultimate"]
 Vector = Literal["embedding", "class_token"]
 
 # The paper's captioning recipe: 448 x 448 bicubic, aspect ratio ignored (CLIP-ViL, section 3.2).
 ALIASES = {"caption448": "square:448"}
-MAX_SIDE = 4096  # pixels
-
-
-@dataclass(frozen=True)
-class Preprocess:
-    """What a backbone's weights were trained on."""
-
-    size: int  # pixels, both sides
-    resize: Resize
-    interpolation: Interpolation
-    mean: tuple[float, float, float]  # of channels scaled to 0...1
-    std: tuple[float, float, float]
+NAMED = ("caption448", "vqa600", "pretrain384", "model", "views")
+FORMS = ("square:N", "aspect:S,L", "a .toml file")
+VIEWS = 36  # of a panorama: 12 headings at each of 3 elevations, as CLIP-ViL's navigation has it
+MAX_VIEWS = 4096
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """Image file to pixels: decode, resize, crop, convert to RGB, scale to 0...1, normalise.
+    """Image file to pixels to what is kept: decode, the steps, scale to 0...1, normalise.
 
-    `stretch` resizes to (height, width) whatever the aspect ratio; `shortest` resizes the
-    shorter side and crops the centre. EXIF orientation is ignored, as stock CLIP ignores it.
+    EXIF orientation is ignored, as stock CLIP ignores it. One of the steps is the conversion to
+    RGB, and the last that changes the size leaves one of few sizes, so that all images of one
+    grid shape have the same number of pixels.
     """
 
     name: str
-    resize: Resize
-    height: int
-    width: int
+    steps: tuple[Step, ...]
     interpolation: Interpolation
-    mean: tuple[float, float, float]
-    std: tuple[float, float, float]
-    layer: Layer = "final"
-    vector: Vector | None = None  # kept beside the grid
-    views: int | None = None
+    mean: Triple
+    std: Triple
+    layer: Layer = "final"  # of a ViT; the grid of a ResNet is that of layer 4
+    vector: Vector | None = None  # kept beside the grid: CLIP's embedding or the class token
+    views: int | None = None  # so many pictures are one record, and their embeddings its grid
+
+    def __post_init__(self) -> None:
+        last = next((s for s in reversed(self.steps) if not isinstance(s, RGB)), None)
+        if len(self.steps) > MAX_STEPS or sum(isinstance(s, RGB) for s in self.steps) != 1:
+            raise StoreError(f"steps: expected 1 to {MAX_STEPS}, one of them rgb")
+        if not isinstance(last, Stretch | WholeCells | Crop | Pad):
+            raise StoreError(
+                "steps: the last but for rgb must be stretch, crop, pad or whole-cells, "
+                "or images of one grid would differ in size"
+            )
+        if any(isinstance(step, Pad) for step in self.steps if step is not last):
+            raise StoreError("steps: nothing but rgb may come behind pad")
 
     def to_json(self) -> dict[str, Any]:
-        return dataclasses.asdict(self)
+        """Return the recipe as a JSON object of plain values; `from_json` reads it back."""
+        plain = {field.name: getattr(self, field.name) for field in fields(self)}
+        steps = [step_json(step) for step in self.steps]
+        return {**plain, "steps": steps, "mean": list(self.mean), "std": list(self.std)}
 
-    def size(self, width, height):
-        return self.height, self.width
+    @classmethod
+    def from_json(cls, value: Any) -> "Recipe":
+        """Return the recipe that `to_json` gave, raising StoreError for any other value.
 
-    def grid_shape(self, cell: tuple[int, int]) -> GridShape:
-        """Return the grid that a backbone with cells of (height, width) pixels gives.
+        The name is whatever was given: it decides nothing.
+        """
+        keys = [field.name for field in fields(cls)]
+        if not isinstance(value, Mapping) or value.keys() != set(keys):
+            raise StoreError(f"a recipe must have the keys {', '.join(keys)}; got {value!r:.200}")
+        if not isinstance(value["name"], str) or not isinstance(value["steps"], list | tuple):
+            raise StoreError("a recipe must have a name, and a list of steps")
+        views = value["views"]
+        if views is not None and (type(views) is not int or not 1 <= views <= MAX_VIEWS):
+            raise StoreError(f"views: expected 1 to {MAX_VIEWS} or null; got {views!r:.80}")
+        return cls(
+            value["name"],
+            tuple(parse_step(step) for step in value["steps"][: MAX_STEPS + 1]),
+            check_word("interpolation", value["interpolation"], Interpolation),
+            check_triple("mean", value["mean"]),
+            check_triple("std", value["std"]),
+            check_word("layer", value["layer"], Layer),
+            None if value["vector"] is None else check_word("vector", value["vector"], Vector),
+            views,
+        )
+
+    def sizes(self, width: int, height: int) -> list[tuple[int, int]]:
+        """Return the (width, height) of an image after each step, as far as there is a pixel."""
+        found = [(width, height)]
+        for step in self.steps:
+            if min(found[-1]) < 1:
+                break
+            found.append(step.size(found[-1]))
+        return found[1:]
+
+    def size(self, width: int, height: int) -> tuple[int, int]:
+        """Return (height, width) of the pixels that enter the backbone.
+
+        An image of unknown size, 0 by 0, counts as a square, and so does a line so thin that
+        no pixel of it is left: both will be refused when they are read.
+        """
+        last = self.sizes(width, height)[-1] if width and height else (0, 0)
+        if min(last) < 1:
+            last = self.sizes(256, 256)[-1]
+        return last[1], last[0]
+
+    def grid_shape(self, size: tuple[int, int], cell: tuple[int, int]) -> GridShape:
+        """Return the grid of an image of (width, height) with cells of (height, width) pixels.
 
         A remainder smaller than a cell is dropped, as strided convolutions drop it.
         """
-        return GridShape(self.height // cell[0], self.width // cell[1])
+        if self.views is not None:
+            return GridShape(self.views, 1)
+        height, width = self.size(*size)
+        return GridShape(height // cell[0], width // cell[1])
+
+    def real_cells(self, size: tuple[int, int]) -> Area | None:
+        """Return the cells with pixels of an image of (width, height), None for all of them."""
+        return real_area(self.steps, size) if self.views is None else None
 
 
 def check_recipe_name(name: str) -> str:
     """Return the canonical name of a recipe, before any backbone is known.
 
+    Raises ExtractUsageError for a name that is none, and for a recipe file that is not sound.
+
     >>> check_recipe_name("caption448")
     'square:448'
     """
-    canonical = ALIASES.get(name, name)
-    if canonical == "model":
-        return canonical
-    size = re.fullmatch(r"square:(\d{1,9})", canonical)
-    if not size:
-        known = [*ALIASES, "model", "square:224"]
-        near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
-        hint = f"did you mean {near[0]}? " if near else ""
-        raise ExtractUsageError(
-            f"--recipe {name}: no such recipe; {hint}use {', '.join(ALIASES)}, model or square:N"
-        )
-    if not 1 <= int(size[1]) <= MAX_SIDE:
-        raise ExtractUsageError(f"--recipe {name}: N must be 1 to {MAX_SIDE} pixels")
-    return f"square:{int(size[1])}"
+    clip = Preprocess(224, "shortest", "bicubic", (0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
+    return make_recipe(name, clip, (32, 32)).name
 
 
-def make_recipe(name, native, cell=None, *, layer="final", vector=None) -> Recipe:
+def make_recipe(
+    name: str,
+    native: Preprocess,
+    cell: tuple[int, int],
+    *,
+    layer: Layer = "final",
+    vector: Vector | None = None,
+) -> Recipe:
     """Return the recipe called `name` for a backbone trained on `native`.
 
-    Mean and standard deviation are always the backbone's own.
+    `cell` is the (height, width) in pixels of one of its grid cells. Mean and standard
+    deviation are the backbone's own, unless a recipe file gives others. Raises
+    ExtractUsageError for a name that is none, and for a file that is not sound.
     """
-    canonical = check_recipe_name(name)
-    if canonical == "model":
-        resize, size, interpolation = native.resize, native.size, native.interpolation
+    canonical = ALIASES.get(name, name)
+    numbers = re.fullmatch(r"(square|aspect):(\d{1,9})(?:,(\d{1,9}))?", canonical)
+    steps: tuple[Step, ...]
+    interpolation: Interpolation = "bicubic"
+    if name.endswith(".toml"):
+        return _from_file(name, native, cell, layer, vector)
+    if canonical == "vqa600":
+        steps = (ShortestDetectron2(600, 1000), Stretch(600, 1000), RGB())
+        interpolation = "bilinear"
+    elif canonical == "pretrain384":
+        pad = Pad(384, 640, turn=True, odd="first", cell=cell)
+        steps = (ShortestMaskRCNN(384, 640), RGB(), pad)
+        interpolation = "bilinear"
+    elif canonical in ("model", "views"):
+        steps, interpolation = native_steps(native, cell)
+    elif numbers and numbers[1] == "square" and not numbers[3]:
+        side = _side(name, numbers[2])
+        canonical, steps = f"square:{side}", (Stretch(side, side), RGB())
+    elif numbers and numbers[1] == "aspect" and numbers[3]:
+        shortest, longest = _side(name, numbers[2]), _side(name, numbers[3])
+        if shortest > longest:
+            raise ExtractUsageError(f"--recipe {name}: S is more than L; type aspect:600,1000")
+        canonical = f"aspect:{shortest},{longest}"
+        steps = (WholeCells(shortest, longest, cell), RGB())
     else:
-        resize, size, interpolation = "stretch", int(canonical.split(":")[1]), "bicubic"
-    return Recipe(
-        canonical, resize, size, size, interpolation, native.mean, native.std, layer, vector
-    )
+        near = difflib.get_close_matches(name, [*NAMED, "square:224"], n=1, cutoff=0.5)
+        hint = f"did you mean {near[0]}? " if near else ""
+        raise ExtractUsageError(
+            f"--recipe {name}: no such recipe; {hint}use {', '.join(NAMED)}, {' or '.join(FORMS)}"
+        )
+    views = VIEWS if canonical == "views" else None
+    if views and (layer != "final" or vector):
+        raise ExtractUsageError(
+            "--recipe views keeps the embedding of each view as its grid; drop --layer and --vector"
+        )
+    return Recipe(canonical, steps, interpolation, native.mean, native.std, layer, vector, views)
+
+
+def _side(name: str, digits: str) -> int:
+    if not 1 <= int(digits) <= MAX_SIDE:
+        raise ExtractUsageError(f"--recipe {name}: a side must be 1 to {MAX_SIDE} pixels")
+    return int(digits)
+
+
+def _from_file(
+    path: str, native: Preprocess, cell: tuple[int, int], layer: Layer, vector: Vector | None
+) -> Recipe:
+    """Return the recipe in a TOML file; what it leaves out is the caller's or the backbone's."""
+    given = read_recipe_file(path, cell)
+    if given["name"] in NAMED:
+        raise ExtractUsageError(
+            f"--recipe {path}: name: {given['name']} is clipfeat's own; choose another"
+        )
+    for key, value, default in (("layer", layer, "final"), ("vector", vector, None)):
+        if key in given and value != default:
+            raise ExtractUsageError(f"--recipe {path} has a {key} of its own; drop --{key}")
+    try:
+        return Recipe.from_json(
+            {
+                "interpolation": "bicubic",
+                "mean": native.mean,
+                "std": native.std,
+                "layer": layer,
+                "vector": vector,
+                "views": None,
+                **given,
+            }
+        )
+    except StoreError as error:
+        raise ExtractUsageError(f"--recipe {path}: {error}") from None

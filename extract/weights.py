@@ -14,7 +14,7 @@ from .backbone import Backbone
 from .checkpoints import download, is_openais, load_tower, quiet, read_checkpoint
 from .errors import ExtractUsageError
 from .job import BackboneSpec
-from .recipe import Preprocess, Resize
+from .native import Preprocess
 from .towers import make_tower
 
 # Images are all that is read here; a small text tower takes no time and downloads nothing.
@@ -167,19 +167,18 @@ def _preprocessing_of(name: str, tag: str) -> tuple[Any, ...]:
 
 def preprocess(name: str, config: dict[str, Any], size: int | tuple[int, int]) -> Preprocess:
     """Return open_clip's own preprocessing of a model for images of `size` pixels."""
-    height, width = (size, size) if isinstance(size, int) else size
-    resizes: dict[str, Resize] = {"shortest": "shortest", "squash": "stretch"}
-    resize = resizes.get(config["resize_mode"])
-    if height != width or resize is None:
+    if config.get("fill_color"):
         raise ExtractUsageError(
-            f"--model {name}: its own preprocessing ({height}x{width}, {config['resize_mode']}) "
-            f"is not square or pads; clipfeat cannot follow it yet"
+            f"--model {name}: its own preprocessing pads with {config['fill_color']}; "
+            f"clipfeat pads with black alone"
         )
     (red, green, blue), (red_std, green_std, blue_std) = (
         map(float, config[key]) for key in ("mean", "std")
     )
     mean, std = (red, green, blue), (red_std, green_std, blue_std)
-    return Preprocess(height, resize, config["interpolation"], mean, std)
+    height, width = (size, size) if isinstance(size, int) else size
+    side = height if height == width else (height, width)
+    return Preprocess(side, config["resize_mode"], config["interpolation"], mean, std)
 
 
 def weights_digest(tensors: dict[str, Any]) -> str:

@@ -9,7 +9,8 @@ import numpy as np
 
 from .errors import StoreError
 from .format import GridShape
-from .steps import MAX_STEPS, Pad, Step, parse_step
+from .step_json import MAX_STEPS, parse_step
+from .steps import Pad, Step
 
 MAX_AREAS = 255  # different ones in a store, beside the whole grid
 NUMBER = "(0|[1-9][0-9]{0,3})"

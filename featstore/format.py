@@ -190,8 +190,15 @@ def differences(stored: Mapping[str, Any], asked: Mapping[str, Any], at: str = "
     ['a.b is 1 in the store, 2 asked for']
     """
     for key in sorted(stored.keys() | asked.keys()):
-        old, new = stored.get(key), asked.get(key)
+        old, new = _by_key(stored.get(key)), _by_key(asked.get(key))
         if isinstance(old, Mapping) and isinstance(new, Mapping):
             yield from differences(old, new, f"{at}{key}.")
         elif old != new:
             yield f"{at}{key} is {old} in the store, {new} asked for"
+
+
+def _by_key(value: Any) -> Any:
+    """Return a list of objects as an object, by position; anything else as it is."""
+    if isinstance(value, list) and value and all(isinstance(item, Mapping) for item in value):
+        return {str(position): item for position, item in enumerate(value)}
+    return value

@@ -165,7 +165,9 @@ class LookupBuilder:
 
     def _number(self, area: Area) -> int:
         if len(self._areas) == MAX_AREAS and area not in self._areas:
-            raise StoreError(f"{area}: a store has at most {MAX_AREAS} real areas; this is one more")
+            raise StoreError(
+                f"{area}: a store has at most {MAX_AREAS} real areas; this is one more"
+            )
         return self._areas.setdefault(area, len(self._areas) + 1)
 
     @property

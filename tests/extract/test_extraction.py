@@ -90,7 +90,7 @@ def test_other_pictures_under_the_same_ids_are_not_taken_for_these(store, tmp_pa
 @pytest.mark.parametrize(
     ("changes", "why"),
     [
-        ({"recipe": "square:96"}, "recipe.height is 64 in the store, 96 asked for"),
+        ({"recipe": "square:96"}, "recipe.steps.0.height is 64 in the store, 96 asked for"),
         ({"seed": 1}, "backbone.seed is 0 in the store, 1 asked for"),
         ({"precision": "bfloat16"}, "precision is float32 in the store, bfloat16 asked for"),
         ({"vector": None}, "pooled_dim is 1024 in the store, None asked for"),

@@ -6,21 +6,24 @@ import pytest
 
 from clipfeat.extract.devices import choose_devices
 from clipfeat.extract.errors import ExtractUsageError
+from clipfeat.extract.native import Preprocess
 from clipfeat.extract.plan import plan_shapes, shard_tasks
-from clipfeat.extract.recipe import Preprocess, make_recipe
+from clipfeat.extract.recipe import make_recipe
 from clipfeat.featstore import GridShape
 from clipfeat.featstore.layout import lay_out
 from clipfeat.manifests import Image, Manifest
 
 CLIP = Preprocess(224, "shortest", "bicubic", (0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
+CELL = (32, 32)
 MANIFEST = Manifest.of(Path("root"), [Image(f"i{k}", f"i{k}.jpg", 10, 10) for k in range(5)])
 
 
 def test_tasks_carry_the_images_of_their_rows():
-    shapes = plan_shapes(MANIFEST, make_recipe("square:96", CLIP), (32, 32))
+    recipe = make_recipe("square:96", CLIP, CELL)
+    shapes = plan_shapes(MANIFEST, recipe, CELL)
     assert set(shapes.values()) == {GridShape(3, 3)}
     layout = lay_out(shapes, 2)
-    tasks = shard_tasks(MANIFEST, layout.shards[1:])
+    tasks = shard_tasks(MANIFEST, layout.shards[1:], recipe)
     assert [[image.path for image in task.images] for task in tasks] == [
         ["i2.jpg", "i3.jpg"],
         ["i4.jpg"],
@@ -29,7 +32,7 @@ def test_tasks_carry_the_images_of_their_rows():
 
 def test_pixels_that_do_not_fill_a_cell():
     with pytest.raises(ExtractUsageError, match="16x16 pixels are less than one 32x32 cell"):
-        plan_shapes(MANIFEST, make_recipe("square:16", CLIP), (32, 32))
+        plan_shapes(MANIFEST, make_recipe("square:16", CLIP, CELL), CELL)
 
 
 @pytest.mark.parametrize(

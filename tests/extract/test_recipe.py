@@ -1,86 +1,276 @@
-"""Recipes by name, and their pixels against torchvision and open_clip's own transform."""
+"""Recipes by name and from a file, and their geometry by hand."""
 
-import io
-from typing import Any
+import json
+import re
+from fractions import Fraction
 
-import numpy as np
-import open_clip
 import pytest
-import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from open_clip.constants import OPENAI_DATASET_MEAN, OPENAI_DATASET_STD
-from pictures import photograph
-from PIL import Image
-from torchvision.transforms import v2
 
-from clipfeat.extract.backbone import normalised
 from clipfeat.extract.errors import ExtractUsageError
-from clipfeat.extract.images import decode
-from clipfeat.extract.recipe import Preprocess, Recipe, check_recipe_name, make_recipe
-from clipfeat.featstore import GridShape
+from clipfeat.extract.native import Preprocess
+from clipfeat.extract.recipe import Recipe, check_recipe_name, make_recipe
+from clipfeat.featstore import GridShape, StoreError
+from clipfeat.featstore.steps import RGB, Crop, Pad, Shortest, Stretch
 
 CLIP = Preprocess(224, "shortest", "bicubic", OPENAI_DATASET_MEAN, OPENAI_DATASET_STD)
-MODES = ("RGB", "L", "P", "CMYK", "RGBA", "LA", "1")
+CELL = (32, 32)
+SIZES = st.tuples(st.integers(2, 3000), st.integers(2, 3000))
+OWN = """
+name = "own"
+interpolation = "bilinear"
+std = [0.5, 0.5, 0.5]
+layer = "penultimate"
+vector = "class_token"
+steps = [
+    { step = "rgb" },
+    { step = "shortest-maskrcnn", side = 320, longest = 512 },
+    { step = "pad", height = 320, width = 512, turn = true },
+]
+"""
 
 
-def png_or_tiff(image):
-    content = io.BytesIO()
-    image.save(content, "TIFF" if image.mode == "CMYK" else "PNG")
-    return content.getvalue()
+def recipe_of(name, cell=CELL, **fields):
+    return make_recipe(name, CLIP, cell, **fields)
 
 
-def test_names():
-    assert make_recipe("caption448", CLIP) == make_recipe("square:448", CLIP)
-    assert make_recipe("square:448", CLIP) == Recipe(
-        "square:448", "stretch", 448, 448, "bicubic", CLIP.mean, CLIP.std
+class TestNames:
+    def test_an_alias_is_stored_under_its_canonical_name(self):
+        assert recipe_of("caption448") == recipe_of("square:448")
+        assert recipe_of("square:448") == Recipe(
+            "square:448", (Stretch(448, 448), RGB()), "bicubic", CLIP.mean, CLIP.std
+        )
+        assert check_recipe_name("square:0224") == "square:224"
+        assert check_recipe_name("aspect:600,1000") == "aspect:600,1000"
+
+    def test_model_is_the_backbones_own(self):
+        assert recipe_of("model").steps == (Shortest(224), Crop(224, 224), RGB())
+        views = recipe_of("views")
+        assert (views.steps, views.views, views.name) == (recipe_of("model").steps, 36, "views")
+
+    def test_layer_and_vector_are_fields(self):
+        recipe = recipe_of("vqa600", layer="penultimate", vector="class_token")
+        assert (recipe.layer, recipe.vector) == ("penultimate", "class_token")
+        assert recipe.to_json()["layer"] == "penultimate"
+
+    @pytest.mark.parametrize(
+        ("name", "why"),
+        [
+            ("caption44", "no such recipe; did you mean caption448"),
+            ("vqa", "no such recipe; did you mean vqa600"),
+            ("pretrain348", "did you mean pretrain384"),
+            ("square", "no such recipe"),
+            ("square:", "no such recipe"),
+            ("square:-1", "no such recipe"),
+            ("square:224,224", "no such recipe"),
+            ("square:0", "a side must be 1 to 4096"),
+            ("square:99999", "a side must be 1 to 4096"),
+            ("aspect:600", "no such recipe"),
+            ("aspect:600,0", "a side must be 1 to 4096"),
+            ("aspect:1000,600", "S is more than L; type aspect:600,1000"),
+            ("", "no such recipe"),
+            ("none.toml", "cannot read it .No such file"),
+        ],
     )
-    assert make_recipe("model", CLIP).resize == "shortest"
-    assert make_recipe("caption448", CLIP).grid_shape((32, 32)) == GridShape(14, 14)
-    assert make_recipe("square:100", CLIP).grid_shape((32, 32)) == GridShape(3, 3)
+    def test_refused(self, name, why):
+        with pytest.raises(ExtractUsageError, match=why):
+            check_recipe_name(name)
+
+    @pytest.mark.parametrize("field", [{"layer": "penultimate"}, {"vector": "embedding"}])
+    def test_views_keep_embeddings_and_nothing_else(self, field):
+        with pytest.raises(ExtractUsageError, match="drop --layer and --vector"):
+            recipe_of("views", **field)
 
 
-@pytest.mark.parametrize(
-    ("name", "why"),
-    [
-        ("caption44", "no such recipe; did you mean caption448"),
-        ("square", "no such recipe"),
-        ("square:", "no such recipe"),
-        ("square:-1", "no such recipe"),
-        ("square:0", "N must be 1 to 4096"),
-        ("square:99999", "N must be 1 to 4096"),
-        ("", "no such recipe"),
-    ],
-)
-def test_names_refused(name, why):
-    with pytest.raises(ExtractUsageError, match=why):
-        check_recipe_name(name)
+class TestGeometryByHand:
+    """(width, height) of a file; (height, width) that enters the backbone; its 32 px cells."""
+
+    @pytest.mark.parametrize(
+        ("name", "size", "pixels", "grid"),
+        [
+            ("vqa600", (640, 480), (600, 1000), (18, 31)),
+            ("vqa600", (480, 640), (600, 1000), (18, 31)),  # portrait too, as published
+            ("caption448", (640, 480), (448, 448), (14, 14)),
+            ("pretrain384", (640, 480), (384, 640), (12, 20)),
+            ("pretrain384", (480, 640), (640, 384), (20, 12)),
+            ("pretrain384", (500, 500), (640, 384), (20, 12)),  # a square counts as portrait
+            ("pretrain384", (501, 500), (640, 384), (20, 12)),  # and becomes one: int(384.8)
+            ("pretrain384", (502, 500), (384, 640), (12, 20)),
+            ("pretrain384", (1000, 300), (384, 640), (12, 20)),
+            ("model", (640, 480), (224, 224), (7, 7)),
+            ("views", (640, 480), (224, 224), (36, 1)),
+            # 480 * 1.25 = 600 is 18.75 cells, 640 * 1.25 = 800 is 25.
+            ("aspect:600,1000", (640, 480), (608, 800), (19, 25)),
+            # 1000 / 1000 = 1 is less than 600 / 300: 300 is 9.4 cells, 1000 is 31.25.
+            ("aspect:600,1000", (1000, 300), (288, 992), (9, 31)),
+            ("aspect:600,1000", (5000, 20), (32, 992), (1, 31)),  # 4 px are one cell all the same
+            ("aspect:48,48", (100, 100), (64, 64), (2, 2)),  # half a cell goes up
+        ],
+    )
+    def test_worked_examples(self, name, size, pixels, grid):
+        recipe = recipe_of(name)
+        assert recipe.size(*size) == pixels
+        assert recipe.grid_shape(size, CELL) == GridShape(*grid)
+
+    @pytest.mark.parametrize(
+        ("name", "size", "resized"),
+        [
+            ("vqa600", (640, 480), (800, 600)),
+            ("vqa600", (1000, 300), (1000, 300)),  # 2000 x 600 is halved again
+            ("vqa600", (333, 500), (600, 901)),  # 500 * 600 / 333 = 900.9
+            ("vqa600", (500, 101), (1000, 202)),
+            ("pretrain384", (640, 480), (512, 384)),
+            ("pretrain384", (333, 500), (384, 576)),  # 576.6 rounded down
+            ("pretrain384", (1000, 300), (640, 192)),
+            ("pretrain384", (1000, 312), (641, 200)),  # 199.68 goes up, so 640 is overrun
+            ("model", (640, 481), (298, 224)),
+        ],
+    )
+    def test_the_first_resize(self, name, size, resized):
+        assert recipe_of(name).sizes(*size)[0] == resized
+
+    @pytest.mark.parametrize("name", ["vqa600", "pretrain384", "model", "aspect:64,96"])
+    def test_an_unknown_size_and_a_line_without_pixels_count_as_a_square(self, name):
+        recipe = recipe_of(name)
+        assert recipe.size(0, 0) == recipe.size(777, 777)
+        assert recipe.size(2**31 - 1, 1) in {recipe.size(777, 777), recipe.size(999, 2)}
+
+    @given(SIZES, st.sampled_from([14, 16, 32]), st.integers(14, 1200), st.integers(0, 1200))
+    def test_whole_cells_are_the_nearest_ones(self, size, cell, shortest, more):
+        recipe = recipe_of(f"aspect:{shortest},{shortest + more}", (cell, cell))
+        scale = min(Fraction(shortest, min(size)), Fraction(shortest + more, max(size)))
+        expected = [max(1, int(side * scale / cell + Fraction(1, 2))) for side in size]
+        cols, rows = expected
+        assert recipe.grid_shape(size, (cell, cell)) == (rows, cols)
+        assert recipe.size(*size) == (rows * cell, cols * cell)
 
 
-@pytest.mark.parametrize("mode", MODES)
-@pytest.mark.parametrize("size", [(300, 231), (97, 301), (224, 224)])
-def test_model_is_open_clips_own_transform(mode, size):
-    image = photograph(1, *size).convert(mode)
-    stock: Any = open_clip.image_transform(224, is_train=False)
-    recipe = make_recipe("model", CLIP)
-    picture = decode(png_or_tiff(image), recipe, "")
-    assert picture.pixels is not None
-    ours = normalised(torch.from_numpy(picture.pixels[None].copy()), recipe)[0]
-    torch.testing.assert_close(ours, stock(image), rtol=0, atol=1e-6)
+class TestJson:
+    NAMES = ("caption448", "vqa600", "pretrain384", "model", "views", "aspect:600,1000")
+
+    @pytest.mark.parametrize("name", NAMES)
+    def test_comes_back_from_plain_values(self, name):
+        recipe = recipe_of(name, (14, 16))
+        value = recipe.to_json()
+        assert json.loads(json.dumps(value)) == value
+        assert Recipe.from_json(json.loads(json.dumps(value))) == recipe
+
+    def test_is_what_the_format_documents(self):
+        assert recipe_of("pretrain384").to_json() == {
+            "name": "pretrain384",
+            "steps": [
+                {"step": "shortest-maskrcnn", "side": 384, "longest": 640},
+                {"step": "rgb"},
+                {
+                    "step": "pad",
+                    "height": 384,
+                    "width": 640,
+                    "turn": True,
+                    "odd": "first",
+                    "cell": [32, 32],
+                },
+            ],
+            "interpolation": "bilinear",
+            "mean": list(OPENAI_DATASET_MEAN),
+            "std": list(OPENAI_DATASET_STD),
+            "layer": "final",
+            "vector": None,
+            "views": None,
+        }
+
+    @pytest.mark.parametrize(
+        ("change", "why"),
+        [
+            ({"name": 1}, "a recipe must have a name"),
+            ({"extra": 1}, "a recipe must have the keys name, steps"),
+            ({"steps": {}}, "and a list of steps"),
+            ({"steps": []}, "one of them rgb"),
+            ({"steps": [{"step": "rgb"}] * 2}, "one of them rgb"),
+            ({"steps": [{"step": "rgb"}] * 10**5}, "expected 1 to 16"),
+            ({"steps": [{"step": "rgb"}]}, "the last but for rgb must be stretch, crop, pad"),
+            ({"steps": [1]}, "a step must be an object"),
+            ({"steps": [{"step": "strech"}]}, "no such step; did you mean stretch"),
+            ({"steps": [{"step": ["x"]}]}, "no such step"),
+            ({"steps": [{"step": "stretch", "height": 1}]}, "the key width is missing"),
+            ({"steps": [{"step": "stretch", "heigth": 1}]}, "no such key 'heigth'; did you mean"),
+            ({"steps": [{"step": "shortest", "side": True}]}, "expected 1 to 4096 pixels"),
+            ({"steps": [{"step": "shortest", "side": 1.5}]}, "expected 1 to 4096 pixels"),
+            ({"steps": [{"step": "shortest", "side": 10**9}]}, "expected 1 to 4096 pixels"),
+            ({"steps": [{"step": "whole-cells", "shortest": 1, "longest": 1, "cell": [0, 1]}]},
+             "two of 1 to 4096 pixels"),
+            ({"interpolation": "lanczos"}, "expected bicubic or bilinear"),
+            ({"mean": [0, 0]}, "three numbers"),
+            ({"mean": [0, 0, float("nan")]}, "three numbers"),
+            ({"std": [1, 1, 0]}, "three numbers above 0"),
+            ({"std": [1, 1, 10**400]}, "three numbers above 0"),
+            ({"layer": "last"}, "expected final or final-no-norm"),
+            ({"layer": []}, "expected final or final-no-norm"),
+            ({"vector": "cls"}, "expected embedding or class_token"),
+            ({"views": 0}, "views: expected 1 to 4096 or null"),
+            ({"views": True}, "views: expected 1 to 4096 or null"),
+        ],
+    )  # fmt: skip
+    def test_any_other_value_is_refused(self, change, why):
+        with pytest.raises(StoreError, match=why):
+            Recipe.from_json({**recipe_of("model").to_json(), **change})
+
+    def test_nothing_comes_behind_pad(self):
+        pad = Pad(64, 64, turn=False, odd="last", cell=CELL)
+        with pytest.raises(StoreError, match="nothing but rgb may come behind pad"):
+            Recipe("r", (pad, Stretch(64, 64), RGB()), "bicubic", CLIP.mean, CLIP.std)
 
 
-@pytest.mark.parametrize("size", [(300, 231), (97, 301)])
-def test_square_is_torchvisions_resize_to_both_sides(size):
-    image = photograph(2, *size)
-    resize = v2.Resize((448, 448), interpolation=v2.InterpolationMode.BICUBIC)
-    picture = decode(png_or_tiff(image), make_recipe("caption448", CLIP), "")
-    np.testing.assert_array_equal(picture.pixels, np.asarray(resize(image)))
+class TestFile:
+    def own(self, tmp_path, text, cell=CELL, **fields):
+        (tmp_path / "own.toml").write_text(text)
+        return make_recipe(str(tmp_path / "own.toml"), CLIP, cell, **fields)
 
+    def test_what_it_leaves_out_is_the_backbones(self, tmp_path):
+        recipe = self.own(tmp_path, OWN, (16, 16))
+        pad = Pad(320, 512, turn=True, odd="last", cell=(16, 16))
+        assert (recipe.name, recipe.interpolation) == ("own", "bilinear")
+        assert (recipe.steps[0], recipe.steps[2]) == (RGB(), pad)
+        assert (recipe.mean, recipe.std) == (CLIP.mean, (0.5, 0.5, 0.5))
+        assert (recipe.layer, recipe.vector) == ("penultimate", "class_token")
+        assert check_recipe_name(str(tmp_path / "own.toml")) == "own"
 
-def test_exif_orientation_is_ignored_as_stock_clip_ignores_it():
-    image = photograph(3, 40, 60)
-    exif = Image.Exif()
-    exif[0x0112] = 6  # "rotate by 90 degrees to view"
-    content = io.BytesIO()
-    image.save(content, "PNG", exif=exif)
-    recipe = make_recipe("square:64", CLIP)
-    turned = decode(content.getvalue(), recipe, "")
-    np.testing.assert_array_equal(turned.pixels, decode(png_or_tiff(image), recipe, "").pixels)
+    def test_the_conversion_to_rgb_is_the_last_step_unless_it_says_otherwise(self, tmp_path):
+        text = 'name = "a"\nsteps = [{ step = "stretch", height = 96, width = 64 }]'
+        recipe = self.own(tmp_path, text, layer="final-no-norm")
+        assert recipe.steps == (Stretch(96, 64), RGB())
+        assert (recipe.interpolation, recipe.layer) == ("bicubic", "final-no-norm")
+
+    @pytest.mark.parametrize(
+        ("old", "new", "why"),
+        [
+            ("name", "nmae", "no such key 'nmae'; did you mean name"),
+            ('"own"', '"vqa600"', "vqa600 is clipfeat's own"),
+            ('"own"', '"../x"', "name: expected a letter"),
+            ("steps", "name2", "no such key 'name2'"),
+            ("longest", "longer", "no such key 'longer'; did you mean longest"),
+            ('"pad"', '"pda"', "no such step; did you mean pad"),
+            ("= 512 }", "= 5120 }", "longest: expected 1 to 4096 pixels"),
+            ("bilinear", "nearest", "interpolation: expected bicubic or bilinear"),
+            ("[0.5, 0.5, 0.5]", '"half"', "std: expected three numbers"),
+            ("penultimate", "penultimat", "did you mean penultimate"),
+            ("std", "views = 36\nstd", "no such key 'views'"),
+            ("= [0.5", "= 0.5", "is not valid TOML"),
+        ],
+    )
+    def test_mistakes_are_named(self, tmp_path, old, new, why):
+        assert old in OWN
+        with pytest.raises(ExtractUsageError, match=re.escape(why)) as caught:
+            self.own(tmp_path, OWN.replace(old, new, 1))
+        assert "own.toml: " in str(caught.value)
+
+    @pytest.mark.parametrize("field", [{"layer": "final-no-norm"}, {"vector": "embedding"}])
+    def test_an_option_that_it_settles_itself_is_refused(self, tmp_path, field):
+        with pytest.raises(ExtractUsageError, match=f"drop --{next(iter(field))}"):
+            self.own(tmp_path, OWN, **field)
+
+    @pytest.mark.parametrize("text", ["a = " + "[" * 60000, "#" * 70000, "a = \0"])
+    def test_a_file_made_to_harm_is_refused(self, tmp_path, text):
+        with pytest.raises(ExtractUsageError, match=r"not valid TOML|no recipe"):
+            self.own(tmp_path, text)

@@ -47,6 +47,16 @@ def test_differences_name_the_nested_value():
     assert list(differences(stored, asked)) == ["recipe.height is 448 in the store, 224 asked for"]
 
 
+def test_differences_lead_into_lists_of_objects():
+    stored = {"steps": [{"step": "stretch", "height": 64}, {"step": "rgb"}], "mean": [0.5, 0.5]}
+    asked = {"steps": [{"step": "stretch", "height": 96}], "mean": [0.5, 0.25]}
+    assert list(differences(stored, asked)) == [
+        "mean is [0.5, 0.5] in the store, [0.5, 0.25] asked for",
+        "steps.0.height is 64 in the store, 96 asked for",
+        "steps.1 is {'step': 'rgb'} in the store, None asked for",
+    ]
+
+
 @pytest.mark.parametrize("text", ["14", "14x", "x14", "14x14x14", "-1x3", "\u0661x\u0662", ""])
 def test_grid_shape_refuses(text):
     with pytest.raises(StoreError, match="a grid shape must read like 14x14"):
