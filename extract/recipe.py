@@ -51,7 +51,7 @@ class Recipe:
     std: Triple
     layer: Layer = "final"  # of a ViT; the grid of a ResNet is that of layer 4
     vector: Vector | None = None  # kept beside the grid: CLIP's embedding or the class token
-    views: int | None = None  # so many pictures are one record, and their embeddings its grid
+    views: int | None = None  # so many pictures are one record, and their vectors its grid
 
     def __post_init__(self) -> None:
         last = next((s for s in reversed(self.steps) if not isinstance(s, RGB)), None)
@@ -62,6 +62,8 @@ class Recipe:
                 "steps: the last but for rgb must be stretch, crop, pad or whole-cells, "
                 "or images of one grid would differ in size"
             )
+        if self.views is not None and self.vector is None:
+            raise StoreError("views: their vectors are the grid; vector must not be null")
         if any(isinstance(step, Pad) for step in self.steps if step is not last):
             raise StoreError("steps: nothing but rgb may come behind pad")
 
@@ -187,11 +189,13 @@ def make_recipe(
         raise ExtractUsageError(
             f"--recipe {name}: no such recipe; {hint}use {', '.join(NAMED)}, {' or '.join(FORMS)}"
         )
-    views = VIEWS if canonical == "views" else None
-    if views and (layer != "final" or vector):
-        raise ExtractUsageError(
-            "--recipe views keeps the embedding of each view as its grid; drop --layer and --vector"
-        )
+    views = None
+    if canonical == "views":
+        if layer != "final" or vector == "class_token":
+            raise ExtractUsageError(
+                "--recipe views keeps the embedding of each view; drop --layer and --vector"
+            )
+        views, vector = VIEWS, "embedding"
     return Recipe(canonical, steps, interpolation, native.mean, native.std, layer, vector, views)
 
 

@@ -118,6 +118,41 @@ def make_pooled_store(
     return write_encoded(path, identity, layout, encoded_records(identity, records, pooled)).path
 
 
+def padded_store(
+    path: Path,
+    recipe: Mapping[str, Any],
+    sizes: Mapping[str, tuple[int, int] | None],
+    shapes: GridShape | Mapping[str, GridShape],
+    parent: FeatureStore | None = None,
+) -> FeatureStore:
+    """Write a store of images of (width, height), None for a missing one; all cells are ones.
+
+    `shapes` is the grid shape of all or of each. With a `parent` the store there is added to.
+    """
+    identity = make_identity(4, recipe=recipe)
+    each = dict.fromkeys(sizes, shapes) if isinstance(shapes, GridShape) else shapes
+    layout = update_layout(parent, each) if parent else lay_out(each, 4)
+    with StoreWriter(path, identity, layout, parent=parent) as writer:
+        for shard in writer.pending:
+            with ShardTransaction(path, identity, layout.shard_records, shard) as files:
+                rows = []
+                for image_id, row in zip(shard.ids, shard.rows, strict=True):
+                    size, shape = sizes[image_id], str(shard.shape)
+                    if size is None:
+                        missing = (Status.MISSING, "no such file", shape, row, 0, 0, "", image_id)
+                        rows.append(IndexRow(image_id, *missing, ""))
+                        continue
+                    grid = as_bytes(np.ones((*shard.shape, 4), np.float16))
+                    encoded = {"grid": encode(identity.codec, grid)}
+                    files.append(row - shard.first_row, encoded)
+                    check = checksum(encoded.values())
+                    rows.append(
+                        IndexRow(image_id, Status.OK, "", shape, row, *size, "", image_id, check)
+                    )
+                files.commit(tuple(rows))
+        return writer.finish(libraries={})
+
+
 def extend_store(
     path: Path,
     records: Records,

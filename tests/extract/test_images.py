@@ -219,7 +219,8 @@ class TestViews:
     def test_views_that_come_to_other_sizes(self, folder):
         photograph(5, 48, 64).save(folder / "scan_view_7.jpg")
         assert load(folder, VIEWS).status == "ok"  # cropped to one size
-        ragged = dataclasses.replace(make_recipe("aspect:32,64", SMALL, (16, 16)), views=36)
+        aspect = make_recipe("aspect:32,64", SMALL, (16, 16), vector="embedding")
+        ragged = dataclasses.replace(aspect, views=36)
         picture = load(folder, ragged)
         why = "view 7 has 32x48 pixels for the backbone, view 0 has 48x32; all views must have one"
         assert (picture.status, why in picture.reason) == ("unsupported", True)

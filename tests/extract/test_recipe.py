@@ -49,6 +49,7 @@ class TestNames:
         assert recipe_of("model").steps == (Shortest(224), Crop(224, 224), RGB())
         views = recipe_of("views")
         assert (views.steps, views.views, views.name) == (recipe_of("model").steps, 36, "views")
+        assert views.vector == "embedding"
 
     def test_layer_and_vector_are_fields(self):
         recipe = recipe_of("vqa600", layer="penultimate", vector="class_token")
@@ -78,7 +79,7 @@ class TestNames:
         with pytest.raises(ExtractUsageError, match=why):
             check_recipe_name(name)
 
-    @pytest.mark.parametrize("field", [{"layer": "penultimate"}, {"vector": "embedding"}])
+    @pytest.mark.parametrize("field", [{"layer": "penultimate"}, {"vector": "class_token"}])
     def test_views_keep_embeddings_and_nothing_else(self, field):
         with pytest.raises(ExtractUsageError, match="drop --layer and --vector"):
             recipe_of("views", **field)
@@ -210,6 +211,7 @@ class TestJson:
             ({"vector": "cls"}, "expected embedding or class_token"),
             ({"views": 0}, "views: expected 1 to 4096 or null"),
             ({"views": True}, "views: expected 1 to 4096 or null"),
+            ({"views": 36}, "their vectors are the grid; vector must not be null"),
         ],
     )  # fmt: skip
     def test_any_other_value_is_refused(self, change, why):
