@@ -71,16 +71,12 @@ def test_views_of_a_panorama_are_one_record(tmp_path):
     folder.mkdir(parents=True)
     for view in range(36):
         photograph(view, 64, 48).save(folder / f"{view}.jpg")
-    images = [
-        Image("scan_viewpoint", "scan/viewpoint", 64, 48),
-        Image("scan_gone", "scan/gone", 64, 48),
-    ]
+    images = [Image("scan_viewpoint", "scan/viewpoint", 64, 48)]
     manifest = Manifest.of(tmp_path / "images", images)
-    store = extract(manifest, tmp_path / "s", "views")
-    assert store["scan_viewpoint"].shape == (36, 1, 1024)
+    store = extract(manifest, tmp_path / "s", "views", model="ViT-B-32")
+    assert store["scan_viewpoint"].shape == (36, 1, 512)
     assert len(np.unique(store["scan_viewpoint"][:, 0, :4], axis=0)) == 36
     assert store.mask("scan_viewpoint").all()
-    assert store.statuses(["scan_gone"]) == ["missing"]
 
 
 def test_an_image_that_is_not_what_the_manifest_says(images, tmp_path):

@@ -9,11 +9,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-from stores import make_identity, make_store
+from stores import make_identity, make_store, padded_store
 
 from clipfeat.featstore import FeatureStore, GridShape
+from clipfeat.featstore.areas import real_area
 from clipfeat.featstore.disk.zarr_metadata import metadata_files
 from clipfeat.featstore.layout import lay_out
+from clipfeat.featstore.step_json import NAMES, parse_step
 
 DOC = (Path(__file__).parents[2] / "docs" / "store-format.md").read_text()
 
@@ -101,6 +103,49 @@ def test_the_lookup_example(drawn):
     assert f"`{digest[:16]} {digest[16:32]}`" in DOC
 
 
+PRETRAIN = [
+    {"step": "shortest-maskrcnn", "side": 384, "longest": 640},
+    {"step": "rgb"},
+    {"step": "pad", "height": 384, "width": 640, "turn": True, "odd": "first", "cell": [32, 32]},
+]
+
+
+class TestMask:
+    def test_the_worked_examples(self):
+        section = DOC.split("\n## The mask\n")[1].split("\n## ")[0]
+        rows = re.findall(r"^\| (\d.*) \|$", section, re.MULTILINE)
+        shrink, _, pad = steps = [parse_step(step) for step in PRETRAIN]
+        assert len(rows) == 7
+        for row in rows:
+            size, before, frame, corner, area = row.split(" | ")
+            width, height = map(int, size.split(" x "))
+            resized = shrink.size((width, height))
+            assert before == "{} x {}".format(*resized)
+            assert frame == "{} x {}".format(*pad.size(resized))
+            assert corner == "{}, {}".format(*pad.corner(resized))
+            found = real_area(steps, (width, height))
+            assert area == (f"`{found}`" if found else "none: all cells")
+
+    def test_the_documented_reader_reads_it(self, tmp_path):
+        sizes = {"a": (640, 480), "b": (640, 384), "c": (1000, 300)}
+        recipe = {"name": "pretrain384", "steps": PRETRAIN}
+        store = padded_store(tmp_path / "s", recipe, sizes, GridShape(12, 20))
+        names = documented_reader()
+        for image_id in sizes:
+            assert names["read_mask"](store.path, image_id) == store.mask(image_id).tolist()
+            assert len(names["read_record"](store.path, image_id)) == 12 * 20 * 4
+        section = DOC.split("\n## store.json\n")[1].split("\n`identity` has")[0]
+        keys = re.findall(r"`(\w+)`", "".join(re.findall(r"^\|([^|]*)\|", section, re.M)))
+        assert keys == list(store.card)
+
+
+def test_every_step_is_documented_with_its_keys():
+    section = DOC.split("\n| `step` | keys |")[1].split("\n\n")[0]
+    rows = re.findall(r"^\| `([a-z0-9-]+)` \|([^|]*)\|", section, re.MULTILINE)
+    documented = {name: re.findall(r"`(\w+)`", keys) for name, keys in rows}
+    assert documented == {name: list(kind.__annotations__) for name, kind in NAMES.items()}
+
+
 def test_the_fingerprint_example():
     shown, digest = re.findall(r"sha256 of `(2\[.*\])`,\n +`([0-9a-f]{64})`", DOC)[0]
     assert hashlib.sha256(shown.encode()).hexdigest() == digest
@@ -119,7 +164,7 @@ def test_store_json_is_written_as_documented(drawn):
     assert json.dumps(card, indent=2) == text
     section = DOC.split("\n## store.json\n")[1].split("\n`identity` has")[0]
     keys = re.findall(r"`(\w+)`", "".join(re.findall(r"^\|([^|]*)\|", section, re.M)))
-    assert keys == list(card)
+    assert [key for key in keys if key != "areas"] == list(card)
     for table, digest in card["tables"].items():
         file = drawn / (f"{table}.bin" if table == "lookup" else f"{table}.parquet")
         assert hashlib.sha256(file.read_bytes()).hexdigest() == digest
