@@ -86,7 +86,7 @@ def _rows(card: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     backbone, recipe = identity["backbone"], identity["recipe"]
     yield "model", str(backbone.get("model", "not recorded"))
     yield "weights", _listed(backbone, but="model")
-    yield "recipe", _listed({str(recipe.get("name", "not recorded")): "", **recipe}, but="name")
+    yield "recipe", _recipe_text(recipe)
     yield "ids", ", ".join(f"{n:,} {status}" for status, n in card["counts"].items() if n)
     yield from _refused(card)
     shapes = card["records_by_shape"]
@@ -124,6 +124,16 @@ def _refused(card: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     if more:
         statuses = ",".join(s for s, n in card["counts"].items() if n and s != Status.OK)
         yield "", f"{more:,} more: clipfeat store ls {card['path']} --status {statuses}"
+
+
+def _recipe_text(recipe: Mapping[str, Any]) -> str:
+    """Return a recipe on a line: "square:448, steps stretch (height 448, width 448) > rgb"."""
+    values = {str(recipe.get("name", "not recorded")): "", **recipe}
+    steps = recipe.get("steps")
+    if isinstance(steps, list) and all(isinstance(step, Mapping) for step in steps):
+        texts = (f"{s.get('step')} ({_listed(s, but='step')})" for s in steps)
+        values["steps"] = " > ".join(texts).replace(" (not recorded)", "")
+    return _listed(values, but="name")
 
 
 def _listed(values: Mapping[str, Any], but: str = "") -> str:

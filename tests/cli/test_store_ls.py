@@ -147,7 +147,8 @@ def test_info_gives_size_as_npy_and_a_line_to_cite(store, records, tmp_path):
 
 def test_info_of_a_store_from_an_extraction_and_an_update(tmp_path):
     backbone = {"model": "RN50x4", "pretrained": "none", "seed": 0, "weights_sha256": "ab"}
-    recipe = {"name": "square:448", "height": 448}
+    steps = [{"step": "stretch", "height": 448, "width": 448}, {"step": "rgb"}]
+    recipe = {"name": "square:448", "steps": steps, "views": None}
     identity = make_identity(4, backbone=backbone, recipe=recipe)
     shapes = {
         "a": GridShape(1, 1),
@@ -163,7 +164,7 @@ def test_info_of_a_store_from_an_extraction_and_an_update(tmp_path):
     for line in (
         "model     RN50x4",
         "weights   pretrained none, seed 0, weights_sha256 ab",
-        "recipe    square:448, height 448",
+        "recipe    square:448, steps stretch (height 448, width 448) > rgb",
         "grids     1 of 1x1, 1 of 2x1",
         f"          2 more: clipfeat store ls {path} --status missing",
         "with      torch 2.6",

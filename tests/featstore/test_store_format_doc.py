@@ -16,6 +16,7 @@ from clipfeat.featstore.areas import real_area
 from clipfeat.featstore.disk.zarr_metadata import metadata_files
 from clipfeat.featstore.layout import lay_out
 from clipfeat.featstore.step_json import NAMES, parse_step
+from clipfeat.featstore.steps import Pad
 
 DOC = (Path(__file__).parents[2] / "docs" / "store-format.md").read_text()
 
@@ -116,6 +117,7 @@ class TestMask:
         rows = re.findall(r"^\| (\d.*) \|$", section, re.MULTILINE)
         shrink, _, pad = steps = [parse_step(step) for step in PRETRAIN]
         assert len(rows) == 7
+        assert isinstance(pad, Pad)
         for row in rows:
             size, before, frame, corner, area = row.split(" | ")
             width, height = map(int, size.split(" x "))
