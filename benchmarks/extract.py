@@ -75,8 +75,11 @@ class Tower:
     def __init__(self, model: str, size: tuple[int, int], dtype: torch.dtype, device: str):
         torch.manual_seed(0)
         is_vit = model.startswith("ViT")
-        options = {"force_image_size": size} if is_vit else {}
-        visual: Any = open_clip.create_model(model, pretrained_text=False, **options).visual
+        # A ViT has a table of positions of its size; convolutions take any.
+        full: Any = open_clip.create_model(
+            model, pretrained_text=False, force_image_size=size if is_vit else None
+        )
+        visual = full.visual
         self._visual = visual.eval().to(device, dtype)
         self._last = {"indices": 1} if is_vit else {"indices": [4]}
 

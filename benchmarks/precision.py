@@ -37,7 +37,7 @@ def photographs(count: int, side: int = 448) -> Tensor:
 def grids(model: str, precision: str, pixels: Tensor) -> Tensor:
     """Return the grids of a model with random weights, as float32."""
     backbone, _ = load_backbone(BackboneSpec(model, "none", 0, precision), "cpu")
-    recipe = make_recipe("square:448", backbone.native)
+    recipe = make_recipe("square:448", backbone.native, backbone.cell)
     return torch.cat([backbone.grids(part, recipe)[0].float() for part in pixels.split(8)])
 
 

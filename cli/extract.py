@@ -3,6 +3,7 @@
 import json
 import sys
 from pathlib import Path
+from typing import Literal
 
 import click
 
@@ -107,8 +108,9 @@ MODELS = "open_clip's name of a ResNet or ViT: RN50, RN101, RN50x4, ViT-B-32, ..
 @click.option(
     "--max-pixels",
     type=click.IntRange(1),
-    metavar="N",
-    help="Refuse images of more pixels before decoding them.  [default: 178956970]",
+    default=178_956_970,
+    show_default=True,
+    help="Refuse images of more pixels before decoding them.",
 )
 @click.option(
     "--accept-truncated", is_flag=True, help="Use files that are cut off, grey where they end."
@@ -142,7 +144,7 @@ def extract(
     pretrained: str | None,
     seed: int,
     recipe: str,
-    layer: str,
+    layer: Literal["final", "final-no-norm", "penultimate"],
     gpus: str | None,
     device: str | None,
     procs: int,
@@ -151,9 +153,9 @@ def extract(
     codec: str,
     batch_size: int | None,
     shard_size: int | None,
-    vector: str | None,
+    vector: Literal["embedding", "class_token"] | None,
     decoders: int | None,
-    max_pixels: int | None,
+    max_pixels: int,
     accept_truncated: bool,
     retry: tuple[str, ...],
     shard_range: str | None,

@@ -132,8 +132,10 @@ class Worker:
 
     def undone(self) -> Step:
         """Return a step that takes back what was said of a shard that is not down."""
-        images, refused, stored = (-sum(step[k] for step in self._begun) for k in range(3))
-        return Step(images, refused, stored, Spent(), None)
+        images = sum(step.images for step in self._begun)
+        refused = sum(step.refused for step in self._begun)
+        stored = sum(step.bytes for step in self._begun)
+        return Step(-images, -refused, -stored, Spent(), None)
 
     def obituary(self) -> str:
         self._process.join()

@@ -27,7 +27,7 @@ class Features:
 class Computing:
     """The features of a batch, on their way from the device."""
 
-    arrays: Mapping[str, tuple[torch.Tensor, torch.Tensor, torch.Tensor]]
+    arrays: Mapping[str, tuple[torch.Tensor, ...]]  # of each what `Features` is made of
     seconds: float  # that the device took, where it computes before it answers
     events: tuple[Any, Any, Any] | None  # of a GPU: begun, computed, copied to the host
 
@@ -62,14 +62,15 @@ class FeatureStream:
         if self._copies is None:
             yield
             return
+        runtime: Any = torch.cuda.cudart()
         with torch.cuda.device(self._backbone.device):
             # Where the system refuses, pixels are copied through a buffer of torch's own.
-            torch.cuda.cudart().cudaHostRegister(memory.ctypes.data, memory.nbytes, 0)
+            runtime.cudaHostRegister(memory.ctypes.data, memory.nbytes, 0)
             try:
                 yield
             finally:
                 torch.cuda.synchronize()
-                torch.cuda.cudart().cudaHostUnregister(memory.ctypes.data)
+                runtime.cudaHostUnregister(memory.ctypes.data)
 
     def compute(self, pixels: np.ndarray) -> Computing:
         """Begin with a batch of (image, height, width, 3) or (record, view, height, width, 3)."""

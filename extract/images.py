@@ -3,18 +3,19 @@
 import dataclasses
 import hashlib
 import io
+import os
 import threading
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from ..featstore import Status
 from ..featstore.steps import RGB, Crop, Pad
+from ..manifests import ManifestError, view_paths
+from ..manifests.contents import read_content
 from ..manifests.headers import pillow
 from .recipe import Recipe
-from .views import view_files
 
 # The first is Pillow's own limit against decompression bombs (twice 1 GiB of 4:4:4 pixels / 3).
 MAX_PIXELS = 178_956_970
@@ -57,14 +58,15 @@ def load_picture(
     """
     try:
         if recipe.views is None:
-            contents = [_read(root, path)]
+            contents = [read_content(root, path)]
         else:
-            contents = [_read(root, file) for file in view_files(root, path, recipe.views)]
+            names = view_paths(os.listdir(f"{root}/{path}"))  # noqa: PTH208 - root may be a URL
+            contents = [read_content(root, f"{path}/{name}") for name in names]
     except FileNotFoundError:
         return Picture(Status.MISSING, "no such file", 0, 0, "")
     except OSError as error:
         return Picture(Status.FAILED, f"cannot read the file: {error.strerror}", 0, 0, "")
-    except ValueError as error:
+    except ManifestError as error:  # of views that are not 36
         return Picture(Status.UNSUPPORTED, str(error), 0, 0, "")
     sha256 = hashlib.sha256()
     for content in contents:
@@ -81,10 +83,6 @@ def load_picture(
             return picture
         pictures.append(picture)
     return _together(pictures)
-
-
-def _read(root: str, path: str) -> bytes:
-    return Path(root, path).read_bytes()
 
 
 def _together(views: list[Picture]) -> Picture:

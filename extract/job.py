@@ -32,4 +32,6 @@ class Job:
     picture_bytes: int  # of the largest picture of the plan, as it enters the backbone
     decoders: int  # processes that decode, per device
     threads: int  # that compress, per device
+    max_pixels: int  # of an image file, above which it is not decoded
+    accept_truncated: bool
     libraries: Mapping[str, str]  # versions of what touches pixels, by name

@@ -81,8 +81,9 @@ def make_job(
 
     shapes = {task.picture_shape for task in tasks}
     largest = max(shapes, key=math.prod)
+    height, width, _ = largest[-3:]
     images = request.batch_size or choose_batch_size(
-        prepared.backbone, prepared.recipe, largest[-3:-1]
+        prepared.backbone, prepared.recipe, (height, width)
     )
     cores = max(1, (os.cpu_count() or 1) // len(prepared.devices))
     return Job(
@@ -96,6 +97,8 @@ def make_job(
         picture_bytes=math.prod(largest),
         decoders=request.decoders or cores,
         threads=max(2, cores),
+        max_pixels=request.max_pixels,
+        accept_truncated=request.accept_truncated,
         libraries=library_versions(),
     )
 

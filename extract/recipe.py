@@ -19,6 +19,7 @@ from ..featstore.steps import (
     Stretch,
     WholeCells,
 )
+from ..manifests import VIEWS
 from .errors import ExtractUsageError
 from .native import Interpolation, Preprocess, native_steps
 from .recipe_checks import Triple, check_triple, check_word
@@ -31,8 +32,6 @@ Vector = Literal["embedding", "class_token"]
 ALIASES = {"caption448": "square:448"}
 NAMED = ("caption448", "vqa600", "pretrain384", "model", "views")
 FORMS = ("square:N", "aspect:S,L", "a .toml file")
-VIEWS = 36  # of a panorama: 12 headings at each of 3 elevations, as CLIP-ViL's navigation has it
-MAX_VIEWS = 4096
 
 
 @dataclass(frozen=True)
@@ -85,8 +84,8 @@ class Recipe:
         if not isinstance(value["name"], str) or not isinstance(value["steps"], list | tuple):
             raise StoreError("a recipe must have a name, and a list of steps")
         views = value["views"]
-        if views is not None and (type(views) is not int or not 1 <= views <= MAX_VIEWS):
-            raise StoreError(f"views: expected 1 to {MAX_VIEWS} or null; got {views!r:.80}")
+        if views is not None and (type(views) is not int or views != VIEWS):
+            raise StoreError(f"views: expected {VIEWS} or null; got {views!r:.80}")
         return cls(
             value["name"],
             tuple(parse_step(step) for step in value["steps"][: MAX_STEPS + 1]),

@@ -117,20 +117,21 @@ def recompute(
     if described["weights_sha256"] != theirs:
         raise ExtractUsageError(
             f"the weights of {spec.model} ({spec.pretrained}) are not those of the store: sha256 "
-            f"{described['weights_sha256'][:12]}... here, {str(theirs)[:12]:.12}... there; give "
+            f"{described['weights_sha256'][:12]}... here, {str(theirs)[:12]}... there; give "
             f"the right ones: --pretrained PATH"
         )
     backbone.check_recipe(recipe)
     stream = FeatureStream(backbone, recipe, identity.dtype)
     deviations: list[Deviation] = []
     skipped: list[tuple[str, str]] = []
-    ready: list[tuple[IndexRow, Picture]] = []
+    ready: list[tuple[IndexRow, np.ndarray]] = []
     for row in tqdm(rows, "again", unit="image", disable=None):
         picture = load_picture(row.source, images, recipe)
-        if why := not_comparable(row, picture):
-            skipped.append((row.image_id, why))
+        why = not_comparable(row, picture)
+        if why is None and picture.pixels is not None:
+            ready.append((row, picture.pixels))
         else:
-            ready.append((row, picture))
+            skipped.append((row.image_id, f"{printable(row.source)}: {why}"))
     for batch in same_shape(ready):
         deviations += compared(store, batch, stream, backbone.full_batch(BATCH))
     if skipped and not deviations:
@@ -169,32 +170,31 @@ def backbone_spec(store: FeatureStore, pretrained: str | None) -> BackboneSpec:
 def not_comparable(row: IndexRow, picture: "Picture") -> str | None:
     """Return why an image cannot be compared with its record, if so."""
     if picture.sha256 and picture.sha256 != row.source_sha256:
-        return f"{printable(row.source)} is another file than the one extracted (sha256)"
-    if picture.pixels is None:
-        return f"{printable(row.source)}: {picture.reason}"
-    return None
+        return "another file than the one extracted (sha256)"
+    return None if picture.status == Status.OK else picture.reason
 
 
 def same_shape(
-    ready: Sequence[tuple[IndexRow, "Picture"]],
-) -> Iterator[list[tuple[IndexRow, "Picture"]]]:
+    ready: Sequence[tuple[IndexRow, np.ndarray]],
+) -> Iterator[list[tuple[IndexRow, np.ndarray]]]:
     """Yield batches of pictures of one shape."""
-    shapes: dict[tuple[int, ...], list[tuple[IndexRow, Picture]]] = {}
-    for row, picture in ready:
-        assert picture.pixels is not None
-        shapes.setdefault(picture.pixels.shape, []).append((row, picture))
+    shapes: dict[tuple[int, ...], list[tuple[IndexRow, np.ndarray]]] = {}
+    for row, pixels in ready:
+        shapes.setdefault(pixels.shape, []).append((row, pixels))
     for alike in shapes.values():
         for start in range(0, len(alike), BATCH):
             yield alike[start : start + BATCH]
 
 
 def compared(
-    store: FeatureStore, batch: list[tuple[IndexRow, "Picture"]], stream: "FeatureStream", full: int
+    store: FeatureStore,
+    batch: list[tuple[IndexRow, np.ndarray]],
+    stream: "FeatureStream",
+    full: int,
 ) -> Iterator[Deviation]:
     """Yield the deviation of each picture's grid from its record."""
-    pixels = np.zeros((full, *batch[0][1].pixels.shape), np.uint8)
-    for position, (_, picture) in enumerate(batch):
-        pixels[position] = picture.pixels
+    pixels = np.zeros((full, *batch[0][1].shape), np.uint8)
+    pixels[: len(batch)] = [each for _, each in batch]
     features, _ = stream.compute(pixels).result()
     for (row, _), ours in zip(batch, features["grid"].array, strict=False):
         yield deviation(row.image_id, ours, store[row.image_id])

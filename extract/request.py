@@ -6,6 +6,8 @@ from pathlib import Path
 
 from ..featstore.writing.part import Part
 from ..manifests import Manifest, folder_manifest, read_manifest
+from .images import MAX_PIXELS
+from .recipe import Layer, Vector
 
 
 @dataclass(frozen=True)
@@ -16,8 +18,8 @@ class Request:
     pretrained: str | None = None
     seed: int = 0
     recipe: str = "caption448"
-    layer: str = "final"
-    vector: str | None = None  # beside the grid: "embedding" or "class_token"
+    layer: Layer = "final"
+    vector: Vector | None = None  # what is kept beside the grid
     gpus: str | None = None
     device: str | None = None
     procs: int = 1
@@ -27,7 +29,7 @@ class Request:
     batch_size: int | None = None
     shard_size: int | None = None
     decoders: int | None = None  # processes that decode, for each device
-    max_pixels: int | None = None  # of an image file, above which it is not decoded
+    max_pixels: int = MAX_PIXELS  # of an image file, above which it is not decoded
     accept_truncated: bool = False
     part: Part | None = None  # of the shards: other machines write the others
     retry: tuple[str, ...] = ()  # statuses of ids in a finished store that are tried again

@@ -34,7 +34,13 @@ def run_tasks(
     At any time AHEAD batches are being decoded, one is on the device and AHEAD are on their way
     to the shard's file, which grows on disk and not in memory.
     """
-    load = partial(load_picture, root=job.image_root, recipe=job.recipe)
+    load = partial(
+        load_picture,
+        root=job.image_root,
+        recipe=job.recipe,
+        max_pixels=job.max_pixels,
+        accept_truncated=job.accept_truncated,
+    )
     images = backbone.full_batch(job.batch_size)
     stream = FeatureStream(backbone, job.recipe, job.identity.dtype)
     with (

@@ -134,7 +134,7 @@ def padded_store(
     layout = update_layout(parent, each) if parent else lay_out(each, 4)
     with StoreWriter(path, identity, layout, parent=parent) as writer:
         for shard in writer.pending:
-            with ShardTransaction(path, identity, layout.shard_records, shard) as files:
+            with ShardTransaction(path, identity, layout.shard_records, shard, {}) as files:
                 rows = []
                 for image_id, row in zip(shard.ids, shard.rows, strict=True):
                     size, shape = sizes[image_id], str(shard.shape)
@@ -150,7 +150,7 @@ def padded_store(
                         IndexRow(image_id, Status.OK, "", shape, row, *size, "", image_id, check)
                     )
                 files.commit(tuple(rows))
-        return writer.finish(libraries={})
+        return writer.finish()
 
 
 def extend_store(

@@ -1,7 +1,6 @@
 """Stock open_clip models and the backbones around the same weights."""
 
 import copy
-import dataclasses
 import functools
 from typing import Any
 
@@ -60,9 +59,9 @@ def backbone_around(model, name, precision="float32") -> Backbone:
     return Backbone(tower, native, precision, "cpu")
 
 
-def recipe_of(backbone, layer="final", vector=None):
+def recipe_of(backbone, layer: Any = "final", vector: Any = None):
     """Return a recipe with the backbone's mean and deviation, whatever the size of its images."""
-    return dataclasses.replace(make_recipe("model", backbone.native), layer=layer, vector=vector)
+    return make_recipe("model", backbone.native, backbone.cell, layer=layer, vector=vector)
 
 
 def pixels_of(size, images=2):

@@ -209,8 +209,8 @@ class TestJson:
             ({"layer": "last"}, "expected final or final-no-norm"),
             ({"layer": []}, "expected final or final-no-norm"),
             ({"vector": "cls"}, "expected embedding or class_token"),
-            ({"views": 0}, "views: expected 1 to 4096 or null"),
-            ({"views": True}, "views: expected 1 to 4096 or null"),
+            ({"views": 0}, "views: expected 36 or null"),
+            ({"views": True}, "views: expected 36 or null"),
             ({"views": 36}, "their vectors are the grid; vector must not be null"),
         ],
     )  # fmt: skip

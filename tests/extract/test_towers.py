@@ -168,6 +168,7 @@ class TestLayers:
             output = model.visual(normalised(pixels, recipe))
         hook.remove()
         grid, vector = backbone.grids(pixels, recipe)
+        assert isinstance(side, int)
         rows, cols = side // backbone.cell[0], side // backbone.cell[1]
         assert vector is None
         assert relative(grid, as_grid(seen[0], backbone, rows, cols)) <= 1e-5
