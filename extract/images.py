@@ -12,8 +12,8 @@ import numpy as np
 
 from ..featstore import Status
 from ..featstore.steps import RGB, Crop, Pad
-from ..manifests import ManifestError, view_paths
-from ..manifests.contents import read_content
+from ..manifests import ManifestError, read_content, view_paths
+from ..manifests.contents import is_url
 from ..manifests.headers import pillow
 from .recipe import Recipe
 
@@ -57,16 +57,14 @@ def load_picture(
     is of it, and says so. For a recipe of views, `path` is the folder of a viewpoint.
     """
     try:
-        if recipe.views is None:
-            contents = [read_content(root, path)]
-        else:
-            names = view_paths(os.listdir(f"{root}/{path}"))  # noqa: PTH208 - root may be a URL
-            contents = [read_content(root, f"{path}/{name}") for name in names]
+        paths = [path] if recipe.views is None else _view_paths(root, path)
+        contents = [read_content(root, path) for path in paths]
     except FileNotFoundError:
         return Picture(Status.MISSING, "no such file", 0, 0, "")
     except OSError as error:
-        return Picture(Status.FAILED, f"cannot read the file: {error.strerror}", 0, 0, "")
-    except ManifestError as error:  # of views that are not 36
+        reason = f"cannot read the file: {error.strerror or error}"
+        return Picture(Status.FAILED, reason[:200], 0, 0, "")
+    except ManifestError as error:
         return Picture(Status.UNSUPPORTED, str(error), 0, 0, "")
     sha256 = hashlib.sha256()
     for content in contents:
@@ -83,6 +81,14 @@ def load_picture(
             return picture
         pictures.append(picture)
     return _together(pictures)
+
+
+def _view_paths(root: str, folder: str) -> list[str]:
+    """Return the files of a viewpoint's folder in view order, relative to `root`."""
+    if is_url(root):
+        raise ManifestError("views are read from a local folder alone; copy them to one")
+    names = os.listdir(f"{root}/{folder}")  # noqa: PTH208
+    return [f"{folder}/{name}" for name in view_paths(names)]
 
 
 def _together(views: list[Picture]) -> Picture:

@@ -51,7 +51,7 @@ def load_backbone(spec: BackboneSpec, device: str) -> tuple[Backbone, dict[str, 
         "seed": spec.seed if path is None else None,
         "weights_sha256": weights_digest(visual.state_dict()),
     }
-    native = preprocess(name, tag or usual_preprocessing(name), model.visual.image_size)
+    native = preprocess(tag or usual_preprocessing(name), model.visual.image_size)
     config: dict[str, Any] = open_clip.get_model_config(name) or {}
     tower = make_tower(visual, config["embed_dim"])
     if tower is None:
@@ -165,20 +165,13 @@ def _preprocessing_of(name: str, tag: str) -> tuple[Any, ...]:
     return tuple(config[key] for key in PREPROCESSING)
 
 
-def preprocess(name: str, config: dict[str, Any], size: int | tuple[int, int]) -> Preprocess:
+def preprocess(config: dict[str, Any], size: int | tuple[int, int]) -> Preprocess:
     """Return open_clip's own preprocessing of a model for images of `size` pixels."""
-    if config.get("fill_color"):
-        raise ExtractUsageError(
-            f"--model {name}: its own preprocessing pads with {config['fill_color']}; "
-            f"clipfeat pads with black alone"
-        )
     (red, green, blue), (red_std, green_std, blue_std) = (
         map(float, config[key]) for key in ("mean", "std")
     )
     mean, std = (red, green, blue), (red_std, green_std, blue_std)
-    height, width = (size, size) if isinstance(size, int) else size
-    side = height if height == width else (height, width)
-    return Preprocess(side, config["resize_mode"], config["interpolation"], mean, std)
+    return Preprocess(size, config["resize_mode"], config["interpolation"], mean, std)
 
 
 def weights_digest(tensors: dict[str, Any]) -> str:

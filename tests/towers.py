@@ -52,7 +52,7 @@ def shorten(visual):
 def backbone_around(model, name, precision="float32") -> Backbone:
     """Return a backbone with a copy of a stock model's image tower."""
     visual = copy.deepcopy(model.visual)
-    native = preprocess(name, usual_preprocessing(name), visual.image_size)
+    native = preprocess(usual_preprocessing(name), visual.image_size)
     config: Any = open_clip.get_model_config(name)
     tower = make_tower(visual, config["embed_dim"])
     assert tower is not None

@@ -106,7 +106,7 @@ def _lengths(run: Run) -> dict[str, int]:
 def _write_tables(
     run: Run, paths: Mapping[str, Path], lengths: Mapping[str, int], shards: list[ShardRow]
 ) -> tuple[dict[str, int], list[str]]:
-    """Write index, packing list and look-up; return the counts by status, the real areas."""
+    """Write index, packing list and look-up; return the counts by status, and the real areas."""
     lookup = LookupBuilder(lengths, run.identity.recipe)
     counts: Counter[str] = Counter()
 

@@ -104,7 +104,7 @@ class TestRefused:
     def test_no_broken_byte_raises(self, kind):
         whole = content_of(photograph(0, 40, 30), kind)
 
-        @settings(max_examples=60)
+        @settings(max_examples=60, deadline=None)
         @given(st.data())
         def broken(data):
             content = bytearray(whole)
@@ -202,10 +202,9 @@ class TestViews:
         [
             ("scan_view_5.jpg", "aside.txt", "35 views; a viewpoint has 36"),
             ("scan_view_5.jpg", "scan_view_05.png", None),
-            ("scan_view_5.jpg", "scan_view_006.jpg", "are the same view; remove one"),
+            ("scan_view_5.jpg", "scan_view_006.jpg", "are the same view"),
             ("scan_view_5.jpg", "scan_view_36.jpg", "views 0 to 36; expected 0 to 35"),
             ("scan_view_5.jpg", "scan.jpg", "'scan.jpg' has no number of a view, 0 to 35"),
-            ("scan_view_5.jpg", "view_" + "9" * 200 + ".jpg", "has no number of a view"),
         ],
     )
     def test_names(self, folder, old, new, why):
@@ -234,6 +233,8 @@ class TestViews:
 
     def test_no_such_folder(self, tmp_path):
         assert load(tmp_path / "none", VIEWS).status == "missing"
+        picture = load_picture("scan/viewpoint", "https://example.org/views", VIEWS)
+        assert (picture.status, "local folder alone" in picture.reason) == ("unsupported", True)
 
 
 def test_decoders_need_no_torch():
