@@ -117,6 +117,6 @@ def test_a_model_whose_text_tower_would_be_downloaded_needs_no_network():
 def test_pixels_are_normalised_as_the_weights_were_trained():
     """From open_clip's table of weights; a file and random weights carry no such entry."""
     siglip, _ = load_backbone(BackboneSpec("ViT-B-32-SigLIP2-256", "none", 0, "float32"), "cpu")
-    assert (siglip.native.mean, siglip.native.resize) == ((0.5, 0.5, 0.5), "stretch")
-    native = preprocess("ViT-L-14", usual_preprocessing("ViT-L-14"), 224)
+    assert (siglip.native.mean, siglip.native.resize) == ((0.5, 0.5, 0.5), "squash")
+    native = preprocess(usual_preprocessing("ViT-L-14"), 224)
     assert native.mean == open_clip.OPENAI_DATASET_MEAN
