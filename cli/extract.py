@@ -58,6 +58,11 @@ MODELS = "open_clip's name of a ResNet or ViT: RN50, RN101, RN50x4, ViT-B-32, ..
     help="Processes on the CPU, with --device cpu.",
 )
 @click.option(
+    "--scheduler",
+    metavar="ADDRESS",
+    help="Compute on the workers of a dask cluster, tcp://host:8786 (docs/clusters.md).",
+)
+@click.option(
     "--precision",
     type=click.Choice(["float32", "bfloat16", "float16"]),
     help="Of the forward pass.  [default: float16 on a GPU, float32 on a CPU]",
@@ -148,6 +153,7 @@ def extract(
     gpus: str | None,
     device: str | None,
     procs: int,
+    scheduler: str | None,
     precision: str | None,
     dtype: str,
     codec: str,
@@ -188,6 +194,7 @@ def extract(
         gpus=gpus,
         device=device,
         procs=procs,
+        scheduler=scheduler,
         precision=precision,
         dtype=dtype,
         codec=codec,

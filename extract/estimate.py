@@ -12,6 +12,7 @@ from ..featstore.layout import lay_out
 from ..featstore.write import SHARD_RECORDS
 from ..featstore.writing.writer import StoreWriter
 from ..manifests import Manifest
+from .errors import ExtractUsageError
 from .plan import shard_tasks
 from .prepare import make_job, prepare
 from .progress import duration
@@ -63,6 +64,8 @@ def estimate(
     Their rate, and how well they compress, stand for all; several devices are taken to be as
     fast as this one each. Raises what `extract_images` raises before any work.
     """
+    if request.scheduler:
+        raise ExtractUsageError("--dry-run tries images on this machine; drop --scheduler")
     prepared = prepare(manifest, request, say=say)
     from .runner import run_tasks  # which imports torch
 

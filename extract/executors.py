@@ -1,14 +1,15 @@
-"""Where shard tasks run: in this process, or in one process for each device."""
+"""Where shard tasks run: in this process, in one for each device, or on a cluster."""
 
 import contextlib
 import multiprocessing as mp
 from collections import deque
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Sequence
 from multiprocessing.connection import Connection, wait
 
 import torch
 
 from ..base.errors import ClipfeatError
+from ..manifests import Image
 from .backbone import Backbone
 from .batches import Step
 from .children import become_a_child
@@ -23,9 +24,20 @@ MAX_DEATHS = 3  # of processes over one shard, before it is taken for the cause
 
 
 def execute(
-    tasks: tuple[ShardTask, ...], job: Job, devices: tuple[str, ...], backbone: Backbone
+    tasks: tuple[ShardTask, ...],
+    job: Job,
+    devices: tuple[str, ...],
+    backbone: Backbone,
+    scheduler: str | None = None,
 ) -> Generator[Step, None, None]:
-    """Run every task: on `backbone`'s own device if there is one, else a process a device."""
+    """Run every task: on `backbone`'s own device if there is one, else a process a device.
+
+    With the address of a dask scheduler, on that cluster's workers.
+    """
+    if scheduler is not None:
+        from .cluster import run_on_cluster
+
+        return run_on_cluster(tasks, job, scheduler)
     if len(devices) == 1:
         return run_tasks(tasks, job, backbone)
     return run_on_each(tasks, job, devices)
@@ -90,12 +102,17 @@ def _count_death(deaths: dict[int, int], worker: "Worker") -> None:
         number = task.shard.number
         deaths[number] = deaths.get(number, 0) + 1
         if deaths[number] == MAX_DEATHS:
-            ids = [image.image_id for image in task.images]
-            names = ", ".join(map(repr, ids[:3])) + (f" ... {ids[-1]!r}" if len(ids) > 3 else "")
             raise ExtractError(
-                f"{worker.obituary()}; {MAX_DEATHS} have died over the same {len(ids)} images "
-                f"({names}), so the run stops"
+                f"{worker.obituary()}; {MAX_DEATHS} have died over the same "
+                f"{named_images(task.images)}, so the run stops"
             )
+
+
+def named_images(images: Sequence[Image]) -> str:
+    """Return how many images these are, and which, for an error: 2 images ('a', 'b')."""
+    ids = [image.image_id for image in images]
+    names = ", ".join(map(repr, ids[:3])) + (f" ... {ids[-1]!r}" if len(ids) > 3 else "")
+    return f"{len(ids)} images ({names})"
 
 
 class Worker:

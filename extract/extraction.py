@@ -111,7 +111,7 @@ def _run(
     if not tasks:  # an earlier run was cut off while it finished the store
         return progress
     job = make_job(manifest, out, tasks, prepared, request, shard_records)
-    steps = execute(tasks, job, prepared.devices, prepared.backbone)
+    steps = execute(tasks, job, prepared.devices, prepared.backbone, request.scheduler)
     try:
         with progress, contextlib.closing(steps):
             for step in steps:

@@ -12,6 +12,7 @@ from ..base.errors import missing_extra
 from ..featstore import GridShape, Identity
 from ..manifests import Manifest
 from .devices import choose_devices
+from .errors import ExtractUsageError
 from .job import BackboneSpec, Job
 from .plan import ShardTask, plan_shapes
 from .recipe import Recipe, check_recipe_name, make_recipe
@@ -25,7 +26,8 @@ if TYPE_CHECKING:
 class Prepared:
     """What is known before the first image is read."""
 
-    devices: tuple[str, ...]
+    devices: tuple[str, ...]  # that compute; this process's own, or one of each worker's
+    cores: int  # for each device
     backbone: "Backbone"
     spec: BackboneSpec
     recipe: Recipe
@@ -39,16 +41,22 @@ def prepare(manifest: Manifest, request: Request, *, say: Callable[[str], None])
     try:
         import torch
 
-        devices = choose_devices(
-            request.device, request.gpus, request.procs, torch.cuda.device_count()
-        )
         from .weights import load_backbone, remark
     except ImportError as error:
         raise missing_extra("extract", error.name or "torch") from None
 
+    if request.scheduler:
+        devices, cores = _devices_there(request)
+        own = "cpu"  # to know grids and weights
+    else:
+        devices = choose_devices(
+            request.device, request.gpus, request.procs, torch.cuda.device_count()
+        )
+        cores = max(1, (os.cpu_count() or 1) // len(devices))
+        own = devices[0]
     precision = request.precision or default_precision(devices)
     spec = BackboneSpec(request.model, request.pretrained, request.seed, precision)
-    backbone, described = load_backbone(spec, devices[0])
+    backbone, described = load_backbone(spec, own)
     if remarked := remark(described):
         say(remarked)
     recipe = make_recipe(
@@ -65,7 +73,25 @@ def prepare(manifest: Manifest, request: Request, *, say: Callable[[str], None])
         pooled_dim=None if recipe.views else backbone.vector_dim(recipe),
     )
     shapes = plan_shapes(manifest, recipe, backbone.cell)
-    return Prepared(devices, backbone, spec, recipe, identity, shapes)
+    return Prepared(devices, cores, backbone, spec, recipe, identity, shapes)
+
+
+def _devices_there(request: Request) -> tuple[tuple[str, ...], int]:
+    """Return the device of each worker of the cluster, and each one's number of cores."""
+    if request.gpus or request.device or request.procs != 1:
+        raise ExtractUsageError(
+            "--scheduler: the workers of the cluster compute, each on the device it has; drop "
+            "--gpus, --device and --procs"
+        )
+    if request.part:
+        raise ExtractUsageError("--scheduler and --shard-range exclude each other; drop one")
+    try:
+        from .cluster_survey import connected, survey
+    except ImportError as error:
+        raise missing_extra("cluster", error.name or "distributed") from None
+    with connected(request.scheduler or "") as client:
+        cluster = survey(client)
+    return (cluster.device,) * len(cluster.workers), cluster.cores
 
 
 def make_job(
@@ -77,15 +103,10 @@ def make_job(
     shard_records: int,
 ) -> Job:
     """Return what every device is told."""
-    from .batch_size import choose_batch_size
-
     shapes = {task.picture_shape for task in tasks}
     largest = max(shapes, key=math.prod)
     height, width, _ = largest[-3:]
-    images = request.batch_size or choose_batch_size(
-        prepared.backbone, prepared.recipe, (height, width)
-    )
-    cores = max(1, (os.cpu_count() or 1) // len(prepared.devices))
+    images = request.batch_size or _batch_size(prepared, request, (height, width))
     return Job(
         store=out,
         image_root=manifest.root,
@@ -95,12 +116,22 @@ def make_job(
         shard_records=shard_records,
         batch_size=max(1, images // (prepared.recipe.views or 1)),
         picture_bytes=math.prod(largest),
-        decoders=request.decoders or cores,
-        threads=max(2, cores),
+        decoders=request.decoders or prepared.cores,
+        threads=max(2, prepared.cores),
         max_pixels=request.max_pixels,
         accept_truncated=request.accept_truncated,
         libraries=library_versions(),
     )
+
+
+def _batch_size(prepared: Prepared, request: Request, size: tuple[int, int]) -> int:
+    from .batch_size import choose_batch_size
+
+    if request.scheduler and prepared.devices[0] == "cuda":
+        from .cluster import batch_size_there
+
+        return batch_size_there(request.scheduler, prepared.spec, prepared.recipe, size)
+    return choose_batch_size(prepared.backbone, prepared.recipe, size)
 
 
 def default_precision(devices: tuple[str, ...]) -> str:

@@ -23,6 +23,7 @@ class Request:
     gpus: str | None = None
     device: str | None = None
     procs: int = 1
+    scheduler: str | None = None  # of a dask cluster whose workers compute
     precision: str | None = None
     dtype: str = "float16"
     codec: str = "zstd"
