@@ -18,14 +18,14 @@ MODEL ?= RN50
 PRETRAINED ?= none
 DEMO_STORE := $(DEMO)/scenes.clipfeat
 
-.PHONY: help setup demo train-vqa test lint types bench-extract bench-store bench-lookup clean
+.PHONY: help setup demo train-vqa test lint types bench-extract bench-store bench-lookup bench-plan clean
 .DELETE_ON_ERROR:
 
 help:
 	@echo "make demo       draw scenes, extract, verify, train VQA, report (about 4 minutes)"
 	@echo "make train-vqa  train on the demo store, or: make train-vqa STORE=x.clipfeat DATA=vqa/"
 	@echo "make test       the tests            make lint types   what CI checks besides"
-	@echo "make bench-extract bench-store bench-lookup       the numbers in docs/log.md"
+	@echo "make bench-extract bench-store bench-lookup bench-plan   the numbers in docs/log.md"
 
 setup: $(STAMP)
 
@@ -92,7 +92,7 @@ types: $(STAMP) .typing/clipfeat
 	@mkdir -p .typing && ln -sfn "$(CURDIR)" $@
 
 bench-extract: $(STAMP)
-	OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m benchmarks.extract
+	OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m benchmarks.extract $(BENCH)
 
 # In an environment of its own: bench-store BENCH="--kinds A --json numbers.json"
 bench-store: $(BENCH_STAMP)
@@ -100,6 +100,9 @@ bench-store: $(BENCH_STAMP)
 
 bench-lookup: $(STAMP)
 	$(BIN)/python -m benchmarks.lookup
+
+bench-plan: $(STAMP)
+	$(BIN)/python -m benchmarks.plan
 
 clean:
 	rm -rf $(VENV) $(BENCH_VENV) $(DEMO) .typing build *.egg-info

@@ -1,4 +1,4 @@
-"""Make, write and read a manifest of millions of images: time and peak memory.
+"""Manifests of millions of images, and their plan: time and peak memory.
 
 python -m benchmarks.plan [--images 1000000 10000000]
 
@@ -17,6 +17,11 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import NamedTuple
 
+from clipfeat.extract.native import Preprocess
+from clipfeat.extract.plan import plan_shapes, shard_tasks
+from clipfeat.extract.recipe import make_recipe
+from clipfeat.featstore.layout import lay_out
+from clipfeat.featstore.write import SHARD_RECORDS
 from clipfeat.manifests import Image, Manifest, read_manifest, write_manifest
 
 
@@ -56,7 +61,16 @@ def look(path: Path, count: int) -> None:
     assert sum(1 for image in read_manifest(path).images if image.height == 480) == count
 
 
-STEPS: tuple[Callable[[Path, int], None], ...] = (nothing, make, read, look)
+def plan(path: Path, count: int) -> None:
+    """Read a manifest and cut it into shard tasks, as an extraction does before any pixel."""
+    manifest, cell = read_manifest(path), (32, 32)
+    native = Preprocess(224, "shortest", "bicubic", (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
+    recipe = make_recipe("aspect:384,640", native, cell)
+    layout = lay_out(plan_shapes(manifest, recipe, cell), SHARD_RECORDS)
+    assert sum(len(task.images) for task in shard_tasks(manifest, layout.shards, recipe)) == count
+
+
+STEPS: tuple[Callable[[Path, int], None], ...] = (nothing, make, read, look, plan)
 
 
 def measured(step: Callable[[Path, int], None], path: Path, count: int) -> Cost:
