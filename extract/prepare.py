@@ -17,6 +17,7 @@ from .job import BackboneSpec, Job
 from .plan import ShardTask, plan_shapes
 from .recipe import Recipe, check_recipe_name, make_recipe
 from .request import Request
+from .space import check_record_sizes
 
 if TYPE_CHECKING:
     from .backbone import Backbone  # which imports torch
@@ -73,6 +74,7 @@ def prepare(manifest: Manifest, request: Request, *, say: Callable[[str], None])
         pooled_dim=None if recipe.views else backbone.vector_dim(recipe),
     )
     shapes = plan_shapes(manifest, recipe, backbone.cell)
+    check_record_sizes(shapes.values(), identity)
     return Prepared(devices, cores, backbone, spec, recipe, identity, shapes)
 
 

@@ -1,16 +1,30 @@
 """How much room features take on disk, and how much there is."""
 
 import shutil
+from collections.abc import Iterable
 from pathlib import Path
 
 from ..featstore import GridShape, Identity
+from ..featstore.format import MAX_RECORD_BYTES
 from ..featstore.layout import Layout
+from .errors import ExtractUsageError
 
 
 def record_bytes(shape: GridShape, identity: Identity) -> int:
     """Return the bytes of one record's numbers, before compression."""
     numbers = shape.cells * identity.dim + (identity.pooled_dim or 0)
     return numbers * identity.numpy_dtype.itemsize
+
+
+def check_record_sizes(shapes: Iterable[GridShape], identity: Identity) -> None:
+    """Raise ExtractUsageError if a grid would be larger than a store may hold."""
+    largest = max(set(shapes), key=lambda shape: shape.cells)
+    size = largest.cells * identity.dim * identity.numpy_dtype.itemsize
+    if size > MAX_RECORD_BYTES:
+        raise ExtractUsageError(
+            f"a grid of {largest}x{identity.dim} {identity.dtype} has {size:,} bytes, and a store "
+            f"holds grids of at most {MAX_RECORD_BYTES:,}; choose a recipe with fewer pixels"
+        )
 
 
 def layout_bytes(layout: Layout, identity: Identity) -> int:

@@ -23,7 +23,7 @@ class ChannelStatistics(NamedTuple):
 
 
 def channel_statistics(store: FeatureStore, ids: Sequence[str], *, seed: int) -> ChannelStatistics:
-    """Return each channel's mean and std over the cells of a seeded sample of `ids`.
+    """Return each channel's mean and std over the real cells of a seeded sample of `ids`.
 
     The std has a floor, `FLOOR` of the root mean square over channels, so that a dead channel
     stays near zero. Raises ClipfeatError where the sample is not finite, or constant.
@@ -31,7 +31,7 @@ def channel_statistics(store: FeatureStore, ids: Sequence[str], *, seed: int) ->
     chosen = np.random.default_rng(seed).permutation(len(ids))[:SAMPLE]
     cells, total, squares = 0, np.zeros(store.dim), np.zeros(store.dim)
     for image_id in (ids[int(number)] for number in np.sort(chosen)):
-        grid = store[image_id].reshape(-1, store.dim).astype(np.float64)  # cell dim
+        grid = store[image_id][store.mask(image_id)].astype(np.float64)  # cell dim
         if not np.isfinite(grid).all():
             raise ClipfeatError(
                 f"the features of image {image_id} hold NaN or infinity; extract it again"

@@ -7,12 +7,16 @@ import sys
 import pytest
 from click.testing import CliRunner
 from pictures import write_photographs
+from stores import make_identity
 
 from clipfeat.cli.main import clipfeat
 from clipfeat.extract.batch_size import fitting
 from clipfeat.extract.batches import Step
+from clipfeat.extract.errors import ExtractUsageError
 from clipfeat.extract.profile import Spent
 from clipfeat.extract.progress import LOG_SECONDS, Progress, duration
+from clipfeat.extract.space import check_record_sizes
+from clipfeat.featstore import GridShape
 
 
 def step(images=4, refused=0, device=0.9):
@@ -125,3 +129,10 @@ def test_a_dry_run_says_what_it_will_come_to_and_leaves_nothing(images, tmp_path
     assert found["bytes"] == pytest.approx(real["bytes"], rel=0.2)  # one image more is refused
     text = extract(images, tmp_path / "t", "--dry-run").stdout
     assert "grids   2x2x2048 (11 images)" in text
+
+
+def test_a_grid_that_no_store_holds_is_refused_before_any_work():
+    identity = make_identity(65536, dtype="float32")
+    check_record_sizes([GridShape(16, 32), GridShape(4, 4)], identity)  # 2**27 bytes
+    with pytest.raises(ExtractUsageError, match="16x33x65536 float32 has 138,412,032 bytes, and"):
+        check_record_sizes([GridShape(16, 32), GridShape(16, 33)], identity)

@@ -30,6 +30,16 @@ def test_statistics_are_those_of_all_cells(tmp_path: Path) -> None:
     np.testing.assert_allclose(std.numpy(), np.hypot(cells.std(axis=0), floor), rtol=1e-5)
 
 
+def test_cells_that_the_recipe_has_padded_do_not_count(tmp_path: Path, monkeypatch) -> None:
+    grid = np.random.default_rng(0).normal(size=(2, 3, 4)).astype(np.float16)
+    store = open_store(tmp_path / "s.clipfeat", [grid])
+    real = np.array([[True, True, False], [True, False, False]])
+    monkeypatch.setattr(FeatureStore, "mask", lambda self, image_id: real)
+    mean, _ = channel_statistics(store, store.ids, seed=0)
+    cells = np.stack([grid[0, 0], grid[0, 1], grid[1, 0]]).astype(np.float64)
+    np.testing.assert_allclose(mean.numpy(), cells.mean(axis=0), rtol=1e-5)
+
+
 def test_a_dead_channel_stays_at_zero_and_scale_drops_out(tmp_path: Path) -> None:
     random = np.random.default_rng(0)
     grid = random.normal(size=(6, 6, 4)).astype(np.float16)
