@@ -3,12 +3,12 @@
 import os
 import signal
 import sys
-from importlib.metadata import version
 from typing import Any
 
 import click
 
 from ..base.errors import ClipfeatError
+from ..base.version import clipfeat_version
 from .demo_data import demo_data
 from .eval import eval_
 from .extract import extract
@@ -24,7 +24,7 @@ class Terminated(KeyboardInterrupt):
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
-@click.version_option(version("clipfeat"), prog_name="clipfeat")
+@click.version_option(clipfeat_version(), prog_name="clipfeat")
 def clipfeat() -> None:
     """Frozen CLIP grid features: extract once, verify, share, train.
 

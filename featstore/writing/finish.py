@@ -1,13 +1,13 @@
 """Finish a store: its tables, the zarr.json files and, last, store.json."""
 
 import heapq
-import importlib.metadata
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 
 from ...base.files import sha256_file, write_atomically
+from ...base.version import clipfeat_version
 from ..disk.lookup import LookupBuilder, lookup_bytes
 from ..disk.store_json import write_card
 from ..disk.tables import read_index, write_index, write_shards
@@ -56,7 +56,7 @@ def finish(run: Run, lock: StoreLock) -> FeatureStore:
         run.path,
         {
             "format": FORMAT,
-            "clipfeat": importlib.metadata.version("clipfeat"),
+            "clipfeat": clipfeat_version(),
             "created": datetime.now(UTC).isoformat(timespec="seconds"),
             "identity": run.identity.to_json(),
             "libraries": libraries,
