@@ -12,7 +12,6 @@ cannot be committed after: its rename fails.
 
 import asyncio
 import importlib.metadata
-import multiprocessing as mp
 import socket
 import threading
 from collections.abc import Iterable
@@ -142,7 +141,6 @@ def run_shards(tasks: tuple[ShardTask, ...], work: Work) -> list[Step]:
     with _device:
         try:
             _check_may_write(work)
-            _may_have_children()
             for step in run_tasks(tasks, work.job, _backbone(work.setup)):
                 shard = Step(
                     shard.images + step.images,
@@ -164,15 +162,6 @@ def run_shards(tasks: tuple[ShardTask, ...], work: Work) -> list[Step]:
 def _check_may_write(work: Work) -> None:
     if not _may_write(work):
         raise ExtractError(f"{work.job.store} is not being written by this run any more")
-
-
-def _may_have_children() -> None:
-    """Let this process start decoders.
-
-    dask's nanny starts workers as daemons, which multiprocessing forbids to have children, lest
-    they be orphaned. Ours end with their parent by themselves.
-    """
-    mp.current_process()._config["daemon"] = False  # pyright: ignore[reportAttributeAccessIssue]
 
 
 @lru_cache(maxsize=1)  # one for each process, kept from task to task and from run to run

@@ -4,11 +4,14 @@ A process apart survives what kills a decoder: a file that crashes the image lib
 record and a new process, not the run.
 """
 
+import contextlib
 import dataclasses
 import mmap
-import multiprocessing as mp
 import os
 import queue
+import socket
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -18,7 +21,6 @@ from typing import NamedTuple
 import numpy as np
 
 from ..featstore import Status
-from .children import become_a_child
 from .images import Picture
 
 CHUNK = 4  # images that a decoder takes at a time: few enough to share a batch among many
@@ -80,7 +82,7 @@ class Decoders:
         os.ftruncate(self._descriptor, slots * slot_bytes)
         mapped = mmap.mmap(self._descriptor, slots * slot_bytes)
         self.memory = np.frombuffer(mapped, np.uint8)
-        self._shared = (load, os.getpid(), self._descriptor, slots * slot_bytes)
+        self._shared = (load, self._descriptor, slots * slot_bytes)
         self._idle: queue.SimpleQueue[_Decoder] = queue.SimpleQueue()
         for _ in range(processes):
             self._idle.put(_Decoder(*self._shared))
@@ -135,49 +137,58 @@ def _singles(chunk: Chunk) -> Iterator[Chunk]:
 
 
 class _Decoder:
-    """One decoder process."""
+    """One decoder process: a fresh interpreter, which imports Pillow and numpy, and no torch."""
 
-    def __init__(self, load: Load, parent: int, descriptor: int, size: int):
-        # The fork server has the decoders' modules imported, and no thread and no torch.
-        context = mp.get_context("forkserver")
-        context.set_forkserver_preload([__name__])
-        self._connection, theirs = context.Pipe()
-        shared = (load, parent, descriptor, size, theirs)
-        self._process = context.Process(target=_serve, args=shared, daemon=True)
-        self._process.start()
-        theirs.close()  # so that its death is the end of the file here
+    def __init__(self, load: Load, memory: int, size: int):
+        ours, theirs = socket.socketpair()
+        code = START.format(socket=theirs.fileno(), memory=memory, size=size)
+        # A group of its own: Ctrl-C is for us alone. It ends when our end of the socket does,
+        # however that comes about.
+        self._process = subprocess.Popen(
+            [sys.executable, "-c", code],
+            pass_fds=(theirs.fileno(), memory),
+            stdin=subprocess.DEVNULL,
+            process_group=0,
+        )
+        theirs.close()
+        self._connection = Connection(ours.detach())
+        self._connection.send(sys.path)
+        self._connection.send(load)
 
     def decode(self, chunk: Chunk) -> Decoded:
         """Return what came of a chunk; raises EOFError or OSError if the process dies over it."""
         self._connection.send(chunk)
         return self._connection.recv()
 
-    def end(self) -> int | None:
+    def end(self) -> int:
         """Let the process go; return its exit code."""
         self._connection.close()
-        self._process.join()
-        return self._process.exitcode
+        return self._process.wait()
 
 
-def _serve(load: Load, parent: int, descriptor: int, size: int, connection: Connection) -> None:
-    """Decode chunks until the other side has no more."""
-    become_a_child()
-    try:
-        with open(f"/proc/{parent}/fd/{descriptor}", "r+b") as file:  # noqa: PTH123 - no path
-            memory = mmap.mmap(file.fileno(), size)
-    except OSError:  # it is gone already
-        return
-    while True:
-        try:
+# What a decoder process runs. Not multiprocessing's way, which imports the main module again: that
+# of a script may import torch, or start the extraction anew.
+START = (
+    "import sys; from multiprocessing.connection import Connection; "
+    "connection = Connection({socket}); sys.path[:] = connection.recv(); "
+    "from clipfeat.extract.decoding import serve; serve(connection, {memory}, {size})"
+)
+
+
+def serve(connection: Connection, memory: int, size: int) -> None:
+    """Decode chunks into `size` bytes of the shared memory until the other side is gone."""
+    mapped = mmap.mmap(memory, size)
+    with contextlib.suppress(EOFError, OSError):
+        load: Load = connection.recv()
+        while True:
             chunk: Chunk = connection.recv()
-        except EOFError:
-            return
-        started = time.perf_counter()
-        target = np.ndarray((len(chunk.paths), *chunk.shape), np.uint8, memory, chunk.offset)
-        pictures = [
-            _placed(load(path), pixels) for path, pixels in zip(chunk.paths, target, strict=True)
-        ]
-        connection.send(Decoded(pictures, time.perf_counter() - started))
+            started = time.perf_counter()
+            target = np.ndarray((len(chunk.paths), *chunk.shape), np.uint8, mapped, chunk.offset)
+            pictures = [
+                _placed(load(path), pixels)
+                for path, pixels in zip(chunk.paths, target, strict=True)
+            ]
+            connection.send(Decoded(pictures, time.perf_counter() - started))
 
 
 def _placed(picture: Picture, place: np.ndarray) -> Picture:

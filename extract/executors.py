@@ -126,8 +126,9 @@ class Worker:
         self.is_done = False  # it has been told to end
         self._begun: list[Step] = []  # of the shard that it is at
         cores = max(1, torch.get_num_threads() // devices)
-        # Not a daemon: those may have no children, and it has decoders.
-        self._process = context.Process(target=_work, args=(job, device, cores, theirs))
+        self._process = context.Process(
+            target=_work, args=(job, device, cores, theirs), daemon=True
+        )
         self._process.start()
         theirs.close()  # so that its death is the end of the file here
 

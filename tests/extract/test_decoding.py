@@ -99,15 +99,15 @@ def test_a_picture_of_another_size_than_planned_is_refused_with_both(decoders):
 
 def test_decoders_end_with_the_process_that_started_them(folder):
     code = (
-        "import functools, sys, time\n"
+        "import functools, time\n"
+        "import psutil\n"
         "from pathlib import Path\n"
         "from test_decoding import SHAPE, load\n"
         "from clipfeat.extract.decoding import Decoders\n"
         f"load = functools.partial(load, folder=Path({str(folder)!r}))\n"
-        "if __name__ == '__main__':\n"
-        "    decoders = Decoders(load, 2, 1, 10**6)\n"
-        "    print(*[p.pid for p in __import__('multiprocessing').active_children()], flush=True)\n"
-        "    time.sleep(60)\n"
+        "decoders = Decoders(load, 2, 1, 10**6)\n"
+        "print(*[child.pid for child in psutil.Process().children()], flush=True)\n"
+        "time.sleep(60)\n"
     )
     here = {**os.environ, "PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), *sys.path])}
     with subprocess.Popen(
