@@ -14,16 +14,13 @@ from ..featstore import Status
 from ..featstore.steps import RGB, Crop, Pad
 from ..manifests import ManifestError, read_content, view_paths
 from ..manifests.contents import is_url
-from ..manifests.headers import pillow
+from ..manifests.headers import FORMATS, pillow
 from .recipe import Recipe
 
 # The first is Pillow's own limit against decompression bombs (twice 1 GiB of 4:4:4 pixels / 3).
 MAX_PIXELS = 178_956_970
 # A side of one pixel is what tracking pixels and failed downloads look like, not a picture.
 MIN_SIDE = 2
-
-# What manifests list, and no more: for EPS, Pillow would run Ghostscript on a stranger's program.
-FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM", "JPEG2000", "MPO")
 
 CUT_OFF = "the file is cut off; what is missing of the image is as Pillow fills it"
 FRAMES = "the first of several frames or pages"

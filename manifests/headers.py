@@ -1,5 +1,6 @@
 """Read the size of images from their headers alone, many at a time."""
 
+import logging
 import os
 import warnings
 from collections.abc import Sequence
@@ -8,11 +9,15 @@ from types import ModuleType
 
 from tqdm import tqdm
 
-from ..base.errors import missing_extra
+from ..base.errors import ClipfeatError, missing_extra
 from .contents import open_content
 
 THREADS = min(16, 4 * (os.cpu_count() or 1))  # mostly waiting for the disk
 BLOCK = 1 << 12  # files handed to the threads at a time
+
+# What a folder is searched for, and no more: for EPS, Pillow would run Ghostscript on a
+# stranger's program.
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM", "JPEG2000", "MPO")
 
 
 def pillow() -> ModuleType:
@@ -27,6 +32,7 @@ def pillow() -> ModuleType:
         raise missing_extra("extract", "Pillow") from None
     PIL.Image.MAX_IMAGE_PIXELS = None
     warnings.filterwarnings("ignore", module=r"PIL\.")
+    logging.getLogger("PIL").addHandler(logging.NullHandler())
     return PIL.Image
 
 
@@ -40,9 +46,11 @@ def read_sizes(root: str, paths: Sequence[str]) -> list[tuple[int, int]]:
 
     def read_size(path: str) -> tuple[int, int]:
         try:
-            with open_content(root, path) as file, opener(file) as image:
+            with open_content(root, path) as file, opener(file, formats=FORMATS) as image:
                 return image.size
-        except (OSError, ValueError, SyntaxError):  # what Pillow's parsers raise on odd bytes
+        except (ClipfeatError, MemoryError):
+            raise
+        except Exception:  # Pillow's parsers raise whatever broken bytes lead them to
             return 0, 0
 
     sizes: list[tuple[int, int]] = []

@@ -1,13 +1,17 @@
 """Files that mean harm, or were never looked at: one line that says what is wrong."""
 
+import io
 import json
+import struct
 from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
 from lists import coco, made, picture
+from pictures import photograph
 
 from clipfeat.manifests import Image, Manifest, ManifestError, read_manifest, write_manifest
+from clipfeat.manifests.headers import read_sizes
 
 
 def image(**changes: Any) -> dict[str, Any]:
@@ -161,3 +165,19 @@ def test_annotations_are_not_kept_in_memory(tmp_path):
     path.write_text(json.dumps(coco([1])))
     kept = {"file_name": "COCO_train2014_000000000001.jpg", "height": 48, "width": 64, "id": 1}
     assert read_json(path) == {"images": [kept]}
+
+
+def test_headers_that_pillow_fails_over_or_remarks_on(tmp_path, capfd):
+    """Each parser has errors and remarks of its own; a size is asked of every file of a folder."""
+    avif, tiff = io.BytesIO(), io.BytesIO()
+    photograph(1).save(avif, "AVIF")
+    photograph(1).save(tiff, "TIFF")
+    samples = struct.Struct("<HHIH")  # a pixel: tag 277 of TIFF
+    files = {
+        "a.jpg": avif.getvalue().replace(b"iloc", b"none"),
+        "b.tif": tiff.getvalue().replace(samples.pack(277, 3, 1, 3), samples.pack(277, 3, 1, 999)),
+    }
+    for name, content in files.items():
+        (tmp_path / name).write_bytes(content)
+    assert read_sizes(str(tmp_path), list(files)) == [(0, 0), (0, 0)]
+    assert capfd.readouterr() == ("", "")
