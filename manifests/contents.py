@@ -116,10 +116,20 @@ def _remote(root: str, path: str) -> Iterator[BinaryIO]:
     try:
         with system.open(f"{root}/{path}", "rb", block_size=BLOCK) as file:
             yield cast(BinaryIO, file if file.seekable() else _held(file))
+    except FileNotFoundError as error:
+        # fsspec says so of a web server that is down or refuses, too; what happened is the cause.
+        why = error.__cause__
+        if not (why and protocol.startswith("http")) or getattr(why, "status", 0) in (404, 410):
+            raise
+        raise _trouble(why) from error
     except OSError:
         raise
     except Exception as error:  # each driver has errors of its own
-        raise OSError(errno.EIO, f"{type(error).__name__}: {error}"[:200]) from error
+        raise _trouble(error) from error
+
+
+def _trouble(error: BaseException) -> OSError:
+    return OSError(errno.EIO, f"{type(error).__name__}: {error}"[:200])
 
 
 def _held(file: BinaryIO) -> BinaryIO:

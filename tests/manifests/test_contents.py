@@ -71,6 +71,11 @@ def served(tmp_path):
         def log_message(self, format, *args):
             pass
 
+        def send_head(self):
+            if self.path == "/forbidden.jpg":
+                return self.send_error(403)
+            return super().send_head()
+
     folder = write_photographs(tmp_path / "images", 3)
     (folder / "a b#?.jpg").write_bytes((folder / "p000.jpg").read_bytes())
     handler = functools.partial(Quiet, directory=str(folder))
@@ -102,8 +107,15 @@ class TestUrl:
         assert read_manifest(tmp_path / "m.parquet") == manifest
 
     def test_a_server_that_is_down(self):
-        with pytest.raises(OSError, match=r"."):
+        with pytest.raises(OSError, match=r"Cannot connect to host 127\.0\.0\.1:9") as raised:
             read_content("http://127.0.0.1:9", "a.jpg")
+        assert not isinstance(raised.value, FileNotFoundError)
+
+    def test_a_server_that_refuses(self, served):
+        _, url = served
+        with pytest.raises(OSError, match="403") as raised:
+            read_content(url, "forbidden.jpg")
+        assert not isinstance(raised.value, FileNotFoundError)
 
     def test_an_object_store(self, tmp_path):
         content = picture(tmp_path / "a.jpg", 30, 20).read_bytes()
