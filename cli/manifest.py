@@ -77,6 +77,8 @@ def make(
     """
     from ..manifests import Choices, make_manifest, write_manifest
 
+    if out.exists() and any(source.exists() and out.samefile(source) for source in sources):
+        raise click.UsageError(f"-o {out} is a source, and would be overwritten; name another file")
     choices = Choices(ids, id_column, path_column, views)
     listed = make_manifest(sources, images, choices, say=lambda line: click.echo(line, err=True))
     write_manifest(listed, out)

@@ -159,3 +159,12 @@ def test_remarks_go_to_stderr(tmp_path):
     assert (
         done.stderr == f"t.csv: 1 of 4 images are not in {tmp_path / 'images'}, gone.jpg for one\n"
     )
+
+
+def test_a_source_is_not_written_over(tmp_path):
+    write_photographs(tmp_path / "images", 1)
+    (tmp_path / "list.csv").write_text("id,path\na,images/p000.jpg\n")
+    done = clipfeat("./list.csv", "-o", "list.csv", cwd=tmp_path)
+    assert done.returncode == 2
+    assert "-o list.csv is a source, and would be overwritten; name another" in done.stderr
+    assert (tmp_path / "list.csv").read_text().startswith("id,path")
