@@ -45,13 +45,13 @@ class Backbone:
         kind = type(getattr(visual, "trunk", visual)).__name__
         if recipe.layer not in layers:
             raise ExtractUsageError(
-                f"layer {recipe.layer}: this image tower ({kind}) has no such layer; "
+                f"--layer {recipe.layer}: this image tower ({kind}) has no such layer; "
                 f"it has {', '.join(layers)}"
             )
         if recipe.vector == "class_token" and not self.tower.has_class_token:
             raise ExtractUsageError(
-                f"vector class_token: this image tower ({kind}) has no class token; "
-                f"it has CLIP's embedding (vector embedding), or keep none"
+                f"--class-token: this image tower ({kind}) has no class token; "
+                f"--pooled keeps CLIP's embedding instead"
             )
 
     def full_batch(self, images: int) -> int:

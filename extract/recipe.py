@@ -192,7 +192,7 @@ def make_recipe(
     if canonical == "views":
         if layer != "final" or vector == "class_token":
             raise ExtractUsageError(
-                "--recipe views keeps the embedding of each view; drop --layer and --vector"
+                "--recipe views keeps the embedding of each view; drop --layer and --class-token"
             )
         views, vector = VIEWS, "embedding"
     return Recipe(canonical, steps, interpolation, native.mean, native.std, layer, vector, views)
@@ -213,9 +213,10 @@ def _from_file(
         raise ExtractUsageError(
             f"--recipe {path}: name: {given['name']} is clipfeat's own; choose another"
         )
+    options = {"layer": "--layer", "vector": "--pooled and --class-token"}
     for key, value, default in (("layer", layer, "final"), ("vector", vector, None)):
         if key in given and value != default:
-            raise ExtractUsageError(f"--recipe {path} has a {key} of its own; drop --{key}")
+            raise ExtractUsageError(f"--recipe {path} has a {key} of its own; drop {options[key]}")
     try:
         return Recipe.from_json(
             {

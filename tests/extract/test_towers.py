@@ -184,7 +184,7 @@ class TestLayers:
         ("name", "layer", "vector", "why"),
         [
             ("RN50", "penultimate", None, "(ModifiedResNet) has no such layer; it has final"),
-            ("RN50", "final", "class_token", "(ModifiedResNet) has no class token; it has CLIP's"),
+            ("RN50", "final", "class_token", "(ModifiedResNet) has no class token; --pooled keeps"),
             ("convnext_tiny", "final-no-norm", None, "(ConvNeXt) has no such layer; it has final"),
             ("ViT-B-32-SigLIP2-256", "final", "class_token", "(VisionTransformer) has no class"),
         ],
