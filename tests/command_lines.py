@@ -41,7 +41,8 @@ class CommandLines:
 
         Conditions: `largest_file` in bytes from the first shard on: what a full disk looks like;
         `largest_file_at_finish`, the same once every shard is down; `unprivileged=True` to be
-        bound by the permissions of files even as root.
+        bound by the permissions of files even as root; `python_path`, a folder that comes first
+        on the path of the processes that it starts.
         """
         self._count += 1
         output = self._folder / f"output-{self._count}"
@@ -127,6 +128,7 @@ def _child(
     largest_file: int | None = None,
     largest_file_at_finish: int | None = None,
     unprivileged: bool = False,
+    python_path: str | None = None,
 ) -> None:
     """Run a command line, and never return."""
     from clipfeat.cli.main import main
@@ -140,6 +142,9 @@ def _child(
     for descriptor, suffix in ((1, ".out"), (2, ".err")):
         name = str(Path(output).with_suffix(suffix))
         os.dup2(os.open(name, os.O_WRONLY | os.O_CREAT), descriptor)
+    if python_path is not None:
+        paths = (python_path, os.environ.get("PYTHONPATH"))
+        os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, paths))
     if unprivileged:
         drop_capabilities()
     if largest_file is not None:

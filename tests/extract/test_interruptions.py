@@ -10,6 +10,7 @@ import pytest
 from command_lines import CommandLines
 from pictures import write_photographs
 
+from clipfeat.featstore import FeatureStore
 from clipfeat.featstore.audit.verify import verify
 
 IMAGES = 40
@@ -57,6 +58,16 @@ def assert_one_line(line, *texts):
         assert text in last
 
 
+def wait_for_the_children(line):
+    """Wait until no process is left of a command line that has ended."""
+    while True:  # they notice that their parent is gone
+        try:
+            os.killpg(line.pid, 0)
+        except ProcessLookupError:
+            return
+        time.sleep(0.05)
+
+
 @pytest.mark.parametrize(
     ("number", "group", "code", "word"),
     [
@@ -89,12 +100,7 @@ def test_a_kill_leaves_no_process_and_a_lock_to_take_over(
     line = clipfeat.start(*extract(images, out, "--procs", procs))
     line.wait_for("journal/0*.json", out)
     line.end(signal.SIGKILL)
-    while True:  # the workers notice that their parent is gone
-        try:
-            os.killpg(line.pid, 0)
-        except ProcessLookupError:
-            break
-        time.sleep(0.05)
+    wait_for_the_children(line)
     said = check_goes_on(clipfeat, images, out, digest)
     assert f"Taking over the lock of process {line.pid} on " in said
 
@@ -141,3 +147,61 @@ def test_a_folder_that_vanishes(clipfeat, images, tmp_path):
     assert line.wait() == 1
     assert_one_line(line, "No such file or directory", f"{out}/")
     assert not out.exists()
+
+
+CRASHES = """
+import io, os, signal
+import PIL.Image
+
+stock = PIL.Image.open
+
+def open(file, *arguments, **more):
+    if isinstance(file, io.BytesIO) and file.getvalue().endswith(b"CRASH"):
+        os.kill(os.getpid(), signal.SIGSEGV)
+    return stock(file, *arguments, **more)
+
+PIL.Image.open = open
+"""
+
+
+@pytest.fixture
+def crashing(tmp_path):
+    """A folder for the path of decoder processes: Pillow crashes over files that end in CRASH."""
+    (tmp_path / "path").mkdir()
+    (tmp_path / "path" / "sitecustomize.py").write_text(CRASHES)
+    return str(tmp_path / "path")
+
+
+DIED = "the process that decoded it died (exit code -11): it crashes the image library, or"
+
+
+@pytest.mark.parametrize("procs", [1, 2])
+def test_a_file_that_crashes_pillow_costs_its_own_record(clipfeat, tmp_path, crashing, procs):
+    images, out = write_photographs(tmp_path / "images", IMAGES), tmp_path / "s"
+    with (images / "p013.jpg").open("ab") as file:
+        file.write(b"CRASH")
+    line = clipfeat.run(*extract(images, out, "--procs", procs), python_path=crashing)
+    assert line.code == 0, line.errors
+    assert "Traceback" not in line.errors
+    store = FeatureStore.open(out)
+    assert len(store) == IMAGES - 1
+    (refused,) = (row for row in store.index if row.status != "ok")
+    assert (refused.image_id, refused.status) == ("p013", "undecodable")
+    assert refused.reason.startswith(DIED)
+    assert verify(out) == []
+    # What crashed one version of the image library may be read by another.
+    again = clipfeat.run(*extract(images, out, "--retry", "undecodable"))
+    assert again.code == 0, again.errors
+    assert len(FeatureStore.open(out)) == IMAGES
+
+
+def test_files_that_all_crash_pillow_end_the_run_with_a_line(clipfeat, tmp_path, crashing):
+    images, out = write_photographs(tmp_path / "images", 10), tmp_path / "s"
+    for path in images.iterdir():
+        with path.open("ab") as file:
+            file.write(b"CRASH")
+    line = clipfeat.run(*extract(images, out), python_path=crashing)
+    assert line.code == 1
+    assert_one_line(line, "no image gave a record, no store was written: 10 undecodable", DIED)
+    assert not out.exists()
+    wait_for_the_children(line)
