@@ -18,6 +18,7 @@ class Step(NamedTuple):
     bytes: int  # of features, as stored
     spent: Spent
     receipt: Receipt | None
+    remark: str = ""  # for a person, where something went wrong
 
 
 @dataclass(frozen=True)

@@ -149,18 +149,23 @@ class Worker:
             self._begun = []
 
     def undone(self) -> Step:
-        """Return a step that takes back what was said of a shard that is not down."""
+        """Return a step that takes back what was said of a shard that is not down, and says why."""
         images = sum(step.images for step in self._begun)
         refused = sum(step.refused for step in self._begun)
         stored = sum(step.bytes for step in self._begun)
-        return Step(-images, -refused, -stored, Spent(), None)
+        remark = f"{self._death()}; what it had in hand is done again"
+        return Step(-images, -refused, -stored, Spent(), None, remark)
 
     def obituary(self) -> str:
-        self._process.join()
         return (
-            f"a worker process on {self.device} died (exit code {self._process.exitcode}; out of "
-            f"memory?); run the same command again to go on, with a smaller --batch-size perhaps"
+            f"{self._death()}; run the same command again to go on, with a smaller --batch-size "
+            f"perhaps"
         )
+
+    def _death(self) -> str:
+        self._process.join()
+        code = self._process.exitcode
+        return f"a worker process on {self.device} died (exit code {code}; out of memory?)"
 
     def end(self) -> None:
         self._process.terminate()

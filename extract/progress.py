@@ -38,6 +38,9 @@ class Progress:
         self.refused += step.refused
         self.bytes += step.bytes
         self.spent += step.spent
+        if step.remark:
+            with tqdm.external_write_mode(file=sys.stderr):  # the line makes room, and comes back
+                self._say(step.remark)
         now = time.monotonic()
         if not self._bar.disable:
             self._bar.set_description_str(self.line(now - self._started), refresh=False)

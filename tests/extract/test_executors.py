@@ -25,7 +25,7 @@ def run(manifest, out, procs, precision="float32"):
     request = Request(model="RN50", pretrained="none", recipe="square:64", device="cpu",
                       procs=procs, precision=precision, batch_size=4, shard_size=8)  # fmt: skip
     said = []
-    return extract_images(manifest, out, request, say=said.append)
+    return extract_images(manifest, out, request, say=said.append), said
 
 
 @pytest.fixture
@@ -45,10 +45,14 @@ def killer(monkeypatch):
 
 
 def test_the_shard_of_a_dead_worker_is_done_by_another(manifest, tmp_path, killer):
-    alone = run(manifest, tmp_path / "alone", procs=1)
+    alone, _ = run(manifest, tmp_path / "alone", procs=1)
     killer[1] = 1
-    report = run(manifest, tmp_path / "two", procs=2)
+    report, said = run(manifest, tmp_path / "two", procs=2)
     assert killer == {1: 0}
+    died = (
+        "a worker process on cpu died (exit code -9; out of memory?); what it had in hand is done"
+    )
+    assert sum(line.startswith(died) for line in said) == 1
     assert report.store.digest == alone.store.digest
     assert (report.images, report.bytes) == (alone.images, alone.bytes) == (IMAGES, alone.bytes)
     assert verify(report.store.path) == []
@@ -63,10 +67,10 @@ def test_three_deaths_over_a_shard_stop_the_run_and_name_its_images(manifest, tm
     with pytest.raises(ExtractError, match=why):
         run(manifest, tmp_path / "s", procs=2)
     killer.clear()
-    assert run(manifest, tmp_path / "s", procs=1).images < IMAGES  # the other shards are down
+    assert run(manifest, tmp_path / "s", procs=1)[0].images < IMAGES  # the other shards are down
 
 
 def test_four_processes_in_bfloat16_make_the_store_of_one(manifest, tmp_path):
-    one = run(manifest, tmp_path / "one", procs=1, precision="bfloat16")
-    four = run(manifest, tmp_path / "four", procs=4, precision="bfloat16")
+    one, _ = run(manifest, tmp_path / "one", procs=1, precision="bfloat16")
+    four, _ = run(manifest, tmp_path / "four", procs=4, precision="bfloat16")
     assert four.store.digest == one.store.digest
