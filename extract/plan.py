@@ -6,6 +6,7 @@ from ..featstore import GridShape
 from ..featstore.areas import MAX_AREAS, Area
 from ..featstore.layout import Shard
 from ..manifests import Image, Manifest
+from ..manifests.walk import SUFFIXES, suffix
 from .errors import ExtractUsageError
 from .recipe import Recipe
 
@@ -23,14 +24,19 @@ def plan_shapes(manifest: Manifest, recipe: Recipe, cell: tuple[int, int]) -> di
     """Return the grid shape that each image of the manifest will have, as its size says.
 
     Images of one size share one GridShape, and each size is looked at once. Raises
-    ExtractUsageError if an image would not fill one cell of the backbone, and if padding would
-    leave more different real areas than a store can hold.
+    ExtractUsageError if an image would not fill one cell of the backbone, if views are asked of
+    a file, and if padding would leave more different real areas than a store can hold.
     """
     by_size: dict[tuple[int, int], GridShape] = {}
     shared: dict[GridShape, GridShape] = {}
     areas: set[Area | None] = {None}
     shapes: dict[str, GridShape] = {}
     for image in manifest.images:
+        if recipe.views is not None and suffix(image.path) in SUFFIXES:
+            raise ExtractUsageError(
+                f"--recipe {recipe.name}: {image.path!r:.200} is a file, not a folder of "
+                f"{recipe.views} views; make a manifest with: clipfeat manifest --views DIR"
+            )
         size = (image.width, image.height)
         shape = by_size.get(size)
         if shape is None:

@@ -38,7 +38,10 @@ def read_manifest(path: Path) -> Manifest:
     Raises ManifestError unless it has the four columns, no nulls, and sound values. Where the
     recorded root is not there, paths are relative to the manifest's own folder.
     """
-    rows = read_rows(path, SCHEMA, _refusing(path))
+    refuse = _refusing(path)
+    if not path.is_file():
+        raise refuse("a folder is no manifest" if path.is_dir() else "no such file")
+    rows = read_rows(path, SCHEMA, refuse)
     return Manifest.of(recorded_root(path), map(Image._make, rows))
 
 

@@ -37,11 +37,17 @@ def test_images_of_one_shape_lie_together_whatever_their_size():
 
 def test_views_are_rows():
     recipe = make_recipe("views", CLIP, CELL)
-    manifest = manifest_of((640, 480), (0, 0))
+    manifest = Manifest.of("/root", [Image("a_b", "a/b", 640, 480), Image("a_c", "a/c", 0, 0)])
     shapes = plan_shapes(manifest, recipe, CELL)
     assert set(shapes.values()) == {GridShape(36, 1)}
     (task,) = shard_tasks(manifest, lay_out(shapes, 8).shards, recipe)
     assert task.picture_shape == (36, 224, 224, 3)
+
+
+def test_views_of_files_are_refused_before_the_work():
+    why = r"--recipe views: 'i0\.jpg' is a file, not a folder of 36 views; make a manifest with"
+    with pytest.raises(ExtractUsageError, match=why):
+        plan_shapes(manifest_of((640, 480)), make_recipe("views", CLIP, CELL), CELL)
 
 
 def test_more_areas_than_a_store_holds_are_refused_before_the_work(tmp_path):
