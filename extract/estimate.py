@@ -35,6 +35,7 @@ class Estimate:
     seconds: float
     devices: int
     sampled: int  # images that were extracted to know
+    refused: int  # of these, that gave no record
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -44,6 +45,7 @@ class Estimate:
         grids = [f"{shape}x{self.dim} ({n:,} images)" for shape, n in self.grids.items()]
         more = f" and {len(grids) - 5} shapes more" if len(grids) > 5 else ""
         room = "" if self.bytes <= self.free_bytes else ": NOT ENOUGH"
+        bad = (f"bad     {self.refused} of the {self.sampled} tried gave no record",)
         return "\n".join(
             (
                 f"images  {self.images:,}",
@@ -52,6 +54,7 @@ class Estimate:
                 f"disk    {self.bytes / 1e9:.2f} GB; {self.free_bytes / 1e9:.1f} GB free{room}",
                 f"time    {duration(self.seconds)} on {self.devices} device"
                 f"{'s' * (self.devices != 1)}, as {self.sampled} of the images took",
+                *(bad if self.refused else ()),
             )
         )
 
@@ -88,6 +91,7 @@ def estimate(
             for step in run_tasks(tasks, job, prepared.backbone):
                 steps.append(step)
                 times.append(time.perf_counter())
+    refused = sum(step.refused for step in steps)
     if len(steps) > 1:  # the first batch pays for starting
         steps, times = steps[1:], times[1:]
     each = (times[-1] - times[0]) / sum(step.images for step in steps)
@@ -104,4 +108,5 @@ def estimate(
         seconds=each * len(manifest.images) / len(prepared.devices),
         devices=len(prepared.devices),
         sampled=len(sample),
+        refused=refused,
     )

@@ -42,6 +42,17 @@ def test_a_terminal_has_one_line_that_changes(monkeypatch):
     assert said == []
 
 
+def test_a_remark_has_a_line_of_its_own(monkeypatch):
+    terminal = Terminal()
+    monkeypatch.setattr(sys, "stderr", terminal)
+    with Progress(8, 0, lambda line: print(line, file=terminal)) as progress:
+        progress.add(step())
+        progress.add(step(images=-4)._replace(remark="a process died"))
+        progress.add(step(images=8))
+    remark = next(line for line in terminal.getvalue().split("\n") if "died" in line)
+    assert remark.split("\r")[-1] == "a process died"  # written over what stood there
+
+
 def test_a_log_has_lines_without_carriage_returns_now_and_then(monkeypatch, capsys):
     clock = iter([0.0, 1.0, LOG_SECONDS + 1, LOG_SECONDS + 2, 2 * LOG_SECONDS + 2])
     monkeypatch.setattr("clipfeat.extract.progress.time.monotonic", lambda: next(clock))
@@ -125,10 +136,12 @@ def test_a_dry_run_says_what_it_will_come_to_and_leaves_nothing(images, tmp_path
     assert (found["shards"], found["devices"]) == (1, 1)
     assert found["free_bytes"] > 0
     assert found["seconds"] > 0
+    assert (found["sampled"], found["refused"]) == (11, 1)
     real = json.loads(extract(images, tmp_path / "s", "--json").stdout)
     assert found["bytes"] == pytest.approx(real["bytes"], rel=0.2)  # one image more is refused
     text = extract(images, tmp_path / "t", "--dry-run").stdout
     assert "grids   2x2x2048 (11 images)" in text
+    assert "bad     1 of the 11 tried gave no record" in text
 
 
 def test_a_grid_that_no_store_holds_is_refused_before_any_work():
