@@ -1,0 +1,83 @@
+"""Which JPEG files are so plain that every decoder reads the same image in them."""
+
+import re
+from collections.abc import Iterator
+from itertools import islice
+
+BASELINE, PROGRESSIVE = 0xC0, 0xC2  # begin a frame with Huffman codes
+HUFFMAN, QUANTISATION = 0xC4, 0xDB
+START, END, SCAN, ADOBE, COMMENT = 0xD8, 0xD9, 0xDA, 0xEE, 0xFE
+ASIDE = {*range(0xE0, 0xF0), COMMENT}  # EXIF, colour profiles: nothing of the image
+# (horizontal, vertical) of the luma where each chroma has (1, 1): 4:4:4, 4:2:2, 4:4:0, 4:2:0.
+SAMPLINGS = {(1, 1), (2, 1), (1, 2), (2, 2)}
+YCBCR = 1  # what an Adobe segment calls it; 0 would be RGB
+MAX_SEGMENTS = 1000  # colour profile and EXIF may have some hundred
+BEHIND_CODES = re.compile(rb"\xff[^\x00]")  # within codes, a zero follows each byte of ones
+
+
+def is_plain(content: bytes) -> bool:
+    """Return whether a JPEG file is one that decoders cannot understand differently.
+
+    It is one frame of 8 bits, baseline in one scan or progressive, gray or YCbCr in one of the
+    usual samplings; its segments follow one another without a gap, and the marker of the end is
+    the file's last two bytes. Restart intervals are not plain: with them decoders go on behind
+    damage, each in its own way. Only markers are looked at: damage within the codes stays unseen.
+    """
+    try:
+        segments = list(islice(_segments(content), MAX_SEGMENTS + 1))
+    except (IndexError, ValueError):  # cut off, or no marker where one must be
+        return False
+    markers = [marker for marker, _ in segments]
+    frames = [at for at, marker in enumerate(markers) if marker in (BASELINE, PROGRESSIVE)]
+    known = {BASELINE, PROGRESSIVE, HUFFMAN, QUANTISATION, SCAN, *ASIDE}
+    if len(segments) > MAX_SEGMENTS or len(frames) != 1:
+        return False
+    if not {HUFFMAN, QUANTISATION, SCAN} <= set(markers) <= known:
+        return False
+    frame, first_scan = frames[0], markers.index(SCAN)
+    if frame > first_scan or not _is_plain_frame(segments[frame][1]):
+        return False
+    components = segments[frame][1][5]
+    if markers[frame] == BASELINE:
+        scanned = segments[first_scan][1][:1]
+        if markers.count(SCAN) != 1 or scanned != bytes((components,)):
+            return False
+    adobe = [body for marker, body in segments if marker == ADOBE and body.startswith(b"Adobe")]
+    return components == 1 or all(body[11:] == bytes((YCBCR,)) for body in adobe)
+
+
+def _is_plain_frame(body: bytes) -> bool:
+    """Return whether a frame has 8 bits, and is gray or has luma and two chroma components."""
+    if len(body) < 6 or len(body) != 6 + 3 * body[5] or body[0] != 8:
+        return False
+    names = list(body[6::3])
+    samplings = [(both >> 4, both & 15) for both in body[7::3]]
+    if len(names) == 1:
+        return samplings == [(1, 1)]
+    # Components that are called R, G and B instead are RGB to libjpeg.
+    return names == [1, 2, 3] and samplings[0] in SAMPLINGS and samplings[1:] == [(1, 1), (1, 1)]
+
+
+def _segments(content: bytes) -> Iterator[tuple[int, bytes]]:
+    """Yield marker and body of each segment between start and end, without the scans' codes.
+
+    Raises ValueError or IndexError where the file is not a row of segments up to its last byte.
+    """
+    if content[:2] != bytes((0xFF, START)):
+        raise ValueError
+    at = 2
+    while content[at : at + 2] != bytes((0xFF, END)):
+        marker = content[at + 1]
+        length = int.from_bytes(content[at + 2 : at + 4], "big")
+        behind = at + 2 + length
+        if content[at] != 0xFF or length < 2 or behind > len(content):
+            raise ValueError
+        yield marker, content[at + 4 : behind]
+        at = behind
+        if marker == SCAN:
+            found = BEHIND_CODES.search(content, behind)
+            if found is None:
+                raise ValueError
+            at = found.start()
+    if at + 2 != len(content):
+        raise ValueError
