@@ -48,6 +48,14 @@ MODELS = "open_clip's name of a ResNet or ViT: RN50, RN101, RN50x4, ViT-B-32, ..
     show_default=True,
     help="Of a ViT: all blocks and the last norm, without that norm, or all blocks but one.",
 )
+@click.option(
+    "--decode",
+    type=click.Choice(["pillow", "device"]),
+    default="pillow",
+    show_default=True,
+    help="Who decodes JPEGs: Pillow in processes, or torchvision on the device, which gives "
+    "other pixels (docs/recipes.md).",
+)
 @click.option("--gpus", metavar="N|0,3", help="How many GPUs, or which.  [default: one, if any]")
 @click.option("--device", type=click.Choice(["cpu", "cuda"]), help="Where to compute.")
 @click.option(
@@ -150,6 +158,7 @@ def extract(
     seed: int,
     recipe: str,
     layer: Literal["final", "final-no-norm", "penultimate"],
+    decode: Literal["pillow", "device"],
     gpus: str | None,
     device: str | None,
     procs: int,
@@ -202,6 +211,7 @@ def extract(
         shard_size=shard_size,
         layer=layer,
         vector=vector,
+        decoder="torchvision" if decode == "device" else "pillow",
         decoders=decoders,
         max_pixels=max_pixels,
         accept_truncated=accept_truncated,

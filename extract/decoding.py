@@ -21,7 +21,7 @@ from typing import NamedTuple
 import numpy as np
 
 from ..featstore import Status
-from .images import Picture
+from .images import Picture, not_as_planned
 
 CHUNK = 4  # images that a decoder takes at a time: few enough to share a batch among many
 
@@ -37,7 +37,10 @@ class Chunk(NamedTuple):
 
 
 class Decoded(NamedTuple):
-    """What came of a chunk: pictures without pixels, which lie in the shared memory."""
+    """What came of a chunk: pictures without pixels, which lie in the shared memory.
+
+    JPEG files that the device is to decode come in their pictures; their places hold anything.
+    """
 
     pictures: list[Picture]
     seconds: float
@@ -196,10 +199,6 @@ def _placed(picture: Picture, place: np.ndarray) -> Picture:
     if picture.pixels is None:
         return picture
     if picture.pixels.shape != place.shape:
-        reason = (
-            f"{picture.width}x{picture.height} pixels are not what the manifest says, and give "
-            f"another grid than was planned; make the manifest again"
-        )
-        return dataclasses.replace(picture, status=Status.FAILED, reason=reason, pixels=None)
+        return not_as_planned(picture)
     place[:] = picture.pixels
     return dataclasses.replace(picture, pixels=None)

@@ -72,8 +72,11 @@ class FeatureStream:
                 torch.cuda.synchronize()
                 runtime.cudaHostUnregister(memory.ctypes.data)
 
-    def compute(self, pixels: np.ndarray) -> Computing:
-        """Begin with a batch of (image, height, width, 3) or (record, view, height, width, 3)."""
+    def compute(self, pixels: np.ndarray | torch.Tensor) -> Computing:
+        """Begin with a batch of (image, height, width, 3) or (record, view, height, width, 3).
+
+        A tensor is one that is on the device already.
+        """
         if self._copies is None:
             started = time.perf_counter()
             arrays = self._arrays(pixels)
@@ -92,9 +95,9 @@ class FeatureStream:
         copied.record(self._copies)
         return Computing(arrays, 0.0, (begun, computed, copied))
 
-    def _arrays(self, pixels: np.ndarray) -> dict[str, Any]:
+    def _arrays(self, pixels: np.ndarray | torch.Tensor) -> dict[str, Any]:
         recipe, views = self._recipe, self._recipe.views
-        images = torch.from_numpy(pixels).flatten(0, -4)
+        images = torch.as_tensor(pixels).flatten(0, -4)
         grids, vectors = self._backbone.grids(images, recipe)
         if views:
             assert vectors is not None

@@ -15,12 +15,15 @@ from ..featstore.steps import RGB, Crop, Pad
 from ..manifests import ManifestError, read_content, view_paths
 from ..manifests.contents import is_url
 from ..manifests.headers import FORMATS, pillow
+from .jpeg import is_plain
 from .recipe import Recipe
 
 # The first is Pillow's own limit against decompression bombs (twice 1 GiB of 4:4:4 pixels / 3).
 MAX_PIXELS = 178_956_970
 # A side of one pixel is what tracking pixels and failed downloads look like, not a picture.
 MIN_SIDE = 2
+
+MAX_JPEG = 1 << 24  # bytes of a file for the device: a few batches of them are in memory
 
 CUT_OFF = "the file is cut off; what is missing of the image is as Pillow fills it"
 FRAMES = "the first of several frames or pages"
@@ -29,7 +32,7 @@ TRUNCATED = threading.Lock()  # held while Pillow's only switch for broken files
 
 @dataclass(frozen=True)
 class Picture:
-    """What came of one image file; `pixels` is None unless `status` is ok."""
+    """What came of one image file; `pixels` and `jpeg` are None unless `status` is ok."""
 
     status: Status
     reason: str  # why there are no pixels; of an ok picture, what is odd about it
@@ -37,6 +40,7 @@ class Picture:
     height: int
     sha256: str  # of the file's bytes, "" where they could not be read
     pixels: np.ndarray | None = None  # ([view,] height, width, 3) uint8 RGB, as the recipe sizes it
+    jpeg: bytes | None = None  # in place of pixels: the file, which the device is to decode
 
 
 def load_picture(
@@ -51,7 +55,8 @@ def load_picture(
 
     An image of more than `max_pixels` is refused before it is decoded, and so is one that a
     step would blow up to more than MAX_PIXELS. With `accept_truncated` a file that is cut off gives what there
-    is of it, and says so. For a recipe of views, `path` is the folder of a viewpoint.
+    is of it, and says so. If the recipe's decoder is torchvision, a plain JPEG file comes as it
+    is, checked but not decoded; all others are for Pillow. For a recipe of views, `path` is the folder of a viewpoint.
     """
     try:
         paths = [path] if recipe.views is None else _view_paths(root, path)
@@ -144,6 +149,8 @@ def _decode(content: bytes, recipe: Recipe, max_pixels: int) -> Picture:
             refused = _size_problem(recipe, width, height, max_pixels)
             if refused:
                 return Picture(*refused, width, height, "")
+            if recipe.decoder == "torchvision" and _is_for_device(image, content):
+                return Picture(Status.OK, "", width, height, "", jpeg=content)
             remark = FRAMES if getattr(image, "is_animated", False) else ""
             image.load()
             if image.size != (width, height):  # of a file made to deceive: a GIF's frame can
@@ -157,6 +164,21 @@ def _decode(content: bytes, recipe: Recipe, max_pixels: int) -> Picture:
         what = "no image format known to Pillow" if not width else f"{error}"
         return Picture(Status.UNDECODABLE, what[:200], width, height, "")
     return Picture(Status.OK, remark, width, height, "", pixels)
+
+
+def _is_for_device(image: Any, content: bytes) -> bool:
+    """Return whether a file that Pillow has opened is a JPEG that torchvision reads alike."""
+    is_jpeg = image.format == "JPEG" and image.mode in ("L", "RGB")
+    return is_jpeg and len(content) <= MAX_JPEG and is_plain(content)
+
+
+def not_as_planned(picture: Picture) -> Picture:
+    """Return a picture without its pixels, which do not fit the grid that was planned."""
+    reason = (
+        f"{picture.width}x{picture.height} pixels are not what the manifest says, and give "
+        f"another grid than was planned; make the manifest again"
+    )
+    return dataclasses.replace(picture, status=Status.FAILED, reason=reason, pixels=None)
 
 
 def _size_problem(

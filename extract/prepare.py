@@ -38,7 +38,7 @@ class Prepared:
 
 def prepare(manifest: Manifest, request: Request, *, say: Callable[[str], None]) -> Prepared:
     """Load the backbone and plan the grids; raises ExtractUsageError for what cannot be done."""
-    check_recipe_name(request.recipe)
+    check_recipe_name(request.recipe, request.decoder)
     try:
         import torch
 
@@ -61,7 +61,12 @@ def prepare(manifest: Manifest, request: Request, *, say: Callable[[str], None])
     if remarked := remark(described):
         say(remarked)
     recipe = make_recipe(
-        request.recipe, backbone.native, backbone.cell, layer=request.layer, vector=request.vector
+        request.recipe,
+        backbone.native,
+        backbone.cell,
+        layer=request.layer,
+        vector=request.vector,
+        decoder=request.decoder,
     )
     backbone.check_recipe(recipe)
     identity = Identity(
@@ -122,7 +127,7 @@ def make_job(
         threads=max(2, prepared.cores),
         max_pixels=request.max_pixels,
         accept_truncated=request.accept_truncated,
-        libraries=library_versions(),
+        libraries=library_versions(prepared.recipe),
     )
 
 
@@ -141,7 +146,7 @@ def default_precision(devices: tuple[str, ...]) -> str:
     return "float32" if devices[0] == "cpu" else "float16"
 
 
-def library_versions() -> dict[str, str]:
+def library_versions(recipe: Recipe) -> dict[str, str]:
     """Return the versions of what touches pixels."""
-    names = ("pillow", "torch", "open_clip_torch")
+    names = ("pillow", "torch", "open_clip_torch", recipe.decoder)
     return {name: importlib.metadata.version(name) for name in names}

@@ -27,6 +27,7 @@ from .recipe_file import read_recipe_file
 
 Layer = Literal["final", "final-no-norm", "penultimate"]
 Vector = Literal["embedding", "class_token"]
+Decoder = Literal["pillow", "torchvision"]
 
 # The paper's captioning recipe: 448 x 448 bicubic, aspect ratio ignored (CLIP-ViL, section 3.2).
 ALIASES = {"caption448": "square:448"}
@@ -51,6 +52,9 @@ class Recipe:
     layer: Layer = "final"  # of a ViT; the grid of a ResNet is that of layer 4
     vector: Vector | None = None  # kept beside the grid: CLIP's embedding or the class token
     views: int | None = None  # so many pictures are one record, and their vectors its grid
+    decoder: Decoder = (
+        "pillow"  # of plain JPEG files; torchvision decodes and resizes on the device
+    )
 
     def __post_init__(self) -> None:
         last = next((s for s in reversed(self.steps) if not isinstance(s, RGB)), None)
@@ -63,6 +67,8 @@ class Recipe:
             )
         if self.views is not None and self.vector is None:
             raise StoreError("views: their vectors are the grid; vector must not be null")
+        if self.views is not None and self.decoder != "pillow":
+            raise StoreError(f"decoder: views are decoded by pillow alone; got {self.decoder}")
         if any(isinstance(step, Pad) for step in self.steps if step is not last):
             raise StoreError("steps: nothing but rgb may come behind pad")
 
@@ -95,6 +101,7 @@ class Recipe:
             check_word("layer", value["layer"], Layer),
             None if value["vector"] is None else check_word("vector", value["vector"], Vector),
             views,
+            check_word("decoder", value["decoder"], Decoder),
         )
 
     def sizes(self, width: int, height: int) -> list[tuple[int, int]]:
@@ -132,16 +139,17 @@ class Recipe:
         return real_area(self.steps, size) if self.views is None else None
 
 
-def check_recipe_name(name: str) -> str:
+def check_recipe_name(name: str, decoder: Decoder = "pillow") -> str:
     """Return the canonical name of a recipe, before any backbone is known.
 
-    Raises ExtractUsageError for a name that is none, and for a recipe file that is not sound.
+    Raises ExtractUsageError for a name that is none, for a recipe file that is not sound, and for
+    a decoder that the recipe cannot have.
 
     >>> check_recipe_name("caption448")
     'square:448'
     """
     clip = Preprocess(224, "shortest", "bicubic", (0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
-    return make_recipe(name, clip, (32, 32)).name
+    return make_recipe(name, clip, (32, 32), decoder=decoder).name
 
 
 def make_recipe(
@@ -151,6 +159,7 @@ def make_recipe(
     *,
     layer: Layer = "final",
     vector: Vector | None = None,
+    decoder: Decoder = "pillow",
 ) -> Recipe:
     """Return the recipe called `name` for a backbone trained on `native`.
 
@@ -163,7 +172,7 @@ def make_recipe(
     steps: tuple[Step, ...]
     interpolation: Interpolation = "bicubic"
     if name.endswith(".toml"):
-        return _from_file(name, native, cell, layer, vector)
+        return _from_file(name, native, cell, layer, vector, decoder)
     if canonical == "vqa600":
         steps = (ShortestDetectron2(600, 1000), Stretch(600, 1000), RGB())
         interpolation = "bilinear"
@@ -194,8 +203,12 @@ def make_recipe(
             raise ExtractUsageError(
                 "--recipe views keeps the embedding of each view; drop --layer and --class-token"
             )
+        if decoder != "pillow":
+            raise ExtractUsageError("--recipe views is decoded by Pillow alone; drop --decode")
         views, vector = VIEWS, "embedding"
-    return Recipe(canonical, steps, interpolation, native.mean, native.std, layer, vector, views)
+    return Recipe(
+        canonical, steps, interpolation, native.mean, native.std, layer, vector, views, decoder
+    )
 
 
 def _side(name: str, digits: str) -> int:
@@ -205,7 +218,12 @@ def _side(name: str, digits: str) -> int:
 
 
 def _from_file(
-    path: str, native: Preprocess, cell: tuple[int, int], layer: Layer, vector: Vector | None
+    path: str,
+    native: Preprocess,
+    cell: tuple[int, int],
+    layer: Layer,
+    vector: Vector | None,
+    decoder: Decoder,
 ) -> Recipe:
     """Return the recipe in a TOML file; what it leaves out is the caller's or the backbone's."""
     given = read_recipe_file(path, cell)
@@ -213,10 +231,13 @@ def _from_file(
         raise ExtractUsageError(
             f"--recipe {path}: name: {given['name']} is clipfeat's own; choose another"
         )
-    options = {"layer": "--layer", "vector": "--pooled and --class-token"}
-    for key, value, default in (("layer", layer, "final"), ("vector", vector, None)):
-        if key in given and value != default:
-            raise ExtractUsageError(f"--recipe {path} has a {key} of its own; drop {options[key]}")
+    for key, options, is_given in (
+        ("layer", "--layer", layer != "final"),
+        ("vector", "--pooled and --class-token", vector is not None),
+        ("decoder", "--decode", decoder != "pillow"),
+    ):
+        if key in given and is_given:
+            raise ExtractUsageError(f"--recipe {path} has a {key} of its own; drop {options}")
     try:
         return Recipe.from_json(
             {
@@ -226,6 +247,7 @@ def _from_file(
                 "layer": layer,
                 "vector": vector,
                 "views": None,
+                "decoder": decoder,
                 **given,
             }
         )

@@ -8,7 +8,7 @@ from typing import Any
 
 from .errors import ExtractUsageError
 
-KEYS = ("name", "steps", "interpolation", "mean", "std", "layer", "vector")
+KEYS = ("name", "steps", "interpolation", "mean", "std", "layer", "vector", "decoder")
 NAME = re.compile(r"[A-Za-z][\w.-]{0,63}", re.ASCII)
 MAX_BYTES = 1 << 16
 

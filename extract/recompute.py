@@ -101,6 +101,7 @@ def recompute(
     try:
         import torch
 
+        from .device_decoding import with_pixels
         from .features import FeatureStream
         from .images import load_picture
         from .weights import load_backbone
@@ -127,6 +128,8 @@ def recompute(
     ready: list[tuple[IndexRow, np.ndarray]] = []
     for row in tqdm(rows, "again", unit="image", disable=None):
         picture = load_picture(row.source, images, recipe)
+        if picture.jpeg is not None:
+            picture = with_pixels(picture, recipe, backbone.device)
         why = not_comparable(row, picture)
         if why is None and picture.pixels is not None:
             ready.append((row, picture.pixels))

@@ -7,7 +7,7 @@ from pathlib import Path
 from ..featstore.writing.part import Part
 from ..manifests import Manifest, folder_manifest, read_manifest
 from .images import MAX_PIXELS
-from .recipe import Layer, Vector
+from .recipe import Decoder, Layer, Vector
 
 
 @dataclass(frozen=True)
@@ -20,6 +20,7 @@ class Request:
     recipe: str = "caption448"
     layer: Layer = "final"
     vector: Vector | None = None  # what is kept beside the grid
+    decoder: Decoder = "pillow"  # of JPEG files
     gpus: str | None = None
     device: str | None = None
     procs: int = 1

@@ -16,6 +16,7 @@ from functools import partial
 from .backbone import Backbone
 from .batches import Batch, Step, batches
 from .decoding import Decoders, Decoding
+from .device_decoding import complete
 from .features import Computing, FeatureStream
 from .images import Picture, load_picture
 from .job import Job
@@ -64,7 +65,10 @@ def run_tasks(
         try:
             for batch, decoding in _decoding(batches(tasks, job.batch_size), decoders, images):
                 pictures, decode = decoding.result()
-                computing = stream.compute(decoding.pixels)
+                pixels = decoding.pixels
+                if job.recipe.decoder == "torchvision":
+                    pictures, pixels = complete(pictures, pixels, job.recipe, backbone.device)
+                computing = stream.compute(pixels)
                 now = time.perf_counter()
                 spent, since = Spent(wall=now - since, decode=decode), now
                 writing.append(

@@ -179,6 +179,7 @@ class TestJson:
             "layer": "final",
             "vector": None,
             "views": None,
+            "decoder": "pillow",
         }
 
     @pytest.mark.parametrize(
