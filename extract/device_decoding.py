@@ -70,6 +70,9 @@ def _decoded(contents: list[bytes], device: torch.device) -> list[Tensor | str]:
     One bad file fails all that are decoded with it, so that they are then tried one by one.
     """
     files = [torch.frombuffer(bytearray(content), dtype=torch.uint8) for content in contents]
+    if device.type == "cuda":
+        # nvJPEG writes from a stream of its own into memory that a batch before may still read.
+        torch.cuda.current_stream(device).synchronize()
     try:
         return list(decode_jpeg(files, mode=ImageReadMode.RGB, device=device))
     except torch.OutOfMemoryError:
@@ -83,22 +86,19 @@ def _decoded(contents: list[bytes], device: torch.device) -> list[Tensor | str]:
 
 def _placed(picture: Picture, image: Tensor | str, place: Tensor, recipe: Recipe) -> Picture:
     """Put an image at the recipe's size into `place`, black if it cannot be; say what came."""
-    size = (picture.width, picture.height)
     picture = dataclasses.replace(picture, jpeg=None)
-    reason = ""
+    size = f"{picture.width}x{picture.height}"
     if isinstance(image, str):
-        reason = image
-    elif image.shape[:0:-1] != size:
-        reason = f"its header says {size}, its image is {tuple(image.shape[:0:-1])}"
-    else:
-        pixels = resized(image, recipe)
-        if pixels.shape == place.shape:
-            place.copy_(pixels)
-            return picture
+        picture = dataclasses.replace(picture, status=Status.UNDECODABLE, reason=image)
+    elif (found := f"{image.shape[2]}x{image.shape[1]}") != size:
+        reason = f"its header says {size}, its image is {found}"
+        picture = dataclasses.replace(picture, status=Status.UNDECODABLE, reason=reason)
+    elif (pixels := resized(image, recipe)).shape != place.shape:
         picture = not_as_planned(picture)
+    else:
+        place.copy_(pixels)
+        return picture
     place.zero_()
-    if reason:
-        return dataclasses.replace(picture, status=Status.UNDECODABLE, reason=reason)
     return picture
 
 

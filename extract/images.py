@@ -15,7 +15,7 @@ from ..featstore.steps import RGB, Crop, Pad
 from ..manifests import ManifestError, read_content, view_paths
 from ..manifests.contents import is_url
 from ..manifests.headers import FORMATS, pillow
-from .jpeg import is_plain
+from .jpeg import is_for_device
 from .recipe import Recipe
 
 # The first is Pillow's own limit against decompression bombs (twice 1 GiB of 4:4:4 pixels / 3).
@@ -23,7 +23,6 @@ MAX_PIXELS = 178_956_970
 # A side of one pixel is what tracking pixels and failed downloads look like, not a picture.
 MIN_SIDE = 2
 
-MAX_JPEG = 1 << 24  # bytes of a file for the device: a few batches of them are in memory
 
 CUT_OFF = "the file is cut off; what is missing of the image is as Pillow fills it"
 FRAMES = "the first of several frames or pages"
@@ -149,7 +148,7 @@ def _decode(content: bytes, recipe: Recipe, max_pixels: int) -> Picture:
             refused = _size_problem(recipe, width, height, max_pixels)
             if refused:
                 return Picture(*refused, width, height, "")
-            if recipe.decoder == "torchvision" and _is_for_device(image, content):
+            if recipe.decoder == "torchvision" and is_for_device(image, content, recipe):
                 return Picture(Status.OK, "", width, height, "", jpeg=content)
             remark = FRAMES if getattr(image, "is_animated", False) else ""
             image.load()
@@ -164,12 +163,6 @@ def _decode(content: bytes, recipe: Recipe, max_pixels: int) -> Picture:
         what = "no image format known to Pillow" if not width else f"{error}"
         return Picture(Status.UNDECODABLE, what[:200], width, height, "")
     return Picture(Status.OK, remark, width, height, "", pixels)
-
-
-def _is_for_device(image: Any, content: bytes) -> bool:
-    """Return whether a file that Pillow has opened is a JPEG that torchvision reads alike."""
-    is_jpeg = image.format == "JPEG" and image.mode in ("L", "RGB")
-    return is_jpeg and len(content) <= MAX_JPEG and is_plain(content)
 
 
 def not_as_planned(picture: Picture) -> Picture:

@@ -1,8 +1,11 @@
-"""Which JPEG files are so plain that every decoder reads the same image in them."""
+"""Which JPEG files the device decodes: plain ones, in which every decoder reads the same image."""
 
 import re
 from collections.abc import Iterator
-from itertools import islice
+from itertools import islice, pairwise
+from typing import Any
+
+from .recipe import Recipe
 
 BASELINE, PROGRESSIVE = 0xC0, 0xC2  # begin a frame with Huffman codes
 HUFFMAN, QUANTISATION = 0xC4, 0xDB
@@ -11,8 +14,24 @@ ASIDE = {*range(0xE0, 0xF0), COMMENT}  # EXIF, colour profiles: nothing of the i
 # (horizontal, vertical) of the luma where each chroma has (1, 1): 4:4:4, 4:2:2, 4:4:0, 4:2:0.
 SAMPLINGS = {(1, 1), (2, 1), (1, 2), (2, 2)}
 YCBCR = 1  # what an Adobe segment calls it; 0 would be RGB
+MAX_BYTES = 1 << 24  # of a file: a few batches of them are in memory
+# With about 45, a GPU's antialiased bicubic resize needs more shared memory than there is.
+MAX_SHRINK = 32
 MAX_SEGMENTS = 1000  # colour profile and EXIF may have some hundred
 BEHIND_CODES = re.compile(rb"\xff[^\x00]")  # within codes, a zero follows each byte of ones
+
+
+def is_for_device(image: Any, content: bytes, recipe: Recipe) -> bool:
+    """Return whether the device is to decode `content`, which Pillow has opened as `image`."""
+    if image.format != "JPEG" or image.mode not in ("L", "RGB") or len(content) > MAX_BYTES:
+        return False
+    sizes = [image.size, *recipe.sizes(*image.size)]
+    shrinks = any(
+        before > MAX_SHRINK * after
+        for befores, afters in pairwise(sizes)
+        for before, after in zip(befores, afters, strict=True)
+    )
+    return not shrinks and is_plain(content)
 
 
 def is_plain(content: bytes) -> bool:
