@@ -61,6 +61,9 @@ def main() -> None:
         named = f": {error.filename}" if error.filename else ""
         click.echo(f"Error: {error.strerror or error}{named}", err=True)
         sys.exit(1)
+    finally:  # a signal while Python tears itself down ends it, without a traceback
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, signal.SIG_DFL)
 
 
 def _terminate(*_: Any) -> None:

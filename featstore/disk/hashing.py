@@ -23,7 +23,7 @@ def check_files(
             unit="B",
             unit_scale=True,
             desc=label,
-            disable=None,
+            disable=None if shards else True,
         ) as bar,
         ThreadPoolExecutor(HASH_THREADS) as threads,
     ):
