@@ -9,7 +9,7 @@ import click
 
 from .options import StatusList, as_json, break_lock
 
-MODELS = "open_clip's name of a ResNet or ViT: RN50, RN101, RN50x4, ViT-B-32, ..."
+MODELS = "open_clip's name of a CLIP: RN50x4, ViT-B-32, ViT-B-16-SigLIP, ... (docs/backbones.md)"
 
 
 @click.command()
@@ -92,7 +92,7 @@ MODELS = "open_clip's name of a ResNet or ViT: RN50, RN101, RN50x4, ViT-B-32, ..
 @click.option(
     "--batch-size",
     type=click.IntRange(1, 4096),
-    help="Images a forward pass.  [default: 64 on a GPU, 16 on a CPU]",
+    help="Images a forward pass.  [default: what fits the memory of a GPU, 16 on a CPU]",
 )
 @click.option(
     "--shard-size",
