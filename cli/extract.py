@@ -92,7 +92,7 @@ MODELS = "open_clip's name of a CLIP: RN50x4, ViT-B-32, ViT-B-16-SigLIP, ... (do
 @click.option(
     "--batch-size",
     type=click.IntRange(1, 4096),
-    help="Images a forward pass.  [default: what fits the memory of a GPU, 16 on a CPU]",
+    help="Images a forward pass.  [default: what fits the memory of a GPU, 8 for each core of a CPU]",
 )
 @click.option(
     "--shard-size",

@@ -3,10 +3,10 @@
 import numpy as np
 import torch
 
-from .backbone import Backbone
+from .backbone import CHUNK, Backbone
 from .recipe import Recipe
 
-CPU_IMAGES = 16  # more measured no faster: each thread takes a few images at a time anyway
+CPU_CHUNKS = 2  # for each thread, so that none waits long for the others; more is no faster
 GPU_IMAGES = 256  # more gains nothing on an 80 GB GPU and needs pinned memory on the host
 SHARE = 0.8  # of the free memory; allocators waste some, and kernels want workspaces
 PROBES = (4, 8)  # images, whose peaks of memory tell what one costs
@@ -19,7 +19,7 @@ def choose_batch_size(backbone: Backbone, recipe: Recipe, size: tuple[int, int])
     in another order for another batch.
     """
     if backbone.device.type != "cuda":
-        return CPU_IMAGES
+        return CPU_CHUNKS * CHUNK * torch.get_num_threads()
     peaks = [_peak_bytes(backbone, recipe, (images, *size, 3)) for images in PROBES]
     free, _ = torch.cuda.mem_get_info(backbone.device)
     return fitting(free, dict(zip(PROBES, peaks, strict=True)))
