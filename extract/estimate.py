@@ -10,6 +10,7 @@ from typing import Any
 
 from ..featstore.layout import lay_out
 from ..featstore.write import SHARD_RECORDS
+from ..featstore.writing.update import check_place
 from ..featstore.writing.writer import StoreWriter
 from ..manifests import Manifest
 from .errors import ExtractUsageError
@@ -69,6 +70,7 @@ def estimate(
     """
     if request.scheduler:
         raise ExtractUsageError("--dry-run tries images on this machine; drop --scheduler")
+    check_place(out)
     prepared = prepare(manifest, request, say=say)
     from .runner import run_tasks  # which imports torch
 

@@ -11,7 +11,12 @@ from ..featstore.refused import reasons_text, refused_rows
 from ..featstore.write import SHARD_RECORDS
 from ..featstore.writing.part_writer import PartWriter
 from ..featstore.writing.tidy import finish_tidying
-from ..featstore.writing.update import finished_store, shard_records_at, update_layout
+from ..featstore.writing.update import (
+    check_place,
+    finished_store,
+    shard_records_at,
+    update_layout,
+)
 from ..featstore.writing.writer import StoreWriter
 from ..manifests import Manifest
 from .errors import ExtractError, ExtractUsageError
@@ -32,6 +37,7 @@ def extract_images(
     `say` takes lines for a person. Raises ExtractUsageError or StoreError before any work if
     the request cannot be met, ExtractError if no image gave a record.
     """
+    check_place(out)
     prepared = prepare(manifest, request, say=say)
     identity = prepared.identity
     store = finished_store(out, identity)

@@ -61,7 +61,8 @@ class Report:
             line = f"{self.path}: {len(self.store)} records{speed}, digest {digest}..."
         if not self.refused:
             return line
-        return f"{line}\n{len(self.refused)} images gave no record: {reasons_text(self.refused)}"
+        n = len(self.refused)
+        return f"{line}\n{n} image{'s' * (n != 1)} gave no record: {reasons_text(self.refused)}"
 
     def write(self) -> None:
         """Write the figures beside the store: they are no part of it."""

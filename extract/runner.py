@@ -13,10 +13,13 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
 
+import torch
+
 from .backbone import Backbone
 from .batches import Batch, Step, batches
 from .decoding import Decoders, Decoding
 from .device_decoding import complete
+from .errors import ExtractError
 from .features import Computing, FeatureStream
 from .images import Picture, load_picture
 from .job import Job
@@ -66,9 +69,15 @@ def run_tasks(
             for batch, decoding in _decoding(batches(tasks, job.batch_size), decoders, images):
                 pictures, decode = decoding.result()
                 pixels = decoding.pixels
-                if job.recipe.decoder == "torchvision":
-                    pictures, pixels = complete(pictures, pixels, job.recipe, backbone.device)
-                computing = stream.compute(pixels)
+                try:
+                    if job.recipe.decoder == "torchvision":
+                        pictures, pixels = complete(pictures, pixels, job.recipe, backbone.device)
+                    computing = stream.compute(pixels)
+                except torch.OutOfMemoryError:
+                    raise ExtractError(
+                        f"{backbone.device} has not enough memory for {images} images at once; "
+                        f"add --batch-size {max(1, images // 2)}"
+                    ) from None
                 now = time.perf_counter()
                 spent, since = Spent(wall=now - since, decode=decode), now
                 writing.append(

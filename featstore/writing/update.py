@@ -11,16 +11,21 @@ from ..store import FeatureStore
 from .journal import Journal
 
 
+def check_place(path: Path) -> None:
+    """Raise StoreError if something else than a store, or the beginning of one, is at `path`."""
+    empty = not path.exists() or (path.is_dir() and not any(path.iterdir()))
+    if not (empty or (path / STORE_JSON).exists() or (path / JOURNAL).is_dir()):
+        raise StoreError(f"{path} exists and is no feature store; choose another --out")
+
+
 def finished_store(path: Path, identity: Identity) -> FeatureStore | None:
     """Return the store at `path` if it is finished, None if there is none or only a beginning.
 
     Raises StoreError if something else stands there, or a store of another identity.
     """
+    check_place(path)
     if not (path / STORE_JSON).exists():
-        empty = not path.exists() or (path.is_dir() and not any(path.iterdir()))
-        if empty or (path / JOURNAL).is_dir():
-            return None
-        raise StoreError(f"{path} exists and is no feature store; choose another --out")
+        return None
     store = FeatureStore.open(path)
     different = list(differences(store.identity.to_json(), identity.to_json()))
     if different:

@@ -16,6 +16,7 @@ from PIL import Image as PillowImage
 from clipfeat.base.errors import ClipfeatError
 from clipfeat.extract.errors import ExtractError, ExtractUsageError
 from clipfeat.extract.extraction import extract_images
+from clipfeat.extract.features import FeatureStream
 from clipfeat.extract.request import Request, default_out
 from clipfeat.featstore import FeatureStore, StoreError
 from clipfeat.featstore.audit.repair import repair
@@ -115,6 +116,18 @@ def test_bad_images_are_recorded_and_the_rest_extracted(tmp_path):
     assert len(report.refused) == 6
     assert "1 missing (no such file; gone for one)" in report.text()
     assert verify(report.store.path) == []
+
+
+def test_a_device_without_memory_says_what_to_lower(images, tmp_path, monkeypatch):
+    def full(*_):
+        raise torch.OutOfMemoryError("CUDA out of memory")  # no GPU is here to run out of it
+
+    monkeypatch.setattr(FeatureStream, "compute", full)
+    with pytest.raises(
+        ExtractError, match=r"cpu has not enough memory for 4 .*; add --batch-size 2"
+    ):
+        run(images, tmp_path / "s")
+    assert not (tmp_path / "s").exists()
 
 
 def test_no_image_at_all_leaves_no_store(tmp_path):
