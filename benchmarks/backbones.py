@@ -14,8 +14,8 @@ from typing import Any
 import open_clip
 import torch
 
-from clipfeat.extract.towers import LAYERS, Tower, make_tower
-from clipfeat.extract.weights import create_model
+from clipfeat.extract.backbones.towers import LAYERS, Tower, make_tower
+from clipfeat.extract.backbones.weights import create_model
 
 HEADER = """\
 | models | tower | cell | channels | native size | class token | layers | embedding |

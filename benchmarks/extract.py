@@ -26,15 +26,15 @@ import open_clip
 import psutil
 import torch
 
-from clipfeat.extract.backbone import DTYPES, normalised
-from clipfeat.extract.batch_size import choose_batch_size
+from clipfeat.extract.backbones.backbone import DTYPES, normalised
+from clipfeat.extract.backbones.batch_size import choose_batch_size
+from clipfeat.extract.backbones.weights import load_backbone
 from clipfeat.extract.extraction import extract_images
-from clipfeat.extract.images import load_picture
-from clipfeat.extract.job import BackboneSpec
-from clipfeat.extract.recipe import Recipe, make_recipe
+from clipfeat.extract.pixels.images import load_picture
+from clipfeat.extract.planning.job import BackboneSpec
+from clipfeat.extract.recipes.recipe import Recipe, make_recipe
 from clipfeat.extract.report import Report
 from clipfeat.extract.request import Request
-from clipfeat.extract.weights import load_backbone
 from clipfeat.manifests import folder_manifest
 
 from .photographs import write_photographs

@@ -17,9 +17,9 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import NamedTuple
 
-from clipfeat.extract.native import Preprocess
-from clipfeat.extract.plan import plan_shapes, shard_tasks
-from clipfeat.extract.recipe import make_recipe
+from clipfeat.extract.planning.plan import plan_shapes, shard_tasks
+from clipfeat.extract.recipes.native import Preprocess
+from clipfeat.extract.recipes.recipe import make_recipe
 from clipfeat.featstore.layout import lay_out
 from clipfeat.featstore.write import SHARD_RECORDS
 from clipfeat.manifests import Image, Manifest, read_manifest, write_manifest

@@ -17,9 +17,9 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional
 
-from clipfeat.extract.job import BackboneSpec
-from clipfeat.extract.recipe import make_recipe
-from clipfeat.extract.weights import load_backbone
+from clipfeat.extract.backbones.weights import load_backbone
+from clipfeat.extract.planning.job import BackboneSpec
+from clipfeat.extract.recipes.recipe import make_recipe
 
 from .photographs import write_photographs
 

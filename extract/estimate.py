@@ -14,11 +14,11 @@ from ..featstore.writing.update import check_place
 from ..featstore.writing.writer import StoreWriter
 from ..manifests import Manifest
 from .errors import ExtractUsageError
-from .plan import shard_tasks
+from .planning.plan import shard_tasks
+from .planning.space import free_bytes, layout_bytes
 from .prepare import make_job, prepare
 from .progress import duration
 from .request import Request
-from .space import free_bytes, layout_bytes
 
 BATCHES = 4  # that are timed, after a first one that warms up
 
@@ -72,7 +72,7 @@ def estimate(
         raise ExtractUsageError("--dry-run tries images on this machine; drop --scheduler")
     check_place(out)
     prepared = prepare(manifest, request, say=say)
-    from .runner import run_tasks  # which imports torch
+    from .running.runner import run_tasks  # which imports torch
 
     identity = prepared.identity
     layout = lay_out(prepared.shapes, request.shard_size or SHARD_RECORDS)

@@ -20,13 +20,13 @@ from ..featstore.writing.update import (
 from ..featstore.writing.writer import StoreWriter
 from ..manifests import Manifest
 from .errors import ExtractError, ExtractUsageError
-from .plan import shard_tasks
+from .planning.plan import shard_tasks
+from .planning.space import shortage
 from .prepare import Prepared, make_job, prepare
-from .profile import Spent
 from .progress import Progress
 from .report import Report
 from .request import Request
-from .space import shortage
+from .running.profile import Spent
 
 
 def extract_images(
@@ -106,7 +106,7 @@ def _run(
     say: Callable[[str], None],
 ) -> Progress:
     """Write the shards that are pending; return what was counted."""
-    from .executors import execute
+    from .running.executors import execute
 
     tasks = shard_tasks(manifest, writer.pending, prepared.recipe)
     total = sum(len(shard.ids) for shard in writer.shards)

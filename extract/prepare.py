@@ -11,16 +11,16 @@ from typing import TYPE_CHECKING
 from ..base.errors import missing_extra
 from ..featstore import GridShape, Identity
 from ..manifests import Manifest
-from .devices import choose_devices
 from .errors import ExtractUsageError
-from .job import BackboneSpec, Job
-from .plan import ShardTask, plan_shapes
-from .recipe import Recipe, check_recipe_name, make_recipe
+from .planning.devices import choose_devices
+from .planning.job import BackboneSpec, Job
+from .planning.plan import ShardTask, plan_shapes
+from .planning.space import check_record_sizes
+from .recipes.recipe import Recipe, check_recipe_name, make_recipe
 from .request import Request
-from .space import check_record_sizes
 
 if TYPE_CHECKING:
-    from .backbone import Backbone  # which imports torch
+    from .backbones.backbone import Backbone  # which imports torch
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ def prepare(manifest: Manifest, request: Request, *, say: Callable[[str], None])
     try:
         import torch
 
-        from .weights import load_backbone, remark
+        from .backbones.weights import load_backbone, remark
     except ImportError as error:
         raise missing_extra("extract", error.name or "torch") from None
 
@@ -93,7 +93,7 @@ def _devices_there(request: Request) -> tuple[tuple[str, ...], int]:
     if request.part:
         raise ExtractUsageError("--scheduler and --shard-range exclude each other; drop one")
     try:
-        from .cluster_survey import connected, survey
+        from .running.cluster_survey import connected, survey
     except ImportError as error:
         raise missing_extra("cluster", error.name or "distributed") from None
     with connected(request.scheduler or "") as client:
@@ -132,10 +132,10 @@ def make_job(
 
 
 def _batch_size(prepared: Prepared, request: Request, size: tuple[int, int]) -> int:
-    from .batch_size import choose_batch_size
+    from .backbones.batch_size import choose_batch_size
 
     if request.scheduler and prepared.devices[0] == "cuda":
-        from .cluster import batch_size_there
+        from .running.cluster import batch_size_there
 
         return batch_size_there(request.scheduler, prepared.spec, prepared.recipe, size)
     return choose_batch_size(prepared.backbone, prepared.recipe, size)

@@ -6,8 +6,8 @@ from collections.abc import Callable
 
 from tqdm import tqdm
 
-from .batches import Step
-from .profile import Spent
+from .running.batches import Step
+from .running.profile import Spent
 
 LOG_SECONDS = 30.0  # between the lines of a log
 

@@ -12,14 +12,14 @@ from tqdm import tqdm
 from ..base.errors import missing_extra
 from ..base.text import printable
 from ..featstore import FeatureStore, IndexRow, Status
-from .devices import choose_devices
 from .errors import ExtractUsageError
-from .job import BackboneSpec
-from .recipe import Recipe
+from .planning.devices import choose_devices
+from .planning.job import BackboneSpec
+from .recipes.recipe import Recipe
 
 if TYPE_CHECKING:
-    from .features import FeatureStream
-    from .images import Picture
+    from .pixels.images import Picture
+    from .running.features import FeatureStream
 
 BATCH = 16  # images
 # Relative error of a record up to which two computations are taken for the same one on different
@@ -101,10 +101,10 @@ def recompute(
     try:
         import torch
 
-        from .device_decoding import with_pixels
-        from .features import FeatureStream
-        from .images import load_picture
-        from .weights import load_backbone
+        from .backbones.weights import load_backbone
+        from .pixels.device_decoding import with_pixels
+        from .pixels.images import load_picture
+        from .running.features import FeatureStream
     except ImportError as error:
         raise missing_extra("extract", error.name or "torch") from None
     seed = secrets.randbelow(1 << 32) if seed is None else seed

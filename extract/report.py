@@ -9,7 +9,7 @@ from ..base.files import write_atomically
 from ..featstore import FeatureStore, IndexRow
 from ..featstore.refused import reasons, reasons_text
 from ..featstore.writing.part import Part
-from .profile import Spent
+from .running.profile import Spent
 
 
 @dataclass(frozen=True)

@@ -6,8 +6,8 @@ from pathlib import Path
 
 from ..featstore.writing.part import Part
 from ..manifests import Manifest, folder_manifest, read_manifest
-from .images import MAX_PIXELS
-from .recipe import Decoder, Layer, Vector
+from .pixels.images import MAX_PIXELS
+from .recipes.recipe import Decoder, Layer, Vector
 
 
 @dataclass(frozen=True)

@@ -103,9 +103,9 @@ def _serve() -> None:
     import torch
 
     import clipfeat.cli.extract
-    import clipfeat.extract.executors
+    import clipfeat.extract.backbones.weights
     import clipfeat.extract.extraction
-    import clipfeat.extract.weights
+    import clipfeat.extract.running.executors
 
     assert open_clip
     assert torch

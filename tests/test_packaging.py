@@ -19,12 +19,17 @@ ARROWS = {
     "demo": {"base", "manifests", "featstore", "extract", "train"},
     "cli": {"base", "manifests", "featstore", "extract", "train", "demo"},
 }
-# The same inside featstore; the files beside these folders are the store to its users.
-FEATSTORE_ARROWS = {
-    "disk": set(),
-    "writing": {"disk"},
-    "audit": {"disk", "writing"},
-    "report": {"disk"},
+# The same inside a room; the files beside these folders are what others use.
+INNER_ARROWS = {
+    ("featstore", "disk"): set(),
+    ("featstore", "writing"): {"disk"},
+    ("featstore", "audit"): {"disk", "writing"},
+    ("featstore", "report"): {"disk"},
+    ("extract", "recipes"): set(),
+    ("extract", "pixels"): {"recipes"},
+    ("extract", "planning"): {"recipes"},
+    ("extract", "backbones"): {"recipes", "planning"},
+    ("extract", "running"): {"recipes", "pixels", "planning", "backbones"},
 }
 FORBIDDEN = {
     "featstore": {"torch", "open_clip", "PIL", "matplotlib"},
@@ -71,12 +76,13 @@ def test_arrows_point_one_way(room):
         assert not outside & FORBIDDEN.get(room, set()), file
 
 
-@pytest.mark.parametrize("room", FEATSTORE_ARROWS)
-def test_arrows_point_one_way_in_featstore_too(room):
-    for file in (ROOT / "featstore" / room).glob("*.py"):
+@pytest.mark.parametrize(("room", "inner"), INNER_ARROWS)
+def test_arrows_point_one_way_inside_a_room_too(room, inner):
+    inside = {folder for outer, folder in INNER_ARROWS if outer == room}
+    for file in (ROOT / room / inner).glob("*.py"):
         names = (name.split(".") for name in imports_of(file))
-        rooms = {n[2] for n in names if n[:2] == ["clipfeat", "featstore"] and n[2:]}
-        assert (rooms & FEATSTORE_ARROWS.keys()) - {room} <= FEATSTORE_ARROWS[room], file
+        rooms = {n[2] for n in names if n[:2] == ["clipfeat", room] and n[2:]}
+        assert (rooms & inside) - {inner} <= INNER_ARROWS[room, inner], file
 
 
 @pytest.mark.parametrize(

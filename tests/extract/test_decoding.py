@@ -13,8 +13,8 @@ import pytest
 from pictures import photograph
 from PIL import Image
 
-from clipfeat.extract.decoding import Decoders
-from clipfeat.extract.images import Picture
+from clipfeat.extract.pixels.decoding import Decoders
+from clipfeat.extract.pixels.images import Picture
 from clipfeat.featstore import Status
 
 SHAPE = (48, 64, 3)
@@ -103,7 +103,7 @@ def test_decoders_end_with_the_process_that_started_them(folder):
         "import psutil\n"
         "from pathlib import Path\n"
         "from test_decoding import SHAPE, load\n"
-        "from clipfeat.extract.decoding import Decoders\n"
+        "from clipfeat.extract.pixels.decoding import Decoders\n"
         f"load = functools.partial(load, folder=Path({str(folder)!r}))\n"
         "decoders = Decoders(load, 2, 1, 10**6)\n"
         "print(*[child.pid for child in psutil.Process().children()], flush=True)\n"

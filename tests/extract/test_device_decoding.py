@@ -11,13 +11,13 @@ from pictures import photograph, write_bad_files, write_photographs
 from PIL import Image
 
 from clipfeat.cli.main import clipfeat
-from clipfeat.extract import device_decoding
-from clipfeat.extract.device_decoding import complete, with_pixels
 from clipfeat.extract.errors import ExtractUsageError
-from clipfeat.extract.images import decode
-from clipfeat.extract.jpeg import MAX_BYTES, is_plain
-from clipfeat.extract.native import Preprocess
-from clipfeat.extract.recipe import Recipe, make_recipe
+from clipfeat.extract.pixels import device_decoding
+from clipfeat.extract.pixels.device_decoding import complete, with_pixels
+from clipfeat.extract.pixels.images import decode
+from clipfeat.extract.pixels.jpeg import MAX_BYTES, is_plain
+from clipfeat.extract.recipes.native import Preprocess
+from clipfeat.extract.recipes.recipe import Recipe, make_recipe
 from clipfeat.extract.recompute import recompute
 from clipfeat.featstore import FeatureStore, Status, StoreError
 from clipfeat.featstore.audit.verify import verify

@@ -6,10 +6,10 @@ import signal
 import pytest
 from pictures import write_photographs
 
-from clipfeat.extract import executors
 from clipfeat.extract.errors import ExtractError
 from clipfeat.extract.extraction import extract_images
 from clipfeat.extract.request import Request
+from clipfeat.extract.running import executors
 from clipfeat.featstore.audit.verify import verify
 from clipfeat.manifests import folder_manifest
 

@@ -16,8 +16,8 @@ from PIL import Image as PillowImage
 from clipfeat.base.errors import ClipfeatError
 from clipfeat.extract.errors import ExtractError, ExtractUsageError
 from clipfeat.extract.extraction import extract_images
-from clipfeat.extract.features import FeatureStream
 from clipfeat.extract.request import Request, default_out
+from clipfeat.extract.running.features import FeatureStream
 from clipfeat.featstore import FeatureStore, StoreError
 from clipfeat.featstore.audit.repair import repair
 from clipfeat.featstore.audit.verify import Depth, verify

@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 from pictures import photograph, write_bad_files
 from PIL import Image, ImageFile
 
-from clipfeat.extract import images
-from clipfeat.extract.images import CUT_OFF, FRAMES, decode, load_picture
-from clipfeat.extract.native import Preprocess
-from clipfeat.extract.recipe import make_recipe
+from clipfeat.extract.pixels import images
+from clipfeat.extract.pixels.images import CUT_OFF, FRAMES, decode, load_picture
+from clipfeat.extract.recipes.native import Preprocess
+from clipfeat.extract.recipes.recipe import make_recipe
 
 CLIP = Preprocess(224, "shortest", "bicubic", (0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
 RECIPE = make_recipe("square:64", CLIP, (32, 32))
@@ -241,9 +241,7 @@ def test_decoders_need_no_torch():
     import subprocess
     import sys
 
-    code = (
-        "import sys, clipfeat.extract.images as m; print({'torch', 'open_clip'} & {*sys.modules})"
-    )
+    code = "import sys, clipfeat.extract.pixels.images as m; print({'torch', 'open_clip'} & {*sys.modules})"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"
     assert images.MAX_PIXELS == 178_956_970

@@ -5,7 +5,7 @@ import pytest
 from pictures import photograph
 
 from clipfeat.extract.extraction import extract_images
-from clipfeat.extract.recipe import Recipe
+from clipfeat.extract.recipes.recipe import Recipe
 from clipfeat.extract.request import Request
 from clipfeat.featstore.audit.verify import verify
 from clipfeat.manifests import Image, Manifest, folder_manifest

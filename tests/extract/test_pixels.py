@@ -13,10 +13,10 @@ from pictures import photograph
 from PIL import Image
 from torchvision.transforms import InterpolationMode, v2
 
-from clipfeat.extract.backbone import normalised
-from clipfeat.extract.images import decode
-from clipfeat.extract.native import Preprocess
-from clipfeat.extract.recipe import make_recipe
+from clipfeat.extract.backbones.backbone import normalised
+from clipfeat.extract.pixels.images import decode
+from clipfeat.extract.recipes.native import Preprocess
+from clipfeat.extract.recipes.recipe import make_recipe
 
 CLIP = Preprocess(224, "shortest", "bicubic", OPENAI_DATASET_MEAN, OPENAI_DATASET_STD)
 CELL = (32, 32)

@@ -4,11 +4,11 @@ from pathlib import Path
 
 import pytest
 
-from clipfeat.extract.devices import choose_devices
 from clipfeat.extract.errors import ExtractUsageError
-from clipfeat.extract.native import Preprocess
-from clipfeat.extract.plan import plan_shapes, shard_tasks
-from clipfeat.extract.recipe import make_recipe
+from clipfeat.extract.planning.devices import choose_devices
+from clipfeat.extract.planning.plan import plan_shapes, shard_tasks
+from clipfeat.extract.recipes.native import Preprocess
+from clipfeat.extract.recipes.recipe import make_recipe
 from clipfeat.featstore import GridShape
 from clipfeat.featstore.layout import lay_out
 from clipfeat.manifests import Image, Manifest

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from clipfeat.extract.errors import ExtractError
-from clipfeat.extract.plausibility import ShardGate, number_problem, spread
+from clipfeat.extract.running.plausibility import ShardGate, number_problem, spread
 
 
 @pytest.mark.parametrize(

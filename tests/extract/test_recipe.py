@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from open_clip.constants import OPENAI_DATASET_MEAN, OPENAI_DATASET_STD
 
 from clipfeat.extract.errors import ExtractUsageError
-from clipfeat.extract.native import Preprocess
-from clipfeat.extract.recipe import Recipe, check_recipe_name, make_recipe
+from clipfeat.extract.recipes.native import Preprocess
+from clipfeat.extract.recipes.recipe import Recipe, check_recipe_name, make_recipe
 from clipfeat.featstore import GridShape, StoreError
 from clipfeat.featstore.steps import RGB, Crop, Pad, Shortest, Stretch
 

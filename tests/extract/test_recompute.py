@@ -9,9 +9,9 @@ from pictures import photograph, write_photographs
 
 from clipfeat.extract.errors import ExtractUsageError
 from clipfeat.extract.extraction import extract_images
-from clipfeat.extract.features import FeatureStream
 from clipfeat.extract.recompute import deviation, recompute, sample
 from clipfeat.extract.request import Request
+from clipfeat.extract.running.features import FeatureStream
 from clipfeat.featstore import IndexRow
 from clipfeat.manifests import folder_manifest
 

@@ -10,12 +10,12 @@ from pictures import write_photographs
 from stores import make_identity
 
 from clipfeat.cli.main import clipfeat
-from clipfeat.extract.batch_size import fitting
-from clipfeat.extract.batches import Step
+from clipfeat.extract.backbones.batch_size import fitting
 from clipfeat.extract.errors import ExtractUsageError
-from clipfeat.extract.profile import Spent
+from clipfeat.extract.planning.space import check_record_sizes
 from clipfeat.extract.progress import LOG_SECONDS, Progress, duration
-from clipfeat.extract.space import check_record_sizes
+from clipfeat.extract.running.batches import Step
+from clipfeat.extract.running.profile import Spent
 from clipfeat.featstore import GridShape
 
 

@@ -10,7 +10,7 @@ import torch
 from torch.nn import functional
 from towers import backbone_around, pixels_of, recipe_of, relative, stock_model
 
-from clipfeat.extract.backbone import normalised
+from clipfeat.extract.backbones.backbone import normalised
 from clipfeat.extract.errors import ExtractUsageError
 
 # One of each family, with the module whose output (input: "<") stock open_clip pools.

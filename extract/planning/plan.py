@@ -2,13 +2,13 @@
 
 from dataclasses import dataclass
 
-from ..featstore import GridShape
-from ..featstore.areas import MAX_AREAS, Area
-from ..featstore.layout import Shard
-from ..manifests import Image, Manifest
-from ..manifests.walk import SUFFIXES, suffix
-from .errors import ExtractUsageError
-from .recipe import Recipe
+from ...featstore import GridShape
+from ...featstore.areas import MAX_AREAS, Area
+from ...featstore.layout import Shard
+from ...manifests import Image, Manifest
+from ...manifests.walk import SUFFIXES, suffix
+from ..errors import ExtractUsageError
+from ..recipes.recipe import Recipe
 
 
 @dataclass(frozen=True)

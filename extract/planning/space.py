@@ -4,10 +4,10 @@ import shutil
 from collections.abc import Iterable
 from pathlib import Path
 
-from ..featstore import GridShape, Identity
-from ..featstore.format import MAX_RECORD_BYTES
-from ..featstore.layout import Layout
-from .errors import ExtractUsageError
+from ...featstore import GridShape, Identity
+from ...featstore.format import MAX_RECORD_BYTES
+from ...featstore.layout import Layout
+from ..errors import ExtractUsageError
 
 
 def record_bytes(shape: GridShape, identity: Identity) -> int:

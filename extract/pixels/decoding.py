@@ -20,7 +20,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ..featstore import Status
+from ...featstore import Status
 from .images import Picture, not_as_planned
 
 CHUNK = 4  # images that a decoder takes at a time: few enough to share a batch among many
@@ -174,7 +174,7 @@ class _Decoder:
 START = (
     "import sys; from multiprocessing.connection import Connection; "
     "connection = Connection({socket}); sys.path[:] = connection.recv(); "
-    "from clipfeat.extract.decoding import serve; serve(connection, {memory}, {size})"
+    "from clipfeat.extract.pixels.decoding import serve; serve(connection, {memory}, {size})"
 )
 
 

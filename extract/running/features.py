@@ -10,8 +10,8 @@ import numpy as np
 import torch
 from jaxtyping import Float
 
-from .backbone import Backbone
-from .recipe import Recipe
+from ..backbones.backbone import Backbone
+from ..recipes.recipe import Recipe
 
 
 @dataclass(frozen=True)

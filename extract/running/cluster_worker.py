@@ -20,18 +20,18 @@ from functools import lru_cache
 from itertools import islice
 from typing import TYPE_CHECKING, NamedTuple
 
-from ..base.errors import ClipfeatError
-from ..featstore.writing.journal import Journal
+from ...base.errors import ClipfeatError
+from ...featstore.writing.journal import Journal
+from ..errors import ExtractError
+from ..pixels.images import load_picture
+from ..planning.job import BackboneSpec, Job
+from ..planning.plan import ShardTask
+from ..recipes.recipe import Recipe
 from .batches import Step
-from .errors import ExtractError
-from .images import load_picture
-from .job import BackboneSpec, Job
-from .plan import ShardTask
 from .profile import Spent
-from .recipe import Recipe
 
 if TYPE_CHECKING:
-    from .backbone import Backbone  # which imports torch
+    from ..backbones.backbone import Backbone  # which imports torch
 
 TRIED = 16  # images, to find one that can be read
 NOTHING = Step(0, 0, 0, Spent(), None)
@@ -123,8 +123,8 @@ def _may_write(work: Work) -> bool:
 
 def batch_size(spec: BackboneSpec, device: str, recipe: Recipe, size: tuple[int, int]) -> int:
     """Return how many images of (height, width) pixels fit the device of this worker."""
-    from .batch_size import choose_batch_size
-    from .weights import load_backbone
+    from ..backbones.batch_size import choose_batch_size
+    from ..backbones.weights import load_backbone
 
     with _device:
         return choose_batch_size(load_backbone(spec, device)[0], recipe, size)
@@ -172,7 +172,7 @@ def _backbone(setup: Setup) -> "Backbone":
     """
     import torch
 
-    from .weights import load_backbone
+    from ..backbones.weights import load_backbone
 
     for name, version in setup.versions:
         if importlib.metadata.version(name) != version:

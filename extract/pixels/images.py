@@ -10,13 +10,13 @@ from typing import Any
 
 import numpy as np
 
-from ..featstore import Status
-from ..featstore.steps import RGB, Crop, Pad
-from ..manifests import ManifestError, read_content, view_paths
-from ..manifests.contents import is_url
-from ..manifests.headers import FORMATS, pillow
+from ...featstore import Status
+from ...featstore.steps import RGB, Crop, Pad
+from ...manifests import ManifestError, read_content, view_paths
+from ...manifests.contents import is_url
+from ...manifests.headers import FORMATS, pillow
+from ..recipes.recipe import Recipe
 from .jpeg import is_for_device
-from .recipe import Recipe
 
 # The first is Pillow's own limit against decompression bombs (twice 1 GiB of 4:4:4 pixels / 3).
 MAX_PIXELS = 178_956_970

@@ -11,9 +11,9 @@ from typing import Any
 from distributed import Client
 from distributed.comm.addressing import resolve_address
 
+from ..errors import ExtractUsageError
 from . import cluster_worker
 from .cluster_worker import Facts
-from .errors import ExtractUsageError
 
 CONNECT_SECONDS = 10
 # That make the numbers; the first two read the tasks, which the scheduler does too.

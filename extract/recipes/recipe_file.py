@@ -6,7 +6,7 @@ import tomllib
 from pathlib import Path
 from typing import Any
 
-from .errors import ExtractUsageError
+from ..errors import ExtractUsageError
 
 KEYS = ("name", "steps", "interpolation", "mean", "std", "layer", "vector", "decoder")
 NAME = re.compile(r"[A-Za-z][\w.-]{0,63}", re.ASCII)

@@ -3,8 +3,8 @@
 import numpy as np
 import torch
 
+from ..recipes.recipe import Recipe
 from .backbone import CHUNK, Backbone
-from .recipe import Recipe
 
 CPU_CHUNKS = 2  # for each thread, so that none waits long for the others; more is no faster
 GPU_IMAGES = 256  # more gains nothing on an 80 GB GPU and needs pinned memory on the host

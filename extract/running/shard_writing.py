@@ -4,14 +4,14 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
-from ..featstore import Identity, IndexRow, Status
-from ..featstore.disk.codecs import checksum, encode
-from ..featstore.disk.shard_file import as_bytes
-from ..featstore.writing.transaction import ShardTransaction
+from ...featstore import Identity, IndexRow, Status
+from ...featstore.disk.codecs import checksum, encode
+from ...featstore.disk.shard_file import as_bytes
+from ...featstore.writing.transaction import ShardTransaction
+from ..pixels.images import Picture
+from ..planning.job import Job
 from .batches import Batch, Step
 from .features import Features
-from .images import Picture
-from .job import Job
 from .plausibility import ShardGate, number_problem
 from .profile import Spent
 

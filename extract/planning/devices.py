@@ -1,6 +1,6 @@
 """Which devices an extraction runs on: a pure choice from what was asked and what there is."""
 
-from .errors import ExtractUsageError
+from ..errors import ExtractUsageError
 
 
 def choose_devices(

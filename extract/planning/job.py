@@ -4,8 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..featstore import Identity
-from .recipe import Recipe
+from ...featstore import Identity
+from ..recipes.recipe import Recipe
 
 
 @dataclass(frozen=True)

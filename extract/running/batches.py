@@ -1,12 +1,12 @@
 """The batches that shard tasks are cut into, and what is said when one is down."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from ..featstore.writing.receipt import Receipt
-from ..manifests import Image
-from .plan import ShardTask
+from ...featstore.writing.receipt import Receipt
+from ...manifests import Image
+from ..planning.plan import ShardTask
 from .profile import Spent
 
 
@@ -39,3 +39,10 @@ def batches(tasks: Iterable[ShardTask], batch_size: int) -> Iterator[Batch]:
     for task in tasks:
         for start in range(0, max(1, len(task.images)), batch_size):
             yield Batch(task, start, task.images[start : start + batch_size])
+
+
+def named_images(images: Sequence[Image]) -> str:
+    """Return how many images these are, and which, for an error: 2 images ('a', 'b')."""
+    ids = [image.image_id for image in images]
+    names = ", ".join(map(repr, ids[:3])) + (f" ... {ids[-1]!r}" if len(ids) > 3 else "")
+    return f"{len(ids)} images ({names})"

@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 
-from .errors import ExtractError
+from ..errors import ExtractError
 
 MIN_IMAGES = 8  # different images in a shard, below which nothing is concluded from them
 # Median distance of the images' mean cells from their common mean, relative to that mean. Random

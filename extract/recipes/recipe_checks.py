@@ -3,7 +3,7 @@
 import difflib
 from typing import Any, get_args
 
-from ..featstore import StoreError
+from ...featstore import StoreError
 
 Triple = tuple[float, float, float]
 MOST = 1e6  # far beyond any mean of numbers in 0...1, far below what overflows

@@ -10,11 +10,11 @@ import open_clip
 import torch
 from open_clip.model import VisionTransformer
 
+from ..errors import ExtractUsageError
+from ..planning.job import BackboneSpec
+from ..recipes.native import Preprocess
 from .backbone import Backbone
 from .checkpoints import download, is_openais, load_tower, quiet, read_checkpoint
-from .errors import ExtractUsageError
-from .job import BackboneSpec
-from .native import Preprocess
 from .towers import make_tower
 
 # Images are all that is read here; a small text tower takes no time and downloads nothing.

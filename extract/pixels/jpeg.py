@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from itertools import islice, pairwise
 from typing import Any
 
-from .recipe import Recipe
+from ..recipes.recipe import Recipe
 
 BASELINE, PROGRESSIVE = 0xC0, 0xC2  # begin a frame with Huffman codes
 HUFFMAN, QUANTISATION = 0xC4, 0xDB

@@ -12,16 +12,15 @@ from pathlib import Path
 
 from distributed import CancelledError, Future, KilledWorker, as_completed
 
-from ..featstore.writing.journal import Journal
+from ...featstore.writing.journal import Journal
+from ..errors import ExtractError
+from ..planning.job import BackboneSpec, Job
+from ..planning.plan import ShardTask
+from ..recipes.recipe import Recipe
 from . import cluster_worker
-from .batches import Step
+from .batches import Step, named_images
 from .cluster_survey import Cluster, connected, survey
 from .cluster_worker import Setup, Work, run_shards
-from .errors import ExtractError
-from .executors import named_images
-from .job import BackboneSpec, Job
-from .plan import ShardTask
-from .recipe import Recipe
 
 AHEAD = 2  # pieces of work submitted for each worker: the next is there when one is done
 # What a piece takes: its shards run through a pipeline that costs seconds to start and drain, and

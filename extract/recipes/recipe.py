@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any, Literal
 
-from ..featstore import GridShape, StoreError
-from ..featstore.areas import Area, real_area
-from ..featstore.step_json import MAX_SIDE, MAX_STEPS, parse_step, step_json
-from ..featstore.steps import (
+from ...featstore import GridShape, StoreError
+from ...featstore.areas import Area, real_area
+from ...featstore.step_json import MAX_SIDE, MAX_STEPS, parse_step, step_json
+from ...featstore.steps import (
     RGB,
     Crop,
     Pad,
@@ -19,8 +19,8 @@ from ..featstore.steps import (
     Stretch,
     WholeCells,
 )
-from ..manifests import VIEWS
-from .errors import ExtractUsageError
+from ...manifests import VIEWS
+from ..errors import ExtractUsageError
 from .native import Interpolation, Preprocess, native_steps
 from .recipe_checks import Triple, check_triple, check_word
 from .recipe_file import read_recipe_file

@@ -15,15 +15,15 @@ from functools import partial
 
 import torch
 
-from .backbone import Backbone
+from ..backbones.backbone import Backbone
+from ..errors import ExtractError
+from ..pixels.decoding import Decoders, Decoding
+from ..pixels.device_decoding import complete
+from ..pixels.images import Picture, load_picture
+from ..planning.job import Job
+from ..planning.plan import ShardTask
 from .batches import Batch, Step, batches
-from .decoding import Decoders, Decoding
-from .device_decoding import complete
-from .errors import ExtractError
 from .features import Computing, FeatureStream
-from .images import Picture, load_picture
-from .job import Job
-from .plan import ShardTask
 from .profile import Spent
 from .shard_writing import BatchWriter
 

@@ -10,8 +10,8 @@ from open_clip.timm_model import TimmModel
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
+from ..recipes.recipe import Layer, Vector
 from .positions import Positions, TablePositions, TimmPositions
-from .recipe import Layer, Vector
 
 Images = Float[Tensor, "image 3 height width"]
 Output = tuple[Float[Tensor, "image row col dim"], Float[Tensor, "image vector"] | None]

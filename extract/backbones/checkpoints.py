@@ -17,7 +17,7 @@ from open_clip.factory import load_state_dict
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
-from .errors import ExtractUsageError
+from ..errors import ExtractUsageError
 
 HUB_SECONDS = 10  # to the first answer of the hub
 # Buffers of the archives that OpenAI published; a state dict made from one keeps them.

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from ..featstore.steps import RGB, Cover, Crop, Fit, Pad, Shortest, Step, Stretch
+from ...featstore.steps import RGB, Cover, Crop, Fit, Pad, Shortest, Step, Stretch
 from .recipe_checks import Triple
 
 Resize = Literal["shortest", "squash", "longest"]

@@ -11,10 +11,10 @@ from torchvision.io import ImageReadMode, decode_jpeg
 from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2 import functional as transforms
 
-from ..featstore import Status
-from ..featstore.steps import RGB, Crop, Pad
+from ...featstore import Status
+from ...featstore.steps import RGB, Crop, Pad
+from ..recipes.recipe import Recipe
 from .images import Picture, not_as_planned
-from .recipe import Recipe
 
 GROUP_PIXELS = 1 << 26  # decoded at a time, unless one image has more: 200 MB in RGB
 

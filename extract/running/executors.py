@@ -3,22 +3,21 @@
 import contextlib
 import multiprocessing as mp
 from collections import deque
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Iterator
 from multiprocessing.connection import Connection, wait
 
 import torch
 
-from ..base.errors import ClipfeatError
-from ..manifests import Image
-from .backbone import Backbone
-from .batches import Step
+from ...base.errors import ClipfeatError
+from ..backbones.backbone import Backbone
+from ..backbones.weights import load_backbone
+from ..errors import ExtractError
+from ..planning.job import Job
+from ..planning.plan import ShardTask
+from .batches import Step, named_images
 from .children import become_a_child
-from .errors import ExtractError
-from .job import Job
-from .plan import ShardTask
 from .profile import Spent
 from .runner import run_tasks
-from .weights import load_backbone
 
 MAX_DEATHS = 3  # of processes over one shard, before it is taken for the cause
 
@@ -106,13 +105,6 @@ def _count_death(deaths: dict[int, int], worker: "Worker") -> None:
                 f"{worker.obituary()}; {MAX_DEATHS} have died over the same "
                 f"{named_images(task.images)}, so the run stops"
             )
-
-
-def named_images(images: Sequence[Image]) -> str:
-    """Return how many images these are, and which, for an error: 2 images ('a', 'b')."""
-    ids = [image.image_id for image in images]
-    names = ", ".join(map(repr, ids[:3])) + (f" ... {ids[-1]!r}" if len(ids) > 3 else "")
-    return f"{len(ids)} images ({names})"
 
 
 class Worker:

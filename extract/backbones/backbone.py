@@ -7,8 +7,8 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
-from .errors import ExtractUsageError
-from .recipe import Preprocess, Recipe
+from ..errors import ExtractUsageError
+from ..recipes.recipe import Preprocess, Recipe
 from .towers import Output, Tower
 
 # Images that a CPU thread computes at a time. The number is fixed, and each thread's kernels run

@@ -1,0 +1,1 @@
+"""open_clip's image towers, their weights, and grids of any size."""

@@ -1,0 +1,1 @@
+"""What is known before any image is read: grids, shards, devices, room on disk."""

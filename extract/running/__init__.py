@@ -1,0 +1,1 @@
+"""Shard tasks at work: on one device, on several, on a cluster."""
