@@ -60,15 +60,15 @@ def extract_images(
     started = time.monotonic()
     with _writer(out, identity, layout, store, request, say) as writer:
         progress = _run(manifest, out, layout.shard_records, writer, prepared, request, say)
-        refused = refused_rows(writer.rows())
         finished = None
         if isinstance(writer, StoreWriter):
             if writer.is_in_vain():
+                why = reasons_text(refused_rows(writer.rows()))
                 writer.discard()
                 what = "no store was written" if store is None else f"{out} is as it was"
-                raise ExtractError(f"no image gave a record, {what}: {reasons_text(refused)}")
+                raise ExtractError(f"no image gave a record, {what}: {why}")
             finished = writer.finish()
-            refused = refused_rows(finished.index)
+        refused = refused_rows(finished.index if finished else writer.rows())
     seconds = time.monotonic() - started
     report = Report(
         out, request.part, finished, refused, progress.images, progress.bytes, seconds,

@@ -53,9 +53,10 @@ def load_picture(
     """Return the picture in the file `path` under `root`, never raising for what it holds.
 
     An image of more than `max_pixels` is refused before it is decoded, and so is one that a
-    step would blow up to more than MAX_PIXELS. With `accept_truncated` a file that is cut off gives what there
-    is of it, and says so. If the recipe's decoder is torchvision, a plain JPEG file comes as it
-    is, checked but not decoded; all others are for Pillow. For a recipe of views, `path` is the folder of a viewpoint.
+    step would blow up to more than MAX_PIXELS. With `accept_truncated` a file that is cut off
+    gives what there is of it, and says so. If the recipe's decoder is torchvision, a plain JPEG
+    file comes as it is, checked but not decoded; all others are for Pillow. For a recipe of
+    views, `path` is the folder of a viewpoint.
     """
     try:
         paths = [path] if recipe.views is None else _view_paths(root, path)

@@ -13,7 +13,6 @@ from typing import Any
 import open_clip
 import pytest
 import torch
-from command_lines import CommandLines
 from distributed import Client
 from pictures import write_photographs
 
@@ -28,12 +27,6 @@ from clipfeat.featstore.writing.part import Part
 from clipfeat.manifests import folder_manifest
 
 IMAGES = 28
-
-
-@pytest.fixture(scope="module")
-def clipfeat(tmp_path_factory):
-    with CommandLines(tmp_path_factory.mktemp("output")) as lines:
-        yield lines
 
 
 @pytest.fixture(scope="module")

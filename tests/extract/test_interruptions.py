@@ -7,19 +7,12 @@ import signal
 import time
 
 import pytest
-from command_lines import CommandLines
 from pictures import write_photographs
 
 from clipfeat.featstore import FeatureStore
 from clipfeat.featstore.audit.verify import verify
 
 IMAGES = 40
-
-
-@pytest.fixture(scope="module")
-def clipfeat(tmp_path_factory):
-    with CommandLines(tmp_path_factory.mktemp("output")) as lines:
-        yield lines
 
 
 @pytest.fixture(scope="module")
