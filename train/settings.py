@@ -7,7 +7,7 @@ import tomllib
 import typing
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, NoReturn, TypeVar
 
 from ..base.errors import UsageError
 
@@ -40,37 +40,45 @@ class LoopSettings:
                 raise UsageError(f"{name} must be more than 0; got {getattr(self, name)}")
 
 
-S = TypeVar("S", bound=LoopSettings)
-
-
-def require_at_least(settings: LoopSettings, least: int, *names: str) -> None:
+def require_at_least(settings: object, least: int, *names: str) -> None:
     """Raise UsageError where a named setting is below `least`."""
     for name in names:
         if getattr(settings, name) < least:
             raise UsageError(f"{name} must be at least {least}; got {getattr(settings, name)}")
 
 
-def require_choice(settings: LoopSettings, name: str, choices: Sequence[str]) -> None:
+def require_share(settings: object, name: str) -> None:
+    """Raise UsageError unless the named setting is at least 0 and below 1."""
+    if not 0 <= getattr(settings, name) < 1:
+        raise UsageError(f"{name} must be at least 0 and below 1; got {getattr(settings, name)}")
+
+
+def require_choice(settings: object, name: str, choices: Sequence[str]) -> None:
     """Raise UsageError where the named setting is none of `choices`."""
     value = getattr(settings, name)
     if value not in choices:
         raise UsageError(f"{name} must be one of {', '.join(choices)}; got {value!r}")
 
 
+S = TypeVar("S")
+
+
 def load_settings(kind: type[S], *, config: Path | None, assignments: Sequence[str]) -> S:
     """Return the settings of a TOML file (or the defaults) with `key=value` texts on top.
 
-    Raises UsageError for a file that is not TOML, an unknown key (near matches are named) and
-    a value of the wrong type or out of range.
+    A key may lead into a table: `model.hidden=512`. Raises UsageError for a file that is not
+    TOML, an unknown key (near matches are named) and a value of the wrong type or out of range.
     """
     values = {} if config is None else _read_toml(config)
-    return settings_of(kind, {**values, **dict(map(_parse_assignment, assignments))})
+    for text in assignments:
+        _assign(values, *_parse_assignment(text))
+    return settings_of(kind, values)
 
 
-def settings_of(kind: type[S], values: Mapping[str, Any]) -> S:
+def settings_of(kind: type[S], values: Mapping[str, Any], table: str = "") -> S:
     """Return the settings that `values` holds, the rest at its default."""
     types = typing.get_type_hints(kind)
-    return kind(**{key: _checked(key, value, types) for key, value in values.items()})
+    return kind(**{key: _checked(table, key, value, types) for key, value in values.items()})
 
 
 def find_config(name: str, presets: Path) -> Path:
@@ -102,15 +110,65 @@ def _parse_assignment(text: str) -> tuple[str, Any]:
     return key.strip(), parsed
 
 
-def _checked(key: str, value: Any, types: Mapping[str, type]) -> Any:
+def _assign(values: dict[str, Any], key: str, value: Any) -> None:
+    """Set `values["a"]["b"]` for the key "a.b"."""
+    table, dot, inner = key.partition(".")
+    if not dot:
+        values[key] = value
+        return
+    inside = values.setdefault(table, {})
+    if not isinstance(inside, dict):
+        raise UsageError(f"{table} is {inside!r}, no table; it has no {inner!r}")
+    _assign(inside, inner, value)
+
+
+def _checked(table: str, key: str, value: Any, types: Mapping[str, Any]) -> Any:
+    """Return a value as its setting has it; UsageError where it is none."""
+    name = table + key
     if key not in types:
-        near = difflib.get_close_matches(key, types, n=3)
-        hint = f"did you mean {', '.join(near)}?" if near else f"known: {', '.join(types)}"
-        raise UsageError(f"no setting is named {key!r}; {hint}")
+        _refuse_key(name, [table + known for known in types])
     wanted = types[key]
+    if kinds := {k.__dataclass_fields__["name"].default: k for k in _dataclasses(wanted)}:
+        return _table(name, value, kinds, next(iter(kinds)))
+    if typing.get_origin(wanted) is Literal:
+        wanted = str  # which one it is has chosen the table, or its dataclass checks it
+    if typing.get_origin(wanted) is tuple:
+        return _array(name, value, typing.get_args(wanted)[0])
+    return _scalar(name, value, wanted)
+
+
+def _dataclasses(wanted: Any) -> list[Any]:
+    return [k for k in (*typing.get_args(wanted), wanted) if dataclasses.is_dataclass(k)]
+
+
+def _table(name: str, value: Any, kinds: Mapping[str, type], default: str) -> Any:
+    """Return the settings of a table, of the kind that its key `name` says."""
+    if isinstance(value, str):
+        value = {"name": value}  # --set model=mcan: all else at that model's defaults
+    if not isinstance(value, dict):
+        raise UsageError(f"{name} must be a table with a name; got {value!r}")
+    chosen = value.get("name", default)
+    if chosen not in kinds:
+        raise UsageError(f"{name} must be one of {', '.join(kinds)}; got {chosen!r}")
+    return settings_of(kinds[chosen], value, f"{name}.")
+
+
+def _array(name: str, value: Any, wanted: Any) -> tuple[Any, ...]:
+    if not isinstance(value, (list, tuple)):
+        raise UsageError(f"{name} must be an array, such as [0.9, 0.98]; got {value!r}")
+    return tuple(_scalar(f"each of {name}", entry, wanted) for entry in value)
+
+
+def _scalar(name: str, value: Any, wanted: Any) -> Any:
     if wanted is float and type(value) is int:
         value = float(value)
     if type(value) is not wanted or (wanted is float and not math.isfinite(value)):
         article = "an" if wanted is int else "a"
-        raise UsageError(f"{key} must be {article} {wanted.__name__}; got {value!r}")
+        raise UsageError(f"{name} must be {article} {wanted.__name__}; got {value!r}")
     return value
+
+
+def _refuse_key(name: str, known: Sequence[str]) -> NoReturn:
+    near = difflib.get_close_matches(name, known, n=3)
+    hint = f"did you mean {', '.join(near)}?" if near else f"known: {', '.join(known)}"
+    raise UsageError(f"no setting is named {name!r}; {hint}")

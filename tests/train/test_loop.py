@@ -96,7 +96,7 @@ def test_a_batch_in_parts_has_the_loss_of_the_whole(
     losses = []
     for parts in (1, 3):
         run = tmp_path / str(parts)
-        run_here(world, run, "epochs=1", "dropout=0", f"accumulate={parts}", "batch_size=10")
+        run_here(world, run, "epochs=1", "model.dropout=0", f"accumulate={parts}", "batch_size=10")
         losses.append([line["loss"] for line in metrics(run) if "loss" in line])
     assert len(losses[0]) == 8  # 72 questions: seven batches of 10 and one of 2
     assert losses[0] == pytest.approx(losses[1], rel=1e-4)

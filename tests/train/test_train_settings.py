@@ -23,9 +23,9 @@ def test_default_config_lists_every_setting_at_its_default() -> None:
 
 def test_assignments_go_on_top_of_the_file(tmp_path: Path) -> None:
     config = tmp_path / "mine.toml"
-    config.write_text("epochs = 3\nhidden = 64\n")
+    config.write_text("epochs = 3\n[model]\nhidden = 64\n")
     result = settings("epochs=5", "blind=true", "lr=1", "train_split=mini", config=config)
-    assert (result.epochs, result.hidden, result.blind) == (5, 64, True)
+    assert (result.epochs, result.model.hidden, result.blind) == (5, 64, True)
     assert (result.lr, type(result.lr), result.train_split) == (1.0, float, "mini")
     assert settings('train_split="a b"').train_split == "a b"
 
@@ -40,12 +40,16 @@ def test_assignments_go_on_top_of_the_file(tmp_path: Path) -> None:
         ("lr=fast", "lr must be a float; got 'fast'"),
         ("lr=nan", "lr must be a float; got nan"),
         ("blind=1", "blind must be a bool; got 1"),
-        ("model=mcan", "model must be one of updn; got 'mcan'"),
+        ("model=ban", "model must be one of updn, pythia, mcan, movie_mcan; got 'ban'"),
         ("epochs=0", "epochs must be at least 1; got 0"),
         ("lr=0", "lr must be more than 0; got 0.0"),
         ("warmup=2", "warmup is a share of the updates, 0 to 1; got 2.0"),
-        ("dropout=1", "dropout must be at least 0 and below 1; got 1.0"),
+        ("model.dropout=1", "dropout must be at least 0 and below 1; got 1.0"),
         ("precision=float16", "precision must be one of float32, bfloat16; got 'float16'"),
+        ("model.hiden=3", "no setting is named 'model.hiden'; did you mean model.hidden"),
+        ("model.hidden=big", "model.hidden must be an int; got 'big'"),
+        ("model=3", "model must be a table with a name; got 3"),
+        ("seed.x=3", "seed must be an int; got {'x': 3}"),
         ("epochs", "--set takes key=value, such as --set epochs=3; got 'epochs'"),
         ("=3", "--set takes key=value"),
     ],

@@ -8,18 +8,15 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from vqa_world import COLOURS, grid, make_world, questions_of
 
 from clipfeat.base.errors import ClipfeatError, UsageError
 from clipfeat.featstore import FeatureStore
-from clipfeat.train.vqa.data import (
-    Vocabulary,
-    build_vocabulary,
-    encode,
-    encode_tokens,
-    read_batch,
-    store_ids,
-)
+from clipfeat.train.examples import read_batch
+from clipfeat.train.records import RecordReader
+from clipfeat.train.text import encode_tokens
+from clipfeat.train.vqa.data import build_vocabulary, encode, store_ids
 from clipfeat.train.vqa.files import read_split
 
 
@@ -29,8 +26,9 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 
 
 def test_doctests() -> None:
-    results = doctest.testmod(importlib.import_module("clipfeat.train.vqa.data"))
-    assert (results.failed, results.attempted > 0) == (0, True)
+    for name in ("text", "vqa.data"):
+        results = doctest.testmod(importlib.import_module(f"clipfeat.train.{name}"))
+        assert (results.failed, results.attempted > 0) == (0, True)
 
 
 def test_a_split_is_read_under_either_name(world: tuple[Path, Path], tmp_path: Path) -> None:
@@ -115,9 +113,8 @@ def test_vocabulary(world: tuple[Path, Path]) -> None:
 
 
 def test_tokens() -> None:
-    vocabulary = Vocabulary(("is", "red"), ("yes",))
     texts = ["Is it red?", "is is is is red", "", "?!"]
-    tokens = encode_tokens(texts, vocabulary, max_tokens=4)
+    tokens = encode_tokens(texts, ("is", "red"), max_tokens=4)
     assert tokens.tolist() == [[2, 1, 3, 0], [2, 2, 2, 2], [1, 0, 0, 0], [1, 0, 0, 0]]
 
 
@@ -152,10 +149,11 @@ def test_a_batch_reads_each_record_once(world: tuple[Path, Path]) -> None:
     split = read_split(world[1], "train", annotated=True)
     vocabulary = build_vocabulary(split, min_answer_count=1)
     examples = encode(split, vocabulary, store, max_tokens=20)
+    reader = RecordReader(store, examples.image_ids, torch.device("cpu"))
     numbers = np.array([3, 0, 39, 4])  # of images 2, 1, 14, 2
-    batch = read_batch(store, examples, numbers, answers=len(vocabulary.answers))
+    batch = read_batch(reader, examples, numbers, answers=len(vocabulary.answers))
     assert batch.features.shape == (3, 9, 8)
-    assert batch.image_of_question.tolist() == [1, 0, 2, 1]
+    assert batch.image_of_text.tolist() == [1, 0, 2, 1]
     assert batch.grid_shapes.tolist() == [[3, 3], [2, 2], [2, 2]]
     for image, image_id in enumerate((1, 2, 14)):
         real = batch.features[image][batch.mask[image]]

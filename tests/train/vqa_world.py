@@ -11,7 +11,7 @@ SHAPES = ((2, 3), (3, 3), (2, 2))  # rows, cols
 DIM = 8
 SCALE = 50.0  # features of real backbones are not near 1 either
 FAST = (
-    *("hidden=32", "embedding=16", "dropout=0.1", "min_answer_count=1"),
+    *("model.hidden=32", "model.embedding=16", "min_answer_count=1"),
     *("epochs=4", "batch_size=16", "log_every=1", "lr=1e-2"),
 )
 

@@ -1,26 +1,18 @@
-"""From the questions of a split to batches of tensors."""
+"""From the questions of a split to examples: its vocabulary, and its images in a store."""
 
-import re
-from collections import Counter
-from collections.abc import Container, Iterable, Sequence
+from collections.abc import Container, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import numpy as np
-import torch
-from jaxtyping import Bool, Float, Float32, Int
-from torch import Tensor
 
 from ...base.errors import ClipfeatError
-from ...featstore import FeatureStore
+from ..examples import Examples
+from ..text import SPECIAL, build_words, encode_tokens
 from .answers import answer_classes, soft_scores
 from .files import Split
 
-WORD = re.compile(r"[a-z0-9]+(?:'[a-z]+)?")
-PADDING, UNKNOWN = 0, 1  # the first two tokens
 # {split: the part of COCO that its images are named after}
 COCO_SUBSETS = {"train": "train2014", "val": "val2014", "test": "test2015", "test-dev": "test2015"}
-MIN_WORD_COUNT = 2  # words met once stand in for all the words never met: they train UNKNOWN
 
 
 @dataclass(frozen=True)
@@ -33,50 +25,7 @@ class Vocabulary:
     @property
     def tokens(self) -> int:
         """How many tokens there are, padding and the unknown word among them."""
-        return len(self.words) + 2
-
-
-class VqaBatch(NamedTuple):
-    """Some questions, and the images that they ask about, each once."""
-
-    features: Float[Tensor, "image cell dim"]
-    mask: Bool[Tensor, "image cell"]
-    grid_shapes: Int[Tensor, "image 2"]
-    image_of_question: Int[Tensor, " question"]
-    tokens: Int[Tensor, "question token"]
-    targets: Float32[Tensor, "question answer"]
-
-    def to(self, device: torch.device) -> "VqaBatch":
-        """Return the batch with its tensors on `device`."""
-        return VqaBatch(*(tensor.to(device, non_blocking=True) for tensor in self))
-
-    @property
-    def inputs(self) -> tuple[Tensor, ...]:
-        """All but the targets, in the order in which a model takes them."""
-        return self[:-1]
-
-
-@dataclass(frozen=True)
-class Examples:
-    """The questions of a split as numbers."""
-
-    question_ids: tuple[int, ...]
-    image_ids: tuple[str, ...]  # of the store, each once
-    image_of_question: Int[np.ndarray, " question"]  # positions in image_ids
-    tokens: Int[np.ndarray, "question token"]
-    targets: tuple[dict[int, float], ...]  # {answer: soft score}; empty without annotations
-
-    def __len__(self) -> int:
-        return len(self.question_ids)
-
-
-def tokenize(text: str) -> list[str]:
-    """Return the words of a question.
-
-    >>> tokenize("What's left of the 2 red squares?")
-    ["what's", 'left', 'of', 'the', '2', 'red', 'squares']
-    """
-    return WORD.findall(text.lower())
+        return len(self.words) + SPECIAL
 
 
 def build_vocabulary(split: Split, *, min_answer_count: int) -> Vocabulary:
@@ -84,8 +33,6 @@ def build_vocabulary(split: Split, *, min_answer_count: int) -> Vocabulary:
 
     Raises ClipfeatError where no answer is common enough to be learned.
     """
-    counts = Counter(word for question in split.questions for word in tokenize(question.text))
-    words = sorted(word for word, count in counts.items() if count >= MIN_WORD_COUNT)
     annotations = (split.annotations or {}).values()
     common = [annotation.multiple_choice_answer for annotation in annotations]
     answers = answer_classes(common, min_count=min_answer_count)
@@ -94,19 +41,7 @@ def build_vocabulary(split: Split, *, min_answer_count: int) -> Vocabulary:
             f"no answer of split {split.name!r} occurs {min_answer_count} times in its "
             f"{len(common)} questions; pass --set min_answer_count=1"
         )
-    return Vocabulary(tuple(words), answers)
-
-
-def encode_tokens(
-    texts: Iterable[str], vocabulary: Vocabulary, *, max_tokens: int
-) -> Int[np.ndarray, "question token"]:
-    """Return the tokens of each question, padded on the right; a question has one at least."""
-    numbers = {word: number for number, word in enumerate(vocabulary.words, start=2)}
-    rows = [[numbers.get(word, UNKNOWN) for word in tokenize(text)][:max_tokens] for text in texts]
-    tokens = np.full((len(rows), max_tokens), PADDING)
-    for row, words in zip(tokens, rows, strict=True):
-        row[: len(words) or 1] = words or UNKNOWN
-    return tokens
+    return Vocabulary(build_words(question.text for question in split.questions), answers)
 
 
 def store_ids(image_ids: Sequence[int | str], split: str, store: Container[str]) -> list[str]:
@@ -153,14 +88,14 @@ def encode(
     """Return the split's questions as numbers, each with its image's id in `store`."""
     questions = split.questions
     ids = store_ids([question.image_id for question in questions], split.name, store)
-    image_ids, image_of_question = np.unique(np.array(ids), return_inverse=True)
+    image_ids, image_of_text = np.unique(np.array(ids), return_inverse=True)
     annotations = split.annotations or {}
     answers = {answer: number for number, answer in enumerate(vocabulary.answers)}
     return Examples(
-        question_ids=tuple(question.question_id for question in questions),
+        ids=tuple(question.question_id for question in questions),
         image_ids=tuple(image_ids.tolist()),
-        image_of_question=image_of_question,
-        tokens=encode_tokens([q.text for q in questions], vocabulary, max_tokens=max_tokens),
+        image_of_text=image_of_text,
+        tokens=encode_tokens([q.text for q in questions], vocabulary.words, max_tokens=max_tokens),
         targets=tuple(
             {
                 answers[answer]: score
@@ -170,30 +105,4 @@ def encode(
             for q in questions
             if q.question_id in annotations
         ),
-    )
-
-
-def read_batch(
-    store: FeatureStore, examples: Examples, numbers: Int[np.ndarray, " question"], *, answers: int
-) -> VqaBatch:
-    """Return the questions at `numbers`; each image's record is read once.
-
-    `answers` is the number of answer classes. Targets are zeros where nothing is annotated.
-    """
-    images, image_of_question = np.unique(examples.image_of_question[numbers], return_inverse=True)
-    records = store.read([examples.image_ids[image] for image in images])
-    tokens = examples.tokens[numbers]
-    longest = int((tokens != PADDING).sum(axis=1).max())
-    targets = torch.zeros(len(numbers), answers)
-    if examples.targets:
-        for row, number in enumerate(numbers):
-            for answer, score in examples.targets[number].items():
-                targets[row, answer] = score
-    return VqaBatch(
-        features=torch.from_numpy(records.features),
-        mask=torch.from_numpy(records.mask),
-        grid_shapes=torch.from_numpy(records.grid_shapes),
-        image_of_question=torch.from_numpy(image_of_question),
-        tokens=torch.from_numpy(tokens[:, :longest]),
-        targets=targets,
     )

@@ -16,12 +16,15 @@ from ...base.errors import ClipfeatError, UsageError
 from ...featstore import FeatureStore
 from ..batches import cut, prefetch
 from ..checkpoint import load_model, read_checkpoint
+from ..examples import Examples, read_batch
 from ..jsonfile import field, read_json
-from ..normalize import ChannelStatistics
+from ..models.build import build_model
+from ..normalize import ChannelStatistics, FeatureNorm
+from ..records import RecordReader
 from ..runfolder import BEST, RunCard, read_card
 from ..settings import settings_of
-from .data import Examples, Vocabulary, encode_tokens, read_batch
-from .model import build_model
+from ..text import encode_tokens
+from .data import Vocabulary
 from .settings import VqaSettings
 
 VOCABULARY = "vocabulary.json"
@@ -68,7 +71,10 @@ def load_run(run: Path) -> TrainedVqa:
             for name in ("mean", "std")
         )
     )
-    model = build_model(settings, vocabulary, statistics)
+    norm = FeatureNorm(statistics, blind=settings.blind)
+    model = build_model(
+        settings.model, norm, tokens=vocabulary.tokens, answers=len(vocabulary.answers)
+    )
     load_model(model, tensors, run / BEST)
     epoch = field(state, "epoch", int, run / BEST)
     return TrainedVqa(run, model, vocabulary, settings, card, epoch)
@@ -99,16 +105,17 @@ def predict(
     """Return {question id: answer} for every question, once each."""
     model.eval()
     device = next(model.parameters()).device
-    read = functools.partial(read_batch, store, examples, answers=len(answers))
-    order = np.argsort(examples.image_of_question, kind="stable")  # a record is read once
+    reader = RecordReader(store, examples.image_ids, device)
+    read = functools.partial(read_batch, reader, examples, answers=len(answers))
+    order = np.argsort(examples.image_of_text, kind="stable")  # a record is read once
     batches = cut(order, EVAL_BATCH)
     predictions = {}
     bar = tqdm(total=len(order), unit=" questions", desc="answering", leave=False, disable=None)
     with bar, contextlib.closing(prefetch(batches, read)) as stream:
         for numbers, batch in zip(batches, stream, strict=True):
-            logits, _ = model(*batch.to(device).inputs)
+            logits = model(*batch.to(device).inputs).logits
             for number, best in zip(numbers, logits.argmax(dim=1).tolist(), strict=True):
-                predictions[examples.question_ids[number]] = answers[best]
+                predictions[examples.ids[number]] = answers[best]
             bar.update(len(numbers))
     return predictions
 
@@ -122,20 +129,21 @@ def answer(run: TrainedVqa, store: FeatureStore, image_id: str, question: str) -
     """
     check_digest(store, run.card)
     examples = Examples(
-        question_ids=(0,),
+        ids=(0,),
         image_ids=(image_id,),
-        image_of_question=np.zeros(1, dtype=np.int64),
-        tokens=encode_tokens([question], run.vocabulary, max_tokens=run.settings.max_tokens),
+        image_of_text=np.zeros(1, dtype=np.int64),
+        tokens=encode_tokens([question], run.vocabulary.words, max_tokens=run.settings.max_tokens),
         targets=(),
     )
-    numbers = np.zeros(1, dtype=np.int64)
-    batch = read_batch(store, examples, numbers, answers=len(run.vocabulary.answers))
     model = run.model.eval()
     device = next(model.parameters()).device
-    logits, weights = model(*batch.to(device).inputs)
-    best = int(logits[0].argmax())
+    reader = RecordReader(store, examples.image_ids, device)
+    numbers = np.zeros(1, dtype=np.int64)
+    batch = read_batch(reader, examples, numbers, answers=len(run.vocabulary.answers))
+    found = model(*batch.to(device).inputs)
+    best = int(found.logits[0].argmax())
     return Answer(
         answer=run.vocabulary.answers[best],
-        score=float(logits[0, best].sigmoid()),
-        attention=weights[0].float().cpu().numpy().reshape(*batch.grid_shapes[0].tolist()),
+        score=float(found.logits[0, best].sigmoid()),
+        attention=found.attention[0].float().cpu().numpy().reshape(*batch.grid_shapes[0].tolist()),
     )

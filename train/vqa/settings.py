@@ -3,10 +3,9 @@
 import dataclasses
 from pathlib import Path
 
-from ...base.errors import UsageError
-from ..settings import LoopSettings, require_at_least, require_choice
+from ..models.settings import ModelSettings, UpDnSettings
+from ..settings import LoopSettings, require_at_least
 
-MODELS = ("updn",)
 PRESETS = Path(__file__).parent / "configs"
 
 
@@ -18,15 +17,9 @@ class VqaSettings(LoopSettings):
     eval_split: str = "val"
     min_answer_count: int = 9  # training questions that an answer needs to become a class
     max_tokens: int = 20  # words of a question that are read
-    model: str = "updn"
     blind: bool = False  # features as zeros: what the questions alone give away
-    embedding: int = 128  # channels of a word
-    hidden: int = 384  # channels of a question, a cell and their fusion
-    dropout: float = 0.1
+    model: ModelSettings = dataclasses.field(default_factory=UpDnSettings)
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        require_at_least(self, 1, "min_answer_count", "max_tokens", "embedding", "hidden")
-        require_choice(self, "model", MODELS)
-        if not 0 <= self.dropout < 1:
-            raise UsageError(f"dropout must be at least 0 and below 1; got {self.dropout}")
+        require_at_least(self, 1, "min_answer_count", "max_tokens")

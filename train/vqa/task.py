@@ -12,14 +12,16 @@ from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits
 
 from ...featstore import FeatureStore
+from ..examples import GroundedBatch, read_batch
 from ..jsonfile import write_json
 from ..loop import accelerator_on, train
-from ..normalize import channel_statistics
+from ..models.build import build_model
+from ..normalize import FeatureNorm, channel_statistics
+from ..records import RecordReader
 from ..runfolder import RunCard, data_digests, start_run
-from .data import VqaBatch, build_vocabulary, encode, read_batch
+from .data import build_vocabulary, encode
 from .files import Split, read_split
 from .metric import SCORES, score_split
-from .model import build_model
 from .predict import VOCABULARY, TrainedVqa, check_digest, load_run, predict
 from .settings import VqaSettings
 
@@ -48,7 +50,11 @@ def train_vqa(
 
     statistics = channel_statistics(features, examples.image_ids, seed=settings.seed)
     torch.manual_seed(settings.seed)
-    model = build_model(settings, vocabulary, statistics)
+    norm = FeatureNorm(statistics, blind=settings.blind)
+    model = build_model(
+        settings.model, norm, tokens=vocabulary.tokens, answers=len(vocabulary.answers)
+    )
+    reader = RecordReader(features, examples.image_ids, accelerator.device)
 
     def evaluate(model: nn.Module) -> dict[str, float]:
         predictions = predict(model, features, held_out, vocabulary.answers)
@@ -60,10 +66,8 @@ def train_vqa(
         settings,
         run=out,
         accelerator=accelerator,
-        image_of_example=examples.image_of_question,
-        read_batch=functools.partial(
-            read_batch, features, examples, answers=len(vocabulary.answers)
-        ),
+        image_of_example=examples.image_of_text,
+        read_batch=functools.partial(read_batch, reader, examples, answers=len(vocabulary.answers)),
         loss_of=loss_of,
         evaluate=evaluate,
     )
@@ -72,13 +76,18 @@ def train_vqa(
     return result
 
 
-def loss_of(model: nn.Module, batch: VqaBatch) -> Tensor:
-    """Return the binary cross-entropy against the soft scores, summed over answers.
+def loss_of(model: nn.Module, batch: GroundedBatch) -> Tensor:
+    """Return the binary cross-entropy against the soft scores, summed over answers and heads.
 
-    The sum over answers (mean times their number) is what Pythia and MCAN use.
+    The sum over answers (mean times their number) is what Pythia and MCAN use; each further
+    head of a model adds its own, as in MoVie+MCAN.
     """
-    logits, _ = model(*batch.inputs)
-    return binary_cross_entropy_with_logits(logits, batch.targets) * logits.shape[1]
+    found = model(*batch.inputs)
+    losses = [
+        binary_cross_entropy_with_logits(logits, batch.targets) * logits.shape[1]
+        for logits in (found.logits, *found.branches)
+    ]
+    return torch.stack(losses).sum()
 
 
 def eval_vqa(

@@ -4,33 +4,33 @@ import pytest
 import torch
 from torch import nn
 
-from clipfeat.train.normalize import ChannelStatistics
-from clipfeat.train.vqa.data import Vocabulary, VqaBatch
-from clipfeat.train.vqa.model import build_model
-from clipfeat.train.vqa.settings import VqaSettings
+from clipfeat.train.examples import GroundedBatch
+from clipfeat.train.models.build import build_model
+from clipfeat.train.models.settings import UpDnSettings
+from clipfeat.train.normalize import ChannelStatistics, FeatureNorm
 from clipfeat.train.vqa.task import loss_of
 
 DIM = 6
-VOCABULARY = Vocabulary(tuple("abcdefgh"), ("yes", "no", "red", "blue"))
 
 
 def model_of(*, blind: bool = False, dropout: float = 0.0) -> nn.Module:
     torch.manual_seed(0)
-    settings = VqaSettings(hidden=16, embedding=8, dropout=dropout, blind=blind)
-    return build_model(settings, VOCABULARY, ChannelStatistics(torch.zeros(DIM), torch.ones(DIM)))
+    settings = UpDnSettings(hidden=16, embedding=8, dropout=dropout)
+    norm = FeatureNorm(ChannelStatistics(torch.zeros(DIM), torch.ones(DIM)), blind=blind)
+    return build_model(settings, norm, tokens=10, answers=4)
 
 
-def batch_of(questions: int = 5) -> VqaBatch:
+def batch_of(questions: int = 5) -> GroundedBatch:
     """Return questions about a 2x3 and a 2x2 grid, by turns."""
     random = torch.Generator().manual_seed(0)
     tokens = torch.randint(2, 10, (questions, 4), generator=random)
     tokens[:, 3] = 0
     tokens[0, 2] = 0
-    return VqaBatch(
+    return GroundedBatch(
         features=torch.randn(2, 6, DIM, generator=random).half(),
         mask=torch.tensor([[True] * 6, [True] * 4 + [False] * 2]),
         grid_shapes=torch.tensor([[2, 3], [2, 2]]),
-        image_of_question=torch.arange(questions) % 2,
+        image_of_text=torch.arange(questions) % 2,
         tokens=tokens,
         targets=torch.rand(questions, 4, generator=random),
     )
@@ -44,17 +44,17 @@ def pad(tensor: torch.Tensor, value: float) -> torch.Tensor:
 
 def test_shapes_and_attention_on_real_cells_only() -> None:
     batch = batch_of()
-    logits, weights = model_of()(*batch.inputs)
+    logits, weights, _ = model_of()(*batch.inputs)
     assert (logits.shape, weights.shape) == ((5, 4), (5, 6))
     torch.testing.assert_close(weights.sum(dim=1), torch.ones(5))
-    assert weights[batch.image_of_question == 1, 4:].abs().max() == 0
+    assert weights[batch.image_of_text == 1, 4:].abs().max() == 0
 
 
 @pytest.mark.parametrize("garbage", [0.0, 1e4, torch.inf, torch.nan])
 def test_padding_cells_never_change_a_logit(garbage: float) -> None:
     model, batch = model_of(), batch_of()
     dirty = torch.where(batch.mask[:, :, None], batch.features, garbage)
-    expected, _ = model(*batch.inputs)
+    expected = model(*batch.inputs).logits
     torch.testing.assert_close(model(*batch._replace(features=dirty).inputs)[0], expected)
     wider = batch._replace(features=pad(dirty, garbage), mask=pad(batch.mask, 0))
     torch.testing.assert_close(model(*wider.inputs)[0], expected)
@@ -110,7 +110,7 @@ def test_it_learns_32_examples_by_heart() -> None:
         features=torch.randn(32, 4, DIM).half(),
         mask=torch.ones(32, 4, dtype=torch.bool),
         grid_shapes=torch.full((32, 2), 2),
-        image_of_question=torch.arange(32),
+        image_of_text=torch.arange(32),
         targets=nn.functional.one_hot(answer, 4).float(),
     )
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)

@@ -1,0 +1,66 @@
+"""Texts about images, as numbers, and batches of them with the images' grids."""
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Float32, Int
+from torch import Tensor
+
+from .records import RecordReader
+from .text import PADDING
+
+
+class GroundedBatch(NamedTuple):
+    """Some texts, and the images that they are about, each once."""
+
+    features: Float[Tensor, "image cell dim"]
+    mask: Bool[Tensor, "image cell"]
+    grid_shapes: Int[Tensor, "image 2"]
+    image_of_text: Int[Tensor, " text"]
+    tokens: Int[Tensor, "text token"]
+    targets: Float32[Tensor, "text answer"]
+
+    def to(self, device: torch.device) -> "GroundedBatch":
+        """Return the batch with its tensors on `device`; from pinned memory, without waiting."""
+        return GroundedBatch(*(tensor.to(device, non_blocking=True) for tensor in self))
+
+    @property
+    def inputs(self) -> tuple[Tensor, ...]:
+        """All but the targets, in the order in which a model takes them."""
+        return self[:-1]
+
+
+@dataclass(frozen=True)
+class Examples:
+    """The texts of a split as numbers."""
+
+    ids: tuple[int | str, ...]  # of the questions, or of whatever the texts are
+    image_ids: tuple[str, ...]  # of the store, each once
+    image_of_text: Int[np.ndarray, " text"]  # positions in image_ids
+    tokens: Int[np.ndarray, "text token"]
+    targets: tuple[dict[int, float], ...]  # {answer: score, 0 to 1}; empty where none are known
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+
+def read_batch(
+    reader: RecordReader, examples: Examples, numbers: Int[np.ndarray, " text"], *, answers: int
+) -> GroundedBatch:
+    """Return the texts at `numbers`; each image's record is read once, by a reader of its ids.
+
+    `answers` is the number of classes. Targets are zeros where none are known.
+    """
+    images, image_of_text = np.unique(examples.image_of_text[numbers], return_inverse=True)
+    records = reader.read(images)
+    tokens = examples.tokens[numbers]
+    longest = int((tokens != PADDING).sum(axis=1).max())
+    targets = torch.zeros(len(numbers), answers)
+    if examples.targets:
+        for row, number in enumerate(numbers):
+            for answer, score in examples.targets[number].items():
+                targets[row, answer] = score
+    small = (torch.from_numpy(image_of_text), torch.from_numpy(tokens[:, :longest]), targets)
+    return GroundedBatch(*records, *(reader.pinned(tensor) for tensor in small))

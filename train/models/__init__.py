@@ -1,0 +1,1 @@
+"""Models that read a text and a grid: their settings, their parts, one file each."""

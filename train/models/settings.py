@@ -1,0 +1,100 @@
+"""The models there are, and the sizes of each; without torch, so that mistakes are told at once."""
+
+import dataclasses
+from typing import Literal
+
+from ...base.errors import UsageError
+from ..settings import require_at_least, require_share
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TextSettings:
+    """How every model here reads its words."""
+
+    embedding: int = 300  # channels of a word
+    glove: str = ""  # a file of GloVe vectors of that many channels; "" learns the words' vectors
+
+    def __post_init__(self) -> None:
+        require_at_least(self, 1, "embedding")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class UpDnSettings(TextSettings):
+    """Bottom-up and top-down attention, the small default."""
+
+    name: Literal["updn"] = "updn"
+    embedding: int = 128
+    hidden: int = 384  # channels of a question, a cell and their fusion
+    positions: bool = True  # cells carry their place in the grid
+    dropout: float = 0.1
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require_at_least(self, 1, "hidden")
+        require_share(self, "dropout")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PythiaSettings(TextSettings):
+    """Pythia v0.1; its sizes are those of CLIP-ViL's VQA experiments."""
+
+    name: Literal["pythia"] = "pythia"
+    hidden: int = 1024  # channels of the LSTM over words
+    joint: int = 5000  # channels of the products of question and image
+    text_head: int = 300  # channels of the head that sees the question's side
+    image_head: int = 5000  # channels of the head that sees the image's side
+    positions: bool = False
+    dropout: float = 0.1
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require_at_least(self, 1, "hidden", "joint", "text_head", "image_head")
+        require_share(self, "dropout")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class McanSettings(TextSettings):
+    """Deep modular co-attention; hidden 512 is MCAN-small, 1024 MCAN-large."""
+
+    name: Literal["mcan"] = "mcan"
+    hidden: int = 512  # channels of words and cells; a feed-forward layer has four times as many
+    layers: int = 6  # of self-attention over words, and as many of guided attention over cells
+    heads: int = 8
+    joint: int = 1024  # channels of the fused question and image
+    positions: bool = False
+    dropout: float = 0.1
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require_at_least(self, 1, "hidden", "layers", "heads", "joint")
+        require_share(self, "dropout")
+        require_heads(self.hidden, self.heads)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class MovieMcanSettings(TextSettings):
+    """MoVie and MCAN in three branches: what CLIP-ViL's table calls MCAN."""
+
+    name: Literal["movie_mcan"] = "movie_mcan"
+    hidden: int = 1024  # channels of words and cells
+    layers: int = 6  # as in mcan
+    heads: int = 8
+    movie_layers: int = 4  # modulated convolutions over the grid
+    joint: int = 2048  # channels of each branch
+    positions: bool = False
+    dropout: float = 0.1
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require_at_least(self, 1, "hidden", "layers", "heads", "movie_layers", "joint")
+        require_share(self, "dropout")
+        require_heads(self.hidden, self.heads)
+
+
+ModelSettings = UpDnSettings | PythiaSettings | McanSettings | MovieMcanSettings
+
+
+def require_heads(channels: int, heads: int) -> None:
+    """Raise UsageError unless `heads` divides `channels`."""
+    if channels % heads:
+        raise UsageError(f"hidden must be a multiple of heads, {heads}; got {channels}")
