@@ -17,3 +17,5 @@ def build_model(
     match settings:
         case UpDnSettings():
             return UpDn(settings, norm, tokens=tokens, answers=answers)
+        case _:
+            raise NotImplementedError(settings.name)
