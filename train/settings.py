@@ -144,6 +144,8 @@ def _assign(values: dict[str, Any], key: str, value: Any) -> None:
         values[key] = value
         return
     inside = values.setdefault(table, {})
+    if isinstance(inside, str):  # model=mcan, and now model.hidden=64
+        inside = values[table] = {"name": inside}
     if not isinstance(inside, dict):
         raise UsageError(f"{table} is {inside!r}, no table; it has no {inner!r}")
     _assign(inside, inner, value)

@@ -28,6 +28,8 @@ def test_assignments_go_on_top_of_the_file(tmp_path: Path) -> None:
     result = settings("epochs=5", "blind=true", "lr=1", "train_split=mini", config=config)
     assert (result.epochs, result.model.hidden, result.blind) == (5, 64, True)
     assert (result.lr, type(result.lr), result.train_split) == (1.0, float, "mini")
+    model = settings("model=mcan", "model.hidden=64", config=config).model
+    assert (model.name, model.hidden, model.layers) == ("mcan", 64, 6)
     assert settings('train_split="a b"').train_split == "a b"
 
 
