@@ -7,6 +7,7 @@ RUN/last.safetensors      all that going on takes
 RUN/best.safetensors      the model at its best score
 RUN/predictions.json      of the best model, in the leaderboard's format
 RUN/result.json           scores of the best model
+RUN/scores.json           score of the best model on each question, in percent
 """
 
 import dataclasses
@@ -25,6 +26,7 @@ SETTINGS = "settings.json"
 METRICS = "metrics.jsonl"
 LAST = "last.safetensors"
 BEST = "best.safetensors"
+SCORES = "scores.json"
 
 
 @dataclass(frozen=True)

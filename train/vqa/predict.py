@@ -101,7 +101,7 @@ def check_digest(store: FeatureStore, card: RunCard) -> None:
 @torch.inference_mode()
 def predict(
     model: nn.Module, store: FeatureStore, examples: Examples, answers: Sequence[str]
-) -> dict[int, str]:
+) -> dict[int | str, str]:
     """Return {question id: answer} for every question, once each."""
     model.eval()
     device = next(model.parameters()).device
@@ -109,13 +109,13 @@ def predict(
     read = functools.partial(read_batch, reader, examples, answers=len(answers))
     order = np.argsort(examples.image_of_text, kind="stable")  # a record is read once
     batches = cut(order, EVAL_BATCH)
-    predictions = {}
+    predictions: dict[int | str, str] = {}
     bar = tqdm(total=len(order), unit=" questions", desc="answering", leave=False, disable=None)
     with bar, contextlib.closing(prefetch(batches, read)) as stream:
         for numbers, batch in zip(batches, stream, strict=True):
             logits = model(*batch.to(device).inputs).logits
             for number, best in zip(numbers, logits.argmax(dim=1).tolist(), strict=True):
-                predictions[examples.ids[number]] = answers[best]
+                predictions[examples.ids[number]] = answers[int(best)]
             bar.update(len(numbers))
     return predictions
 
