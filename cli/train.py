@@ -5,7 +5,7 @@ from pathlib import Path
 import click
 
 from ..base.errors import missing_extra
-from .options import as_json
+from .options import as_json, skip_missing
 from .options import device as device_option
 
 
@@ -27,7 +27,7 @@ def train() -> None:
     "--data",
     required=True,
     type=click.Path(path_type=Path),
-    help="Folder of the VQA v2 JSON files, or of questions_<split>.json, annotations_<split>.json.",
+    help="Folder of the JSON files of VQA v2, Visual Genome or GQA; docs/vqa.md names them.",
 )
 @click.option(
     "--out",
@@ -42,6 +42,7 @@ def train() -> None:
     metavar="KEY=VALUE",
     help="Change one setting, such as --set epochs=3. May be repeated.",
 )
+@skip_missing
 @device_option
 @as_json
 def vqa(
@@ -51,10 +52,11 @@ def vqa(
     data: Path,
     out: Path,
     assignments: tuple[str, ...],
+    skip_missing: int | None,
     device: str | None,
     as_json: bool,
 ) -> None:
-    """Visual question answering on VQA v2 files.
+    """Visual question answering on the files of VQA v2, Visual Genome or GQA.
 
     CONFIG is a TOML file of settings, or the name of one that comes with clipfeat.
 
@@ -68,6 +70,8 @@ def vqa(
     from ..train.vqa.settings import PRESETS, VqaSettings
 
     path = None if config is None else find_config(config, PRESETS)
+    if skip_missing is not None:
+        assignments = (*assignments, f"skip_missing={skip_missing}")
     settings = load_settings(VqaSettings, config=path, assignments=assignments)
     try:
         from ..train.vqa.task import describe, train_vqa
