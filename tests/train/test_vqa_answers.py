@@ -219,3 +219,12 @@ def test_classes_are_the_common_answers() -> None:
     assert answer_classes(normal, min_count=4) == ("2", "red")
     assert answer_classes(normal, min_count=1) == ("2", "red", "blue")
     assert answer_classes(said, min_count=4) == ("a", "red")  # GQA's are not normalised
+
+
+def test_accuracies_are_added_up_as_in_the_published_script() -> None:
+    # To the last bit: it decides whether 30.625 is printed as 30.62 or 30.63.
+    for matches in range(11):
+        said = ["yes"] * matches + ["no"] * (10 - matches)
+        others = [said[:out] + said[out + 1 :] for out in range(10)]
+        parts = [min(1, float(subset.count("yes")) / 3) for subset in others]
+        assert accuracy("yes", said) == float(sum(parts)) / len(parts)

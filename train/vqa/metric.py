@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple, TypeVar
 
 from ...base.errors import ClipfeatError
-from .answers import normalize_answer, soft_score, soft_scores
+from .answers import normalize_answer, soft_scores
 
 Id = TypeVar("Id", bound=int | str)
 SCORES = ("overall", "by_answer_type", "by_question_type")
@@ -39,7 +39,9 @@ def accuracy(answer: str, annotators: Sequence[str]) -> float:
     if len(set(said)) > 1:
         said = [normalize_answer(text) for text in said]
         given = normalize_answer(given)
-    return soft_score(said.count(given), len(said))
+    matches = said.count(given)
+    # `soft_score` is the same but for the last bit, which decides how 30.625 is rounded.
+    return sum(min(1, (matches - (text == given)) / 3) for text in said) / len(said)
 
 
 def score_each(
@@ -79,7 +81,7 @@ def score_split(
 
 
 def require_same_questions(predictions: Mapping[Id, str], annotations: Mapping[Id, Any]) -> None:
-    """Raise ClipfeatError unless there is a prediction for each annotated question, and no other."""
+    """Raise ClipfeatError unless both hold the same questions."""
     if predictions.keys() != annotations.keys():
         strays = sorted(predictions.keys() ^ annotations.keys(), key=str)
         raise ClipfeatError(
