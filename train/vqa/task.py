@@ -72,8 +72,8 @@ def train_vqa(
     model = build_model(
         settings.model, norm, tokens=vocabulary.tokens, answers=len(vocabulary.answers)
     )
-    for words in (module for module in model.modules() if isinstance(module, Words)):
-        if glove is not None:
+    if glove is not None:
+        for words in (module for module in model.modules() if isinstance(module, Words)):
             words.fill(*glove)
     reader = RecordReader(features, examples.image_ids, accelerator.device)
 
@@ -124,8 +124,8 @@ def eval_vqa(
 ) -> dict[str, Any]:
     """Answer a split with a run's best model, write the answers into the run, return the scores.
 
-    `store`, `data` and `skip_missing` are by default those of the run. The scores are None on a split without
-    annotations. Raises UsageError for a store with other features than the run's.
+    `store`, `data` and `skip_missing` are by default those of the run. The scores are None on a
+    split without annotations. Raises UsageError for a store with other features than the run's.
     """
     trained = load_run(run)
     accelerator = accelerator_on(device, trained.settings)
