@@ -1,17 +1,21 @@
-"""clipfeat eval: score a trained run on a split."""
+"""clipfeat eval: score a trained run on a split, or anybody's predictions."""
 
+import json
 from pathlib import Path
+from typing import Any
 
 import click
 
-from ..base.errors import missing_extra
-from .options import as_json
+from ..base.errors import UsageError, missing_extra
+from .options import as_json, skip_missing
 from .options import device as device_option
+
+A_PATH = click.Path(path_type=Path)
 
 
 @click.group("eval")
 def eval_() -> None:
-    """Score the best checkpoint of a run.
+    """Score the best checkpoint of a run, or a file of predictions.
 
     \b
     $ clipfeat eval vqa run --split val --json
@@ -19,35 +23,69 @@ def eval_() -> None:
 
 
 @eval_.command()
-@click.argument("run", type=click.Path(path_type=Path))
-@click.option("--split", required=True, help="Split to answer, such as val or test-dev.")
-@click.option("--store", type=click.Path(path_type=Path), help="Default: the store of the run.")
-@click.option("--data", type=click.Path(path_type=Path), help="Default: the data of the run.")
+@click.argument("run", type=A_PATH, required=False)
+@click.option("--split", help="Split that RUN answers, such as val or test-dev.")
+@click.option("--store", type=A_PATH, help="Default: the store of the run.")
+@click.option("--data", type=A_PATH, help="Default: the data of the run.")
+@skip_missing
 @device_option
+@click.option("--predictions", type=A_PATH, help="Score this file, in place of a run.")
+@click.option("--questions", type=A_PATH, help="Questions that --predictions answers.")
+@click.option("--annotations", type=A_PATH, help="Their VQA v2 annotations; GQA has none.")
 @as_json
-def vqa(
-    *,
-    run: Path,
-    split: str,
-    store: Path | None,
-    data: Path | None,
-    device: str | None,
-    as_json: bool,
-) -> None:
+def vqa(*, run: Path | None, as_json: bool, **options: Any) -> None:
     """Answer every question of a split; the answers go to RUN/predictions_<split>.json.
 
-    Prints the official VQA accuracy in percent, where the split has annotations.
+    Prints the official accuracy in percent, where the split has annotations. With --predictions
+    it scores a file in a leaderboard's format, of VQA v2 or of GQA, and needs no run.
 
     \b
     $ clipfeat eval vqa run --split test-dev --data vqa/
+    $ clipfeat eval vqa --predictions p.json --questions q.json --annotations a.json
     """
-    import json
+    predictions, questions, annotations = (
+        options.pop(name) for name in ("predictions", "questions", "annotations")
+    )
+    if run is not None:
+        of_file = {"predictions": predictions, "questions": questions, "annotations": annotations}
+        _refuse(of_file, "RUN")
+        _eval_run(run, options, as_json=as_json)
+    elif predictions is None or questions is None:
+        raise UsageError("pass RUN and --split, or --predictions and --questions")
+    else:
+        _refuse(options, "--predictions")
+        _eval_file(predictions, questions, annotations, as_json=as_json)
 
+
+def _refuse(options: dict[str, Any], given: str) -> None:
+    """Raise UsageError where an option of the other way to call the command was typed."""
+    for name, value in options.items():
+        if value is not None:
+            option = f"--{name.replace('_', '-')}"
+            raise UsageError(f"{given} and {option} exclude each other; leave one of them out")
+
+
+def _eval_run(run: Path, options: dict[str, Any], *, as_json: bool) -> None:
+    if options["split"] is None:
+        raise UsageError("RUN needs --split, the split that it answers, such as val")
     try:
         from ..train.vqa.task import describe, eval_vqa
     except ModuleNotFoundError as error:
         raise missing_extra("train", str(error.name)) from None
-    result = eval_vqa(run, split=split, store=store, data=data, device=device)
+    result = eval_vqa(run, **options)
     if result["overall"] is None:
+        split = options["split"]
         click.echo(f"split {split} has no annotations: predictions only, nothing scored", err=True)
     click.echo(json.dumps(result, indent=1) if as_json else describe(result))
+
+
+def _eval_file(
+    predictions: Path, questions: Path, annotations: Path | None, *, as_json: bool
+) -> None:
+    """Score a file of predictions; this way needs no torch."""
+    from ..train.vqa.datasets.read import read_files
+    from ..train.vqa.predictions import describe_scores, score_file
+
+    result = score_file(predictions, read_files(questions, annotations))
+    lines = [f"{predictions}: {result['n']} questions", *describe_scores(result)]
+    click.echo(json.dumps(result, indent=1) if as_json else "\n".join(lines))

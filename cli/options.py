@@ -1,4 +1,4 @@
-"""Options that several commands share: --json, statuses, --break-lock, the trainers' --device."""
+"""Options that several commands share: --json, statuses, --break-lock, those of the trainers."""
 
 from typing import Any
 
@@ -28,6 +28,12 @@ class StatusList(click.ParamType):
 as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON for scripts.")
 break_lock = click.option(
     "--break-lock", is_flag=True, help="Take over from a dead process on another host."
+)
+skip_missing = click.option(
+    "--skip-missing",
+    type=click.IntRange(min=0),
+    metavar="N",
+    help="Go on where at most N questions of a split ask about images without features.",
 )
 device = click.option(
     "--device", type=click.Choice(["cpu", "cuda"]), help="Default: a GPU where there is one."

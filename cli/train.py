@@ -7,7 +7,7 @@ from typing import NoReturn
 import click
 
 from ..base.errors import UsageError, missing_extra
-from .options import as_json
+from .options import as_json, skip_missing
 from .options import device as device_option
 
 
@@ -29,7 +29,7 @@ def train() -> None:
     "--data",
     required=True,
     type=click.Path(path_type=Path),
-    help="Folder of the VQA v2 JSON files, or of questions_<split>.json, annotations_<split>.json.",
+    help="Folder of the JSON files of VQA v2, Visual Genome or GQA; docs/vqa.md names them.",
 )
 @click.option(
     "--out",
@@ -46,6 +46,7 @@ def train() -> None:
 )
 @click.option("--gpus", help="Train on several GPUs: a count (8) or their numbers (0,3).")
 @click.option("--profile", is_flag=True, help="Say where the time went, waiting for data too.")
+@skip_missing
 @device_option
 @as_json
 def vqa(
@@ -57,10 +58,11 @@ def vqa(
     assignments: tuple[str, ...],
     gpus: str | None,
     profile: bool,
+    skip_missing: int | None,
     device: str | None,
     as_json: bool,
 ) -> None:
-    """Visual question answering on VQA v2 files.
+    """Visual question answering on the files of VQA v2, Visual Genome or GQA.
 
     CONFIG is a TOML file of settings, or the name of one that comes with clipfeat.
 
@@ -75,6 +77,8 @@ def vqa(
     from ..train.vqa.settings import PRESETS, VqaSettings
 
     path = None if config is None else find_config(config, PRESETS)
+    if skip_missing is not None:
+        assignments = (*assignments, f"skip_missing={skip_missing}")
     settings = load_settings(VqaSettings, config=path, assignments=assignments)
     try:
         from ..train.vqa.task import describe, train_vqa

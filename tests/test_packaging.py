@@ -99,6 +99,10 @@ def test_arrows_point_one_way_inside_a_room_too(room, inner):
         ),
         ("import clipfeat.featstore.report.stats_text", {"torch"}),
         ("import clipfeat.train.vqa.task, clipfeat.train.vqa.predict", {"PIL", "open_clip"}),
+        (
+            "import clipfeat.train.vqa.datasets.read, clipfeat.train.vqa.predictions",
+            {"torch", "jaxtyping", "numpy"},
+        ),
     ],
 )
 def test_what_an_import_brings_along(code, absent):

@@ -33,3 +33,11 @@ def field(record: Any, key: str, kind: type[T], where: object) -> T:
     if type(value) is not kind:  # a bool is no int here
         raise ClipfeatError(f"{where}: {key} must be of type {kind.__name__}; got {value!r:.60}")
     return value
+
+
+def identifier(record: Any, key: str, where: object) -> int | str:
+    """Return `record[key]`, a number or a text; ClipfeatError names `where` if it is neither."""
+    value = record.get(key) if isinstance(record, dict) else None
+    if not isinstance(value, int | str) or isinstance(value, bool):
+        raise ClipfeatError(f"{where}: {key} must be a number or text; got {value!r:.60}")
+    return value

@@ -9,6 +9,7 @@ RUN/best.safetensors      the model at its best score
 RUN/predictions.json      of the best model, in the leaderboard's format
 RUN/result.json           scores of the best model
 RUN/bad_batch.safetensors the batch whose loss was no number, where that stopped the run
+RUN/scores.json           score of the best model on each question, in percent
 """
 
 import dataclasses
@@ -30,6 +31,7 @@ BEFORE_LAST = "last.1.safetensors"
 BEST = "best.safetensors"
 BAD_BATCH = "bad_batch.safetensors"
 CHANGES_NOTHING = {"cache", "log_every", "checkpoint_every"}  # settings that a run may go on with
+SCORES = "scores.json"
 
 
 @dataclass(frozen=True)

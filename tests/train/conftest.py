@@ -1,9 +1,13 @@
-"""One thread for tiny tensors: several threads would mostly wait for each other."""
+"""One thread for tiny tensors, as several would wait for each other; command lines as typed."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 import torch
+
+from clipfeat.cli.main import main
+
+Typed = Callable[..., tuple[int, str, str]]
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -12,3 +16,17 @@ def _one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(threads)
+
+
+@pytest.fixture
+def typed(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Typed:
+    """Run a command line; return its exit code, stdout and stderr."""
+
+    def run(*words: object) -> tuple[int, str, str]:
+        monkeypatch.setattr("sys.argv", ["clipfeat", *map(str, words)])
+        with pytest.raises(SystemExit) as done:
+            main()
+        out, err = capsys.readouterr()
+        return int(done.value.code or 0), out, err
+
+    return run

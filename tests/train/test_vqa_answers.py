@@ -54,6 +54,93 @@ from clipfeat.train.vqa.metric import Annotation, accuracy, score_split
         ("(left)", "left"),
         ("one/two", "1 2"),
         ("café", "café"),
+        # Contractions: what is in the table, in lower case, and nothing else.
+        ("youve", "you've"),
+        ("DONT", "don't"),
+        ("wont", "won't"),
+        ("can't", "can't"),
+        ("cant.", "can't"),  # the period goes first
+        ("dont-know", "don't know"),
+        ("couldn'tve", "couldn't've"),
+        ("hes", "he's"),
+        ("shes", "shes"),
+        ("its", "its"),
+        ("ill", "ill"),
+        ("were", "were"),
+        ("Ive", "ive"),
+        ("Id've", "id've"),  # in capitals only
+        ("yall", "y'all"),
+        ("y'allll", "y'all'll"),
+        ("yall'd've", "y'all'd've"),
+        ("somebodyd've", "somebody'd've"),
+        ("twas", "'twas"),
+        ("ow's'at", "'ow's'at"),
+        ("whats up?", "what's up"),
+        ("don\u2019t", "don\u2019t"),  # a curly apostrophe is another letter
+        # Periods.
+        ("10 a.m.", "10 am"),
+        ("A.", ""),  # an article, once its period is gone
+        ("1.5.2", "1.5.2"),
+        ("3.", "3"),
+        ("...5", ".5"),
+        ("no.1", "no.1"),
+        ("none.5", "none.5"),  # and so no number word
+        ("one.", "1"),
+        ("." * 32 + "x", "x"),
+        ("." * 33 + "x", ".x"),  # the flag in the place of a count
+        # Commas.
+        ("$1,000.50", "$1000.50"),
+        ("1,2,3", "123"),
+        ("1, 2", "1 2"),
+        ("1 ,2", "1 2"),
+        ("one,two", "1 2"),
+        ("10,a", "10"),
+        ("a,b", "b"),
+        ("1,000 - 2,000", "1000 2000"),
+        ("3,4-way", "34way"),
+        # Other marks.
+        ("?", ""),
+        ("yes /no", "yes no"),
+        ("and/or - maybe", "and or maybe"),
+        ("back-to-back", "back to back"),
+        ("no , thanks-a-lot", "no thanks lot"),
+        ("a-frame", "frame"),
+        ("-1", "1"),
+        ("6'2\"", "6'2"),
+        ('"stop"', "stop"),
+        ("stop_sign", "stop sign"),
+        ("a+b=c", "b c"),
+        ("[none]", "0"),
+        ("{zero}", "0"),
+        ("<3", "3"),
+        ("5;30", "5 30"),
+        ("me@home", "me home"),
+        ("me @ home@work", "me homework"),
+        ("back\\slash", "back slash"),
+        ("`tick`", "tick"),
+        ("#1 & *", "#1 & *"),  # none of the list
+        # Number words and articles are whole words.
+        ("None of the above", "0 of above"),
+        ("ten-speed", "10 speed"),
+        ("tenth", "tenth"),
+        ("TWO", "2"),
+        ("The The", ""),
+        ("anthem", "anthem"),
+        # Spaces of all kinds; the ends are cut before marks look for spaces beside them.
+        ("red\tcar", "red car"),
+        ("red\ncar", "red car"),
+        ("red\r\ncar", "red car"),
+        ("red,\tblue,green", "red bluegreen"),
+        ("-\tblue-green", "bluegreen"),
+        (" -blue-green", "blue green"),
+        ("\tten\t", "10"),
+        ("red\u00a0car", "red car"),
+        # Other letters.
+        ("É", "é"),
+        ("“red”", "“red”"),
+        ("red\u2014blue", "red\u2014blue"),
+        ("1\u00bd", "1\u00bd"),
+        ("\u8d64\uff0c\u9752", "\u8d64\uff0c\u9752"),
     ],
 )
 def test_normalisation(raw: str, normal: str) -> None:
@@ -92,6 +179,17 @@ def test_soft_scores_of_ten_annotators() -> None:
         # Where all agree nothing is normalised: a quirk of the published script.
         ("2", ["two"] * 10, 0.0),
         ("two", ["two"] * 10, 1.0),
+        ("Yes", ["yes"] * 10, 0.0),
+        ("Yes", ["yes"] * 9 + ["yes."], 1.0),
+        ("dog", ["a dog"] * 10, 0.0),
+        ("dog", ["a dog"] * 9 + ["dog"], 1.0),
+        ("2", ["two"] * 9 + ["two\t"], 0.0),  # spaces at the ends go first: all agree
+        ("two\n", ["two"] * 10, 1.0),
+        ("yes", ["yes"] + ["no"] * 9, 0.3),
+        ("yes", ["yes"] * 2 + ["no"] * 8, 0.6),
+        ("yes", ["yes"] * 4 + ["no"] * 6, 1.0),
+        ("", ["yes"] * 9 + ["no"], 0.0),
+        ("the", ["a"] * 3 + ["b"] * 7, 0.9),  # nothing is left of either
     ],
 )
 def test_accuracy(answer: str, annotators: list[str], expected: float) -> None:
@@ -117,5 +215,16 @@ def test_a_split_is_scored_by_type() -> None:
 
 def test_classes_are_the_common_answers() -> None:
     said = ["two"] * 3 + ["2"] * 2 + ["red"] * 4 + ["blue"] + ["a"] * 9
-    assert answer_classes(said, min_count=4) == ("2", "red")
-    assert answer_classes(said, min_count=1) == ("2", "red", "blue")
+    normal = [normalize_answer(answer) for answer in said]
+    assert answer_classes(normal, min_count=4) == ("2", "red")
+    assert answer_classes(normal, min_count=1) == ("2", "red", "blue")
+    assert answer_classes(said, min_count=4) == ("a", "red")  # GQA's are not normalised
+
+
+def test_accuracies_are_added_up_as_in_the_published_script() -> None:
+    # To the last bit: it decides whether 30.625 is printed as 30.62 or 30.63.
+    for matches in range(11):
+        said = ["yes"] * matches + ["no"] * (10 - matches)
+        others = [said[:out] + said[out + 1 :] for out in range(10)]
+        parts = [min(1, float(subset.count("yes")) / 3) for subset in others]
+        assert accuracy("yes", said) == float(sum(parts)) / len(parts)

@@ -6,10 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from vqa_world import FAST, grid, make_world, write_split
+from vqa_world import FAST, grid, make_world, write_gqa, write_split, write_visual_genome
 
 from clipfeat.base.errors import UsageError
-from clipfeat.cli.main import main
 from clipfeat.featstore import FeatureStore, StoreError
 from clipfeat.train.settings import load_settings
 from clipfeat.train.vqa.predict import answer, load_run
@@ -17,20 +16,6 @@ from clipfeat.train.vqa.settings import VqaSettings
 from clipfeat.train.vqa.task import train_vqa
 
 Typed = Callable[..., tuple[int, str, str]]
-
-
-@pytest.fixture
-def typed(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Typed:
-    """Run a command line; return its exit code, stdout and stderr."""
-
-    def run(*words: object) -> tuple[int, str, str]:
-        monkeypatch.setattr("sys.argv", ["clipfeat", *map(str, words)])
-        with pytest.raises(SystemExit) as done:
-            main()
-        out, err = capsys.readouterr()
-        return int(done.value.code or 0), out, err
-
-    return run
 
 
 @pytest.fixture(scope="module")
@@ -101,7 +86,7 @@ def test_a_split_without_annotations_gets_predictions_only(
     questions = tmp_path / "v2_OpenEnded_mscoco_test2015_questions.json"
     code, out, err = typed(*words)
     assert (code, out) == (1, "")
-    assert "have no features, such as 3 or COCO_test2015_000000000003" in err
+    assert "have no features, such as COCO_test2015_000000000003 or 000000000003" in err
     questions.write_text(
         questions.read_text().replace('"image_id": 3', '"image_id": "COCO_train2014_000000000003"')
     )
@@ -128,6 +113,11 @@ def test_another_store_is_refused(run: Path, tmp_path: Path, typed: Typed) -> No
         ({"--store": "nowhere"}, 1, "nowhere does not exist"),
         ({"--data": "nowhere"}, 2, "nowhere is no folder; --data takes the folder"),
         ({"--set": "epoch=3"}, 2, "no setting is named 'epoch'; did you mean epochs"),
+        ({"--set": "dataset=coco"}, 2, "dataset must be one of vqa2, gqa; got 'coco'"),
+        ({"--set": "skip_missing=-1"}, 2, "skip_missing must be at least 0; got -1"),
+        ({"--set": "train_split=train+vg"}, 2, "has no question_answers.json"),
+        ({"--set": "answer_list=nowhere"}, 2, "answer_list nowhere: not a readable list"),
+        ({"--set": "model.glove=nowhere"}, 2, "model.glove nowhere: cannot be read"),
         ({"--set": "train_split=mini"}, 2, "has no questions of split 'mini'"),
         ({"--set": "min_answer_count=999"}, 1, "pass --set min_answer_count=1"),
         ({"--device": "cuda"}, 2, "torch finds no GPU here; type --device cpu"),
@@ -176,3 +166,113 @@ def test_one_question_needs_the_store_of_the_run(run: Path, tmp_path: Path) -> N
     other, _ = make_world(tmp_path, train=3, val=1)
     with pytest.raises(UsageError, match="the run was trained on a store of digest"):
         answer(load_run(run), FeatureStore.open(other), "COCO_val2014_000000000004", "Why?")
+
+
+def test_scores_of_each_question_are_kept(run: Path) -> None:
+    table, result = read(run / "scores.json"), read(run / "result.json")
+    assert (table["split"], result["skipped"]) == ("val", 0)
+    assert table["ids"] == [10 * image + number for image in range(61, 81) for number in range(3)]
+    assert table["images"][:4] == [*["COCO_val2014_000000000061"] * 3, "COCO_val2014_000000000062"]
+    assert set(table["scores"]) <= {0, 100}
+    assert round(sum(table["scores"]) / 60, 2) == result["overall"]
+
+
+def test_questions_without_features_are_answered_by_nothing(
+    run: Path, world: tuple[Path, Path], tmp_path: Path, typed: Typed
+) -> None:
+    write_split(tmp_path, "val2014", [61, 62, 999])  # there is no image 999
+    words = ["eval", "vqa", run, "--split", "val", "--data", tmp_path, "--device", "cpu"]
+    for allowed in ([], ["--skip-missing", "2"]):
+        code, out, err = typed(*words, *allowed)
+        assert (code, out) == (1, "")
+        assert err == (
+            "Error: 3 of 9 questions of split 'val' ask about 1 images that have no features, "
+            "such as COCO_val2014_000000000999 or 000000000999; extract these images into the "
+            "store, or pass --skip-missing 3\n"
+        )
+    code, out, err = typed(*words, "--skip-missing", "3")
+    assert (code, err.count("\n")) == (0, 1)
+    assert "\n3 questions skipped: their images have no features\n" in out
+    result = json.loads(typed(*words, "--skip-missing", "3", "--json")[1])
+    said = read(run / "predictions_val.json")
+    assert [record["answer"] for record in said[6:]] == [""] * 3
+    assert (result["n"], result["skipped"]) == (9, 3)
+    right = {r["question_id"]: r["answer"] for r in read(run / "predictions.json")}
+    assert all(record["answer"] == right[record["question_id"]] for record in said[:6])
+    assert result["overall"] <= 66.67
+
+
+def test_training_leaves_out_questions_without_features(
+    world: tuple[Path, Path], tmp_path: Path, typed: Typed
+) -> None:
+    write_split(tmp_path, "train2014", [1, 2, 3, 998])
+    write_split(tmp_path, "val2014", [61, 999])
+    out = tmp_path / "run"
+    words = ["train", "vqa", "--store", world[0], "--data", tmp_path, "--out", out, "--json"]
+    sets = [f"--set={change}" for change in (*FAST, "epochs=1")]
+    code, stdout, err = typed(*words, *sets, "--skip-missing", "3", "--device", "cpu")
+    assert code == 0, err
+    assert [line.split(" ask")[0] for line in err.splitlines()] == [
+        "3 of 12 questions of split 'train'",
+        "3 of 6 questions of split 'val'",
+    ]
+    assert (json.loads(stdout)["n"], json.loads(stdout)["skipped"]) == (6, 3)
+    table = read(out / "scores.json")
+    assert table["images"][-1] == "COCO_val2014_000000000999"
+    assert table["scores"][3:] == [0, 0, 0]
+    assert read(out / "settings.json")["settings"]["skip_missing"] == 3
+
+
+def test_gqa_is_trained_and_scored(world: tuple[Path, Path], tmp_path: Path, typed: Typed) -> None:
+    store, _ = make_world(tmp_path, train=6, val=0, name="VG_{}")
+    for name, images in (("train_balanced", [1, 2, 3, 4]), ("val_balanced", [5, 6])):
+        write_gqa(tmp_path / f"{name}_questions.json", images)
+    splits = ("dataset=gqa", "train_split=train_balanced", "eval_split=val_balanced")
+    sets = [f"--set={change}" for change in (*FAST, "epochs=2", *splits)]
+    out = tmp_path / "run"
+    words = ["--store", store, "--data", tmp_path, "--out", out, "--device", "cpu"]
+    code, stdout, err = typed("train", "vqa", *words, *sets, "--json")
+    assert (code, err) == (0, "")
+    result = json.loads(stdout)
+    assert (result["n"], result["by_answer_type"].keys()) == (6, {"binary", "open"})
+    assert result["consistency"] is None or 0 <= result["consistency"] <= 100
+    table = read(out / "scores.json")
+    assert (table["ids"][0], table["images"][0]) == ("50", "VG_5")
+    code, stdout, err = typed("eval", "vqa", out, "--split", "val_balanced", "--device", "cpu")
+    assert (code, err) == (0, "")
+    predictions = out / "predictions_val_balanced.json"
+    assert read(predictions)[0].keys() == {"questionId", "prediction"}
+    questions = tmp_path / "val_balanced_questions.json"
+    scored = typed("eval", "vqa", "--predictions", predictions, "--questions", questions, "--json")
+    assert json.loads(scored[1]) == {key: result[key] for key in json.loads(scored[1])}
+
+
+def test_training_on_joined_parts_with_glove_and_a_list_of_answers(
+    tmp_path: Path, typed: Typed
+) -> None:
+    store, data = make_world(tmp_path, train=4, val=2)
+    write_visual_genome(data, [1, 2])
+    (tmp_path / "answers.txt").write_text("<unk>\nyes\nno\ngreen\n")
+    (tmp_path / "glove.txt").write_text("the" + " 1" * 16 + "\nshape" + " 2" * 16 + "\n")
+    changes = (
+        *(*FAST, "epochs=1", "train_split=train+val+vg"),
+        *(f"answer_list={tmp_path / 'answers.txt'}", f"model.glove={tmp_path / 'glove.txt'}"),
+    )
+    sets = [f"--set={change}" for change in changes]
+    out = tmp_path / "run"
+    words = ["--store", store, "--data", data, "--out", out, "--device", "cpu", *sets]
+    code, _, err = typed("train", "vqa", *words)
+    assert code == 1
+    assert "2 of 20 questions of split 'train+val+vg' ask about 2 images" in err
+    assert "such as VG_1 or 1, VG_2 or 2" in err
+    code, _, err = typed("train", "vqa", *words, "--skip-missing", "2")
+    assert code == 0, err
+    words_known = len(read(out / "vocabulary.json")["words"])
+    assert err.splitlines()[1] == f"glove.txt: vectors of 2 of {words_known} words"
+    assert read(out / "vocabulary.json")["answers"] == ["yes", "no", "green"]
+    files = read(out / "settings.json")["data_files"]
+    assert {"answers.txt", "glove.txt", "question_answers.json"} < files.keys()
+    (tmp_path / "answers.txt").write_text("yes\nno\n")
+    code, _, err = typed("train", "vqa", *words, "--skip-missing", "2")
+    assert code == 2
+    assert "holds a run with answers.txt" in err

@@ -1,5 +1,6 @@
 """Official files to examples and batches."""
 
+import dataclasses
 import doctest
 import importlib
 import json
@@ -17,7 +18,9 @@ from clipfeat.train.examples import read_batch
 from clipfeat.train.records import RecordReader
 from clipfeat.train.text import encode_tokens
 from clipfeat.train.vqa.data import build_vocabulary, encode, store_ids
-from clipfeat.train.vqa.files import read_split
+from clipfeat.train.vqa.datasets.split import Question
+from clipfeat.train.vqa.datasets.vqa2 import IMAGES, coco_candidates, read_split
+from clipfeat.train.vqa.metric import Annotation
 
 
 @pytest.fixture(scope="module")
@@ -26,7 +29,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 
 
 def test_doctests() -> None:
-    for name in ("text", "vqa.data"):
+    for name in ("text", "vqa.datasets.vqa2", "vqa.datasets.visual_genome"):
         results = doctest.testmod(importlib.import_module(f"clipfeat.train.{name}"))
         assert (results.failed, results.attempted > 0) == (0, True)
 
@@ -36,12 +39,18 @@ def test_a_split_is_read_under_either_name(world: tuple[Path, Path], tmp_path: P
     official = read_split(data, "train", annotated=True)
     assert len(official.questions) == 3 * 24
     assert official.annotations is not None
-    assert official.annotations[11].question_type == "is the"
+    annotation = official.annotations[11]
+    assert isinstance(annotation, Annotation)
+    assert annotation.question_type == "is the"
     plain_names = ("questions_mini.json", "annotations_mini.json")
     for file, name in zip(official.files, plain_names, strict=True):
         (tmp_path / name).write_bytes(file.read_bytes())
     plain = read_split(tmp_path, "mini", annotated=True)
-    assert (plain.questions, plain.annotations) == (official.questions, official.annotations)
+    assert plain.annotations == official.annotations
+    for mine, theirs in zip(plain.questions, official.questions, strict=True):
+        # Its images may be of any part of COCO.
+        assert set(mine.candidates) > set(theirs.candidates)
+        assert dataclasses.replace(mine, candidates=theirs.candidates) == theirs
     (tmp_path / "annotations_mini.json").unlink()
     assert read_split(tmp_path, "mini", annotated=False).annotations is None
 
@@ -112,10 +121,64 @@ def test_vocabulary(world: tuple[Path, Path]) -> None:
         build_vocabulary(split, min_answer_count=999)
 
 
+@pytest.mark.parametrize("text", ['["red", "yes"]', "<unk>\nred\nyes\n\n", "red\r\n yes"])
+def test_answers_can_be_a_given_list(world: tuple[Path, Path], tmp_path: Path, text: str) -> None:
+    path = tmp_path / "answers"
+    path.write_text(text)
+    split = read_split(world[1], "train", annotated=True)
+    vocabulary = build_vocabulary(split, min_answer_count=999, answer_list=str(path))
+    assert vocabulary.answers == ("red", "yes")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (None, "not a readable list of answers"),
+        ("[1]", "each answer must be a text; got 1"),
+        ('["red"', "not a readable list of answers"),
+        ("[" * 100_000, "not a readable list of answers"),
+        ("", "holds no answers"),
+        ("<unk>\n", "holds no answers"),
+        ("red\nred", "'red' is there twice"),
+        ("mauve\npuce", "none of its 2 answers, such as 'mauve', is one of split 'train'"),
+    ],
+)
+def test_other_lists_of_answers_are_refused(
+    world: tuple[Path, Path], tmp_path: Path, text: str | None, message: str
+) -> None:
+    path = tmp_path / "answers"
+    if text is not None:
+        path.write_text(text)
+    split = read_split(world[1], "train", annotated=True)
+    with pytest.raises(UsageError) as error:
+        build_vocabulary(split, min_answer_count=1, answer_list=str(path))
+    assert message in str(error.value)
+
+
+def test_questions_without_features_are_left_out(world: tuple[Path, Path]) -> None:
+    split = read_split(world[1], "train", annotated=True)
+    vocabulary = build_vocabulary(split, min_answer_count=1)
+    store = set(FeatureStore.open(world[0]).ids) - {"COCO_train2014_000000000002"}
+    whole = encode(split, vocabulary, FeatureStore.open(world[0]), max_tokens=20)
+    some = encode(split, vocabulary, store, max_tokens=20, skip_missing=3)
+    kept = [number for number, question_id in enumerate(whole.ids) if int(question_id) // 10 != 2]
+    assert some.ids == tuple(whole.ids[number] for number in kept)
+    assert some.targets == tuple(whole.targets[number] for number in kept)
+    np.testing.assert_array_equal(some.tokens, whole.tokens[kept])
+    with pytest.raises(ClipfeatError, match="none of its images has features in the store"):
+        encode(split, vocabulary, set(), max_tokens=20, skip_missing=999)
+
+
 def test_tokens() -> None:
     texts = ["Is it red?", "is is is is red", "", "?!"]
     tokens = encode_tokens(texts, ("is", "red"), max_tokens=4)
     assert tokens.tolist() == [[2, 1, 3, 0], [2, 2, 2, 2], [1, 0, 0, 0], [1, 0, 0, 0]]
+
+
+def ask(image_id: int | str, *subsets: str) -> Question:
+    """Return a question about an image of COCO."""
+    candidates = coco_candidates(image_id, subsets or IMAGES)
+    return Question(1, image_id, "Why?", "COCO", candidates)
 
 
 @pytest.mark.parametrize(
@@ -125,23 +188,45 @@ def test_tokens() -> None:
         ("COCO_train2014_000000000042", "train"),
         ("COCO_val2014_000000000042", "val"),
         ("COCO_test2015_000000000042", "test"),
+        ("COCO_test2015_000000000042", "test-std"),
         ("COCO_test2015_000000000042", "test-dev"),
         ("COCO_val2014_000000000042", "minival"),
         ("000000000042", "val"),
     ],
 )
-def test_image_ids_are_found_in_a_store(stored: str, split: str) -> None:
-    assert store_ids([42, 42], split, {stored}) == [stored, stored]
+def test_image_ids_are_found_in_a_store(tmp_path: Path, stored: str, split: str) -> None:
+    (tmp_path / f"questions_{split}.json").write_text(
+        json.dumps({"questions": [QUESTION | {"image_id": 42}]})
+    )
+    questions = read_split(tmp_path, split, annotated=False).questions
+    assert store_ids(questions, split, {stored}) == [stored]
 
 
-def test_images_without_features_are_counted_and_named() -> None:
-    message = (
-        r"3 of 4 questions of split 'val' ask about 2 images that have no features, such as "
-        r"7 or COCO_val2014_000000000007, scan_3; extract these images"
+def test_the_least_ambiguous_id_comes_first() -> None:
+    store = {"42", "000000000042", "COCO_val2014_000000000042"}
+    question = ask(42, "val2014")
+    found = []
+    while store:
+        found += store_ids([question], "val", store)
+        store.remove(str(found[-1]))
+    assert found == ["COCO_val2014_000000000042", "000000000042", "42"]
+
+
+def test_images_without_features_are_counted_and_named(capsys: pytest.CaptureFixture[str]) -> None:
+    told = (
+        "3 of 4 questions of split 'val' ask about 2 images that have no features, such as "
+        "COCO_val2014_000000000007 or 000000000007, scan_3; "
     )
     store = {"COCO_train2014_000000000007", "1"}
-    with pytest.raises(ClipfeatError, match=message):
-        store_ids([7, 7, "scan_3", 1], "val", store)
+    questions = [ask(image_id, "val2014") for image_id in (7, 7, "scan_3", 1)]
+    for allowed in (0, 2):
+        with pytest.raises(ClipfeatError) as error:
+            store_ids(questions, "val", store, skip_missing=allowed)
+        assert str(error.value) == (
+            told + "extract these images into the store, or pass --skip-missing 3"
+        )
+    assert store_ids(questions, "val", store, skip_missing=3) == [None, None, None, "1"]
+    assert capsys.readouterr().err == told + "skipped\n"
 
 
 def test_a_batch_reads_each_record_once(world: tuple[Path, Path]) -> None:

@@ -63,11 +63,44 @@ def write_split(data: Path, subset: str, image_ids: list[int], *, annotated: boo
         name.write_text(json.dumps({"annotations": annotations}))
 
 
-def make_world(folder: Path, *, train: int = 24, val: int = 9) -> tuple[Path, Path]:
+def make_world(
+    folder: Path, *, train: int = 24, val: int = 9, name: str = "COCO_{split}2014_{:012}"
+) -> tuple[Path, Path]:
     """Write a store and official files under `folder`; return their paths."""
     image_ids = list(range(1, train + val + 1))
-    records = {f"COCO_{'train' if i <= train else 'val'}2014_{i:012}": grid(i) for i in image_ids}
+    records = {name.format(i, split="train" if i <= train else "val"): grid(i) for i in image_ids}
     store = make_store(folder / "world.clipfeat", records)
     write_split(folder / "vqa", "train2014", image_ids[:train])
     write_split(folder / "vqa", "val2014", image_ids[train:])
     return store, folder / "vqa"
+
+
+def write_visual_genome(data: Path, image_ids: list[int]) -> None:
+    """Write question_answers.json with one question an image."""
+    images = []
+    for image_id in image_ids:
+        qa = {"qa_id": 10 * image_id, "image_id": image_id, "question": "What colour is it?"}
+        answer = "Two green." if image_id == image_ids[0] else COLOURS[scene(image_id)[0]]
+        images.append({"id": image_id, "qas": [qa | {"answer": answer, "a_objects": []}]})
+    data.mkdir(parents=True, exist_ok=True)
+    (data / "question_answers.json").write_text(json.dumps(images))
+
+
+def write_gqa(path: Path, image_ids: list[int], *, answer: str | None = None) -> None:
+    """Write a file of GQA's questions; the second question of an image entails the first."""
+    questions = {}
+    for image_id in image_ids:
+        for number, (text, right, _, kind) in enumerate(questions_of(image_id)):
+            questions[f"{10 * image_id + number}"] = {
+                "question": text,
+                "imageId": str(image_id),
+                "answer": answer or right,
+                "isBalanced": True,
+                "types": {
+                    "structural": "query" if kind == "what colour" else "verify",
+                    "semantic": "attr",
+                },
+                "entailed": [f"{10 * image_id}"] if number == 1 else [],
+            }
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(questions))

@@ -28,7 +28,7 @@ class Mcan(nn.Module):
         hidden, heads, dropout = settings.hidden, settings.heads, settings.dropout
         self.norm = norm
         self.states = WordStates(tokens=tokens, embedding=settings.embedding, hidden=hidden)
-        self.appearance = nn.Linear(len(norm.mean), hidden)
+        self.appearance = nn.Sequential(nn.Linear(len(norm.mean), hidden), nn.LayerNorm(hidden))
         self.place = GridPlace(hidden) if settings.positions else None
         self.encoder = nn.ModuleList(
             SelfAttention(hidden, heads=heads, dropout=dropout) for _ in range(settings.layers)

@@ -1,9 +1,13 @@
 """Answer strings: the official normalisation, and the soft score of an answer."""
 
 import functools
+import json
 import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from ...base.errors import UsageError
 
 # Each is a contraction that the published table restores; what it restores it from is the word
 # less any one of its apostrophes. "let's" and "she's" are not restored: they would eat words.
@@ -30,6 +34,7 @@ ARTICLES = {"a", "an", "the"}
 PUNCTUATION = ';/[]"{}()=+\\_-><@`,?!'  # not the apostrophe, nor the colon of "2:50"
 COMMA_IN_NUMBER = re.compile(r"\d,\d")
 PERIOD = re.compile(r"\.(?!\d)")
+UNKNOWN = "<unk>"
 MAX_PERIODS = 32  # the published script strips no more: it passes a flag where a count goes
 
 
@@ -71,11 +76,34 @@ def soft_scores(answers: Sequence[str]) -> dict[str, float]:
 
 
 def answer_classes(answers: Iterable[str], *, min_count: int) -> tuple[str, ...]:
-    """Return the normalised answers that occur at least `min_count` times, commonest first.
+    """Return the answers that occur at least `min_count` times, commonest first.
 
-    Given the `multiple_choice_answer` of each question: 3,129 classes come of VQA v2 train and
-    val with `min_count` 9, the choice that most published models share.
+    Given the commonest answer of each question, normalised: 3,129 classes come of VQA v2 train
+    and val with `min_count` 9, the choice that most published models share.
     """
-    counts = Counter(map(normalize_answer, answers))
+    counts = Counter(answers)
     kept = [answer for answer, count in counts.items() if count >= min_count and answer]
     return tuple(sorted(kept, key=lambda answer: (-counts[answer], answer)))
+
+
+def read_answer_list(path: Path) -> tuple[str, ...]:
+    """Return the answers of a file: a JSON list of texts, or one answer a line.
+
+    Those are LXMERT's trainval_label2ans.json and mmf's answers_vqa.txt, whose "<unk>" stands
+    for all other answers and is none. Raises UsageError for a file that cannot be read or is
+    empty, and where an answer is there twice.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+        found = json.loads(text) if text.lstrip().startswith("[") else text.splitlines()
+    except (OSError, ValueError, RecursionError) as error:
+        raise UsageError(f"answer_list {path}: not a readable list of answers ({error})") from None
+    strange = [answer for answer in found if not isinstance(answer, str)]
+    if strange:
+        raise UsageError(f"answer_list {path}: each answer must be a text; got {strange[0]!r:.60}")
+    answers = [answer.strip() for answer in found if answer.strip() not in ("", UNKNOWN)]
+    twice = [answer for answer, count in Counter(answers).items() if count > 1]
+    if twice or not answers:
+        what = f"{twice[0]!r} is there twice" if twice else "holds no answers"
+        raise UsageError(f"answer_list {path}: {what}")
+    return tuple(answers)

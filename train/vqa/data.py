@@ -1,18 +1,17 @@
 """From the questions of a split to examples: its vocabulary, and its images in a store."""
 
+import sys
 from collections.abc import Container, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
-from ...base.errors import ClipfeatError
+from ...base.errors import ClipfeatError, UsageError
 from ..examples import Examples
 from ..text import SPECIAL, build_words, encode_tokens
-from .answers import answer_classes, soft_scores
-from .files import Split
-
-# {split: the part of COCO that its images are named after}
-COCO_SUBSETS = {"train": "train2014", "val": "val2014", "test": "test2015", "test-dev": "test2015"}
+from .answers import answer_classes, read_answer_list
+from .datasets.split import Question, Split
 
 
 @dataclass(frozen=True)
@@ -20,7 +19,7 @@ class Vocabulary:
     """The words that a model reads and the answers that it can give."""
 
     words: tuple[str, ...]  # token 2 is the first
-    answers: tuple[str, ...]  # normalised
+    answers: tuple[str, ...]  # as the data set's annotations have them
 
     @property
     def tokens(self) -> int:
@@ -28,14 +27,22 @@ class Vocabulary:
         return len(self.words) + SPECIAL
 
 
-def build_vocabulary(split: Split, *, min_answer_count: int) -> Vocabulary:
-    """Return the words and the answers of a training split.
+def build_vocabulary(split: Split, *, min_answer_count: int, answer_list: str = "") -> Vocabulary:
+    """Return the words of a training split, and its common answers or those of a file.
 
-    Raises ClipfeatError where no answer is common enough to be learned.
+    Raises ClipfeatError where no answer is common enough to be learned, UsageError for a file
+    of other answers.
     """
-    annotations = (split.annotations or {}).values()
-    common = [annotation.multiple_choice_answer for annotation in annotations]
-    answers = answer_classes(common, min_count=min_answer_count)
+    common = [annotation.common() for annotation in (split.annotations or {}).values()]
+    if answer_list:
+        answers = read_answer_list(Path(answer_list))
+        if not set(answers).intersection(common):
+            raise UsageError(
+                f"answer_list {answer_list}: none of its {len(answers)} answers, such as "
+                f"{answers[0]!r}, is one of split {split.name!r}; pass this data set's list"
+            )
+    else:
+        answers = answer_classes(common, min_count=min_answer_count)
     if not answers:
         raise ClipfeatError(
             f"no answer of split {split.name!r} occurs {min_answer_count} times in its "
@@ -44,65 +51,88 @@ def build_vocabulary(split: Split, *, min_answer_count: int) -> Vocabulary:
     return Vocabulary(build_words(question.text for question in split.questions), answers)
 
 
-def store_ids(image_ids: Sequence[int | str], split: str, store: Container[str]) -> list[str]:
-    """Return the store's id of each image id: itself, or the name that COCO gives its file.
+def store_ids(
+    questions: Sequence[Question], split: str, store: Container[str], *, skip_missing: int = 0
+) -> list[str | None]:
+    """Return the store's id of each question's image, None where it has no features.
 
-    Raises ClipfeatError that counts and names the images without features.
+    Raises ClipfeatError that counts and names the images without features where more than
+    `skip_missing` questions ask about them, and where one id would be two images.
     """
-    found = {}
-    missing = []
-    for image_id in dict.fromkeys(image_ids):
-        stored = next((name for name in id_candidates(image_id, split) if name in store), None)
-        if stored is None:
-            missing.append(image_id)
-        else:
-            found[image_id] = stored
+    found: dict[tuple[str, ...], str | None] = {}
+    for names in dict.fromkeys(question.candidates for question in questions):
+        found[names] = next((name for name in names if name in store), None)
+    ids = [found[question.candidates] for question in questions]
+    _require_one_collection(questions, ids, split)
+    missing = [names for names, stored in found.items() if stored is None]
     if missing:
-        questions = sum(image_id not in found for image_id in image_ids)
-        raise ClipfeatError(
-            f"{questions} of {len(image_ids)} questions of split {split!r} ask about "
+        skipped = ids.count(None)
+        told = (
+            f"{skipped} of {len(ids)} questions of split {split!r} ask about "
             f"{len(missing)} images that have no features, such as "
-            f"{', '.join(' or '.join(id_candidates(i, split)[:2]) for i in missing[:3])}; "
-            "extract these images into the store, or drop the questions"
+            f"{', '.join(' or '.join(names[:2]) for names in missing[:3])}"
         )
-    return [found[image_id] for image_id in image_ids]
+        if skipped > skip_missing:
+            remedy = f"extract these images into the store, or pass --skip-missing {skipped}"
+            raise ClipfeatError(f"{told}; {remedy}")
+        print(f"{told}; skipped", file=sys.stderr)
+    return ids
 
 
-def id_candidates(image_id: int | str, split: str) -> list[str]:
-    """Return the ids under which a store may hold an image, the likeliest first.
-
-    >>> id_candidates(42, "val")
-    ['42', 'COCO_val2014_000000000042', '000000000042']
-    """
-    if isinstance(image_id, str):
-        return [image_id]
-    # A split of one's own may draw on any part of COCO.
-    subsets = [COCO_SUBSETS[split]] if split in COCO_SUBSETS else sorted(set(COCO_SUBSETS.values()))
-    digits = f"{image_id:012}"
-    return [str(image_id), *(f"COCO_{subset}_{digits}" for subset in subsets), digits]
+def _require_one_collection(
+    questions: Sequence[Question], ids: Sequence[str | None], split: str
+) -> None:
+    """Raise ClipfeatError where a bare number would be an image of COCO and of Visual Genome."""
+    owners: dict[str, str] = {}
+    for question, stored in zip(questions, ids, strict=True):
+        if stored is None or not stored.isdigit():
+            continue
+        owner = owners.setdefault(stored, question.collection)
+        if owner != question.collection:
+            raise ClipfeatError(
+                f"split {split!r} has questions about image {stored} of {owner} and of "
+                f"{question.collection}, and the store has one image {stored}; extract Visual "
+                f"Genome's images as VG_<id>, such as VG_{stored}: write these ids into the "
+                "manifest, for instance through a table"
+            )
 
 
 def encode(
-    split: Split, vocabulary: Vocabulary, store: Container[str], *, max_tokens: int
+    split: Split,
+    vocabulary: Vocabulary,
+    store: Container[str],
+    *,
+    max_tokens: int,
+    skip_missing: int = 0,
 ) -> Examples:
-    """Return the split's questions as numbers, each with its image's id in `store`."""
-    questions = split.questions
-    ids = store_ids([question.image_id for question in questions], split.name, store)
-    image_ids, image_of_text = np.unique(np.array(ids), return_inverse=True)
-    annotations = split.annotations or {}
-    answers = {answer: number for number, answer in enumerate(vocabulary.answers)}
+    """Return the split's questions as numbers, each with its image's id in `store`.
+
+    Questions about images without features are left out, at most `skip_missing` of them.
+    """
+    ids = store_ids(split.questions, split.name, store, skip_missing=skip_missing)
+    kept = [q for q, stored in zip(split.questions, ids, strict=True) if stored is not None]
+    if not kept:
+        raise ClipfeatError(f"split {split.name!r}: none of its images has features in the store")
+    image_ids, image_of_text = np.unique(
+        np.array([stored for stored in ids if stored is not None]), return_inverse=True
+    )
     return Examples(
-        ids=tuple(question.question_id for question in questions),
+        ids=tuple(question.question_id for question in kept),
         image_ids=tuple(image_ids.tolist()),
         image_of_text=image_of_text,
-        tokens=encode_tokens([q.text for q in questions], vocabulary.words, max_tokens=max_tokens),
-        targets=tuple(
-            {
-                answers[answer]: score
-                for answer, score in soft_scores(annotations[q.question_id].answers).items()
-                if answer in answers
-            }
-            for q in questions
-            if q.question_id in annotations
-        ),
+        tokens=encode_tokens([q.text for q in kept], vocabulary.words, max_tokens=max_tokens),
+        targets=_targets(split, kept, vocabulary),
+    )
+
+
+def _targets(
+    split: Split, questions: Sequence[Question], vocabulary: Vocabulary
+) -> tuple[dict[int, float], ...]:
+    if split.annotations is None:
+        return ()
+    numbers = {answer: number for number, answer in enumerate(vocabulary.answers)}
+    soft = (split.annotations[question.question_id].soft() for question in questions)
+    return tuple(
+        {numbers[answer]: score for answer, score in scores.items() if answer in numbers}
+        for scores in soft
     )

@@ -130,9 +130,12 @@ def predict(
             logits = model(*batch.to(accelerator.device).inputs).logits
             best[torch.from_numpy(numbers).to(best.device)] = logits.argmax(dim=1)
             bar.update(len(numbers))
-    best = accelerator.reduce(best, "sum")  # each question is answered in one process
-    chosen = (answers[number] for number in best.tolist())
-    return dict(zip(examples.ids, chosen, strict=True))
+    # Each question is answered in one process, and 0 in the others.
+    chosen: list[int] = torch.as_tensor(accelerator.reduce(best, "sum")).tolist()
+    return {
+        question_id: answers[number]
+        for question_id, number in zip(examples.ids, chosen, strict=True)
+    }
 
 
 @torch.inference_mode()

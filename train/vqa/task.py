@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,18 +14,22 @@ from torch.nn.functional import binary_cross_entropy_with_logits
 
 from ...featstore import FeatureStore
 from ..devices import accelerator_on
-from ..examples import GroundedBatch, read_batch
+from ..examples import Examples, GroundedBatch, read_batch
+from ..glove import read_glove
 from ..jsonfile import write_json
 from ..loop import train
 from ..models.build import build_model
 from ..normalize import FeatureNorm, channel_statistics
 from ..profile import LoopTimes
 from ..records import RecordReader
+from ..runfolder import SCORES as SCORES_FILE
 from ..runfolder import RunCard, data_digests, start_run
-from .data import build_vocabulary, encode
-from .files import Split, read_split
-from .metric import SCORES, score_split
+from .data import Vocabulary, build_vocabulary, encode
+from .datasets.read import read_split
+from .datasets.split import QuestionId, Split
+from .metric import SCORES
 from .predict import VOCABULARY, TrainedVqa, check_digest, load_run, predict
+from .predictions import describe_scores, read_predictions, write_predictions
 from .settings import VqaSettings
 
 PREDICTIONS = "predictions.json"
@@ -42,13 +47,25 @@ def train_vqa(
     """
     accelerator = accelerator_on(device, settings)
     features = FeatureStore.open(store)
-    train_split = read_split(data, settings.train_split, annotated=True)
-    eval_split = read_split(data, settings.eval_split, annotated=True)
-    vocabulary = build_vocabulary(train_split, min_answer_count=settings.min_answer_count)
-    examples = encode(train_split, vocabulary, features, max_tokens=settings.max_tokens)
-    held_out = encode(eval_split, vocabulary, features, max_tokens=settings.max_tokens)
+    train_split = read_split(settings.dataset, data, settings.train_split, annotated=True)
+    eval_split = read_split(settings.dataset, data, settings.eval_split, annotated=True)
+    vocabulary = build_vocabulary(
+        train_split,
+        min_answer_count=settings.min_answer_count,
+        answer_list=settings.answer_list,
+    )
+    encode_split = functools.partial(
+        encode,
+        vocabulary=vocabulary,
+        store=features,
+        max_tokens=settings.max_tokens,
+        skip_missing=settings.skip_missing,
+    )
+    examples, held_out = encode_split(train_split), encode_split(eval_split)
+    glove = _read_glove(settings, vocabulary)
+    files = (*train_split.files, *eval_split.files, *_given_files(settings))
+    card = _card(settings, features, data, tuple(dict.fromkeys(files)))
     with accelerator.main_process_first():
-        card = _card(settings, features, data, (*train_split.files, *eval_split.files))
         start_run(out, card, writes=accelerator.is_main_process)
     if accelerator.is_main_process:
         write_json(out / VOCABULARY, {"words": vocabulary.words, "answers": vocabulary.answers})
@@ -59,6 +76,8 @@ def train_vqa(
     model = build_model(
         settings.model, norm, tokens=vocabulary.tokens, answers=len(vocabulary.answers)
     )
+    if glove is not None:
+        model.words.fill(*glove)
     reader = RecordReader(features, accelerator.device, settings.cache)
     reader.require_room(
         {*examples.image_ids, *held_out.image_ids}, processes=accelerator.num_processes
@@ -66,7 +85,7 @@ def train_vqa(
 
     def evaluate(model: nn.Module) -> dict[str, float]:
         predictions = predict(model, reader, held_out, vocabulary.answers, settings, accelerator)
-        scores = score_split(predictions, eval_split.annotations or {})
+        scores = eval_split.score(_answers(eval_split, predictions))
         return {"score": scores["overall"], **scores["by_answer_type"]}
 
     times = train(
@@ -79,9 +98,11 @@ def train_vqa(
         loss_of=loss_of,
         evaluate=evaluate,
     )
-    result = _answer_split(load_run(out), eval_split, features, accelerator, PREDICTIONS)
+    best = load_run(out)
+    result = _answer_split(best, eval_split, held_out, reader, accelerator, PREDICTIONS)
     if accelerator.is_main_process:
         write_json(out / RESULT, result)
+        write_json(out / SCORES_FILE, _score_table(eval_split, held_out, out / PREDICTIONS))
     return result, times
 
 
@@ -100,47 +121,104 @@ def loss_of(model: nn.Module, batch: GroundedBatch) -> Tensor:
 
 
 def eval_vqa(
-    run: Path, *, split: str, store: Path | None, data: Path | None, device: str | None
+    run: Path,
+    *,
+    split: str,
+    store: Path | None,
+    data: Path | None,
+    device: str | None,
+    skip_missing: int | None = None,
 ) -> dict[str, Any]:
     """Answer a split with a run's best model, write the answers into the run, return the scores.
 
-    `store` and `data` are by default those of the run. The scores are None on a split without
-    annotations. Raises UsageError for a store with other features than the run's.
+    `store`, `data` and `skip_missing` are by default those of the run. The scores are None on a
+    split without annotations. Raises UsageError for a store with other features than the run's.
     """
     trained = load_run(run)
     accelerator = accelerator_on(device, trained.settings)
     features = FeatureStore.open(store or Path(trained.card.store))
     check_digest(features, trained.card)
-    questions = read_split(data or Path(trained.card.data), split, annotated=False)
-    return _answer_split(trained, questions, features, accelerator, f"predictions_{split}.json")
+    settings = trained.settings
+    folder = data or Path(trained.card.data)
+    questions = read_split(settings.dataset, folder, split, annotated=False)
+    examples = encode(
+        questions,
+        trained.vocabulary,
+        features,
+        max_tokens=settings.max_tokens,
+        skip_missing=settings.skip_missing if skip_missing is None else skip_missing,
+    )
+    name = f"predictions_{split}.json"
+    reader = RecordReader(features, accelerator.device)
+    return _answer_split(trained, questions, examples, reader, accelerator, name)
 
 
 def _answer_split(
-    run: TrainedVqa, split: Split, store: FeatureStore, accelerator: Accelerator, name: str
+    run: TrainedVqa,
+    split: Split,
+    examples: Examples,
+    reader: RecordReader,
+    accelerator: Accelerator,
+    name: str,
 ) -> dict[str, Any]:
-    """Answer every question of a split, write the answers into the run as `name`, score them."""
-    examples = encode(split, run.vocabulary, store, max_tokens=run.settings.max_tokens)
+    """Answer every question of a split, write the answers into the run as `name`, score them.
+
+    All processes answer; the first writes and scores, and the result of the others is empty.
+    """
     model = accelerator.prepare_model(run.model, evaluation_mode=True)
-    reader = RecordReader(store, accelerator.device)
     predictions = predict(
         model, reader, examples, run.vocabulary.answers, run.settings, accelerator
     )
-    in_order = [
-        {"question_id": q.question_id, "answer": predictions[q.question_id]}
-        for q in split.questions
-    ]
-    if accelerator.is_main_process:
-        write_json(run.folder / name, in_order)
-    scores: dict[str, Any] = {"n": len(predictions)} | dict.fromkeys(SCORES)
+    if not accelerator.is_main_process:
+        return {}
+    path = run.folder / name
+    write_predictions(path, _answers(split, predictions), split)
+    scores: dict[str, Any] = {"n": len(split.questions)} | dict.fromkeys(SCORES)
     if split.annotations is not None:
-        scores = score_split(predictions, split.annotations)
+        scores = split.score(read_predictions(path, split))
     return {
         "split": split.name,
         "epoch": run.epoch,
         "blind": run.settings.blind,
         **scores,
-        "predictions": str(run.folder / name),
+        "skipped": len(split.questions) - len(examples),
+        "predictions": str(path),
     }
+
+
+def _answers(split: Split, predictions: Mapping[QuestionId, str]) -> dict[QuestionId, str]:
+    """Return an answer to every question: the empty one where its image has no features."""
+    return {question_id: predictions.get(question_id, "") for question_id in split.ids}
+
+
+def _score_table(split: Split, examples: Examples, predictions: Path) -> dict[str, Any]:
+    """Return the score of each question in percent, with the image that it asks about."""
+    scores = split.score_each(read_predictions(predictions, split))
+    image_of = {question.question_id: question.candidates[0] for question in split.questions}
+    for question_id, image in zip(examples.ids, examples.image_of_text, strict=True):
+        image_of[question_id] = examples.image_ids[image]
+    return {
+        "split": split.name,
+        "ids": list(scores),
+        "images": [image_of[question_id] for question_id in scores],
+        "scores": [round(100 * score, 2) for score in scores.values()],
+    }
+
+
+def _given_files(settings: VqaSettings) -> tuple[Path, ...]:
+    """Return the files that settings name: with other contents it would be another run."""
+    return tuple(Path(name) for name in (settings.answer_list, settings.model.glove) if name)
+
+
+def _read_glove(settings: VqaSettings, vocabulary: Vocabulary) -> tuple[Tensor, Tensor] | None:
+    """Return the rows and vectors to start the words from, if the settings name a file."""
+    if not settings.model.glove:
+        return None
+    path = Path(settings.model.glove)
+    rows, vectors = read_glove(path, vocabulary.words, channels=settings.model.embedding)
+    known = f"{len(rows):,} of {len(vocabulary.words):,} words"
+    print(f"{path.name}: vectors of {known}", file=sys.stderr)
+    return rows, vectors
 
 
 def _card(
@@ -162,7 +240,7 @@ def describe(result: Mapping[str, Any]) -> str:
     if result["overall"] is None:
         lines.append("no annotations here: predictions only, nothing scored")
     else:
-        lines.append(f"{result['overall']:6.2f}  overall")
-        lines += [f"{score:6.2f}  {name}" for name, score in result["by_answer_type"].items()]
-        lines += [f"{score:6.2f}  {name}" for name, score in result["by_question_type"].items()]
+        lines += describe_scores(result)
+    if result["skipped"]:
+        lines.append(f"{result['skipped']} questions skipped: their images have no features")
     return "\n".join([*lines, result["predictions"]])

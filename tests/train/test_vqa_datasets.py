@@ -1,0 +1,171 @@
+"""Visual Genome and GQA in their own files, and splits of several parts."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from vqa_world import make_world, write_gqa, write_split, write_visual_genome
+
+from clipfeat.base.errors import ClipfeatError, UsageError
+from clipfeat.train.vqa.data import build_vocabulary, encode, store_ids
+from clipfeat.train.vqa.datasets import gqa, visual_genome
+from clipfeat.train.vqa.datasets.read import read_files, read_split
+
+
+def test_parts_are_joined(tmp_path: Path) -> None:
+    _, data = make_world(tmp_path, train=2, val=1)
+    write_visual_genome(data, [1, 2])
+    split = read_split("vqa2", data, "train+val+vg", annotated=True)
+    assert split.name == "train+val+vg"
+    assert split.ids == (*range(10, 13), *range(20, 23), *range(30, 33), "VG_10", "VG_20")
+    assert [file.name for file in split.files] == [
+        "v2_OpenEnded_mscoco_train2014_questions.json",
+        "v2_mscoco_train2014_annotations.json",
+        "v2_OpenEnded_mscoco_val2014_questions.json",
+        "v2_mscoco_val2014_annotations.json",
+        "question_answers.json",
+    ]
+    candidates = [question.candidates[0] for question in split.questions]
+    assert candidates[::3] == [
+        *("COCO_train2014_000000000001", "COCO_train2014_000000000002"),
+        *("COCO_val2014_000000000003", "VG_1"),
+    ]
+    assert split.annotations is not None
+    assert split.annotations["VG_10"].soft() == {"2 green": 1.0}  # it said "Two green."
+    answers = dict.fromkeys(split.ids, "2 green")
+    assert split.score(answers)["by_answer_type"]["vg"] == 50.0
+
+
+def test_parts_without_annotations_leave_the_whole_without(tmp_path: Path) -> None:
+    _, data = make_world(tmp_path, train=1, val=1)
+    write_split(data, "test2015", [3], annotated=False)
+    for name in ("test", "test-std"):
+        assert read_split("vqa2", data, name, annotated=False).ids == (30, 31, 32)
+    assert read_split("vqa2", data, "train+test", annotated=False).annotations is None
+
+
+def test_question_ids_must_differ_between_parts(tmp_path: Path) -> None:
+    _, data = make_world(tmp_path, train=2, val=1)
+    message = "6 question ids are in part 'train' and in part 'train' too, such as 10; leave one"
+    with pytest.raises(ClipfeatError, match=message):
+        read_split("vqa2", data, "train+val+train", annotated=True)
+
+
+def test_bare_numbers_must_not_mix_coco_and_visual_genome(tmp_path: Path) -> None:
+    _, data = make_world(tmp_path, train=2, val=1)
+    write_visual_genome(data, [2, 9])
+    split = read_split("vqa2", data, "train+vg", annotated=True)
+    message = "image 2 of COCO and of Visual Genome, and .* such as VG_2: write these ids into the"
+    with pytest.raises(ClipfeatError, match=message):
+        store_ids(split.questions, split.name, {"1", "2", "9"})
+    fine = {"COCO_train2014_000000000001": "1", "000000000002": "2"}
+    for store in ({*fine, "2", "9"}, {"1", "2", "VG_2", "9"}, {"1", "2", "VG_2", "VG_9"}):
+        ids = store_ids(split.questions, split.name, store)
+        assert len(set(ids)) == 4
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ({"questions": []}, "expected a list of images; got"),
+        ([], "holds no questions"),
+        ([{"id": 1, "qas": []}], "holds no questions"),
+        ([{"id": 1}], r"\[0\]: no key 'qas'; found 'id'"),
+        ([{"qas": [3]}], r"\[0\].qas\[0\]: qa_id must be a number or text; got None"),
+        ([{"qas": [{"qa_id": True}]}], "qa_id must be a number or text; got True"),
+        ([{"qas": [{"qa_id": 1}]}], "image_id must be a number or text"),
+        ([{"qas": [{"qa_id": 1, "image_id": 1}]}], "no key 'question'"),
+        ([{"qas": [{"qa_id": 1, "image_id": 1, "question": "?"}]}], "no key 'answer'"),
+        (
+            [{"qas": [{"qa_id": 1, "image_id": 1, "question": "?", "answer": "a"}] * 2}],
+            r"\[0\].qas\[1\]: qa_id 1 is there twice",
+        ),
+    ],
+)
+def test_other_files_are_not_visual_genomes(tmp_path: Path, content: Any, message: str) -> None:
+    (tmp_path / "question_answers.json").write_text(json.dumps(content))
+    with pytest.raises(ClipfeatError, match=message):
+        visual_genome.read_split(tmp_path)
+
+
+def test_missing_files_are_named(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"has no question_answers\.json, which is what part 'vg'"):
+        read_split("vqa2", tmp_path, "vg", annotated=True)
+    with pytest.raises(UsageError, match=r"no .*/train_questions\.json; a split of GQA, such as"):
+        read_split("gqa", tmp_path, "train", annotated=True)
+    (tmp_path / "train_all_questions").mkdir()
+    with pytest.raises(UsageError, match=r"no .*/train_all_questions; a split of GQA"):
+        read_split("gqa", tmp_path, "train_all", annotated=True)
+
+
+def test_gqa_is_read_from_a_file_or_a_folder(tmp_path: Path) -> None:
+    write_gqa(tmp_path / "train_balanced_questions.json", [1, 2])
+    for number in (1, 2):
+        name = f"train_all_questions/train_all_questions_{number}.json"
+        write_gqa(tmp_path / name, [number])
+    whole = read_split("gqa", tmp_path, "train_balanced", annotated=True)
+    parts = read_split("gqa", tmp_path, "train_all", annotated=True)
+    assert whole.ids == ("10", "11", "12", "20", "21", "22")
+    assert (parts.questions, parts.annotations) == (whole.questions, whole.annotations)
+    assert [file.name[-6:] for file in parts.files] == ["1.json", "2.json"]
+    assert whole.questions[0].candidates == ("VG_1", "1")
+    vocabulary = build_vocabulary(whole, min_answer_count=1)
+    examples = encode(whole, vocabulary, {"VG_1", "2"}, max_tokens=5)
+    assert examples.image_ids == ("2", "VG_1")
+    assert [list(target.values()) for target in examples.targets] == [[1.0]] * 6
+    write_gqa(tmp_path / "train_all_questions/train_all_questions_3.json", [2])
+    with pytest.raises(ClipfeatError, match="20: this question is in another file of the split"):
+        read_split("gqa", tmp_path, "train_all", annotated=True)
+
+
+def test_gqa_answers_are_not_normalised(tmp_path: Path) -> None:
+    write_gqa(tmp_path / "mini_questions.json", [1], answer="The one")
+    split = read_split("gqa", tmp_path, "mini", annotated=True)
+    assert "The one" in build_vocabulary(split, min_answer_count=1).answers
+
+
+QUESTION = {
+    "question": "Why?",
+    "imageId": "n161313",
+    "answer": "yes",
+    "isBalanced": True,
+    "types": {"structural": "query", "semantic": "rel", "detailed": "x"},
+    "unknown": {"keys": ["are fine"]},
+}
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("{", "not a readable JSON file"),
+        ("[" * 100_000, "not a readable JSON file"),
+        ([QUESTION], r"expected \{question id: question\}; got \["),
+        ({}, "holds no questions"),
+        ({"1": 3}, "1: imageId must be a number or text; got None"),
+        ({"1": QUESTION | {"imageId": None}}, "1: imageId must be a number or text; got None"),
+        ({"1": QUESTION | {"question": 1}}, "1: question must be of type str; got 1"),
+        ({"1": QUESTION | {"answer": 1}}, "1: answer must be of type str; got 1"),
+        ({"1": QUESTION | {"isBalanced": 1}}, "1: isBalanced must be of type bool; got 1"),
+        ({"1": QUESTION | {"types": []}}, "1: types must be of type dict"),
+        ({"1": QUESTION | {"types": {}}}, "1: no key 'structural'"),
+        ({"1": QUESTION | {"entailed": [1]}}, r"1: entailed must be question ids; got \[1\]"),
+        (
+            {"1": QUESTION, "2": {"question": "Why?", "imageId": "1", "isBalanced": True}},
+            "1 of 2 questions have no answer, such as 2; the splits test, challenge",
+        ),
+    ],
+)
+def test_other_files_are_not_gqas(tmp_path: Path, content: Any, message: str) -> None:
+    text = content if isinstance(content, str) else json.dumps(content)
+    (tmp_path / "x_questions.json").write_text(text)
+    with pytest.raises(ClipfeatError, match=message):
+        read_split("gqa", tmp_path, "x", annotated=False)
+
+
+def test_gqa_without_answers(tmp_path: Path) -> None:
+    path = tmp_path / "test_questions.json"
+    path.write_text(json.dumps({"1": {"question": "?", "imageId": "1", "isBalanced": True}}))
+    assert gqa.read_split(tmp_path, "test", annotated=False).annotations is None
+    with pytest.raises(ClipfeatError, match="1 of 1 questions have no answer, such as 1"):
+        read_files(path, None)

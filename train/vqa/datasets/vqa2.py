@@ -1,0 +1,135 @@
+"""VQA v2's questions and annotations, in its official JSON files."""
+
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from ....base.errors import ClipfeatError, UsageError
+from ...jsonfile import field, identifier, read_json
+from ..metric import Annotation, score_each, score_split
+from .split import Leaderboard, Question, QuestionId, Split
+
+# {split: the part of COCO that its official files name}; other splits have no official files.
+SUBSETS = {
+    "train": "train2014",
+    "val": "val2014",
+    "test": "test2015",
+    "test-std": "test2015",  # is scored on a part of the test set that nobody else knows
+    "test-dev": "test-dev2015",
+}
+IMAGES = ("test2015", "train2014", "val2014")  # the parts that COCO's image files name
+LEAST_ANSWERS = 4  # with fewer, not even what everyone said counts in full: it takes 3 others
+VQA_V2 = Leaderboard("question_id", "answer", score_each, score_split)
+
+
+def read_split(data: Path, name: str, *, annotated: bool) -> Split:
+    """Return split `name` of the folder `data`; with `annotated`, its annotations must be there.
+
+    Files have their official names or are called questions_<split>.json and
+    annotations_<split>.json. Raises UsageError for a missing file, ClipfeatError for one that is
+    not in the official format.
+    """
+    questions = _find(data, name, "questions")
+    expected = _file_names(name, "annotations")
+    there = annotated or any((data / name).is_file() for name in expected)
+    annotations = _find(data, name, "annotations") if there else None
+    return split_of(name, questions, read_json(questions), annotations)
+
+
+def split_of(name: str, questions_file: Path, content: Any, annotations_file: Path | None) -> Split:
+    """Return the split that a file of questions, read already, and one of annotations hold."""
+    subset = SUBSETS.get(name, "").replace("-dev", "")
+    # A split of one's own may draw on any part of COCO.
+    questions = _questions(questions_file, content, (subset,) if subset else IMAGES)
+    if annotations_file is None:
+        return Split(name, questions, None, (questions_file,), VQA_V2)
+    annotations = _annotations(annotations_file)
+    ids = [question.question_id for question in questions]
+    missing = [question_id for question_id in ids if question_id not in annotations]
+    if missing:
+        raise ClipfeatError(
+            f"{annotations_file}: {len(missing)} of {len(questions)} questions have no "
+            f"annotation, such as question_id {missing[0]}; take both files from one release"
+        )
+    kept = {question_id: annotations[question_id] for question_id in ids}
+    return Split(name, questions, kept, (questions_file, annotations_file), VQA_V2)
+
+
+@lru_cache(maxsize=1 << 10)  # an image's questions stand beside each other and share one tuple
+def coco_candidates(image_id: int | str, subsets: tuple[str, ...]) -> tuple[str, ...]:
+    """Return the ids under which a store may hold an image of COCO.
+
+    >>> coco_candidates(42, ("val2014",))
+    ('COCO_val2014_000000000042', '000000000042', '42')
+    """
+    if isinstance(image_id, str):
+        return (image_id,)
+    digits = f"{image_id:012}"
+    return (*(f"COCO_{subset}_{digits}" for subset in subsets), digits, str(image_id))
+
+
+def _file_names(split: str, what: str) -> list[str]:
+    """Return the names a split's questions or annotations may have, the official one first."""
+    plain = f"{what}_{split}.json"
+    if split not in SUBSETS:
+        return [plain]
+    kind = "OpenEnded_mscoco" if what == "questions" else "mscoco"
+    return [f"v2_{kind}_{SUBSETS[split]}_{what}.json", plain]
+
+
+def _find(data: Path, split: str, what: str) -> Path:
+    names = _file_names(split, what)
+    for name in names:
+        if (data / name).is_file():
+            return data / name
+    raise UsageError(f"{data} has no {what} of split {split!r}: expected {' or '.join(names)}")
+
+
+def _records(path: Path, content: Any, key: str) -> list[tuple[str, int, Any]]:
+    """Return (where it stands, question_id, record) of each record of a file; ids are unique."""
+    records = []
+    seen = set()
+    for number, record in enumerate(field(content, key, list, path)):
+        where = f"{path}: {key}[{number}]"
+        question_id = field(record, "question_id", int, where)
+        if question_id in seen:
+            raise ClipfeatError(f"{where}: question_id {question_id} is there twice")
+        seen.add(question_id)
+        records.append((where, question_id, record))
+    if not records:
+        raise ClipfeatError(f"{path}: {key} is empty")
+    return records
+
+
+def _questions(path: Path, content: Any, subsets: tuple[str, ...]) -> tuple[Question, ...]:
+    questions = []
+    for where, question_id, record in _records(path, content, "questions"):
+        image_id = identifier(record, "image_id", where)
+        text = field(record, "question", str, where)
+        candidates = coco_candidates(image_id, subsets)
+        questions.append(Question(question_id, image_id, text, "COCO", candidates))
+    return tuple(questions)
+
+
+def _annotations(path: Path) -> dict[QuestionId, Annotation]:
+    return {
+        question_id: _annotation(record, where)
+        for where, question_id, record in _records(path, read_json(path), "annotations")
+    }
+
+
+def _annotation(record: Any, where: str) -> Annotation:
+    answers = tuple(
+        field(answer, "answer", str, where) for answer in field(record, "answers", list, where)
+    )
+    if len(answers) < LEAST_ANSWERS:
+        raise ClipfeatError(
+            f"{where}: {len(answers)} answers; the VQA accuracy needs at least {LEAST_ANSWERS}, "
+            "so write an only answer ten times"
+        )
+    return Annotation(
+        answers,
+        field(record, "multiple_choice_answer", str, where),
+        field(record, "answer_type", str, where),
+        field(record, "question_type", str, where),
+    )
