@@ -56,13 +56,13 @@ def train(
     image_of_example: Numbers,
     read_batch: Callable[[Numbers], B],
     loss_of: Callable[[nn.Module, B], Tensor],
-    evaluate: Callable[[nn.Module], Mapping[str, float]],
+    evaluate: Callable[[nn.Module], Mapping[str, float]] | None,
 ) -> LoopTimes:
     """Train `model`, or go on with training it, until `run` holds its best checkpoint.
 
     `read_batch` takes example numbers and runs in a thread; `loss_of` returns the mean loss of
     a batch; `evaluate` returns named numbers, of which "score" (higher is better) picks the
-    best checkpoint. With several processes each computes its part of every batch. Returns where
+    best checkpoint; without it the last one counts as the best. With several processes each computes its part of every batch. Returns where
     the time went. Raises ClipfeatError where a loss is not finite or memory does not suffice.
     """
     model, optimizer = accelerator.prepare(model, make_optimizer(model, settings))
@@ -148,13 +148,13 @@ def train(
             speed = sum(map(len, batches)) / (time.perf_counter() - started)
 
             with times.evaluating():
-                scores = evaluate(plain)
+                scores = {} if evaluate is None else evaluate(plain)
             rates = {"examples_per_s": round(speed, 1), "data_wait": times.waited_percent}
             log(accelerator, run, step, epoch, {**scores, **rates})
-            if scores["score"] > best:
-                best = scores["score"]
+            if evaluate is None or scores["score"] > best:
+                best = scores.get("score", best)
                 if accelerator.is_main_process:
-                    state = {"step": step, "epoch": epoch + 1, "score": best}
+                    state = {"step": step, "epoch": epoch + 1, **scores}
                     write_checkpoint(run / BEST, model_tensors(plain), state)
             save()
     accelerator.wait_for_everyone()
@@ -193,7 +193,8 @@ def mean_loss(
     Raises ClipfeatError where one is not finite; that update's batch is then in the run folder.
     """
     losses = torch.stack([loss for _, loss in unlogged])
-    values = accelerator.reduce(losses, "sum").tolist()  # each process has its part of the loss
+    # each process has its part of the loss
+    values: list[float] = torch.as_tensor(accelerator.reduce(losses, "sum")).tolist()
     for number, value in enumerate(values, start=step - len(values) + 1):
         if not math.isfinite(value):
             numbers, _ = unlogged[number - step - 1]
