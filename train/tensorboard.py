@@ -6,9 +6,11 @@ from pathlib import Path
 from typing import Any
 
 from tensorboardX.event_file_writer import EventsWriter
-from tensorboardX.proto.event_pb2 import Event, SessionLog
+from tensorboardX.proto import event_pb2  # its classes are made at import; pyright sees none
 from tensorboardX.summary import scalar
 
+Event: Any = event_pb2.Event  # pyright: ignore[reportAttributeAccessIssue]
+SessionLog: Any = event_pb2.SessionLog  # pyright: ignore[reportAttributeAccessIssue]
 PLACES = ("step", "epoch")  # where a number belongs, no numbers to plot
 
 
