@@ -1,10 +1,12 @@
 """clipfeat train: train a task on a feature store."""
 
+import sys
 from pathlib import Path
+from typing import NoReturn
 
 import click
 
-from ..base.errors import missing_extra
+from ..base.errors import UsageError, missing_extra
 from .options import as_json
 from .options import device as device_option
 
@@ -42,6 +44,8 @@ def train() -> None:
     metavar="KEY=VALUE",
     help="Change one setting, such as --set epochs=3. May be repeated.",
 )
+@click.option("--gpus", help="Train on several GPUs: a count (8) or their numbers (0,3).")
+@click.option("--profile", is_flag=True, help="Say where the time went, waiting for data too.")
 @device_option
 @as_json
 def vqa(
@@ -51,6 +55,8 @@ def vqa(
     data: Path,
     out: Path,
     assignments: tuple[str, ...],
+    gpus: str | None,
+    profile: bool,
     device: str | None,
     as_json: bool,
 ) -> None:
@@ -64,6 +70,7 @@ def vqa(
     """
     import json
 
+    from ..train.launch import in_group, is_first
     from ..train.settings import find_config, load_settings
     from ..train.vqa.settings import PRESETS, VqaSettings
 
@@ -73,5 +80,25 @@ def vqa(
         from ..train.vqa.task import describe, train_vqa
     except ModuleNotFoundError as error:
         raise missing_extra("train", str(error.name)) from None
-    result = train_vqa(settings, store=store, data=data, out=out, device=device)
+    if gpus is not None and not in_group():
+        _train_on(gpus, device)
+    result, times = train_vqa(settings, store=store, data=data, out=out, device=device)
+    if not is_first():
+        return
+    if profile:
+        click.echo(times.table(), err=True)
     click.echo(json.dumps(result, indent=1) if as_json else describe(result))
+
+
+def _train_on(gpus: str, device: str | None) -> NoReturn:
+    """Run this very command once for each GPU, and exit as they do."""
+    import torch
+
+    from ..train.launch import launch, require_gpus, visible_gpus
+
+    if device == "cpu":
+        raise UsageError("--gpus and --device cpu exclude each other; drop one")
+    chosen = visible_gpus(gpus)
+    require_gpus(chosen, torch.cuda.device_count())
+    command = [sys.executable, "-m", "clipfeat.cli", *sys.argv[1:]]
+    sys.exit(launch(command, len(chosen), CUDA_VISIBLE_DEVICES=",".join(chosen)))

@@ -12,19 +12,20 @@ KEPT = 2  # the batch that a loop works on, and the next one
 
 
 class BufferPool:
-    """Gives out memory, and the same memory again; at most KEPT buffers stay with it.
+    """Gives out memory, and the same memory again; at most `kept` buffers stay with it.
 
     New memory must be cleared by the kernel before it can be filled, which takes about as long
     as filling it. A buffer is given out again when no array, view or tensor refers to it any
     more. There is no lock that a fork could find locked: a deque's own steps are atomic.
     """
 
-    def __init__(self) -> None:
-        self._buffers: deque[Bytes] = deque(maxlen=KEPT)
+    def __init__(self, kept: int = KEPT) -> None:
+        self._kept = kept
+        self._buffers: deque[Bytes] = deque(maxlen=kept)
 
     def take(self, size: int) -> Bytes:
         """Return `size` bytes of any content, which nobody else has."""
-        for _ in range(KEPT):
+        for _ in range(self._kept):
             try:
                 held = [self._buffers.popleft()]
             except IndexError:

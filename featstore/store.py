@@ -231,6 +231,13 @@ class FeatureStore:
         if not (out.flags.c_contiguous and out.flags.writeable):
             raise ValueError("out: expected an array that is C-contiguous and writeable")
 
+    def shapes(self, ids: Sequence[str]) -> np.ndarray:
+        """Return the grid shape of each id: (image, 2) int64, rows and cols.
+
+        Raises MissingRecordError for an id without a record.
+        """
+        return np.array(self.grid_shapes, np.int64).reshape(-1, 2)[self._find(ids).shape]
+
     def zarr_metadata(self) -> dict[str, bytes]:
         """Return {path relative to the store: bytes} of every zarr.json it must have."""
         records = {shape: self.card["grid_shapes"][str(shape)] for shape in self.grid_shapes}

@@ -1,7 +1,9 @@
 """Checkpoints: one safetensors file each, with JSON in its header; nothing in it is executed."""
 
+import hashlib
 import json
-from collections.abc import Mapping
+import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,26 +15,48 @@ from torch.optim import Optimizer
 
 from ..base.errors import ClipfeatError
 from ..base.files import write_atomically
-from .jsonfile import field
+from .runfolder import BEFORE_LAST, LAST
 
 Tensors = Mapping[str, Tensor]
+State = dict[str, Any]
+
+
+class DamagedCheckpointError(ClipfeatError):
+    """A checkpoint that does not hold what was written."""
 
 
 def write_checkpoint(path: Path, tensors: Tensors, state: Mapping[str, Any]) -> None:
     """Write tensors and a JSON state as one file, whole or not at all."""
     on_cpu = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    write_atomically(path, safetensors.torch.save(on_cpu, {"state": json.dumps(state)}))
+    # One key: safetensors writes several in any order, and equal runs have equal files.
+    header = {"checkpoint": json.dumps({"state": state, "sha256": _digest(on_cpu, state)})}
+    write_atomically(path, safetensors.torch.save(on_cpu, header))
 
 
-def read_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Return (tensors, state) of a checkpoint; ClipfeatError if the file is not one."""
+def read_checkpoint(path: Path) -> tuple[dict[str, Tensor], State]:
+    """Return (tensors, state) of a checkpoint.
+
+    Raises DamagedCheckpointError where the file is none, or a bit of it has changed.
+    """
     try:
         with safe_open(path, framework="pt") as file:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-            state = json.loads((file.metadata() or {})["state"])
-    except (OSError, SafetensorError, KeyError, ValueError) as error:
-        raise ClipfeatError(f"{path}: not a readable checkpoint ({error})") from None
+            header = json.loads((file.metadata() or {})["checkpoint"])
+            state, written = header["state"], header["sha256"]
+    except (OSError, SafetensorError, KeyError, TypeError, ValueError, RecursionError) as error:
+        raise DamagedCheckpointError(f"{path}: not a readable checkpoint ({error})") from None
+    if _digest(tensors, state) != written:
+        raise DamagedCheckpointError(f"{path}: damaged, its sha256 is not the one written in it")
     return tensors, state
+
+
+def _digest(tensors: Tensors, state: Mapping[str, Any]) -> str:
+    """Return the sha256 of a state and of all tensors with their names, dtypes and shapes."""
+    digest = hashlib.sha256(json.dumps(state, sort_keys=True).encode())
+    for name, tensor in sorted(tensors.items()):
+        digest.update(f"\0{name}\0{tensor.dtype}\0{tuple(tensor.shape)}\0".encode())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()
 
 
 def model_tensors(model: nn.Module) -> dict[str, Tensor]:
@@ -49,45 +73,71 @@ def load_model(model: nn.Module, tensors: Tensors, path: Path) -> None:
         raise ClipfeatError(f"{path}: the checkpoint is of another model ({reason})") from None
 
 
-def training_tensors(model: nn.Module, optimizer: Optimizer) -> dict[str, Tensor]:
-    """Return all that going on takes: the model, the optimizer's memory, random numbers.
+def write_training(
+    run: Path, model: nn.Module, optimizer: Optimizer, state: Mapping[str, Any]
+) -> None:
+    """Write all that going on takes; the checkpoint before it stays, in case this one breaks.
 
-    `optimizer.3.exp_avg` belongs to the fourth parameter.
+    `optimizer.3.exp_avg` belongs to the fourth parameter. There are no random numbers: those of
+    an update follow from the seed and its number.
     """
     slots = {
         f"optimizer.{parameter}.{name}": tensor
         for parameter, memory in optimizer.state_dict()["state"].items()
         for name, tensor in memory.items()
     }
-    gpus = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
-    random = {f"random.cuda{number}": state for number, state in enumerate(gpus)}
-    return {**model_tensors(model), **slots, **random, "random.cpu": torch.get_rng_state()}
+    if (run / LAST).is_file():
+        (run / LAST).replace(run / BEFORE_LAST)
+    write_checkpoint(run / LAST, {**model_tensors(model), **slots}, state)
 
 
-def load_training(path: Path, model: nn.Module, optimizer: Optimizer) -> tuple[int, float]:
-    """Bring model, optimizer and random numbers to where a checkpoint was written.
+def load_training(run: Path, model: nn.Module, optimizer: Optimizer) -> State | None:
+    """Bring model and optimizer to where the run's last good checkpoint was written.
 
-    Returns (step, best score). The optimizer keeps the settings it was made with. Raises
-    ClipfeatError where the checkpoint does not fit.
+    Returns its state, None where there is no checkpoint yet; says so where the newest is damaged.
+    The optimizer keeps the settings it was made with. Raises ClipfeatError where the checkpoint
+    is of another run, or all there are are damaged.
     """
-    tensors, state = read_checkpoint(path)
-    load_model(model, tensors, path)
+    paths = [run / name for name in (LAST, BEFORE_LAST) if (run / name).is_file()]
+    for number, path in enumerate(paths, start=1):
+        try:
+            tensors, state = read_checkpoint(path)
+        except DamagedCheckpointError as error:
+            if number == len(paths):
+                raise ClipfeatError(f"{error}; delete {run} to start again") from None
+            print(f"{error}; going on from {paths[number]}", file=sys.stderr)
+            continue
+        load_model(model, tensors, path)
+        _load_optimizer(optimizer, _under("optimizer.", tensors), path)
+        return state
+    return None
+
+
+def _load_optimizer(optimizer: Optimizer, tensors: Tensors, path: Path) -> None:
     memory: dict[int, dict[str, Tensor]] = {}
     try:
-        for key, tensor in _under("optimizer.", tensors).items():
+        for key, tensor in tensors.items():
             parameter, _, name = key.partition(".")
             memory.setdefault(int(parameter), {})[name] = tensor
+        parameters = [p for group in optimizer.param_groups for p in group["params"]]
+        _check_memory(memory, parameters)
         groups = optimizer.state_dict()["param_groups"]
         optimizer.load_state_dict({"state": memory, "param_groups": groups})
-        torch.set_rng_state(tensors["random.cpu"])
     except (KeyError, ValueError, RuntimeError, TypeError) as error:
         raise ClipfeatError(
             f"{path}: no training can go on from this ({error}); delete it to start again"
         ) from None
-    for number in range(torch.cuda.device_count()):
-        if f"random.cuda{number}" in tensors:
-            torch.cuda.set_rng_state(tensors[f"random.cuda{number}"], number)
-    return field(state, "step", int, path), field(state, "best", float, path)
+
+
+def _check_memory(memory: Mapping[int, Tensors], parameters: Sequence[Tensor]) -> None:
+    """Raise ValueError unless there is memory of each parameter, alike and of its shape."""
+    if sorted(memory) != list(range(len(parameters))):
+        raise ValueError(f"it remembers {len(memory)} of {len(parameters)} parameters")
+    names = {name for slots in memory.values() for name in slots}
+    for number, parameter in enumerate(parameters):
+        for name in names:
+            if memory[number][name].shape not in ((), parameter.shape):
+                raise ValueError(f"{name} of parameter {number} has another shape")
 
 
 def _under(prefix: str, tensors: Tensors) -> dict[str, Tensor]:

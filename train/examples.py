@@ -49,12 +49,12 @@ class Examples:
 def read_batch(
     reader: RecordReader, examples: Examples, numbers: Int[np.ndarray, " text"], *, answers: int
 ) -> GroundedBatch:
-    """Return the texts at `numbers`; each image's record is read once, by a reader of its ids.
+    """Return the texts at `numbers`; each image's record is read once.
 
     `answers` is the number of classes. Targets are zeros where none are known.
     """
     images, image_of_text = np.unique(examples.image_of_text[numbers], return_inverse=True)
-    records = reader.read(images)
+    records = reader.read([examples.image_ids[image] for image in images])
     tokens = examples.tokens[numbers]
     longest = int((tokens != PADDING).sum(axis=1).max())
     targets = torch.zeros(len(numbers), answers)

@@ -3,8 +3,9 @@
     optimizer -> [resume] -> for each epoch: updates, evaluation, checkpoint
 
 A task brings a model, a way to read a batch, a loss and a score; the loop knows nothing else
-of it. The order of examples depends on (seed, epoch) alone, and a checkpoint holds weights,
-optimizer and random numbers, so a run that was killed goes on as if it never was.
+of it. The order of examples depends on (seed, epoch) alone, the random numbers of an update on
+(seed, update, process), and a checkpoint says which update it was written after: a run that was
+killed at any instant goes on as if it never was.
 """
 
 import contextlib
@@ -18,39 +19,32 @@ from typing import Any, Protocol, TypeVar, runtime_checkable
 import numpy as np
 import torch
 from accelerate import Accelerator
-from accelerate.state import AcceleratorState
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from ..base.errors import ClipfeatError, UsageError
+from ..base.errors import ClipfeatError
 from .batches import Numbers, cut, epoch_order, prefetch
-from .checkpoint import load_training, model_tensors, training_tensors, write_checkpoint
-from .runfolder import BEST, LAST, append_metrics, rewind_metrics
+from .checkpoint import load_training, model_tensors, write_checkpoint, write_training
+from .jsonfile import field
+from .optimizer import make_optimizer
+from .profile import LoopTimes
+from .runfolder import BAD_BATCH, BEST, append_metrics, rewind_metrics
+from .schedule import learning_rate, total_updates, updates_an_epoch
 from .settings import LoopSettings
 
 
 @runtime_checkable
-class Movable(Protocol):
-    """A batch, as far as the loop knows it."""
+class Batch(Protocol):
+    """A batch, as far as the loop knows it: a NamedTuple of tensors."""
 
     def to(self, device: torch.device) -> Any:
         """Return the batch with its tensors on `device`."""
         ...
 
-
-Batch = TypeVar("Batch", bound=Movable)
-
-MIXED_PRECISION = {"float32": "no", "bfloat16": "bf16"}
+    def _asdict(self) -> dict[str, Any]: ...
 
 
-def accelerator_on(device: str | None, settings: LoopSettings) -> Accelerator:
-    """Return what places models on `device`: "cpu", "cuda", or None for a GPU if there is one."""
-    if device == "cuda" and not torch.cuda.is_available():
-        raise UsageError("--device cuda: torch finds no GPU here; type --device cpu")
-    # Accelerate keeps one state a process and refuses a second run of another precision.
-    AcceleratorState._reset_state(reset_partial_state=True)
-    cpu = device == "cpu" or not torch.cuda.is_available()
-    return Accelerator(cpu=cpu, mixed_precision=MIXED_PRECISION[settings.precision])
+B = TypeVar("B", bound=Batch)
 
 
 def train(
@@ -60,101 +54,170 @@ def train(
     run: Path,
     accelerator: Accelerator,
     image_of_example: Numbers,
-    read_batch: Callable[[Numbers], Batch],
-    loss_of: Callable[[nn.Module, Batch], Tensor],
+    read_batch: Callable[[Numbers], B],
+    loss_of: Callable[[nn.Module, B], Tensor],
     evaluate: Callable[[nn.Module], Mapping[str, float]],
-) -> None:
+) -> LoopTimes:
     """Train `model`, or go on with training it, until `run` holds its best checkpoint.
 
     `read_batch` takes example numbers and runs in a thread; `loss_of` returns the mean loss of
     a batch; `evaluate` returns named numbers, of which "score" (higher is better) picks the
-    best checkpoint. Raises ClipfeatError where a loss is not finite.
+    best checkpoint. With several processes each computes its part of every batch. Returns where
+    the time went. Raises ClipfeatError where a loss is not finite or memory does not suffice.
     """
-    optimizer = torch.optim.AdamW(
-        model.parameters(), lr=settings.lr, weight_decay=settings.weight_decay
-    )
-    model, optimizer = accelerator.prepare(model, optimizer)
+    model, optimizer = accelerator.prepare(model, make_optimizer(model, settings))
+    plain = accelerator.unwrap_model(model)  # without the wrapper of several processes
     examples = len(image_of_example)
-    epoch_steps = math.ceil(examples / settings.batch_size)
-    steps = settings.epochs * epoch_steps
+    epoch_steps = updates_an_epoch(settings, examples)
+    steps = total_updates(settings, examples)
 
     step, best = 0, -math.inf
-    if (run / LAST).is_file():
-        step, best = load_training(run / LAST, model, optimizer)
-        print(f"going on after epoch {step // epoch_steps} of {run}", file=sys.stderr)
-    rewind_metrics(run, step)
+    state = load_training(run, plain, optimizer)
+    if state is not None:
+        step, best = field(state, "step", int, run), field(state, "best", float, run)
+        if accelerator.scaler is not None:
+            accelerator.scaler.load_state_dict(field(state, "scaler", dict, run))
+        say(accelerator, f"going on after update {step} of {steps} of {run}")
+    if accelerator.is_main_process:
+        rewind_metrics(run, step)
 
-    def read_parts(numbers: Numbers) -> list[tuple[float, Batch]]:
-        """Return a batch in parts, each with its share of the batch."""
-        parts = np.array_split(numbers, min(settings.accumulate, len(numbers)))
-        return [(len(part) / len(numbers), read_batch(part)) for part in parts]
+    def read_parts(numbers: Numbers) -> list[tuple[float, B]]:
+        """Return this process's parts of a batch, each with its share of the whole batch."""
+        parts = np.array_split(numbers, accelerator.num_processes * settings.accumulate)
+        first = accelerator.process_index * settings.accumulate
+        mine = parts[first : first + settings.accumulate]
+        # A process without an example computes one that counts nothing: all must take part.
+        full = [part for part in mine if len(part)] or [numbers[:1]]
+        return [(len(p) / len(numbers) if len(mine[0]) else 0.0, read_batch(p)) for p in full]
 
+    def save() -> None:
+        if accelerator.is_main_process:
+            scaler = {} if accelerator.scaler is None else accelerator.scaler.state_dict()
+            state = {"step": step, "best": best, "scaler": scaler}
+            write_training(run, plain, optimizer, state)
+
+    times = LoopTimes()
     bar = tqdm(
-        total=settings.epochs * examples,
-        initial=step // epoch_steps * examples,
+        total=settings.batch_size * steps,
+        initial=settings.batch_size * step,
         unit=" examples",
-        disable=None,
+        disable=None if accelerator.is_main_process else True,
     )
-    with bar:
-        for epoch in range(step // epoch_steps, settings.epochs):
-            model.train()
-            started = time.perf_counter()
+    with bar, _memory_errors(settings):
+        while step < steps:
+            epoch, position = divmod(step, epoch_steps)
             order = epoch_order(image_of_example, seed=settings.seed, epoch=epoch)
-            batches = cut(order, settings.batch_size)
-            losses: list[Tensor] = []
+            batches = cut(order, settings.batch_size)[position : position + steps - step]
+            model.train()
+            started = times.start_epoch()
+            unlogged: list[tuple[Numbers, Tensor]] = []
             with contextlib.closing(prefetch(batches, read_parts)) as stream:
-                for numbers, parts in zip(batches, stream, strict=True):
+                for numbers, parts in zip(batches, times.watched(stream), strict=True):
+                    seed_update(settings.seed, step, accelerator.process_index)
                     rate = learning_rate(step, steps, settings)
                     for group in optimizer.param_groups:
                         group["lr"] = rate
                     loss = torch.zeros((), device=accelerator.device)
-                    for share, batch in parts:
-                        part_loss = loss_of(model, batch.to(accelerator.device)) * share
-                        accelerator.backward(part_loss)
+                    for number, (share, batch) in enumerate(parts, start=1):
+                        last = number == len(parts)  # gradients of processes meet once
+                        with contextlib.nullcontext() if last else accelerator.no_sync(model):
+                            part_loss = loss_of(model, batch.to(accelerator.device)) * share
+                            # Gradients are averaged over processes, and shares are of the batch.
+                            accelerator.backward(part_loss * accelerator.num_processes)
                         loss += part_loss.detach()
-                    accelerator.clip_grad_norm_(model.parameters(), settings.clip_norm)
+                    if settings.clip_norm:
+                        accelerator.clip_grad_norm_(model.parameters(), settings.clip_norm)
                     optimizer.step()
                     optimizer.zero_grad()
                     step += 1
-                    losses.append(loss)
+                    unlogged.append((numbers, loss))
                     bar.update(len(numbers))
-                    if step % settings.log_every == 0 or step % epoch_steps == 0:
-                        mean = mean_loss(losses, step)  # the one place that waits for the GPU
-                        losses.clear()
-                        bar.set_postfix(epoch=epoch + 1, loss=f"{mean:.3f}", score=f"{best:.2f}")
-                        append_metrics(
-                            run, {"step": step, "epoch": epoch + 1, "loss": mean, "lr": rate}
-                        )
-            examples_per_s = round(examples / (time.perf_counter() - started), 1)
 
-            scores = evaluate(model)
-            append_metrics(
-                run,
-                {"step": step, "epoch": epoch + 1, **scores, "examples_per_s": examples_per_s},
-            )
+                    ends = step % epoch_steps == 0 or step == steps
+                    saves = step % settings.checkpoint_every == 0
+                    if step % settings.log_every == 0 or saves or ends:
+                        mean = mean_loss(unlogged, step, accelerator, run, read_batch)
+                        unlogged.clear()
+                        wait = f"{times.waited_percent:.1f}%"
+                        bar.set_postfix(
+                            epoch=epoch + 1, loss=f"{mean:.3f}", score=f"{best:.2f}", data_wait=wait
+                        )
+                        log(accelerator, run, step, epoch, {"loss": mean, "lr": rate})
+                    if saves and not ends:
+                        save()
+            speed = sum(map(len, batches)) / (time.perf_counter() - started)
+
+            with times.evaluating():
+                scores = evaluate(plain)
+            rates = {"examples_per_s": round(speed, 1), "data_wait": times.waited_percent}
+            log(accelerator, run, step, epoch, {**scores, **rates})
             if scores["score"] > best:
                 best = scores["score"]
-                state = {"step": step, "epoch": epoch + 1, "score": best}
-                write_checkpoint(run / BEST, model_tensors(model), state)
-            tensors = training_tensors(model, optimizer)
-            write_checkpoint(run / LAST, tensors, {"step": step, "best": best})
+                if accelerator.is_main_process:
+                    state = {"step": step, "epoch": epoch + 1, "score": best}
+                    write_checkpoint(run / BEST, model_tensors(plain), state)
+            save()
+    accelerator.wait_for_everyone()
+    return times
 
 
-def learning_rate(step: int, steps: int, settings: LoopSettings) -> float:
-    """Return the rate of update `step` (from 0) of `steps`: linear warm-up, then half a cosine."""
-    warmup = math.ceil(settings.warmup * steps)
-    if step < warmup:
-        return settings.lr * (step + 1) / warmup
-    return settings.lr * 0.5 * (1 + math.cos(math.pi * (step - warmup) / (steps - warmup)))
+def say(accelerator: Accelerator, text: str) -> None:
+    """Tell the person, once however many processes there are."""
+    if accelerator.is_main_process:
+        print(text, file=sys.stderr)
 
 
-def mean_loss(losses: Sequence[Tensor], step: int) -> float:
-    """Return the mean of the losses that end with update `step`; ClipfeatError if one is NaN."""
-    values = torch.stack(tuple(losses)).tolist()
+def log(
+    accelerator: Accelerator, run: Path, step: int, epoch: int, numbers: Mapping[str, Any]
+) -> None:
+    """Add a line to the run's metrics, once however many processes there are."""
+    if accelerator.is_main_process:
+        append_metrics(run, {"step": step, "epoch": epoch + 1, **numbers})
+
+
+def seed_update(seed: int, step: int, process: int) -> None:
+    """Make torch's random numbers, those of dropout, a function of seed, update and process."""
+    state = np.random.SeedSequence((seed, step, process)).generate_state(1, np.uint64)
+    torch.manual_seed(int(state[0]))
+
+
+def mean_loss(
+    unlogged: Sequence[tuple[Numbers, Tensor]],
+    step: int,
+    accelerator: Accelerator,
+    run: Path,
+    read_batch: Callable[[Numbers], Batch],
+) -> float:
+    """Return the mean loss of the updates that end with `step`: the one place that waits for it.
+
+    Raises ClipfeatError where one is not finite; that update's batch is then in the run folder.
+    """
+    losses = torch.stack([loss for _, loss in unlogged])
+    values = accelerator.reduce(losses, "sum").tolist()  # each process has its part of the loss
     for number, value in enumerate(values, start=step - len(values) + 1):
         if not math.isfinite(value):
+            numbers, _ = unlogged[number - step - 1]
+            if accelerator.is_main_process:
+                state = {"update": number, "loss": str(value), "examples": numbers.tolist()}
+                write_checkpoint(run / BAD_BATCH, read_batch(numbers)._asdict(), state)
             raise ClipfeatError(
-                f"the loss of update {number} is {value}; lower the rate (--set lr=...) or check "
-                "the features with clipfeat store verify"
+                f"the loss of update {number} is {value}; its batch is in {run / BAD_BATCH}; lower "
+                "the rate (--set lr=...) or check the features with clipfeat store verify"
             )
     return sum(values) / len(values)
+
+
+@contextlib.contextmanager
+def _memory_errors(settings: LoopSettings) -> Any:
+    """Say which setting to change where a device, or the host, has not enough memory."""
+    try:
+        yield
+    except (torch.OutOfMemoryError, RuntimeError) as error:
+        texts = ("out of memory", "not enough memory", "can't allocate memory")
+        if not any(text in str(error).lower() for text in texts):
+            raise
+        raise ClipfeatError(
+            f"out of memory: a batch of {settings.batch_size} is computed in "
+            f"{settings.accumulate} parts; type --set accumulate={2 * settings.accumulate}, which "
+            "changes no number, or lower batch_size"
+        ) from None

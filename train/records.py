@@ -1,41 +1,122 @@
-"""Records of a store as tensors, in pinned memory, from the disk or from a cache."""
+"""Records of a store as tensors: in pinned memory for a GPU, and from a cache if there is one."""
 
-from collections.abc import Sequence
-from typing import Literal, NamedTuple
+from collections.abc import Collection, Sequence
+from typing import NamedTuple
 
 import numpy as np
+import psutil
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from ..base.errors import UsageError
 from ..featstore import FeatureStore
+from ..featstore.memory import BufferPool
+from .batches import READ_AHEAD
 
-Cache = Literal["none", "memory", "device"]
+# Batches that are alive at once: those read ahead, the one being read, the one computed on, and
+# the last one, which Python lets go of when the next arrives.
+ALIVE = READ_AHEAD + 3
+SPARED = 0.9  # of the free memory that a cache may take; the rest is for everything else
 
 
 class Records(NamedTuple):
-    """The grids of some images, padded to the largest among them."""
+    """The grids of some images, padded to the largest among them, in the store's dtype."""
 
     features: Float[Tensor, "image cell dim"]
-    mask: Bool[Tensor, "image cell"]
-    grid_shapes: Int[Tensor, "image 2"]
+    mask: Bool[Tensor, "image cell"]  # True where a cell holds pixels of the image
+    grid_shapes: Int[Tensor, "image 2"]  # rows, cols
 
 
 class RecordReader:
-    """Reads the records of a list of ids by their numbers in it."""
+    """Reads records by image id, for batches that `device` will compute on.
 
-    def __init__(self, store: FeatureStore, ids: Sequence[str], device: torch.device) -> None:
+    For a GPU they lie in pinned memory, so that it can copy them by itself. With `cache`
+    "memory" or "device" each record is read from the disk once and then kept there.
+    """
+
+    def __init__(self, store: FeatureStore, device: torch.device, cache: str = "none") -> None:
         self._store = store
-        self._ids = ids
         self._pins = device.type == "cuda"
+        self._home = device if cache == "device" else torch.device("cpu")
+        self._kept: dict[str, Records] | None = None if cache == "none" else {}
+        self._pool = BufferPool(ALIVE)
+
+    def require_room(self, ids: Collection[str], *, processes: int) -> None:
+        """Raise UsageError unless the cache, if there is one, can hold the records of `ids`."""
+        if self._kept is None:
+            return
+        needed = int(self._store.shapes(list(ids)).prod(axis=1).sum()) * self._cell_bytes
+        if self._home.type == "cuda":
+            free, what = torch.cuda.mem_get_info(self._home)[0], "device"
+        else:  # each process keeps what it has read
+            needed, free, what = needed * processes, psutil.virtual_memory().available, "memory"
+        if needed > SPARED * free:
+            raise UsageError(
+                f"cache {what} needs {needed / 1e9:.1f} GB for {len(ids):,} records, and "
+                f"{free / 1e9:.1f} GB are free; pass --set cache=none"
+            )
 
     def pinned(self, tensor: Tensor) -> Tensor:
         """Return the tensor in memory that a GPU can copy from by itself, if there is one."""
         return tensor.pin_memory() if self._pins else tensor
 
-    def read(self, images: Int[np.ndarray, " image"]) -> Records:
-        """Return the records of the ids at `images`."""
-        records = self._store.read([self._ids[image] for image in images])
+    def read(self, ids: Sequence[str]) -> Records:
+        """Return the records of `ids`, each id once; raises as `FeatureStore.read` does."""
+        if self._kept is None:
+            return self._from_store(ids)
+        self._keep([image_id for image_id in ids if image_id not in self._kept])
+        return self._gathered([self._kept[image_id] for image_id in ids])
+
+    @property
+    def _cell_bytes(self) -> int:
+        return self._store.dim * self._store.identity.numpy_dtype.itemsize
+
+    def _from_store(self, ids: Sequence[str]) -> Records:
+        cells = int(self._store.shapes(list(ids)).prod(axis=1).max(initial=0))
+        features = self._memory(len(ids), cells, pins=self._pins)
+        found = self._store.read(ids, out=features.numpy())
         return Records(
-            *map(torch.from_numpy, (records.features, records.mask, records.grid_shapes))
+            features,
+            self.pinned(torch.from_numpy(found.mask)),
+            self.pinned(torch.from_numpy(found.grid_shapes)),
         )
+
+    def _memory(self, images: int, cells: int, *, pins: bool) -> Tensor:
+        """Return an empty (image, cell, dim) tensor on the host."""
+        shape, dtype = (images, cells, self._store.dim), self._store.identity.numpy_dtype
+        if pins:  # torch keeps pinned memory by itself, until the GPU has copied from it
+            kind = torch.from_numpy(np.empty(0, dtype)).dtype
+            return torch.empty(shape, dtype=kind, pin_memory=True)
+        memory = self._pool.take(images * cells * self._cell_bytes)
+        return torch.from_numpy(memory.view(dtype).reshape(shape))
+
+    def _keep(self, ids: Sequence[str]) -> None:
+        """Read the records of `ids` and keep a copy of each, without its padding."""
+        if not ids or self._kept is None:
+            return
+        found = self._from_store(ids)
+        for number, (image_id, cells) in enumerate(
+            zip(ids, found.grid_shapes.prod(dim=1).tolist(), strict=True)
+        ):
+            self._kept[image_id] = Records(
+                found.features[number, :cells].to(self._home, copy=True),
+                found.mask[number, :cells].to(self._home, copy=True),
+                found.grid_shapes[number].clone(),
+            )
+
+    def _gathered(self, kept: Sequence[Records]) -> Records:
+        """Return kept records as one batch, where they are kept."""
+        shapes = torch.stack([record.grid_shapes for record in kept])
+        cells = max(len(record.mask) for record in kept)
+        if self._home.type == "cuda":
+            features = kept[0].features.new_empty(len(kept), cells, self._store.dim)
+        else:
+            features = self._memory(len(kept), cells, pins=self._pins)
+        mask = kept[0].mask.new_zeros(len(kept), cells)
+        for number, record in enumerate(kept):
+            real = len(record.mask)
+            features[number, :real] = record.features
+            features[number, real:] = 0
+            mask[number, :real] = record.mask
+        return Records(features, mask, self.pinned(shapes))

@@ -5,12 +5,14 @@ RUN/vocabulary.json       what the task read off its training data
 RUN/metrics.jsonl         one line for every few updates and one for each evaluation
 RUN/tensorboard/          the same as event files: tensorboard --logdir RUN/tensorboard
 RUN/last.safetensors      all that going on takes
+RUN/last.1.safetensors    the same, one checkpoint earlier
 RUN/best.safetensors      the model at its best score
 RUN/predictions.json      of the best model, in the leaderboard's format
 RUN/result.json           scores of the best model
 RUN/scores.json           its score of each example, which clipfeat compare reads
 RUN/curves.png            the metrics as a picture
 RUN/answer.png            the last answer of clipfeat predict, and where the model looked
+RUN/bad_batch.safetensors the batch whose loss was no number, where that stopped the run
 """
 
 import dataclasses
@@ -28,8 +30,11 @@ from .jsonfile import field, read_json, write_json
 SETTINGS = "settings.json"
 METRICS = "metrics.jsonl"
 LAST = "last.safetensors"
+BEFORE_LAST = "last.1.safetensors"
 BEST = "best.safetensors"
 SCORES = "scores.json"
+BAD_BATCH = "bad_batch.safetensors"
+CHANGES_NOTHING = {"cache", "log_every", "checkpoint_every"}  # settings that a run may go on with
 
 
 @dataclass(frozen=True)
@@ -49,10 +54,10 @@ def data_digests(files: tuple[Path, ...]) -> dict[str, str]:
     return {file.name: sha256_file(file) for file in files}
 
 
-def start_run(folder: Path, card: RunCard) -> None:
+def start_run(folder: Path, card: RunCard, *, writes: bool) -> None:
     """Make the run's folder, or check that the one there is of the same run, to go on with it.
 
-    Raises UsageError that says what differs.
+    Of several processes one `writes`, before the others look. Raises UsageError that says what differs.
     """
     if (folder / SETTINGS).is_file():
         differing = list(_differences(read_card(folder), card))
@@ -63,8 +68,9 @@ def start_run(folder: Path, card: RunCard) -> None:
             )
     elif folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise UsageError(f"{folder} exists and is no run folder; pass another --out")
-    folder.mkdir(parents=True, exist_ok=True)
-    write_json(folder / SETTINGS, dataclasses.asdict(card))
+    if writes:
+        folder.mkdir(parents=True, exist_ok=True)
+        write_json(folder / SETTINGS, dataclasses.asdict(card))
 
 
 def read_card(folder: Path) -> RunCard:
@@ -87,14 +93,25 @@ def _differences(there: RunCard, now: RunCard) -> Iterator[str]:
     for key in ("task", "store_digest"):
         yield from _difference(key, getattr(there, key), getattr(now, key))
     for key in ("settings", "data_files"):
-        old, new = getattr(there, key), getattr(now, key)
-        for name in sorted(old.keys() | new.keys()):
+        old, new = _flat(getattr(there, key)), _flat(getattr(now, key))
+        for name in sorted((old.keys() | new.keys()) - CHANGES_NOTHING):
             yield from _difference(name, old.get(name), new.get(name))
 
 
 def _difference(name: str, there: object, now: object) -> Iterator[str]:
     if there != now:
         yield f"{name} {there!r}, not {now!r}"
+
+
+def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Return `{"model.hidden": 512, ...}` of a table of tables, arrays as tuples."""
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        if isinstance(value, dict):
+            flat |= _flat(value, f"{prefix}{key}.")
+        else:
+            flat[prefix + key] = tuple(value) if isinstance(value, list) else value
+    return flat
 
 
 def append_metrics(folder: Path, record: Mapping[str, Any]) -> None:

@@ -11,7 +11,10 @@ from typing import Any, Literal, NoReturn, TypeVar
 
 from ..base.errors import UsageError
 
-PRECISIONS = ("float32", "bfloat16")
+PRECISIONS = ("float32", "bfloat16", "float16")
+OPTIMIZERS = ("adamw", "adamax")
+SCHEDULES = ("cosine", "linear", "step", "constant")
+CACHES = ("none", "memory", "device")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -20,24 +23,48 @@ class LoopSettings:
 
     seed: int = 0
     epochs: int = 15
-    batch_size: int = 64  # examples an update
+    updates: int = 0  # where not 0, training ends after so many, whatever `epochs` says
+    batch_size: int = 64  # examples an update, of all processes together
     accumulate: int = 1  # parts that a batch is computed in; more parts take less memory
+    optimizer: str = "adamw"
     lr: float = 2e-3  # highest learning rate of the schedule
-    warmup: float = 0.05  # share of all updates in which the rate rises to `lr`
+    betas: tuple[float, ...] = (0.9, 0.999)
+    eps: float = 1e-8
     weight_decay: float = 0.01
-    clip_norm: float = 1.0  # largest norm of the gradient
+    schedule: str = "cosine"  # what the rate does after the warm-up
+    warmup: float = 0.05  # share of all updates in which the rate rises to `lr`
+    warmup_from: float = 0.0  # share of `lr` at which it begins to rise
+    milestones: tuple[float, ...] = ()  # of "step": shares of all updates at which it falls
+    decay: float = 0.1  # of "step": what it is multiplied by there
+    clip_norm: float = 1.0  # largest norm of the gradient; 0 leaves it as it is
     precision: str = "float32"  # of the forward pass; weights stay float32
+    cache: str = "none"  # "memory" or "device" keeps the records that were read there
     log_every: int = 10  # updates a line of metrics.jsonl
+    checkpoint_every: int = 1000  # updates; there is one at each epoch's end besides
 
     def __post_init__(self) -> None:
-        require_at_least(self, 1, "epochs", "batch_size", "accumulate", "log_every")
-        require_at_least(self, 0, "seed", "weight_decay")
+        require_at_least(self, 1, "epochs", "batch_size", "accumulate")
+        require_at_least(self, 1, "log_every", "checkpoint_every")
+        require_at_least(self, 0, "seed", "updates", "weight_decay", "clip_norm")
         require_choice(self, "precision", PRECISIONS)
-        if not 0 <= self.warmup <= 1:
-            raise UsageError(f"warmup is a share of the updates, 0 to 1; got {self.warmup}")
-        for name in ("lr", "clip_norm"):
+        require_choice(self, "optimizer", OPTIMIZERS)
+        require_choice(self, "schedule", SCHEDULES)
+        require_choice(self, "cache", CACHES)
+        for name in ("warmup", "warmup_from"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise UsageError(f"{name} is a share, 0 to 1; got {getattr(self, name)}")
+        for name in ("lr", "eps", "decay"):
             if getattr(self, name) <= 0:
                 raise UsageError(f"{name} must be more than 0; got {getattr(self, name)}")
+        if len(self.betas) != 2 or not all(0 <= beta < 1 for beta in self.betas):
+            raise UsageError(f"betas must be two numbers from 0 to below 1; got {self.betas}")
+        if bool(self.milestones) != (self.schedule == "step"):
+            raise UsageError(
+                f"milestones go with schedule step, and it with them; got schedule "
+                f"{self.schedule} and milestones {self.milestones}"
+            )
+        if not all(0 < share < 1 for share in self.milestones):
+            raise UsageError(f"milestones are shares of all updates; got {self.milestones}")
 
 
 def require_at_least(settings: object, least: int, *names: str) -> None:
@@ -117,6 +144,8 @@ def _assign(values: dict[str, Any], key: str, value: Any) -> None:
         values[key] = value
         return
     inside = values.setdefault(table, {})
+    if isinstance(inside, str):  # model=mcan, and now model.hidden=64
+        inside = values[table] = {"name": inside}
     if not isinstance(inside, dict):
         raise UsageError(f"{table} is {inside!r}, no table; it has no {inner!r}")
     _assign(inside, inner, value)

@@ -1,24 +1,33 @@
-"""The shared loop: schedule, parts of a batch, errors, and going on after a kill."""
+"""The shared loop: parts of a batch, errors, precision, what is no run to go on with."""
 
+import copy
+import dataclasses
 import json
-import os
-import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+import numpy as np
 import pytest
 import torch
 from vqa_world import FAST, make_world
 
 from clipfeat.base.errors import ClipfeatError, UsageError
+from clipfeat.train.batches import epoch_order
 from clipfeat.train.checkpoint import read_checkpoint, write_checkpoint
-from clipfeat.train.loop import learning_rate, mean_loss
+from clipfeat.train.devices import accelerator_on
+from clipfeat.train.loop import train
 from clipfeat.train.settings import LoopSettings, load_settings
 from clipfeat.train.vqa.settings import VqaSettings
 from clipfeat.train.vqa.task import train_vqa
+
+
+class Row(NamedTuple):
+    """A batch of one tensor."""
+
+    row: torch.Tensor
+
+    def to(self, device: torch.device) -> "Row":
+        return Row(self.row.to(device))
 
 
 @pytest.fixture(scope="module")
@@ -29,65 +38,15 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 def metrics(run: Path) -> list[dict[str, Any]]:
     """Return the lines of metrics.jsonl, less what a clock wrote."""
     lines = (run / "metrics.jsonl").read_text().splitlines()
-    return [{k: v for k, v in json.loads(line).items() if k != "examples_per_s"} for line in lines]
+    return [
+        {k: v for k, v in json.loads(line).items() if k not in ("examples_per_s", "data_wait")}
+        for line in lines
+    ]
 
 
 def run_here(world: tuple[Path, Path], out: Path, *changes: str) -> dict[str, Any]:
     settings = load_settings(VqaSettings, config=None, assignments=[*FAST, *changes])
-    return train_vqa(settings, store=world[0], data=world[1], out=out, device="cpu")
-
-
-def start_child(world: tuple[Path, Path], out: Path, *changes: str) -> subprocess.Popen[str]:
-    """Start the command as a user would, on one thread so that sums have one order."""
-    sets = [part for change in (*FAST, *changes) for part in ("--set", change)]
-    paths = ["--store", str(world[0]), "--data", str(world[1]), "--out", str(out)]
-    code = "from clipfeat.cli.train import train; train()"
-    return subprocess.Popen(
-        [sys.executable, "-c", code, "vqa", *paths, *sets, "--device", "cpu"],
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-
-
-def wait_for_epoch(run: Path, epoch: int, child: subprocess.Popen[str]) -> None:
-    """Return when the run's metrics speak of `epoch`."""
-    path = run / "metrics.jsonl"
-    while not path.is_file() or f'"epoch": {epoch},' not in path.read_text():
-        assert child.poll() is None, child.communicate()
-        time.sleep(0.005)
-
-
-def test_a_killed_run_goes_on_bit_for_bit(world: tuple[Path, Path], tmp_path: Path) -> None:
-    whole, killed = tmp_path / "whole", tmp_path / "killed"
-    reference = start_child(world, whole, "epochs=30")
-    child = start_child(world, killed, "epochs=30")
-    wait_for_epoch(killed, 5, child)
-    child.send_signal(signal.SIGKILL)
-    child.communicate()
-    assert child.returncode == -signal.SIGKILL
-    assert not (killed / "result.json").exists()
-    child = start_child(world, killed, "epochs=30")
-    _, messages = child.communicate()
-    assert child.returncode == 0, messages
-    assert "going on after epoch" in messages
-    assert reference.communicate()[1] == ""
-    assert len([line for line in metrics(whole) if "loss" in line]) == 30 * 5
-    assert metrics(killed) == metrics(whole)
-    for name in ("last.safetensors", "best.safetensors", "predictions.json"):
-        assert (killed / name).read_bytes() == (whole / name).read_bytes(), name
-
-
-def test_the_learning_rate_rises_then_falls() -> None:
-    settings = LoopSettings(lr=1.0, warmup=0.1)
-    rates = [learning_rate(step, 100, settings) for step in range(100)]
-    assert rates[:10] == pytest.approx([0.1 * n for n in range(1, 11)])
-    assert rates[10] == 1.0
-    assert rates[55] == pytest.approx(0.5)
-    assert rates[99] == pytest.approx(0.0003, abs=1e-4)
-    assert learning_rate(0, 10, LoopSettings(lr=1.0, warmup=0.0)) == 1.0
-    assert learning_rate(9, 10, LoopSettings(lr=1.0, warmup=1.0)) == 1.0
+    return train_vqa(settings, store=world[0], data=world[1], out=out, device="cpu")[0]
 
 
 def test_a_batch_in_parts_has_the_loss_of_the_whole(
@@ -103,11 +62,31 @@ def test_a_batch_in_parts_has_the_loss_of_the_whole(
 
 
 def test_a_loss_that_is_no_number_stops_the_run(world: tuple[Path, Path], tmp_path: Path) -> None:
-    with pytest.raises(ClipfeatError, match="the loss of update 4 is nan"):
-        mean_loss([torch.tensor(v) for v in (1.0, 2.0, torch.nan, torch.nan)], step=5)
-    with pytest.raises(ClipfeatError, match=r"the loss of update \d+ is (nan|inf); lower the rate"):
-        run_here(world, tmp_path / "run", "lr=1e30")
-    assert not (tmp_path / "run" / "last.safetensors").exists()
+    run = tmp_path / "run"
+    with pytest.raises(
+        ClipfeatError,
+        match=r"the loss of update \d+ is (nan|inf); its batch is in .*; lower the rate",
+    ):
+        run_here(world, run, "lr=1e30", "log_every=4", "checkpoint_every=3")
+    assert not (run / "last.safetensors").exists()
+    tensors, state = read_checkpoint(run / "bad_batch.safetensors")
+    assert state["loss"] in ("nan", "inf")
+    assert 1 < state["update"] <= 3
+    order = epoch_order(np.repeat(np.arange(24), 3), seed=0, epoch=0)
+    assert state["examples"] == order[16 * (state["update"] - 1) :][:16].tolist()
+    assert tensors["tokens"].shape[0] == tensors["targets"].shape[0] == 16
+    assert tensors["features"].dtype == torch.float16
+
+
+def test_a_checkpoint_in_mid_epoch_is_never_of_a_bad_loss(
+    world: tuple[Path, Path], tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    with pytest.raises(ClipfeatError, match="the loss of update"):
+        run_here(world, run, "lr=1e30", "log_every=1000", "checkpoint_every=1")
+    tensors, state = read_checkpoint(run / "last.safetensors")
+    assert state["step"] == 1
+    assert all(tensor.isfinite().all() for tensor in tensors.values())
 
 
 def test_another_run_is_not_continued(world: tuple[Path, Path], tmp_path: Path) -> None:
@@ -161,7 +140,73 @@ def test_a_checkpoint_of_another_model_is_refused(world: tuple[Path, Path], tmp_
     write_checkpoint(run / "last.safetensors", {**tensors, "model.extra": torch.ones(1)}, state)
     with pytest.raises(ClipfeatError, match=r"the checkpoint is of another model .*extra"):
         run_here(world, run, "epochs=1")
-    del tensors["random.cpu"]
+    del tensors["optimizer.0.exp_avg"]
     write_checkpoint(run / "last.safetensors", tensors, state)
-    with pytest.raises(ClipfeatError, match=r"no training can go on from this .'random.cpu'"):
+    with pytest.raises(ClipfeatError, match=r"no training can go on from this .'exp_avg'"):
         run_here(world, run, "epochs=1")
+    weights = {name: t for name, t in tensors.items() if not name.startswith("optimizer.")}
+    write_checkpoint(run / "last.safetensors", weights, state)
+    with pytest.raises(ClipfeatError, match=r"from this \(it remembers 0 of \d+ parameters\)"):
+        run_here(world, run, "epochs=1")
+
+
+def test_what_changes_no_number_may_change(world: tuple[Path, Path], tmp_path: Path) -> None:
+    runs = {"plain": (), "cached": ("cache=memory",), "parts": ("checkpoint_every=1",)}
+    results = {}
+    for name, changes in runs.items():
+        result = run_here(world, tmp_path / name, "epochs=2", *changes)
+        results[name] = (metrics(tmp_path / name), result["overall"])
+    assert results["plain"] == results["cached"] == results["parts"]
+    run_here(world, tmp_path / "plain", "epochs=2", "cache=memory", "log_every=3")
+
+
+@pytest.mark.parametrize("changes", [("optimizer=adamax",), ("clip_norm=0",), ("eps=1e-9",)])
+def test_an_update_is_that_of_torchs_own_optimizer(
+    world: tuple[Path, Path], tmp_path: Path, changes: tuple[str, ...]
+) -> None:
+    """One update by the loop, and one by torch's optimizer on the same batch."""
+    settings = load_settings(
+        VqaSettings, config=None, assignments=[*FAST, "model.dropout=0", *changes]
+    )
+    torch.manual_seed(0)
+    model = torch.nn.Linear(4, 1, bias=False)
+    twin = copy.deepcopy(model)
+    batch = Row(torch.randn(3, 4))
+    train(
+        model,
+        dataclasses.replace(settings, updates=1, warmup=0.0, schedule="constant"),
+        run=tmp_path,
+        accelerator=accelerator_on("cpu", settings),
+        image_of_example=np.arange(3),
+        read_batch=lambda numbers: batch,
+        loss_of=lambda model, batch: model(batch.row).square().mean() * 100,
+        evaluate=lambda model: {"score": 1.0},
+    )
+    kinds = {"adamw": torch.optim.AdamW, "adamax": torch.optim.Adamax}
+    optimizer = kinds[settings.optimizer](
+        twin.parameters(), lr=settings.lr, eps=settings.eps, weight_decay=settings.weight_decay
+    )
+    (twin(batch.row).square().mean() * 100).backward()
+    if settings.clip_norm:
+        torch.nn.utils.clip_grad_norm_(twin.parameters(), settings.clip_norm)
+    optimizer.step()
+    assert torch.equal(model.weight, twin.weight)
+
+
+def test_out_of_memory_names_the_setting(tmp_path: Path) -> None:
+    settings = LoopSettings(accumulate=2, epochs=1)
+
+    def greedy(model: torch.nn.Module, batch: Row) -> torch.Tensor:
+        return model(batch.row).sum() + torch.empty(1 << 60).sum()
+
+    with pytest.raises(ClipfeatError, match=r"64 is computed in 2 parts; type --set accumulate=4"):
+        train(
+            torch.nn.Linear(4, 1),
+            settings,
+            run=tmp_path,
+            accelerator=accelerator_on("cpu", settings),
+            image_of_example=np.arange(3),
+            read_batch=lambda numbers: Row(torch.randn(3, 4)),
+            loss_of=greedy,
+            evaluate=lambda model: {"score": 1.0},
+        )

@@ -149,7 +149,7 @@ def test_a_batch_reads_each_record_once(world: tuple[Path, Path]) -> None:
     split = read_split(world[1], "train", annotated=True)
     vocabulary = build_vocabulary(split, min_answer_count=1)
     examples = encode(split, vocabulary, store, max_tokens=20)
-    reader = RecordReader(store, examples.image_ids, torch.device("cpu"))
+    reader = RecordReader(store, torch.device("cpu"))
     numbers = np.array([3, 0, 39, 4])  # of images 2, 1, 14, 2
     batch = read_batch(reader, examples, numbers, answers=len(vocabulary.answers))
     assert batch.features.shape == (3, 9, 8)

@@ -1,15 +1,16 @@
 """The model that the settings name."""
 
-from torch import nn
-
 from ..normalize import FeatureNorm
-from .settings import ModelSettings, UpDnSettings
+from .mcan import Mcan
+from .movie_mcan import MovieMcan
+from .pythia import Pythia
+from .settings import McanSettings, ModelSettings, MovieMcanSettings, PythiaSettings, UpDnSettings
 from .updn import UpDn
 
+Model = UpDn | Pythia | Mcan | MovieMcan
 
-def build_model(
-    settings: ModelSettings, norm: FeatureNorm, *, tokens: int, answers: int
-) -> nn.Module:
+
+def build_model(settings: ModelSettings, norm: FeatureNorm, *, tokens: int, answers: int) -> Model:
     """Return a new model: called with the inputs of a `GroundedBatch`, it returns `Outputs`.
 
     `tokens` is the number of tokens there are, `answers` that of the classes to choose from.
@@ -17,3 +18,9 @@ def build_model(
     match settings:
         case UpDnSettings():
             return UpDn(settings, norm, tokens=tokens, answers=answers)
+        case PythiaSettings():
+            return Pythia(settings, norm, tokens=tokens, answers=answers)
+        case McanSettings():
+            return Mcan(settings, norm, tokens=tokens, answers=answers)
+        case MovieMcanSettings():
+            return MovieMcan(settings, norm, tokens=tokens, answers=answers)

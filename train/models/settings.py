@@ -48,13 +48,14 @@ class PythiaSettings(TextSettings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        require_at_least(self, 1, "hidden", "joint", "text_head", "image_head")
+        require_at_least(self, 2, "hidden")  # half of it weighs the words
+        require_at_least(self, 1, "joint", "text_head", "image_head")
         require_share(self, "dropout")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class McanSettings(TextSettings):
-    """Deep modular co-attention; hidden 512 is MCAN-small, 1024 MCAN-large."""
+    """MCAN, in the sizes of MCAN-small; MCAN-large has hidden 1024 and joint 2048."""
 
     name: Literal["mcan"] = "mcan"
     hidden: int = 512  # channels of words and cells; a feed-forward layer has four times as many
@@ -86,7 +87,8 @@ class MovieMcanSettings(TextSettings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        require_at_least(self, 1, "hidden", "layers", "heads", "movie_layers", "joint")
+        require_at_least(self, 4, "hidden")  # a bottleneck has a quarter of it
+        require_at_least(self, 1, "layers", "heads", "movie_layers", "joint")
         require_share(self, "dropout")
         require_heads(self.hidden, self.heads)
 

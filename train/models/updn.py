@@ -6,6 +6,7 @@ from torch import Tensor, nn
 
 from ..normalize import FeatureNorm
 from ..text import PADDING
+from .attention import masked_softmax
 from .outputs import Outputs
 from .places import GridPlace
 from .settings import UpDnSettings
@@ -60,6 +61,11 @@ class UpDn(nn.Module):
         )
         self.dropout = nn.Dropout(dropout)
 
+    @property
+    def words(self) -> Words:
+        """The vectors of words."""
+        return self.question.words
+
     def forward(
         self,
         features: Float[Tensor, "image cell dim"],
@@ -82,8 +88,7 @@ class UpDn(nn.Module):
         # index_select, not indexing: its gradient adds up in a fixed order on the CPU.
         cells = cells.index_select(0, image_of_text)  # text cell hidden+place
         scores = self.attention(self.dropout(cells * self.query(question)[:, None])).squeeze(-1)
-        scores = scores.masked_fill(~mask.index_select(0, image_of_text), -torch.inf)
-        weights = scores.softmax(dim=-1)  # text cell
+        weights = masked_softmax(scores, mask.index_select(0, image_of_text))  # text cell
         attended = torch.einsum("tc,tch->th", weights.to(cells.dtype), cells)
 
         fused = self.question_for_fusion(question) * self.image_for_fusion(attended)

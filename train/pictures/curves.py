@@ -110,7 +110,7 @@ def _label(axis: "Axes", text: str, point: tuple[float, float], color: str) -> N
 def _updates(lines: Sequence[dict[str, Any]]) -> str:
     """Return the label of the common axis, with what an epoch is."""
     ends = [(line["step"], line["epoch"]) for line in lines if "score" in line]
-    if not ends:
+    if len(ends) < 2:  # the only epoch may have been cut short
         return "update"
     step, epoch = ends[0]
     return f"update ({step // epoch:,} an epoch)"

@@ -2,12 +2,14 @@
 
 import contextlib
 import functools
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
+from accelerate import Accelerator
 from jaxtyping import Float32
 from torch import nn
 from tqdm import tqdm
@@ -29,7 +31,6 @@ from .settings import VqaSettings
 
 VOCABULARY = "vocabulary.json"
 TOP = 5  # answers that a question gets, the likeliest first
-EVAL_BATCH = 256  # questions; no gradient is kept, so memory does not bind
 
 
 @dataclass(frozen=True)
@@ -102,24 +103,38 @@ def check_digest(store: FeatureStore, card: RunCard) -> None:
 
 @torch.inference_mode()
 def predict(
-    model: nn.Module, store: FeatureStore, examples: Examples, answers: Sequence[str]
-) -> dict[int, str]:
-    """Return {question id: answer} for every question, once each."""
+    model: nn.Module,
+    reader: RecordReader,
+    examples: Examples,
+    answers: Sequence[str],
+    settings: VqaSettings,
+    accelerator: Accelerator,
+) -> dict[int | str, str]:
+    """Return {question id: answer} for every question, once each.
+
+    With several processes each answers its part of the batches.
+    """
     model.eval()
-    device = next(model.parameters()).device
-    reader = RecordReader(store, examples.image_ids, device)
     read = functools.partial(read_batch, reader, examples, answers=len(answers))
     order = np.argsort(examples.image_of_text, kind="stable")  # a record is read once
-    batches = cut(order, EVAL_BATCH)
-    predictions = {}
-    bar = tqdm(total=len(order), unit=" questions", desc="answering", leave=False, disable=None)
-    with bar, contextlib.closing(prefetch(batches, read)) as stream:
-        for numbers, batch in zip(batches, stream, strict=True):
-            logits = model(*batch.to(device).inputs).logits
-            for number, best in zip(numbers, logits.argmax(dim=1).tolist(), strict=True):
-                predictions[examples.ids[number]] = answers[best]
+    size = math.ceil(settings.batch_size / settings.accumulate)  # what fits in training fits here
+    mine = cut(order, size)[accelerator.process_index :: accelerator.num_processes]
+    best = torch.zeros(len(examples), dtype=torch.int64, device=accelerator.device)
+    bar = tqdm(
+        total=sum(map(len, mine)),
+        unit=" questions",
+        desc="answering",
+        leave=False,
+        disable=None if accelerator.is_main_process else True,
+    )
+    with bar, contextlib.closing(prefetch(mine, read)) as stream:
+        for numbers, batch in zip(mine, stream, strict=True):
+            logits = model(*batch.to(accelerator.device).inputs).logits
+            best[torch.from_numpy(numbers).to(best.device)] = logits.argmax(dim=1)
             bar.update(len(numbers))
-    return predictions
+    best = accelerator.reduce(best, "sum")  # each question is answered in one process
+    chosen = (answers[number] for number in best.tolist())
+    return dict(zip(examples.ids, chosen, strict=True))
 
 
 @torch.inference_mode()
@@ -139,7 +154,7 @@ def answer(run: TrainedVqa, store: FeatureStore, image_id: str, question: str) -
     )
     model = run.model.eval()
     device = next(model.parameters()).device
-    reader = RecordReader(store, examples.image_ids, device)
+    reader = RecordReader(store, device)
     numbers = np.zeros(1, dtype=np.int64)
     batch = read_batch(reader, examples, numbers, answers=len(run.vocabulary.answers))
     found = model(*batch.to(device).inputs)

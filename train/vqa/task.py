@@ -12,11 +12,13 @@ from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits
 
 from ...featstore import FeatureStore
+from ..devices import accelerator_on
 from ..examples import GroundedBatch, read_batch
 from ..jsonfile import write_json
-from ..loop import accelerator_on, train
+from ..loop import train
 from ..models.build import build_model
 from ..normalize import FeatureNorm, channel_statistics
+from ..profile import LoopTimes
 from ..records import RecordReader
 from ..runfolder import RunCard, data_digests, start_run
 from .data import build_vocabulary, encode
@@ -31,8 +33,8 @@ RESULT = "result.json"
 
 def train_vqa(
     settings: VqaSettings, *, store: Path, data: Path, out: Path, device: str | None
-) -> dict[str, Any]:
-    """Train on one split, score on another, and return the scores of the best checkpoint.
+) -> tuple[dict[str, Any], LoopTimes]:
+    """Train on one split, score on another; return the best checkpoint's scores, and the times.
 
     A run that was killed goes on from its last epoch. `out` then holds what
     `clipfeat.train.runfolder` lists. Raises UsageError before any work, StoreError for a store
@@ -45,8 +47,11 @@ def train_vqa(
     vocabulary = build_vocabulary(train_split, min_answer_count=settings.min_answer_count)
     examples = encode(train_split, vocabulary, features, max_tokens=settings.max_tokens)
     held_out = encode(eval_split, vocabulary, features, max_tokens=settings.max_tokens)
-    start_run(out, _card(settings, features, data, (*train_split.files, *eval_split.files)))
-    write_json(out / VOCABULARY, {"words": vocabulary.words, "answers": vocabulary.answers})
+    with accelerator.main_process_first():
+        card = _card(settings, features, data, (*train_split.files, *eval_split.files))
+        start_run(out, card, writes=accelerator.is_main_process)
+    if accelerator.is_main_process:
+        write_json(out / VOCABULARY, {"words": vocabulary.words, "answers": vocabulary.answers})
 
     statistics = channel_statistics(features, examples.image_ids, seed=settings.seed)
     torch.manual_seed(settings.seed)
@@ -54,14 +59,17 @@ def train_vqa(
     model = build_model(
         settings.model, norm, tokens=vocabulary.tokens, answers=len(vocabulary.answers)
     )
-    reader = RecordReader(features, examples.image_ids, accelerator.device)
+    reader = RecordReader(features, accelerator.device, settings.cache)
+    reader.require_room(
+        {*examples.image_ids, *held_out.image_ids}, processes=accelerator.num_processes
+    )
 
     def evaluate(model: nn.Module) -> dict[str, float]:
-        predictions = predict(model, features, held_out, vocabulary.answers)
+        predictions = predict(model, reader, held_out, vocabulary.answers, settings, accelerator)
         scores = score_split(predictions, eval_split.annotations or {})
         return {"score": scores["overall"], **scores["by_answer_type"]}
 
-    train(
+    times = train(
         model,
         settings,
         run=out,
@@ -72,8 +80,9 @@ def train_vqa(
         evaluate=evaluate,
     )
     result = _answer_split(load_run(out), eval_split, features, accelerator, PREDICTIONS)
-    write_json(out / RESULT, result)
-    return result
+    if accelerator.is_main_process:
+        write_json(out / RESULT, result)
+    return result, times
 
 
 def loss_of(model: nn.Module, batch: GroundedBatch) -> Tensor:
@@ -112,12 +121,16 @@ def _answer_split(
     """Answer every question of a split, write the answers into the run as `name`, score them."""
     examples = encode(split, run.vocabulary, store, max_tokens=run.settings.max_tokens)
     model = accelerator.prepare_model(run.model, evaluation_mode=True)
-    predictions = predict(model, store, examples, run.vocabulary.answers)
+    reader = RecordReader(store, accelerator.device)
+    predictions = predict(
+        model, reader, examples, run.vocabulary.answers, run.settings, accelerator
+    )
     in_order = [
         {"question_id": q.question_id, "answer": predictions[q.question_id]}
         for q in split.questions
     ]
-    write_json(run.folder / name, in_order)
+    if accelerator.is_main_process:
+        write_json(run.folder / name, in_order)
     scores: dict[str, Any] = {"n": len(predictions)} | dict.fromkeys(SCORES)
     if split.annotations is not None:
         scores = score_split(predictions, split.annotations)

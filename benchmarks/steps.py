@@ -1,0 +1,82 @@
+"""Time of a training step of each VQA model, forward and backward and optimizer.
+
+make bench-steps BENCH="--device cuda --precision bfloat16"
+
+Random 14x14x2048 grids, 64 questions of 14 words about 22 images, 3,129 answers, the models at
+the sizes of their presets.
+"""
+
+import argparse
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from clipfeat.train.devices import accelerator_on
+from clipfeat.train.examples import GroundedBatch
+from clipfeat.train.models.build import build_model
+from clipfeat.train.normalize import ChannelStatistics, FeatureNorm
+from clipfeat.train.optimizer import make_optimizer
+from clipfeat.train.settings import load_settings
+from clipfeat.train.vqa.settings import PRESETS, VqaSettings
+from clipfeat.train.vqa.task import loss_of
+
+DIM, ROWS, COLS, QUESTIONS, IMAGES, TOKENS, ANSWERS, WORDS = 2048, 14, 14, 64, 22, 14, 3129, 20_000
+
+
+def make_batch() -> GroundedBatch:
+    """Return a batch of random numbers, the same ones every time."""
+    random = torch.Generator().manual_seed(0)
+    cells = ROWS * COLS
+    return GroundedBatch(
+        features=torch.randn(IMAGES, cells, DIM, generator=random).clamp(min=0).half(),
+        mask=torch.ones(IMAGES, cells, dtype=torch.bool),
+        grid_shapes=torch.tensor([[ROWS, COLS]] * IMAGES),
+        image_of_text=torch.arange(QUESTIONS) % IMAGES,
+        tokens=torch.randint(2, WORDS, (QUESTIONS, TOKENS), generator=random),
+        targets=torch.rand(QUESTIONS, ANSWERS, generator=random),
+    )
+
+
+def measure(preset: Path, precision: str, device: str | None, steps: int) -> str:
+    """Return a row of the table: the model's size and the milliseconds of its steps."""
+    settings = load_settings(VqaSettings, config=preset, assignments=[f"precision={precision}"])
+    torch.manual_seed(0)
+    norm = FeatureNorm(ChannelStatistics(torch.zeros(DIM), torch.ones(DIM)), blind=False)
+    model = build_model(settings.model, norm, tokens=WORDS, answers=ANSWERS)
+    accelerator = accelerator_on(device, settings)
+    prepared, optimizer = accelerator.prepare(model, make_optimizer(model, settings))
+    batch = make_batch().to(accelerator.device)
+    seconds = []
+    for _ in range(steps + 1):
+        started = time.perf_counter()
+        accelerator.backward(loss_of(prepared, batch))
+        optimizer.step()
+        optimizer.zero_grad()
+        if accelerator.device.type == "cuda":
+            torch.cuda.synchronize()
+        seconds.append(time.perf_counter() - started)
+    size = sum(parameter.numel() for parameter in model.parameters()) / 1e6
+    median = float(np.median(seconds[1:]))
+    return f"| {preset.stem} | {size:.0f} M | {1e3 * median:,.0f} | {QUESTIONS / median:,.0f} |"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--presets", nargs="+", default=["default", "pythia", "mcan_small"])
+    parser.add_argument("--precision", default="float32")
+    parser.add_argument("--device", choices=["cpu", "cuda"])
+    parser.add_argument("--steps", type=int, default=5)
+    arguments = parser.parse_args()
+    print("| preset | parameters | ms a step | questions/s |")
+    print("|---|---|---|---|")
+    for name in arguments.presets:
+        row = measure(
+            PRESETS / f"{name}.toml", arguments.precision, arguments.device, arguments.steps
+        )
+        print(row, flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,138 @@
+"""Training in several processes, on the CPU: real ones, that find each other on loopback."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+from children import World, command_line, start_child, wait_for_update
+from vqa_world import make_world
+
+from clipfeat.base.errors import UsageError
+from clipfeat.cli.main import main
+from clipfeat.train.launch import launch, require_gpus, visible_gpus
+
+QUIET = ("epochs=3", "model.dropout=0", "batch_size=71")
+LAUNCH = "import sys; from clipfeat.train.launch import launch; sys.exit(launch(sys.argv[1:], 2))"
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> World:
+    return make_world(tmp_path_factory.mktemp("world"))
+
+
+def losses(run: Path) -> list[float]:
+    lines = map(json.loads, (run / "metrics.jsonl").read_text().splitlines())
+    return [line["loss"] for line in lines if "loss" in line]
+
+
+def result(run: Path) -> dict[str, Any]:
+    return json.loads((run / "result.json").read_text()) | {"predictions": ""}
+
+
+@pytest.fixture(scope="module")
+def alone(world: World, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    run = tmp_path_factory.mktemp("runs") / "alone"
+    child = start_child(world, run, *QUIET)
+    assert child.communicate()[1] == ""
+    return run
+
+
+def in_two(world: World, out: Path, *changes: str) -> list[str]:
+    return [sys.executable, "-c", LAUNCH, *command_line(world, out, *changes)]
+
+
+def test_torchrun_trains_in_two_processes_as_one_does(
+    world: World, alone: Path, tmp_path: Path
+) -> None:
+    """72 questions in batches of 71: of the last batch one process has nothing."""
+    words = command_line(world, tmp_path / "two", *QUIET, "accumulate=2")
+    run = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    done = subprocess.run([*run, *words[1:]], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("overall") == 1
+    assert losses(tmp_path / "two") == pytest.approx(losses(alone), rel=1e-3)
+    assert len(losses(alone)) == 2 * 3
+    assert result(tmp_path / "two")["n"] == result(alone)["n"]
+
+
+def test_a_killed_group_goes_on_bit_for_bit(world: World, tmp_path: Path) -> None:
+    changes = ("epochs=6", "checkpoint_every=2")
+    env = os.environ | {"OMP_NUM_THREADS": "1"}
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    assert subprocess.run(in_two(world, whole, *changes), env=env).returncode == 0
+    group = subprocess.Popen(in_two(world, killed, *changes), env=env)
+    wait_for_update(killed, 12, group)
+    workers = psutil.Process(group.pid).children()
+    assert len(workers) == 2
+    workers[1].send_signal(signal.SIGKILL)
+    assert group.wait(60) == signal.SIGKILL  # one death ends them all
+    assert not any(worker.is_running() for worker in workers)
+    assert subprocess.run(in_two(world, killed, *changes), env=env).returncode == 0
+    assert losses(killed) == losses(whole)
+    for name in ("last.safetensors", "predictions.json"):
+        assert (killed / name).read_bytes() == (whole / name).read_bytes(), name
+
+
+def test_sigterm_ends_the_whole_group(world: World, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    group = subprocess.Popen(in_two(world, run, "epochs=4000"), stderr=subprocess.DEVNULL)
+    wait_for_update(run, 3, group)
+    workers = psutil.Process(group.pid).children()
+    group.send_signal(signal.SIGINT)
+    group.wait(60)
+    assert not any(worker.is_running() for worker in workers)
+
+
+def test_a_mistake_is_said_once(world: World, tmp_path: Path) -> None:
+    words = in_two(world, tmp_path / "run", "train_split=mini")
+    done = subprocess.run(words, capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("Error: ")
+    assert done.stderr.count("has no questions of split 'mini'") == 1
+
+
+def test_what_another_process_says_is_shown_where_it_fails_alone(capfd) -> None:
+    code = "import os, sys, time; time.sleep(30) if os.environ['RANK'] == '0' else sys.exit('bad luck')"
+    started = time.monotonic()
+    assert launch([sys.executable, "-c", code], 2) == 1
+    assert capfd.readouterr().err == "bad luck\n"
+    assert time.monotonic() - started < 25
+
+
+@pytest.mark.parametrize(
+    ("gpus", "message"),
+    [
+        ("two", "--gpus takes a count or numbers, such as 8 or 0,3; got 'two'"),
+        ("0,0", "at least one GPU, none of them twice"),
+        ("0", "at least one GPU, none of them twice"),
+        ("-1", "--gpus takes a count or numbers"),
+        ("0,7", "--gpus asks for GPU 7; torch finds 2 here"),
+        ("3", "--gpus asks for GPU 2; torch finds 2 here"),
+    ],
+)
+def test_wrong_gpus_are_refused(gpus: str, message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        require_gpus(visible_gpus(gpus), 2)
+
+
+def test_gpus_that_are_not_there_are_refused_as_typed(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
+) -> None:
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 0)
+    words = command_line(world, tmp_path / "run")[2:-2]
+    for more, message in (
+        (["--gpus", "8"], "--gpus asks for GPU 7; torch finds 0 here"),
+        (["--gpus", "1", "--device", "cpu"], "--gpus and --device cpu exclude each other"),
+    ):
+        monkeypatch.setattr("sys.argv", ["clipfeat", *words[1:], *more])
+        with pytest.raises(SystemExit) as done:
+            main()
+        assert done.value.code == 2
+        assert message in capsys.readouterr().err

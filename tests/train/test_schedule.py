@@ -1,0 +1,40 @@
+"""Learning rates, against the published schedules worked by hand."""
+
+import pytest
+
+from clipfeat.train.schedule import learning_rate, total_updates, updates_an_epoch
+from clipfeat.train.settings import LoopSettings
+
+
+def rates(steps: int, **changes: object) -> list[float]:
+    settings = LoopSettings(lr=1.0, **changes)  # type: ignore[arg-type]
+    return [learning_rate(step, steps, settings) for step in range(steps)]
+
+
+def test_it_rises_in_a_line_then_follows_half_a_cosine() -> None:
+    found = rates(100, warmup=0.1)
+    assert found[:10] == pytest.approx([0.1 * n for n in range(1, 11)])
+    assert found[10] == 1.0
+    assert found[55] == pytest.approx(0.5)
+    assert found[99] == pytest.approx(0.0003, abs=1e-4)
+    assert rates(10, warmup=0.0)[0] == 1.0
+    assert rates(10, warmup=1.0)[9] == 1.0
+
+
+def test_linear_and_constant() -> None:
+    assert rates(10, warmup=0.2, schedule="linear") == pytest.approx(
+        [0.5, 1, 1, 0.875, 0.75, 0.625, 0.5, 0.375, 0.25, 0.125]
+    )
+    assert rates(5, warmup=0.0, schedule="constant") == [1.0] * 5
+
+
+def test_steps_multiply_the_rate() -> None:
+    found = rates(10, warmup=0.2, warmup_from=0.5, schedule="step", milestones=(0.5, 0.8))
+    assert found == pytest.approx([0.75, 1, 1, 1, 1, 0.1, 0.1, 0.1, 0.01, 0.01])
+
+
+def test_updates_follow_from_epochs_or_are_given() -> None:
+    settings = LoopSettings(batch_size=512, epochs=3)
+    assert updates_an_epoch(settings, 443_757) == 867
+    assert total_updates(settings, 443_757) == 3 * 867
+    assert total_updates(LoopSettings(updates=22_000), 443_757) == 22_000

@@ -1,0 +1,27 @@
+"""Where a model computes: one device, or one for each process of a group."""
+
+import os
+
+import torch
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState
+
+from ..base.errors import UsageError
+from .settings import LoopSettings
+
+MIXED_PRECISION = {"float32": "no", "bfloat16": "bf16", "float16": "fp16"}
+
+
+def accelerator_on(device: str | None, settings: LoopSettings) -> Accelerator:
+    """Return what places models on `device`: "cpu", "cuda", or None for a GPU if there is one.
+
+    In a process that torchrun or `clipfeat train --gpus` has started, it joins the others.
+    """
+    if device == "cuda" and not torch.cuda.is_available():
+        raise UsageError("--device cuda: torch finds no GPU here; type --device cpu")
+    cpu = device == "cpu" or not torch.cuda.is_available()
+    if cpu and settings.precision == "float16":
+        raise UsageError("precision float16 needs a GPU; type --set precision=bfloat16")
+    # Accelerate keeps one state a process and refuses a second run of another precision.
+    AcceleratorState._reset_state(reset_partial_state="LOCAL_RANK" not in os.environ)
+    return Accelerator(cpu=cpu, mixed_precision=MIXED_PRECISION[settings.precision])

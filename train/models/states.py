@@ -1,0 +1,26 @@
+"""A text as one state a word."""
+
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+
+from ..text import PADDING
+from .words import Words
+
+
+class WordStates(nn.Module):
+    """The states of an LSTM at every word of a text."""
+
+    def __init__(self, *, tokens: int, embedding: int, hidden: int) -> None:
+        super().__init__()
+        self.words = Words(tokens, embedding)
+        self.lstm = nn.LSTM(embedding, hidden, batch_first=True)
+
+    def forward(
+        self, tokens: Int[Tensor, "text token"]
+    ) -> tuple[Float[Tensor, "text token hidden"], Bool[Tensor, "text token"]]:
+        """Return the states, and which are of real words.
+
+        It reads forwards only, so that padding after the last word changes no real state.
+        """
+        states, _ = self.lstm(self.words(tokens))
+        return states, tokens != PADDING

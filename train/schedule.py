@@ -1,0 +1,39 @@
+"""The learning rate of each update, and which update is the last."""
+
+import math
+
+from .settings import LoopSettings
+
+
+def total_updates(settings: LoopSettings, examples: int) -> int:
+    """Return how many updates a run of so many examples an epoch has."""
+    return settings.updates or settings.epochs * updates_an_epoch(settings, examples)
+
+
+def updates_an_epoch(settings: LoopSettings, examples: int) -> int:
+    """Return how many updates see every example once; the last takes what is left."""
+    return math.ceil(examples / settings.batch_size)
+
+
+def learning_rate(step: int, steps: int, settings: LoopSettings) -> float:
+    """Return the rate of update `step` (from 0) of `steps`.
+
+    It rises in a line from `warmup_from` times `lr` to `lr`, then follows the schedule. Shares of
+    the run are rounded to whole updates, so that six digits say an update of the papers exactly.
+    """
+    warmup = round(settings.warmup * steps)
+    if step < warmup:
+        return settings.lr * (
+            settings.warmup_from + (1 - settings.warmup_from) * (step + 1) / warmup
+        )
+    progress = (step - warmup) / (steps - warmup)
+    match settings.schedule:
+        case "cosine":
+            return settings.lr * 0.5 * (1 + math.cos(math.pi * progress))
+        case "linear":
+            return settings.lr * (1 - progress)
+        case "step":
+            passed = sum(step >= round(share * steps) for share in settings.milestones)
+            return settings.lr * settings.decay**passed
+        case _:  # constant
+            return settings.lr
