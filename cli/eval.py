@@ -69,7 +69,7 @@ def _eval_run(run: Path, options: dict[str, Any], *, as_json: bool) -> None:
     if options["split"] is None:
         raise UsageError("RUN needs --split, the split that it answers, such as val")
     try:
-        from ..train.vqa.task import describe, eval_vqa
+        from ..train.vqa.evaluation import describe, eval_vqa
     except ModuleNotFoundError as error:
         raise missing_extra("train", str(error.name)) from None
     result = eval_vqa(run, **options)

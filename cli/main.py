@@ -9,10 +9,12 @@ import click
 
 from ..base.errors import ClipfeatError
 from ..base.version import clipfeat_version
+from .compare import compare
 from .demo_data import demo_data
 from .eval import eval_
 from .extract import extract
 from .manifest import manifest
+from .predict import predict
 from .store import store
 from .train import train
 
@@ -34,7 +36,7 @@ def clipfeat() -> None:
     """
 
 
-for command in (manifest, extract, store, train, eval_, demo_data):
+for command in (manifest, extract, store, train, eval_, predict, compare, demo_data):
     clipfeat.add_command(command)
 
 

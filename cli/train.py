@@ -81,7 +81,8 @@ def vqa(
         assignments = (*assignments, f"skip_missing={skip_missing}")
     settings = load_settings(VqaSettings, config=path, assignments=assignments)
     try:
-        from ..train.vqa.task import describe, train_vqa
+        from ..train.vqa.evaluation import describe
+        from ..train.vqa.task import train_vqa
     except ModuleNotFoundError as error:
         raise missing_extra("train", str(error.name)) from None
     if gpus is not None and not in_group():

@@ -2,12 +2,17 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
-from PIL import Image
 
-INK, RIGHT, WRONG = "#222222", "#1a7f37", "#b42318"
+from ..train.pictures.attention import grid_colors, read_image, show, show_lit
+from ..train.pictures.canvas import GREEN, INK, bare, new_figure, save
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+RIGHT, WRONG = GREEN, "#b42318"
 
 
 @dataclass(frozen=True)
@@ -31,46 +36,27 @@ class Shown:
 
 def draw_picture(scenes: list[Shown], out: Path) -> None:
     """Write the picture as a PNG: a column for each scene."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
     rows = 2 + max(len(scene.asked) for scene in scenes)
-    figure, axes = pyplot.subplots(
-        rows, len(scenes), figsize=(2.9 * len(scenes), 3.05 * rows), squeeze=False
-    )
-    for column, (scene, colors) in enumerate(
-        zip(scenes, grid_colors([s.grid for s in scenes]), strict=True)
-    ):
-        picture = np.asarray(Image.open(scene.image))
-        axes[0, column].imshow(picture)
+    figure = new_figure(2.9 * len(scenes), 3.05 * rows)
+    axes = figure.subplots(rows, len(scenes), squeeze=False)
+    for axis in axes.flat:
+        bare(axis)
+    all_colors = grid_colors([scene.grid for scene in scenes])
+    for column, (scene, colors) in enumerate(zip(scenes, all_colors, strict=True)):
+        picture = read_image(scene.image)
+        show(axes[0, column], picture)
         axes[1, column].imshow(colors, aspect=_aspect(picture, colors))
         for row, asked in enumerate(scene.asked, start=2):
-            _draw_attention(axes[row, column], picture, asked)
-    axes[0, 0].set_ylabel("scene", fontsize=11, color=INK)
-    axes[1, 0].set_ylabel("its grid of features", fontsize=11, color=INK)
-    for row in range(2, rows):
-        axes[row, 0].set_ylabel("attention", fontsize=11, color=INK)
-    for axis in axes.flat:
-        axis.set_xticks([])
-        axis.set_yticks([])
-        for spine in axis.spines.values():
-            spine.set_visible(False)
-    figure.tight_layout()
-    figure.savefig(out, dpi=80)
-    pyplot.close(figure)
+            _draw_asked(axes[row, column], picture, asked)
+    names = ("scene", "its grid of features", *["attention"] * (rows - 2))
+    for axis, name in zip(axes[:, 0], names, strict=True):
+        axis.set_ylabel(name, fontsize=11, color=INK)
+    save(figure, out, dpi=80)
 
 
-def _draw_attention(axis: Any, picture: np.ndarray, asked: Asked) -> None:
+def _draw_asked(axis: "Axes", picture: np.ndarray, asked: Asked) -> None:
     """Draw the scene lit where the model looks, under the question and its answer."""
-    height, width = picture.shape[:2]
-    light = asked.attention / asked.attention.max()
-    light = Image.fromarray((255 * light).astype(np.uint8)).resize(
-        (width, height), Image.Resampling.BICUBIC
-    )
-    lit = picture * (0.18 + 0.82 * np.asarray(light)[..., None] / 255)
-    axis.imshow(lit.astype(np.uint8))
+    show_lit(axis, picture, asked.attention)
     right = asked.answer == asked.truth
     verdict = asked.answer if right else f"{asked.answer} (it is {asked.truth})"
     axis.set_title(asked.question, fontsize=9.5, color=INK, pad=16)
@@ -78,22 +64,6 @@ def _draw_attention(axis: Any, picture: np.ndarray, asked: Asked) -> None:
         0.5, 1.015, verdict, transform=axis.transAxes, ha="center", va="bottom",
         fontsize=10, fontweight="bold", color=RIGHT if right else WRONG,
     )  # fmt: skip
-
-
-def grid_colors(grids: list[np.ndarray]) -> list[np.ndarray]:
-    """Return each grid (row, col, dim) as colours (row, col, 3) in 0...1.
-
-    The three colours are the first three principal components of all cells shown, each
-    stretched over its range from the 2nd to the 98th percentile.
-    """
-    cells = np.concatenate([g.reshape(-1, g.shape[-1]) for g in grids]).astype(np.float32)
-    mean, scale = cells.mean(axis=0), cells.std(axis=0) + 1e-6
-    _, _, axes = np.linalg.svd((cells - mean) / scale, full_matrices=False)
-    low, high = np.percentile((cells - mean) / scale @ axes[:3].T, [2, 98], axis=0)
-    return [
-        (((g.astype(np.float32) - mean) / scale @ axes[:3].T - low) / (high - low)).clip(0, 1)
-        for g in grids
-    ]
 
 
 def _aspect(picture: np.ndarray, colors: np.ndarray) -> float:

@@ -28,9 +28,10 @@ from .checkpoint import load_training, model_tensors, write_checkpoint, write_tr
 from .jsonfile import field
 from .optimizer import make_optimizer
 from .profile import LoopTimes
-from .runfolder import BAD_BATCH, BEST, append_metrics, rewind_metrics
+from .runfolder import BAD_BATCH, BEST, EVENTS, append_metrics, rewind_metrics
 from .schedule import learning_rate, total_updates, updates_an_epoch
 from .settings import LoopSettings
+from .tensorboard import EventWriter
 
 
 @runtime_checkable
@@ -71,7 +72,7 @@ def train(
     epoch_steps = updates_an_epoch(settings, examples)
     steps = total_updates(settings, examples)
 
-    step, best = 0, -math.inf
+    step, epoch, best = 0, 0, -math.inf
     state = load_training(run, plain, optimizer)
     if state is not None:
         step, best = field(state, "step", int, run), field(state, "best", float, run)
@@ -90,6 +91,13 @@ def train(
         full = [part for part in mine if len(part)] or [numbers[:1]]
         return [(len(p) / len(numbers) if len(mine[0]) else 0.0, read_batch(p)) for p in full]
 
+    def log(numbers: Mapping[str, Any]) -> None:
+        """Write down numbers of this update, once however many processes there are."""
+        if events is not None:
+            record = {"step": step, "epoch": epoch + 1, **numbers}
+            append_metrics(run, record)
+            events.write(record)
+
     def save() -> None:
         if accelerator.is_main_process:
             scaler = {} if accelerator.scaler is None else accelerator.scaler.state_dict()
@@ -103,7 +111,9 @@ def train(
         unit=" examples",
         disable=None if accelerator.is_main_process else True,
     )
-    with bar, _memory_errors(settings):
+    writes = accelerator.is_main_process and step < steps
+    events = EventWriter(run / EVENTS, purge_step=step + 1) if writes else None
+    with bar, _memory_errors(settings), contextlib.closing(events) if events else bar:
         while step < steps:
             epoch, position = divmod(step, epoch_steps)
             order = epoch_order(image_of_example, seed=settings.seed, epoch=epoch)
@@ -142,7 +152,7 @@ def train(
                         bar.set_postfix(
                             epoch=epoch + 1, loss=f"{mean:.3f}", score=f"{best:.2f}", data_wait=wait
                         )
-                        log(accelerator, run, step, epoch, {"loss": mean, "lr": rate})
+                        log({"loss": mean, "lr": rate})
                     if saves and not ends:
                         save()
             speed = sum(map(len, batches)) / (time.perf_counter() - started)
@@ -150,7 +160,7 @@ def train(
             with times.evaluating():
                 scores = {} if evaluate is None else evaluate(plain)
             rates = {"examples_per_s": round(speed, 1), "data_wait": times.waited_percent}
-            log(accelerator, run, step, epoch, {**scores, **rates})
+            log({**scores, **rates})
             if evaluate is None or scores["score"] > best:
                 best = scores.get("score", best)
                 if accelerator.is_main_process:
@@ -165,14 +175,6 @@ def say(accelerator: Accelerator, text: str) -> None:
     """Tell the person, once however many processes there are."""
     if accelerator.is_main_process:
         print(text, file=sys.stderr)
-
-
-def log(
-    accelerator: Accelerator, run: Path, step: int, epoch: int, numbers: Mapping[str, Any]
-) -> None:
-    """Add a line to the run's metrics, once however many processes there are."""
-    if accelerator.is_main_process:
-        append_metrics(run, {"step": step, "epoch": epoch + 1, **numbers})
 
 
 def seed_update(seed: int, step: int, process: int) -> None:

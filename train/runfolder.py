@@ -3,13 +3,16 @@
 RUN/settings.json         settings, the store's digest and the data files' sha256
 RUN/vocabulary.json       what the task read off its training data
 RUN/metrics.jsonl         one line for every few updates and one for each evaluation
+RUN/tensorboard/          the same as event files: tensorboard --logdir RUN/tensorboard
 RUN/last.safetensors      all that going on takes
 RUN/last.1.safetensors    the same, one checkpoint earlier
 RUN/best.safetensors      the model at its best score
 RUN/predictions.json      of the best model, in the leaderboard's format
 RUN/result.json           scores of the best model
+RUN/scores.json           its score of each example, which clipfeat compare reads
+RUN/curves.png            the metrics as a picture
+RUN/answer.png            the last answer of clipfeat predict, and where the model looked
 RUN/bad_batch.safetensors the batch whose loss was no number, where that stopped the run
-RUN/scores.json           score of the best model on each question, in percent
 """
 
 import dataclasses
@@ -29,9 +32,11 @@ METRICS = "metrics.jsonl"
 LAST = "last.safetensors"
 BEFORE_LAST = "last.1.safetensors"
 BEST = "best.safetensors"
+SCORES = "scores.json"
 BAD_BATCH = "bad_batch.safetensors"
 CHANGES_NOTHING = {"cache", "log_every", "checkpoint_every"}  # settings that a run may go on with
-SCORES = "scores.json"
+EVENTS = "tensorboard"
+CURVES = "curves.png"
 
 
 @dataclass(frozen=True)
@@ -115,6 +120,13 @@ def append_metrics(folder: Path, record: Mapping[str, Any]) -> None:
     """Add one line to the run's metrics."""
     with (folder / METRICS).open("a") as file:
         file.write(json.dumps(record) + "\n")
+
+
+def read_metrics(folder: Path) -> list[dict[str, Any]]:
+    """Return the run's metrics, but for a line that a crash cut short."""
+    path = folder / METRICS
+    lines = path.read_text().splitlines(keepends=True) if path.is_file() else []
+    return [json.loads(line) for line in lines if _step_of(line) < math.inf]
 
 
 def rewind_metrics(folder: Path, step: int) -> None:

@@ -7,7 +7,7 @@ from pictures import photograph
 from PIL import Image
 from stores import make_store
 
-from clipfeat.demo.picture import Asked, Shown, draw_picture, grid_colors
+from clipfeat.demo.picture import Asked, Shown, draw_picture
 from clipfeat.demo.report import Report, npz_bytes
 from clipfeat.featstore import FeatureStore
 
@@ -47,12 +47,3 @@ def test_the_picture_has_a_column_a_scene(tmp_path):
     draw_picture(scenes, tmp_path / "out.png")
     with Image.open(tmp_path / "out.png") as picture:  # 2.9 x 3.05 inches a cell at 80 dots
         assert picture.size == (2 * 232, 4 * 244)
-
-
-def test_cells_of_one_kind_have_one_color():
-    grid = np.zeros((2, 2, 8), np.float16)
-    grid[0] = RNG.standard_normal(8)
-    (colors,) = grid_colors([grid])
-    assert colors.shape == (2, 2, 3)
-    np.testing.assert_allclose(colors[0, 0], colors[0, 1], atol=1e-5)
-    assert np.abs(colors[0, 0] - colors[1, 0]).max() > 0.5

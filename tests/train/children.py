@@ -5,6 +5,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 from vqa_world import FAST
 
@@ -29,7 +30,7 @@ def start_child(world: World, out: Path, *changes: str) -> subprocess.Popen[str]
     )
 
 
-def wait_for_update(run: Path, step: int, child: subprocess.Popen[str]) -> None:
+def wait_for_update(run: Path, step: int, child: subprocess.Popen[Any]) -> None:
     """Return when the run's metrics speak of an update."""
     path = run / "metrics.jsonl"
     while not path.is_file() or f'"step": {step},' not in path.read_text():

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pictures import photograph
 from vqa_world import FAST, grid, make_world, write_gqa, write_split, write_visual_genome
 
 from clipfeat.base.errors import UsageError
@@ -160,6 +161,101 @@ def test_one_question_is_answered_as_in_its_split(run: Path, world: tuple[Path, 
         assert found.attention.sum() == pytest.approx(1, abs=1e-5)
     with pytest.raises(StoreError, match="has no image id 'nothing'"):
         answer(trained, store, "nothing", "Why?")
+
+
+def ask(run: Path, image_id: str, question: str, *more: object) -> list[object]:
+    words = ["predict", "vqa", run, "--image-id", image_id, "--question", question]
+    return [*words, "--device", "cpu", *more]
+
+
+def test_predict_says_what_answer_says_and_draws_it(
+    run: Path, tmp_path: Path, typed: Typed
+) -> None:
+    image_id, question = "COCO_val2014_000000000061", "What colour is the shape?"
+    store = FeatureStore.open(read(run / "settings.json")["store"])
+    expected = answer(load_run(run), store, image_id, question)
+    code, out, err = typed(*ask(run, image_id, question, "--json"))
+    assert (code, err) == (0, "")
+    found = json.loads(out)
+    assert found == {
+        "image_id": image_id,
+        "question": question,
+        "answer": expected.answer,
+        "score": expected.score,
+        "top": [list(pair) for pair in expected.top],
+        "grid": list(grid(61).shape[:2]),
+        "attention": expected.attention.tolist(),
+        "picture": str(run / "answer.png"),
+    }
+    assert expected.top[0] == (expected.answer, expected.score)
+    assert len(expected.top) == 5
+    assert [score for _, score in expected.top] == sorted((s for _, s in expected.top))[::-1]
+    assert (run / "answer.png").read_bytes().startswith(b"\x89PNG")
+
+    photograph(0, 60, 40).save(tmp_path / "scene.jpg")
+    more = ("--image", tmp_path / "scene.jpg", "--out", tmp_path / "lit.png")
+    code, out, err = typed(*ask(run, image_id, question, *more))
+    assert (code, err) == (0, "")
+    assert out.startswith(f"{expected.answer}  (")
+    assert out.endswith(f"{tmp_path / 'lit.png'}\n")
+    assert (tmp_path / "lit.png").read_bytes() != (run / "answer.png").read_bytes()
+
+
+def test_predict_says_when_it_knows_no_word(run: Path, tmp_path: Path, typed: Typed) -> None:
+    more = ("--json", "--out", tmp_path / "a.png")
+    code, out, err = typed(*ask(run, "COCO_val2014_000000000061", "Warum nur?", *more))
+    assert code == 0
+    assert err == "the model knows no word of the question; it goes by the image alone\n"
+    assert json.loads(out)["question"] == "Warum nur?"
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "message"),
+    [
+        (["61", "Why?"], 1, "has no image id '61'; ids here look like 'COCO_"),
+        (["COCO_val2014_000000000061", " "], 2, "--question is empty"),
+        (["COCO_val2014_000000000061", "Why?", "--image", "no.jpg"], 2, "no.jpg is no readable"),
+        (["COCO_val2014_000000000061", "Why?", "--store", "nowhere"], 1, "nowhere does not exist"),
+    ],
+)
+def test_predict_tells_mistakes_in_one_line(
+    run: Path, tmp_path: Path, typed: Typed, words: list[str], code: int, message: str
+) -> None:
+    got, out, err = typed(*ask(run, *words, "--out", tmp_path / "a.png"))
+    assert (got, out) == (code, "")
+    assert message in err
+    assert err.count("\n") == 1
+    assert not (tmp_path / "a.png").exists()
+
+
+def test_predict_needs_a_checkpoint_and_the_store_of_the_run(
+    run: Path, tmp_path: Path, typed: Typed
+) -> None:
+    other, _ = make_world(tmp_path, train=3, val=1)
+    _, _, err = typed(*ask(run, "COCO_val2014_000000000061", "Why?", "--store", other))
+    assert err.startswith("Error: the run was trained on a store of digest ")
+    (tmp_path / "new").mkdir()
+    (tmp_path / "new" / "settings.json").write_text((run / "settings.json").read_text())
+    _, _, err = typed(*ask(tmp_path / "new", "COCO_val2014_000000000061", "Why?"))
+    assert err.endswith("has no best.safetensors yet: its first epoch is not done\n")
+
+
+def test_compare_as_typed(run: Path, tmp_path: Path, typed: Typed) -> None:
+    runs = [tmp_path / "one", tmp_path / "two"]
+    for number, folder in enumerate(runs):
+        folder.mkdir()
+        (folder / "settings.json").write_text((run / "settings.json").read_text())
+        scores = {"split": "val", "ids": [1, 2], "images": ["a", "b"], "scores": [50 * number] * 2}
+        (folder / "scores.json").write_text(json.dumps(scores))
+    code, out, err = typed("compare", *runs)
+    assert (code, err) == (0, "")
+    assert "+50.00 *" in out
+    code, out, err = typed("compare", *runs, "--json")
+    assert (code, err) == (0, "")
+    assert [entry["difference"] for entry in json.loads(out)] == [None, 50]
+    code, out, err = typed("compare", runs[0])
+    assert (code, out) == (2, "")
+    assert err == "Error: comparing takes at least two runs; got 1\n"
 
 
 def test_one_question_needs_the_store_of_the_run(run: Path, tmp_path: Path) -> None:

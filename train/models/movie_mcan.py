@@ -39,13 +39,13 @@ class MovieMcan(nn.Module):
         self.reduce_words = Reduction(hidden, inner=hidden // 2, glimpses=2, dropout=dropout)
         self.place = GridPlace(hidden) if settings.positions else None
 
-        self.mcan_appearance = nn.Linear(dim, hidden)
+        self.mcan_appearance = nn.Sequential(nn.Linear(dim, hidden), nn.LayerNorm(hidden))
         self.decoder = nn.ModuleList(
             GuidedAttention(hidden, heads=heads, dropout=dropout) for _ in range(settings.layers)
         )
         self.reduce_cells = Reduction(hidden, inner=hidden // 2, glimpses=1, dropout=dropout)
 
-        self.movie_appearance = nn.Linear(dim, hidden)
+        self.movie_appearance = nn.Sequential(nn.Linear(dim, hidden), nn.LayerNorm(hidden))
         self.movie = Movie(hidden, settings.movie_layers)
 
         self.head = SumHead(hidden, vectors=3, joint=joint, answers=answers)

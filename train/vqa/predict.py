@@ -25,11 +25,12 @@ from ..normalize import ChannelStatistics, FeatureNorm
 from ..records import RecordReader
 from ..runfolder import BEST, RunCard, read_card
 from ..settings import settings_of
-from ..text import encode_tokens
+from ..text import encode_tokens, tokenize
 from .data import Vocabulary
 from .settings import VqaSettings
 
 VOCABULARY = "vocabulary.json"
+TOP = 5  # answers that a question gets, the likeliest first
 
 
 @dataclass(frozen=True)
@@ -50,6 +51,7 @@ class Answer:
 
     answer: str
     score: float  # the model's own estimate of the answer's accuracy, 0 to 1
+    top: tuple[tuple[str, float], ...]  # the likeliest answers with their scores; this is the first
     attention: Float32[np.ndarray, "row col"]  # sums to 1
 
 
@@ -159,9 +161,16 @@ def answer(run: TrainedVqa, store: FeatureStore, image_id: str, question: str) -
     numbers = np.zeros(1, dtype=np.int64)
     batch = read_batch(reader, examples, numbers, answers=len(run.vocabulary.answers))
     found = model(*batch.to(device).inputs)
-    best = int(found.logits[0].argmax())
+    logits, best = found.logits[0].float().topk(min(TOP, found.logits.shape[1]))
+    texts = (run.vocabulary.answers[number] for number in best.tolist())
+    top = tuple(zip(texts, logits.sigmoid().tolist(), strict=True))
     return Answer(
-        answer=run.vocabulary.answers[best],
-        score=float(found.logits[0, best].sigmoid()),
+        *top[0],
+        top=top,
         attention=found.attention[0].float().cpu().numpy().reshape(*batch.grid_shapes[0].tolist()),
     )
+
+
+def knows_a_word(run: TrainedVqa, question: str) -> bool:
+    """Return whether a run's training has met any word of a question."""
+    return not set(run.vocabulary.words).isdisjoint(tokenize(question))

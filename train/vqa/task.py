@@ -1,35 +1,34 @@
-"""The VQA task: train a model on a store, and score a trained one on a split."""
+"""The VQA task: train a model on the grids of a store."""
 
 import dataclasses
 import functools
 import sys
-from collections.abc import Mapping
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import Accelerator
 from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits
 
+from ...base.errors import UsageError
 from ...featstore import FeatureStore
 from ..devices import accelerator_on
-from ..examples import Examples, GroundedBatch, read_batch
+from ..examples import GroundedBatch, read_batch
 from ..glove import read_glove
 from ..jsonfile import write_json
 from ..loop import train
 from ..models.build import build_model
 from ..normalize import FeatureNorm, channel_statistics
+from ..pictures.curves import draw_curves
 from ..profile import LoopTimes
 from ..records import RecordReader
-from ..runfolder import SCORES as SCORES_FILE
-from ..runfolder import RunCard, data_digests, start_run
+from ..runfolder import CURVES, SCORES, RunCard, data_digests, start_run
 from .data import Vocabulary, build_vocabulary, encode
 from .datasets.read import read_split
-from .datasets.split import QuestionId, Split
-from .metric import SCORES
-from .predict import VOCABULARY, TrainedVqa, check_digest, load_run, predict
-from .predictions import describe_scores, read_predictions, write_predictions
+from .datasets.split import Split
+from .evaluation import Asked, answer_split
+from .predict import VOCABULARY, load_run, predict
 from .settings import VqaSettings
 
 PREDICTIONS = "predictions.json"
@@ -48,7 +47,7 @@ def train_vqa(
     accelerator = accelerator_on(device, settings)
     features = FeatureStore.open(store)
     train_split = read_split(settings.dataset, data, settings.train_split, annotated=True)
-    eval_split = read_split(settings.dataset, data, settings.eval_split, annotated=True)
+    held_out = _read_held_out(settings, data, train_split)
     vocabulary = build_vocabulary(
         train_split,
         min_answer_count=settings.min_answer_count,
@@ -61,10 +60,10 @@ def train_vqa(
         max_tokens=settings.max_tokens,
         skip_missing=settings.skip_missing,
     )
-    examples, held_out = encode_split(train_split), encode_split(eval_split)
+    examples = encode_split(train_split)
+    asked = None if held_out is None else Asked(held_out, encode_split(held_out))
     glove = _read_glove(settings, vocabulary)
-    files = (*train_split.files, *eval_split.files, *_given_files(settings))
-    card = _card(settings, features, data, tuple(dict.fromkeys(files)))
+    card = _card(settings, features, data, (train_split, *((held_out,) if held_out else ())))
     with accelerator.main_process_first():
         start_run(out, card, writes=accelerator.is_main_process)
     if accelerator.is_main_process:
@@ -73,19 +72,19 @@ def train_vqa(
     statistics = channel_statistics(features, examples.image_ids, seed=settings.seed)
     torch.manual_seed(settings.seed)
     norm = FeatureNorm(statistics, blind=settings.blind)
-    model = build_model(
-        settings.model, norm, tokens=vocabulary.tokens, answers=len(vocabulary.answers)
-    )
+    answers = len(vocabulary.answers)
+    model = build_model(settings.model, norm, tokens=vocabulary.tokens, answers=answers)
     if glove is not None:
         model.words.fill(*glove)
     reader = RecordReader(features, accelerator.device, settings.cache)
-    reader.require_room(
-        {*examples.image_ids, *held_out.image_ids}, processes=accelerator.num_processes
-    )
+    ids = {*examples.image_ids, *(asked.examples.image_ids if asked else ())}
+    reader.require_room(ids, processes=accelerator.num_processes)
 
-    def evaluate(model: nn.Module) -> dict[str, float]:
-        predictions = predict(model, reader, held_out, vocabulary.answers, settings, accelerator)
-        scores = eval_split.score(_answers(eval_split, predictions))
+    def evaluate(model: nn.Module, asked: Asked) -> dict[str, float]:
+        predictions = predict(
+            model, reader, asked.examples, vocabulary.answers, settings, accelerator
+        )
+        scores = asked.split.score(asked.complete(predictions))
         return {"score": scores["overall"], **scores["by_answer_type"]}
 
     times = train(
@@ -94,15 +93,19 @@ def train_vqa(
         run=out,
         accelerator=accelerator,
         image_of_example=examples.image_of_text,
-        read_batch=functools.partial(read_batch, reader, examples, answers=len(vocabulary.answers)),
+        read_batch=functools.partial(read_batch, reader, examples, answers=answers),
         loss_of=loss_of,
-        evaluate=evaluate,
+        evaluate=functools.partial(evaluate, asked=asked) if asked else None,
     )
     best = load_run(out)
-    result = _answer_split(best, eval_split, held_out, reader, accelerator, PREDICTIONS)
+    result: dict[str, Any] = {"split": "", "epoch": best.epoch, "blind": settings.blind}
+    if asked is not None:
+        result = answer_split(best, asked, reader, accelerator, PREDICTIONS)
     if accelerator.is_main_process:
         write_json(out / RESULT, result)
-        write_json(out / SCORES_FILE, _score_table(eval_split, held_out, out / PREDICTIONS))
+        if asked is not None:
+            write_json(out / SCORES, asked.score_table(out / PREDICTIONS))
+        draw_curves(out, out / CURVES)
     return result, times
 
 
@@ -120,89 +123,23 @@ def loss_of(model: nn.Module, batch: GroundedBatch) -> Tensor:
     return torch.stack(losses).sum()
 
 
-def eval_vqa(
-    run: Path,
-    *,
-    split: str,
-    store: Path | None,
-    data: Path | None,
-    device: str | None,
-    skip_missing: int | None = None,
-) -> dict[str, Any]:
-    """Answer a split with a run's best model, write the answers into the run, return the scores.
+def _read_held_out(settings: VqaSettings, data: Path, train_split: Split) -> Split | None:
+    """Return the split that scores the model, None where the settings name none.
 
-    `store`, `data` and `skip_missing` are by default those of the run. The scores are None on a
-    split without annotations. Raises UsageError for a store with other features than the run's.
+    Raises UsageError where it shares questions with the training split: CLIP-ViL's MCAN was
+    validated on questions that it was trained on.
     """
-    trained = load_run(run)
-    accelerator = accelerator_on(device, trained.settings)
-    features = FeatureStore.open(store or Path(trained.card.store))
-    check_digest(features, trained.card)
-    settings = trained.settings
-    folder = data or Path(trained.card.data)
-    questions = read_split(settings.dataset, folder, split, annotated=False)
-    examples = encode(
-        questions,
-        trained.vocabulary,
-        features,
-        max_tokens=settings.max_tokens,
-        skip_missing=settings.skip_missing if skip_missing is None else skip_missing,
-    )
-    name = f"predictions_{split}.json"
-    reader = RecordReader(features, accelerator.device)
-    return _answer_split(trained, questions, examples, reader, accelerator, name)
-
-
-def _answer_split(
-    run: TrainedVqa,
-    split: Split,
-    examples: Examples,
-    reader: RecordReader,
-    accelerator: Accelerator,
-    name: str,
-) -> dict[str, Any]:
-    """Answer every question of a split, write the answers into the run as `name`, score them.
-
-    All processes answer; the first writes and scores, and the result of the others is empty.
-    """
-    model = accelerator.prepare_model(run.model, evaluation_mode=True)
-    predictions = predict(
-        model, reader, examples, run.vocabulary.answers, run.settings, accelerator
-    )
-    if not accelerator.is_main_process:
-        return {}
-    path = run.folder / name
-    write_predictions(path, _answers(split, predictions), split)
-    scores: dict[str, Any] = {"n": len(split.questions)} | dict.fromkeys(SCORES)
-    if split.annotations is not None:
-        scores = split.score(read_predictions(path, split))
-    return {
-        "split": split.name,
-        "epoch": run.epoch,
-        "blind": run.settings.blind,
-        **scores,
-        "skipped": len(split.questions) - len(examples),
-        "predictions": str(path),
-    }
-
-
-def _answers(split: Split, predictions: Mapping[QuestionId, str]) -> dict[QuestionId, str]:
-    """Return an answer to every question: the empty one where its image has no features."""
-    return {question_id: predictions.get(question_id, "") for question_id in split.ids}
-
-
-def _score_table(split: Split, examples: Examples, predictions: Path) -> dict[str, Any]:
-    """Return the score of each question in percent, with the image that it asks about."""
-    scores = split.score_each(read_predictions(predictions, split))
-    image_of = {question.question_id: question.candidates[0] for question in split.questions}
-    for question_id, image in zip(examples.ids, examples.image_of_text, strict=True):
-        image_of[question_id] = examples.image_ids[image]
-    return {
-        "split": split.name,
-        "ids": list(scores),
-        "images": [image_of[question_id] for question_id in scores],
-        "scores": [round(100 * score, 2) for score in scores.values()],
-    }
+    if not settings.eval_split:
+        return None
+    split = read_split(settings.dataset, data, settings.eval_split, annotated=True)
+    shared = set(train_split.ids).intersection(split.ids)
+    if shared:
+        raise UsageError(
+            f"eval_split {settings.eval_split} shares {len(shared):,} questions with train_split "
+            f"{settings.train_split}, so that its score would mean nothing; "
+            'pass --set eval_split="" to train without one'
+        )
+    return split
 
 
 def _given_files(settings: VqaSettings) -> tuple[Path, ...]:
@@ -222,25 +159,15 @@ def _read_glove(settings: VqaSettings, vocabulary: Vocabulary) -> tuple[Tensor, 
 
 
 def _card(
-    settings: VqaSettings, store: FeatureStore, data: Path, files: tuple[Path, ...]
+    settings: VqaSettings, store: FeatureStore, data: Path, splits: Sequence[Split]
 ) -> RunCard:
+    files = [file for split in splits for file in split.files]
+    given = dict.fromkeys([*files, *_given_files(settings)])
     return RunCard(
         task="vqa",
         settings=dataclasses.asdict(settings),
         store_digest=store.digest,
-        data_files=data_digests(files),
+        data_files=data_digests(tuple(given)),
         store=str(store.path.resolve()),
         data=str(data.resolve()),
     )
-
-
-def describe(result: Mapping[str, Any]) -> str:
-    """Return a result as lines for people."""
-    lines = [f"split {result['split']}: {result['n']} questions, epoch {result['epoch']}"]
-    if result["overall"] is None:
-        lines.append("no annotations here: predictions only, nothing scored")
-    else:
-        lines += describe_scores(result)
-    if result["skipped"]:
-        lines.append(f"{result['skipped']} questions skipped: their images have no features")
-    return "\n".join([*lines, result["predictions"]])

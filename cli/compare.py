@@ -1,0 +1,31 @@
+"""clipfeat compare: how much better one run is than another, and how sure that is."""
+
+from pathlib import Path
+
+import click
+
+from ..base.errors import missing_extra
+from .options import as_json
+
+
+@click.command()
+@click.argument("runs", metavar="RUN RUN...", nargs=-1, type=click.Path(path_type=Path))
+@as_json
+def compare(*, runs: tuple[Path, ...], as_json: bool) -> None:
+    """Compare runs of one task with the first, on the examples that all were scored on.
+
+    Prints each run's score, the difference to the first, and the 95% bootstrap interval of that
+    difference. Images are resampled, each with all of its questions, which are not independent.
+
+    \b
+    $ clipfeat compare runs/rn50 runs/rn50x4
+    """
+    import json
+
+    try:
+        from ..train.compare import compare as compare_runs
+        from ..train.compare import table, to_json
+    except ModuleNotFoundError as error:
+        raise missing_extra("train", str(error.name)) from None
+    compared = compare_runs(runs)
+    click.echo(json.dumps(to_json(compared), indent=1) if as_json else table(compared))

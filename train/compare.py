@@ -1,0 +1,165 @@
+"""Is one run better than another? Their scores on the same examples, and how sure that is."""
+
+import dataclasses
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..base.errors import ClipfeatError, UsageError
+from .bootstrap import interval_of_mean
+from .jsonfile import field, read_json
+from .runfolder import SCORES, RunCard, read_card
+
+
+@dataclass(frozen=True)
+class Scored:
+    """A run with its score of each example."""
+
+    run: Path
+    card: RunCard
+    split: str
+    images: Mapping[int | str, int | str]  # {example id: image id}
+    scores: Mapping[int | str, float]  # {example id: percent}
+
+
+@dataclass(frozen=True)
+class Compared:
+    """A run beside the first one."""
+
+    run: Path
+    settings: dict[str, Any]  # those that are not the same in all runs
+    score: float  # mean over examples, percent
+    difference: float | None  # to the first run, points; None for the first
+    interval: tuple[float, float] | None  # of the difference, 95%
+
+    @property
+    def is_sure(self) -> bool:
+        """Whether the interval excludes that there is no difference."""
+        return self.interval is not None and not self.interval[0] <= 0 <= self.interval[1]
+
+
+def compare(runs: Sequence[Path]) -> tuple[Compared, ...]:
+    """Compare runs with the first of them.
+
+    Raises UsageError for fewer than two, and where tasks, splits or examples differ.
+    """
+    if len(runs) < 2:
+        raise UsageError(f"comparing takes at least two runs; got {len(runs)}")
+    scored = [read_scored(run) for run in runs]
+    first = scored[0]
+    for other in scored[1:]:
+        _check_comparable(first, other)
+    ids = list(first.scores)
+    scores = np.array([[of_run.scores[i] for of_run in scored] for i in ids], dtype=np.float64)
+    numbers = {image: n for n, image in enumerate(dict.fromkeys(first.images.values()))}
+    image_of = np.array([numbers[first.images[i]] for i in ids])
+    differences = scores - scores[:, :1]
+    low, high = interval_of_mean(differences, image_of)
+    settings = differing_settings([of_run.card for of_run in scored])
+    return tuple(
+        Compared(
+            run=of_run.run,
+            settings=settings[n],
+            score=float(scores[:, n].mean()),
+            difference=float(differences[:, n].mean()) if n else None,
+            interval=(float(low[n]), float(high[n])) if n else None,
+        )
+        for n, of_run in enumerate(scored)
+    )
+
+
+def read_scored(run: Path) -> Scored:
+    """Return what a run folder says of its scores; UsageError if it has none."""
+    card, path = read_card(run), run / SCORES
+    if not path.is_file():
+        raise UsageError(f"{run} has no {SCORES}: its training is not done; type its command again")
+    record = read_json(path)
+    ids, images, scores = (field(record, key, list, path) for key in ("ids", "images", "scores"))
+    if not all(type(value) in (int, str) for value in (*ids, *images)):
+        raise ClipfeatError(f"{path}: ids and images must be numbers or texts")
+    if not len(ids) == len(images) == len(scores) == len(set(ids)) > 0:
+        raise ClipfeatError(f"{path}: must hold an image and a score for each id, each id once")
+    if not all(type(score) in (int, float) and math.isfinite(score) for score in scores):
+        raise ClipfeatError(f"{path}: scores must be numbers")
+    split = field(record, "split", str, path)
+    image_of = dict(zip(ids, images, strict=True))
+    return Scored(run, card, split, image_of, dict(zip(ids, map(float, scores), strict=True)))
+
+
+def _check_comparable(first: Scored, other: Scored) -> None:
+    """Raise UsageError unless two runs answered the same questions."""
+    pairs = (
+        ("task", first.card.task, other.card.task),
+        ("split", first.split, other.split),
+        ("number of examples", len(first.scores), len(other.scores)),
+    )
+    for what, one, two in pairs:
+        if one != two:
+            raise UsageError(
+                f"{first.run} and {other.run} differ in {what}, {one!r} and {two!r}; "
+                "runs are compared on the same examples"
+            )
+    if first.images != other.images:
+        strays = first.images.items() ^ other.images.items()
+        example = min(str(example_id) for example_id, _ in strays)
+        raise UsageError(
+            f"{first.run} and {other.run} were scored on other examples, such as {example}; "
+            "runs are compared on the same examples"
+        )
+
+
+def differing_settings(cards: Sequence[RunCard]) -> list[dict[str, Any]]:
+    """Return, for each run, what it was told and not all runs were: settings, store, data files."""
+    told = [
+        dict(_flat(card.settings))
+        | {"store": card.store_digest[:12]}
+        | {name: digest[:12] for name, digest in card.data_files.items()}
+        for card in cards
+    ]
+    names = dict.fromkeys(name for of_run in told for name in of_run)
+    missing = object()
+    differing = [
+        name
+        for name in names
+        if any(of_run.get(name, missing) != told[0].get(name, missing) for of_run in told)
+    ]
+    return [{name: of_run[name] for name in differing if name in of_run} for of_run in told]
+
+
+def _flat(settings: Mapping[str, Any], table: str = "") -> Iterator[tuple[str, Any]]:
+    for name, value in settings.items():
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{table}{name}.")
+        else:
+            yield table + name, value
+
+
+def table(compared: Sequence[Compared]) -> str:
+    """Return the comparison as lines for people; a star marks a difference that is sure."""
+    rows = [("run", "score", "difference", "95% interval", "settings that differ")]
+    for of_run in compared:
+        difference = interval = "-"
+        if of_run.difference is not None and of_run.interval is not None:
+            difference = f"{of_run.difference:+.2f} {'*' if of_run.is_sure else ' '}"
+            interval = "{:+.2f} to {:+.2f}".format(*of_run.interval)
+        settings = ", ".join(f"{name}={value}" for name, value in of_run.settings.items()) or "-"
+        rows.append((str(of_run.run), f"{of_run.score:.2f}", difference, interval, settings))
+    widths = [max(len(row[n]) for row in rows) for n in range(4)]
+    lines = [
+        f"{run:<{widths[0]}}  {score:>{widths[1]}}  {difference:>{widths[2]}}  "
+        f"{interval:>{widths[3]}}  {settings}"
+        for run, score, difference, interval, settings in rows
+    ]
+    return "\n".join([*lines, "* the interval excludes 0"])
+
+
+def to_json(compared: Sequence[Compared]) -> list[dict[str, Any]]:
+    """Return the comparison for scripts."""
+    return [
+        dataclasses.asdict(of_run) | {"run": str(of_run.run), "excludes_0": of_run.is_sure}
+        for of_run in compared
+    ]

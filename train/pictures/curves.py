@@ -1,0 +1,130 @@
+"""The curves of a run: its loss, its scores and its learning rate."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from jaxtyping import Float64
+
+from ..runfolder import read_card, read_metrics
+from .canvas import BLUE, FAINT, GREEN, INK, ORANGE, new_figure, save
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+SMOOTHED_OVER = 80  # the smooth line's Gaussian is an 80th of the run wide, to either side
+LOG_FROM = 10.0  # a loss that falls to a tenth is drawn on a logarithmic axis
+
+
+def draw_curves(run: Path, out: Path) -> None:
+    """Write a PNG of a run's metrics: loss, score and learning rate over its updates.
+
+    Raises UsageError for a folder that is no run's.
+    """
+    task, lines = read_card(run).task, read_metrics(run)
+    losses = [line for line in lines if "loss" in line]
+    scores = [line for line in lines if "score" in line]
+    figure = new_figure(7.2, 6.4)
+    axes = figure.subplots(3, 1, sharex=True, height_ratios=(3, 3, 1.2))
+    for axis in axes:
+        _plain(axis)
+    _draw_loss(axes[0], losses)
+    _draw_score(axes[1], scores)
+    _draw_rate(axes[2], losses)
+    axes[2].xaxis.get_major_locator().set_params(integer=True)
+    axes[2].xaxis.set_major_formatter("{x:,.0f}")
+    axes[2].set_xlabel(_updates(lines), color=INK)
+    figure.suptitle(f"{run.resolve().name}  ({task})", color=INK, parse_math=False)
+    save(figure, out)
+
+
+def smooth(values: Float64[np.ndarray, " line"]) -> Float64[np.ndarray, " line"]:
+    """Return the Gaussian mean around each value; near the ends, of those that there are.
+
+    >>> smooth(np.array([3.0, 1.0])).tolist()
+    [3.0, 1.0]
+    """
+    width = len(values) // SMOOTHED_OVER
+    if width == 0:
+        return values
+    weights = np.exp(-0.5 * (np.arange(-3 * width, 3 * width + 1) / width) ** 2)
+    total = np.convolve(values, weights, mode="same")
+    return total / np.convolve(np.ones_like(values), weights, mode="same")
+
+
+def _draw_loss(axis: "Axes", lines: Sequence[dict[str, Any]]) -> None:
+    axis.set_ylabel("loss", color=INK)
+    if not lines:
+        return _say_none(axis, "no losses")
+    steps, losses = _column(lines, "step"), _column(lines, "loss")
+    smoothed = smooth(losses)
+    if losses.min() > 0 and smoothed.max() > LOG_FROM * smoothed.min():
+        axis.set_yscale("log")
+        smoothed = np.exp(smooth(np.log(losses)))  # what the eye averages on such an axis
+    axis.plot(steps, losses, color=BLUE, alpha=0.25, linewidth=1)
+    axis.plot(steps, smoothed, color=BLUE, linewidth=1.8, **_dot(lines))
+    _label(axis, f"{smoothed[-1]:.3g}", (steps[-1], smoothed[-1]), BLUE)
+
+
+def _draw_score(axis: "Axes", lines: Sequence[dict[str, Any]]) -> None:
+    axis.set_ylabel("score", color=INK)
+    if not lines:
+        return _say_none(axis, "no evaluations")
+    steps, scores = _column(lines, "step"), _column(lines, "score")
+    best = int(scores.argmax())  # the first of equals, as the best checkpoint is
+    axis.plot(steps, scores, color=GREEN, linewidth=1.8, marker="o", markersize=3.5)
+    axis.plot(steps[best], scores[best], marker="*", markersize=14, color=ORANGE, zorder=3)
+    text = f"best {scores[best]:.2f}, epoch {lines[best]['epoch']}"
+    axis.margins(y=0.2)
+    _label(axis, text, (steps[best], scores[best]), ORANGE)
+
+
+def _draw_rate(axis: "Axes", lines: Sequence[dict[str, Any]]) -> None:
+    axis.set_ylabel("rate", color=INK)
+    if not lines:
+        return _say_none(axis, "no learning rates")
+    axis.plot(_column(lines, "step"), _column(lines, "lr"), color=FAINT, **_dot(lines))
+    axis.ticklabel_format(axis="y", style="sci", scilimits=(0, 0))
+    axis.set_ylim(bottom=0)
+
+
+def _column(lines: Sequence[dict[str, Any]], key: str) -> Float64[np.ndarray, " line"]:
+    return np.array([line[key] for line in lines], dtype=np.float64)
+
+
+def _dot(lines: Sequence[object]) -> dict[str, Any]:
+    """Return how to draw a curve: one point alone has no line that could be seen."""
+    return {"marker": "o"} if len(lines) == 1 else {}
+
+
+def _label(axis: "Axes", text: str, point: tuple[float, float], color: str) -> None:
+    """Write above a point, on the side where there is more room."""
+    left, right = axis.get_xlim()
+    side = "right" if point[0] > (left + right) / 2 else "left"
+    axis.annotate(
+        text, point, xytext=(0, 9), textcoords="offset points", ha=side, color=color, fontsize=9
+    )
+
+
+def _updates(lines: Sequence[dict[str, Any]]) -> str:
+    """Return the label of the common axis, with what an epoch is."""
+    ends = [(line["step"], line["epoch"]) for line in lines if "score" in line]
+    if len(ends) < 2:  # the only epoch may have been cut short
+        return "update"
+    step, epoch = ends[0]
+    return f"update ({step // epoch:,} an epoch)"
+
+
+def _say_none(axis: "Axes", what: str) -> None:
+    axis.set_yticks([])
+    axis.text(0.5, 0.5, f"{what} yet", transform=axis.transAxes, ha="center", color=FAINT)
+
+
+def _plain(axis: "Axes") -> None:
+    axis.grid(color="#e6e8eb", linewidth=0.8)
+    axis.set_axisbelow(True)
+    axis.tick_params(colors=FAINT, labelsize=9)
+    for side, spine in axis.spines.items():
+        spine.set_visible(side in ("left", "bottom"))
+        spine.set_color("#c9cdd2")
