@@ -358,13 +358,20 @@ def test_training_on_joined_parts_with_glove_and_a_list_of_answers(
     out = tmp_path / "run"
     words = ["--store", store, "--data", data, "--out", out, "--device", "cpu", *sets]
     code, _, err = typed("train", "vqa", *words)
+    assert code == 2
+    assert "eval_split val shares 6 questions with train_split train+val+vg" in err
+    words += ["--set", "eval_split="]
+    code, _, err = typed("train", "vqa", *words)
     assert code == 1
     assert "2 of 20 questions of split 'train+val+vg' ask about 2 images" in err
     assert "such as VG_1 or 1, VG_2 or 2" in err
-    code, _, err = typed("train", "vqa", *words, "--skip-missing", "2")
-    assert code == 0, err
+    code, said, err = typed("train", "vqa", *words, "--skip-missing", "2")
+    assert (code, said) == (0, "trained to epoch 1; no eval_split, so that nothing is scored\n")
+    assert not (out / "scores.json").exists()
+    code, said, _ = typed("eval", "vqa", out, "--split", "val", "--json", "--device", "cpu")
+    assert (code, json.loads(said)["n"]) == (0, 6)
     words_known = len(read(out / "vocabulary.json")["words"])
-    assert err.splitlines()[1] == f"glove.txt: vectors of 2 of {words_known} words"
+    assert err.splitlines()[-1] == f"glove.txt: vectors of 2 of {words_known} words"
     assert read(out / "vocabulary.json")["answers"] == ["yes", "no", "green"]
     files = read(out / "settings.json")["data_files"]
     assert {"answers.txt", "glove.txt", "question_answers.json"} < files.keys()
