@@ -18,14 +18,15 @@ MODEL ?= RN50
 PRETRAINED ?= none
 DEMO_STORE := $(DEMO)/scenes.clipfeat
 
-.PHONY: help setup demo train-vqa test lint types bench-extract bench-store bench-lookup bench-plan clean
+.PHONY: help setup demo train-vqa test lint types bench-extract bench-store bench-lookup bench-plan bench-loader bench-steps bench-vqa clean
 .DELETE_ON_ERROR:
 
 help:
 	@echo "make demo       draw scenes, extract, verify, train VQA, report (about 4 minutes)"
 	@echo "make train-vqa  train on the demo store, or: make train-vqa STORE=x.clipfeat DATA=vqa/"
 	@echo "make test       the tests            make lint types   what CI checks besides"
-	@echo "make bench-extract bench-store bench-lookup bench-plan   the numbers in docs/log.md"
+	@echo "make bench-extract bench-store bench-lookup bench-plan bench-loader bench-steps bench-vqa"
+	@echo "                the numbers in docs/log.md"
 
 setup: $(STAMP)
 
@@ -103,6 +104,17 @@ bench-lookup: $(STAMP)
 
 bench-plan: $(STAMP)
 	$(BIN)/python -m benchmarks.plan
+
+bench-loader: $(STAMP)
+	$(BIN)/python -m benchmarks.loader $(BENCH)
+
+bench-steps: $(STAMP)
+	$(BIN)/python -m benchmarks.steps $(BENCH)
+
+# Every VQA model and its blind twin on the demo's store: about half an hour.
+bench-vqa: $(STAMP)
+	@$(MAKE) --no-print-directory $(DEMO_STORE)/store.json
+	$(BIN)/python -m benchmarks.vqa_models $(DEMO) $(BENCH)
 
 clean:
 	rm -rf $(VENV) $(BENCH_VENV) $(DEMO) .typing build *.egg-info

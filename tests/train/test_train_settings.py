@@ -8,6 +8,7 @@ import pytest
 
 from clipfeat.base.errors import UsageError
 from clipfeat.train.models.settings import McanSettings
+from clipfeat.train.schedule import learning_rate, total_updates
 from clipfeat.train.settings import find_config, load_settings
 from clipfeat.train.vqa.settings import PRESETS, VqaSettings
 
@@ -88,3 +89,42 @@ def test_a_config_is_a_path_or_the_name_of_a_preset(tmp_path: Path) -> None:
     assert find_config("default", PRESETS) == PRESETS / "default.toml"
     with pytest.raises(UsageError, match=r"no settings file nowhere; .* one of: default"):
         find_config("nowhere", PRESETS)
+
+
+def test_every_preset_says_its_command_and_loads() -> None:
+    names = sorted(path.stem for path in PRESETS.glob("*.toml"))
+    assert {"default", "pythia", "mcan_small", "mcan_large", "movie_mcan"} < set(names)
+    for name in names:
+        path = find_config(name, PRESETS)
+        head = path.read_text()[:900]
+        assert name in head
+        assert "Expected time: " in head
+        assert "Expected score: " in head
+        load_settings(VqaSettings, config=path, assignments=[])
+
+
+@pytest.mark.parametrize(
+    ("name", "falls", "last_warm"),
+    [
+        ("pythia", {15_000: 0.1, 18_000: 0.01, 20_000: 1e-3, 21_000: 1e-4}, 1_000),
+        ("movie_mcan", {180_000: 0.2, 216_000: 0.04}, 54_000),
+    ],
+)
+def test_presets_have_the_schedules_of_the_paper(
+    name: str, falls: dict[int, float], last_warm: int
+) -> None:
+    """Updates at which the rate changes, from CLIP-ViL's configurations."""
+    preset = load_settings(VqaSettings, config=PRESETS / f"{name}.toml", assignments=[])
+    steps = total_updates(preset, 443_757)
+
+    def rate(step: int) -> float:
+        return learning_rate(step, steps, preset) / preset.lr
+
+    assert rate(last_warm - 2) < 1
+    assert rate(last_warm - 1) == pytest.approx(1)
+    assert rate(0) == pytest.approx(preset.warmup_from, rel=1e-2)
+    before = 1.0
+    for update, after in falls.items():
+        assert rate(update - 1) == pytest.approx(before)
+        assert rate(update) == pytest.approx(after)
+        before = after
