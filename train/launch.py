@@ -76,7 +76,8 @@ def launch(command: Sequence[str], processes: int, **environment: str) -> int:
             return 0
         if failed and children[0].poll() is None:
             _show(silent[failed - 1])
-        return abs(children[failed].returncode)
+        code = children[failed].returncode
+        return code if code > 0 else 128 - code  # as a shell counts a signal
     finally:
         _end(children)
         for file in silent:

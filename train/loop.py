@@ -113,7 +113,8 @@ def train(
     )
     writes = accelerator.is_main_process and step < steps
     events = EventWriter(run / EVENTS, purge_step=step + 1) if writes else None
-    with bar, _memory_errors(settings), contextlib.closing(events) if events else bar:
+    closing = contextlib.closing(events) if events else contextlib.nullcontext()
+    with bar, closing, _memory_errors(settings):
         while step < steps:
             epoch, position = divmod(step, epoch_steps)
             order = epoch_order(image_of_example, seed=settings.seed, epoch=epoch)
