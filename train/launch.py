@@ -1,5 +1,6 @@
 """Run a command once for each GPU, as the processes of one group."""
 
+import contextlib
 import os
 import socket
 import subprocess
@@ -12,6 +13,7 @@ from typing import IO
 from ..base.errors import UsageError
 
 POLL = 0.05  # seconds between looks at the processes
+SETTLE = 10.0  # seconds that the first process gets to meet the mistake of another one
 GRACE = 30.0  # seconds that processes get to end by themselves, before they are killed
 
 
@@ -74,9 +76,11 @@ def launch(command: Sequence[str], processes: int, **environment: str) -> int:
         failed = _wait(children)
         if failed is None:
             return 0
-        if failed and children[0].poll() is None:
-            _show(silent[failed - 1])
         code = children[failed].returncode
+        if code < 0:
+            print(f"process {failed} of {processes} was ended by signal {-code}", file=sys.stderr)
+        elif failed and children[0].poll() is None:
+            _show(silent[failed - 1])
         return code if code > 0 else 128 - code  # as a shell counts a signal
     finally:
         _end(children)
@@ -89,8 +93,12 @@ def _wait(children: Sequence[subprocess.Popen[bytes]]) -> int | None:
     while True:
         codes = [child.poll() for child in children]
         failed = [rank for rank, code in enumerate(codes) if code]
-        if failed:
-            time.sleep(POLL)  # all meet the same mistake; then the first one says it
+        killed = [rank for rank in failed if children[rank].returncode < 0]
+        if killed:
+            return killed[0]  # the others fail because of it
+        if failed:  # most often all meet the same mistake, and the first one says it
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                children[0].wait(SETTLE)
             return 0 if children[0].poll() else failed[0]
         if None not in codes:
             return None

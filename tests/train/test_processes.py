@@ -67,12 +67,15 @@ def test_a_killed_group_goes_on_bit_for_bit(world: World, tmp_path: Path) -> Non
     env = os.environ | {"OMP_NUM_THREADS": "1"}
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     assert subprocess.run(in_two(world, whole, *changes), env=env).returncode == 0
-    group = subprocess.Popen(in_two(world, killed, *changes), env=env)
+    words = in_two(world, killed, *changes)
+    group = subprocess.Popen(words, env=env, stderr=subprocess.PIPE, text=True)
     wait_for_update(killed, 12, group)
     workers = psutil.Process(group.pid).children()
     assert len(workers) == 2
     workers[1].send_signal(signal.SIGKILL)
-    assert group.wait(60) == 128 + signal.SIGKILL  # one death ends them all
+    _, said = group.communicate(timeout=60)
+    assert group.returncode == 128 + signal.SIGKILL  # one death ends them all
+    assert "process 1 of 2 was ended by signal 9\n" in said
     assert not any(worker.is_running() for worker in workers)
     assert subprocess.run(in_two(world, killed, *changes), env=env).returncode == 0
     assert losses(killed) == losses(whole)
