@@ -1,7 +1,6 @@
 """Is one run better than another? Their scores on the same examples, and how sure that is."""
 
 import dataclasses
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +12,8 @@ from ..base.errors import ClipfeatError, UsageError
 from .bootstrap import interval_of_mean
 from .jsonfile import field, read_json
 from .runfolder import SCORES, RunCard, read_card
+
+LARGEST = 1e6  # a score that no metric gives; sums of smaller ones stay finite
 
 
 @dataclass(frozen=True)
@@ -83,8 +84,8 @@ def read_scored(run: Path) -> Scored:
         raise ClipfeatError(f"{path}: ids and images must be numbers or texts")
     if not len(ids) == len(images) == len(scores) == len(set(ids)) > 0:
         raise ClipfeatError(f"{path}: must hold an image and a score for each id, each id once")
-    if not all(type(score) in (int, float) and math.isfinite(score) for score in scores):
-        raise ClipfeatError(f"{path}: scores must be numbers")
+    if not all(type(score) in (int, float) and abs(score) < LARGEST for score in scores):
+        raise ClipfeatError(f"{path}: scores must be numbers below a million")
     split = field(record, "split", str, path)
     image_of = dict(zip(ids, images, strict=True))
     return Scored(run, card, split, image_of, dict(zip(ids, map(float, scores), strict=True)))

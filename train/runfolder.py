@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..base.errors import UsageError
+from ..base.errors import ClipfeatError, UsageError
 from ..base.files import sha256_file, write_atomically
 from .jsonfile import field, read_json, write_json
 
@@ -81,11 +81,14 @@ def read_card(folder: Path) -> RunCard:
     if not path.is_file():
         raise UsageError(f"{folder} is no run folder: it has no {SETTINGS}")
     record = read_json(path)
+    digests = field(record, "data_files", dict, path)
+    if not all(isinstance(digest, str) for digest in digests.values()):
+        raise ClipfeatError(f"{path}: data_files must hold a sha256, a text, for each file")
     return RunCard(
         task=field(record, "task", str, path),
         settings=field(record, "settings", dict, path),
         store_digest=field(record, "store_digest", str, path),
-        data_files=field(record, "data_files", dict, path),
+        data_files=digests,
         store=field(record, "store", str, path),
         data=field(record, "data", str, path),
     )

@@ -15,6 +15,7 @@ PRECISIONS = ("float32", "bfloat16", "float16")
 OPTIMIZERS = ("adamw", "adamax")
 SCHEDULES = ("cosine", "linear", "step", "constant")
 CACHES = ("none", "memory", "device")
+LARGEST = 1 << 63  # torch takes no larger seed, and a float no number of any length
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -122,7 +123,7 @@ def find_config(name: str, presets: Path) -> Path:
 def _read_toml(path: Path) -> dict[str, Any]:
     try:
         return tomllib.loads(path.read_text())
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError, RecursionError) as error:
         raise UsageError(f"{path}: not a TOML settings file ({error})") from None
 
 
@@ -134,6 +135,8 @@ def _parse_assignment(text: str) -> tuple[str, Any]:
         parsed = tomllib.loads(f"value = {value}")["value"]
     except tomllib.TOMLDecodeError:
         parsed = value.strip()  # a bare word, which TOML would want in quotes
+    except RecursionError:
+        raise UsageError(f"--set {key.strip()}: its value is nested too deeply") from None
     return key.strip(), parsed
 
 
@@ -177,7 +180,7 @@ def _table(name: str, value: Any, kinds: Mapping[str, type], default: str) -> An
     if not isinstance(value, dict):
         raise UsageError(f"{name} must be a table with a name; got {value!r}")
     chosen = value.get("name", default)
-    if chosen not in kinds:
+    if not isinstance(chosen, str) or chosen not in kinds:
         raise UsageError(f"{name} must be one of {', '.join(kinds)}; got {chosen!r}")
     return settings_of(kinds[chosen], value, f"{name}.")
 
@@ -189,6 +192,10 @@ def _array(name: str, value: Any, wanted: Any) -> tuple[Any, ...]:
 
 
 def _scalar(name: str, value: Any, wanted: Any) -> Any:
+    if type(value) is int and not abs(value) < LARGEST:
+        raise UsageError(
+            f"{name} must be less than 2^63; got a number of {value.bit_length()} bits"
+        )
     if wanted is float and type(value) is int:
         value = float(value)
     if type(value) is not wanted or (wanted is float and not math.isfinite(value)):

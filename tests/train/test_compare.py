@@ -98,6 +98,8 @@ def test_runs_on_other_examples_are_refused(
         {"images": [0]},
         {"scores": [1.0, None, 2]},
         {"scores": [1.0, float("nan"), 2]},
+        {"scores": [1.0, 10**400, 2]},
+        {"scores": [1.0, 1e308, 2]},
         {"ids": [], "images": [], "scores": []},
         {"ids": [[1], 2, 3]},
     ],
@@ -105,6 +107,12 @@ def test_runs_on_other_examples_are_refused(
 def test_a_broken_file_of_scores_is_named(tmp_path: Path, changes: dict[str, Any]) -> None:
     one = make_run(tmp_path / "a", [1.0, 2, 3], **changes)
     with pytest.raises(ClipfeatError, match=r"a/scores.json: "):
+        compare([one, one])
+
+
+def test_digests_that_are_no_texts_are_named(tmp_path: Path) -> None:
+    one = make_run(tmp_path / "a", [1.0, 2, 3], data_files={"q.json": 1})
+    with pytest.raises(ClipfeatError, match=r"a/settings.json: data_files must hold a sha256"):
         compare([one, one])
 
 

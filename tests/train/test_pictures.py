@@ -86,6 +86,15 @@ def test_an_answer_is_drawn_over_any_grid(
     assert size_of(tmp_path / "new" / "answer.png")[0] > 500
 
 
+def test_a_very_long_question_is_cut(tmp_path: Path) -> None:
+    one, two = tmp_path / "one.png", tmp_path / "two.png"
+    rest: dict[str, Any] = {"top": (("red", 0.5),), "attention": np.ones((1, 1)), "image": None}
+    rest |= {"grid": np.ones((1, 1, 8), np.float16), "mask": np.ones((1, 1), bool)}
+    draw_answer(one, question="what " * 1_000, **rest)
+    draw_answer(two, question="what " * 100_000, **rest)
+    assert one.read_bytes() == two.read_bytes()
+
+
 def test_padding_of_the_recipe_is_not_drawn(tmp_path: Path) -> None:
     """The same picture as of the real cells alone."""
     attention = RNG.random((2, 3))

@@ -214,6 +214,7 @@ def test_predict_says_when_it_knows_no_word(run: Path, tmp_path: Path, typed: Ty
     [
         (["61", "Why?"], 1, "has no image id '61'; ids here look like 'COCO_"),
         (["COCO_val2014_000000000061", " "], 2, "--question is empty"),
+        (["COCO_val2014_000000000061", "\udcff"], 2, "--question must be UTF-8; got"),
         (["COCO_val2014_000000000061", "Why?", "--image", "no.jpg"], 2, "no.jpg is no readable"),
         (["COCO_val2014_000000000061", "Why?", "--store", "nowhere"], 1, "nowhere does not exist"),
     ],

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 DARK = 0.82  # how much of an image's light goes where the model does not look at all
 LEAST_SPAN = 1e-3  # standard deviations; what varies less is rounding, and gets no colours
+LINES = 8  # of a question; a pasted book would take minutes and more pixels than a picture has
 WIDEST = 3.0  # sides of a panel may differ by this; a grid of 36 x 1 would have no width
 
 
@@ -41,7 +42,8 @@ def draw_answer(
     side = 3.6 * np.clip(width / height, 1 / WIDEST, WIDEST) ** 0.5  # inches
     tall = 3.6**2 / side
     answer, score = top[0]
-    lines = [*textwrap.wrap(question, 90), textwrap.shorten(answer, 90) + f"  ({score:.0%})"]
+    asked = textwrap.wrap(question, 90, max_lines=LINES)
+    lines = [*asked, textwrap.shorten(answer, 90) + f"  ({score:.0%})"]
     figure = new_figure(2 * side + 3.0, tall + 0.6 + 0.22 * len(lines))
     seen, looked, answers = figure.subplots(1, 3, width_ratios=(side, side, 2.6))
     if image is None:

@@ -33,6 +33,10 @@ def ask(
     """
     if not question.strip():
         raise UsageError("--question is empty; pass one, such as --question 'What is this?'")
+    try:
+        question.encode()
+    except UnicodeEncodeError:
+        raise UsageError(f"--question must be UTF-8; got {question!r:.60}") from None
     pixels = None if image is None else read_image(image)
     trained = load_run(run)
     accelerator = accelerator_on(device, trained.settings)
