@@ -146,7 +146,8 @@ def compare(folder: Path, store: FeatureStore, examples: Examples, rounds: int) 
 
 def waiting(store: FeatureStore, examples: Examples, step_ms: float) -> None:
     """Print the share of time that steps of a given length wait for their batch."""
-    batches = cut(epoch_order(examples.image_of_text, seed=0, epoch=0), BATCH)
+    orders = [epoch_order(examples.image_of_text, seed=0, epoch=epoch) for epoch in range(8)]
+    batches = cut(np.concatenate(orders), BATCH)  # as long as an epoch of a larger store
     reader = RecordReader(store, CPU)
     times = LoopTimes()
     times.start_epoch()
