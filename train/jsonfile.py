@@ -1,6 +1,7 @@
 """Read and write JSON files, with errors that name the file and the key."""
 
 import json
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -41,3 +42,24 @@ def identifier(record: Any, key: str, where: object) -> int | str:
     if not isinstance(value, int | str) or isinstance(value, bool):
         raise ClipfeatError(f"{where}: {key} must be a number or text; got {value!r:.60}")
     return value
+
+
+def require_ids(
+    path: Path, found: Collection[int | str], wanted: Collection[int | str], *, of: str
+) -> None:
+    """Raise ClipfeatError that counts and names the ids which only one side has.
+
+    `of` says what the ids are those of, in the plural: "questions".
+    """
+    there, asked = set(found), set(wanted)
+    strays = (
+        (f"{of} have no prediction", asked - there),
+        (f"predictions are of no {of.removesuffix('s')}", there - asked),
+    )
+    told = [
+        f"{len(ids)} {what}, such as {', '.join(map(repr, sorted(ids, key=str)[:3]))}"
+        for what, ids in strays
+        if ids
+    ]
+    if told:
+        raise ClipfeatError(f"{path}: {'; '.join(told)}; score a split with its own predictions")

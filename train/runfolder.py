@@ -7,7 +7,7 @@ RUN/tensorboard/          the same as event files: tensorboard --logdir RUN/tens
 RUN/last.safetensors      all that going on takes
 RUN/last.1.safetensors    the same, one checkpoint earlier
 RUN/best.safetensors      the model at its best score
-RUN/predictions.json      of the best model, in the leaderboard's format
+RUN/predictions.json      of the best model, in the leaderboard's format (ve: .jsonl)
 RUN/result.json           scores of the best model
 RUN/scores.json           its score of each example, which clipfeat compare reads
 RUN/curves.png            the metrics as a picture
@@ -32,6 +32,7 @@ METRICS = "metrics.jsonl"
 LAST = "last.safetensors"
 BEFORE_LAST = "last.1.safetensors"
 BEST = "best.safetensors"
+RESULT = "result.json"
 SCORES = "scores.json"
 BAD_BATCH = "bad_batch.safetensors"
 CHANGES_NOTHING = {"cache", "log_every", "checkpoint_every"}  # settings that a run may go on with

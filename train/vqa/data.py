@@ -1,30 +1,15 @@
 """From the questions of a split to examples: its vocabulary, and its images in a store."""
 
-import sys
 from collections.abc import Container, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-
-import numpy as np
 
 from ...base.errors import ClipfeatError, UsageError
 from ..examples import Examples
-from ..text import SPECIAL, build_words, encode_tokens
+from ..grounded import find_images, make_examples
+from ..text import build_words
+from ..vocabulary import Vocabulary
 from .answers import answer_classes, read_answer_list
 from .datasets.split import Question, Split
-
-
-@dataclass(frozen=True)
-class Vocabulary:
-    """The words that a model reads and the answers that it can give."""
-
-    words: tuple[str, ...]  # token 2 is the first
-    answers: tuple[str, ...]  # as the data set's annotations have them
-
-    @property
-    def tokens(self) -> int:
-        """How many tokens there are, padding and the unknown word among them."""
-        return len(self.words) + SPECIAL
 
 
 def build_vocabulary(split: Split, *, min_answer_count: int, answer_list: str = "") -> Vocabulary:
@@ -59,23 +44,13 @@ def store_ids(
     Raises ClipfeatError that counts and names the images without features where more than
     `skip_missing` questions ask about them, and where one id would be two images.
     """
-    found: dict[tuple[str, ...], str | None] = {}
-    for names in dict.fromkeys(question.candidates for question in questions):
-        found[names] = next((name for name in names if name in store), None)
-    ids = [found[question.candidates] for question in questions]
+    ids = find_images(
+        [question.candidates for question in questions],
+        store,
+        texts=f"questions of split {split!r} ask",
+        skip_missing=skip_missing,
+    )
     _require_one_collection(questions, ids, split)
-    missing = [names for names, stored in found.items() if stored is None]
-    if missing:
-        skipped = ids.count(None)
-        told = (
-            f"{skipped} of {len(ids)} questions of split {split!r} ask about "
-            f"{len(missing)} images that have no features, such as "
-            f"{', '.join(' or '.join(names[:2]) for names in missing[:3])}"
-        )
-        if skipped > skip_missing:
-            remedy = f"extract these images into the store, or pass --skip-missing {skipped}"
-            raise ClipfeatError(f"{told}; {remedy}")
-        print(f"{told}; skipped", file=sys.stderr)
     return ids
 
 
@@ -113,15 +88,13 @@ def encode(
     kept = [q for q, stored in zip(split.questions, ids, strict=True) if stored is not None]
     if not kept:
         raise ClipfeatError(f"split {split.name!r}: none of its images has features in the store")
-    image_ids, image_of_text = np.unique(
-        np.array([stored for stored in ids if stored is not None]), return_inverse=True
-    )
-    return Examples(
-        ids=tuple(question.question_id for question in kept),
-        image_ids=tuple(image_ids.tolist()),
-        image_of_text=image_of_text,
-        tokens=encode_tokens([q.text for q in kept], vocabulary.words, max_tokens=max_tokens),
-        targets=_targets(split, kept, vocabulary),
+    return make_examples(
+        [question.question_id for question in kept],
+        [stored for stored in ids if stored is not None],
+        [question.text for question in kept],
+        _targets(split, kept, vocabulary),
+        words=vocabulary.words,
+        max_tokens=max_tokens,
     )
 
 

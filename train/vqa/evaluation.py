@@ -10,12 +10,14 @@ from accelerate import Accelerator
 from ...featstore import FeatureStore
 from ..devices import accelerator_on
 from ..examples import Examples
+from ..grounded import check_digest
+from ..predicted import predict
 from ..records import RecordReader
 from .data import encode
 from .datasets.read import read_split
 from .datasets.split import QuestionId, Split
 from .metric import SCORES
-from .predict import TrainedVqa, check_digest, load_run, predict
+from .predict import TrainedVqa, load_run
 from .predictions import describe_scores, read_predictions, write_predictions
 
 

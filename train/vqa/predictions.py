@@ -1,11 +1,11 @@
 """Predictions in the leaderboards' JSON formats, and the scores of a file of them."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from ...base.errors import ClipfeatError
-from ..jsonfile import field, identifier, read_json, write_json
+from ..jsonfile import field, identifier, read_json, require_ids, write_json
 from .datasets.split import QuestionId, Split
 
 
@@ -45,23 +45,8 @@ def read_predictions(path: Path, split: Split) -> dict[QuestionId, str]:
         if question_id in predictions:
             raise ClipfeatError(f"{where}: {form.id_key} {question_id!r} is there twice")
         predictions[question_id] = field(record, form.answer_key, str, where)
-    _require_ids(path, predictions, split.ids)
+    require_ids(path, predictions, split.ids, of="questions")
     return predictions
-
-
-def _require_ids(path: Path, found: Collection[QuestionId], wanted: Collection[QuestionId]) -> None:
-    """Raise ClipfeatError that counts and names the ids which only one side has."""
-    strays = (
-        ("questions have no prediction", [i for i in wanted if i not in found]),
-        ("predictions are of no question", list(set(found).difference(wanted))),
-    )
-    told = [
-        f"{len(ids)} {what}, such as {', '.join(map(repr, sorted(ids, key=str)[:3]))}"
-        for what, ids in strays
-        if ids
-    ]
-    if told:
-        raise ClipfeatError(f"{path}: {'; '.join(told)}; score a split with its own predictions")
 
 
 def score_file(path: Path, split: Split) -> dict[str, Any]:

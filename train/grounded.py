@@ -1,0 +1,248 @@
+"""Training a model that chooses an answer to a text about an image: what such tasks share."""
+
+import dataclasses
+import functools
+import sys
+from collections.abc import Callable, Collection, Container, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from torch import Tensor, nn
+
+from ..base.errors import ClipfeatError, UsageError
+from ..featstore import FeatureStore
+from .checkpoint import load_model, read_checkpoint
+from .examples import Examples, GroundedBatch, read_batch
+from .glove import read_glove
+from .jsonfile import field, write_json
+from .loop import train
+from .models.build import Model, build_model
+from .models.settings import GroundedSettings
+from .normalize import ChannelStatistics, FeatureNorm, channel_statistics
+from .pictures.curves import draw_curves
+from .predicted import predict
+from .profile import LoopTimes
+from .records import RecordReader
+from .runfolder import BEST, CURVES, RESULT, SCORES, RunCard, data_digests, read_card, start_run
+from .settings import settings_of
+from .text import encode_tokens
+from .vocabulary import VOCABULARY, Vocabulary, read_vocabulary, write_vocabulary
+
+Predictions = Mapping[Any, str]  # {example id: answer}
+Targets = tuple[dict[int, float], ...]
+S = TypeVar("S", bound=GroundedSettings)
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What a run learns from."""
+
+    task: str
+    features: FeatureStore
+    data: Path  # folder
+    files: tuple[Path, ...]  # with other contents it would be another run
+    vocabulary: Vocabulary
+    examples: Examples
+    scored: Examples | None  # of the split that scores the model
+
+
+@dataclass(frozen=True)
+class Trained(Generic[S]):
+    """The best model of a run, with all that answering takes."""
+
+    folder: Path
+    model: nn.Module
+    vocabulary: Vocabulary
+    settings: S
+    card: RunCard
+    epoch: int  # of the checkpoint
+
+
+def find_images(
+    candidates: Sequence[tuple[str, ...]],
+    store: Container[str],
+    *,
+    texts: str,
+    skip_missing: int,
+) -> list[str | None]:
+    """Return the store's id of each text's image, None where it has no features.
+
+    `candidates` are the ids that an image may have; `texts` says in errors what the texts are,
+    as "questions of split 'val' ask". Raises ClipfeatError that counts and names the images
+    without features where more than `skip_missing` texts are about them.
+    """
+    found: dict[tuple[str, ...], str | None] = {}
+    for names in dict.fromkeys(candidates):
+        found[names] = next((name for name in names if name in store), None)
+    ids = [found[names] for names in candidates]
+    missing = [names for names, stored in found.items() if stored is None]
+    if missing:
+        skipped = ids.count(None)
+        told = (
+            f"{skipped} of {len(ids)} {texts} about "
+            f"{len(missing)} images that have no features, such as "
+            f"{', '.join(' or '.join(names[:2]) for names in missing[:3])}"
+        )
+        if skipped > skip_missing:
+            remedy = f"extract these images into the store, or pass --skip-missing {skipped}"
+            raise ClipfeatError(f"{told}; {remedy}")
+        print(f"{told}; skipped", file=sys.stderr)
+    return ids
+
+
+def make_examples(
+    ids: Sequence[int | str],
+    images: Sequence[str],
+    texts: Sequence[str],
+    targets: Targets,
+    *,
+    words: Sequence[str],
+    max_tokens: int,
+) -> Examples:
+    """Return texts as numbers, each with the store's id of its image."""
+    image_ids, image_of_text = np.unique(np.array(images), return_inverse=True)
+    return Examples(
+        ids=tuple(ids),
+        image_ids=tuple(image_ids.tolist()),
+        image_of_text=image_of_text,
+        tokens=encode_tokens(texts, words, max_tokens=max_tokens),
+        targets=targets,
+    )
+
+
+def require_apart(
+    settings: GroundedSettings, trained_on: Collection[Any], held_out: Collection[Any], *, of: str
+) -> None:
+    """Raise UsageError where the split that scores the model shares examples with training.
+
+    CLIP-ViL's MCAN was validated on questions that it was trained on.
+    """
+    shared = set(trained_on).intersection(held_out)
+    if shared:
+        raise UsageError(
+            f"eval_split {settings.eval_split} shares {len(shared):,} {of} with train_split "
+            f"{settings.train_split}, so that its score would mean nothing; "
+            'pass --set eval_split="" to train without one'
+        )
+
+
+def train_grounded(
+    inputs: Inputs,
+    settings: GroundedSettings,
+    *,
+    run: Path,
+    accelerator: Accelerator,
+    loss_of: Callable[[nn.Module, GroundedBatch], Tensor],
+    score: Callable[[Predictions], Mapping[str, float]] | None,
+) -> tuple[RecordReader, LoopTimes]:
+    """Train a model, or go on, until `run` holds its best checkpoint.
+
+    `score` takes what the model answers to `inputs.scored` after each epoch; both are there or
+    neither is. Returns the reader, which may have records cached, and the times. Raises
+    UsageError before the run is made.
+    """
+    glove = _read_glove(settings, inputs.vocabulary)
+    card = _card(inputs, settings)
+    with accelerator.main_process_first():
+        start_run(run, card, writes=accelerator.is_main_process)
+    if accelerator.is_main_process:
+        write_vocabulary(run / VOCABULARY, inputs.vocabulary)
+    examples, scored, answers = inputs.examples, inputs.scored, inputs.vocabulary.answers
+    statistics = channel_statistics(inputs.features, examples.image_ids, seed=settings.seed)
+    torch.manual_seed(settings.seed)
+    model = _model(settings, statistics, inputs.vocabulary)
+    if glove is not None:
+        model.words.fill(*glove)
+    reader = RecordReader(inputs.features, accelerator.device, settings.cache)
+    ids = {*examples.image_ids, *(scored.image_ids if scored else ())}
+    reader.require_room(ids, processes=accelerator.num_processes)
+
+    def evaluate(
+        score: Callable[[Predictions], Mapping[str, float]], scored: Examples, model: nn.Module
+    ) -> Mapping[str, float]:
+        return score(predict(model, reader, scored, answers, settings, accelerator))
+
+    times = train(
+        model,
+        settings,
+        run=run,
+        accelerator=accelerator,
+        image_of_example=examples.image_of_text,
+        read_batch=functools.partial(read_batch, reader, examples, answers=len(answers)),
+        loss_of=loss_of,
+        evaluate=functools.partial(evaluate, score, scored) if score and scored else None,
+    )
+    return reader, times
+
+
+def write_results(run: Path, result: Mapping[str, Any], scores: Mapping[str, Any] | None) -> None:
+    """Write what a run has come to: its result, its score of each example, its curves."""
+    write_json(run / RESULT, result)
+    if scores is not None:
+        write_json(run / SCORES, scores)
+    draw_curves(run, run / CURVES)
+
+
+def load_trained(run: Path, task: str, kind: type[S]) -> Trained[S]:
+    """Return the best model of a run folder, on the CPU.
+
+    Raises UsageError where the folder is no run of the task or has no checkpoint yet.
+    """
+    card = read_card(run)
+    if card.task != task:
+        raise UsageError(f"{run} is a run of task {card.task!r}, not {task}")
+    if not (run / BEST).is_file():
+        raise UsageError(f"{run} has no {BEST} yet: its first epoch is not done")
+    settings = settings_of(kind, card.settings)
+    vocabulary = read_vocabulary(run / VOCABULARY)
+    tensors, state = read_checkpoint(run / BEST)
+    names = ("model.norm.mean", "model.norm.std")
+    mean, std = (field(tensors, name, torch.Tensor, run / BEST) for name in names)
+    model = _model(settings, ChannelStatistics(mean, std), vocabulary)
+    load_model(model, tensors, run / BEST)
+    epoch = field(state, "epoch", int, run / BEST)
+    return Trained(run, model, vocabulary, settings, card, epoch)
+
+
+def check_digest(store: FeatureStore, card: RunCard) -> None:
+    """Raise UsageError unless `store` holds the very features that the run was trained on."""
+    if store.digest != card.store_digest:
+        raise UsageError(
+            f"the run was trained on a store of digest {card.store_digest}, this one has "
+            f"{store.digest}; pass --store with the store it was trained on"
+        )
+
+
+def _model(
+    settings: GroundedSettings, statistics: ChannelStatistics, vocabulary: Vocabulary
+) -> Model:
+    norm = FeatureNorm(statistics, blind=settings.blind)
+    answers = len(vocabulary.answers)
+    return build_model(settings.model, norm, tokens=vocabulary.tokens, answers=answers)
+
+
+def _read_glove(settings: GroundedSettings, vocabulary: Vocabulary) -> tuple[Tensor, Tensor] | None:
+    """Return the rows and vectors to start the words from, if the settings name a file."""
+    if not settings.model.glove:
+        return None
+    path = Path(settings.model.glove)
+    rows, vectors = read_glove(path, vocabulary.words, channels=settings.model.embedding)
+    known = f"{len(rows):,} of {len(vocabulary.words):,} words"
+    print(f"{path.name}: vectors of {known}", file=sys.stderr)
+    return rows, vectors
+
+
+def _card(inputs: Inputs, settings: GroundedSettings) -> RunCard:
+    glove = (Path(settings.model.glove),) if settings.model.glove else ()
+    return RunCard(
+        task=inputs.task,
+        settings=dataclasses.asdict(settings),
+        store_digest=inputs.features.digest,
+        data_files=data_digests(tuple(dict.fromkeys([*inputs.files, *glove]))),
+        store=str(inputs.features.path.resolve()),
+        data=str(inputs.data.resolve()),
+    )
