@@ -1,7 +1,7 @@
 """Is one run better than another? Their scores on the same examples, and how sure that is."""
 
 import dataclasses
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,7 @@ import numpy as np
 from ..base.errors import ClipfeatError, UsageError
 from .bootstrap import interval_of_mean
 from .jsonfile import field, read_json
-from .runfolder import SCORES, RunCard, read_card
+from .runfolder import SCORES, RunCard, flat_settings, read_card
 
 LARGEST = 1e6  # a score that no metric gives; sums of smaller ones stay finite
 
@@ -116,7 +116,7 @@ def _check_comparable(first: Scored, other: Scored) -> None:
 def differing_settings(cards: Sequence[RunCard]) -> list[dict[str, Any]]:
     """Return, for each run, what it was told and not all runs were: settings, store, data files."""
     told = [
-        dict(_flat(card.settings))
+        flat_settings(card.settings)
         | {"store": card.store_digest[:12]}
         | {name: digest[:12] for name, digest in card.data_files.items()}
         for card in cards
@@ -129,14 +129,6 @@ def differing_settings(cards: Sequence[RunCard]) -> list[dict[str, Any]]:
         if any(of_run.get(name, missing) != told[0].get(name, missing) for of_run in told)
     ]
     return [{name: of_run[name] for name in differing if name in of_run} for of_run in told]
-
-
-def _flat(settings: Mapping[str, Any], table: str = "") -> Iterator[tuple[str, Any]]:
-    for name, value in settings.items():
-        if isinstance(value, Mapping):
-            yield from _flat(value, f"{table}{name}.")
-        else:
-            yield table + name, value
 
 
 def table(compared: Sequence[Compared]) -> str:

@@ -1,12 +1,14 @@
 """Where a model computes: one device, or one for each process of a group."""
 
+import contextlib
 import os
+from collections.abc import Iterator
 
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 
-from ..base.errors import UsageError
+from ..base.errors import ClipfeatError, UsageError
 from .settings import LoopSettings
 
 MIXED_PRECISION = {"float32": "no", "bfloat16": "bf16", "float16": "fp16"}
@@ -25,3 +27,15 @@ def accelerator_on(device: str | None, settings: LoopSettings) -> Accelerator:
     # Accelerate keeps one state a process and refuses a second run of another precision.
     AcceleratorState._reset_state(reset_partial_state="LOCAL_RANK" not in os.environ)
     return Accelerator(cpu=cpu, mixed_precision=MIXED_PRECISION[settings.precision])
+
+
+@contextlib.contextmanager
+def memory_errors(remedy: str) -> Iterator[None]:
+    """Turn what torch raises where a device, or the host, has not enough memory into one line."""
+    try:
+        yield
+    except (torch.OutOfMemoryError, RuntimeError) as error:
+        texts = ("out of memory", "not enough memory", "can't allocate memory")
+        if not any(text in str(error).lower() for text in texts):
+            raise
+        raise ClipfeatError(f"out of memory: {remedy}") from None

@@ -1,5 +1,6 @@
 """Training a model that chooses an answer to a text about an image: what such tasks share."""
 
+import contextlib
 import dataclasses
 import functools
 import sys
@@ -16,6 +17,7 @@ from torch import Tensor, nn
 from ..base.errors import ClipfeatError, UsageError
 from ..featstore import FeatureStore
 from .checkpoint import load_model, read_checkpoint
+from .devices import memory_errors
 from .examples import Examples, GroundedBatch, read_batch
 from .glove import read_glove
 from .jsonfile import field, write_json
@@ -27,7 +29,17 @@ from .pictures.curves import draw_curves
 from .predicted import predict
 from .profile import LoopTimes
 from .records import RecordReader
-from .runfolder import BEST, CURVES, RESULT, SCORES, RunCard, data_digests, read_card, start_run
+from .runfolder import (
+    BEST,
+    CURVES,
+    RESULT,
+    SCORES,
+    RunCard,
+    data_digests,
+    locked,
+    read_card,
+    start_run,
+)
 from .settings import settings_of
 from .text import encode_tokens
 from .vocabulary import VOCABULARY, Vocabulary, read_vocabulary, write_vocabulary
@@ -145,37 +157,38 @@ def train_grounded(
     neither is. Returns the reader, which may have records cached, and the times. Raises
     UsageError before the run is made.
     """
-    glove = _read_glove(settings, inputs.vocabulary)
-    card = _card(inputs, settings)
-    with accelerator.main_process_first():
-        start_run(run, card, writes=accelerator.is_main_process)
-    if accelerator.is_main_process:
-        write_vocabulary(run / VOCABULARY, inputs.vocabulary)
     examples, scored, answers = inputs.examples, inputs.scored, inputs.vocabulary.answers
-    statistics = channel_statistics(inputs.features, examples.image_ids, seed=settings.seed)
-    torch.manual_seed(settings.seed)
-    model = _model(settings, statistics, inputs.vocabulary)
-    if glove is not None:
-        model.words.fill(*glove)
     reader = RecordReader(inputs.features, accelerator.device, settings.cache)
     ids = {*examples.image_ids, *(scored.image_ids if scored else ())}
     reader.require_room(ids, processes=accelerator.num_processes)
+    statistics = channel_statistics(inputs.features, examples.image_ids, seed=settings.seed)
+    torch.manual_seed(settings.seed)
+    with memory_errors("the model does not fit; lower its sizes, such as model.hidden"):
+        model = _model(settings, statistics, inputs.vocabulary)
+    if settings.model.glove:
+        model.words.fill(*_read_glove(settings, inputs.vocabulary))
+    card = _card(inputs, settings)
+    with accelerator.main_process_first():
+        start_run(run, card, writes=accelerator.is_main_process)
 
     def evaluate(
         score: Callable[[Predictions], Mapping[str, float]], scored: Examples, model: nn.Module
     ) -> Mapping[str, float]:
         return score(predict(model, reader, scored, answers, settings, accelerator))
 
-    times = train(
-        model,
-        settings,
-        run=run,
-        accelerator=accelerator,
-        image_of_example=examples.image_of_text,
-        read_batch=functools.partial(read_batch, reader, examples, answers=len(answers)),
-        loss_of=loss_of,
-        evaluate=functools.partial(evaluate, score, scored) if score and scored else None,
-    )
+    with locked(run) if accelerator.is_main_process else contextlib.nullcontext():
+        if accelerator.is_main_process:
+            write_vocabulary(run / VOCABULARY, inputs.vocabulary)
+        times = train(
+            model,
+            settings,
+            run=run,
+            accelerator=accelerator,
+            image_of_example=examples.image_of_text,
+            read_batch=functools.partial(read_batch, reader, examples, answers=len(answers)),
+            loss_of=loss_of,
+            evaluate=functools.partial(evaluate, score, scored) if score and scored else None,
+        )
     return reader, times
 
 
@@ -225,10 +238,8 @@ def _model(
     return build_model(settings.model, norm, tokens=vocabulary.tokens, answers=answers)
 
 
-def _read_glove(settings: GroundedSettings, vocabulary: Vocabulary) -> tuple[Tensor, Tensor] | None:
-    """Return the rows and vectors to start the words from, if the settings name a file."""
-    if not settings.model.glove:
-        return None
+def _read_glove(settings: GroundedSettings, vocabulary: Vocabulary) -> tuple[Tensor, Tensor]:
+    """Return the rows and vectors to start the words from, of the file that the settings name."""
     path = Path(settings.model.glove)
     rows, vectors = read_glove(path, vocabulary.words, channels=settings.model.embedding)
     known = f"{len(rows):,} of {len(vocabulary.words):,} words"

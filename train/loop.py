@@ -25,6 +25,7 @@ from tqdm import tqdm
 from ..base.errors import ClipfeatError
 from .batches import Numbers, cut, epoch_order, prefetch
 from .checkpoint import load_training, model_tensors, write_checkpoint, write_training
+from .devices import memory_errors
 from .jsonfile import field
 from .optimizer import make_optimizer
 from .profile import LoopTimes
@@ -114,7 +115,11 @@ def train(
     writes = accelerator.is_main_process and step < steps
     events = EventWriter(run / EVENTS, purge_step=step + 1) if writes else None
     closing = contextlib.closing(events) if events else contextlib.nullcontext()
-    with bar, closing, _memory_errors(settings):
+    remedy = (
+        f"a batch of {settings.batch_size} is computed in {settings.accumulate} parts; type --set "
+        f"accumulate={2 * settings.accumulate}, which changes no number, or lower batch_size"
+    )
+    with bar, closing, memory_errors(remedy):
         while step < steps:
             epoch, position = divmod(step, epoch_steps)
             order = epoch_order(image_of_example, seed=settings.seed, epoch=epoch)
@@ -209,19 +214,3 @@ def mean_loss(
                 "the rate (--set lr=...) or check the features with clipfeat store verify"
             )
     return sum(values) / len(values)
-
-
-@contextlib.contextmanager
-def _memory_errors(settings: LoopSettings) -> Any:
-    """Say which setting to change where a device, or the host, has not enough memory."""
-    try:
-        yield
-    except (torch.OutOfMemoryError, RuntimeError) as error:
-        texts = ("out of memory", "not enough memory", "can't allocate memory")
-        if not any(text in str(error).lower() for text in texts):
-            raise
-        raise ClipfeatError(
-            f"out of memory: a batch of {settings.batch_size} is computed in "
-            f"{settings.accumulate} parts; type --set accumulate={2 * settings.accumulate}, which "
-            "changes no number, or lower batch_size"
-        ) from None

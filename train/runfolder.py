@@ -15,7 +15,9 @@ RUN/answer.png            the last answer of clipfeat predict, and where the mod
 RUN/bad_batch.safetensors the batch whose loss was no number, where that stopped the run
 """
 
+import contextlib
 import dataclasses
+import fcntl
 import json
 import math
 from collections.abc import Iterator, Mapping
@@ -38,6 +40,7 @@ BAD_BATCH = "bad_batch.safetensors"
 CHANGES_NOTHING = {"cache", "log_every", "checkpoint_every"}  # settings that a run may go on with
 EVENTS = "tensorboard"
 CURVES = "curves.png"
+LOCK = ".lock"
 
 
 @dataclass(frozen=True)
@@ -76,6 +79,22 @@ def start_run(folder: Path, card: RunCard, *, writes: bool) -> None:
         write_json(folder / SETTINGS, dataclasses.asdict(card))
 
 
+@contextlib.contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Keep other processes of this host from training into a run's folder.
+
+    The lock ends with its process, however that ends. Raises UsageError where another has it.
+    """
+    with (folder / LOCK).open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UsageError(
+                f"{folder}: another process is training this run; wait for it, or pass another --out"
+            ) from None
+        yield
+
+
 def read_card(folder: Path) -> RunCard:
     """Return what a run folder says of its run; UsageError if it is none."""
     path = folder / SETTINGS
@@ -99,7 +118,7 @@ def _differences(there: RunCard, now: RunCard) -> Iterator[str]:
     for key in ("task", "store_digest"):
         yield from _difference(key, getattr(there, key), getattr(now, key))
     for key in ("settings", "data_files"):
-        old, new = _flat(getattr(there, key)), _flat(getattr(now, key))
+        old, new = flat_settings(getattr(there, key)), flat_settings(getattr(now, key))
         for name in sorted((old.keys() | new.keys()) - CHANGES_NOTHING):
             yield from _difference(name, old.get(name), new.get(name))
 
@@ -109,12 +128,12 @@ def _difference(name: str, there: object, now: object) -> Iterator[str]:
         yield f"{name} {there!r}, not {now!r}"
 
 
-def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+def flat_settings(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """Return `{"model.hidden": 512, ...}` of a table of tables, arrays as tuples."""
     flat: dict[str, Any] = {}
     for key, value in values.items():
         if isinstance(value, dict):
-            flat |= _flat(value, f"{prefix}{key}.")
+            flat |= flat_settings(value, f"{prefix}{key}.")
         else:
             flat[prefix + key] = tuple(value) if isinstance(value, list) else value
     return flat

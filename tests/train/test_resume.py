@@ -67,10 +67,16 @@ def test_a_killed_run_goes_on_bit_for_bit(
     assert_equal_runs(run, whole)
 
 
-def test_sigterm_says_that_the_same_command_goes_on(world: World, tmp_path: Path) -> None:
+def test_one_process_trains_a_run_at_a_time_and_sigterm_says_how_to_go_on(
+    world: World, tmp_path: Path
+) -> None:
     run = tmp_path / "run"
     child = start_child(world, run, "epochs=4000")
     wait_for_update(run, 6, child)
+    second = start_child(world, run, "epochs=4000")
+    _, messages = second.communicate()
+    assert second.returncode == 2
+    assert messages.startswith(f"Error: {run}: another process is training this run; wait for it")
     child.send_signal(signal.SIGTERM)
     out, messages = child.communicate()
     assert (child.returncode, out) == (143, "")

@@ -65,6 +65,7 @@ def test_assignments_go_on_top_of_the_file(tmp_path: Path) -> None:
         ("model.hiden=3", "no setting is named 'model.hiden'; did you mean model.hidden"),
         ("model.hidden=big", "model.hidden must be an int; got 'big'"),
         ("model=3", "model must be a table with a name; got 3"),
+        ("max_tokens=513", "max_tokens must be at most 512; got 513"),
         ("seed.x=3", "seed must be an int; got {'x': 3}"),
         ("epochs", "--set takes key=value, such as --set epochs=3; got 'epochs'"),
         ("=3", "--set takes key=value"),

@@ -6,6 +6,8 @@ from typing import Literal
 from ...base.errors import UsageError
 from ..settings import LoopSettings, require_at_least, require_share
 
+MOST_TOKENS = 512  # words of a text; every text of a split takes memory for so many
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TextSettings:
@@ -110,6 +112,8 @@ class GroundedSettings(LoopSettings):
     def __post_init__(self) -> None:
         super().__post_init__()
         require_at_least(self, 1, "max_tokens")
+        if self.max_tokens > MOST_TOKENS:
+            raise UsageError(f"max_tokens must be at most {MOST_TOKENS}; got {self.max_tokens}")
         require_at_least(self, 0, "skip_missing")
 
 
