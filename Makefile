@@ -18,12 +18,13 @@ MODEL ?= RN50
 PRETRAINED ?= none
 DEMO_STORE := $(DEMO)/scenes.clipfeat
 
-.PHONY: help setup demo train-vqa test lint types bench-extract bench-store bench-lookup bench-plan bench-loader bench-steps bench-vqa clean
+.PHONY: help setup demo train-vqa train-ve test lint types bench-extract bench-store bench-lookup bench-plan bench-loader bench-steps bench-vqa clean
 .DELETE_ON_ERROR:
 
 help:
 	@echo "make demo       draw scenes, extract, verify, train VQA, report (about 4 minutes)"
 	@echo "make train-vqa  train on the demo store, or: make train-vqa STORE=x.clipfeat DATA=vqa/"
+	@echo "make train-ve   the same for visual entailment: make train-ve STORE=x.clipfeat DATA=snli_ve/"
 	@echo "make test       the tests            make lint types   what CI checks besides"
 	@echo "make bench-extract bench-store bench-lookup bench-plan bench-loader bench-steps bench-vqa"
 	@echo "                the numbers in docs/log.md"
@@ -67,15 +68,25 @@ demo: $(STAMP)
 
 # On the user's own store: make train-vqa STORE=coco.clipfeat DATA=vqa/ [RUN=runs/vqa]
 ifdef STORE
-RUN ?= runs/vqa
+train-vqa: RUN ?= runs/vqa
 train-vqa: $(STAMP)
 	$(if $(DATA),,$(error make train-vqa STORE=$(STORE) needs DATA=, the folder of VQA v2 files))
 	$(CLIPFEAT) train vqa $(CONFIG) --store $(STORE) --data $(DATA) --out $(RUN)
+
+train-ve: RUN ?= runs/ve
+train-ve: $(STAMP)
+	$(if $(DATA),,$(error make train-ve STORE=$(STORE) needs DATA=, the folder of SNLI-VE files))
+	$(CLIPFEAT) train ve $(CONFIG) --store $(STORE) --data $(DATA) --out $(RUN)
 else
-RUN ?= $(DEMO)/vqa
+train-vqa: RUN ?= $(DEMO)/vqa
 train-vqa: $(STAMP)
 	@$(MAKE) --no-print-directory $(DEMO_STORE)/store.json
 	$(CLIPFEAT) train vqa $(CONFIG) --store $(DEMO_STORE) --data $(DEMO)/data/vqa --out $(RUN)
+
+train-ve: RUN ?= $(DEMO)/ve
+train-ve: $(STAMP)
+	@$(MAKE) --no-print-directory $(DEMO_STORE)/store.json
+	$(CLIPFEAT) train ve $(CONFIG) --store $(DEMO_STORE) --data $(DEMO)/data/snli_ve --out $(RUN)
 endif
 
 test: $(STAMP)

@@ -19,6 +19,7 @@ def eval_() -> None:
 
     \b
     $ clipfeat eval vqa run --split val --json
+    $ clipfeat eval ve run --split test --json
     """
 
 
@@ -55,6 +56,31 @@ def vqa(*, run: Path | None, as_json: bool, **options: Any) -> None:
     else:
         _refuse(options, "--predictions")
         _eval_file(predictions, questions, annotations, as_json=as_json)
+
+
+@eval_.command()
+@click.argument("run", type=A_PATH)
+@click.option("--split", required=True, help="Split that RUN answers, such as dev or test.")
+@click.option("--store", type=A_PATH, help="Default: the store of the run.")
+@click.option("--data", type=A_PATH, help="Default: the data of the run.")
+@click.option("--blind", type=A_PATH, metavar="RUN", help="Score its blind twin beside it.")
+@skip_missing
+@device_option
+@as_json
+def ve(*, run: Path, as_json: bool, **options: Any) -> None:
+    """Label every hypothesis of a split; the labels go to RUN/predictions_<split>.jsonl.
+
+    Prints the accuracy in percent, overall and by class, and the confusion matrix.
+
+    \b
+    $ clipfeat eval ve run --split test --blind blind --json
+    """
+    try:
+        from ..train.ve.evaluation import describe, eval_ve
+    except ModuleNotFoundError as error:
+        raise missing_extra("train", str(error.name)) from None
+    result = eval_ve(run, **options)
+    click.echo(json.dumps(result, indent=1) if as_json else describe(result))
 
 
 def _refuse(options: dict[str, Any], given: str) -> None:

@@ -1,5 +1,7 @@
 """Options that several commands share: --json, statuses, --break-lock, those of the trainers."""
 
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import click
@@ -33,8 +35,45 @@ skip_missing = click.option(
     "--skip-missing",
     type=click.IntRange(min=0),
     metavar="N",
-    help="Go on where at most N questions of a split ask about images without features.",
+    help="Go on where at most N texts of a split are about images without features.",
 )
 device = click.option(
     "--device", type=click.Choice(["cpu", "cuda"]), help="Default: a GPU where there is one."
 )
+
+
+def training(data_help: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Return the decorator that gives a command of `clipfeat train` its options."""
+    a_path = click.Path(path_type=Path)
+    options = (
+        click.argument("config", required=False),
+        click.option("--store", required=True, type=a_path, help="Feature store to read."),
+        click.option("--data", required=True, type=a_path, help=data_help),
+        click.option(
+            "--out",
+            required=True,
+            type=a_path,
+            help="Run folder. A run that was killed goes on where it was.",
+        ),
+        click.option(
+            "--set",
+            "assignments",
+            multiple=True,
+            metavar="KEY=VALUE",
+            help="Change one setting, such as --set epochs=3. May be repeated.",
+        ),
+        click.option("--gpus", help="Train on several GPUs: a count (8) or their numbers (0,3)."),
+        click.option(
+            "--profile", is_flag=True, help="Say where the time went, waiting for data too."
+        ),
+        skip_missing,
+        device,
+        as_json,
+    )
+
+    def decorate(command: Callable[..., None]) -> Callable[..., None]:
+        for option in reversed(options):
+            command = option(command)
+        return command
+
+    return decorate

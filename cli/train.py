@@ -1,14 +1,17 @@
 """clipfeat train: train a task on a feature store."""
 
+import json
 import sys
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn, TypeVar
 
 import click
 
 from ..base.errors import UsageError, missing_extra
-from .options import as_json, skip_missing
-from .options import device as device_option
+from .options import training
+
+S = TypeVar("S")
 
 
 @click.group()
@@ -17,51 +20,13 @@ def train() -> None:
 
     \b
     $ clipfeat train vqa --store coco.clipfeat --data vqa/ --out run
+    $ clipfeat train ve --store flickr30k.clipfeat --data snli_ve/ --out run
     """
 
 
 @train.command()
-@click.argument("config", required=False)
-@click.option(
-    "--store", required=True, type=click.Path(path_type=Path), help="Feature store to read."
-)
-@click.option(
-    "--data",
-    required=True,
-    type=click.Path(path_type=Path),
-    help="Folder of the JSON files of VQA v2, Visual Genome or GQA; docs/vqa.md names them.",
-)
-@click.option(
-    "--out",
-    required=True,
-    type=click.Path(path_type=Path),
-    help="Run folder. A run that was killed goes on where it was.",
-)
-@click.option(
-    "--set",
-    "assignments",
-    multiple=True,
-    metavar="KEY=VALUE",
-    help="Change one setting, such as --set epochs=3. May be repeated.",
-)
-@click.option("--gpus", help="Train on several GPUs: a count (8) or their numbers (0,3).")
-@click.option("--profile", is_flag=True, help="Say where the time went, waiting for data too.")
-@skip_missing
-@device_option
-@as_json
-def vqa(
-    *,
-    config: str | None,
-    store: Path,
-    data: Path,
-    out: Path,
-    assignments: tuple[str, ...],
-    gpus: str | None,
-    profile: bool,
-    skip_missing: int | None,
-    device: str | None,
-    as_json: bool,
-) -> None:
+@training("Folder of the JSON files of VQA v2, Visual Genome or GQA; docs/vqa.md names them.")
+def vqa(**options: Any) -> None:
     """Visual question answering on the files of VQA v2, Visual Genome or GQA.
 
     CONFIG is a TOML file of settings, or the name of one that comes with clipfeat.
@@ -70,29 +35,68 @@ def vqa(
     $ clipfeat train vqa --store coco.clipfeat --data vqa/ --out run
     $ clipfeat train vqa --store coco.clipfeat --data vqa/ --out blind --set blind=true
     """
-    import json
-
-    from ..train.launch import in_group, is_first
-    from ..train.settings import find_config, load_settings
     from ..train.vqa.settings import PRESETS, VqaSettings
 
-    path = None if config is None else find_config(config, PRESETS)
-    if skip_missing is not None:
-        assignments = (*assignments, f"skip_missing={skip_missing}")
-    settings = load_settings(VqaSettings, config=path, assignments=assignments)
+    settings = _settings(VqaSettings, PRESETS, options)
     try:
         from ..train.vqa.evaluation import describe
         from ..train.vqa.task import train_vqa
     except ModuleNotFoundError as error:
         raise missing_extra("train", str(error.name)) from None
-    if gpus is not None and not in_group():
-        _train_on(gpus, device)
-    result, times = train_vqa(settings, store=store, data=data, out=out, device=device)
+    _train(train_vqa, describe, settings, options)
+
+
+@train.command()
+@training("Folder of snli_ve_train.jsonl and so on, or of e-SNLI-VE's CSV; docs/ve.md says more.")
+def ve(**options: Any) -> None:
+    """Visual entailment on the files of SNLI-VE or e-SNLI-VE.
+
+    CONFIG is a TOML file of settings, or the name of one that comes with clipfeat.
+
+    \b
+    $ clipfeat train ve --store flickr30k.clipfeat --data snli_ve/ --out run
+    $ clipfeat train ve --store flickr30k.clipfeat --data snli_ve/ --out blind --set blind=true
+    """
+    from ..train.ve.settings import PRESETS, VeSettings
+
+    settings = _settings(VeSettings, PRESETS, options)
+    try:
+        from ..train.ve.evaluation import describe
+        from ..train.ve.task import train_ve
+    except ModuleNotFoundError as error:
+        raise missing_extra("train", str(error.name)) from None
+    _train(train_ve, describe, settings, options)
+
+
+def _settings(kind: type[S], presets: Path, options: Mapping[str, Any]) -> S:
+    """Return the settings that a command line means."""
+    from ..train.settings import find_config, load_settings
+
+    config, assignments = options["config"], options["assignments"]
+    if options["skip_missing"] is not None:
+        assignments = (*assignments, f"skip_missing={options['skip_missing']}")
+    path = None if config is None else find_config(config, presets)
+    return load_settings(kind, config=path, assignments=assignments)
+
+
+def _train(
+    train_task: Callable[..., tuple[dict[str, Any], Any]],
+    describe: Callable[[Mapping[str, Any]], str],
+    settings: object,
+    options: Mapping[str, Any],
+) -> None:
+    """Train, here or in a process for each GPU, and print the result."""
+    from ..train.launch import in_group, is_first
+
+    if options["gpus"] is not None and not in_group():
+        _train_on(options["gpus"], options["device"])
+    where = {name: options[name] for name in ("store", "data", "out", "device")}
+    result, times = train_task(settings, **where)
     if not is_first():
         return
-    if profile:
+    if options["profile"]:
         click.echo(times.table(), err=True)
-    click.echo(json.dumps(result, indent=1) if as_json else describe(result))
+    click.echo(json.dumps(result, indent=1) if options["as_json"] else describe(result))
 
 
 def _train_on(gpus: str, device: str | None) -> NoReturn:

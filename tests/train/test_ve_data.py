@@ -1,0 +1,149 @@
+"""The files of SNLI-VE and e-SNLI-VE: what is read, and what is refused."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ve_world import rows_of, write_rows
+
+from clipfeat.base.errors import ClipfeatError, UsageError
+from clipfeat.train.ve.data import PUBLISHED, read_split
+from clipfeat.train.ve.examples import encode
+
+CSV = """,pairID,Flickr30kID,hypothesis,gold_label,explanation
+0,4465359505.jpg#2r1c,4465359505.jpg,"An old man, in his yard.",contradiction,"No
+tree."
+1,8.jpg#1r1n,8.jpg,A man.,neutral,Who knows.
+"""
+
+
+def one_row(**changes: Any) -> dict[str, Any]:
+    return rows_of(1)[0] | changes
+
+
+def read(folder: Path, rows: list[Any]) -> Any:
+    write_rows(folder / "snli_ve_dev.jsonl", rows)
+    return read_split("snli_ve", folder, "dev")
+
+
+def test_pairs_without_a_gold_label_are_dropped_and_counted(tmp_path: Path) -> None:
+    rows = [*rows_of(1), one_row(pairID="a", gold_label="-"), one_row(pairID="b", gold_label="-")]
+    split = read(tmp_path, rows)
+    assert split.ids == tuple(row["pairID"] for row in rows_of(1))
+    assert split.dropped == 2
+    assert split.pairs[2].hypothesis == "It may be old."
+
+
+def test_esnlive_has_other_columns(tmp_path: Path) -> None:
+    (tmp_path / "esnlive_dev.csv").write_text(CSV)
+    split = read_split("esnlive", tmp_path, "dev")
+    assert split.ids == ("4465359505.jpg#2r1c", "8.jpg#1r1n")
+    assert [pair.label for pair in split.pairs] == ["contradiction", "neutral"]
+    assert split.pairs[0].hypothesis == "An old man, in his yard."
+    assert split.pairs[1].candidates == ("8.jpg", "8")
+
+
+@pytest.mark.parametrize("key", ["Flickr30K_ID", "Flickr30kID", "Flikr30kID"])
+def test_every_spelling_of_the_image_key_is_known(tmp_path: Path, key: str) -> None:
+    row = {k: v for k, v in one_row().items() if k != "Flickr30K_ID"} | {key: "36979"}
+    assert read(tmp_path, [row]).pairs[0].candidates == ("36979", "36979.jpg")
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ([], r"line 2: expected an object; got \[\]"),
+        (one_row(pairID="a", gold_label="maybe"), "gold_label must be entailment, neutral, contra"),
+        (one_row(pairID="a", gold_label=0), "line 2: gold_label must be a text; got 0"),
+        (one_row(pairID="a", Flickr30K_ID=36979), "Flickr30K_ID must be a text; got 36979"),
+        (one_row(pairID="a", sentence2=None), "sentence2 or hypothesis must be a text; got None"),
+        (one_row(pairID="a", sentence2=" "), "sentence2 or hypothesis must be a text; got ' '"),
+        (one_row(pairID=["a"]), "pairID must be a text"),
+        (one_row(), "line 2: pairID '1.jpg#0r0.' is there twice"),
+        ({"pairID": "a"}, "no Flickr30K_ID; found 'pairid'"),
+    ],
+)
+def test_a_bad_row_is_named(tmp_path: Path, row: Any, message: str) -> None:
+    with pytest.raises(ClipfeatError, match=message):
+        read(tmp_path, [one_row(), row])
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("", "no pair has a label; found 0 without one"),
+        (json.dumps(one_row(gold_label="-")), "no pair has a label; found 1 without one"),
+        ('{"pairID": "a", "gold', r"line 1: no JSON \(.*\); is it cut off"),
+        (b"\xff\xfe", "cannot be read"),
+    ],
+)
+def test_a_bad_file_is_named(tmp_path: Path, content: str | bytes, message: str) -> None:
+    data = content.encode() if isinstance(content, str) else content
+    (tmp_path / "snli_ve_dev.jsonl").write_bytes(data)
+    with pytest.raises(ClipfeatError, match=message):
+        read_split("snli_ve", tmp_path, "dev")
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (CSV.replace("gold_label", "label"), "line 3: no gold_label; found '', 'pairid'"),
+        (CSV + "2,9.jpg#1r1n\n", "line 5: Flickr30K_ID must be a text; got None"),
+        (CSV + "2,9.jpg#1r1n,9.jpg,A,man,neutral,Yes\n", "more fields than the header has"),
+        (CSV + '2,"9.jpg', "cannot be read"),
+    ],
+)
+def test_a_bad_table_is_named(tmp_path: Path, content: str, message: str) -> None:
+    (tmp_path / "esnlive_dev.csv").write_text(content)
+    with pytest.raises(ClipfeatError, match=message):
+        read_split("esnlive", tmp_path, "dev")
+
+
+def test_missing_files_are_named(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"has no snli_ve_dev.jsonl of split 'dev'"):
+        read_split("snli_ve", tmp_path, "dev")
+    with pytest.raises(UsageError, match="is no folder; --data takes"):
+        read_split("snli_ve", tmp_path / "nowhere", "dev")
+
+
+@pytest.mark.parametrize(
+    ("published", "remarks"),
+    [(3, 0), (5, 1), (6, 0), (2, 1), (1, 0)],
+    ids=["whole", "more than half", "half: own data", "longer", "much longer: own data"],
+)
+def test_a_file_that_may_be_cut_off_is_remarked_on(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    published: int,
+    remarks: int,
+) -> None:
+    monkeypatch.setitem(PUBLISHED, "dev", published)
+    read(tmp_path, rows_of(1))
+    err = capsys.readouterr().err
+    said = f"3 pairs with a label; the published file has {published}\n"
+    assert err == remarks * f"{tmp_path / 'snli_ve_dev.jsonl'}: {said}"
+
+
+@pytest.mark.parametrize("image", ["7", "7.jpg"])
+@pytest.mark.parametrize("stored", ["7", "7.jpg"])
+def test_ids_resolve_with_and_without_their_ending(tmp_path: Path, image: str, stored: str) -> None:
+    split = read(tmp_path, [one_row(Flickr30K_ID=image)])
+    examples = encode(split, ("shape",), {stored}, max_tokens=4, skip_missing=0)
+    assert examples.image_ids == (stored,)
+    assert examples.tokens.tolist() == [[1, 2, 1, 1]]  # the caption is not read
+    assert examples.targets == ({2: 1.0},)  # the shape is green
+
+
+def test_images_without_features_are_counted_and_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    split = read(tmp_path, [*rows_of(1), *rows_of(9)])
+    told = "3 of 6 hypotheses of split 'dev' are about 1 images that have no features, such as 9 or"
+    with pytest.raises(ClipfeatError, match=rf"{told} 9.jpg; .* --skip-missing 3"):
+        encode(split, (), {"1"}, max_tokens=4, skip_missing=2)
+    assert len(encode(split, (), {"1"}, max_tokens=4, skip_missing=3)) == 3
+    assert capsys.readouterr().err.startswith(told)
+    with pytest.raises(ClipfeatError, match="none of its images has features"):
+        encode(split, (), set(), max_tokens=4, skip_missing=6)

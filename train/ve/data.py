@@ -1,0 +1,149 @@
+"""Hypotheses about images and their labels, in the files of SNLI-VE and of e-SNLI-VE."""
+
+import csv
+import json
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from ...base.errors import ClipfeatError, UsageError
+
+LABELS = ("entailment", "neutral", "contradiction")
+UNDECIDED = "-"  # the annotators had no majority
+DATASETS = {"snli_ve": "snli_ve_{}.jsonl", "esnlive": "esnlive_{}.csv"}
+PUBLISHED = {"train": 529_527, "dev": 17_858, "test": 17_901}  # pairs of SNLI-VE with a label
+# The names that fields go by, less case and underscores. SNLI-VE's own generator and its readers
+# do not agree on Flickr30K_ID, Flickr30kID and Flikr30kID.
+IMAGE = ("flickr30kid", "flikr30kid")
+PAIR = ("pairid",)
+HYPOTHESIS = ("sentence2", "hypothesis")
+LABEL = ("goldlabel",)
+
+
+class Pair(NamedTuple):
+    """An image as the premise, and a hypothesis."""
+
+    pair_id: str
+    candidates: tuple[str, ...]  # what a store may call its image
+    hypothesis: str
+    label: str
+
+
+@dataclass(frozen=True)
+class VeSplit:
+    """The pairs of a split that have a label."""
+
+    name: str
+    pairs: tuple[Pair, ...]
+    dropped: int  # pairs without one
+    file: Path
+
+    @property
+    def ids(self) -> tuple[str, ...]:
+        """The pair ids, in the order of the file."""
+        return tuple(pair.pair_id for pair in self.pairs)
+
+
+def read_split(dataset: str, data: Path, name: str) -> VeSplit:
+    """Return split `name` of the folder `data`.
+
+    Raises UsageError for a missing file, ClipfeatError for one in another format, a label that is
+    none, a pair id that is there twice, and where no pair has a label.
+    """
+    if not data.is_dir():
+        raise UsageError(f"{data} is no folder; --data takes the folder of the SNLI-VE files")
+    path = data / DATASETS[dataset].format(name)
+    if not path.is_file():
+        others = "snli_ve (jsonl) or esnlive (csv)"
+        raise UsageError(
+            f"{data} has no {path.name} of split {name!r}; add it, or choose --set dataset={others}"
+        )
+    found: dict[str, Pair] = {}
+    for where, record in _records(path):
+        pair = _pair(record, where)
+        if pair.pair_id in found:
+            raise ClipfeatError(f"{where}: pairID {pair.pair_id!r} is there twice; drop one")
+        found[pair.pair_id] = pair
+    pairs = tuple(pair for pair in found.values() if pair.label != UNDECIDED)
+    if not pairs:
+        raise ClipfeatError(f"{path}: no pair has a label; found {len(found)} without one")
+    if dataset == "snli_ve":
+        _remark_on_count(path, name, len(pairs))
+    return VeSplit(name, pairs, len(found) - len(pairs), path)
+
+
+def image_candidates(image_id: str) -> tuple[str, ...]:
+    """Return the ids under which a store may hold an image, its own first.
+
+    >>> image_candidates("2407214681"), image_candidates("36979.jpg")
+    (('2407214681', '2407214681.jpg'), ('36979.jpg', '36979'))
+    """
+    stem = image_id.removesuffix(".jpg")
+    return (image_id, f"{image_id}.jpg" if stem == image_id else stem)
+
+
+def _records(path: Path) -> Iterator[tuple[str, Any]]:
+    """Yield (where it stands, record) of each line of JSON or row of CSV."""
+    read = _json_lines if path.suffix == ".jsonl" else _csv_rows
+    try:
+        yield from read(path)
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise ClipfeatError(f"{path}: cannot be read ({error})") from None
+
+
+def _json_lines(path: Path) -> Iterator[tuple[str, Any]]:
+    with path.open(encoding="utf-8-sig") as file:
+        for number, line in enumerate(file, start=1):
+            where = f"{path}, line {number}"
+            if line.strip():
+                try:
+                    record = json.loads(line)
+                except (ValueError, RecursionError) as error:
+                    raise ClipfeatError(f"{where}: no JSON ({error}); is it cut off?") from None
+                yield where, record
+
+
+def _csv_rows(path: Path) -> Iterator[tuple[str, Any]]:
+    with path.open(encoding="utf-8-sig", newline="") as file:
+        rows = csv.DictReader(file, strict=True, restkey="(more)")
+        for row in rows:
+            where = f"{path}, line {rows.line_num}"
+            if "(more)" in row:
+                raise ClipfeatError(f"{where}: more fields than the header has; quote its commas")
+            yield where, row
+
+
+def _pair(record: Any, where: str) -> Pair:
+    if not isinstance(record, dict):
+        raise ClipfeatError(f"{where}: expected an object; got {record!r:.60}")
+    plain = {key.lower().replace("_", ""): value for key, value in record.items()}
+    image_id = _text(plain, IMAGE, "Flickr30K_ID", where)
+    pair_id = _text(plain, PAIR, "pairID", where)
+    hypothesis = _text(plain, HYPOTHESIS, "sentence2 or hypothesis", where)
+    label = _text(plain, LABEL, "gold_label", where)
+    if label not in (*LABELS, UNDECIDED):
+        expected = f"{', '.join(LABELS)} or {UNDECIDED}"
+        raise ClipfeatError(f"{where}: gold_label must be {expected}; got {label!r:.60}")
+    return Pair(pair_id, image_candidates(image_id), hypothesis, label)
+
+
+def _text(plain: dict[str, Any], names: tuple[str, ...], called: str, where: str) -> str:
+    name = next((name for name in names if name in plain), None)
+    if name is None:
+        raise ClipfeatError(f"{where}: no {called}; found {', '.join(map(repr, plain))}")
+    value = plain[name]
+    if not isinstance(value, str) or not value.strip():
+        raise ClipfeatError(f"{where}: {called} must be a text; got {value!r:.60}")
+    return value
+
+
+def _remark_on_count(path: Path, name: str, count: int) -> None:
+    """Say where a file that is nearly as long as the published one may have been cut off."""
+    published = PUBLISHED.get(name, 0)
+    if count != published and 2 * count > published > 0 and count < 2 * published:
+        print(
+            f"{path}: {count:,} pairs with a label; the published file has {published:,}",
+            file=sys.stderr,
+        )

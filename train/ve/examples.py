@@ -1,0 +1,40 @@
+"""From the pairs of a split to examples: its hypotheses as tokens, its images in a store."""
+
+from collections.abc import Container, Sequence
+
+from ...base.errors import ClipfeatError
+from ..examples import Examples
+from ..grounded import find_images, make_examples
+from .data import LABELS, VeSplit
+
+
+def encode(
+    split: VeSplit,
+    words: Sequence[str],
+    store: Container[str],
+    *,
+    max_tokens: int,
+    skip_missing: int,
+) -> Examples:
+    """Return the split's pairs as numbers; the premise is the image, its caption is not read.
+
+    Pairs whose images have no features are left out, at most `skip_missing` of them. Raises
+    ClipfeatError where more lack them, or all.
+    """
+    ids = find_images(
+        [pair.candidates for pair in split.pairs],
+        store,
+        texts=f"hypotheses of split {split.name!r} are",
+        skip_missing=skip_missing,
+    )
+    kept = [(pair, stored) for pair, stored in zip(split.pairs, ids, strict=True) if stored]
+    if not kept:
+        raise ClipfeatError(f"split {split.name!r}: none of its images has features in the store")
+    return make_examples(
+        [pair.pair_id for pair, _ in kept],
+        [stored for _, stored in kept],
+        [pair.hypothesis for pair, _ in kept],
+        tuple({LABELS.index(pair.label): 1.0} for pair, _ in kept),
+        words=words,
+        max_tokens=max_tokens,
+    )
