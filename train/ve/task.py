@@ -29,7 +29,7 @@ def train_ve(
 ) -> tuple[dict[str, Any], LoopTimes]:
     """Train on one split, score on another; return the best checkpoint's scores, and the times.
 
-    A run that was killed goes on from its last epoch. `out` then holds what
+    A run that was killed goes on from its last checkpoint. `out` then holds what
     `clipfeat.train.runfolder` lists. Raises UsageError before any work, StoreError for a store
     that cannot be read, ClipfeatError for data that do not fit it.
     """
