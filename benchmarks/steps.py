@@ -2,11 +2,12 @@
 
 make bench-steps BENCH="--device cuda --precision bfloat16"
 
-Random 14x14x2048 grids, 64 questions of 14 words about 22 images, 3,129 answers, the models at
-the sizes of their presets.
+Random 14x14x2048 grids, three questions of 14 words an image, 3,129 answers, the models at the sizes
+of their presets.
 """
 
 import argparse
+import math
 import time
 from pathlib import Path
 
@@ -22,24 +23,24 @@ from clipfeat.train.settings import load_settings
 from clipfeat.train.vqa.settings import PRESETS, VqaSettings
 from clipfeat.train.vqa.task import loss_of
 
-DIM, ROWS, COLS, QUESTIONS, IMAGES, TOKENS, ANSWERS, WORDS = 2048, 14, 14, 64, 22, 14, 3129, 20_000
+DIM, ROWS, COLS, TOKENS, ANSWERS, WORDS = 2048, 14, 14, 14, 3129, 20_000
 
 
-def make_batch() -> GroundedBatch:
+def make_batch(questions: int) -> GroundedBatch:
     """Return a batch of random numbers, the same ones every time."""
     random = torch.Generator().manual_seed(0)
-    cells = ROWS * COLS
+    cells, images = ROWS * COLS, math.ceil(questions / 3)
     return GroundedBatch(
-        features=torch.randn(IMAGES, cells, DIM, generator=random).clamp(min=0).half(),
-        mask=torch.ones(IMAGES, cells, dtype=torch.bool),
-        grid_shapes=torch.tensor([[ROWS, COLS]] * IMAGES),
-        image_of_text=torch.arange(QUESTIONS) % IMAGES,
-        tokens=torch.randint(2, WORDS, (QUESTIONS, TOKENS), generator=random),
-        targets=torch.rand(QUESTIONS, ANSWERS, generator=random),
+        features=torch.randn(images, cells, DIM, generator=random).clamp(min=0).half(),
+        mask=torch.ones(images, cells, dtype=torch.bool),
+        grid_shapes=torch.tensor([[ROWS, COLS]] * images),
+        image_of_text=torch.arange(questions) % images,
+        tokens=torch.randint(2, WORDS, (questions, TOKENS), generator=random),
+        targets=torch.rand(questions, ANSWERS, generator=random),
     )
 
 
-def measure(preset: Path, precision: str, device: str | None, steps: int) -> str:
+def measure(preset: Path, precision: str, device: str | None, questions: int, steps: int) -> str:
     """Return a row of the table: the model's size and the milliseconds of its steps."""
     settings = load_settings(VqaSettings, config=preset, assignments=[f"precision={precision}"])
     torch.manual_seed(0)
@@ -47,7 +48,7 @@ def measure(preset: Path, precision: str, device: str | None, steps: int) -> str
     model = build_model(settings.model, norm, tokens=WORDS, answers=ANSWERS)
     accelerator = accelerator_on(device, settings)
     prepared, optimizer = accelerator.prepare(model, make_optimizer(model, settings))
-    batch = make_batch().to(accelerator.device)
+    batch = make_batch(questions).to(accelerator.device)
     seconds = []
     for _ in range(steps + 1):
         started = time.perf_counter()
@@ -59,7 +60,7 @@ def measure(preset: Path, precision: str, device: str | None, steps: int) -> str
         seconds.append(time.perf_counter() - started)
     size = sum(parameter.numel() for parameter in model.parameters()) / 1e6
     median = float(np.median(seconds[1:]))
-    return f"| {preset.stem} | {size:.0f} M | {1e3 * median:,.0f} | {QUESTIONS / median:,.0f} |"
+    return f"| {preset.stem} | {size:.0f} M | {1e3 * median:,.0f} | {questions / median:,.0f} |"
 
 
 def main() -> None:
@@ -67,13 +68,18 @@ def main() -> None:
     parser.add_argument("--presets", nargs="+", default=["default", "pythia", "mcan_small"])
     parser.add_argument("--precision", default="float32")
     parser.add_argument("--device", choices=["cpu", "cuda"])
+    parser.add_argument("--questions", type=int, default=64)
     parser.add_argument("--steps", type=int, default=5)
     arguments = parser.parse_args()
     print("| preset | parameters | ms a step | questions/s |")
     print("|---|---|---|---|")
     for name in arguments.presets:
         row = measure(
-            PRESETS / f"{name}.toml", arguments.precision, arguments.device, arguments.steps
+            PRESETS / f"{name}.toml",
+            arguments.precision,
+            arguments.device,
+            arguments.questions,
+            arguments.steps,
         )
         print(row, flush=True)
 

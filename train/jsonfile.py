@@ -20,8 +20,8 @@ def read_json(path: Path) -> Any:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write `value` as JSON, whole or not at all."""
-    write_atomically(path, (json.dumps(value, indent=1, ensure_ascii=False) + "\n").encode())
+    """Write `value` as JSON, whole or not at all; in ASCII, which every text of JSON fits into."""
+    write_atomically(path, (json.dumps(value, indent=1) + "\n").encode())
 
 
 def field(record: Any, key: str, kind: type[T], where: object) -> T:

@@ -9,9 +9,11 @@ import pytest
 from pictures import photograph
 from vqa_world import FAST, grid, make_world, write_gqa, write_split, write_visual_genome
 
-from clipfeat.base.errors import UsageError
+from clipfeat.base.errors import ClipfeatError, UsageError
 from clipfeat.featstore import FeatureStore, StoreError
+from clipfeat.train.jsonfile import write_json
 from clipfeat.train.settings import load_settings
+from clipfeat.train.vocabulary import read_vocabulary
 from clipfeat.train.vqa.predict import answer, load_run
 from clipfeat.train.vqa.settings import VqaSettings
 from clipfeat.train.vqa.task import train_vqa
@@ -380,3 +382,11 @@ def test_training_on_joined_parts_with_glove_and_a_list_of_answers(
     code, _, err = typed("train", "vqa", *words, "--skip-missing", "2")
     assert code == 2
     assert "holds a run with answers.txt" in err
+
+
+@pytest.mark.parametrize("answers", [[1], "yes", ["\ud800"], [["yes"]]])
+def test_a_vocabulary_that_is_no_list_of_texts_is_refused(tmp_path: Path, answers: Any) -> None:
+    path = tmp_path / "vocabulary.json"
+    write_json(path, {"words": ["the"], "answers": answers})
+    with pytest.raises(ClipfeatError, match=r"vocabulary\.json: (words and )?answers must be"):
+        read_vocabulary(path)
