@@ -17,7 +17,6 @@ def write_predictions(path: Path, predictions: Mapping[Any, str], split: VeSplit
     lines = [
         json.dumps(
             {"pairID": pair_id, "prediction": predictions.get(pair_id, NO_ANSWER)},
-            ensure_ascii=False,
         )
         for pair_id in split.ids
     ]
