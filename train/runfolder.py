@@ -63,7 +63,8 @@ def data_digests(files: tuple[Path, ...]) -> dict[str, str]:
 def start_run(folder: Path, card: RunCard, *, writes: bool) -> None:
     """Make the run's folder, or check that the one there is of the same run, to go on with it.
 
-    Of several processes one `writes`, before the others look. Raises UsageError that says what differs.
+    Of several processes one `writes`, before the others look. Raises UsageError that says what
+    differs.
     """
     if (folder / SETTINGS).is_file():
         differing = list(_differences(read_card(folder), card))
@@ -90,7 +91,8 @@ def locked(folder: Path) -> Iterator[None]:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise UsageError(
-                f"{folder}: another process is training this run; wait for it, or pass another --out"
+                f"{folder}: another process is training this run; "
+                "wait for it, or pass another --out"
             ) from None
         yield
 
