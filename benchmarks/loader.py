@@ -26,10 +26,10 @@ from torch.utils.data import DataLoader, Dataset
 
 from clipfeat.featstore import FeatureStore, GridShape, Identity
 from clipfeat.featstore.write import write_store
-from clipfeat.train.batches import cut, epoch_order, prefetch
-from clipfeat.train.examples import Examples, read_batch
-from clipfeat.train.profile import LoopTimes
-from clipfeat.train.records import RecordReader
+from clipfeat.train.grids.records import RecordReader
+from clipfeat.train.grounded.examples import Examples, read_batch
+from clipfeat.train.loop.batches import cut, epoch_order, prefetch
+from clipfeat.train.loop.profile import LoopTimes
 
 from .store.records import Kind, Records, make_records
 

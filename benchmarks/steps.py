@@ -14,11 +14,11 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from clipfeat.train.devices import accelerator_on
-from clipfeat.train.examples import GroundedBatch
+from clipfeat.train.grids.normalize import ChannelStatistics, FeatureNorm
+from clipfeat.train.grounded.examples import GroundedBatch
+from clipfeat.train.loop.devices import accelerator_on
+from clipfeat.train.loop.optimizer import make_optimizer
 from clipfeat.train.models.build import build_model
-from clipfeat.train.normalize import ChannelStatistics, FeatureNorm
-from clipfeat.train.optimizer import make_optimizer
 from clipfeat.train.settings import load_settings
 from clipfeat.train.vqa.settings import PRESETS, VqaSettings
 from clipfeat.train.vqa.task import loss_of

@@ -23,8 +23,8 @@ def compare(*, runs: tuple[Path, ...], as_json: bool) -> None:
     import json
 
     try:
-        from ..train.compare import compare as compare_runs
-        from ..train.compare import table, to_json
+        from ..train.runs.compare import compare as compare_runs
+        from ..train.runs.compare import table, to_json
     except ModuleNotFoundError as error:
         raise missing_extra("train", str(error.name)) from None
     compared = compare_runs(runs)

@@ -86,7 +86,7 @@ def _train(
     options: Mapping[str, Any],
 ) -> None:
     """Train, here or in a process for each GPU, and print the result."""
-    from ..train.launch import in_group, is_first
+    from ..train.loop.launch import in_group, is_first
 
     if options["gpus"] is not None and not in_group():
         _train_on(options["gpus"], options["device"])
@@ -103,7 +103,7 @@ def _train_on(gpus: str, device: str | None) -> NoReturn:
     """Run this very command once for each GPU, and exit as they do."""
     import torch
 
-    from ..train.launch import launch, require_gpus, visible_gpus
+    from ..train.loop.launch import launch, require_gpus, visible_gpus
 
     if device == "cpu":
         raise UsageError("--gpus and --device cpu exclude each other; drop one")

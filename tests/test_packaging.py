@@ -109,7 +109,7 @@ def test_arrows_point_one_way_inside_a_room_too(room, inner):
             "import clipfeat.train.pictures.attention, clipfeat.train.pictures.curves",
             {"torch", "PIL", "matplotlib"},
         ),
-        ("import clipfeat.train.compare", {"torch", "matplotlib"}),
+        ("import clipfeat.train.runs.compare", {"torch", "matplotlib"}),
     ],
 )
 def test_what_an_import_brings_along(code, absent):

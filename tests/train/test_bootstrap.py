@@ -5,7 +5,7 @@ import time
 import numpy as np
 import pytest
 
-from clipfeat.train.bootstrap import interval_of_mean
+from clipfeat.train.runs.bootstrap import interval_of_mean
 
 RNG = np.random.default_rng(5)
 

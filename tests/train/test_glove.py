@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from clipfeat.base.errors import UsageError
-from clipfeat.train.glove import read_glove
+from clipfeat.train.texts.glove import read_glove
 
 WORDS = ("cat", "café", "dog", "what's")
 

@@ -12,10 +12,10 @@ import torch
 from vqa_world import FAST, make_world
 
 from clipfeat.base.errors import ClipfeatError, UsageError
-from clipfeat.train.batches import epoch_order
-from clipfeat.train.checkpoint import read_checkpoint, write_checkpoint
-from clipfeat.train.devices import accelerator_on
-from clipfeat.train.loop import train
+from clipfeat.train.loop.batches import epoch_order
+from clipfeat.train.loop.checkpoint import read_checkpoint, write_checkpoint
+from clipfeat.train.loop.devices import accelerator_on
+from clipfeat.train.loop.train import train
 from clipfeat.train.settings import LoopSettings, load_settings
 from clipfeat.train.vqa.settings import VqaSettings
 from clipfeat.train.vqa.task import train_vqa

@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from clipfeat.train.examples import GroundedBatch
+from clipfeat.train.grids.normalize import ChannelStatistics, FeatureNorm
+from clipfeat.train.grounded.examples import GroundedBatch
 from clipfeat.train.models.build import Model, build_model
 from clipfeat.train.models.settings import (
     McanSettings,
@@ -15,7 +16,6 @@ from clipfeat.train.models.settings import (
     PythiaSettings,
     UpDnSettings,
 )
-from clipfeat.train.normalize import ChannelStatistics, FeatureNorm
 from clipfeat.train.vqa.task import loss_of
 
 DIM = 6

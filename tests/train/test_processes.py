@@ -15,10 +15,12 @@ from vqa_world import make_world
 
 from clipfeat.base.errors import UsageError
 from clipfeat.cli.main import main
-from clipfeat.train.launch import launch, require_gpus, visible_gpus
+from clipfeat.train.loop.launch import launch, require_gpus, visible_gpus
 
 QUIET = ("epochs=3", "model.dropout=0", "batch_size=71")
-LAUNCH = "import sys; from clipfeat.train.launch import launch; sys.exit(launch(sys.argv[1:], 2))"
+LAUNCH = (
+    "import sys; from clipfeat.train.loop.launch import launch; sys.exit(launch(sys.argv[1:], 2))"
+)
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,7 @@ from children import World, start_child, wait_for_update
 from vqa_world import FAST, make_world
 
 from clipfeat.base.errors import ClipfeatError
-from clipfeat.train.checkpoint import read_checkpoint, write_checkpoint
+from clipfeat.train.loop.checkpoint import read_checkpoint, write_checkpoint
 from clipfeat.train.settings import load_settings
 from clipfeat.train.vqa.settings import VqaSettings
 from clipfeat.train.vqa.task import train_vqa

@@ -5,7 +5,7 @@ import threading
 import numpy as np
 import pytest
 
-from clipfeat.train.batches import cut, epoch_order, prefetch
+from clipfeat.train.loop.batches import cut, epoch_order, prefetch
 
 IMAGES = np.array([0, 3, 1, 1, 3, 0, 2, 3, 4, 4, 4, 0])  # image of each example
 

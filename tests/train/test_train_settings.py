@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from clipfeat.base.errors import UsageError
+from clipfeat.train.loop.schedule import learning_rate, total_updates
 from clipfeat.train.models.settings import McanSettings
-from clipfeat.train.schedule import learning_rate, total_updates
 from clipfeat.train.settings import find_config, load_settings
 from clipfeat.train.vqa.settings import PRESETS, VqaSettings
 

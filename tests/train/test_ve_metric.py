@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from clipfeat.base.errors import ClipfeatError
-from clipfeat.train.examples import GroundedBatch
+from clipfeat.train.grounded.examples import GroundedBatch
 from clipfeat.train.models.outputs import Outputs
 from clipfeat.train.ve.data import Pair, VeSplit
 from clipfeat.train.ve.metric import score

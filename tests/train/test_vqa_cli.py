@@ -11,9 +11,9 @@ from vqa_world import FAST, grid, make_world, write_gqa, write_split, write_visu
 
 from clipfeat.base.errors import ClipfeatError, UsageError
 from clipfeat.featstore import FeatureStore, StoreError
-from clipfeat.train.jsonfile import write_json
+from clipfeat.train.runs.jsonfile import write_json
 from clipfeat.train.settings import load_settings
-from clipfeat.train.vocabulary import read_vocabulary
+from clipfeat.train.texts.vocabulary import read_vocabulary
 from clipfeat.train.vqa.predict import answer, load_run
 from clipfeat.train.vqa.settings import VqaSettings
 from clipfeat.train.vqa.task import train_vqa

@@ -14,9 +14,9 @@ from vqa_world import COLOURS, grid, make_world, questions_of
 
 from clipfeat.base.errors import ClipfeatError, UsageError
 from clipfeat.featstore import FeatureStore
-from clipfeat.train.examples import read_batch
-from clipfeat.train.records import RecordReader
-from clipfeat.train.text import encode_tokens
+from clipfeat.train.grids.records import RecordReader
+from clipfeat.train.grounded.examples import read_batch
+from clipfeat.train.texts.words import encode_tokens
 from clipfeat.train.vqa.data import build_vocabulary, encode, store_ids
 from clipfeat.train.vqa.datasets.split import Question
 from clipfeat.train.vqa.datasets.vqa2 import IMAGES, coco_candidates, read_split

@@ -1,6 +1,6 @@
 """The model that the settings name."""
 
-from ..normalize import FeatureNorm
+from ..grids.normalize import FeatureNorm
 from .mcan import Mcan
 from .movie_mcan import MovieMcan
 from .pythia import Pythia

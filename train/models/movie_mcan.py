@@ -3,7 +3,7 @@
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from ..normalize import FeatureNorm
+from ..grids.normalize import FeatureNorm
 from .attention import Reduction
 from .coattention import GuidedAttention, SelfAttention
 from .fusion import SumHead

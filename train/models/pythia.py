@@ -5,7 +5,7 @@ from jaxtyping import Bool, Float, Float32, Int
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import weight_norm
 
-from ..normalize import FeatureNorm
+from ..grids.normalize import FeatureNorm
 from .attention import Reduction, masked_softmax
 from .outputs import Outputs
 from .places import GridPlace

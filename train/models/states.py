@@ -3,7 +3,7 @@
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from ..text import PADDING
+from ..texts.words import PADDING
 from .words import Words
 
 

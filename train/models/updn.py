@@ -4,8 +4,8 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from ..normalize import FeatureNorm
-from ..text import PADDING
+from ..grids.normalize import FeatureNorm
+from ..texts.words import PADDING
 from .attention import masked_softmax
 from .outputs import Outputs
 from .places import GridPlace

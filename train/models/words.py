@@ -3,7 +3,7 @@
 from jaxtyping import Float32, Int
 from torch import Tensor, nn
 
-from ..text import PADDING, SPECIAL
+from ..texts.words import PADDING, SPECIAL
 
 
 class Words(nn.Embedding):

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from jaxtyping import Float64
 
-from ..runfolder import read_card, read_metrics
+from ..runs.folder import read_card, read_metrics
 from .canvas import BLUE, FAINT, GREEN, INK, ORANGE, new_figure, save
 
 if TYPE_CHECKING:

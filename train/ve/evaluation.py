@@ -9,11 +9,11 @@ from accelerate import Accelerator
 
 from ...base.errors import UsageError
 from ...featstore import FeatureStore
-from ..devices import accelerator_on
-from ..examples import Examples
-from ..grounded import Trained, check_digest, load_trained
-from ..predicted import predict
-from ..records import RecordReader
+from ..grids.records import RecordReader
+from ..grounded.examples import Examples
+from ..grounded.predict import predict
+from ..grounded.train import Trained, check_digest, load_trained
+from ..loop.devices import accelerator_on
 from .data import VeSplit, read_split
 from .examples import encode
 from .metric import score

@@ -3,8 +3,8 @@
 from collections.abc import Container, Sequence
 
 from ...base.errors import ClipfeatError
-from ..examples import Examples
-from ..grounded import find_images, make_examples
+from ..grounded.examples import Examples
+from ..grounded.train import find_images, make_examples
 from .data import LABELS, VeSplit
 
 

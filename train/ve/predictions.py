@@ -7,7 +7,7 @@ from typing import Any
 
 from ...base.errors import ClipfeatError
 from ...base.files import write_atomically
-from ..jsonfile import field, require_ids
+from ..runs.jsonfile import field, require_ids
 from .data import LABELS, VeSplit
 from .metric import NO_ANSWER
 

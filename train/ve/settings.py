@@ -3,7 +3,7 @@
 import dataclasses
 from pathlib import Path
 
-from ..models.settings import GroundedSettings
+from ..grounded.settings import GroundedSettings
 from ..settings import require_choice
 from .data import DATASETS
 

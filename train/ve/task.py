@@ -9,12 +9,12 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from ...featstore import FeatureStore
-from ..devices import accelerator_on
-from ..examples import GroundedBatch
-from ..grounded import Inputs, Predictions, require_apart, train_grounded, write_results
-from ..profile import LoopTimes
-from ..text import build_words
-from ..vocabulary import Vocabulary
+from ..grounded.examples import GroundedBatch
+from ..grounded.train import Inputs, Predictions, require_apart, train_grounded, write_results
+from ..loop.devices import accelerator_on
+from ..loop.profile import LoopTimes
+from ..texts.vocabulary import Vocabulary
+from ..texts.words import build_words
 from .data import LABELS, VeSplit, read_split
 from .evaluation import Asked, answer_split, load_run
 from .examples import encode
@@ -30,7 +30,7 @@ def train_ve(
     """Train on one split, score on another; return the best checkpoint's scores, and the times.
 
     A run that was killed goes on from its last checkpoint. `out` then holds what
-    `clipfeat.train.runfolder` lists. Raises UsageError before any work, StoreError for a store
+    `clipfeat.train.runs.folder` lists. Raises UsageError before any work, StoreError for a store
     that cannot be read, ClipfeatError for data that do not fit it.
     """
     accelerator = accelerator_on(device, settings)

@@ -7,7 +7,7 @@ from typing import Any
 
 from ...base.errors import UsageError
 from ...featstore import FeatureStore
-from ..devices import accelerator_on
+from ..loop.devices import accelerator_on
 from ..pictures.attention import draw_answer, read_image
 from .predict import answer, knows_a_word, load_run
 

@@ -4,10 +4,10 @@ from collections.abc import Container, Sequence
 from pathlib import Path
 
 from ...base.errors import ClipfeatError, UsageError
-from ..examples import Examples
-from ..grounded import find_images, make_examples
-from ..text import build_words
-from ..vocabulary import Vocabulary
+from ..grounded.examples import Examples
+from ..grounded.train import find_images, make_examples
+from ..texts.vocabulary import Vocabulary
+from ..texts.words import build_words
 from .answers import answer_classes, read_answer_list
 from .datasets.split import Question, Split
 

@@ -8,11 +8,11 @@ from typing import Any
 from accelerate import Accelerator
 
 from ...featstore import FeatureStore
-from ..devices import accelerator_on
-from ..examples import Examples
-from ..grounded import check_digest
-from ..predicted import predict
-from ..records import RecordReader
+from ..grids.records import RecordReader
+from ..grounded.examples import Examples
+from ..grounded.predict import predict
+from ..grounded.train import check_digest
+from ..loop.devices import accelerator_on
 from .data import encode
 from .datasets.read import read_split
 from .datasets.split import QuestionId, Split

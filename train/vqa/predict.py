@@ -8,10 +8,10 @@ import torch
 from jaxtyping import Float32
 
 from ...featstore import FeatureStore
-from ..examples import read_batch
-from ..grounded import Trained, check_digest, load_trained, make_examples
-from ..records import RecordReader
-from ..text import tokenize
+from ..grids.records import RecordReader
+from ..grounded.examples import read_batch
+from ..grounded.train import Trained, check_digest, load_trained, make_examples
+from ..texts.words import tokenize
 from .settings import VqaSettings
 
 TOP = 5  # answers that a question gets, the likeliest first

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from ...base.errors import ClipfeatError
-from ..jsonfile import field, identifier, read_json, require_ids, write_json
+from ..runs.jsonfile import field, identifier, read_json, require_ids, write_json
 from .datasets.split import QuestionId, Split
 
 

@@ -9,10 +9,10 @@ from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits
 
 from ...featstore import FeatureStore
-from ..devices import accelerator_on
-from ..examples import GroundedBatch
-from ..grounded import Inputs, Predictions, require_apart, train_grounded, write_results
-from ..profile import LoopTimes
+from ..grounded.examples import GroundedBatch
+from ..grounded.train import Inputs, Predictions, require_apart, train_grounded, write_results
+from ..loop.devices import accelerator_on
+from ..loop.profile import LoopTimes
 from .data import build_vocabulary, encode
 from .datasets.read import read_split
 from .datasets.split import Split
@@ -29,7 +29,7 @@ def train_vqa(
     """Train on one split, score on another; return the best checkpoint's scores, and the times.
 
     A run that was killed goes on from its last checkpoint. `out` then holds what
-    `clipfeat.train.runfolder` lists. Raises UsageError before any work, StoreError for a store
+    `clipfeat.train.runs.folder` lists. Raises UsageError before any work, StoreError for a store
     that cannot be read, ClipfeatError for data that do not fit it.
     """
     accelerator = accelerator_on(device, settings)

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from ....base.errors import ClipfeatError, UsageError
-from ...jsonfile import field, identifier, read_json
+from ...runs.jsonfile import field, identifier, read_json
 from ..gqa_metric import GqaAnnotation, score_each, score_split
 from .split import Leaderboard, Question, Split
 from .visual_genome import COLLECTION, vg_candidates

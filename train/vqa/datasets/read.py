@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from ....base.errors import ClipfeatError, UsageError
-from ...jsonfile import read_json
+from ...runs.jsonfile import read_json
 from . import gqa, visual_genome, vqa2
 from .split import Split, join
 

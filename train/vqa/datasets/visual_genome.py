@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from ....base.errors import ClipfeatError, UsageError
-from ...jsonfile import field, identifier, read_json
+from ...runs.jsonfile import field, identifier, read_json
 from ..answers import normalize_answer
 from ..metric import Annotation
 from .split import Question, Split

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from ....base.errors import ClipfeatError, UsageError
-from ...jsonfile import field, identifier, read_json
+from ...runs.jsonfile import field, identifier, read_json
 from ..metric import Annotation, score_each, score_split
 from .split import Leaderboard, Question, QuestionId, Split
 

@@ -8,8 +8,8 @@ import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 
-from ..base.errors import ClipfeatError, UsageError
-from .settings import LoopSettings
+from ...base.errors import ClipfeatError, UsageError
+from ..settings import LoopSettings
 
 MIXED_PRECISION = {"float32": "no", "bfloat16": "bf16", "float16": "fp16"}
 

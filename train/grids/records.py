@@ -9,10 +9,10 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from ..base.errors import UsageError
-from ..featstore import FeatureStore
-from ..featstore.memory import BufferPool
-from .batches import READ_AHEAD
+from ...base.errors import UsageError
+from ...featstore import FeatureStore
+from ...featstore.memory import BufferPool
+from ..loop.batches import READ_AHEAD
 
 # Batches that are alive at once: those read ahead, the one being read, the one computed on, and
 # the last one, which Python lets go of when the next arrives.

@@ -8,8 +8,8 @@ import torch
 from jaxtyping import Bool, Float, Float32, Int
 from torch import Tensor
 
-from .records import RecordReader
-from .text import PADDING
+from ..grids.records import RecordReader
+from ..texts.words import PADDING
 
 
 class GroundedBatch(NamedTuple):

@@ -25,8 +25,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..base.errors import ClipfeatError, UsageError
-from ..base.files import sha256_file, write_atomically
+from ...base.errors import ClipfeatError, UsageError
+from ...base.files import sha256_file, write_atomically
 from .jsonfile import field, read_json, write_json
 
 SETTINGS = "settings.json"

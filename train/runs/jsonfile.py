@@ -5,8 +5,8 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import Any, TypeVar
 
-from ..base.errors import ClipfeatError
-from ..base.files import write_atomically
+from ...base.errors import ClipfeatError
+from ...base.files import write_atomically
 
 T = TypeVar("T")
 

@@ -3,7 +3,7 @@
 from torch import nn
 from torch.optim import Adamax, AdamW, Optimizer
 
-from .settings import LoopSettings
+from ..settings import LoopSettings
 
 OPTIMIZERS = {"adamw": AdamW, "adamax": Adamax}
 

@@ -22,16 +22,16 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from ..base.errors import ClipfeatError
+from ...base.errors import ClipfeatError
+from ..runs.folder import BAD_BATCH, BEST, EVENTS, append_metrics, rewind_metrics
+from ..runs.jsonfile import field
+from ..settings import LoopSettings
 from .batches import Numbers, cut, epoch_order, prefetch
 from .checkpoint import load_training, model_tensors, write_checkpoint, write_training
 from .devices import memory_errors
-from .jsonfile import field
 from .optimizer import make_optimizer
 from .profile import LoopTimes
-from .runfolder import BAD_BATCH, BEST, EVENTS, append_metrics, rewind_metrics
 from .schedule import learning_rate, total_updates, updates_an_epoch
-from .settings import LoopSettings
 from .tensorboard import EventWriter
 
 

@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from ..base.errors import ClipfeatError, UsageError
+from ...base.errors import ClipfeatError, UsageError
 from .bootstrap import interval_of_mean
+from .folder import SCORES, RunCard, flat_settings, read_card
 from .jsonfile import field, read_json
-from .runfolder import SCORES, RunCard, flat_settings, read_card
 
 LARGEST = 1e6  # a score that no metric gives; sums of smaller ones stay finite
 

@@ -10,7 +10,7 @@ import time
 from collections.abc import Sequence
 from typing import IO
 
-from ..base.errors import UsageError
+from ...base.errors import UsageError
 
 POLL = 0.05  # seconds between looks at the processes
 SETTLE = 10.0  # seconds that the first process gets to meet the mistake of another one

@@ -13,9 +13,9 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from ..base.errors import ClipfeatError
-from ..base.files import write_atomically
-from .runfolder import BEFORE_LAST, LAST
+from ...base.errors import ClipfeatError
+from ...base.files import write_atomically
+from ..runs.folder import BEFORE_LAST, LAST
 
 Tensors = Mapping[str, Tensor]
 State = dict[str, Any]

@@ -3,9 +3,9 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..base.errors import ClipfeatError
-from .jsonfile import field, read_json, write_json
-from .text import SPECIAL
+from ...base.errors import ClipfeatError
+from ..runs.jsonfile import field, read_json, write_json
+from .words import SPECIAL
 
 VOCABULARY = "vocabulary.json"
 

@@ -14,22 +14,17 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
-from ..base.errors import ClipfeatError, UsageError
-from ..featstore import FeatureStore
-from .checkpoint import load_model, read_checkpoint
-from .devices import memory_errors
-from .examples import Examples, GroundedBatch, read_batch
-from .glove import read_glove
-from .jsonfile import field, write_json
-from .loop import train
-from .models.build import Model, build_model
-from .models.settings import GroundedSettings
-from .normalize import ChannelStatistics, FeatureNorm, channel_statistics
-from .pictures.curves import draw_curves
-from .predicted import predict
-from .profile import LoopTimes
-from .records import RecordReader
-from .runfolder import (
+from ...base.errors import ClipfeatError, UsageError
+from ...featstore import FeatureStore
+from ..grids.normalize import ChannelStatistics, FeatureNorm, channel_statistics
+from ..grids.records import RecordReader
+from ..loop.checkpoint import load_model, read_checkpoint
+from ..loop.devices import memory_errors
+from ..loop.profile import LoopTimes
+from ..loop.train import train
+from ..models.build import Model, build_model
+from ..pictures.curves import draw_curves
+from ..runs.folder import (
     BEST,
     CURVES,
     RESULT,
@@ -40,9 +35,14 @@ from .runfolder import (
     read_card,
     start_run,
 )
-from .settings import settings_of
-from .text import encode_tokens
-from .vocabulary import VOCABULARY, Vocabulary, read_vocabulary, write_vocabulary
+from ..runs.jsonfile import field, write_json
+from ..settings import settings_of
+from ..texts.glove import read_glove
+from ..texts.vocabulary import VOCABULARY, Vocabulary, read_vocabulary, write_vocabulary
+from ..texts.words import encode_tokens
+from .examples import Examples, GroundedBatch, read_batch
+from .predict import predict
+from .settings import GroundedSettings
 
 Predictions = Mapping[Any, str]  # {example id: answer}
 Targets = tuple[dict[int, float], ...]

@@ -2,7 +2,7 @@
 
 import math
 
-from .settings import LoopSettings
+from ..settings import LoopSettings
 
 
 def total_updates(settings: LoopSettings, examples: int) -> int:

@@ -8,8 +8,8 @@ import torch
 from jaxtyping import Bool, Float, Float32
 from torch import Tensor, nn
 
-from ..base.errors import ClipfeatError
-from ..featstore import FeatureStore
+from ...base.errors import ClipfeatError
+from ...featstore import FeatureStore
 
 SAMPLE = 256  # records; at 36 cells each, a channel's mean is known to about 1% of its std
 FLOOR = 0.01  # of the typical std: below it a channel is noise and is not blown up

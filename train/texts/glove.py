@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float32, Int
 from torch import Tensor
 
-from ..base.errors import UsageError
+from ...base.errors import UsageError
 
 
 def read_glove(

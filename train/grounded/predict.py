@@ -11,10 +11,10 @@ from accelerate import Accelerator
 from torch import nn
 from tqdm import tqdm
 
-from .batches import cut, prefetch
+from ..grids.records import RecordReader
+from ..loop.batches import cut, prefetch
+from ..settings import LoopSettings
 from .examples import Examples, read_batch
-from .records import RecordReader
-from .settings import LoopSettings
 
 
 @torch.inference_mode()

@@ -1,0 +1,1 @@
+"""Grids of a store as tensors, and their scale."""

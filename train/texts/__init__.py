@@ -1,0 +1,1 @@
+"""Texts as tokens, and the vocabulary of a run."""
