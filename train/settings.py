@@ -26,6 +26,8 @@ class LoopSettings:
     epochs: int = 15
     updates: int = 0  # where not 0, training ends after so many, whatever `epochs` says
     batch_size: int = 64  # examples an update, of all processes together
+    by_shape: bool = False  # batches of images with one grid shape: less padding
+    together: int = 0  # most texts about one image beside each other in a batch; 0: all
     accumulate: int = 1  # parts that a batch is computed in; more parts take less memory
     optimizer: str = "adamw"
     lr: float = 2e-3  # highest learning rate of the schedule
@@ -37,6 +39,7 @@ class LoopSettings:
     warmup_from: float = 0.0  # share of `lr` at which it begins to rise
     milestones: tuple[float, ...] = ()  # of "step": shares of all updates at which it falls
     decay: float = 0.1  # of "step": what it is multiplied by there
+    lr_end: float = 0.0  # of "cosine" and "linear": share of `lr` at which the run ends
     clip_norm: float = 1.0  # largest norm of the gradient; 0 leaves it as it is
     precision: str = "float32"  # of the forward pass; weights stay float32
     cache: str = "none"  # "memory" or "device" keeps the records that were read there
@@ -46,12 +49,12 @@ class LoopSettings:
     def __post_init__(self) -> None:
         require_at_least(self, 1, "epochs", "batch_size", "accumulate")
         require_at_least(self, 1, "log_every", "checkpoint_every")
-        require_at_least(self, 0, "seed", "updates", "weight_decay", "clip_norm")
+        require_at_least(self, 0, "together", "seed", "updates", "weight_decay", "clip_norm")
         require_choice(self, "precision", PRECISIONS)
         require_choice(self, "optimizer", OPTIMIZERS)
         require_choice(self, "schedule", SCHEDULES)
         require_choice(self, "cache", CACHES)
-        for name in ("warmup", "warmup_from"):
+        for name in ("warmup", "warmup_from", "lr_end"):
             if not 0 <= getattr(self, name) <= 1:
                 raise UsageError(f"{name} is a share, 0 to 1; got {getattr(self, name)}")
         for name in ("lr", "eps", "decay"):

@@ -16,7 +16,13 @@ SETTINGS = {"lr": 0.01, "blind": False, "model": {"name": "updn", "hidden": 32}}
 def make_run(folder: Path, given: Any, /, **changes: Any) -> Path:
     """Write a run's settings and its scores of three questions about each image."""
     ids = list(range(len(given)))
-    card = {"task": "vqa", "settings": SETTINGS, "store_digest": "a" * 64, "data_files": {}}
+    card = {
+        "task": "vqa",
+        "settings": SETTINGS,
+        "store_digest": "a" * 64,
+        "features": {},
+        "data_files": {},
+    }
     record = {"split": "val", "ids": ids, "images": [i // 3 for i in ids], "scores": list(given)}
     folder.mkdir(parents=True)
     for known in (card, record):

@@ -12,7 +12,7 @@ import torch
 from vqa_world import FAST, make_world
 
 from clipfeat.base.errors import ClipfeatError, UsageError
-from clipfeat.train.loop.batches import epoch_order
+from clipfeat.train.loop.batches import Order, epoch_order
 from clipfeat.train.loop.checkpoint import read_checkpoint, write_checkpoint
 from clipfeat.train.loop.devices import accelerator_on
 from clipfeat.train.loop.train import train
@@ -177,8 +177,8 @@ def test_an_update_is_that_of_torchs_own_optimizer(
         dataclasses.replace(settings, updates=1, warmup=0.0, schedule="constant"),
         run=tmp_path,
         accelerator=accelerator_on("cpu", settings),
-        image_of_example=np.arange(3),
-        read_batch=lambda numbers: batch,
+        order=Order(np.arange(3)),
+        read_batch=lambda numbers, epoch: batch,
         loss_of=lambda model, batch: model(batch.row).square().mean() * 100,
         evaluate=lambda model: {"score": 1.0},
     )
@@ -205,8 +205,8 @@ def test_out_of_memory_names_the_setting(tmp_path: Path) -> None:
             settings,
             run=tmp_path,
             accelerator=accelerator_on("cpu", settings),
-            image_of_example=np.arange(3),
-            read_batch=lambda numbers: Row(torch.randn(3, 4)),
+            order=Order(np.arange(3)),
+            read_batch=lambda numbers, epoch: Row(torch.randn(3, 4)),
             loss_of=greedy,
             evaluate=lambda model: {"score": 1.0},
         )

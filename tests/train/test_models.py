@@ -1,6 +1,7 @@
 """The models: shapes, padding, places, gradients, and that they learn."""
 
 import dataclasses
+from typing import cast
 
 import pytest
 import torch
@@ -8,14 +9,16 @@ from torch import nn
 
 from clipfeat.train.grids.normalize import ChannelStatistics, FeatureNorm
 from clipfeat.train.grounded.examples import GroundedBatch
-from clipfeat.train.models.build import Model, build_model
+from clipfeat.train.models.build import build_model
 from clipfeat.train.models.settings import (
     McanSettings,
     ModelSettings,
     MovieMcanSettings,
     PythiaSettings,
+    SingleStreamSettings,
     UpDnSettings,
 )
+from clipfeat.train.models.words import Words
 from clipfeat.train.vqa.task import loss_of
 
 DIM = 6
@@ -29,12 +32,16 @@ TINY: dict[str, ModelSettings] = {
         embedding=8, hidden=16, layers=1, heads=2, movie_layers=2, joint=16, dropout=0.0
     ),
 }
-every_model = pytest.mark.parametrize("name", TINY)
+SINGLE_STREAM = SingleStreamSettings(hidden=16, layers=2, heads=2, places=3, dropout=0.0)
+every_model = pytest.mark.parametrize("name", [*TINY, "single_stream"])
+every_model_of_words = pytest.mark.parametrize("name", TINY)
 
 
-def model_of(name: str, *, positions: bool = True, blind: bool = False) -> Model:
+def model_of(name: str, *, positions: bool = True, blind: bool = False) -> torch.nn.Module:
     torch.manual_seed(0)
-    settings = dataclasses.replace(TINY[name], positions=positions)
+    settings: ModelSettings = SINGLE_STREAM
+    if name in TINY:
+        settings = dataclasses.replace(TINY[name], positions=positions)
     norm = FeatureNorm(ChannelStatistics(torch.zeros(DIM), torch.ones(DIM)), blind=blind)
     model = build_model(settings, norm, tokens=10, answers=4)
     for module in model.modules():
@@ -65,13 +72,13 @@ def pad(tensor: torch.Tensor, value: float) -> torch.Tensor:
     return torch.cat((tensor, more), dim=1)
 
 
-def all_logits(model: Model, batch: GroundedBatch) -> torch.Tensor:
+def all_logits(model: torch.nn.Module, batch: GroundedBatch) -> torch.Tensor:
     """Return the logits of every head, side by side."""
     outputs = model(*batch.inputs)
     return torch.cat((outputs.logits, *outputs.branches), dim=1)
 
 
-def change_by_order(model: Model, order: list[int]) -> float:
+def change_by_order(model: torch.nn.Module, order: list[int]) -> float:
     """Return by how much a logit changes where the six cells of the first image are reordered."""
     batch = batch_of()
     features = batch.features.clone()
@@ -153,7 +160,7 @@ def test_movie_sees_the_arrangement_of_cells_even_without_places() -> None:
     assert change_by_order(model, [5, 3, 1, 0, 2, 4]) > 1e-4
 
 
-@every_model
+@every_model_of_words
 @pytest.mark.parametrize("positions", [True, False])
 def test_every_parameter_gets_a_gradient(name: str, positions: bool) -> None:  # noqa: FBT001
     model = model_of(name, positions=positions)
@@ -161,6 +168,16 @@ def test_every_parameter_gets_a_gradient(name: str, positions: bool) -> None:  #
     for parameter_name, parameter in model.named_parameters():
         assert parameter.grad is not None, parameter_name
         assert parameter.grad.abs().sum() > 1e-7, parameter_name
+
+
+def test_every_parameter_of_the_single_stream_gets_a_gradient() -> None:
+    """But for the bias of keys, which adds one number to all scores of a query."""
+    model = model_of("single_stream")
+    loss_of(model, batch_of(32)).backward()
+    for parameter_name, parameter in model.named_parameters():
+        assert parameter.grad is not None, parameter_name
+        if not parameter_name.endswith("key.bias"):
+            assert parameter.grad.abs().sum() > 1e-7, parameter_name
 
 
 @every_model
@@ -174,11 +191,11 @@ def test_the_blind_twin_has_the_same_weights_and_sees_nothing(name: str) -> None
     assert not torch.equal(all_logits(seeing, batch), all_logits(seeing, other))
 
 
-@every_model
+@every_model_of_words
 def test_words_are_there_to_be_filled(name: str) -> None:
     model, batch = model_of(name), batch_of()
     before = all_logits(model, batch)
-    model.words.fill(torch.arange(8), torch.ones(8, 8))
+    cast(Words, model.words).fill(torch.arange(8), torch.ones(8, 8))
     assert not torch.equal(all_logits(model, batch), before)
     assert len(model.state_dict()) == len({t.data_ptr() for t in model.state_dict().values()})
 

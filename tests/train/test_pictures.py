@@ -19,6 +19,7 @@ CARD = {
     "task": "vqa",
     "settings": {},
     "store_digest": "",
+    "features": {},
     "data_files": {},
     "store": "",
     "data": "",

@@ -8,6 +8,7 @@ import pytest
 from ve_world import rows_of, write_rows
 
 from clipfeat.base.errors import ClipfeatError, UsageError
+from clipfeat.train.texts.words import Words
 from clipfeat.train.ve.data import PUBLISHED, read_split
 from clipfeat.train.ve.examples import encode
 
@@ -130,7 +131,7 @@ def test_a_file_that_may_be_cut_off_is_remarked_on(
 @pytest.mark.parametrize("stored", ["7", "7.jpg"])
 def test_ids_resolve_with_and_without_their_ending(tmp_path: Path, image: str, stored: str) -> None:
     split = read(tmp_path, [one_row(Flickr30K_ID=image)])
-    examples = encode(split, ("shape",), {stored}, max_tokens=4, skip_missing=0)
+    examples = encode(split, Words(("shape",)), {stored}, max_tokens=4, skip_missing=0)
     assert examples.image_ids == (stored,)
     assert examples.tokens.tolist() == [[1, 2, 1, 1]]  # the caption is not read
     assert examples.targets == ({2: 1.0},)  # the shape is green
@@ -142,8 +143,8 @@ def test_images_without_features_are_counted_and_named(
     split = read(tmp_path, [*rows_of(1), *rows_of(9)])
     told = "3 of 6 hypotheses of split 'dev' are about 1 images that have no features, such as 9 or"
     with pytest.raises(ClipfeatError, match=rf"{told} 9.jpg; .* --skip-missing 3"):
-        encode(split, (), {"1"}, max_tokens=4, skip_missing=2)
-    assert len(encode(split, (), {"1"}, max_tokens=4, skip_missing=3)) == 3
+        encode(split, Words(()), {"1"}, max_tokens=4, skip_missing=2)
+    assert len(encode(split, Words(()), {"1"}, max_tokens=4, skip_missing=3)) == 3
     assert capsys.readouterr().err.startswith(told)
     with pytest.raises(ClipfeatError, match="none of its images has features"):
-        encode(split, (), set(), max_tokens=4, skip_missing=6)
+        encode(split, Words(()), set(), max_tokens=4, skip_missing=6)

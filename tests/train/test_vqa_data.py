@@ -10,14 +10,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from vqa_world import COLOURS, grid, make_world, questions_of
+from vqa_world import COLOURS, grid, make_world, questions_of, vocabulary_of
 
 from clipfeat.base.errors import ClipfeatError, UsageError
 from clipfeat.featstore import FeatureStore
 from clipfeat.train.grids.records import RecordReader
 from clipfeat.train.grounded.examples import read_batch
-from clipfeat.train.texts.words import encode_tokens
-from clipfeat.train.vqa.data import build_vocabulary, encode, store_ids
+from clipfeat.train.texts.words import Words
+from clipfeat.train.vqa.data import choose_answers, encode, store_ids
 from clipfeat.train.vqa.datasets.split import Question
 from clipfeat.train.vqa.datasets.vqa2 import IMAGES, coco_candidates, read_split
 from clipfeat.train.vqa.metric import Annotation
@@ -29,7 +29,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 
 
 def test_doctests() -> None:
-    for name in ("text", "vqa.datasets.vqa2", "vqa.datasets.visual_genome"):
+    for name in ("texts.words", "vqa.datasets.vqa2", "vqa.datasets.visual_genome"):
         results = doctest.testmod(importlib.import_module(f"clipfeat.train.{name}"))
         assert (results.failed, results.attempted > 0) == (0, True)
 
@@ -113,12 +113,13 @@ def test_files_in_another_format_are_refused(
 
 def test_vocabulary(world: tuple[Path, Path]) -> None:
     split = read_split(world[1], "train", annotated=True)
-    vocabulary = build_vocabulary(split, min_answer_count=1)
+    vocabulary = vocabulary_of(split)
     assert set(vocabulary.answers) == {*COLOURS, "yes", "no"}
-    assert "colour" in vocabulary.words
-    assert vocabulary.tokens == len(vocabulary.words) + 2
+    assert isinstance(vocabulary.words, Words)
+    assert "colour" in vocabulary.words.words
+    assert vocabulary.words.tokens == len(vocabulary.words.words) + 2
     with pytest.raises(ClipfeatError, match="occurs 999 times in its 72 questions; pass --set"):
-        build_vocabulary(split, min_answer_count=999)
+        choose_answers(split, min_answer_count=999)
 
 
 @pytest.mark.parametrize("text", ['["red", "yes"]', "<unk>\nred\nyes\n\n", "red\r\n yes"])
@@ -126,8 +127,8 @@ def test_answers_can_be_a_given_list(world: tuple[Path, Path], tmp_path: Path, t
     path = tmp_path / "answers"
     path.write_text(text)
     split = read_split(world[1], "train", annotated=True)
-    vocabulary = build_vocabulary(split, min_answer_count=999, answer_list=str(path))
-    assert vocabulary.answers == ("red", "yes")
+    answers = choose_answers(split, min_answer_count=999, answer_list=str(path))
+    assert answers == ("red", "yes")
 
 
 @pytest.mark.parametrize(
@@ -151,13 +152,13 @@ def test_other_lists_of_answers_are_refused(
         path.write_text(text)
     split = read_split(world[1], "train", annotated=True)
     with pytest.raises(UsageError) as error:
-        build_vocabulary(split, min_answer_count=1, answer_list=str(path))
+        choose_answers(split, min_answer_count=1, answer_list=str(path))
     assert message in str(error.value)
 
 
 def test_questions_without_features_are_left_out(world: tuple[Path, Path]) -> None:
     split = read_split(world[1], "train", annotated=True)
-    vocabulary = build_vocabulary(split, min_answer_count=1)
+    vocabulary = vocabulary_of(split)
     store = set(FeatureStore.open(world[0]).ids) - {"COCO_train2014_000000000002"}
     whole = encode(split, vocabulary, FeatureStore.open(world[0]), max_tokens=20)
     some = encode(split, vocabulary, store, max_tokens=20, skip_missing=3)
@@ -171,7 +172,7 @@ def test_questions_without_features_are_left_out(world: tuple[Path, Path]) -> No
 
 def test_tokens() -> None:
     texts = ["Is it red?", "is is is is red", "", "?!"]
-    tokens = encode_tokens(texts, ("is", "red"), max_tokens=4)
+    tokens = Words(("is", "red")).encode(texts, max_tokens=4)
     assert tokens.tolist() == [[2, 1, 3, 0], [2, 2, 2, 2], [1, 0, 0, 0], [1, 0, 0, 0]]
 
 
@@ -232,7 +233,7 @@ def test_images_without_features_are_counted_and_named(capsys: pytest.CaptureFix
 def test_a_batch_reads_each_record_once(world: tuple[Path, Path]) -> None:
     store = FeatureStore.open(world[0])
     split = read_split(world[1], "train", annotated=True)
-    vocabulary = build_vocabulary(split, min_answer_count=1)
+    vocabulary = vocabulary_of(split)
     examples = encode(split, vocabulary, store, max_tokens=20)
     reader = RecordReader(store, torch.device("cpu"))
     numbers = np.array([3, 0, 39, 4])  # of images 2, 1, 14, 2

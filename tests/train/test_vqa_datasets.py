@@ -5,10 +5,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from vqa_world import make_world, write_gqa, write_split, write_visual_genome
+from vqa_world import make_world, vocabulary_of, write_gqa, write_split, write_visual_genome
 
 from clipfeat.base.errors import ClipfeatError, UsageError
-from clipfeat.train.vqa.data import build_vocabulary, encode, store_ids
+from clipfeat.train.vqa.data import choose_answers, encode, store_ids
 from clipfeat.train.vqa.datasets import gqa, visual_genome
 from clipfeat.train.vqa.datasets.read import read_files, read_split
 
@@ -110,7 +110,7 @@ def test_gqa_is_read_from_a_file_or_a_folder(tmp_path: Path) -> None:
     assert (parts.questions, parts.annotations) == (whole.questions, whole.annotations)
     assert [file.name[-6:] for file in parts.files] == ["1.json", "2.json"]
     assert whole.questions[0].candidates == ("VG_1", "1")
-    vocabulary = build_vocabulary(whole, min_answer_count=1)
+    vocabulary = vocabulary_of(whole)
     examples = encode(whole, vocabulary, {"VG_1", "2"}, max_tokens=5)
     assert examples.image_ids == ("2", "VG_1")
     assert [list(target.values()) for target in examples.targets] == [[1.0]] * 6
@@ -122,7 +122,7 @@ def test_gqa_is_read_from_a_file_or_a_folder(tmp_path: Path) -> None:
 def test_gqa_answers_are_not_normalised(tmp_path: Path) -> None:
     write_gqa(tmp_path / "mini_questions.json", [1], answer="The one")
     split = read_split("gqa", tmp_path, "mini", annotated=True)
-    assert "The one" in build_vocabulary(split, min_answer_count=1).answers
+    assert "The one" in choose_answers(split, min_answer_count=1)
 
 
 QUESTION = {

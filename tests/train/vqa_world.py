@@ -6,6 +6,11 @@ from pathlib import Path
 import numpy as np
 from stores import make_store
 
+from clipfeat.train.texts.vocabulary import Vocabulary
+from clipfeat.train.texts.words import Words, build_words
+from clipfeat.train.vqa.data import choose_answers
+from clipfeat.train.vqa.datasets.split import Split
+
 COLOURS = ("red", "green", "blue")
 SHAPES = ((2, 3), (3, 3), (2, 2))  # rows, cols
 DIM = 8
@@ -73,6 +78,12 @@ def make_world(
     write_split(folder / "vqa", "train2014", image_ids[:train])
     write_split(folder / "vqa", "val2014", image_ids[train:])
     return store, folder / "vqa"
+
+
+def vocabulary_of(split: Split) -> Vocabulary:
+    """Return the words and all the answers of a split."""
+    words = Words(build_words(question.text for question in split.questions))
+    return Vocabulary(words, choose_answers(split, min_answer_count=1))
 
 
 def write_visual_genome(data: Path, image_ids: list[int]) -> None:

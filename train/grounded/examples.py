@@ -1,5 +1,6 @@
 """Texts about images, as numbers, and batches of them with the images' grids."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -8,7 +9,10 @@ import torch
 from jaxtyping import Bool, Float, Float32, Int
 from torch import Tensor
 
+from ...featstore import FeatureStore
 from ..grids.records import RecordReader
+from ..loop.batches import Order
+from ..settings import LoopSettings
 from ..texts.words import PADDING
 
 
@@ -44,6 +48,19 @@ class Examples:
 
     def __len__(self) -> int:
         return len(self.ids)
+
+
+def make_order(
+    image_of_text: Int[np.ndarray, " text"],
+    image_ids: Sequence[str],
+    store: FeatureStore,
+    settings: LoopSettings,
+) -> Order:
+    """Return the order that the settings ask for of texts about images of a store."""
+    shapes = None
+    if settings.by_shape:
+        _, shapes = np.unique(store.shapes(list(image_ids)), axis=0, return_inverse=True)
+    return Order(image_of_text, together=settings.together, shape_of_image=shapes)
 
 
 def read_batch(

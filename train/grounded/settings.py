@@ -3,10 +3,8 @@
 import dataclasses
 
 from ...base.errors import UsageError
-from ..models.settings import ModelSettings, UpDnSettings
+from ..models.settings import MOST_TOKENS, ModelSettings, SingleStreamSettings, UpDnSettings
 from ..settings import LoopSettings, require_at_least
-
-MOST_TOKENS = 512  # words of a text; every text of a split takes memory for so many
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -18,6 +16,7 @@ class GroundedSettings(LoopSettings):
     skip_missing: int = 0  # most texts of a split that may lack their image's features
     max_tokens: int = 20  # words of a text that are read
     blind: bool = False  # features as zeros: what the texts alone give away
+    init: str = ""  # a pre-training run to start from, which then says what the model is
     model: ModelSettings = dataclasses.field(default_factory=UpDnSettings)
 
     def __post_init__(self) -> None:
@@ -26,3 +25,9 @@ class GroundedSettings(LoopSettings):
         if self.max_tokens > MOST_TOKENS:
             raise UsageError(f"max_tokens must be at most {MOST_TOKENS}; got {self.max_tokens}")
         require_at_least(self, 0, "skip_missing")
+        other = not isinstance(self.model, SingleStreamSettings) and self.model != UpDnSettings()
+        if self.init and other:
+            raise UsageError(
+                f"init {self.init} brings its own model, a single_stream; got model "
+                f"{self.model.name} with it; leave one of them out"
+            )

@@ -1,7 +1,5 @@
 """Training a model that chooses an answer to a text about an image: what such tasks share."""
 
-import contextlib
-import dataclasses
 import functools
 import sys
 from collections.abc import Callable, Collection, Container, Mapping, Sequence
@@ -16,13 +14,14 @@ from torch import Tensor, nn
 
 from ...base.errors import ClipfeatError, UsageError
 from ...featstore import FeatureStore
-from ..grids.normalize import ChannelStatistics, FeatureNorm, channel_statistics
+from ..grids.normalize import ChannelStatistics
 from ..grids.records import RecordReader
 from ..loop.checkpoint import load_model, read_checkpoint
 from ..loop.devices import memory_errors
 from ..loop.profile import LoopTimes
+from ..loop.run import make_card, open_run
 from ..loop.train import train
-from ..models.build import Model, build_model
+from ..models.pretrained import Pretrained
 from ..pictures.curves import draw_curves
 from ..runs.folder import (
     BEST,
@@ -30,19 +29,17 @@ from ..runs.folder import (
     RESULT,
     SCORES,
     RunCard,
-    data_digests,
-    locked,
     read_card,
-    start_run,
 )
 from ..runs.jsonfile import field, write_json
 from ..settings import settings_of
-from ..texts.glove import read_glove
-from ..texts.vocabulary import VOCABULARY, Vocabulary, read_vocabulary, write_vocabulary
-from ..texts.words import encode_tokens
-from .examples import Examples, GroundedBatch, read_batch
+from ..texts.pieces import WordPieces
+from ..texts.vocabulary import VOCABULARY, Vocabulary, read_vocabulary
+from ..texts.words import Words
+from .examples import Examples, GroundedBatch, make_order, read_batch
 from .predict import predict
 from .settings import GroundedSettings
+from .start import make_model, new_model, start_files
 
 Predictions = Mapping[Any, str]  # {example id: answer}
 Targets = tuple[dict[int, float], ...]
@@ -58,6 +55,7 @@ class Inputs:
     data: Path  # folder
     files: tuple[Path, ...]  # with other contents it would be another run
     vocabulary: Vocabulary
+    pretrained: Pretrained | None  # what the model starts from
     examples: Examples
     scored: Examples | None  # of the split that scores the model
 
@@ -112,7 +110,7 @@ def make_examples(
     texts: Sequence[str],
     targets: Targets,
     *,
-    words: Sequence[str],
+    words: Words | WordPieces,
     max_tokens: int,
 ) -> Examples:
     """Return texts as numbers, each with the store's id of its image."""
@@ -121,7 +119,7 @@ def make_examples(
         ids=tuple(ids),
         image_ids=tuple(image_ids.tolist()),
         image_of_text=image_of_text,
-        tokens=encode_tokens(texts, words, max_tokens=max_tokens),
+        tokens=words.encode(texts, max_tokens=max_tokens),
         targets=targets,
     )
 
@@ -161,31 +159,33 @@ def train_grounded(
     reader = RecordReader(inputs.features, accelerator.device, settings.cache)
     ids = {*examples.image_ids, *(scored.image_ids if scored else ())}
     reader.require_room(ids, processes=accelerator.num_processes)
-    statistics = channel_statistics(inputs.features, examples.image_ids, seed=settings.seed)
-    torch.manual_seed(settings.seed)
     with memory_errors("the model does not fit; lower its sizes, such as model.hidden"):
-        model = _model(settings, statistics, inputs.vocabulary)
-    if settings.model.glove:
-        model.words.fill(*_read_glove(settings, inputs.vocabulary))
-    card = _card(inputs, settings)
-    with accelerator.main_process_first():
-        start_run(run, card, writes=accelerator.is_main_process)
+        model = new_model(
+            settings, inputs.features, examples.image_ids, inputs.vocabulary, inputs.pretrained
+        )
+    card = make_card(
+        inputs.task,
+        settings,
+        store=inputs.features,
+        data=inputs.data,
+        files=(*inputs.files, *start_files(settings)),
+    )
 
     def evaluate(
         score: Callable[[Predictions], Mapping[str, float]], scored: Examples, model: nn.Module
     ) -> Mapping[str, float]:
         return score(predict(model, reader, scored, answers, settings, accelerator))
 
-    with locked(run) if accelerator.is_main_process else contextlib.nullcontext():
-        if accelerator.is_main_process:
-            write_vocabulary(run / VOCABULARY, inputs.vocabulary)
+    with open_run(run, card, inputs.vocabulary, accelerator):
         times = train(
             model,
             settings,
             run=run,
             accelerator=accelerator,
-            image_of_example=examples.image_of_text,
-            read_batch=functools.partial(read_batch, reader, examples, answers=len(answers)),
+            order=make_order(examples.image_of_text, examples.image_ids, inputs.features, settings),
+            read_batch=lambda numbers, epoch: read_batch(
+                reader, examples, numbers, answers=len(answers)
+            ),
             loss_of=loss_of,
             evaluate=functools.partial(evaluate, score, scored) if score and scored else None,
         )
@@ -215,7 +215,7 @@ def load_trained(run: Path, task: str, kind: type[S]) -> Trained[S]:
     tensors, state = read_checkpoint(run / BEST)
     names = ("model.norm.mean", "model.norm.std")
     mean, std = (field(tensors, name, torch.Tensor, run / BEST) for name in names)
-    model = _model(settings, ChannelStatistics(mean, std), vocabulary)
+    model = make_model(settings, ChannelStatistics(mean, std), vocabulary)
     load_model(model, tensors, run / BEST)
     epoch = field(state, "epoch", int, run / BEST)
     return Trained(run, model, vocabulary, settings, card, epoch)
@@ -228,32 +228,3 @@ def check_digest(store: FeatureStore, card: RunCard) -> None:
             f"the run was trained on a store of digest {card.store_digest}, this one has "
             f"{store.digest}; pass --store with the store it was trained on"
         )
-
-
-def _model(
-    settings: GroundedSettings, statistics: ChannelStatistics, vocabulary: Vocabulary
-) -> Model:
-    norm = FeatureNorm(statistics, blind=settings.blind)
-    answers = len(vocabulary.answers)
-    return build_model(settings.model, norm, tokens=vocabulary.tokens, answers=answers)
-
-
-def _read_glove(settings: GroundedSettings, vocabulary: Vocabulary) -> tuple[Tensor, Tensor]:
-    """Return the rows and vectors to start the words from, of the file that the settings name."""
-    path = Path(settings.model.glove)
-    rows, vectors = read_glove(path, vocabulary.words, channels=settings.model.embedding)
-    known = f"{len(rows):,} of {len(vocabulary.words):,} words"
-    print(f"{path.name}: vectors of {known}", file=sys.stderr)
-    return rows, vectors
-
-
-def _card(inputs: Inputs, settings: GroundedSettings) -> RunCard:
-    glove = (Path(settings.model.glove),) if settings.model.glove else ()
-    return RunCard(
-        task=inputs.task,
-        settings=dataclasses.asdict(settings),
-        store_digest=inputs.features.digest,
-        data_files=data_digests(tuple(dict.fromkeys([*inputs.files, *glove]))),
-        store=str(inputs.features.path.resolve()),
-        data=str(inputs.data.resolve()),
-    )

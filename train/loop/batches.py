@@ -3,6 +3,7 @@
 from collections import deque
 from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from typing import TypeVar
 
 import numpy as np
@@ -15,17 +16,52 @@ Numbers = Int[np.ndarray, " example"]  # example numbers: positions in a split
 READ_AHEAD = 3  # batches held in memory: more smooths nothing once reading keeps up
 
 
-def epoch_order(image_of_example: Numbers, *, seed: int, epoch: int) -> Numbers:
+def epoch_order(image_of_example: Numbers, *, seed: int, epoch: int, together: int = 0) -> Numbers:
     """Return all example numbers, images in random order and each image's examples together.
 
     The order depends on nothing but the arguments, so that a resumed run goes on with the very
     batches it would have seen. Examples of one image stay together so that its record is read
-    once in an epoch (twice where a batch ends inside an image).
+    once in an epoch (twice where a batch ends inside an image); with `together` at most so many
+    do, for batches with more images.
     """
     random = np.random.default_rng((seed, epoch))
     image_rank = random.permutation(image_of_example.max(initial=0) + 1)
     rank_in_image = random.permutation(len(image_of_example))
-    return np.lexsort((rank_in_image, image_rank[image_of_example]))
+    order = np.lexsort((rank_in_image, image_rank[image_of_example]))
+    if not together:
+        return order
+    place = np.arange(len(order))
+    begins = np.diff(image_of_example[order], prepend=-1) != 0
+    place_in_image = place - np.maximum.accumulate(np.where(begins, place, 0))
+    group = np.cumsum(place_in_image % together == 0) - 1
+    return order[np.argsort(random.permutation(len(order))[group], kind="stable")]
+
+
+@dataclass(frozen=True)
+class Order:
+    """In which order and in which batches a run sees its examples.
+
+    With `shape_of_image`, the images of a batch have one shape, but where one shape's end meets
+    the next one's beginning: less padding.
+    """
+
+    image_of_example: Numbers
+    together: int = 0  # most examples of an image beside each other; 0: all
+    shape_of_image: Int[np.ndarray, " image"] | None = None  # numbers that stand for the shapes
+
+    def batches(self, *, size: int, seed: int, epoch: int) -> list[Int[np.ndarray, " _"]]:
+        """Return the example numbers of each batch of an epoch, each example once.
+
+        One batch holds what is left, fewer than `size`.
+        """
+        order = epoch_order(self.image_of_example, seed=seed, epoch=epoch, together=self.together)
+        if self.shape_of_image is None:
+            return cut(order, size)
+        random = np.random.default_rng((seed, epoch, 1))
+        shape = self.shape_of_image[self.image_of_example[order]]
+        shape_rank = random.permutation(shape.max(initial=0) + 1)
+        batches = cut(order[np.argsort(shape_rank[shape], kind="stable")], size)
+        return [batches[number] for number in random.permutation(len(batches))]
 
 
 def cut(order: Numbers, size: int) -> list[Int[np.ndarray, " _"]]:

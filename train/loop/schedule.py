@@ -29,9 +29,10 @@ def learning_rate(step: int, steps: int, settings: LoopSettings) -> float:
     progress = (step - warmup) / (steps - warmup)
     match settings.schedule:
         case "cosine":
-            return settings.lr * 0.5 * (1 + math.cos(math.pi * progress))
+            falls = 0.5 * (1 + math.cos(math.pi * progress))
+            return settings.lr * (settings.lr_end + (1 - settings.lr_end) * falls)
         case "linear":
-            return settings.lr * (1 - progress)
+            return settings.lr * (settings.lr_end + (1 - settings.lr_end) * (1 - progress))
         case "step":
             passed = sum(step >= round(share * steps) for share in settings.milestones)
             return settings.lr * settings.decay**passed

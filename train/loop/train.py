@@ -9,6 +9,7 @@ killed at any instant goes on as if it never was.
 """
 
 import contextlib
+import functools
 import math
 import sys
 import time
@@ -26,7 +27,7 @@ from ...base.errors import ClipfeatError
 from ..runs.folder import BAD_BATCH, BEST, EVENTS, append_metrics, rewind_metrics
 from ..runs.jsonfile import field
 from ..settings import LoopSettings
-from .batches import Numbers, cut, epoch_order, prefetch
+from .batches import Numbers, Order, prefetch
 from .checkpoint import load_training, model_tensors, write_checkpoint, write_training
 from .devices import memory_errors
 from .optimizer import make_optimizer
@@ -55,22 +56,22 @@ def train(
     *,
     run: Path,
     accelerator: Accelerator,
-    image_of_example: Numbers,
-    read_batch: Callable[[Numbers], B],
+    order: Order,
+    read_batch: Callable[[Numbers, int], B],
     loss_of: Callable[[nn.Module, B], Tensor],
     evaluate: Callable[[nn.Module], Mapping[str, float]] | None,
 ) -> LoopTimes:
     """Train `model`, or go on with training it, until `run` holds its best checkpoint.
 
-    `read_batch` takes example numbers and runs in a thread; `loss_of` returns the mean loss of
-    a batch; `evaluate` returns named numbers, of which "score" (higher is better) picks the
+    `read_batch` takes example numbers and the epoch, on which what is random about a batch may
+    depend, and runs in a thread; `loss_of` returns the mean loss of a batch; `evaluate` returns named numbers, of which "score" (higher is better) picks the
     best checkpoint; without it the last one counts as the best. With several processes each
     computes its part of every batch. Returns where the time went. Raises ClipfeatError where a
     loss is not finite or memory does not suffice.
     """
     model, optimizer = accelerator.prepare(model, make_optimizer(model, settings))
     plain = accelerator.unwrap_model(model)  # without the wrapper of several processes
-    examples = len(image_of_example)
+    examples = len(order.image_of_example)
     epoch_steps = updates_an_epoch(settings, examples)
     steps = total_updates(settings, examples)
 
@@ -84,14 +85,16 @@ def train(
     if accelerator.is_main_process:
         rewind_metrics(run, step)
 
-    def read_parts(numbers: Numbers) -> list[tuple[float, B]]:
+    def read_parts(numbers: Numbers, epoch: int) -> list[tuple[float, B]]:
         """Return this process's parts of a batch, each with its share of the whole batch."""
         parts = np.array_split(numbers, accelerator.num_processes * settings.accumulate)
         first = accelerator.process_index * settings.accumulate
         mine = parts[first : first + settings.accumulate]
         # A process without an example computes one that counts nothing: all must take part.
         full = [part for part in mine if len(part)] or [numbers[:1]]
-        return [(len(p) / len(numbers) if len(mine[0]) else 0.0, read_batch(p)) for p in full]
+        return [
+            (len(p) / len(numbers) if len(mine[0]) else 0.0, read_batch(p, epoch)) for p in full
+        ]
 
     def log(numbers: Mapping[str, Any]) -> None:
         """Write down numbers of this update, once however many processes there are."""
@@ -123,12 +126,13 @@ def train(
     with bar, closing, memory_errors(remedy):
         while step < steps:
             epoch, position = divmod(step, epoch_steps)
-            order = epoch_order(image_of_example, seed=settings.seed, epoch=epoch)
-            batches = cut(order, settings.batch_size)[position : position + steps - step]
+            batches = order.batches(size=settings.batch_size, seed=settings.seed, epoch=epoch)
+            batches = batches[position : position + steps - step]
+            read = functools.partial(read_parts, epoch=epoch)
             model.train()
             started = times.start_epoch()
             unlogged: list[tuple[Numbers, Tensor]] = []
-            with contextlib.closing(prefetch(batches, read_parts)) as stream:
+            with contextlib.closing(prefetch(batches, read)) as stream:
                 for numbers, parts in zip(batches, times.watched(stream), strict=True):
                     seed_update(settings.seed, step, accelerator.process_index)
                     rate = learning_rate(step, steps, settings)
@@ -153,7 +157,7 @@ def train(
                     ends = step % epoch_steps == 0 or step == steps
                     saves = step % settings.checkpoint_every == 0
                     if step % settings.log_every == 0 or saves or ends:
-                        mean = mean_loss(unlogged, step, accelerator, run, read_batch)
+                        mean = mean_loss(unlogged, step, epoch, accelerator, run, read_batch)
                         unlogged.clear()
                         wait = f"{times.waited_percent:.1f}%"
                         bar.set_postfix(
@@ -193,9 +197,10 @@ def seed_update(seed: int, step: int, process: int) -> None:
 def mean_loss(
     unlogged: Sequence[tuple[Numbers, Tensor]],
     step: int,
+    epoch: int,
     accelerator: Accelerator,
     run: Path,
-    read_batch: Callable[[Numbers], Batch],
+    read_batch: Callable[[Numbers, int], Batch],
 ) -> float:
     """Return the mean loss of the updates that end with `step`: the one place that waits for it.
 
@@ -209,7 +214,7 @@ def mean_loss(
             numbers, _ = unlogged[number - step - 1]
             if accelerator.is_main_process:
                 state = {"update": number, "loss": str(value), "examples": numbers.tolist()}
-                write_checkpoint(run / BAD_BATCH, read_batch(numbers)._asdict(), state)
+                write_checkpoint(run / BAD_BATCH, read_batch(numbers, epoch)._asdict(), state)
             raise ClipfeatError(
                 f"the loss of update {number} is {value}; its batch is in {run / BAD_BATCH}; lower "
                 "the rate (--set lr=...) or check the features with clipfeat store verify"

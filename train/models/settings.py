@@ -6,6 +6,8 @@ from typing import Literal
 from ...base.errors import UsageError
 from ..settings import require_at_least, require_share
 
+MOST_TOKENS = 512  # words of a text; every text of a split takes memory for so many
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TextSettings:
@@ -93,7 +95,28 @@ class MovieMcanSettings(TextSettings):
         require_heads(self.hidden, self.heads)
 
 
-ModelSettings = UpDnSettings | PythiaSettings | McanSettings | MovieMcanSettings
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SingleStreamSettings:
+    """Words and cells in one BERT encoder, in the size of BERT-base."""
+
+    name: Literal["single_stream"] = "single_stream"
+    hidden: int = 768  # channels of word pieces and cells; a feed-forward layer has four times more
+    layers: int = 12
+    heads: int = 12
+    places: int = 25  # rows, and columns, that a grid may have
+    pieces: int = 30_522  # word pieces at most, where the texts and not a BERT give them
+    bert: str = ""  # a BERT to start from: a folder, or a name on Hugging Face's hub
+    dropout: float = 0.1
+
+    def __post_init__(self) -> None:
+        require_at_least(self, 1, "hidden", "layers", "heads", "places", "pieces")
+        require_share(self, "dropout")
+        require_heads(self.hidden, self.heads)
+
+
+ModelSettings = (
+    UpDnSettings | PythiaSettings | McanSettings | MovieMcanSettings | SingleStreamSettings
+)
 
 
 def require_heads(channels: int, heads: int) -> None:

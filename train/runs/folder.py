@@ -50,6 +50,7 @@ class RunCard:
     task: str
     settings: dict[str, Any]
     store_digest: str
+    features: dict[str, Any]  # what made them: the store's backbone and recipe
     data_files: dict[str, str]  # {name: sha256}
     store: str  # path
     data: str  # path
@@ -110,6 +111,7 @@ def read_card(folder: Path) -> RunCard:
         task=field(record, "task", str, path),
         settings=field(record, "settings", dict, path),
         store_digest=field(record, "store_digest", str, path),
+        features=field(record, "features", dict, path),
         data_files=digests,
         store=field(record, "store", str, path),
         data=field(record, "data", str, path),

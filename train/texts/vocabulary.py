@@ -2,39 +2,52 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from ...base.errors import ClipfeatError
 from ..runs.jsonfile import field, read_json, write_json
-from .words import SPECIAL
+from .pieces import WordPieces, problem_with
+from .words import Words
 
 VOCABULARY = "vocabulary.json"
 
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """The words that a model reads and the answers that it can give."""
+    """The words, or pieces of words, that a model reads, and the answers that it can give."""
 
-    words: tuple[str, ...]  # token 2 is the first
+    words: Words | WordPieces
     answers: tuple[str, ...]  # as the data set's annotations have them
-
-    @property
-    def tokens(self) -> int:
-        """How many tokens there are, padding and the unknown word among them."""
-        return len(self.words) + SPECIAL
 
 
 def write_vocabulary(path: Path, vocabulary: Vocabulary) -> None:
     """Write the vocabulary of a run."""
-    write_json(path, {"words": vocabulary.words, "answers": vocabulary.answers})
+    match vocabulary.words:
+        case Words(words):
+            read = {"words": words}
+        case WordPieces(pieces):
+            read = {"pieces": pieces}
+    write_json(path, {**read, "answers": vocabulary.answers})
 
 
 def read_vocabulary(path: Path) -> Vocabulary:
     """Return the vocabulary of a run; ClipfeatError where the file is not one."""
     record = read_json(path)
-    words, answers = (field(record, key, list, path) for key in ("words", "answers"))
-    if not all(isinstance(text, str) and _is_unicode(text) for text in (*words, *answers)):
-        raise ClipfeatError(f"{path}: words and answers must be texts")
-    return Vocabulary(tuple(words), tuple(answers))
+    answers = _texts(record, "answers", path)
+    if isinstance(record, dict) and "pieces" in record:
+        pieces = _texts(record, "pieces", path)
+        problem = problem_with(pieces)
+        if problem:
+            raise ClipfeatError(f"{path}: {problem}")
+        return Vocabulary(WordPieces(pieces), answers)
+    return Vocabulary(Words(_texts(record, "words", path)), answers)
+
+
+def _texts(record: Any, key: str, path: Path) -> tuple[str, ...]:
+    texts = field(record, key, list, path)
+    if not all(isinstance(text, str) and _is_unicode(text) for text in texts):
+        raise ClipfeatError(f"{path}: {key} must be texts")
+    return tuple(texts)
 
 
 def _is_unicode(text: str) -> bool:

@@ -1,16 +1,18 @@
 """From the pairs of a split to examples: its hypotheses as tokens, its images in a store."""
 
-from collections.abc import Container, Sequence
+from collections.abc import Container
 
 from ...base.errors import ClipfeatError
 from ..grounded.examples import Examples
 from ..grounded.train import find_images, make_examples
+from ..texts.pieces import WordPieces
+from ..texts.words import Words
 from .data import LABELS, VeSplit
 
 
 def encode(
     split: VeSplit,
-    words: Sequence[str],
+    words: Words | WordPieces,
     store: Container[str],
     *,
     max_tokens: int,

@@ -10,11 +10,11 @@ from torch.nn.functional import cross_entropy
 
 from ...featstore import FeatureStore
 from ..grounded.examples import GroundedBatch
+from ..grounded.start import choose_words, find_start
 from ..grounded.train import Inputs, Predictions, require_apart, train_grounded, write_results
 from ..loop.devices import accelerator_on
 from ..loop.profile import LoopTimes
 from ..texts.vocabulary import Vocabulary
-from ..texts.words import build_words
 from .data import LABELS, VeSplit, read_split
 from .evaluation import Asked, answer_split, load_run
 from .examples import encode
@@ -33,11 +33,13 @@ def train_ve(
     `clipfeat.train.runs.folder` lists. Raises UsageError before any work, StoreError for a store
     that cannot be read, ClipfeatError for data that do not fit it.
     """
+    settings, pretrained = find_start(settings)
     accelerator = accelerator_on(device, settings)
     features = FeatureStore.open(store)
     train_split = read_split(settings.dataset, data, settings.train_split)
     held_out = _read_held_out(settings, data, train_split)
-    vocabulary = Vocabulary(build_words(pair.hypothesis for pair in train_split.pairs), LABELS)
+    texts = (pair.hypothesis for pair in train_split.pairs)
+    vocabulary = Vocabulary(choose_words(settings.model, pretrained, texts), LABELS)
     encode_split = functools.partial(
         encode,
         words=vocabulary.words,
@@ -53,6 +55,7 @@ def train_ve(
         data=data,
         files=(train_split.file, *((held_out.file,) if held_out else ())),
         vocabulary=vocabulary,
+        pretrained=pretrained,
         examples=examples,
         scored=asked.examples if asked else None,
     )

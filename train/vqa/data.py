@@ -7,13 +7,14 @@ from ...base.errors import ClipfeatError, UsageError
 from ..grounded.examples import Examples
 from ..grounded.train import find_images, make_examples
 from ..texts.vocabulary import Vocabulary
-from ..texts.words import build_words
 from .answers import answer_classes, read_answer_list
 from .datasets.split import Question, Split
 
 
-def build_vocabulary(split: Split, *, min_answer_count: int, answer_list: str = "") -> Vocabulary:
-    """Return the words of a training split, and its common answers or those of a file.
+def choose_answers(
+    split: Split, *, min_answer_count: int, answer_list: str = ""
+) -> tuple[str, ...]:
+    """Return the common answers of a training split, or those of a file.
 
     Raises ClipfeatError where no answer is common enough to be learned, UsageError for a file
     of other answers.
@@ -33,7 +34,7 @@ def build_vocabulary(split: Split, *, min_answer_count: int, answer_list: str = 
             f"no answer of split {split.name!r} occurs {min_answer_count} times in its "
             f"{len(common)} questions; pass --set min_answer_count=1"
         )
-    return Vocabulary(build_words(question.text for question in split.questions), answers)
+    return answers
 
 
 def store_ids(

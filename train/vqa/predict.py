@@ -11,7 +11,6 @@ from ...featstore import FeatureStore
 from ..grids.records import RecordReader
 from ..grounded.examples import read_batch
 from ..grounded.train import Trained, check_digest, load_trained, make_examples
-from ..texts.words import tokenize
 from .settings import VqaSettings
 
 TOP = 5  # answers that a question gets, the likeliest first
@@ -66,4 +65,4 @@ def answer(run: TrainedVqa, store: FeatureStore, image_id: str, question: str) -
 
 def knows_a_word(run: TrainedVqa, question: str) -> bool:
     """Return whether a run's training has met any word of a question."""
-    return not set(run.vocabulary.words).isdisjoint(tokenize(question))
+    return run.vocabulary.words.knows(question)

@@ -10,10 +10,12 @@ from torch.nn.functional import binary_cross_entropy_with_logits
 
 from ...featstore import FeatureStore
 from ..grounded.examples import GroundedBatch
+from ..grounded.start import choose_words, find_start
 from ..grounded.train import Inputs, Predictions, require_apart, train_grounded, write_results
 from ..loop.devices import accelerator_on
 from ..loop.profile import LoopTimes
-from .data import build_vocabulary, encode
+from ..texts.vocabulary import Vocabulary
+from .data import choose_answers, encode
 from .datasets.read import read_split
 from .datasets.split import Split
 from .evaluation import Asked, answer_split
@@ -32,15 +34,18 @@ def train_vqa(
     `clipfeat.train.runs.folder` lists. Raises UsageError before any work, StoreError for a store
     that cannot be read, ClipfeatError for data that do not fit it.
     """
+    settings, pretrained = find_start(settings)
     accelerator = accelerator_on(device, settings)
     features = FeatureStore.open(store)
     train_split = read_split(settings.dataset, data, settings.train_split, annotated=True)
     held_out = _read_held_out(settings, data, train_split)
-    vocabulary = build_vocabulary(
+    answers = choose_answers(
         train_split,
         min_answer_count=settings.min_answer_count,
         answer_list=settings.answer_list,
     )
+    texts = (question.text for question in train_split.questions)
+    vocabulary = Vocabulary(choose_words(settings.model, pretrained, texts), answers)
     encode_split = functools.partial(
         encode,
         vocabulary=vocabulary,
@@ -57,6 +62,7 @@ def train_vqa(
         data=data,
         files=(*train_split.files, *(held_out.files if held_out else ()), *given),
         vocabulary=vocabulary,
+        pretrained=pretrained,
         examples=examples,
         scored=asked.examples if asked else None,
     )

@@ -1,0 +1,50 @@
+"""Open a run's folder to train in it, once however many processes there are."""
+
+import contextlib
+import dataclasses
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from accelerate import Accelerator
+
+from ...featstore import FeatureStore
+from ..runs.folder import RunCard, data_digests, locked, start_run
+from ..settings import LoopSettings
+from ..texts.vocabulary import VOCABULARY, Vocabulary, write_vocabulary
+
+
+def make_card(
+    task: str, settings: LoopSettings, *, store: FeatureStore, data: Path, files: Sequence[Path]
+) -> RunCard:
+    """Return what makes a run the run it is; with other contents of `files` it would be another."""
+    return RunCard(
+        task=task,
+        settings=dataclasses.asdict(settings),
+        store_digest=store.digest,
+        features=features_of(store),
+        data_files=data_digests(tuple(dict.fromkeys(files))),
+        store=str(store.path.resolve()),
+        data=str(data.resolve()),
+    )
+
+
+def features_of(store: FeatureStore) -> dict[str, object]:
+    """Return what made the features of a store."""
+    identity = store.identity.to_json()
+    return {"backbone": identity["backbone"], "recipe": identity["recipe"]}
+
+
+@contextlib.contextmanager
+def open_run(
+    folder: Path, card: RunCard, vocabulary: Vocabulary, accelerator: Accelerator
+) -> Iterator[None]:
+    """Make the run's folder, or go on with the one there is; nobody else trains in it meanwhile.
+
+    Raises UsageError where it holds another run, or another process is training it.
+    """
+    with accelerator.main_process_first():
+        start_run(folder, card, writes=accelerator.is_main_process)
+    with locked(folder) if accelerator.is_main_process else contextlib.nullcontext():
+        if accelerator.is_main_process:
+            write_vocabulary(folder / VOCABULARY, vocabulary)
+        yield

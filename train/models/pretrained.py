@@ -1,0 +1,110 @@
+"""The encoder of a pre-training run, as the start of another model."""
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from ...base.errors import UsageError
+from ...featstore import FeatureStore
+from ..grids.normalize import ChannelStatistics
+from ..loop.checkpoint import read_checkpoint
+from ..loop.run import features_of
+from ..runs.folder import BEST, RunCard, read_card
+from ..runs.jsonfile import field
+from ..settings import settings_of
+from ..texts.vocabulary import VOCABULARY, Vocabulary, read_vocabulary
+from .answer_head import AnswerHead
+from .settings import SingleStreamSettings
+
+TASK = "pretrain"
+LAST = "3."  # the last layer of an answer head, which has a row for each answer
+
+
+@dataclass(frozen=True)
+class Pretrained:
+    """The best checkpoint of a pre-training run, and all that starting from it takes."""
+
+    folder: Path
+    card: RunCard
+    settings: SingleStreamSettings
+    vocabulary: Vocabulary
+    tensors: dict[str, Tensor]
+
+    @property
+    def statistics(self) -> ChannelStatistics:
+        """The scale that features had in pre-training."""
+        names = ("model.norm.mean", "model.norm.std")
+        mean, std = (field(self.tensors, name, Tensor, self.folder / BEST) for name in names)
+        return ChannelStatistics(mean, std)
+
+    def require_features_of(self, store: FeatureStore) -> None:
+        """Raise UsageError unless the backbone of a store's features is that of pre-training.
+
+        Another recipe may be meant, as a larger size for fine-tuning is, and gets a remark.
+        """
+        theirs, ours = self.card.features, features_of(store)
+        told = {part: f"{theirs.get(part)}, and {store.path} has {ours[part]}" for part in ours}
+        if theirs.get("backbone") != ours["backbone"]:
+            raise UsageError(
+                f"init {self.folder} was trained on features of another backbone: "
+                f"{told['backbone']}; extract these images with that backbone"
+            )
+        if theirs.get("recipe") != ours["recipe"]:
+            print(
+                f"init {self.folder} was trained on another recipe: {told['recipe']}",
+                file=sys.stderr,
+            )
+
+    def fill(self, part: nn.Module, name: str) -> None:
+        """Give a part of a model the weights of the run's part of that name.
+
+        Raises UsageError where the run's model has no such part, or one of another size.
+        """
+        prefix = f"model.{name}."
+        found = {n.removeprefix(prefix): t for n, t in self.tensors.items() if n.startswith(prefix)}
+        try:
+            part.load_state_dict(found)
+        except RuntimeError as error:
+            reason = " ".join(str(error).split())
+            raise UsageError(
+                f"init {self.folder}: its {name} does not fit ({reason:.200})"
+            ) from None
+
+    @torch.no_grad()
+    def fill_answers(self, head: AnswerHead, answers: Sequence[str]) -> int:
+        """Start a head for `answers` from the run's; return how many of them it knew.
+
+        A new answer's row is zero, as in LXMERT. A run that answered no questions gives nothing.
+        """
+        known = {answer: row for row, answer in enumerate(self.vocabulary.answers)}
+        pairs = [(row, known[answer]) for row, answer in enumerate(answers) if answer in known]
+        if not pairs:
+            return 0
+        theirs = AnswerHead(self.settings.hidden, len(known))
+        self.fill(theirs, "answer")
+        rows, sources = (torch.tensor(numbers) for numbers in zip(*pairs, strict=True))
+        weights = theirs.state_dict()
+        for name, tensor in head.state_dict().items():
+            if name.startswith(LAST):
+                tensor.zero_()
+                tensor[rows] = weights[name][sources]
+            else:
+                tensor.copy_(weights[name])
+        return len(pairs)
+
+
+def load_pretrained(folder: Path) -> Pretrained:
+    """Return what a pre-training run has learned; UsageError where the folder is no such run."""
+    card = read_card(folder)
+    if card.task != TASK:
+        raise UsageError(f"init {folder} is a run of task {card.task!r}, not {TASK}")
+    if not (folder / BEST).is_file():
+        raise UsageError(f"init {folder} has no {BEST} yet: its first epoch is not done")
+    model = field(card.settings, "model", dict, folder)
+    settings = settings_of(SingleStreamSettings, model, "model.")
+    tensors, _ = read_checkpoint(folder / BEST)
+    return Pretrained(folder, card, settings, read_vocabulary(folder / VOCABULARY), tensors)

@@ -1,0 +1,132 @@
+"""One BERT encoder over the pieces of a text and the cells of a grid, and the head for answers."""
+
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+from transformers import BertConfig, BertModel
+
+from ..grids.normalize import FeatureNorm
+from ..texts.words import PADDING
+from .answer_head import EPSILON, AnswerHead
+from .outputs import Outputs
+from .settings import MOST_TOKENS, SingleStreamSettings
+
+
+class GridEmbedding(nn.Module):
+    """Cells as the encoder takes them: a projection, and what stands for their row and column.
+
+    CLIP-ViL adds rows and columns to the features before the projection, which is linear: the
+    sum after it can say the same with fewer weights.
+    """
+
+    def __init__(self, dim: int, channels: int, *, places: int, dropout: float) -> None:
+        super().__init__()
+        self.project = nn.Linear(dim, channels)
+        self.rows, self.cols = nn.Embedding(places, channels), nn.Embedding(places, channels)
+        self.layer_norm = nn.LayerNorm(channels, eps=EPSILON)
+        self.dropout = nn.Dropout(dropout)
+        for embedding in (self.rows, self.cols):
+            nn.init.normal_(embedding.weight, std=0.02)  # as BERT's own
+
+    def forward(
+        self,
+        features: Float[Tensor, "image cell dim"],
+        places: Int[Tensor, "image cell 2"],
+    ) -> Float[Tensor, "image cell channel"]:
+        """Return the cells of standardised features."""
+        cells = self.project(features)
+        last = self.rows.num_embeddings - 1
+        row, col = places.clamp(max=last).unbind(-1)  # those beyond are padding, and masked
+        return self.dropout(self.layer_norm(cells + self.rows(row) + self.cols(col)))
+
+
+class SingleStreamEncoder(nn.Module):
+    """The encoder of CLIP-ViL_p: pieces and cells in one sequence, read by BERT's layers."""
+
+    def __init__(self, settings: SingleStreamSettings, *, dim: int, tokens: int) -> None:
+        super().__init__()
+        config = BertConfig(
+            vocab_size=tokens,
+            hidden_size=settings.hidden,
+            num_hidden_layers=settings.layers,
+            num_attention_heads=settings.heads,
+            intermediate_size=4 * settings.hidden,
+            hidden_dropout_prob=settings.dropout,
+            attention_probs_dropout_prob=settings.dropout,
+            max_position_embeddings=MOST_TOKENS,
+            pad_token_id=PADDING,
+        )
+        self.bert = BertModel(config, add_pooling_layer=False)
+        self.grid = GridEmbedding(
+            dim, settings.hidden, places=settings.places, dropout=settings.dropout
+        )
+
+    def forward(
+        self,
+        features: Float[Tensor, "image cell dim"],
+        mask: Bool[Tensor, "image cell"],
+        places: Int[Tensor, "image cell 2"],
+        image_of_text: Int[Tensor, " text"],
+        tokens: Int[Tensor, "text token"],
+    ) -> tuple[Float[Tensor, "text item channel"], Float[Tensor, "text cell"]]:
+        """Return the states of a text's pieces, then of its image's cells; and where it looked.
+
+        `features` are standardised. The second is the last layer's attention from the first piece to the cells, the mean of
+        its heads, which sums to 1. What padding pieces and cells hold changes nothing else.
+        """
+        # index_select, not indexing: its gradient adds up in a fixed order on the CPU.
+        cells = self.grid(features, places).index_select(0, image_of_text)
+        seen = mask.index_select(0, image_of_text)
+        states = torch.cat((self.bert.embeddings(tokens).to(cells.dtype), cells), dim=1)
+        real = torch.cat((tokens != PADDING, seen), dim=1)[:, None, None]  # text head query item
+        *lower, last = self.bert.encoder.layer
+        for layer in lower:
+            states = layer(states, real)
+        return last(states, real), self._attention(states, seen)
+
+    @torch.no_grad()
+    def _attention(
+        self, states: Float[Tensor, "text item channel"], seen: Bool[Tensor, "text cell"]
+    ) -> Float[Tensor, "text cell"]:
+        """Return what the last layer, given these states, attends to from the first piece."""
+        attention: Any = self.bert.encoder.layer[-1].get_submodule("attention.self")
+        split = (attention.num_attention_heads, attention.attention_head_size)
+        query = attention.query(states[:, 0]).unflatten(-1, split)  # text head part
+        key = attention.key(states[:, -seen.shape[1] :]).unflatten(-1, split)  # text cell head part
+        scores = torch.einsum("thp,tchp->thc", query, key).float() * split[1] ** -0.5
+        return scores.masked_fill(~seen[:, None], -torch.inf).softmax(dim=-1).mean(dim=1)
+
+
+class SingleStream(nn.Module):
+    """The encoder with a head for answers: what is fine-tuned."""
+
+    def __init__(
+        self, settings: SingleStreamSettings, norm: FeatureNorm, *, tokens: int, answers: int
+    ) -> None:
+        super().__init__()
+        self.norm = norm
+        self.encoder = SingleStreamEncoder(settings, dim=len(norm.mean), tokens=tokens)
+        self.answer = AnswerHead(settings.hidden, answers)
+
+    def forward(
+        self,
+        features: Float[Tensor, "image cell dim"],
+        mask: Bool[Tensor, "image cell"],
+        grid_shapes: Int[Tensor, "image 2"],
+        image_of_text: Int[Tensor, " text"],
+        tokens: Int[Tensor, "text token"],
+    ) -> Outputs:
+        """Return each text's logits and its attention over the cells."""
+        places = all_places(grid_shapes, features.shape[1])
+        features = self.norm(features, mask)
+        states, attention = self.encoder(features, mask, places, image_of_text, tokens)
+        return Outputs(self.answer(states[:, 0]), attention)
+
+
+def all_places(grid_shapes: Int[Tensor, "image 2"], cells: int) -> Int[Tensor, "image cell 2"]:
+    """Return row and column of the first `cells` cells, row by row; past a grid, of no meaning."""
+    cols = grid_shapes[:, 1:]
+    cell = torch.arange(cells, device=grid_shapes.device)
+    return torch.stack((cell // cols, cell % cols), dim=-1)

@@ -1,0 +1,128 @@
+"""Texts as word pieces, in the manner of BERT (Devlin et al. 2019, section 3)."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Int
+from tokenizers import Tokenizer
+from tokenizers.models import WordPiece
+from tokenizers.normalizers import BertNormalizer
+from tokenizers.pre_tokenizers import BertPreTokenizer
+from tokenizers.trainers import WordPieceTrainer
+
+from ...base.errors import UsageError
+
+PAD, UNK, BEGIN, END, MASK = SPECIAL = "[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"
+INSIDE = "##"  # before a piece that begins no word
+MIN_PIECE_COUNT = 2
+AT_ONCE = 10_000  # texts
+
+
+@dataclass(frozen=True)
+class WordPieces:
+    """The pieces that a model reads, lower case without accents; a piece's token is its place.
+
+    `[PAD]` is the first. A text is `[CLS]`, its pieces, `[SEP]`.
+    """
+
+    pieces: tuple[str, ...]
+
+    @property
+    def tokens(self) -> int:
+        """How many tokens there are."""
+        return len(self.pieces)
+
+    def encode(self, texts: Iterable[str], *, max_tokens: int) -> Int[np.ndarray, "text token"]:
+        """Return the tokens of each text, `[CLS]` and `[SEP]` among them, padded on the right."""
+        texts = [_printable(text) for text in texts]
+        begin, end = self.number(BEGIN), self.number(END)
+        tokens = np.zeros((len(texts), max_tokens), dtype=np.int32)
+        for start in range(0, len(texts), AT_ONCE):
+            found = self._tokenizer.encode_batch_fast(texts[start : start + AT_ONCE])
+            for row, text in zip(tokens[start:], found, strict=False):
+                inner = text.ids[: max_tokens - 2]
+                row[: len(inner) + 2] = [begin, *inner, end]
+        return tokens
+
+    def knows(self, text: str) -> bool:
+        """Return whether any word of a text is known."""
+        return bool(set(self._tokenizer.encode(_printable(text)).tokens) - {UNK})
+
+    def number(self, piece: str) -> int:
+        """Return the token of a piece."""
+        return self._numbers[piece]
+
+    @cached_property
+    def _numbers(self) -> dict[str, int]:
+        return {piece: number for number, piece in enumerate(self.pieces)}
+
+    @cached_property
+    def _tokenizer(self) -> Tokenizer:
+        return _splits_words(Tokenizer(WordPiece(self._numbers, unk_token=UNK)))
+
+
+def train_pieces(texts: Sequence[str], *, size: int) -> WordPieces:
+    """Return at most `size` pieces that training texts are made of, the same ones every time.
+
+    Raises UsageError where `size` does not hold all letters of the texts.
+    """
+    tokenizer = _splits_words(Tokenizer(WordPiece(unk_token=UNK)))
+    printable = [_printable(text) for text in texts]
+    normalize = tokenizer.normalizer.normalize_str
+    letters = sorted({letter for text in printable for letter in normalize(text)} - {" "})
+    # Given beforehand, as the trainer numbers the letters that it meets in an order of chance,
+    # and breaks ties of later pieces by these numbers.
+    given = [*SPECIAL, *letters, *(INSIDE + letter for letter in letters)]
+    if size < len(given):
+        raise UsageError(
+            f"model.pieces must be at least {len(given)} for the {len(letters)} different letters "
+            f"of these texts; got {size}"
+        )
+    trainer = WordPieceTrainer(
+        vocab_size=size,
+        min_frequency=MIN_PIECE_COUNT,
+        special_tokens=given,
+        continuing_subword_prefix=INSIDE,
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(printable, trainer)
+    numbers = tokenizer.get_vocab()
+    return WordPieces(tuple(sorted(numbers, key=numbers.__getitem__)))
+
+
+def read_pieces(path: Path) -> WordPieces:
+    """Return the pieces of a BERT's vocab.txt, one a line; UsageError where it is none."""
+    try:
+        pieces = tuple(path.read_text(encoding="utf-8").removesuffix("\n").split("\n"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"{path}: not a readable vocabulary ({error})") from None
+    problem = problem_with(pieces)
+    if problem:
+        raise UsageError(f"{path}: {problem}; pass the folder of an uncased BERT")
+    return WordPieces(pieces)
+
+
+def problem_with(pieces: Sequence[str]) -> str:
+    """Return what keeps pieces from being a vocabulary, "" where nothing does."""
+    missing = [piece for piece in SPECIAL if piece not in pieces]
+    if missing:
+        return f"has no piece {missing[0]}"
+    if pieces[0] != PAD:
+        return f"its first piece must be {PAD}; got {pieces[0]!r:.60}"
+    if len(set(pieces)) < len(pieces):
+        return "has a piece twice"
+    return ""
+
+
+def _splits_words(tokenizer: Tokenizer) -> Tokenizer:
+    tokenizer.normalizer = BertNormalizer(lowercase=True)
+    tokenizer.pre_tokenizer = BertPreTokenizer()
+    return tokenizer
+
+
+def _printable(text: str) -> str:
+    """Return a text without halves of surrogate pairs, which the tokenizer does not take."""
+    return text.encode(errors="replace").decode()
