@@ -10,6 +10,7 @@ import click
 from ..base.errors import ClipfeatError
 from ..base.version import clipfeat_version
 from .compare import compare
+from .corpus import corpus
 from .demo_data import demo_data
 from .eval import eval_
 from .extract import extract
@@ -36,7 +37,7 @@ def clipfeat() -> None:
     """
 
 
-for command in (manifest, extract, store, train, eval_, predict, compare, demo_data):
+for command in (manifest, extract, store, corpus, train, eval_, predict, compare, demo_data):
     clipfeat.add_command(command)
 
 

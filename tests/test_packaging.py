@@ -110,6 +110,10 @@ def test_arrows_point_one_way_inside_a_room_too(room, inner):
             {"torch", "PIL", "matplotlib"},
         ),
         ("import clipfeat.train.runs.compare", {"torch", "matplotlib"}),
+        (
+            "import clipfeat.train.pretrain.corpus.read, clipfeat.train.pretrain.corpus.report",
+            {"torch", "jaxtyping"},
+        ),
     ],
 )
 def test_what_an_import_brings_along(code, absent):

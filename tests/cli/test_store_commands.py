@@ -50,7 +50,8 @@ def assert_one_line_error(done, code, *texts):
 
 def test_help_of_every_command_has_a_line_to_paste():
     for command in ("manifest", "extract", "store info", "store ls", "store stats", "store verify",
-                    "store repair", "store finish", "store digest", "demo-data", "train vqa", "eval vqa"):  # fmt: skip
+                    "store repair", "store finish", "store digest", "demo-data", "corpus", "train vqa",
+                    "eval vqa"):  # fmt: skip
         done = clipfeat(*command.split(), "--help")
         assert done.returncode == 0, done.stderr
         assert f"$ clipfeat {command}" in done.stdout

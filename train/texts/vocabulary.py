@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from ...base.errors import ClipfeatError
+from ...base.text import is_unicode
 from ..runs.jsonfile import field, read_json, write_json
 from .pieces import WordPieces, problem_with
 from .words import Words
@@ -45,11 +46,6 @@ def read_vocabulary(path: Path) -> Vocabulary:
 
 def _texts(record: Any, key: str, path: Path) -> tuple[str, ...]:
     texts = field(record, key, list, path)
-    if not all(isinstance(text, str) and _is_unicode(text) for text in texts):
+    if not all(isinstance(text, str) and is_unicode(text) for text in texts):
         raise ClipfeatError(f"{path}: {key} must be texts")
     return tuple(texts)
-
-
-def _is_unicode(text: str) -> bool:
-    """Return whether a text can be printed and drawn; half a surrogate pair cannot."""
-    return not any("\ud800" <= letter <= "\udfff" for letter in text)

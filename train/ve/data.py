@@ -1,6 +1,5 @@
 """Hypotheses about images and their labels, in the files of SNLI-VE and of e-SNLI-VE."""
 
-import csv
 import json
 import sys
 from collections.abc import Iterator
@@ -9,6 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ...base.errors import ClipfeatError, UsageError
+from ..runs.csvfile import csv_rows
 
 LABELS = ("entailment", "neutral", "contradiction")
 UNDECIDED = "-"  # the annotators had no majority
@@ -86,10 +86,12 @@ def image_candidates(image_id: str) -> tuple[str, ...]:
 
 def _records(path: Path) -> Iterator[tuple[str, Any]]:
     """Yield (where it stands, record) of each line of JSON or row of CSV."""
-    read = _json_lines if path.suffix == ".jsonl" else _csv_rows
+    if path.suffix != ".jsonl":
+        yield from csv_rows(path)
+        return
     try:
-        yield from read(path)
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        yield from _json_lines(path)
+    except (OSError, UnicodeDecodeError) as error:
         raise ClipfeatError(f"{path}: cannot be read ({error})") from None
 
 
@@ -103,16 +105,6 @@ def _json_lines(path: Path) -> Iterator[tuple[str, Any]]:
                 except (ValueError, RecursionError) as error:
                     raise ClipfeatError(f"{where}: no JSON ({error}); is it cut off?") from None
                 yield where, record
-
-
-def _csv_rows(path: Path) -> Iterator[tuple[str, Any]]:
-    with path.open(encoding="utf-8-sig", newline="") as file:
-        rows = csv.DictReader(file, strict=True, restkey="(more)")
-        for row in rows:
-            where = f"{path}, line {rows.line_num}"
-            if "(more)" in row:
-                raise ClipfeatError(f"{where}: more fields than the header has; quote its commas")
-            yield where, row
 
 
 def _pair(record: Any, where: str) -> Pair:

@@ -19,11 +19,25 @@ def read_split(data: Path, name: str, *, annotated: bool) -> Split:
     It is <split>_questions.json, or a folder <split>_questions of such files, as train_all is.
     Raises UsageError for missing files, ClipfeatError for one that is not in the official format.
     """
+    return split_of(name, contents(split_path(data, name)), annotated=annotated)
+
+
+def split_path(data: Path, name: str) -> Path:
+    """Return where split `name` is, or should be: one file or, for some splits, a folder."""
     whole = data / f"{name}_questions.json"
     parts = data / f"{name}_questions"
-    if whole.is_file() or not parts.is_dir():
-        return split_of(name, contents(whole), annotated=annotated)
-    return split_of(name, contents(parts), annotated=annotated)
+    return whole if whole.is_file() or not parts.is_dir() else parts
+
+
+def files_of(path: Path) -> list[Path]:
+    """Return the files that `path` is, or has in it as a folder; UsageError if there are none."""
+    files = sorted(path.glob("*.json")) if path.is_dir() else [path]
+    if not files or not all(file.is_file() for file in files):
+        raise UsageError(
+            f"no {path}; a split of GQA, such as train_balanced, is a file <split>_questions.json "
+            "or a folder <split>_questions of JSON files"
+        )
+    return files
 
 
 def contents(path: Path) -> Iterator[tuple[Path, Any]]:
@@ -31,13 +45,7 @@ def contents(path: Path) -> Iterator[tuple[Path, Any]]:
 
     One is read at a time: the ten of train_all do not fit a small machine's memory together.
     """
-    files = sorted(path.glob("*.json")) if path.is_dir() else [path]
-    if not files or not all(file.is_file() for file in files):
-        raise UsageError(
-            f"no {path}; a split of GQA, such as train_balanced, is a file <split>_questions.json "
-            "or a folder <split>_questions of JSON files"
-        )
-    for file in files:
+    for file in files_of(path):
         yield file, read_json(file)
 
 

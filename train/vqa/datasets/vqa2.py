@@ -29,10 +29,10 @@ def read_split(data: Path, name: str, *, annotated: bool) -> Split:
     annotations_<split>.json. Raises UsageError for a missing file, ClipfeatError for one that is
     not in the official format.
     """
-    questions = _find(data, name, "questions")
+    questions = find_file(data, name, "questions")
     expected = _file_names(name, "annotations")
     there = annotated or any((data / name).is_file() for name in expected)
-    annotations = _find(data, name, "annotations") if there else None
+    annotations = find_file(data, name, "annotations") if there else None
     return split_of(name, questions, read_json(questions), annotations)
 
 
@@ -77,7 +77,8 @@ def _file_names(split: str, what: str) -> list[str]:
     return [f"v2_{kind}_{SUBSETS[split]}_{what}.json", plain]
 
 
-def _find(data: Path, split: str, what: str) -> Path:
+def find_file(data: Path, split: str, what: str) -> Path:
+    """Return the file of a split's "questions" or "annotations"; UsageError if there is none."""
     names = _file_names(split, what)
     for name in names:
         if (data / name).is_file():

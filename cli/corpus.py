@@ -1,0 +1,55 @@
+"""clipfeat corpus: turn the data sets' own files into sentences for pre-training."""
+
+from pathlib import Path
+
+import click
+
+from .options import as_json
+
+A_FOLDER = click.Path(path_type=Path, file_okay=False, exists=True)
+
+
+@click.command()
+@click.option("--captions", type=A_FOLDER, help="COCO's captions_{train,val}2014.json.")
+@click.option("--vqa", type=A_FOLDER, help="VQA v2's questions and annotations, train and val.")
+@click.option("--visual-genome", type=A_FOLDER, help="question_answers.json and image_data.json.")
+@click.option("--gqa", type=A_FOLDER, help="GQA's {train,val}_balanced_questions.json.")
+@click.option(
+    "--held-out",
+    metavar="FILE",
+    type=click.Path(path_type=Path, dir_okay=False, exists=True),
+    help="Images of COCO to hold out: numbers or names, or a JSON list with img_id.  "
+    "[default: an eighth of val2014, 5000 at most]",
+)
+@click.option(
+    "--out", required=True, type=click.Path(path_type=Path), help="Folder for the new files."
+)
+@as_json
+def corpus(
+    *,
+    captions: Path | None,
+    vqa: Path | None,
+    visual_genome: Path | None,
+    gqa: Path | None,
+    held_out: Path | None,
+    out: Path,
+    as_json: bool,
+) -> None:
+    """Gather captions and questions into files for pre-training, in LXMERT's format.
+
+    Writes mscoco_train.json, mscoco_nominival.json, mscoco_minival.json and vgnococo.json. Images
+    that are held out are in mscoco_minival.json alone, whichever data set asks about them.
+
+    \b
+    $ clipfeat corpus --captions annotations/ --vqa vqa/ --visual-genome vg/ --gqa gqa/ --out corpus/
+    """
+    import json
+
+    from ..train.pretrain.corpus.report import remarks, table, to_json
+    from ..train.pretrain.corpus.sources import Sources
+    from ..train.pretrain.corpus.write import write_corpus
+
+    written = write_corpus(Sources(captions, vqa, visual_genome, gqa), out, held_out)
+    for remark in remarks(written):
+        click.echo(remark, err=True)
+    click.echo(json.dumps(to_json(written), indent=1) if as_json else table(written))

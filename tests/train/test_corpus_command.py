@@ -1,0 +1,333 @@
+"""`clipfeat corpus` as typed, on the data sets' own files."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from corpus_world import write, write_captions, write_gqa, write_visual_genome, write_vqa
+
+from clipfeat.base.errors import ClipfeatError
+from clipfeat.demo.write import write_demo_data
+from clipfeat.train.pretrain.corpus import write as write_module
+from clipfeat.train.pretrain.corpus.heldout import read_held_out
+from clipfeat.train.pretrain.corpus.read import corpus_files, read_sentences
+from clipfeat.train.pretrain.corpus.sources import Sources
+from clipfeat.train.pretrain.corpus.write import write_corpus
+
+Typed = Callable[..., tuple[int, str, str]]
+ONE, TWO, THREE = (
+    *("COCO_train2014_000000000001", "COCO_val2014_000000000002"),
+    "COCO_val2014_000000000003",
+)
+
+
+@pytest.fixture
+def sources(tmp_path: Path) -> Sources:
+    return Sources(
+        write_captions(tmp_path / "captions"),
+        write_vqa(tmp_path / "vqa"),
+        write_visual_genome(tmp_path / "vg"),
+        write_gqa(tmp_path / "gqa"),
+    )
+
+
+def options(sources: Sources) -> list[object]:
+    return [
+        *("--captions", sources.captions, "--vqa", sources.vqa),
+        *("--visual-genome", sources.visual_genome, "--gqa", sources.gqa),
+    ]
+
+
+def read(path: Path) -> Any:
+    return json.loads(path.read_text())
+
+
+def test_the_four_data_sets_become_four_files(
+    sources: Sources, tmp_path: Path, typed: Typed
+) -> None:
+    (tmp_path / "list").write_text("2\n")
+    out = tmp_path / "out"
+    code, printed, err = typed("corpus", *options(sources), "--held-out", tmp_path / "list",
+                               "--out", out)  # fmt: skip
+    assert code == 0, err
+    assert [line.split() for line in printed.splitlines()] == [
+        ["file", "images", "sentences", "questions"],
+        ["mscoco_train.json", "1", "5", "3"],
+        ["mscoco_nominival.json", "1", "4", "3"],
+        ["mscoco_minival.json", "1", "3", "3"],
+        ["vgnococo.json", "1", "2", "2"],
+    ]
+    assert err.splitlines() == [
+        "held out: 1 images of COCO, in mscoco_minival.json and nowhere else",
+        "left out: 2 questions about 1 images of Visual Genome that are COCO's, as neither captions "
+        "nor VQA v2's questions tell their part of it; pass --captions or --vqa, or both whole",
+        "left out: 1 blank sentences",
+    ]
+    man, grass = {"A man": 1.0}, {"on grass": 1.0}
+    assert read(out / "mscoco_train.json") == [
+        {
+            "img_id": ONE,
+            "sentf": {
+                "mscoco": ["Cat 1.", "Grass 1."],
+                "vqa": ["Is it 1?"],
+                "visual7w": ["Where is 1?"],
+                "gqa": ["Who is 1?"],
+            },
+            "labelf": {"vqa": [{"yes": 1.0}], "visual7w": [grass], "gqa": [man]},
+        }
+    ]
+    (held_out,) = read(out / "mscoco_minival.json")
+    assert held_out["img_id"] == TWO
+    assert held_out["sentf"] == {
+        "vqa": ["What is 2?"],
+        "visual7w": ["Where is 2?"],
+        "gqa": ["Who is 2?"],
+    }
+    # The VQA accuracy of an answer that 7, 2 and 1 of ten people gave.
+    assert held_out["labelf"]["vqa"] == [pytest.approx({"dog": 1.0, "puppy": 0.6, "cat": 0.3})]
+    (other,) = read(out / "vgnococo.json")
+    assert other == {
+        "img_id": "103",
+        "sentf": {"visual7w": ["Where is None?"], "gqa": ["Who is None?"]},
+        "labelf": {"visual7w": [grass], "gqa": [man]},
+    }
+    for name in ("mscoco_train", "mscoco_nominival", "vgnococo"):
+        assert TWO not in (out / f"{name}.json").read_text()
+        assert "is 2?" not in (out / f"{name}.json").read_text()
+
+
+@pytest.mark.parametrize("number", [1, 2, 3])
+def test_a_held_out_image_leaks_through_no_data_set(
+    sources: Sources, tmp_path: Path, number: int
+) -> None:
+    (tmp_path / "list").write_text(f"{number}\n")
+    write_corpus(sources, tmp_path / "out", tmp_path / "list")
+    training = corpus_files(tmp_path / "out", "+".join(
+        file.stem for file in (tmp_path / "out").iterdir() if file.stem != "mscoco_minival"
+    ))  # fmt: skip
+    sentences = [sentence for file in training for sentence in read_sentences(file)]
+    assert len(sentences) in (9, 10, 11)
+    assert not [sentence for sentence in sentences if str(number) in sentence.text]
+
+
+def test_the_files_are_read_back(sources: Sources, tmp_path: Path) -> None:
+    written = write_corpus(sources, tmp_path / "out", None)
+    (file,) = corpus_files(tmp_path / "out", "mscoco_train")
+    found = list(read_sentences(file))
+    assert [sentence.source for sentence in found] == ["mscoco"] * 2 + ["vqa", "visual7w", "gqa"]
+    assert [sentence.answers for sentence in found[1:3]] == [None, {"yes": 1.0}]
+    assert (written.held_out, written.files["mscoco_minival"].images) == (1, 1)
+
+
+def test_one_source_is_enough(sources: Sources, tmp_path: Path, typed: Typed) -> None:
+    code, out, err = typed("corpus", "--captions", sources.captions, "--out", tmp_path / "a",
+                           "--json")  # fmt: skip
+    assert (code, json.loads(out)["files"]) == (
+        0,
+        {
+            "mscoco_train": {"images": 1, "sentences": 2, "questions": 0},
+            # Its image 2 has a blank caption alone, so that 3 is all of val2014.
+            "mscoco_minival": {"images": 1, "sentences": 1, "questions": 0},
+        },
+    )
+    assert json.loads(out)["blank"] == 1
+    code, out, err = typed("corpus", "--visual-genome", sources.visual_genome,
+                           "--out", tmp_path / "b")  # fmt: skip
+    assert (code, [file.name for file in (tmp_path / "b").iterdir()]) == (0, ["vgnococo.json"])
+    assert err.splitlines()[0].startswith("nothing is held out")
+    assert "4 questions about 4 images of Visual Genome that are COCO's" in err
+
+
+def test_gqa_alone_needs_no_questions_of_visual_genome(sources: Sources, tmp_path: Path) -> None:
+    assert sources.visual_genome
+    (sources.visual_genome / "question_answers.json").unlink()
+    written = write_corpus(sources, tmp_path / "out", None)
+    assert written.files["vgnococo"] == (1, 1, 1)
+
+
+def test_gqa_needs_to_know_which_images_are_cocos(
+    sources: Sources, tmp_path: Path, typed: Typed
+) -> None:
+    code, _, err = typed("corpus", "--gqa", sources.gqa, "--vqa", sources.vqa, "--out", tmp_path)
+    assert code == 2
+    assert "--gqa needs --visual-genome" in err
+    assert "held-out images may leak" in err
+
+
+def test_what_is_missing_is_told_before_anything_is_read(
+    sources: Sources, tmp_path: Path, typed: Typed
+) -> None:
+    def refused(*words: object) -> str:
+        code, out, err = typed("corpus", *words, "--out", tmp_path / "out")
+        assert (code, out) == (2, "")
+        return err
+
+    assert "no source; pass --captions" in refused()
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    for option, told in (
+        ("captions", "has no captions_train2014.json, which is what --captions reads"),
+        ("vqa", "has no questions of split 'train'"),
+        ("visual-genome", "has no image_data.json"),
+    ):
+        assert told in refused(f"--{option}", empty)
+    assert "train_balanced_questions.json" in refused(*options(sources)[:-1], empty)
+    assert sources.visual_genome
+    (sources.visual_genome / "question_answers.json").unlink()
+    assert "has no question_answers.json" in refused("--visual-genome", sources.visual_genome)
+    assert "does not exist" in refused("--captions", tmp_path / "nowhere")
+
+
+def test_files_that_are_there_are_kept(sources: Sources, tmp_path: Path, typed: Typed) -> None:
+    (tmp_path / "vgnococo.json").write_text("mine")
+    code, _, err = typed("corpus", "--captions", sources.captions, "--out", tmp_path)
+    assert (code, (tmp_path / "vgnococo.json").read_text()) == (2, "mine")
+    assert "has vgnococo.json already; delete them or name another --out" in err
+    code, _, err = typed("corpus", "--captions", sources.captions, "--out",
+                         tmp_path / "vgnococo.json")  # fmt: skip
+    assert (code, "is no folder" in err) == (2, True)
+
+
+def test_a_write_that_fails_leaves_no_file(
+    sources: Sources, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = write_module.atomic_file
+
+    def fails_at_the_last(path: Path, *, replace: bool) -> Any:
+        if path.name == "vgnococo.json":
+            raise OSError(28, "No space left on device")
+        return whole(path, replace=replace)
+
+    monkeypatch.setattr(write_module, "atomic_file", fails_at_the_last)
+    with pytest.raises(OSError, match="No space left"):
+        write_corpus(sources, tmp_path / "out", None)
+    assert not list((tmp_path / "out").iterdir())
+
+
+@pytest.mark.parametrize(
+    ("content", "numbers"),
+    [
+        ("2\n\n000000000003\n2", {2, 3}),
+        ("COCO_val2014_000000000042\r\nCOCO_train2014_000000000007.jpg\n0\n", {42, 7, 0}),
+        ('[{"img_id": "COCO_val2014_000000000042", "sent": "?"}, {"img_id": "7"}]', {42, 7}),
+    ],
+)
+def test_a_list_of_held_out_images(tmp_path: Path, content: str, numbers: set[int]) -> None:
+    (tmp_path / "list").write_text(content)
+    assert read_held_out(tmp_path / "list") == numbers
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("", "lists no image"),
+        ("[]", "lists no image"),
+        ("2\nVG_3\n", "line 2: expected a number of COCO, .* got 'VG_3'"),
+        ("-2", "line 1: expected a number of COCO"),
+        ("9" * 5000, "line 1: expected a number of COCO"),
+        ("[2]", r"\[0\]: expected an object with 'img_id'; got 2"),
+        ('[{"image_id": 2}]', r"\[0\]: no key 'img_id'"),
+        ('[{"img_id": 2}]', "img_id must be of type str; got 2"),
+        ('[{"img_id": "\\ud800"}]', r"got '\\ud800'"),
+        ('{"img_id": "2"}', "expected a list of records with img_id"),
+        ("[", "not a readable JSON file"),
+        (b"\xff", "cannot be read"),
+    ],
+)
+def test_what_is_no_list_of_images(tmp_path: Path, content: str | bytes, message: str) -> None:
+    data = content if isinstance(content, bytes) else content.encode()
+    (tmp_path / "list").write_bytes(data)
+    with pytest.raises(ClipfeatError, match=message) as caught:
+        read_held_out(tmp_path / "list")
+    assert str(tmp_path / "list") in str(caught.value)
+
+
+def test_a_list_of_other_images_is_refused(sources: Sources, tmp_path: Path, typed: Typed) -> None:
+    (tmp_path / "list").write_text("77\n78\n")
+    words = ("corpus", *options(sources), "--held-out", tmp_path / "list", "--out", tmp_path / "o")
+    code, _, err = typed(*words)
+    assert code == 2
+    assert "none of the 2 images of" in err
+    assert not (tmp_path / "o").exists()
+    (tmp_path / "list").write_text("77\n78\n3\n")
+    code, _, err = typed(*words)
+    assert code == 0
+    assert "2 images of the list have no caption or question" in err
+
+
+CAPTION = {"image_id": 1, "caption": "A cat.", "id": 1}
+HOSTILE = {
+    "captions/captions_train2014.json": [
+        ([], "expected an object with 'annotations'"),
+        ({"annotations": {}}, "annotations must be of type list"),
+        ({"annotations": [None]}, r"annotations\[0\]: expected an object with 'caption'"),
+        ({"annotations": [CAPTION | {"caption": None}]}, "caption must be of type str; got None"),
+        ({"annotations": [CAPTION | {"caption": "\ud800"}]}, "caption holds half a surrogate"),
+        ({"annotations": [CAPTION | {"image_id": "1"}]}, "image_id must be of type int; got '1'"),
+        ({"annotations": [CAPTION | {"image_id": -1}]}, "image_id must be a number of COCO"),
+        ({"annotations": [CAPTION | {"image_id": 10**12}]}, "image_id must be a number of COCO"),
+        ({"annotations": [CAPTION | {"image_id": 3}]}, "image 3 is both COCO_train2014_0.* and"),
+        ("{", "not a readable JSON file"),
+    ],
+    "vqa/v2_OpenEnded_mscoco_val2014_questions.json": [
+        ({"questions": [{"question_id": 20, "image_id": "x", "question": "?"}]}, "number of COCO"),
+        ({"questions": [{"question_id": 20, "image_id": 2, "question": "\udc00"}]}, "surrogate"),
+        ({"questions": [{"question_id": 99, "image_id": 2, "question": "?"}]}, "no annotation"),
+    ],
+    "vg/image_data.json": [
+        ({}, "expected a list of images; got {}"),
+        ([3], r"\[0\]: expected an object with 'image_id'"),
+        ([{"image_id": "101", "coco_id": 2}], "image_id must be of type int; got '101'"),
+        ([{"image_id": 101}], "no key 'coco_id'"),
+        ([{"image_id": 101, "coco_id": "2"}], "coco_id must be of type int; got '2'"),
+        ([{"image_id": 101, "coco_id": float("nan")}], "coco_id must be of type int; got nan"),
+        ([{"image_id": 101, "coco_id": 2}] * 2, "image_id 101 is there twice"),
+        ([{"image_id": 101, "coco_id": 2}], "image_data.json has no image '102', and nothing else"),
+    ],
+    "vg/question_answers.json": [
+        ([{"qas": [{"qa_id": 1, "image_id": 1, "question": "?", "answer": "a"}]}], "no image '1'"),
+        (
+            [{"qas": [{"qa_id": 1, "image_id": 101, "question": "?", "answer": "\ud800"}]}],
+            "answer holds half a surrogate pair",
+        ),
+    ],
+    "gqa/val_balanced_questions.json": [
+        ({"1": {"question": "?", "imageId": "101", "isBalanced": True}}, "have no answer"),
+    ],
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [(name, *case) for name, cases in HOSTILE.items() for case in cases],
+)
+def test_bad_sources_are_named_and_nothing_is_written(
+    sources: Sources, tmp_path: Path, name: str, content: Any, message: str
+) -> None:
+    write(tmp_path / name, content)
+    if content == "{":
+        (tmp_path / name).write_text("{")
+    with pytest.raises(ClipfeatError, match=message):
+        write_corpus(sources, tmp_path / "out", None)
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_demos_data_become_a_corpus(tmp_path: Path, typed: Typed) -> None:
+    write_demo_data(tmp_path / "demo", 20, seed=0)
+    folders = ("--captions", tmp_path / "demo/captions", "--vqa", tmp_path / "demo/vqa")
+    code, out, err = typed("corpus", *folders, "--out", tmp_path / "out", "--json")
+    assert code == 0, err
+    counts = json.loads(out)["files"]
+    # 20 scenes with five captions each; 4 of them are val2014, an eighth of which is one.
+    assert [counts[name]["images"] for name in counts] == [16, 3, 1]
+    captions = [file["sentences"] - file["questions"] for file in counts.values()]
+    assert captions == [80, 15, 5]
+    asked = sum(
+        len(read(tmp_path / f"demo/vqa/v2_OpenEnded_mscoco_{part}_questions.json")["questions"])
+        for part in ("train2014", "val2014")
+    )
+    assert sum(file["questions"] for file in counts.values()) == asked
+    (held_out,) = read(tmp_path / "out/mscoco_minival.json")
+    assert held_out["img_id"] == "COCO_val2014_000000000010"  # the smallest sha256 of the four

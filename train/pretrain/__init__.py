@@ -1,0 +1,1 @@
+"""Pre-training: a single-stream encoder over words and cells."""

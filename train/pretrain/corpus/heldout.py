@@ -1,0 +1,49 @@
+"""Read a list of images to hold out."""
+
+import re
+from pathlib import Path
+
+from ....base.errors import ClipfeatError
+from ...runs.jsonfile import field, read_json
+
+LINE = re.compile(r"(?:COCO_[a-z]+[0-9]{4}_)?0*([0-9]{1,12})(?:\.jpg)?")
+
+
+def read_held_out(path: Path) -> frozenset[int]:
+    """Return the numbers in COCO of the images that a file lists.
+
+    It has an image a line, a number or a name such as COCO_val2014_000000000042, or is a JSON list
+    of records with `img_id`, as LXMERT's minival files are; an image may come many times. Raises
+    ClipfeatError for another file, and for one that lists none.
+    """
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ClipfeatError(f"{path}: cannot be read ({error})") from None
+    if text.lstrip().startswith(("[", "{")):
+        listed = _records(path)
+    else:
+        lines = enumerate(text.splitlines(), start=1)
+        listed = [(f"{path}, line {number}", line.strip()) for number, line in lines]
+    numbers = frozenset(_number(image, where) for where, image in listed if image)
+    if not numbers:
+        raise ClipfeatError(f"{path}: lists no image; leave --held-out away to have some chosen")
+    return numbers
+
+
+def _records(path: Path) -> list[tuple[str, str]]:
+    content = read_json(path)
+    if not isinstance(content, list):
+        raise ClipfeatError(f"{path}: expected a list of records with img_id; got {content!r:.60}")
+    places = ((f"{path}: [{number}]", record) for number, record in enumerate(content))
+    return [(where, field(record, "img_id", str, where)) for where, record in places]
+
+
+def _number(image: str, where: str) -> int:
+    found = LINE.fullmatch(image)
+    if found is None:
+        raise ClipfeatError(
+            f"{where}: expected a number of COCO, or a name such as COCO_val2014_000000000042; "
+            f"got {image!r:.60}"
+        )
+    return int(found[1])

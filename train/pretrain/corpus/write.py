@@ -1,0 +1,122 @@
+"""Make LXMERT's files of sentences out of the data sets' own."""
+
+import json
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+from tqdm import tqdm
+
+from ....base.errors import ClipfeatError, UsageError
+from ....base.files import atomic_file
+from .build import FILES, HELD_OUT, Gathered, Record, choose_held_out, coco_names, divide
+from .heldout import read_held_out
+from .sentences import Sentence
+from .sources import Sources, coco_sentences, read_image_data, require_files, vg_sentences
+
+
+class FileCounts(NamedTuple):
+    """How much a file holds."""
+
+    images: int
+    sentences: int  # questions among them
+    questions: int
+
+
+@dataclass(frozen=True)
+class Written:
+    """What was written, and what was left out."""
+
+    out: Path
+    files: dict[str, FileCounts]  # by the file's name, less .json
+    held_out: int  # images
+    held_out_without_sentence: int
+    stray_images: int  # of COCO, as Visual Genome says, but of no part of it that was given
+    stray_sentences: int
+    blank: int  # sentences
+
+
+def write_corpus(sources: Sources, out: Path, held_out: Path | None) -> Written:
+    """Write the files of the corpus that `sources` make up into the folder `out`, all or none.
+
+    Images that the list `held_out` names, or else those of `choose_held_out`, are in
+    mscoco_minival.json and in no other file. Raises UsageError for a missing source, for files
+    that are there already, and for a list of which no image is known; ClipfeatError for bad data.
+    """
+    require_files(sources)
+    _require_free(out)
+    listed = read_held_out(held_out) if held_out else None
+
+    gathered = Gathered()
+    gathered.add(_with_bar(coco_sentences(sources), "COCO"))
+    names = coco_names(gathered.images)
+    if listed is not None and not listed & names.keys():
+        raise UsageError(
+            f"none of the {len(listed)} images of {held_out} is in the captions or in VQA's "
+            "questions, which --held-out is about; it may be another data set's"
+        )
+    if sources.visual_genome:
+        coco_of = read_image_data(sources.visual_genome)
+        found = _with_bar(vg_sentences(sources, coco_of), "Visual Genome")
+        gathered.add_visual_genome(found, coco_of, names)
+
+    chosen = choose_held_out(names) if listed is None else listed
+    files = divide(gathered.images, chosen)
+    if not files:
+        raise ClipfeatError("the sources hold no sentence that could be kept; nothing is written")
+    _write(out, files)
+    return Written(
+        out,
+        {name: _counts(records) for name, records in files.items()},
+        len(files.get(HELD_OUT, ())),
+        len(chosen - names.keys()),
+        len(gathered.strays),
+        gathered.strays.total(),
+        gathered.blank,
+    )
+
+
+def _with_bar(sentences: Iterator[Sentence], title: str) -> Iterator[Sentence]:
+    yield from tqdm(sentences, title, unit=" sentences", disable=None)
+
+
+def _require_free(out: Path) -> None:
+    if out.exists() and not out.is_dir():
+        raise UsageError(f"{out} is no folder; --out takes one, or the name of a new one")
+    there = [f"{name}.json" for name in FILES if (out / f"{name}.json").exists()]
+    if there:
+        raise UsageError(f"{out} has {', '.join(there)} already; delete them or name another --out")
+
+
+def _write(out: Path, files: dict[str, list[Record]]) -> None:
+    """Write each file under another name, and give all of them theirs when the last is whole."""
+    out.mkdir(parents=True, exist_ok=True)
+    total = sum(len(records) for records in files.values())
+    with (
+        ExitStack() as stack,
+        tqdm(total=total, desc="writing", unit=" images", disable=None) as bar,
+    ):
+        for name, records in files.items():
+            file = stack.enter_context(atomic_file(out / f"{name}.json", replace=False))
+            for piece in _pieces(records):
+                file.write(piece)
+                bar.update()
+
+
+def _pieces(records: Sequence[Record]) -> Iterator[bytes]:
+    """Yield a JSON list in pieces, a record a line; in ASCII, as all JSON here."""
+    before = "[\n"
+    for record in records:
+        end = "\n]\n" if record is records[-1] else ""
+        yield f"{before}{json.dumps(record)}{end}".encode()
+        before = ",\n"
+
+
+def _counts(records: Sequence[Record]) -> FileCounts:
+    sentences, questions = (
+        sum(len(of_source) for record in records for of_source in record[key].values())
+        for key in ("sentf", "labelf")
+    )
+    return FileCounts(len(records), sentences, questions)
