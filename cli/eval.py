@@ -83,6 +83,30 @@ def ve(*, run: Path, as_json: bool, **options: Any) -> None:
     click.echo(json.dumps(result, indent=1) if as_json else describe(result))
 
 
+@eval_.command()
+@click.argument("run", type=A_PATH)
+@click.option("--split", required=True, help="Corpus that RUN is asked about: mscoco_minival.")
+@click.option("--store", type=A_PATH, help="Default: the store of the run.")
+@click.option("--data", type=A_PATH, help="Default: the data of the run.")
+@skip_missing
+@device_option
+@as_json
+def pretrain(*, run: Path, as_json: bool, **options: Any) -> None:
+    """Say how much of a corpus's hidden words, answers and replaced texts a run finds out.
+
+    Prints accuracies in percent, beside those of the same model with its features as zeros.
+
+    \b
+    $ clipfeat eval pretrain stage1 --split mscoco_minival --json
+    """
+    try:
+        from ..train.pretrain.trained import describe, eval_pretrain
+    except ModuleNotFoundError as error:
+        raise missing_extra("train", str(error.name)) from None
+    result = eval_pretrain(run, **options)
+    click.echo(json.dumps(result, indent=1) if as_json else describe(result))
+
+
 def _refuse(options: dict[str, Any], given: str) -> None:
     """Raise UsageError where an option of the other way to call the command was typed."""
     for name, value in options.items():

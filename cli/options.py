@@ -62,6 +62,11 @@ def training(data_help: str) -> Callable[[Callable[..., None]], Callable[..., No
             metavar="KEY=VALUE",
             help="Change one setting, such as --set epochs=3. May be repeated.",
         ),
+        click.option(
+            "--init",
+            metavar="RUN",
+            help="Pre-training run to start from; it says what the model is.",
+        ),
         click.option("--gpus", help="Train on several GPUs: a count (8) or their numbers (0,3)."),
         click.option(
             "--profile", is_flag=True, help="Say where the time went, waiting for data too."

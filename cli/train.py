@@ -21,6 +21,7 @@ def train() -> None:
     \b
     $ clipfeat train vqa --store coco.clipfeat --data vqa/ --out run
     $ clipfeat train ve --store flickr30k.clipfeat --data snli_ve/ --out run
+    $ clipfeat train pretrain --store coco.clipfeat --data corpus/ --out stage1
     """
 
 
@@ -68,6 +69,31 @@ def ve(**options: Any) -> None:
     _train(train_ve, describe, settings, options)
 
 
+@train.command()
+@training("Folder of the corpus: what clipfeat corpus writes, or tables of captions.")
+def pretrain(**options: Any) -> None:
+    """Pre-train one encoder of words and cells, which `vqa` and `ve` then start from.
+
+    CONFIG is a TOML file of settings, or the name of one that comes with clipfeat: `stage1` by
+    default, then `stage2`.
+
+    \b
+    $ clipfeat train pretrain --store coco.clipfeat --data corpus/ --out stage1
+    $ clipfeat train pretrain stage2 --store coco.clipfeat --data corpus/ --out stage2 --init stage1
+    $ clipfeat train vqa finetune --store coco.clipfeat --data vqa/ --out run --init stage2
+    """
+    from ..train.pretrain.settings import PRESETS, PretrainSettings
+
+    options["config"] = options["config"] or "stage1"
+    settings = _settings(PretrainSettings, PRESETS, options)
+    try:
+        from ..train.pretrain.task import train_pretrain
+        from ..train.pretrain.trained import describe
+    except ModuleNotFoundError as error:
+        raise missing_extra("train", str(error.name)) from None
+    _train(train_pretrain, describe, settings, options)
+
+
 def _settings(kind: type[S], presets: Path, options: Mapping[str, Any]) -> S:
     """Return the settings that a command line means."""
     from ..train.settings import find_config, load_settings
@@ -75,6 +101,8 @@ def _settings(kind: type[S], presets: Path, options: Mapping[str, Any]) -> S:
     config, assignments = options["config"], options["assignments"]
     if options["skip_missing"] is not None:
         assignments = (*assignments, f"skip_missing={options['skip_missing']}")
+    if options["init"] is not None:
+        assignments = (*assignments, f"init={json.dumps(options['init'])}")
     path = None if config is None else find_config(config, presets)
     return load_settings(kind, config=path, assignments=assignments)
 

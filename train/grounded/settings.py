@@ -3,7 +3,7 @@
 import dataclasses
 
 from ...base.errors import UsageError
-from ..models.settings import MOST_TOKENS, ModelSettings, SingleStreamSettings, UpDnSettings
+from ..models.settings import MOST_TOKENS, ModelSettings, UpDnSettings
 from ..settings import LoopSettings, require_at_least
 
 
@@ -25,9 +25,3 @@ class GroundedSettings(LoopSettings):
         if self.max_tokens > MOST_TOKENS:
             raise UsageError(f"max_tokens must be at most {MOST_TOKENS}; got {self.max_tokens}")
         require_at_least(self, 0, "skip_missing")
-        other = not isinstance(self.model, SingleStreamSettings) and self.model != UpDnSettings()
-        if self.init and other:
-            raise UsageError(
-                f"init {self.init} brings its own model, a single_stream; got model "
-                f"{self.model.name} with it; leave one of them out"
-            )

@@ -38,10 +38,10 @@ def find_start(settings: S) -> tuple[S, Pretrained | None]:
     if not settings.init:
         return settings, None
     pretrained = load_pretrained(Path(settings.init))
-    if isinstance(settings.model, SingleStreamSettings) and settings.model != pretrained.settings:
+    if settings.model not in (type(settings)().model, pretrained.settings):
         raise UsageError(
-            f"init {settings.init} has another model than the settings: {pretrained.settings}; "
-            "leave out model"
+            f"init {settings.init} brings its own model, {pretrained.settings}, and the settings "
+            f"ask for {settings.model}; leave out model"
         )
     return dataclasses.replace(settings, model=pretrained.settings), pretrained
 
@@ -104,7 +104,7 @@ def new_model(
     match settings.model:
         case SingleStreamSettings() as sizes:
             require_places(sizes, store, image_ids)
-            start_single_stream(cast("SingleStream", model), sizes, vocabulary.answers, pretrained)
+            _start_single_stream(cast("SingleStream", model), sizes, vocabulary.answers, pretrained)
         case TextSettings(glove=glove) if glove:
             _start_words(cast(WordVectors, model.words), Path(glove), vocabulary.words)
     return model
@@ -122,21 +122,22 @@ def require_places(
         )
 
 
-def start_single_stream(
+def _start_single_stream(
     model: "SingleStream",
     sizes: SingleStreamSettings,
     answers: Sequence[str],
     pretrained: Pretrained | None,
 ) -> None:
-    """Give an encoder and its head for answers the weights that they start from, if there are."""
+    """Give an encoder and its head the weights that they start from, if there are."""
     if pretrained is not None:
         pretrained.fill(model.encoder, "encoder")
         known = pretrained.fill_answers(model.answer, answers)
-        text = f"starting from {pretrained.folder}, which knows {known:,} of {len(answers):,}"
-        print(f"{text} answers", file=sys.stderr)
+        print(
+            f"starting from {pretrained.folder}, which knows {known:,} of {len(answers):,} answers",
+            file=sys.stderr,
+        )
     elif sizes.bert:
-        folder = find_bert(sizes.bert)
-        start_from(model.encoder.bert, folder)
+        start_from(model.encoder.bert, find_bert(sizes.bert))
 
 
 def _start_words(vectors: WordVectors, path: Path, words: Words | WordPieces) -> None:

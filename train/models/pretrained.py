@@ -59,6 +59,10 @@ class Pretrained:
                 file=sys.stderr,
             )
 
+    def has(self, name: str) -> bool:
+        """Return whether the run's model has a part of that name."""
+        return any(tensor.startswith(f"model.{name}.") for tensor in self.tensors)
+
     def fill(self, part: nn.Module, name: str) -> None:
         """Give a part of a model the weights of the run's part of that name.
 
