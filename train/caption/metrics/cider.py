@@ -77,7 +77,7 @@ class CiderD:
         norms = np.sqrt(squares)[caption] * self._norms[reference]
         cosines = np.divide(dots, norms, out=np.zeros_like(dots), where=norms > 0)
 
-        longer = _bigrams(lengths)[caption] - _bigrams(refs.lengths)[reference]
+        longer = _bigrams(lengths[caption]) - _bigrams(refs.lengths[reference])
         similar = cosines.mean(axis=1) * np.exp(-(longer**2) / (2 * SIGMA**2))
         return SCALE * np.bincount(caption, similar, minlength=len(words)) / pairs
 
