@@ -18,7 +18,7 @@ MODEL ?= RN50
 PRETRAINED ?= none
 DEMO_STORE := $(DEMO)/scenes.clipfeat
 
-.PHONY: help setup demo train-vqa train-ve test lint types bench-extract bench-store bench-lookup bench-plan bench-loader bench-steps bench-vqa clean
+.PHONY: help setup demo train-vqa train-ve test lint types bench-extract bench-store bench-lookup bench-plan bench-loader bench-steps bench-vqa bench-cider clean
 .DELETE_ON_ERROR:
 
 help:
@@ -27,6 +27,7 @@ help:
 	@echo "make train-ve   the same for visual entailment: make train-ve STORE=x.clipfeat DATA=snli_ve/"
 	@echo "make test       the tests            make lint types   what CI checks besides"
 	@echo "make bench-extract bench-store bench-lookup bench-plan bench-loader bench-steps bench-vqa"
+	@echo "make bench-cider"
 	@echo "                the numbers in docs/log.md"
 
 setup: $(STAMP)
@@ -126,6 +127,10 @@ bench-steps: $(STAMP)
 bench-vqa: $(STAMP)
 	@$(MAKE) --no-print-directory $(DEMO_STORE)/store.json
 	$(BIN)/python -m benchmarks.vqa_models $(DEMO) $(BENCH)
+
+# Beside the scorer of self-critical training: bench-cider BENCH="--peer cider/"
+bench-cider: $(STAMP)
+	$(BIN)/python -m benchmarks.cider $(BENCH)
 
 clean:
 	rm -rf $(VENV) $(BENCH_VENV) $(DEMO) .typing build *.egg-info

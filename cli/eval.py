@@ -20,6 +20,7 @@ def eval_() -> None:
     \b
     $ clipfeat eval vqa run --split val --json
     $ clipfeat eval ve run --split test --json
+    $ clipfeat eval caption --results r.json --references dataset_coco.json --split test
     """
 
 
@@ -105,6 +106,34 @@ def pretrain(*, run: Path, as_json: bool, **options: Any) -> None:
         raise missing_extra("train", str(error.name)) from None
     result = eval_pretrain(run, **options)
     click.echo(json.dumps(result, indent=1) if as_json else describe(result))
+
+
+@eval_.command()
+@click.option("--results", type=A_PATH, required=True, help="Captions to score, as COCO has them.")
+@click.option(
+    "--references", type=A_PATH, required=True, help="What people wrote: COCO's, Karpathy's, plain."
+)
+@click.option("--split", help="Split of Karpathy's file, such as test.")
+@click.option("--subset", is_flag=True, help="Score some images of the references alone.")
+@as_json
+def caption(
+    *, results: Path, references: Path, split: str | None, subset: bool, as_json: bool
+) -> None:
+    """Score a file of captions with BLEU, METEOR, ROUGE-L and CIDEr; needs java, and no torch.
+
+    \b
+    $ clipfeat eval caption --results r.json --references captions_val2014.json --json
+    $ clipfeat eval caption --results r.json --references dataset_coco.json --split test
+    """
+    try:
+        from ..train.caption.metrics.score import describe, score
+    except ModuleNotFoundError as error:
+        raise missing_extra("caption", str(error.name)) from None
+    from ..train.caption.metrics.results import matched, read_references, read_results
+
+    said = read_results(results)
+    scores = score(said, matched(said, read_references(references, split), subset=subset))
+    click.echo(json.dumps(scores, indent=1) if as_json else "\n".join(describe(scores)))
 
 
 def _refuse(options: dict[str, Any], given: str) -> None:

@@ -106,6 +106,11 @@ def test_arrows_point_one_way_inside_a_room_too(room, inner):
             {"torch", "jaxtyping", "numpy"},
         ),
         (
+            "import clipfeat.train.caption.metrics.score, clipfeat.train.caption.metrics.results",
+            {"torch", "jaxtyping", "matplotlib"},
+        ),
+        ("import clipfeat.train.caption.metrics.cider", {"torch", "pycocoevalcap"}),
+        (
             "import clipfeat.train.pictures.attention, clipfeat.train.pictures.curves",
             {"torch", "PIL", "matplotlib"},
         ),

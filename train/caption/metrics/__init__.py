@@ -1,0 +1,1 @@
+"""How good captions are: rewards for training, the published scores, and files of captions."""

@@ -1,0 +1,126 @@
+"""BLEU, METEOR, ROUGE-L, CIDEr and SPICE of captions, as the library pycocoevalcap has them."""
+
+import contextlib
+import os
+import subprocess
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from pycocoevalcap.bleu.bleu import Bleu
+from pycocoevalcap.cider.cider import Cider
+from pycocoevalcap.meteor.meteor import Meteor
+from pycocoevalcap.rouge.rouge import Rouge
+from pycocoevalcap.spice import spice
+
+from ....base.errors import ClipfeatError
+from .tokenizer import require_java, tokenize
+
+Tokenized = Mapping[int, list[str]]
+SPICE_LIBRARY = Path(spice.__file__).parent / "lib"
+SPICE_MODELS = ("stanford-corenlp-3.6.0.jar", "stanford-corenlp-3.6.0-models.jar")
+
+
+class LeftOut(Exception):
+    """A score that cannot be had here; the text says why."""
+
+
+def score(results: Mapping[Any, str], references: Mapping[Any, Sequence[str]]) -> dict[str, Any]:
+    """Return the scores of a caption for each image, in the library's own scales.
+
+    `n` counts images; `Bleu_1` to `Bleu_4`, `METEOR`, `ROUGE_L` and `SPICE` are 0 to 1, `CIDEr` 0
+    to 10, with the document frequencies of these references. `left_out` says why METEOR or SPICE
+    is not there. Raises UsageError without java, ClipfeatError unless both have the same images.
+    """
+    if results.keys() != references.keys() or not results or not all(references.values()):
+        raise ClipfeatError(
+            f"{len(results)} captions for {len(references)} images with references: each image "
+            "must have one caption and at least one reference"
+        )
+    require_java()
+    said = tokenize(dict(enumerate(references.values())))
+    captions = tokenize({place: [results[image]] for place, image in enumerate(references)})
+    bleu, _ = Bleu(4).compute_score(said, captions, verbose=0)
+    found = {f"Bleu_{n}": float(value) for n, value in enumerate(bleu, start=1)}
+    left_out = {}
+    for name, scored in (
+        ("METEOR", _meteor),
+        ("ROUGE_L", _rouge),
+        ("CIDEr", _cider),
+        ("SPICE", _spice),
+    ):
+        try:
+            found[name] = scored(said, captions)
+        except LeftOut as why:
+            left_out[name] = str(why)
+    return {"n": len(results), **found, "left_out": left_out}
+
+
+def describe(result: Mapping[str, Any]) -> list[str]:
+    """Return scores as lines for people."""
+    numbers = {name: value for name, value in result.items() if name not in ("n", "left_out")}
+    return [
+        f"{result['n']} images",
+        *(f"{value:7.4f}  {name}" for name, value in numbers.items()),
+        *(f"{name} is left out: {why}" for name, why in result["left_out"].items()),
+    ]
+
+
+def _rouge(references: Tokenized, captions: Tokenized) -> float:
+    return float(Rouge().compute_score(references, captions)[0])
+
+
+def _cider(references: Tokenized, captions: Tokenized) -> float:
+    return float(Cider().compute_score(references, captions)[0])
+
+
+def _meteor(references: Tokenized, captions: Tokenized) -> float:
+    scorer, found = Meteor(), None
+    try:
+        found = scorer.compute_score(references, captions)[0]
+    except (OSError, ValueError):  # its process has died: a broken pipe, or no number
+        pass
+    finally:
+        said = _end(scorer)
+    if found is None:
+        raise LeftOut(f"its Java program failed and said {said[-300:]!r}")
+    return found
+
+
+def _end(scorer: Meteor) -> str:
+    """End METEOR's process; return what it said on stderr.
+
+    The library does that when the scorer is collected, but waits for a lock first, for ever
+    where scoring was cut off.
+    """
+    scorer.meteor_p.kill()
+    said = scorer.meteor_p.communicate()[1].decode(errors="replace").strip()
+    if scorer.lock.locked():
+        scorer.lock.release()
+    return said
+
+
+def _spice(references: Tokenized, captions: Tokenized) -> float:
+    missing = [name for name in SPICE_MODELS if not (SPICE_LIBRARY / name).is_file()]
+    if missing:
+        raise LeftOut(
+            f"{SPICE_LIBRARY} has no {' and no '.join(missing)}; "
+            "`python -m pycocoevalcap.spice.get_stanford_models` downloads them"
+        )
+    try:
+        with _stdout_to_stderr():
+            return float(spice.Spice().compute_score(references, captions)[0])
+    except (OSError, ValueError, subprocess.CalledProcessError) as error:
+        raise LeftOut(f"its Java program failed ({error})") from None
+
+
+@contextlib.contextmanager
+def _stdout_to_stderr() -> Iterator[None]:
+    """Send what a child process prints to stderr: stdout is for the scores."""
+    stdout = os.dup(1)
+    try:
+        os.dup2(2, 1)
+        yield
+    finally:
+        os.dup2(stdout, 1)
+        os.close(stdout)
