@@ -84,7 +84,7 @@ class SingleStreamEncoder(nn.Module):
         *lower, last = self.bert.encoder.layer
         for layer in lower:
             states = layer(states, real)
-        return last(states, real), self._attention(states, seen)
+        return last(states, real), self._attention(states.detach(), seen)
 
     @torch.no_grad()
     def _attention(
