@@ -32,11 +32,11 @@ def read_vocabulary(path: Path) -> Vocabulary:
     """Return the vocabulary of a run; ClipfeatError where the file is not one."""
     record = read_json(path)
     words, answers = (field(record, key, list, path) for key in ("words", "answers"))
-    if not all(isinstance(text, str) and _is_unicode(text) for text in (*words, *answers)):
+    if not all(isinstance(text, str) and is_unicode(text) for text in (*words, *answers)):
         raise ClipfeatError(f"{path}: words and answers must be texts")
     return Vocabulary(tuple(words), tuple(answers))
 
 
-def _is_unicode(text: str) -> bool:
+def is_unicode(text: str) -> bool:
     """Return whether a text can be printed and drawn; half a surrogate pair cannot."""
-    return not any("\ud800" <= letter <= "\udfff" for letter in text)
+    return text.isascii() or not any("\ud800" <= letter <= "\udfff" for letter in text)

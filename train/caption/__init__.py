@@ -1,0 +1,1 @@
+"""Captioning: data, models, decoding, metrics."""
