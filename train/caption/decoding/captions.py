@@ -2,7 +2,7 @@
 
 from typing import Any, NamedTuple
 
-from jaxtyping import Float32, Int
+from jaxtyping import Float, Float32, Int
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
@@ -33,10 +33,17 @@ def log_probabilities(
 
     Captions are BEGIN, words, END, padding, equally many of each image of the memory, side by
     side. What a decoder returned may be scored again thus, to learn from it:
-    `log_probabilities(model, memory, captions.tokens.flatten(0, 1))`.
+    `log_probabilities(model, memory, captions.tokens.flatten(0, 1))`; or with `of_tokens` and the
+    logits of the model called as a whole, which training on several GPUs wants.
     """
-    logits = model.logits(memory, tokens[:, :-1]).float()
+    return of_tokens(model.logits(memory, tokens[:, :-1]), tokens)
+
+
+def of_tokens(
+    logits: Float[Tensor, "caption step word"], tokens: Int[Tensor, "caption token"]
+) -> Float32[Tensor, "caption step"]:
+    """Return the log-probability of each token after the first by its logits; 0 in padding."""
     # `ignore_index` gives 0 there, of no gradient.
     return -cross_entropy(
-        logits.transpose(1, 2), tokens[:, 1:], ignore_index=PADDING, reduction="none"
+        logits.float().transpose(1, 2), tokens[:, 1:], ignore_index=PADDING, reduction="none"
     )

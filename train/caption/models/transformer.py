@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from ...grids.normalize import FeatureNorm
 from ...models.words import Words
 from ...texts.words import PADDING
+from .captioner import Captioner
 from .cells import Cells
 from .layers import DecoderLayer, EncoderLayer, KeysValues, by_image, sinusoids
 from .settings import TransformerSettings
@@ -29,7 +30,7 @@ class State(NamedTuple):
     values: Float[Tensor, "caption layer head token part"]
 
 
-class Transformer(nn.Module):
+class Transformer(Captioner):
     """The captioner of CLIP-ViL's experiments (Vaswani et al. 2017, with norms first).
 
     Differences: features are standardised; a key has no bias, which softmax would drop; dropout
@@ -75,14 +76,14 @@ class Transformer(nn.Module):
         self, memory: Memory, tokens: Int[Tensor, "caption token"]
     ) -> Float[Tensor, "caption token word"]:
         """Return the logits of the word that follows each token, given those up to it."""
-        words, _, _ = self._read(memory, self._nothing(memory, len(tokens)), tokens)
+        words, _, _ = self.read(memory, _nothing(memory, len(tokens)), tokens)
         return self.classifier(words)
 
     def attention(
         self, memory: Memory, tokens: Int[Tensor, "caption token"]
     ) -> Float32[Tensor, "caption token cell"]:
         """Return where the last layer looks after each token, as a mean over its heads."""
-        _, queries, _ = self._read(memory, self._nothing(memory, len(tokens)), tokens)
+        _, queries, _ = self.read(memory, _nothing(memory, len(tokens)), tokens)
         across = self._layers[-1].across
         weights = across.weights(
             by_image(queries, len(memory.mask)), memory.keys[:, -1], memory.mask
@@ -91,25 +92,20 @@ class Transformer(nn.Module):
 
     def start(self, memory: Memory) -> State:
         """Return the state of one caption an image, of which nothing is written."""
-        return self._nothing(memory, len(memory.mask))
+        return _nothing(memory, len(memory.mask))
 
     def step(
         self, memory: Memory, state: State, last: Int[Tensor, " caption"]
     ) -> tuple[Float[Tensor, "caption word"], State]:
         """Return the logits of the next word after `last`, and the state that has read `last`."""
-        words, _, state = self._read(memory, state, last[:, None])
+        words, _, state = self.read(memory, state, last[:, None])
         return self.classifier(words[:, 0]), state
 
     @property
     def _layers(self) -> list[DecoderLayer]:
         return [layer for layer in self.decoder if isinstance(layer, DecoderLayer)]
 
-    def _nothing(self, memory: Memory, captions: int) -> State:
-        _, layers, heads, _, part = memory.keys.shape
-        nothing = memory.keys.new_empty(captions, layers, heads, 0, part)
-        return State(nothing, nothing)
-
-    def _read(
+    def read(
         self, memory: Memory, state: State, tokens: Int[Tensor, "caption token"]
     ) -> tuple[
         Float[Tensor, "caption token channel"], Float[Tensor, "caption token channel"], State
@@ -130,3 +126,9 @@ class Transformer(nn.Module):
             pasts.append(past)
         keys, values = (torch.stack(parts, dim=1) for parts in zip(*pasts, strict=True))
         return self.decoder_norm(words), queries, State(keys, values)
+
+
+def _nothing(memory: Memory, captions: int) -> State:
+    _, layers, heads, _, part = memory.keys.shape
+    nothing = memory.keys.new_empty(captions, layers, heads, 0, part)
+    return State(nothing, nothing)

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from ...grids.normalize import FeatureNorm
 from ...models.attention import masked_softmax
 from ...models.words import Words
+from .captioner import Captioner
 from .cells import Cells
 from .settings import UpDnSettings
 
@@ -31,7 +32,7 @@ class State(NamedTuple):
     language_cell: Float[Tensor, "caption hidden"]
 
 
-class UpDn(nn.Module):
+class UpDn(Captioner):
     """The captioner of Anderson et al. 2018, section 3.2.
 
     Differences: features are standardised and projected; dropout on words and on the state that
@@ -80,7 +81,7 @@ class UpDn(nn.Module):
 
     def start(self, memory: Memory) -> State:
         """Return the state of one caption an image, of which nothing is written."""
-        return self._nothing(memory, len(memory.mask))
+        return _nothing(memory, len(memory.mask))
 
     def step(
         self, memory: Memory, state: State, last: Int[Tensor, " caption"]
@@ -89,14 +90,11 @@ class UpDn(nn.Module):
         state, _ = self._advance(memory, state, self.dropout(self.words(last)))
         return self.classifier(self.dropout(state.language_hidden)), state
 
-    def _nothing(self, memory: Memory, captions: int) -> State:
-        return State(*memory.mean.new_zeros(4, captions, memory.mean.shape[1]))
-
     def _read(
         self, memory: Memory, tokens: Int[Tensor, "caption token"]
     ) -> tuple[Float[Tensor, "caption token hidden"], Float32[Tensor, "caption token cell"]]:
         """Return the language LSTM's state after each token, and the weights over cells."""
-        state = self._nothing(memory, len(tokens))
+        state = _nothing(memory, len(tokens))
         hidden, weights = [], []
         for vectors in self.dropout(self.words(tokens)).unbind(dim=1):
             state, looked = self._advance(memory, state, vectors)
@@ -122,3 +120,7 @@ class UpDn(nn.Module):
         writing = torch.cat((attended, hidden), dim=1)
         language = self.language_lstm(writing, (state.language_hidden, state.language_cell))
         return State(hidden, cell, *language), weights.flatten(0, 1)
+
+
+def _nothing(memory: Memory, captions: int) -> State:
+    return State(*memory.mean.new_zeros(4, captions, memory.mean.shape[1]))
