@@ -157,6 +157,17 @@ def test_a_penalty_decides_and_is_no_part_of_the_score() -> None:
     torch.testing.assert_close(found.totals, torch.tensor([[0.5, 0.3, 0.2]]).log())
 
 
+def test_a_caption_that_has_ended_pays_no_more() -> None:
+    """Its padding is no word. At 5 a word, a b of the first group bars a b from the second only.
+
+    The empty caption has 0.6, and leads both groups; then come a b with 0.16, and a a with 0.12.
+    """
+    table = {BEGIN: {END: 0.6, A: 0.4}, A: {A: 0.31, B: 0.4, C: 0.29}}
+    model = Table(table, tokens=SPECIAL + WORDS)
+    found = beam_search(model, table_memory(model), beams=4, groups=2, diversity=5.0, max_tokens=2)
+    assert [written(tokens) for tokens in found.tokens[0]] == [(END,), (END,), (A, B), (A, A)]
+
+
 @every_model
 def test_diverse_groups_differ_and_without_a_penalty_are_alike(name: str) -> None:
     model = captioner(name, words=30)

@@ -154,6 +154,22 @@ def test_a_captioner_learns_to_tell_two_images_apart(name: str) -> None:
     assert greedy(model, model.encode(*batch)).tokens[:, 0].tolist() == captions.tolist()
 
 
+@every_model
+def test_half_precision_is_near(name: str) -> None:
+    model = captioner(name)
+    expected = model(*grids(), FIRST, TOKENS)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = model(*grids(), FIRST, TOKENS)
+        memory = model.encode(*grids())
+        step, state = model.step(memory, model.start(memory), torch.tensor([BEGIN, BEGIN]))
+        model.step(memory, state, step.argmax(dim=1))
+        weights = model.attention(memory, TOKENS)
+    assert found.dtype == torch.bfloat16
+    torch.testing.assert_close(found.float(), expected, rtol=0.05, atol=0.1)
+    torch.testing.assert_close(step.float(), expected[[0, 2], 0], rtol=0.05, atol=0.1)
+    torch.testing.assert_close(weights.sum(dim=2), torch.ones(4, 5))
+
+
 def test_positions_by_hand() -> None:
     found = sinusoids(3, 2, 4, torch.device("cpu"))
     expected = [[math.sin(p), math.cos(p), math.sin(p / 100), math.cos(p / 100)] for p in (3, 4)]

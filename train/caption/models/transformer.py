@@ -101,10 +101,6 @@ class Transformer(Captioner):
         words, _, state = self.read(memory, state, last[:, None])
         return self.classifier(words[:, 0]), state
 
-    @property
-    def _layers(self) -> list[DecoderLayer]:
-        return [layer for layer in self.decoder if isinstance(layer, DecoderLayer)]
-
     def read(
         self, memory: Memory, state: State, tokens: Int[Tensor, "caption token"]
     ) -> tuple[
@@ -126,6 +122,10 @@ class Transformer(Captioner):
             pasts.append(past)
         keys, values = (torch.stack(parts, dim=1) for parts in zip(*pasts, strict=True))
         return self.decoder_norm(words), queries, State(keys, values)
+
+    @property
+    def _layers(self) -> list[DecoderLayer]:
+        return [layer for layer in self.decoder if isinstance(layer, DecoderLayer)]
 
 
 def _nothing(memory: Memory, captions: int) -> State:
