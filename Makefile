@@ -18,7 +18,7 @@ MODEL ?= RN50
 PRETRAINED ?= none
 DEMO_STORE := $(DEMO)/scenes.clipfeat
 
-.PHONY: help setup demo train-vqa train-ve test lint types bench-extract bench-store bench-lookup bench-plan bench-loader bench-steps bench-vqa bench-train bench-pretrain bench-cider clean
+.PHONY: help setup demo train-vqa train-ve test lint types bench-extract bench-store bench-lookup bench-plan bench-loader bench-steps bench-decode bench-vqa bench-train bench-pretrain bench-cider clean
 .DELETE_ON_ERROR:
 
 help:
@@ -26,8 +26,8 @@ help:
 	@echo "make train-vqa  train on the demo store, or: make train-vqa STORE=x.clipfeat DATA=vqa/"
 	@echo "make train-ve   the same for visual entailment: make train-ve STORE=x.clipfeat DATA=snli_ve/"
 	@echo "make test       the tests            make lint types   what CI checks besides"
-	@echo "make bench-extract bench-store bench-lookup bench-plan bench-loader bench-steps bench-vqa bench-train bench-pretrain bench-cider"
-	@echo "make bench-cider"
+	@echo "make bench-extract bench-store bench-lookup bench-plan bench-loader bench-steps bench-train"
+	@echo "make bench-vqa bench-pretrain bench-decode bench-cider"
 	@echo "                the numbers in docs/log.md"
 
 setup: $(STAMP)
@@ -131,6 +131,9 @@ bench-train: $(STAMP)
 bench-pretrain: $(STAMP)
 	@$(MAKE) --no-print-directory $(DEMO_STORE)/store.json
 	$(BIN)/python -m benchmarks.pretraining $(DEMO) $(BENCH)
+
+bench-decode: $(STAMP)
+	$(BIN)/python -m benchmarks.decode $(BENCH)
 
 # Every VQA model and its blind twin on the demo's store: about half an hour.
 bench-vqa: $(STAMP)
