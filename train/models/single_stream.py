@@ -13,6 +13,8 @@ from .answer_head import EPSILON, AnswerHead
 from .outputs import Outputs
 from .settings import MOST_TOKENS, SingleStreamSettings
 
+PLACE = 0.5  # std of places at first: that of projected features, so that neither drowns the other
+
 
 class GridEmbedding(nn.Module):
     """Cells as the encoder takes them: a projection, and what stands for their row and column.
@@ -28,7 +30,7 @@ class GridEmbedding(nn.Module):
         self.layer_norm = nn.LayerNorm(channels, eps=EPSILON)
         self.dropout = nn.Dropout(dropout)
         for embedding in (self.rows, self.cols):
-            nn.init.normal_(embedding.weight, std=0.02)  # as BERT's own
+            nn.init.normal_(embedding.weight, std=PLACE)
 
     def forward(
         self,

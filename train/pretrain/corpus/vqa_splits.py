@@ -1,0 +1,31 @@
+"""VQA v2's val in two, so that fine-tuning trains on no held-out image and is scored on those."""
+
+from collections.abc import Collection, Iterator
+from pathlib import Path
+from typing import Any
+
+from ...runs.jsonfile import field, read_json
+from ...vqa.datasets import vqa2
+
+WHAT = ("questions", "annotations")
+
+
+def split_names(part: str) -> tuple[str, ...]:
+    """Return the names of the files of split `part`, "minival" or "nominival"."""
+    return tuple(f"{what}_{part}.json" for what in WHAT)
+
+
+def split_val(vqa: Path, held_out: Collection[int]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield (file name, content) of VQA v2's val, cut into minival and nominival.
+
+    `held_out` are the numbers of COCO of the images that are in minival. The files are in VQA v2's
+    own format, and in the order of the official ones.
+    """
+    for what in WHAT:
+        path = vqa2.find_file(vqa, "val", what)
+        content = read_json(path)
+        records = field(content, what, list, path)
+        for part, wanted in (("nominival", False), ("minival", True)):
+            kept = [record for record in records if (record["image_id"] in held_out) is wanted]
+            if kept:
+                yield f"{what}_{part}.json", content | {what: kept}
