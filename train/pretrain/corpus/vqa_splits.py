@@ -4,7 +4,7 @@ from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
 
-from ...runs.jsonfile import field, read_json
+from ...runs.jsonfile import read_json
 from ...vqa.datasets import vqa2
 
 WHAT = ("questions", "annotations")
@@ -19,13 +19,17 @@ def split_val(vqa: Path, held_out: Collection[int]) -> Iterator[tuple[str, dict[
     """Yield (file name, content) of VQA v2's val, cut into minival and nominival.
 
     `held_out` are the numbers of COCO of the images that are in minival. The files are in VQA v2's
-    own format, and in the order of the official ones.
+    own format, and in the order of the official ones, which have been read once without an error.
     """
-    for what in WHAT:
-        path = vqa2.find_file(vqa, "val", what)
-        content = read_json(path)
-        records = field(content, what, list, path)
+    questions = read_json(vqa2.find_file(vqa, "val", "questions"))
+    asked = {
+        question["question_id"]
+        for question in questions["questions"]
+        if question["image_id"] in held_out
+    }
+    annotations = read_json(vqa2.find_file(vqa, "val", "annotations"))
+    for what, content in zip(WHAT, (questions, annotations), strict=True):
         for part, wanted in (("nominival", False), ("minival", True)):
-            kept = [record for record in records if (record["image_id"] in held_out) is wanted]
+            kept = [r for r in content[what] if (r["question_id"] in asked) is wanted]
             if kept:
                 yield f"{what}_{part}.json", content | {what: kept}
