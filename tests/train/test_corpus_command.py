@@ -100,19 +100,6 @@ def test_the_four_data_sets_become_four_files(
 
 
 @pytest.mark.parametrize("number", [1, 2, 3])
-def test_vqas_val_is_cut_into_two_splits(sources: Sources, tmp_path: Path) -> None:
-    (tmp_path / "list").write_text("2\n")
-    write_corpus(sources, tmp_path / "out", tmp_path / "list")
-    for part, asked in (("minival", 20), ("nominival", 30)):
-        split = read_split("vqa2", tmp_path / "out", part, annotated=True)
-        assert split.ids == (asked,)
-    again = tmp_path / "again"
-    again.mkdir()
-    (again / "questions_minival.json").touch()
-    with pytest.raises(UsageError, match=r"has questions_minival\.json already"):
-        write_corpus(sources, again, None)
-
-
 def test_a_held_out_image_leaks_through_no_data_set(
     sources: Sources, tmp_path: Path, number: int
 ) -> None:
@@ -124,6 +111,19 @@ def test_a_held_out_image_leaks_through_no_data_set(
     sentences = [sentence for file in training for sentence in read_sentences(file)]
     assert len(sentences) in (9, 10, 11)
     assert not [sentence for sentence in sentences if str(number) in sentence.text]
+
+
+def test_vqas_val_is_cut_into_two_splits(sources: Sources, tmp_path: Path) -> None:
+    (tmp_path / "list").write_text("2\n")
+    write_corpus(sources, tmp_path / "out", tmp_path / "list")
+    for part, asked in (("minival", 20), ("nominival", 30)):
+        split = read_split("vqa2", tmp_path / "out", part, annotated=True)
+        assert split.ids == (asked,)
+    again = tmp_path / "again"
+    again.mkdir()
+    (again / "questions_minival.json").touch()
+    with pytest.raises(UsageError, match=r"has questions_minival\.json already"):
+        write_corpus(sources, again, None)
 
 
 def test_the_files_are_read_back(sources: Sources, tmp_path: Path) -> None:
