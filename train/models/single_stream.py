@@ -1,5 +1,6 @@
 """One BERT encoder over the pieces of a text and the cells of a grid, and the head for answers."""
 
+import math
 from typing import Any
 
 import torch
@@ -13,6 +14,8 @@ from .answer_head import EPSILON, AnswerHead
 from .outputs import Outputs
 from .settings import MOST_TOKENS, SingleStreamSettings
 
+# Weights of BERT-base begin with this std; narrower layers, with more, pass on as much.
+BERT_STD, BERT_HIDDEN = 0.02, 768
 PLACE = 0.5  # std of places at first: that of projected features, so that neither drowns the other
 
 
@@ -57,6 +60,7 @@ class SingleStreamEncoder(nn.Module):
             intermediate_size=4 * settings.hidden,
             hidden_dropout_prob=settings.dropout,
             attention_probs_dropout_prob=settings.dropout,
+            initializer_range=BERT_STD * math.sqrt(BERT_HIDDEN / settings.hidden),
             max_position_embeddings=MOST_TOKENS,
             pad_token_id=PADDING,
         )
