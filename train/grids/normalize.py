@@ -69,8 +69,14 @@ class FeatureNorm(nn.Module):
     def forward(
         self, features: Float[Tensor, "image cell dim"], mask: Bool[Tensor, "image cell"]
     ) -> Float32[Tensor, "image cell dim"]:
-        """Return the features standardised, with zeros where `mask` is false."""
+        """Return the features standardised, with zeros where `mask` is false; zeros if blind."""
         if self.blind:
             return torch.zeros_like(features, dtype=torch.float32)
+        return self.standardised(features, mask)
+
+    def standardised(
+        self, features: Float[Tensor, "image cell dim"], mask: Bool[Tensor, "image cell"]
+    ) -> Float32[Tensor, "image cell dim"]:
+        """Return what the model sees, or would see if it were not blind."""
         normal = (features.float() - self.mean) / self.std
         return torch.where(mask[:, :, None], normal, 0.0)

@@ -64,10 +64,11 @@ def train(
     """Train `model`, or go on with training it, until `run` holds its best checkpoint.
 
     `read_batch` takes example numbers and the epoch, on which what is random about a batch may
-    depend, and runs in a thread; `loss_of` returns the mean loss of a batch; `evaluate` returns named numbers, of which "score" (higher is better) picks the
-    best checkpoint; without it the last one counts as the best. With several processes each
-    computes its part of every batch. Returns where the time went. Raises ClipfeatError where a
-    loss is not finite or memory does not suffice.
+    depend, and runs in a thread; `loss_of` returns the mean loss of a batch; `evaluate` returns
+    named numbers, of which "score" (higher is better) picks the best checkpoint; without it the
+    last one counts as the best. With several processes each computes its part of every batch.
+    Returns where the time went. Raises ClipfeatError where a loss is not finite or memory does
+    not suffice.
     """
     model, optimizer = accelerator.prepare(model, make_optimizer(model, settings))
     plain = accelerator.unwrap_model(model)  # without the wrapper of several processes
