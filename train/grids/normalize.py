@@ -1,6 +1,7 @@
 """Bring the features of any backbone to one scale before a model reads them."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -10,6 +11,7 @@ from torch import Tensor, nn
 
 from ...base.errors import ClipfeatError
 from ...featstore import FeatureStore
+from ..runs.jsonfile import field
 
 SAMPLE = 256  # records; at 36 cells each, a channel's mean is known to about 1% of its std
 FLOOR = 0.01  # of the typical std: below it a channel is noise and is not blown up
@@ -48,6 +50,17 @@ def channel_statistics(store: FeatureStore, ids: Sequence[str], *, seed: int) ->
         )
     std = np.sqrt(variance + FLOOR**2 * variance.mean())
     return ChannelStatistics(*(torch.from_numpy(a.astype(np.float32)) for a in (mean, std)))
+
+
+def statistics_of(tensors: Mapping[str, Tensor], path: Path) -> ChannelStatistics:
+    """Return the scale that checkpoint `path` of a model carries; ClipfeatError where it has none."""
+    mean, std = (field(tensors, f"model.norm.{name}", Tensor, path) for name in ("mean", "std"))
+    if mean.dim() != 1 or mean.shape != std.shape or {mean.dtype, std.dtype} != {torch.float32}:
+        raise ClipfeatError(
+            f"{path}: model.norm.mean and std must be a float32 for each channel; got "
+            f"{tuple(mean.shape)} of {mean.dtype} and {tuple(std.shape)} of {std.dtype}"
+        )
+    return ChannelStatistics(mean, std)
 
 
 class FeatureNorm(nn.Module):

@@ -30,10 +30,11 @@ if TYPE_CHECKING:  # its BERT takes seconds to import
 S = TypeVar("S", bound=GroundedSettings)
 
 
-def find_start(settings: S) -> tuple[S, Pretrained | None]:
+def find_start(settings: S, store: FeatureStore) -> tuple[S, Pretrained | None]:
     """Return the settings with the model that they start from, and the run that has it.
 
-    Raises UsageError where `init` is no pre-training run, or another model is asked for.
+    Raises UsageError where `init` is no pre-training run or one on other features than the store's,
+    and where another model is asked for.
     """
     if not settings.init:
         return settings, None
@@ -43,6 +44,7 @@ def find_start(settings: S) -> tuple[S, Pretrained | None]:
             f"init {settings.init} brings its own model, {pretrained.settings}, and the settings "
             f"ask for {settings.model}; leave out model"
         )
+    pretrained.require_features_of(store)
     return dataclasses.replace(settings, model=pretrained.settings), pretrained
 
 
@@ -95,7 +97,6 @@ def new_model(
     Raises UsageError where what it starts from does not fit the settings or the store.
     """
     if pretrained is not None:
-        pretrained.require_features_of(store)
         statistics = pretrained.statistics
     else:
         statistics = channel_statistics(store, image_ids, seed=settings.seed)
