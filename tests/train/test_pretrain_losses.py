@@ -1,6 +1,7 @@
 """The losses and accuracies of pre-training, worked by hand on outputs that are given."""
 
 from math import log
+from typing import Any
 
 import pytest
 import torch
@@ -91,7 +92,7 @@ class Saying(nn.Module):
         return self.outputs
 
 
-def loss(outputs: PretrainOutputs, batch: PretrainBatch, **weights: float) -> Tensor:
+def loss(outputs: PretrainOutputs, batch: PretrainBatch, **weights: Any) -> Tensor:
     settings = PretrainSettings(objectives=ObjectiveSettings(**weights))
     return loss_of(Saying(outputs), batch, settings)
 
@@ -126,7 +127,7 @@ def test_a_batch_that_asks_nothing_costs_nothing_and_has_a_gradient() -> None:
     ],
 )
 def test_objectives_that_make_no_sense_are_refused(
-    objectives: dict[str, float], message: str
+    objectives: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(UsageError, match=message):
         ObjectiveSettings(**objectives)

@@ -89,7 +89,7 @@ def test_states_and_attention_are_those_of_berts_eager_layers(bert: Path) -> Non
     encoder = encoder_of(bert)
     cells = torch.tensor([[4, 12, 13, 19], [14, 17, 0, 0]])
     seen = torch.tensor([[True, True, False, True], [True, True, False, False]])
-    encoder.grid = MorePieces(encoder.bert.embeddings, cells)
+    encoder.add_module("grid", MorePieces(encoder.bert.embeddings, cells))
     image_of_text = torch.tensor([1, 0, 0])
     places = torch.zeros(2, 4, 2, dtype=torch.int64)
     states, attention = encoder(torch.zeros(2, 4, DIM), seen, places, image_of_text, TEXTS)

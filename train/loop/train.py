@@ -20,6 +20,7 @@ from typing import Any, Protocol, TypeVar, runtime_checkable
 import numpy as np
 import torch
 from accelerate import Accelerator
+from jaxtyping import Int
 from torch import Tensor, nn
 from tqdm import tqdm
 
@@ -196,7 +197,7 @@ def seed_update(seed: int, step: int, process: int) -> None:
 
 
 def mean_loss(
-    unlogged: Sequence[tuple[Numbers, Tensor]],
+    unlogged: Sequence[tuple[Int[np.ndarray, " _"], Tensor]],
     step: int,
     epoch: int,
     accelerator: Accelerator,
