@@ -421,6 +421,19 @@ def test_mistakes_get_one_line(
     assert message in refusal(command, typed, tmp_path / "run")
 
 
+@pytest.mark.parametrize("task", ["pretrain", "vqa", "ve"])
+def test_a_grid_that_only_held_out_images_have_needs_its_places(
+    world: World, tmp_path: Path, typed: Typed, task: str
+) -> None:
+    records = {NAME.format(i): np.ones((1, 4 if i > 24 else 2, DIM), np.float16) for i in (1, 33)}
+    store, out = make_store(tmp_path / "a.clipfeat", records), tmp_path / "run"
+    preset = ["demo"] if task == "pretrain" else []
+    changes = ("model=single_stream", "model.places=3")
+    command = ["train", task, *preset, *words((store, world[1]), out, *changes)]
+    err = refusal(command, typed, out)
+    assert f"model.places is 3, and {store} has grids of 4 rows or columns; pass --set mod" in err
+
+
 def test_no_answer_is_common_enough(world: World, tmp_path: Path, typed: Typed) -> None:
     command = [*pretrain(world, tmp_path / "run"), "--set", "min_answer_count=100"]
     code, _, err = typed(*command)

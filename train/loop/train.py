@@ -123,7 +123,7 @@ def train(
     closing = contextlib.closing(events) if events else contextlib.nullcontext()
     remedy = (
         f"a batch of {settings.batch_size} is computed in {settings.accumulate} parts; type --set "
-        f"accumulate={2 * settings.accumulate}, which changes no number, or lower batch_size"
+        f"accumulate={2 * settings.accumulate}, which leaves the batch as it is, or lower batch_size"
     )
     with bar, closing, memory_errors(remedy):
         while step < steps:

@@ -14,12 +14,7 @@ from ...featstore import FeatureStore
 from ..grids.normalize import channel_statistics
 from ..grids.records import RecordReader
 from ..grounded.examples import make_order
-from ..grounded.start import (
-    choose_words,
-    find_start,
-    require_places,
-    start_files,
-)
+from ..grounded.start import choose_words, find_start, start_files
 from ..grounded.train import require_apart, write_results
 from ..loop.devices import accelerator_on, memory_errors
 from ..loop.profile import LoopTimes
@@ -138,7 +133,6 @@ def _new_model(
     pretrained: Pretrained | None,
 ) -> Pretrainer:
     """Return the model that training begins with; the same one every time."""
-    require_places(settings.model, store, sentences.image_ids)
     if pretrained is not None:
         statistics = pretrained.statistics
     else:
