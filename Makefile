@@ -18,16 +18,17 @@ MODEL ?= RN50
 PRETRAINED ?= none
 DEMO_STORE := $(DEMO)/scenes.clipfeat
 
-.PHONY: help setup demo train-vqa train-ve test lint types bench-extract bench-store bench-lookup bench-plan bench-loader bench-steps bench-vqa bench-cider clean
+.PHONY: help setup demo train-vqa train-ve pretrain test lint types bench-extract bench-store bench-lookup bench-plan bench-loader bench-steps bench-decode bench-vqa bench-train bench-pretrain bench-cider clean
 .DELETE_ON_ERROR:
 
 help:
 	@echo "make demo       draw scenes, extract, verify, train VQA, report (about 4 minutes)"
 	@echo "make train-vqa  train on the demo store, or: make train-vqa STORE=x.clipfeat DATA=vqa/"
 	@echo "make train-ve   the same for visual entailment: make train-ve STORE=x.clipfeat DATA=snli_ve/"
+	@echo "make pretrain   the same for pre-training; CONFIG=demo_finetune INIT=run then starts from it"
 	@echo "make test       the tests            make lint types   what CI checks besides"
-	@echo "make bench-extract bench-store bench-lookup bench-plan bench-loader bench-steps bench-vqa"
-	@echo "make bench-cider"
+	@echo "make bench-extract bench-store bench-lookup bench-plan bench-loader bench-steps bench-train"
+	@echo "make bench-vqa bench-pretrain bench-decode bench-cider"
 	@echo "                the numbers in docs/log.md"
 
 setup: $(STAMP)
@@ -67,27 +68,43 @@ demo: $(STAMP)
 	    --set blind=true
 	$(BIN)/python -m clipfeat.demo.report $(DEMO)
 
+INIT_RUN = $(if $(INIT),--init $(INIT))
+
 # On the user's own store: make train-vqa STORE=coco.clipfeat DATA=vqa/ [RUN=runs/vqa]
 ifdef STORE
+pretrain: RUN ?= runs/pretrain
+pretrain: $(STAMP)
+	$(if $(DATA),,$(error make pretrain STORE=$(STORE) needs DATA=, the folder of clipfeat corpus))
+	$(CLIPFEAT) train pretrain $(CONFIG) --store $(STORE) --data $(DATA) --out $(RUN) $(INIT_RUN)
+
 train-vqa: RUN ?= runs/vqa
 train-vqa: $(STAMP)
 	$(if $(DATA),,$(error make train-vqa STORE=$(STORE) needs DATA=, the folder of VQA v2 files))
-	$(CLIPFEAT) train vqa $(CONFIG) --store $(STORE) --data $(DATA) --out $(RUN)
+	$(CLIPFEAT) train vqa $(CONFIG) --store $(STORE) --data $(DATA) --out $(RUN) $(INIT_RUN)
 
 train-ve: RUN ?= runs/ve
 train-ve: $(STAMP)
 	$(if $(DATA),,$(error make train-ve STORE=$(STORE) needs DATA=, the folder of SNLI-VE files))
-	$(CLIPFEAT) train ve $(CONFIG) --store $(STORE) --data $(DATA) --out $(RUN)
+	$(CLIPFEAT) train ve $(CONFIG) --store $(STORE) --data $(DATA) --out $(RUN) $(INIT_RUN)
 else
+$(DEMO)/corpus: | $(DEMO)/data
+	$(CLIPFEAT) corpus --captions $(DEMO)/data/captions --vqa $(DEMO)/data/vqa --out $@
+
+pretrain: RUN ?= $(DEMO)/pretrain
+pretrain: $(STAMP)
+	@$(MAKE) --no-print-directory $(DEMO_STORE)/store.json $(DEMO)/corpus
+	$(CLIPFEAT) train pretrain $(or $(CONFIG),demo) --store $(DEMO_STORE) --data $(DEMO)/corpus \
+	    --out $(RUN) $(INIT_RUN)
+
 train-vqa: RUN ?= $(DEMO)/vqa
 train-vqa: $(STAMP)
 	@$(MAKE) --no-print-directory $(DEMO_STORE)/store.json
-	$(CLIPFEAT) train vqa $(CONFIG) --store $(DEMO_STORE) --data $(DEMO)/data/vqa --out $(RUN)
+	$(CLIPFEAT) train vqa $(CONFIG) --store $(DEMO_STORE) --data $(DEMO)/data/vqa --out $(RUN) $(INIT_RUN)
 
 train-ve: RUN ?= $(DEMO)/ve
 train-ve: $(STAMP)
 	@$(MAKE) --no-print-directory $(DEMO_STORE)/store.json
-	$(CLIPFEAT) train ve $(CONFIG) --store $(DEMO_STORE) --data $(DEMO)/data/snli_ve --out $(RUN)
+	$(CLIPFEAT) train ve $(CONFIG) --store $(DEMO_STORE) --data $(DEMO)/data/snli_ve --out $(RUN) $(INIT_RUN)
 endif
 
 test: $(STAMP)
@@ -122,6 +139,18 @@ bench-loader: $(STAMP)
 
 bench-steps: $(STAMP)
 	$(BIN)/python -m benchmarks.steps $(BENCH)
+
+# A pre-training step at the sizes of BERT: tokens/s, operations/s, memory.
+bench-train: $(STAMP)
+	$(BIN)/python -m benchmarks.train $(BENCH)
+
+# Three seeds of pre-training, and of fine-tuning with and without it: about an hour and a half.
+bench-pretrain: $(STAMP)
+	@$(MAKE) --no-print-directory $(DEMO_STORE)/store.json
+	$(BIN)/python -m benchmarks.pretraining $(DEMO) $(BENCH)
+
+bench-decode: $(STAMP)
+	$(BIN)/python -m benchmarks.decode $(BENCH)
 
 # Every VQA model and its blind twin on the demo's store: about half an hour.
 bench-vqa: $(STAMP)

@@ -30,6 +30,15 @@ INNER_ARROWS = {
     ("extract", "planning"): {"recipes"},
     ("extract", "backbones"): {"recipes", "planning"},
     ("extract", "running"): {"recipes", "pixels", "planning", "backbones"},
+    ("train", "runs"): set(),
+    ("train", "texts"): {"runs"},
+    ("train", "pictures"): {"runs"},
+    ("train", "loop"): {"runs", "texts"},
+    ("train", "grids"): {"loop"},
+    ("train", "models"): {"runs", "texts", "loop", "grids"},
+    ("train", "grounded"): {"runs", "texts", "pictures", "loop", "grids", "models"},
+    ("train", "vqa"): {"runs", "texts", "pictures", "loop", "grids", "models", "grounded"},
+    ("train", "ve"): {"runs", "texts", "pictures", "loop", "grids", "models", "grounded"},
 }
 FORBIDDEN = {
     "featstore": {"torch", "open_clip", "PIL", "matplotlib"},

@@ -8,13 +8,14 @@ from typing import Any
 import pytest
 from corpus_world import write, write_captions, write_gqa, write_visual_genome, write_vqa
 
-from clipfeat.base.errors import ClipfeatError
+from clipfeat.base.errors import ClipfeatError, UsageError
 from clipfeat.demo.write import write_demo_data
 from clipfeat.train.pretrain.corpus import write as write_module
 from clipfeat.train.pretrain.corpus.heldout import read_held_out
 from clipfeat.train.pretrain.corpus.read import corpus_files, read_sentences
 from clipfeat.train.pretrain.corpus.sources import Sources
 from clipfeat.train.pretrain.corpus.write import write_corpus
+from clipfeat.train.vqa.datasets.read import read_split
 
 Typed = Callable[..., tuple[int, str, str]]
 ONE, TWO, THREE = (
@@ -105,11 +106,24 @@ def test_a_held_out_image_leaks_through_no_data_set(
     (tmp_path / "list").write_text(f"{number}\n")
     write_corpus(sources, tmp_path / "out", tmp_path / "list")
     training = corpus_files(tmp_path / "out", "+".join(
-        file.stem for file in (tmp_path / "out").iterdir() if file.stem != "mscoco_minival"
+        file.stem for file in (tmp_path / "out").glob("*co*.json") if file.stem != "mscoco_minival"
     ))  # fmt: skip
     sentences = [sentence for file in training for sentence in read_sentences(file)]
     assert len(sentences) in (9, 10, 11)
     assert not [sentence for sentence in sentences if str(number) in sentence.text]
+
+
+def test_vqas_val_is_cut_into_two_splits(sources: Sources, tmp_path: Path) -> None:
+    (tmp_path / "list").write_text("2\n")
+    write_corpus(sources, tmp_path / "out", tmp_path / "list")
+    for part, asked in (("minival", 20), ("nominival", 30)):
+        split = read_split("vqa2", tmp_path / "out", part, annotated=True)
+        assert split.ids == (asked,)
+    again = tmp_path / "again"
+    again.mkdir()
+    (again / "questions_minival.json").touch()
+    with pytest.raises(UsageError, match=r"has questions_minival\.json already"):
+        write_corpus(sources, again, None)
 
 
 def test_the_files_are_read_back(sources: Sources, tmp_path: Path) -> None:

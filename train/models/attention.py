@@ -34,14 +34,40 @@ class MultiHeadAttention(nn.Module):
         real: Bool[Tensor, "text item"],
     ) -> Float[Tensor, "text query channel"]:
         """Return what each query gathers from the real items, of which a text has one at least."""
+        return self.gather(queries, *self.project(items), real[:, None, None])
+
+    def project(
+        self, items: Float[Tensor, "text item channel"]
+    ) -> tuple[Float[Tensor, "text head item part"], Float[Tensor, "text head item part"]]:
+        """Return the keys and the values of items, which may be kept for later queries."""
+        return self._split(self.key(items)), self._split(self.value(items))
+
+    def gather(
+        self,
+        queries: Float[Tensor, "text query channel"],
+        keys: Float[Tensor, "text head item part"],
+        values: Float[Tensor, "text head item part"],
+        seen: Bool[Tensor, "#text 1 #query item"] | None,
+    ) -> Float[Tensor, "text query channel"]:
+        """Return what each query gathers from the items that it has `seen`; None is all."""
         heads = scaled_dot_product_attention(
             self._split(self.query(queries)),
-            self._split(self.key(items)),
-            self._split(self.value(items)),
-            attn_mask=real[:, None, None],
+            keys,
+            values,
+            attn_mask=seen,
             dropout_p=self.dropout if self.training else 0.0,
         )
         return self.merge(heads.transpose(1, 2).flatten(-2))
+
+    def weights(
+        self,
+        queries: Float[Tensor, "text query channel"],
+        keys: Float[Tensor, "text head item part"],
+        real: Bool[Tensor, "text item"],
+    ) -> Float32[Tensor, "text query item"]:
+        """Return how much each query gathers from each real item, as a mean over the heads."""
+        scores = self._split(self.query(queries)) @ keys.transpose(-1, -2)
+        return masked_softmax(scores / keys.shape[-1] ** 0.5, real[:, None, None]).mean(dim=1)
 
     def _split(
         self, rows: Float[Tensor, "text item channel"]

@@ -1,5 +1,6 @@
 """One BERT encoder over the pieces of a text and the cells of a grid, and the head for answers."""
 
+import math
 from typing import Any
 
 import torch
@@ -12,6 +13,10 @@ from ..texts.words import PADDING
 from .answer_head import EPSILON, AnswerHead
 from .outputs import Outputs
 from .settings import MOST_TOKENS, SingleStreamSettings
+
+# Weights of BERT-base begin with this std; narrower layers, with more, pass on as much.
+BERT_STD, BERT_HIDDEN = 0.02, 768
+PLACE = 0.5  # std of places at first: that of projected features, so that neither drowns the other
 
 
 class GridEmbedding(nn.Module):
@@ -28,7 +33,7 @@ class GridEmbedding(nn.Module):
         self.layer_norm = nn.LayerNorm(channels, eps=EPSILON)
         self.dropout = nn.Dropout(dropout)
         for embedding in (self.rows, self.cols):
-            nn.init.normal_(embedding.weight, std=0.02)  # as BERT's own
+            nn.init.normal_(embedding.weight, std=PLACE)
 
     def forward(
         self,
@@ -55,6 +60,7 @@ class SingleStreamEncoder(nn.Module):
             intermediate_size=4 * settings.hidden,
             hidden_dropout_prob=settings.dropout,
             attention_probs_dropout_prob=settings.dropout,
+            initializer_range=BERT_STD * math.sqrt(BERT_HIDDEN / settings.hidden),
             max_position_embeddings=MOST_TOKENS,
             pad_token_id=PADDING,
         )
@@ -85,7 +91,7 @@ class SingleStreamEncoder(nn.Module):
         *lower, last = self.bert.encoder.layer
         for layer in lower:
             states = layer(states, real)
-        return last(states, real), self._attention(states, seen)
+        return last(states, real), self._attention(states.detach(), seen)
 
     @torch.no_grad()
     def _attention(

@@ -1,11 +1,11 @@
 """Make LXMERT's files of sentences out of the data sets' own."""
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from tqdm import tqdm
 
@@ -15,6 +15,7 @@ from .build import FILES, HELD_OUT, Gathered, Record, choose_held_out, coco_name
 from .heldout import read_held_out
 from .sentences import Sentence
 from .sources import Sources, coco_sentences, read_image_data, require_files, vg_sentences
+from .vqa_splits import split_names, split_val
 
 
 class FileCounts(NamedTuple):
@@ -42,7 +43,8 @@ def write_corpus(sources: Sources, out: Path, held_out: Path | None) -> Written:
     """Write the files of the corpus that `sources` make up into the folder `out`, all or none.
 
     Images that the list `held_out` names, or else those of `choose_held_out`, are in
-    mscoco_minival.json and in no other file. Raises UsageError for a missing source, for files
+    mscoco_minival.json and in no other file. VQA v2's val is written in two beside, cut in the
+    same way. Raises UsageError for a missing source, for files
     that are there already, and for a list of which no image is known; ClipfeatError for bad data.
     """
     require_files(sources)
@@ -66,7 +68,7 @@ def write_corpus(sources: Sources, out: Path, held_out: Path | None) -> Written:
     files = divide(gathered.images, chosen)
     if not files:
         raise ClipfeatError("the sources hold no sentence that could be kept; nothing is written")
-    _write(out, files)
+    _write(out, files, split_val(sources.vqa, chosen) if sources.vqa else ())
     return Written(
         out,
         {name: _counts(records) for name, records in files.items()},
@@ -85,12 +87,16 @@ def _with_bar(sentences: Iterator[Sentence], title: str) -> Iterator[Sentence]:
 def _require_free(out: Path) -> None:
     if out.exists() and not out.is_dir():
         raise UsageError(f"{out} is no folder; --out takes one, or the name of a new one")
-    there = [f"{name}.json" for name in FILES if (out / f"{name}.json").exists()]
+    names = [f"{name}.json" for name in FILES]
+    names += [name for part in ("nominival", "minival") for name in split_names(part)]
+    there = [name for name in names if (out / name).exists()]
     if there:
         raise UsageError(f"{out} has {', '.join(there)} already; delete them or name another --out")
 
 
-def _write(out: Path, files: dict[str, list[Record]]) -> None:
+def _write(
+    out: Path, files: dict[str, list[Record]], more: Iterable[tuple[str, dict[str, Any]]]
+) -> None:
     """Write each file under another name, and give all of them theirs when the last is whole."""
     out.mkdir(parents=True, exist_ok=True)
     total = sum(len(records) for records in files.values())
@@ -103,6 +109,9 @@ def _write(out: Path, files: dict[str, list[Record]]) -> None:
             for piece in _pieces(records):
                 file.write(piece)
                 bar.update()
+        for name, content in more:
+            file = stack.enter_context(atomic_file(out / name, replace=False))
+            file.write((json.dumps(content) + "\n").encode())
 
 
 def _pieces(records: Sequence[Record]) -> Iterator[bytes]:

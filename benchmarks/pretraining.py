@@ -1,0 +1,119 @@
+"""What pre-training gives on the demo: fine-tuned from it against the same model from scratch.
+
+make bench-pretrain                 # or: BENCH="--seeds 0"
+
+For each seed a pre-training run, its blind twin (features as zeros), and VQA and visual entailment
+from the pre-training run and from scratch, with the same settings and as many updates; all as the
+command line does, one thread each. Finished runs are not trained again.
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from clipfeat.train.runs.bootstrap import interval_of_mean
+from clipfeat.train.runs.compare import read_scored
+
+DATA = {"vqa": "vqa", "ve": "snli_ve"}
+
+
+def clipfeat(*words: object) -> None:
+    """Run a command of clipfeat; what it prints is in the run's files as well."""
+    subprocess.run(
+        [sys.executable, "-m", "clipfeat.cli", *map(str, words)],
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        stdout=subprocess.DEVNULL,
+        check=True,
+    )
+
+
+def train(demo: Path, run: str, task: str, preset: str, data: str, *more: str) -> Path:
+    """Return the run folder of a training, gone through if it is not there yet."""
+    out = demo / "pretraining" / run
+    if not (out / "result.json").is_file():
+        paths = ("--store", demo / "scenes.clipfeat", "--data", demo / data, "--out", out)
+        clipfeat("train", task, preset, *paths, *more, "--device", "cpu")
+    return out
+
+
+def sets(**settings: object) -> list[str]:
+    return [word for key, value in settings.items() for word in ("--set", f"{key}={value}")]
+
+
+def scratch_sets(pretrained: Path) -> list[str]:
+    """Return what gives a run from scratch the model of a pre-training run."""
+    model = json.loads((pretrained / "settings.json").read_text())["settings"]["model"]
+    return [w for key, value in model.items() for w in ("--set", f"model.{key}={value}")]
+
+
+def gain(task: str, ones: Sequence[Path], others: Sequence[Path]) -> str:
+    """Return a row: means over seeds, and the difference with its interval over images."""
+    scores = []
+    for runs in (others, ones):
+        scored = [read_scored(run) for run in runs]
+        scores.append(np.mean([list(of_run.scores.values()) for of_run in scored], axis=0))
+        images = list(scored[0].images.values())
+    numbers = {image: n for n, image in enumerate(dict.fromkeys(images))}
+    difference = (scores[1] - scores[0])[:, None]
+    low, high = interval_of_mean(difference, np.array([numbers[image] for image in images]))
+    each = [read_scored(a).scores for a in ones], [read_scored(b).scores for b in others]
+    by_seed = ", ".join(
+        f"{np.mean(list(a.values())) - np.mean(list(b.values())):+.1f}"
+        for a, b in zip(*each, strict=True)
+    )
+    return (
+        f"| {task} | {scores[0].mean():.1f} | {scores[1].mean():.1f} | "
+        f"{difference.mean():+.1f} [{low[0]:+.1f}, {high[0]:+.1f}] | {by_seed} |"
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("demo", type=Path)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    arguments = parser.parse_args()
+    demo: Path = arguments.demo
+    corpus = demo / "corpus"
+    if not corpus.is_dir():
+        sources = ("--captions", demo / "data/captions", "--vqa", demo / "data/vqa")
+        clipfeat("corpus", *sources, "--out", corpus)
+    encoders: dict[str, list[dict[str, Any]]] = {"seeing": [], "blind": []}
+    runs: dict[str, tuple[list[Path], list[Path]]] = {task: ([], []) for task in DATA}
+    for seed in arguments.seeds:
+        seeded = sets(seed=seed)
+        encoder = train(demo, f"encoder-{seed}", "pretrain", "demo", "corpus", *seeded)
+        blind = train(
+            demo, f"blind-{seed}", "pretrain", "demo", "corpus", *seeded, *sets(blind="true")
+        )
+        for name, run in (("seeing", encoder), ("blind", blind)):
+            encoders[name].append(json.loads((run / "result.json").read_text()))
+        for task, data in DATA.items():
+            into = (task, "demo_finetune", f"data/{data}", *seeded)
+            tuned, scratch = runs[task]
+            tuned.append(train(demo, f"{task}-{seed}", *into, "--init", str(encoder)))
+            scratch.append(train(demo, f"{task}-scratch-{seed}", *into, *scratch_sets(encoder)))
+    print("| task | from scratch | from pre-training | gain [95 %, over images] | by seed |")
+    print("|---|---|---|---|---|")
+    for task, (tuned, scratch) in runs.items():
+        print(gain(task, tuned, scratch))
+    print()
+    print("| accuracy of | with images | its features as zeros | the blind twin | by seed |")
+    print("|---|---|---|---|---|")
+    for name in ("words", "matching", "answers"):
+        seeing = [result[name] for result in encoders["seeing"]]
+        zeroed = [result["without_image"][name] for result in encoders["seeing"]]
+        blind = [result[name] for result in encoders["blind"]]
+        by_seed = ", ".join(f"{a - b:+.1f}" for a, b in zip(seeing, blind, strict=True))
+        means = " | ".join(f"{np.mean(values):.1f}" for values in (seeing, zeroed, blind))
+        print(f"| {name} | {means} | {by_seed} |")
+
+
+if __name__ == "__main__":
+    main()

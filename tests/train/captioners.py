@@ -1,0 +1,102 @@
+"""Tiny captioners of random weights, ragged grids for them, and one that obeys a table."""
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from clipfeat.train.caption.data.tokens import SPECIAL
+from clipfeat.train.caption.models.build import build_captioner
+from clipfeat.train.caption.models.captioner import Captioner
+from clipfeat.train.caption.models.settings import (
+    CaptionerSettings,
+    TransformerSettings,
+    UpDnSettings,
+)
+from clipfeat.train.grids.normalize import ChannelStatistics, FeatureNorm
+
+DIM, WORDS = 6, 3  # of features; besides the tokens that stand for no word
+TINY: dict[str, CaptionerSettings] = {
+    "transformer": TransformerSettings(hidden=16, layers=2, heads=2, dropout=0.0, cell_dropout=0.0),
+    "updn": UpDnSettings(embedding=8, hidden=16, attention=8, dropout=0.0, cell_dropout=0.0),
+}
+
+
+class Grids(NamedTuple):
+    """Two images, of 2x3 and of 2x2 cells."""
+
+    features: Tensor
+    mask: Tensor
+    grid_shapes: Tensor
+
+
+def captioner(name: str, *, words: int = WORDS, positions: bool = True) -> Captioner:
+    torch.manual_seed(0)
+    settings = dataclasses.replace(TINY[name], positions=positions)
+    norm = FeatureNorm(ChannelStatistics(torch.zeros(DIM), torch.ones(DIM)), blind=False)
+    model = build_captioner(settings, norm, words=SPECIAL + words).eval()
+    for parameter in model.parameters():  # biases too, which would hide leaks at zero
+        nn.init.normal_(parameter, std=0.4)
+    return model
+
+
+def grids() -> Grids:
+    random = torch.Generator().manual_seed(0)
+    return Grids(
+        features=torch.randn(2, 6, DIM, generator=random).half(),
+        mask=torch.tensor([[True] * 6, [True] * 4 + [False] * 2]),
+        grid_shapes=torch.tensor([[2, 3], [2, 2]]),
+    )
+
+
+def alone(batch: Grids, image: int) -> Grids:
+    """Return one image of a batch, without padding."""
+    cells = int(batch.mask[image].sum())
+    one = slice(image, image + 1)
+    return Grids(batch.features[one, :cells], batch.mask[one, :cells], batch.grid_shapes[one])
+
+
+class TableState(NamedTuple):
+    nothing: Tensor
+
+
+class Table(Captioner):
+    """A captioner of whose words each depends on the last one only; the same for each image.
+
+    `table` is {last token: {token: probability}}; all other probabilities are zero.
+    """
+
+    def __init__(self, table: Mapping[int, Mapping[int, float]], *, tokens: int) -> None:
+        super().__init__()
+        self._logits = torch.full((tokens, tokens), -1e9)
+        for last, chances in table.items():
+            for token, chance in chances.items():
+                self._logits[last, token] = math.log(chance)
+
+    def encode(self, features: Tensor, mask: Tensor, grid_shapes: Tensor) -> TableState:
+        return TableState(features.new_zeros(len(features), 1))
+
+    def logits(self, memory: TableState, tokens: Tensor) -> Tensor:
+        return self._logits[tokens]
+
+    def attention(self, memory: TableState, tokens: Tensor) -> Tensor:
+        return torch.ones(*tokens.shape, 1)
+
+    def start(self, memory: TableState) -> TableState:
+        return memory
+
+    def step(
+        self, memory: TableState, state: TableState, last: Tensor
+    ) -> tuple[Tensor, TableState]:
+        return self._logits[last], state
+
+
+def table_memory(model: Captioner, images: int = 1) -> TableState:
+    return model.encode(
+        torch.zeros(images, 1, 1),
+        torch.ones(images, 1, dtype=torch.bool),
+        torch.ones(images, 2, dtype=torch.int64),
+    )

@@ -1,0 +1,119 @@
+"""The captions of a split as numbers, and batches of them with the images' grids."""
+
+import sys
+from collections.abc import Container
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from ....base.errors import ClipfeatError
+from ...grids.records import RecordReader
+from ...grounded.train import find_images
+from ...texts.words import PADDING, UNKNOWN
+from .split import CaptionedImage, CaptionSplit
+from .tokens import BEGIN, END, CaptionVocabulary
+
+MAX_TOKENS = 16  # of a caption; the field's reading of COCO cuts longer ones
+
+
+@dataclass(frozen=True)
+class CaptionExamples:
+    """The captions of a split as numbers; an example is a caption."""
+
+    ids: tuple[int | str, ...]  # of the images, the data set's own
+    image_ids: tuple[str, ...]  # of the same images, the store's own
+    references: tuple[tuple[str, ...], ...]  # captions of each image, as they were written
+    image_of_caption: Int[np.ndarray, " caption"]  # positions in the above
+    tokens: Int[np.ndarray, "caption token"]  # BEGIN, words, END, padding
+
+    def __len__(self) -> int:
+        return len(self.tokens)
+
+
+class CaptionBatch(NamedTuple):
+    """Some captions, and the images that they are of, each once."""
+
+    features: Float[Tensor, "image cell dim"]
+    mask: Bool[Tensor, "image cell"]
+    grid_shapes: Int[Tensor, "image 2"]
+    image_of_caption: Int[Tensor, " caption"]
+    tokens: Int[Tensor, "caption token"]
+
+    def to(self, device: torch.device) -> "CaptionBatch":
+        """Return the batch with its tensors on `device`; from pinned memory, without waiting."""
+        return CaptionBatch(*(tensor.to(device, non_blocking=True) for tensor in self))
+
+
+def encode(
+    split: CaptionSplit,
+    vocabulary: CaptionVocabulary,
+    store: Container[str],
+    *,
+    max_tokens: int = MAX_TOKENS,
+    skip_missing: int,
+) -> CaptionExamples:
+    """Return the split's captions as numbers, each cut after `max_tokens` words.
+
+    Images without features are left out, with at most `skip_missing` captions. Raises
+    ClipfeatError where more lack them, or all, and where the vocabulary knows no word of any
+    caption.
+    """
+    images, stored = _with_features(split, store, skip_missing)
+    rows = [vocabulary.encode(text)[:max_tokens] for image in images for text in image.texts]
+    _count_unknown(split.name, rows)
+    return CaptionExamples(
+        ids=tuple(image.image_id for image in images),
+        image_ids=stored,
+        references=tuple(image.references for image in images),
+        image_of_caption=np.repeat(np.arange(len(images)), [len(i.texts) for i in images]),
+        tokens=_padded(rows, max_tokens),
+    )
+
+
+def read_batch(
+    reader: RecordReader, examples: CaptionExamples, numbers: Int[np.ndarray, " caption"]
+) -> CaptionBatch:
+    """Return the captions at `numbers`; each image's record is read once."""
+    images, image_of_caption = np.unique(examples.image_of_caption[numbers], return_inverse=True)
+    records = reader.read([examples.image_ids[image] for image in images])
+    tokens = examples.tokens[numbers]
+    longest = int((tokens != PADDING).sum(axis=1).max())
+    small = (torch.from_numpy(image_of_caption), torch.from_numpy(tokens[:, :longest]))
+    return CaptionBatch(*records, *(reader.pinned(tensor) for tensor in small))
+
+
+def _with_features(
+    split: CaptionSplit, store: Container[str], skip_missing: int
+) -> tuple[list[CaptionedImage], tuple[str, ...]]:
+    """Return the images that have features, and the store's ids of them."""
+    candidates = [image.candidates for image in split.images for _ in image.texts]
+    of_captions = find_images(
+        candidates, store, texts=f"captions of split {split.name!r} are", skip_missing=skip_missing
+    )
+    stored_of = dict(zip(candidates, of_captions, strict=True))
+    found = [(image, stored_of[image.candidates]) for image in split.images]
+    kept = [(image, stored) for image, stored in found if stored is not None]
+    if not kept:
+        raise ClipfeatError(f"split {split.name!r}: none of its images has features in the store")
+    return [image for image, _ in kept], tuple(stored for _, stored in kept)
+
+
+def _count_unknown(name: str, rows: list[list[int]]) -> None:
+    """Say how many captions have no known word; ClipfeatError where that is all of them."""
+    unknown = sum(set(row) <= {UNKNOWN} for row in rows)
+    told = f"split {name!r}: {unknown} of {len(rows)} captions have no word of the vocabulary"
+    if unknown == len(rows):
+        raise ClipfeatError(f"{told}; train on captions of the same language, or lower min_count")
+    if unknown:
+        print(told, file=sys.stderr)
+
+
+def _padded(rows: list[list[int]], max_tokens: int) -> Int[np.ndarray, "caption token"]:
+    tokens = np.full((len(rows), max_tokens + 2), PADDING)
+    for padded, row in zip(tokens, rows, strict=True):
+        padded[: len(row) + 2] = [BEGIN, *row, END]
+    return tokens

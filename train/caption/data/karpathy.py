@@ -1,0 +1,69 @@
+"""Karpathy's splits of COCO and of Flickr30k, with their captions, one JSON file each."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from ....base.errors import ClipfeatError, UsageError
+from ...runs.jsonfile import field, identifier, read_json
+from ...ve.data import image_candidates
+from ...vqa.datasets.vqa2 import coco_candidates
+from .captions import read_caption
+from .split import CaptionedImage
+
+FILES = {"karpathy_coco": "dataset_coco.json", "karpathy_flickr30k": "dataset_flickr30k.json"}
+# What the field calls COCO's training split: Karpathy's own, and the images of COCO's validation
+# set that are in neither of his other two.
+TRAIN = ("train", "restval")
+
+
+def read_images(
+    dataset: str, data: Path, parts: Sequence[str]
+) -> tuple[list[CaptionedImage], tuple[Path, ...]]:
+    """Return the images of the named parts, in the order of the file, and the file.
+
+    Part "train" of COCO is his train and restval together. Raises UsageError where the file is
+    missing or has no such part, ClipfeatError where it is in another format.
+    """
+    path = data / FILES[dataset]
+    if not path.is_file():
+        raise UsageError(f"{data} has no {path.name}, Karpathy's captions and splits; add it")
+    records = field(read_json(path), "images", list, path)
+    splits = [
+        field(record, "split", str, f"{path}: images[{number}]")
+        for number, record in enumerate(records)
+    ]
+    for part in parts:
+        if part not in splits:
+            known = ", ".join(sorted(set(splits))) or "none"
+            raise UsageError(f"{path} has no images of split {part!r}; its splits: {known}")
+    wanted = {*parts, *(TRAIN if dataset == "karpathy_coco" and "train" in parts else ())}
+    read = _coco_image if dataset == "karpathy_coco" else _flickr_image
+    images = [
+        read(record, f"{path}: images[{number}]")
+        for number, (record, split) in enumerate(zip(records, splits, strict=True))
+        if split in wanted
+    ]
+    return images, (path,)
+
+
+def _coco_image(record: Any, where: str) -> CaptionedImage:
+    image_id = identifier(record, "cocoid", where)
+    subset = field(record, "filepath", str, where)  # train2014 or val2014
+    return CaptionedImage(image_id, coco_candidates(image_id, (subset,)), *_captions(record, where))
+
+
+def _flickr_image(record: Any, where: str) -> CaptionedImage:
+    image_id = field(record, "filename", str, where).removesuffix(".jpg")
+    if not image_id:
+        raise ClipfeatError(f"{where}: filename names no image")
+    return CaptionedImage(image_id, image_candidates(image_id), *_captions(record, where))
+
+
+def _captions(record: Any, where: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Return an image's captions as written, and as words."""
+    captions = [
+        read_caption(sentence, "raw", f"{where}.sentences[{number}]")
+        for number, sentence in enumerate(field(record, "sentences", list, where))
+    ]
+    return tuple(written for written, _ in captions), tuple(text for _, text in captions)

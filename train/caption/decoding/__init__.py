@@ -1,0 +1,1 @@
+"""From a model to captions: greedy, by beams, by chance."""
