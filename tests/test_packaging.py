@@ -34,7 +34,7 @@ INNER_ARROWS = {
     ("train", "texts"): {"runs"},
     ("train", "pictures"): {"runs"},
     ("train", "loop"): {"runs", "texts"},
-    ("train", "grids"): {"loop"},
+    ("train", "grids"): {"runs", "loop"},
     ("train", "models"): {"runs", "texts", "loop", "grids"},
     ("train", "grounded"): {"runs", "texts", "pictures", "loop", "grids", "models"},
     ("train", "vqa"): {"runs", "texts", "pictures", "loop", "grids", "models", "grounded"},

@@ -18,6 +18,7 @@ from clipfeat.train.models.settings import (
     SingleStreamSettings,
     UpDnSettings,
 )
+from clipfeat.train.models.single_stream import SingleStream
 from clipfeat.train.models.words import Words
 from clipfeat.train.vqa.task import loss_of
 
@@ -47,6 +48,9 @@ def model_of(name: str, *, positions: bool = True, blind: bool = False) -> torch
     for module in model.modules():
         if isinstance(module, nn.LayerNorm):  # as in training; at zero they would hide leaks
             nn.init.normal_(module.bias, std=0.5)
+    if isinstance(model, SingleStream):  # begins with places that hardly differ
+        for places in (model.encoder.grid.rows, model.encoder.grid.cols):
+            nn.init.normal_(places.weight, std=0.5)
     return model
 
 

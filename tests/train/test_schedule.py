@@ -2,6 +2,7 @@
 
 import pytest
 
+from clipfeat.base.errors import UsageError
 from clipfeat.train.loop.schedule import learning_rate, total_updates, updates_an_epoch
 from clipfeat.train.settings import LoopSettings
 
@@ -31,6 +32,21 @@ def test_linear_and_constant() -> None:
 def test_steps_multiply_the_rate() -> None:
     found = rates(10, warmup=0.2, warmup_from=0.5, schedule="step", milestones=(0.5, 0.8))
     assert found == pytest.approx([0.75, 1, 1, 1, 1, 0.1, 0.1, 0.1, 0.01, 0.01])
+
+
+@pytest.mark.parametrize("schedule", ["cosine", "linear"])
+def test_a_rate_need_not_fall_to_nothing(schedule: str) -> None:
+    """It falls as it would to zero, in what is above `lr_end`."""
+    to_zero = rates(50, warmup=0.2, schedule=schedule)
+    found = rates(50, warmup=0.2, schedule=schedule, lr_end=0.25)
+    assert found[:10] == to_zero[:10]
+    assert found[10:] == pytest.approx([0.25 + 0.75 * rate for rate in to_zero[10:]])
+    assert rates(8, warmup=0.0, schedule=schedule, lr_end=1.0) == [1.0] * 8
+
+
+def test_an_end_that_is_no_share_is_refused() -> None:
+    with pytest.raises(UsageError, match=r"lr_end is a share, 0 to 1; got 1\.5"):
+        LoopSettings(lr_end=1.5)
 
 
 def test_updates_follow_from_epochs_or_are_given() -> None:

@@ -1,11 +1,13 @@
 """The order of examples, and reading ahead."""
 
+import itertools
 import threading
+from collections import Counter
 
 import numpy as np
 import pytest
 
-from clipfeat.train.loop.batches import cut, epoch_order, prefetch
+from clipfeat.train.loop.batches import Order, cut, epoch_order, prefetch
 
 IMAGES = np.array([0, 3, 1, 1, 3, 0, 2, 3, 4, 4, 4, 0])  # image of each example
 
@@ -31,6 +33,58 @@ def test_the_order_is_a_function_of_seed_and_epoch() -> None:
 
 def test_cut_keeps_the_short_last_batch() -> None:
     assert [part.tolist() for part in cut(np.arange(5), 2)] == [[0, 1], [2, 3], [4]]
+
+
+MANY = np.random.default_rng(0).integers(0, 200, 1000)  # image of each example
+
+
+@pytest.mark.parametrize("together", [1, 2, 3, 1000])
+def test_few_examples_of_an_image_stay_together(together: int) -> None:
+    order = epoch_order(MANY, seed=0, epoch=0, together=together)
+    assert sorted(order) == list(range(len(MANY)))
+    runs = [(image, len(list(run))) for image, run in itertools.groupby(MANY[order])]
+    groups = sum(-(-count // together) for count in Counter(MANY.tolist()).values())
+    # Two groups of an image are side by side by chance: about one in 200 is.
+    assert groups - 20 <= len(runs) <= groups
+    longer = [count for _, count in runs if count > together]
+    assert sum(-(-count // together) - 1 for count in longer) <= groups - len(runs)
+    assert tuple(order) == tuple(epoch_order(MANY, seed=0, epoch=0, together=together))
+    assert tuple(order) != tuple(epoch_order(MANY, seed=0, epoch=1, together=together))
+
+
+def test_groups_are_in_random_order() -> None:
+    """The places of an image's first and last example are far apart, were it not for groups."""
+    order = epoch_order(np.repeat(np.arange(50), 10), seed=0, epoch=0, together=5)
+    place = np.argsort(order).reshape(50, 10)
+    spread = place.max(axis=1) - place.min(axis=1)
+    assert 100 < spread.mean() < 240  # 4 + 500 / 3 is expected
+
+
+@pytest.mark.parametrize("together", [0, 2])
+@pytest.mark.parametrize("size", [7, 32, 100])
+def test_batches_of_one_shape(together: int, size: int) -> None:
+    shapes = np.random.default_rng(1).integers(0, 4, 200)
+    order = Order(MANY, together=together, shape_of_image=shapes)
+    batches = order.batches(size=size, seed=0, epoch=0)
+    assert sorted(itertools.chain(*batches)) == list(range(len(MANY)))
+    plain = Order(MANY, together=together).batches(size=size, seed=0, epoch=0)
+    assert sorted(map(len, batches)) == sorted(map(len, plain))
+    mixed = sum(len(set(shapes[MANY[batch]])) > 1 for batch in batches)
+    assert mixed <= 3
+    kinds = [int(shapes[MANY[batch[0]]]) for batch in batches]
+    assert len(list(itertools.groupby(kinds))) > 4  # shapes come by turns
+
+
+def test_batches_are_a_function_of_seed_and_epoch() -> None:
+    shapes = np.arange(200) % 3
+
+    def listed(seed: int, epoch: int) -> list[list[int]]:
+        order = Order(MANY, together=2, shape_of_image=shapes)
+        return [batch.tolist() for batch in order.batches(size=64, seed=seed, epoch=epoch)]
+
+    found = [listed(seed, epoch) for seed in (0, 1) for epoch in (0, 1)]
+    assert all(one != other for one, other in itertools.combinations(found, 2))
+    assert found == [listed(seed, epoch) for seed in (0, 1) for epoch in (0, 1)]
 
 
 def test_prefetch_keeps_the_order_and_reads_in_another_thread() -> None:

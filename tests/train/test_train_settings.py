@@ -45,8 +45,14 @@ def test_assignments_go_on_top_of_the_file(tmp_path: Path) -> None:
         ("lr=fast", "lr must be a float; got 'fast'"),
         ("lr=nan", "lr must be a float; got nan"),
         ("blind=1", "blind must be a bool; got 1"),
-        ("model=ban", "model must be one of updn, pythia, mcan, movie_mcan; got 'ban'"),
-        ("model={name=[1]}", "model must be one of updn, pythia, mcan, movie_mcan; got [1]"),
+        (
+            "model=ban",
+            "model must be one of updn, pythia, mcan, movie_mcan, single_stream; got 'ban'",
+        ),
+        (
+            "model={name=[1]}",
+            "model must be one of updn, pythia, mcan, movie_mcan, single_stream; got [1]",
+        ),
         (f"seed={1 << 64}", "seed must be less than 2^63; got a number of 65 bits"),
         (f"lr=1{'0' * 400}", "lr must be less than 2^63; got a number of"),
         ("epochs=" + 3000 * "[", "--set epochs: its value is nested too deeply"),

@@ -1,6 +1,7 @@
 """Bring the features of any backbone to one scale before a model reads them."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -10,6 +11,7 @@ from torch import Tensor, nn
 
 from ...base.errors import ClipfeatError
 from ...featstore import FeatureStore
+from ..runs.jsonfile import field
 
 SAMPLE = 256  # records; at 36 cells each, a channel's mean is known to about 1% of its std
 FLOOR = 0.01  # of the typical std: below it a channel is noise and is not blown up
@@ -50,6 +52,17 @@ def channel_statistics(store: FeatureStore, ids: Sequence[str], *, seed: int) ->
     return ChannelStatistics(*(torch.from_numpy(a.astype(np.float32)) for a in (mean, std)))
 
 
+def statistics_of(tensors: Mapping[str, Tensor], path: Path) -> ChannelStatistics:
+    """Return the scale that checkpoint `path` of a model carries; ClipfeatError where it has none."""
+    mean, std = (field(tensors, f"model.norm.{name}", Tensor, path) for name in ("mean", "std"))
+    if mean.dim() != 1 or mean.shape != std.shape or {mean.dtype, std.dtype} != {torch.float32}:
+        raise ClipfeatError(
+            f"{path}: model.norm.mean and std must be a float32 for each channel; got "
+            f"{tuple(mean.shape)} of {mean.dtype} and {tuple(std.shape)} of {std.dtype}"
+        )
+    return ChannelStatistics(mean, std)
+
+
 class FeatureNorm(nn.Module):
     """Standardise each channel, in float32; padding cells become zero.
 
@@ -69,8 +82,14 @@ class FeatureNorm(nn.Module):
     def forward(
         self, features: Float[Tensor, "image cell dim"], mask: Bool[Tensor, "image cell"]
     ) -> Float32[Tensor, "image cell dim"]:
-        """Return the features standardised, with zeros where `mask` is false."""
+        """Return the features standardised, with zeros where `mask` is false; zeros if blind."""
         if self.blind:
             return torch.zeros_like(features, dtype=torch.float32)
+        return self.standardised(features, mask)
+
+    def standardised(
+        self, features: Float[Tensor, "image cell dim"], mask: Bool[Tensor, "image cell"]
+    ) -> Float32[Tensor, "image cell dim"]:
+        """Return what the model sees, or would see if it were not blind."""
         normal = (features.float() - self.mean) / self.std
         return torch.where(mask[:, :, None], normal, 0.0)

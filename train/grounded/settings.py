@@ -3,7 +3,7 @@
 import dataclasses
 
 from ...base.errors import UsageError
-from ..models.settings import MOST_TOKENS, ModelSettings, UpDnSettings
+from ..models.settings import MOST_TOKENS, ModelSettings, SingleStreamSettings, UpDnSettings
 from ..settings import LoopSettings, require_at_least
 
 
@@ -21,7 +21,8 @@ class GroundedSettings(LoopSettings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        require_at_least(self, 1, "max_tokens")
+        of_pieces = isinstance(self.model, SingleStreamSettings)  # [CLS], a piece, [SEP]
+        require_at_least(self, 3 if of_pieces else 1, "max_tokens")
         if self.max_tokens > MOST_TOKENS:
             raise UsageError(f"max_tokens must be at most {MOST_TOKENS}; got {self.max_tokens}")
         require_at_least(self, 0, "skip_missing")

@@ -30,12 +30,14 @@ if TYPE_CHECKING:  # its BERT takes seconds to import
 S = TypeVar("S", bound=GroundedSettings)
 
 
-def find_start(settings: S) -> tuple[S, Pretrained | None]:
+def find_start(settings: S, store: FeatureStore) -> tuple[S, Pretrained | None]:
     """Return the settings with the model that they start from, and the run that has it.
 
-    Raises UsageError where `init` is no pre-training run, or another model is asked for.
+    Raises UsageError where `init` is no pre-training run or one on other features than the store's,
+    where another model is asked for, and where a grid is too large for the model.
     """
     if not settings.init:
+        _require_places(settings.model, store)
         return settings, None
     pretrained = load_pretrained(Path(settings.init))
     if settings.model not in (type(settings)().model, pretrained.settings):
@@ -43,6 +45,8 @@ def find_start(settings: S) -> tuple[S, Pretrained | None]:
             f"init {settings.init} brings its own model, {pretrained.settings}, and the settings "
             f"ask for {settings.model}; leave out model"
         )
+    pretrained.require_features_of(store)
+    _require_places(pretrained.settings, store)
     return dataclasses.replace(settings, model=pretrained.settings), pretrained
 
 
@@ -95,7 +99,6 @@ def new_model(
     Raises UsageError where what it starts from does not fit the settings or the store.
     """
     if pretrained is not None:
-        pretrained.require_features_of(store)
         statistics = pretrained.statistics
     else:
         statistics = channel_statistics(store, image_ids, seed=settings.seed)
@@ -103,21 +106,21 @@ def new_model(
     model = make_model(settings, statistics, vocabulary)
     match settings.model:
         case SingleStreamSettings() as sizes:
-            require_places(sizes, store, image_ids)
             _start_single_stream(cast("SingleStream", model), sizes, vocabulary.answers, pretrained)
         case TextSettings(glove=glove) if glove:
             _start_words(cast(WordVectors, model.words), Path(glove), vocabulary.words)
     return model
 
 
-def require_places(
-    sizes: SingleStreamSettings, store: FeatureStore, image_ids: Sequence[str]
-) -> None:
-    """Raise UsageError where a grid has more rows or columns than the encoder has places for."""
-    longest = int(store.shapes(list(image_ids)).max(initial=1))
-    if longest > sizes.places:
+def _require_places(model: ModelSettings, store: FeatureStore) -> None:
+    """Raise UsageError where a grid has more rows or columns than an encoder has places for.
+
+    All of the store's count: the images that the model is asked about later are among them.
+    """
+    longest = max((max(shape) for shape in store.grid_shapes), default=1)
+    if isinstance(model, SingleStreamSettings) and longest > model.places:
         raise UsageError(
-            f"model.places is {sizes.places}, and {store.path} has grids of {longest} rows or "
+            f"model.places is {model.places}, and {store.path} has grids of {longest} rows or "
             f"columns; pass --set model.places={longest}, in pre-training too"
         )
 

@@ -8,13 +8,12 @@ from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 import numpy as np
-import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
 from ...base.errors import ClipfeatError, UsageError
 from ...featstore import FeatureStore
-from ..grids.normalize import ChannelStatistics
+from ..grids.normalize import statistics_of
 from ..grids.records import RecordReader
 from ..loop.checkpoint import load_model, read_checkpoint
 from ..loop.devices import memory_errors
@@ -213,9 +212,7 @@ def load_trained(run: Path, task: str, kind: type[S]) -> Trained[S]:
     settings = settings_of(kind, card.settings)
     vocabulary = read_vocabulary(run / VOCABULARY)
     tensors, state = read_checkpoint(run / BEST)
-    names = ("model.norm.mean", "model.norm.std")
-    mean, std = (field(tensors, name, torch.Tensor, run / BEST) for name in names)
-    model = make_model(settings, ChannelStatistics(mean, std), vocabulary)
+    model = make_model(settings, statistics_of(tensors, run / BEST), vocabulary)
     load_model(model, tensors, run / BEST)
     epoch = field(state, "epoch", int, run / BEST)
     return Trained(run, model, vocabulary, settings, card, epoch)

@@ -21,8 +21,8 @@ def epoch_order(image_of_example: Numbers, *, seed: int, epoch: int, together: i
 
     The order depends on nothing but the arguments, so that a resumed run goes on with the very
     batches it would have seen. Examples of one image stay together so that its record is read
-    once in an epoch (twice where a batch ends inside an image); with `together` at most so many
-    do, for batches with more images.
+    once in an epoch (twice where a batch ends inside an image); with `together` they are dealt
+    out in groups of at most so many, for batches with more images.
     """
     random = np.random.default_rng((seed, epoch))
     image_rank = random.permutation(image_of_example.max(initial=0) + 1)

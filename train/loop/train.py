@@ -20,6 +20,7 @@ from typing import Any, Protocol, TypeVar, runtime_checkable
 import numpy as np
 import torch
 from accelerate import Accelerator
+from jaxtyping import Int
 from torch import Tensor, nn
 from tqdm import tqdm
 
@@ -64,10 +65,11 @@ def train(
     """Train `model`, or go on with training it, until `run` holds its best checkpoint.
 
     `read_batch` takes example numbers and the epoch, on which what is random about a batch may
-    depend, and runs in a thread; `loss_of` returns the mean loss of a batch; `evaluate` returns named numbers, of which "score" (higher is better) picks the
-    best checkpoint; without it the last one counts as the best. With several processes each
-    computes its part of every batch. Returns where the time went. Raises ClipfeatError where a
-    loss is not finite or memory does not suffice.
+    depend, and runs in a thread; `loss_of` returns the mean loss of a batch; `evaluate` returns
+    named numbers, of which "score" (higher is better) picks the best checkpoint; without it the
+    last one counts as the best. With several processes each computes its part of every batch.
+    Returns where the time went. Raises ClipfeatError where a loss is not finite or memory does
+    not suffice.
     """
     model, optimizer = accelerator.prepare(model, make_optimizer(model, settings))
     plain = accelerator.unwrap_model(model)  # without the wrapper of several processes
@@ -121,7 +123,7 @@ def train(
     closing = contextlib.closing(events) if events else contextlib.nullcontext()
     remedy = (
         f"a batch of {settings.batch_size} is computed in {settings.accumulate} parts; type --set "
-        f"accumulate={2 * settings.accumulate}, which changes no number, or lower batch_size"
+        f"accumulate={2 * settings.accumulate}, which leaves the batch as it is, or lower batch_size"
     )
     with bar, closing, memory_errors(remedy):
         while step < steps:
@@ -195,7 +197,7 @@ def seed_update(seed: int, step: int, process: int) -> None:
 
 
 def mean_loss(
-    unlogged: Sequence[tuple[Numbers, Tensor]],
+    unlogged: Sequence[tuple[Int[np.ndarray, " _"], Tensor]],
     step: int,
     epoch: int,
     accelerator: Accelerator,

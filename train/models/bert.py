@@ -9,6 +9,11 @@ from torch import nn
 
 from ...base.errors import UsageError
 
+SIZES = {
+    "model.hidden": "hidden_size",
+    "model.layers": "num_hidden_layers",
+    "model.heads": "num_attention_heads",
+}
 CONFIG, PIECES, WEIGHTS = FILES = ("config.json", "vocab.txt", "model.safetensors")
 
 
@@ -50,15 +55,16 @@ def start_from(bert: nn.Module, folder: Path) -> nn.Module:
         )
     except Exception as error:  # whatever a broken file makes the library raise
         raise UsageError(f"model.bert {folder}: not a BERT ({error!s:.200})") from None
-    there, here = found.bert.state_dict(), bert.state_dict()
-    for name, tensor in here.items():
-        theirs = there.get(name)
-        if theirs is None or theirs.shape != tensor.shape:
-            has = "has none" if theirs is None else f"has {tuple(theirs.shape)}"
+    for name, size in SIZES.items():
+        theirs, ours = getattr(found.config, size), getattr(bert.config, size)
+        if theirs != ours:
             raise UsageError(
-                f"model.bert {folder}: {name} should be {tuple(tensor.shape)}, it {has}; set "
-                "model.hidden, model.layers and model.heads to the sizes of that BERT"
+                f"{name} is {ours}, and the BERT of {folder} has {theirs}; pass --set {name}={theirs}"
             )
-        tensor.copy_(theirs)
+    try:
+        bert.load_state_dict(found.bert.state_dict())
+    except RuntimeError as error:
+        reason = " ".join(str(error).split())
+        raise UsageError(f"model.bert {folder}: does not fit ({reason:.200})") from None
     print(f"starting from {folder}, a BERT", file=sys.stderr)
     return found

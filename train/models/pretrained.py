@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from ...base.errors import UsageError
 from ...featstore import FeatureStore
-from ..grids.normalize import ChannelStatistics
+from ..grids.normalize import ChannelStatistics, statistics_of
 from ..loop.checkpoint import read_checkpoint
 from ..loop.run import features_of
 from ..runs.folder import BEST, RunCard, read_card
@@ -33,16 +33,11 @@ class Pretrained:
     settings: SingleStreamSettings
     vocabulary: Vocabulary
     tensors: dict[str, Tensor]
-
-    @property
-    def statistics(self) -> ChannelStatistics:
-        """The scale that features had in pre-training."""
-        names = ("model.norm.mean", "model.norm.std")
-        mean, std = (field(self.tensors, name, Tensor, self.folder / BEST) for name in names)
-        return ChannelStatistics(mean, std)
+    statistics: ChannelStatistics  # the scale that features had
+    epoch: int
 
     def require_features_of(self, store: FeatureStore) -> None:
-        """Raise UsageError unless the backbone of a store's features is that of pre-training.
+        """Raise UsageError unless a store's features are of the backbone and width of pre-training.
 
         Another recipe may be meant, as a larger size for fine-tuning is, and gets a remark.
         """
@@ -52,6 +47,11 @@ class Pretrained:
             raise UsageError(
                 f"init {self.folder} was trained on features of another backbone: "
                 f"{told['backbone']}; extract these images with that backbone"
+            )
+        if len(self.statistics.mean) != store.dim:
+            raise UsageError(
+                f"init {self.folder} was trained on features of {len(self.statistics.mean)} channels, "
+                f"and those of {store.path} have {store.dim}; extract these images as it was"
             )
         if theirs.get("recipe") != ours["recipe"]:
             print(
@@ -105,10 +105,18 @@ def load_pretrained(folder: Path) -> Pretrained:
     """Return what a pre-training run has learned; UsageError where the folder is no such run."""
     card = read_card(folder)
     if card.task != TASK:
-        raise UsageError(f"init {folder} is a run of task {card.task!r}, not {TASK}")
+        raise UsageError(f"{folder} is a run of task {card.task!r}, not {TASK}")
     if not (folder / BEST).is_file():
-        raise UsageError(f"init {folder} has no {BEST} yet: its first epoch is not done")
+        raise UsageError(f"{folder} has no {BEST} yet: its first epoch is not done")
     model = field(card.settings, "model", dict, folder)
     settings = settings_of(SingleStreamSettings, model, "model.")
-    tensors, _ = read_checkpoint(folder / BEST)
-    return Pretrained(folder, card, settings, read_vocabulary(folder / VOCABULARY), tensors)
+    tensors, state = read_checkpoint(folder / BEST)
+    return Pretrained(
+        folder,
+        card,
+        settings,
+        read_vocabulary(folder / VOCABULARY),
+        tensors,
+        statistics_of(tensors, folder / BEST),
+        field(state, "epoch", int, folder / BEST),
+    )

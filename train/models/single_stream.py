@@ -79,8 +79,9 @@ class SingleStreamEncoder(nn.Module):
     ) -> tuple[Float[Tensor, "text item channel"], Float[Tensor, "text cell"]]:
         """Return the states of a text's pieces, then of its image's cells; and where it looked.
 
-        `features` are standardised. The second is the last layer's attention from the first piece to the cells, the mean of
-        its heads, which sums to 1. What padding pieces and cells hold changes nothing else.
+        `features` are standardised. The second is the last layer's attention from the first piece
+        to the cells, the mean of its heads, which sums to 1. What padding pieces and cells hold
+        changes nothing else.
         """
         # index_select, not indexing: its gradient adds up in a fixed order on the CPU.
         cells = self.grid(features, places).index_select(0, image_of_text)

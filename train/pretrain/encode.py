@@ -3,6 +3,7 @@
 from collections.abc import Container, Sequence
 
 import numpy as np
+from jaxtyping import Int
 
 from ...base.errors import ClipfeatError
 from ..grounded.train import find_images
@@ -40,12 +41,23 @@ def encode(
     numbers: dict[str, int] = {}
     images = [numbers.setdefault(image_id, len(numbers)) for image_id in stored if image_id]
     tokens = words.encode(corpus.texts, max_tokens=max_tokens)
-    # Texts that read alike are one text: what is another image's must not read like one's own.
-    tokens, text = np.unique(tokens, axis=0, return_inverse=True)
     return Sentences(
         image_ids=tuple(numbers),
         image_of_sentence=np.array(images),
         tokens=tokens,
-        text_of_sentence=text.reshape(-1)[np.asarray(corpus.text_of_sentence)[kept]],
+        text_of_sentence=np.asarray(corpus.text_of_sentence)[kept],
+        meaning_of_text=_meanings(tokens, words),
         answers=select_answers(corpus, answers, kept),
     )
+
+
+def _meanings(tokens: Int[np.ndarray, "text token"], words: WordPieces) -> Int[np.ndarray, " text"]:
+    """Return a number for each text, equal for those that differ in nothing but punctuation.
+
+    What is not in their tokens, as upper case, makes no difference either.
+    """
+    marks = [not any(map(str.isalnum, piece)) for piece in words.pieces]
+    said = np.where(np.array(marks)[tokens], 0, tokens)
+    to_front = np.argsort(said == 0, axis=1, kind="stable")
+    _, meaning = np.unique(np.take_along_axis(said, to_front, 1), axis=0, return_inverse=True)
+    return meaning.reshape(-1)

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ..grids.records import RecordReader
 from ..texts.pieces import MASK, SPECIAL, WordPieces
+from ..texts.words import PADDING
 from .chances import Purpose, chances
 from .gather import Answers
 from .masking import IGNORED, mask_words, replace_texts, sample_cells
@@ -47,6 +48,7 @@ class Sentences:
     image_of_sentence: Int[np.ndarray, " sentence"]
     tokens: Int[np.ndarray, "text token"]  # of every different text
     text_of_sentence: Int[np.ndarray, " sentence"]
+    meaning_of_text: Int[np.ndarray, " text"]  # equal for texts that say the same
     answers: Answers
 
     def __len__(self) -> int:
@@ -55,7 +57,7 @@ class Sentences:
     def own(
         self, images: Int[np.ndarray, " n"], texts: Int[np.ndarray, "n candidate"]
     ) -> Bool[np.ndarray, "n candidate"]:
-        """Return which texts are among those of the images."""
+        """Return which texts say the same as one of the image's own."""
         keys = self._key(images[:, None], texts)
         place = np.searchsorted(self._own_keys, keys).clip(max=len(self._own_keys) - 1)
         return self._own_keys[place] == keys
@@ -65,7 +67,7 @@ class Sentences:
         return np.unique(self._key(self.image_of_sentence, self.text_of_sentence))
 
     def _key(self, images: np.ndarray, texts: np.ndarray) -> np.ndarray:
-        return images.astype(np.int64) * len(self.tokens) + texts
+        return images.astype(np.int64) * len(self.tokens) + self.meaning_of_text[texts]
 
 
 @dataclass(frozen=True)
@@ -118,7 +120,7 @@ class BatchReader:
             mask=self.words.number(MASK),
             pieces=self.words.tokens,
         )
-        longest = int((tokens != 0).sum(axis=1).max())
+        longest = int((tokens != PADDING).sum(axis=1).max())
         labels = labels[:, :longest].ravel()
         answers = sentences.answers.draw(numbers, random[:, 1])
         return {

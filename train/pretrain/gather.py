@@ -64,9 +64,9 @@ def read_corpus(files: Iterable[Path]) -> Corpus:
 class Answers:
     """The answers to each sentence, of those that are classes; most sentences have none."""
 
-    first: Int[np.ndarray, " sentence+1"]
+    first: Int[np.ndarray, " bound"]  # of each sentence, and where the last one's end
     numbers: Int[np.ndarray, " answer"]
-    total: Float64[np.ndarray, " answer+1"]  # of the scores of all answers before
+    total: Float64[np.ndarray, " sum"]  # of the scores of all answers before; the last of all
 
     def draw(
         self, sentences: Int[np.ndarray, " text"], chances: Float[np.ndarray, " text"]

@@ -28,12 +28,12 @@ def mask_words(
     """Hide a share `rate` of the pieces (Devlin et al. 2019, section 3.1).
 
     Padding and the other `special` tokens are never chosen. `pieces` is the number of tokens,
-    any of which may come in for a random one.
+    any of which may come in for a random one but the first: that is padding, and would not be read.
     """
     width = tokens.shape[1]
     chosen = (chances[:, :width] < rate) & ~np.isin(tokens, special)
     kind = chances[:, width:]
-    random = ((kind - TO_MASK) / (TO_RANDOM - TO_MASK) * pieces).astype(np.int64)
+    random = 1 + ((kind - TO_MASK) / (TO_RANDOM - TO_MASK) * (pieces - 1)).astype(np.int64)
     hidden = np.where(chosen & (kind < TO_MASK), mask, tokens)
     hidden = np.where(chosen & (kind >= TO_MASK) & (kind < TO_RANDOM), random, hidden)
     return MaskedWords(hidden, np.where(chosen, tokens, IGNORED))

@@ -73,7 +73,7 @@ class PretrainOutputs(NamedTuple):
     matching: Float[Tensor, " text"]  # logit of the text being about the image
     answers: Float[Tensor, "text answer"] | None
     cells: Float[Tensor, "text cell dim"] | None  # standardised features
-    target: Float[Tensor, "image cell dim"]  # what they are
+    target: Float[Tensor, "image cell dim"] | None  # what they are, also for a blind model
 
 
 class Pretrainer(nn.Module):
@@ -93,8 +93,10 @@ class Pretrainer(nn.Module):
 
     def forward(self, batch: PretrainBatch) -> PretrainOutputs:
         """Return what the heads say about a batch."""
-        target = self.norm(batch.features, batch.mask)
-        features = target if self.cell is None else self.cell.hide(target, batch.hidden)
+        features, target = self.norm(batch.features, batch.mask), None
+        if self.cell is not None:
+            features = self.cell.hide(features, batch.hidden)
+            target = self.norm.standardised(batch.features, batch.mask)
         states, _ = self.encoder(
             features, batch.mask, batch.places, batch.image_of_text, batch.tokens
         )
@@ -146,7 +148,7 @@ def tallies(outputs: PretrainOutputs, batch: PretrainBatch) -> dict[str, Tally]:
         )
         right = (outputs.answers.argmax(dim=1) == batch.answers).sum()
         found["answers"] = Tally(loss, asked.sum(), right, asked.sum())
-    if outputs.cells is not None:
+    if outputs.cells is not None and outputs.target is not None:
         target = outputs.target.index_select(0, batch.image_of_text)
         loss = smooth_l1_loss(outputs.cells, target, reduction="none").mean(dim=-1)
         asked = batch.hidden.index_select(0, batch.image_of_text) & matched[:, None]

@@ -48,4 +48,3 @@ class PretrainSettings(GroundedSettings):
         super().__post_init__()
         require_at_least(self, 0, "sampled_cells")
         require_at_least(self, 1, "min_answer_count")
-        require_at_least(self, 3, "max_tokens")  # [CLS], a piece, [SEP]

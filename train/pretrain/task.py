@@ -14,12 +14,7 @@ from ...featstore import FeatureStore
 from ..grids.normalize import channel_statistics
 from ..grids.records import RecordReader
 from ..grounded.examples import make_order
-from ..grounded.start import (
-    choose_words,
-    find_start,
-    require_places,
-    start_files,
-)
+from ..grounded.start import choose_words, find_start, start_files
 from ..grounded.train import require_apart, write_results
 from ..loop.devices import accelerator_on, memory_errors
 from ..loop.profile import LoopTimes
@@ -49,15 +44,16 @@ def train_pretrain(
     `clipfeat.train.runs.folder` lists. Raises UsageError before any work, StoreError for a store
     that cannot be read, ClipfeatError for data that do not fit it.
     """
-    settings, pretrained = find_start(settings)
-    accelerator = accelerator_on(device, settings)
     features = FeatureStore.open(store)
+    settings, pretrained = find_start(settings, features)
+    accelerator = accelerator_on(device, settings)
+    listed = read_answer_list(Path(settings.answer_list)) if settings.answer_list else ()
     files = corpus_files(data, settings.train_split)
     held_out_files = corpus_files(data, settings.eval_split) if settings.eval_split else ()
     corpus, held_out = read_corpus(files), read_corpus(held_out_files)
-    require_apart(settings, corpus.images, held_out.images, of="images")
     vocabulary = Vocabulary(
-        choose_words(settings.model, pretrained, corpus.texts), _choose_answers(corpus, settings)
+        choose_words(settings.model, pretrained, corpus.texts),
+        _choose_answers(corpus, settings, listed),
     )
     words = cast(WordPieces, vocabulary.words)
     encode_corpus = functools.partial(
@@ -70,7 +66,8 @@ def train_pretrain(
     )
     sentences = encode_corpus(corpus, settings.train_split)
     scored = encode_corpus(held_out, settings.eval_split) if held_out_files else None
-
+    if scored is not None:
+        require_apart(settings, sentences.image_ids, scored.image_ids, of="images")
     reader = RecordReader(features, accelerator.device, settings.cache)
     ids = {*sentences.image_ids, *(scored.image_ids if scored else ())}
     reader.require_room(ids, processes=accelerator.num_processes)
@@ -110,13 +107,16 @@ def train_pretrain(
     return result, times
 
 
-def _choose_answers(corpus: Corpus, settings: PretrainSettings) -> tuple[str, ...]:
-    """Return the answer table; UsageError where question answering counts and there is none."""
+def _choose_answers(
+    corpus: Corpus, settings: PretrainSettings, listed: tuple[str, ...]
+) -> tuple[str, ...]:
+    """Return the answer table; ClipfeatError where question answering counts and there is none.
+
+    `listed` are the answers of a file, where there is one.
+    """
     if not settings.objectives.answers:
         return ()
-    if settings.answer_list:
-        return read_answer_list(Path(settings.answer_list))
-    answers = corpus.common_answers(min_count=settings.min_answer_count)
+    answers = listed or corpus.common_answers(min_count=settings.min_answer_count)
     if not answers:
         raise ClipfeatError(
             f"no answer of corpus {settings.train_split!r} is that of {settings.min_answer_count} "
@@ -133,9 +133,7 @@ def _new_model(
     pretrained: Pretrained | None,
 ) -> Pretrainer:
     """Return the model that training begins with; the same one every time."""
-    require_places(settings.model, store, sentences.image_ids)
     if pretrained is not None:
-        pretrained.require_features_of(store)
         statistics = pretrained.statistics
     else:
         statistics = channel_statistics(store, sentences.image_ids, seed=settings.seed)

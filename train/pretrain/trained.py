@@ -11,11 +11,10 @@ from ...featstore import FeatureStore
 from ..grids.normalize import ChannelStatistics, FeatureNorm
 from ..grids.records import RecordReader
 from ..grounded.train import check_digest
-from ..loop.checkpoint import load_model, read_checkpoint
+from ..loop.checkpoint import load_model
 from ..loop.devices import accelerator_on
 from ..models.pretrained import load_pretrained
 from ..runs.folder import BEST, RunCard
-from ..runs.jsonfile import field
 from ..settings import settings_of
 from ..texts.pieces import WordPieces
 from ..texts.vocabulary import Vocabulary
@@ -44,10 +43,8 @@ def load_run(run: Path) -> TrainedEncoder:
     pretrained = load_pretrained(run)
     settings = settings_of(PretrainSettings, pretrained.card.settings)
     model = make_model(settings, pretrained.statistics, pretrained.vocabulary)
-    tensors, state = read_checkpoint(run / BEST)
-    load_model(model, tensors, run / BEST)
-    epoch = field(state, "epoch", int, run / BEST)
-    return TrainedEncoder(model, pretrained.vocabulary, settings, pretrained.card, epoch)
+    load_model(model, pretrained.tensors, run / BEST)
+    return TrainedEncoder(model, pretrained.vocabulary, settings, pretrained.card, pretrained.epoch)
 
 
 def make_model(

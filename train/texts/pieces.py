@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -72,7 +73,7 @@ def train_pieces(texts: Sequence[str], *, size: int) -> WordPieces:
     tokenizer = _splits_words(Tokenizer(WordPiece(unk_token=UNK)))
     printable = [_printable(text) for text in texts]
     normalize = tokenizer.normalizer.normalize_str
-    letters = sorted({letter for text in printable for letter in normalize(text)} - {" "})
+    letters = sorted(set(chain.from_iterable(map(normalize, printable))) - {" "})
     # Given beforehand, as the trainer numbers the letters that it meets in an order of chance,
     # and breaks ties of later pieces by these numbers.
     given = [*SPECIAL, *letters, *(INSIDE + letter for letter in letters)]

@@ -33,9 +33,9 @@ def train_ve(
     `clipfeat.train.runs.folder` lists. Raises UsageError before any work, StoreError for a store
     that cannot be read, ClipfeatError for data that do not fit it.
     """
-    settings, pretrained = find_start(settings)
-    accelerator = accelerator_on(device, settings)
     features = FeatureStore.open(store)
+    settings, pretrained = find_start(settings, features)
+    accelerator = accelerator_on(device, settings)
     train_split = read_split(settings.dataset, data, settings.train_split)
     held_out = _read_held_out(settings, data, train_split)
     texts = (pair.hypothesis for pair in train_split.pairs)

@@ -1,0 +1,249 @@
+"""The encoder of words and cells, and the head for words, against transformers' own BERT."""
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from transformers import BertConfig, BertForMaskedLM, BertModel
+
+from clipfeat.base.errors import UsageError
+from clipfeat.train.grids.normalize import ChannelStatistics, FeatureNorm
+from clipfeat.train.models.bert import find_bert, start_from
+from clipfeat.train.models.settings import SingleStreamSettings
+from clipfeat.train.models.single_stream import SingleStreamEncoder, all_places
+from clipfeat.train.pretrain.examples import PretrainBatch
+from clipfeat.train.pretrain.model import Pretrainer, PretrainOutputs
+from clipfeat.train.pretrain.settings import ObjectiveSettings, PretrainSettings
+
+DIM, TOKENS, ANSWERS = 6, 20, 4
+SIZES = SingleStreamSettings(hidden=16, layers=3, heads=2, places=4, dropout=0.0)
+SETTINGS = PretrainSettings(model=SIZES, objectives=ObjectiveSettings(answers=1.0, cells=1.0))
+CONFIG = BertConfig(
+    vocab_size=TOKENS, hidden_size=16, num_hidden_layers=3, num_attention_heads=2,
+    intermediate_size=64, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0,
+)  # fmt: skip
+
+
+def lively(module: nn.Module) -> None:
+    """Give a model weights that make attention sharp and biases count."""
+    torch.manual_seed(0)
+    for parameter in module.parameters():
+        nn.init.normal_(parameter, std=1.5)
+
+
+@pytest.fixture(scope="module")
+def bert(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a BertForMaskedLM."""
+    folder = tmp_path_factory.mktemp("bert")
+    model = BertForMaskedLM(CONFIG)
+    lively(model)
+    model.save_pretrained(folder)
+    (folder / "vocab.txt").write_text("[PAD]\n")
+    return folder
+
+
+def encoder_of(bert: Path) -> SingleStreamEncoder:
+    encoder = SingleStreamEncoder(SIZES, dim=DIM, tokens=TOKENS)
+    lively(encoder.grid)
+    start_from(encoder.bert, find_bert(str(bert)))
+    return encoder.eval()
+
+
+def eager(bert: Path) -> BertModel:
+    return BertModel.from_pretrained(bert, attn_implementation="eager", add_pooling_layer=False)
+
+
+TEXTS = torch.tensor([[2, 9, 8, 7, 3], [2, 5, 3, 0, 0], [2, 6, 11, 3, 0]])
+
+
+def test_a_text_without_cells_is_read_as_by_bert(bert: Path) -> None:
+    states, _ = encoder_of(bert)(
+        torch.randn(1, 4, DIM),
+        torch.zeros(1, 4, dtype=torch.bool),
+        all_places(torch.tensor([[2, 2]]), 4),
+        torch.zeros(3, dtype=torch.int64),
+        TEXTS,
+    )
+    real = TEXTS > 0
+    expected = eager(bert)(input_ids=TEXTS, attention_mask=real.long()).last_hidden_state
+    torch.testing.assert_close(states[:, :5][real], expected[real], rtol=1e-4, atol=1e-5)
+
+
+class MorePieces(nn.Module):
+    """Cells that are pieces, further on in the text: a BERT can then read the whole sequence."""
+
+    def __init__(self, embeddings: nn.Module, pieces: Tensor) -> None:
+        super().__init__()
+        self.embeddings, self.pieces = embeddings, pieces
+
+    def forward(self, features: Tensor, places: Tensor) -> Float[Tensor, "image cell channel"]:
+        positions = 5 + torch.arange(self.pieces.shape[1])
+        return self.embeddings(self.pieces, position_ids=positions.expand_as(self.pieces))
+
+
+def test_states_and_attention_are_those_of_berts_eager_layers(bert: Path) -> None:
+    """The attention is that of the last layer from [CLS], among the cells alone, mean over heads."""
+    encoder = encoder_of(bert)
+    cells = torch.tensor([[4, 12, 13, 19], [14, 17, 0, 0]])
+    seen = torch.tensor([[True, True, False, True], [True, True, False, False]])
+    encoder.add_module("grid", MorePieces(encoder.bert.embeddings, cells))
+    image_of_text = torch.tensor([1, 0, 0])
+    places = torch.zeros(2, 4, 2, dtype=torch.int64)
+    states, attention = encoder(torch.zeros(2, 4, DIM), seen, places, image_of_text, TEXTS)
+
+    whole = torch.cat((TEXTS, cells[image_of_text]), dim=1)
+    real = torch.cat((TEXTS > 0, seen[image_of_text]), dim=1)
+    theirs = eager(bert)(input_ids=whole, attention_mask=real.long(), output_attentions=True)
+    torch.testing.assert_close(states[real], theirs.last_hidden_state[real], rtol=1e-4, atol=1e-5)
+    to_cells = theirs.attentions[-1][:, :, 0, 5:]  # text head cell
+    expected = (to_cells / to_cells.sum(dim=-1, keepdim=True)).mean(dim=1)
+    torch.testing.assert_close(attention, expected, rtol=1e-4, atol=1e-6)
+    assert attention[~seen[image_of_text]].tolist() == [0, 0, 0, 0]
+    assert attention.max() > 0.6  # the weights make it choose
+
+
+def test_a_cell_is_its_features_row_and_column() -> None:
+    encoder = SingleStreamEncoder(SIZES, dim=DIM, tokens=TOKENS)
+    grid = encoder.grid
+    lively(grid)
+    features = torch.randn(1, 6, DIM)
+    found = grid(features, all_places(torch.tensor([[2, 3]]), 6))[0]
+    for cell, (row, col) in enumerate([(0, 0), (0, 1), (0, 2), (1, 0), (1, 1), (1, 2)]):
+        sums = grid.project.weight @ features[0, cell] + grid.project.bias
+        sums = sums + grid.rows.weight[row] + grid.cols.weight[col]
+        normal = (sums - sums.mean()) / sums.std(correction=0)
+        expected = normal * grid.layer_norm.weight + grid.layer_norm.bias
+        torch.testing.assert_close(found[cell], expected, rtol=1e-4, atol=1e-5)
+
+
+def batch_of() -> PretrainBatch:
+    """Return three texts about two images, the second with two cells fewer."""
+    torch.manual_seed(1)
+    return PretrainBatch(
+        features=torch.randn(2, 5, DIM).half(),
+        mask=torch.tensor([[True] * 5, [True, False, True, True, False]]),
+        places=torch.randint(4, (2, 5, 2)),
+        hidden=torch.tensor(
+            [[True, False, False, True, False], [False, False, True, False, False]]
+        ),
+        image_of_text=torch.tensor([1, 0, 0]),
+        tokens=TEXTS,
+        masked=torch.tensor([1, 3, 6, 11]),
+        pieces=torch.tensor([9, 4, 8, 6]),
+        matched=torch.tensor([1.0, 0.0, 1.0]),
+        answers=torch.tensor([-1, -1, 2]),
+    )
+
+
+def pretrainer() -> Pretrainer:
+    norm = FeatureNorm(ChannelStatistics(torch.full((DIM,), 0.3), torch.ones(DIM)), blind=False)
+    model = Pretrainer(SETTINGS, norm, tokens=TOKENS, answers=ANSWERS)
+    lively(model)
+    return model.eval()
+
+
+def said(outputs: PretrainOutputs, batch: PretrainBatch) -> list[Tensor]:
+    """Return what the heads say, of real cells."""
+    assert outputs.answers is not None
+    assert outputs.cells is not None
+    real = batch.mask[batch.image_of_text]
+    return [outputs.words, outputs.matching, outputs.answers, outputs.cells[real]]
+
+
+def widened(batch: PretrainBatch, garbage: float) -> PretrainBatch:
+    """Return the batch with garbage in padding, with more padding pieces and more such cells."""
+    more = torch.full((2, 3, DIM), garbage, dtype=torch.float16)
+    features = torch.where(batch.mask[:, :, None], batch.features, garbage)
+    nothing = torch.zeros(2, 3, dtype=torch.bool)
+    width = batch.tokens.shape[1]
+    return batch._replace(
+        features=torch.cat((features, more), dim=1),
+        mask=torch.cat((batch.mask, nothing), dim=1),
+        hidden=torch.cat((batch.hidden, nothing), dim=1),
+        places=torch.cat((batch.places, torch.full((2, 3, 2), 99)), dim=1),
+        tokens=nn.functional.pad(batch.tokens, (0, 2)),
+        masked=batch.masked // width * (width + 2) + batch.masked % width,
+    )
+
+
+@pytest.mark.parametrize("garbage", [0.0, 6e4, torch.inf, torch.nan])
+def test_what_padding_holds_never_changes_what_a_head_says(garbage: float) -> None:
+    model, batch = pretrainer(), batch_of()
+    dirty = widened(batch, garbage)
+    for found, expected in zip(said(model(dirty), dirty), said(model(batch), batch), strict=True):
+        torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_a_hidden_cell_shows_none_of_its_features() -> None:
+    model, batch = pretrainer(), batch_of()
+    other = torch.where(batch.hidden[:, :, None], torch.randn(2, 5, DIM).half(), batch.features)
+    found, expected = model(batch._replace(features=other)), model(batch)
+    for one, two in zip(said(found, batch), said(expected, batch), strict=True):
+        assert torch.equal(one, two)
+    assert not torch.equal(found.target, expected.target)
+
+
+def test_a_blind_model_has_the_features_as_target() -> None:
+    model, batch = pretrainer(), batch_of()
+    model.norm.blind = True
+    found = model(batch)
+    expected = (batch.features.float() - 0.3) * batch.mask[:, :, None]
+    torch.testing.assert_close(found.target, expected)
+    other = model(batch._replace(features=torch.randn(2, 5, DIM).half()))
+    assert all(
+        torch.equal(one, two)
+        for one, two in zip(said(found, batch), said(other, batch), strict=True)
+    )
+
+
+def test_the_head_for_words_is_that_of_bert(bert: Path) -> None:
+    model, batch = pretrainer(), batch_of()
+    model.word.start_from(start_from(model.encoder.bert, find_bert(str(bert))))
+    batch = batch._replace(mask=torch.zeros(2, 5, dtype=torch.bool))
+    theirs = BertForMaskedLM.from_pretrained(bert).eval()
+    logits = theirs(input_ids=TEXTS, attention_mask=(TEXTS > 0).long()).logits
+    expected = logits.flatten(0, 1)[batch.masked]
+    torch.testing.assert_close(model(batch).words, expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("change", [{"heads": 4}, {"layers": 2}, {"layers": 4}, {"hidden": 32}])
+def test_a_bert_of_other_sizes_is_refused(bert: Path, change: dict[str, int]) -> None:
+    """Heads, and layers left over, are in no tensor's shape."""
+    encoder = SingleStreamEncoder(dataclasses.replace(SIZES, **change), dim=DIM, tokens=TOKENS)
+    ((name, ours),) = change.items()
+    theirs = getattr(SIZES, name)
+    with pytest.raises(
+        UsageError, match=rf"model\.{name} is {ours}, and the BERT of .* --set mod.*={theirs}$"
+    ):
+        start_from(encoder.bert, bert)
+
+
+def test_a_bert_of_other_pieces_is_refused(bert: Path) -> None:
+    encoder = SingleStreamEncoder(SIZES, dim=DIM, tokens=TOKENS + 1)
+    with pytest.raises(UsageError, match=r"does not fit \(.*word_embeddings"):
+        start_from(encoder.bert, bert)
+
+
+def test_what_is_no_bert_is_refused_in_one_line(
+    bert: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def offline(*_: object, **__: object) -> str:
+        raise OSError("no network\nand more")
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", offline)
+    with pytest.raises(UsageError, match=r"no such folder, and not to be had from the hub \(no n"):
+        find_bert(str(tmp_path / "nowhere"))
+    for name in ("config.json", "vocab.txt", "model.safetensors"):
+        with pytest.raises(UsageError, match=f"has no {name}$"):
+            find_bert(str(tmp_path))
+        (tmp_path / name).write_bytes((bert / name).read_bytes())
+    assert find_bert(str(tmp_path)) == tmp_path
+    encoder = SingleStreamEncoder(SIZES, dim=DIM, tokens=TOKENS)
+    for name in ("model.safetensors", "config.json"):
+        (tmp_path / name).write_bytes(b'{"model_type": 5')
+        with pytest.raises(UsageError, match="not a BERT") as error:
+            start_from(encoder.bert, tmp_path)
+        assert "\n" not in str(error.value)
