@@ -37,7 +37,8 @@ BEST = "best.safetensors"
 RESULT = "result.json"
 SCORES = "scores.json"
 BAD_BATCH = "bad_batch.safetensors"
-CHANGES_NOTHING = {"cache", "log_every", "checkpoint_every"}  # settings that a run may go on with
+# Settings that a run may go on with; a run that lacked memory needs more parts to go on at all.
+CHANGES_NOTHING = {"accumulate", "cache", "log_every", "checkpoint_every"}
 EVENTS = "tensorboard"
 CURVES = "curves.png"
 LOCK = ".lock"
