@@ -99,6 +99,7 @@ class BatchReader:
     def _texts(self, numbers: Int[np.ndarray, " text"], epoch: int) -> dict[str, np.ndarray]:
         sentences, objectives = self.sentences, self.settings.objectives
         width = sentences.tokens.shape[1]
+        # Whether the text is replaced, which answer it has, what may replace it, then two a piece.
         random = chances(
             self.settings.seed, epoch, Purpose.TEXT, numbers, 2 + CANDIDATES + 2 * width
         )
