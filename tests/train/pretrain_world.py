@@ -12,7 +12,8 @@ NAME = "COCO_train2014_{:012}"
 FAST = (
     *("train_split=train", "eval_split=heldout", "min_answer_count=1", "sampled_cells=4"),
     *("model.hidden=16", "model.layers=1", "model.heads=2", "model.places=3", "model.pieces=90"),
-    *("epochs=2", "batch_size=32", "log_every=1", "lr=1e-2", "max_tokens=12"),
+    *("epochs=2", "batch_size=32", "log_every=1", "lr=1e-2", "max_tokens=12", "model.dropout=0.1"),
+    *("objectives.mask_words=0.15", "objectives.mismatch=0.5"),
 )
 
 

@@ -1,13 +1,11 @@
 """How much of what is hidden a pre-trained encoder finds out."""
 
-import contextlib
-
 import torch
 from accelerate import Accelerator
 from torch import nn
-from tqdm import tqdm
 
-from ..loop.batches import cut, epoch_order, prefetch
+from ..loop.batches import epoch_order
+from ..loop.evaluate import each_batch, part_size
 from .examples import BatchReader
 from .model import tallies
 from .settings import PretrainSettings
@@ -27,23 +25,16 @@ def evaluate(
     """
     model.eval()
     order = epoch_order(reader.sentences.image_of_sentence, seed=0, epoch=0)
-    size = max(1, settings.batch_size // settings.accumulate)  # what fits in training fits here
-    mine = cut(order, size)[accelerator.process_index :: accelerator.num_processes]
     sums = torch.zeros(len(OBJECTIVES), 4, dtype=torch.float64, device=accelerator.device)
-    bar = tqdm(
-        total=sum(map(len, mine)),
-        unit=" examples",
-        desc="evaluating",
-        leave=False,
-        disable=None if accelerator.is_main_process else True,
-    )
-    stream = prefetch(mine, lambda numbers: reader.read(numbers, EPOCH))
-    with bar, contextlib.closing(stream):
-        for found in stream:
-            batch = found.to(accelerator.device)
-            for name, tally in tallies(model(batch), batch).items():
-                sums[OBJECTIVES.index(name)] += torch.stack([n.double() for n in tally])
-            bar.update(len(batch.matched))
+    for _, batch in each_batch(
+        order,
+        lambda numbers: reader.read(numbers, EPOCH),
+        accelerator,
+        size=part_size(settings),
+        doing="evaluating",
+    ):
+        for name, tally in tallies(model(batch), batch).items():
+            sums[OBJECTIVES.index(name)] += torch.stack([n.double() for n in tally])
     return _scores(torch.as_tensor(accelerator.reduce(sums, "sum")).tolist(), settings)
 
 
