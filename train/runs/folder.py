@@ -30,6 +30,7 @@ from ...base.files import sha256_file, write_atomically
 from .jsonfile import field, read_json, write_json
 
 SETTINGS = "settings.json"
+VOCABULARY = "vocabulary.json"
 METRICS = "metrics.jsonl"
 LAST = "last.safetensors"
 BEFORE_LAST = "last.1.safetensors"
