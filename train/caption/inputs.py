@@ -6,13 +6,13 @@ from pathlib import Path
 
 from ...featstore import FeatureStore
 from ..grounded.train import require_apart
+from .asked import Asked
 from .data.bpe import build_bpe
 from .data.examples import CaptionExamples, encode
 from .data.read import read_split
 from .data.split import CaptionSplit
 from .data.tokens import CaptionVocabulary
 from .data.words import build_words
-from .evaluation import Asked
 from .settings import CaptionSettings
 
 
