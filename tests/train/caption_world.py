@@ -17,7 +17,6 @@ TRANSFORMER = (
     "model={name='transformer', hidden=32, layers=1, heads=2, dropout=0.1, cell_dropout=0.0}"
 )
 UPDN = "model={name='updn', embedding=16, hidden=32, attention=16, dropout=0.1, cell_dropout=0.0}"
-NAMES = {"train": "train2014", "val": "val2014", "test": "val2014"}
 
 
 def caption_of(image_id: int) -> str:
@@ -25,7 +24,8 @@ def caption_of(image_id: int) -> str:
 
 
 def name_of(image_id: int, split: str) -> str:
-    return f"COCO_{NAMES[split]}_{image_id:012}"
+    subset = "train2014" if split == "train" else "val2014"
+    return f"COCO_{subset}_{image_id:012}"
 
 
 def row_of(image_id: int, split: str, *captions: str) -> dict[str, Any]:
@@ -33,7 +33,7 @@ def row_of(image_id: int, split: str, *captions: str) -> dict[str, Any]:
     sentences = [{"raw": caption} for caption in captions or (caption_of(image_id),) * 2]
     return {
         "cocoid": image_id,
-        "filepath": NAMES[split],
+        "filepath": "images",
         "filename": f"{name_of(image_id, split)}.jpg",
         "split": split,
         "sentences": sentences,
