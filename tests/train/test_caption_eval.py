@@ -86,7 +86,7 @@ def test_a_split_is_captioned_and_scored_as_published(
     ]
     code, out, _ = typed(*words)
     assert out.splitlines() == [
-        f"split test: 8 images, stage scst, epoch {result['epoch']}, 3 beams",
+        f"split test: 8 images, stage scst, epoch {result['epoch']}, beams 3",
         "1000.00  CIDEr-D, times 100",
         "  50.00  Bleu_1, times 100",
         " 200.00  CIDEr, times 100",

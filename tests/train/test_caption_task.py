@@ -1,6 +1,8 @@
 """`clipfeat train caption` in both stages, as typed and as called."""
 
+import dataclasses
 import json
+import tomllib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -8,8 +10,9 @@ from typing import Any
 import pytest
 from caption_world import FAST, TRANSFORMER, UPDN, caption_of, make_world, row_of, write_rows
 
-from clipfeat.train.caption.settings import CaptionSettings
+from clipfeat.train.caption.settings import PRESETS, CaptionSettings
 from clipfeat.train.caption.task import train_caption
+from clipfeat.train.loop.schedule import learning_rate, total_updates
 from clipfeat.train.settings import load_settings
 
 Typed = Callable[..., tuple[int, str, str]]
@@ -211,3 +214,31 @@ def test_a_folder_of_something_else_is_refused(world: World, tmp_path: Path, typ
         code, _, err = typed(*words(world, out))
         assert (code, err.count("\n")) == (2, 1)
         assert f"{out} exists and is no run folder of captioning" in err
+
+
+def test_the_default_file_lists_every_setting_at_its_default() -> None:
+    listed = tomllib.loads((PRESETS / "default.toml").read_text())
+    for table in ("decoding", "scst"):
+        listed[table]["name"] = table
+    assert listed == json.loads(json.dumps(dataclasses.asdict(CaptionSettings())))
+
+
+@pytest.mark.parametrize("name", ["default", "demo", "transformer", "updn"])
+def test_every_preset_says_its_command_and_loads(name: str) -> None:
+    head = (PRESETS / f"{name}.toml").read_text()[:900]
+    assert f"clipfeat train caption {name} " in head
+    assert "Expected time: " in head
+    assert "Expected score: " in head
+    load_settings(CaptionSettings, config=PRESETS / f"{name}.toml", assignments=[])
+
+
+def test_the_transformer_has_the_schedule_of_the_paper() -> None:
+    """Noam's, as published: 512^-0.5 * min(n^-0.5, n * 20,000^-1.5) at update n from 1."""
+    preset = load_settings(CaptionSettings, config=PRESETS / "transformer.toml", assignments=[])
+    steps = total_updates(preset, 566_747)  # captions of Karpathy's train and restval
+    for update in (1, 5_000, 20_000, 20_001, 80_000, steps):
+        expected = 512**-0.5 * min(update**-0.5, update * 20_000**-1.5)
+        assert learning_rate(update - 1, steps, preset) == pytest.approx(expected, rel=1e-4)
+    second = preset.self_critical
+    rates = {learning_rate(step, 10, second) for step in range(10)}
+    assert (rates, second.epochs, second.batch_size) == ({5e-6}, 25, 10)

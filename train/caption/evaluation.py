@@ -134,7 +134,7 @@ def describe(result: Mapping[str, Any]) -> str:
     told = {*given, "predictions", "page", "left_out"}
     lines = [
         f"split {result['split']}: {result['n']} images, stage {result['stage']}, "
-        f"epoch {result['epoch']}, {result['beams']} beams",
+        f"epoch {result['epoch']}, beams {result['beams']}",
         f"{result['cider_d']:7.2f}  CIDEr-D, times 100",
         *(
             f"{100 * value:7.2f}  {name}, times 100"

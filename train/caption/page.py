@@ -83,7 +83,7 @@ def write_page(
     told = (
         f"{len(images)} of {len(captions)} images of split {asked.split.name}, evenly from the "
         f"best caption to the worst; model of {trained.folder.resolve().name}, epoch "
-        f"{trained.epoch}, {trained.settings.decoding.beams} beams. The pictures show the "
+        f"{trained.epoch}, beams {trained.settings.decoding.beams}. The pictures show the "
         f"{DRAWN} words for which the model looks most closely at some cells."
     )
     body = "\n".join([f"<h1>Captions</h1>\n<p>{escape(told)}</p>", *articles])

@@ -8,9 +8,11 @@ import numpy as np
 from jaxtyping import Float, Shaped
 
 from .attention import show, show_cells, show_lit
-from .canvas import DOTS, FAINT, INK, missing_glyphs, new_figure
+from .canvas import FAINT, INK, missing_glyphs, new_figure
 
-SIDE = 1.7  # inches, of a panel
+WIDE = 1.7  # inches, of a panel
+TALLEST = 1.5  # times as high as wide; 1 / TALLEST is the flattest
+DPI = 80  # a page has dozens of these
 
 
 def draw_words(
@@ -22,7 +24,9 @@ def draw_words(
     Without an image the cells stand alone. An image is taken to cover the grid.
     """
     shown = len(words) + (image is not None)
-    figure = new_figure(SIDE * shown, SIDE + 0.3)
+    height, width = words[0][1].shape if image is None else image.shape[:2]
+    tall = WIDE * min(max(height / width, 1 / TALLEST), TALLEST)
+    figure = new_figure(WIDE * shown, tall + 0.3)
     axes = figure.subplots(1, shown, squeeze=False)[0].tolist()
     if image is not None:
         seen = axes.pop(0)
@@ -35,5 +39,5 @@ def draw_words(
             show_lit(axis, image, attention)
         axis.set_title(textwrap.shorten(word, 20), fontsize=9, color=INK, parse_math=False)
     with missing_glyphs(), io.BytesIO() as file:
-        figure.savefig(file, format="png", dpi=DOTS)
+        figure.savefig(file, format="png", dpi=DPI)
         return file.getvalue()
