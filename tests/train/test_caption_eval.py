@@ -15,7 +15,9 @@ from PIL import Image
 from stores import make_store
 from vqa_world import grid
 
+from clipfeat.train.caption.data.bpe import WORD, BpeVocabulary
 from clipfeat.train.caption.evaluation import with_beams
+from clipfeat.train.caption.page import _by_word, _find
 from clipfeat.train.caption.settings import CaptionSettings
 from clipfeat.train.caption.task import train_caption
 from clipfeat.train.caption.trained import load_stage
@@ -216,12 +218,23 @@ def test_beams_are_those_that_are_asked_for(run: Path) -> None:
 
 
 def test_the_attention_of_a_word_is_the_mean_of_its_parts() -> None:
-    from clipfeat.train.caption.data.bpe import WORD, BpeVocabulary
-    from clipfeat.train.caption.page import _by_word
-
     vocabulary = BpeVocabulary((f"{WORD}", "r", "e", "d", "a"), ())
     spell = {piece: number for number, piece in enumerate(vocabulary.pieces, start=4)}
     tokens = [2, *(spell[p] for p in (WORD, "a", WORD, "r", "e", "d")), 3, 0]
     maps = np.arange(8.0)[:, None, None] * np.ones((1, 2, 1))
     words = _by_word(vocabulary, tokens, maps)
     assert [(word, looked[0, 0]) for word, looked in words] == [("a", 1.0), ("red", 4.0)]
+
+
+def test_no_file_outside_the_folder_is_an_image(tmp_path: Path) -> None:
+    """Image ids come from files of others."""
+    images = tmp_path / "images"
+    (images / "train").mkdir(parents=True)
+    inside, outside = images / "train" / "7.jpg", tmp_path / "secret.jpg"
+    inside.touch()
+    outside.touch()
+    (images / "link.png").symlink_to(outside)  # the user's own
+    assert _find(images, "train/7") == _find(images, "train/7.jpg") == inside
+    assert _find(images, "link") == images / "link.png"
+    for image_id in ("../secret", "train/../../secret", str(tmp_path / "secret"), "7", "train"):
+        assert _find(images, image_id) is None

@@ -3,7 +3,7 @@
 import base64
 from collections.abc import Mapping
 from html import escape
-from pathlib import Path
+from pathlib import Path, PurePath
 
 import numpy as np
 import torch
@@ -112,10 +112,9 @@ def _picture(words: Words, file: Path | None) -> bytes | None:
 
 def _find(folder: Path, image_id: str) -> Path | None:
     """Return an image's file in a folder, and never one outside of it."""
-    home = folder.resolve()
-    paths = [folder / f"{image_id}{ending}" for ending in ENDINGS]
-    inside = (path for path in paths if path.resolve().is_relative_to(home))
-    return next((path for path in inside if path.is_file()), None)
+    names = [PurePath(f"{image_id}{ending}") for ending in ENDINGS]
+    inside = [name for name in names if not name.is_absolute() and ".." not in name.parts]
+    return next((folder / name for name in inside if (folder / name).is_file()), None)
 
 
 @torch.no_grad()
