@@ -15,9 +15,10 @@ from PIL import Image
 from stores import make_store
 from vqa_world import grid
 
+from clipfeat.train.caption.attention import by_word
 from clipfeat.train.caption.data.bpe import WORD, BpeVocabulary
 from clipfeat.train.caption.evaluation import with_beams
-from clipfeat.train.caption.page import _by_word, _find
+from clipfeat.train.caption.page import _find
 from clipfeat.train.caption.settings import CaptionSettings
 from clipfeat.train.caption.task import train_caption
 from clipfeat.train.caption.trained import load_stage
@@ -222,7 +223,7 @@ def test_the_attention_of_a_word_is_the_mean_of_its_parts() -> None:
     spell = {piece: number for number, piece in enumerate(vocabulary.pieces, start=4)}
     tokens = [2, *(spell[p] for p in (WORD, "a", WORD, "r", "e", "d")), 3, 0]
     maps = np.arange(8.0)[:, None, None] * np.ones((1, 2, 1))
-    words = _by_word(vocabulary, tokens, maps)
+    words = by_word(vocabulary, tokens, maps)
     assert [(word, looked[0, 0]) for word, looked in words] == [("a", 1.0), ("red", 4.0)]
 
 

@@ -6,24 +6,18 @@ from html import escape
 from pathlib import Path, PurePath
 
 import numpy as np
-import torch
-from jaxtyping import Float
 
 from ...base.errors import UsageError
 from ...base.files import write_atomically
 from ...featstore import FeatureStore
-from ..grids.records import RecordReader
 from ..pictures.attention import read_image
 from ..pictures.words import draw_words
 from .asked import Asked
-from .data.examples import read_images
-from .data.tokens import CaptionVocabulary
+from .attention import SHARPEST, Words, look
 from .trained import TrainedCaptioner
-from .write import best_captions
 
 PAGE = "examples.html"
 SHOWN = 24  # images, from the best caption to the worst
-DRAWN = 5  # words of a caption
 ENDINGS = ("", ".jpg", ".jpeg", ".png")
 HEAD = """<!DOCTYPE html>
 <html lang="en">
@@ -39,8 +33,6 @@ h2 { font-size: 1.15em; margin: 0 }
 p, ul { margin: .3em 0 } li, .faint { color: #6b717a } img { max-width: 100%; display: block }
 </style>
 """
-
-Words = list[tuple[str, Float[np.ndarray, "row col"]]]
 
 
 def write_page(
@@ -58,7 +50,7 @@ def write_page(
     """
     scores = asked.score_each(captions)
     position = {image_id: place for place, image_id in enumerate(asked.examples.ids)}
-    order = [n for n in np.argsort(-scores, kind="stable").tolist()]
+    order = np.argsort(-scores, kind="stable").tolist()
     seen = [n for n in order if asked.split.images[n].image_id in position]
     chosen = [seen[n] for n in np.linspace(0, len(seen) - 1, min(SHOWN, len(seen))).astype(int)]
     images = [asked.split.images[n] for n in chosen]
@@ -69,7 +61,7 @@ def write_page(
             f"--images {folder} has no file of any image shown, such as {stored[0]}.jpg; pass "
             "the folder that the store was extracted from, or leave it out"
         )
-    looked = _attention(trained, asked, store, [position[image.image_id] for image in images])
+    looked = look(trained, asked, store, [position[image.image_id] for image in images])
     articles = [
         _article(
             str(image.image_id),
@@ -84,10 +76,10 @@ def write_page(
         f"{len(images)} of {len(captions)} images of split {asked.split.name}, evenly from the "
         f"best caption to the worst; model of {trained.folder.resolve().name}, epoch "
         f"{trained.epoch}, beams {trained.settings.decoding.beams}. The pictures show the "
-        f"{DRAWN} words for which the model looks most closely at some cells."
+        f"{SHARPEST} words for which the model looks most closely at some cells."
     )
     body = "\n".join([f"<h1>Captions</h1>\n<p>{escape(told)}</p>", *articles])
-    write_atomically(run / PAGE, f"{HEAD}{body}\n</html>\n".encode())
+    write_atomically(run / PAGE, f"{HEAD}{body}\n</html>\n".encode(errors="xmlcharrefreplace"))
     return run / PAGE
 
 
@@ -115,40 +107,3 @@ def _find(folder: Path, image_id: str) -> Path | None:
     names = [PurePath(f"{image_id}{ending}") for ending in ENDINGS]
     inside = [name for name in names if not name.is_absolute() and ".." not in name.parts]
     return next((folder / name for name in inside if (folder / name).is_file()), None)
-
-
-@torch.no_grad()
-def _attention(
-    trained: TrainedCaptioner, asked: Asked, store: FeatureStore, numbers: list[int]
-) -> list[Words]:
-    """Return for each image some words of its caption, each with the attention over real cells."""
-    model = trained.model.eval()
-    device = next(model.parameters()).device
-    batch = read_images(RecordReader(store, device), asked.examples, np.array(numbers)).to(device)
-    tokens = best_captions(model, batch.records, trained.settings.decoding)
-    memory = model.encode(*batch.records)
-    weights = model.attention(memory, tokens[:, :-1]).cpu().numpy()
-    found = []
-    for number, row, looked in zip(numbers, tokens.tolist(), weights, strict=True):
-        image_id = asked.examples.image_ids[number]
-        mask = store.mask(image_id)
-        real = np.ix_(mask.any(axis=1), mask.any(axis=0))
-        maps = looked[:, : mask.size].reshape(-1, *mask.shape)
-        words = _by_word(trained.vocabulary, row, maps)
-        sharpest = sorted(range(len(words)), key=lambda n: -words[n][1].max())[:DRAWN]
-        found.append([(words[n][0], words[n][1][real]) for n in sorted(sharpest)])
-    return found
-
-
-def _by_word(
-    vocabulary: CaptionVocabulary, tokens: list[int], maps: Float[np.ndarray, "step row col"]
-) -> Words:
-    """Return the words of a caption, each with the mean attention of the parts it was made of."""
-    parts: dict[int, list[int]] = {}
-    for step in range(len(maps)):
-        before = vocabulary.decode(tokens[: step + 1])
-        after = vocabulary.decode(tokens[: step + 2])
-        if after != before:  # neither the end nor padding
-            parts.setdefault(len(after.split()) - 1, []).append(step)
-    words = vocabulary.decode(tokens).split()
-    return [(word, maps[parts[place]].mean(axis=0)) for place, word in enumerate(words)]
