@@ -18,7 +18,7 @@ MODEL ?= RN50
 PRETRAINED ?= none
 DEMO_STORE := $(DEMO)/scenes.clipfeat
 
-.PHONY: help setup demo train-vqa train-ve pretrain test lint types bench-extract bench-store bench-lookup bench-plan bench-loader bench-steps bench-decode bench-vqa bench-train bench-pretrain bench-cider clean
+.PHONY: help setup demo train-vqa train-ve train-caption pretrain test lint types bench-extract bench-store bench-lookup bench-plan bench-loader bench-steps bench-decode bench-vqa bench-train bench-pretrain bench-cider clean
 .DELETE_ON_ERROR:
 
 help:
@@ -26,6 +26,7 @@ help:
 	@echo "make train-vqa  train on the demo store, or: make train-vqa STORE=x.clipfeat DATA=vqa/"
 	@echo "make train-ve   the same for visual entailment: make train-ve STORE=x.clipfeat DATA=snli_ve/"
 	@echo "make pretrain   the same for pre-training; CONFIG=demo_finetune INIT=run then starts from it"
+	@echo "make train-caption  the same for captions, both stages: ... STORE=x.clipfeat DATA=captions/"
 	@echo "make test       the tests            make lint types   what CI checks besides"
 	@echo "make bench-extract bench-store bench-lookup bench-plan bench-loader bench-steps bench-train"
 	@echo "make bench-vqa bench-pretrain bench-decode bench-cider"
@@ -86,6 +87,11 @@ train-ve: RUN ?= runs/ve
 train-ve: $(STAMP)
 	$(if $(DATA),,$(error make train-ve STORE=$(STORE) needs DATA=, the folder of SNLI-VE files))
 	$(CLIPFEAT) train ve $(CONFIG) --store $(STORE) --data $(DATA) --out $(RUN) $(INIT_RUN)
+
+train-caption: RUN ?= runs/caption
+train-caption: $(STAMP)
+	$(if $(DATA),,$(error make train-caption STORE=$(STORE) needs DATA=, the folder of caption files))
+	$(CLIPFEAT) train caption $(CONFIG) --store $(STORE) --data $(DATA) --out $(RUN)
 else
 $(DEMO)/corpus: | $(DEMO)/data
 	$(CLIPFEAT) corpus --captions $(DEMO)/data/captions --vqa $(DEMO)/data/vqa --out $@
@@ -105,6 +111,12 @@ train-ve: RUN ?= $(DEMO)/ve
 train-ve: $(STAMP)
 	@$(MAKE) --no-print-directory $(DEMO_STORE)/store.json
 	$(CLIPFEAT) train ve $(CONFIG) --store $(DEMO_STORE) --data $(DEMO)/data/snli_ve --out $(RUN) $(INIT_RUN)
+
+train-caption: RUN ?= $(DEMO)/caption
+train-caption: CONFIG ?= demo
+train-caption: $(STAMP)
+	@$(MAKE) --no-print-directory $(DEMO_STORE)/store.json
+	$(CLIPFEAT) train caption $(CONFIG) --store $(DEMO_STORE) --data $(DEMO)/data/captions --out $(RUN)
 endif
 
 test: $(STAMP)

@@ -20,6 +20,7 @@ def eval_() -> None:
     \b
     $ clipfeat eval vqa run --split val --json
     $ clipfeat eval ve run --split test --json
+    $ clipfeat eval caption run --split test --beam 5 --json
     $ clipfeat eval caption --results r.json --references dataset_coco.json --split test
     """
 
@@ -109,22 +110,60 @@ def pretrain(*, run: Path, as_json: bool, **options: Any) -> None:
 
 
 @eval_.command()
-@click.option("--results", type=A_PATH, required=True, help="Captions to score, as COCO has them.")
-@click.option(
-    "--references", type=A_PATH, required=True, help="What people wrote: COCO's, Karpathy's, plain."
-)
-@click.option("--split", help="Split of Karpathy's file, such as test.")
+@click.argument("run", type=A_PATH, required=False)
+@click.option("--split", help="Split that RUN captions, or of Karpathy's file, such as test.")
+@click.option("--beam", type=click.IntRange(min=1, max=512), help="Default: that of the run.")
+@click.option("--store", type=A_PATH, help="Default: the store of the run.")
+@click.option("--data", type=A_PATH, help="Default: the data of the run.")
+@skip_missing
+@device_option
+@click.option("--page", is_flag=True, help="Write RUN/examples.html: captions, and where it looks.")
+@click.option("--images", type=A_PATH, metavar="DIR", help="The image files, for --page.")
+@click.option("--results", type=A_PATH, help="Score these captions, as COCO has them.")
+@click.option("--references", type=A_PATH, help="What people wrote: COCO's, Karpathy's, plain.")
 @click.option("--subset", is_flag=True, help="Score some images of the references alone.")
 @as_json
-def caption(
-    *, results: Path, references: Path, split: str | None, subset: bool, as_json: bool
-) -> None:
-    """Score a file of captions with BLEU, METEOR, ROUGE-L and CIDEr; needs java, and no torch.
+def caption(*, run: Path | None, as_json: bool, **options: Any) -> None:
+    """Caption every image of a split; the captions go to RUN/predictions_<split>.json.
+
+    RUN is the folder of both stages, of which the last one counts, or that of one. Prints BLEU,
+    METEOR, ROUGE-L and CIDEr where there is java, and CIDEr-D anyway. With --results it scores a
+    file of captions, and needs no run and no torch.
 
     \b
+    $ clipfeat eval caption run --split test --beam 5 --json
+    $ clipfeat eval caption run --split val --page --images coco/
     $ clipfeat eval caption --results r.json --references captions_val2014.json --json
     $ clipfeat eval caption --results r.json --references dataset_coco.json --split test
     """
+    flags = {name: options.pop(name) or None for name in ("page", "subset")}
+    of_file = {name: options.pop(name) for name in ("results", "references")}
+    if run is not None:
+        _refuse(of_file | {"subset": flags["subset"]}, "RUN")
+        _caption_run(run, {**options, "page": bool(flags["page"])}, as_json=as_json)
+    elif of_file["results"] is None or of_file["references"] is None:
+        raise UsageError("pass RUN and --split, or --results and --references")
+    else:
+        split = options.pop("split")
+        _refuse(options | {"page": flags["page"]}, "--results")
+        _caption_file(**of_file, split=split, subset=bool(flags["subset"]), as_json=as_json)
+
+
+def _caption_run(run: Path, options: dict[str, Any], *, as_json: bool) -> None:
+    if options["split"] is None:
+        raise UsageError("RUN needs --split, the split that it captions, such as test")
+    try:
+        from ..train.caption.evaluation import describe, eval_caption
+    except ModuleNotFoundError as error:
+        raise missing_extra("train", str(error.name)) from None
+    result = eval_caption(run, **options)
+    click.echo(json.dumps(result, indent=1) if as_json else describe(result))
+
+
+def _caption_file(
+    results: Path, references: Path, *, split: str | None, subset: bool, as_json: bool
+) -> None:
+    """Score a file of captions; this way needs no torch."""
     try:
         from ..train.caption.metrics.score import describe, score
     except ModuleNotFoundError as error:

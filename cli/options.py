@@ -40,10 +40,18 @@ skip_missing = click.option(
 device = click.option(
     "--device", type=click.Choice(["cpu", "cuda"]), help="Default: a GPU where there is one."
 )
+from_pretraining = click.option(
+    "--init", metavar="RUN", help="Pre-training run to start from; it says what the model is."
+)
 
 
-def training(data_help: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Return the decorator that gives a command of `clipfeat train` its options."""
+def training(
+    data_help: str, *, init: bool = True
+) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Return the decorator that gives a command of `clipfeat train` its options.
+
+    `init` says whether the task can start from a pre-training run.
+    """
     a_path = click.Path(path_type=Path)
     options = (
         click.argument("config", required=False),
@@ -62,11 +70,7 @@ def training(data_help: str) -> Callable[[Callable[..., None]], Callable[..., No
             metavar="KEY=VALUE",
             help="Change one setting, such as --set epochs=3. May be repeated.",
         ),
-        click.option(
-            "--init",
-            metavar="RUN",
-            help="Pre-training run to start from; it says what the model is.",
-        ),
+        *((from_pretraining,) if init else ()),
         click.option("--gpus", help="Train on several GPUs: a count (8) or their numbers (0,3)."),
         click.option(
             "--profile", is_flag=True, help="Say where the time went, waiting for data too."

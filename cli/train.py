@@ -1,5 +1,6 @@
 """clipfeat train: train a task on a feature store."""
 
+import functools
 import json
 import sys
 from collections.abc import Callable, Mapping
@@ -21,6 +22,7 @@ def train() -> None:
     \b
     $ clipfeat train vqa --store coco.clipfeat --data vqa/ --out run
     $ clipfeat train ve --store flickr30k.clipfeat --data snli_ve/ --out run
+    $ clipfeat train caption --store coco.clipfeat --data captions/ --out run
     $ clipfeat train pretrain --store coco.clipfeat --data corpus/ --out stage1
     """
 
@@ -94,6 +96,37 @@ def pretrain(**options: Any) -> None:
     _train(train_pretrain, describe, settings, options)
 
 
+@train.command()
+@training("Folder of Karpathy's or COCO's JSON files; docs/captioning.md names them.", init=False)
+@click.option(
+    "--stage",
+    type=click.Choice(["xe", "scst", "xe,scst"]),
+    default="xe,scst",
+    show_default=True,
+    help="Cross-entropy, then self-critical training from its best model.",
+)
+def caption(*, stage: str, **options: Any) -> None:
+    """Captioning on Karpathy's splits of COCO and Flickr30k, or on COCO's own files.
+
+    CONFIG is a TOML file of settings, or the name of one that comes with clipfeat. Each stage has
+    a folder in --out.
+
+    \b
+    $ clipfeat train caption transformer --store coco.clipfeat --data captions/ --out run
+    $ clipfeat train caption --store coco.clipfeat --data captions/ --out blind \\
+          --stage xe --set blind=true
+    """
+    from ..train.caption.settings import PRESETS, CaptionSettings
+
+    settings = _settings(CaptionSettings, PRESETS, options)
+    try:
+        from ..train.caption.task import describe_stages, train_caption
+    except ModuleNotFoundError as error:
+        raise missing_extra("train", str(error.name)) from None
+    train_stages = functools.partial(train_caption, stages=stage.split(","))
+    _train(train_stages, describe_stages, settings, options)
+
+
 def _settings(kind: type[S], presets: Path, options: Mapping[str, Any]) -> S:
     """Return the settings that a command line means."""
     from ..train.settings import find_config, load_settings
@@ -101,7 +134,7 @@ def _settings(kind: type[S], presets: Path, options: Mapping[str, Any]) -> S:
     config, assignments = options["config"], options["assignments"]
     if options["skip_missing"] is not None:
         assignments = (*assignments, f"skip_missing={options['skip_missing']}")
-    if options["init"] is not None:
+    if options.get("init") is not None:
         assignments = (*assignments, f"init={json.dumps(options['init'])}")
     path = None if config is None else find_config(config, presets)
     return load_settings(kind, config=path, assignments=assignments)

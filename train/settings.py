@@ -13,7 +13,7 @@ from ..base.errors import UsageError
 
 PRECISIONS = ("float32", "bfloat16", "float16")
 OPTIMIZERS = ("adamw", "adamax")
-SCHEDULES = ("cosine", "linear", "step", "constant")
+SCHEDULES = ("cosine", "linear", "step", "noam", "constant")
 CACHES = ("none", "memory", "device")
 LARGEST = 1 << 63  # torch takes no larger seed, and a float no number of any length
 
@@ -67,8 +67,24 @@ class LoopSettings:
                 f"milestones go with schedule step, and it with them; got schedule "
                 f"{self.schedule} and milestones {self.milestones}"
             )
+        if self.schedule == "noam" and not self.warmup:
+            raise UsageError("schedule noam falls as the warm-up rose; it needs warmup above 0")
         if not all(0 < share < 1 for share in self.milestones):
             raise UsageError(f"milestones are shares of all updates; got {self.milestones}")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SplitSettings(LoopSettings):
+    """What every task obeys that learns from one split and is scored on another."""
+
+    train_split: str = "train"
+    eval_split: str = "val"  # scores the model after each epoch; "" trains without one
+    skip_missing: int = 0  # most texts of a split that may lack their image's features
+    blind: bool = False  # features as zeros: what the texts alone give away
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require_at_least(self, 0, "skip_missing")
 
 
 def require_at_least(settings: object, least: int, *names: str) -> None:
@@ -76,6 +92,13 @@ def require_at_least(settings: object, least: int, *names: str) -> None:
     for name in names:
         if getattr(settings, name) < least:
             raise UsageError(f"{name} must be at least {least}; got {getattr(settings, name)}")
+
+
+def require_at_most(settings: object, most: int, *names: str) -> None:
+    """Raise UsageError where a named setting is above `most`."""
+    for name in names:
+        if getattr(settings, name) > most:
+            raise UsageError(f"{name} must be at most {most}; got {getattr(settings, name)}")
 
 
 def require_share(settings: object, name: str) -> None:

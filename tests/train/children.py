@@ -20,9 +20,14 @@ def command_line(world: World, out: Path, *changes: str) -> list[str]:
 
 
 def start_child(world: World, out: Path, *changes: str) -> subprocess.Popen[str]:
-    """Start the command, on one thread so that sums have one order."""
+    """Start the command."""
+    return start(command_line(world, out, *changes))
+
+
+def start(words: list[str]) -> subprocess.Popen[str]:
+    """Start a command, on one thread so that sums have one order."""
     return subprocess.Popen(
-        command_line(world, out, *changes),
+        words,
         env=os.environ | {"OMP_NUM_THREADS": "1"},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,

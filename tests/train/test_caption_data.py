@@ -198,7 +198,7 @@ def test_an_image_that_is_there_twice_is_named(tmp_path: Path) -> None:
         (coco_row(8, "train", "A") | {"split": ["train"]}, "split must be of type str"),
         (coco_row(8, "train", "A", cocoid=None), "cocoid must be a number or text; got None"),
         (coco_row(8, "train", "A", cocoid=True), "cocoid must be a number or text; got True"),
-        (coco_row(8, "train", "A", filepath=3), "filepath must be of type str; got 3"),
+        (coco_row(8, "train", "A", filename=3), "filename must be of type str; got 3"),
         (coco_row(8, "train", sentences={}), "sentences must be of type list"),
         (coco_row(8, "train", sentences=["A"]), r"sentences\[0\]: expected an object with 'raw'"),
         (coco_row(8, "train", sentences=[{"tokens": []}]), "no key 'raw'"),
@@ -250,7 +250,7 @@ def test_captions_become_rows_of_begin_words_end_and_padding(tmp_path: Path) -> 
     examples = encode(split, WORDS, store, max_tokens=3, skip_missing=0)
     assert examples.ids == (1, 2, 4)
     assert examples.image_ids == ("COCO_train2014_000000000001", "2", "000000000004")
-    assert examples.references[0] == ("A man's T-shirt.", "A man stands.")
+    assert examples.texts[0] == split.images[0].texts
     assert examples.image_of_caption.tolist() == [0, 0, 1, 2]
     assert examples.tokens.tolist() == [
         [2, 4, 1, 1, 3],

@@ -10,8 +10,9 @@ import pytest
 from clipfeat.base.errors import ClipfeatError
 from clipfeat.train.caption.data.bpe import WORD, BpeVocabulary, build_bpe
 from clipfeat.train.caption.data.tokens import BEGIN, END, SPECIAL, CaptionVocabulary
-from clipfeat.train.caption.data.vocabulary import read_vocabulary, write_vocabulary
+from clipfeat.train.caption.data.vocabulary import read_vocabulary
 from clipfeat.train.caption.data.words import WordVocabulary, build_words
+from clipfeat.train.runs.jsonfile import write_json
 from clipfeat.train.texts.words import PADDING, UNKNOWN
 
 TEXTS = ["low low low low low", "lower lower", "newest " * 6, "widest " * 3]
@@ -84,7 +85,7 @@ def test_a_vocabulary_comes_back_from_its_file(
     tmp_path: Path, vocabulary: CaptionVocabulary
 ) -> None:
     path = tmp_path / "vocabulary.json"
-    write_vocabulary(path, vocabulary)
+    write_json(path, vocabulary.record())
     back = read_vocabulary(path)
     assert type(back) is type(vocabulary)
     assert back.record() == vocabulary.record() == json.loads(path.read_text())

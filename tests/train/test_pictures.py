@@ -1,5 +1,6 @@
 """Pictures of runs: what they hold is looked at by people; that they come out is tested here."""
 
+import io
 import json
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from clipfeat.base.errors import UsageError
 from clipfeat.train.pictures.attention import draw_answer, grid_colors, read_image, show_lit
 from clipfeat.train.pictures.canvas import new_figure, save
 from clipfeat.train.pictures.curves import draw_curves, smooth
+from clipfeat.train.pictures.words import draw_words
 
 RNG = np.random.default_rng(0)
 CARD = {
@@ -157,3 +159,11 @@ def test_a_file_that_is_no_image_is_refused(tmp_path: Path) -> None:
     for name in ("cut.png", "text.jpg", "missing.jpg", "."):
         with pytest.raises(UsageError, match=r"is no readable image \(.*pass another --image"):
             read_image(tmp_path / name)
+
+
+def test_words_are_drawn_side_by_side_with_the_image_or_without() -> None:
+    """80 dots an inch, panels of 1.7 inches, 0.3 more for the words."""
+    looked = [("$bill", RNG.random((2, 4))), ("\u72d7" * 30, np.eye(2, 4))]
+    for image, size in ((None, (272, 114)), (np.zeros((80, 40, 3), np.uint8), (408, 228))):
+        with Image.open(io.BytesIO(draw_words(looked, image))) as opened:
+            assert opened.size == size

@@ -12,7 +12,7 @@ from transformers.models.bert.tokenization_bert_legacy import BertTokenizerLegac
 from clipfeat.base.errors import ClipfeatError, UsageError
 from clipfeat.train.runs.jsonfile import write_json
 from clipfeat.train.texts.pieces import SPECIAL, WordPieces, read_pieces, train_pieces
-from clipfeat.train.texts.vocabulary import Vocabulary, read_vocabulary, write_vocabulary
+from clipfeat.train.texts.vocabulary import Vocabulary, read_vocabulary
 
 LETTERS = "abcdefghijklmnopqrstuvwxyz0123456789"
 WORDS = ("a", "cat", "##s", "dog", "play", "##ing", "un", "##play", "##able", "cafe", "naive", "is")
@@ -151,7 +151,7 @@ def test_a_vocabulary_that_cannot_be_read_is_refused(tmp_path: Path) -> None:
 def test_pieces_are_kept_in_a_runs_folder(tmp_path: Path) -> None:
     for words in (WordPieces(PIECES), WordPieces((*SPECIAL, "\u2028", "é"))):
         vocabulary = Vocabulary(words, ("yes",))
-        write_vocabulary(tmp_path / "v.json", vocabulary)
+        write_json(tmp_path / "v.json", vocabulary.record())
         assert read_vocabulary(tmp_path / "v.json") == vocabulary
     write_json(tmp_path / "v.json", {"pieces": [*SPECIAL, 5], "answers": []})
     with pytest.raises(ClipfeatError, match=r"v\.json: pieces must be texts"):

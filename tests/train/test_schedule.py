@@ -49,6 +49,13 @@ def test_an_end_that_is_no_share_is_refused() -> None:
         LoopSettings(lr_end=1.5)
 
 
+def test_noam_falls_with_the_square_root_of_the_update() -> None:
+    """Vaswani et al. 2017, section 5.3, over its highest rate: min((n / w)^-0.5, n / w)."""
+    found = rates(100, warmup=0.04, schedule="noam")
+    assert found[:4] == pytest.approx([0.25, 0.5, 0.75, 1])
+    assert [found[8], found[15], found[99]] == pytest.approx([2 / 3, 0.5, 0.2])
+
+
 def test_updates_follow_from_epochs_or_are_given() -> None:
     settings = LoopSettings(batch_size=512, epochs=3)
     assert updates_an_epoch(settings, 443_757) == 867

@@ -83,6 +83,11 @@ def test_wrong_assignments_are_refused(assignment: str, message: str) -> None:
     assert message in str(error.value)
 
 
+def test_noam_needs_a_warm_up() -> None:
+    with pytest.raises(UsageError, match="noam falls as the warm-up rose; it needs warmup above 0"):
+        settings("schedule=noam", "warmup=0")
+
+
 def test_broken_files_are_refused(tmp_path: Path) -> None:
     broken = tmp_path / "broken.toml"
     broken.write_text("epochs = = 3")

@@ -27,13 +27,14 @@ from ..runs.folder import (
     CURVES,
     RESULT,
     SCORES,
+    VOCABULARY,
     RunCard,
     read_card,
 )
 from ..runs.jsonfile import field, write_json
-from ..settings import settings_of
+from ..settings import SplitSettings, settings_of
 from ..texts.pieces import WordPieces
-from ..texts.vocabulary import VOCABULARY, Vocabulary, read_vocabulary
+from ..texts.vocabulary import Vocabulary, read_vocabulary
 from ..texts.words import Words
 from .examples import Examples, GroundedBatch, make_order, read_batch
 from .predict import predict
@@ -124,7 +125,7 @@ def make_examples(
 
 
 def require_apart(
-    settings: GroundedSettings, trained_on: Collection[Any], held_out: Collection[Any], *, of: str
+    settings: SplitSettings, trained_on: Collection[Any], held_out: Collection[Any], *, of: str
 ) -> None:
     """Raise UsageError where the split that scores the model shares examples with training.
 

@@ -4,13 +4,23 @@ import contextlib
 import dataclasses
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
 
 from accelerate import Accelerator
 
 from ...featstore import FeatureStore
-from ..runs.folder import RunCard, data_digests, locked, start_run
+from ..runs.folder import VOCABULARY, RunCard, data_digests, locked, start_run
+from ..runs.jsonfile import write_json
 from ..settings import LoopSettings
-from ..texts.vocabulary import VOCABULARY, Vocabulary, write_vocabulary
+
+
+@runtime_checkable
+class Vocabulary(Protocol):
+    """What a task read off its training data."""
+
+    def record(self) -> dict[str, Any]:
+        """Return the vocabulary as JSON holds it."""
+        ...
 
 
 def make_card(
@@ -46,5 +56,5 @@ def open_run(
         start_run(folder, card, writes=accelerator.is_main_process)
     with locked(folder) if accelerator.is_main_process else contextlib.nullcontext():
         if accelerator.is_main_process:
-            write_vocabulary(folder / VOCABULARY, vocabulary)
+            write_json(folder / VOCABULARY, vocabulary.record())
         yield

@@ -36,5 +36,7 @@ def learning_rate(step: int, steps: int, settings: LoopSettings) -> float:
         case "step":
             passed = sum(step >= round(share * steps) for share in settings.milestones)
             return settings.lr * settings.decay**passed
+        case "noam":  # Vaswani et al. 2017, section 5.3: by the square root of the update
+            return settings.lr * math.sqrt(max(warmup, 1) / (step + 1))
         case _:  # constant
             return settings.lr

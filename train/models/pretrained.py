@@ -13,10 +13,10 @@ from ...featstore import FeatureStore
 from ..grids.normalize import ChannelStatistics, statistics_of
 from ..loop.checkpoint import read_checkpoint
 from ..loop.run import features_of
-from ..runs.folder import BEST, RunCard, read_card
+from ..runs.folder import BEST, VOCABULARY, RunCard, read_card
 from ..runs.jsonfile import field
 from ..settings import settings_of
-from ..texts.vocabulary import VOCABULARY, Vocabulary, read_vocabulary
+from ..texts.vocabulary import Vocabulary, read_vocabulary
 from .answer_head import AnswerHead
 from .settings import SingleStreamSettings
 

@@ -1,6 +1,8 @@
 """What every picture here shares: colours, bare axes, and writing a PNG."""
 
+import contextlib
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -25,11 +27,16 @@ def new_figure(width: float, height: float) -> "Figure":
 def save(figure: "Figure", out: Path, *, dpi: int = DOTS) -> None:
     """Write a figure as a PNG."""
     out.parent.mkdir(parents=True, exist_ok=True)
+    with missing_glyphs(), atomic_file(out) as file:
+        figure.savefig(file, format="png", dpi=dpi)
+
+
+@contextlib.contextmanager
+def missing_glyphs() -> Iterator[None]:
+    """Let texts of any alphabet be drawn; what the font lacks becomes boxes."""
     with warnings.catch_warnings():
-        # Questions come in any alphabet; one that the font lacks is drawn as boxes.
         warnings.filterwarnings("ignore", message="Glyph .* missing from font")
-        with atomic_file(out) as file:
-            figure.savefig(file, format="png", dpi=dpi)
+        yield
 
 
 def bare(axis: "Axes") -> None:

@@ -12,7 +12,10 @@ RUN/result.json           scores of the best model
 RUN/scores.json           its score of each example, which clipfeat compare reads
 RUN/curves.png            the metrics as a picture
 RUN/answer.png            the last answer of clipfeat predict, and where the model looked
+RUN/examples.html         captions of clipfeat eval caption --page, and where the model looked
 RUN/bad_batch.safetensors the batch whose loss was no number, where that stopped the run
+
+A captioning run has a folder like this for each of its stages: RUN/xe and RUN/scst.
 """
 
 import contextlib
@@ -30,6 +33,7 @@ from ...base.files import sha256_file, write_atomically
 from .jsonfile import field, read_json, write_json
 
 SETTINGS = "settings.json"
+VOCABULARY = "vocabulary.json"
 METRICS = "metrics.jsonl"
 LAST = "last.safetensors"
 BEFORE_LAST = "last.1.safetensors"

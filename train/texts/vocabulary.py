@@ -6,11 +6,9 @@ from typing import Any
 
 from ...base.errors import ClipfeatError
 from ...base.text import is_unicode
-from ..runs.jsonfile import field, read_json, write_json
+from ..runs.jsonfile import field, read_json
 from .pieces import WordPieces, problem_with
 from .words import Words
-
-VOCABULARY = "vocabulary.json"
 
 
 @dataclass(frozen=True)
@@ -20,15 +18,14 @@ class Vocabulary:
     words: Words | WordPieces
     answers: tuple[str, ...]  # as the data set's annotations have them
 
-
-def write_vocabulary(path: Path, vocabulary: Vocabulary) -> None:
-    """Write the vocabulary of a run."""
-    match vocabulary.words:
-        case Words(words):
-            read = {"words": words}
-        case WordPieces(pieces):
-            read = {"pieces": pieces}
-    write_json(path, {**read, "answers": vocabulary.answers})
+    def record(self) -> dict[str, Any]:
+        """Return the vocabulary as JSON holds it; `read_vocabulary` makes it again."""
+        match self.words:
+            case Words(words):
+                read = {"words": words}
+            case WordPieces(pieces):
+                read = {"pieces": pieces}
+        return {**read, "answers": self.answers}
 
 
 def read_vocabulary(path: Path) -> Vocabulary:

@@ -59,7 +59,7 @@ def build_bpe(texts: Iterable[str], *, size: int) -> BpeVocabulary:
     Raises ClipfeatError where `size` is too small for the letters of the captions.
     """
     tokenizer = _tokenizer(models.BPE())
-    trainer = trainers.BpeTrainer(vocab_size=size - SPECIAL, show_progress=False)
+    trainer = trainers.BpeTrainer(vocab_size=max(0, size - SPECIAL), show_progress=False)
     tokenizer.train_from_iterator(texts, trainer)
     model = json.loads(tokenizer.to_str())["model"]
     if len(model["vocab"]) > size - SPECIAL:

@@ -26,7 +26,7 @@ class CaptionExamples:
 
     ids: tuple[int | str, ...]  # of the images, the data set's own
     image_ids: tuple[str, ...]  # of the same images, the store's own
-    references: tuple[tuple[str, ...], ...]  # captions of each image, as they were written
+    texts: tuple[tuple[str, ...], ...]  # captions of each image, as words
     image_of_caption: Int[np.ndarray, " caption"]  # positions in the above
     tokens: Int[np.ndarray, "caption token"]  # BEGIN, words, END, padding
 
@@ -46,6 +46,24 @@ class CaptionBatch(NamedTuple):
     def to(self, device: torch.device) -> "CaptionBatch":
         """Return the batch with its tensors on `device`; from pinned memory, without waiting."""
         return CaptionBatch(*(tensor.to(device, non_blocking=True) for tensor in self))
+
+
+class ImageBatch(NamedTuple):
+    """Some images, without captions."""
+
+    features: Float[Tensor, "image cell dim"]
+    mask: Bool[Tensor, "image cell"]
+    grid_shapes: Int[Tensor, "image 2"]
+    images: Int[Tensor, " image"]  # positions in the split
+
+    def to(self, device: torch.device) -> "ImageBatch":
+        """Return the batch with its tensors on `device`; from pinned memory, without waiting."""
+        return ImageBatch(*(tensor.to(device, non_blocking=True) for tensor in self))
+
+    @property
+    def records(self) -> tuple[Tensor, ...]:
+        """The grids, in the order in which a captioner takes them."""
+        return self[:-1]
 
 
 def encode(
@@ -68,7 +86,7 @@ def encode(
     return CaptionExamples(
         ids=tuple(image.image_id for image in images),
         image_ids=stored,
-        references=tuple(image.references for image in images),
+        texts=tuple(image.texts for image in images),
         image_of_caption=np.repeat(np.arange(len(images)), [len(i.texts) for i in images]),
         tokens=_padded(rows, max_tokens),
     )
@@ -84,6 +102,14 @@ def read_batch(
     longest = int((tokens != PADDING).sum(axis=1).max())
     small = (torch.from_numpy(image_of_caption), torch.from_numpy(tokens[:, :longest]))
     return CaptionBatch(*records, *(reader.pinned(tensor) for tensor in small))
+
+
+def read_images(
+    reader: RecordReader, examples: CaptionExamples, images: Int[np.ndarray, " image"]
+) -> ImageBatch:
+    """Return the images at these positions, each once, in this order."""
+    records = reader.read([examples.image_ids[image] for image in images])
+    return ImageBatch(*records, reader.pinned(torch.from_numpy(images)))
 
 
 def _with_features(

@@ -49,15 +49,21 @@ def read_images(
 
 def _coco_image(record: Any, where: str) -> CaptionedImage:
     image_id = identifier(record, "cocoid", where)
-    subset = field(record, "filepath", str, where)  # train2014 or val2014
-    return CaptionedImage(image_id, coco_candidates(image_id, (subset,)), *_captions(record, where))
+    candidates = (_name(record, where), *coco_candidates(image_id, ()))
+    return CaptionedImage(image_id, candidates, *_captions(record, where))
 
 
 def _flickr_image(record: Any, where: str) -> CaptionedImage:
-    image_id = field(record, "filename", str, where).removesuffix(".jpg")
-    if not image_id:
-        raise ClipfeatError(f"{where}: filename names no image")
+    image_id = _name(record, where)
     return CaptionedImage(image_id, image_candidates(image_id), *_captions(record, where))
+
+
+def _name(record: Any, where: str) -> str:
+    """Return the name of an image's file without its ending, such as COCO_val2014_000000000042."""
+    name = field(record, "filename", str, where).removesuffix(".jpg")
+    if not name:
+        raise ClipfeatError(f"{where}: filename names no image")
+    return name
 
 
 def _captions(record: Any, where: str) -> tuple[tuple[str, ...], tuple[str, ...]]:

@@ -5,15 +5,10 @@ from typing import Any
 
 from ....base.errors import ClipfeatError
 from ....base.text import is_unicode
-from ...runs.jsonfile import field, read_json, write_json
+from ...runs.jsonfile import field, read_json
 from .bpe import BpeVocabulary
 from .tokens import CaptionVocabulary
 from .words import WordVocabulary
-
-
-def write_vocabulary(path: Path, vocabulary: CaptionVocabulary) -> None:
-    """Write the vocabulary of a run."""
-    write_json(path, vocabulary.record())
 
 
 def read_vocabulary(path: Path) -> CaptionVocabulary:

@@ -1,0 +1,167 @@
+"""What captioners learn from, on numbers small enough to work out by hand."""
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import pytest
+import torch
+from accelerate import Accelerator
+from captioners import Table, TableState
+from torch import Tensor
+
+from clipfeat.train.caption.data.examples import CaptionBatch, ImageBatch
+from clipfeat.train.caption.data.words import WordVocabulary
+from clipfeat.train.caption.losses import SelfCritical, advantages, caption_loss, policy_loss
+from clipfeat.train.caption.metrics.texts import TextCider
+from clipfeat.train.caption.settings import CaptionSettings, SelfCriticalSettings
+from clipfeat.train.loop.train import seed_update
+
+A, B, BEGIN, END = 4, 5, 2, 3
+
+
+def test_advantages_over_the_likeliest_caption_and_over_the_other_samples() -> None:
+    rewards = np.array([[1.0, 2.0, 6.0], [3.0, 3.0, 3.0]])
+    over_greedy = advantages(rewards, np.array([[2.0], [4.0]]))
+    assert over_greedy.tolist() == [[-1, 0, 4], [-1, -1, -1]]
+    # others of 1: (2 + 6) / 2 = 4; of 2: 3.5; of 6: 1.5
+    assert advantages(rewards, None).tolist() == [[-3, -1.5, 4.5], [0, 0, 0]]
+
+
+def test_the_policy_loss_is_a_mean_over_words_and_ends() -> None:
+    tokens = torch.tensor([[BEGIN, A, END, 0], [BEGIN, A, B, END]])
+    logits = torch.full((2, 3, 6), -1e9)
+    for caption, chances in enumerate(({A: 0.5}, {A: 0.25, B: 0.5})):
+        for step in range(3):
+            logits[caption, step, END] = math.log(0.25)
+            for token, chance in chances.items():
+                logits[caption, step, token] = math.log(chance)
+    logits[0, :, B] = math.log(0.25)
+    loss = policy_loss(logits, tokens, torch.tensor([2.0, -1.0]))
+    # first: ln 0.5 + ln 0.25 = -3 ln 2; second: ln 0.25 + ln 0.5 + ln 0.25 = -5 ln 2
+    assert float(loss) == pytest.approx((2 * 3 - 5) * math.log(2) / 5, rel=1e-5)
+
+
+class Fixed(torch.nn.Module):
+    """A model of given logits."""
+
+    def __init__(self, logits: Tensor) -> None:
+        super().__init__()
+        self.logits = logits
+
+    def forward(self, *given: Tensor) -> Tensor:
+        assert given[-1].tolist() == [[BEGIN, A, B], [BEGIN, A, END]]
+        return self.logits
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.3])
+def test_the_loss_of_captions_is_a_mean_over_words_and_ends(smoothing: float) -> None:
+    """Torch's own on each word by itself; padding counts nothing, the end does."""
+    tokens = torch.tensor([[BEGIN, A, B, END], [BEGIN, A, END, 0]])
+    logits = torch.randn(2, 3, 6, generator=torch.Generator().manual_seed(0))
+    image = torch.zeros(1, 1, 1), torch.ones(1, 1, dtype=torch.bool), torch.ones(1, 2).long()
+    batch = CaptionBatch(*image, torch.tensor([0, 0]), tokens)
+    places = [(0, 0, A), (0, 1, B), (0, 2, END), (1, 0, A), (1, 1, END)]
+    each = []
+    for caption, step, word in places:
+        scores = logits[caption, step].log_softmax(dim=0)
+        each.append(-(1 - smoothing) * scores[word] - smoothing * scores.mean())
+    found = caption_loss(Fixed(logits), batch, smoothing=smoothing)
+    assert float(found) == pytest.approx(float(sum(each)) / 5, rel=1e-5)
+
+
+WORDS = WordVocabulary(("a", "b"))
+# The likeliest caption is "a", of a half; "b" has a quarter, no word at all another one.
+CHANCES = {BEGIN: {A: 0.5, B: 0.25, END: 0.25}, A: {END: 1.0}, B: {END: 1.0}}
+
+
+class Learning(Table):
+    """The table, as a captioner that gradients reach and that knows which mode it is in."""
+
+    def __init__(self) -> None:
+        super().__init__(CHANCES, tokens=6)
+        self.weight = torch.nn.Parameter(self._logits.clone())
+        self.trained_in: list[bool] = []
+
+    def logits(self, memory: TableState, tokens: Tensor) -> Tensor:
+        self.trained_in.append(self.training)
+        return self.weight[tokens]
+
+
+def critic(references: Sequence[Sequence[str]], **scst: object) -> SelfCritical:
+    settings = CaptionSettings(scst=SelfCriticalSettings(**scst))  # type: ignore[arg-type]
+    cider = TextCider(references, end_is_word=True)
+    return SelfCritical(cider, WORDS, settings, Accelerator(cpu=True))
+
+
+def images(*numbers: int) -> ImageBatch:
+    count = len(numbers)
+    return ImageBatch(
+        torch.zeros(count, 1, 1),
+        torch.ones(count, 1, dtype=torch.bool),
+        torch.ones(count, 2, dtype=torch.int64),
+        torch.tensor(numbers),
+    )
+
+
+@pytest.mark.parametrize("baseline", ["greedy", "mean"])
+def test_captions_that_are_better_than_the_baseline_become_likelier(baseline: str) -> None:
+    """The second image's reference is "b", which has more than the likeliest caption's nothing."""
+    model = Learning().train()
+    learner = critic([["a"], ["b"]], samples=64, baseline=baseline)
+    seed_update(0, 1, 0)
+    learner.loss_of(model, images(1)).backward()
+    gradient = model.weight.grad
+    assert gradient is not None
+    assert gradient[BEGIN, B] < 0 < gradient[BEGIN, A]
+    assert model.trained_in == [False]  # no dropout
+
+
+def test_captions_that_are_as_good_as_the_likeliest_teach_nothing() -> None:
+    model = Learning()
+    certain = {BEGIN: {A: 1.0}, A: {END: 1.0}}
+    model._logits.copy_(Table(certain, tokens=6)._logits)
+    learner = critic([["a"], ["b"]], samples=4)
+    loss = learner.loss_of(model, images(0, 1))
+    assert float(loss.detach()) == 0
+
+
+def test_random_numbers_follow_from_the_update() -> None:
+    learner = critic([["a"], ["b"]], samples=16)
+
+    def loss(seed: int, update: int, process: int) -> float:
+        seed_update(seed, update, process)
+        return float(learner.loss_of(Learning(), images(0, 1)).detach())
+
+    first = loss(0, 3, 0)
+    torch.rand(7)  # whatever was drawn before
+    assert loss(0, 3, 0) == first
+    assert len({first, loss(0, 4, 0), loss(0, 3, 1), loss(1, 3, 0)}) > 1
+    seed_update(0, 3, 0)
+    parts = [float(learner.loss_of(Learning(), images(0, 1)).detach()) for _ in range(4)]
+    assert len(set(parts)) > 1  # the parts of an update draw different numbers
+
+
+def test_the_end_of_a_caption_is_a_word_of_the_reward() -> None:
+    cider = TextCider([["a b"], ["b"]], end_is_word=True)
+    whole, cut = cider.scores(["a b", "a b"], [0, 0], ended=[True, False])
+    assert cut < whole
+
+
+def test_texts_are_scored_as_the_published_scorer_does() -> None:
+    """pycocoevalcap's own, on the same words; words of no reference are told apart."""
+    from pycocoevalcap.cider.cider import Cider
+
+    references = [
+        ["a red cat sat on a mat", "the cat is red"],
+        ["two dogs run", "dogs run in a field", "two brown dogs"],
+        ["a bus on a street"],
+    ]
+    said = ["a red cat on the moon", "two two cats qua qui qua", "a bus on a street in town"]
+    expected, each = Cider().compute_score(
+        dict(enumerate(references)), {n: [text] for n, text in enumerate(said)}
+    )
+    cider = TextCider(references, end_is_word=False)
+    found = cider.scores(said, range(3), ended=[True, False, True])
+    assert found.tolist() == pytest.approx(each.tolist())
+    assert found.mean() == pytest.approx(expected)
