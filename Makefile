@@ -18,7 +18,7 @@ MODEL ?= RN50
 PRETRAINED ?= none
 DEMO_STORE := $(DEMO)/scenes.clipfeat
 
-.PHONY: help setup demo train-vqa train-ve train-caption pretrain test lint types bench-extract bench-store bench-lookup bench-plan bench-loader bench-steps bench-decode bench-vqa bench-train bench-pretrain bench-cider clean
+.PHONY: help setup demo train-vqa train-ve train-caption pretrain test lint types bench-extract bench-store bench-lookup bench-plan bench-loader bench-steps bench-decode bench-vqa bench-train bench-pretrain bench-cider bench-caption clean
 .DELETE_ON_ERROR:
 
 help:
@@ -29,7 +29,7 @@ help:
 	@echo "make train-caption  the same for captions, both stages: ... STORE=x.clipfeat DATA=captions/"
 	@echo "make test       the tests            make lint types   what CI checks besides"
 	@echo "make bench-extract bench-store bench-lookup bench-plan bench-loader bench-steps bench-train"
-	@echo "make bench-vqa bench-pretrain bench-decode bench-cider"
+	@echo "make bench-vqa bench-pretrain bench-decode bench-cider bench-caption"
 	@echo "                the numbers in docs/log.md"
 
 setup: $(STAMP)
@@ -168,6 +168,11 @@ bench-decode: $(STAMP)
 bench-vqa: $(STAMP)
 	@$(MAKE) --no-print-directory $(DEMO_STORE)/store.json
 	$(BIN)/python -m benchmarks.vqa_models $(DEMO) $(BENCH)
+
+# Three seeds of both stages of captioning: about ten minutes.
+bench-caption: $(STAMP)
+	@$(MAKE) --no-print-directory $(DEMO_STORE)/store.json
+	$(BIN)/python -m benchmarks.captions $(DEMO) $(BENCH)
 
 # Beside the scorer of self-critical training: bench-cider BENCH="--peer cider/"
 bench-cider: $(STAMP)
