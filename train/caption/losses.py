@@ -42,8 +42,7 @@ class SelfCritical:
 
     A model's own captions, drawn by chance, become likelier where CIDEr-D finds them better than
     the baseline, and less likely where worse. Captions are drawn and scored without dropout, so
-    that the gradient is that of the expected reward of the very model that will be used;
-    CLIP-ViL's code has dropout in both.
+    that the gradient is that of the expected reward of the very model that will be used.
     """
 
     cider: TextCider  # of the training images, by the positions that batches have
