@@ -1,14 +1,21 @@
 """clipfeat eval: score a trained run on a split, or anybody's predictions."""
 
 import json
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from ..base.errors import UsageError, missing_extra
 from .options import as_json, skip_missing
 from .options import device as device_option
+
+if TYPE_CHECKING:
+    from ..featstore import FeatureStore
+    from ..train.caption.clip import Embed
+    from ..train.caption.metrics.results import Captions, References
 
 A_PATH = click.Path(path_type=Path)
 
@@ -122,31 +129,46 @@ def pretrain(*, run: Path, as_json: bool, **options: Any) -> None:
 @click.option("--results", type=A_PATH, help="Score these captions, as COCO has them.")
 @click.option("--references", type=A_PATH, help="What people wrote: COCO's, Karpathy's, plain.")
 @click.option("--subset", is_flag=True, help="Score some images of the references alone.")
+@click.option("--clipscore", is_flag=True, help="CLIPScore and retrieval, by the store's model.")
+@click.option("--pretrained", metavar="PATH", help="With --clipscore: weights that are a file.")
 @as_json
 def caption(*, run: Path | None, as_json: bool, **options: Any) -> None:
     """Caption every image of a split; the captions go to RUN/predictions_<split>.json.
 
     RUN is the folder of both stages, of which the last one counts, or that of one. Prints BLEU,
     METEOR, ROUGE-L and CIDEr where there is java, and CIDEr-D anyway. With --results it scores a
-    file of captions, and needs no run and no torch.
+    file of captions, and needs no run and no torch. --clipscore takes a store with embeddings
+    (clipfeat extract --pooled).
 
     \b
     $ clipfeat eval caption run --split test --beam 5 --json
     $ clipfeat eval caption run --split val --page --images coco/
     $ clipfeat eval caption --results r.json --references captions_val2014.json --json
     $ clipfeat eval caption --results r.json --references dataset_coco.json --split test
+    $ clipfeat eval caption run --split test --clipscore --pretrained RN50.pt
     """
     flags = {name: options.pop(name) or None for name in ("page", "subset")}
+    clipscore, pretrained = options.pop("clipscore"), options.pop("pretrained")
+    if pretrained is not None and not clipscore:
+        raise UsageError("--pretrained goes with --clipscore; pass that too, or leave it out")
+    embedder = _embedder(pretrained, options["device"]) if clipscore else None
     of_file = {name: options.pop(name) for name in ("results", "references")}
     if run is not None:
         _refuse(of_file | {"subset": flags["subset"]}, "RUN")
-        _caption_run(run, {**options, "page": bool(flags["page"])}, as_json=as_json)
+        options |= {"page": bool(flags["page"]), "embedder": embedder}
+        _caption_run(run, options, as_json=as_json)
     elif of_file["results"] is None or of_file["references"] is None:
         raise UsageError("pass RUN and --split, or --results and --references")
     else:
-        split = options.pop("split")
+        split, store = options.pop("split"), None
+        if embedder is not None:
+            store = options.pop("store")
+            del options["device"]
+            if store is None:
+                raise UsageError("--results and --clipscore need --store, which has the images")
         _refuse(options | {"page": flags["page"]}, "--results")
-        _caption_file(**of_file, split=split, subset=bool(flags["subset"]), as_json=as_json)
+        said, own = _read_captions(**of_file, split=split, subset=bool(flags["subset"]))
+        _caption_file(said, own, store, embedder, as_json=as_json)
 
 
 def _caption_run(run: Path, options: dict[str, Any], *, as_json: bool) -> None:
@@ -160,18 +182,45 @@ def _caption_run(run: Path, options: dict[str, Any], *, as_json: bool) -> None:
     click.echo(json.dumps(result, indent=1) if as_json else describe(result))
 
 
+def _embedder(pretrained: str | None, device: str | None) -> "Callable[[FeatureStore], Embed]":
+    """Return what makes a function that embeds texts of a store."""
+    from ..extract.texts import text_embedder
+
+    return partial(text_embedder, pretrained=pretrained, device=device)
+
+
+def _read_captions(
+    results: Path, references: Path, *, split: str | None, subset: bool
+) -> "tuple[Captions, References]":
+    from ..train.caption.metrics.results import matched, read_references, read_results
+
+    said = read_results(results)
+    return said, matched(said, read_references(references, split), subset=subset)
+
+
 def _caption_file(
-    results: Path, references: Path, *, split: str | None, subset: bool, as_json: bool
+    said: "Captions",
+    references: "References",
+    store: Path | None,
+    embedder: "Callable[[FeatureStore], Embed] | None",
+    *,
+    as_json: bool,
 ) -> None:
-    """Score a file of captions; this way needs no torch."""
+    """Score captions of a file; this way needs no torch, unless it gets an embedder."""
     try:
         from ..train.caption.metrics.score import describe, score
     except ModuleNotFoundError as error:
         raise missing_extra("caption", str(error.name)) from None
-    from ..train.caption.metrics.results import matched, read_references, read_results
+    found: dict[str, float] = {}
+    if store is not None and embedder is not None:
+        from ..featstore import FeatureStore
+        from ..train.caption.clip import clip_scores, find_stored
 
-    said = read_results(results)
-    scores = score(said, matched(said, read_references(references, split), subset=subset))
+        opened = FeatureStore.open(store)
+        images = find_stored(list(said), opened)
+        own = [references[image] for image in said]
+        found = clip_scores(opened, images, list(said.values()), own, embedder(opened))
+    scores = score(said, references) | found
     click.echo(json.dumps(scores, indent=1) if as_json else "\n".join(describe(scores)))
 
 

@@ -12,10 +12,9 @@ from tqdm import tqdm
 from ..base.errors import missing_extra
 from ..base.text import printable
 from ..featstore import FeatureStore, IndexRow, Status
-from .errors import ExtractUsageError
 from .planning.devices import choose_devices
-from .planning.job import BackboneSpec
 from .recipes.recipe import Recipe
+from .store_backbone import backbone_spec, check_weights
 
 if TYPE_CHECKING:
     from .pixels.images import Picture
@@ -114,13 +113,7 @@ def recompute(
     spec = backbone_spec(store, pretrained)
     (where,) = choose_devices(device, None, 1, torch.cuda.device_count())
     backbone, described = load_backbone(spec, where)
-    theirs = identity.backbone.get("weights_sha256")
-    if described["weights_sha256"] != theirs:
-        raise ExtractUsageError(
-            f"the weights of {spec.model} ({spec.pretrained}) are not those of the store: sha256 "
-            f"{described['weights_sha256'][:12]}... here, {str(theirs)[:12]}... there; give "
-            f"the right ones: --pretrained PATH"
-        )
+    check_weights(store, spec, described)
     backbone.check_recipe(recipe)
     stream = FeatureStream(backbone, recipe, identity.dtype)
     deviations: list[Deviation] = []
@@ -154,20 +147,6 @@ def sample(rows: Iterable[IndexRow], count: int, seed: int) -> list[IndexRow]:
         elif (place := rng.randrange(seen + 1)) < count:
             kept[place] = row
     return kept
-
-
-def backbone_spec(store: FeatureStore, pretrained: str | None) -> BackboneSpec:
-    """Return the backbone that a store says it was made with."""
-    said = store.identity.backbone
-    model, weights, seed = said.get("model"), said.get("pretrained"), said.get("seed")
-    if not isinstance(model, str) or not isinstance(weights, str):
-        raise ExtractUsageError(f"{store.path} does not say which open_clip model it is of")
-    if weights == "file" and pretrained is None:
-        raise ExtractUsageError(
-            f"the weights of {store.path} came from a file: give it with --pretrained PATH"
-        )
-    seed = seed if isinstance(seed, int) else 0
-    return BackboneSpec(model, pretrained or weights, seed, store.identity.precision)
 
 
 def not_comparable(row: IndexRow, picture: "Picture") -> str | None:

@@ -214,11 +214,22 @@ class FeatureStore:
                 record[n:] = 0
         self._mask_padding(mask, places)
         self._fill("grid", places, out)
-        pooled = None
-        if identity.pooled_dim is not None:
-            pooled = np.empty((len(ids), identity.pooled_dim), self._dtype)
-            self._fill("pooled", places, pooled)
+        pooled = None if identity.pooled_dim is None else self._pooled(places, identity.pooled_dim)
         return FeatureBatch(out, mask, grid_shapes, pooled)
+
+    def pooled(self, ids: Sequence[str]) -> np.ndarray:
+        """Return the pooled vectors of `ids`, in that order, without their grids: (image, dim).
+
+        Raises as `read` does, and StoreError where the store has no pooled vectors.
+        """
+        if self.identity.pooled_dim is None:
+            raise StoreError(f"{self.path} has no pooled vectors: it was extracted without any")
+        return self._pooled(self._find(ids), self.identity.pooled_dim)
+
+    def _pooled(self, places: Places, dim: int) -> np.ndarray:
+        vectors = np.empty((len(places.row), dim), self._dtype)
+        self._fill("pooled", places, vectors)
+        return vectors
 
     def _check_out(self, out: np.ndarray, images: int, cells: int) -> None:
         """Raise ValueError unless `out` can take the records."""

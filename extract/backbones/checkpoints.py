@@ -1,4 +1,4 @@
-"""Checkpoint files and the hub's cache: the tensors of an image tower, and nothing executed."""
+"""Checkpoint files and the hub's cache: the tensors of towers, and nothing executed."""
 
 import contextlib
 import logging
@@ -14,6 +14,7 @@ import open_clip
 import torch
 from open_clip.convert import convert_state_dict
 from open_clip.factory import load_state_dict
+from open_clip.model import convert_to_custom_text_state_dict
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
@@ -92,6 +93,32 @@ def load_tower(visual: nn.Module, tensors: dict[str, Tensor], path: Path, name: 
         visual.load_state_dict(mine)
     except (RuntimeError, TypeError, AttributeError) as error:
         raise misfit(str(path), name, error) from None
+
+
+def load_rest(model: Any, tensors: dict[str, Tensor], path: Path, name: str) -> None:
+    """Load all of a checkpoint but the image tower, which must have all that the model has.
+
+    The temperature of the loss is passed over, and so are buffers that are no weights: OpenAI's,
+    and the positions that text towers of older libraries counted.
+    """
+    if "positional_embedding" in tensors and not hasattr(model, "positional_embedding"):
+        tensors = convert_to_custom_text_state_dict(tensors)
+    mine = {
+        key: tensor
+        for key, tensor in tensors.items()
+        if not key.startswith(("visual.", "logit_"))
+        and not key.endswith("position_ids")
+        and key not in OPENAI_KEYS
+    }
+    try:
+        lacking, strange = model.load_state_dict(mine, strict=False)
+    except (RuntimeError, TypeError, AttributeError) as error:
+        raise misfit(str(path), name, error) from None
+    lacking = [key for key in lacking if not key.startswith(("visual.", "logit_"))]
+    if lacking:
+        raise misfit(str(path), name, f"it lacks {len(lacking)} tensors that read texts: {lacking}")
+    if strange:
+        raise misfit(str(path), name, f"it has {len(strange)} tensors too many: {strange}")
 
 
 def misfit(path: str, name: str, reason: object) -> ExtractUsageError:

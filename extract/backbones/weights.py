@@ -14,10 +14,10 @@ from ..errors import ExtractUsageError
 from ..planning.job import BackboneSpec
 from ..recipes.native import Preprocess
 from .backbone import Backbone
-from .checkpoints import download, is_openais, load_tower, quiet, read_checkpoint
+from .checkpoints import download, is_openais, load_rest, load_tower, quiet, read_checkpoint
 from .towers import make_tower
 
-# Images are all that is read here; a small text tower takes no time and downloads nothing.
+# Extraction reads images alone; a small text tower takes no time and downloads nothing.
 TEXT = {"context_length": 8, "vocab_size": 8, "width": 64, "heads": 1, "layers": 1}
 PREPROCESSING = ("mean", "std", "interpolation", "resize_mode")
 QUICK_GELU = "-quickgelu"  # how open_clip names the twin of a model that has this activation
@@ -30,27 +30,8 @@ def load_backbone(spec: BackboneSpec, device: str) -> tuple[Backbone, dict[str, 
     need another activation, and a tower that has no grid here.
     """
     name = spec.model
-    check_model(name, open_clip.list_models())
-    tags = open_clip.list_pretrained_tags_by_model(name)
-    pretrained = choose_weights(spec, tags)
-    tag = open_clip.get_pretrained_cfg(name, pretrained) if pretrained in tags else {}
-    path = None if pretrained == "none" else download(name, pretrained) if tag else Path(pretrained)
-    torch.manual_seed(spec.seed)  # decides random weights; loaded ones overwrite them
-    # The activation the weights were trained with: open_clip only warns when the model's config
-    # says another, and a wrong one ruins every feature.
-    model = create_model(name, quick_gelu=bool(tag.get("quick_gelu")))
+    model, described, tag = load_model(spec)
     visual: Any = model.visual
-    if path is not None:
-        tensors = read_checkpoint(path, name, model)
-        load_tower(visual, tensors, path, name)
-        if not tag and isinstance(visual, VisionTransformer):
-            check_activation(name, path, openais=is_openais(tensors))
-    described = {
-        "model": name,
-        "pretrained": pretrained if tag or path is None else "file",
-        "seed": spec.seed if path is None else None,
-        "weights_sha256": weights_digest(visual.state_dict()),
-    }
     native = preprocess(tag or usual_preprocessing(name), model.visual.image_size)
     config: dict[str, Any] = open_clip.get_model_config(name) or {}
     tower = make_tower(visual, config["embed_dim"])
@@ -62,11 +43,47 @@ def load_backbone(spec: BackboneSpec, device: str) -> tuple[Backbone, dict[str, 
     return Backbone(tower, native, spec.precision, device), described
 
 
-def create_model(name: str, *, quick_gelu: bool = False, device: str = "cpu") -> Any:
-    """Return open_clip's model with random weights and hardly any text tower."""
+def load_model(
+    spec: BackboneSpec, *, whole: bool = False
+) -> tuple[Any, dict[str, Any], dict[str, Any]]:
+    """Return open_clip's model, what its store says of it, and its tag, empty without one.
+
+    Unless `whole` its text tower is a small one of random weights. Raises as `load_backbone` does.
+    """
+    name = spec.model
+    check_model(name, open_clip.list_models())
+    tags = open_clip.list_pretrained_tags_by_model(name)
+    pretrained = choose_weights(spec, tags)
+    tag = open_clip.get_pretrained_cfg(name, pretrained) if pretrained in tags else {}
+    path = None if pretrained == "none" else download(name, pretrained) if tag else Path(pretrained)
+    torch.manual_seed(spec.seed)  # decides random weights; loaded ones overwrite them
+    # The activation the weights were trained with: open_clip only warns when the model's config
+    # says another, and a wrong one ruins every feature.
+    model = create_model(name, quick_gelu=bool(tag.get("quick_gelu")), whole=whole)
+    visual: Any = model.visual
+    if path is not None:
+        tensors = read_checkpoint(path, name, model)
+        load_tower(visual, tensors, path, name)
+        if not tag and isinstance(visual, VisionTransformer):
+            check_activation(name, path, openais=is_openais(tensors))
+        if whole:
+            load_rest(model, tensors, path, name)
+    described = {
+        "model": name,
+        "pretrained": pretrained if tag or path is None else "file",
+        "seed": spec.seed if path is None else None,
+        "weights_sha256": weights_digest(visual.state_dict()),
+    }
+    return model, described, tag
+
+
+def create_model(
+    name: str, *, quick_gelu: bool = False, device: str = "cpu", whole: bool = False
+) -> Any:
+    """Return open_clip's model with random weights and, unless `whole`, hardly any text tower."""
     config: dict[str, Any] = open_clip.get_model_config(name) or {}
-    towers: dict[str, Any] = {"text_cfg": TEXT}
-    if "multimodal_cfg" in config:  # CoCa's decoder
+    towers: dict[str, Any] = {} if whole else {"text_cfg": TEXT}
+    if towers and "multimodal_cfg" in config:  # CoCa's decoder
         towers["multimodal_cfg"] = TEXT
     with quiet():
         return open_clip.create_model(

@@ -1,7 +1,7 @@
 """Score a trained captioner on a split, from the file of its captions."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from ..grids.records import RecordReader
 from ..grounded.train import check_digest
 from ..loop.devices import accelerator_on
 from .asked import Asked
+from .clip import Embed, clip_scores
 from .data.examples import encode
 from .data.read import read_split
 from .data.split import CaptionSplit
@@ -21,6 +22,7 @@ from .page import write_page
 from .trained import TrainedCaptioner, find_stage, load_stage
 from .write import write_captions
 
+MEDIAN_RANKS = ("image_median_rank", "text_median_rank")
 LIBRARY = "BLEU, METEOR, ROUGE-L, CIDEr and SPICE"
 
 
@@ -35,13 +37,15 @@ def eval_caption(
     skip_missing: int | None = None,
     page: bool = False,
     images: Path | None = None,
+    embedder: Callable[[FeatureStore], Embed] | None = None,
 ) -> dict[str, Any]:
     """Caption a split with a run's best model, write the captions into the run, score them.
 
     `run` is the folder of both stages, of which the last one that has a model counts, or that of
     one. `beam`, `store`, `data` and `skip_missing` are by default those of the run. With `page`
-    there are examples in `run`, with the image files of the folder `images`. Raises UsageError
-    for a store with other features than the run's.
+    there are examples in `run`, with the image files of the folder `images`. `embedder` gives
+    what embeds texts for a store, for CLIPScore and retrieval. Raises UsageError for a store with
+    other features than the run's.
     """
     if images is not None and not page:
         raise UsageError("--images is for the page of examples; pass --page too")
@@ -54,6 +58,7 @@ def eval_caption(
     accelerator = accelerator_on(device, settings)
     features = FeatureStore.open(store or Path(card.store))
     check_digest(features, card)
+    embed = None if embedder is None else embedder(features)
     found = read_split(settings.dataset, data or Path(card.data), split, training=False)
     examples = encode(
         found,
@@ -67,6 +72,8 @@ def eval_caption(
     path = run / f"predictions_{split}.json"
     result, captions = caption_split(trained, asked, reader, accelerator, path)
     result |= library_scores(path, found)
+    if embed is not None:
+        result |= clip_scores_of(asked, captions, features, embed)
     if page:
         result["page"] = str(write_page(run, trained, asked, captions, features, images))
     return result
@@ -112,6 +119,22 @@ def caption_split(
     return result, captions
 
 
+def clip_scores_of(
+    asked: Asked, captions: Mapping[int | str, str], store: FeatureStore, embed: Embed
+) -> dict[str, float]:
+    """Return CLIPScore and retrieval of captions by image id, over all images of the split."""
+    references = {image.image_id: image.references for image in asked.split.images}
+    examples = asked.examples
+    return clip_scores(
+        store,
+        examples.image_ids,
+        [captions[image_id] for image_id in examples.ids],
+        [references[image_id] for image_id in examples.ids],
+        embed,
+        skipped=len(captions) - len(examples.ids),
+    )
+
+
 def library_scores(predictions: Path, split: CaptionSplit) -> dict[str, Any]:
     """Return the published scores of a file of captions, and under "left_out" why one is missing."""
     try:
@@ -131,7 +154,7 @@ def describe(result: Mapping[str, Any]) -> str:
     if not result["split"]:
         return f"trained to epoch {result['epoch']}; no eval_split, so that nothing is scored"
     given = ("split", "stage", "epoch", "blind", "beams", "n", "cider_d", "skipped")
-    told = {*given, "predictions", "page", "left_out"}
+    told = {*given, *MEDIAN_RANKS, "predictions", "page", "left_out"}
     lines = [
         f"split {result['split']}: {result['n']} images, stage {result['stage']}, "
         f"epoch {result['epoch']}, beams {result['beams']}",
@@ -141,6 +164,7 @@ def describe(result: Mapping[str, Any]) -> str:
             for name, value in result.items()
             if name not in told
         ),
+        *(f"{result[name]:7.1f}  {name}" for name in MEDIAN_RANKS if name in result),
     ]
     left_out = result.get("left_out", {})
     lines += [f"left out: {name}: {why}" for name, why in left_out.items()]
