@@ -214,10 +214,12 @@ def _caption_file(
     found: dict[str, float] = {}
     if store is not None and embedder is not None:
         from ..featstore import FeatureStore
-        from ..train.caption.clip import clip_scores, find_stored
+        from ..train.caption.clip import clip_scores
+        from ..train.caption.data.stored import candidates_of, find_stored
 
         opened = FeatureStore.open(store)
-        images = find_stored(list(said), opened)
+        names = [candidates_of(image) for image in said]
+        images = find_stored(names, opened, what="images of the results")
         own = [references[image] for image in said]
         found = clip_scores(opened, images, list(said.values()), own, embedder(opened))
     scores = score(said, references) | found

@@ -1,6 +1,7 @@
-"""clipfeat predict: ask a trained run about one image."""
+"""clipfeat predict: ask a trained run about one image, or have images captioned."""
 
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -11,10 +12,11 @@ from .options import device as device_option
 
 @click.group()
 def predict() -> None:
-    """Ask the best checkpoint of a run about one image.
+    """Ask the best checkpoint of a run about images that no file of answers is about.
 
     \b
     $ clipfeat predict vqa run --image-id COCO_val2014_000000000042 --question "What is this?"
+    $ clipfeat predict caption run COCO_val2014_000000000042
     """
 
 
@@ -74,3 +76,89 @@ def vqa(
         say=lambda line: click.echo(line, err=True),
     )
     click.echo(json.dumps(found, ensure_ascii=False) if as_json else describe(found))
+
+
+@predict.command()
+@click.argument("run", type=click.Path(path_type=Path))
+@click.argument("image_ids", nargs=-1, metavar="[IMAGE_ID]...")
+@click.option(
+    "--list",
+    "listed",
+    type=click.Path(path_type=Path),
+    metavar="JSON",
+    help="Caption the images of a file in COCO's format, such as image_info_test2014.json.",
+)
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    metavar="JSON",
+    help="Write the first caption of each image here, as COCO's server takes them.",
+)
+@click.option(
+    "--captions",
+    type=click.IntRange(1, 512),
+    default=1,
+    show_default=True,
+    help="Of each image, at most: groups of beams may come to the same one.",
+)
+@click.option("--beam", type=click.IntRange(1, 512), help="Default: that of the run.")
+@click.option(
+    "--groups",
+    type=click.IntRange(min=1),
+    default=1,
+    show_default=True,
+    help="Diverse beam search: into so many groups the beams are parted.",
+)
+@click.option(
+    "--diversity", type=click.FloatRange(min=0), help="Between the groups.  [default: 0.5]"
+)
+@click.option("--no-repeat", type=click.IntRange(min=0), help="Default: that of the run.")
+@click.option(
+    "--nucleus",
+    type=click.FloatRange(0, 1, min_open=True),
+    help="Draw captions by chance, from the likeliest words with so much probability.",
+)
+@click.option(
+    "--temperature",
+    type=click.FloatRange(0, min_open=True),
+    help="Of drawing; below 1 it is less bold.  [default: 1]",
+)
+@click.option("--seed", type=int, help="Of drawing.  [default: 0]")
+@click.option("--store", type=click.Path(path_type=Path), help="Default: the store of the run.")
+@device_option
+@as_json
+def caption(
+    *,
+    run: Path,
+    image_ids: tuple[str, ...],
+    listed: Path | None,
+    out: Path | None,
+    store: Path | None,
+    device: str | None,
+    as_json: bool,
+    **wanted: Any,
+) -> None:
+    """Caption images of a store; nobody need have captioned them before.
+
+    Prints image, log-probability and caption, with tabs between.
+
+    \b
+    $ clipfeat predict caption run COCO_val2014_000000000042
+    $ clipfeat predict caption run COCO_val2014_000000000042 --captions 5 --groups 5
+    $ clipfeat predict caption run COCO_val2014_000000000042 --captions 5 --nucleus 0.9
+    $ clipfeat predict caption run --list image_info_test2014.json --store test2014.clipfeat \\
+          --beam 5 --out captions_test2014_mine_results.json
+    """
+    import json
+
+    try:
+        from ..train.caption.predict import Wanted, describe, predict_captions
+    except ModuleNotFoundError as error:
+        raise missing_extra("train", str(error.name)) from None
+    found = predict_captions(
+        run, image_ids, Wanted(**wanted), listed=listed, out=out, store=store, device=device
+    )
+    if as_json:
+        click.echo(json.dumps([image._asdict() for image in found], ensure_ascii=False, indent=1))
+    else:
+        click.echo(describe(found))

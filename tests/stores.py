@@ -41,14 +41,15 @@ def make_store(
     codec: str = "zstd",
     shard_size: int = 4,
     shape: GridShape = ONE_CELL,
+    **changes: Any,
 ) -> Path:
     """Write `{image_id: (row, col, dim) array}` as a finished store; None is a missing image.
 
-    `shape` is the grid shape planned for missing images.
+    `shape` is the grid shape planned for missing images, `changes` are to the store's identity.
     """
     dim = next(array.shape[-1] for array in records.values() if array is not None)
-    shapes = shapes_of(records, shape)
-    return write_store(path, make_identity(dim, codec), shapes, records.get, shard_size).path
+    shapes, identity = shapes_of(records, shape), make_identity(dim, codec, **changes)
+    return write_store(path, identity, shapes, records.get, shard_size).path
 
 
 def shapes_of(records: Records, shape: GridShape = ONE_CELL) -> dict[str, GridShape]:

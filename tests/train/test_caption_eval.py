@@ -143,7 +143,7 @@ def test_images_without_features_count_with_an_empty_caption(
         (["RUN", "--split", "val", "--beam", "0"], 2, "--beam"),
         (["RUN", "--split", "val", "--images", "x"], 2, "--images is for the page of examples"),
         (["RUN", "--split", "val", "--page", "--images", "x"], 2, "x is none"),
-        (["RUN", "--split", "val", "--store", "OTHER"], 2, "the run was trained on a store of d"),
+        (["RUN", "--split", "val", "--store", "OTHER"], 2, "trained on features whose backbone"),
         (["EMPTY", "--split", "val"], 2, "holds no captioning run with a model: neither"),
         ([], 2, "pass RUN and --split, or --results and --references"),
         (["--results", "r", "--references", "f", "--beam", "2"], 2, "--results and --beam exclude"),
@@ -162,7 +162,8 @@ def test_mistakes_get_one_line(
     if "bare" in words:
         rows = [*read(world[1] / "dataset_coco.json")["images"], row_of(7, "bare", "?")]
         words = [*words, "--data", str(write_rows(tmp_path / "data", rows))]
-    other = make_store(tmp_path / "other.clipfeat", {name_of(31, "val"): grid(2)})
+    records = {name_of(31, "val"): grid(2)}
+    other = make_store(tmp_path / "other.clipfeat", records, backbone={"model": "other"})
     named = {"RUN": run, "OTHER": other, "EMPTY": tmp_path}
     got, out, err = typed("eval", "caption", *(named.get(word, word) for word in words))
     assert (got, out) == (code, "")

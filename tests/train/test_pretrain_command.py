@@ -16,7 +16,7 @@ import pytest
 import torch
 from children import wait_for_update
 from pretrain_world import FAST, NAME, make_world, write_corpus
-from stores import make_identity, make_store, shapes_of
+from stores import make_store
 from test_processes import LAUNCH, losses
 from test_resume import metrics
 from transformers import BertConfig, BertForMaskedLM
@@ -24,7 +24,6 @@ from ve_world import rows_of, write_rows
 from vqa_world import COLOURS, DIM, grid
 
 from clipfeat.featstore import FeatureStore
-from clipfeat.featstore.write import write_store
 from clipfeat.train.grids.records import RecordReader
 from clipfeat.train.loop.checkpoint import read_checkpoint, write_checkpoint
 from clipfeat.train.loop.devices import accelerator_on
@@ -294,10 +293,7 @@ def test_two_processes_and_parts_of_a_batch_learn_nearly_as_one(
     assert result.keys() == alone.keys()
 
 
-def other_store(path: Path, **changes: Any) -> Path:
-    """Write the world's store with another identity."""
-    records = {NAME.format(i): grid(i) for i in range(1, 34)}
-    return write_store(path, make_identity(DIM, **changes), shapes_of(records), records.get, 4).path
+RECORDS = {NAME.format(i): grid(i) for i in range(1, 34)}
 
 
 def refusal(command: list[Any], typed: Typed, out: Path) -> str:
@@ -346,7 +342,7 @@ def test_eval_of_what_is_no_pretraining_run(stage1: Path, tmp_path: Path, typed:
 def test_a_store_of_other_features_is_refused(
     world: World, stage1: Path, tmp_path: Path, typed: Typed
 ) -> None:
-    backbone = other_store(tmp_path / "b.clipfeat", backbone={"model": "other"})
+    backbone = make_store(tmp_path / "b.clipfeat", RECORDS, backbone={"model": "other"})
     out = tmp_path / "run"
     err = refusal([*pretrain((backbone, world[1]), out), "--init", stage1], typed, out)
     assert f"init {stage1} was trained on features of another backbone: {{'model': 'test'}}" in err
@@ -354,13 +350,16 @@ def test_a_store_of_other_features_is_refused(
     err = refusal([*pretrain((wide, world[1]), out), "--init", stage1], typed, out)
     assert "was trained on features of 8 channels, and those of" in err
     code, _, err = typed("eval", "pretrain", stage1, "--split", "heldout", "--store", wide)
-    assert (code, err.startswith("Error: the run was trained on a store of digest ")) == (2, True)
+    assert (code, "trained on features whose dim is 8, and that of" in err) == (2, True)
+    long = make_store(tmp_path / "l.clipfeat", {NAME.format(1): np.ones((1, 26, DIM), np.float16)})
+    code, _, err = typed("eval", "pretrain", stage1, "--split", "heldout", "--store", long)
+    assert (code, "l.clipfeat has grids of 26 rows or columns" in err) == (2, True)
 
 
 def test_another_recipe_gets_a_remark(
     world: World, stage1: Path, tmp_path: Path, typed: Typed
 ) -> None:
-    recipe = other_store(tmp_path / "r.clipfeat", recipe={"name": "larger"})
+    recipe = make_store(tmp_path / "r.clipfeat", RECORDS, recipe={"name": "larger"})
     command = pretrain((recipe, world[1]), tmp_path / "run", *STILL, "eval_split=")
     code, out, err = typed(*command, "--init", stage1)
     assert (code, out) == (0, "trained to epoch 1; no eval_split, so that nothing is scored\n")

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 from pictures import photograph
+from stores import make_store
 from vqa_world import FAST, grid, make_world, write_gqa, write_split, write_visual_genome
 
 from clipfeat.base.errors import ClipfeatError, UsageError
@@ -37,6 +38,12 @@ def run(world: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactory) -> P
 
 def read(path: Path) -> Any:
     return json.loads(path.read_text())
+
+
+def other_store(folder: Path) -> Path:
+    """Write a store of another backbone."""
+    records = {"COCO_val2014_000000000004": grid(4)}
+    return make_store(folder / "other.clipfeat", records, backbone={"model": "other"})
 
 
 def test_a_run_folder_tells_the_whole_run(run: Path, world: tuple[Path, Path]) -> None:
@@ -102,11 +109,19 @@ def test_a_split_without_annotations_gets_predictions_only(
     assert [record["question_id"] for record in answers] == [30, 31, 32]
 
 
-def test_another_store_is_refused(run: Path, tmp_path: Path, typed: Typed) -> None:
-    other, _ = make_world(tmp_path, train=3, val=1)
-    code, out, err = typed("eval", "vqa", run, "--split", "val", "--store", other)
+def test_a_store_of_other_images_will_do_and_one_of_other_features_not(
+    run: Path, tmp_path: Path, typed: Typed
+) -> None:
+    write_split(tmp_path, "test2015", [3], annotated=False)
+    records = {"COCO_test2015_000000000003": grid(3)}
+    words = ["eval", "vqa", run, "--split", "test", "--data", tmp_path, "--device", "cpu"]
+    made = make_store(tmp_path / "a.clipfeat", records, dtype="float32")
+    code, _, err = typed(*words, "--store", made)
+    assert (code, err) == (0, "split test has no annotations: predictions only, nothing scored\n")
+    other = make_store(tmp_path / "b.clipfeat", records, recipe={"name": "other", "vector": None})
+    code, out, err = typed(*words, "--store", other)
     assert (code, out) == (2, "")
-    assert err.startswith("Error: the run was trained on a store of digest ")
+    assert "the run was trained on features whose recipe is {'name': 'test'}, and that of" in err
     assert err.count("\n") == 1
 
 
@@ -234,9 +249,9 @@ def test_predict_tells_mistakes_in_one_line(
 def test_predict_needs_a_checkpoint_and_the_store_of_the_run(
     run: Path, tmp_path: Path, typed: Typed
 ) -> None:
-    other, _ = make_world(tmp_path, train=3, val=1)
+    other = other_store(tmp_path)
     _, _, err = typed(*ask(run, "COCO_val2014_000000000061", "Why?", "--store", other))
-    assert err.startswith("Error: the run was trained on a store of digest ")
+    assert err.startswith("Error: the run was trained on features whose backbone is ")
     (tmp_path / "new").mkdir()
     (tmp_path / "new" / "settings.json").write_text((run / "settings.json").read_text())
     _, _, err = typed(*ask(tmp_path / "new", "COCO_val2014_000000000061", "Why?"))
@@ -262,9 +277,9 @@ def test_compare_as_typed(run: Path, tmp_path: Path, typed: Typed) -> None:
 
 
 def test_one_question_needs_the_store_of_the_run(run: Path, tmp_path: Path) -> None:
-    other, _ = make_world(tmp_path, train=3, val=1)
-    with pytest.raises(UsageError, match="the run was trained on a store of digest"):
-        answer(load_run(run), FeatureStore.open(other), "COCO_val2014_000000000004", "Why?")
+    other = FeatureStore.open(other_store(tmp_path))
+    with pytest.raises(UsageError, match="the run was trained on features whose backbone is"):
+        answer(load_run(run), other, "COCO_val2014_000000000004", "Why?")
 
 
 def test_scores_of_each_question_are_kept(run: Path) -> None:

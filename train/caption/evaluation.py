@@ -10,8 +10,8 @@ from accelerate import Accelerator
 from ...base.errors import UsageError
 from ...featstore import FeatureStore
 from ..grids.records import RecordReader
-from ..grounded.train import check_digest
 from ..loop.devices import accelerator_on
+from ..loop.run import require_features
 from .asked import Asked
 from .clip import Embed, clip_scores
 from .data.examples import encode
@@ -57,7 +57,7 @@ def eval_caption(
     settings, card = trained.settings, trained.card
     accelerator = accelerator_on(device, settings)
     features = FeatureStore.open(store or Path(card.store))
-    check_digest(features, card)
+    require_features(features, card)
     embed = None if embedder is None else embedder(features)
     found = read_split(settings.dataset, data or Path(card.data), split, training=False)
     examples = encode(

@@ -37,7 +37,7 @@ def find_start(settings: S, store: FeatureStore) -> tuple[S, Pretrained | None]:
     where another model is asked for, and where a grid is too large for the model.
     """
     if not settings.init:
-        _require_places(settings.model, store)
+        require_places(settings.model, store)
         return settings, None
     pretrained = load_pretrained(Path(settings.init))
     if settings.model not in (type(settings)().model, pretrained.settings):
@@ -46,8 +46,21 @@ def find_start(settings: S, store: FeatureStore) -> tuple[S, Pretrained | None]:
             f"ask for {settings.model}; leave out model"
         )
     pretrained.require_features_of(store)
-    _require_places(pretrained.settings, store)
+    require_places(pretrained.settings, store)
     return dataclasses.replace(settings, model=pretrained.settings), pretrained
+
+
+def require_places(model: ModelSettings, store: FeatureStore) -> None:
+    """Raise UsageError where a grid has more rows or columns than an encoder has places for.
+
+    All of the store's count: the images that the model is asked about later are among them.
+    """
+    longest = max((max(shape) for shape in store.grid_shapes), default=1)
+    if isinstance(model, SingleStreamSettings) and longest > model.places:
+        raise UsageError(
+            f"model.places is {model.places}, and {store.path} has grids of {longest} rows or "
+            f"columns; pass --set model.places={longest}, in pre-training too"
+        )
 
 
 def choose_words(
@@ -110,19 +123,6 @@ def new_model(
         case TextSettings(glove=glove) if glove:
             _start_words(cast(WordVectors, model.words), Path(glove), vocabulary.words)
     return model
-
-
-def _require_places(model: ModelSettings, store: FeatureStore) -> None:
-    """Raise UsageError where a grid has more rows or columns than an encoder has places for.
-
-    All of the store's count: the images that the model is asked about later are among them.
-    """
-    longest = max((max(shape) for shape in store.grid_shapes), default=1)
-    if isinstance(model, SingleStreamSettings) and longest > model.places:
-        raise UsageError(
-            f"model.places is {model.places}, and {store.path} has grids of {longest} rows or "
-            f"columns; pass --set model.places={longest}, in pre-training too"
-        )
 
 
 def _start_single_stream(

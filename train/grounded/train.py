@@ -18,7 +18,7 @@ from ..grids.records import RecordReader
 from ..loop.checkpoint import load_model, read_checkpoint
 from ..loop.devices import memory_errors
 from ..loop.profile import LoopTimes
-from ..loop.run import make_card, open_run
+from ..loop.run import make_card, open_run, require_features
 from ..loop.train import train
 from ..models.pretrained import Pretrained
 from ..pictures.curves import draw_curves
@@ -39,7 +39,7 @@ from ..texts.words import Words
 from .examples import Examples, GroundedBatch, make_order, read_batch
 from .predict import predict
 from .settings import GroundedSettings
-from .start import make_model, new_model, start_files
+from .start import make_model, new_model, require_places, start_files
 
 Predictions = Mapping[Any, str]  # {example id: answer}
 Targets = tuple[dict[int, float], ...]
@@ -70,6 +70,11 @@ class Trained(Generic[S]):
     settings: S
     card: RunCard
     epoch: int  # of the checkpoint
+
+    def require_store(self, store: FeatureStore) -> None:
+        """Raise UsageError unless the model can be asked about the images of a store."""
+        require_features(store, self.card)
+        require_places(self.settings.model, store)
 
 
 def find_images(
@@ -217,12 +222,3 @@ def load_trained(run: Path, task: str, kind: type[S]) -> Trained[S]:
     load_model(model, tensors, run / BEST)
     epoch = field(state, "epoch", int, run / BEST)
     return Trained(run, model, vocabulary, settings, card, epoch)
-
-
-def check_digest(store: FeatureStore, card: RunCard) -> None:
-    """Raise UsageError unless `store` holds the very features that the run was trained on."""
-    if store.digest != card.store_digest:
-        raise UsageError(
-            f"the run was trained on a store of digest {card.store_digest}, this one has "
-            f"{store.digest}; pass --store with the store it was trained on"
-        )

@@ -8,6 +8,7 @@ from typing import Any, Protocol, runtime_checkable
 
 from accelerate import Accelerator
 
+from ...base.errors import UsageError
 from ...featstore import FeatureStore
 from ..runs.folder import VOCABULARY, RunCard, data_digests, locked, start_run
 from ..runs.jsonfile import write_json
@@ -39,9 +40,24 @@ def make_card(
 
 
 def features_of(store: FeatureStore) -> dict[str, object]:
-    """Return what made the features of a store."""
+    """Return what made the grids of a store; vectors beside them do not count."""
     identity = store.identity.to_json()
-    return {"backbone": identity["backbone"], "recipe": identity["recipe"]}
+    recipe = {key: value for key, value in identity["recipe"].items() if key != "vector"}
+    return {"backbone": identity["backbone"], "recipe": recipe, "dim": identity["dim"]}
+
+
+def require_features(store: FeatureStore, card: RunCard) -> None:
+    """Raise UsageError unless the features of a store are made as those that a run learned from.
+
+    The images may be others, as those of a test split are.
+    """
+    for part, ours in features_of(store).items():
+        theirs = card.features.get(part)
+        if theirs != ours:
+            raise UsageError(
+                f"the run was trained on features whose {part} is {theirs}, and that of "
+                f"{store.path} is {ours}; extract these images as those of {card.store} were"
+            )
 
 
 @contextlib.contextmanager

@@ -10,9 +10,10 @@ from accelerate import Accelerator
 from ...featstore import FeatureStore
 from ..grids.normalize import ChannelStatistics, FeatureNorm
 from ..grids.records import RecordReader
-from ..grounded.train import check_digest
+from ..grounded.start import require_places
 from ..loop.checkpoint import load_model
 from ..loop.devices import accelerator_on
+from ..loop.run import require_features
 from ..models.pretrained import load_pretrained
 from ..runs.folder import BEST, RunCard
 from ..settings import settings_of
@@ -74,7 +75,8 @@ def eval_pretrain(
     settings, card = trained.settings, trained.card
     accelerator = accelerator_on(device, settings)
     features = FeatureStore.open(store or Path(card.store))
-    check_digest(features, card)
+    require_features(features, card)
+    require_places(settings.model, features)
     sentences = encode(
         read_corpus(corpus_files(data or Path(card.data), split)),
         split,

@@ -12,7 +12,7 @@ from ...featstore import FeatureStore
 from ..grids.records import RecordReader
 from ..grounded.examples import Examples
 from ..grounded.predict import predict
-from ..grounded.train import Trained, check_digest, load_trained
+from ..grounded.train import Trained, load_trained
 from ..loop.devices import accelerator_on
 from .data import VeSplit, read_split
 from .examples import encode
@@ -70,7 +70,7 @@ def eval_ve(
     skips = trained.settings.skip_missing if skip_missing is None else skip_missing
 
     def answer(trained: Trained[VeSettings]) -> dict[str, Any]:
-        check_digest(features, trained.card)
+        trained.require_store(features)
         words, max_tokens = trained.vocabulary.words, trained.settings.max_tokens
         examples = encode(pairs, words, features, max_tokens=max_tokens, skip_missing=skips)
         accelerator = accelerator_on(device, trained.settings)

@@ -11,7 +11,6 @@ from ...featstore import FeatureStore
 from ..grids.records import RecordReader
 from ..grounded.examples import Examples
 from ..grounded.predict import predict
-from ..grounded.train import check_digest
 from ..loop.devices import accelerator_on
 from .data import encode
 from .datasets.read import read_split
@@ -63,7 +62,7 @@ def eval_vqa(
     trained = load_run(run)
     accelerator = accelerator_on(device, trained.settings)
     features = FeatureStore.open(store or Path(trained.card.store))
-    check_digest(features, trained.card)
+    trained.require_store(features)
     settings = trained.settings
     folder = data or Path(trained.card.data)
     questions = read_split(settings.dataset, folder, split, annotated=False)

@@ -10,7 +10,7 @@ from jaxtyping import Float32
 from ...featstore import FeatureStore
 from ..grids.records import RecordReader
 from ..grounded.examples import read_batch
-from ..grounded.train import Trained, check_digest, load_trained, make_examples
+from ..grounded.train import Trained, load_trained, make_examples
 from .settings import VqaSettings
 
 TOP = 5  # answers that a question gets, the likeliest first
@@ -41,10 +41,10 @@ def load_run(run: Path) -> TrainedVqa:
 def answer(run: TrainedVqa, store: FeatureStore, image_id: str, question: str) -> Answer:
     """Answer one question about one image of a store, and say where the model looked.
 
-    Raises UsageError where the store is not the one that the run was trained on, StoreError for
+    Raises UsageError where the store has other features than the run's, StoreError for
     an image without features.
     """
-    check_digest(store, run.card)
+    run.require_store(store)
     words, max_tokens = run.vocabulary.words, run.settings.max_tokens
     examples = make_examples([0], [image_id], [question], (), words=words, max_tokens=max_tokens)
     model = run.model.eval()

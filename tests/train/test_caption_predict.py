@@ -1,0 +1,165 @@
+"""`clipfeat predict caption` as typed: one image, a list of them, and several ways to write."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from caption_world import FAST, TRANSFORMER, caption_of, make_world, name_of
+from stores import make_store
+from vqa_world import grid
+
+from clipfeat.train.caption.decoding.captions import log_probabilities
+from clipfeat.train.caption.settings import CaptionSettings
+from clipfeat.train.caption.task import train_caption
+from clipfeat.train.caption.trained import TrainedCaptioner, load_stage
+from clipfeat.train.grids.records import RecordReader
+from clipfeat.train.loop.devices import accelerator_on
+from clipfeat.train.settings import load_settings
+
+Typed = Callable[..., tuple[int, str, str]]
+World = tuple[Path, Path]
+IMAGE = name_of(41, "test")
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> World:
+    return make_world(tmp_path_factory.mktemp("world"))
+
+
+@pytest.fixture(scope="module")
+def run(world: World, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("runs") / "run"
+    settings = load_settings(CaptionSettings, config=None, assignments=[*FAST, TRANSFORMER])
+    train_caption(settings, stages=("xe",), store=world[0], data=world[1], out=out, device="cpu")
+    return out
+
+
+def log_probability(trained: TrainedCaptioner, world: World, caption: str) -> float:
+    """Return that of a caption of IMAGE by the whole softmax, its end included."""
+    import torch
+
+    from clipfeat.featstore import FeatureStore
+    from clipfeat.train.caption.data.tokens import BEGIN, END
+
+    accelerator = accelerator_on("cpu", trained.settings)
+    records = RecordReader(FeatureStore.open(world[0]), accelerator.device).read([IMAGE])
+    tokens = torch.tensor([[BEGIN, *trained.vocabulary.encode(caption), END]])
+    model = trained.model.eval()
+    return log_probabilities(model, model.encode(*records), tokens).sum().item()
+
+
+def test_images_are_captioned_as_typed(run: Path, world: World, typed: Typed) -> None:
+    images = [IMAGE, name_of(31, "val")]
+    code, out, err = typed("predict", "caption", run, *images, "--device", "cpu")
+    assert (code, err) == (0, "")
+    expected = [caption_of(i).lower()[:-1] for i in (41, 31)]
+    lines = [line.split("\t") for line in out.splitlines()]
+    assert [(image, caption) for image, _, caption in lines] == list(
+        zip(images, expected, strict=True)
+    )
+    code, out, err = typed("predict", "caption", run, IMAGE, "--json", "--device", "cpu")
+    assert (code, err) == (0, "")
+    (found,) = json.loads(out)
+    assert (found["image_id"], found["captions"]) == (IMAGE, expected[:1])
+    told = log_probability(load_stage(run / "xe"), world, expected[0])
+    assert found["log_probabilities"] == [pytest.approx(told, abs=1e-4)]
+    assert lines[0][1] == f"{told:.2f}"
+
+
+@pytest.mark.parametrize(
+    "how",
+    [
+        ["--captions", "4"],
+        ["--captions", "4", "--beam", "6", "--groups", "3", "--diversity", "2"],
+        ["--captions", "4", "--nucleus", "1", "--temperature", "3"],
+    ],
+)
+def test_several_captions_of_an_image(
+    run: Path, world: World, typed: Typed, how: list[str]
+) -> None:
+    """Each with its own log-probability; of beams they differ, and the best is first."""
+    code, out, _ = typed("predict", "caption", run, IMAGE, *how, "--json", "--device", "cpu")
+    assert code == 0
+    (found,) = json.loads(out)
+    captions, totals = found["captions"], found["log_probabilities"]
+    trained = load_stage(run / "xe")
+    ended = {c: t for c, t in zip(captions, totals, strict=True) if len(c.split()) < 7}
+    assert ended
+    for caption, total in ended.items():
+        assert total == pytest.approx(log_probability(trained, world, caption), abs=1e-4)
+    if "--nucleus" in how:
+        assert len(captions) == 4
+    else:
+        assert 2 <= len(captions) == len(set(captions)) <= 4
+        assert totals == sorted(totals, reverse=True)
+
+
+def test_drawing_follows_from_its_seed_and_keeps_within_its_nucleus(
+    run: Path, typed: Typed
+) -> None:
+    words = ["predict", "caption", run, IMAGE, "--captions", "20", "--device", "cpu"]
+
+    def drawn(*more: str) -> str:
+        code, out, _ = typed(*words, *more)
+        assert code == 0
+        return out
+
+    bold = ("--nucleus", "1", "--temperature", "3")
+    assert drawn(*bold) == drawn(*bold, "--seed", "0") != drawn(*bold, "--seed", "1")
+    (only,) = set(drawn("--nucleus", "0.01").splitlines())  # no word but the likeliest
+    assert only.endswith(caption_of(41).lower()[:-1])
+
+
+def test_a_list_without_captions_is_captioned_for_the_server(
+    run: Path, tmp_path: Path, typed: Typed
+) -> None:
+    """As COCO's test2014 is: other images than any before, in a store of their own."""
+    names = {i: f"COCO_test2014_{i:012}" for i in (101, 102, 103)}
+    store = make_store(tmp_path / "t.clipfeat", {name: grid(i) for i, name in names.items()})
+    listed, out = tmp_path / "image_info_test2014.json", tmp_path / "results.json"
+    images: list[dict[str, Any]] = [{"id": i, "file_name": f"{names[i]}.jpg"} for i in (103, 101)]
+    listed.write_text(json.dumps({"images": [*images, {"id": 102}], "info": {}}))
+    words = ["predict", "caption", run, "--list", listed, "--store", store, "--out", out]
+    code, said, err = typed(*words, "--device", "cpu")
+    assert (code, err) == (0, "")
+    expected = [(i, caption_of(i).lower()[:-1]) for i in (103, 101, 102)]
+    assert json.loads(out.read_text()) == [
+        {"image_id": i, "caption": caption} for i, caption in expected
+    ]
+    assert [line.split("\t")[::2] for line in said.splitlines()] == [
+        [str(i), caption] for i, caption in expected
+    ]
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "message"),
+    [
+        ([], 2, "pass ids of images, or --list with the file that lists them, one of both"),
+        ([IMAGE, "--list", "LIST"], 2, "one of both"),
+        ([IMAGE, IMAGE], 2, f"image '{IMAGE}' is asked for twice; leave one out"),
+        (["nowhere"], 1, "1 of 1 images have no features, such as 'nowhere'; extract them into"),
+        ([IMAGE, "--out", "no/where.json"], 2, "there is no folder"),
+        ([IMAGE, "--captions", "3", "--beam", "2"], 2, "--captions 3 are that many beams; got"),
+        ([IMAGE, "--beam", "3", "--groups", "2"], 2, "groups must divide beams, 3; got 2"),
+        ([IMAGE, "--diversity", "1"], 2, "--diversity is between groups of beams; pass --groups"),
+        ([IMAGE, "--nucleus", "0.9", "--beam", "2"], 2, "--nucleus draws captions, without beams"),
+        ([IMAGE, "--temperature", "2"], 2, "go with --nucleus; pass --nucleus 1 too"),
+        ([IMAGE, "--nucleus", "1.5"], 2, "1.5 is not in the range"),
+        (["--list", "LIST"], 1, "images[1]: id 7 is there twice; drop one"),
+        (["--list", "EMPTY"], 1, "lists no images"),
+        (["--list", "NONE"], 1, "none.json: not a readable JSON file"),
+    ],
+)
+def test_mistakes_get_one_line(
+    run: Path, tmp_path: Path, typed: Typed, words: list[str], code: int, message: str
+) -> None:
+    files = {"LIST": "list.json", "EMPTY": "empty.json", "NONE": "none.json"}
+    (tmp_path / "list.json").write_text(json.dumps({"images": [{"id": 7}, {"id": 7}]}))
+    (tmp_path / "empty.json").write_text(json.dumps({"images": []}))
+    named = [tmp_path / files[word] if word in files else word for word in words]
+    got, out, err = typed("predict", "caption", run, *named)
+    assert (got, out) == (code, ""), err
+    assert message in err
+    assert "Traceback" not in err
