@@ -119,8 +119,9 @@ train-caption: $(STAMP)
 	$(CLIPFEAT) train caption $(CONFIG) --store $(DEMO_STORE) --data $(DEMO)/data/captions --out $(RUN)
 endif
 
+# Two processes of one thread each: most of the time goes to commands that are started.
 test: $(STAMP)
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

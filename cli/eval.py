@@ -15,7 +15,6 @@ from .options import device as device_option
 if TYPE_CHECKING:
     from ..featstore import FeatureStore
     from ..train.caption.clip import Embed
-    from ..train.caption.metrics.results import Captions, References
 
 A_PATH = click.Path(path_type=Path)
 
@@ -167,8 +166,8 @@ def caption(*, run: Path | None, as_json: bool, **options: Any) -> None:
             if store is None:
                 raise UsageError("--results and --clipscore need --store, which has the images")
         _refuse(options | {"page": flags["page"]}, "--results")
-        said, own = _read_captions(**of_file, split=split, subset=bool(flags["subset"]))
-        _caption_file(said, own, store, embedder, as_json=as_json)
+        more = {"split": split, "subset": bool(flags["subset"]), "store": store}
+        _caption_file(**of_file, **more, embedder=embedder, as_json=as_json)
 
 
 def _caption_run(run: Path, options: dict[str, Any], *, as_json: bool) -> None:
@@ -189,21 +188,14 @@ def _embedder(pretrained: str | None, device: str | None) -> "Callable[[FeatureS
     return partial(text_embedder, pretrained=pretrained, device=device)
 
 
-def _read_captions(
-    results: Path, references: Path, *, split: str | None, subset: bool
-) -> "tuple[Captions, References]":
-    from ..train.caption.metrics.results import matched, read_references, read_results
-
-    said = read_results(results)
-    return said, matched(said, read_references(references, split), subset=subset)
-
-
 def _caption_file(
-    said: "Captions",
-    references: "References",
+    results: Path,
+    references: Path,
+    *,
+    split: str | None,
+    subset: bool,
     store: Path | None,
     embedder: "Callable[[FeatureStore], Embed] | None",
-    *,
     as_json: bool,
 ) -> None:
     """Score captions of a file; this way needs no torch, unless it gets an embedder."""
@@ -211,18 +203,18 @@ def _caption_file(
         from ..train.caption.metrics.score import describe, score
     except ModuleNotFoundError as error:
         raise missing_extra("caption", str(error.name)) from None
+    from ..train.caption.metrics.results import matched, read_references, read_results
+
+    said = read_results(results)
+    own = matched(said, read_references(references, split), subset=subset)
     found: dict[str, float] = {}
     if store is not None and embedder is not None:
         from ..featstore import FeatureStore
-        from ..train.caption.clip import clip_scores
-        from ..train.caption.data.stored import candidates_of, find_stored
+        from ..train.caption.clip import score_results
 
         opened = FeatureStore.open(store)
-        names = [candidates_of(image) for image in said]
-        images = find_stored(names, opened, what="images of the results")
-        own = [references[image] for image in said]
-        found = clip_scores(opened, images, list(said.values()), own, embedder(opened))
-    scores = score(said, references) | found
+        found = score_results(opened, said, own, embedder(opened))
+    scores = score(said, own) | found
     click.echo(json.dumps(scores, indent=1) if as_json else "\n".join(describe(scores)))
 
 

@@ -8,7 +8,9 @@ from jaxtyping import Float32
 from ...base.errors import ClipfeatError
 from ...base.text import is_unicode
 from ...featstore import FeatureStore
+from .data.stored import candidates_of, find_stored
 from .metrics.clipscore import clip_metrics
+from .metrics.results import Captions, References
 
 # What stands before each caption and reference: Hessel et al. 2021, CLIPScore, section 3.
 PROMPT = "A photo depicts "
@@ -53,3 +55,16 @@ def clip_scores(
         [vectors[[row[text] for text in own]] for own in wanted],
         skipped=skipped,
     )
+
+
+def score_results(
+    store: FeatureStore, results: Captions, references: References, embed: Embed
+) -> dict[str, float]:
+    """Return the scores of `clip_scores` for a file of captions, of images that go by their ids.
+
+    Raises ClipfeatError, as that does, and for images that the store does not have.
+    """
+    names = [candidates_of(image) for image in results]
+    images = find_stored(names, store, what="images of the results")
+    own = [references[image] for image in results]
+    return clip_scores(store, images, list(results.values()), own, embed)
