@@ -6,10 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from caption_world import FAST, TRANSFORMER, caption_of, make_world, name_of
 from stores import make_store
 from vqa_world import grid
 
+from clipfeat.featstore import FeatureStore
+from clipfeat.train.caption.data.tokens import BEGIN, END
 from clipfeat.train.caption.decoding.captions import log_probabilities
 from clipfeat.train.caption.settings import CaptionSettings
 from clipfeat.train.caption.task import train_caption
@@ -38,10 +41,6 @@ def run(world: World, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def log_probability(trained: TrainedCaptioner, world: World, caption: str) -> float:
     """Return that of a caption of IMAGE by the whole softmax, its end included."""
-    import torch
-
-    from clipfeat.featstore import FeatureStore
-    from clipfeat.train.caption.data.tokens import BEGIN, END
 
     accelerator = accelerator_on("cpu", trained.settings)
     records = RecordReader(FeatureStore.open(world[0]), accelerator.device).read([IMAGE])
