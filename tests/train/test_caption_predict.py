@@ -41,7 +41,6 @@ def run(world: World, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def log_probability(trained: TrainedCaptioner, world: World, caption: str) -> float:
     """Return that of a caption of IMAGE by the whole softmax, its end included."""
-
     accelerator = accelerator_on("cpu", trained.settings)
     records = RecordReader(FeatureStore.open(world[0]), accelerator.device).read([IMAGE])
     tokens = torch.tensor([[BEGIN, *trained.vocabulary.encode(caption), END]])
