@@ -70,25 +70,27 @@ demo: $(STAMP)
 	$(BIN)/python -m clipfeat.demo.report $(DEMO)
 
 INIT_RUN = $(if $(INIT),--init $(INIT))
+# Runs of different presets lie side by side: runs/vqa, runs/vqa-pythia.
+OF_CONFIG = $(if $(CONFIG),-$(basename $(notdir $(CONFIG))))
 
-# On the user's own store: make train-vqa STORE=coco.clipfeat DATA=vqa/ [RUN=runs/vqa]
+# On the user's own store: make train-vqa STORE=coco.clipfeat DATA=vqa/ [CONFIG=pythia] [RUN=runs/a]
 ifdef STORE
-pretrain: RUN ?= runs/pretrain
+pretrain: RUN ?= runs/pretrain$(OF_CONFIG)
 pretrain: $(STAMP)
 	$(if $(DATA),,$(error make pretrain STORE=$(STORE) needs DATA=, the folder of clipfeat corpus))
 	$(CLIPFEAT) train pretrain $(CONFIG) --store $(STORE) --data $(DATA) --out $(RUN) $(INIT_RUN)
 
-train-vqa: RUN ?= runs/vqa
+train-vqa: RUN ?= runs/vqa$(OF_CONFIG)
 train-vqa: $(STAMP)
 	$(if $(DATA),,$(error make train-vqa STORE=$(STORE) needs DATA=, the folder of VQA v2 files))
 	$(CLIPFEAT) train vqa $(CONFIG) --store $(STORE) --data $(DATA) --out $(RUN) $(INIT_RUN)
 
-train-ve: RUN ?= runs/ve
+train-ve: RUN ?= runs/ve$(OF_CONFIG)
 train-ve: $(STAMP)
 	$(if $(DATA),,$(error make train-ve STORE=$(STORE) needs DATA=, the folder of SNLI-VE files))
 	$(CLIPFEAT) train ve $(CONFIG) --store $(STORE) --data $(DATA) --out $(RUN) $(INIT_RUN)
 
-train-caption: RUN ?= runs/caption
+train-caption: RUN ?= runs/caption$(OF_CONFIG)
 train-caption: $(STAMP)
 	$(if $(DATA),,$(error make train-caption STORE=$(STORE) needs DATA=, the folder of caption files))
 	$(CLIPFEAT) train caption $(CONFIG) --store $(STORE) --data $(DATA) --out $(RUN)
@@ -96,27 +98,26 @@ else
 $(DEMO)/corpus: | $(DEMO)/data
 	$(CLIPFEAT) corpus --captions $(DEMO)/data/captions --vqa $(DEMO)/data/vqa --out $@
 
-pretrain: RUN ?= $(DEMO)/pretrain
+pretrain: RUN ?= $(DEMO)/pretrain$(OF_CONFIG)
 pretrain: $(STAMP)
 	@$(MAKE) --no-print-directory $(DEMO_STORE)/store.json $(DEMO)/corpus
 	$(CLIPFEAT) train pretrain $(or $(CONFIG),demo) --store $(DEMO_STORE) --data $(DEMO)/corpus \
 	    --out $(RUN) $(INIT_RUN)
 
-train-vqa: RUN ?= $(DEMO)/vqa
+train-vqa: RUN ?= $(DEMO)/vqa$(OF_CONFIG)
 train-vqa: $(STAMP)
 	@$(MAKE) --no-print-directory $(DEMO_STORE)/store.json
 	$(CLIPFEAT) train vqa $(CONFIG) --store $(DEMO_STORE) --data $(DEMO)/data/vqa --out $(RUN) $(INIT_RUN)
 
-train-ve: RUN ?= $(DEMO)/ve
+train-ve: RUN ?= $(DEMO)/ve$(OF_CONFIG)
 train-ve: $(STAMP)
 	@$(MAKE) --no-print-directory $(DEMO_STORE)/store.json
 	$(CLIPFEAT) train ve $(CONFIG) --store $(DEMO_STORE) --data $(DEMO)/data/snli_ve --out $(RUN) $(INIT_RUN)
 
-train-caption: RUN ?= $(DEMO)/caption
-train-caption: CONFIG ?= demo
+train-caption: RUN ?= $(DEMO)/caption$(OF_CONFIG)
 train-caption: $(STAMP)
 	@$(MAKE) --no-print-directory $(DEMO_STORE)/store.json
-	$(CLIPFEAT) train caption $(CONFIG) --store $(DEMO_STORE) --data $(DEMO)/data/captions --out $(RUN)
+	$(CLIPFEAT) train caption $(or $(CONFIG),demo) --store $(DEMO_STORE) --data $(DEMO)/data/captions --out $(RUN)
 endif
 
 # Two processes of one thread each: most of the time goes to commands that are started.

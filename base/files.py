@@ -10,6 +10,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
+from .errors import UsageError
+
 TEMPORARY = ".tmp"
 HASH_BLOCK = 1 << 20  # bytes a read; larger blocks measured no faster
 
@@ -46,6 +48,14 @@ def is_plain(path: Path) -> bool:
     return path.is_file() and not path.is_symlink()
 
 
+def require_file(path: Path, option: str) -> None:
+    """Raise UsageError unless `option` names a file that can be written, to say so before work."""
+    if not path.parent.is_dir():
+        raise UsageError(f"{option} {path}: there is no folder {path.parent}; make it first")
+    if path.exists() and not path.is_file():
+        raise UsageError(f"{option} {path} is there and is no file; pass the name of one")
+
+
 @contextlib.contextmanager
 def naming(path: Path) -> Iterator[None]:
     """Give an OSError the name of the file; that of a write, a full disk's, has none."""
@@ -68,8 +78,11 @@ def atomic_file(path: Path, *, replace: bool = True) -> Iterator[BinaryIO]:
 
     The bytes are on the disk before the name is (fsync, rename, fsync of the folder), so
     after a crash `path` holds the old content or the new, never a part. With `replace=False`
-    it raises FileExistsError if there is such a file: one of several writers wins.
+    it raises FileExistsError if there is such a file: one of several writers wins. Raises
+    OSError where `path` is a device or a pipe, which the file would take the place of.
     """
+    if path.exists() and not path.is_file() and not path.is_dir():  # a folder is no rename's target
+        raise OSError(errno.EINVAL, "Not a plain file", str(path))
     temporary = path.with_name(temporary_name(f".{path.name}"))
     try:
         with naming(path), temporary.open("xb") as file:

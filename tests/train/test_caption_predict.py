@@ -139,6 +139,8 @@ def test_a_list_without_captions_is_captioned_for_the_server(
         ([IMAGE, IMAGE], 2, f"image '{IMAGE}' is asked for twice; leave one out"),
         (["nowhere"], 1, "1 of 1 images have no features, such as 'nowhere'; extract them into"),
         ([IMAGE, "--out", "no/where.json"], 2, "there is no folder"),
+        ([IMAGE, "--out", "FOLDER"], 2, "is there and is no file; pass the name of one"),
+        ([IMAGE, "--out", "/dev/null"], 2, "--out /dev/null is there and is no file"),
         ([IMAGE, "--captions", "3", "--beam", "2"], 2, "--captions 3 are that many beams; got"),
         ([IMAGE, "--beam", "3", "--groups", "2"], 2, "groups must divide beams, 3; got 2"),
         ([IMAGE, "--diversity", "1"], 2, "--diversity is between groups of beams; pass --groups"),
@@ -153,7 +155,7 @@ def test_a_list_without_captions_is_captioned_for_the_server(
 def test_mistakes_get_one_line(
     run: Path, tmp_path: Path, typed: Typed, words: list[str], code: int, message: str
 ) -> None:
-    files = {"LIST": "list.json", "EMPTY": "empty.json", "NONE": "none.json"}
+    files = {"LIST": "list.json", "EMPTY": "empty.json", "NONE": "none.json", "FOLDER": "."}
     (tmp_path / "list.json").write_text(json.dumps({"images": [{"id": 7}, {"id": 7}]}))
     (tmp_path / "empty.json").write_text(json.dumps({"images": []}))
     named = [tmp_path / files[word] if word in files else word for word in words]

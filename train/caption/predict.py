@@ -12,6 +12,7 @@ import torch
 from accelerate import Accelerator
 
 from ...base.errors import UsageError
+from ...base.files import require_file
 from ...featstore import FeatureStore
 from ..grids.records import RecordReader
 from ..loop.devices import accelerator_on
@@ -87,8 +88,8 @@ def predict_captions(
     twice = next((image for image in image_ids if image_ids.count(image) > 1), None)
     if twice is not None:
         raise UsageError(f"image {twice!r:.60} is asked for twice; leave one out")
-    if out is not None and not out.parent.is_dir():
-        raise UsageError(f"--out {out}: there is no folder {out.parent}; make it first")
+    if out is not None:
+        require_file(out, "--out")
     images = [Listed(i, (i,)) for i in image_ids] if listed is None else read_list(listed)
     trained = load_stage(find_stage(run))
     accelerator = accelerator_on(device, trained.settings)

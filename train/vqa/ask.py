@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from ...base.errors import UsageError
+from ...base.files import require_file
 from ...featstore import FeatureStore
 from ..loop.devices import accelerator_on
 from ..pictures.attention import draw_answer, read_image
@@ -37,6 +38,8 @@ def ask(
         question.encode()
     except UnicodeEncodeError:
         raise UsageError(f"--question must be UTF-8; got {question!r:.60}") from None
+    if out is not None:
+        require_file(out, "--out")
     pixels = None if image is None else read_image(image)
     trained = load_run(run)
     accelerator = accelerator_on(device, trained.settings)
