@@ -139,7 +139,7 @@ def is_torchscript(path: Path) -> bool:
 
 
 def is_openais(tensors: dict[str, Tensor]) -> bool:
-    """Return whether a ViT's checkpoint can be OpenAI's, whatever dtype it was saved in.
+    """Return whether a checkpoint can be OpenAI's, whatever dtype it was saved in.
 
     OpenAI published the matrices of its models in float16, so each of their numbers is one that
     float16 has. Weights trained in float32 are not: 13 more bits of each would have to be zero.

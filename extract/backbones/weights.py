@@ -8,7 +8,7 @@ from typing import Any
 
 import open_clip
 import torch
-from open_clip.model import VisionTransformer
+from open_clip.model import ModifiedResNet, VisionTransformer
 
 from ..errors import ExtractUsageError
 from ..planning.job import BackboneSpec
@@ -66,6 +66,10 @@ def load_model(
         load_tower(visual, tensors, path, name)
         if not tag and isinstance(visual, VisionTransformer):
             check_activation(name, path, openais=is_openais(tensors))
+        # A ResNet's grid meets no GELU, and its text tower does.
+        if not tag and whole and isinstance(visual, ModifiedResNet) and is_openais(tensors):
+            model = create_model(name, quick_gelu=True, whole=True)
+            load_tower(model.visual, tensors, path, name)
         if whole:
             load_rest(model, tensors, path, name)
     described = {

@@ -11,7 +11,9 @@ import torch
 from command_lines import CommandLines
 from PIL import Image
 
+from clipfeat.extract.backbones.texts import load_text_tower
 from clipfeat.extract.errors import ExtractUsageError
+from clipfeat.extract.planning.job import BackboneSpec
 from clipfeat.extract.texts import text_embedder
 from clipfeat.featstore import FeatureStore
 
@@ -55,6 +57,21 @@ def test_texts_are_embedded_as_open_clip_does(world: tuple[Path, Path, Path], st
         expected = stock.encode_text(open_clip.get_tokenizer(MODEL)(TEXTS), normalize=True)
     np.testing.assert_allclose(found, expected.numpy(), atol=1e-5)
     np.testing.assert_allclose(np.linalg.norm(found, axis=1), 1, atol=1e-5)
+
+
+def test_openais_resnets_read_texts_with_quickgelu(tmp_path: Path) -> None:
+    """Their grids are the same with either activation, so a store names the plain model."""
+    torch.manual_seed(1)
+    stock: Any = open_clip.create_model("RN50-quickgelu", pretrained_text=False).eval()
+    with torch.no_grad():
+        for weight in stock.parameters():
+            weight.copy_(weight.half())
+    torch.save(stock.state_dict(), tmp_path / "rn50.pt")
+    spec = BackboneSpec("RN50", str(tmp_path / "rn50.pt"), 0, "float32")
+    found = load_text_tower(spec, "cpu")[0].embed(TEXTS)
+    with torch.inference_mode():
+        expected = stock.encode_text(open_clip.get_tokenizer("RN50")(TEXTS), normalize=True)
+    np.testing.assert_allclose(found, expected.numpy(), atol=1e-5)
 
 
 def test_what_has_no_embeddings_or_other_weights_is_refused(
