@@ -8,6 +8,7 @@ import click
 from ..base.errors import missing_extra
 from .options import as_json
 from .options import device as device_option
+from .output import patient_stdout
 
 
 @click.group()
@@ -158,7 +159,9 @@ def caption(
     found = predict_captions(
         run, image_ids, Wanted(**wanted), listed=listed, out=out, store=store, device=device
     )
-    if as_json:
-        click.echo(json.dumps([image._asdict() for image in found], ensure_ascii=False, indent=1))
-    else:
-        click.echo(describe(found))
+    with patient_stdout():
+        if as_json:
+            records = [image._asdict() for image in found]
+            click.echo(json.dumps(records, ensure_ascii=False, indent=1))
+        else:
+            click.echo(describe(found))

@@ -1,6 +1,7 @@
 """`clipfeat predict caption` as typed: one image, a list of them, and several ways to write."""
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -163,3 +164,15 @@ def test_mistakes_get_one_line(
     assert (got, out) == (code, ""), err
     assert message in err
     assert "Traceback" not in err
+
+
+def test_what_a_received_vocabulary_says_does_not_reach_the_terminal(
+    run: Path, tmp_path: Path, typed: Typed
+) -> None:
+    received = shutil.copytree(run, tmp_path / "received")
+    path = received / "xe" / "vocabulary.json"
+    path.write_text(path.read_text().replace('"shape"', '"\\u001b[2J\\t"'))
+    code, out, _ = typed("predict", "caption", received, IMAGE, "--device", "cpu")
+    assert (code, out.count("\t")) == (0, 2)
+    assert "\x1b" not in out
+    assert r"\x1b[2J\t" in out

@@ -13,6 +13,7 @@ from accelerate import Accelerator
 
 from ...base.errors import UsageError
 from ...base.files import require_file
+from ...base.text import printable
 from ...featstore import FeatureStore
 from ..grids.records import RecordReader
 from ..loop.devices import accelerator_on
@@ -180,7 +181,7 @@ def _distinct(captions: list[tuple[str, float]]) -> list[tuple[str, float]]:
 def describe(found: Sequence[Captioned]) -> str:
     """Return a line for each caption: image, log-probability, caption, with tabs between."""
     return "\n".join(
-        f"{image.image_id}\t{total:.2f}\t{caption}"
+        f"{printable(str(image.image_id))}\t{total:.2f}\t{printable(caption)}"
         for image in found
         for caption, total in zip(image.captions, image.log_probabilities, strict=True)
     )

@@ -7,6 +7,7 @@ from typing import Any
 
 from ...base.errors import UsageError
 from ...base.files import require_file
+from ...base.text import printable
 from ...featstore import FeatureStore
 from ..loop.devices import accelerator_on
 from ..pictures.attention import draw_answer, read_image
@@ -73,6 +74,6 @@ def ask(
 
 def describe(found: Mapping[str, Any]) -> str:
     """Return an answer as lines for people."""
-    lines = [f"{found['answer']}  ({found['score']:.1%})", ""]
-    lines += [f"{score:6.1%}  {answer}" for answer, score in found["top"]]
+    lines = [f"{printable(found['answer'])}  ({found['score']:.1%})", ""]
+    lines += [f"{score:6.1%}  {printable(answer)}" for answer, score in found["top"]]
     return "\n".join([*lines, "", found["picture"]])
