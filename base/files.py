@@ -49,7 +49,10 @@ def is_plain(path: Path) -> bool:
 
 
 def require_file(path: Path, option: str) -> None:
-    """Raise UsageError unless `option` names a file that can be written, to say so before work."""
+    """Raise UsageError unless `option` names a file that can be written, to say so before work.
+
+    A device is none: a file that is renamed to /dev/stdout would take its place.
+    """
     if not path.parent.is_dir():
         raise UsageError(f"{option} {path}: there is no folder {path.parent}; make it first")
     if path.exists() and not path.is_file():
@@ -78,11 +81,8 @@ def atomic_file(path: Path, *, replace: bool = True) -> Iterator[BinaryIO]:
 
     The bytes are on the disk before the name is (fsync, rename, fsync of the folder), so
     after a crash `path` holds the old content or the new, never a part. With `replace=False`
-    it raises FileExistsError if there is such a file: one of several writers wins. Raises
-    OSError where `path` is a device or a pipe, which the file would take the place of.
+    it raises FileExistsError if there is such a file: one of several writers wins.
     """
-    if path.exists() and not path.is_file() and not path.is_dir():  # a folder is no rename's target
-        raise OSError(errno.EINVAL, "Not a plain file", str(path))
     temporary = path.with_name(temporary_name(f".{path.name}"))
     try:
         with naming(path), temporary.open("xb") as file:

@@ -27,6 +27,8 @@ def write_manifest(manifest: Manifest, path: Path) -> None:
     """Write `manifest` to `path`, with its root."""
     if not path.parent.is_dir():
         raise ManifestError(f"cannot write {path}: {path.parent} is no folder; make it first")
+    if path.exists() and not path.is_file():  # a device, which the file would take the place of
+        raise ManifestError(f"cannot write {path}: it is there and is no file; pass another name")
     with atomic_file(path) as file:
         metadata = {ROOT: manifest.root.encode()}
         write_rows(file, SCHEMA.with_metadata(metadata), manifest.images)

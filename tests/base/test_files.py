@@ -1,7 +1,5 @@
 """Files are written whole or not at all."""
 
-import os
-
 import pytest
 
 from clipfeat.base.files import atomic_file, sha256_file, write_atomically
@@ -22,12 +20,3 @@ def test_sha256_of_the_published_vector(tmp_path):
     assert sha256_file(tmp_path / "abc") == (
         "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
     )
-
-
-def test_a_pipe_is_not_replaced(tmp_path):
-    pipe = tmp_path / "pipe"
-    os.mkfifo(pipe)
-    with pytest.raises(OSError, match=r"Not a plain file: .*pipe"):
-        write_atomically(pipe, b"new")
-    assert pipe.is_fifo()
-    assert list(tmp_path.iterdir()) == [pipe]

@@ -94,6 +94,13 @@ class TestParquet:
         with pytest.raises(ManifestError, match="is no folder; make it first"):
             write_manifest(manifest, tmp_path / "none" / "m.parquet")
 
+    def test_a_pipe_is_not_replaced(self, tmp_path):
+        pipe = tmp_path / "pipe"
+        os.mkfifo(pipe)
+        with pytest.raises(ManifestError, match="is there and is no file; pass another name"):
+            write_manifest(Manifest.of(tmp_path, [Image("a", "a.jpg", 1, 1)]), pipe)
+        assert pipe.is_fifo()
+
 
 @pytest.mark.parametrize(
     ("images", "why"),
