@@ -7,6 +7,10 @@ from typing import Any
 from stores import make_store
 from vqa_world import COLOURS, grid, scene
 
+from clipfeat.train.caption.settings import CaptionSettings
+from clipfeat.train.caption.task import train_caption
+from clipfeat.train.settings import load_settings
+
 # A caption of four words, so that CIDEr-D has n-grams of each order.
 FAST = (
     *("min_count=1", "epochs=12", "batch_size=8", "log_every=1", "lr=3e-3", "clip_norm=1"),
@@ -53,3 +57,16 @@ def make_world(folder: Path, *, train: int = 30, val: int = 10, test: int = 8) -
     pairs = list(enumerate(splits, start=1))
     store = make_store(folder / "world.clipfeat", {name_of(i, s): grid(i) for i, s in pairs})
     return store, write_rows(folder / "captions", [row_of(i, s) for i, s in pairs])
+
+
+def train_world(
+    world: tuple[Path, Path], out: Path, *changes: str, stages: tuple[str, ...]
+) -> dict[str, Any]:
+    """Train the tiny transformer; return the result of each stage."""
+    settings = load_settings(
+        CaptionSettings, config=None, assignments=[*FAST, TRANSFORMER, *changes]
+    )
+    results, _ = train_caption(
+        settings, stages=stages, store=world[0], data=world[1], out=out, device="cpu"
+    )
+    return results

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from caption_world import FAST, TRANSFORMER, caption_of, make_world, name_of, row_of, write_rows
+from caption_world import caption_of, make_world, name_of, row_of, train_world, write_rows
 from PIL import Image
 from stores import make_store
 from vqa_world import grid
@@ -19,10 +19,7 @@ from clipfeat.train.caption.attention import by_word
 from clipfeat.train.caption.data.bpe import WORD, BpeVocabulary
 from clipfeat.train.caption.evaluation import with_beams
 from clipfeat.train.caption.page import _find
-from clipfeat.train.caption.settings import CaptionSettings
-from clipfeat.train.caption.task import train_caption
 from clipfeat.train.caption.trained import load_stage
-from clipfeat.train.settings import load_settings
 
 Typed = Callable[..., tuple[int, str, str]]
 World = tuple[Path, Path]
@@ -37,10 +34,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> World:
 @pytest.fixture(scope="module")
 def run(world: World, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("runs") / "run"
-    settings = load_settings(CaptionSettings, config=None, assignments=[*FAST, TRANSFORMER])
-    train_caption(
-        settings, stages=("xe", "scst"), store=world[0], data=world[1], out=out, device="cpu"
-    )
+    train_world(world, out, stages=("xe", "scst"))
     return out
 
 

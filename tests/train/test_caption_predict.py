@@ -8,19 +8,16 @@ from typing import Any
 
 import pytest
 import torch
-from caption_world import FAST, TRANSFORMER, caption_of, make_world, name_of
+from caption_world import caption_of, make_world, name_of, train_world
 from stores import make_store
 from vqa_world import grid
 
 from clipfeat.featstore import FeatureStore
 from clipfeat.train.caption.data.tokens import BEGIN, END
 from clipfeat.train.caption.decoding.captions import log_probabilities
-from clipfeat.train.caption.settings import CaptionSettings
-from clipfeat.train.caption.task import train_caption
 from clipfeat.train.caption.trained import TrainedCaptioner, load_stage
 from clipfeat.train.grids.records import RecordReader
 from clipfeat.train.loop.devices import accelerator_on
-from clipfeat.train.settings import load_settings
 
 Typed = Callable[..., tuple[int, str, str]]
 World = tuple[Path, Path]
@@ -35,8 +32,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> World:
 @pytest.fixture(scope="module")
 def run(world: World, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("runs") / "run"
-    settings = load_settings(CaptionSettings, config=None, assignments=[*FAST, TRANSFORMER])
-    train_caption(settings, stages=("xe",), store=world[0], data=world[1], out=out, device="cpu")
+    train_world(world, out, stages=("xe",))
     return out
 
 

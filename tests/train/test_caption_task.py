@@ -8,10 +8,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from caption_world import FAST, TRANSFORMER, UPDN, caption_of, make_world, row_of, write_rows
+from caption_world import (
+    FAST,
+    TRANSFORMER,
+    UPDN,
+    caption_of,
+    make_world,
+    row_of,
+    train_world,
+    write_rows,
+)
 
 from clipfeat.train.caption.settings import PRESETS, CaptionSettings
-from clipfeat.train.caption.task import train_caption
 from clipfeat.train.loop.schedule import learning_rate, total_updates
 from clipfeat.train.settings import load_settings
 
@@ -22,16 +30,6 @@ World = tuple[Path, Path]
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> World:
     return make_world(tmp_path_factory.mktemp("world"))
-
-
-def trained(world: World, out: Path, *changes: str, stages: tuple[str, ...]) -> dict[str, Any]:
-    settings = load_settings(
-        CaptionSettings, config=None, assignments=[*FAST, TRANSFORMER, *changes]
-    )
-    results, _ = train_caption(
-        settings, stages=stages, store=world[0], data=world[1], out=out, device="cpu"
-    )
-    return results
 
 
 def words(world: World, out: Path, *changes: str) -> list[str]:
@@ -51,7 +49,7 @@ def metrics(run: Path) -> list[dict[str, Any]]:
 @pytest.fixture(scope="module")
 def run(world: World, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("runs") / "run"
-    trained(world, out, stages=("xe", "scst"))
+    train_world(world, out, stages=("xe", "scst"))
     return out
 
 
@@ -91,7 +89,7 @@ def test_a_stage_folder_is_whole(run: Path) -> None:
 
 def test_the_blind_twin_says_the_same_of_every_image(world: World, tmp_path: Path) -> None:
     changes = ("blind=true", "epochs=4")
-    results = trained(world, tmp_path / "blind", *changes, stages=("xe",))
+    results = train_world(world, tmp_path / "blind", *changes, stages=("xe",))
     captions = read(tmp_path / "blind" / "xe" / "predictions.json")
     assert len({caption["caption"] for caption in captions}) == 1
     assert (results["xe"]["blind"], results["xe"]["cider_d"] < 900) == (True, True)
@@ -137,7 +135,7 @@ def test_the_other_model_vocabulary_data_set_and_baseline(world: World, tmp_path
         (tmp_path / f"captions_{name}.json").write_text(json.dumps(content))
     changes = ("dataset=coco", "bpe=40", "scst.baseline=mean", "label_smoothing=0.1")
     more = ("epochs=20", "lr=1e-2", UPDN)
-    results = trained(
+    results = train_world(
         (world[0], tmp_path), tmp_path / "run", *changes, *more, stages=("xe", "scst")
     )
     assert read(tmp_path / "run" / "xe" / "vocabulary.json")["kind"] == "bpe"

@@ -27,7 +27,8 @@ def look(
     """
     model = trained.model.eval()
     device = next(model.parameters()).device
-    batch = read_images(RecordReader(store, device), asked.examples, np.array(numbers)).to(device)
+    reader = RecordReader(store, device)
+    batch = read_images(reader, asked.examples.image_ids, np.array(numbers)).to(device)
     tokens = best_captions(model, batch.records, trained.settings.decoding)
     memory = model.encode(*batch.records)
     weights = model.attention(memory, tokens[:, :-1]).cpu().numpy()

@@ -19,9 +19,10 @@ from ..grids.records import RecordReader
 from ..loop.devices import accelerator_on
 from ..loop.evaluate import each_batch, part_size
 from ..loop.run import require_features
-from .data.examples import ImageBatch
-from .data.stored import Listed, find_stored, read_list
-from .decoding.beam import beam_search
+from .data.coco import Listed, read_list
+from .data.examples import read_images
+from .data.stored import find_stored
+from .decoding.beam import DIVERSITY, beam_search
 from .decoding.captions import Captions
 from .decoding.sampling import sample
 from .metrics.results import write_results
@@ -29,7 +30,6 @@ from .models.captioner import Captioner
 from .settings import DecodingSettings
 from .trained import TrainedCaptioner, find_stage, load_stage
 
-DIVERSITY = 0.5  # Vijayakumar et al. 2016, section 5: any of 0.2 to 0.8 works for captions
 Decode = Callable[[Captioner, Any], Captions]
 
 
@@ -153,13 +153,8 @@ def _caption(
     prepared = accelerator.prepare_model(trained.model, evaluation_mode=True)
     model = cast(Captioner, prepared.eval())
     size = math.ceil(part_size(trained.settings) / each)
-
-    def read(numbers: np.ndarray) -> ImageBatch:
-        records = reader.read([stored[number] for number in numbers])
-        return ImageBatch(*records, reader.pinned(torch.from_numpy(numbers)))
-
+    order, read = np.arange(len(stored)), functools.partial(read_images, reader, stored)
     found: list[list[tuple[str, float]]] = []
-    order = np.arange(len(stored))
     for _, batch in each_batch(order, read, accelerator, size=size, doing="captioning"):
         with accelerator.autocast():
             captions = decode(model, model.encode(*batch.records))

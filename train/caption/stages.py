@@ -79,7 +79,7 @@ def self_critical_stage(
         first.vocabulary,
         first.model,
         make_order(images, examples.image_ids, inputs.features, settings),
-        lambda numbers, _: read_images(reader, examples, numbers),
+        lambda numbers, _: read_images(reader, examples.image_ids, numbers),
         critic.loss_of,
     )
 

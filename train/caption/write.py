@@ -37,7 +37,8 @@ def write_captions(
     size = math.ceil(part_size(settings) / decoding.beams)
     shape, device = (len(examples.ids), 1 + decoding.max_tokens), accelerator.device
     written = torch.zeros(shape, dtype=torch.int64, device=device)
-    order, read = np.arange(len(examples.ids)), functools.partial(read_images, reader, examples)
+    order = np.arange(len(examples.ids))
+    read = functools.partial(read_images, reader, examples.image_ids)
     for _, batch in each_batch(order, read, accelerator, size=size, doing="captioning"):
         with accelerator.autocast():
             tokens = best_captions(captioner, batch.records, decoding)

@@ -1,7 +1,7 @@
 """The captions of a split as numbers, and batches of them with the images' grids."""
 
 import sys
-from collections.abc import Container
+from collections.abc import Container, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -105,10 +105,10 @@ def read_batch(
 
 
 def read_images(
-    reader: RecordReader, examples: CaptionExamples, images: Int[np.ndarray, " image"]
+    reader: RecordReader, image_ids: Sequence[str], images: Int[np.ndarray, " image"]
 ) -> ImageBatch:
-    """Return the images at these positions, each once, in this order."""
-    records = reader.read([examples.image_ids[image] for image in images])
+    """Return the images at these positions of the store's ids, each once, in this order."""
+    records = reader.read([image_ids[int(image)] for image in images])
     return ImageBatch(*records, reader.pinned(torch.from_numpy(images)))
 
 

@@ -14,6 +14,8 @@ from .captions import Captions
 from .rules import allowed, require_rules
 from .sampling import MAX_TOKENS
 
+DIVERSITY = 0.5  # what a word costs for each earlier group of beams that has it
+
 
 class Beams(NamedTuple):
     """Captions begun, beam by beam for each image; -inf is the total of a beam not yet in use."""
@@ -36,7 +38,7 @@ def beam_search(
     beams: int,
     alpha: float = 0.0,
     groups: int = 1,
-    diversity: float = 0.5,
+    diversity: float = DIVERSITY,
     max_tokens: int = MAX_TOKENS,
     no_repeat: int = 0,
 ) -> Captions:
