@@ -147,12 +147,14 @@ def _train(
     options: Mapping[str, Any],
 ) -> None:
     """Train, here or in a process for each GPU, and print the result."""
+    from ..train.loop.devices import leave_group
     from ..train.loop.launch import in_group, is_first
 
     if options["gpus"] is not None and not in_group():
         _train_on(options["gpus"], options["device"])
     where = {name: options[name] for name in ("store", "data", "out", "device")}
     result, times = train_task(settings, **where)
+    leave_group()
     if not is_first():
         return
     if options["profile"]:

@@ -111,6 +111,18 @@ def test_what_another_process_says_is_shown_where_it_fails_alone(capfd) -> None:
     assert capfd.readouterr().err == "bad luck\n"
 
 
+def test_what_a_process_said_before_a_signal_is_shown(capfd) -> None:
+    code = (
+        "import os, sys, time\n"
+        "if os.environ['RANK'] == '0': time.sleep(600)\n"
+        "print('terminate called', file=sys.stderr, flush=True)\n"
+        "os.abort()"
+    )
+    assert launch([sys.executable, "-c", code], 2) == 128 + signal.SIGABRT
+    said = capfd.readouterr().err
+    assert said == "terminate called\nprocess 1 of 2 was ended by signal 6\n"
+
+
 @pytest.mark.parametrize(
     ("gpus", "message"),
     [

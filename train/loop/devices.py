@@ -29,6 +29,16 @@ def accelerator_on(device: str | None, settings: LoopSettings) -> Accelerator:
     return Accelerator(cpu=cpu, mixed_precision=MIXED_PRECISION[settings.precision])
 
 
+def leave_group() -> None:
+    """Part from the other processes of a group, where there is one, once all have come this far.
+
+    Left to the end of the interpreter, the threads of gloo and NCCL stop in no certain order.
+    """
+    if torch.distributed.is_initialized():
+        torch.distributed.barrier()
+        torch.distributed.destroy_process_group()
+
+
 @contextlib.contextmanager
 def memory_errors(remedy: str) -> Iterator[None]:
     """Turn what torch raises where a device, or the host, has not enough memory into one line."""

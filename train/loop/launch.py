@@ -53,8 +53,9 @@ def require_gpus(chosen: Sequence[str], there: int) -> None:
 def launch(command: Sequence[str], processes: int, **environment: str) -> int:
     """Run `command` in so many processes that find each other; return the group's exit code.
 
-    The first one speaks. What another one says is shown where that one fails alone. When one
-    fails the rest are ended, since they would wait for it for ever; they end with this process.
+    The first one speaks. What another one says is shown where that one fails alone, or a signal
+    ends it. When one fails the rest are ended, since they would wait for it for ever; they end
+    with this process.
     """
     group = {
         "MASTER_ADDR": "127.0.0.1",
@@ -77,10 +78,10 @@ def launch(command: Sequence[str], processes: int, **environment: str) -> int:
         if failed is None:
             return 0
         code = children[failed].returncode
+        if failed and (code < 0 or children[0].poll() is None):
+            _show(silent[failed - 1])
         if code < 0:
             print(f"process {failed} of {processes} was ended by signal {-code}", file=sys.stderr)
-        elif failed and children[0].poll() is None:
-            _show(silent[failed - 1])
         return code if code > 0 else 128 - code  # as a shell counts a signal
     finally:
         _end(children)
