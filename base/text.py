@@ -15,6 +15,15 @@ def printable(text: str) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
+def printable_lines(text: str) -> str:
+    r"""Return `text` with its lines kept, and each of them made printable.
+
+    >>> printable_lines("a\tb\nc")
+    'a\\tb\nc'
+    """
+    return "\n".join(map(printable, text.split("\n")))
+
+
 def is_unicode(text: str) -> bool:
     """Return whether a text can be printed, drawn and encoded; half a surrogate pair cannot."""
     return text.isascii() or not any("\ud800" <= letter <= "\udfff" for letter in text)

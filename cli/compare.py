@@ -6,6 +6,7 @@ import click
 
 from ..base.errors import missing_extra
 from .options import as_json
+from .output import show
 
 
 @click.command()
@@ -20,12 +21,10 @@ def compare(*, runs: tuple[Path, ...], as_json: bool) -> None:
     \b
     $ clipfeat compare runs/rn50 runs/rn50x4
     """
-    import json
-
     try:
         from ..train.runs.compare import compare as compare_runs
         from ..train.runs.compare import table, to_json
     except ModuleNotFoundError as error:
         raise missing_extra("train", str(error.name)) from None
     compared = compare_runs(runs)
-    click.echo(json.dumps(to_json(compared), indent=1) if as_json else table(compared))
+    show(to_json(compared), table(compared), as_json=as_json)

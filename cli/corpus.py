@@ -5,6 +5,7 @@ from pathlib import Path
 import click
 
 from .options import as_json
+from .output import show
 
 A_FOLDER = click.Path(path_type=Path, file_okay=False, exists=True)
 
@@ -43,8 +44,6 @@ def corpus(
     \b
     $ clipfeat corpus --captions annotations/ --vqa vqa/ --visual-genome vg/ --gqa gqa/ --out corpus/
     """
-    import json
-
     from ..train.pretrain.corpus.report import remarks, table, to_json
     from ..train.pretrain.corpus.sources import Sources
     from ..train.pretrain.corpus.write import write_corpus
@@ -52,4 +51,4 @@ def corpus(
     written = write_corpus(Sources(captions, vqa, visual_genome, gqa), out, held_out)
     for remark in remarks(written):
         click.echo(remark, err=True)
-    click.echo(json.dumps(to_json(written), indent=1) if as_json else table(written))
+    show(to_json(written), table(written), as_json=as_json)

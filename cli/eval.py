@@ -1,6 +1,5 @@
 """clipfeat eval: score a trained run on a split, or anybody's predictions."""
 
-import json
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -11,6 +10,7 @@ import click
 from ..base.errors import UsageError, missing_extra
 from .options import as_json, skip_missing
 from .options import device as device_option
+from .output import show
 
 if TYPE_CHECKING:
     from ..featstore import FeatureStore
@@ -88,7 +88,7 @@ def ve(*, run: Path, as_json: bool, **options: Any) -> None:
     except ModuleNotFoundError as error:
         raise missing_extra("train", str(error.name)) from None
     result = eval_ve(run, **options)
-    click.echo(json.dumps(result, indent=1) if as_json else describe(result))
+    show(result, describe(result), as_json=as_json)
 
 
 @eval_.command()
@@ -112,7 +112,7 @@ def pretrain(*, run: Path, as_json: bool, **options: Any) -> None:
     except ModuleNotFoundError as error:
         raise missing_extra("train", str(error.name)) from None
     result = eval_pretrain(run, **options)
-    click.echo(json.dumps(result, indent=1) if as_json else describe(result))
+    show(result, describe(result), as_json=as_json)
 
 
 @eval_.command()
@@ -178,7 +178,7 @@ def _caption_run(run: Path, options: dict[str, Any], *, as_json: bool) -> None:
     except ModuleNotFoundError as error:
         raise missing_extra("train", str(error.name)) from None
     result = eval_caption(run, **options)
-    click.echo(json.dumps(result, indent=1) if as_json else describe(result))
+    show(result, describe(result), as_json=as_json)
 
 
 def _embedder(pretrained: str | None, device: str | None) -> "Callable[[FeatureStore], Embed]":
@@ -215,7 +215,7 @@ def _caption_file(
         opened = FeatureStore.open(store)
         found = score_results(opened, said, own, embedder(opened))
     scores = score(said, own) | found
-    click.echo(json.dumps(scores, indent=1) if as_json else "\n".join(describe(scores)))
+    show(scores, "\n".join(describe(scores)), as_json=as_json)
 
 
 def _refuse(options: dict[str, Any], given: str) -> None:
@@ -237,7 +237,7 @@ def _eval_run(run: Path, options: dict[str, Any], *, as_json: bool) -> None:
     if result["overall"] is None:
         split = options["split"]
         click.echo(f"split {split} has no annotations: predictions only, nothing scored", err=True)
-    click.echo(json.dumps(result, indent=1) if as_json else describe(result))
+    show(result, describe(result), as_json=as_json)
 
 
 def _eval_file(
@@ -249,4 +249,4 @@ def _eval_file(
 
     result = score_file(predictions, read_files(questions, annotations))
     lines = [f"{predictions}: {result['n']} questions", *describe_scores(result)]
-    click.echo(json.dumps(result, indent=1) if as_json else "\n".join(lines))
+    show(result, "\n".join(lines), as_json=as_json)

@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from ..base.errors import ClipfeatError
+from ..base.text import printable_lines
 from ..base.version import clipfeat_version
 from .compare import compare
 from .corpus import corpus
@@ -58,7 +59,7 @@ def main() -> None:
         click.echo(f"{what}; the same command goes on from here", err=True)
         sys.exit(TERMINATED if terminated else INTERRUPTED)
     except ClipfeatError as error:
-        click.echo(f"Error: {error}", err=True)
+        click.echo(f"Error: {printable_lines(str(error))}", err=True)
         sys.exit(error.exit_code)
     except OSError as error:  # a full disk, a folder without permission
         named = f": {error.filename}" if error.filename else ""

@@ -2,9 +2,22 @@
 
 import contextlib
 import io
+import json
 import os
 import sys
 from collections.abc import Iterator
+
+import click
+
+from ..base.text import printable_lines
+
+
+def show(record: object, lines: str, *, as_json: bool) -> None:
+    """Print a result: `record` as JSON for scripts, or `lines` for people.
+
+    Names in it may come from anywhere; what a terminal would act on is printed as its escape.
+    """
+    click.echo(json.dumps(record, indent=1) if as_json else printable_lines(lines))
 
 
 @contextlib.contextmanager

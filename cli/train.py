@@ -11,6 +11,7 @@ import click
 
 from ..base.errors import UsageError, missing_extra
 from .options import training
+from .output import show
 
 S = TypeVar("S")
 
@@ -159,7 +160,7 @@ def _train(
         return
     if options["profile"]:
         click.echo(times.table(), err=True)
-    click.echo(json.dumps(result, indent=1) if options["as_json"] else describe(result))
+    show(result, describe(result), as_json=options["as_json"])
 
 
 def _train_on(gpus: str, device: str | None) -> NoReturn:

@@ -113,19 +113,20 @@ def test_runs_on_other_examples_are_refused(
 def test_a_broken_file_of_scores_is_named(tmp_path: Path, changes: dict[str, Any]) -> None:
     one = make_run(tmp_path / "a", [1.0, 2, 3], **changes)
     with pytest.raises(ClipfeatError, match=r"a/scores.json: "):
-        compare([one, one])
+        compare([one, make_run(tmp_path / "b", [1.0, 2, 3])])
 
 
 def test_digests_that_are_no_texts_are_named(tmp_path: Path) -> None:
     one = make_run(tmp_path / "a", [1.0, 2, 3], data_files={"q.json": 1})
     with pytest.raises(ClipfeatError, match=r"a/settings.json: data_files must hold a sha256"):
-        compare([one, one])
+        compare([one, make_run(tmp_path / "b", [1.0, 2, 3])])
 
 
 def test_one_run_or_an_unfinished_one_is_refused(tmp_path: Path) -> None:
-    one = make_run(tmp_path / "a", [1.0, 2, 3])
-    with pytest.raises(UsageError, match="takes at least two runs; got 1"):
-        compare([one])
-    (one / "scores.json").unlink()
-    with pytest.raises(UsageError, match=r"a has no scores.json: its training is not done"):
-        compare([one, one])
+    one, two = (make_run(tmp_path / name, [1.0, 2, 3]) for name in "ab")
+    for runs in ([], [one], [one, one], [one, two, tmp_path / "b" / ".." / "a"]):
+        with pytest.raises(UsageError, match="takes at least two runs, none of them twice; got "):
+            compare(runs)
+    (two / "scores.json").unlink()
+    with pytest.raises(UsageError, match=r"b has no scores.json: its training is not done"):
+        compare([one, two])

@@ -7,7 +7,7 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from clipfeat.train.loop.batches import Order, cut, epoch_order, prefetch
+from clipfeat.train.loop.batches import Order, cut, epoch_order, prefetch, share_out
 
 IMAGES = np.array([0, 3, 1, 1, 3, 0, 2, 3, 4, 4, 4, 0])  # image of each example
 
@@ -33,6 +33,20 @@ def test_the_order_is_a_function_of_seed_and_epoch() -> None:
 
 def test_cut_keeps_the_short_last_batch() -> None:
     assert [part.tolist() for part in cut(np.arange(5), 2)] == [[0, 1], [2, 3], [4]]
+
+
+@pytest.mark.parametrize("examples", [1, 2, 5, 12])
+@pytest.mark.parametrize(("processes", "accumulate"), [(1, 1), (1, 3), (2, 1), (2, 3), (8, 2)])
+def test_processes_share_a_batch_out(examples: int, processes: int, accumulate: int) -> None:
+    batch = np.arange(100, 100 + examples)
+    parts = [
+        share_out(batch, processes=processes, process=number, accumulate=accumulate)
+        for number in range(processes)
+    ]
+    assert all(len(part) for of_process in parts for _, part in of_process)  # all take part
+    counted = [(share, part) for of_process in parts for share, part in of_process if share]
+    assert np.concatenate([part for _, part in counted]).tolist() == batch.tolist()
+    assert [share for share, _ in counted] == [len(part) / examples for _, part in counted]
 
 
 MANY = np.random.default_rng(0).integers(0, 200, 1000)  # image of each example

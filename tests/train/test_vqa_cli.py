@@ -273,7 +273,8 @@ def test_compare_as_typed(run: Path, tmp_path: Path, typed: Typed) -> None:
     assert [entry["difference"] for entry in json.loads(out)] == [None, 50]
     code, out, err = typed("compare", runs[0])
     assert (code, out) == (2, "")
-    assert err == "Error: comparing takes at least two runs; got 1\n"
+    told = f"comparing takes at least two runs, none of them twice; got {runs[0]}"
+    assert err == f"Error: {told}\n"
 
 
 def test_one_question_needs_the_store_of_the_run(run: Path, tmp_path: Path) -> None:

@@ -104,6 +104,25 @@ def test_predictions_of_vqa2_are_scored_without_torch(data: Path, tmp_path: Path
     assert "overall\n" in text
 
 
+def test_what_a_terminal_would_act_on_is_printed_as_its_escape(
+    data: Path, tmp_path: Path, typed: Typed
+) -> None:
+    predictions, annotations = tmp_path / "p.json", tmp_path / "a.json"
+    predictions.write_text(json.dumps(GOOD))
+    held = json.loads((data / "v2_mscoco_val2014_annotations.json").read_text())
+    held["annotations"][0]["question_type"] = "is\x1b[2J the"
+    annotations.write_text(json.dumps(held))
+    questions = data / "v2_OpenEnded_mscoco_val2014_questions.json"
+    files = ("--predictions", predictions, "--questions", questions, "--annotations", annotations)
+    code, out, err = typed("eval", "vqa", *files)
+    assert (code, err) == (0, "")
+    assert "  is\\x1b[2J the\n" in out
+    held["annotations"][0]["question_id"] = "\x1b[2J"
+    annotations.write_text(json.dumps(held))
+    code, out, err = typed("eval", "vqa", *files)
+    assert (code, out, "\x1b" in err) == (1, "", False)
+
+
 def test_predictions_of_gqa_are_scored(data: Path, tmp_path: Path, typed: Typed) -> None:
     right = {
         f"{10 * image + number}": answer

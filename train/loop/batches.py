@@ -69,6 +69,21 @@ def cut(order: Numbers, size: int) -> list[Int[np.ndarray, " _"]]:
     return [order[start : start + size] for start in range(0, len(order), size)]
 
 
+def share_out(
+    batch: Numbers, *, processes: int, process: int, accumulate: int
+) -> list[tuple[float, Int[np.ndarray, " _"]]]:
+    """Return the parts of a batch that one process computes, each with its share of the whole.
+
+    The shares of all processes sum to 1. A process that no example is left for gets one that
+    counts nothing, since all must take part.
+    """
+    parts = np.array_split(batch, processes * accumulate)
+    mine = parts[process * accumulate : (process + 1) * accumulate]
+    if not len(mine[0]):
+        return [(0.0, batch[:1])]
+    return [(len(part) / len(batch), part) for part in mine if len(part)]
+
+
 def prefetch(jobs: Iterable[Job], read: Callable[[Job], Batch]) -> Generator[Batch, None, None]:
     """Yield `read(job)` for each job in turn, reading in a thread while the caller computes.
 

@@ -22,19 +22,20 @@ import torch
 from accelerate import Accelerator
 from jaxtyping import Int
 from torch import Tensor, nn
+from torch.optim import Optimizer
 from tqdm import tqdm
 
 from ...base.errors import ClipfeatError
-from ..runs.folder import BAD_BATCH, BEST, EVENTS, append_metrics, rewind_metrics
+from ..runs.folder import BAD_BATCH, BEST
 from ..runs.jsonfile import field
 from ..settings import LoopSettings
-from .batches import Numbers, Order, prefetch
+from .batches import Numbers, Order, prefetch, share_out
 from .checkpoint import load_training, model_tensors, write_checkpoint, write_training
 from .devices import memory_errors
+from .log import log_nothing, open_log
 from .optimizer import make_optimizer
 from .profile import LoopTimes
 from .schedule import learning_rate, total_updates, updates_an_epoch
-from .tensorboard import EventWriter
 
 
 @runtime_checkable
@@ -76,41 +77,7 @@ def train(
     examples = len(order.image_of_example)
     epoch_steps = updates_an_epoch(settings, examples)
     steps = total_updates(settings, examples)
-
-    step, epoch, best = 0, 0, -math.inf
-    state = load_training(run, plain, optimizer)
-    if state is not None:
-        step, best = field(state, "step", int, run), field(state, "best", float, run)
-        if accelerator.scaler is not None:
-            accelerator.scaler.load_state_dict(field(state, "scaler", dict, run))
-        say(accelerator, f"going on after update {step} of {steps} of {run}")
-    if accelerator.is_main_process:
-        rewind_metrics(run, step)
-
-    def read_parts(numbers: Numbers, epoch: int) -> list[tuple[float, B]]:
-        """Return this process's parts of a batch, each with its share of the whole batch."""
-        parts = np.array_split(numbers, accelerator.num_processes * settings.accumulate)
-        first = accelerator.process_index * settings.accumulate
-        mine = parts[first : first + settings.accumulate]
-        # A process without an example computes one that counts nothing: all must take part.
-        full = [part for part in mine if len(part)] or [numbers[:1]]
-        return [
-            (len(p) / len(numbers) if len(mine[0]) else 0.0, read_batch(p, epoch)) for p in full
-        ]
-
-    def log(numbers: Mapping[str, Any]) -> None:
-        """Write down numbers of this update, once however many processes there are."""
-        if events is not None:
-            record = {"step": step, "epoch": epoch + 1, **numbers}
-            append_metrics(run, record)
-            events.write(record)
-
-    def save() -> None:
-        if accelerator.is_main_process:
-            scaler = {} if accelerator.scaler is None else accelerator.scaler.state_dict()
-            state = {"step": step, "best": best, "scaler": scaler}
-            write_training(run, plain, optimizer, state)
-
+    step, best = _resume(run, plain, optimizer, accelerator, steps)
     times = LoopTimes()
     bar = tqdm(
         total=settings.batch_size * steps,
@@ -119,18 +86,17 @@ def train(
         disable=None if accelerator.is_main_process else True,
     )
     writes = accelerator.is_main_process and step < steps
-    events = EventWriter(run / EVENTS, purge_step=step + 1) if writes else None
-    closing = contextlib.closing(events) if events else contextlib.nullcontext()
+    opened = open_log(run, step=step) if writes else contextlib.nullcontext(log_nothing)
     remedy = (
         f"a batch of {settings.batch_size} is computed in {settings.accumulate} parts; type --set "
         f"accumulate={2 * settings.accumulate}, which leaves the batch as it is, or lower batch_size"
     )
-    with bar, closing, memory_errors(remedy):
+    with bar, opened as log, memory_errors(remedy):
         while step < steps:
             epoch, position = divmod(step, epoch_steps)
             batches = order.batches(size=settings.batch_size, seed=settings.seed, epoch=epoch)
             batches = batches[position : position + steps - step]
-            read = functools.partial(read_parts, epoch=epoch)
+            read = functools.partial(_read_parts, read_batch, epoch, settings, accelerator)
             model.train()
             started = times.start_epoch()
             unlogged: list[tuple[Numbers, Tensor]] = []
@@ -138,20 +104,7 @@ def train(
                 for numbers, parts in zip(batches, times.watched(stream), strict=True):
                     seed_update(settings.seed, step, accelerator.process_index)
                     rate = learning_rate(step, steps, settings)
-                    for group in optimizer.param_groups:
-                        group["lr"] = rate
-                    loss = torch.zeros((), device=accelerator.device)
-                    for number, (share, batch) in enumerate(parts, start=1):
-                        last = number == len(parts)  # gradients of processes meet once
-                        with contextlib.nullcontext() if last else accelerator.no_sync(model):
-                            part_loss = loss_of(model, batch.to(accelerator.device)) * share
-                            # Gradients are averaged over processes, and shares are of the batch.
-                            accelerator.backward(part_loss * accelerator.num_processes)
-                        loss += part_loss.detach()
-                    if settings.clip_norm:
-                        accelerator.clip_grad_norm_(model.parameters(), settings.clip_norm)
-                    optimizer.step()
-                    optimizer.zero_grad()
+                    loss = _update(model, optimizer, rate, parts, loss_of, settings, accelerator)
                     step += 1
                     unlogged.append((numbers, loss))
                     bar.update(len(numbers))
@@ -165,23 +118,95 @@ def train(
                         bar.set_postfix(
                             epoch=epoch + 1, loss=f"{mean:.3f}", score=f"{best:.2f}", data_wait=wait
                         )
-                        log({"loss": mean, "lr": rate})
+                        log({"loss": mean, "lr": rate}, step=step, epoch=epoch)
                     if saves and not ends:
-                        save()
+                        _save(run, plain, optimizer, accelerator, step, best)
             speed = sum(map(len, batches)) / (time.perf_counter() - started)
 
             with times.evaluating():
                 scores = {} if evaluate is None else evaluate(plain)
             rates = {"examples_per_s": round(speed, 1), "data_wait": times.waited_percent}
-            log({**scores, **rates})
+            log({**scores, **rates}, step=step, epoch=epoch)
             if evaluate is None or scores["score"] > best:
                 best = scores.get("score", best)
                 if accelerator.is_main_process:
                     state = {"step": step, "epoch": epoch + 1, **scores}
                     write_checkpoint(run / BEST, model_tensors(plain), state)
-            save()
+            _save(run, plain, optimizer, accelerator, step, best)
     accelerator.wait_for_everyone()
     return times
+
+
+def _resume(
+    run: Path, model: nn.Module, optimizer: Optimizer, accelerator: Accelerator, steps: int
+) -> tuple[int, float]:
+    """Go back to the run's last checkpoint; return the updates done, and the best score so far."""
+    state = load_training(run, model, optimizer)
+    if state is None:
+        return 0, -math.inf
+    if accelerator.scaler is not None:
+        accelerator.scaler.load_state_dict(field(state, "scaler", dict, run))
+    step = field(state, "step", int, run)
+    say(accelerator, f"going on after update {step} of {steps} of {run}")
+    return step, field(state, "best", float, run)
+
+
+def _save(
+    run: Path,
+    model: nn.Module,
+    optimizer: Optimizer,
+    accelerator: Accelerator,
+    step: int,
+    best: float,
+) -> None:
+    """Write all that going on takes, once however many processes there are."""
+    if accelerator.is_main_process:
+        scaler = {} if accelerator.scaler is None else accelerator.scaler.state_dict()
+        write_training(run, model, optimizer, {"step": step, "best": best, "scaler": scaler})
+
+
+def _read_parts(
+    read_batch: Callable[[Numbers, int], B],
+    epoch: int,
+    settings: LoopSettings,
+    accelerator: Accelerator,
+    numbers: Numbers,
+) -> list[tuple[float, B]]:
+    """Return this process's parts of a batch, each with its share of the whole batch."""
+    parts = share_out(
+        numbers,
+        processes=accelerator.num_processes,
+        process=accelerator.process_index,
+        accumulate=settings.accumulate,
+    )
+    return [(share, read_batch(part, epoch)) for share, part in parts]
+
+
+def _update(
+    model: nn.Module,
+    optimizer: Optimizer,
+    rate: float,
+    parts: Sequence[tuple[float, B]],
+    loss_of: Callable[[nn.Module, B], Tensor],
+    settings: LoopSettings,
+    accelerator: Accelerator,
+) -> Tensor:
+    """Take one step of the optimizer; return this process's part of the batch's loss, shape ()."""
+    total = torch.zeros((), device=accelerator.device)
+    for number, (share, batch) in enumerate(parts, start=1):
+        last = number == len(parts)  # gradients of processes meet once
+        with contextlib.nullcontext() if last else accelerator.no_sync(model):
+            loss = loss_of(model, batch.to(accelerator.device)) * share
+            # Gradients are averaged over processes, and shares are of the batch.
+            accelerator.backward(loss * accelerator.num_processes)
+        total += loss.detach()
+    if settings.clip_norm:
+        accelerator.clip_grad_norm_(model.parameters(), settings.clip_norm)
+    for group in optimizer.param_groups:
+        group["lr"] = rate
+    optimizer.step()
+    optimizer.zero_grad()
+    return total
 
 
 def say(accelerator: Accelerator, text: str) -> None:

@@ -1,5 +1,6 @@
 """Start an encoder from a BERT: its vocabulary and weights, from a folder or Hugging Face's hub."""
 
+import functools
 import sys
 from pathlib import Path
 
@@ -17,6 +18,7 @@ SIZES = {
 CONFIG, PIECES, WEIGHTS = FILES = ("config.json", "vocab.txt", "model.safetensors")
 
 
+@functools.cache  # several places ask, and the hub may be slow to answer
 def find_bert(name: str) -> Path:
     """Return the folder with the files of a BERT, fetched from the hub where `name` is no folder.
 

@@ -46,10 +46,11 @@ class Compared:
 def compare(runs: Sequence[Path]) -> tuple[Compared, ...]:
     """Compare runs with the first of them.
 
-    Raises UsageError for fewer than two, and where tasks, splits or examples differ.
+    Raises UsageError for fewer than two, for one named twice, and where tasks, splits or examples differ.
     """
-    if len(runs) < 2:
-        raise UsageError(f"comparing takes at least two runs; got {len(runs)}")
+    if len({run.resolve() for run in runs}) < max(2, len(runs)):
+        told = ", ".join(map(str, runs)) or "none"
+        raise UsageError(f"comparing takes at least two runs, none of them twice; got {told}")
     scored = [read_scored(run) for run in runs]
     first = scored[0]
     for other in scored[1:]:
