@@ -1,13 +1,12 @@
 """The best model of a captioning run."""
 
+import functools
 from dataclasses import dataclass
 from pathlib import Path
 
-from torch import Tensor
-
 from ...base.errors import UsageError
-from ..grids.normalize import ChannelStatistics, FeatureNorm
-from ..loop.checkpoint import load_model, read_checkpoint
+from ..grids.normalize import ChannelStatistics, FeatureNorm, statistics_of
+from ..loop.checkpoint import read_checkpoint, rebuild
 from ..runs.folder import BEST, SETTINGS, VOCABULARY, RunCard, read_card
 from ..runs.jsonfile import field
 from ..settings import settings_of
@@ -70,11 +69,9 @@ def load_stage(folder: Path) -> TrainedCaptioner:
     settings = settings_of(CaptionSettings, card.settings)
     vocabulary = read_vocabulary(folder / VOCABULARY)
     tensors, state = read_checkpoint(path)
-    mean, std = (
-        field(tensors, f"model.cells.norm.{name}", Tensor, path) for name in ("mean", "std")
-    )
-    model = make_model(settings, ChannelStatistics(mean, std), vocabulary)
-    load_model(model, tensors, path)
+    statistics = statistics_of(tensors, "model.cells.norm", path)
+    build = functools.partial(make_model, settings, statistics, vocabulary)
+    model = rebuild(build, tensors, path)
     return TrainedCaptioner(
         folder, model, vocabulary, settings, card, field(state, "epoch", int, path)
     )

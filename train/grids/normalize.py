@@ -52,12 +52,15 @@ def channel_statistics(store: FeatureStore, ids: Sequence[str], *, seed: int) ->
     return ChannelStatistics(*(torch.from_numpy(a.astype(np.float32)) for a in (mean, std)))
 
 
-def statistics_of(tensors: Mapping[str, Tensor], path: Path) -> ChannelStatistics:
-    """Return the scale that checkpoint `path` of a model carries; ClipfeatError where it has none."""
-    mean, std = (field(tensors, f"model.norm.{name}", Tensor, path) for name in ("mean", "std"))
+def statistics_of(tensors: Mapping[str, Tensor], norm: str, path: Path) -> ChannelStatistics:
+    """Return the scale that checkpoint `path` of a model carries; ClipfeatError where it has none.
+
+    `norm` is the name of the model's FeatureNorm in it.
+    """
+    mean, std = (field(tensors, f"{norm}.{name}", Tensor, path) for name in ("mean", "std"))
     if mean.dim() != 1 or mean.shape != std.shape or {mean.dtype, std.dtype} != {torch.float32}:
         raise ClipfeatError(
-            f"{path}: model.norm.mean and std must be a float32 for each channel; got "
+            f"{path}: {norm}.mean and std must be a float32 for each channel; got "
             f"{tuple(mean.shape)} of {mean.dtype} and {tuple(std.shape)} of {std.dtype}"
         )
     return ChannelStatistics(mean, std)

@@ -15,7 +15,7 @@ from ...base.errors import ClipfeatError, UsageError
 from ...featstore import FeatureStore
 from ..grids.normalize import statistics_of
 from ..grids.records import RecordReader
-from ..loop.checkpoint import load_model, read_checkpoint
+from ..loop.checkpoint import read_checkpoint, rebuild
 from ..loop.devices import memory_errors
 from ..loop.profile import LoopTimes
 from ..loop.run import make_card, open_run, require_features
@@ -218,7 +218,8 @@ def load_trained(run: Path, task: str, kind: type[S]) -> Trained[S]:
     settings = settings_of(kind, card.settings)
     vocabulary = read_vocabulary(run / VOCABULARY)
     tensors, state = read_checkpoint(run / BEST)
-    model = make_model(settings, statistics_of(tensors, run / BEST), vocabulary)
-    load_model(model, tensors, run / BEST)
+    statistics = statistics_of(tensors, "model.norm", run / BEST)
+    build = functools.partial(make_model, settings, statistics, vocabulary)
+    model = rebuild(build, tensors, run / BEST)
     epoch = field(state, "epoch", int, run / BEST)
     return Trained(run, model, vocabulary, settings, card, epoch)

@@ -3,9 +3,9 @@
 import hashlib
 import json
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import safetensors.torch
 import torch
@@ -19,6 +19,7 @@ from ..runs.folder import BEFORE_LAST, LAST
 
 Tensors = Mapping[str, Tensor]
 State = dict[str, Any]
+M = TypeVar("M", bound=nn.Module)
 
 
 class DamagedCheckpointError(ClipfeatError):
@@ -64,13 +65,29 @@ def model_tensors(model: nn.Module) -> dict[str, Tensor]:
     return {f"model.{name}": tensor for name, tensor in model.state_dict().items()}
 
 
-def load_model(model: nn.Module, tensors: Tensors, path: Path) -> None:
-    """Fill a model from the tensors of checkpoint `path`; ClipfeatError where they do not fit."""
+def load_model(model: nn.Module, tensors: Tensors, path: Path, *, assign: bool = False) -> None:
+    """Fill a model from the tensors of checkpoint `path`; ClipfeatError where they do not fit.
+
+    With `assign` the tensors themselves become the model's.
+    """
     try:
-        model.load_state_dict(_under("model.", tensors))
+        model.load_state_dict(_under("model.", tensors), assign=assign)
     except RuntimeError as error:
         reason = " ".join(str(error).split())
         raise ClipfeatError(f"{path}: the checkpoint is of another model ({reason})") from None
+
+
+def rebuild(build: Callable[[], M], tensors: Tensors, path: Path) -> M:
+    """Return the model that `build` makes, filled from the tensors of checkpoint `path`.
+
+    Its sizes come from another file, which may have been changed: it is built without memory
+    first, and takes some only where the checkpoint fits. Raises ClipfeatError where it does not.
+    """
+    with torch.device("meta"):
+        load_model(build(), tensors, path, assign=True)  # meta tensors take no copy
+    model = build()
+    load_model(model, tensors, path)
+    return model
 
 
 def write_training(

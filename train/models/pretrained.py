@@ -117,6 +117,6 @@ def load_pretrained(folder: Path) -> Pretrained:
         settings,
         read_vocabulary(folder / VOCABULARY),
         tensors,
-        statistics_of(tensors, folder / BEST),
+        statistics_of(tensors, "model.norm", folder / BEST),
         field(state, "epoch", int, folder / BEST),
     )

@@ -4,8 +4,10 @@ import dataclasses
 from typing import Literal
 
 from ...base.errors import UsageError
-from ..settings import require_at_least, require_share
+from ..settings import require_at_least, require_at_most, require_share
 
+MOST_LAYERS = 1000  # more than any model has; making one takes time, whatever its width
+LARGEST_SIZE = 1 << 20  # channels, places or pieces; a matrix of so many squared has no overflow
 MOST_TOKENS = 512  # words of a text; every text of a split takes memory for so many
 
 
@@ -17,7 +19,7 @@ class TextSettings:
     glove: str = ""  # a file of GloVe vectors of that many channels; "" learns the words' vectors
 
     def __post_init__(self) -> None:
-        require_at_least(self, 1, "embedding")
+        require_sizes(self, "embedding")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -32,7 +34,7 @@ class UpDnSettings(TextSettings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        require_at_least(self, 1, "hidden")
+        require_sizes(self, "hidden")
         require_share(self, "dropout")
 
 
@@ -51,7 +53,7 @@ class PythiaSettings(TextSettings):
     def __post_init__(self) -> None:
         super().__post_init__()
         require_at_least(self, 2, "hidden")  # half of it weighs the words
-        require_at_least(self, 1, "joint", "text_head", "image_head")
+        require_sizes(self, "hidden", "joint", "text_head", "image_head")
         require_share(self, "dropout")
 
 
@@ -69,7 +71,8 @@ class McanSettings(TextSettings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        require_at_least(self, 1, "hidden", "layers", "heads", "joint")
+        require_sizes(self, "hidden", "heads", "joint")
+        require_layers(self, "layers")
         require_share(self, "dropout")
         require_heads(self.hidden, self.heads)
 
@@ -90,7 +93,8 @@ class MovieMcanSettings(TextSettings):
     def __post_init__(self) -> None:
         super().__post_init__()
         require_at_least(self, 4, "hidden")  # a bottleneck has a quarter of it
-        require_at_least(self, 1, "layers", "heads", "movie_layers", "joint")
+        require_sizes(self, "hidden", "heads", "joint")
+        require_layers(self, "layers", "movie_layers")
         require_share(self, "dropout")
         require_heads(self.hidden, self.heads)
 
@@ -109,7 +113,8 @@ class SingleStreamSettings:
     dropout: float = 0.1
 
     def __post_init__(self) -> None:
-        require_at_least(self, 1, "hidden", "layers", "heads", "places", "pieces")
+        require_sizes(self, "hidden", "heads", "places", "pieces")
+        require_layers(self, "layers")
         require_share(self, "dropout")
         require_heads(self.hidden, self.heads)
 
@@ -117,6 +122,18 @@ class SingleStreamSettings:
 ModelSettings = (
     UpDnSettings | PythiaSettings | McanSettings | MovieMcanSettings | SingleStreamSettings
 )
+
+
+def require_sizes(settings: object, *names: str) -> None:
+    """Raise UsageError unless the named settings can be sizes of tensors."""
+    require_at_least(settings, 1, *names)
+    require_at_most(settings, LARGEST_SIZE, *names)
+
+
+def require_layers(settings: object, *names: str) -> None:
+    """Raise UsageError unless the named settings can be numbers of layers."""
+    require_at_least(settings, 1, *names)
+    require_at_most(settings, MOST_LAYERS, *names)
 
 
 def require_heads(channels: int, heads: int) -> None:

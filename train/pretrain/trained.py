@@ -1,5 +1,6 @@
 """The best model of a pre-training run, and how much it finds out with images and without."""
 
+import functools
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +12,7 @@ from ...featstore import FeatureStore
 from ..grids.normalize import ChannelStatistics, FeatureNorm
 from ..grids.records import RecordReader
 from ..grounded.start import require_places
-from ..loop.checkpoint import load_model
+from ..loop.checkpoint import rebuild
 from ..loop.devices import accelerator_on
 from ..loop.run import require_features
 from ..models.pretrained import load_pretrained
@@ -43,8 +44,8 @@ def load_run(run: Path) -> TrainedEncoder:
     """Return the best model of a run folder, on the CPU; UsageError where there is none."""
     pretrained = load_pretrained(run)
     settings = settings_of(PretrainSettings, pretrained.card.settings)
-    model = make_model(settings, pretrained.statistics, pretrained.vocabulary)
-    load_model(model, pretrained.tensors, run / BEST)
+    build = functools.partial(make_model, settings, pretrained.statistics, pretrained.vocabulary)
+    model = rebuild(build, pretrained.tensors, run / BEST)
     return TrainedEncoder(model, pretrained.vocabulary, settings, pretrained.card, pretrained.epoch)
 
 

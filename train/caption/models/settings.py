@@ -4,8 +4,8 @@ import dataclasses
 from typing import Literal
 
 from ....base.errors import UsageError
-from ...models.settings import require_heads
-from ...settings import require_at_least, require_share
+from ...models.settings import require_heads, require_layers, require_sizes
+from ...settings import require_share
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -31,7 +31,8 @@ class TransformerSettings(CellSettings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        require_at_least(self, 1, "hidden", "layers", "heads")
+        require_sizes(self, "hidden", "heads")
+        require_layers(self, "layers")
         require_share(self, "dropout")
         require_heads(self.hidden, self.heads)
         if self.hidden % 2:
@@ -50,7 +51,7 @@ class UpDnSettings(CellSettings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        require_at_least(self, 1, "embedding", "hidden", "attention")
+        require_sizes(self, "embedding", "hidden", "attention")
         require_share(self, "dropout")
 
 

@@ -1,0 +1,96 @@
+"""A run's folder as somebody else may have written it: one line says what is wrong, at once."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import caption_world
+import pretrain_world
+import pytest
+import vqa_world
+from conftest import Typed
+
+TASKS = {
+    "vqa": (vqa_world, vqa_world.FAST, "val"),
+    "pretrain": (pretrain_world, pretrain_world.FAST, "heldout"),
+    "caption": (caption_world, (*caption_world.FAST, caption_world.TRANSFORMER), "test"),
+}
+HUGE = 1 << 20  # channels: a square matrix of so many takes 4 TB
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    return {task: tmp_path_factory.mktemp(task) / "run" for task in TASKS}
+
+
+@pytest.fixture
+def forged(runs: dict[str, Path], task: str, tmp_path: Path, typed: Typed) -> Path:
+    """Return a copy of a task's run, which is trained when it is first asked for."""
+    run = runs[task]
+    if not run.exists():
+        world, sets, _ = TASKS[task]
+        store, data = world.make_world(run.parent)[:2]
+        words = ["--store", store, "--data", data, "--out", run, "--device", "cpu"]
+        stage = ["--stage", "xe", "--set", "epochs=1"] if task == "caption" else []
+        code, _, err = typed("train", task, *words, *(f"--set={s}" for s in sets), *stage)
+        assert code == 0, err
+    return shutil.copytree(run / "xe" if task == "caption" else run, tmp_path / "forged")
+
+
+def forge(run: Path, change: dict[str, Any], file: str = "settings.json") -> None:
+    path = run / file
+    record = json.loads(path.read_text())
+    inner = record["settings"]["model"] if file == "settings.json" else record
+    inner.update(change)
+    path.write_text(json.dumps(record))
+
+
+@pytest.mark.parametrize(
+    ("task", "change", "message"),
+    [
+        ("vqa", {"hidden": HUGE}, "best.safetensors: the checkpoint is of another model (Error"),
+        ("vqa", {"hidden": 1 << 62}, "hidden must be at most 1048576; got 4611686018427387904"),
+        ("vqa", {"name": "mcan"}, "best.safetensors: the checkpoint is of another model (Error"),
+        ("pretrain", {"hidden": HUGE}, "best.safetensors: the checkpoint is of another model"),
+        ("pretrain", {"places": 1 << 62}, "places must be at most 1048576; got 4611686018427"),
+        ("pretrain", {"layers": 1 << 31}, "layers must be at most 1000; got 2147483648"),
+        ("caption", {"hidden": HUGE}, "best.safetensors: the checkpoint is of another model"),
+        ("caption", {"layers": 1 << 31}, "layers must be at most 1000; got 2147483648"),
+    ],
+)
+def test_sizes_that_are_not_the_checkpoints_take_no_memory(
+    forged: Path, task: str, change: dict[str, Any], message: str, typed: Typed
+) -> None:
+    if change.get("name") == "mcan":  # sizes of UpDn are none of its
+        settings = json.loads((forged / "settings.json").read_text())
+        settings["settings"]["model"] = {}
+        (forged / "settings.json").write_text(json.dumps(settings))
+    forge(forged, change)
+    code, out, err = typed("eval", task, forged, "--split", TASKS[task][2], "--device", "cpu")
+    assert (code != 0, out) == (True, "")
+    assert err.startswith("Error: ")
+    assert message in err
+    assert len(err.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("task", "change", "message"),
+    [
+        ("vqa", {"words": ["what", 1]}, "vocabulary.json: words must be texts"),
+        ("vqa", {"words": ["one", "more"]}, "best.safetensors: the checkpoint is of another model"),
+        ("vqa", {"answers": ["yes"]}, "best.safetensors: the checkpoint is of another model"),
+        ("vqa", {"answers": {"yes": 1}}, "vocabulary.json: answers must be of type list"),
+        ("pretrain", {"pieces": ["[PAD]"]}, "vocabulary.json: "),
+        ("caption", {"kind": "\x1b[2J"}, "kind must be words or bpe; got '\\x1b[2J'"),
+        ("caption", {"words": []}, "best.safetensors: the checkpoint is of another model"),
+    ],
+)
+def test_a_vocabulary_that_is_not_the_checkpoints_is_named(
+    forged: Path, task: str, change: dict[str, Any], message: str, typed: Typed
+) -> None:
+    forge(forged, change, "vocabulary.json")
+    code, out, err = typed("eval", task, forged, "--split", TASKS[task][2], "--device", "cpu")
+    assert (code, out) == (1, "")
+    assert message in err
+    assert len(err.splitlines()) == 1
