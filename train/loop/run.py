@@ -55,8 +55,8 @@ def require_features(store: FeatureStore, card: RunCard) -> None:
         theirs = card.features.get(part)
         if theirs != ours:
             raise UsageError(
-                f"the run was trained on features whose {part} is {theirs}, and that of "
-                f"{store.path} is {ours}; extract these images as those of {card.store} were"
+                f"the run was trained on features whose {part} is {theirs!r}, and that of "
+                f"{store.path} is {ours!r}; extract these images as those of {card.store} were"
             )
 
 

@@ -42,7 +42,7 @@ class Pretrained:
         Another recipe may be meant, as a larger size for fine-tuning is, and gets a remark.
         """
         theirs, ours = self.card.features, features_of(store)
-        told = {part: f"{theirs.get(part)}, and {store.path} has {ours[part]}" for part in ours}
+        told = {part: f"{theirs.get(part)!r}, and {store.path} has {ours[part]!r}" for part in ours}
         if theirs.get("backbone") != ours["backbone"]:
             raise UsageError(
                 f"init {self.folder} was trained on features of another backbone: "
