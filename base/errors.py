@@ -1,5 +1,10 @@
 """Errors that a user can mend; the command line shows each as one line, never as a traceback."""
 
+import contextlib
+from collections.abc import Iterator
+
+PACKAGES = {"PIL": "Pillow"}  # modules that are installed by another name
+
 
 class ClipfeatError(Exception):
     """A run that failed: the text names the thing, the rule, the value and the remedy."""
@@ -13,9 +18,18 @@ class UsageError(ClipfeatError):
     exit_code = 2
 
 
-def missing_extra(extra: str, package: str) -> UsageError:
-    """Return the error for a command whose optional packages are not installed."""
-    return UsageError(
-        f"this command needs {package}, which is not installed; "
-        f"type: pip install 'clipfeat[{extra}]'"
-    )
+@contextlib.contextmanager
+def needs_extra(extra: str) -> Iterator[None]:
+    """Import the packages of an extra in this block; UsageError says how to install those.
+
+    Raises it where one is not there, and where one does not load.
+    """
+    try:
+        yield
+    except ImportError as error:
+        package = PACKAGES.get(error.name or "", error.name or "more")
+        missing = isinstance(error, ModuleNotFoundError)
+        problem = "is not installed" if missing else f"does not load ({error})"
+        raise UsageError(
+            f"this command needs {package}, which {problem}; type: pip install 'clipfeat[{extra}]'"
+        ) from None

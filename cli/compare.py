@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from ..base.errors import missing_extra
+from ..base.errors import needs_extra
 from .options import as_json
 from .output import show
 
@@ -21,10 +21,8 @@ def compare(*, runs: tuple[Path, ...], as_json: bool) -> None:
     \b
     $ clipfeat compare runs/rn50 runs/rn50x4
     """
-    try:
+    with needs_extra("train"):
         from ..train.runs.compare import compare as compare_runs
         from ..train.runs.compare import table, to_json
-    except ModuleNotFoundError as error:
-        raise missing_extra("train", str(error.name)) from None
     compared = compare_runs(runs)
     show(to_json(compared), table(compared), as_json=as_json)

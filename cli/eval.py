@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ..base.errors import UsageError, missing_extra
+from ..base.errors import UsageError, needs_extra
 from .options import as_json, skip_missing
 from .options import device as device_option
 from .output import show
@@ -83,10 +83,8 @@ def ve(*, run: Path, as_json: bool, **options: Any) -> None:
     \b
     $ clipfeat eval ve run --split test --blind blind --json
     """
-    try:
+    with needs_extra("train"):
         from ..train.ve.evaluation import describe, eval_ve
-    except ModuleNotFoundError as error:
-        raise missing_extra("train", str(error.name)) from None
     result = eval_ve(run, **options)
     show(result, describe(result), as_json=as_json)
 
@@ -107,10 +105,8 @@ def pretrain(*, run: Path, as_json: bool, **options: Any) -> None:
     \b
     $ clipfeat eval pretrain stage1 --split mscoco_minival --json
     """
-    try:
+    with needs_extra("train"):
         from ..train.pretrain.trained import describe, eval_pretrain
-    except ModuleNotFoundError as error:
-        raise missing_extra("train", str(error.name)) from None
     result = eval_pretrain(run, **options)
     show(result, describe(result), as_json=as_json)
 
@@ -131,7 +127,17 @@ def pretrain(*, run: Path, as_json: bool, **options: Any) -> None:
 @click.option("--clipscore", is_flag=True, help="CLIPScore and retrieval, by the store's model.")
 @click.option("--pretrained", metavar="PATH", help="With --clipscore: weights that are a file.")
 @as_json
-def caption(*, run: Path | None, as_json: bool, **options: Any) -> None:
+def caption(
+    *,
+    run: Path | None,
+    results: Path | None,
+    references: Path | None,
+    subset: bool,
+    clipscore: bool,
+    pretrained: str | None,
+    as_json: bool,
+    **options: Any,
+) -> None:
     """Caption every image of a split; the captions go to RUN/predictions_<split>.json.
 
     RUN is the folder of both stages, of which the last one counts, or that of one. Prints BLEU,
@@ -146,37 +152,33 @@ def caption(*, run: Path | None, as_json: bool, **options: Any) -> None:
     $ clipfeat eval caption --results r.json --references dataset_coco.json --split test
     $ clipfeat eval caption run --split test --clipscore --pretrained RN50.pt
     """
-    flags = {name: options.pop(name) or None for name in ("page", "subset")}
-    clipscore, pretrained = options.pop("clipscore"), options.pop("pretrained")
     if pretrained is not None and not clipscore:
         raise UsageError("--pretrained goes with --clipscore; pass that too, or leave it out")
     embedder = _embedder(pretrained, options["device"]) if clipscore else None
-    of_file = {name: options.pop(name) for name in ("results", "references")}
     if run is not None:
-        _refuse(of_file | {"subset": flags["subset"]}, "RUN")
-        options |= {"page": bool(flags["page"]), "embedder": embedder}
-        _caption_run(run, options, as_json=as_json)
-    elif of_file["results"] is None or of_file["references"] is None:
+        _refuse({"results": results, "references": references, "subset": subset}, "RUN")
+        _caption_run(run, options | {"embedder": embedder}, as_json=as_json)
+    elif results is None or references is None:
         raise UsageError("pass RUN and --split, or --results and --references")
     else:
-        split, store = options.pop("split"), None
-        if embedder is not None:
-            store = options.pop("store")
-            del options["device"]
-            if store is None:
-                raise UsageError("--results and --clipscore need --store, which has the images")
-        _refuse(options | {"page": flags["page"]}, "--results")
-        more = {"split": split, "subset": bool(flags["subset"]), "store": store}
-        _caption_file(**of_file, **more, embedder=embedder, as_json=as_json)
+        taken = {"split", "store", "device"} if clipscore else {"split"}
+        _refuse({n: value for n, value in options.items() if n not in taken}, "--results")
+        _caption_file(
+            results,
+            references,
+            split=options["split"],
+            subset=subset,
+            store=options["store"],
+            embedder=embedder,
+            as_json=as_json,
+        )
 
 
 def _caption_run(run: Path, options: dict[str, Any], *, as_json: bool) -> None:
     if options["split"] is None:
         raise UsageError("RUN needs --split, the split that it captions, such as test")
-    try:
+    with needs_extra("train"):
         from ..train.caption.evaluation import describe, eval_caption
-    except ModuleNotFoundError as error:
-        raise missing_extra("train", str(error.name)) from None
     result = eval_caption(run, **options)
     show(result, describe(result), as_json=as_json)
 
@@ -199,10 +201,10 @@ def _caption_file(
     as_json: bool,
 ) -> None:
     """Score captions of a file; this way needs no torch, unless it gets an embedder."""
-    try:
+    if embedder is not None and store is None:
+        raise UsageError("--results and --clipscore need --store, which has the images")
+    with needs_extra("caption"):
         from ..train.caption.metrics.score import describe, score
-    except ModuleNotFoundError as error:
-        raise missing_extra("caption", str(error.name)) from None
     from ..train.caption.metrics.results import matched, read_references, read_results
 
     said = read_results(results)
@@ -221,7 +223,7 @@ def _caption_file(
 def _refuse(options: dict[str, Any], given: str) -> None:
     """Raise UsageError where an option of the other way to call the command was typed."""
     for name, value in options.items():
-        if value is not None:
+        if value is not None and value is not False:
             option = f"--{name.replace('_', '-')}"
             raise UsageError(f"{given} and {option} exclude each other; leave one of them out")
 
@@ -229,10 +231,8 @@ def _refuse(options: dict[str, Any], given: str) -> None:
 def _eval_run(run: Path, options: dict[str, Any], *, as_json: bool) -> None:
     if options["split"] is None:
         raise UsageError("RUN needs --split, the split that it answers, such as val")
-    try:
+    with needs_extra("train"):
         from ..train.vqa.evaluation import describe, eval_vqa
-    except ModuleNotFoundError as error:
-        raise missing_extra("train", str(error.name)) from None
     result = eval_vqa(run, **options)
     if result["overall"] is None:
         split = options["split"]

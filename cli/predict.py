@@ -5,7 +5,7 @@ from typing import Any
 
 import click
 
-from ..base.errors import missing_extra
+from ..base.errors import needs_extra
 from .options import as_json
 from .options import device as device_option
 from .output import patient_stdout
@@ -62,10 +62,8 @@ def vqa(
     """
     import json
 
-    try:
+    with needs_extra("train"):
         from ..train.vqa.ask import ask, describe
-    except ModuleNotFoundError as error:
-        raise missing_extra("train", str(error.name)) from None
     found = ask(
         run,
         image_id=image_id,
@@ -152,10 +150,8 @@ def caption(
     """
     import json
 
-    try:
+    with needs_extra("train"):
         from ..train.caption.predict import Wanted, describe, predict_captions
-    except ModuleNotFoundError as error:
-        raise missing_extra("train", str(error.name)) from None
     found = predict_captions(
         run, image_ids, Wanted(**wanted), listed=listed, out=out, store=store, device=device
     )

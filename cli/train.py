@@ -9,7 +9,7 @@ from typing import Any, NoReturn, TypeVar
 
 import click
 
-from ..base.errors import UsageError, missing_extra
+from ..base.errors import UsageError, needs_extra
 from .options import training
 from .output import show
 
@@ -42,11 +42,9 @@ def vqa(**options: Any) -> None:
     from ..train.vqa.settings import PRESETS, VqaSettings
 
     settings = _settings(VqaSettings, PRESETS, options)
-    try:
+    with needs_extra("train"):
         from ..train.vqa.evaluation import describe
         from ..train.vqa.task import train_vqa
-    except ModuleNotFoundError as error:
-        raise missing_extra("train", str(error.name)) from None
     _train(train_vqa, describe, settings, options)
 
 
@@ -64,11 +62,9 @@ def ve(**options: Any) -> None:
     from ..train.ve.settings import PRESETS, VeSettings
 
     settings = _settings(VeSettings, PRESETS, options)
-    try:
+    with needs_extra("train"):
         from ..train.ve.evaluation import describe
         from ..train.ve.task import train_ve
-    except ModuleNotFoundError as error:
-        raise missing_extra("train", str(error.name)) from None
     _train(train_ve, describe, settings, options)
 
 
@@ -89,11 +85,9 @@ def pretrain(**options: Any) -> None:
 
     options["config"] = options["config"] or "stage1"
     settings = _settings(PretrainSettings, PRESETS, options)
-    try:
+    with needs_extra("train"):
         from ..train.pretrain.task import train_pretrain
         from ..train.pretrain.trained import describe
-    except ModuleNotFoundError as error:
-        raise missing_extra("train", str(error.name)) from None
     _train(train_pretrain, describe, settings, options)
 
 
@@ -120,10 +114,8 @@ def caption(*, stage: str, **options: Any) -> None:
     from ..train.caption.settings import PRESETS, CaptionSettings
 
     settings = _settings(CaptionSettings, PRESETS, options)
-    try:
+    with needs_extra("train"):
         from ..train.caption.task import describe_stages, train_caption
-    except ModuleNotFoundError as error:
-        raise missing_extra("train", str(error.name)) from None
     train_stages = functools.partial(train_caption, stages=stage.split(","))
     _train(train_stages, describe_stages, settings, options)
 

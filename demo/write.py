@@ -10,7 +10,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from ..base.errors import UsageError, missing_extra
+from ..base.errors import UsageError, needs_extra
 from .formats import coco_caption_files, karpathy_file, snli_ve_files, vqa_files
 from .scenes import Scene, make_scene
 
@@ -37,10 +37,8 @@ def write_demo_data(folder: Path, images: int, seed: int) -> DemoData:
         raise UsageError(f"--images {images}: expected {FEWEST} to {MOST}")
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise UsageError(f"{folder} exists and is not empty; delete it or choose another DIR")
-    try:
+    with needs_extra("demo"):
         from .draw import draw
-    except ImportError:
-        raise missing_extra("demo", "Pillow") from None
 
     # Everything goes into a folder beside, which takes the final name when it is whole.
     final = folder.resolve()

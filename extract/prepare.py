@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..base.errors import missing_extra
+from ..base.errors import needs_extra
 from ..featstore import GridShape, Identity
 from ..manifests import Manifest
 from .errors import ExtractUsageError
@@ -39,12 +39,10 @@ class Prepared:
 def prepare(manifest: Manifest, request: Request, *, say: Callable[[str], None]) -> Prepared:
     """Load the backbone and plan the grids; raises ExtractUsageError for what cannot be done."""
     check_recipe_name(request.recipe, request.decoder)
-    try:
+    with needs_extra("extract"):
         import torch
 
         from .backbones.weights import load_backbone, remark
-    except ImportError as error:
-        raise missing_extra("extract", error.name or "torch") from None
 
     if request.scheduler:
         devices, cores = _devices_there(request)
@@ -92,10 +90,8 @@ def _devices_there(request: Request) -> tuple[tuple[str, ...], int]:
         )
     if request.part:
         raise ExtractUsageError("--scheduler and --shard-range exclude each other; drop one")
-    try:
+    with needs_extra("cluster"):
         from .running.cluster_survey import connected, survey
-    except ImportError as error:
-        raise missing_extra("cluster", error.name or "distributed") from None
     with connected(request.scheduler or "") as client:
         cluster = survey(client)
     return (cluster.device,) * len(cluster.workers), cluster.cores

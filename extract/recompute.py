@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from tqdm import tqdm
 
-from ..base.errors import missing_extra
+from ..base.errors import needs_extra
 from ..base.text import printable
 from ..featstore import FeatureStore, IndexRow, Status
 from .planning.devices import choose_devices
@@ -97,15 +97,13 @@ def recompute(
     `pretrained` is the file of weights where the store's came from one. Raises ExtractUsageError
     if the backbone or its weights are not those of the store.
     """
-    try:
+    with needs_extra("extract"):
         import torch
 
         from .backbones.weights import load_backbone
         from .pixels.device_decoding import with_pixels
         from .pixels.images import load_picture
         from .running.features import FeatureStream
-    except ImportError as error:
-        raise missing_extra("extract", error.name or "torch") from None
     seed = secrets.randbelow(1 << 32) if seed is None else seed
     rows = sample((row for row in store.index if row.status == Status.OK), count, seed)
     identity = store.identity

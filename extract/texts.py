@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from ..base.errors import missing_extra
+from ..base.errors import needs_extra
 from ..featstore import FeatureStore
 from .errors import ExtractUsageError
 from .planning.devices import choose_devices
@@ -23,12 +23,10 @@ def text_embedder(
     """
     check_embeddings(store)
     spec = backbone_spec(store, pretrained)
-    try:
+    with needs_extra("extract"):
         import torch
 
         from .backbones.texts import load_text_tower
-    except ImportError as error:
-        raise missing_extra("extract", error.name or "torch") from None
     (where,) = choose_devices(device, None, 1, torch.cuda.device_count())
     tower, described = load_text_tower(spec, where)
     check_weights(store, spec, described)

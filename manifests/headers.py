@@ -9,7 +9,7 @@ from types import ModuleType
 
 from tqdm import tqdm
 
-from ..base.errors import ClipfeatError, missing_extra
+from ..base.errors import ClipfeatError, needs_extra
 from .contents import open_content
 
 THREADS = min(16, 4 * (os.cpu_count() or 1))  # mostly waiting for the disk
@@ -26,10 +26,8 @@ def pillow() -> ModuleType:
     Pillow's own limit on pixels is off: callers decide by the header, before decoding. Its
     remarks on odd files are off too: what matters comes back as an error.
     """
-    try:
+    with needs_extra("extract"):
         import PIL.Image
-    except ImportError:
-        raise missing_extra("extract", "Pillow") from None
     PIL.Image.MAX_IMAGE_PIXELS = None
     warnings.filterwarnings("ignore", module=r"PIL\.")
     logging.getLogger("PIL").addHandler(logging.NullHandler())
