@@ -159,6 +159,7 @@ bench-train: $(STAMP)
 	$(BIN)/python -m benchmarks.train $(BENCH)
 
 # Three seeds of pre-training, and of fine-tuning with and without it: about an hour and a half.
+# Three seeds of pre-training, and both tasks from each and from scratch: about two hours.
 bench-pretrain: $(STAMP)
 	@$(MAKE) --no-print-directory $(DEMO_STORE)/store.json
 	$(BIN)/python -m benchmarks.pretraining $(DEMO) $(BENCH)
