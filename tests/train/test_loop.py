@@ -216,5 +216,5 @@ def test_a_model_too_large_for_memory_is_said_before_the_run_is_made(
     world: tuple[Path, Path], tmp_path: Path
 ) -> None:
     with pytest.raises(ClipfeatError, match="the model does not fit; lower its sizes, such as mo"):
-        run_here(world, tmp_path / "run", "model.hidden=1000000000")
+        run_here(world, tmp_path / "run", "model.hidden=16777216")
     assert not (tmp_path / "run").exists()

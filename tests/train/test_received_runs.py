@@ -16,7 +16,7 @@ TASKS = {
     "pretrain": (pretrain_world, pretrain_world.FAST, "heldout"),
     "caption": (caption_world, (*caption_world.FAST, caption_world.TRANSFORMER), "test"),
 }
-HUGE = 1 << 20  # channels: a square matrix of so many takes 4 TB
+HUGE = 1 << 24  # channels: a square matrix of so many takes a petabyte
 
 
 @pytest.fixture(scope="module")
@@ -50,10 +50,10 @@ def forge(run: Path, change: dict[str, Any], file: str = "settings.json") -> Non
     ("task", "change", "message"),
     [
         ("vqa", {"hidden": HUGE}, "best.safetensors: the checkpoint is of another model (Error"),
-        ("vqa", {"hidden": 1 << 62}, "hidden must be at most 1048576; got 4611686018427387904"),
+        ("vqa", {"hidden": 1 << 62}, "hidden must be at most 16777216; got 4611686018427387904"),
         ("vqa", {"name": "mcan"}, "best.safetensors: the checkpoint is of another model (Error"),
         ("pretrain", {"hidden": HUGE}, "best.safetensors: the checkpoint is of another model"),
-        ("pretrain", {"places": 1 << 62}, "places must be at most 1048576; got 4611686018427"),
+        ("pretrain", {"places": 1 << 62}, "places must be at most 16777216; got 4611686018427"),
         ("pretrain", {"layers": 1 << 31}, "layers must be at most 1000; got 2147483648"),
         ("caption", {"hidden": HUGE}, "best.safetensors: the checkpoint is of another model"),
         ("caption", {"layers": 1 << 31}, "layers must be at most 1000; got 2147483648"),

@@ -7,7 +7,7 @@ from ...base.errors import UsageError
 from ..settings import require_at_least, require_at_most, require_share
 
 MOST_LAYERS = 1000  # more than any model has; making one takes time, whatever its width
-LARGEST_SIZE = 1 << 20  # channels, places or pieces; a matrix of so many squared has no overflow
+LARGEST_SIZE = 1 << 24  # channels, places or pieces; a matrix of so many squared has no overflow
 MOST_TOKENS = 512  # words of a text; every text of a split takes memory for so many
 
 
