@@ -34,6 +34,14 @@ def images(tmp_path_factory):
     return write_photographs(tmp_path_factory.mktemp("images"), IMAGES)
 
 
+def address_in(scheduler_file):
+    """Return what a scheduler's file says; None while it is not there, or empty yet."""
+    try:
+        return json.loads(scheduler_file.read_text())["address"]
+    except (FileNotFoundError, json.JSONDecodeError):
+        return None
+
+
 @pytest.fixture(scope="module")
 def scheduler(tmp_path_factory):
     """A client of a scheduler on the loopback device, and how to start a worker."""
@@ -49,10 +57,10 @@ def scheduler(tmp_path_factory):
 
     try:
         start("scheduler", "--port", "0")
-        while not where.exists():
+        while (address := address_in(where)) is None:
             assert processes[0].poll() is None, (folder / "log").read_text()
             time.sleep(0.05)
-        with Client(json.loads(where.read_text())["address"], set_as_default=False) as client:
+        with Client(address, set_as_default=False) as client:
             yield client, start
     finally:
         for process in processes:
