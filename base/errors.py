@@ -7,9 +7,17 @@ PACKAGES = {"PIL": "Pillow"}  # modules that are installed by another name
 
 
 class ClipfeatError(Exception):
-    """A run that failed: the text names the thing, the rule, the value and the remedy."""
+    """A run that failed: the text names the thing, the rule, the value and the remedy.
+
+    `code`, such as E-GPUS-ABSENT, stays the same when the text improves: tests and scripts match
+    it. The command line prints it behind the text.
+    """
 
     exit_code = 1
+
+    def __init__(self, *args: object, code: str = ""):
+        super().__init__(*args)
+        self.code = code
 
 
 class UsageError(ClipfeatError):

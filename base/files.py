@@ -17,7 +17,12 @@ HASH_BLOCK = 1 << 20  # bytes a read; larger blocks measured no faster
 
 
 def fsync_folder(folder: Path) -> None:
-    """Make the names inside `folder` durable: a rename is not, until its folder is synced."""
+    """Make the names inside `folder` durable: a rename is not, until its folder is synced.
+
+    Windows opens no folder, and has no need to.
+    """
+    if os.name == "nt":
+        return
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -31,16 +36,97 @@ def remove_temporaries(folder: Path) -> None:
         path.unlink(missing_ok=True)
 
 
-def open_plain(path: str | Path) -> int:
-    """Return a descriptor for reading a file, raising OSError unless it is a plain one.
+def open_plain(path: str | Path, *, follow: bool = False) -> int:
+    """Return a descriptor for reading a plain file; OSError says what stands there instead.
 
-    A symbolic link is not followed, and a pipe is not waited for.
+    A pipe or a device is not waited for. A symbolic link is an error unless `follow` is set:
+    set it for files that a user names, not for those inside a folder that came from elsewhere.
     """
-    descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-    if stat.S_ISREG(os.fstat(descriptor).st_mode):
-        return descriptor
-    os.close(descriptor)
-    raise OSError(errno.EINVAL, "Not a plain file")
+    if not follow:
+        _refuse_link(path)
+    # Windows has neither flag, and opens no pipe by such a name.
+    flags = os.O_RDONLY | _flag("O_NONBLOCK") | _flag("O_CLOEXEC") | _flag("O_BINARY")
+    descriptor = os.open(path, flags | (0 if follow else _flag("O_NOFOLLOW")))
+    try:
+        _require_plain(descriptor, path)
+    except OSError:
+        os.close(descriptor)
+        raise
+    return descriptor
+
+
+def open_output(path: str | Path, *, append: bool = False) -> int:
+    """Return a descriptor for reading and writing `path`, made where there is none.
+
+    For names that anybody can predict (locks, logs) inside a folder that came from elsewhere or
+    that others can write: a symbolic link, a pipe, a device or a file with a second name (a hard
+    link) raises OSError, since writing to it would change something else. Nothing is truncated.
+    """
+    _refuse_link(path)
+    flags = os.O_RDWR | os.O_CREAT | (os.O_APPEND if append else 0)
+    for name in ("O_NOFOLLOW", "O_NONBLOCK", "O_CLOEXEC", "O_BINARY"):
+        flags |= _flag(name)
+    descriptor = os.open(path, flags, 0o666)
+    try:
+        if _require_plain(descriptor, path).st_nlink > 1:
+            raise OSError(
+                errno.EMLINK, "is a hard link: writing would change another file too", str(path)
+            )
+    except OSError:
+        os.close(descriptor)
+        raise
+    return descriptor
+
+
+def read_bytes(path: str | Path, limit: int, *, follow: bool = False) -> bytes:
+    """Return the content of a plain file of at most `limit` bytes.
+
+    The one way to read what others wrote: OSError for a pipe, a device, a file that is too
+    large and, unless `follow` is set, a symbolic link (see `open_plain`).
+    """
+    with os.fdopen(open_plain(path, follow=follow), "rb") as file, naming(path):
+        size = os.fstat(file.fileno()).st_size
+        content = file.read(limit + 1) if size <= limit else b""  # it may be growing
+        if size > limit or len(content) > limit:
+            raise OSError(
+                errno.EFBIG, f"is larger than the {limit:,} bytes that such a file may have"
+            )
+        return content
+
+
+def read_text(path: str | Path, limit: int, *, follow: bool = True) -> str:
+    """Return a text file that a user brings: UTF-8, with or without a byte-order mark.
+
+    Raises OSError as `read_bytes` does, and for bytes that are not UTF-8. Line ends stay.
+    """
+    content = read_bytes(path, limit, follow=follow)
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        raise OSError(
+            errno.EILSEQ, f"is not UTF-8 text (line {line}); save it as UTF-8", str(path)
+        ) from None
+
+
+def _flag(name: str) -> int:
+    return getattr(os, name, 0)
+
+
+def _refuse_link(path: str | Path) -> None:
+    if os.path.islink(path):  # noqa: PTH114 - paths are text here
+        raise OSError(
+            errno.ELOOP, "is a symbolic link; put the file itself in its place", str(path)
+        )
+
+
+def _require_plain(descriptor: int, path: str | Path) -> os.stat_result:
+    found = os.fstat(descriptor)
+    if stat.S_ISDIR(found.st_mode):
+        raise OSError(errno.EISDIR, "is a folder; a file is needed", str(path))
+    if not stat.S_ISREG(found.st_mode):
+        raise OSError(errno.EINVAL, "is a pipe or a device; a plain file is needed", str(path))
+    return found
 
 
 def is_plain(path: Path) -> bool:
@@ -60,7 +146,7 @@ def require_file(path: Path, option: str) -> None:
 
 
 @contextlib.contextmanager
-def naming(path: Path) -> Iterator[None]:
+def naming(path: str | Path) -> Iterator[None]:
     """Give an OSError the name of the file; that of a write, a full disk's, has none."""
     try:
         yield

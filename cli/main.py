@@ -59,7 +59,8 @@ def main() -> None:
         click.echo(f"{what}; the same command goes on from here", err=True)
         sys.exit(TERMINATED if terminated else INTERRUPTED)
     except ClipfeatError as error:
-        click.echo(f"Error: {printable_lines(str(error))}", err=True)
+        code = f" [{error.code}]" if error.code else ""
+        click.echo(f"Error: {printable_lines(str(error))}{code}", err=True)
         sys.exit(error.exit_code)
     except OSError as error:  # a full disk, a folder without permission
         named = f": {error.filename}" if error.filename else ""

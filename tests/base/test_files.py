@@ -1,8 +1,20 @@
 """Files are written whole or not at all."""
 
+import errno
+import os
+from pathlib import Path
+
 import pytest
 
-from clipfeat.base.files import atomic_file, sha256_file, write_atomically
+from clipfeat.base.files import (
+    atomic_file,
+    open_output,
+    read_bytes,
+    read_text,
+    sha256_file,
+    write_atomically,
+)
+from clipfeat.base.jsonio import parse_json, read_json
 
 
 def test_an_error_leaves_the_old_content_and_no_other_file(tmp_path):
@@ -20,3 +32,74 @@ def test_sha256_of_the_published_vector(tmp_path):
     assert sha256_file(tmp_path / "abc") == (
         "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
     )
+
+
+def test_what_is_no_plain_file_is_not_read(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"content")
+    (tmp_path / "link").symlink_to("file")
+    (tmp_path / "folder").mkdir()
+    os.mkfifo(tmp_path / "pipe")
+    with (tmp_path / "sparse").open("wb") as file:
+        file.truncate(100 << 30)
+    expected = {
+        tmp_path / "link": errno.ELOOP,
+        tmp_path / "folder": errno.EISDIR,
+        tmp_path / "pipe": errno.EINVAL,
+        tmp_path / "sparse": errno.EFBIG,
+        tmp_path / "absent": errno.ENOENT,
+        Path("/dev/zero"): errno.EINVAL,
+    }
+    for path, number in expected.items():
+        with pytest.raises(OSError) as refused:  # noqa: PT011 - the number is looked at
+            read_bytes(path, 1 << 20)
+        assert (refused.value.errno, refused.value.filename) == (number, str(path))
+    assert read_bytes(tmp_path / "file", 7) == b"content"
+    assert read_bytes(tmp_path / "link", 7, follow=True) == b"content"
+    with pytest.raises(OSError, match="6 bytes"):
+        read_bytes(tmp_path / "file", 6)
+
+
+def test_text_of_a_user_loses_its_byte_order_mark_and_names_the_bad_line(tmp_path: Path) -> None:
+    path = tmp_path / "answers.txt"
+    path.write_bytes(b"\xef\xbb\xbfyes\r\nno\n")
+    assert read_text(path, 1 << 10) == "yes\r\nno\n"
+    path.write_bytes("yes\nnaïf\n".encode("latin-1"))
+    with pytest.raises(OSError, match="line 2") as refused:
+        read_text(path, 1 << 10)
+    assert refused.value.filename == str(path)
+
+
+def test_writing_never_reaches_another_file(tmp_path: Path) -> None:
+    mine = tmp_path / "mine"
+    mine.write_bytes(b"precious")
+    (tmp_path / "link").symlink_to("mine")
+    (tmp_path / "hard").hardlink_to(mine)
+    os.mkfifo(tmp_path / "pipe")
+    for name, number in (
+        ("link", errno.ELOOP),
+        ("hard", errno.EMLINK),
+        ("pipe", errno.EINVAL),
+    ):
+        with pytest.raises(OSError) as refused:  # noqa: PT011 - the number is looked at
+            open_output(tmp_path / name)
+        assert refused.value.errno == number
+    assert mine.read_bytes() == b"precious"
+    (tmp_path / "hard").unlink()
+    with os.fdopen(open_output(mine, append=True), "ab") as file:
+        file.write(b" still")
+    assert mine.read_bytes() == b"precious still"
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"{", b"[" * 200_000, b"\xff{}", b"1" * 10_000, b""],
+    ids=["cut", "deep", "bytes", "digits", "empty"],
+)
+def test_json_that_is_none_is_a_value_error(content: bytes) -> None:
+    with pytest.raises(ValueError):  # noqa: PT011 - that it is one is the point
+        parse_json(content)
+
+
+def test_json_with_a_byte_order_mark(tmp_path: Path) -> None:
+    (tmp_path / "a.json").write_bytes(b'\xef\xbb\xbf{"a": 1}')
+    assert read_json(tmp_path / "a.json", 100) == {"a": 1}

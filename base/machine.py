@@ -1,0 +1,122 @@
+"""What this process may use of its machine: processor cores and GPUs."""
+
+import math
+import os
+from pathlib import Path
+
+from .errors import UsageError
+
+CGROUP = Path("/sys/fs/cgroup")
+MAX_GPUS = 1024
+
+
+def usable_cores() -> int:
+    """Return how many cores this process may keep busy, at least one.
+
+    That is the smallest of what the machine has, the affinity mask (taskset, a job of a queue)
+    and the processor time that the process's cgroup allows (a container, a systemd slice).
+    """
+    cores = os.cpu_count() or 1
+    if hasattr(os, "sched_getaffinity"):  # Linux alone has it
+        cores = min(cores, len(os.sched_getaffinity(0)))
+    return max(1, min(cores, _cgroup_cores()))
+
+
+def _cgroup_cores() -> int:
+    """Return the processor time that the cgroups of this process allow, in whole cores.
+
+    A share of a core counts as one: 2.5 cores keep three threads busy. The group of the process
+    and all those above it count (Linux, Documentation/admin-guide/cgroup-v2.rst, cpu.max;
+    Documentation/scheduler/sched-bwc.rst for version 1).
+    """
+    quotas = [math.inf]
+    try:
+        lines = Path("/proc/self/cgroup").read_text().splitlines()
+    except OSError:  # not Linux, or no /proc
+        return os.cpu_count() or 1
+    for line in lines:
+        _, controllers, group = line.split(":", 2)
+        if controllers == "":
+            root = CGROUP
+        elif "cpu" in controllers.split(","):
+            root = CGROUP / "cpu"
+        else:
+            continue
+        # In a container the path may be the host's; its own group is then the root.
+        folder = root / group.lstrip("/")
+        for place in (folder, *folder.parents):
+            if place.is_relative_to(root):
+                quotas.append(_quota(place))
+    least = min(quotas)
+    return os.cpu_count() or 1 if least == math.inf else max(1, math.ceil(least))
+
+
+def _quota(folder: Path) -> float:
+    """Return the cores that one cgroup allows, infinity where it sets no limit."""
+    try:
+        if (folder / "cpu.max").is_file():
+            quota, period = (folder / "cpu.max").read_text().split()
+        else:
+            quota = (folder / "cpu.cfs_quota_us").read_text()
+            period = (folder / "cpu.cfs_period_us").read_text()
+        return math.inf if quota == "max" or int(quota) <= 0 else int(quota) / int(period)
+    except (OSError, ValueError):
+        return math.inf
+
+
+def parse_gpus(text: str) -> tuple[int, ...]:
+    """Return the indices that `--gpus` names: "8" is a count, "0,3" a list, "3," one GPU.
+
+    Indices count the GPUs that the process sees: with CUDA_VISIBLE_DEVICES=4,5,6,7, index 0 is
+    GPU 4. Raises UsageError for anything else.
+
+    >>> parse_gpus("3"), parse_gpus("0,3"), parse_gpus("3,")
+    ((0, 1, 2), (0, 3), (3,))
+    """
+    parts = [part.strip() for part in text.removesuffix(",").split(",")]
+    if not all(part.isascii() and part.isdigit() for part in parts):
+        raise UsageError(
+            f"--gpus {text!r}: expected a count (8), a list (0,3), or one GPU with a comma (3,)",
+            code="E-GPUS-SYNTAX",
+        )
+    numbers = [int(part[:9]) for part in parts]
+    if "," not in text:
+        if not 1 <= numbers[0] <= MAX_GPUS:
+            raise UsageError(
+                f"--gpus {text}: expected at least 1; for none, --device cpu", code="E-GPUS-COUNT"
+            )
+        return tuple(range(numbers[0]))
+    if len(set(numbers)) != len(numbers):
+        raise UsageError(f"--gpus {text}: a GPU is named twice", code="E-GPUS-TWICE")
+    return tuple(numbers)
+
+
+def require_gpus(text: str, gpu_count: int) -> tuple[int, ...]:
+    """Return the indices that `--gpus` names, checked against the GPUs that torch finds.
+
+    Raises UsageError where one of them is not among those `gpu_count`.
+    """
+    indices = parse_gpus(text)
+    if max(indices) >= gpu_count:
+        has = f"{gpu_count} GPU{'s' * (gpu_count != 1)}" if gpu_count else "no GPU"
+        instead = f"--gpus {gpu_count}" if gpu_count else "--device cpu"
+        listed = os.environ.get("CUDA_VISIBLE_DEVICES")
+        of = f" (CUDA_VISIBLE_DEVICES={listed})" if listed is not None else ""
+        raise UsageError(
+            f"--gpus {text}: torch finds {has} on this machine{of}; type {instead} instead",
+            code="E-GPUS-ABSENT",
+        )
+    return indices
+
+
+def visible_devices(indices: tuple[int, ...]) -> str:
+    """Return the CUDA_VISIBLE_DEVICES of a process that is to see just the GPUs `indices`.
+
+    Entries are taken from the list that is there already, whether numbers or UUIDs:
+    CUDA_VISIBLE_DEVICES=4,5,6,7 and indices (0, 3) give "4,7".
+    """
+    listed = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if not listed:
+        return ",".join(map(str, indices))
+    entries = [entry.strip() for entry in listed.split(",")]
+    return ",".join(entries[index] for index in indices)
