@@ -18,7 +18,7 @@ MODEL ?= RN50
 PRETRAINED ?= none
 DEMO_STORE := $(DEMO)/scenes.clipfeat
 
-.PHONY: help setup demo train-vqa train-ve train-caption pretrain test lint types bench-extract bench-store bench-lookup bench-plan bench-loader bench-steps bench-decode bench-vqa bench-train bench-pretrain bench-cider bench-caption clean
+.PHONY: help setup machine demo train-vqa train-ve train-caption pretrain test lint types bench-extract bench-store bench-lookup bench-plan bench-loader bench-steps bench-decode bench-vqa bench-train bench-pretrain bench-cider bench-caption clean
 .DELETE_ON_ERROR:
 
 help:
@@ -121,64 +121,69 @@ train-caption: $(STAMP)
 endif
 
 # Two processes of one thread each: most of the time goes to commands that are started.
+# Some of them: make test TESTS=tests/featstore
 test: $(STAMP)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile $(TESTS)
 
 lint: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
 types: $(STAMP) .typing/clipfeat
-	$(BIN)/pyright
+	$(BIN)/pyright --pythonpath $(BIN)/python
 
 # pyright reads the tests' `clipfeat.…` through this link; editable installs hide it.
 .typing/clipfeat:
 	@mkdir -p .typing && ln -sfn "$(CURDIR)" $@
 
-bench-extract: $(STAMP)
+# Every benchmark begins with the processor and its instruction sets: numbers hold for those alone.
+machine: $(STAMP)
+	@$(BIN)/python -m benchmarks.machine
+
+bench-extract: machine
 	OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m benchmarks.extract $(BENCH)
 
 # In an environment of its own: bench-store BENCH="--kinds A --json numbers.json"
 bench-store: $(BENCH_STAMP)
+	@$(BENCH_VENV)/bin/python -m benchmarks.machine
 	$(BENCH_VENV)/bin/python -m benchmarks.store $(BENCH)
 
-bench-lookup: $(STAMP)
+bench-lookup: machine
 	$(BIN)/python -m benchmarks.lookup
 
-bench-plan: $(STAMP)
+bench-plan: machine
 	$(BIN)/python -m benchmarks.plan
 
-bench-loader: $(STAMP)
+bench-loader: machine
 	$(BIN)/python -m benchmarks.loader $(BENCH)
 
-bench-steps: $(STAMP)
+bench-steps: machine
 	$(BIN)/python -m benchmarks.steps $(BENCH)
 
 # A pre-training step at the sizes of BERT: tokens/s, operations/s, memory.
-bench-train: $(STAMP)
+bench-train: machine
 	$(BIN)/python -m benchmarks.train $(BENCH)
 
-# Three seeds of pre-training, and of fine-tuning with and without it: about an hour and a half.
 # Three seeds of pre-training, and both tasks from each and from scratch: about two hours.
-bench-pretrain: $(STAMP)
+bench-pretrain: machine
 	@$(MAKE) --no-print-directory $(DEMO_STORE)/store.json
 	$(BIN)/python -m benchmarks.pretraining $(DEMO) $(BENCH)
 
-bench-decode: $(STAMP)
+bench-decode: machine
 	$(BIN)/python -m benchmarks.decode $(BENCH)
 
 # Every VQA model and its blind twin on the demo's store: about half an hour.
-bench-vqa: $(STAMP)
+bench-vqa: machine
 	@$(MAKE) --no-print-directory $(DEMO_STORE)/store.json
 	$(BIN)/python -m benchmarks.vqa_models $(DEMO) $(BENCH)
 
 # Three seeds of both stages of captioning: about ten minutes.
-bench-caption: $(STAMP)
+bench-caption: machine
 	@$(MAKE) --no-print-directory $(DEMO_STORE)/store.json
 	$(BIN)/python -m benchmarks.captions $(DEMO) $(BENCH)
 
 # Beside the scorer of self-critical training: bench-cider BENCH="--peer cider/"
-bench-cider: $(STAMP)
+bench-cider: machine
 	$(BIN)/python -m benchmarks.cider $(BENCH)
 
 clean:

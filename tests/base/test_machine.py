@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from benchmarks.machine import describe_machine
 
 from clipfeat.base import machine
 from clipfeat.base.errors import UsageError
@@ -116,3 +117,15 @@ def test_gpus_that_cannot_be(text: str, code: str) -> None:
     with pytest.raises(UsageError) as refused:
         machine.require_gpus(text, 4)
     assert refused.value.code == code
+
+
+def test_a_benchmark_names_the_instruction_sets(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1, 2, 3})
+    monkeypatch.setattr(os, "cpu_count", lambda: 8)
+    for name in ("ATEN_CPU_CAPABILITY", "OMP_NUM_THREADS"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", "AVX2")
+    cpuinfo = "model name\t: A Processor\nflags\t\t: fpu avx avx2 fma\n\nmodel name\t: Another\n"
+    assert describe_machine(cpuinfo, 16 << 30) == (
+        "4 cores of A Processor (avx2 fma); 16 GiB; ONEDNN_MAX_CPU_ISA=AVX2"
+    )
