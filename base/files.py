@@ -86,12 +86,13 @@ def read_bytes(path: str | Path, limit: int, *, follow: bool = False) -> bytes:
     """
     with os.fdopen(open_plain(path, follow=follow), "rb") as file, naming(path):
         size = os.fstat(file.fileno()).st_size
-        content = file.read(limit + 1) if size <= limit else b""  # it may be growing
-        if size > limit or len(content) > limit:
-            raise OSError(
-                errno.EFBIG, f"is larger than the {limit:,} bytes that such a file may have"
-            )
-        return content
+        if size <= limit:
+            content = file.read(size)  # never `limit` at once: that much memory may not be there
+            while len(content) <= limit and (more := file.read(HASH_BLOCK)):
+                content += more  # it is growing, or a file of /proc, which tells no size
+            if len(content) <= limit:
+                return content
+        raise OSError(errno.EFBIG, f"is larger than the {limit:,} bytes that such a file may have")
 
 
 def read_text(path: str | Path, limit: int, *, follow: bool = True) -> str:

@@ -103,3 +103,10 @@ def test_json_that_is_none_is_a_value_error(content: bytes) -> None:
 def test_json_with_a_byte_order_mark(tmp_path: Path) -> None:
     (tmp_path / "a.json").write_bytes(b'\xef\xbb\xbf{"a": 1}')
     assert read_json(tmp_path / "a.json", 100) == {"a": 1}
+
+
+def test_a_large_limit_takes_no_memory(tmp_path: Path) -> None:
+    """Python makes room for all that a read may give before it reads."""
+    (tmp_path / "a.json").write_bytes(b'{"a": 1}')
+    assert read_json(tmp_path / "a.json", 1 << 62) == {"a": 1}
+    assert len(read_bytes("/proc/self/maps", 1 << 62)) > 0  # says that it has no bytes
