@@ -8,6 +8,7 @@ from jaxtyping import Int
 from ...base.errors import ClipfeatError
 from ..grounded.train import find_images
 from ..texts.pieces import WordPieces
+from ..texts.unknown import require_known
 from .corpus.sentences import image_candidates
 from .examples import Sentences
 from .gather import Corpus, select_answers
@@ -26,7 +27,7 @@ def encode(
     """Return the sentences of corpus `name` as numbers.
 
     Those about images without features are left out, at most `skip_missing` of them. Raises
-    ClipfeatError where more lack them, or all.
+    ClipfeatError where more lack them, or all, and as `require_known` does.
     """
     candidates = [image_candidates(image) for image in corpus.images]
     stored = find_images(
@@ -40,7 +41,9 @@ def encode(
         raise ClipfeatError(f"corpus {name!r}: none of its images has features in the store")
     numbers: dict[str, int] = {}
     images = [numbers.setdefault(image_id, len(numbers)) for image_id in stored if image_id]
-    tokens = words.encode(corpus.texts, max_tokens=max_tokens)
+    texts = list(corpus.texts)
+    tokens = words.encode(texts, max_tokens=max_tokens)
+    require_known(words.known(tokens), texts, of=f"corpus {name!r}", what="different sentences")
     return Sentences(
         image_ids=tuple(numbers),
         image_of_sentence=np.array(images),

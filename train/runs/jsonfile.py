@@ -5,18 +5,27 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import Any, TypeVar
 
+from ...base import jsonio
 from ...base.errors import ClipfeatError
 from ...base.files import write_atomically
 
 T = TypeVar("T")
+DATA = 1 << 33  # bytes of a file of a data set; the largest, of GQA, have less than 1 GB
+OF_RUN = 1 << 28  # bytes of a file that a run writes
 
 
-def read_json(path: Path) -> Any:
-    """Return what a JSON file holds; ClipfeatError if it cannot be read."""
+def read_json(path: Path, limit: int = DATA, *, follow: bool = True) -> Any:
+    """Return what a JSON file of at most `limit` bytes holds; ClipfeatError if it cannot be read.
+
+    Without `follow`, for files in a run's folder, a symbolic link is an error too.
+    """
     try:
-        return json.loads(path.read_bytes())
-    except (OSError, ValueError, RecursionError) as error:
-        raise ClipfeatError(f"{path}: not a readable JSON file ({error})") from None
+        return jsonio.read_json(path, limit, follow=follow)
+    except OSError as error:
+        why = error.strerror
+    except ValueError as error:
+        why = str(error)
+    raise ClipfeatError(f"{path}: not a readable JSON file ({why})", code="E-JSON-READ")
 
 
 def write_json(path: Path, value: Any) -> None:

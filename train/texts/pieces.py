@@ -7,29 +7,34 @@ from itertools import chain
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Int
-from tokenizers import Tokenizer
+from jaxtyping import Bool, Int
+from tokenizers import Regex, Tokenizer, normalizers, pre_tokenizers
 from tokenizers.models import WordPiece
-from tokenizers.normalizers import BertNormalizer
-from tokenizers.pre_tokenizers import BertPreTokenizer
 from tokenizers.trainers import WordPieceTrainer
 
 from ...base.errors import UsageError
+from ...base.files import read_text
+from .words import JOINED, UNSPACED
 
 PAD, UNK, BEGIN, END, MASK = SPECIAL = "[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"
 INSIDE = "##"  # before a piece that begins no word
 MIN_PIECE_COUNT = 2
 AT_ONCE = 10_000  # texts
+ALONE = Regex(rf"[{UNSPACED}][\p{{M}}{JOINED}]*")  # a letter of a script without spaces
+LARGEST = 1 << 26  # bytes of a vocab.txt; that of the largest BERT has 5 MB
 
 
 @dataclass(frozen=True)
 class WordPieces:
-    """The pieces that a model reads, lower case without accents; a piece's token is its place.
+    """The pieces that a model reads, in lower case; a piece's token is its place.
 
     `[PAD]` is the first. A text is `[CLS]`, its pieces, `[SEP]`.
     """
 
     pieces: tuple[str, ...]
+    # Whether accents, and the vowel signs of Indic scripts, are read. An uncased BERT drops them;
+    # and it has Thai, Lao, Khmer and Burmese sentences whole, where here a letter is a word.
+    keeps_marks: bool = False
 
     @property
     def tokens(self) -> int:
@@ -48,9 +53,9 @@ class WordPieces:
                 row[: len(inner) + 2] = [begin, *inner, end]
         return tokens
 
-    def knows(self, text: str) -> bool:
-        """Return whether any word of a text is known."""
-        return bool(set(self._tokenizer.encode(_printable(text)).tokens) - {UNK})
+    def known(self, tokens: Int[np.ndarray, "text token"]) -> Bool[np.ndarray, " text"]:
+        """Return which texts, as `encode` gives them, have a piece of a word: no mere marks."""
+        return self._of_words[tokens].any(axis=1)
 
     def number(self, piece: str) -> int:
         """Return the token of a piece."""
@@ -61,8 +66,13 @@ class WordPieces:
         return {piece: number for number, piece in enumerate(self.pieces)}
 
     @cached_property
+    def _of_words(self) -> Bool[np.ndarray, " piece"]:
+        return np.array([p not in SPECIAL and any(map(str.isalnum, p)) for p in self.pieces])
+
+    @cached_property
     def _tokenizer(self) -> Tokenizer:
-        return _splits_words(Tokenizer(WordPiece(self._numbers, unk_token=UNK)))
+        tokenizer = Tokenizer(WordPiece(self._numbers, unk_token=UNK))
+        return _splits_words(tokenizer, keeps_marks=self.keeps_marks)
 
 
 def train_pieces(texts: Sequence[str], *, size: int) -> WordPieces:
@@ -70,7 +80,7 @@ def train_pieces(texts: Sequence[str], *, size: int) -> WordPieces:
 
     Raises UsageError where `size` does not hold all letters of the texts.
     """
-    tokenizer = _splits_words(Tokenizer(WordPiece(unk_token=UNK)))
+    tokenizer = _splits_words(Tokenizer(WordPiece(unk_token=UNK)), keeps_marks=True)
     printable = [_printable(text) for text in texts]
     normalize = tokenizer.normalizer.normalize_str
     letters = sorted(set(chain.from_iterable(map(normalize, printable))) - {" "})
@@ -91,15 +101,16 @@ def train_pieces(texts: Sequence[str], *, size: int) -> WordPieces:
     )
     tokenizer.train_from_iterator(printable, trainer)
     numbers = tokenizer.get_vocab()
-    return WordPieces(tuple(sorted(numbers, key=numbers.__getitem__)))
+    return WordPieces(tuple(sorted(numbers, key=numbers.__getitem__)), keeps_marks=True)
 
 
 def read_pieces(path: Path) -> WordPieces:
     """Return the pieces of a BERT's vocab.txt, one a line; UsageError where it is none."""
     try:
-        pieces = tuple(path.read_text(encoding="utf-8").removesuffix("\n").split("\n"))
-    except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"{path}: not a readable vocabulary ({error})") from None
+        text = read_text(path, LARGEST).replace("\r\n", "\n")
+    except OSError as error:
+        raise UsageError(f"{path}: not a readable vocabulary ({error.strerror})") from None
+    pieces = tuple(text.removesuffix("\n").split("\n"))
     problem = problem_with(pieces)
     if problem:
         raise UsageError(f"{path}: {problem}; pass the folder of an uncased BERT")
@@ -118,9 +129,13 @@ def problem_with(pieces: Sequence[str]) -> str:
     return ""
 
 
-def _splits_words(tokenizer: Tokenizer) -> Tokenizer:
-    tokenizer.normalizer = BertNormalizer(lowercase=True)
-    tokenizer.pre_tokenizer = BertPreTokenizer()
+def _splits_words(tokenizer: Tokenizer, *, keeps_marks: bool) -> Tokenizer:
+    normalizer = normalizers.BertNormalizer(lowercase=True, strip_accents=not keeps_marks)
+    words = pre_tokenizers.BertPreTokenizer()
+    if keeps_marks:
+        normalizer = normalizers.Sequence([normalizer, normalizers.NFC()])
+        words = pre_tokenizers.Sequence([words, pre_tokenizers.Split(ALONE, "isolated")])
+    tokenizer.normalizer, tokenizer.pre_tokenizer = normalizer, words
     return tokenizer
 
 

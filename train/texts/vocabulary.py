@@ -6,7 +6,7 @@ from typing import Any
 
 from ...base.errors import ClipfeatError
 from ...base.text import is_unicode
-from ..runs.jsonfile import field, read_json
+from ..runs.jsonfile import OF_RUN, field, read_json
 from .pieces import WordPieces, problem_with
 from .words import Words
 
@@ -23,21 +23,23 @@ class Vocabulary:
         match self.words:
             case Words(words):
                 read = {"words": words}
-            case WordPieces(pieces):
-                read = {"pieces": pieces}
+            case WordPieces(pieces, keeps_marks):
+                read = {"pieces": pieces, "keeps_marks": keeps_marks}
         return {**read, "answers": self.answers}
 
 
 def read_vocabulary(path: Path) -> Vocabulary:
     """Return the vocabulary of a run; ClipfeatError where the file is not one."""
-    record = read_json(path)
+    record = read_json(path, OF_RUN, follow=False)
     answers = _texts(record, "answers", path)
     if isinstance(record, dict) and "pieces" in record:
         pieces = _texts(record, "pieces", path)
         problem = problem_with(pieces)
         if problem:
             raise ClipfeatError(f"{path}: {problem}")
-        return Vocabulary(WordPieces(pieces), answers)
+        # Runs from before pieces could keep marks do not say so.
+        keeps = "keeps_marks" in record and field(record, "keeps_marks", bool, path)
+        return Vocabulary(WordPieces(pieces, keeps), answers)
     return Vocabulary(Words(_texts(record, "words", path)), answers)
 
 

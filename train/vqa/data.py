@@ -6,6 +6,7 @@ from pathlib import Path
 from ...base.errors import ClipfeatError, UsageError
 from ..grounded.examples import Examples
 from ..grounded.train import find_images, make_examples
+from ..texts.unknown import require_known
 from ..texts.vocabulary import Vocabulary
 from .answers import answer_classes, read_answer_list
 from .datasets.split import Question, Split
@@ -83,20 +84,25 @@ def encode(
 ) -> Examples:
     """Return the split's questions as numbers, each with its image's id in `store`.
 
-    Questions about images without features are left out, at most `skip_missing` of them.
+    Questions about images without features are left out, at most `skip_missing` of them. Raises
+    ClipfeatError where more lack them, or all, and as `require_known` does.
     """
     ids = store_ids(split.questions, split.name, store, skip_missing=skip_missing)
     kept = [q for q, stored in zip(split.questions, ids, strict=True) if stored is not None]
     if not kept:
         raise ClipfeatError(f"split {split.name!r}: none of its images has features in the store")
-    return make_examples(
+    texts = [question.text for question in kept]
+    examples = make_examples(
         [question.question_id for question in kept],
         [stored for stored in ids if stored is not None],
-        [question.text for question in kept],
+        texts,
         _targets(split, kept, vocabulary),
         words=vocabulary.words,
         max_tokens=max_tokens,
     )
+    known = vocabulary.words.known(examples.tokens)
+    require_known(known, texts, of=f"split {split.name!r}", what="questions")
+    return examples
 
 
 def _targets(

@@ -65,4 +65,5 @@ def answer(run: TrainedVqa, store: FeatureStore, image_id: str, question: str) -
 
 def knows_a_word(run: TrainedVqa, question: str) -> bool:
     """Return whether a run's training has met any word of a question."""
-    return run.vocabulary.words.knows(question)
+    words = run.vocabulary.words
+    return bool(words.known(words.encode([question], max_tokens=run.settings.max_tokens))[0])

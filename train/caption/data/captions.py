@@ -1,5 +1,6 @@
 """One caption of a file: as it was written, and as words."""
 
+import unicodedata
 from typing import Any
 
 from ....base.errors import ClipfeatError
@@ -9,7 +10,7 @@ from ...texts.words import tokenize
 
 
 def read_caption(record: Any, key: str, where: str) -> tuple[str, str]:
-    """Return the caption `record[key]` as written and as words, one space between two.
+    """Return the caption `record[key]` as written and as words in NFC, one space between two.
 
     The words are the record's own `tokens`, where it has them. Raises ClipfeatError where either
     is none.
@@ -18,7 +19,7 @@ def read_caption(record: Any, key: str, where: str) -> tuple[str, str]:
     words = field(record, "tokens", list, where) if "tokens" in record else tokenize(written)
     if not all(isinstance(word, str) for word in words):
         raise ClipfeatError(f"{where}: tokens must be texts; got {words!r:.60}")
-    text = " ".join(" ".join(words).split())
+    text = unicodedata.normalize("NFC", " ".join(" ".join(words).split()))
     for value in (written, text):
         if not is_unicode(value):
             raise ClipfeatError(f"{where}: {key} holds half a surrogate pair: {value!r:.60}")

@@ -1,6 +1,5 @@
 """The captions of a split as numbers, and batches of them with the images' grids."""
 
-import sys
 from collections.abc import Container, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -13,9 +12,10 @@ from torch import Tensor
 from ....base.errors import ClipfeatError
 from ...grids.records import RecordReader
 from ...grounded.train import find_images
+from ...texts.unknown import require_known
 from ...texts.words import PADDING, UNKNOWN
 from .split import CaptionedImage, CaptionSplit
-from .tokens import BEGIN, END, CaptionVocabulary
+from .tokens import BEGIN, END, UNKNOWN_WORD, CaptionVocabulary
 
 MAX_TOKENS = 16  # of a caption; the field's reading of COCO cuts longer ones
 
@@ -77,12 +77,13 @@ def encode(
     """Return the split's captions as numbers, each cut after `max_tokens` words.
 
     Images without features are left out, with at most `skip_missing` captions. Raises
-    ClipfeatError where more lack them, or all, and where the vocabulary knows no word of any
-    caption.
+    ClipfeatError where more lack them, or all, and as `require_known` does.
     """
     images, stored = _with_features(split, store, skip_missing)
-    rows = [vocabulary.encode(text)[:max_tokens] for image in images for text in image.texts]
-    _count_unknown(split.name, rows)
+    texts = [text for image in images for text in image.texts]
+    rows = [vocabulary.encode(text)[:max_tokens] for text in texts]
+    known = np.array([_has_word(row, vocabulary) for row in rows])
+    require_known(known, texts, of=f"split {split.name!r}", what="captions")
     return CaptionExamples(
         ids=tuple(image.image_id for image in images),
         image_ids=stored,
@@ -128,14 +129,9 @@ def _with_features(
     return [image for image, _ in kept], tuple(stored for _, stored in kept)
 
 
-def _count_unknown(name: str, rows: list[list[int]]) -> None:
-    """Say how many captions have no known word; ClipfeatError where that is all of them."""
-    unknown = sum(set(row) <= {UNKNOWN} for row in rows)
-    told = f"split {name!r}: {unknown} of {len(rows)} captions have no word of the vocabulary"
-    if unknown == len(rows):
-        raise ClipfeatError(f"{told}; train on captions of the same language, or lower min_count")
-    if unknown:
-        print(told, file=sys.stderr)
+def _has_word(row: list[int], vocabulary: CaptionVocabulary) -> bool:
+    """Return whether tokens stand for any word, or for a part of one that is no mere beginning."""
+    return UNKNOWN not in row or bool(vocabulary.decode(row).replace(UNKNOWN_WORD, "").strip())
 
 
 def _padded(rows: list[list[int]], max_tokens: int) -> Int[np.ndarray, "caption token"]:

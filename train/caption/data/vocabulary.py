@@ -5,7 +5,7 @@ from typing import Any
 
 from ....base.errors import ClipfeatError
 from ....base.text import is_unicode
-from ...runs.jsonfile import field, read_json
+from ...runs.jsonfile import OF_RUN, field, read_json
 from .bpe import BpeVocabulary
 from .tokens import CaptionVocabulary
 from .words import WordVocabulary
@@ -13,7 +13,7 @@ from .words import WordVocabulary
 
 def read_vocabulary(path: Path) -> CaptionVocabulary:
     """Return the vocabulary of a run; ClipfeatError where the file is not one."""
-    record = read_json(path)
+    record = read_json(path, OF_RUN, follow=False)
     kind = field(record, "kind", str, path)
     if kind == "words":
         return WordVocabulary(_texts(field(record, "words", list, path), "words", path))

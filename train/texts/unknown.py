@@ -1,0 +1,30 @@
+"""Texts of which a model can read nothing: a few are told of, most are an error."""
+
+import sys
+from collections.abc import Sequence
+
+import numpy as np
+from jaxtyping import Bool
+
+from ...base.errors import ClipfeatError
+
+
+def require_known(
+    known: Bool[np.ndarray, " text"], texts: Sequence[str], *, of: str, what: str
+) -> None:
+    """Say on stderr how many texts have no word of the vocabulary; `known` are those with one.
+
+    `of` and `what` say in errors what they are, as "split 'val'" and "questions". Raises
+    ClipfeatError where most have none: training and scoring would not notice.
+    """
+    unknown = np.flatnonzero(~known)
+    if not len(unknown):
+        return
+    told = f"{of}: {len(unknown)} of {len(known)} {what} have no word of the vocabulary"
+    if 2 * len(unknown) > len(known):
+        raise ClipfeatError(
+            f"{told}; train on {what} of the same language, whose words come more than once, as "
+            f"those of {texts[int(unknown[0])]!r:.60}",
+            code="E-TEXT-UNKNOWN",
+        )
+    print(told, file=sys.stderr)
