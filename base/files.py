@@ -100,11 +100,15 @@ def read_text(path: str | Path, limit: int, *, follow: bool = True) -> str:
 
     Raises OSError as `read_bytes` does, and for bytes that are not UTF-8. Line ends stay.
     """
-    content = read_bytes(path, limit, follow=follow)
+    return decode(read_bytes(path, limit, follow=follow), path)
+
+
+def decode(content: bytes, path: str | Path, first_line: int = 1) -> str:
+    """Return the text that lines of a file hold; OSError names the line that is not UTF-8."""
     try:
         return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        line = content.count(b"\n", 0, error.start) + 1
+        line = content.count(b"\n", 0, error.start) + first_line
         raise OSError(
             errno.EILSEQ, f"is not UTF-8 text (line {line}); save it as UTF-8", str(path)
         ) from None

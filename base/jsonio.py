@@ -1,11 +1,15 @@
 """Read JSON that others wrote: bounded in size and depth, whatever is in it an ordinary error."""
 
+import itertools
 import json
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from .files import read_bytes
+from .files import decode, naming, open_plain, read_bytes
+
+LONGEST_LINE = 1 << 26  # bytes of one record of JSON lines
 
 
 def parse_json(
@@ -31,3 +35,26 @@ def read_json(path: str | Path, limit: int, *, follow: bool = False) -> Any:
     Raises OSError as `read_bytes` does, ValueError as `parse_json` does.
     """
     return parse_json(read_bytes(path, limit, follow=follow))
+
+
+def json_lines(path: str | Path) -> Iterator[tuple[int, Any]]:
+    """Yield (line number, what it says) of each line of a file that a user brings; blank ones are not.
+
+    A line is read at a time. Raises OSError as `open_plain` does and for bytes that are not UTF-8,
+    ValueError that begins with the number of the line for what is not JSON, and for a line of more
+    than `LONGEST_LINE` bytes.
+    """
+    with os.fdopen(open_plain(path, follow=True), "rb") as file, naming(path):
+        for number in itertools.count(1):
+            line = file.readline(LONGEST_LINE + 1)
+            if not line:
+                return
+            if len(line) > LONGEST_LINE:
+                raise ValueError(f"line {number}: is longer than {LONGEST_LINE:,} bytes")
+            text = decode(line, path, number)
+            if text.strip():
+                try:
+                    found = parse_json(text)
+                except ValueError as error:
+                    raise ValueError(f"line {number}: no JSON ({error})") from None
+                yield number, found

@@ -14,7 +14,7 @@ from clipfeat.base.files import (
     sha256_file,
     write_atomically,
 )
-from clipfeat.base.jsonio import parse_json, read_json
+from clipfeat.base.jsonio import json_lines, parse_json, read_json
 
 
 def test_an_error_leaves_the_old_content_and_no_other_file(tmp_path):
@@ -110,3 +110,20 @@ def test_a_large_limit_takes_no_memory(tmp_path: Path) -> None:
     (tmp_path / "a.json").write_bytes(b'{"a": 1}')
     assert read_json(tmp_path / "a.json", 1 << 62) == {"a": 1}
     assert len(read_bytes("/proc/self/maps", 1 << 62)) > 0  # says that it has no bytes
+
+
+def test_json_lines_are_bounded_and_name_the_line(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_bytes(b'\xef\xbb\xbf{"a": 1}\r\n\n  \n[2]')
+    assert list(json_lines(path)) == [(1, {"a": 1}), (4, [2])]
+    path.write_bytes(b"1\n{\n")
+    with pytest.raises(ValueError, match=r"^line 2: no JSON"):
+        list(json_lines(path))
+    path.write_bytes(b"1\n\xff\n")
+    with pytest.raises(OSError, match=r"not UTF-8 text \(line 2\)"):
+        list(json_lines(path))
+    path.write_bytes(b"")
+    with path.open("r+b") as file:
+        file.truncate(100 << 30)  # one line of 100 GB
+    with pytest.raises(ValueError, match="line 1: is longer than"):
+        list(json_lines(path))

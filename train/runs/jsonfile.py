@@ -1,7 +1,7 @@
 """Read and write JSON files, with errors that name the file and the key."""
 
 import json
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -26,6 +26,19 @@ def read_json(path: Path, limit: int = DATA, *, follow: bool = True) -> Any:
     except ValueError as error:
         why = str(error)
     raise ClipfeatError(f"{path}: not a readable JSON file ({why})", code="E-JSON-READ")
+
+
+def read_json_lines(path: Path) -> Iterator[tuple[str, Any]]:
+    """Yield (where it stands, what it says) of each line; ClipfeatError for what cannot be read."""
+    try:
+        for number, record in jsonio.json_lines(path):
+            yield f"{path}, line {number}", record
+    except OSError as error:
+        raise ClipfeatError(
+            f"{path}: cannot be read ({error.strerror})", code="E-JSON-READ"
+        ) from None
+    except ValueError as error:
+        raise ClipfeatError(f"{path}, {error}; is it cut off?", code="E-JSON-READ") from None
 
 
 def write_json(path: Path, value: Any) -> None:

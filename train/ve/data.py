@@ -1,6 +1,5 @@
 """Hypotheses about images and their labels, in the files of SNLI-VE and of e-SNLI-VE."""
 
-import json
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -9,6 +8,7 @@ from typing import Any, NamedTuple
 
 from ...base.errors import ClipfeatError, UsageError
 from ..runs.csvfile import csv_rows
+from ..runs.jsonfile import read_json_lines
 
 LABELS = ("entailment", "neutral", "contradiction")
 UNDECIDED = "-"  # the annotators had no majority
@@ -86,25 +86,7 @@ def image_candidates(image_id: str) -> tuple[str, ...]:
 
 def _records(path: Path) -> Iterator[tuple[str, Any]]:
     """Yield (where it stands, record) of each line of JSON or row of CSV."""
-    if path.suffix != ".jsonl":
-        yield from csv_rows(path)
-        return
-    try:
-        yield from _json_lines(path)
-    except (OSError, UnicodeDecodeError) as error:
-        raise ClipfeatError(f"{path}: cannot be read ({error})") from None
-
-
-def _json_lines(path: Path) -> Iterator[tuple[str, Any]]:
-    with path.open(encoding="utf-8-sig") as file:
-        for number, line in enumerate(file, start=1):
-            where = f"{path}, line {number}"
-            if line.strip():
-                try:
-                    record = json.loads(line)
-                except (ValueError, RecursionError) as error:
-                    raise ClipfeatError(f"{where}: no JSON ({error}); is it cut off?") from None
-                yield where, record
+    yield from read_json_lines(path) if path.suffix == ".jsonl" else csv_rows(path)
 
 
 def _pair(record: Any, where: str) -> Pair:

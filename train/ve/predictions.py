@@ -7,7 +7,7 @@ from typing import Any
 
 from ...base.errors import ClipfeatError
 from ...base.files import write_atomically
-from ..runs.jsonfile import field, require_ids
+from ..runs.jsonfile import field, read_json_lines, require_ids
 from .data import LABELS, VeSplit
 from .metric import NO_ANSWER
 
@@ -30,12 +30,7 @@ def read_predictions(path: Path, split: VeSplit) -> dict[str, str]:
     once, and no other.
     """
     predictions: dict[str, str] = {}
-    for number, line in enumerate(_lines(path), start=1):
-        where = f"{path}, line {number}"
-        try:
-            record = json.loads(line)
-        except (ValueError, RecursionError) as error:
-            raise ClipfeatError(f"{where}: no JSON ({error})") from None
+    for where, record in read_json_lines(path):
         pair_id = field(record, "pairID", str, where)
         label = field(record, "prediction", str, where)
         if label not in (*LABELS, NO_ANSWER):
@@ -46,10 +41,3 @@ def read_predictions(path: Path, split: VeSplit) -> dict[str, str]:
         predictions[pair_id] = label
     require_ids(path, predictions, split.ids, of="pairs")
     return predictions
-
-
-def _lines(path: Path) -> list[str]:
-    try:
-        return [line for line in path.read_text(encoding="utf-8").split("\n") if line.strip()]
-    except (OSError, UnicodeDecodeError) as error:
-        raise ClipfeatError(f"{path}: cannot be read ({error})") from None

@@ -1,13 +1,14 @@
 """Answer strings: the official normalisation, and the soft score of an answer."""
 
 import functools
-import json
 import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from ...base.errors import UsageError
+from ...base.files import read_text
+from ...base.jsonio import parse_json
 
 # Each is a contraction that the published table restores; what it restores it from is the word
 # less any one of its apostrophes. "let's" and "she's" are not restored: they would eat words.
@@ -35,6 +36,7 @@ PUNCTUATION = ';/[]"{}()=+\\_-><@`,?!'  # not the apostrophe, nor the colon of "
 COMMA_IN_NUMBER = re.compile(r"\d,\d")
 PERIOD = re.compile(r"\.(?!\d)")
 UNKNOWN = "<unk>"
+LONGEST_LIST = 1 << 26  # bytes
 MAX_PERIODS = 32  # the published script strips no more: it passes a flag where a count goes
 
 
@@ -79,29 +81,35 @@ def answer_classes(answers: Iterable[str], *, min_count: int) -> tuple[str, ...]
     """Return the answers that occur at least `min_count` times, commonest first.
 
     Given the commonest answer of each question, normalised: 3,129 classes come of VQA v2 train
-    and val with `min_count` 9, the choice that most published models share.
+    and val with `min_count` 9, the choice that most published models share. One of them is the
+    empty answer, which is what normalisation leaves of an article.
     """
     counts = Counter(answers)
-    kept = [answer for answer, count in counts.items() if count >= min_count and answer]
+    kept = [answer for answer, count in counts.items() if count >= min_count]
     return tuple(sorted(kept, key=lambda answer: (-counts[answer], answer)))
 
 
 def read_answer_list(path: Path) -> tuple[str, ...]:
     """Return the answers of a file: a JSON list of texts, or one answer a line.
 
-    Those are LXMERT's trainval_label2ans.json and mmf's answers_vqa.txt, whose "<unk>" stands
-    for all other answers and is none. Raises UsageError for a file that cannot be read or is
-    empty, and where an answer is there twice.
+    Those are LXMERT's trainval_label2ans.json, whose empty answer is one, and mmf's
+    answers_vqa.txt, whose "<unk>" stands for all other answers and is none; a blank line is none
+    either. Raises UsageError for a file that cannot be read or is empty, and where an answer is
+    there twice.
     """
     try:
-        text = path.read_text(encoding="utf-8")
-        found = json.loads(text) if text.lstrip().startswith("[") else text.splitlines()
-    except (OSError, ValueError, RecursionError) as error:
-        raise UsageError(f"answer_list {path}: not a readable list of answers ({error})") from None
+        text = read_text(path, LONGEST_LIST)
+        listed = text.lstrip().startswith("[")
+        found = parse_json(text) if listed else [x for x in text.splitlines() if x.strip()]
+    except (OSError, ValueError) as error:
+        why = error.strerror if isinstance(error, OSError) else error
+        raise UsageError(
+            f"answer_list {path}: not a readable list of answers ({why})", code="E-ANSWERS-READ"
+        ) from None
     strange = [answer for answer in found if not isinstance(answer, str)]
     if strange:
         raise UsageError(f"answer_list {path}: each answer must be a text; got {strange[0]!r:.60}")
-    answers = [answer.strip() for answer in found if answer.strip() not in ("", UNKNOWN)]
+    answers = [answer.strip() for answer in found if answer.strip() != UNKNOWN]
     twice = [answer for answer, count in Counter(answers).items() if count > 1]
     if twice or not answers:
         what = f"{twice[0]!r} is there twice" if twice else "holds no answers"

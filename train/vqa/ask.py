@@ -74,6 +74,10 @@ def ask(
 
 def describe(found: Mapping[str, Any]) -> str:
     """Return an answer as lines for people."""
-    lines = [f"{printable(found['answer'])}  ({found['score']:.1%})", ""]
-    lines += [f"{score:6.1%}  {printable(answer)}" for answer, score in found["top"]]
+    lines = [f"{_shown(found['answer'])}  ({found['score']:.1%})", ""]
+    lines += [f"{score:6.1%}  {_shown(answer)}" for answer, score in found["top"]]
     return "\n".join([*lines, "", found["picture"]])
+
+
+def _shown(answer: str) -> str:
+    return printable(answer) or '""'  # the empty answer is one of VQA v2's

@@ -2,9 +2,12 @@
 
 import re
 from pathlib import Path
+from typing import Any
 
 from ....base.errors import ClipfeatError
-from ...runs.jsonfile import field, read_json
+from ....base.files import read_text
+from ....base.jsonio import parse_json
+from ...runs.jsonfile import DATA, field
 
 LINE = re.compile(r"(?:COCO_[a-z]+[0-9]{4}_)?0*([0-9]{1,12})(?:\.jpg)?")
 
@@ -17,11 +20,14 @@ def read_held_out(path: Path) -> frozenset[int]:
     ClipfeatError for another file, and for one that lists none.
     """
     try:
-        text = path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ClipfeatError(f"{path}: cannot be read ({error})") from None
-    if text.lstrip().startswith(("[", "{")):
-        listed = _records(path)
+        text = read_text(path, DATA)
+        content = parse_json(text) if text.lstrip().startswith(("[", "{")) else None
+    except OSError as error:
+        raise ClipfeatError(f"{path}: cannot be read ({error.strerror})") from None
+    except ValueError as error:
+        raise ClipfeatError(f"{path}: not a readable JSON file ({error})") from None
+    if content is not None:
+        listed = _records(path, content)
     else:
         lines = enumerate(text.splitlines(), start=1)
         listed = [(f"{path}, line {number}", line.strip()) for number, line in lines]
@@ -31,8 +37,7 @@ def read_held_out(path: Path) -> frozenset[int]:
     return numbers
 
 
-def _records(path: Path) -> list[tuple[str, str]]:
-    content = read_json(path)
+def _records(path: Path, content: Any) -> list[tuple[str, str]]:
     if not isinstance(content, list):
         raise ClipfeatError(f"{path}: expected a list of records with img_id; got {content!r:.60}")
     places = ((f"{path}: [{number}]", record) for number, record in enumerate(content))

@@ -1,0 +1,135 @@
+"""Text files that people bring: a byte-order mark is no part of them, and none is without bounds."""
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from clipfeat.base.errors import ClipfeatError
+from clipfeat.train.caption.data.coco import read_list
+from clipfeat.train.caption.data.read import read_split as read_captions
+from clipfeat.train.caption.data.vocabulary import read_vocabulary as read_caption_vocabulary
+from clipfeat.train.caption.metrics.results import read_references, read_results
+from clipfeat.train.pretrain.corpus.heldout import read_held_out
+from clipfeat.train.pretrain.corpus.read import read_sentences
+from clipfeat.train.texts.pieces import SPECIAL, read_pieces
+from clipfeat.train.texts.vocabulary import read_vocabulary
+from clipfeat.train.ve.data import read_split as read_pairs
+from clipfeat.train.ve.predictions import read_predictions as read_labels
+from clipfeat.train.vqa.answers import read_answer_list
+from clipfeat.train.vqa.datasets.read import read_files
+from clipfeat.train.vqa.predictions import read_predictions
+
+MARK = b"\xef\xbb\xbf"
+PAIR = {"Flickr30K_ID": "1", "pairID": "a", "sentence2": "Été.", "gold_label": "neutral"}
+GQA = {
+    "1": {
+        **{"question": "Why?", "imageId": "2", "answer": "café", "isBalanced": True},
+        "types": {"structural": "query", "semantic": "attr"},
+    }
+}
+QUESTIONS = {"questions": [{"question_id": 1, "image_id": 2, "question": "Où?"}]}
+KARPATHY = {"cocoid": 1, "filename": "1.jpg", "split": "test", "sentences": [{"raw": "Un café."}]}
+COCO = {"images": [{"id": 1}], "annotations": [{"image_id": 1, "caption": "Un café."}]}
+
+
+def of_gqa(path: Path) -> Any:
+    """Read predictions of the questions above."""
+    questions = path.with_name("q.json")
+    questions.write_text(json.dumps(GQA))
+    return read_predictions(path, read_files(questions, None))
+
+
+def of_pairs(path: Path) -> Any:
+    """Read labels of the pair above."""
+    path.with_name("snli_ve_other.jsonl").write_text(json.dumps(PAIR))
+    return read_labels(path, read_pairs("snli_ve", path.parent, "other"))
+
+
+READ: dict[str, tuple[str, Callable[[Path], Any]]] = {
+    "answers.json": ('["été", "yes"]', read_answer_list),
+    "answers.txt": ("été\nyes\n", read_answer_list),
+    "vocab.txt": ("\n".join((*SPECIAL, "é")), read_pieces),
+    "held_out.txt": ("42\nCOCO_val2014_000000000043\n", read_held_out),
+    "held_out.json": ('[{"img_id": "42"}]', read_held_out),
+    "gqa.json": (json.dumps(GQA), lambda path: read_files(path, None)),
+    "predictions.json": ('[{"questionId": "1", "prediction": "café"}]', of_gqa),
+    "snli_ve_dev.jsonl": (
+        json.dumps(PAIR, ensure_ascii=False),
+        lambda path: read_pairs("snli_ve", path.parent, "dev"),
+    ),
+    "labels.jsonl": ('{"pairID": "a", "prediction": "neutral"}', of_pairs),
+    "results.json": ('[{"image_id": 1, "caption": "Un café."}]', read_results),
+    "references.json": ('{"1": ["Un café."]}', read_references),
+    "dataset_coco.json": (
+        json.dumps({"images": [KARPATHY]}, ensure_ascii=False),
+        lambda path: read_captions("karpathy_coco", path.parent, "test", training=False),
+    ),
+    "captions_val2014.json": (
+        json.dumps(COCO, ensure_ascii=False),
+        lambda path: read_captions("coco", path.parent, "val", training=False),
+    ),
+    "images.json": (json.dumps({"images": [{"id": 1}]}), read_list),
+    "corpus.json": (
+        '[{"img_id": "1", "sentf": {"a": ["Un café."]}}]',
+        lambda path: list(read_sentences(path)),
+    ),
+    "vocabulary.json": ('{"words": ["été"], "answers": ["oui"]}', read_vocabulary),
+    "words.json": ('{"kind": "words", "words": ["été"]}', read_caption_vocabulary),
+}
+
+
+@pytest.mark.parametrize("name", READ)
+def test_a_byte_order_mark_is_no_part_of_a_file(tmp_path: Path, name: str) -> None:
+    text, read = READ[name]
+    path = tmp_path / name
+    path.write_bytes(text.encode())
+    found = read(path)
+    path.write_bytes(MARK + text.encode())
+    assert read(path) == found
+    path.write_bytes(MARK + text.replace("\n", "\r\n").encode())
+    assert read(path) == found
+
+
+@pytest.mark.parametrize("name", READ)
+def test_no_file_is_without_bounds(tmp_path: Path, name: str) -> None:
+    """A hole of 100 GB, a pipe that nobody writes into, and a device that never ends."""
+    _, read = READ[name]
+    path = tmp_path / name
+    path.write_bytes(b"")
+    os.truncate(path, 100 << 30)
+    with pytest.raises(ClipfeatError):
+        read(path)
+    path.unlink()
+    os.mkfifo(path)
+    with pytest.raises(ClipfeatError):
+        read(path)
+    path.unlink()
+    path.symlink_to("/dev/zero")
+    with pytest.raises(ClipfeatError):
+        read(path)
+
+
+def test_questions_and_annotations_may_begin_with_a_mark(tmp_path: Path) -> None:
+    answers = [{"answer": "été"}] * 10
+    record = {"question_id": 1, "answers": answers, "multiple_choice_answer": "été"}
+    record |= {"answer_type": "other", "question_type": "où"}
+    contents = (QUESTIONS, {"annotations": [record]})
+    paths = [tmp_path / name for name in ("q.json", "a.json")]
+    for path, content in zip(paths, contents, strict=True):
+        path.write_bytes(MARK + json.dumps(content, ensure_ascii=False).encode())
+    split = read_files(*paths)
+    assert split.questions[0].text == "Où?"
+    assert split.score({1: "été"})["overall"] == 100
+
+
+def test_the_empty_answer_of_a_json_list_is_an_answer(tmp_path: Path) -> None:
+    """LXMERT's trainval_label2ans.json begins with it, and has 3,129 answers with it."""
+    path = tmp_path / "answers.json"
+    path.write_text(json.dumps(["", *map(str, range(3128))]))
+    assert len(read_answer_list(path)) == 3129
+    path.write_text("<unk>\n\nyes\n  \n")  # a line is blank by chance
+    assert read_answer_list(path) == ("yes",)
