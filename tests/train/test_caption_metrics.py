@@ -1,6 +1,7 @@
 """Published caption scores: worked by hand, where Java fails, and where it is not there."""
 
 import json
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -99,6 +100,26 @@ def test_a_tokenizer_that_fails_is_an_error(java: Java) -> None:
         score(RESULTS, REFERENCES)
 
 
+@pytest.mark.parametrize("locale", ["de DE", "tr TR"])
+def test_decimals_of_another_locale_leave_nothing_out(
+    monkeypatch: pytest.MonkeyPatch, locale: str
+) -> None:
+    """In German they have a comma, and in Turkish a capital I is no i."""
+    language, country = locale.split()
+    monkeypatch.setenv("JAVA_TOOL_OPTIONS", f"-Duser.language={language} -Duser.country={country}")
+    result = score({"1": "IT IS BIG on grass"}, {"1": ["it is big on grass"]})
+    assert result["METEOR"] == 1
+    assert result["Bleu_4"] == pytest.approx(1)
+    assert list(result["left_out"]) == ["SPICE"]
+
+
+def test_a_java_program_that_fails_is_quoted_without_its_trace(java: Java) -> None:
+    trace = r"Picked up X: -D\nException: no 0,5\n\tat a.B(B.java:1)\n\tat c.D(D.java:2)\n"
+    java("meteor", f"printf '{trace}' >&2; exit 1")
+    why = score(RESULTS, REFERENCES)["left_out"]["METEOR"]
+    assert why == "its Java program failed and said 'Exception: no 0,5'"
+
+
 def test_meteor_is_left_out_where_its_process_dies(java: Java) -> None:
     java("meteor", FAILING)
     result = score(RESULTS, REFERENCES)
@@ -127,9 +148,12 @@ def test_spice_is_scored_where_its_models_are(
 ) -> None:
     scores = [{"image_id": k, "scores": {"All": {"f": f}}} for k, f in ((0, 0.25), (1, 0.75))]
     (models / "scores.json").write_text(json.dumps(scores))
-    copy = f'while [ "$1" != -out ]; do shift; done; cp {models}/scores.json "$2"'
+    seen = models / "options"
+    copy = f'echo "$JAVA_TOOL_OPTIONS" >{seen}; while [ "$1" != -out ]; do shift; done; cp {models}/scores.json "$2"'
     java("spice", f"echo Parsing; {copy}; exit 0")
     assert score(RESULTS, REFERENCES)["SPICE"] == 0.5
+    assert seen.read_text() == "-Duser.language=en -Duser.country=US\n"
+    assert "JAVA_TOOL_OPTIONS" not in os.environ
     assert capfd.readouterr() == ("", "Parsing\n")
 
 
@@ -152,3 +176,10 @@ def test_spice_that_fails_is_left_out(java: Java) -> None:
 def test_images_must_be_the_same(results: dict[str, str], references: dict[str, list[str]]) -> None:
     with pytest.raises(ClipfeatError, match="each image must have one caption and at least one"):
         score(results, references)
+
+
+def test_cider_of_one_image_says_that_it_is_0_by_definition() -> None:
+    one, two = score({"1": "a dog"}, {"1": ["a dog"]}), score(RESULTS, REFERENCES)
+    assert one["CIDEr"] == 0
+    assert [line for line in describe(one) if "0 by definition for one image" in line]
+    assert "by definition" not in "".join(describe(two))

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from clipfeat.base.errors import ClipfeatError, UsageError
+from clipfeat.train.caption.data.read import read_split
 from clipfeat.train.caption.metrics.results import (
     matched,
     read_references,
@@ -62,6 +63,22 @@ def test_three_formats_hold_the_same(tmp_path: Path, content: Any, split: str | 
 def test_flickr30k_goes_by_file_names(tmp_path: Path) -> None:
     path = put(tmp_path / "dataset_flickr30k.json", KARPATHY)
     assert read_references(path, "val") == {"36979": ["Men."]}
+
+
+def test_train_means_the_same_when_a_file_and_when_a_run_is_scored(tmp_path: Path) -> None:
+    """Karpathy's train and restval are what papers call COCO's training split."""
+    splits = ("train", "restval", "val")
+    images = [
+        {"filename": f"COCO_val2014_{n:012}.jpg", "cocoid": n, "split": split}
+        | {"sentences": [{"raw": "A dog."}]}
+        for n, split in enumerate(splits)
+    ]
+    path = put(tmp_path / "dataset_coco.json", {"images": images})
+    for split in ("train", "restval", "val", "train+val"):
+        run = read_split("karpathy_coco", tmp_path, split, training=False)
+        file = read_references(path, split)
+        assert list(file) == [str(image.image_id) for image in run.images], split
+    assert list(read_references(path, "train")) == ["0", "1"]
 
 
 def test_what_is_written_is_read_and_has_numbers(tmp_path: Path) -> None:
@@ -127,12 +144,12 @@ def one_image(**changes: Any) -> dict[str, Any]:
             "annotations[1]: image_id must be a number or text; got None",
         ),
         (KARPATHY, None, UsageError, "needs --split, one of test, val"),
-        (KARPATHY, "dev", UsageError, "has no split 'dev', but test, val"),
+        (KARPATHY, "dev", UsageError, "no images of split 'dev'; its splits: test, val"),
         (one_image(split=3), "test", ClipfeatError, "images[1]: split must be of type str; got 3"),
         (one_image(sentences=[]), "test", ClipfeatError, "images[1]: has no captions"),
         (one_image(sentences=[3]), "test", ClipfeatError, "images[1].sentences[0]: expected an"),
         (one_image(sentences=None), "test", ClipfeatError, "sentences must be of type list"),
-        (one_image(cocoid="1"), "test", ClipfeatError, "cocoid must be of type int; got '1'"),
+        (one_image(cocoid=1.5), "test", ClipfeatError, "cocoid must be a number or text"),
         (one_image(filename=None), "test", ClipfeatError, "filename must be of type str"),
         (one_image(filename="a/1.png"), "test", ClipfeatError, "image '1' is there twice; drop"),
         (one_image(cocoid=1), "test", ClipfeatError, "image '1' is there twice; drop one"),

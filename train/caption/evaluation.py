@@ -17,6 +17,7 @@ from .clip import Embed, clip_scores
 from .data.examples import encode
 from .data.read import read_split
 from .data.split import CaptionSplit
+from .metrics.cider import ONE_IMAGE
 from .metrics.results import read_results, write_results
 from .page import write_page
 from .trained import TrainedCaptioner, find_stage, load_stage
@@ -158,7 +159,8 @@ def describe(result: Mapping[str, Any]) -> str:
     lines = [
         f"split {result['split']}: {result['n']} images, stage {result['stage']}, "
         f"epoch {result['epoch']}, beams {result['beams']}",
-        f"{result['cider_d']:7.2f}  CIDEr-D, times 100",
+        f"{result['cider_d']:7.2f}  CIDEr-D, times 100"
+        f"{f' ({ONE_IMAGE})' if result['n'] == 1 else ''}",
         *(
             f"{100 * value:7.2f}  {name}, times 100"
             for name, value in result.items()

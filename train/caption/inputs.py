@@ -1,6 +1,7 @@
 """What both stages of captioning learn from, and what scores them."""
 
 import functools
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from .data.read import read_split
 from .data.split import CaptionSplit
 from .data.tokens import CaptionVocabulary
 from .data.words import build_words
+from .metrics.cider import ONE_IMAGE
 from .settings import CaptionSettings
 
 
@@ -68,4 +70,10 @@ def _read_held_out(
     held_out = read_split(settings.dataset, data, settings.eval_split, training=False)
     ids, theirs = ({image.image_id for image in s.images} for s in (split, held_out))
     require_apart(settings, ids, theirs, of="images")
+    if len(theirs) == 1:
+        print(
+            f"eval_split {settings.eval_split} has one image: its CIDEr-D, which picks the best "
+            f"checkpoint, is {ONE_IMAGE}",
+            file=sys.stderr,
+        )
     return held_out

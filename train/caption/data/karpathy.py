@@ -1,6 +1,6 @@
 """Karpathy's splits of COCO and of Flickr30k, with their captions, one JSON file each."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +12,7 @@ from .captions import read_caption
 from .split import CaptionedImage
 
 FILES = {"karpathy_coco": "dataset_coco.json", "karpathy_flickr30k": "dataset_flickr30k.json"}
-# What the field calls COCO's training split: Karpathy's own, and the images of COCO's validation
-# set that are in neither of his other two.
-TRAIN = ("train", "restval")
+RESTVAL = "restval"  # the images of COCO's validation set that are in no other split of his
 
 
 def read_images(
@@ -22,8 +20,8 @@ def read_images(
 ) -> tuple[list[CaptionedImage], tuple[Path, ...]]:
     """Return the images of the named parts, in the order of the file, and the file.
 
-    Part "train" of COCO is his train and restval together. Raises UsageError where the file is
-    missing or has no such part, ClipfeatError where it is in another format.
+    Raises UsageError where the file is missing or has no such part, ClipfeatError where it is in
+    another format.
     """
     path = data / FILES[dataset]
     if not path.is_file():
@@ -33,11 +31,7 @@ def read_images(
         field(record, "split", str, f"{path}: images[{number}]")
         for number, record in enumerate(records)
     ]
-    for part in parts:
-        if part not in splits:
-            known = ", ".join(sorted(set(splits))) or "none"
-            raise UsageError(f"{path} has no images of split {part!r}; its splits: {known}")
-    wanted = {*parts, *(TRAIN if dataset == "karpathy_coco" and "train" in parts else ())}
+    wanted = choose_splits(path, parts, splits)
     read = _coco_image if dataset == "karpathy_coco" else _flickr_image
     images = [
         read(record, f"{path}: images[{number}]")
@@ -45,6 +39,19 @@ def read_images(
         if split in wanted
     ]
     return images, (path,)
+
+
+def choose_splits(path: Path, parts: Sequence[str], found: Collection[str]) -> set[str]:
+    """Return the splits of a file that the named parts are.
+
+    Part "train" is his train and, in COCO's file, restval: what the field calls COCO's training
+    split. Raises UsageError for a part that is none of those `found`.
+    """
+    for part in parts:
+        if part not in found:
+            known = ", ".join(sorted(set(found))) or "none"
+            raise UsageError(f"{path} has no images of split {part!r}; its splits: {known}")
+    return {*parts, *((RESTVAL,) if "train" in parts else ())}
 
 
 def _coco_image(record: Any, where: str) -> CaptionedImage:

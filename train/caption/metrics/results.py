@@ -6,6 +6,7 @@ from typing import Any
 
 from ....base.errors import ClipfeatError, UsageError
 from ...runs.jsonfile import field, identifier, read_json, write_json
+from ..data.karpathy import choose_splits
 
 # An image goes by its id as text, so that 42 and "42" are one image: keys of JSON are text.
 Captions = dict[str, str]
@@ -46,8 +47,9 @@ def read_references(path: Path, split: str | None = None) -> References:
     """Return {image id: its captions} of a file that is, as its keys tell, one of
 
     - COCO's captions_val2014.json: `annotations` with `image_id` and `caption`;
-    - Karpathy's dataset_coco.json and its like: `images` with `sentences`, those of `split`. An
-      image goes by its `cocoid`, or where there is none by its file's name without ".jpg";
+    - Karpathy's dataset_coco.json and its like: `images` with `sentences`, those of `split`, which
+      means what it does in training: "train" takes in restval. An image goes by its `cocoid`, or
+      where there is none by its file's name without ".jpg";
     - plain: {"image id": ["a caption", "another"]}.
 
     Raises UsageError for a split that is missing, unknown or in the way, ClipfeatError for
@@ -88,27 +90,27 @@ def matched(results: Captions, references: References, *, subset: bool) -> Refer
 
 
 def _karpathy(path: Path, images: list[Any], split: str | None) -> References:
+    places = [f"{path}: images[{number}]" for number in range(len(images))]
+    splits = [
+        field(image, "split", str, where) for image, where in zip(images, places, strict=True)
+    ]
+    if split is None:
+        raise UsageError(f"{path} needs --split, one of {', '.join(sorted(set(splits)))}")
+    wanted = choose_splits(path, split.split("+"), splits)
     references: References = {}
-    splits = set()
-    for number, image in enumerate(images):
-        where = f"{path}: images[{number}]"
-        name = field(image, "split", str, where)
-        splits.add(name)
-        if name == split:
+    for image, name, where in zip(images, splits, places, strict=True):
+        if name in wanted:
             own = [
                 field(sentence, "raw", str, f"{where}.sentences[{place}]")
                 for place, sentence in enumerate(field(image, "sentences", list, where))
             ]
             _add(references, _karpathy_id(image, where), own, where)
-    if not references:
-        what = "needs --split, one of" if split is None else f"has no split {split!r}, but"
-        raise UsageError(f"{path} {what} {', '.join(sorted(splits))}")
     return references
 
 
 def _karpathy_id(image: Any, where: str) -> str:
     if "cocoid" in image:
-        return str(field(image, "cocoid", int, where))
+        return str(identifier(image, "cocoid", where))
     return PurePosixPath(field(image, "filename", str, where)).stem
 
 

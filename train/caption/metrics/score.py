@@ -3,20 +3,24 @@
 import contextlib
 import os
 import subprocess
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from pycocoevalcap.bleu.bleu import Bleu
 from pycocoevalcap.cider.cider import Cider
-from pycocoevalcap.meteor.meteor import Meteor
+from pycocoevalcap.meteor import meteor
+from pycocoevalcap.meteor.meteor import METEOR_JAR, Meteor
 from pycocoevalcap.rouge.rouge import Rouge
 from pycocoevalcap.spice import spice
 
 from ....base.errors import ClipfeatError
-from .tokenizer import require_java, tokenize
+from .cider import ONE_IMAGE
+from .tokenizer import AS_ENGLISH, require_java, said_by_java, tokenize
 
 Tokenized = Mapping[int, list[str]]
+OPTIONS = "JAVA_TOOL_OPTIONS"
 SPICE_LIBRARY = Path(spice.__file__).parent / "lib"
 SPICE_MODELS = ("stanford-corenlp-3.6.0.jar", "stanford-corenlp-3.6.0-models.jar")
 
@@ -59,9 +63,10 @@ def score(results: Mapping[Any, str], references: Mapping[Any, Sequence[str]]) -
 def describe(result: Mapping[str, Any]) -> list[str]:
     """Return scores as lines for people."""
     numbers = {name: value for name, value in result.items() if name not in ("n", "left_out")}
+    names = {"CIDEr": f"CIDEr ({ONE_IMAGE})"} if result["n"] == 1 else {}
     return [
         f"{result['n']} images",
-        *(f"{value:7.4f}  {name}" for name, value in numbers.items()),
+        *(f"{value:7.4f}  {names.get(name, name)}" for name, value in numbers.items()),
         *(f"{name} is left out: {why}" for name, why in result["left_out"].items()),
     ]
 
@@ -75,7 +80,7 @@ def _cider(references: Tokenized, captions: Tokenized) -> float:
 
 
 def _meteor(references: Tokenized, captions: Tokenized) -> float:
-    scorer, found = Meteor(), None
+    scorer, found = EnglishMeteor(), None
     try:
         found = scorer.compute_score(references, captions)[0]
     except (OSError, ValueError):  # its process has died: a broken pipe, or no number
@@ -83,8 +88,23 @@ def _meteor(references: Tokenized, captions: Tokenized) -> float:
     finally:
         said = _end(scorer)
     if found is None:
-        raise LeftOut(f"its Java program failed and said {said[-300:]!r}")
+        raise LeftOut(f"its Java program failed and said {said!r}")
     return found
+
+
+class EnglishMeteor(Meteor):
+    """The library's METEOR, whose Java program does not go by the user's locale."""
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        command = ["java", *AS_ENGLISH, "-Xmx2G", "-jar", METEOR_JAR]
+        self.meteor_p = subprocess.Popen(
+            [*command, "-", "-", "-stdio", "-l", "en", "-norm"],
+            cwd=Path(meteor.__file__).parent,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+        )
 
 
 def _end(scorer: Meteor) -> str:
@@ -94,7 +114,7 @@ def _end(scorer: Meteor) -> str:
     where scoring was cut off.
     """
     scorer.meteor_p.kill()
-    said = scorer.meteor_p.communicate()[1].decode(errors="replace").strip()
+    said = said_by_java(scorer.meteor_p.communicate()[1])
     if scorer.lock.locked():
         scorer.lock.release()
     return said
@@ -108,10 +128,24 @@ def _spice(references: Tokenized, captions: Tokenized) -> float:
             "`python -m pycocoevalcap.spice.get_stanford_models` downloads them"
         )
     try:
-        with _stdout_to_stderr():
+        with _stdout_to_stderr(), _java_options():
             return float(spice.Spice().compute_score(references, captions)[0])
     except (OSError, ValueError, subprocess.CalledProcessError) as error:
         raise LeftOut(f"its Java program failed ({error})") from None
+
+
+@contextlib.contextmanager
+def _java_options() -> Iterator[None]:
+    """Start Java with `AS_ENGLISH` where the library's command cannot be told to."""
+    before = os.environ.get(OPTIONS)
+    os.environ[OPTIONS] = " ".join([*([before] if before else []), *AS_ENGLISH])
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[OPTIONS]
+        else:
+            os.environ[OPTIONS] = before
 
 
 @contextlib.contextmanager
