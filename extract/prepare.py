@@ -4,7 +4,7 @@ import importlib.metadata
 import math
 import os
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -42,7 +42,7 @@ def prepare(manifest: Manifest, request: Request, *, say: Callable[[str], None])
     with needs_extra("extract"):
         import torch
 
-        from .backbones.weights import load_backbone, remark
+        from .backbones.weights import load_backbone
 
     if request.scheduler:
         devices, cores = _devices_there(request)
@@ -55,9 +55,8 @@ def prepare(manifest: Manifest, request: Request, *, say: Callable[[str], None])
         own = devices[0]
     precision = request.precision or default_precision(devices)
     spec = BackboneSpec(request.model, request.pretrained, request.seed, precision)
-    backbone, described = load_backbone(spec, own)
-    if remarked := remark(described):
-        say(remarked)
+    backbone, described = load_backbone(spec, own, say=say)
+    spec = replace(spec, model=described["model"])  # the twin that the weights need, everywhere
     recipe = make_recipe(
         request.recipe,
         backbone.native,

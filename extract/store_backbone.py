@@ -23,10 +23,17 @@ def backbone_spec(store: FeatureStore, pretrained: str | None) -> BackboneSpec:
 
 
 def check_weights(store: FeatureStore, spec: BackboneSpec, described: Mapping[str, Any]) -> None:
-    """Raise ExtractUsageError unless the image tower that was loaded is that of the store.
+    """Raise ExtractUsageError unless the model and the image tower loaded are those of the store.
 
     `described` is what a store of the loaded one would say of it.
     """
+    model, run = store.identity.backbone.get("model"), described["model"]
+    if run != model:
+        raise ExtractUsageError(
+            f"{store.path} was made with {model}, and what lies beside the weights says that they "
+            f"are those of {run}: its features are wrong, or it is about other weights",
+            code="E-WEIGHTS-CONTRADICTED",
+        )
     ours, theirs = described["weights_sha256"], store.identity.backbone.get("weights_sha256")
     if ours != theirs:
         raise ExtractUsageError(

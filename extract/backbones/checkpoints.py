@@ -1,11 +1,10 @@
 """Checkpoint files and the hub's cache: the tensors of towers, and nothing executed."""
 
 import contextlib
+import itertools
 import logging
-import pickle
 import warnings
-import zipfile
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +12,12 @@ import huggingface_hub
 import open_clip
 import torch
 from open_clip.convert import convert_state_dict
-from open_clip.factory import load_state_dict
 from open_clip.model import convert_to_custom_text_state_dict
-from safetensors import SafetensorError
 from torch import Tensor, nn
 
+from ...base.text import printable
 from ..errors import ExtractUsageError
+from .weights_file import Unreadable, Weights, read_weights
 
 HUB_SECONDS = 10  # to the first answer of the hub
 # Buffers of the archives that OpenAI published; a state dict made from one keeps them.
@@ -55,28 +54,24 @@ def check_hub() -> str | None:
     return None
 
 
-def read_checkpoint(path: Path, name: str, model: Any) -> dict[str, Tensor]:
-    """Return the tensors of a checkpoint as open_clip reads it, with the keys of `model`.
+def read_checkpoint(path: Path, name: str, model: Any) -> Weights:
+    """Return the tensors of a checkpoint with the keys of `model`, which open_clip calls `name`.
 
-    That is a state dict (.pt, .bin, .safetensors) or an open_clip training checkpoint, which holds
-    one under `state_dict`, perhaps with `module.` before each key. Raises ExtractUsageError for
-    everything else; no pickled object but tensors is ever loaded.
+    Raises ExtractUsageError for what is not a checkpoint (see `read_weights`).
     """
-    if is_torchscript(path):
-        raise ExtractUsageError(
-            f"--pretrained {path}: a TorchScript archive, which would be executed to be "
-            f"read; save its state dict once, where you trust it: "
-            f"torch.save(torch.jit.load(PATH).state_dict(), 'weights.pt')"
-        )
     try:
         with quiet():
-            tensors: Any = convert_state_dict(model, load_state_dict(str(path), weights_only=True))
-            if not all(isinstance(tensor, Tensor) for tensor in tensors.values()):
-                raise TypeError("it holds more than tensors")
-            return tensors
-    except (RuntimeError, ValueError, KeyError, AttributeError, TypeError, OSError, EOFError,
-            StopIteration, pickle.UnpicklingError, SafetensorError) as error:  # fmt: skip
-        raise misfit(str(path), name, error) from None
+            weights = read_weights(path)
+    except Unreadable as reason:
+        raise ExtractUsageError(
+            f"--pretrained {path}: the file does not fit {name} ({reason})",
+            code="E-WEIGHTS-CONTENT",
+        ) from None
+    try:
+        with quiet():
+            return weights._replace(tensors=convert_state_dict(model, weights.tensors))
+    except (RuntimeError, ValueError, LookupError, AttributeError, TypeError) as error:
+        raise misfit(path, name, error) from None
 
 
 def load_tower(visual: nn.Module, tensors: dict[str, Tensor], path: Path, name: str) -> None:
@@ -88,11 +83,16 @@ def load_tower(visual: nn.Module, tensors: dict[str, Tensor], path: Path, name: 
     prefix = "visual."
     mine = {key.removeprefix(prefix): t for key, t in tensors.items() if key.startswith(prefix)}
     if not mine:
-        raise misfit(str(path), name, f"no tensor in it is called {prefix}...")
+        expected = [prefix + key for key in visual.state_dict()]
+        raise misfit(
+            path,
+            name,
+            f"it has {_some(tensors)}; the image tower of {name} has {_some(expected)}",
+        )
     try:
         visual.load_state_dict(mine)
     except (RuntimeError, TypeError, AttributeError) as error:
-        raise misfit(str(path), name, error) from None
+        raise misfit(path, name, _differences(visual.state_dict(), mine, prefix) or error) from None
 
 
 def load_rest(model: Any, tensors: dict[str, Tensor], path: Path, name: str) -> None:
@@ -113,45 +113,64 @@ def load_rest(model: Any, tensors: dict[str, Tensor], path: Path, name: str) -> 
     try:
         lacking, strange = model.load_state_dict(mine, strict=False)
     except (RuntimeError, TypeError, AttributeError) as error:
-        raise misfit(str(path), name, error) from None
+        raise misfit(path, name, error) from None
     lacking = [key for key in lacking if not key.startswith(("visual.", "logit_"))]
     if lacking:
-        raise misfit(str(path), name, f"it lacks {len(lacking)} tensors that read texts: {lacking}")
+        raise misfit(path, name, f"it lacks {len(lacking)} tensors that read texts: {lacking}")
     if strange:
-        raise misfit(str(path), name, f"it has {len(strange)} tensors too many: {strange}")
+        raise misfit(path, name, f"it has {len(strange)} tensors too many: {strange}")
 
 
-def misfit(path: str, name: str, reason: object) -> ExtractUsageError:
+def misfit(path: Path, name: str, reason: object) -> ExtractUsageError:
     """Return the error for a file that does not hold the weights of the model called `name`."""
     return ExtractUsageError(
         f"--pretrained {path}: the file does not fit {name} "
-        f"({' '.join(str(reason).split()):.300}); "
-        f"give the model it was trained as, and a state dict (.pt or .safetensors)"
+        f"({printable(' '.join(str(reason).split())[:400])}); "
+        f"give the model it was trained as, and a state dict (.pt or .safetensors)",
+        code="E-WEIGHTS-FIT",
     )
 
 
-def is_torchscript(path: Path) -> bool:
-    """Return whether `path` is a TorchScript archive: a zip with constants.pkl beside its code."""
-    if not zipfile.is_zipfile(path):
-        return False
-    with zipfile.ZipFile(path) as archive:
-        return any(name.endswith("/constants.pkl") for name in archive.namelist())
+def _differences(
+    expected: Mapping[str, Tensor], found: Mapping[str, Tensor], prefix: str
+) -> str | None:
+    """Return how the tensors found differ from the expected ones in names and shapes, if so."""
+    said = []
+    if lacking := [prefix + key for key in expected if key not in found]:
+        said.append(f"it lacks {_some(lacking)}")
+    if strange := [prefix + key for key in found if key not in expected]:
+        said.append(f"it has {_some(strange)} too many")
+    for key in (key for key in expected if key in found):
+        theirs, ours = tuple(found[key].shape), tuple(expected[key].shape)
+        if theirs != ours:
+            said.append(f"{prefix}{key} is {theirs} and not {ours}")
+            break
+    return "; ".join(said) or None
 
 
-def is_openais(tensors: dict[str, Tensor]) -> bool:
+def _some(names: Collection[str]) -> str:
+    """Return how many names there are, and the first few."""
+    few = ", ".join(name[:60] for name in itertools.islice(names, 3))
+    more = ", ..." if len(names) > 3 else ""
+    count = "1 tensor" if len(names) == 1 else f"{len(names)} tensors"
+    return f"{count} ({few}{more})" if names else "no tensors"
+
+
+def is_openais(tensors: dict[str, Tensor], *, numbers: bool = True) -> bool:
     """Return whether a checkpoint can be OpenAI's, whatever dtype it was saved in.
 
     OpenAI published the matrices of its models in float16, so each of their numbers is one that
     float16 has. Weights trained in float32 are not: 13 more bits of each would have to be zero.
+    Without `numbers` only the names of the tensors are looked at.
     """
+    if tensors.keys() >= OPENAI_KEYS or not numbers:
+        return tensors.keys() >= OPENAI_KEYS
     matrices = (
         tensor
         for key, tensor in tensors.items()
         if key.startswith("visual.") and tensor.ndim > 1 and not key.endswith("embedding")
     )
-    return tensors.keys() >= OPENAI_KEYS or all(
-        torch.equal(tensor.half().to(tensor.dtype), tensor) for tensor in matrices
-    )
+    return all(torch.equal(tensor.half().to(tensor.dtype), tensor) for tensor in matrices)
 
 
 @contextlib.contextmanager

@@ -52,7 +52,7 @@ def load_text_tower(spec: BackboneSpec, device: str) -> tuple[TextTower, dict[st
     try:
         with quiet():
             tokenizer = open_clip.get_tokenizer(spec.model)
-        model, described, _ = load_model(spec, whole=True)
+        loaded = load_model(spec, whole=True)
     except (OSError, ValueError, RuntimeError, ImportError) as error:
         if not is_transformers:
             raise
@@ -61,4 +61,4 @@ def load_text_tower(spec: BackboneSpec, device: str) -> tuple[TextTower, dict[st
             f"the text tower of {spec.model} cannot be had ({reason:.200}); it takes the library "
             f"transformers, and the hub or its cache: pip install transformers"
         ) from None
-    return TextTower(model, tokenizer, config["embed_dim"], device), described
+    return TextTower(loaded.model, tokenizer, config["embed_dim"], device), loaded.described

@@ -2,9 +2,11 @@
 
 import difflib
 import hashlib
+import os
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import open_clip
 import torch
@@ -16,6 +18,7 @@ from ..recipes.native import Preprocess
 from .backbone import Backbone
 from .checkpoints import download, is_openais, load_rest, load_tower, quiet, read_checkpoint
 from .towers import make_tower
+from .weights_config import WeightsConfig, read_config
 
 # Extraction reads images alone; a small text tower takes no time and downloads nothing.
 TEXT = {"context_length": 8, "vocab_size": 8, "width": 64, "heads": 1, "layers": 1}
@@ -23,30 +26,41 @@ PREPROCESSING = ("mean", "std", "interpolation", "resize_mode")
 QUICK_GELU = "-quickgelu"  # how open_clip names the twin of a model that has this activation
 
 
-def load_backbone(spec: BackboneSpec, device: str) -> tuple[Backbone, dict[str, Any]]:
-    """Return the backbone, ready to run, and what its store says of it.
+class Loaded(NamedTuple):
+    """A model with its weights."""
+
+    name: str  # of the model that was run: open_clip's, of the activation that the weights need
+    model: Any  # open_clip's
+    described: dict[str, Any]  # what a store says of it
+    preprocessing: dict[str, Any]  # see PREPROCESSING
+    remarks: tuple[str, ...]  # what a user should know
+
+
+def load_backbone(
+    spec: BackboneSpec, device: str, *, say: Callable[[str], None] | None = None
+) -> tuple[Backbone, dict[str, Any]]:
+    """Return the backbone, ready to run, and what its store says of it; `say` takes remarks.
 
     Raises ExtractUsageError for an unknown model or tag, weights that cannot be had, do not fit or
     need another activation, and a tower that has no grid here.
     """
-    name = spec.model
-    model, described, tag = load_model(spec)
-    visual: Any = model.visual
-    native = preprocess(tag or usual_preprocessing(name), model.visual.image_size)
-    config: dict[str, Any] = open_clip.get_model_config(name) or {}
+    loaded = load_model(spec)
+    for line in loaded.remarks if say else ():
+        say(line)
+    visual: Any = loaded.model.visual
+    native = preprocess(loaded.preprocessing, visual.image_size)
+    config: dict[str, Any] = open_clip.get_model_config(loaded.name) or {}
     tower = make_tower(visual, config["embed_dim"])
     if tower is None:
         raise ExtractUsageError(
-            f"--model {name}: its image tower ({type(visual).__name__}) has no grid that "
+            f"--model {loaded.name}: its image tower ({type(visual).__name__}) has no grid that "
             f"clipfeat can read; use a CLIP ResNet or ViT, RN50x4 or ViT-B-32 for example"
         )
-    return Backbone(tower, native, spec.precision, device), described
+    return Backbone(tower, native, spec.precision, device), loaded.described
 
 
-def load_model(
-    spec: BackboneSpec, *, whole: bool = False
-) -> tuple[Any, dict[str, Any], dict[str, Any]]:
-    """Return open_clip's model, what its store says of it, and its tag, empty without one.
+def load_model(spec: BackboneSpec, *, whole: bool = False) -> Loaded:
+    """Return open_clip's model with the weights asked for.
 
     Unless `whole` its text tower is a small one of random weights. Raises as `load_backbone` does.
     """
@@ -56,18 +70,27 @@ def load_model(
     pretrained = choose_weights(spec, tags)
     tag = open_clip.get_pretrained_cfg(name, pretrained) if pretrained in tags else {}
     path = None if pretrained == "none" else download(name, pretrained) if tag else Path(pretrained)
-    torch.manual_seed(spec.seed)  # decides random weights; loaded ones overwrite them
+    # What lies beside a file is about the file; a tag has its own entry in open_clip's table.
+    config = read_config(path) if path is not None and not tag else None
     # The activation the weights were trained with: open_clip only warns when the model's config
     # says another, and a wrong one ruins every feature.
-    model = create_model(name, quick_gelu=bool(tag.get("quick_gelu")), whole=whole)
+    quick_gelu = bool(tag.get("quick_gelu"))
+    if config:
+        name = configured_model(name, config, whole=whole)
+        quick_gelu = config.quick_gelu
+    torch.manual_seed(spec.seed)  # decides random weights; loaded ones overwrite them
+    model = create_model(name, quick_gelu=quick_gelu, whole=whole)
     visual: Any = model.visual
+    remarks: list[str] = []
     if path is not None:
-        tensors = read_checkpoint(path, name, model)
+        tensors, averaged = read_checkpoint(path, name, model)
+        remarks += [averaged] if averaged else []
         load_tower(visual, tensors, path, name)
+        openais = is_openais(tensors, numbers=config is None)
         if not tag and isinstance(visual, VisionTransformer):
-            check_activation(name, path, openais=is_openais(tensors))
+            check_activation(name, path, openais=openais)
         # A ResNet's grid meets no GELU, and its text tower does.
-        if not tag and whole and isinstance(visual, ModifiedResNet) and is_openais(tensors):
+        if not tag and whole and isinstance(visual, ModifiedResNet) and openais:
             model = create_model(name, quick_gelu=True, whole=True)
             load_tower(model.visual, tensors, path, name)
         if whole:
@@ -78,7 +101,46 @@ def load_model(
         "seed": spec.seed if path is None else None,
         "weights_sha256": weights_digest(visual.state_dict()),
     }
-    return model, described, tag
+    said = config.remark(spec.model, name) if config else remark(described)
+    return Loaded(
+        name,
+        model,
+        described,
+        config.preprocessing if config else tag or usual_preprocessing(name),
+        (*remarks, *([said] if said else ())),
+    )
+
+
+def configured_model(name: str, config: WeightsConfig, *, whole: bool) -> str:
+    """Return the name of the model that the file beside the weights describes.
+
+    That is `name` or, where the weights need QuickGELU, its twin, which has it. Raises
+    ExtractUsageError for a file that describes another model. The activation counts in ViTs, and
+    where the `whole` model is wanted.
+    """
+    config.check_architecture(name, whole=whole)
+    ours: dict[str, Any] = open_clip.get_model_config(name) or {}
+    has_quick_gelu = bool(ours.get("quick_gelu"))
+    if config.quick_gelu == has_quick_gelu or not (whole or _is_vit(ours)):
+        return name
+    if has_quick_gelu:
+        raise config.contradiction(
+            f"these weights were trained with GELU, and {name} has QuickGELU; "
+            f"use --model {name.removesuffix(QUICK_GELU)}"
+        )
+    twin = name + QUICK_GELU
+    if not _is_vit(ours):  # a ResNet's grid is the same: its name stays
+        return name
+    if twin not in open_clip.list_models():
+        raise config.contradiction(
+            f"these weights were trained with QuickGELU, and open_clip has no {twin}"
+        )
+    return twin
+
+
+def _is_vit(config: dict[str, Any]) -> bool:
+    """Return whether the image tower is open_clip's own ViT: grids of no other depend on a GELU."""
+    return bool(config["vision_cfg"].get("patch_size"))
 
 
 def create_model(
@@ -109,8 +171,7 @@ def remark(described: dict[str, Any]) -> str | None:
         return None
     twin = model.removesuffix(QUICK_GELU) if quick_gelu else model + QUICK_GELU
     said = []
-    is_vit = config["vision_cfg"].get("patch_size")  # a ResNet's grid meets no GELU
-    if is_vit and twin in open_clip.list_models():
+    if _is_vit(config) and twin in open_clip.list_models():
         trained, other = ("QuickGELU", "GELU") if quick_gelu else ("GELU", "QuickGELU")
         said.append(f"run with {trained}; if they need {other}, stop and use --model {twin}")
     usual = usual_preprocessing(model)
@@ -141,7 +202,7 @@ def choose_weights(spec: BackboneSpec, tags: list[str]) -> str:
             f"--pretrained: {spec.model} has no openai weights; "
             f"choose from {', '.join(tags) or 'no known tags'}, a file, or none"
         )
-    if spec.pretrained == "none" or spec.pretrained in tags or Path(spec.pretrained).is_file():
+    if spec.pretrained == "none" or spec.pretrained in tags or os.path.lexists(spec.pretrained):
         return spec.pretrained
     plain = spec.model.removesuffix(QUICK_GELU)
     if plain != spec.model and open_clip.is_pretrained_cfg(plain, spec.pretrained):
