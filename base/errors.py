@@ -3,6 +3,7 @@
 import contextlib
 from collections.abc import Iterator
 
+OWN = __name__.partition(".")[0]  # clipfeat, the package that all modules are in
 PACKAGES = {"PIL": "Pillow"}  # modules that are installed by another name
 
 
@@ -30,14 +31,32 @@ class UsageError(ClipfeatError):
 def needs_extra(extra: str) -> Iterator[None]:
     """Import the packages of an extra in this block; UsageError says how to install those.
 
-    Raises it where one is not there, and where one does not load.
+    Raises it where one is not there, and where one does not load. An ImportError of clipfeat's
+    own modules is a bug, and passes as it is.
     """
     try:
         yield
     except ImportError as error:
-        package = PACKAGES.get(error.name or "", error.name or "more")
+        module = error.name or _raised_in(error)
+        if module.partition(".")[0] == OWN:
+            raise
+        package = PACKAGES.get(module, module)
         missing = isinstance(error, ModuleNotFoundError)
         problem = "is not installed" if missing else f"does not load ({error})"
         raise UsageError(
-            f"this command needs {package}, which {problem}; type: pip install 'clipfeat[{extra}]'"
-        ) from None
+            f"this command needs {package}, which {problem}; {how_to_install(extra)}",
+            code="E-EXTRA-MISSING" if missing else "E-EXTRA-BROKEN",
+        ) from error
+
+
+def how_to_install(extra: str) -> str:
+    """Return what to type for an extra; clipfeat is installed from its source folder alone."""
+    return f"type in the folder of clipfeat's source: pip install '.[{extra}]'"
+
+
+def _raised_in(error: ImportError) -> str:
+    """Return the module that raised an error."""
+    last = error.__traceback__
+    while last is not None and last.tb_next is not None:
+        last = last.tb_next
+    return str(last.tb_frame.f_globals.get("__name__", "")) if last else ""

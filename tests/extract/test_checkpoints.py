@@ -93,6 +93,23 @@ class TestFiles:
         with pytest.raises(ExtractUsageError, match="the file does not fit RN50 "):
             load("RN50", tmp_path / "w.pt")
 
+    def test_names_found_stand_beside_names_expected(self, tmp_path):
+        """Weights of another library, and a file that lacks one tensor and has one too many."""
+        torch.save({"vision_model.\x1b[2Jembeddings": torch.zeros(2)}, tmp_path / "other.pt")
+        with pytest.raises(ExtractUsageError) as refused:
+            load("RN50", tmp_path / "other.pt")
+        assert refused.value.code == "E-WEIGHTS-FIT"
+        assert r"vision_model.\x1b[2Jembeddings" in str(refused.value)
+        assert "visual.conv1.weight" in str(refused.value)
+        state = stock_state("RN50")
+        state["visual.odd"] = state.pop("visual.conv1.weight")
+        state["visual.conv2.weight"] = torch.zeros(3, 2)
+        torch.save(state, tmp_path / "w.pt")
+        with pytest.raises(ExtractUsageError) as refused:
+            load("RN50", tmp_path / "w.pt")
+        for said in ("lacks 1 tensor (visual.conv1.weight)", "visual.odd", "(3, 2) and not (32,"):
+            assert said in str(refused.value)
+
     @pytest.mark.parametrize("name", ["w.pt", "w.safetensors"])
     def test_a_file_that_is_no_checkpoint(self, tmp_path, name):
         (tmp_path / name).write_bytes(b"\x80 not a checkpoint")

@@ -221,4 +221,7 @@ def test_an_extra_that_is_missing_is_named(
     monkeypatch.setitem(sys.modules, "pycocoevalcap.bleu.bleu", None)
     code, out, err = typed("eval", "caption", "--results", tmp_path, "--references", tmp_path)
     assert (code, out) == (2, "")
-    assert "which is not installed; type: pip install 'clipfeat[caption]'" in err
+    assert (
+        "which is not installed; type in the folder of clipfeat's source: pip install '.[caption]'"
+        in err
+    )

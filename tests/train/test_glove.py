@@ -1,5 +1,7 @@
 """Vectors of words from GloVe's text files."""
 
+import os
+import resource
 from pathlib import Path
 
 import pytest
@@ -47,3 +49,35 @@ def test_other_files_are_refused(tmp_path: Path, text: str | None, message: str)
         read_glove(path, WORDS, channels=2)
     assert str(error.value).startswith(f"model.glove {path}")
     assert message in str(error.value)
+
+
+def test_a_byte_order_mark_is_not_part_of_the_first_word(tmp_path: Path) -> None:
+    (tmp_path / "glove.txt").write_text("cat 1 2\ndog 3 4\n", encoding="utf-8-sig")
+    rows, vectors = read_glove(tmp_path / "glove.txt", WORDS, channels=2)
+    assert (rows.tolist(), vectors.tolist()) == ([0, 2], [[1, 2], [3, 4]])
+
+
+@pytest.mark.parametrize(
+    ("kind", "code"),
+    [
+        ("zeros", "E-GLOVE-LINE"),
+        ("sparse", "E-GLOVE-SIZE"),
+        ("pipe", "E-GLOVE-FILE"),
+        ("device", "E-GLOVE-FILE"),
+    ],
+)
+def test_what_never_ends_is_refused_at_once(tmp_path: Path, kind: str, code: str) -> None:
+    path = tmp_path / "glove.txt"
+    if kind == "pipe":
+        os.mkfifo(path)
+    elif kind == "device":
+        path = Path("/dev/zero")
+    else:
+        with path.open("wb") as file:
+            file.write(b"cat 1 2\n")
+            file.truncate(20 << 30 if kind == "zeros" else 100 << 30)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(UsageError, match="glove") as refused:
+        read_glove(path, WORDS, channels=2)
+    assert refused.value.code == code
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100 << 10  # kB

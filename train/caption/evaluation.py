@@ -7,7 +7,7 @@ from typing import Any
 
 from accelerate import Accelerator
 
-from ...base.errors import UsageError
+from ...base.errors import UsageError, needs_extra
 from ...featstore import FeatureStore
 from ..grids.records import RecordReader
 from ..loop.devices import accelerator_on
@@ -139,10 +139,10 @@ def clip_scores_of(
 def library_scores(predictions: Path, split: CaptionSplit) -> dict[str, Any]:
     """Return the published scores of a file of captions, and under "left_out" why one is missing."""
     try:
-        from .metrics.score import score
-    except ModuleNotFoundError as error:
-        why = f"{error.name} is not installed; `pip install 'clipfeat[caption]'` brings it"
-        return {"left_out": {LIBRARY: why}}
+        with needs_extra("caption"):
+            from .metrics.score import score
+    except UsageError as error:
+        return {"left_out": {LIBRARY: str(error)}}
     references = {str(image.image_id): image.references for image in split.images}
     try:
         return score(read_results(predictions), references)

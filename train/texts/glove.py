@@ -1,5 +1,7 @@
 """Read the vectors of some words from a GloVe text file."""
 
+import codecs
+import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -9,6 +11,10 @@ from jaxtyping import Float32, Int
 from torch import Tensor
 
 from ...base.errors import UsageError
+from ...base.files import open_plain
+
+FILE_BYTES = 32 << 30  # the largest that was published, 840B with 300 numbers, has 5.6e9
+LINE_BYTES = 1 << 20
 
 
 def read_glove(
@@ -16,9 +22,10 @@ def read_glove(
 ) -> tuple[Int[Tensor, " word"], Float32[Tensor, "word channel"]]:
     """Return (positions in `words`, their vectors) of the words that the file has.
 
-    A line is a word and its numbers with spaces between; the file is read once, and no line is
-    kept but those of `words`. Raises UsageError that names the line of a file in another format,
-    and where the file's vectors have another length or it has none of the words.
+    A line is a word and its numbers with spaces between, in UTF-8 with or without a byte-order
+    mark; the file is read once, and no line is kept but those of `words`. Raises UsageError that
+    names the line of a file in another format, and where the file's vectors have another length or
+    it has none of the words, is too large, or is a pipe or a device.
     """
     wanted = {word.encode(): row for row, word in enumerate(words)}
     found: dict[int, np.ndarray] = {}
@@ -35,10 +42,24 @@ def _lines(path: Path, channels: int) -> Iterator[tuple[str, bytes, list[bytes]]
     """Yield (where it stands, word, numbers) of each line."""
     number = 0
     try:
-        with path.open("rb") as file:
-            for number, line in enumerate(file, start=1):
+        with os.fdopen(open_plain(path, follow=True), "rb") as file:
+            size = os.fstat(file.fileno()).st_size
+            if size > FILE_BYTES:
+                raise UsageError(
+                    f"model.glove {path}: {size:,} bytes; such a file has at most {FILE_BYTES:,}",
+                    code="E-GLOVE-SIZE",
+                )
+            while line := file.readline(LINE_BYTES):
+                number += 1
                 where = f"model.glove {path}, line {number}"
+                if len(line) == LINE_BYTES:
+                    raise UsageError(
+                        f"{where}: longer than {LINE_BYTES:,} bytes; pass a text file with a word "
+                        f"and its numbers in each line",
+                        code="E-GLOVE-LINE",
+                    )
                 if number == 1:
+                    line = line.removeprefix(codecs.BOM_UTF8)
                     _require_length(line, channels, where)
                 # From the right: the words of the 840B file may hold spaces.
                 word, *numbers = line.rstrip(b"\r\n").rsplit(b" ", channels)
@@ -49,7 +70,9 @@ def _lines(path: Path, channels: int) -> Iterator[tuple[str, bytes, list[bytes]]
                     )
                 yield where, word, numbers
     except OSError as error:
-        raise UsageError(f"model.glove {path}: cannot be read ({error.strerror})") from None
+        raise UsageError(
+            f"model.glove {path}: cannot be read ({error.strerror})", code="E-GLOVE-FILE"
+        ) from None
     if not number:
         raise UsageError(f"model.glove {path}: the file is empty")
 

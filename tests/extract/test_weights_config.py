@@ -1,0 +1,206 @@
+"""`open_clip_config.json` beside a file of weights, against stock open_clip given the folder."""
+
+import copy
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import open_clip
+import pytest
+import torch
+from pictures import photograph, write_photographs
+from PIL import Image
+from towers import TEXT, relative
+
+from clipfeat.extract.backbones.texts import load_text_tower
+from clipfeat.extract.backbones.weights import load_backbone
+from clipfeat.extract.errors import ExtractUsageError
+from clipfeat.extract.extraction import extract_images
+from clipfeat.extract.pixels.images import load_picture
+from clipfeat.extract.planning.job import BackboneSpec
+from clipfeat.extract.recipes.recipe import make_recipe
+from clipfeat.extract.recompute import recompute
+from clipfeat.extract.request import Request
+from clipfeat.manifests import folder_manifest
+
+VISION = {"image_size": 64, "layers": 2, "width": 64, "patch_size": 16}
+TINY = {"embed_dim": 32, "vision_cfg": VISION, "text_cfg": TEXT}
+LARGER = {**TINY, "vision_cfg": {**VISION, "image_size": 96}}
+SIGLIPS = {"mean": [0.5, 0.4, 0.3], "std": [0.5, 0.6, 0.7]}
+
+
+@pytest.fixture(autouse=True)
+def _small_models(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have open_clip know models that take no time, one of them with a twin."""
+    known = open_clip.factory._MODEL_CONFIGS
+    for name, config in {
+        "tiny": TINY,
+        "tiny-quickgelu": {**TINY, "quick_gelu": True},
+        "tiny-96": LARGER,
+    }.items():
+        monkeypatch.setitem(known, name, config)
+
+
+def published(folder: Path, config: dict[str, Any]) -> Any:
+    """Write weights into a folder as open_clip publishes them; return open_clip's own model."""
+    torch.manual_seed(1)
+    model: Any = open_clip.create_model("tiny")
+    torch.save(model.state_dict(), folder / "open_clip_pytorch_model.bin")
+    describe(folder, config)
+    stock, _, transform = open_clip.create_model_and_transforms(f"local-dir:{folder}")
+    return stock.eval(), transform
+
+
+def describe(folder: Path, config: dict[str, Any]) -> None:
+    (folder / "open_clip_config.json").write_text(json.dumps(config))
+
+
+def spec_of(folder: Path, model: str = "tiny") -> BackboneSpec:
+    return BackboneSpec(model, str(folder / "open_clip_pytorch_model.bin"), 0, "float32")
+
+
+@pytest.mark.parametrize(
+    ("model", "preprocessing"),
+    [
+        ({}, {**SIGLIPS, "interpolation": "bilinear", "resize_mode": "squash"}),
+        ({}, {**SIGLIPS, "resize_mode": "longest", "size": 224, "fill_color": 0}),
+        ({}, {"mean": 0.25, "std": [0.5, 0.5, 0.5], "interpolation": None}),
+        ({}, {}),
+        ({"quick_gelu": True}, SIGLIPS),
+    ],
+)
+def test_features_are_stock_open_clips(
+    tmp_path: Path, model: dict[str, Any], preprocessing: dict[str, Any]
+) -> None:
+    config = {"model_cfg": {**copy.deepcopy(TINY), **model}, "preprocess_cfg": preprocessing}
+    stock, transform = published(tmp_path, config)
+    photograph(5, 100, 75).save(tmp_path / "p.png")
+    with Image.open(tmp_path / "p.png") as image, torch.inference_mode():
+        expected = stock.encode_image(transform(image)[None])
+    said: list[str] = []
+    backbone, described = load_backbone(spec_of(tmp_path), "cpu", say=said.append)
+    recipe = make_recipe("model", backbone.native, backbone.cell, vector="embedding")
+    pixels = load_picture("p.png", str(tmp_path), recipe).pixels
+    assert pixels is not None
+    _, found = backbone.grids(torch.tensor(pixels)[None], recipe)
+    assert found is not None
+    assert relative(found, expected) <= 1e-5
+    assert described["model"] == ("tiny-quickgelu" if model else "tiny")
+    assert len(said) == 1
+    assert "open_clip_config.json" in said[0]
+
+
+def test_texts_are_embedded_with_the_activation_that_is_said(tmp_path: Path) -> None:
+    config = copy.deepcopy(TINY) | {"quick_gelu": True}
+    stock, _ = published(tmp_path, {"model_cfg": config, "preprocess_cfg": SIGLIPS})
+    tower, described = load_text_tower(spec_of(tmp_path), "cpu")
+    tokens = torch.ones(1, TEXT["context_length"], dtype=torch.long)
+    tower._tokenizer = lambda texts: tokens
+    with torch.inference_mode():
+        expected = stock.encode_text(tokens, normalize=True)
+    assert relative(torch.from_numpy(tower.embed([""])), expected) <= 1e-5
+    assert described["model"] == "tiny-quickgelu"
+
+
+@pytest.mark.parametrize(
+    ("asked", "config", "remedy"),
+    [
+        ("tiny", {"model_cfg": LARGER}, "use --model tiny-96;"),
+        ("tiny-96", {"model_cfg": TINY}, "use --model tiny or tiny-quickgelu;"),
+        ("tiny", {"model_cfg": {**TINY, "embed_dim": 48}}, "name the model"),
+        ("tiny", {"model_cfg": {**TINY, "vision_cfg": {**VISION, "layers": 3}}}, "name the model"),
+        ("tiny-quickgelu", {"model_cfg": TINY}, "use --model tiny;"),
+        ("tiny-96", {"model_cfg": {**LARGER, "quick_gelu": True}}, "no tiny-96-quickgelu"),
+    ],
+)
+def test_a_model_that_is_not_the_one_described_is_refused(
+    tmp_path: Path, asked: str, config: dict[str, Any], remedy: str
+) -> None:
+    (tmp_path / "open_clip_pytorch_model.bin").touch()
+    describe(tmp_path, config)
+    with pytest.raises(ExtractUsageError) as refused:
+        load_backbone(spec_of(tmp_path, asked), "cpu")
+    assert refused.value.code == "E-WEIGHTS-CONTRADICTED"
+    assert remedy in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "{",
+        "[]",
+        "{}",
+        "[" * 100_000,
+        '{"model_cfg": []}',
+        '{"model_cfg": {}, "preprocess_cfg": [1]}',
+        *(
+            json.dumps({"model_cfg": TINY, "preprocess_cfg": wrong})
+            for wrong in (
+                {"mean": ["a", 0, 0]},
+                {"mean": [0.5, 0.5]},
+                {"std": [0, 0.5, 0.5]},
+                {"std": 1e400},
+                {"interpolation": "lanczos"},
+                {"resize_mode": ["shortest"]},
+                {"mode": "L"},
+                {"fill_color": 255},
+            )
+        ),
+        " " * (2 << 20),
+        None,
+    ],
+)
+def test_a_description_that_cannot_be_obeyed_is_refused(
+    tmp_path: Path, content: str | None
+) -> None:
+    (tmp_path / "open_clip_pytorch_model.bin").touch()
+    if content is None:
+        os.mkfifo(tmp_path / "open_clip_config.json")
+    else:
+        (tmp_path / "open_clip_config.json").write_text(content)
+    with pytest.raises(ExtractUsageError) as refused:
+        load_backbone(spec_of(tmp_path), "cpu")
+    assert refused.value.code == "E-WEIGHTS-CONFIG"
+
+
+def test_a_store_says_which_model_was_run(tmp_path: Path) -> None:
+    """And one that was made without looking is not taken for right."""
+    published(tmp_path, {"model_cfg": TINY})
+    described = tmp_path / "open_clip_config.json"
+    content = json.loads(described.read_text())
+    described.unlink()
+    images = tmp_path / "images"
+    images.mkdir()
+    write_photographs(images, 3)
+
+    def extract(name: str) -> Any:
+        request = Request(
+            model="tiny", pretrained=spec_of(tmp_path).pretrained, recipe="square:32", device="cpu"
+        )
+        return extract_images(
+            folder_manifest(images), tmp_path / name, request, say=lambda line: None
+        ).store
+
+    def again(store: Any) -> str:
+        return recompute(
+            store,
+            str(images),
+            3,
+            pretrained=spec_of(tmp_path).pretrained,
+            device="cpu",
+            say=lambda line: None,
+        ).verdict
+
+    before = extract("before")
+    assert before.identity.backbone["model"] == "tiny"
+    assert again(before) == "same bits"
+    content["model_cfg"]["quick_gelu"] = True
+    describe(tmp_path, {**content, "preprocess_cfg": SIGLIPS})
+    after = extract("after")
+    assert after.identity.backbone["model"] == "tiny-quickgelu"
+    assert after.identity.recipe["mean"] == SIGLIPS["mean"]
+    assert again(after) == "same bits"
+    with pytest.raises(ExtractUsageError) as refused:
+        again(before)
+    assert refused.value.code == "E-WEIGHTS-CONTRADICTED"
