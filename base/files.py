@@ -198,9 +198,9 @@ def write_atomically(path: Path, content: bytes) -> None:
 
 
 def sha256_file(path: Path) -> str:
-    """Return the sha256 of a file's bytes, as hex digits."""
+    """Return the sha256 of a file's bytes, as hex digits; OSError for a pipe or a device."""
     digest = hashlib.sha256()
-    with path.open("rb") as file:
+    with os.fdopen(open_plain(path, follow=True), "rb") as file, naming(path):
         while block := file.read(HASH_BLOCK):
             digest.update(block)
     return digest.hexdigest()

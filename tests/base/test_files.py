@@ -127,3 +127,14 @@ def test_json_lines_are_bounded_and_name_the_line(tmp_path: Path) -> None:
         file.truncate(100 << 30)  # one line of 100 GB
     with pytest.raises(ValueError, match="line 1: is longer than"):
         list(json_lines(path))
+
+
+@pytest.mark.parametrize("kind", ["pipe", "device"])
+def test_what_has_no_end_has_no_sha256(tmp_path, kind):
+    path = Path("/dev/zero")
+    if kind == "pipe":
+        path = tmp_path / "pipe"
+        os.mkfifo(path)
+    with pytest.raises(OSError) as refused:  # noqa: PT011 - told by its number
+        sha256_file(path)
+    assert refused.value.errno == errno.EINVAL

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from clipfeat.base.errors import UsageError
-from clipfeat.train.texts.glove import read_glove
+from clipfeat.train.texts.glove import read_glove, require_glove
 
 WORDS = ("cat", "café", "dog", "what's")
 
@@ -80,4 +80,8 @@ def test_what_never_ends_is_refused_at_once(tmp_path: Path, kind: str, code: str
     with pytest.raises(UsageError, match="glove") as refused:
         read_glove(path, WORDS, channels=2)
     assert refused.value.code == code
+    if kind != "zeros":  # which takes reading
+        with pytest.raises(UsageError, match="glove") as refused:
+            require_glove(path)
+        assert refused.value.code == code
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100 << 10  # kB

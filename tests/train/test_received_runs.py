@@ -1,15 +1,22 @@
 """A run's folder as somebody else may have written it: one line says what is wrong, at once."""
 
 import json
+import os
+import resource
 import shutil
+import struct
 from pathlib import Path
 from typing import Any
 
 import caption_world
 import pretrain_world
 import pytest
+import torch
 import vqa_world
 from conftest import Typed
+from safetensors.torch import save_file
+
+from clipfeat.train.loop.checkpoint import DamagedCheckpointError, read_checkpoint
 
 TASKS = {
     "vqa": (vqa_world, vqa_world.FAST, "val"),
@@ -94,3 +101,55 @@ def test_a_vocabulary_that_is_not_the_checkpoints_is_named(
     assert (code, out) == (1, "")
     assert message in err
     assert len(err.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        None,  # no metadata at all
+        "",
+        "[]",
+        "{",
+        "[" * 100_000,
+        '{"state": {}, "sha256": ""}',
+        '{"state": [], "sha256": ""}',
+        '{"state": {"step": ' + "9" * 10_000 + '}, "sha256": ""}',
+        '{"state": ' + '{"a": ' * 990 + "1" + "}" * 990 + ', "sha256": ""}',
+        '{"state": {"a": "\\ud800"}, "sha256": 5}',
+        '{"sha256": "\x1b[2J"}',
+    ],
+)
+def test_whatever_a_checkpoint_says_is_one_error(tmp_path: Path, said: str | None) -> None:
+    path = tmp_path / "best.safetensors"
+    save_file({"\x1b[2J": torch.ones(2)}, path, None if said is None else {"checkpoint": said})
+    with pytest.raises(DamagedCheckpointError) as refused:
+        read_checkpoint(path)
+    assert refused.value.code in {"E-CHECKPOINT-UNREADABLE", "E-CHECKPOINT-DAMAGED"}
+    assert str(refused.value).isprintable()
+
+
+@pytest.mark.parametrize("kind", ["header", "tensor", "link", "pipe", "folder", "empty", "cut"])
+def test_what_is_not_a_checkpoint_takes_no_time_and_no_memory(tmp_path: Path, kind: str) -> None:
+    path = tmp_path / "best.safetensors"
+    whole = tmp_path / "whole"
+    save_file({"a": torch.ones(2)}, whole)
+    large = 100 << 30
+    header = json.dumps({"a": {"dtype": "U8", "shape": [large], "data_offsets": [0, large]}})
+    match kind:
+        case "header" | "tensor":
+            length = large if kind == "header" else len(header)
+            path.write_bytes(struct.pack("<Q", length) + header.encode())
+            os.truncate(path, large + 8 + len(header))
+        case "link":
+            path.symlink_to(whole)
+        case "pipe":
+            os.mkfifo(path)
+        case "folder":
+            path.mkdir()
+        case _:
+            path.write_bytes(whole.read_bytes()[: 0 if kind == "empty" else 20])
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(DamagedCheckpointError) as refused:
+        read_checkpoint(path)
+    assert refused.value.code == "E-CHECKPOINT-UNREADABLE"
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100 << 10  # kB

@@ -18,7 +18,7 @@ from ..models.pretrained import Pretrained, load_pretrained
 from ..models.settings import ModelSettings, SingleStreamSettings, TextSettings
 from ..models.words import Words as WordVectors
 from ..runs.folder import BEST
-from ..texts.glove import read_glove
+from ..texts.glove import read_glove, require_glove
 from ..texts.pieces import WordPieces, read_pieces, train_pieces
 from ..texts.vocabulary import Vocabulary
 from ..texts.words import Words, build_words
@@ -86,7 +86,7 @@ def start_files(settings: GroundedSettings) -> tuple[Path, ...]:
         case SingleStreamSettings(bert=bert) if bert:
             return (find_bert(bert) / WEIGHTS, find_bert(bert) / PIECES)
         case TextSettings(glove=glove) if glove:
-            return (Path(glove),)
+            return (require_glove(Path(glove)),)
         case _:
             return ()
 

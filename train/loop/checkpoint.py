@@ -15,11 +15,16 @@ from torch.optim import Optimizer
 
 from ...base.errors import ClipfeatError
 from ...base.files import write_atomically
+from ...base.jsonio import parse_json
+from ...base.tensorfile import check_tensorfile
+from ...base.text import printable
 from ..runs.folder import BEFORE_LAST, LAST
 
 Tensors = Mapping[str, Tensor]
 State = dict[str, Any]
 M = TypeVar("M", bound=nn.Module)
+
+FILE_BYTES = 32 << 30  # a model of 2e9 parameters, with two numbers that Adam keeps of each
 
 
 class DamagedCheckpointError(ClipfeatError):
@@ -37,18 +42,33 @@ def write_checkpoint(path: Path, tensors: Tensors, state: Mapping[str, Any]) -> 
 def read_checkpoint(path: Path) -> tuple[dict[str, Tensor], State]:
     """Return (tensors, state) of a checkpoint.
 
-    Raises DamagedCheckpointError where the file is none, or a bit of it has changed.
+    Raises DamagedCheckpointError where it is not one, or a bit of it has changed.
     """
     try:
+        check_tensorfile(path, FILE_BYTES)
         with safe_open(path, framework="pt") as file:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-            header = json.loads((file.metadata() or {})["checkpoint"])
-            state, written = header["state"], header["sha256"]
-    except (OSError, SafetensorError, KeyError, TypeError, ValueError, RecursionError) as error:
-        raise DamagedCheckpointError(f"{path}: not a readable checkpoint ({error})") from None
-    if _digest(tensors, state) != written:
-        raise DamagedCheckpointError(f"{path}: damaged, its sha256 is not the one written in it")
-    return tensors, state
+            header = parse_json((file.metadata() or {})["checkpoint"])
+        state, written = header["state"], header["sha256"]
+        if not isinstance(state, dict):
+            raise TypeError("its state is not an object")
+        digest = _digest(tensors, state)
+    except OSError as error:
+        reason = error.strerror or str(error)
+    except (SafetensorError, KeyError, TypeError, ValueError, RecursionError, MemoryError,
+            RuntimeError) as error:  # fmt: skip
+        reason = str(error)
+    else:
+        if digest != written:
+            raise DamagedCheckpointError(
+                f"{path}: damaged, its sha256 is not the one written in it",
+                code="E-CHECKPOINT-DAMAGED",
+            )
+        return tensors, state
+    raise DamagedCheckpointError(
+        f"{path}: not a readable checkpoint ({printable(reason[:300])})",
+        code="E-CHECKPOINT-UNREADABLE",
+    )
 
 
 def _digest(tensors: Tensors, state: Mapping[str, Any]) -> str:
@@ -73,7 +93,7 @@ def load_model(model: nn.Module, tensors: Tensors, path: Path, *, assign: bool =
     try:
         model.load_state_dict(_under("model.", tensors), assign=assign)
     except RuntimeError as error:
-        reason = " ".join(str(error).split())
+        reason = printable(" ".join(str(error).split())[:1000])
         raise ClipfeatError(f"{path}: the checkpoint is of another model ({reason})") from None
 
 
@@ -142,7 +162,7 @@ def _load_optimizer(optimizer: Optimizer, tensors: Tensors, path: Path) -> None:
         optimizer.load_state_dict({"state": memory, "param_groups": groups})
     except (KeyError, ValueError, RuntimeError, TypeError) as error:
         raise ClipfeatError(
-            f"{path}: no training can go on from this ({error}); delete it to start again"
+            f"{path}: no training can go on from this ({printable(str(error)[:300])}); delete it to start again"
         ) from None
 
 

@@ -4,6 +4,7 @@ import codecs
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import torch
@@ -15,6 +16,15 @@ from ...base.files import open_plain
 
 FILE_BYTES = 32 << 30  # the largest that was published, 840B with 300 numbers, has 5.6e9
 LINE_BYTES = 1 << 20
+
+
+def require_glove(path: Path) -> Path:
+    """Return `path`; raise UsageError unless it is a file that can be read, and not too large."""
+    try:
+        _open(path).close()
+    except OSError as error:
+        raise _unreadable(path, error) from None
+    return path
 
 
 def read_glove(
@@ -38,17 +48,27 @@ def read_glove(
     return torch.tensor(list(found)), torch.from_numpy(np.stack(list(found.values())))
 
 
+def _open(path: Path) -> BinaryIO:
+    file = os.fdopen(open_plain(path, follow=True), "rb")
+    size = os.fstat(file.fileno()).st_size
+    if size > FILE_BYTES:
+        file.close()
+        raise UsageError(
+            f"model.glove {path}: {size:,} bytes; such a file has at most {FILE_BYTES:,}",
+            code="E-GLOVE-SIZE",
+        )
+    return file
+
+
+def _unreadable(path: Path, error: OSError) -> UsageError:
+    return UsageError(f"model.glove {path}: cannot be read ({error.strerror})", code="E-GLOVE-FILE")
+
+
 def _lines(path: Path, channels: int) -> Iterator[tuple[str, bytes, list[bytes]]]:
     """Yield (where it stands, word, numbers) of each line."""
     number = 0
     try:
-        with os.fdopen(open_plain(path, follow=True), "rb") as file:
-            size = os.fstat(file.fileno()).st_size
-            if size > FILE_BYTES:
-                raise UsageError(
-                    f"model.glove {path}: {size:,} bytes; such a file has at most {FILE_BYTES:,}",
-                    code="E-GLOVE-SIZE",
-                )
+        with _open(path) as file:
             while line := file.readline(LINE_BYTES):
                 number += 1
                 where = f"model.glove {path}, line {number}"
@@ -70,9 +90,7 @@ def _lines(path: Path, channels: int) -> Iterator[tuple[str, bytes, list[bytes]]
                     )
                 yield where, word, numbers
     except OSError as error:
-        raise UsageError(
-            f"model.glove {path}: cannot be read ({error.strerror})", code="E-GLOVE-FILE"
-        ) from None
+        raise _unreadable(path, error) from None
     if not number:
         raise UsageError(f"model.glove {path}: the file is empty")
 
