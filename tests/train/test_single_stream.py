@@ -1,11 +1,15 @@
 """The encoder of words and cells, and the head for words, against transformers' own BERT."""
 
 import dataclasses
+import json
+import os
+import shutil
 from pathlib import Path
 
 import pytest
 import torch
 from jaxtyping import Float
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import BertConfig, BertForMaskedLM, BertModel
 
@@ -223,7 +227,7 @@ def test_a_bert_of_other_sizes_is_refused(bert: Path, change: dict[str, int]) ->
 
 def test_a_bert_of_other_pieces_is_refused(bert: Path) -> None:
     encoder = SingleStreamEncoder(SIZES, dim=DIM, tokens=TOKENS + 1)
-    with pytest.raises(UsageError, match=r"does not fit \(.*word_embeddings"):
+    with pytest.raises(UsageError, match=r"does not fit \(vocab_size is 20, and must be 21"):
         start_from(encoder.bert, bert)
 
 
@@ -247,3 +251,60 @@ def test_what_is_no_bert_is_refused_in_one_line(
         with pytest.raises(UsageError, match="not a BERT") as error:
             start_from(encoder.bert, tmp_path)
         assert "\n" not in str(error.value)
+
+
+def copied(bert: Path, folder: Path, **changes: object) -> Path:
+    """Copy a BERT into a folder and change its config."""
+    shutil.copytree(bert, folder, dirs_exist_ok=True)
+    config = json.loads((bert / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, **changes}))
+    return folder
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"vocab_size": 10**9},  # which the library would make a table for
+        {"intermediate_size": 10**9},
+        {"hidden_act": "relu"},
+        {"layer_norm_eps": 1e-5},
+        {"is_decoder": True},
+        {"model_type": "roberta"},
+    ],
+)
+def test_a_bert_that_computes_otherwise_is_refused(
+    bert: Path, tmp_path: Path, change: dict[str, object]
+) -> None:
+    encoder = SingleStreamEncoder(SIZES, dim=DIM, tokens=TOKENS)
+    with pytest.raises(UsageError) as refused:
+        start_from(encoder.bert, copied(bert, tmp_path, **change))
+    assert refused.value.code == "E-BERT-FIT"
+
+
+def test_what_a_config_has_beside_sizes_is_not_obeyed(bert: Path, tmp_path: Path) -> None:
+    """Code of the hub for attention, as an example."""
+    strange = {"_attn_implementation": "somebody/kernel", "auto_map": {"AutoModel": "x--y.Z"}}
+    encoder = SingleStreamEncoder(SIZES, dim=DIM, tokens=TOKENS)
+    start_from(encoder.bert, copied(bert, tmp_path, **strange))
+    expected = load_file(bert / "model.safetensors")["bert.embeddings.word_embeddings.weight"]
+    assert torch.equal(encoder.bert.embeddings.word_embeddings.weight, expected)
+
+
+def test_a_bert_without_all_tensors_is_refused(bert: Path, tmp_path: Path) -> None:
+    """The library would fill in random numbers."""
+    copied(bert, tmp_path)
+    tensors = load_file(bert / "model.safetensors")
+    del tensors["bert.encoder.layer.1.output.dense.weight"]
+    save_file(tensors, tmp_path / "model.safetensors", {"format": "pt"})
+    encoder = SingleStreamEncoder(SIZES, dim=DIM, tokens=TOKENS)
+    with pytest.raises(UsageError) as refused:
+        start_from(encoder.bert, tmp_path)
+    assert refused.value.code == "E-BERT-FIT"
+
+
+@pytest.mark.parametrize("name", ["config.json", "vocab.txt", "model.safetensors"])
+def test_a_bert_of_a_hundred_gigabytes_is_refused(bert: Path, tmp_path: Path, name: str) -> None:
+    os.truncate(copied(bert, tmp_path) / name, 100 << 30)
+    with pytest.raises(UsageError) as refused:
+        find_bert(str(tmp_path))
+    assert refused.value.code == "E-BERT-SIZE"
