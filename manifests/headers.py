@@ -1,7 +1,7 @@
 """Read the size of images from their headers alone, many at a time."""
 
+import functools
 import logging
-import os
 import warnings
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -10,9 +10,10 @@ from types import ModuleType
 from tqdm import tqdm
 
 from ..base.errors import ClipfeatError, needs_extra
+from ..base.machine import usable_cores
 from .contents import open_content
 
-THREADS = min(16, 4 * (os.cpu_count() or 1))  # mostly waiting for the disk
+MAX_THREADS, THREADS_PER_CORE = 16, 4  # mostly waiting for the disk
 BLOCK = 1 << 12  # files handed to the threads at a time
 
 # What a folder is searched for, and no more: for EPS, Pillow would run Ghostscript on a
@@ -20,8 +21,9 @@ BLOCK = 1 << 12  # files handed to the threads at a time
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM", "JPEG2000", "MPO")
 
 
+@functools.cache
 def pillow() -> ModuleType:
-    """Return PIL.Image, set up for files from anywhere.
+    """Return PIL.Image, set up for files from anywhere, once in a process.
 
     Pillow's own limit on pixels is off: callers decide by the header, before decoding. Its
     remarks on odd files are off too: what matters comes back as an error.
@@ -53,7 +55,7 @@ def read_sizes(root: str, paths: Sequence[str]) -> list[tuple[int, int]]:
 
     sizes: list[tuple[int, int]] = []
     with (
-        ThreadPoolExecutor(THREADS) as threads,
+        ThreadPoolExecutor(min(MAX_THREADS, THREADS_PER_CORE * usable_cores())) as threads,
         tqdm(desc="headers", total=len(paths), unit="image", disable=None) as bar,
     ):
         for start in range(0, len(paths), BLOCK):
