@@ -103,7 +103,7 @@ def _placed(picture: Picture, image: Tensor | str, place: Tensor, recipe: Recipe
 
 
 def resized(image: UInt8[Tensor, "3 high wide"], recipe: Recipe) -> UInt8[Tensor, "height width 3"]:
-    """Return an image at the recipe's size: what `images.resized` does, on tensors.
+    """Return an image at the recipe's size: what `resizing.resized` does, on tensors.
 
     Gray files are RGB from the start, which gives the same numbers.
     """

@@ -6,23 +6,16 @@ import io
 import os
 import threading
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
 from ...featstore import Status
-from ...featstore.steps import RGB, Crop, Pad
 from ...manifests import ManifestError, read_content, view_paths
 from ...manifests.contents import is_url
 from ...manifests.headers import FORMATS, pillow
 from ..recipes.recipe import Recipe
 from .jpeg import is_for_device
-
-# The first is Pillow's own limit against decompression bombs (twice 1 GiB of 4:4:4 pixels / 3).
-MAX_PIXELS = 178_956_970
-# A side of one pixel is what tracking pixels and failed downloads look like, not a picture.
-MIN_SIDE = 2
-
+from .resizing import MAX_PIXELS, resized, size_problem
 
 CUT_OFF = "the file is cut off; what is missing of the image is as Pillow fills it"
 FRAMES = "the first of several frames or pages"
@@ -146,7 +139,7 @@ def _decode(content: bytes, recipe: Recipe, max_pixels: int) -> Picture:
     try:
         with pillow().open(io.BytesIO(content), formats=FORMATS) as image:
             width, height = image.size
-            refused = _size_problem(recipe, width, height, max_pixels)
+            refused = _too_large(width, height, max_pixels) or size_problem(recipe, width, height)
             if refused:
                 return Picture(*refused, width, height, "")
             if recipe.decoder == "torchvision" and is_for_device(image, content, recipe):
@@ -175,43 +168,7 @@ def not_as_planned(picture: Picture) -> Picture:
     return dataclasses.replace(picture, status=Status.FAILED, reason=reason, pixels=None)
 
 
-def _size_problem(
-    recipe: Recipe, width: int, height: int, max_pixels: int
-) -> tuple[Status, str] | None:
-    """Return status and reason of an image that is not decoded because of its size."""
+def _too_large(width: int, height: int, max_pixels: int) -> tuple[Status, str] | None:
     if width * height > max_pixels:
         return Status.TOO_LARGE, f"{width}x{height} is more than {max_pixels:,} pixels"
-    if min(width, height) < MIN_SIDE:
-        reason = f"{width}x{height}: a side is shorter than {MIN_SIDE} pixels"
-        return Status.UNSUPPORTED, reason
-    before = (width, height)
-    for step, (wide, high) in zip(recipe.steps, recipe.sizes(width, height), strict=False):
-        if min(wide, high) < 1 or wide * high > MAX_PIXELS:
-            return Status.UNSUPPORTED, f"{width}x{height} would be resized to {wide}x{high}"
-        if isinstance(step, Crop) and (before[0] < wide or before[1] < high):
-            reason = f"{width}x{height} gives {before[0]}x{before[1]}, less than the crop"
-            return Status.UNSUPPORTED, f"{reason} to {wide}x{high}"
-        before = (wide, high)
     return None
-
-
-def resized(image: Any, recipe: Recipe) -> np.ndarray:
-    """Return a PIL image as (height, width, 3) uint8 RGB at the recipe's size.
-
-    Each step works in the mode that the image has by then. Stock CLIP converts to RGB last; so
-    do most recipes, since for palette and CMYK images the order changes the pixels.
-    """
-    resample = {"bicubic": pillow().Resampling.BICUBIC, "bilinear": pillow().Resampling.BILINEAR}
-    for step in recipe.steps:
-        width, height = step.size(image.size)
-        if isinstance(step, RGB):
-            image = image.convert("RGB")
-        elif isinstance(step, Crop):
-            left, top = step.corner(image.size)
-            image = image.crop((left, top, left + width, top + height))
-        elif isinstance(step, Pad):  # zeros come where a crop reaches beyond the image
-            left, top = step.corner(image.size)
-            image = image.crop((-left, -top, width - left, height - top))
-        else:
-            image = image.resize((width, height), resample[recipe.interpolation])
-    return np.asarray(image)
