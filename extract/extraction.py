@@ -7,7 +7,7 @@ from pathlib import Path
 
 from ..featstore import FeatureStore, Identity, Status, StoreError
 from ..featstore.layout import Layout, is_written_again, lay_out
-from ..featstore.refused import reasons_text, refused_rows
+from ..featstore.refused import reasons_text, refused_rows, remarks
 from ..featstore.write import SHARD_RECORDS
 from ..featstore.writing.part_writer import PartWriter
 from ..featstore.writing.tidy import finish_tidying
@@ -69,10 +69,11 @@ def extract_images(
                 raise ExtractError(f"no image gave a record, {what}: {why}")
             finished = writer.finish()
         refused = refused_rows(finished.index if finished else writer.rows())
+        odd = remarks(finished.index if finished else writer.rows())
     seconds = time.monotonic() - started
     report = Report(
         out, request.part, finished, refused, progress.images, progress.bytes, seconds,
-        progress.spent,
+        progress.spent, odd,
     )  # fmt: skip
     report.write()
     return report

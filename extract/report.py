@@ -1,13 +1,14 @@
 """What an extraction came to, for a person, a script and the file beside the store."""
 
 import json
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from ..base.files import write_atomically
 from ..featstore import FeatureStore, IndexRow
-from ..featstore.refused import reasons, reasons_text
+from ..featstore.refused import reasons, reasons_text, remarks_text
 from ..featstore.writing.part import Part
 from .running.profile import Spent
 
@@ -24,6 +25,7 @@ class Report:
     bytes: int  # of features, written by this run
     seconds: float  # from the first image's file to the finished store
     spent: Spent
+    remarks: Sequence[dict[str, Any]] = ()  # on images that have a record, counted
 
     @property
     def store(self) -> FeatureStore:
@@ -39,6 +41,7 @@ class Report:
             "digest": self.store.digest if self.finished else None,
             "counts": self.store.card["counts"] if self.finished else None,
             "refused": reasons(self.refused),
+            "remarks": list(self.remarks),
             "images": self.images,
             "bytes": self.bytes,
             "seconds": self.seconds,
@@ -59,10 +62,12 @@ class Report:
         else:
             digest = self.store.digest[:16]
             line = f"{self.path}: {len(self.store)} records{speed}, digest {digest}..."
-        if not self.refused:
-            return line
-        n = len(self.refused)
-        return f"{line}\n{n} image{'s' * (n != 1)} gave no record: {reasons_text(self.refused)}"
+        lines = [line]
+        if n := len(self.refused):
+            lines.append(f"{n} image{'s' * (n != 1)} gave no record: {reasons_text(self.refused)}")
+        if self.remarks:
+            lines.append(f"extracted, with a remark: {remarks_text(self.remarks)}")
+        return "\n".join(lines)
 
     def write(self) -> None:
         """Write the figures beside the store: they are no part of it."""

@@ -1,11 +1,14 @@
-"""The ids of a store that have no record, and why."""
+"""The ids of a store that have no record, and why; remarks on those that have one."""
 
+import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Any
 
 from ..base.text import printable
 from .format import IndexRow, Status
+
+VIEW = re.compile(r"view \d+: ")  # of a panorama: before what is said of it
 
 
 def refused_rows(rows: Iterable[IndexRow]) -> tuple[IndexRow, ...]:
@@ -29,3 +32,26 @@ def reasons_text(refused: Sequence[IndexRow]) -> str:
         printable("{images} {status} ({reason}; {for_one} for one)".format_map(why))
         for why in reasons(refused)
     )
+
+
+def remarks(rows: Iterable[IndexRow], most: int = 10) -> list[dict[str, Any]]:
+    """Return the most frequent remarks on images that have a record: number of images, an id.
+
+    An image may have several, parted by semicolons; it counts once for each.
+    """
+    counts: Counter[str] = Counter()
+    example: dict[str, str] = {}
+    for row in rows:
+        if row.reason and row.status == Status.OK:
+            for remark in {VIEW.sub("", text) for text in row.reason.split("; ")}:
+                counts[remark] += 1
+                example.setdefault(remark, row.image_id)
+    return [
+        {"images": n, "remark": remark, "for_one": example[remark]}
+        for remark, n in counts.most_common(most)
+    ]
+
+
+def remarks_text(found: Sequence[dict[str, Any]]) -> str:
+    """Return `remarks` for a person's terminal."""
+    return "; ".join(printable("{images}: {remark} ({for_one})".format_map(each)) for each in found)

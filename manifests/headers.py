@@ -17,8 +17,8 @@ MAX_THREADS, THREADS_PER_CORE = 16, 4  # mostly waiting for the disk
 BLOCK = 1 << 12  # files handed to the threads at a time
 
 # What a folder is searched for, and no more: for EPS, Pillow would run Ghostscript on a
-# stranger's program.
-FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM", "JPEG2000", "MPO")
+# stranger's program. (MPO is opened as JPEG.)
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM", "JPEG2000", "AVIF")
 
 
 @functools.cache
@@ -29,7 +29,9 @@ def pillow() -> ModuleType:
     remarks on odd files are off too: what matters comes back as an error.
     """
     with needs_extra("extract"):
+        import PIL.AvifImagePlugin
         import PIL.Image
+    PIL.AvifImagePlugin.DEFAULT_MAX_THREADS = 1  # many files are decoded side by side already
     PIL.Image.MAX_IMAGE_PIXELS = None
     warnings.filterwarnings("ignore", module=r"PIL\.")
     logging.getLogger("PIL").addHandler(logging.NullHandler())

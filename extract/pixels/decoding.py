@@ -1,7 +1,7 @@
 """Processes that read, decode and resize images beside the device, into memory they share with it.
 
-A process apart survives what kills a decoder: a file that crashes the image library costs its own
-record and a new process, not the run.
+A process apart survives what kills a decoder: a file that crashes the image library, or keeps it
+busy without end, costs its own record and a new process, not the run.
 """
 
 import contextlib
@@ -9,6 +9,8 @@ import dataclasses
 import mmap
 import os
 import queue
+import resource
+import signal
 import socket
 import subprocess
 import sys
@@ -16,16 +18,36 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from multiprocessing.connection import Connection
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
 from ...featstore import Status
-from .images import Picture, not_as_planned
+from .images import MAX_PIXELS, Picture, not_as_planned
 
 CHUNK = 4  # images that a decoder takes at a time: few enough to share a batch among many
+TOO_SLOW = -signal.SIGPROF  # exit code of a decoder that has used up its time
 
 Load = Callable[[str], Picture]  # must travel to other processes: a partial of a module's function
+
+
+class Limits(NamedTuple):
+    """What a decoder process may take, beyond what it has when it starts."""
+
+    memory: int  # bytes, in all
+    seconds: float  # of processor time, for one picture; waiting for a disk is not counted
+
+    @classmethod
+    def of(cls, max_pixels: int, images: int) -> "Limits":
+        """Return limits that no sound picture of `images` files comes near.
+
+        Images of as many pixels as are allowed take 4 to 12 bytes a pixel, some of them beside
+        their file; the slowest format gives 3 million pixels a second, a fourth of which are
+        allowed (docs/recipes.md).
+        """
+        pixels = max(max_pixels, MAX_PIXELS)
+        return cls(24 * pixels, images * max(60.0, pixels / 3e6))
 
 
 class Chunk(NamedTuple):
@@ -73,10 +95,10 @@ class Decoding:
 class Decoders:
     """A pool of decoder processes that share `slots` pieces of `slot_bytes` with this one.
 
-    A thread waits for each process: it knows which chunk its process died over.
+    A thread waits for each process: it knows which image its process died over.
     """
 
-    def __init__(self, load: Load, processes: int, slots: int, slot_bytes: int):
+    def __init__(self, load: Load, processes: int, slots: int, slot_bytes: int, *, limits: Limits):
         self._slot_bytes = slot_bytes
         self.free = list(range(slots))
         # Not multiprocessing's shared memory: /dev/shm has 64 MB in most containers, and what
@@ -85,7 +107,8 @@ class Decoders:
         os.ftruncate(self._descriptor, slots * slot_bytes)
         mapped = mmap.mmap(self._descriptor, slots * slot_bytes)
         self.memory = np.frombuffer(mapped, np.uint8)
-        self._shared = (load, self._descriptor, slots * slot_bytes)
+        self._shared = (load, self._descriptor, slots * slot_bytes, limits)
+        self._limits = limits
         self._idle: queue.SimpleQueue[_Decoder] = queue.SimpleQueue()
         for _ in range(processes):
             self._idle.put(_Decoder(*self._shared))
@@ -113,36 +136,39 @@ class Decoders:
         return Decoding(self, slot, pixels, futures)
 
     def _decode(self, chunk: Chunk) -> Decoded:
-        """Have an idle process decode a chunk, image by image where a process dies over it."""
-        decoder = self._idle.get()
-        try:
-            return decoder.decode(chunk)
-        except (EOFError, OSError):
-            code = decoder.end()
-            decoder = _Decoder(*self._shared)
-        finally:
-            self._idle.put(decoder)
-        if len(chunk.paths) == 1:
-            reason = (
-                f"the process that decoded it died (exit code {code}): it crashes the image "
-                f"library, or memory is short"
-            )
-            return Decoded([Picture(Status.UNDECODABLE, reason, 0, 0, "")], 0.0)
-        parts = [self._decode(single) for single in _singles(chunk)]
-        pictures = [picture for part in parts for picture in part.pictures]
-        return Decoded(pictures, sum(part.seconds for part in parts))
+        """Have idle processes decode a chunk: a new one goes on where one has died."""
+        pictures: list[Picture] = []
+        seconds, tried = 0.0, -1
+        while len(pictures) < len(chunk.paths):
+            decoder = self._idle.get()
+            try:
+                for picture, took in decoder.decode(chunk, len(pictures)):
+                    pictures.append(picture)
+                    seconds += took
+            except (EOFError, OSError):
+                code = decoder.end()
+                decoder = _Decoder(*self._shared)
+                # Memory may have been short for the moment: a second time, it is the file.
+                if code == TOO_SLOW or tried == len(pictures):
+                    pictures.append(Picture(Status.UNDECODABLE, self._why(code), 0, 0, ""))
+                tried = len(pictures)
+            finally:
+                self._idle.put(decoder)
+        return Decoded(pictures, seconds)
 
-
-def _singles(chunk: Chunk) -> Iterator[Chunk]:
-    each = int(np.prod(chunk.shape))
-    for position, path in enumerate(chunk.paths):
-        yield Chunk((path,), chunk.offset + position * each, chunk.shape)
+    def _why(self, code: int) -> str:
+        if code == TOO_SLOW:
+            return f"decoding it takes more than {self._limits.seconds:.0f} s of processor time"
+        return (
+            f"the process that decoded it died (exit code {code}): it crashes the image library, "
+            f"or memory is short"
+        )
 
 
 class _Decoder:
     """One decoder process: a fresh interpreter, which imports Pillow and numpy, and no torch."""
 
-    def __init__(self, load: Load, memory: int, size: int):
+    def __init__(self, load: Load, memory: int, size: int, limits: Limits):
         ours, theirs = socket.socketpair()
         code = START.format(socket=theirs.fileno(), memory=memory, size=size)
         # A group of its own: Ctrl-C is for us alone. It ends when our end of the socket does,
@@ -152,16 +178,22 @@ class _Decoder:
             pass_fds=(theirs.fileno(), memory),
             stdin=subprocess.DEVNULL,
             process_group=0,
+            # numpy's algebra is not used, and would start a thread for each core.
+            env={**os.environ, "OPENBLAS_NUM_THREADS": "1"},
         )
         theirs.close()
         self._connection = Connection(ours.detach())
         self._connection.send(sys.path)
-        self._connection.send(load)
+        self._connection.send((load, limits))
 
-    def decode(self, chunk: Chunk) -> Decoded:
-        """Return what came of a chunk; raises EOFError or OSError if the process dies over it."""
-        self._connection.send(chunk)
-        return self._connection.recv()
+    def decode(self, chunk: Chunk, first: int) -> Iterator[tuple[Picture, float]]:
+        """Yield what comes of a chunk's images from `first` on, and the seconds it took.
+
+        Raises EOFError or OSError if the process dies.
+        """
+        self._connection.send((chunk, first))
+        for _ in chunk.paths[first:]:
+            yield self._connection.recv()
 
     def end(self) -> int:
         """Let the process go; return its exit code."""
@@ -182,16 +214,30 @@ def serve(connection: Connection, memory: int, size: int) -> None:
     """Decode chunks into `size` bytes of the shared memory until the other side is gone."""
     mapped = mmap.mmap(memory, size)
     with contextlib.suppress(EOFError, OSError):
-        load: Load = connection.recv()
+        load, limits = connection.recv()
+        _limit_memory(limits.memory)
+        signal.signal(signal.SIGPROF, signal.SIG_DFL)  # the timer ends the process
         while True:
-            chunk: Chunk = connection.recv()
-            started = time.perf_counter()
-            target = np.ndarray((len(chunk.paths), *chunk.shape), np.uint8, mapped, chunk.offset)
-            pictures = [
-                _placed(load(path), pixels)
-                for path, pixels in zip(chunk.paths, target, strict=True)
-            ]
-            connection.send(Decoded(pictures, time.perf_counter() - started))
+            chunk, first = connection.recv()
+            places = np.ndarray((len(chunk.paths), *chunk.shape), np.uint8, mapped, chunk.offset)
+            for path, place in zip(chunk.paths[first:], places[first:], strict=True):
+                started = time.perf_counter()
+                signal.setitimer(signal.ITIMER_PROF, limits.seconds)
+                picture = _placed(load(path), place)
+                signal.setitimer(signal.ITIMER_PROF, 0)
+                connection.send((picture, time.perf_counter() - started))
+
+
+def _limit_memory(memory: int) -> None:
+    """Let this process have so many bytes more of its own; what it shares does not count."""
+    try:
+        pages = int(Path("/proc/self/statm").read_text().split()[5])  # data and stack
+    except OSError:
+        pages = 0
+    limit = pages * resource.getpagesize() + memory
+    _, hard = resource.getrlimit(resource.RLIMIT_DATA)
+    if hard == resource.RLIM_INFINITY or limit < hard:
+        resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
 
 
 def _placed(picture: Picture, place: np.ndarray) -> Picture:

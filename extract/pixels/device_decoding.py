@@ -15,6 +15,7 @@ from ...featstore import Status
 from ...featstore.steps import RGB, Crop, Pad
 from ..recipes.recipe import Recipe
 from .images import Picture, not_as_planned
+from .remarks import ENDED, JPEG_FILL, jpeg_ends_early
 
 GROUP_PIXELS = 1 << 26  # decoded at a time, unless one image has more: 200 MB in RGB
 
@@ -86,6 +87,7 @@ def _decoded(contents: list[bytes], device: torch.device) -> list[Tensor | str]:
 
 def _placed(picture: Picture, image: Tensor | str, place: Tensor, recipe: Recipe) -> Picture:
     """Put an image at the recipe's size into `place`, black if it cannot be; say what came."""
+    content = picture.jpeg or b""
     picture = dataclasses.replace(picture, jpeg=None)
     size = f"{picture.width}x{picture.height}"
     if isinstance(image, str):
@@ -97,6 +99,9 @@ def _placed(picture: Picture, image: Tensor | str, place: Tensor, recipe: Recipe
         picture = not_as_planned(picture)
     else:
         place.copy_(pixels)
+        if JPEG_FILL.issuperset(image[:, -1, -1].tolist()) and jpeg_ends_early(content):
+            reason = "; ".join(filter(None, (picture.reason, ENDED)))
+            picture = dataclasses.replace(picture, reason=reason)
         return picture
     place.zero_()
     return picture

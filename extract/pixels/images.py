@@ -1,11 +1,13 @@
 """Read one image file and give the pixels that a recipe asks for, or the reason why not."""
 
+import contextlib
 import dataclasses
 import hashlib
 import io
 import os
 import threading
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -14,11 +16,17 @@ from ...manifests import ManifestError, read_content, view_paths
 from ...manifests.contents import is_url
 from ...manifests.headers import FORMATS, pillow
 from ..recipes.recipe import Recipe
-from .jpeg import is_for_device
+from .jpeg import is_for_device, is_sequential
+from .png import without_side_chunks
+from .remarks import CUT_OFF, DAMAGED, ENDED, FRAMES, JPEGS, SIDE_CHUNK, ends_early, remarks
 from .resizing import MAX_PIXELS, resized, size_problem
+from .unreadable import why_unreadable
 
-CUT_OFF = "the file is cut off; what is missing of the image is as Pillow fills it"
-FRAMES = "the first of several frames or pages"
+# Of these, whole images are in memory several times over while they are decoded: 16 to 20 bytes
+# a pixel, where others take 4. So the limit on pixels is a fourth.
+WHOLE = ("WEBP", "JPEG2000", "AVIF")
+MAX_SIDE = (1 << 31) - 1  # pixels of a side that an index can hold; a damaged header claims more
+NO_MEMORY = "decoding it takes more memory than a decoder may have"
 TRUNCATED = threading.Lock()  # held while Pillow's only switch for broken files is on
 
 
@@ -45,11 +53,12 @@ def load_picture(
 ) -> Picture:
     """Return the picture in the file `path` under `root`, never raising for what it holds.
 
-    An image of more than `max_pixels` is refused before it is decoded, and so is one that a
-    step would blow up to more than MAX_PIXELS. With `accept_truncated` a file that is cut off
-    gives what there is of it, and says so. If the recipe's decoder is torchvision, a plain JPEG
-    file comes as it is, checked but not decoded; all others are for Pillow. For a recipe of
-    views, `path` is the folder of a viewpoint.
+    An image of more than `max_pixels` is refused before it is decoded (of less, where a
+    format takes more memory a pixel), and so is one that a step would blow up to more than
+    MAX_PIXELS. With `accept_truncated` a file that is cut off or damaged gives what there is of
+    it, and says so. If the recipe's decoder is torchvision, a plain JPEG file comes as it is,
+    checked but not decoded; all others are for Pillow. For a recipe of views, `path` is the
+    folder of a viewpoint.
     """
     try:
         paths = [path] if recipe.views is None else _view_paths(root, path)
@@ -61,6 +70,8 @@ def load_picture(
         return Picture(Status.FAILED, reason[:200], 0, 0, "")
     except ManifestError as error:
         return Picture(Status.UNSUPPORTED, str(error), 0, 0, "")
+    except MemoryError:
+        return Picture(Status.TOO_LARGE, NO_MEMORY, 0, 0, "")
     sha256 = hashlib.sha256()
     for content in contents:
         sha256.update(content)
@@ -99,9 +110,9 @@ def _together(views: list[Picture]) -> Picture:
         return dataclasses.replace(
             views[odd], status=Status.UNSUPPORTED, reason=reason, pixels=None
         )
-    remarks = "; ".join(picture.reason for picture in views if picture.reason)
+    reason = "; ".join(picture.reason for picture in views if picture.reason)
     pixels = np.stack([picture.pixels for picture in views if picture.pixels is not None])
-    return dataclasses.replace(views[0], reason=remarks[:200], pixels=pixels)
+    return dataclasses.replace(views[0], reason=reason[:200], pixels=pixels)
 
 
 def decode(
@@ -114,24 +125,41 @@ def decode(
     """Return the picture in the bytes of an image file, without their sha256."""
     if not content:
         return Picture(Status.UNDECODABLE, "the file is empty", 0, 0, "")
-    if not accept_truncated:
-        return _decode(content, recipe, max_pixels)
-    from PIL import ImageFile
-
-    # The switch is the whole process's: nobody else may decode while it is on. Decoders are
-    # processes of their own, so nobody waits.
-    with TRUNCATED:
+    # Pillow's switch for broken files is the whole process's: nobody else may decode while it
+    # is on. Decoders are processes of their own, so nobody waits.
+    with TRUNCATED if accept_truncated else contextlib.nullcontext():
         strict = _decode(content, recipe, max_pixels)
-        if strict.status != Status.UNDECODABLE or not strict.width:
+        if strict.status != Status.UNDECODABLE:
             return strict
-        ImageFile.LOAD_TRUNCATED_IMAGES = True
-        try:
-            picture = _decode(content, recipe, max_pixels)
-        finally:
-            ImageFile.LOAD_TRUNCATED_IMAGES = False
+        if (bare := without_side_chunks(content)) is not None:
+            picture = _decode(bare, recipe, max_pixels)
+            if picture.status != Status.UNDECODABLE:
+                return _remarked(picture, SIDE_CHUNK)
+            strict, content = picture, bare
+        if not accept_truncated or not strict.width:
+            return strict
+        picture = _decode_broken(content, recipe, max_pixels)
     if picture.status != Status.OK:
         return strict
-    return dataclasses.replace(picture, reason="; ".join(filter(None, (CUT_OFF, picture.reason))))
+    return _remarked(picture, CUT_OFF if "truncated" in strict.reason.lower() else DAMAGED)
+
+
+def _decode_broken(content: bytes, recipe: Recipe, max_pixels: int) -> Picture:
+    from PIL import ImageFile
+
+    ImageFile.LOAD_TRUNCATED_IMAGES = True
+    try:
+        return _decode(content, recipe, max_pixels)
+    finally:
+        ImageFile.LOAD_TRUNCATED_IMAGES = False
+
+
+def _remarked(picture: Picture, remark: str) -> Picture:
+    """Return the picture, if it is one, with a remark before the others."""
+    if picture.status != Status.OK:
+        return picture
+    others = [text for text in picture.reason.split("; ") if text not in ("", ENDED)]
+    return dataclasses.replace(picture, reason="; ".join([remark, *others]))
 
 
 def _decode(content: bytes, recipe: Recipe, max_pixels: int) -> Picture:
@@ -139,36 +167,52 @@ def _decode(content: bytes, recipe: Recipe, max_pixels: int) -> Picture:
     try:
         with pillow().open(io.BytesIO(content), formats=FORMATS) as image:
             width, height = image.size
-            refused = _too_large(width, height, max_pixels) or size_problem(recipe, width, height)
+            refused = _too_large(image, content, max_pixels) or size_problem(recipe, *image.size)
             if refused:
+                if max(width, height) > MAX_SIDE:
+                    width = height = 0
                 return Picture(*refused, width, height, "")
             if recipe.decoder == "torchvision" and is_for_device(image, content, recipe):
-                return Picture(Status.OK, "", width, height, "", jpeg=content)
-            remark = FRAMES if getattr(image, "is_animated", False) else ""
+                remark = "; ".join(remarks(image))
+                return Picture(Status.OK, remark, width, height, "", jpeg=content)
+            said = [FRAMES] if getattr(image, "is_animated", False) else []
             image.load()
             if image.size != (width, height):  # of a file made to deceive: a GIF's frame can
                 reason = f"its header says {width}x{height}, its image is {image.size}"
                 return Picture(Status.UNDECODABLE, reason, width, height, "")
+            said += remarks(image)
+            if ends_early(image, content):
+                said.append(ENDED)
             pixels = resized(image, recipe)
     except MemoryError:
-        raise
+        return Picture(Status.TOO_LARGE, NO_MEMORY, width, height, "")
     # Pillow's parsers raise whatever broken bytes lead them to: a fact about the file.
     except Exception as error:
-        what = "no image format known to Pillow" if not width else f"{error}"
+        what = f"{error}" if width else why_unreadable(content)
         return Picture(Status.UNDECODABLE, what[:200], width, height, "")
-    return Picture(Status.OK, remark, width, height, "", pixels)
+    return Picture(Status.OK, "; ".join(said), width, height, "", pixels)
 
 
 def not_as_planned(picture: Picture) -> Picture:
     """Return a picture without its pixels, which do not fit the grid that was planned."""
     reason = (
         f"{picture.width}x{picture.height} pixels are not what the manifest says, and give "
-        f"another grid than was planned; make the manifest again"
+        f"another grid than was planned; correct the size where the manifest has it from, or "
+        f"leave it out there, and make the manifest again"
     )
     return dataclasses.replace(picture, status=Status.FAILED, reason=reason, pixels=None)
 
 
-def _too_large(width: int, height: int, max_pixels: int) -> tuple[Status, str] | None:
-    if width * height > max_pixels:
-        return Status.TOO_LARGE, f"{width}x{height} is more than {max_pixels:,} pixels"
-    return None
+def _too_large(image: Any, content: bytes, max_pixels: int) -> tuple[Status, str] | None:
+    """Return status and reason of an image with more pixels than its format may have."""
+    width, height = image.size
+    kind, share = image.format, 1
+    if kind in WHOLE:
+        share = 4
+    elif kind in JPEGS and width * height > max_pixels // 2 and not is_sequential(content):
+        kind, share = "progressive JPEG", 2  # 7 to 10 bytes a pixel
+    limit = max_pixels // share
+    if width * height <= limit:
+        return None
+    why = f", 1/{share} of the limit: {kind} takes more memory a pixel" if share > 1 else ""
+    return Status.TOO_LARGE, f"{width}x{height} is more than {limit:,} pixels{why}"

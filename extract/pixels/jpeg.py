@@ -3,11 +3,12 @@
 import re
 from collections.abc import Iterator
 from itertools import islice, pairwise
-from typing import Any
+from typing import Any, NamedTuple
 
 from ..recipes.recipe import Recipe
 
-BASELINE, PROGRESSIVE = 0xC0, 0xC2  # begin a frame with Huffman codes
+BASELINE, EXTENDED, PROGRESSIVE = 0xC0, 0xC1, 0xC2  # begin a frame with Huffman codes
+FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}  # begin a frame of any kind
 HUFFMAN, QUANTISATION = 0xC4, 0xDB
 START, END, SCAN, ADOBE, COMMENT = 0xD8, 0xD9, 0xDA, 0xEE, 0xFE
 ASIDE = {*range(0xE0, 0xF0), COMMENT}  # EXIF, colour profiles: nothing of the image
@@ -19,6 +20,10 @@ MAX_BYTES = 1 << 24  # of a file: a few batches of them are in memory
 MAX_SHRINK = 32
 MAX_SEGMENTS = 1000  # colour profile and EXIF may have some hundred
 BEHIND_CODES = re.compile(rb"\xff[^\x00]")  # within codes, a zero follows each byte of ones
+BEHIND_SCAN = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")  # restarts belong to a scan
+# Codes of whatever meaning, for the scan that is being read and for any restart interval to come.
+NOISE = bytes(89 * k % 251 for k in range(1, 512))
+PADDING = NOISE + b"".join(bytes((0xFF, restart)) + NOISE for restart in range(0xD0, 0xD8))
 
 
 def is_for_device(image: Any, content: bytes, recipe: Recipe) -> bool:
@@ -65,6 +70,30 @@ def is_plain(content: bytes) -> bool:
     return components == 1 or all(body[11:] == bytes((YCBCR,)) for body in adobe)
 
 
+def is_sequential(content: bytes) -> bool:
+    """Return whether a JPEG file is decoded row by row, so that memory holds only the image.
+
+    Otherwise the coefficients of the whole image are held beside it: progressive files, and
+    those whose first scan has not all components (ITU-T T.81, B.2.2 and B.2.3).
+    """
+    scan = _first_scan(content)
+    return scan is not None and scan.frame in (BASELINE, EXTENDED) and scan.is_whole
+
+
+def padded(content: bytes) -> bytes:
+    """Return a JPEG file with codes added behind those of its first scan.
+
+    They change nothing in an image whose codes are all there, since nobody reads them; else they
+    become pixels where the decoder would fill. Files that are not understood come as they are.
+    """
+    scan = _first_scan(content)
+    if scan is None or scan.frame not in (BASELINE, EXTENDED, PROGRESSIVE):
+        return content
+    end = BEHIND_SCAN.search(content, scan.codes)
+    at = end.start() if end else len(content)
+    return content[:at] + PADDING + content[at:]
+
+
 def _is_plain_frame(body: bytes) -> bool:
     """Return whether a frame has 8 bits, and is gray or has luma and two chroma components."""
     if len(body) < 6 or len(body) != 6 + 3 * body[5] or body[0] != 8:
@@ -75,6 +104,29 @@ def _is_plain_frame(body: bytes) -> bool:
         return samplings == [(1, 1)]
     # Components that are called R, G and B instead are RGB to libjpeg.
     return names == [1, 2, 3] and samplings[0] in SAMPLINGS and samplings[1:] == [(1, 1), (1, 1)]
+
+
+class _Scan(NamedTuple):
+    """The first scan of a JPEG file."""
+
+    frame: int  # its marker
+    is_whole: bool  # whether it has all components of the frame
+    codes: int  # where in the file they begin
+
+
+def _first_scan(content: bytes) -> _Scan | None:
+    """Return the first scan of a JPEG file, None where no row of segments leads to one."""
+    at, frame, components = 2, 0, 0
+    try:
+        for marker, body in _segments(content):
+            at += 4 + len(body)
+            if marker == SCAN:
+                return _Scan(frame, body[0] == components, at)
+            if marker in FRAMES:
+                frame, components = marker, body[5]
+    except (IndexError, ValueError):
+        pass
+    return None
 
 
 def _segments(content: bytes) -> Iterator[tuple[int, bytes]]:

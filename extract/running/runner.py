@@ -17,7 +17,7 @@ import torch
 
 from ..backbones.backbone import Backbone
 from ..errors import ExtractError
-from ..pixels.decoding import Decoders, Decoding
+from ..pixels.decoding import Decoders, Decoding, Limits
 from ..pixels.device_decoding import complete
 from ..pixels.images import Picture, load_picture
 from ..planning.job import Job
@@ -47,8 +47,10 @@ def run_tasks(
     )
     images = backbone.full_batch(job.batch_size)
     stream = FeatureStream(backbone, job.recipe, job.identity.dtype)
+    limits = Limits.of(job.max_pixels, job.recipe.views or 1)
+    slots, slot_bytes = 2 * AHEAD + 3, images * job.picture_bytes
     with (
-        Decoders(load, job.decoders, 2 * AHEAD + 3, images * job.picture_bytes) as decoders,
+        Decoders(load, job.decoders, slots, slot_bytes, limits=limits) as decoders,
         stream.reading(decoders.memory),
         ThreadPoolExecutor(job.threads) as threads,
         ThreadPoolExecutor(1) as writer_thread,

@@ -13,11 +13,12 @@ import pytest
 from pictures import photograph
 from PIL import Image
 
-from clipfeat.extract.pixels.decoding import Decoders
+from clipfeat.extract.pixels.decoding import Decoders, Limits
 from clipfeat.extract.pixels.images import Picture
 from clipfeat.featstore import Status
 
 SHAPE = (48, 64, 3)
+LIMITS = Limits(memory=1 << 29, seconds=0.3)
 
 
 def load(path: str, folder: Path) -> Picture:
@@ -41,7 +42,8 @@ def folder(tmp_path_factory):
 @pytest.fixture
 def decoders(folder):
     bytes_each = 16 * int(np.prod(SHAPE))
-    with Decoders(functools.partial(load, folder=folder), 2, 2, bytes_each) as pool:
+    load_one = functools.partial(load, folder=folder)
+    with Decoders(load_one, 2, 2, bytes_each, limits=LIMITS) as pool:
         yield pool
 
 
@@ -102,10 +104,10 @@ def test_decoders_end_with_the_process_that_started_them(folder):
         "import functools, time\n"
         "import psutil\n"
         "from pathlib import Path\n"
-        "from test_decoding import SHAPE, load\n"
+        "from test_decoding import LIMITS, load\n"
         "from clipfeat.extract.pixels.decoding import Decoders\n"
         f"load = functools.partial(load, folder=Path({str(folder)!r}))\n"
-        "decoders = Decoders(load, 2, 1, 10**6)\n"
+        "decoders = Decoders(load, 2, 1, 10**6, limits=LIMITS)\n"
         "print(*[child.pid for child in psutil.Process().children()], flush=True)\n"
         "time.sleep(60)\n"
     )
