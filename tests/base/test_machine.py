@@ -6,8 +6,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from benchmarks.machine import describe_machine
 
+from benchmarks.machine import describe_machine
 from clipfeat.base import machine
 from clipfeat.base.errors import UsageError
 
