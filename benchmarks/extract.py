@@ -37,6 +37,7 @@ from clipfeat.extract.report import Report
 from clipfeat.extract.request import Request
 from clipfeat.manifests import folder_manifest
 
+from .decoders import line as decoder_line
 from .photographs import write_photographs
 
 CASES = (
@@ -244,6 +245,7 @@ def main() -> None:
             result = measure(case, arguments.precision, arguments.device, pool, arguments.images)
             print(line(result), flush=True)
             results.append(result)
+    print(f"one decoder: {decoder_line()}")
     if arguments.json:
         arguments.json.write_text(json.dumps([asdict(result) for result in results], indent=1))
 

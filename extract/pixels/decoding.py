@@ -158,7 +158,7 @@ class Decoders:
 
     def _why(self, code: int) -> str:
         if code == TOO_SLOW:
-            return f"decoding it takes more than {self._limits.seconds:.0f} s of processor time"
+            return f"decoding it takes more than {self._limits.seconds:.3g} s of processor time"
         return (
             f"the process that decoded it died (exit code {code}): it crashes the image library, "
             f"or memory is short"

@@ -1,23 +1,32 @@
 """Decoder processes: pixels in shared memory, a crash that costs one record."""
 
+import dataclasses
 import functools
+import json
+import logging
 import os
 import signal
 import subprocess
 import sys
 import time
+import warnings
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 from pictures import photograph
 from PIL import Image
 
 from clipfeat.extract.pixels.decoding import Decoders, Limits
-from clipfeat.extract.pixels.images import Picture
+from clipfeat.extract.pixels.images import MAX_PIXELS, Picture, load_picture
+from clipfeat.extract.recipes.recipe import Recipe
 from clipfeat.featstore import Status
+from clipfeat.featstore.steps import RGB, Stretch
+from clipfeat.manifests.headers import pillow
 
 SHAPE = (48, 64, 3)
+RECIPE = Recipe("own", (Stretch(64, 64), RGB()), "bicubic", (0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
 LIMITS = Limits(memory=1 << 29, seconds=0.3)
 
 
@@ -25,6 +34,11 @@ def load(path: str, folder: Path) -> Picture:
     """Return an image as it is, or do what the name of a bad file says."""
     if path == "segfault":
         os.kill(os.getpid(), signal.SIGSEGV)
+    while path == "endless":
+        pass
+    if path == "asleep":  # as for a slow disk, which is no fault of the file's
+        time.sleep(2 * LIMITS.seconds)
+        path = "p000.jpg"
     if path == "missing":
         return Picture(Status.MISSING, "no such file", 0, 0, "")
     with Image.open(folder / path) as image:
@@ -91,6 +105,67 @@ def test_a_crash_costs_its_own_image(decoders, folder):
     assert check(other, folder, names(5, 6)) == ["ok", "ok"]
     crashing.release()
     assert check(decoders.submit(names(9), 8, SHAPE), folder, names(9)) == ["ok"]
+
+
+def test_an_image_that_is_never_done_costs_its_own_record(decoders, folder):
+    paths = [*names(0), "endless", *names(1, 2), "asleep"]
+    decoding = decoders.submit(paths, 8, SHAPE)
+    pictures = decoding.result().pictures
+    assert [picture.status for picture in pictures] == ["ok", "undecodable", "ok", "ok", "ok"]
+    assert pictures[1].reason == "decoding it takes more than 0.3 s of processor time"
+    np.testing.assert_array_equal(decoding.pixels[4], decoding.pixels[0])
+
+
+def test_an_image_that_takes_more_memory_than_it_may(tmp_path):
+    Image.new("1", (16_000, 9_000)).save(tmp_path / "white.png")  # 144 MB in memory
+    photograph(0, 64, 48).save(tmp_path / "small.png")
+    load_one = functools.partial(load_picture, root=str(tmp_path), recipe=RECIPE)
+    paths = ["small.png", "white.png", "small.png"]
+    for memory, expected in ((100 << 20, ["ok", "too_large", "ok"]), (400 << 20, ["ok"] * 3)):
+        with Decoders(load_one, 1, 1, 3 * 64 * 64 * 3, limits=Limits(memory, 60)) as pool:
+            pictures = pool.submit(paths, 3, (64, 64, 3)).result().pictures
+            assert [picture.status for picture in pictures] == expected
+    assert pictures[1].reason == ""
+
+
+def test_limits_leave_room_for_the_largest_image_that_is_allowed():
+    assert Limits.of(1000, 1) == (24 * MAX_PIXELS, 60)  # 4 GiB and a minute, at least
+    large = Limits.of(10 * MAX_PIXELS, 36)
+    assert large.memory == 240 * MAX_PIXELS
+    assert large.seconds == pytest.approx(36 * 10 * MAX_PIXELS / 3e6)
+
+
+def report_state(path: str, root: str) -> Picture:
+    """Return the picture in a file with what its process has by now for a reason."""
+    picture = load_picture(path, root, RECIPE)
+    process = psutil.Process()
+    state = (
+        len(logging.getLogger("PIL").handlers), len(warnings.filters), process.num_threads(),
+        process.num_fds(), process.memory_info().rss,
+    )  # fmt: skip
+    return dataclasses.replace(picture, reason=json.dumps(state))
+
+
+def test_a_decoder_does_not_grow(folder):
+    """Nor become slower: each image once left a handler behind, and a warnings filter."""
+    load_one = functools.partial(report_state, root=str(folder))
+    paths = names(*range(12)) * 20
+    with Decoders(load_one, 1, 1, 240 * 64 * 64 * 3, limits=LIMITS) as pool:
+        states = []
+        for _ in range(10):
+            decoding = pool.submit(paths, 240, (64, 64, 3))
+            states.append(json.loads(decoding.result().pictures[-1].reason))
+            decoding.release()
+    first, last = states[0], states[-1]  # after 240 and after 2,400 images
+    assert last[:4] == first[:4]
+    assert last[4] - first[4] < 2 << 20  # bytes
+
+
+def test_pillow_is_set_up_once():
+    before = pillow()
+    state = len(logging.getLogger("PIL").handlers), len(warnings.filters)
+    assert all(pillow() is before for _ in range(20_000))
+    assert (len(logging.getLogger("PIL").handlers), len(warnings.filters)) == state
 
 
 def test_a_picture_of_another_size_than_planned_is_refused_with_both(decoders):

@@ -1,0 +1,65 @@
+"""One decoder process over many images: milliseconds an image at the start and at the end.
+
+python -m benchmarks.decoders [--images 20000]
+
+Small JPEG files, so that what a process gathers from image to image would show beside the decoding.
+"""
+
+import argparse
+import functools
+import tempfile
+from pathlib import Path
+from typing import NamedTuple
+
+from clipfeat.extract.pixels.decoding import Decoders, Limits
+from clipfeat.extract.pixels.images import MAX_PIXELS, load_picture
+from clipfeat.extract.recipes.recipe import Recipe
+from clipfeat.featstore.steps import RGB, Stretch
+
+from .photographs import write_photographs
+
+SIDE, FILES = 64, 20
+BATCH = 100  # images
+
+
+class Pace(NamedTuple):
+    """Milliseconds an image of one decoder, over the batch behind its first `images`."""
+
+    images: int
+    milliseconds: float
+
+
+def paces(images: int) -> tuple[Pace, Pace]:
+    """Return the pace of one decoder when it is warm, and at its last images."""
+    zero, one = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
+    recipe = Recipe("own", (Stretch(SIDE, SIDE), RGB()), "bicubic", zero, one)
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = write_photographs(Path(temporary) / "small", FILES, SIDE, SIDE)
+        names = sorted(file.name for file in folder.iterdir()) * (BATCH // FILES)
+        load = functools.partial(load_picture, root=str(folder), recipe=recipe)
+        limits = Limits.of(MAX_PIXELS, 1)
+        with Decoders(load, 1, 1, BATCH * SIDE * SIDE * 3, limits=limits) as decoders:
+            found = []
+            for done in range(0, images + 1, BATCH):
+                decoding = decoders.submit(names, BATCH, (SIDE, SIDE, 3))
+                found.append(Pace(done, 1000 * decoding.result().seconds / BATCH))
+                decoding.release()
+    return found[1], found[-1]
+
+
+def line(images: int = 20_000) -> str:
+    """Return both paces, for a person."""
+    return ", ".join(
+        f"{pace.milliseconds:.2f} ms an image after {pace.images:,} images"
+        for pace in paces(images)
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--images", type=int, default=20_000)
+    print(f"one decoder: {line(parser.parse_args().images)}")
+
+
+if __name__ == "__main__":
+    main()
