@@ -1,7 +1,8 @@
-"""What `open_clip_config.json` says of the weights that it lies beside.
+"""What the files of open_clip that lie with a file of weights say of it.
 
-open_clip writes it beside the weights that it publishes, and reads it where it is given a folder
-(`local-dir:`). The meaning of each key, and of one that is not there, is open_clip's.
+`open_clip_config.json` lies beside weights that are published; open_clip reads it where it is given
+a folder (`local-dir:`). `params.txt` lies in the folder of a training run, whose weights are in
+`checkpoints/` there. The meaning of each key, and of one that is not there, is open_clip's.
 """
 
 from collections.abc import Mapping
@@ -13,7 +14,8 @@ import open_clip
 from open_clip.model import CLIPTextCfg, CLIPVisionCfg
 from open_clip.transform import PreprocessCfg, merge_preprocess_dict
 
-from ...base.jsonio import read_json
+from ...base.files import read_text
+from ...base.jsonio import parse_json
 from ...base.text import printable
 from ...featstore import StoreError
 from ..errors import ExtractUsageError
@@ -21,6 +23,7 @@ from ..recipes.native import Interpolation, Resize
 from ..recipes.recipe_checks import check_triple, check_word
 
 FILE = "open_clip_config.json"
+CHECKPOINTS, PARAMS = "checkpoints", "params.txt"  # of a training run: a folder, a file beside it
 LIMIT = 1 << 20  # bytes
 # Settings that act in training alone, or say where to start training from.
 IN_TRAINING = {
@@ -63,37 +66,65 @@ class WeightsConfig:
         return f"Weights from a file, preprocessed as {self.path} says{named}"
 
     def contradiction(self, what: str) -> ExtractUsageError:
-        """Return the error for a command line that the file contradicts."""
+        """Return the error for a model that the file contradicts."""
         return ExtractUsageError(
-            f"{self.path}, beside the weights: {what}; if it is not about these weights, move it "
-            f"to another folder",
+            f"{self.path}, which describes the weights: {what}; if it is not about them, move it to "
+            f"another folder",
             code="E-WEIGHTS-CONTRADICTED",
         )
 
 
 def read_config(weights: Path) -> WeightsConfig | None:
-    """Return what is said beside a file of weights, None where nothing is.
+    """Return what is said of a file of weights, None where nothing is.
 
     Raises ExtractUsageError for a file that open_clip could not read or obey either.
     """
-    path = weights.parent / FILE
-    try:
-        content = read_json(path, LIMIT, follow=True)
-        return _parse(path, content)
-    except FileNotFoundError:
-        return None
-    except OSError as error:
-        reason = error.strerror
-    except (ValueError, StoreError) as error:
-        reason = printable(str(error))
-    raise ExtractUsageError(
-        f"{path}, beside the weights: {reason}; mend it, or move it to another folder if it is not "
-        f"about these weights",
-        code="E-WEIGHTS-CONFIG",
+    places = [(weights.parent / FILE, parse_json)]
+    if weights.parent.name == CHECKPOINTS:
+        places.append((weights.parent.parent / PARAMS, _parse_params))
+    for path, parse in places:
+        try:
+            return _checked(path, parse(read_text(path, LIMIT)))
+        except FileNotFoundError:
+            continue
+        except OSError as error:
+            reason = error.strerror
+        except (ValueError, StoreError) as error:
+            reason = printable(str(error))
+        raise ExtractUsageError(
+            f"{path}, which describes the weights: {reason}; mend it, or move it to another folder "
+            f"if it is not about them",
+            code="E-WEIGHTS-CONFIG",
+        )
+    return None
+
+
+def _parse_params(text: str) -> dict[str, Any]:
+    """Return the options of a training run, a line each, as the content of the other file."""
+    said = dict(line.split(": ", 1) for line in text.splitlines() if ": " in line)
+    said = {key: value for key, value in said.items() if value != "None"}
+    name = said.get("model", "").replace("/", "-")
+    if name not in open_clip.list_models():
+        raise ValueError(f"its model {name!r:.80} is not one of open_clip's names")
+    model: dict[str, Any] = open_clip.get_model_config(name) or {}
+    model["quick_gelu"] = bool(model.get("quick_gelu")) or said.get("force_quick_gelu") == "True"
+    if "force_image_size" in said:
+        size = parse_json(said["force_image_size"])
+        model["vision_cfg"]["image_size"] = (
+            size[0] if isinstance(size, list) and len(size) == 1 else size
+        )
+    preprocess: dict[str, Any] = (
+        open_clip.get_pretrained_cfg(name, said.get("pretrained", "")) or {}
     )
+    for key in ("mean", "std"):
+        if f"image_{key}" in said:
+            preprocess[key] = parse_json(said[f"image_{key}"])
+    for key in ("interpolation", "resize_mode"):
+        preprocess[key] = said.get(f"image_{key}", preprocess.get(key))
+    return {"model_cfg": model, "preprocess_cfg": preprocess}
 
 
-def _parse(path: Path, content: Any) -> WeightsConfig:
+def _checked(path: Path, content: Any) -> WeightsConfig:
     model = content.get("model_cfg") if isinstance(content, dict) else None
     if not isinstance(model, dict):
         raise ValueError("has no model_cfg, with which open_clip describes a model")

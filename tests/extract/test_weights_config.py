@@ -1,4 +1,4 @@
-"""`open_clip_config.json` beside a file of weights, against stock open_clip given the folder."""
+"""What lies with a file of weights, against stock open_clip given the folder or the options."""
 
 import copy
 import json
@@ -9,10 +9,12 @@ from typing import Any
 import open_clip
 import pytest
 import torch
+from open_clip_train.params import parse_args
 from pictures import photograph, write_photographs
 from PIL import Image
 from towers import TEXT, relative
 
+from clipfeat.extract.backbones.backbone import normalised
 from clipfeat.extract.backbones.texts import load_text_tower
 from clipfeat.extract.backbones.weights import load_backbone
 from clipfeat.extract.errors import ExtractUsageError
@@ -42,11 +44,14 @@ def _small_models(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setitem(known, name, config)
 
 
+def stock_weights() -> dict[str, Any]:
+    torch.manual_seed(1)
+    return open_clip.create_model("tiny").state_dict()
+
+
 def published(folder: Path, config: dict[str, Any]) -> Any:
     """Write weights into a folder as open_clip publishes them; return open_clip's own model."""
-    torch.manual_seed(1)
-    model: Any = open_clip.create_model("tiny")
-    torch.save(model.state_dict(), folder / "open_clip_pytorch_model.bin")
+    torch.save(stock_weights(), folder / "open_clip_pytorch_model.bin")
     describe(folder, config)
     stock, _, transform = open_clip.create_model_and_transforms(f"local-dir:{folder}")
     return stock.eval(), transform
@@ -89,6 +94,48 @@ def test_features_are_stock_open_clips(
     assert described["model"] == ("tiny-quickgelu" if model else "tiny")
     assert len(said) == 1
     assert "open_clip_config.json" in said[0]
+
+
+def test_a_training_run_says_what_its_checkpoints_need(tmp_path: Path) -> None:
+    """As open_clip_train writes `params.txt`, against open_clip with the same options."""
+    (tmp_path / "checkpoints").mkdir()
+    stock = stock_weights()
+    torch.save({"state_dict": stock, "epoch": 1}, tmp_path / "checkpoints/epoch_1.pt")
+    options = (
+        "--model tiny --force-quick-gelu --image-resize-mode squash "
+        "--image-mean 0.5 0.4 0.3 --image-std 0.5 0.6 0.7"
+    )
+    args = parse_args(options.split())
+    (tmp_path / "params.txt").write_text(
+        "".join(f"{key}: {value}\n" for key, value in sorted(vars(args).items()))
+    )
+    _, _, transform = open_clip.create_model_and_transforms(
+        "tiny",
+        force_quick_gelu=args.force_quick_gelu,
+        image_mean=args.image_mean,
+        image_std=args.image_std,
+        image_resize_mode=args.image_resize_mode,
+    )
+    spec = BackboneSpec("tiny", str(tmp_path / "checkpoints/epoch_1.pt"), 0, "float32")
+    backbone, described = load_backbone(spec, "cpu")
+    recipe = make_recipe("model", backbone.native, backbone.cell)
+    photograph(5, 100, 75).save(tmp_path / "p.png")
+    pixels = load_picture("p.png", str(tmp_path), recipe).pixels
+    assert pixels is not None
+    with Image.open(tmp_path / "p.png") as image:
+        expected = transform(image)
+    assert isinstance(expected, torch.Tensor)
+    torch.testing.assert_close(normalised(torch.tensor(pixels)[None], recipe)[0], expected)
+    assert described["model"] == "tiny-quickgelu"
+    (tmp_path / "params.txt").write_text("model: tiny\nforce_image_size: [96]\n")
+    with pytest.raises(ExtractUsageError) as refused:
+        load_backbone(spec, "cpu")
+    assert refused.value.code == "E-WEIGHTS-CONTRADICTED"
+    assert "use --model tiny-96" in str(refused.value)
+    (tmp_path / "params.txt").write_text("model: hf-hub:somebody/model\n")
+    with pytest.raises(ExtractUsageError) as refused:
+        load_backbone(spec, "cpu")
+    assert refused.value.code == "E-WEIGHTS-CONFIG"
 
 
 def test_texts_are_embedded_with_the_activation_that_is_said(tmp_path: Path) -> None:
