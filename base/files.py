@@ -6,7 +6,7 @@ import hashlib
 import os
 import secrets
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import BinaryIO
 
@@ -114,6 +114,54 @@ def decode(content: bytes, path: str | Path, first_line: int = 1) -> str:
         ) from None
 
 
+def read_at(descriptor: int, length: int, offset: int) -> bytes:
+    """Return `length` bytes of an opened file from `offset` on, fewer where it ends before.
+
+    Windows has no pread: there the file's position moves, and one thread may use a descriptor.
+    """
+    if hasattr(os, "pread"):
+        return os.pread(descriptor, length, offset)
+    os.lseek(descriptor, offset, os.SEEK_SET)
+    return os.read(descriptor, length)
+
+
+def read_into(descriptor: int, buffers: Sequence[memoryview], offset: int) -> int:
+    """Fill flat buffers, one after the other, as `read_at` reads; return how many bytes there were.
+
+    Straight into that memory where the system can (Linux, macOS 11, BSD).
+    """
+    if hasattr(os, "preadv"):
+        return os.preadv(descriptor, buffers, offset)
+    content = memoryview(read_at(descriptor, sum(map(len, buffers)), offset))
+    start = 0
+    for buffer in buffers:
+        part = content[start : start + len(buffer)]
+        buffer[: len(part)] = part
+        start += len(buffer)
+    return len(content)
+
+
+def try_lock(descriptor: int, *, shared: bool = False) -> bool:
+    """Take the kernel's lock of an opened file; return False where another process has it.
+
+    It ends with the process, however that ends, or with the descriptor. Any number of processes
+    may have a `shared` lock at once. Raises UsageError on Windows, which has no flock.
+    """
+    try:
+        import fcntl
+    except ImportError:
+        raise UsageError(
+            "writing a store or a run needs Linux or macOS: this system has no flock",
+            code="E-LOCK-SYSTEM",
+        ) from None
+    kind = fcntl.LOCK_SH if shared else fcntl.LOCK_EX
+    try:
+        fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
 def _flag(name: str) -> int:
     return getattr(os, name, 0)
 
@@ -137,6 +185,15 @@ def _require_plain(descriptor: int, path: str | Path) -> os.stat_result:
 def is_plain(path: Path) -> bool:
     """Return whether a file stands at `path` itself: no folder, no link, no pipe."""
     return path.is_file() and not path.is_symlink()
+
+
+def plain_problem(path: Path) -> str | None:
+    """Return what stands at `path` in the place of a plain file, None if one does."""
+    if path.is_symlink():
+        return "is a symbolic link; put the file itself in its place"
+    if path.is_file():
+        return None
+    return "is a folder, a pipe or a device, not a file" if path.exists() else "the file is missing"
 
 
 def require_file(path: Path, option: str) -> None:

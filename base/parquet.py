@@ -30,9 +30,12 @@ def read_schema(path: Path, refuse: Callable[[str], Exception]) -> pa.Schema:
 
 
 def read_rows(
-    path: Path, schema: pa.Schema, refuse: Callable[[str], Exception]
+    path: Path,
+    schema: pa.Schema,
+    refuse: Callable[[str], Exception],
+    names: Sequence[str] = (),
 ) -> Iterator[tuple[Any, ...]]:
-    """Yield the rows of the Parquet file `path`.
+    """Yield the rows of the Parquet file `path`, or only the columns `names` of them.
 
     Raises `refuse(why)` for a file that is not Parquet, has other columns than `schema`, a
     null, or a text of more than MAX_TEXT bytes.
@@ -42,7 +45,7 @@ def read_rows(
         wanted = ", ".join(f"{f.name} {f.type}" for f in schema)
         got = ", ".join(f"{f.name} {f.type}" for f in found)
         raise refuse(f"columns must be {wanted}; got {got:.200}")
-    yield from read_columns(path, schema.names, refuse)
+    yield from read_columns(path, names or schema.names, refuse)
 
 
 def read_columns(

@@ -1,8 +1,9 @@
-"""Open a store of millions of ids and look some up: time, and memory added.
+"""What one call to a store costs: opening, look-ups, ids that are not there, small batches.
 
 python -m benchmarks.lookup [--ids N]
 
 The tables are written as a finished store has them, with COCO-like ids; there are no features.
+One id in a thousand is refused. Small batches are read from a store of 1,024 records of one cell.
 Each measure is taken in a fresh process, page cache warm.
 """
 
@@ -10,21 +11,34 @@ import argparse
 import multiprocessing as mp
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 
 from clipfeat.base.files import sha256_file, write_atomically
-from clipfeat.featstore import FeatureStore, GridShape, Identity, IndexRow, Status
+from clipfeat.featstore import (
+    FeatureStore,
+    GridShape,
+    Identity,
+    IndexRow,
+    MissingRecordError,
+    Status,
+)
 from clipfeat.featstore.disk.lookup import LookupBuilder, lookup_bytes
 from clipfeat.featstore.disk.store_json import write_card
 from clipfeat.featstore.disk.tables import write_index, write_shards
 from clipfeat.featstore.format import FORMAT, TABLES, table_file
+from clipfeat.featstore.write import write_store
 
 SHAPE = GridShape(14, 14)
 BATCH = 512
 ROUNDS = 50
+REFUSED = 1000  # one id in so many
+SMALL = 1024  # records of the store that small batches are read from
+SMALL_BATCHES = (1, 2, 16, 64)
+IDENTITY = Identity({"model": "bench"}, {}, "float32", "float16", "none", 8, None)
 
 
 def image_id(number: int) -> str:
@@ -39,9 +53,10 @@ def write_tables(path: Path, ids: int) -> None:
     def rows() -> Iterator[IndexRow]:
         for number in range(ids):
             name = image_id(number)
-            row = IndexRow(
-                name, Status.OK, "", str(SHAPE), number, 640, 480, "", name, f"{number:08x}"
-            )
+            is_ok = bool(number % REFUSED)
+            status, why = (Status.OK, "") if is_ok else (Status.MISSING, "no such file")
+            check = f"{number:08x}" if is_ok else ""
+            row = IndexRow(name, status, why, str(SHAPE), number, 640, 480, "", name, check)
             builder.add(row)
             yield row
 
@@ -50,16 +65,18 @@ def write_tables(path: Path, ids: int) -> None:
     write_index(paths["index"], rows())
     write_shards(paths["shards"], [])
     write_atomically(paths["lookup"], lookup_bytes(builder.columns()))
-    identity = Identity({"model": "bench"}, {}, "float32", "float16", "none", 8, None)
+    refused = -(-ids // REFUSED)
+    counts = {status.value: 0 for status in Status}
+    counts |= {Status.OK: ids - refused, Status.MISSING: refused}
     card = {
         "format": FORMAT,
         "clipfeat": "benchmark",
         "created": "",
-        "identity": identity.to_json(),
+        "identity": IDENTITY.to_json(),
         "libraries": {},
         "shard_records": 128,
         "grid_shapes": {str(SHAPE): ids},
-        "counts": {status.value: ids * (status == Status.OK) for status in Status},
+        "counts": counts,
         "parents": [],
         "generation": 0,
         "tables": {table: sha256_file(file) for table, file in paths.items()},
@@ -83,7 +100,8 @@ def measure(path: Path, ids: int) -> None:
     rng = np.random.default_rng(0)
     seconds = []
     for _ in range(ROUNDS):
-        batch = [image_id(k) for k in rng.integers(0, ids, BATCH)]
+        numbers = rng.integers(0, ids, BATCH)
+        batch = [image_id(k) for k in numbers - (numbers % REFUSED == 0) + (numbers == 0) * 2]
         start = time.perf_counter()
         statuses = store.statuses(batch)
         seconds.append(time.perf_counter() - start)
@@ -97,9 +115,41 @@ def measure(path: Path, ids: int) -> None:
     print(
         f"{BATCH} look-ups      {np.median(seconds) * 1e3:8.2f} ms (aim: 1), the first {seconds[0] * 1e3:.2f}"
     )
-    print(
-        f"mapped after {BATCH * ROUNDS:,} look-ups: {resident() - opened:.0f} MB, shared between processes"
-    )
+    print(f"resident after {BATCH * ROUNDS:,} look-ups: {resident() - opened:.0f} MB more")
+    there, gone = image_id(1), image_id(ids)
+    _print_calls("id in store, there", lambda: there in store)
+    _print_calls("id in store, not there", lambda: gone in store)
+    _print_calls("store[id], not there", lambda: _miss(store, gone))
+    _print_calls("store[id], refused", lambda: _miss(store, image_id(0)))
+
+
+def _miss(store: FeatureStore, image_id: str) -> None:
+    try:
+        store.mask(image_id)
+    except MissingRecordError:
+        return
+    raise AssertionError(image_id)
+
+
+def _print_calls(name: str, call: Callable[[], object]) -> None:
+    """Print what the first call takes, and the median of those behind it."""
+    seconds = []
+    until = time.perf_counter() + 2
+    while len(seconds) < 3 or (len(seconds) < 2000 and time.perf_counter() < until):
+        start = time.perf_counter()
+        call()
+        seconds.append(time.perf_counter() - start)
+    first, *others = seconds
+    print(f"{name:<24}{np.median(others) * 1e6:12,.1f} us, the first {first * 1e3:.2f} ms")
+
+
+def measure_small(path: Path) -> None:
+    """Print what small batches take of a store whose records are one cell."""
+    store = FeatureStore.open(path)
+    rng = np.random.default_rng(0)
+    for size in SMALL_BATCHES:
+        batch = [image_id(k) for k in rng.permutation(SMALL)[:size]]
+        _print_calls(f"read {size} of one cell", partial(store.read, batch))
 
 
 def main() -> None:
@@ -111,9 +161,13 @@ def main() -> None:
         start = time.perf_counter()
         write_tables(path, ids)
         print(f"tables written in {time.perf_counter() - start:.0f} s")
-        child = mp.get_context("spawn").Process(target=measure, args=(path, ids))
-        child.start()
-        child.join()
+        small = Path(folder) / "small.clipfeat"
+        shapes = {image_id(k): GridShape(1, 1) for k in range(SMALL)}
+        write_store(small, IDENTITY, shapes, lambda _: np.ones((1, 1, IDENTITY.dim), np.float16))
+        for target, arguments in ((measure, (path, ids)), (measure_small, (small,))):
+            child = mp.get_context("spawn").Process(target=target, args=arguments)
+            child.start()
+            child.join()
 
 
 if __name__ == "__main__":

@@ -1,5 +1,7 @@
 """What can be wrong with a store."""
 
+import errno
+
 from ..base.errors import ClipfeatError
 
 
@@ -9,6 +11,11 @@ class StoreError(ClipfeatError):
 
 class CorruptStoreError(StoreError):
     """Bytes of a store that are not the bytes that were written."""
+
+
+def open_code(error: OSError) -> str:
+    """Return the code of an error that says why a file of a store cannot be opened."""
+    return "E-STORE-LINK" if error.errno == errno.ELOOP else "E-STORE-FILE"
 
 
 class MissingRecordError(StoreError, KeyError):

@@ -1,13 +1,11 @@
 """Open a store and read records by image id, in any order, at the speed of memory."""
 
-import os
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property, lru_cache, partial
-from itertools import groupby
+from itertools import groupby, islice
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, NoReturn
 
 import numpy as np
 
@@ -19,16 +17,19 @@ from .disk.shard_file import as_bytes, opened, read_index, read_record
 from .disk.shard_index import ABSENT, Index, index_bytes
 from .disk.store_json import read_card
 from .disk.tables import read_index as read_index_table
-from .disk.tables import read_shards
+from .disk.tables import read_shards, read_statuses
 from .disk.zarr_metadata import metadata_files
 from .errors import CorruptStoreError, MissingRecordError, StoreError
 from .format import JOURNAL, STORE_JSON, GridShape, Identity, IndexRow, ShardRow, Status, table_file
+from .ids import NORMAL_FORMS, ImageId, id_text, id_texts, in_normal_form, quoted
 from .layout import shard_path
 from .memory import BufferPool
+from .threads import ThreadsOfObject
 
-READ_THREADS = min(8, len(os.sched_getaffinity(0)))
 SPANS_A_THREAD = 4  # parts that a batch is cut into for each thread, so that all end together
 INDEX_CACHE_BYTES = 64 << 20  # of shard indexes kept in memory
+MAX_REASONS = 1 << 16  # of refused ids, kept in memory for messages
+EXAMPLE_ROWS = 1000  # of the index, among which an example of an id is looked for
 
 
 @dataclass(frozen=True)
@@ -54,14 +55,18 @@ class _Wanted(NamedTuple):
 class FeatureStore:
     """A finished store, open for reading.
 
-    Opening reads store.json and maps the look-up, whatever the number of ids. Safe to share
+    Opening reads store.json and the look-up, or maps it where it is large. Safe to share
     between threads, to inherit by fork and to send to a spawned process: no file stays open
-    between reads.
+    between reads, and a child starts threads of its own. They end with the object.
+
+    Image ids are texts. A whole number, Python's or numpy's, is looked up as its decimal text;
+    anything else is a TypeError. Unicode's normal forms NFC and NFD of an id are the same id,
+    unless the store has both.
     """
 
     def __init__(self, path: Path, card: dict[str, Any], *, verify: bool):
         """Use `FeatureStore.open`."""
-        self.path = path
+        self.path = path.absolute()  # the working directory may be another one later
         self.card = card
         self.identity = Identity.from_json(card["identity"])
         self.digest: str = card["digest"]
@@ -69,13 +74,18 @@ class FeatureStore:
         self._areas = tuple(map(Area.parse, card.get("areas", [])))
         self._dtype = self.identity.numpy_dtype
         self._verify = verify
-        self._pool = BufferPool()
+        self._memory = BufferPool()
+        self._threads = ThreadsOfObject()
         self._shard_records: int = card["shard_records"]
-        check_folders(path, card["grid_shapes"], self.identity.arrays)
-        self._lookup = Lookup(self.table_path("lookup"), sum(card["counts"].values()))
+        check_folders(self.path, card["grid_shapes"], self.identity.arrays)
+        ids = sum(card["counts"].values())
+        self._lookup = Lookup(self.table_path("lookup"), ids, card["tables"]["lookup"])
         self._lengths = np.array([card["grid_shapes"][str(s)] for s in self.grid_shapes])
         cached = max(16, INDEX_CACHE_BYTES // index_bytes(self._shard_records))
-        self._shard_index: Callable[[str], Index] = lru_cache(cached)(self._load_index)
+        # Not a method of this object, which would then live until the garbage collector comes.
+        self._shard_index: Callable[[str], Index] = lru_cache(cached)(
+            partial(_load_index, self._shard_records)
+        )
 
     @classmethod
     def open(cls, path: str | Path, *, verify: bool = True) -> "FeatureStore":
@@ -120,7 +130,11 @@ class FeatureStore:
     @cached_property
     def ids(self) -> tuple[str, ...]:
         """The ids that have a record, sorted; the first use reads the index."""
-        return tuple(row.image_id for row in self.index if row.status == Status.OK)
+        return tuple(image_id for image_id, status, _ in self._statuses() if status == Status.OK)
+
+    def _statuses(self) -> Iterator[tuple[str, str, str]]:
+        """Yield (image id, status, reason) of every row of the index."""
+        return read_statuses(self.table_path("index"), self.card["tables"]["index"])
 
     @cached_property
     def shards(self) -> tuple[ShardRow, ...]:
@@ -138,15 +152,20 @@ class FeatureStore:
     def __len__(self) -> int:
         return self.card["counts"][Status.OK]
 
-    def __contains__(self, image_id: object) -> bool:
-        return isinstance(image_id, str) and status_of(self._lookup.find_one(image_id)[0]) == 0
+    def __iter__(self) -> Iterator[str]:
+        """Iterate over the ids that have a record, as `ids` has them."""
+        return iter(self.ids)
 
-    def statuses(self, ids: Sequence[str]) -> list[Status | None]:
+    def __contains__(self, image_id: ImageId) -> bool:
+        """Return whether an id has a record."""
+        return status_of(self._lookup.find_one(id_text(image_id))[0]) == 0
+
+    def statuses(self, ids: Iterable[ImageId]) -> list[Status | None]:
         """Return what became of each id, None for one that the store does not know."""
-        numbers = status_of(self._lookup.find(ids).state).tolist()
+        numbers = status_of(self._lookup.find(id_texts(ids)).state).tolist()
         return [STATUSES[n] if n < len(STATUSES) else None for n in numbers]
 
-    def __getitem__(self, image_id: str) -> np.ndarray:
+    def __getitem__(self, image_id: ImageId) -> np.ndarray:
         """Return the grid of one image: (row, col, dim), in the store's dtype.
 
         Raises MissingRecordError (a KeyError) for an id that has no record.
@@ -158,7 +177,7 @@ class FeatureStore:
         self._read_span("grid", [_Wanted(str(shape), shard, position, checksum, as_bytes(grid))])
         return grid
 
-    def mask(self, image_id: str) -> np.ndarray:
+    def mask(self, image_id: ImageId) -> np.ndarray:
         """Return which cells of one image's grid hold pixels of it: (row, col) bool.
 
         False where the recipe has padded the image. Raises as `store[image_id]` does.
@@ -166,11 +185,12 @@ class FeatureStore:
         shape, area, _, _ = self._find_one(image_id)
         return np.ones(shape, bool) if area is None else area.mask(shape)
 
-    def _find_one(self, image_id: str) -> tuple[GridShape, Area | None, int, int]:
+    def _find_one(self, image_id: ImageId) -> tuple[GridShape, Area | None, int, int]:
         """Return grid shape, real area, row and check of a record."""
-        state, number, row, check = self._lookup.find_one(image_id)
+        text = id_text(image_id)
+        state, number, row, check = self._lookup.find_one(text)
         if status_of(state):
-            self._refuse(image_id, status_of(state))
+            self._refuse(text, state)
         if number >= len(self.grid_shapes):
             raise self._misplaced("a grid shape too many")
         if row >= self._lengths[number]:
@@ -189,7 +209,7 @@ class FeatureStore:
             raise self._misplaced(f"the area {area} in a {shape} grid")
         return area
 
-    def read(self, ids: Sequence[str], out: np.ndarray | None = None) -> FeatureBatch:
+    def read(self, ids: Iterable[ImageId], out: np.ndarray | None = None) -> FeatureBatch:
         """Return the records of `ids`, in that order, padded to the largest grid among them.
 
         `out`, of shape (image, cell, dim) and the store's dtype, takes the features where it
@@ -204,10 +224,10 @@ class FeatureStore:
         cells = int(counts.max(initial=0))
         identity = self.identity
         if out is None:
-            size = len(ids) * cells * identity.dim * self._dtype.itemsize
-            memory = self._pool.take(size).view(self._dtype)
-            out = memory.reshape(len(ids), cells, identity.dim)
-        self._check_out(out, len(ids), cells)
+            size = len(counts) * cells * identity.dim * self._dtype.itemsize
+            memory = self._memory.take(size).view(self._dtype)
+            out = memory.reshape(len(counts), cells, identity.dim)
+        self._check_out(out, len(counts), cells)
         mask = np.arange(out.shape[1]) < counts[:, None]
         if not mask.all():
             for record, n in zip(out, counts, strict=True):
@@ -217,7 +237,7 @@ class FeatureStore:
         pooled = None if identity.pooled_dim is None else self._pooled(places, identity.pooled_dim)
         return FeatureBatch(out, mask, grid_shapes, pooled)
 
-    def pooled(self, ids: Sequence[str]) -> np.ndarray:
+    def pooled(self, ids: Iterable[ImageId]) -> np.ndarray:
         """Return the pooled vectors of `ids`, in that order, without their grids: (image, dim).
 
         Raises as `read` does, and StoreError where the store has no pooled vectors.
@@ -242,7 +262,7 @@ class FeatureStore:
         if not (out.flags.c_contiguous and out.flags.writeable):
             raise ValueError("out: expected an array that is C-contiguous and writeable")
 
-    def shapes(self, ids: Sequence[str]) -> np.ndarray:
+    def shapes(self, ids: Iterable[ImageId]) -> np.ndarray:
         """Return the grid shape of each id: (image, 2) int64, rows and cols.
 
         Raises MissingRecordError for an id without a record.
@@ -254,16 +274,16 @@ class FeatureStore:
         records = {shape: self.card["grid_shapes"][str(shape)] for shape in self.grid_shapes}
         return metadata_files(self.identity, records, self._shard_records)
 
-    def _find(self, ids: Sequence[str]) -> Places:
+    def _find(self, ids: Iterable[ImageId]) -> Places:
         """Return where the records of `ids` lie, raising for the first that has none."""
-        places = self._lookup.find(ids)
+        texts = id_texts(ids)
+        places = self._lookup.find(texts)
         if places.state.any():
-            status = status_of(places.state)
-            refused = np.flatnonzero(status)
+            refused = np.flatnonzero(status_of(places.state))
             if refused.size:
                 first = int(refused[0])
-                self._refuse(ids[first], int(status[first]))
-        if len(ids) and places.shape.max() >= len(self.grid_shapes):
+                self._refuse(texts[first], int(places.state[first]))
+        if texts and places.shape.max() >= len(self.grid_shapes):
             raise self._misplaced("a grid shape too many")
         if (places.row >= self._lengths[places.shape]).any():
             raise self._misplaced("a row beyond its array")
@@ -280,24 +300,37 @@ class FeatureStore:
     def _misplaced(self, what: str) -> CorruptStoreError:
         return CorruptStoreError(f"{self.table_path('lookup')} names {what}")
 
-    def _refuse(self, image_id: str, status: int) -> None:
+    def _refuse(self, image_id: str, state: int) -> NoReturn:
         """Raise MissingRecordError, saying what became of the id."""
-        if status >= len(STATUSES):
-            if any(row.image_id == image_id for row in self.index):
-                raise CorruptStoreError(
-                    f"{self.table_path('lookup')}: lacks {image_id!r:.100}, which is in the "
-                    f"index; type: clipfeat store repair {self.path}"
-                )
-            examples = (row.image_id for row in self.index if row.status == Status.OK)
+        if state < 0:
+            asked, example = quoted(image_id, self._example)
+            like = f"; ids here look like {example}" if self._example else ""
             raise MissingRecordError(
-                f"{self.path} has no image id {image_id!r:.100}; "
-                f"ids here look like {next(examples, '')!r}"
+                f"{self.path} has no image id {asked}{like}", code="E-STORE-NO-ID"
             )
-        row = next((row for row in self.index if row.image_id == image_id), None)
-        reason = row.reason if row else "for no reason that its index gives"
+        if status_of(state) >= len(STATUSES):
+            raise self._misplaced("a status too many")
+        forms = (image_id, *(in_normal_form(form, image_id) for form in NORMAL_FORMS))
+        known = (self._reasons.get(form) for form in forms)
+        status = STATUSES[status_of(state)]
+        unknown = f"for its reason type: clipfeat store ls {self.path} --status {status}"
         raise MissingRecordError(
-            f"image id {image_id!r} has no record in {self.path}: {STATUSES[status]}, {reason}"
+            f"image id {image_id!r:.100} has no record in {self.path}: "
+            f"{status}, {next(filter(None, known), unknown)}",
+            code="E-STORE-NO-RECORD",
         )
+
+    @cached_property
+    def _example(self) -> str:
+        """An id that has a record, for messages; "" if there is none near the beginning."""
+        rows = islice(self._statuses(), EXAMPLE_ROWS)
+        return next((image_id for image_id, status, _ in rows if status == Status.OK), "")
+
+    @cached_property
+    def _reasons(self) -> dict[str, str]:
+        """Why ids have no record, for messages: of the first MAX_REASONS such ids."""
+        refused = (row for row in self._statuses() if row[1] != Status.OK)
+        return {image_id: reason for image_id, _, reason in islice(refused, MAX_REASONS)}
 
     def _fill(self, array: str, places: Places, out: np.ndarray) -> None:
         """Read the records of one array into `out`, each once, in the order of the files."""
@@ -319,14 +352,12 @@ class FeatureStore:
 
     def _read_all(self, array: str, wanted: list[_Wanted]) -> None:
         """Read records with as many threads as there are cores."""
-        threads = min(READ_THREADS, len(wanted))
-        if threads < 2:
+        if len(wanted) < 2:
             self._read_span(array, wanted)
             return
-        size = -(-len(wanted) // (threads * SPANS_A_THREAD))
+        size = -(-len(wanted) // (self._threads.count() * SPANS_A_THREAD))
         spans = [wanted[start : start + size] for start in range(0, len(wanted), size)]
-        with ThreadPoolExecutor(threads) as pool:
-            list(pool.map(partial(self._read_span, array), spans))
+        self._threads.run(partial(self._read_span, array), spans)
 
     def _read_span(self, array: str, wanted: list[_Wanted]) -> None:
         """Read records that lie in the order of the files, opening each file once."""
@@ -339,7 +370,7 @@ class FeatureStore:
                         self._read_one(descriptor, index, record)
             except CorruptStoreError as error:
                 raise CorruptStoreError(
-                    f"{path}: {error}; type: clipfeat store verify {self.path}"
+                    f"{path}: {error}; type: clipfeat store verify {self.path}", code=error.code
                 ) from None
 
     def _read_one(self, descriptor: int, index: Index, record: _Wanted) -> None:
@@ -358,6 +389,7 @@ class FeatureStore:
         except CorruptStoreError as error:
             raise CorruptStoreError(f"record {record.position}: {error}") from None
 
-    def _load_index(self, path: str) -> Index:
-        with opened(path) as descriptor:
-            return read_index(descriptor, self._shard_records)
+
+def _load_index(shard_records: int, path: str) -> Index:
+    with opened(path) as descriptor:
+        return read_index(descriptor, shard_records)

@@ -8,7 +8,7 @@ import numcodecs
 import numpy as np
 
 from clipfeat.featstore import FeatureStore, Identity
-from clipfeat.featstore.store import READ_THREADS
+from clipfeat.featstore.threads import thread_count
 from clipfeat.featstore.write import write_store
 
 from .reader import Reader
@@ -84,7 +84,7 @@ class Decompressor(Reader):
 
     def open(self) -> None:
         self._zstd = numcodecs.Zstd(level=1, checksum=True)
-        self._threads = ThreadPoolExecutor(READ_THREADS)
+        self._threads = ThreadPoolExecutor(thread_count())
         self._frames = list(self._threads.map(self._zstd.encode, self.records.grids))
         self._memory = np.zeros((0, *self.records.record_shape), np.float16)
 

@@ -1,6 +1,5 @@
 """Decode every record of a store: the check behind `clipfeat store verify --deep`."""
 
-import os
 from collections import defaultdict
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -14,8 +13,7 @@ from ..disk.shard_index import ABSENT
 from ..errors import CorruptStoreError
 from ..format import GridShape, IndexRow, ShardRow, Status
 from ..store import FeatureStore
-
-THREADS = min(8, os.cpu_count() or 1)
+from ..threads import thread_count
 
 Rows = dict[int, IndexRow]  # by position in the shard
 
@@ -36,7 +34,7 @@ def check_records(store: FeatureStore, skip: set[str]) -> Iterator[tuple[str, st
             desc="decode",
             disable=None,
         ) as bar,
-        ThreadPoolExecutor(THREADS) as threads,
+        ThreadPoolExecutor(thread_count()) as threads,
     ):
         found = threads.map(
             lambda shard: _check_shard(store, shard, rows[shard.shape, shard.first_row]), shards

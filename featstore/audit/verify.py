@@ -65,7 +65,7 @@ def verify(path: Path, depth: Depth = Depth.FULL) -> list[Problem]:
         store = FeatureStore.open(path)
         shards = store.shards
     except CorruptStoreError as error:
-        return [Problem(_file_of(error, path), str(error), (), COPY)]
+        return [Problem(_file_of(error, path.absolute()), str(error), (), COPY)]
     problems = list(_check_strangers(store))
     if depth == Depth.QUICK:
         problems += _check_presence(store)

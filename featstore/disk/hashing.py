@@ -1,16 +1,14 @@
 """Hash a store's files in parallel, with a progress bar in bytes."""
 
-import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from tqdm import tqdm
 
-from ...base.files import is_plain, sha256_file
+from ...base.files import plain_problem, sha256_file
 from ..format import ShardRow
-
-HASH_THREADS = min(8, os.cpu_count() or 1)
+from ..threads import thread_count
 
 
 def check_files(
@@ -25,7 +23,7 @@ def check_files(
             desc=label,
             disable=None if shards else True,
         ) as bar,
-        ThreadPoolExecutor(HASH_THREADS) as threads,
+        ThreadPoolExecutor(thread_count()) as threads,
     ):
         for shard, problem in zip(
             shards, threads.map(lambda shard: _check(store, shard), shards), strict=True
@@ -37,8 +35,9 @@ def check_files(
 def size_problem(store: Path, shard: ShardRow) -> str | None:
     """Return what is wrong with a shard's file without reading it."""
     path = store / shard.path
-    if not is_plain(path):
-        return "the file is missing"
+    problem = plain_problem(path)
+    if problem:
+        return problem
     size = path.stat().st_size
     if size != shard.bytes:
         return f"has {size} bytes; the packing list says {shard.bytes}"

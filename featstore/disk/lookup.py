@@ -1,4 +1,4 @@
-"""lookup.bin: from image id to place, mapped and not read, however many ids there are.
+"""lookup.bin: from image id to place, read where it is small, mapped where it is large.
 
 The file is `b"clipfeat"`, the number n of ids as uint64, then four columns of n uint64, all
 little-endian, in the order of the first:
@@ -26,8 +26,9 @@ import numpy as np
 
 from ...base.files import open_plain
 from ..areas import MAX_AREAS, Area, area_rule
-from ..errors import CorruptStoreError, StoreError
+from ..errors import CorruptStoreError, StoreError, open_code
 from ..format import IndexRow, Status
+from ..ids import NORMAL_FORMS, in_normal_form
 
 MAGIC = b"clipfeat"
 HEADER_BYTES = len(MAGIC) + 8
@@ -35,6 +36,10 @@ ENTRY_BYTES = 32
 SHAPE_BIT, STATUS_BIT, AREA_BIT = 40, 52, 56
 MAX_SHAPES = 1 << (STATUS_BIT - SHAPE_BIT)
 STATUS_MASK = (1 << (AREA_BIT - STATUS_BIT)) - 1
+# Up to this size a look-up is read: two million ids, in 20 ms. A mapped file that somebody cuts
+# short in its place ends the process that looks into it (SIGBUS); one that was read does not.
+# Larger ones are mapped, so that many processes share one copy in the page cache.
+READ_BYTES = 64 << 20
 MAX_SAME_KEY = 4  # two of ten million ids share a key once in 400,000 stores
 STATUSES = tuple(Status)
 
@@ -65,33 +70,68 @@ def area_of(state: Any) -> Any:
 
 
 class Lookup:
-    """The ids of a store, mapped; opening reads nothing but the header."""
+    """The ids of a store. A large file is mapped, and opening reads nothing but its header."""
 
-    def __init__(self, path: Path, ids: int):
-        """Map `path`, raising CorruptStoreError unless it is a lookup of `ids` ids."""
+    def __init__(self, path: Path, ids: int, sha256: str):
+        """Open `path`, raising CorruptStoreError unless it is a lookup of `ids` ids.
+
+        `sha256` is that of the file. It is compared once an id is not found, the first time.
+        """
         self._path = path
-        try:
-            descriptor = open_plain(path)
-        except OSError as error:
-            raise CorruptStoreError(f"{path}: cannot open it ({error.strerror})") from None
-        try:
-            size = os.fstat(descriptor).st_size
-            if size != HEADER_BYTES + ids * ENTRY_BYTES or os.pread(
-                descriptor, HEADER_BYTES, 0
-            ) != MAGIC + ids.to_bytes(8, "little"):
-                raise CorruptStoreError(f"{path}: {size} bytes are no lookup of {ids} ids")
-            content = mmap.mmap(descriptor, size, access=mmap.ACCESS_READ)
-        except OSError as error:
-            raise CorruptStoreError(f"{path}: cannot map it ({error.strerror})") from None
-        finally:
-            os.close(descriptor)
+        self._sha256 = sha256
+        self._is_whole = False  # not known yet
+        content = _content(path, ids)
         columns = np.frombuffer(content, "<u8", offset=HEADER_BYTES).reshape(4, ids)
         self._keys, self._places, self._checks, self._seals = columns
-        numbers = memoryview(content)[HEADER_BYTES:].cast("Q")
+        self._content = memoryview(content)
+        numbers = self._content[HEADER_BYTES:].cast("Q")
         self._views = [numbers[k * ids : (k + 1) * ids] for k in range(4)]
 
     def find_one(self, image_id: str) -> tuple[int, int, int, int]:
         """Return (state, shape, row, check) of one id, as `find` does, with less ado."""
+        found = self._find_one(image_id)
+        if found[0] < 0 and not image_id.isascii():
+            for form in NORMAL_FORMS:
+                found = self._find_one(in_normal_form(form, image_id))
+                if found[0] >= 0:
+                    return found
+        if found[0] < 0:
+            self._require_whole()
+        return found
+
+    def find(self, ids: Sequence[str]) -> Places:
+        """Return the places of `ids`, raising CorruptStoreError for an entry that has changed.
+
+        An id that the store does not have as it is given is looked for in the other Unicode
+        normal forms. A changed key would lose its id, so the whole file is hashed before an id
+        is said not to be there: the first time, and then never again.
+        """
+        places = self._find(ids)
+        if (places.state < 0).any():
+            for form in NORMAL_FORMS:
+                missed = [k for k in np.flatnonzero(places.state < 0) if not ids[k].isascii()]
+                if not missed:
+                    break
+                found = self._find([in_normal_form(form, ids[k]) for k in missed])
+                for column, values in zip(places, found, strict=True):
+                    column[missed] = values
+            if (places.state < 0).any():
+                self._require_whole()
+        return places
+
+    def _require_whole(self) -> None:
+        """Raise CorruptStoreError unless the file is the one that was written."""
+        if self._is_whole:
+            return
+        if hashlib.sha256(self._content).hexdigest() != self._sha256:
+            raise CorruptStoreError(
+                f"{self._path}: has changed: its sha256 is not the one in store.json; "
+                f"type: clipfeat store repair {self._path.parent}",
+                code="E-STORE-LOOKUP-CHANGED",
+            )
+        self._is_whole = True
+
+    def _find_one(self, image_id: str) -> tuple[int, int, int, int]:
         digest = hashlib.sha256(image_id.encode("utf-8", "surrogatepass")).digest()
         key, second = int.from_bytes(digest[:8], "big"), int.from_bytes(digest[8:16], "big")
         keys, places, checks, seals = self._views
@@ -106,8 +146,7 @@ class Lookup:
             raise CorruptStoreError(f"{self._path}: an entry does not match its seal")
         return -1, 0, 0, 0
 
-    def find(self, ids: Sequence[str]) -> Places:
-        """Return the places of `ids`, raising CorruptStoreError for an entry that has changed."""
+    def _find(self, ids: Sequence[str]) -> Places:
         key, second = _hashes(ids)
         order = np.argsort(key)  # neighbours are searched together: 1.6 times as fast
         at = np.empty(len(ids), np.int64)
@@ -133,6 +172,29 @@ class Lookup:
             (place & ((1 << SHAPE_BIT) - 1)).astype(np.int64),
             check,
         )
+
+
+def _content(path: Path, ids: int) -> bytes | mmap.mmap:
+    """Return the bytes of a lookup of `ids` ids, raising CorruptStoreError for anything else."""
+    try:
+        with os.fdopen(open_plain(path), "rb") as file:
+            size = os.fstat(file.fileno()).st_size
+            header = file.read(HEADER_BYTES)
+            if size != HEADER_BYTES + ids * ENTRY_BYTES or header != MAGIC + ids.to_bytes(
+                8, "little"
+            ):
+                raise CorruptStoreError(f"{path}: {size} bytes are no lookup of {ids} ids")
+            if size > READ_BYTES:
+                return mmap.mmap(file.fileno(), size, access=mmap.ACCESS_READ)
+            file.seek(0)
+            content = file.read(size)
+    except OSError as error:
+        raise CorruptStoreError(
+            f"{path}: cannot open it ({error.strerror})", code=open_code(error)
+        ) from None
+    if len(content) != size:
+        raise CorruptStoreError(f"{path}: was cut short while it was read")
+    return content
 
 
 class LookupBuilder:

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
-from ...base.files import fsync_folder, naming, open_plain
-from ..errors import CorruptStoreError
+from ...base.files import fsync_folder, naming, open_plain, read_at, read_into
+from ..errors import CorruptStoreError, open_code
 from ..format import ShardRow
 from ..layout import Shard
 from .codecs import CRC_BYTES, Buffer, crc32c, decode_zstd, zstd_bound
@@ -77,7 +77,9 @@ def opened(path: str) -> Iterator[int]:
     try:
         descriptor = open_plain(path)
     except OSError as error:
-        raise CorruptStoreError(f"cannot open the shard ({error.strerror})") from None
+        raise CorruptStoreError(
+            f"cannot open the shard ({error.strerror})", code=open_code(error)
+        ) from None
     try:
         yield descriptor
     finally:
@@ -90,7 +92,7 @@ def read_index(descriptor: int, shard_records: int) -> Index:
     length = index_bytes(shard_records)
     if size < length:
         raise CorruptStoreError(f"{size} bytes are no shard; its index alone has {length}")
-    return decode_index(os.pread(descriptor, length, size - length), size)
+    return decode_index(read_at(descriptor, length, size - length), size)
 
 
 def read_record(
@@ -108,7 +110,7 @@ def read_record(
         stored = bytearray(CRC_BYTES)
         if length != out.size + CRC_BYTES:
             raise CorruptStoreError(f"raw record has {length} bytes, not {out.size + CRC_BYTES}")
-        if os.preadv(descriptor, [out.data, stored], offset) != length:
+        if read_into(descriptor, [out.data, memoryview(stored)], offset) != length:
             raise CorruptStoreError("the file ends within the record")
         _compare(bytes(stored), check)
         if verify and crc32c(out) != stored:
@@ -116,7 +118,7 @@ def read_record(
         return
     if length > zstd_bound(out.size):
         raise CorruptStoreError(f"{length} bytes cannot be a zstd frame of {out.size}")
-    encoded = os.pread(descriptor, length, offset)
+    encoded = read_at(descriptor, length, offset)
     _compare(encoded[-CRC_BYTES:], check)
     decode_zstd(encoded, out)
 

@@ -2,10 +2,11 @@
 
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 
-from ...base.files import atomic_file, is_plain, sha256_file
+from ...base.files import atomic_file, is_plain, plain_problem, sha256_file
 from ...base.parquet import read_rows, write_rows
 from ..errors import CorruptStoreError
 from ..format import IndexRow, ShardRow
@@ -53,14 +54,27 @@ def read_index(path: Path, sha256: str) -> Iterator[IndexRow]:
 
     Raises CorruptStoreError unless ids are sorted and stand there once.
     """
+    return map(IndexRow._make, _sorted(path, _read(path, INDEX_SCHEMA, sha256)))
+
+
+def read_statuses(path: Path, sha256: str) -> Iterator[tuple[str, str, str]]:
+    """Yield (image id, status, reason) of an index: four times as fast as its whole rows.
+
+    Raises as `read_index` does.
+    """
+    return _sorted(path, _read(path, INDEX_SCHEMA, sha256, ("image_id", "status", "reason")))
+
+
+def _sorted(path: Path, rows: Iterable[tuple[Any, ...]]) -> Iterator[tuple[Any, ...]]:
+    """Yield the rows, whose ids come first, raising CorruptStoreError unless these are sorted."""
     before = ""
-    for row in map(IndexRow._make, _read(path, INDEX_SCHEMA, sha256)):
-        if row.image_id <= before:
+    for row in rows:
+        if row[0] <= before:
             raise CorruptStoreError(
-                f"{path}: {row.image_id!r:.100} stands behind {before!r:.100}; ids must be "
+                f"{path}: {row[0]!r:.100} stands behind {before!r:.100}; ids must be "
                 f"sorted, none empty, none twice"
             )
-        before = row.image_id
+        before = row[0]
         yield row
 
 
@@ -81,14 +95,21 @@ def read_shards(path: Path, sha256: str) -> list[ShardRow]:
     return shards
 
 
-def _read(path: Path, schema: pa.Schema, sha256: str) -> Iterator[tuple]:
-    """Yield rows, raising CorruptStoreError for a file other than the one that was written."""
+def _read(
+    path: Path, schema: pa.Schema, sha256: str, names: tuple[str, ...] = ()
+) -> Iterator[tuple[Any, ...]]:
+    """Yield rows, or only some of their columns.
+
+    Raises CorruptStoreError for a file other than the one that was written.
+    """
 
     def refuse(why: str) -> CorruptStoreError:
         return CorruptStoreError(f"{path}: {why}; copy it again from its source")
 
+    if path.is_symlink():
+        raise CorruptStoreError(f"{path}: {plain_problem(path)}", code="E-STORE-LINK")
     if not is_plain(path):
         raise refuse("no such file (if the store has been added to, open it again)")
     if sha256_file(path) != sha256:
         raise refuse("has changed: its sha256 is not the one in store.json")
-    return read_rows(path, schema, refuse)
+    return read_rows(path, schema, refuse, names)

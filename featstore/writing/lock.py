@@ -1,7 +1,6 @@
 """A lock file: it says who holds it, is held by the kernel, and is touched as a heartbeat."""
 
 import contextlib
-import fcntl
 import json
 import os
 import socket
@@ -10,6 +9,7 @@ import time
 from datetime import UTC, datetime
 from pathlib import Path
 
+from ...base.files import read_at, try_lock
 from ...base.text import printable
 from ..errors import StoreError
 
@@ -37,7 +37,7 @@ class WriterLock:
         Raises StoreError naming the holder if there is one. `break_lock` takes the lock of a
         process on another host, and never that of a living process on this one.
         """
-        descriptor, gone, broken = self._open(fcntl.LOCK_EX, break_lock=break_lock)
+        descriptor, gone, broken = self._open(shared=False, break_lock=break_lock)
         content = {
             "host": socket.gethostname(),
             "pid": os.getpid(),
@@ -57,12 +57,12 @@ class WriterLock:
 
         Returns whose lock was broken, or None. Any number of processes may look at once.
         """
-        descriptor, _, broken = self._open(fcntl.LOCK_SH, break_lock=break_lock)
+        descriptor, _, broken = self._open(shared=True, break_lock=break_lock)
         os.close(descriptor)
         return None if broken is None else _name(broken)
 
     def _open(
-        self, kind: int, *, break_lock: bool
+        self, *, shared: bool, break_lock: bool
     ) -> tuple[int, dict[str, str] | None, dict[str, str] | None]:
         """Open the file and flock it; return its descriptor, who died, and whose was broken."""
         broken = None
@@ -72,11 +72,7 @@ class WriterLock:
             )
             holder = _read_holder(descriptor)
             elsewhere = holder is not None and holder["host"] != socket.gethostname()
-            try:
-                fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
-                alive = False
-            except BlockingIOError:
-                alive = True
+            alive = not try_lock(descriptor, shared=shared)
             if elsewhere and break_lock:
                 broken = holder
                 with contextlib.suppress(FileNotFoundError):
@@ -125,7 +121,7 @@ class WriterLock:
 def _read_holder(descriptor: int) -> dict[str, str] | None:
     """Return who wrote the lock file, None for an empty or a foreign text."""
     try:
-        holder = json.loads(os.pread(descriptor, MAX_HOLDER_BYTES, 0))
+        holder = json.loads(read_at(descriptor, MAX_HOLDER_BYTES, 0))
         return {key: printable(str(holder[key])[:100]) for key in ("host", "pid", "since")}
     except (ValueError, KeyError, TypeError, RecursionError):
         return None

@@ -343,8 +343,8 @@ class TestForgedLookup:
             ((1 << SHAPE_BIT) - 1, "names a row beyond its array"),
             (1 << SHAPE_BIT, "names a grid shape too many"),
             (4095 << SHAPE_BIT, "names a grid shape too many"),
-            (6 << STATUS_BIT, "lacks 'image00.', which is in the index; type: clipfeat store rep"),
-            (4095 << STATUS_BIT, "lacks 'image00.', which is in the index"),
+            (6 << STATUS_BIT, "names a status too many"),
+            (4095 << STATUS_BIT, "names a status too many"),
             (1 << STATUS_BIT, "has no record in .*: missing, "),
         ],
     )
@@ -601,7 +601,7 @@ OTHER_BOMBS = {
         "index.parquet: ",
     ),
     "a sparse shard": (sparse_shard, "cannot be the shard of"),
-    "a sparse look-up": (sparse_lookup, "lookup.bin: cannot map it"),
+    "a sparse look-up": (sparse_lookup, "lookup.bin: cannot open it"),
 }
 
 

@@ -20,7 +20,6 @@ A captioning run has a folder like this for each of its stages: RUN/xe and RUN/s
 
 import contextlib
 import dataclasses
-import fcntl
 import json
 import math
 from collections.abc import Iterator, Mapping
@@ -29,7 +28,7 @@ from pathlib import Path
 from typing import Any
 
 from ...base.errors import ClipfeatError, UsageError
-from ...base.files import sha256_file, write_atomically
+from ...base.files import sha256_file, try_lock, write_atomically
 from .jsonfile import field, read_json, write_json
 
 SETTINGS = "settings.json"
@@ -93,13 +92,11 @@ def locked(folder: Path) -> Iterator[None]:
     The lock ends with its process, however that ends. Raises UsageError where another has it.
     """
     with (folder / LOCK).open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+        if not try_lock(file.fileno()):
             raise UsageError(
                 f"{folder}: another process is training this run; "
                 "wait for it, or pass another --out"
-            ) from None
+            )
         yield
 
 
