@@ -36,9 +36,9 @@ def tidy(path: Path) -> None:
     The journal goes last, so that a run killed here is known to have something left to remove.
     """
     current = FeatureStore.open(path)
-    tables = {current.table_path(table) for table in TABLES}
+    tables = {current.table_path(table).name for table in TABLES}
     for file in path.iterdir():
-        if is_table_file(file.name) and file not in tables:
+        if is_table_file(file.name) and file.name not in tables:
             file.unlink()
     remove_temporaries(path)
     journal = Journal(path)

@@ -83,7 +83,7 @@ def test_blocks_threads_and_the_tree_do_not_show(tmp_path, monkeypatch):
     store = FeatureStore.open(make_store(tmp_path / "s", records, shard_size=1))
     first = store_stats(store).to_json()
     assert store_stats(store).to_json() == first
-    monkeypatch.setattr(stats, "THREADS", 1)
+    monkeypatch.setattr(stats, "thread_count", lambda: 1)
     assert store_stats(store).to_json() == first
     monkeypatch.setattr(stats, "BLOCK_NUMBERS", 2 * DIM)
     monkeypatch.setattr(stats, "FAN_IN", 2)
