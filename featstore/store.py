@@ -71,6 +71,8 @@ class FeatureStore:
         self.identity = Identity.from_json(card["identity"])
         self.digest: str = card["digest"]
         self.grid_shapes = tuple(sorted(map(GridShape.parse, card["grid_shapes"])))
+        self._names = tuple(map(str, self.grid_shapes))
+        self._sizes = np.array(self.grid_shapes, np.int64).reshape(-1, 2)  # rows, cols
         self._areas = tuple(map(Area.parse, card.get("areas", [])))
         self._dtype = self.identity.numpy_dtype
         self._verify = verify
@@ -219,7 +221,7 @@ class FeatureStore:
         that have changed, ValueError for an `out` that does not fit.
         """
         places = self._find(ids)
-        grid_shapes = np.array(self.grid_shapes, np.int64)[places.shape]
+        grid_shapes = self._sizes[places.shape]
         counts = grid_shapes.prod(axis=1)
         cells = int(counts.max(initial=0))
         identity = self.identity
@@ -267,7 +269,7 @@ class FeatureStore:
 
         Raises MissingRecordError for an id without a record.
         """
-        return np.array(self.grid_shapes, np.int64).reshape(-1, 2)[self._find(ids).shape]
+        return self._sizes[self._find(ids).shape]
 
     def zarr_metadata(self) -> dict[str, bytes]:
         """Return {path relative to the store: bytes} of every zarr.json it must have."""
@@ -338,21 +340,21 @@ class FeatureStore:
         _, firsts, inverse = np.unique(place, return_index=True, return_inverse=True)
         checks = places.check.astype("<u8").view(np.uint8).reshape(-1, 8)
         checks = checks[:, :CRC_BYTES] if array == "grid" else checks[:, CRC_BYTES:]
+        check = np.ascontiguousarray(checks).view(f"V{CRC_BYTES}")[firsts, 0].tolist()
+        numbers, rows = places.shape[firsts].tolist(), places.row[firsts].tolist()
         wanted = []
-        for k in firsts.tolist():
-            shape = self.grid_shapes[places.shape[k]]
-            number, position = divmod(int(places.row[k]), self._shard_records)
-            record = out[k, : shape.cells] if array == "grid" else out[k]
-            wanted.append(
-                _Wanted(str(shape), number, position, checks[k].tobytes(), as_bytes(record))
-            )
+        for k, n, row, last in zip(firsts.tolist(), numbers, rows, check, strict=True):
+            shape, cells = self._names[n], self.grid_shapes[n].cells
+            record = out[k, :cells] if array == "grid" else out[k]
+            number, position = divmod(row, self._shard_records)
+            wanted.append(_Wanted(shape, number, position, last, as_bytes(record)))
         self._read_all(array, wanted)
         for k in np.flatnonzero(firsts[inverse] != np.arange(len(inverse))):
             out[k] = out[firsts[inverse[k]]]
 
     def _read_all(self, array: str, wanted: list[_Wanted]) -> None:
         """Read records with as many threads as there are cores."""
-        if len(wanted) < 2:
+        if min(len(wanted), self._threads.count()) < 2:
             self._read_span(array, wanted)
             return
         size = -(-len(wanted) // (self._threads.count() * SPANS_A_THREAD))

@@ -5,6 +5,7 @@ import json
 import multiprocessing as mp
 import os
 import pickle
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from clipfeat.featstore import FeatureStore, MissingRecordError, StoreError
 from clipfeat.featstore.disk import shard_file
+from clipfeat.featstore.threads import thread_count
 
 RNG = np.random.default_rng(0)
 
@@ -55,6 +57,87 @@ def test_threads_share_a_store(tmp_path):
     with ThreadPoolExecutor(8) as threads:
         for image_id, grid in zip(ids, threads.map(store.__getitem__, ids), strict=True):
             np.testing.assert_array_equal(grid, records[image_id])
+
+
+def our_threads():
+    return [t for t in threading.enumerate() if t.name.startswith("clipfeat reader")]
+
+
+def test_the_threads_stay_and_end_with_the_store(tmp_path):
+    gc.collect()  # stores of earlier tests
+    before = our_threads()
+    store = FeatureStore.open(make_store(tmp_path / "s", grids(9)))
+    for _ in range(50):
+        store.read(store.ids)
+    ours = [t for t in our_threads() if t not in before]
+    assert 1 <= len(ours) <= thread_count()
+    gc.disable()  # counting references is enough
+    try:
+        del store
+        for thread in ours:
+            thread.join(10)
+            assert not thread.is_alive()
+    finally:
+        gc.enable()
+
+
+def test_a_batch_that_fails_has_ended_when_it_raises(tmp_path):
+    """No thread may still write into memory that the caller has back."""
+    path = make_store(tmp_path / "s", grids(40), "none", shard_size=2)
+    (path / "features.zarr/3x4/grid/c.0.0.0.0").write_bytes(b"")
+    store = FeatureStore.open(path)
+    out = np.empty((40, 12, 8), np.float16)
+    for _ in range(20):
+        with pytest.raises(StoreError, match="are no shard"):
+            store.read(store.ids, out=out)
+        out[:] = 7
+        assert (out == 7).all()
+    assert store.read(store.ids[2:]).features.shape == (38, 12, 8)
+
+
+# Python 3.12 warns of every fork where there are threads; this is the case that it warns of.
+@pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork:DeprecationWarning")
+def test_a_fork_in_the_middle_of_reading_reads(tmp_path):
+    records = grids(9)
+    store = FeatureStore.open(make_store(tmp_path / "s", records))
+    ids, stop = store.ids, threading.Event()
+
+    def read_on():
+        while not stop.is_set():
+            store.read(ids)
+
+    reader = threading.Thread(target=read_on)
+    reader.start()
+    try:
+        context = mp.get_context("fork")
+        for _ in range(10):
+            ours, theirs = context.Pipe()
+            child = context.Process(target=read_all_in_child, args=(store, theirs))
+            child.start()
+            assert ours.poll(60), "the child hangs"
+            assert ours.recv() == [records[i].tobytes() for i in ids]
+            child.join()
+            assert child.exitcode == 0
+    finally:
+        stop.set()
+        reader.join()
+
+
+def read_all_in_child(store, pipe):
+    pipe.send([grid.tobytes() for grid in store.read(store.ids).features])
+
+
+def test_a_lookup_that_is_cut_short_in_its_place_does_not_end_the_reader(tmp_path):
+    """As cp or rsync --inplace over an open store do; a mapped file would raise SIGBUS."""
+    records = grids(5)
+    path = make_store(tmp_path / "s", records)
+    store = FeatureStore.open(path)
+    os.truncate(path / "lookup.bin", 0)
+    for image_id, grid in records.items():
+        assert store[image_id].tobytes() == grid.tobytes()
+    assert "other" not in store
+    with pytest.raises(StoreError, match="0 bytes are no lookup of 5 ids"):
+        FeatureStore.open(path)
 
 
 def test_it_pickles_as_its_path(tmp_path):

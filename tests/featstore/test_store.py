@@ -1,10 +1,17 @@
 """What goes in comes out: by id, in any order, padded, and by other readers of Zarr."""
 
+import json
+from pathlib import Path
+from unicodedata import normalize
+
 import numpy as np
 import pytest
-from stores import make_store
+from stores import extend_store, make_store
 
-from clipfeat.featstore import FeatureStore, MissingRecordError
+from clipfeat.base.files import sha256_file
+from clipfeat.featstore import CorruptStoreError, FeatureStore, MissingRecordError, Status
+from clipfeat.featstore.audit.verify import verify
+from clipfeat.featstore.disk import tables
 
 RNG = np.random.default_rng(0)
 
@@ -76,3 +83,193 @@ def test_the_same_records_give_the_same_digest(tmp_path):
         make_store(tmp_path / "three", {**records, "image000": grids(1)["image000"]})
     )
     assert one.digest == two.digest != other.digest
+
+
+class TestWholeNumbers:
+    """COCO, VQA and Visual Genome name images by numbers."""
+
+    # As the annotations of COCO have them: {"id": 391895, ...}.
+    IMAGES = json.loads('[{"id": 391895}, {"id": 42}, {"id": 522418}]')
+
+    @pytest.fixture
+    def records(self):
+        names = [str(image["id"]) for image in self.IMAGES]
+        return {**dict(zip(names, grids(3).values(), strict=True)), "7": None}
+
+    @pytest.fixture
+    def store(self, tmp_path, records):
+        return FeatureStore.open(make_store(tmp_path / "s", records))
+
+    @pytest.mark.parametrize("kind", [int, np.int64, np.uint32, np.int32, str])
+    def test_a_number_is_its_decimal_text_everywhere(self, store, records, kind):
+        ids = [kind(image["id"]) for image in self.IMAGES]
+        texts = [str(image["id"]) for image in self.IMAGES]
+        for image_id, text in zip(ids, texts, strict=True):
+            assert image_id in store
+            assert store[image_id].tobytes() == records[text].tobytes()
+            assert store.mask(image_id).shape == (3, 4)
+        batch = store.read(ids)
+        assert batch.features.tobytes() == b"".join(records[t].tobytes() for t in texts)
+        assert store.shapes(ids).tolist() == [[3, 4]] * 3
+        assert store.statuses([*ids, kind(7), kind(8)]) == [Status.OK] * 3 + [Status.MISSING, None]
+        assert kind(7) not in store
+        assert kind(8) not in store
+
+    @pytest.mark.parametrize(
+        "ids", [np.array([391895, 42]), np.array(["391895", "42"]), (391895, 42)]
+    )
+    def test_arrays_and_tuples_are_lists_of_ids(self, store, records, ids):
+        expected = [records["391895"].tobytes(), records["42"].tobytes()]
+        assert [grid.tobytes() for grid in store.read(ids).features] == expected
+
+    @pytest.mark.parametrize(
+        "bad", [True, 391895.0, np.float32(1), np.True_, None, b"42", ("42",), ["42"]], ids=repr
+    )
+    def test_anything_else_is_a_type_error_that_names_it(self, store, bad):
+        wanted = f"an image id is a text or a whole number; got {bad!r}"
+        for use in (
+            lambda: bad in store,
+            lambda: store[bad],
+            lambda: store.mask(bad),
+            lambda: store.read([bad]),
+            lambda: store.statuses(["42", bad]),
+            lambda: store.shapes([bad]),
+        ):
+            with pytest.raises(TypeError) as refused:
+                use()
+            assert str(refused.value).startswith(wanted)
+
+    @pytest.mark.parametrize("single", ["391895", b"391895", 391895, None])
+    def test_a_single_id_is_no_list(self, store, single):
+        for use in (store.read, store.statuses, store.shapes):
+            with pytest.raises(TypeError, match=r"expected a list of image ids; got .*pass \[id\]"):
+                use(single)
+
+
+def test_iterating_gives_the_ids_that_are_in_it(tmp_path):
+    records = {**grids(5), "gone": None}
+    store = FeatureStore.open(make_store(tmp_path / "s", records))
+    assert list(store) == list(store.ids) == [i for i, grid in records.items() if grid is not None]
+    assert len(store) == len(list(store)) == sum(image_id in store for image_id in records)
+
+
+COFFEE = "caf\u00e9"  # NFC; its NFD is five characters and an accent
+
+
+@pytest.mark.parametrize(("stored", "asked"), [("NFC", "NFD"), ("NFD", "NFC"), ("NFC", "NFC")])
+def test_an_accent_may_be_written_in_either_normal_form(tmp_path, stored, asked):
+    records = dict(grids(2))
+    there, image_id = normalize(stored, COFFEE), normalize(asked, COFFEE)
+    records[there] = grids(1)["image000"]
+    gone = normalize(stored, "g\u00e2teau")
+    store = FeatureStore.open(make_store(tmp_path / "s", {**records, gone: None}))
+    assert image_id in store
+    assert store[image_id].tobytes() == records[there].tobytes()
+    batch = store.read(["image001", image_id, there])
+    assert [g.tobytes() for g in batch.features[1:]] == [records[there].tobytes()] * 2
+    assert store.statuses([image_id, "th\u00e9"]) == [Status.OK, None]
+    with pytest.raises(MissingRecordError, match=r"has no record in .*: missing, no such file"):
+        store[normalize(asked, "g\u00e2teau")]
+
+
+def test_both_forms_of_a_name_may_be_there(tmp_path):
+    forms = [normalize("NFC", COFFEE), normalize("NFD", COFFEE)]
+    records = dict(zip(forms, grids(2).values(), strict=True))
+    store = FeatureStore.open(make_store(tmp_path / "s", records))
+    for image_id in forms:
+        assert store[image_id].tobytes() == records[image_id].tobytes()
+
+
+def test_names_that_look_the_same_are_told_apart_in_an_error(tmp_path):
+    mixed = "e\u0301t\u00e9"  # neither NFC nor NFD, so that it cannot be found by its look
+    store = FeatureStore.open(make_store(tmp_path / "s", {mixed: grids(1)["image000"]}))
+    with pytest.raises(MissingRecordError) as refused:
+        store[normalize("NFC", mixed)]
+    assert refused.value.code == "E-STORE-NO-ID"
+    assert r"'\xe9t\xe9'; ids here look like 'e\u0301t\xe9'" in str(refused.value)
+
+
+def test_ids_that_are_not_there_do_not_read_the_index_each_time(tmp_path, monkeypatch):
+    gone = {f"gone{k:02}": None for k in range(20)}
+    path = make_store(tmp_path / "s", {**grids(9), **gone})
+    hashed = []
+    monkeypatch.setattr(tables, "sha256_file", lambda p: hashed.append(p) or sha256_file(p))
+    store = FeatureStore.open(path)
+    codes = []
+    for image_id in [*gone, *(f"other{k}" for k in range(20))]:
+        assert image_id not in store
+        with pytest.raises(MissingRecordError) as refused:
+            store[image_id]
+        codes.append(refused.value.code)
+    assert codes == ["E-STORE-NO-RECORD"] * 20 + ["E-STORE-NO-ID"] * 20
+    assert hashed == [path / "index.parquet"] * 2  # once for reasons, once for an example
+
+
+def test_more_reasons_than_are_kept_name_where_to_look(tmp_path, monkeypatch):
+    monkeypatch.setattr("clipfeat.featstore.store.MAX_REASONS", 1)
+    store = FeatureStore.open(make_store(tmp_path / "s", {**grids(2), "x": None, "y": None}))
+    with pytest.raises(MissingRecordError, match="missing, no such file"):
+        store["x"]
+    with pytest.raises(MissingRecordError, match="missing, for its reason type: clipfeat store ls"):
+        store["y"]
+
+
+def test_an_id_that_a_changed_lookup_has_lost_is_not_said_to_be_absent(tmp_path):
+    path = make_store(tmp_path / "s", grids(3))
+    content = bytearray((path / "lookup.bin").read_bytes())
+    keys = np.frombuffer(content, "<u8", count=3, offset=16)
+    keys[:] = np.sort(keys ^ np.uint64(1))
+    (path / "lookup.bin").write_bytes(content)
+    store = FeatureStore.open(path)
+    for use in (
+        lambda: store["image000"],
+        lambda: "image000" in store,
+        lambda: store.statuses(["?"]),
+    ):
+        with pytest.raises(CorruptStoreError) as refused:
+            use()
+        assert refused.value.code == "E-STORE-LOOKUP-CHANGED"
+
+
+def test_another_working_directory_changes_nothing(tmp_path, monkeypatch):
+    records = grids(6)
+    monkeypatch.chdir(tmp_path)
+    store = FeatureStore.open(make_store(tmp_path / "s", records).relative_to(tmp_path))
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    assert store["image003"].tobytes() == records["image003"].tobytes()
+    assert list(store.ids) == sorted(records)
+    assert len(store.read(store.ids).features) == 6
+    assert [shard.records for shard in store.shards] == [4, 2]
+
+
+def test_a_store_is_written_extended_and_verified_at_a_relative_path(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    records = grids(6)
+    path = make_store(Path("s"), dict(list(records.items())[:3]))
+    assert extend_store(path, records).digest == FeatureStore.open(path).digest
+    assert verify(path) == []
+    (path / "lookup.1.bin").write_bytes(b"short")
+    assert [problem.path for problem in verify(path)] == ["lookup.1.bin"]
+
+
+@pytest.mark.parametrize("table", ["lookup.bin", "index.parquet", "shards.parquet"])
+def test_a_table_that_is_a_link_is_said_to_be_one(tmp_path, table):
+    path = make_store(tmp_path / "s", grids(3))
+    (path / table).rename(tmp_path / table)
+    (path / table).symlink_to(tmp_path / table)
+    with pytest.raises(CorruptStoreError, match="is a symbolic link") as refused:
+        list(FeatureStore.open(path).index) + list(FeatureStore.open(path).shards)
+    assert refused.value.code == "E-STORE-LINK"
+
+
+def test_a_shard_that_is_a_link_is_said_to_be_one(tmp_path):
+    path = make_store(tmp_path / "s", grids(3))
+    shard = path / "features.zarr/3x4/grid/c.0.0.0.0"
+    shard.rename(tmp_path / "moved")
+    shard.symlink_to(tmp_path / "moved")
+    for ids in (["image000"], ["image000", "image001"]):
+        with pytest.raises(CorruptStoreError, match="is a symbolic link") as refused:
+            FeatureStore.open(path).read(ids)
+        assert refused.value.code == "E-STORE-LINK"
+    assert "is a symbolic link" in " ".join(problem.problem for problem in verify(path))
