@@ -1,5 +1,6 @@
 """A text as one state a word."""
 
+import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
@@ -22,5 +23,8 @@ class WordStates(nn.Module):
 
         It reads forwards only, so that padding after the last word changes no real state.
         """
-        states, _ = self.lstm(self.words(tokens))
+        # oneDNN has a bfloat16 LSTM only where the processor has AVX-512 or AMX for it. On any CPU
+        # an LSTM is float32, so that a run does not depend on which; GPUs are not concerned.
+        with torch.autocast("cpu", enabled=False):
+            states, _ = self.lstm(self.words(tokens))
         return states, tokens != PADDING
