@@ -7,6 +7,8 @@ from pathlib import Path
 from .errors import UsageError
 
 CGROUP = Path("/sys/fs/cgroup")
+CPUINFO = Path("/proc/cpuinfo")
+BFLOAT16 = {"avx512_bf16", "amx_bf16", "bf16"}  # instruction sets of x86, then of Arm
 MAX_GPUS = 1024
 
 
@@ -62,6 +64,17 @@ def _quota(folder: Path) -> float:
         return math.inf if quota == "max" or int(quota) <= 0 else int(quota) / int(period)
     except (OSError, ValueError):
         return math.inf
+
+
+def has_bfloat16() -> bool:
+    """Return whether the processor has instructions for bfloat16, as far as Linux says.
+
+    Without them libraries emulate it, far slower than float32.
+    """
+    try:
+        return not BFLOAT16.isdisjoint(CPUINFO.read_text().split())
+    except OSError:  # not Linux
+        return False
 
 
 def parse_gpus(text: str) -> tuple[int, ...]:

@@ -3,6 +3,7 @@
 import copy
 import dataclasses
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -210,6 +211,50 @@ def test_out_of_memory_names_the_setting(tmp_path: Path) -> None:
             loss_of=greedy,
             evaluate=lambda model: {"score": 1.0},
         )
+
+
+def train_tiny(run: Path, settings: LoopSettings, compute: Callable[[torch.Tensor], Any]) -> None:
+    train(
+        torch.nn.Linear(4, 4),
+        settings,
+        run=run,
+        accelerator=accelerator_on("cpu", settings),
+        order=Order(np.arange(3)),
+        read_batch=lambda numbers, epoch: Row(torch.randn(4, 4)),
+        loss_of=lambda model, batch: compute(model(batch.row)).sum(),
+        evaluate=lambda model: {"score": 1.0},
+    )
+
+
+def test_what_a_library_cannot_compute_in_a_precision_is_one_line(tmp_path: Path) -> None:
+    """torch has no determinant of bfloat16; of a bug in float32 its traceback says more."""
+
+    def determinant(rows: torch.Tensor) -> torch.Tensor:
+        return torch.linalg.det(rows.bfloat16())
+
+    with pytest.raises(ClipfeatError) as refused:
+        train_tiny(tmp_path, LoopSettings(precision="bfloat16"), determinant)
+    assert refused.value.code == "E-PRECISION-KERNEL"
+    assert str(refused.value).endswith("; type --set precision=float32")
+    assert "\n" not in str(refused.value)
+    with pytest.raises(NotImplementedError, match="BFloat16"):
+        train_tiny(tmp_path, LoopSettings(), determinant)
+
+
+@pytest.mark.parametrize(("native", "better"), [(True, "bfloat16"), (False, "float32")])
+def test_the_precision_that_is_named_instead_is_one_that_the_processor_is_fast_in(
+    native: bool,  # noqa: FBT001
+    better: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr("clipfeat.train.loop.devices.has_bfloat16", lambda: native)
+    with pytest.raises(UsageError) as refused:
+        accelerator_on("cpu", LoopSettings(precision="float16"))
+    assert refused.value.code == "E-PRECISION-DEVICE"
+    assert str(refused.value).endswith(f"type --set precision={better}")
+    accelerator_on("cpu", LoopSettings(precision="bfloat16"))
+    assert ("type --set precision=float32" in capsys.readouterr().err) == (not native)
 
 
 def test_a_model_too_large_for_memory_is_said_before_the_run_is_made(

@@ -12,6 +12,7 @@ from clipfeat.train.models.coattention import GuidedAttention, SelfAttention
 from clipfeat.train.models.fusion import SumHead
 from clipfeat.train.models.movie import ModulatedBottleneck, Movie, cell_maps
 from clipfeat.train.models.pythia import ProductAttention
+from clipfeat.train.models.states import WordStates
 
 TEXTS, CELLS, WORDS, CHANNELS, HEADS = 3, 6, 5, 16, 4
 SEEN = torch.arange(CELLS) < torch.tensor([[6], [4], [1]])
@@ -185,3 +186,16 @@ def test_a_head_wants_as_many_vectors_as_it_was_made_for() -> None:
     head = SumHead(CHANNELS, vectors=2, joint=8, answers=3)
     with pytest.raises(ValueError, match="zip"):
         head(torch.randn(TEXTS, CHANNELS))
+
+
+def test_word_states_are_those_of_a_float32_lstm_whatever_the_precision_of_the_rest() -> None:
+    """There are processors on which torch has no bfloat16 LSTM."""
+    ours = WordStates(tokens=9, embedding=4, hidden=CHANNELS)
+    tokens = torch.randint(2, 9, (TEXTS, WORDS)) * REAL
+    theirs = nn.LSTM(4, CHANNELS, batch_first=True)
+    theirs.load_state_dict(ours.lstm.state_dict())
+    expected, _ = theirs(ours.words.weight[tokens])
+    with torch.autocast("cpu", torch.bfloat16):
+        states, real = ours(tokens)
+    assert torch.equal(states, expected)
+    assert torch.equal(real, REAL)

@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import sys
 from collections.abc import Iterator
 
 import torch
@@ -9,7 +10,9 @@ from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 
 from ...base.errors import ClipfeatError, UsageError
+from ...base.machine import has_bfloat16
 from ..settings import LoopSettings
+from .launch import is_first
 
 MIXED_PRECISION = {"float32": "no", "bfloat16": "bf16", "float16": "fp16"}
 
@@ -18,15 +21,37 @@ def accelerator_on(device: str | None, settings: LoopSettings) -> Accelerator:
     """Return what places models on `device`: "cpu", "cuda", or None for a GPU if there is one.
 
     In a process that torchrun or `clipfeat train --gpus` has started, it joins the others.
+    Raises UsageError where the device is not there, or has not the precision of the settings.
     """
     if device == "cuda" and not torch.cuda.is_available():
         raise UsageError("--device cuda: torch finds no GPU here; type --device cpu")
     cpu = device == "cpu" or not torch.cuda.is_available()
-    if cpu and settings.precision == "float16":
-        raise UsageError("precision float16 needs a GPU; type --set precision=bfloat16")
+    _check_precision(settings.precision, cpu=cpu)
     # Accelerate keeps one state a process and refuses a second run of another precision.
     AcceleratorState._reset_state(reset_partial_state="LOCAL_RANK" not in os.environ)
     return Accelerator(cpu=cpu, mixed_precision=MIXED_PRECISION[settings.precision])
+
+
+def _check_precision(precision: str, *, cpu: bool) -> None:
+    """Raise UsageError for a precision that the device has not; say where it is slow."""
+    if precision == "float16" and cpu:
+        instead = "bfloat16" if has_bfloat16() else "float32"
+        raise UsageError(
+            f"precision float16 needs a GPU; type --set precision={instead}",
+            code="E-PRECISION-DEVICE",
+        )
+    if precision != "bfloat16":
+        return
+    if not cpu and not torch.cuda.is_bf16_supported():
+        raise UsageError(
+            "this GPU has no bfloat16; type --set precision=float16", code="E-PRECISION-DEVICE"
+        )
+    if cpu and not has_bfloat16() and is_first():
+        print(
+            "this processor only emulates bfloat16, many times slower than float32; type --set "
+            "precision=float32",
+            file=sys.stderr,
+        )
 
 
 def leave_group() -> None:
@@ -49,3 +74,22 @@ def memory_errors(remedy: str) -> Iterator[None]:
         if not any(text in str(error).lower() for text in texts):
             raise
         raise ClipfeatError(f"out of memory: {remedy}") from None
+
+
+@contextlib.contextmanager
+def precision_errors(precision: str) -> Iterator[None]:
+    """Turn what torch raises where a library has no kernel for a precision into one line."""
+    try:
+        yield
+    except RuntimeError as error:
+        reason = str(error).split("\n")[0]
+        missing = isinstance(error, NotImplementedError) or any(
+            text in reason for text in ("could not create a primitive", "NOT_SUPPORTED")
+        )
+        if precision == "float32" or not missing:
+            raise
+        raise ClipfeatError(
+            f"torch cannot compute this model in {precision} on this device ({reason:.150}); "
+            "type --set precision=float32",
+            code="E-PRECISION-KERNEL",
+        ) from None

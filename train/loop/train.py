@@ -31,7 +31,7 @@ from ..runs.jsonfile import field
 from ..settings import LoopSettings
 from .batches import Numbers, Order, prefetch, share_out
 from .checkpoint import load_training, model_tensors, write_checkpoint, write_training
-from .devices import memory_errors
+from .devices import memory_errors, precision_errors
 from .log import log_nothing, open_log
 from .optimizer import make_optimizer
 from .profile import LoopTimes
@@ -91,7 +91,7 @@ def train(
         f"a batch of {settings.batch_size} is computed in {settings.accumulate} parts; type --set "
         f"accumulate={2 * settings.accumulate}, which leaves the batch as it is, or lower batch_size"
     )
-    with bar, opened as log, memory_errors(remedy):
+    with bar, opened as log, memory_errors(remedy), precision_errors(settings.precision):
         while step < steps:
             epoch, position = divmod(step, epoch_steps)
             batches = order.batches(size=settings.batch_size, seed=settings.seed, epoch=epoch)
