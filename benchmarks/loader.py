@@ -12,7 +12,6 @@ an epoch adds, and what four processes share of one index.
 
 import argparse
 import multiprocessing as mp
-import os
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
@@ -24,6 +23,7 @@ import psutil
 import torch
 from torch.utils.data import DataLoader, Dataset
 
+from clipfeat.base.machine import usable_cores
 from clipfeat.featstore import FeatureStore, GridShape, Identity
 from clipfeat.featstore.write import write_store
 from clipfeat.train.grids.records import RecordReader
@@ -35,7 +35,7 @@ from .store.records import Kind, Records, make_records
 
 KIND = Kind("caption", "RN50 caption grids", GridShape(14, 14), 2048, 512)
 QUESTIONS, BATCH, ANSWERS, TOKENS = 3, 64, 3129, 14
-WORKERS = len(os.sched_getaffinity(0))
+WORKERS = usable_cores()
 CPU = torch.device("cpu")
 
 

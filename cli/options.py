@@ -71,7 +71,10 @@ def training(
             help="Change one setting, such as --set epochs=3. May be repeated.",
         ),
         *((from_pretraining,) if init else ()),
-        click.option("--gpus", help="Train on several GPUs: a count (8) or their numbers (0,3)."),
+        click.option(
+            "--gpus",
+            help="Train on several GPUs: a count (8), their numbers (0,3), or one with a comma (3,).",
+        ),
         click.option(
             "--profile", is_flag=True, help="Say where the time went, waiting for data too."
         ),

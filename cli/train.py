@@ -10,6 +10,7 @@ from typing import Any, NoReturn, TypeVar
 import click
 
 from ..base.errors import UsageError, needs_extra
+from ..base.machine import require_gpus, visible_devices
 from .options import training
 from .output import show
 
@@ -159,11 +160,10 @@ def _train_on(gpus: str, device: str | None) -> NoReturn:
     """Run this very command once for each GPU, and exit as they do."""
     import torch
 
-    from ..train.loop.launch import launch, require_gpus, visible_gpus
+    from ..train.loop.launch import launch
 
     if device == "cpu":
         raise UsageError("--gpus and --device cpu exclude each other; drop one")
-    chosen = visible_gpus(gpus)
-    require_gpus(chosen, torch.cuda.device_count())
+    chosen = require_gpus(gpus, torch.cuda.device_count())
     command = [sys.executable, "-m", "clipfeat.cli", *sys.argv[1:]]
-    sys.exit(launch(command, len(chosen), CUDA_VISIBLE_DEVICES=",".join(chosen)))
+    sys.exit(launch(command, len(chosen), CUDA_VISIBLE_DEVICES=visible_devices(chosen)))

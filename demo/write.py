@@ -1,7 +1,6 @@
 """Write the demo's pictures and annotations into a folder."""
 
 import json
-import os
 import shutil
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -11,6 +10,8 @@ from typing import Any
 from tqdm import tqdm
 
 from ..base.errors import UsageError, needs_extra
+from ..base.files import temporary_name
+from ..base.machine import usable_cores
 from .formats import coco_caption_files, karpathy_file, snli_ve_files, vqa_files
 from .scenes import Scene, make_scene
 
@@ -42,7 +43,7 @@ def write_demo_data(folder: Path, images: int, seed: int) -> DemoData:
 
     # Everything goes into a folder beside, which takes the final name when it is whole.
     final = folder.resolve()
-    unfinished = final.with_name(f".{final.name}.{os.getpid()}.tmp")
+    unfinished = final.with_name(temporary_name(f".{final.name}"))
     (unfinished / "images").mkdir(parents=True)
     try:
         scenes = [make_scene(seed, image_id) for image_id in range(1, images + 1)]
@@ -50,7 +51,7 @@ def write_demo_data(folder: Path, images: int, seed: int) -> DemoData:
         def write_picture(scene: Scene) -> None:
             draw(scene, seed).save(unfinished / "images" / scene.file_name, quality=JPEG_QUALITY)
 
-        with ThreadPoolExecutor(os.cpu_count()) as threads:
+        with ThreadPoolExecutor(usable_cores()) as threads:
             done = threads.map(write_picture, scenes)
             list(tqdm(done, "scenes", images, unit="image", disable=None))
         vqa = vqa_files(scenes, seed)

@@ -13,9 +13,8 @@ import pytest
 from children import World, command_line, start_child, wait_for_update
 from vqa_world import make_world
 
-from clipfeat.base.errors import UsageError
 from clipfeat.cli.main import main
-from clipfeat.train.loop.launch import launch, require_gpus, visible_gpus
+from clipfeat.train.loop.launch import launch
 
 QUIET = ("epochs=3", "model.dropout=0", "batch_size=71")
 LAUNCH = (
@@ -124,28 +123,52 @@ def test_what_a_process_said_before_a_signal_is_shown(capfd) -> None:
 
 
 @pytest.mark.parametrize(
-    ("gpus", "message"),
+    ("listed", "gpus", "seen"),
     [
-        ("two", "--gpus takes a count or numbers, such as 8 or 0,3; got 'two'"),
-        ("0,0", "at least one GPU, none of them twice"),
-        ("0", "at least one GPU, none of them twice"),
-        ("-1", "--gpus takes a count or numbers"),
-        ("0,7", "--gpus asks for GPU 7; torch finds 2 here"),
-        ("3", "--gpus asks for GPU 2; torch finds 2 here"),
+        ("4,5,6,7", "2", "4,5"),
+        ("4,5,6,7", "0,3", "4,7"),
+        ("4,5,6,7", "3,", "7"),
+        ("GPU-8932f937, GPU-1ac2", "2", "GPU-8932f937,GPU-1ac2"),
+        (None, "0,3", "0,3"),
     ],
 )
-def test_wrong_gpus_are_refused(gpus: str, message: str) -> None:
-    with pytest.raises(UsageError, match=message):
-        require_gpus(visible_gpus(gpus), 2)
+def test_each_process_sees_the_gpus_of_the_list_that_is_there(
+    listed: str | None, gpus: str, seen: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The processes are real: in place of Python, a script says what each of them was given."""
+    python = tmp_path / "python"
+    python.write_text(
+        '#!/bin/sh\necho "$CUDA_VISIBLE_DEVICES of $WORLD_SIZE: $*" >"$0.$LOCAL_RANK"\n'
+    )
+    python.chmod(0o755)
+    monkeypatch.delenv("LOCAL_RANK", raising=False)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if listed is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", listed)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 4 if listed is None else len(listed))
+    monkeypatch.setattr("sys.executable", str(python))
+    words = ["train", "vqa", "--store", "s", "--data", "d", "--out", "o", "--gpus", gpus]
+    monkeypatch.setattr("sys.argv", ["clipfeat", *words])
+    with pytest.raises(SystemExit) as done:
+        main()
+    assert done.value.code == 0
+    count = len(seen.split(","))
+    for rank in range(count):
+        said = (tmp_path / f"python.{rank}").read_text()
+        assert said == f"{seen} of {count}: -m clipfeat.cli {' '.join(words)}\n"
+    assert not (tmp_path / f"python.{count}").exists()
 
 
 def test_gpus_that_are_not_there_are_refused_as_typed(
     world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
 ) -> None:
-    monkeypatch.setattr("torch.cuda.device_count", lambda: 0)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
     words = command_line(world, tmp_path / "run")[2:-2]
     for more, message in (
-        (["--gpus", "8"], "--gpus asks for GPU 7; torch finds 0 here"),
+        (["--gpus", "8"], "[E-GPUS-ABSENT]"),
+        (["--gpus", "2,"], "[E-GPUS-ABSENT]"),
+        (["--gpus", "two"], "[E-GPUS-SYNTAX]"),
+        (["--gpus", "0,0"], "[E-GPUS-TWICE]"),
         (["--gpus", "1", "--device", "cpu"], "--gpus and --device cpu exclude each other"),
     ):
         monkeypatch.setattr("sys.argv", ["clipfeat", *words[1:], *more])

@@ -10,7 +10,7 @@ import time
 from collections.abc import Sequence
 from typing import IO
 
-from ...base.errors import UsageError
+from ...base.machine import usable_cores
 
 POLL = 0.05  # seconds between looks at the processes
 SETTLE = 10.0  # seconds that the first process gets to meet the mistake of another one
@@ -27,29 +27,6 @@ def is_first() -> bool:
     return os.environ.get("RANK", "0") == "0"
 
 
-def visible_gpus(gpus: str) -> list[str]:
-    """Return the numbers of the GPUs that "8" (the first eight) or "0,3" (these two) means.
-
-    >>> visible_gpus("2"), visible_gpus("0,3")
-    (['0', '1'], ['0', '3'])
-    """
-    numbers = gpus.split(",")
-    if not all(number.strip().isdecimal() for number in numbers):
-        raise UsageError(f"--gpus takes a count or numbers, such as 8 or 0,3; got {gpus!r}")
-    chosen = [number.strip() for number in numbers]
-    if len(chosen) == 1:
-        chosen = [str(number) for number in range(int(chosen[0]))]
-    if not chosen or len(set(chosen)) < len(chosen):
-        raise UsageError(f"--gpus: expected at least one GPU, none of them twice; got {gpus!r}")
-    return chosen
-
-
-def require_gpus(chosen: Sequence[str], there: int) -> None:
-    """Raise UsageError unless the chosen GPUs are among the `there` that this machine has."""
-    if max(map(int, chosen)) >= there:
-        raise UsageError(f"--gpus asks for GPU {max(chosen, key=int)}; torch finds {there} here")
-
-
 def launch(command: Sequence[str], processes: int, **environment: str) -> int:
     """Run `command` in so many processes that find each other; return the group's exit code.
 
@@ -63,7 +40,7 @@ def launch(command: Sequence[str], processes: int, **environment: str) -> int:
         "WORLD_SIZE": str(processes),
         "LOCAL_WORLD_SIZE": str(processes),
         "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS")
-        or str(max(1, len(os.sched_getaffinity(0)) // processes)),
+        or str(max(1, usable_cores() // processes)),
         **environment,
     }
     silent = [tempfile.TemporaryFile() for _ in range(1, processes)]  # noqa: SIM115
