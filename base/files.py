@@ -4,6 +4,7 @@ import contextlib
 import errno
 import hashlib
 import os
+import re
 import secrets
 import stat
 from collections.abc import Iterator, Sequence
@@ -30,10 +31,20 @@ def fsync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
+def is_temporary(name: str) -> bool:
+    """Return whether a file's name is one that `atomic_file` gives while it writes.
+
+    >>> is_temporary(temporary_name(".index.parquet")), is_temporary(".notes.tmp")
+    (True, False)
+    """
+    return re.fullmatch(r"\..+\.[0-9a-f]{16}\.tmp", name, re.DOTALL) is not None
+
+
 def remove_temporaries(folder: Path) -> None:
     """Remove what `atomic_file` left in `folder` and below when its process was killed."""
     for path in folder.rglob(f".*{TEMPORARY}"):
-        path.unlink(missing_ok=True)
+        if is_temporary(path.name):
+            path.unlink(missing_ok=True)
 
 
 def open_plain(path: str | Path, *, follow: bool = False) -> int:
@@ -70,7 +81,9 @@ def open_output(path: str | Path, *, append: bool = False) -> int:
     try:
         if _require_plain(descriptor, path).st_nlink > 1:
             raise OSError(
-                errno.EMLINK, "is a hard link: writing would change another file too", str(path)
+                errno.EMLINK,
+                "is a hard link, and writing would change another file too; put a copy in its place",
+                str(path),
             )
     except OSError:
         os.close(descriptor)

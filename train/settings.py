@@ -10,12 +10,15 @@ from pathlib import Path
 from typing import Any, Literal, NoReturn, TypeVar
 
 from ..base.errors import UsageError
+from ..base.files import read_text
 
 PRECISIONS = ("float32", "bfloat16", "float16")
 OPTIMIZERS = ("adamw", "adamax")
 SCHEDULES = ("cosine", "linear", "step", "noam", "constant")
 CACHES = ("none", "memory", "device")
 LARGEST = 1 << 63  # torch takes no larger seed, and a float no number of any length
+
+MOST_TOML = 1 << 20  # bytes of a file of settings
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -148,9 +151,10 @@ def find_config(name: str, presets: Path) -> Path:
 
 def _read_toml(path: Path) -> dict[str, Any]:
     try:
-        return tomllib.loads(path.read_text())
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError, RecursionError) as error:
-        raise UsageError(f"{path}: not a TOML settings file ({error})") from None
+        return tomllib.loads(read_text(path, MOST_TOML))
+    except (OSError, ValueError, RecursionError) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise UsageError(f"{path}: not a TOML settings file ({reason})") from None
 
 
 def _parse_assignment(text: str) -> tuple[str, Any]:
@@ -159,7 +163,7 @@ def _parse_assignment(text: str) -> tuple[str, Any]:
         raise UsageError(f"--set takes key=value, such as --set epochs=3; got {text!r}")
     try:
         parsed = tomllib.loads(f"value = {value}")["value"]
-    except tomllib.TOMLDecodeError:
+    except ValueError:  # or a number of thousands of digits
         parsed = value.strip()  # a bare word, which TOML would want in quotes
     except RecursionError:
         raise UsageError(f"--set {key.strip()}: its value is nested too deeply") from None
@@ -204,16 +208,16 @@ def _table(name: str, value: Any, kinds: Mapping[str, type], default: str) -> An
     if isinstance(value, str):
         value = {"name": value}  # --set model=mcan: all else at that model's defaults
     if not isinstance(value, dict):
-        raise UsageError(f"{name} must be a table with a name; got {value!r}")
+        raise UsageError(f"{name} must be a table with a name; got {value!r:.60}")
     chosen = value.get("name", default)
     if not isinstance(chosen, str) or chosen not in kinds:
-        raise UsageError(f"{name} must be one of {', '.join(kinds)}; got {chosen!r}")
+        raise UsageError(f"{name} must be one of {', '.join(kinds)}; got {chosen!r:.60}")
     return settings_of(kinds[chosen], value, f"{name}.")
 
 
 def _array(name: str, value: Any, wanted: Any) -> tuple[Any, ...]:
     if not isinstance(value, (list, tuple)):
-        raise UsageError(f"{name} must be an array, such as [0.9, 0.98]; got {value!r}")
+        raise UsageError(f"{name} must be an array, such as [0.9, 0.98]; got {value!r:.60}")
     return tuple(_scalar(f"each of {name}", entry, wanted) for entry in value)
 
 
@@ -226,7 +230,7 @@ def _scalar(name: str, value: Any, wanted: Any) -> Any:
         value = float(value)
     if type(value) is not wanted or (wanted is float and not math.isfinite(value)):
         article = "an" if wanted is int else "a"
-        raise UsageError(f"{name} must be {article} {wanted.__name__}; got {value!r}")
+        raise UsageError(f"{name} must be {article} {wanted.__name__}; got {value!r:.60}")
     return value
 
 

@@ -142,7 +142,10 @@ def test_a_benchmark_names_the_instruction_sets(monkeypatch: pytest.MonkeyPatch)
     ],
 )
 def test_a_processor_with_instructions_for_bfloat16_is_known(
-    cpuinfo: str, there: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    cpuinfo: str,
+    there: bool,  # noqa: FBT001
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     (tmp_path / "cpuinfo").write_text(cpuinfo)
     monkeypatch.setattr(machine, "CPUINFO", tmp_path / "cpuinfo")

@@ -19,7 +19,7 @@ from ..loop.devices import accelerator_on
 from ..loop.profile import LoopTimes
 from ..loop.run import open_run
 from ..loop.train import say, train
-from ..runs.folder import BEST, RESULT, start_run
+from ..runs.folder import BEST, RESULT, require_no_link, require_same_run
 from .evaluation import caption_split, describe
 from .inputs import Inputs, read_inputs
 from .settings import SCST, STAGES, XE, CaptionSettings
@@ -57,7 +57,7 @@ def train_caption(
     _require_folder(out, stages)
     inputs = read_inputs(settings, FeatureStore.open(store), data)
     if XE not in stages:
-        start_run(out / XE, cross_entropy_card(settings, inputs), writes=False)
+        require_same_run(out / XE, cross_entropy_card(settings, inputs))
     results: dict[str, Any] = {}
     times = StageTimes()
     for name in stages:
@@ -119,6 +119,8 @@ def _train(
 
 def _require_folder(out: Path, stages: Sequence[str]) -> None:
     """Raise UsageError unless the stages can be trained into a run's folder."""
+    for stage in STAGES:
+        require_no_link(out / stage)
     strange = out.is_dir() and any(out.iterdir()) and not any((out / s).is_dir() for s in STAGES)
     if strange or (out.exists() and not out.is_dir()):
         raise UsageError(

@@ -7,7 +7,7 @@ from pathlib import Path
 from ...base.errors import UsageError
 from ..grids.normalize import ChannelStatistics, FeatureNorm, statistics_of
 from ..loop.checkpoint import read_checkpoint, rebuild
-from ..runs.folder import BEST, SETTINGS, VOCABULARY, RunCard, read_card
+from ..runs.folder import BEST, SETTINGS, VOCABULARY, RunCard, read_card, require_no_link
 from ..runs.jsonfile import field
 from ..settings import settings_of
 from .data.tokens import CaptionVocabulary
@@ -47,6 +47,7 @@ def find_stage(run: Path) -> Path:
     if (run / SETTINGS).is_file():
         return run
     for stage in reversed(STAGES):
+        require_no_link(run / stage)  # predictions will be written there
         if (run / stage / BEST).is_file():
             return run / stage
     raise UsageError(

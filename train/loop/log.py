@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
-from ..runs.folder import EVENTS, append_metrics, rewind_metrics
+from ..runs.folder import EVENTS, append_metrics, open_metrics, require_no_link
 from .tensorboard import EventWriter
 
 
@@ -18,12 +18,15 @@ class Log(Protocol):
 @contextlib.contextmanager
 def open_log(run: Path, *, step: int) -> Iterator[Log]:
     """Open the log of a run that goes on after update `step`; what lies beyond it is forgotten."""
-    rewind_metrics(run, step)
-    with contextlib.closing(EventWriter(run / EVENTS, purge_step=step + 1)) as events:
+    require_no_link(run / EVENTS)
+    with (
+        open_metrics(run, step=step) as metrics,
+        contextlib.closing(EventWriter(run / EVENTS, purge_step=step + 1)) as events,
+    ):
 
         def log(numbers: Mapping[str, Any], *, step: int, epoch: int) -> None:
             record = {"step": step, "epoch": epoch + 1, **numbers}
-            append_metrics(run, record)
+            append_metrics(metrics, record)
             events.write(record)
 
         yield log

@@ -10,7 +10,14 @@ from accelerate import Accelerator
 
 from ...base.errors import UsageError
 from ...featstore import FeatureStore
-from ..runs.folder import VOCABULARY, RunCard, data_digests, locked, start_run
+from ..runs.folder import (
+    VOCABULARY,
+    RunCard,
+    data_digests,
+    locked,
+    require_same_run,
+    write_card,
+)
 from ..runs.jsonfile import write_json
 from ..settings import LoopSettings
 
@@ -68,9 +75,11 @@ def open_run(
 
     Raises UsageError where it holds another run, or another process is training it.
     """
-    with accelerator.main_process_first():
-        start_run(folder, card, writes=accelerator.is_main_process)
-    with locked(folder) if accelerator.is_main_process else contextlib.nullcontext():
-        if accelerator.is_main_process:
-            write_json(folder / VOCABULARY, vocabulary.record())
+    with contextlib.ExitStack() as held:
+        with accelerator.main_process_first():
+            require_same_run(folder, card)
+            if accelerator.is_main_process:
+                held.enter_context(locked(folder))
+                write_card(folder, card)
+                write_json(folder / VOCABULARY, vocabulary.record())
         yield

@@ -1,5 +1,6 @@
 """A run's metrics as TensorBoard's event files."""
 
+import secrets
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -24,9 +25,10 @@ class EventWriter:
         written more.
         """
         folder.mkdir(parents=True, exist_ok=True)
-        # Names carry the second at which a file was begun. The suffix keeps them apart and in
-        # order where a run is killed and goes on within one.
-        self._file = EventsWriter(str(folder / "events"), f".{purge_step:09}")
+        # Names carry the second at which a file was begun. The suffix keeps them in order where a
+        # run is killed and goes on within one, and nobody can put a link in a file's place before.
+        suffix = f".{purge_step:09}.{secrets.token_hex(8)}"
+        self._file = EventsWriter(str(folder / "events"), suffix)
         started = SessionLog(status=SessionLog.START)
         self._write(Event(step=purge_step, session_log=started))
 

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 SMOOTHED_OVER = 80  # the smooth line's Gaussian is an 80th of the run wide, to either side
+LARGEST = 1e30  # of the numbers that are drawn; nothing that trains has larger ones
 LOG_FROM = 10.0  # a loss that falls to a tenth is drawn on a logarithmic axis
 
 
@@ -23,8 +24,8 @@ def draw_curves(run: Path, out: Path) -> None:
     Raises UsageError for a folder that is no run's.
     """
     task, lines = read_card(run).task, read_metrics(run)
-    losses = [line for line in lines if "loss" in line]
-    scores = [line for line in lines if "score" in line]
+    losses = _with(lines, "step", "loss", "lr")
+    scores = _with(lines, "step", "score", "epoch")
     figure = new_figure(7.2, 6.4)
     axes = figure.subplots(3, 1, sharex=True, height_ratios=(3, 3, 1.2))
     for axis in axes:
@@ -34,7 +35,7 @@ def draw_curves(run: Path, out: Path) -> None:
     _draw_rate(axes[2], losses)
     axes[2].xaxis.get_major_locator().set_params(integer=True)
     axes[2].xaxis.set_major_formatter("{x:,.0f}")
-    axes[2].set_xlabel(_updates(lines), color=INK)
+    axes[2].set_xlabel(_updates(scores), color=INK)
     figure.suptitle(f"{run.resolve().name}  ({task})", color=INK, parse_math=False)
     save(figure, out)
 
@@ -89,6 +90,15 @@ def _draw_rate(axis: "Axes", lines: Sequence[dict[str, Any]]) -> None:
     axis.set_ylim(bottom=0)
 
 
+def _with(lines: Sequence[dict[str, Any]], *columns: str) -> list[dict[str, Any]]:
+    """Return the lines that have a number in each of the columns, as far as it can be drawn."""
+
+    def is_number(value: object) -> bool:
+        return type(value) in (int, float) and abs(value) < LARGEST
+
+    return [line for line in lines if all(is_number(line.get(column)) for column in columns)]
+
+
 def _column(lines: Sequence[dict[str, Any]], key: str) -> Float64[np.ndarray, " line"]:
     return np.array([line[key] for line in lines], dtype=np.float64)
 
@@ -107,13 +117,11 @@ def _label(axis: "Axes", text: str, point: tuple[float, float], color: str) -> N
     )
 
 
-def _updates(lines: Sequence[dict[str, Any]]) -> str:
+def _updates(scores: Sequence[dict[str, Any]]) -> str:
     """Return the label of the common axis, with what an epoch is."""
-    ends = [(line["step"], line["epoch"]) for line in lines if "score" in line]
-    if len(ends) < 2:  # the only epoch may have been cut short
+    if len(scores) < 2 or scores[0]["epoch"] < 1:  # the only epoch may have been cut short
         return "update"
-    step, epoch = ends[0]
-    return f"update ({step // epoch:,} an epoch)"
+    return f"update ({scores[0]['step'] // scores[0]['epoch']:,} an epoch)"
 
 
 def _say_none(axis: "Axes", what: str) -> None:

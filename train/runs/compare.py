@@ -11,7 +11,7 @@ import numpy as np
 from ...base.errors import ClipfeatError, UsageError
 from .bootstrap import interval_of_mean
 from .folder import SCORES, RunCard, flat_settings, read_card
-from .jsonfile import field, read_json
+from .jsonfile import OF_RUN, field, read_json
 
 LARGEST = 1e6  # a score that no metric gives; sums of smaller ones stay finite
 
@@ -79,7 +79,7 @@ def read_scored(run: Path) -> Scored:
     card, path = read_card(run), run / SCORES
     if not path.is_file():
         raise UsageError(f"{run} has no {SCORES}: its training is not done; type its command again")
-    record = read_json(path)
+    record = read_json(path, OF_RUN, follow=False)
     ids, images, scores = (field(record, key, list, path) for key in ("ids", "images", "scores"))
     if not all(type(value) in (int, str) for value in (*ids, *images)):
         raise ClipfeatError(f"{path}: ids and images must be numbers or texts")

@@ -21,15 +21,24 @@ A captioning run has a folder like this for each of its stages: RUN/xe and RUN/s
 import contextlib
 import dataclasses
 import json
-import math
+import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from ...base.errors import ClipfeatError, UsageError
-from ...base.files import sha256_file, try_lock, write_atomically
-from .jsonfile import field, read_json, write_json
+from ...base.files import (
+    is_temporary,
+    open_output,
+    read_bytes,
+    remove_temporaries,
+    sha256_file,
+    try_lock,
+    write_atomically,
+)
+from ...base.jsonio import parse_json
+from .jsonfile import OF_RUN, field, read_json, write_json
 
 SETTINGS = "settings.json"
 VOCABULARY = "vocabulary.json"
@@ -45,6 +54,8 @@ CHANGES_NOTHING = {"accumulate", "cache", "log_every", "checkpoint_every"}
 EVENTS = "tensorboard"
 CURVES = "curves.png"
 LOCK = ".lock"
+MOST_METRICS = 64 << 20  # bytes; a million updates leave 15 MB
+DEEPEST = 10  # tables in tables of settings; ours have three
 
 
 @dataclass(frozen=True)
@@ -65,11 +76,10 @@ def data_digests(files: tuple[Path, ...]) -> dict[str, str]:
     return {file.name: sha256_file(file) for file in files}
 
 
-def start_run(folder: Path, card: RunCard, *, writes: bool) -> None:
-    """Make the run's folder, or check that the one there is of the same run, to go on with it.
+def require_same_run(folder: Path, card: RunCard) -> None:
+    """Raise UsageError, which says what differs, where a folder holds something else than the run.
 
-    Of several processes one `writes`, before the others look. Raises UsageError that says what
-    differs.
+    A folder is new where it is empty but for what a process left that was killed as it began.
     """
     if (folder / SETTINGS).is_file():
         differing = list(_differences(read_card(folder), card))
@@ -78,26 +88,50 @@ def start_run(folder: Path, card: RunCard, *, writes: bool) -> None:
                 f"{folder} holds a run with {'; '.join(differing)}; "
                 "pass another --out, or what that run was started with"
             )
-    elif folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+    elif folder.exists() and not (folder.is_dir() and all(map(_is_trace, folder.iterdir()))):
         raise UsageError(f"{folder} exists and is no run folder; pass another --out")
-    if writes:
-        folder.mkdir(parents=True, exist_ok=True)
-        write_json(folder / SETTINGS, dataclasses.asdict(card))
+
+
+def _is_trace(path: Path) -> bool:
+    return path.name == LOCK or is_temporary(path.name)
 
 
 @contextlib.contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Keep other processes of this host from training into a run's folder.
+    """Keep other processes of this host from training into a run's folder; make it if need be.
 
-    The lock ends with its process, however that ends. Raises UsageError where another has it.
+    What killed processes left half written there is removed. The lock ends with its process,
+    however that ends. Raises UsageError where another process has it, OSError where something
+    else than a file of its own stands in the lock's place.
     """
-    with (folder / LOCK).open("w") as file:
+    folder.mkdir(parents=True, exist_ok=True)
+    with os.fdopen(open_output(folder / LOCK), "r+b") as file:
         if not try_lock(file.fileno()):
             raise UsageError(
                 f"{folder}: another process is training this run; "
-                "wait for it, or pass another --out"
+                "wait for it, or pass another --out",
+                code="E-RUN-LOCKED",
             )
+        remove_temporaries(folder)
         yield
+
+
+def require_no_link(folder: Path) -> None:
+    """Raise UsageError where a folder inside a run's is a link: files would land elsewhere.
+
+    The run's own folder may be one: that is the user's wish.
+    """
+    if folder.is_symlink():
+        raise UsageError(
+            f"{folder} is a symbolic link, and what a run writes stays in its folder; "
+            "put the folder itself in its place, or pass another --out",
+            code="E-RUN-LINK",
+        )
+
+
+def write_card(folder: Path, card: RunCard) -> None:
+    """Write what makes a run the run it is."""
+    write_json(folder / SETTINGS, dataclasses.asdict(card))
 
 
 def read_card(folder: Path) -> RunCard:
@@ -105,7 +139,9 @@ def read_card(folder: Path) -> RunCard:
     path = folder / SETTINGS
     if not path.is_file():
         raise UsageError(f"{folder} is no run folder: it has no {SETTINGS}")
-    record = read_json(path)
+    record = read_json(path, OF_RUN, follow=False)
+    if _is_deeper(record, DEEPEST):
+        raise ClipfeatError(f"{path}: tables are nested more than {DEEPEST} deep")
     digests = field(record, "data_files", dict, path)
     if not all(isinstance(digest, str) for digest in digests.values()):
         raise ClipfeatError(f"{path}: data_files must hold a sha256, a text, for each file")
@@ -118,6 +154,13 @@ def read_card(folder: Path) -> RunCard:
         store=field(record, "store", str, path),
         data=field(record, "data", str, path),
     )
+
+
+def _is_deeper(value: object, levels: int) -> bool:
+    if not isinstance(value, dict | list):
+        return False
+    inner = value.values() if isinstance(value, dict) else value
+    return levels == 0 or any(_is_deeper(each, levels - 1) for each in inner)
 
 
 def _differences(there: RunCard, now: RunCard) -> Iterator[str]:
@@ -145,29 +188,39 @@ def flat_settings(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]
     return flat
 
 
-def append_metrics(folder: Path, record: Mapping[str, Any]) -> None:
+@contextlib.contextmanager
+def open_metrics(folder: Path, *, step: int) -> Iterator[IO[str]]:
+    """Open the run's metrics, to add lines behind those up to `step`.
+
+    A killed run wrote further ones after its last checkpoint; they are dropped.
+    """
+    path = folder / METRICS
+    kept = [line for line, record in _metrics(folder) if record["step"] <= step]
+    write_atomically(path, b"".join(kept))
+    with os.fdopen(open_output(path, append=True), "a", encoding="ascii") as file:
+        yield file
+
+
+def append_metrics(file: IO[str], record: Mapping[str, Any]) -> None:
     """Add one line to the run's metrics."""
-    with (folder / METRICS).open("a") as file:
-        file.write(json.dumps(record) + "\n")
+    file.write(json.dumps(record) + "\n")
+    file.flush()
 
 
 def read_metrics(folder: Path) -> list[dict[str, Any]]:
-    """Return the run's metrics, but for a line that a crash cut short."""
+    """Return the run's metrics, but for lines that a crash cut short or damaged."""
+    return [record for _, record in _metrics(folder)]
+
+
+def _metrics(folder: Path) -> Iterator[tuple[bytes, dict[str, Any]]]:
+    """Yield each line of the run's metrics that has a step, and what it says; others cost themselves.
+
+    Raises OSError where something else than a file of its own stands in the place of the metrics.
+    """
     path = folder / METRICS
-    lines = path.read_text().splitlines(keepends=True) if path.is_file() else []
-    return [json.loads(line) for line in lines if _step_of(line) < math.inf]
-
-
-def rewind_metrics(folder: Path, step: int) -> None:
-    """Drop the lines past `step`: a killed run wrote them after its last checkpoint."""
-    path = folder / METRICS
-    lines = path.read_text().splitlines(keepends=True) if path.is_file() else []
-    write_atomically(path, "".join(line for line in lines if _step_of(line) <= step).encode())
-
-
-def _step_of(line: str) -> float:
-    """Return the step of a line of metrics; infinity where a crash cut it short."""
-    try:
-        return float(json.loads(line)["step"]) if line.endswith("\n") else math.inf
-    except (ValueError, TypeError, KeyError):
-        return math.inf
+    content = read_bytes(path, MOST_METRICS) if path.exists() or path.is_symlink() else b""
+    for line in content.splitlines(keepends=True):
+        with contextlib.suppress(ValueError):
+            record = parse_json(line) if line.endswith(b"\n") else None  # cut short by a crash
+            if isinstance(record, dict) and type(record.get("step")) is int:
+                yield line, record
