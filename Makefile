@@ -17,6 +17,12 @@ SCENES ?= 1200
 MODEL ?= RN50
 PRETRAINED ?= none
 DEMO_STORE := $(DEMO)/scenes.clipfeat
+ifeq ($(strip $(DEMO)),)
+$(error DEMO= names no folder; leave it out, or name one)
+endif
+# What the demo makes anew each time. What else is trained in its folder stays.
+DEMO_MADE := data images.parquet scenes.clipfeat scenes.run.json extract.json corpus \
+    demo-vqa demo-vqa-blind demo.png
 
 .PHONY: help setup machine demo train-vqa train-ve train-caption pretrain test lint types bench-extract bench-store bench-lookup bench-plan bench-loader bench-steps bench-decode bench-vqa bench-train bench-pretrain bench-cider bench-caption clean
 .DELETE_ON_ERROR:
@@ -49,8 +55,9 @@ $(VENV)/.installed-%: constraints.txt setup.cfg pyproject.toml
 $(BENCH_VENV)/.installed-%: constraints-bench.txt setup.cfg pyproject.toml
 	$(call install,bench,constraints-bench.txt)
 
+# The mark tells the demo's folder from one of yours that has the same name.
 $(DEMO)/data: | $(STAMP)
-	@mkdir -p $(DEMO)
+	@mkdir -p $(DEMO) && touch $(DEMO)/.demo
 	$(CLIPFEAT) demo-data $@ --images $(SCENES) --seed 0
 
 $(DEMO)/images.parquet: | $(DEMO)/data
@@ -61,11 +68,13 @@ $(DEMO_STORE)/store.json: | $(DEMO)/images.parquet
 	    --images $(DEMO)/images.parquet --out $(DEMO_STORE) --json > $(DEMO)/extract.json
 
 demo: $(STAMP)
-	rm -rf $(DEMO)
+	@test ! -e $(DEMO) -o -e $(DEMO)/.demo || \
+	    { echo "$(DEMO) is not a folder of make demo; name another: make demo DEMO=demo2" >&2; exit 2; }
+	rm -rf $(addprefix $(DEMO)/,$(DEMO_MADE))
 	@$(MAKE) --no-print-directory $(DEMO_STORE)/store.json
 	$(CLIPFEAT) store verify $(DEMO_STORE)
-	$(CLIPFEAT) train vqa --store $(DEMO_STORE) --data $(DEMO)/data/vqa --out $(DEMO)/vqa
-	$(CLIPFEAT) train vqa --store $(DEMO_STORE) --data $(DEMO)/data/vqa --out $(DEMO)/vqa-blind \
+	$(CLIPFEAT) train vqa --store $(DEMO_STORE) --data $(DEMO)/data/vqa --out $(DEMO)/demo-vqa
+	$(CLIPFEAT) train vqa --store $(DEMO_STORE) --data $(DEMO)/data/vqa --out $(DEMO)/demo-vqa-blind \
 	    --set blind=true
 	$(BIN)/python -m clipfeat.demo.report $(DEMO)
 
@@ -187,4 +196,5 @@ bench-cider: machine
 	$(BIN)/python -m benchmarks.cider $(BENCH)
 
 clean:
-	rm -rf $(VENV) $(BENCH_VENV) $(DEMO) .typing build *.egg-info
+	rm -rf $(VENV) $(BENCH_VENV) .typing build *.egg-info
+	@test ! -e $(DEMO)/.demo || rm -rf $(addprefix $(DEMO)/,$(DEMO_MADE))

@@ -2,8 +2,8 @@
 
 python -m clipfeat.demo.report DIR
 
-DIR is what `make demo` leaves: data/, extract.json, scenes.clipfeat, and the runs vqa/ and
-vqa-blind/. Exits with 1 if the features are not worth at least 25 points of accuracy.
+DIR is what `make demo` leaves: data/, extract.json, scenes.clipfeat, and the runs demo-vqa/ and
+demo-vqa-blind/. Exits with 1 if the features are not worth at least 25 points of accuracy.
 """
 
 import argparse
@@ -20,6 +20,7 @@ from ..featstore import FeatureStore
 from ..train.vqa.predict import answer, load_run
 from .picture import Asked, Shown, draw_picture
 
+RUN, BLIND_RUN = "demo-vqa", "demo-vqa-blind"
 LEAST_GAIN = 25.0  # points of VQA accuracy that the features must be worth
 SAMPLE = 64  # records that stand for the store when npz sizes are measured
 SCENES_SHOWN = 4
@@ -65,7 +66,7 @@ def make_report(folder: Path) -> Report:
     """Collect the numbers that a demo run left in `folder`."""
     store = FeatureStore.open(folder / "scenes.clipfeat")
     extracted = _read(folder / "extract.json")
-    sighted, blind = (_read(folder / run / "result.json") for run in ("vqa", "vqa-blind"))
+    sighted, blind = (_read(folder / run / "result.json") for run in (RUN, BLIND_RUN))
     return Report(
         model=str(store.identity.backbone["model"]),
         weights=str(store.identity.backbone["pretrained"]),
@@ -93,7 +94,7 @@ def npz_bytes(store: FeatureStore) -> int:
 def shown_scenes(folder: Path) -> list[Shown]:
     """Answer questions about the first held-out scenes that have enough of them."""
     store = FeatureStore.open(folder / "scenes.clipfeat")
-    run = load_run(folder / "vqa")
+    run = load_run(folder / RUN)
     data = folder / "data"
     questions = _read(data / "vqa/v2_OpenEnded_mscoco_val2014_questions.json")["questions"]
     annotations = _read(data / "vqa/v2_mscoco_val2014_annotations.json")["annotations"]

@@ -1,0 +1,65 @@
+"""`make demo` deletes what it made itself, and nothing else."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+# In place of the command: it makes the folder or the file that it was asked for.
+CLIPFEAT = """#!/bin/sh
+case $1 in demo-data) mkdir -p "$2";; esac
+while [ $# -gt 1 ]; do
+    case $1 in -o) touch "$2";; --out) mkdir -p "$2" && touch "$2/store.json";; esac
+    shift
+done
+"""
+
+
+@pytest.fixture
+def venv(tmp_path: Path) -> Path:
+    """An environment that make takes for a finished one, whose commands do next to nothing."""
+    folder = tmp_path / "venv"
+    (folder / "bin").mkdir(parents=True)
+    for name, script in (("clipfeat", CLIPFEAT), ("python", "#!/bin/sh\n")):
+        (folder / "bin" / name).write_text(script)
+        (folder / "bin" / name).chmod(0o755)
+    (folder / ".installed-{}.{}".format(*sys.version_info)).touch()
+    return folder
+
+
+def make(venv: Path, target: str, demo: Path | str) -> subprocess.CompletedProcess[str]:
+    words = ["make", "-C", ROOT, target, f"PYTHON={sys.executable}", f"VENV={venv}", f"DEMO={demo}"]
+    words.append("BENCH_VENV=" + str(venv / "none"))
+    return subprocess.run(words, capture_output=True, text=True)
+
+
+def test_what_was_trained_beside_the_demo_stays(venv: Path, tmp_path: Path) -> None:
+    demo = tmp_path / "demo"
+    done = make(venv, "demo", demo)
+    assert done.returncode == 0, done.stderr
+    made = {path.name for path in demo.iterdir()}
+    assert made >= {"data", "images.parquet", "scenes.clipfeat", "demo-vqa", "demo-vqa-blind"}
+    mine = [demo / name for name in ("pretrain", "vqa", "vqa-pythia", "caption")]
+    for run in mine:
+        run.mkdir()
+        (run / "best.safetensors").write_text("hours")
+    (demo / "scenes.clipfeat" / "of another model").touch()
+    (demo / "demo-vqa" / "best.safetensors").touch()
+    assert make(venv, "demo", demo).returncode == 0
+    assert [(run / "best.safetensors").read_text() for run in mine] == ["hours"] * 4
+    assert {path.name for path in demo.iterdir()} == made | {run.name for run in mine}
+    assert not (demo / "scenes.clipfeat" / "of another model").exists()
+    assert not (demo / "demo-vqa" / "best.safetensors").exists()
+
+
+def test_a_folder_that_is_not_the_demos_is_left_alone(venv: Path, tmp_path: Path) -> None:
+    mine = tmp_path / "mine"
+    (mine / "data").mkdir(parents=True)
+    (mine / "data" / "measured.csv").write_text("1")
+    done = make(venv, "demo", mine)
+    assert done.returncode == 2
+    assert "is not a folder of make demo; name another" in done.stderr
+    assert "names no folder" in make(venv, "demo", "").stderr
+    assert (mine / "data" / "measured.csv").read_text() == "1"
