@@ -26,6 +26,7 @@ from .layout import shard_path
 from .memory import BufferPool
 from .threads import ThreadsOfObject
 
+INLINE_BYTES = 1 << 18  # batches below are read sooner than threads have taken them up
 SPANS_A_THREAD = 4  # parts that a batch is cut into for each thread, so that all end together
 INDEX_CACHE_BYTES = 64 << 20  # of shard indexes kept in memory
 MAX_REASONS = 1 << 16  # of refused ids, kept in memory for messages
@@ -353,8 +354,9 @@ class FeatureStore:
             out[k] = out[firsts[inverse[k]]]
 
     def _read_all(self, array: str, wanted: list[_Wanted]) -> None:
-        """Read records with as many threads as there are cores."""
-        if min(len(wanted), self._threads.count()) < 2:
+        """Read records with as many threads as there are cores, where there is work for them."""
+        size = sum(record.out.size for record in wanted)
+        if size < INLINE_BYTES or min(len(wanted), self._threads.count()) < 2:
             self._read_span(array, wanted)
             return
         size = -(-len(wanted) // (self._threads.count() * SPANS_A_THREAD))

@@ -29,6 +29,11 @@ def grids(count, rows=3, cols=4, dim=8):
     }
 
 
+@pytest.fixture(autouse=True)
+def threads_for_small_records_too(monkeypatch):
+    monkeypatch.setattr("clipfeat.featstore.store.INLINE_BYTES", 0)
+
+
 @pytest.fixture(params=["zstd", "none"])
 def codec(request):
     return request.param
