@@ -14,6 +14,7 @@ from typing import BinaryIO
 from .errors import UsageError
 
 TEMPORARY = ".tmp"
+IN_THE_MAKING = re.compile(rf"\..+\.[0-9a-f]{{16}}{re.escape(TEMPORARY)}", re.DOTALL)
 HASH_BLOCK = 1 << 20  # bytes a read; larger blocks measured no faster
 
 
@@ -26,7 +27,8 @@ def fsync_folder(folder: Path) -> None:
         return
     descriptor = os.open(folder, os.O_RDONLY)
     try:
-        os.fsync(descriptor)
+        with naming(folder):
+            os.fsync(descriptor)
     finally:
         os.close(descriptor)
 
@@ -37,14 +39,20 @@ def is_temporary(name: str) -> bool:
     >>> is_temporary(temporary_name(".index.parquet")), is_temporary(".notes.tmp")
     (True, False)
     """
-    return re.fullmatch(r"\..+\.[0-9a-f]{16}\.tmp", name, re.DOTALL) is not None
+    return IN_THE_MAKING.fullmatch(name) is not None
 
 
 def remove_temporaries(folder: Path) -> None:
     """Remove what `atomic_file` left in `folder` and below when its process was killed."""
     for path in folder.rglob(f".*{TEMPORARY}"):
         if is_temporary(path.name):
-            path.unlink(missing_ok=True)
+            remove_plain(path)
+
+
+def remove_plain(path: Path) -> None:
+    """Remove the plain file at `path`; a link, a folder or a device is somebody's, and stays."""
+    if is_plain(path):
+        path.unlink(missing_ok=True)
 
 
 def open_plain(path: str | Path, *, follow: bool = False) -> int:
@@ -82,7 +90,7 @@ def open_output(path: str | Path, *, append: bool = False) -> int:
         if _require_plain(descriptor, path).st_nlink > 1:
             raise OSError(
                 errno.EMLINK,
-                "is a hard link, and writing would change another file too; put a copy in its place",
+                "is a hard link: writing would change another file too; put a copy in its place",
                 str(path),
             )
     except OSError:
@@ -195,18 +203,25 @@ def _require_plain(descriptor: int, path: str | Path) -> os.stat_result:
     return found
 
 
+def oddity(path: Path) -> str | None:
+    """Return what stands at `path` in the place of a plain file, such as "is a folder".
+
+    None for a plain file, and where there is nothing. A link is not followed.
+    """
+    try:
+        mode = path.lstat().st_mode
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    if stat.S_ISREG(mode):
+        return None
+    if stat.S_ISLNK(mode):
+        return "is a symbolic link"
+    return "is a folder" if stat.S_ISDIR(mode) else "is a pipe or a device"
+
+
 def is_plain(path: Path) -> bool:
     """Return whether a file stands at `path` itself: no folder, no link, no pipe."""
     return path.is_file() and not path.is_symlink()
-
-
-def plain_problem(path: Path) -> str | None:
-    """Return what stands at `path` in the place of a plain file, None if one does."""
-    if path.is_symlink():
-        return "is a symbolic link; put the file itself in its place"
-    if path.is_file():
-        return None
-    return "is a folder, a pipe or a device, not a file" if path.exists() else "the file is missing"
 
 
 def require_file(path: Path, option: str) -> None:

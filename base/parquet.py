@@ -12,16 +12,36 @@ import pyarrow.parquet as pq
 GROUP_ROWS = 1 << 16  # rows that are packed together when writing
 BATCH_ROWS = 1 << 13  # rows held at a time when reading
 MAX_TEXT = 4096  # bytes of one text: as long as a path may be
+MAX_CHUNK = 1 << 28  # bytes that a column of a row group may take beside those of its texts
 
 
 def write_rows(file: BinaryIO, schema: pa.Schema, rows: Iterable[Any]) -> None:
     """Write `rows`, tuples in the order of the schema's fields, holding GROUP_ROWS at a time."""
     remaining = iter(rows)
+    groups = iter(lambda: list(islice(remaining, GROUP_ROWS)), [])
+    write_batches(file, schema, (as_batch(schema, group) for group in groups))
+
+
+def as_batch(schema: pa.Schema, rows: Iterable[Any]) -> pa.RecordBatch:
+    """Return `rows`, tuples in the order of the schema's fields, as columns."""
+    columns = list(zip(*rows, strict=True)) or [()] * len(schema)
+    arrays = [pa.array(c, kind) for c, kind in zip(columns, schema.types, strict=True)]
+    return pa.RecordBatch.from_arrays(arrays, schema=schema)
+
+
+def write_batches(file: BinaryIO, schema: pa.Schema, batches: Iterable[pa.RecordBatch]) -> None:
+    """Write columns in row groups of GROUP_ROWS, however they come."""
     with pq.ParquetWriter(file, schema, compression="zstd") as writer:
-        while group := list(islice(remaining, GROUP_ROWS)):
-            columns = zip(zip(*group, strict=True), schema.types, strict=True)
-            arrays = [pa.array(values, kind) for values, kind in columns]
-            writer.write_table(pa.Table.from_arrays(arrays, schema=schema))
+        held: list[pa.RecordBatch] = []
+        for batch in batches:
+            held.append(batch)
+            while sum(map(len, held)) >= GROUP_ROWS:
+                # In one piece: where pieces end decides where pages end, and so the bytes.
+                table = pa.Table.from_batches(held, schema).combine_chunks()
+                writer.write_table(table.slice(0, GROUP_ROWS))
+                held = table.slice(GROUP_ROWS).to_batches()
+        if held:
+            writer.write_table(pa.Table.from_batches(held, schema).combine_chunks())
 
 
 def read_schema(path: Path, refuse: Callable[[str], Exception]) -> pa.Schema:
@@ -30,22 +50,45 @@ def read_schema(path: Path, refuse: Callable[[str], Exception]) -> pa.Schema:
 
 
 def read_rows(
-    path: Path,
-    schema: pa.Schema,
-    refuse: Callable[[str], Exception],
-    names: Sequence[str] = (),
+    path: Path, schema: pa.Schema, refuse: Callable[[str], Exception]
 ) -> Iterator[tuple[Any, ...]]:
-    """Yield the rows of the Parquet file `path`, or only the columns `names` of them.
+    """Yield the rows of the Parquet file `path`.
 
     Raises `refuse(why)` for a file that is not Parquet, has other columns than `schema`, a
     null, or a text of more than MAX_TEXT bytes.
+    """
+    for batch in read_batches(path, schema, refuse):
+        yield from rows_of(batch)
+
+
+def rows_of(batch: pa.RecordBatch) -> Iterator[tuple[Any, ...]]:
+    """Yield the rows of some columns."""
+    yield from zip(*(column.to_pylist() for column in batch.columns), strict=True)
+
+
+def read_batches(
+    path: Path,
+    schema: pa.Schema,
+    refuse: Callable[[str], Exception],
+    counts: range | None = None,
+    names: Sequence[str] = (),
+) -> Iterator[pa.RecordBatch]:
+    """Yield what `read_rows` does, as columns: all of them, or those called `names`.
+
+    `counts` are the numbers of rows that the file may have: its footer is looked at before a row
+    is read, and no more rows are read than it says.
     """
     found = read_schema(path, refuse)
     if not found.equals(schema):
         wanted = ", ".join(f"{f.name} {f.type}" for f in schema)
         got = ", ".join(f"{f.name} {f.type}" for f in found)
         raise refuse(f"columns must be {wanted}; got {got:.200}")
-    yield from read_columns(path, names or schema.names, refuse)
+    for columns in _read(path, names or schema.names, refuse, counts):
+        arrays = [
+            column.dictionary_decode() if isinstance(column, pa.DictionaryArray) else column
+            for column in columns
+        ]
+        yield pa.RecordBatch.from_arrays(arrays, names=list(names or schema.names))
 
 
 def read_columns(
@@ -54,9 +97,22 @@ def read_columns(
     """Yield the values of some columns of the Parquet file `path`, row for row.
 
     Raises `refuse(why)` for a file that is not Parquet, a column that is neither of texts nor
-    of numbers, a null, or a text of more than MAX_TEXT bytes. Texts are read as dictionaries and
-    measured before they are copied out: a few bytes on disk can say "this gigabyte, a million
-    times".
+    of numbers, a null, or a text of more than MAX_TEXT bytes.
+    """
+    for columns in _read(path, names, refuse, None):
+        yield from zip(*(column.to_pylist() for column in columns), strict=True)
+
+
+def _read(
+    path: Path,
+    names: Sequence[str],
+    refuse: Callable[[str], Exception],
+    counts: range | None,
+) -> Iterator[list[pa.Array]]:
+    """Yield some columns, checked, a batch at a time.
+
+    Texts are read as dictionaries and measured before they are copied out: a few bytes on disk
+    can say "this gigabyte, a million times".
     """
     schema = read_schema(path, refuse)
     kinds = {name: schema.field(name).type for name in names}
@@ -67,12 +123,35 @@ def read_columns(
                 f"column {name!r:.100} must hold texts or numbers; its type is {kind!s:.200}"
             )
     file = _opened(path, texts, refuse)
+    _check_footer(file.metadata, refuse, counts)
+    rows = 0
     try:
         for batch in file.iter_batches(BATCH_ROWS, columns=list(names), use_threads=False):
-            columns = (_values(batch.column(name), refuse) for name in names)
-            yield from zip(*columns, strict=True)
+            rows += len(batch)
+            if rows > file.metadata.num_rows:
+                break
+            yield [_checked(batch.column(name), refuse) for name in names]
     except (OSError, UnicodeDecodeError, pa.ArrowException) as error:
         raise refuse(f"not a readable Parquet file: {error!s:.200}") from None
+    if rows != file.metadata.num_rows:
+        raise refuse(f"holds other rows than the {file.metadata.num_rows:,} that its footer says")
+
+
+def _check_footer(
+    footer: pq.FileMetaData, refuse: Callable[[str], Exception], counts: range | None
+) -> None:
+    """Refuse a number of rows, or a size of a column in memory, that cannot be."""
+    if counts is not None and footer.num_rows not in counts:
+        least, most = counts[0], counts[-1]
+        wanted = f"{most:,}" if least == most else f"{least:,} to {most:,}"
+        raise refuse(f"has {footer.num_rows:,} rows; expected {wanted}")
+    for number in range(footer.num_row_groups):
+        group = footer.row_group(number)
+        most = MAX_CHUNK + group.num_rows * (MAX_TEXT + 8)
+        for position in range(group.num_columns):
+            size = group.column(position).total_uncompressed_size
+            if not 0 <= size <= most:
+                raise refuse(f"a column takes {size:,} bytes; expected at most {most:,}")
 
 
 def _is_text(kind: pa.DataType) -> bool:
@@ -90,14 +169,14 @@ def _opened(path: Path, texts: list[str], refuse: Callable[[str], Exception]) ->
         raise refuse(f"not a readable Parquet file: {error!s:.200}") from None
 
 
-def _values(column: pa.Array, refuse: Callable[[str], Exception]) -> list[Any]:
-    """Return a column's values, checked for nulls and for texts beyond reason."""
+def _checked(column: pa.Array, refuse: Callable[[str], Exception]) -> pa.Array:
+    """Return a column that holds no null and no text beyond reason."""
     if column.null_count:
         raise refuse("holds a null; every value must be there")
-    if not isinstance(column, pa.DictionaryArray):
-        return column.to_pylist()
-    lengths = pc.call_function("binary_length", [column.dictionary])
-    longest = pc.call_function("max", [lengths]).as_py() or 0
-    if longest > MAX_TEXT:
-        raise refuse(f"holds a text of {longest:,} bytes; expected at most {MAX_TEXT:,}")
-    return column.dictionary_decode().to_pylist()
+    if isinstance(column, pa.DictionaryArray):
+        lengths = pc.call_function("binary_length", [column.dictionary])
+        longest = pc.call_function("max", [lengths]).as_py() or 0
+        if longest > MAX_TEXT:
+            raise refuse(f"holds a text of {longest:,} bytes; expected at most {MAX_TEXT:,}")
+        column.dictionary.validate(full=True)  # that it is UTF-8
+    return column

@@ -16,6 +16,7 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 
 from clipfeat.base.files import sha256_file, write_atomically
 from clipfeat.featstore import (
@@ -28,12 +29,13 @@ from clipfeat.featstore import (
 )
 from clipfeat.featstore.disk.lookup import LookupBuilder, lookup_bytes
 from clipfeat.featstore.disk.store_json import write_card
-from clipfeat.featstore.disk.tables import write_index, write_shards
+from clipfeat.featstore.disk.tables import index_batch, write_index, write_shards
 from clipfeat.featstore.format import FORMAT, TABLES, table_file
 from clipfeat.featstore.write import write_store
 
 SHAPE = GridShape(14, 14)
 BATCH = 512
+BATCH_ROWS = 1 << 13  # of the index, written together
 ROUNDS = 50
 REFUSED = 1000  # one id in so many
 SMALL = 1024  # records of the store that small batches are read from
@@ -46,23 +48,27 @@ def image_id(number: int) -> str:
     return f"COCO_train2014_{number:012}"
 
 
+def _row(number: int) -> IndexRow:
+    name, is_ok = image_id(number), bool(number % REFUSED)
+    status, why = (Status.OK, "") if is_ok else (Status.MISSING, "no such file")
+    check = f"{number:08x}" if is_ok else ""
+    return IndexRow(name, status, why, str(SHAPE), number, 640, 480, "", name, check)
+
+
 def write_tables(path: Path, ids: int) -> None:
     """Write store.json and the tables of a store of `ids` images."""
     builder = LookupBuilder([str(SHAPE)], {})
 
-    def rows() -> Iterator[IndexRow]:
-        for number in range(ids):
-            name = image_id(number)
-            is_ok = bool(number % REFUSED)
-            status, why = (Status.OK, "") if is_ok else (Status.MISSING, "no such file")
-            check = f"{number:08x}" if is_ok else ""
-            row = IndexRow(name, status, why, str(SHAPE), number, 640, 480, "", name, check)
-            builder.add(row)
-            yield row
+    def batches() -> Iterator[pa.RecordBatch]:
+        for start in range(0, ids, BATCH_ROWS):
+            numbers = range(start, min(start + BATCH_ROWS, ids))
+            batch = index_batch(_row(number) for number in numbers)
+            builder.add(batch)
+            yield batch
 
     path.mkdir()
     paths = {table: path / table_file(table, 0) for table in TABLES}
-    write_index(paths["index"], rows())
+    write_index(paths["index"], batches())
     write_shards(paths["shards"], [])
     write_atomically(paths["lookup"], lookup_bytes(builder.columns()))
     refused = -(-ids // REFUSED)
@@ -80,7 +86,7 @@ def write_tables(path: Path, ids: int) -> None:
         "parents": [],
         "generation": 0,
         "tables": {table: sha256_file(file) for table, file in paths.items()},
-        "digest": "",
+        "digest": "0" * 64,
     }
     write_card(path, card)
 

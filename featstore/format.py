@@ -18,6 +18,7 @@ ZARR_GROUP = "features.zarr"
 JOURNAL = "journal"
 TABLE_FILE = re.compile(r"(index|shards)(\.[1-9][0-9]*)?\.parquet|lookup(\.[1-9][0-9]*)?\.bin")
 TABLES = {"index": "parquet", "shards": "parquet", "lookup": "bin"}  # name: suffix
+SHA256 = re.compile("[0-9a-f]{64}")
 
 PRECISIONS = ("float32", "bfloat16", "float16")
 # Bounds on what a store from elsewhere may claim, so that reading it stays within memory.
@@ -167,19 +168,24 @@ def canonical_json(value: Any) -> bytes:
     return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True).encode()
 
 
-def store_digest(identity: Identity, shards: Iterable[ShardRow], index: Iterable[IndexRow]) -> str:
+def is_sha256(value: Any) -> bool:
+    """Return whether `value` is a sha256 as a store writes it: 64 lower-case hex digits."""
+    return isinstance(value, str) and SHA256.fullmatch(value) is not None
+
+
+def store_digest(identity: Identity, shards: Iterable[ShardRow], index: Iterable[bytes]) -> str:
     """Return the digest that a paper cites: equal digests, equal features for equal ids.
 
     It is the sha256 of lines of canonical JSON, each ended by a newline: the identity with
     the format number, then [path, sha256] of each shard sorted by path, then each row of the
-    index sorted by image id.
+    index sorted by image id. `index` are the lines of the rows, as `index_lines` gives them.
     """
     digest = hashlib.sha256()
     digest.update(canonical_json({"format": FORMAT, **identity.to_json()}) + b"\n")
     for shard in sorted(shards):
         digest.update(canonical_json([shard.path, shard.sha256]) + b"\n")
-    for row in index:
-        digest.update(canonical_json(row) + b"\n")
+    for lines in index:
+        digest.update(lines)
     return digest.hexdigest()
 
 

@@ -8,7 +8,9 @@ from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
 import numpy as np
+import pyarrow as pa
 
+from ..base.parquet import rows_of
 from .areas import Area
 from .disk.checks import check_folders, check_shards
 from .disk.codecs import CRC_BYTES, Buffer
@@ -16,8 +18,8 @@ from .disk.lookup import SHAPE_BIT, STATUSES, Lookup, Places, area_of, status_of
 from .disk.shard_file import as_bytes, opened, read_index, read_record
 from .disk.shard_index import ABSENT, Index, index_bytes
 from .disk.store_json import read_card
+from .disk.tables import index_rows, most_shards, read_shards
 from .disk.tables import read_index as read_index_table
-from .disk.tables import read_shards, read_statuses
 from .disk.zarr_metadata import metadata_files
 from .errors import CorruptStoreError, MissingRecordError, StoreError
 from .format import JOURNAL, STORE_JSON, GridShape, Identity, IndexRow, ShardRow, Status, table_file
@@ -125,10 +127,15 @@ class FeatureStore:
         """Return the file of "index", "shards" or "lookup"."""
         return self.path / table_file(table, self.card["generation"])
 
+    def index_batches(self, *names: str) -> Iterator[pa.RecordBatch]:
+        """Return the rows of `index` as columns: all, or those called `names`, image_id first."""
+        ids, sha256 = sum(self.card["counts"].values()), self.card["tables"]["index"]
+        return read_index_table(self.table_path("index"), sha256, ids, names)
+
     @property
     def index(self) -> Iterator[IndexRow]:
         """The row of every image id asked for, sorted by id, read anew each time."""
-        return read_index_table(self.table_path("index"), self.card["tables"]["index"])
+        return index_rows(self.index_batches())
 
     @cached_property
     def ids(self) -> tuple[str, ...]:
@@ -137,14 +144,17 @@ class FeatureStore:
 
     def _statuses(self) -> Iterator[tuple[str, str, str]]:
         """Yield (image id, status, reason) of every row of the index."""
-        return read_statuses(self.table_path("index"), self.card["tables"]["index"])
+        for batch in self.index_batches("image_id", "status", "reason"):
+            yield from rows_of(batch)
 
     @cached_property
     def shards(self) -> tuple[ShardRow, ...]:
         """The packing list, sorted by path."""
         path = self.table_path("shards")
-        shards = read_shards(path, self.card["tables"]["shards"])
-        check_shards(path, shards, self.card["grid_shapes"], self._shard_records, self.identity)
+        lengths = self.card["grid_shapes"]
+        most = most_shards(lengths, self._shard_records, self.identity)
+        shards = read_shards(path, self.card["tables"]["shards"], most)
+        check_shards(path, shards, lengths, self._shard_records, self.identity)
         return tuple(shards)
 
     @property

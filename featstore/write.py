@@ -7,10 +7,12 @@ import numpy as np
 
 from .disk.codecs import checksum, encode
 from .disk.shard_file import as_bytes
+from .errors import StoreError
 from .format import GridShape, Identity, IndexRow, Status
 from .layout import Shard, lay_out
 from .store import FeatureStore
 from .writing.transaction import ShardTransaction
+from .writing.update import finished_store
 from .writing.writer import StoreWriter
 
 SHARD_RECORDS = 128
@@ -26,8 +28,14 @@ def write_store(
     """Write a finished store of `{image id: grid shape}`, going on where a run was cut off.
 
     `read` gives the grid of an id, (row, col, dim), or None for an image that is missing. One
-    record is held at a time. Raises StoreError if another store stands at `path`.
+    record is held at a time. Raises StoreError if a finished store or something else stands at
+    `path`.
     """
+    if finished_store(path, identity) is not None:
+        raise StoreError(
+            f"{path} is a finished store already; open it, or choose another path",
+            code="E-STORE-FINISHED",
+        )
     layout = lay_out(shapes, shard_records)
     with StoreWriter(path, identity, layout) as writer:
         for shard in writer.pending:

@@ -10,6 +10,7 @@ import pyarrow.parquet as pq
 
 from clipfeat.featstore import FeatureStore, Status
 from clipfeat.featstore.disk.lookup import LookupBuilder, lookup_bytes
+from clipfeat.featstore.disk.tables import index_lines
 from clipfeat.featstore.format import store_digest
 
 
@@ -32,13 +33,15 @@ def reconcile(store: Path) -> None:
     opened = FeatureStore.open(store)
     lookup = LookupBuilder(map(str, opened.grid_shapes), opened.identity.recipe)
     counts = dict.fromkeys(Status, 0)
+    for batch in opened.index_batches():
+        lookup.add(batch)
     for row in opened.index:
-        lookup.add(row)
         counts[Status(row.status)] += 1
     (store / "lookup.bin").write_bytes(lookup_bytes(lookup.columns()))
     reseal(store, counts=counts)
     opened = FeatureStore.open(store)
-    reseal(store, digest=store_digest(opened.identity, opened.shards, opened.index))
+    lines = map(index_lines, opened.index_batches())
+    reseal(store, digest=store_digest(opened.identity, opened.shards, lines))
 
 
 def forge_column(store: Path, table: str, column: str, values: Any) -> None:

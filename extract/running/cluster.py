@@ -106,7 +106,7 @@ def _work(job: Job, cluster: Cluster) -> Work:
     job = replace(job, store=job.store.absolute(), backbone=spec)
     weights = str(job.identity.backbone["weights_sha256"])
     setup = Setup(spec, weights, cluster.device, cluster.cores, cluster.versions)
-    return Work(job, setup, Journal(job.store).lock_path.read_text())
+    return Work(job, setup, Journal(job.store).holder())
 
 
 def _portable_spec(spec: BackboneSpec) -> BackboneSpec:

@@ -64,7 +64,7 @@ class Work:
 
     job: Job
     setup: Setup
-    holder: str  # what the lock of the store holds while this run may write
+    holder: bytes  # what the lock of the store holds while this run may write
 
 
 async def describe() -> Facts:
@@ -116,7 +116,7 @@ def _problem(work: Work, image: tuple[str, str] | None) -> str | None:
 
 def _may_write(work: Work) -> bool:
     try:
-        return Journal(work.job.store).lock_path.read_text() == work.holder
+        return Journal(work.job.store).holder() == work.holder
     except OSError:
         return False
 

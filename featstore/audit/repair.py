@@ -4,11 +4,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ...base.files import TEMPORARY, is_plain, sha256_file, write_atomically
-from ..disk.lookup import LookupBuilder, lookup_bytes
+from ...base.files import is_temporary, oddity, remove_plain, sha256_file, write_atomically
+from ..disk.checks import SHARD_PATH, ZARR_JSON, check_plain
+from ..disk.lookup import ENTRY_BYTES, HEADER_BYTES, LookupBuilder, lookup_bytes
 from ..disk.store_json import read_card
 from ..disk.tables import read_index
-from ..errors import StoreError
 from ..format import JOURNAL, STORE_JSON, TABLES, ZARR_GROUP, is_table_file, table_file
 from ..store import FeatureStore
 from ..writing.journal import Journal
@@ -60,13 +60,14 @@ def _mend_lookup(path: Path) -> list[str]:
     card = read_card(path)
     name = table_file("lookup", card["generation"])
     tables, lookup = card["tables"], path / name
-    if is_plain(lookup) and sha256_file(lookup) == tables["lookup"]:
+    check_plain([lookup])
+    ids = sum(card["counts"].values())
+    has_size = lookup.exists() and lookup.stat().st_size == HEADER_BYTES + ids * ENTRY_BYTES
+    if has_size and sha256_file(lookup) == tables["lookup"]:
         return []
-    if lookup.is_dir():
-        raise StoreError(f"{lookup} is a folder; move it out of the store")
     builder = LookupBuilder(card["grid_shapes"], card["identity"]["recipe"])
-    for row in read_index(path / table_file("index", card["generation"]), tables["index"]):
-        builder.add(row)
+    for batch in read_index(path / table_file("index", card["generation"]), tables["index"], ids):
+        builder.add(batch)
     write_atomically(lookup, lookup_bytes(builder.columns()))
     return [name]
 
@@ -79,17 +80,17 @@ def _mend(path: Path, mended: list[str], problems: list[Problem]) -> Repair:
     dropped, left = [], []
     for problem in problems:
         file = path / problem.path
-        if file.is_dir() and problem.path != JOURNAL and not file.is_symlink():
-            left.append(problem)  # a folder in the place of a file: a person's, not a writer's
+        if oddity(file):
+            left.append(problem)  # a link, a folder, a device: a person's, not a writer's
         elif problem.path in shards:
-            file.unlink(missing_ok=True)
+            remove_plain(file)
             dropped.append(problem)
         elif problem.path in metadata:
             file.parent.mkdir(parents=True, exist_ok=True)
             write_atomically(file, metadata[problem.path])
             mended.append(problem.path)
         elif problem.path not in tables and _is_left_over(problem.path):
-            file.unlink(missing_ok=True)
+            remove_plain(file)
             mended.append(problem.path)
         else:
             left.append(problem)
@@ -98,5 +99,7 @@ def _mend(path: Path, mended: list[str], problems: list[Problem]) -> Repair:
 
 def _is_left_over(name: str) -> bool:
     """Return whether a file that does not belong is a writer's, and not a person's."""
-    in_the_making = name.startswith(".") and name.endswith(TEMPORARY)
-    return is_table_file(name) or in_the_making or name.startswith(f"{ZARR_GROUP}/")
+    folders, _, last = name.rpartition("/")
+    in_the_making = is_temporary(last) and folders.split("/")[0] in ("", ZARR_GROUP)
+    is_zarrs = any(pattern.fullmatch(name) for pattern in (SHARD_PATH, ZARR_JSON))
+    return in_the_making or is_zarrs or is_table_file(name)

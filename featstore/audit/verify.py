@@ -9,18 +9,21 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 
-from ...base.files import is_plain, sha256_file
-from ..disk.checks import SHARD_PATH
+from ...base.files import is_plain, oddity, read_bytes, sha256_file
+from ..disk.checks import ODD_REMEDY, SHARD_PATH
 from ..disk.hashing import check_files, size_problem
 from ..disk.lookup import LookupBuilder, lookup_bytes
 from ..disk.store_json import card_bytes
+from ..disk.tables import index_lines
 from ..errors import CorruptStoreError, StoreError
-from ..format import JOURNAL, STORE_JSON, TABLES, IndexRow, store_digest
+from ..format import JOURNAL, STORE_JSON, TABLES, store_digest
 from ..store import FeatureStore
 from ..writing.journal import Journal
 from .deep import check_records
 
+REPAIR = "type: clipfeat store repair"
 COPY = "copy this file again from its source"
 REDO = "type: clipfeat store repair, then the clipfeat extract command again; or " + COPY
 
@@ -70,9 +73,7 @@ def verify(path: Path, depth: Depth = Depth.FULL) -> list[Problem]:
     if depth == Depth.QUICK:
         problems += _check_presence(store)
         sizes = ((shard, size_problem(path, shard)) for shard in shards)
-        return problems + [
-            Problem(shard.path, problem, (), REDO) for shard, problem in sizes if problem
-        ]
+        return problems + [_of_shard(shard.path, problem) for shard, problem in sizes if problem]
     tables = list(_check_tables(store))
     problems += tables
     problems += _check_metadata(store)
@@ -81,18 +82,29 @@ def verify(path: Path, depth: Depth = Depth.FULL) -> list[Problem]:
         if problem:
             broken[shard.path] = problem
     if any(problem.path == store.table_path("index").name for problem in tables):
-        return problems + [Problem(p, why, (), REDO) for p, why in broken.items()]
+        return problems + [_of_shard(name, why) for name, why in broken.items()]
     index = list(_check_index(store))
     problems += index
     if any(problem.path == store.table_path("index").name for problem in index):
-        return problems + [Problem(p, why, (), REDO) for p, why in broken.items()]
+        return problems + [_of_shard(name, why) for name, why in broken.items()]
     if depth == Depth.DEEP:
         for shard_path, problem in check_records(store, skip=set(broken)):
             broken[shard_path] = problem
     ids = _ids_of(store, set(broken))
-    return problems + [
-        Problem(shard_path, why, ids[shard_path], REDO) for shard_path, why in broken.items()
-    ]
+    return problems + [_of_shard(name, why, ids[name]) for name, why in broken.items()]
+
+
+def _of_shard(name: str, problem: str, ids: tuple[str, ...] = ()) -> Problem:
+    return Problem(name, problem, ids, ODD_REMEDY.get(problem, REDO))
+
+
+def _of_file(path: Path, name: str, remedy: str) -> Iterator[Problem]:
+    """Say it if no plain file is there."""
+    odd = oddity(path)
+    if odd:
+        yield Problem(name, odd, (), ODD_REMEDY[odd])
+    elif not is_plain(path):
+        yield Problem(name, "the file is missing", (), remedy)
 
 
 def _file_of(error: CorruptStoreError, path: Path) -> str:
@@ -103,33 +115,39 @@ def _file_of(error: CorruptStoreError, path: Path) -> str:
 
 def _check_tables(store: FeatureStore) -> Iterator[Problem]:
     """Hash the tables, and compare store.json with its own text."""
-    if (store.path / STORE_JSON).read_bytes() != card_bytes(store.card):
+    if not _holds(store.path / STORE_JSON, card_bytes(store.card)):
         yield Problem(STORE_JSON, "is not written as its content is", (), COPY)
     for table in TABLES:
         path = store.table_path(table)
-        remedy = "type: clipfeat store repair" if table == "lookup" else COPY
-        if not is_plain(path):
-            yield Problem(path.name, "the file is missing", (), remedy)
-        elif sha256_file(path) != store.card["tables"][table]:
+        remedy = REPAIR if table == "lookup" else COPY
+        absent = list(_of_file(path, path.name, remedy))
+        yield from absent
+        if not absent and sha256_file(path) != store.card["tables"][table]:
             yield Problem(path.name, "sha256 is not the one in store.json", (), remedy)
 
 
 def _check_presence(store: FeatureStore) -> Iterator[Problem]:
     """Name the tables and zarr.json files that are not there."""
     for name in [*(store.table_path(table).name for table in TABLES), *store.zarr_metadata()]:
-        if not is_plain(store.path / name):
-            is_table = "/" not in name
-            remedy = COPY if is_table else "type: clipfeat store repair"
-            yield Problem(name, "the file is missing", (), remedy)
+        yield from _of_file(store.path / name, name, REPAIR if "/" in name else COPY)
 
 
 def _check_metadata(store: FeatureStore) -> Iterator[Problem]:
     """Compare each zarr.json with the one that this store must have."""
     for name, content in store.zarr_metadata().items():
-        path = store.path / name
-        if not is_plain(path) or path.read_bytes() != content:
-            remedy = "type: clipfeat store repair"
-            yield Problem(name, "is not what store.json implies", (), remedy)
+        odd = oddity(store.path / name)
+        if odd:
+            yield Problem(name, odd, (), ODD_REMEDY[odd])
+        elif not _holds(store.path / name, content):
+            yield Problem(name, "is not what store.json implies", (), REPAIR)
+
+
+def _holds(path: Path, content: bytes) -> bool:
+    """Return whether a file has this content; no more of it is read, however large it is."""
+    try:
+        return read_bytes(path, len(content)) == content
+    except OSError:
+        return False
 
 
 def _check_index(store: FeatureStore) -> Iterator[Problem]:
@@ -138,12 +156,12 @@ def _check_index(store: FeatureStore) -> Iterator[Problem]:
     counts: Counter[str] = Counter()
     covered = _Coverage(store)
 
-    def watched() -> Iterator[IndexRow]:
-        for row in store.index:
-            lookup.add(row)
-            counts[row.status] += 1
-            covered.add(row)
-            yield row
+    def watched() -> Iterator[bytes]:
+        for batch in store.index_batches():
+            lookup.add(batch)
+            counts.update(batch.column("status").to_pylist())
+            covered.add(batch)
+            yield index_lines(batch)
 
     try:
         digest = store_digest(store.identity, store.shards, watched())
@@ -151,7 +169,7 @@ def _check_index(store: FeatureStore) -> Iterator[Problem]:
         yield Problem(store.table_path("index").name, f"a row makes no sense: {error}", (), COPY)
         return
     if digest != store.digest:
-        what = f"digest is {store.digest[:80]}, but the tables give {digest}"
+        what = f"digest is {store.digest}, but the tables give {digest}"
         yield Problem(STORE_JSON, what, (), f"copy {STORE_JSON} and the tables again")
     if {s: n for s, n in store.card["counts"].items() if n} != counts:
         yield Problem(STORE_JSON, "counts are not those of the index", (), COPY)
@@ -159,9 +177,11 @@ def _check_index(store: FeatureStore) -> Iterator[Problem]:
         yield Problem(STORE_JSON, "areas are not those of the index and the recipe", (), COPY)
     expected = hashlib.sha256(lookup_bytes(lookup.columns())).hexdigest()
     if expected != store.card["tables"]["lookup"]:
-        remedy = "type: clipfeat store repair"
-        yield Problem(store.table_path("lookup").name, "is not that of the index", (), remedy)
+        yield Problem(store.table_path("lookup").name, "is not that of the index", (), REPAIR)
     yield from covered.problems()
+
+
+NOWHERE = np.zeros(0, bool)  # rows of a shard that is not on the packing list
 
 
 class _Coverage:
@@ -180,13 +200,23 @@ class _Coverage:
             if n == len(store.identity.arrays):
                 self._taken[shape, first_row] = np.zeros(records, bool)
 
-    def add(self, row: IndexRow) -> None:
-        position = row.row % self._shard_records
-        taken = self._taken.get((row.shape, row.row - position))
-        if taken is None or position >= len(taken) or taken[position]:
-            self._outside.append(row.image_id)
-        else:
-            taken[position] = True
+    def add(self, rows: pa.RecordBatch) -> None:
+        """Note the places of rows of the index."""
+        row = rows.column("row").to_numpy()
+        position = row % self._shard_records
+        places = zip(rows.column("shape").to_pylist(), (row - position).tolist(), strict=True)
+        at: dict[tuple[str, int], list[int]] = defaultdict(list)
+        for number, place in enumerate(places):
+            at[place].append(number)
+        for place, numbers in at.items():
+            taken = self._taken.get(place, NOWHERE)
+            own = np.zeros(len(numbers), bool)
+            positions, first = np.unique(position[numbers], return_index=True)
+            inside = positions < len(taken)
+            own[first[inside]] = ~taken[positions[inside]]
+            taken[positions[inside]] = True
+            lost = (numbers[k] for k in np.flatnonzero(~own))
+            self._outside += (rows.column("image_id")[number].as_py() for number in lost)
 
     def problems(self) -> Iterator[Problem]:
         if self._outside:
@@ -198,21 +228,30 @@ class _Coverage:
 
 def _check_strangers(store: FeatureStore) -> Iterator[Problem]:
     """Name the files that the packing list and the format do not know."""
-    if (store.path / JOURNAL).is_dir():
-        yield from _unfinished_update(store)
+    journal = Journal(store.path)
+    if journal.folder.is_dir() or journal.folder.is_symlink():
+        yield from _unfinished_update(store, journal)
     known = {STORE_JSON, *store.zarr_metadata()}
     known.update(store.table_path(table).name for table in TABLES)
     known.update(shard.path for shard in store.shards)
     for path in sorted(store.path.rglob("*")):
         name = path.relative_to(store.path).as_posix()
         is_file = path.is_symlink() or not path.is_dir()
-        if is_file and name.split("/")[0] != JOURNAL and name not in known:
+        folder, _, below = name.partition("/")
+        is_journals = folder == JOURNAL and (journal.owns(below) if below else path.is_symlink())
+        if is_file and name not in known and not is_journals:
             yield Problem(name, "does not belong to the store", (), "delete it")
 
 
-def _unfinished_update(store: FeatureStore) -> Iterator[Problem]:
+def _unfinished_update(store: FeatureStore, journal: Journal) -> Iterator[Problem]:
+    if journal.folder.is_symlink():
+        yield Problem(JOURNAL, "is a link", (), "remove it: a store holds no links")
+        return
+    names = [path.name for path in journal.folder.iterdir()]
+    if names and not any(map(journal.owns, names)):
+        return  # what keeps it there is named by itself
     try:
-        plan = Journal(store.path).plan()
+        plan = journal.plan()
     except StoreError:
         plan = None  # nothing that could be gone on with
     remedy = "type the clipfeat extract command again to finish it, or: clipfeat store repair"

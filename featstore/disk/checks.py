@@ -4,16 +4,23 @@ import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
+from ...base.files import oddity
 from ..errors import CorruptStoreError
-from ..format import ZARR_GROUP, GridShape, Identity, ShardRow
+from ..format import ZARR_GROUP, GridShape, Identity, ShardRow, is_sha256
 from .codecs import zstd_bound
 from .shard_index import index_bytes
 
+ODD_REMEDY = {
+    "is a symbolic link": "put the file itself in its place",
+    "is a folder": "move it out of the store",
+    "is a pipe or a device": "remove it",
+}
 NUMBER = "0|[1-9][0-9]{0,11}"
 SHARD_PATH = re.compile(
     rf"{re.escape(ZARR_GROUP)}/(?P<shape>[0-9]+x[0-9]+)/"
     rf"(?P<array>grid/c\.(?P<grid>{NUMBER})\.0\.0\.0|pooled/c\.(?P<pooled>{NUMBER})\.0)"
 )
+ZARR_JSON = re.compile(rf"{re.escape(ZARR_GROUP)}/([0-9]+x[0-9]+/((grid|pooled)/)?)?zarr\.json")
 
 
 def check_folders(store: Path, shapes: Iterable[str], arrays: tuple[str, ...]) -> None:
@@ -24,7 +31,20 @@ def check_folders(store: Path, shapes: Iterable[str], arrays: tuple[str, ...]) -
         folders += [f"{ZARR_GROUP}/{shape}/{array}" for array in arrays]
     for folder in folders:
         if (store / folder).is_symlink():
-            raise CorruptStoreError(f"{store / folder} is a link; a store holds no links")
+            raise CorruptStoreError(
+                f"{store / folder} is a link; a store holds no links", code="E-STORE-LINK"
+            )
+
+
+def check_plain(paths: Iterable[Path]) -> None:
+    """Raise CorruptStoreError if anything but a plain file, or nothing, stands in such a place."""
+    for path in paths:
+        odd = oddity(path)
+        if odd:
+            raise CorruptStoreError(
+                f"{path}: {odd}; a store holds plain files alone: {ODD_REMEDY[odd]}",
+                code="E-STORE-LINK" if path.is_symlink() else "E-STORE-FILE",
+            )
 
 
 def check_shards(
@@ -42,6 +62,11 @@ def check_shards(
     """
     before = ""
     for shard in shards:
+        if not is_sha256(shard.sha256):
+            raise CorruptStoreError(
+                f"{path}: {shard.sha256!r:.80} is no sha256 (64 lower-case hex digits)",
+                code="E-STORE-HASH",
+            )
         if shard.path <= before:
             raise CorruptStoreError(
                 f"{path}: {shard.path!r:.200} stands behind {before!r:.200}; paths must be "

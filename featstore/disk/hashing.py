@@ -6,7 +6,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from ...base.files import plain_problem, sha256_file
+from ...base.files import oddity, sha256_file
 from ..format import ShardRow
 from ..threads import thread_count
 
@@ -35,9 +35,11 @@ def check_files(
 def size_problem(store: Path, shard: ShardRow) -> str | None:
     """Return what is wrong with a shard's file without reading it."""
     path = store / shard.path
-    problem = plain_problem(path)
-    if problem:
-        return problem
+    odd = oddity(path)
+    if odd:
+        return odd
+    if not path.exists():
+        return "the file is missing"
     size = path.stat().st_size
     if size != shard.bytes:
         return f"has {size} bytes; the packing list says {shard.bytes}"

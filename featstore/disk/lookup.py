@@ -23,11 +23,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import pyarrow as pa
 
 from ...base.files import open_plain
 from ..areas import MAX_AREAS, Area, area_rule
 from ..errors import CorruptStoreError, StoreError, open_code
-from ..format import IndexRow, Status
+from ..format import Status
 from ..ids import NORMAL_FORMS, in_normal_form
 
 MAGIC = b"clipfeat"
@@ -210,22 +211,40 @@ class LookupBuilder:
         self._hashes = bytearray()
         self._values = bytearray()
 
-    def add(self, row: IndexRow) -> None:
-        """Add one row of the index, raising ValueError or KeyError for one that cannot be."""
-        check = bytes.fromhex(row.checksum)
-        if not 0 <= row.row < 1 << SHAPE_BIT or len(check) > 8:
-            raise ValueError(f"row {row.row}, checksum {row.checksum!r:.80}")
-        place = row.row | self._shapes[row.shape] << SHAPE_BIT
-        place |= STATUSES.index(Status(row.status)) << STATUS_BIT
-        if self._area_of_image is not None and row.status == Status.OK:
-            area = self._area_of_image(row.width, row.height)
-            if area is not None:
-                place |= self._number(area) << AREA_BIT
-        self._hashes += hashlib.sha256(row.image_id.encode()).digest()[:16]
-        self._values += place.to_bytes(8, "little")
-        self._values += check.ljust(8, b"\0")
+    def add(self, rows: pa.RecordBatch) -> None:
+        """Add rows of the index, raising ValueError or KeyError for one that cannot be."""
+        row = rows.column("row").to_numpy().astype(np.int64)
+        if len(row) and not 0 <= row.min() <= row.max() < 1 << SHAPE_BIT:
+            raise ValueError(f"row {row.min()} to {row.max()}")
+        shapes = [self._shapes[shape] for shape in rows.column("shape").to_pylist()]
+        statuses = rows.column("status").to_pylist()
+        numbers = {status: STATUSES.index(Status(status)) for status in set(statuses)}
+        place = row.astype(np.uint64) | _shifted(shapes, SHAPE_BIT)
+        place |= _shifted([numbers[status] for status in statuses], STATUS_BIT)
+        if self._area_of_image is not None:
+            sizes = zip(
+                *(rows.column(side).to_pylist() for side in ("width", "height")), strict=True
+            )
+            areas = [
+                self._number(*size) if status == Status.OK else 0
+                for status, size in zip(statuses, sizes, strict=True)
+            ]
+            place |= _shifted(areas, AREA_BIT)
+        checks = [
+            bytes.fromhex(checksum).ljust(8, b"\0")
+            for checksum in rows.column("checksum").to_pylist()
+        ]
+        if set(map(len, checks)) - {8}:
+            raise ValueError("a checksum of more than 8 bytes")
+        values = np.stack([place, np.frombuffer(b"".join(checks), "<u8")], axis=1)
+        self._hashes += _digests(rows.column("image_id").to_pylist())
+        self._values += values.astype("<u8").tobytes()
 
-    def _number(self, area: Area) -> int:
+    def _number(self, width: int, height: int) -> int:
+        """Return the number of the real area of an image, in the order of the first rows."""
+        area = None if self._area_of_image is None else self._area_of_image(width, height)
+        if area is None:
+            return 0
         if len(self._areas) == MAX_AREAS and area not in self._areas:
             raise StoreError(
                 f"{area}: a store has at most {MAX_AREAS} real areas; this is one more"
@@ -258,11 +277,17 @@ def lookup_bytes(columns: U64) -> bytes:
 
 def _hashes(ids: Sequence[str]) -> tuple[U64, U64]:
     """Return the first and the second 8 bytes of each id's sha256."""
-    digests = b"".join(
-        [hashlib.sha256(i.encode("utf-8", "surrogatepass")).digest()[:16] for i in ids]
-    )
-    first, second = np.frombuffer(digests, ">u8").reshape(-1, 2).astype(np.uint64).T
+    first, second = np.frombuffer(_digests(ids), ">u8").reshape(-1, 2).astype(np.uint64).T
     return first, second
+
+
+def _digests(ids: Sequence[str]) -> bytes:
+    """Return the first 16 bytes of each id's sha256, one behind the other."""
+    return b"".join([hashlib.sha256(i.encode("utf-8", "surrogatepass")).digest()[:16] for i in ids])
+
+
+def _shifted(numbers: Sequence[int], bits: int) -> U64:
+    return np.array(numbers, np.uint64) << np.uint64(bits)
 
 
 def _seal(place: Any, check: Any) -> Any:

@@ -1,5 +1,6 @@
 """store.json: what a store is, sealed by a checksum of its own."""
 
+import errno
 import hashlib
 import json
 from collections.abc import Callable
@@ -7,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ...base.files import write_atomically
+from ...base.jsonio import read_json
 from ..areas import MAX_AREAS, Area
 from ..errors import CorruptStoreError, StoreError
 from ..format import (
@@ -18,6 +20,7 @@ from ..format import (
     Identity,
     Status,
     canonical_json,
+    is_sha256,
 )
 from .lookup import MAX_SHAPES, SHAPE_BIT
 
@@ -67,12 +70,16 @@ def read_card(store: Path) -> dict[str, Any]:
     """Return store.json, raising StoreError unless it is whole and its values make sense."""
     path = store / STORE_JSON
     if path.is_symlink():
-        raise CorruptStoreError(f"{path}: is a link; a store holds no links")
-    if path.stat().st_size > MAX_CARD_BYTES:
-        raise CorruptStoreError(f"{path}: more than {MAX_CARD_BYTES:,} bytes are no store.json")
+        raise CorruptStoreError(f"{path}: is a link; a store holds no links", code="E-STORE-LINK")
     try:
-        card = json.loads(path.read_bytes())
-    except (ValueError, RecursionError) as error:
+        card = read_json(path, MAX_CARD_BYTES)
+    except OSError as error:
+        if error.errno != errno.EFBIG:
+            raise
+        raise CorruptStoreError(
+            f"{path}: more than {MAX_CARD_BYTES:,} bytes are no store.json"
+        ) from None
+    except ValueError as error:
         raise CorruptStoreError(f"{path}: not valid JSON: {error}") from None
     if _depth(card) > MAX_DEPTH:
         raise CorruptStoreError(f"{path}: objects lie more than {MAX_DEPTH} levels deep")
@@ -106,8 +113,8 @@ def _depth(value: Any) -> int:
 def _check_values(path: Path, card: dict[str, Any]) -> None:
     """Refuse numbers beyond what the format allows; the checksum may be a stranger's too."""
 
-    def refuse(what: str) -> CorruptStoreError:
-        return CorruptStoreError(f"{path}: {what}")
+    def refuse(what: str, code: str = "") -> CorruptStoreError:
+        return CorruptStoreError(f"{path}: {what}", code=code)
 
     if not 1 <= card["shard_records"] <= MAX_SHARD_RECORDS:
         raise refuse(f"shard_records must be 1 to {MAX_SHARD_RECORDS}")
@@ -115,6 +122,13 @@ def _check_values(path: Path, card: dict[str, Any]) -> None:
         raise refuse("generation must be 0 or more")
     if card["tables"].keys() != TABLES.keys():
         raise refuse(f"tables must have the keys {', '.join(TABLES)}")
+    for value in (card["digest"], *card["tables"].values(), *card["parents"]):
+        if not is_sha256(value):
+            raise refuse(
+                f"digest, parents and tables must be sha256, 64 lower-case hex digits each; "
+                f"got {value!r:.80}",
+                code="E-STORE-HASH",
+            )
     counts = card["counts"]
     if counts.keys() != set(Status) or any(type(n) is not int or n < 0 for n in counts.values()):
         raise refuse(f"counts must have a number for each of {', '.join(Status)}")

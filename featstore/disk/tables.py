@@ -1,15 +1,17 @@
-"""index.parquet and shards.parquet, to and from rows."""
+"""index.parquet and shards.parquet, to and from columns or rows."""
 
-from collections.abc import Iterable, Iterator
+import json
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
-from ...base.files import atomic_file, is_plain, plain_problem, sha256_file
-from ...base.parquet import read_rows, write_rows
+from ...base.files import atomic_file, sha256_file
+from ...base.parquet import as_batch, read_batches, rows_of, write_batches, write_rows
 from ..errors import CorruptStoreError
-from ..format import IndexRow, ShardRow
+from ..format import Identity, IndexRow, ShardRow
+from .checks import check_plain
 
 INDEX_SCHEMA = pa.schema(
     [
@@ -37,10 +39,26 @@ SHARDS_SCHEMA = pa.schema(
 )
 
 
-def write_index(path: Path, rows: Iterable[IndexRow]) -> None:
+TABLE_BYTES, ROW_BYTES = 1 << 26, 1 << 15  # that a table, and each row of it, may take on disk
+SAFE = r"^[ !#-\[\]-~]*$"  # texts that JSON leaves as they are
+HASHES = {"source_sha256": r"^([0-9a-f]{64})?$", "checksum": r"^([0-9a-f]{8}){0,2}$"}
+
+
+def index_batch(rows: Iterable[IndexRow]) -> pa.RecordBatch:
+    """Return rows of the index as columns."""
+    return as_batch(INDEX_SCHEMA, rows)
+
+
+def index_rows(batches: Iterable[pa.RecordBatch]) -> Iterator[IndexRow]:
+    """Yield columns of the index as rows."""
+    for batch in batches:
+        yield from map(IndexRow._make, rows_of(batch))
+
+
+def write_index(path: Path, batches: Iterable[pa.RecordBatch]) -> None:
     """Write the index; rows come sorted by image id."""
     with atomic_file(path) as file:
-        write_rows(file, INDEX_SCHEMA, rows)
+        write_batches(file, INDEX_SCHEMA, batches)
 
 
 def write_shards(path: Path, rows: Iterable[ShardRow]) -> None:
@@ -49,67 +67,94 @@ def write_shards(path: Path, rows: Iterable[ShardRow]) -> None:
         write_rows(file, SHARDS_SCHEMA, rows)
 
 
-def read_index(path: Path, sha256: str) -> Iterator[IndexRow]:
-    """Yield the rows of an index whose file has this sha256.
+def read_index(
+    path: Path, sha256: str, ids: int, names: tuple[str, ...] = ()
+) -> Iterator[pa.RecordBatch]:
+    """Yield an index of so many ids, whose file has this sha256: all columns, or some of them.
 
-    Raises CorruptStoreError unless ids are sorted and stand there once.
+    `names` begin with image_id. Raises CorruptStoreError unless ids are sorted and stand there
+    once, and hashes are hashes.
     """
-    return map(IndexRow._make, _sorted(path, _read(path, INDEX_SCHEMA, sha256)))
-
-
-def read_statuses(path: Path, sha256: str) -> Iterator[tuple[str, str, str]]:
-    """Yield (image id, status, reason) of an index: four times as fast as its whole rows.
-
-    Raises as `read_index` does.
-    """
-    return _sorted(path, _read(path, INDEX_SCHEMA, sha256, ("image_id", "status", "reason")))
-
-
-def _sorted(path: Path, rows: Iterable[tuple[Any, ...]]) -> Iterator[tuple[Any, ...]]:
-    """Yield the rows, whose ids come first, raising CorruptStoreError unless these are sorted."""
     before = ""
-    for row in rows:
-        if row[0] <= before:
+    for batch in _read(path, INDEX_SCHEMA, sha256, range(ids, ids + 1), names):
+        column = batch.column("image_id")
+        both = pa.concat_arrays([pa.array([before], pa.string()), column])
+        rising = pc.call_function("less", [both[:-1], both[1:]])
+        at = pc.call_function("index", [rising], pc.IndexOptions(pa.scalar(value=False))).as_py()
+        if at >= 0:
             raise CorruptStoreError(
-                f"{path}: {row[0]!r:.100} stands behind {before!r:.100}; ids must be "
-                f"sorted, none empty, none twice"
+                f"{path}: {both[at + 1].as_py()!r:.100} stands behind "
+                f"{both[at].as_py()!r:.100}; ids must be sorted, none empty, none twice"
             )
-        before = row[0]
-        yield row
+        before = column[-1].as_py()
+        for name in HASHES.keys() & set(batch.schema.names):
+            if not _all_match(batch.column(name), HASHES[name]):
+                raise CorruptStoreError(
+                    f"{path}: {name} must hold hashes, in lower-case hex digits",
+                    code="E-STORE-HASH",
+                )
+        yield batch
 
 
-def read_shards(path: Path, sha256: str) -> list[ShardRow]:
-    """Return the packing list whose file has this sha256.
+def index_lines(batch: pa.RecordBatch) -> bytes:
+    """Return the canonical JSON of each row of the index, each ended by a newline."""
+    texts = [
+        _quoted(column) if pa.types.is_string(column.type) else column.cast(pa.string())
+        for column in batch.columns
+    ]
+    joined = pc.call_function("binary_join_element_wise", [*texts, ","])
+    return "".join(f"[{line}]\n" for line in joined.to_pylist()).encode()
+
+
+def _quoted(texts: pa.Array) -> pa.Array:
+    """Return each text as JSON, ASCII only."""
+    if _all_match(texts, SAFE):
+        return pc.call_function("binary_join_element_wise", ['"', texts, '"', ""])
+    return pa.array(list(map(json.dumps, texts.to_pylist())), pa.string())
+
+
+def _all_match(texts: pa.Array, pattern: str) -> bool:
+    found = pc.call_function("match_substring_regex", [texts], pc.MatchSubstringOptions(pattern))
+    return bool(pc.call_function("all", [found]).as_py())
+
+
+def most_shards(lengths: Mapping[str, int], shard_records: int, identity: Identity) -> int:
+    """Return how many rows the packing list of arrays of these lengths may have."""
+    return len(identity.arrays) * sum(-(-n // shard_records) for n in lengths.values())
+
+
+def read_shards(path: Path, sha256: str, most: int) -> list[ShardRow]:
+    """Return the packing list, of at most so many rows, whose file has this sha256.
 
     Raises CorruptStoreError unless paths are sorted and stand there once: a few bytes of
     Parquet can say the same row a billion times.
     """
     shards: list[ShardRow] = []
-    for shard in map(ShardRow._make, _read(path, SHARDS_SCHEMA, sha256)):
-        if shards and shard.path <= shards[-1].path:
-            raise CorruptStoreError(
-                f"{path}: {shard.path!r:.100} stands behind {shards[-1].path!r:.100}; "
-                f"paths must be sorted, none twice"
-            )
-        shards.append(shard)
+    for batch in _read(path, SHARDS_SCHEMA, sha256, range(most + 1)):
+        for shard in map(ShardRow._make, rows_of(batch)):
+            if shards and shard.path <= shards[-1].path:
+                raise CorruptStoreError(
+                    f"{path}: {shard.path!r:.100} stands behind {shards[-1].path!r:.100}; "
+                    f"paths must be sorted, none twice"
+                )
+            shards.append(shard)
     return shards
 
 
 def _read(
-    path: Path, schema: pa.Schema, sha256: str, names: tuple[str, ...] = ()
-) -> Iterator[tuple[Any, ...]]:
-    """Yield rows, or only some of their columns.
-
-    Raises CorruptStoreError for a file other than the one that was written.
-    """
+    path: Path, schema: pa.Schema, sha256: str, counts: range, names: tuple[str, ...] = ()
+) -> Iterator[pa.RecordBatch]:
+    """Yield columns, raising CorruptStoreError for a file other than the one that was written."""
 
     def refuse(why: str) -> CorruptStoreError:
         return CorruptStoreError(f"{path}: {why}; copy it again from its source")
 
-    if path.is_symlink():
-        raise CorruptStoreError(f"{path}: {plain_problem(path)}", code="E-STORE-LINK")
-    if not is_plain(path):
+    check_plain([path])
+    if not path.exists():
         raise refuse("no such file (if the store has been added to, open it again)")
+    size, most = path.stat().st_size, TABLE_BYTES + counts[-1] * ROW_BYTES
+    if size > most:
+        raise refuse(f"has {size:,} bytes, too many for {counts[-1]:,} rows")
     if sha256_file(path) != sha256:
         raise refuse("has changed: its sha256 is not the one in store.json")
-    return read_rows(path, schema, refuse, names)
+    return read_batches(path, schema, refuse, counts, names)

@@ -83,9 +83,10 @@ def finish_store(
         raise UsageError(f"{path} is no feature store: it holds neither {STORE_JSON} nor {JOURNAL}")
     journal.create()
     lock = StoreLock(journal)
-    for gone in lock.acquire(break_lock=break_lock):
-        say(f"Taking over the lock of {gone}, which is gone")
+    taken_over = lock.acquire(break_lock=break_lock)
     try:
+        for gone in taken_over:
+            say(f"Taking over the lock of {gone}, which is gone")
         plan = journal.plan()
         parent = FeatureStore.open(path) if (path / STORE_JSON).exists() else None
         if parent is not None and (plan is None or plan["parent"] != parent.digest):
@@ -104,12 +105,13 @@ def _finish_planned(
     path: Path, plan: dict[str, Any], parent: FeatureStore | None, lock: StoreLock
 ) -> FeatureStore | Lacking:
     identity, journal = Identity.from_json(plan["identity"]), Journal(path)
-    described = (
+    found = (
         journal.described(number, plan["shard_records"], identity.arrays)
         for number in journal.numbers()
         if number < plan["shards"]
     )
-    layout = Layout(plan["shard_records"], tuple(s for s in described if s is not None))
+    described = [of_one for of_one in found if of_one is not None]
+    layout = Layout(plan["shard_records"], tuple(shard for shard, _ in described))
     if len(layout.shards) < plan["shards"]:
         gaps = _gaps([shard.number for shard in layout.shards], plan["shards"])
         ids = plan["ids"] - sum(len(shard.ids) for shard in layout.shards)
@@ -120,11 +122,11 @@ def _finish_planned(
             f"{path}: its receipts are not those of its plan; type the same clipfeat extract "
             f"command again, which writes anew what is not its own"
         )
-    run.check_folders()
-    changed = run.pending(layout.shards)
+    run.check_places()
+    changed = run.changed({shard.number: files for shard, files in described})
     if changed:
-        numbers = tuple(range(shard.number, shard.number + 1) for shard in changed)
-        ids = sum(len(shard.ids) for shard in changed)
+        numbers = tuple(range(number, number + 1) for number in sorted(changed))
+        ids = sum(len(shard.ids) for shard in layout.shards if shard.number in changed)
         return _lacking(journal, numbers, plan["shards"], ids, changed=True)
     if run.is_in_vain():
         why = reasons_text(refused_rows(run.rows(layout.shards)))

@@ -4,7 +4,6 @@ import contextlib
 import errno
 import os
 import re
-import shutil
 from collections.abc import Container, Iterator
 from pathlib import Path
 from typing import Any
@@ -13,18 +12,27 @@ from ...base.files import (
     TEMPORARY,
     atomic_file,
     fsync_folder,
+    is_temporary,
+    read_bytes,
+    remove_plain,
     temporary_name,
     write_atomically,
 )
+from ...base.jsonio import read_json
 from ..disk.lookup import SHAPE_BIT
 from ..disk.store_json import MAX_SHARD_RECORDS
 from ..errors import StoreError
-from ..format import JOURNAL, canonical_json
+from ..format import JOURNAL, ShardRow, canonical_json, is_sha256
 from ..layout import Shard
+from .lock import MAX_HOLDER_BYTES
 from .part import Part
-from .receipt import NOT_JSON, Receipt, read_json
+from .receipt import NOT_JSON, Receipt, max_receipt_bytes
 
+LOCK, PLAN = "lock", "plan.json"
 NUMBER = re.compile(r"[0-9]{8,12}")  # of a shard, in the names of its files
+RECEIPT = re.compile(rf"{NUMBER.pattern}\.json")
+IN_HAND = re.compile(rf"{NUMBER.pattern}\.[a-z]+\.[0-9a-f]+{re.escape(TEMPORARY)}")
+MAX_PLAN_BYTES = 1 << 26  # three million shards that are written again
 PLAN_KEYS = {
     "identity": (dict,),
     "shard_records": (int,),
@@ -43,6 +51,8 @@ def _checked_plan(plan: Any) -> dict[str, Any]:
             raise ValueError(f"{key} is {plan[key]!r:.80}")
     if not 1 <= plan["shard_records"] <= MAX_SHARD_RECORDS:
         raise ValueError(f"shard_records is {plan['shard_records']}")
+    if not all(map(is_sha256, (plan["layout"], plan["parent"] or plan["layout"]))):
+        raise ValueError("layout and parent must be hashes")
     for key in ("shards", "ids"):
         if not 0 <= plan[key] < 1 << SHAPE_BIT:
             raise ValueError(f"{key} is {plan[key]}")
@@ -64,15 +74,15 @@ class Journal:
     def __init__(self, store: Path):
         self.store = store
         self.folder = store / JOURNAL
-        self.lock_path = self.folder / "lock"
-        self._plan_path = self.folder / "plan.json"
+        self.lock_path = self.folder / LOCK
+        self._plan_path = self.folder / PLAN
 
     def create(self) -> None:
         """Make the folder, and the store's with it.
 
         A link is refused: what lies in a journal is removed, and it may lead anywhere.
         """
-        self._refuse_link()
+        self.refuse_link()
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             for folder in (self.folder.parent, self.folder.parent.parent):
@@ -82,21 +92,28 @@ class Journal:
                 f"cannot write {self.folder}: {error.strerror}; choose another --out"
             ) from None
 
-    def _refuse_link(self) -> None:
+    def refuse_link(self) -> None:
+        """Raise StoreError if the journal is a link."""
         if self.folder.is_symlink():
-            raise StoreError(f"{self.folder} is a link; a store holds no links")
+            raise StoreError(
+                f"{self.folder} is a link; a store holds no links", code="E-STORE-LINK"
+            )
 
     def plan(self) -> dict[str, Any] | None:
         """Return what is being written, or None before `write_plan`."""
-        self._refuse_link()
+        self.refuse_link()
         return self._read_plan() if os.path.lexists(self._plan_path) else None
 
     def _read_plan(self) -> dict[str, Any]:
         path = self._plan_path
         try:
-            return _checked_plan(read_json(path))
+            return _checked_plan(read_json(path, MAX_PLAN_BYTES))
         except NOT_JSON:
             raise StoreError(f"{path} is no plan of this clipfeat; choose another --out") from None
+
+    def holder(self) -> bytes:
+        """Return the text of the lock of the whole store; OSError where there is none."""
+        return read_bytes(self.lock_path, MAX_HOLDER_BYTES)
 
     def write_plan(self, plan: dict[str, Any]) -> None:
         write_atomically(self._plan_path, canonical_json(plan))
@@ -121,12 +138,20 @@ class Journal:
         return self.folder / temporary_name(name)
 
     def write_receipt(self, receipt: Receipt) -> None:
-        write_atomically(self._receipt_path(receipt.shard), receipt.to_json())
+        """Write a receipt, raising StoreError for one that readers would not take."""
+        content, most = receipt.to_json(), max_receipt_bytes(len(receipt.ids))
+        if len(content) > most:
+            raise StoreError(
+                f"the receipt of shard {receipt.shard} would have {len(content):,} bytes, of "
+                f"{most:,} at most; choose smaller shards",
+                code="E-STORE-RECEIPT",
+            )
+        write_atomically(self.receipt_path(receipt.shard), content)
 
     def receipt(self, shard: Shard, arrays: tuple[str, ...]) -> Receipt | None:
         """Return the receipt of a shard, None if there is none or it is of another plan."""
         try:
-            receipt = Receipt.from_json(read_json(self._receipt_path(shard.number)))
+            receipt = self._read_receipt(shard.number, len(shard.ids))
         except NOT_JSON:
             return None
         return receipt if receipt.is_for(shard, arrays) else None
@@ -140,42 +165,59 @@ class Journal:
             if receipt is not None:
                 yield shard, receipt
 
-    def described(self, number: int, shard_records: int, arrays: tuple[str, ...]) -> Shard | None:
-        """Return the shard that a receipt describes, None if it is not the receipt of any."""
+    def described(
+        self, number: int, shard_records: int, arrays: tuple[str, ...]
+    ) -> tuple[Shard, tuple[ShardRow, ...]] | None:
+        """Return the shard that a receipt describes, and its files; None if there is none such."""
         try:
-            receipt = Receipt.from_json(read_json(self._receipt_path(number)))
+            receipt = self._read_receipt(number, shard_records)
             shard = receipt.described(shard_records, arrays)
         except (*NOT_JSON, StoreError):
             return None
-        return shard if shard.number == number else None
+        return (shard, receipt.files) if shard.number == number else None
+
+    def _read_receipt(self, number: int, records: int) -> Receipt:
+        """Return a receipt of at most so many records, raising one of NOT_JSON if it is none."""
+        path = self.receipt_path(number)
+        return Receipt.from_json(read_json(path, max_receipt_bytes(records)))
 
     def numbers(self) -> list[int]:
         """Return the shards for which there is a file that should be their receipt."""
         names = {path.name for path in self.folder.glob("*.json")}
         numbers = {int(stem) for stem in (name[:-5] for name in names) if NUMBER.fullmatch(stem)}
-        return sorted(number for number in numbers if self._receipt_path(number).name in names)
+        return sorted(number for number in numbers if self.receipt_path(number).name in names)
 
-    def _receipt_path(self, shard: int) -> Path:
+    def receipt_path(self, shard: int) -> Path:
+        """Return the file of the receipt of a shard."""
         return self.folder / f"{shard:08}.json"
 
-    def clear(self) -> None:
-        """Remove everything but the lock: another plan's receipts, files in the making.
+    def owns(self, name: str) -> bool:
+        """Return whether a file of this name in the journal is a writer's."""
+        return (
+            name in (LOCK, PLAN)
+            or RECEIPT.fullmatch(name) is not None
+            or Part.of_lock(name) is not None
+            or _is_in_the_making(name)
+        )
 
-        The plan goes last: what is left by one who was killed here is known for that plan's.
+    def clear(self) -> None:
+        """Remove what writers have left but the lock: another plan's receipts, files in the making.
+
+        What somebody else put there stays. The plan goes last: what is left by one who was
+        killed here is known for that plan's.
         """
         for path in self.folder.iterdir():
-            if path.is_dir() and not path.is_symlink():
-                shutil.rmtree(path)
-            elif path not in (self.lock_path, self._plan_path):
-                path.unlink(missing_ok=True)
-        self._plan_path.unlink(missing_ok=True)
+            if path.name not in (LOCK, PLAN) and self.owns(path.name):
+                remove_plain(path)
+        remove_plain(self._plan_path)
 
     def clear_temporaries(self, shards: Container[int] | None = None) -> None:
         """Remove the files in the making of a process that was killed, or those of `shards`."""
         for path in self.folder.glob(f"*{TEMPORARY}"):
             number = path.name.lstrip(".").split(".")[0]
-            if shards is None or (NUMBER.fullmatch(number) and int(number) in shards):
-                path.unlink(missing_ok=True)
+            is_of_these = shards is None or (NUMBER.fullmatch(number) and int(number) in shards)
+            if is_of_these and _is_in_the_making(path.name):
+                remove_plain(path)
 
     def remove(self) -> None:
         """Remove the journal, once nothing is in the making any more.
@@ -184,9 +226,13 @@ class Journal:
         in which nothing is planned, and the folder stays to it.
         """
         self.clear()
-        self.lock_path.unlink(missing_ok=True)
+        remove_plain(self.lock_path)
         try:
             self.folder.rmdir()
         except OSError as error:
             if error.errno != errno.ENOTEMPTY:
                 raise
+
+
+def _is_in_the_making(name: str) -> bool:
+    return is_temporary(name) or IN_HAND.fullmatch(name) is not None

@@ -6,10 +6,11 @@ import os
 import socket
 import threading
 import time
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 
-from ...base.files import read_at, try_lock
+from ...base.files import naming, open_output, read_at, try_lock
 from ...base.text import printable
 from ..errors import StoreError
 
@@ -43,12 +44,13 @@ class WriterLock:
             "pid": os.getpid(),
             "since": datetime.now(UTC).isoformat(timespec="seconds"),
         }
-        os.ftruncate(descriptor, 0)
-        os.pwrite(descriptor, json.dumps(content).encode(), 0)
-        os.fsync(descriptor)  # for other hosts to read from now on
+        with _closed_on_error(descriptor), naming(self._path):
+            os.ftruncate(descriptor, 0)
+            os.pwrite(descriptor, json.dumps(content).encode(), 0)
+            os.fsync(descriptor)  # for other hosts to read from now on
+            self._released.clear()
+            threading.Thread(target=self._beat, daemon=True, name="lock heartbeat").start()
         self._descriptor = descriptor
-        self._released.clear()
-        threading.Thread(target=self._beat, daemon=True, name="lock heartbeat").start()
         gone = gone or broken
         return None if gone is None else _name(gone)
 
@@ -67,26 +69,22 @@ class WriterLock:
         """Open the file and flock it; return its descriptor, who died, and whose was broken."""
         broken = None
         while True:
-            descriptor = os.open(
-                self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644
-            )
-            holder = _read_holder(descriptor)
-            elsewhere = holder is not None and holder["host"] != socket.gethostname()
-            alive = not try_lock(descriptor, shared=shared)
-            if elsewhere and break_lock:
-                broken = holder
-                with contextlib.suppress(FileNotFoundError):
-                    if self._is_named(descriptor):
-                        self._path.unlink()
-                os.close(descriptor)
-            elif alive or elsewhere:
-                silent = time.time() - os.fstat(descriptor).st_mtime
-                os.close(descriptor)
-                raise _refusal(self._what, holder, silent, elsewhere=elsewhere)
-            elif self._is_named(descriptor):
-                return descriptor, holder, broken
-            else:  # the holder has just removed the file
-                os.close(descriptor)
+            descriptor = open_output(self._path)
+            with _closed_on_error(descriptor), naming(self._path):
+                holder = _read_holder(descriptor)
+                elsewhere = holder is not None and holder["host"] != socket.gethostname()
+                alive = not try_lock(descriptor, shared=shared)
+                if elsewhere and break_lock:
+                    broken = holder
+                    with contextlib.suppress(FileNotFoundError):
+                        if self._is_named(descriptor):
+                            self._path.unlink()
+                elif alive or elsewhere:
+                    silent = time.time() - os.fstat(descriptor).st_mtime
+                    raise _refusal(self._what, holder, silent, elsewhere=elsewhere)
+                elif self._is_named(descriptor):
+                    return descriptor, holder, broken
+            os.close(descriptor)  # its holder has just removed the file, or we have
 
     def is_held(self) -> bool:
         """Return whether the lock is still ours: another host may have broken it."""
@@ -96,9 +94,10 @@ class WriterLock:
         """Let another writer in, leaving no name behind."""
         if self._descriptor is not None:
             self._released.set()
-            os.ftruncate(self._descriptor, 0)
-            os.close(self._descriptor)
-            self._descriptor = None
+            descriptor, self._descriptor = self._descriptor, None
+            with contextlib.suppress(OSError):  # a text that stays counts for nothing here
+                os.ftruncate(descriptor, 0)
+            os.close(descriptor)
             # Of a journal that was removed: on NFS its folder stays while a file in it is open.
             with contextlib.suppress(OSError):
                 self._path.parent.rmdir()
@@ -116,6 +115,16 @@ class WriterLock:
             descriptor = self._descriptor
             with contextlib.suppress(OSError, TypeError):  # released in this very moment
                 os.utime(descriptor)  # pyright: ignore[reportArgumentType]
+
+
+@contextlib.contextmanager
+def _closed_on_error(descriptor: int) -> Iterator[None]:
+    """Close the descriptor, and so give back its flock, if the block does not end well."""
+    try:
+        yield
+    except BaseException:
+        os.close(descriptor)
+        raise
 
 
 def _read_holder(descriptor: int) -> dict[str, str] | None:

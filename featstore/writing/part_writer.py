@@ -47,7 +47,7 @@ class PartWriter(RunWriter):
             with contextlib.suppress(StoreError, OSError):  # other parts may be as late
                 finish_tidying(FeatureStore.open(run.path))
             raise run.overtaken()
-        run.check_folders()
+        run.check_places()
         plan = run.plan()
         stored = journal.settle_plan(plan)
         if stored["parent"] != plan["parent"]:

@@ -1,16 +1,15 @@
 """The receipt of a shard: proof that it is down, and what became of each id."""
 
-import json
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from itertools import pairwise
-from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
-from ...base.files import open_plain
+from ...base.parquet import MAX_TEXT
 from ..disk.codecs import CRC_BYTES
 from ..disk.lookup import SHAPE_BIT
-from ..format import GridShape, IndexRow, ShardRow, Status, canonical_json
+from ..format import GridShape, IndexRow, ShardRow, Status, canonical_json, is_sha256
 from ..layout import Shard
 from .libraries import checked_libraries
 
@@ -18,10 +17,20 @@ from .libraries import checked_libraries
 NOT_JSON = (OSError, ValueError, KeyError, TypeError, RecursionError)
 
 
-def read_json(path: Path) -> Any:
-    """Return what a file of the journal says, raising one of NOT_JSON if it is no plain JSON file."""
-    with open(open_plain(path), "rb") as file:  # noqa: PTH123 - a descriptor
-        return json.loads(file.read())
+MAX_RECEIPT_BYTES = 1 << 29
+IMAGE_ID, SHAPE, ROW = map(IndexRow._fields.index, ("image_id", "shape", "row"))
+STATUSES = {status.value for status in Status}
+SHA256_DIGITS = 64
+MOST_BYTES = 4  # of a character in UTF-8
+HEX = re.compile("[0-9a-f]*")
+
+
+def max_receipt_bytes(records: int) -> int:
+    """Return how large the receipt of a shard of so many records may be.
+
+    The texts of a record are of at most MAX_TEXT bytes each; JSON makes six of one at most.
+    """
+    return min(MAX_RECEIPT_BYTES, (1 << 20) + (records << 17))
 
 
 @dataclass(frozen=True)
@@ -30,25 +39,50 @@ class Receipt:
 
     shard: int
     files: tuple[ShardRow, ...]
-    records: tuple[IndexRow, ...]
+    columns: tuple[tuple[Any, ...], ...]  # of index.parquet, a value for each id
     libraries: Mapping[str, str]  # of the process that wrote it: name to version
 
+    @classmethod
+    def of(
+        cls,
+        shard: int,
+        files: tuple[ShardRow, ...],
+        records: tuple[IndexRow, ...],
+        libraries: Mapping[str, str],
+    ) -> Self:
+        """Return the receipt of a shard of these records, its rows of the index."""
+        columns = tuple(zip(*records, strict=True)) or ((),) * len(IndexRow._fields)
+        return cls(shard, files, columns, libraries)
+
     def to_json(self) -> bytes:
-        return canonical_json(asdict(self))
+        return canonical_json(
+            {
+                "shard": self.shard,
+                "files": self.files,
+                "records": list(zip(*self.columns, strict=True)),
+                "libraries": dict(self.libraries),
+            }
+        )
 
     @classmethod
-    def from_json(cls, value: Any) -> "Receipt":
+    def from_json(cls, value: Any) -> Self:
         """Return the receipt that `to_json` gave; any other value raises one of NOT_JSON."""
-        for kind, rows in ((ShardRow, value["files"]), (IndexRow, value["records"])):
-            kinds = list(kind.__annotations__.values())
-            if any([type(item) for item in row] != kinds for row in rows):
-                raise ValueError(f"not the values of a {kind.__name__}")
+        files = zip(*_columns(value["files"], ShardRow), strict=True)
         return cls(
             value["shard"],
-            tuple(ShardRow(*row) for row in value["files"]),
-            tuple(IndexRow(*row) for row in value["records"]),
+            tuple(map(ShardRow._make, files)),
+            _columns(value["records"], IndexRow),
             checked_libraries(value["libraries"]),
         )
+
+    @property
+    def records(self) -> Iterator[IndexRow]:
+        """The rows of the index."""
+        return map(IndexRow._make, zip(*self.columns, strict=True))
+
+    @property
+    def ids(self) -> tuple[str, ...]:
+        return self.columns[IMAGE_ID]
 
     def described(self, shard_records: int, arrays: tuple[str, ...]) -> Shard:
         """Return the shard that this is the receipt of, as far as it says itself.
@@ -58,17 +92,10 @@ class Receipt:
         if not self.files:
             raise ValueError("no files")
         _, _, _, shape, first_row, records = self.files[0]
-        rows = tuple(row.row for row in self.records)
+        rows = self.columns[ROW]
         index, remainder = divmod(first_row, shard_records)
-        shard = Shard(
-            self.shard,
-            GridShape.parse(shape),
-            index,
-            first_row,
-            records,
-            tuple(row.image_id for row in self.records),
-            rows,
-        )
+        parsed = GridShape.parse(shape)
+        shard = Shard(self.shard, parsed, index, first_row, records, self.ids, rows)
         within = 0 <= first_row < 1 << SHAPE_BIT and 1 <= records <= shard_records
         ends = (first_row - 1, *rows, first_row + records)
         if remainder or not within or any(a >= b for a, b in pairwise(ends)):
@@ -80,28 +107,50 @@ class Receipt:
     def is_for(self, shard: Shard, arrays: tuple[str, ...]) -> bool:
         """Return whether this is the receipt of `shard`, and not of another plan."""
         shape = str(shard.shape)
-        planned = [(i, shape, row) for i, row in zip(shard.ids, shard.rows, strict=True)]
         place = (shape, shard.first_row, shard.records)
         return (
             type(self.shard) is int
             and self.shard == shard.number
             and [(file.path, file[3:]) for file in self.files]
             == [(shard.path(array), place) for array in arrays]
-            and [(row.image_id, row.shape, row.row) for row in self.records] == planned
-            and all(0 <= file.bytes < 1 << 63 for file in self.files)
-            and all(_is_possible(row, arrays) for row in self.records)
+            and (self.ids, self.columns[ROW]) == (shard.ids, tuple(shard.rows))
+            and set(self.columns[SHAPE]) <= {shape}
+            and all(0 <= file.bytes < 1 << 63 and is_sha256(file.sha256) for file in self.files)
+            and _are_possible(self.columns, len(arrays))
         )
 
 
-def _is_possible(row: IndexRow, arrays: tuple[str, ...]) -> bool:
-    """Return whether a row of a receipt can stand in an index."""
+def _columns(rows: Any, kind: type[IndexRow] | type[ShardRow]) -> tuple[tuple[Any, ...], ...]:
+    """Return rows as columns, raising ValueError or TypeError for values of other types."""
+    kinds = list(kind.__annotations__.values())
+    columns = tuple(zip(*rows, strict=True)) or ((),) * len(kinds)
+    for column, wanted in zip(columns, kinds, strict=True):
+        if not {wanted}.issuperset(map(type, column)):
+            raise ValueError(f"not the values of a {kind.__name__}")
+    return columns
+
+
+def _are_possible(columns: tuple[tuple[Any, ...], ...], arrays: int) -> bool:
+    """Return whether rows of a receipt can stand in an index of a store of so many arrays."""
+    _, statuses, _, _, _, widths, heights, hashes, _, checks = columns
+    sides = (*widths, *heights)
+    expected = {Status.OK.value: 2 * CRC_BYTES * arrays}
+    return (
+        all(_is_text(column) for column in columns if column and isinstance(column[0], str))
+        and STATUSES.issuperset(statuses)
+        and (not sides or 0 <= min(sides) <= max(sides) < 1 << 31)
+        and {0, SHA256_DIGITS}.issuperset(map(len, hashes))
+        and HEX.fullmatch("".join(hashes) + "".join(checks)) is not None
+        and list(map(len, checks)) == [expected.get(status, 0) for status in statuses]
+    )
+
+
+def _is_text(column: tuple[str, ...]) -> bool:
+    """Return whether a table can hold these texts."""
     try:
-        for text in row:
-            if isinstance(text, str):
-                text.encode()
-        checks = len(arrays) * CRC_BYTES if Status(row.status) == Status.OK else 0
-        return len(bytes.fromhex(row.checksum)) == checks and all(
-            0 <= side < 1 << 31 for side in (row.width, row.height)
-        )
-    except ValueError:
+        "".join(column).encode()
+    except UnicodeEncodeError:
         return False
+    if MOST_BYTES * max(map(len, column)) <= MAX_TEXT:
+        return True
+    return max(len(text.encode()) for text in column) <= MAX_TEXT

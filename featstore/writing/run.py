@@ -1,15 +1,27 @@
 """One run: what is written to which store, and how much of it is down."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ...base.files import fsync_folder
-from ..disk.checks import check_folders
+from ..disk.checks import check_folders, check_plain
 from ..disk.hashing import check_files
+from ..disk.zarr_metadata import metadata_files
 from ..errors import StoreError
-from ..format import STORE_JSON, ZARR_GROUP, Identity, IndexRow, Status, differences
+from ..format import (
+    STORE_JSON,
+    TABLES,
+    ZARR_GROUP,
+    GridShape,
+    Identity,
+    IndexRow,
+    ShardRow,
+    Status,
+    differences,
+    table_file,
+)
 from ..layout import Layout, Shard, is_written_again
 from ..store import FeatureStore
 from .journal import Journal
@@ -65,12 +77,41 @@ class Run:
     def overtaken(self) -> StoreError:
         return StoreError(f"{self.path} has just been finished by another process; type it again")
 
-    def check_folders(self) -> None:
-        """Raise CorruptStoreError if a folder that is written into is a link.
+    def lengths(self) -> dict[str, int]:
+        """Return the length of the arrays of each grid shape, sorted by rows, then cols."""
+        lengths = {**(self.parent.card["grid_shapes"] if self.parent else {})}
+        for shape, length in self.layout.records.items():
+            lengths[str(shape)] = max(length, lengths.get(str(shape), 0))
+        return {str(shape): lengths[str(shape)] for shape in sorted(map(GridShape.parse, lengths))}
 
-        To be called before anything is written: a store from elsewhere may link to anywhere.
+    def metadata(self) -> dict[str, bytes]:
+        """Return {path relative to the store: bytes} of every zarr.json that the store will have."""
+        records = {GridShape.parse(shape): n for shape, n in self.lengths().items()}
+        return metadata_files(self.identity, records, self.layout.shard_records)
+
+    def tables(self) -> dict[str, Path]:
+        """Return the file of each table that the run writes."""
+        generation = self.parent.card["generation"] + 1 if self.parent else 0
+        return {table: self.path / table_file(table, generation) for table in TABLES}
+
+    def check_places(self) -> None:
+        """Raise CorruptStoreError if something stands in the place of what will be written.
+
+        To be called before anything is written: a store from elsewhere may link to anywhere, and
+        a link that a person made is not replaced by a file.
         """
-        check_folders(self.path, map(str, self.layout.records), self.identity.arrays)
+        arrays, shards = self.identity.arrays, self.layout.shards
+        check_folders(self.path, self.lengths(), arrays)
+        check_plain([self.path / shard.path(array) for shard in shards for array in arrays])
+        check_plain([self.journal.receipt_path(shard.number) for shard in shards])
+        check_plain([*self.tables().values(), self.path / STORE_JSON])
+        check_plain([self.path / name for name in self.metadata()])
+
+    def folders(self) -> list[Path]:
+        """Return the folders of the features, inner ones first."""
+        group = self.path / ZARR_GROUP
+        shapes = [group / shape for shape in self.lengths()]
+        return [*(s / array for s in shapes for array in self.identity.arrays), *shapes, group]
 
     def make_folders(self) -> None:
         """Make the folders of the arrays; any number of processes may at once."""
@@ -98,11 +139,15 @@ class Run:
 
     def pending(self, shards: tuple[Shard, ...]) -> tuple[Shard, ...]:
         """Return those of `shards` to write; those down already are read again to be sure."""
-        done = {file: s.number for s, receipt in self.receipts(shards) for file in receipt.files}
-        checked = check_files(self.path, list(done), "check")
-        changed = {done[file] for file, problem in checked if problem}
-        whole = set(done.values()) - changed
+        done = {shard.number: receipt.files for shard, receipt in self.receipts(shards)}
+        whole = done.keys() - self.changed(done)
         return tuple(shard for shard in shards if shard.number not in whole)
+
+    def changed(self, done: Mapping[int, tuple[ShardRow, ...]]) -> set[int]:
+        """Return the numbers of the shards whose files are not those of their receipts."""
+        numbers = {file: number for number, files in done.items() for file in files}
+        checked = check_files(self.path, list(numbers), "check")
+        return {numbers[file] for file, problem in checked if problem}
 
     def is_in_vain(self) -> bool:
         """Return whether all is down and not one record came of it.

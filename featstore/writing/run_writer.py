@@ -31,9 +31,10 @@ class RunWriter(ABC):
 
     def __enter__(self) -> Self:
         self._run.journal.create()
-        for gone in self._lock.acquire(break_lock=self._break_lock):
-            self._say(f"Taking over the lock of {gone}, which is gone")
+        taken_over = self._lock.acquire(break_lock=self._break_lock)
         try:
+            for gone in taken_over:
+                self._say(f"Taking over the lock of {gone}, which is gone")
             self._begin()
             self.pending = self._run.pending(self.shards)
         except BaseException:
@@ -42,9 +43,11 @@ class RunWriter(ABC):
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self._lock.is_held():  # a process that wrote shards for this one may have been ended
-            self._clear_temporaries()
-        self._lock.release()
+        try:
+            if self._lock.is_held():  # a process that wrote shards for this one may have been ended
+                self._clear_temporaries()
+        finally:
+            self._lock.release()
 
     @abstractmethod
     def _begin(self) -> None:

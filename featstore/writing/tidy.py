@@ -1,11 +1,10 @@
 """Remove what is needed no more: by a finished store, or by a run that is given up."""
 
 import contextlib
-import shutil
 from pathlib import Path
 
-from ...base.files import fsync_folder, remove_temporaries
-from ..format import TABLES, ZARR_GROUP, is_table_file, table_file
+from ...base.files import fsync_folder, remove_plain, remove_temporaries
+from ..format import TABLES, is_table_file
 from ..store import FeatureStore
 from .journal import Journal
 from .run import Run
@@ -39,7 +38,7 @@ def tidy(path: Path) -> None:
     tables = {current.table_path(table).name for table in TABLES}
     for file in path.iterdir():
         if is_table_file(file.name) and file.name not in tables:
-            file.unlink()
+            remove_plain(file)
     remove_temporaries(path)
     journal = Journal(path)
     if journal.folder.is_dir():
@@ -50,18 +49,26 @@ def tidy(path: Path) -> None:
 def discard(run: Run) -> None:
     """Undo a run: remove the beginning of a store, or what was added to a finished one.
 
-    The journal goes last: a folder without it would be taken for something else.
+    What no writer has made stays. The journal goes last: a folder without it would be taken for
+    something else.
     """
     for shard in run.layout.shards:
         if not run.is_in_parent(shard):
             for array in run.identity.arrays:
-                (run.path / shard.path(array)).unlink(missing_ok=True)
+                remove_plain(run.path / shard.path(array))
     if run.parent is None:
-        shutil.rmtree(run.path / ZARR_GROUP)
+        for name in run.metadata():
+            remove_plain(run.path / name)
         remove_temporaries(run.path)
-        for table in TABLES:
-            (run.path / table_file(table, 0)).unlink(missing_ok=True)
+        for path in run.tables().values():
+            remove_plain(path)
+        for folder in run.folders():
+            _remove_if_empty(folder)
     run.journal.remove()
     if run.parent is None:
-        with contextlib.suppress(OSError):  # something of somebody else's lies there
-            run.path.rmdir()
+        _remove_if_empty(run.path)
+
+
+def _remove_if_empty(folder: Path) -> None:
+    with contextlib.suppress(OSError):  # something of somebody else's lies there
+        folder.rmdir()

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Self
 
+from ..disk.checks import check_folders
 from ..disk.shard_file import ShardWriter
 from ..format import Identity, IndexRow
 from ..layout import Shard
@@ -26,7 +27,9 @@ class ShardTransaction:
         shard: Shard,
         libraries: Mapping[str, str],
     ):
+        check_folders(store, [str(shard.shape)], identity.arrays)
         self._journal = Journal(store)
+        self._journal.refuse_link()
         self._shard = shard
         self._libraries = checked_libraries(dict(libraries))
         self._files: dict[str, ShardWriter] = {}
@@ -57,6 +60,6 @@ class ShardTransaction:
     def commit(self, records: tuple[IndexRow, ...]) -> Receipt:
         """Give the files their names, then write the receipt, which makes the shard done."""
         files = tuple(file.commit() for file in self._files.values())
-        receipt = Receipt(self._shard.number, files, records, self._libraries)
+        receipt = Receipt.of(self._shard.number, files, records, self._libraries)
         self._journal.write_receipt(receipt)
         return receipt

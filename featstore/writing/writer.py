@@ -58,7 +58,7 @@ class StoreWriter(RunWriter):
             journal.clear()  # of a run that was killed after its last step but one
         else:
             run.check_plan(stored, plan)
-        run.check_folders()
+        run.check_places()
         remove_temporaries(run.path)
         self._clear_temporaries()
         journal.write_plan(plan)

@@ -15,6 +15,7 @@ from clipfeat.featstore.areas import Area, area_rule, real_area
 from clipfeat.featstore.audit.repair import repair
 from clipfeat.featstore.audit.verify import Depth, verify
 from clipfeat.featstore.disk.lookup import LookupBuilder, lookup_bytes
+from clipfeat.featstore.disk.tables import index_batch
 from clipfeat.featstore.step_json import step_json
 from clipfeat.featstore.steps import RGB, Fit, Pad, ShortestMaskRCNN
 
@@ -205,8 +206,8 @@ class TestStore:
 
     def test_a_look_up_with_another_area_is_found_by_verify(self, store):
         builder = LookupBuilder(["2x3"], {})  # as if there were no padding
-        for row in store.index:
-            builder.add(row)
+        for batch in store.index_batches():
+            builder.add(batch)
         (store.path / "lookup.bin").write_bytes(lookup_bytes(builder.columns()))
         reseal(store.path)
         assert FeatureStore.open(store.path).mask("c").all()
@@ -221,10 +222,9 @@ def test_a_store_holds_255_areas():
         IndexRow(str(k), "ok", "", "292x292", k, 4096, k, "", "", "00000000")
         for k in range(1, 4096, 14)
     ]
-    for row in rows[:255]:
-        builder.add(row)
+    builder.add(index_batch(rows[:255]))
     with pytest.raises(StoreError, match="at most 255 real areas"):
-        builder.add(rows[255])
-    builder.add(rows[0]._replace(image_id="again"))
+        builder.add(index_batch([rows[255]]))
+    builder.add(index_batch([rows[0]._replace(image_id="again")]))
     assert len(builder.areas) == 255
     assert builder.areas == list(map(str, sorted(map(Area.parse, builder.areas))))

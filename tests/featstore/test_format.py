@@ -6,6 +6,7 @@ import pytest
 from stores import make_identity
 
 from clipfeat.featstore import GridShape, Identity, IndexRow, StoreError
+from clipfeat.featstore.disk.tables import index_batch, index_lines
 from clipfeat.featstore.format import ShardRow, differences, store_digest
 
 
@@ -23,7 +24,10 @@ def test_the_digest_by_hand():
         b'["features.zarr/1x1/grid/c.1.0.0.0","bb"]\n'
         b'["\\u00e9","ok","","1x1",0,640,480,"cc","\\u00e9.jpg","0a1b2c3d"]\n'
     )
-    assert store_digest(identity, shards, index) == hashlib.sha256(written_out).hexdigest()
+    assert (
+        store_digest(identity, shards, [index_lines(index_batch(index))])
+        == hashlib.sha256(written_out).hexdigest()
+    )
 
 
 def test_identity_survives_json_and_refuses_nonsense():

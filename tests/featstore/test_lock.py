@@ -1,10 +1,13 @@
 """One process writes a store at a time; everyone else is told who."""
 
+import errno
+import fcntl
 import json
 import os
 import socket
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -141,6 +144,52 @@ def test_a_lock_file_that_says_nothing_is_nobodys(path, content):
 def test_a_lock_that_is_a_link_is_not_followed(path, tmp_path):
     (tmp_path / "precious").write_text("thesis")
     path.symlink_to(tmp_path / "precious")
-    with pytest.raises(OSError, match="Too many levels of symbolic links"):
+    with pytest.raises(OSError, match="is a symbolic link") as refused:
         WriterLock(path, "the store").acquire()
+    assert (refused.value.errno, refused.value.filename) == (errno.ELOOP, str(path))
     assert (tmp_path / "precious").read_text() == "thesis"
+
+
+def test_a_lock_that_is_a_hard_link_does_not_empty_the_other_file(path, tmp_path):
+    (tmp_path / "precious").write_text("thesis")
+    path.hardlink_to(tmp_path / "precious")
+    with pytest.raises(OSError, match="is a hard link") as refused:
+        WriterLock(path, "the store").acquire()
+    assert (refused.value.errno, refused.value.filename) == (errno.EMLINK, str(path))
+    assert (tmp_path / "precious").read_text() == "thesis"
+
+
+def open_files():
+    return len(list(Path("/proc/self/fd").iterdir()))
+
+
+@pytest.mark.parametrize("failing", ["ftruncate", "pwrite", "fsync", "thread", "flock"])
+def test_a_lock_that_could_not_be_taken_is_free(path, monkeypatch, failing):
+    """Its descriptor would hold the flock for as long as this process lives."""
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    before = open_files()
+    with monkeypatch.context() as patched:
+        if failing == "thread":
+            patched.setattr(threading.Thread, "start", full)
+        elif failing == "flock":
+            patched.setattr(fcntl, "flock", full)
+        else:
+            patched.setattr(os, failing, full)
+        with pytest.raises(OSError, match="No space left on device") as refused:
+            WriterLock(path, "the store").acquire()
+    assert refused.value.filename == str(path)
+    assert open_files() == before
+    with hold(path) as process:
+        assert process.stdout.readline() == "held\n"
+        process.kill()
+
+
+def test_a_lock_that_is_refused_keeps_no_file_open(path, holder):
+    before = open_files()
+    for _ in range(3):
+        with pytest.raises(StoreError):
+            WriterLock(path, "the store").acquire()
+    assert open_files() == before

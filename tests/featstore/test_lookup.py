@@ -22,6 +22,7 @@ from clipfeat.featstore.disk.lookup import (
     lookup_bytes,
 )
 from clipfeat.featstore.disk.shard_index import ABSENT, decode_index, encode_index
+from clipfeat.featstore.disk.tables import index_batch
 
 IDS = st.text(st.characters(exclude_categories=["Cs"]), max_size=40) | st.sampled_from(
     ["", " ", "\0", "\u200b", "\u00e9", "e\u0301", "\U0001f600", "x" * 5000]
@@ -43,8 +44,7 @@ ABC = [IndexRow(i, "ok", "", "1x1", k, 0, 0, "", "", "00000000") for k, i in enu
 
 def columns_of(rows):
     builder = LookupBuilder(SHAPES, {})
-    for row in rows:
-        builder.add(row)
+    builder.add(index_batch(rows))
     return builder.columns()
 
 
@@ -83,7 +83,7 @@ def test_every_id_is_found_where_it_is_and_no_other_is(tmp_path, rows, others):
 )
 def test_a_row_that_does_not_fit_is_not_packed(change):
     with pytest.raises(ValueError, match=r"row|checksum|hex|not a valid Status"):
-        LookupBuilder(SHAPES, {}).add(ABC[0]._replace(**change))
+        LookupBuilder(SHAPES, {}).add(index_batch([ABC[0]._replace(**change)]))
 
 
 def test_ids_that_share_a_key_are_told_apart(tmp_path):

@@ -50,11 +50,6 @@ def swap(path):
     path.write_bytes(content)
 
 
-def link(path):
-    path.rename(path.parents[4] / "outside")
-    path.symlink_to(path.parents[4] / "outside")
-
-
 def readable(path):
     store, read = FeatureStore.open(path), set()
     for image_id, grid in RECORDS.items():
@@ -80,7 +75,6 @@ ALL = {image_id for image_id, grid in RECORDS.items() if grid is not None}
         (flip, [VECTORS], {"r4", "r5", "r6", "r7"}),
         (flip, [GRID, VECTORS], {"r4", "r5", "r6", "r7"}),
         (cut, [GRID], {"r4", "r5", "r6", "r7"}),
-        (link, [GRID], {"r4", "r5", "r6", "r7"}),
         (swap, [GRID], {f"r{k}" for k in range(8)}),
         (lambda path: path.unlink(), [GRID], {"r4", "r5", "r6", "r7"}),
         (lambda path: path.unlink(), ["features.zarr/3x2/grid/c.0.0.0.0"], {"s0", "s1", "s2"}),
