@@ -120,7 +120,9 @@ def test_the_official_files_of_coco(tmp_path: Path) -> None:
     assert split.images[0].texts == ("the dog's 2 toys red", "dogs")
     assert split.images[0].candidates == ("COCO_val2014_000000000007", "000000000007", "7")
 
-    both = official(tmp_path, official_content((1, "A man")), "train")
+    content = official_content((1, "A man"))
+    content["images"][0]["file_name"] = "COCO_train2014_000000000001.jpg"
+    both = official(tmp_path, content, "train")
     assert both.images[0].candidates[0] == "COCO_train2014_000000000001"
     joined = read_split("coco", tmp_path, "train+val", training=True)
     assert [image.image_id for image in joined.images] == [1, 7, 5]
@@ -130,8 +132,36 @@ def test_the_official_files_of_coco(tmp_path: Path) -> None:
     ]
 
 
+@pytest.mark.parametrize(
+    ("file_name", "stored"),
+    [
+        ("beach.jpg", "beach"),
+        ("beach.jpg", "beach.jpg"),
+        ("mine/beach.jpg", "mine/beach.jpg"),
+        ("mine/beach.jpg", "mine/beach"),
+        ("mine/beach.png", "mine/beach.png"),
+        ("mine/beach.png", "beach"),
+        ("", "7"),
+        ("beach.jpg", "COCO_val2014_000000000007.jpg"),
+    ],
+)
+def test_an_image_of_coco_is_found_by_its_files_name(
+    tmp_path: Path, file_name: str, stored: str
+) -> None:
+    content = official_content((7, "A dog"))
+    content["images"][0]["file_name"] = file_name
+    content["annotations"][0]["image_id"] = "7"  # the same number
+    split = official(tmp_path, content)
+    vocabulary = WordVocabulary(("a", "dog"))
+    assert encode(split, vocabulary, {stored}, skip_missing=0).image_ids == (stored,)
+
+
 def test_a_split_of_ones_own_may_be_of_any_part_of_coco(tmp_path: Path) -> None:
-    split = official(tmp_path, official_content((7, "A dog")), "mine")
+    content = official_content((7, "A dog"))
+    split = official(tmp_path, content, "mine")
+    assert split.images[0].candidates[0] == "COCO_val2014_000000000007"  # as its file is called
+    del content["images"][0]["file_name"]
+    split = official(tmp_path, content, "mine")
     assert split.images[0].candidates[:2] == (
         "COCO_train2014_000000000007",
         "COCO_val2014_000000000007",

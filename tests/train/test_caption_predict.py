@@ -134,7 +134,7 @@ def test_a_list_without_captions_is_captioned_for_the_server(
         ([], 2, "pass ids of images, or --list with the file that lists them, one of both"),
         ([IMAGE, "--list", "LIST"], 2, "one of both"),
         ([IMAGE, IMAGE], 2, f"image '{IMAGE}' is asked for twice; leave one out"),
-        (["nowhere"], 1, "1 of 1 images have no features, such as 'nowhere'; extract them into"),
+        (["nowhere"], 1, "about 1 images that have no features, such as nowhere; extract these"),
         ([IMAGE, "--out", "no/where.json"], 2, "there is no folder"),
         ([IMAGE, "--out", "FOLDER"], 2, "is there and is no file; pass the name of one"),
         ([IMAGE, "--out", "/dev/null"], 2, "--out /dev/null is there and is no file"),

@@ -16,10 +16,11 @@ from clipfeat.base.errors import ClipfeatError, UsageError
 from clipfeat.featstore import FeatureStore
 from clipfeat.train.grids.records import RecordReader
 from clipfeat.train.grounded.examples import read_batch
+from clipfeat.train.grounded.images import coco_candidates
 from clipfeat.train.texts.words import Words
 from clipfeat.train.vqa.data import choose_answers, encode, store_ids
 from clipfeat.train.vqa.datasets.split import Question
-from clipfeat.train.vqa.datasets.vqa2 import IMAGES, coco_candidates, read_split
+from clipfeat.train.vqa.datasets.vqa2 import IMAGES, read_split
 from clipfeat.train.vqa.metric import Annotation
 
 
@@ -29,7 +30,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 
 
 def test_doctests() -> None:
-    for name in ("texts.words", "vqa.datasets.vqa2", "vqa.datasets.visual_genome"):
+    for name in ("texts.words", "grounded.images"):
         results = doctest.testmod(importlib.import_module(f"clipfeat.train.{name}"))
         assert (results.failed, results.attempted > 0) == (0, True)
 
@@ -75,6 +76,7 @@ def test_missing_annotations_are_named(world: tuple[Path, Path], tmp_path: Path)
         read_split(tmp_path, "val", annotated=True)
 
 
+COCO_42 = "COCO_val2014_000000000042"
 QUESTION = {"question_id": 1, "image_id": 7, "question": "Why?"}
 ANNOTATION = {
     "question_id": 1,
@@ -91,7 +93,7 @@ ANNOTATION = {
         ("{", [ANNOTATION], "questions_x.json: not a readable JSON file"),
         ([], [ANNOTATION], "questions_x.json: questions is empty"),
         ("[1]", [ANNOTATION], r"questions_x.json: expected an object with 'questions'; got \[1\]"),
-        ([QUESTION | {"question_id": "1"}], [ANNOTATION], r"questions\[0\]: question_id must be"),
+        ([QUESTION | {"question_id": 1.5}], [ANNOTATION], r"questions\[0\]: question_id must be"),
         ([QUESTION | {"image_id": None}], [ANNOTATION], r"questions\[0\]: image_id must be a num"),
         ([{"question_id": 1}], [ANNOTATION], r"questions\[0\]: image_id must be a number or text"),
         ([QUESTION, QUESTION], [ANNOTATION], r"questions\[1\]: question_id 1 is there twice"),
@@ -109,6 +111,16 @@ def test_files_in_another_format_are_refused(
         (tmp_path / f"{name}_x.json").write_text(text)
     with pytest.raises(ClipfeatError, match=message):
         read_split(tmp_path, "x", annotated=True)
+
+
+def test_the_commonest_answer_is_counted_where_a_file_has_none(tmp_path: Path) -> None:
+    answers = [{"answer": text} for text in ["no"] * 3 + ["yes"] * 4 + ["maybe"] * 3]
+    annotation = ANNOTATION | {"answers": answers}
+    del annotation["multiple_choice_answer"]
+    for name, content in (("questions", [QUESTION]), ("annotations", [annotation])):
+        (tmp_path / f"{name}_x.json").write_text(json.dumps({name: content}))
+    split = read_split(tmp_path, "x", annotated=True)
+    assert choose_answers(split, min_answer_count=1) == ("yes",)
 
 
 def test_vocabulary(world: tuple[Path, Path]) -> None:
@@ -193,14 +205,43 @@ def ask(image_id: int | str, *subsets: str) -> Question:
         ("COCO_test2015_000000000042", "test-dev"),
         ("COCO_val2014_000000000042", "minival"),
         ("000000000042", "val"),
+        ("COCO_val2014_000000000042.jpg", "val"),
+        ("000000000042.jpg", "val"),
+        ("42.jpg", "minival"),
     ],
 )
-def test_image_ids_are_found_in_a_store(tmp_path: Path, stored: str, split: str) -> None:
+@pytest.mark.parametrize("image_id", [42, "42"])
+def test_image_ids_are_found_in_a_store(
+    tmp_path: Path, stored: str, split: str, image_id: int | str
+) -> None:
     (tmp_path / f"questions_{split}.json").write_text(
-        json.dumps({"questions": [QUESTION | {"image_id": 42}]})
+        json.dumps({"questions": [QUESTION | {"image_id": image_id}]})
     )
     questions = read_split(tmp_path, split, annotated=False).questions
     assert store_ids(questions, split, {stored}) == [stored]
+
+
+@pytest.mark.parametrize(
+    ("image_id", "stored", "found"),
+    [
+        ("042", "42", []),  # another image
+        ("scan_3", "scan_3.jpg", ["scan_3.jpg"]),
+        ("scan_3.jpg", "scan_3", ["scan_3"]),
+        ("COCO_val2014_000000000042.jpg", COCO_42, [COCO_42]),
+        (COCO_42, "42", ["42"]),
+        (COCO_42, "COCO_train2014_000000000042", []),
+        (10**40, str(10**40), [str(10**40)]),
+        (-1, "-1", ["-1"]),
+    ],
+)
+def test_ids_of_ones_own_are_found_as_they_are(
+    tmp_path: Path, image_id: int | str, stored: str, found: list[str]
+) -> None:
+    questions = [QUESTION | {"image_id": image_id}]
+    (tmp_path / "questions_val.json").write_text(json.dumps({"questions": questions}))
+    split = read_split(tmp_path, "val", annotated=False)
+    ids = store_ids(split.questions, "val", {stored}, skip_missing=1)
+    assert [stored for stored in ids if stored] == found
 
 
 def test_the_least_ambiguous_id_comes_first() -> None:

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 from vqa_world import make_world, questions_of, write_gqa
 
-from clipfeat.base.errors import ClipfeatError
-from clipfeat.train.vqa.datasets.read import read_split
+from clipfeat.base.errors import ClipfeatError, UsageError
+from clipfeat.train.vqa.datasets.read import read_files, read_split
 from clipfeat.train.vqa.predictions import read_predictions, write_predictions
 
 Typed = Callable[..., tuple[int, str, str]]
@@ -176,6 +176,41 @@ def test_mixed_up_options_get_one_line(
     code, out, err = typed("eval", "vqa", *(paths.get(word, word) for word in words.split()))
     assert (code, out) == (2, "")
     assert message in err
+
+
+def test_what_the_published_script_scores_is_scored(tmp_path: Path, typed: Typed) -> None:
+    """It reads answers, types and ids; which are texts here, beside three annotators.
+
+    Of three that said yes, yes and no, a yes has 1/3, 1/3 and 2/3 of the others, 4/9 in the mean.
+    """
+    answers = [{"answer": text, "answer_id": n} for n, text in enumerate(("yes", "yes", "no"))]
+    annotation = {"answers": answers, "answer_type": "yes/no", "question_type": "is"}
+    contents = {
+        "p": [{"question_id": name, "answer": "yes"} for name in ("a", "b")],
+        "q": {"questions": [{"question_id": name} for name in ("a", "b")]},
+        "a": {"annotations": [annotation | {"question_id": name} for name in ("a", "b")]},
+    }
+    words: list[Any] = []
+    for option, (name, content) in zip(
+        ("--predictions", "--questions", "--annotations"), contents.items(), strict=True
+    ):
+        (tmp_path / f"{name}.json").write_text(json.dumps(content))
+        words += [option, tmp_path / f"{name}.json"]
+    code, out, err = typed("eval", "vqa", *words, "--json")
+    assert (code, err) == (0, "")
+    assert json.loads(out)["overall"] == 44.44
+
+
+@pytest.mark.parametrize("swapped", ["both", "questions", "annotations"])
+def test_questions_and_annotations_in_each_others_place_are_told(data: Path, swapped: str) -> None:
+    questions = data / "v2_OpenEnded_mscoco_val2014_questions.json"
+    annotations = data / "v2_mscoco_val2014_annotations.json"
+    with pytest.raises(UsageError) as refused:
+        read_files(
+            questions if swapped == "annotations" else annotations,
+            annotations if swapped == "questions" else questions,
+        )
+    assert refused.value.code == "E-VQA-SWAPPED"
 
 
 @pytest.mark.parametrize("content", ["[]", '{"1": []}'])

@@ -8,7 +8,7 @@ from jaxtyping import Float32
 from ...base.errors import ClipfeatError
 from ...base.text import is_unicode
 from ...featstore import FeatureStore
-from .data.stored import candidates_of, find_stored
+from ..grounded.images import any_candidates, find_images
 from .metrics.clipscore import clip_metrics
 from .metrics.results import Captions, References
 
@@ -64,7 +64,8 @@ def score_results(
 
     Raises ClipfeatError, as that does, and for images that the store does not have.
     """
-    names = [candidates_of(image) for image in results]
-    images = find_stored(names, store, what="images of the results")
+    names = [any_candidates(image) for image in results]
+    found = find_images(names, store, texts="captions of the results are", skip_missing=None)
+    images = [image for image in found if image is not None]
     own = [references[image] for image in results]
     return clip_scores(store, images, list(results.values()), own, embed)

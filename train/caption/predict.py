@@ -16,12 +16,12 @@ from ...base.files import require_file
 from ...base.text import printable
 from ...featstore import FeatureStore
 from ..grids.records import RecordReader
+from ..grounded.images import find_images
 from ..loop.devices import accelerator_on
 from ..loop.evaluate import each_batch, part_size
 from ..loop.run import require_features
 from .data.coco import Listed, read_list
 from .data.examples import read_images
-from .data.stored import find_stored
 from .decoding.beam import DIVERSITY, beam_search
 from .decoding.captions import Captions
 from .decoding.sampling import sample
@@ -97,18 +97,20 @@ def predict_captions(
     decode, each = decoder(trained.settings.decoding, wanted, accelerator.device)
     features = FeatureStore.open(store or Path(trained.card.store))
     require_features(features, trained.card)
-    stored = find_stored([image.candidates for image in images], features, what="images")
+    wanted_of = [image.candidates for image in images]
+    found = find_images(wanted_of, features, texts="captions asked for are", skip_missing=None)
+    stored = [image_id for image_id in found if image_id is not None]
     reader = RecordReader(features, accelerator.device)
     texts = _caption(trained, reader, stored, decode, each, accelerator)
     if wanted.nucleus is None:
         texts = [_distinct(own) for own in texts]
-    found = [
+    captioned = [
         Captioned(image.image_id, *zip(*own[: wanted.captions], strict=True))
         for image, own in zip(images, texts, strict=True)
     ]
     if out is not None:
-        write_results(out, {image.image_id: image.captions[0] for image in found})
-    return found
+        write_results(out, {image.image_id: image.captions[0] for image in captioned})
+    return captioned
 
 
 def decoder(settings: DecodingSettings, wanted: Wanted, device: torch.device) -> tuple[Decode, int]:

@@ -1,8 +1,7 @@
 """Training a model that chooses an answer to a text about an image: what such tasks share."""
 
 import functools
-import sys
-from collections.abc import Callable, Collection, Container, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, TypeVar
@@ -11,7 +10,7 @@ import numpy as np
 from accelerate import Accelerator
 from torch import Tensor, nn
 
-from ...base.errors import ClipfeatError, UsageError
+from ...base.errors import UsageError
 from ...featstore import FeatureStore
 from ..grids.normalize import statistics_of
 from ..grids.records import RecordReader
@@ -75,38 +74,6 @@ class Trained(Generic[S]):
         """Raise UsageError unless the model can be asked about the images of a store."""
         require_features(store, self.card)
         require_places(self.settings.model, store)
-
-
-def find_images(
-    candidates: Sequence[tuple[str, ...]],
-    store: Container[str],
-    *,
-    texts: str,
-    skip_missing: int,
-) -> list[str | None]:
-    """Return the store's id of each text's image, None where it has no features.
-
-    `candidates` are the ids that an image may have; `texts` says in errors what the texts are,
-    as "questions of split 'val' ask". Raises ClipfeatError that counts and names the images
-    without features where more than `skip_missing` texts are about them.
-    """
-    found: dict[tuple[str, ...], str | None] = {}
-    for names in dict.fromkeys(candidates):
-        found[names] = next((name for name in names if name in store), None)
-    ids = [found[names] for names in candidates]
-    missing = [names for names, stored in found.items() if stored is None]
-    if missing:
-        skipped = ids.count(None)
-        told = (
-            f"{skipped} of {len(ids)} {texts} about "
-            f"{len(missing)} images that have no features, such as "
-            f"{', '.join(' or '.join(names[:2]) for names in missing[:3])}"
-        )
-        if skipped > skip_missing:
-            remedy = f"extract these images into the store, or pass --skip-missing {skipped}"
-            raise ClipfeatError(f"{told}; {remedy}")
-        print(f"{told}; skipped", file=sys.stderr)
-    return ids
 
 
 def make_examples(

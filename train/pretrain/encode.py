@@ -6,7 +6,7 @@ import numpy as np
 from jaxtyping import Int
 
 from ...base.errors import ClipfeatError
-from ..grounded.train import find_images
+from ..grounded.images import find_images
 from ..texts.pieces import WordPieces
 from ..texts.unknown import require_known
 from .corpus.sentences import image_candidates

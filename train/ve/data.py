@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ...base.errors import ClipfeatError, UsageError
+from ..grounded.images import file_candidates
 from ..runs.csvfile import csv_rows
 from ..runs.jsonfile import read_json_lines
 
@@ -74,16 +75,6 @@ def read_split(dataset: str, data: Path, name: str) -> VeSplit:
     return VeSplit(name, pairs, len(found) - len(pairs), path)
 
 
-def image_candidates(image_id: str) -> tuple[str, ...]:
-    """Return the ids under which a store may hold an image, its own first.
-
-    >>> image_candidates("2407214681"), image_candidates("36979.jpg")
-    (('2407214681', '2407214681.jpg'), ('36979.jpg', '36979'))
-    """
-    stem = image_id.removesuffix(".jpg")
-    return (image_id, f"{image_id}.jpg" if stem == image_id else stem)
-
-
 def _records(path: Path) -> Iterator[tuple[str, Any]]:
     """Yield (where it stands, record) of each line of JSON or row of CSV."""
     yield from read_json_lines(path) if path.suffix == ".jsonl" else csv_rows(path)
@@ -100,7 +91,7 @@ def _pair(record: Any, where: str) -> Pair:
     if label not in (*LABELS, UNDECIDED):
         expected = f"{', '.join(LABELS)} or {UNDECIDED}"
         raise ClipfeatError(f"{where}: gold_label must be {expected}; got {label!r:.60}")
-    return Pair(pair_id, image_candidates(image_id), hypothesis, label)
+    return Pair(pair_id, file_candidates(image_id), hypothesis, label)
 
 
 def _text(plain: dict[str, Any], names: tuple[str, ...], called: str, where: str) -> str:

@@ -4,7 +4,8 @@ from collections.abc import Container
 
 from ...base.errors import ClipfeatError
 from ..grounded.examples import Examples
-from ..grounded.train import find_images, make_examples
+from ..grounded.images import find_images
+from ..grounded.train import make_examples
 from ..texts.pieces import WordPieces
 from ..texts.unknown import require_known
 from ..texts.words import Words

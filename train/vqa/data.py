@@ -5,7 +5,8 @@ from pathlib import Path
 
 from ...base.errors import ClipfeatError, UsageError
 from ..grounded.examples import Examples
-from ..grounded.train import find_images, make_examples
+from ..grounded.images import ENDING, find_images
+from ..grounded.train import make_examples
 from ..texts.unknown import require_known
 from ..texts.vocabulary import Vocabulary
 from .answers import answer_classes, read_answer_list
@@ -62,7 +63,7 @@ def _require_one_collection(
     """Raise ClipfeatError where a bare number would be an image of COCO and of Visual Genome."""
     owners: dict[str, str] = {}
     for question, stored in zip(questions, ids, strict=True):
-        if stored is None or not stored.isdigit():
+        if stored is None or not stored.removesuffix(ENDING).isdigit():
             continue
         owner = owners.setdefault(stored, question.collection)
         if owner != question.collection:

@@ -5,11 +5,10 @@ from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
 from ....base.errors import ClipfeatError, UsageError
+from ...grounded.images import ENDING, any_candidates, coco_candidates
 from ...runs.jsonfile import field, identifier, read_json
-from ...vqa.datasets.vqa2 import coco_candidates
 from .captions import read_caption
 from .split import CaptionedImage
-from .stored import candidates_of
 
 SUBSETS = {"train": "train2014", "val": "val2014"}  # {split: the part of COCO that its file names}
 
@@ -29,22 +28,21 @@ def read_images(data: Path, part: str) -> tuple[list[CaptionedImage], Path]:
     """
     path = _find(data, part)
     content = read_json(path)
-    captions: dict[int | str, list[tuple[str, str]]]
-    captions = {image_id: [] for image_id, _, _ in _images(content, path)}
+    # A split of one's own may draw on any part of COCO.
+    subsets = (SUBSETS[part],) if part in SUBSETS else tuple(SUBSETS.values())
+    listed = [
+        Listed(image_id, _candidates(coco_candidates(image_id, subsets), record, where))
+        for image_id, record, where in _images(content, path)
+    ]
+    captions: dict[str, list[tuple[str, str]]] = {str(image.image_id): [] for image in listed}
     for number, record in enumerate(field(content, "annotations", list, path)):
         where = f"{path}: annotations[{number}]"
         _of_image(captions, record, where).append(read_caption(record, "caption", where))
-    # A split of one's own may draw on any part of COCO.
-    subsets = (SUBSETS[part],) if part in SUBSETS else tuple(SUBSETS.values())
-    images = [
-        CaptionedImage(
-            image_id,
-            coco_candidates(image_id, subsets),
-            tuple(written for written, _ in pairs),
-            tuple(text for _, text in pairs),
-        )
-        for image_id, pairs in captions.items()
-    ]
+    images = []
+    for image in listed:
+        pairs = captions[str(image.image_id)]
+        written, texts = (tuple(pair[place] for pair in pairs) for place in (0, 1))
+        images.append(CaptionedImage(*image, written, texts))
     return images, path
 
 
@@ -54,27 +52,24 @@ def read_list(path: Path) -> list[Listed]:
     Such a file is image_info_test2014.json. Raises ClipfeatError where it cannot be read or is in
     another format, for an image that is there twice, and for no image.
     """
-    images = []
-    for image_id, record, where in _images(read_json(path), path):
-        candidates = candidates_of(str(image_id))
-        if "file_name" in record:
-            name = PurePosixPath(field(record, "file_name", str, where)).stem
-            candidates = tuple(dict.fromkeys((name, *candidates))) if name else candidates
-        images.append(Listed(image_id, candidates))
+    images = [
+        Listed(image_id, _candidates(any_candidates(image_id), record, where))
+        for image_id, record, where in _images(read_json(path), path)
+    ]
     if not images:
         raise ClipfeatError(f"{path}: lists no images")
     return images
 
 
 def _images(content: Any, path: Path) -> Iterator[tuple[int | str, Any, str]]:
-    """Yield (id, record, where it stands) of each image that a file lists, each once."""
-    seen: set[int | str] = set()
+    """Yield (id, record, where it stands) of each image that a file lists; 42 and "42" are one."""
+    seen: set[str] = set()
     for number, record in enumerate(field(content, "images", list, path)):
         where = f"{path}: images[{number}]"
         image_id = identifier(record, "id", where)
-        if image_id in seen:
+        if str(image_id) in seen:
             raise ClipfeatError(f"{where}: id {image_id!r:.60} is there twice; drop one")
-        seen.add(image_id)
+        seen.add(str(image_id))
         yield image_id, record, where
 
 
@@ -87,10 +82,19 @@ def _find(data: Path, part: str) -> Path:
     raise UsageError(f"{data} has no captions of split {part!r}: expected {' or '.join(names)}")
 
 
+def _candidates(known: tuple[str, ...], record: Any, where: str) -> tuple[str, ...]:
+    """Return what a store may call an image: by its file's name or path first, then by its id."""
+    if "file_name" not in record:
+        return known
+    path = PurePosixPath(field(record, "file_name", str, where))
+    names = (path.stem, str(path).removesuffix(ENDING)) if path.stem else ()
+    return tuple(dict.fromkeys((*names, *known)))
+
+
 def _of_image(
-    captions: dict[int | str, list[tuple[str, str]]], record: Any, where: str
+    captions: dict[str, list[tuple[str, str]]], record: Any, where: str
 ) -> list[tuple[str, str]]:
-    image_id = identifier(record, "image_id", where)
+    image_id = str(identifier(record, "image_id", where))
     if image_id not in captions:
         raise ClipfeatError(f"{where}: image_id {image_id} is none of the images of the file")
     return captions[image_id]

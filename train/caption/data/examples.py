@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ....base.errors import ClipfeatError
 from ...grids.records import RecordReader
-from ...grounded.train import find_images
+from ...grounded.images import find_images
 from ...texts.unknown import require_known
 from ...texts.words import PADDING, UNKNOWN
 from .split import CaptionedImage, CaptionSplit

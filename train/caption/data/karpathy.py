@@ -5,9 +5,8 @@ from pathlib import Path
 from typing import Any
 
 from ....base.errors import ClipfeatError, UsageError
+from ...grounded.images import coco_candidates, file_candidates
 from ...runs.jsonfile import field, identifier, read_json
-from ...ve.data import image_candidates
-from ...vqa.datasets.vqa2 import coco_candidates
 from .captions import read_caption
 from .split import CaptionedImage
 
@@ -62,7 +61,7 @@ def _coco_image(record: Any, where: str) -> CaptionedImage:
 
 def _flickr_image(record: Any, where: str) -> CaptionedImage:
     image_id = _name(record, where)
-    return CaptionedImage(image_id, image_candidates(image_id), *_captions(record, where))
+    return CaptionedImage(image_id, file_candidates(image_id), *_captions(record, where))
 
 
 def _name(record: Any, where: str) -> str:

@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ....base.errors import ClipfeatError
-from .sentences import COCO_NAME, Sentence
+from ...grounded.images import COCO_NAME
+from .sentences import Sentence
 
 HELD_OUT = "mscoco_minival"
 VISUAL_GENOME = "vgnococo"

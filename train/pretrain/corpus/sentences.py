@@ -1,15 +1,16 @@
 """A sentence about an image, and what a store may call that image."""
 
-import re
 from typing import NamedTuple
 
 from ....base.errors import ClipfeatError
 from ....base.text import is_unicode
-from ...ve.data import image_candidates as with_and_without_ending
-from ...vqa.datasets.visual_genome import vg_candidates
-from ...vqa.datasets.vqa2 import coco_candidates
-
-COCO_NAME = re.compile(r"COCO_([a-z]+[0-9]{4})_([0-9]{12})")  # its part, its number
+from ...grounded.images import (
+    COCO_NAME,
+    ENDING,
+    coco_candidates,
+    file_candidates,
+    vg_candidates,
+)
 
 
 class Sentence(NamedTuple):
@@ -29,11 +30,11 @@ def image_candidates(image_id: str) -> tuple[str, ...]:
     >>> image_candidates("2354786"), image_candidates("b/7.jpg")
     (('VG_2354786', '2354786'), ('b/7.jpg', 'b/7'))
     """
-    if coco := COCO_NAME.fullmatch(image_id):
-        return coco_candidates(int(coco[2]), (coco[1],))
+    if COCO_NAME.fullmatch(image_id.removesuffix(ENDING)):
+        return coco_candidates(image_id, ())
     if image_id.isascii() and image_id.isdigit():
         return vg_candidates(image_id)
-    return with_and_without_ending(image_id)
+    return file_candidates(image_id)
 
 
 def require_unicode(text: str, what: str, where: str) -> str:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ....base.errors import ClipfeatError, UsageError
+from ...grounded.images import coco_candidates
 from ...runs.jsonfile import field, read_json
 from ...vqa.datasets import gqa, visual_genome, vqa2
 from ...vqa.datasets.split import Split
@@ -144,4 +145,4 @@ def _require(path: Path, option: str) -> None:
 def _coco_name(image_id: Any, part: str, where: str) -> str:
     if type(image_id) is not int or not 0 <= image_id < 10**12:
         raise ClipfeatError(f"{where}: image_id must be a number of COCO; got {image_id!r:.60}")
-    return vqa2.coco_candidates(image_id, (part,))[0]
+    return coco_candidates(image_id, (part,))[0]

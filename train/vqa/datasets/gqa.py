@@ -5,10 +5,11 @@ from pathlib import Path
 from typing import Any
 
 from ....base.errors import ClipfeatError, UsageError
+from ...grounded.images import vg_candidates
 from ...runs.jsonfile import field, identifier, read_json
 from ..gqa_metric import GqaAnnotation, score_each, score_split
 from .split import Leaderboard, Question, Split
-from .visual_genome import COLLECTION, vg_candidates
+from .visual_genome import COLLECTION
 
 GQA = Leaderboard("questionId", "prediction", score_each, score_split)
 

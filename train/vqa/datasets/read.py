@@ -46,7 +46,13 @@ def read_files(questions: Path, annotations: Path | None) -> Split:
     if "questions" in content:
         if annotations is None:
             raise UsageError(f"{questions} is VQA v2's and has no answers; pass --annotations too")
-        return vqa2.split_of(name, questions, content, annotations)
+        return vqa2.split_to_score(name, questions, content, annotations)
+    if "annotations" in content:
+        raise UsageError(
+            f"{questions} holds annotations; pass it as --annotations, and the file of the "
+            "questions as --questions",
+            code="E-VQA-SWAPPED",
+        )
     if annotations is not None:
         raise UsageError(f"{questions} is GQA's and has the answers; leave --annotations out")
     return gqa.split_of(name, [(questions, content)], annotated=True)

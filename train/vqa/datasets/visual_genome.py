@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from ....base.errors import ClipfeatError, UsageError
+from ...grounded.images import vg_candidates
 from ...runs.jsonfile import field, identifier, read_json
 from ..answers import normalize_answer
 from ..metric import Annotation
@@ -40,15 +41,6 @@ def read_split(data: Path) -> Split:
     if not questions:
         raise ClipfeatError(f"{path}: holds no questions")
     return Split(PART, tuple(questions), annotations, (path,), VQA_V2)
-
-
-def vg_candidates(image_id: int | str) -> tuple[str, ...]:
-    """Return the ids under which a store may hold an image of Visual Genome, or of GQA.
-
-    >>> vg_candidates(2354786)
-    ('VG_2354786', '2354786')
-    """
-    return (f"VG_{image_id}", str(image_id))
 
 
 def _question(record: Any, where: str) -> Question:

@@ -1,10 +1,11 @@
 """VQA v2's questions and annotations, in its official JSON files."""
 
-from functools import lru_cache
 from pathlib import Path
+from statistics import mode
 from typing import Any
 
 from ....base.errors import ClipfeatError, UsageError
+from ...grounded.images import coco_candidates
 from ...runs.jsonfile import field, identifier, read_json
 from ..metric import Annotation, score_each, score_split
 from .split import Leaderboard, Question, QuestionId, Split
@@ -43,7 +44,28 @@ def split_of(name: str, questions_file: Path, content: Any, annotations_file: Pa
     questions = _questions(questions_file, content, (subset,) if subset else IMAGES)
     if annotations_file is None:
         return Split(name, questions, None, (questions_file,), VQA_V2)
-    annotations = _annotations(annotations_file)
+    annotations = _annotations(annotations_file, least=LEAST_ANSWERS)
+    return _annotated(name, questions_file, questions, annotations_file, annotations)
+
+
+def split_to_score(name: str, questions_file: Path, content: Any, annotations_file: Path) -> Split:
+    """Return what `split_of` does, for scoring alone: of a question its id is read, and no more."""
+    questions = tuple(
+        Question(question_id, "", "", "COCO", ())
+        for _, question_id, _ in _records(questions_file, content, "questions")
+    )
+    annotations = _annotations(annotations_file, least=1)
+    return _annotated(name, questions_file, questions, annotations_file, annotations)
+
+
+def _annotated(
+    name: str,
+    questions_file: Path,
+    questions: tuple[Question, ...],
+    annotations_file: Path,
+    annotations: dict[QuestionId, Annotation],
+) -> Split:
+    """Return the questions with their annotations; ClipfeatError where some have none."""
     ids = [question.question_id for question in questions]
     missing = [question_id for question_id in ids if question_id not in annotations]
     if missing:
@@ -53,19 +75,6 @@ def split_of(name: str, questions_file: Path, content: Any, annotations_file: Pa
         )
     kept = {question_id: annotations[question_id] for question_id in ids}
     return Split(name, questions, kept, (questions_file, annotations_file), VQA_V2)
-
-
-@lru_cache(maxsize=1 << 10)  # an image's questions stand beside each other and share one tuple
-def coco_candidates(image_id: int | str, subsets: tuple[str, ...]) -> tuple[str, ...]:
-    """Return the ids under which a store may hold an image of COCO.
-
-    >>> coco_candidates(42, ("val2014",))
-    ('COCO_val2014_000000000042', '000000000042', '42')
-    """
-    if isinstance(image_id, str):
-        return (image_id,)
-    digits = f"{image_id:012}"
-    return (*(f"COCO_{subset}_{digits}" for subset in subsets), digits, str(image_id))
 
 
 def _file_names(split: str, what: str) -> list[str]:
@@ -86,13 +95,13 @@ def find_file(data: Path, split: str, what: str) -> Path:
     raise UsageError(f"{data} has no {what} of split {split!r}: expected {' or '.join(names)}")
 
 
-def _records(path: Path, content: Any, key: str) -> list[tuple[str, int, Any]]:
+def _records(path: Path, content: Any, key: str) -> list[tuple[str, QuestionId, Any]]:
     """Return (where it stands, question_id, record) of each record of a file; ids are unique."""
     records = []
     seen = set()
     for number, record in enumerate(field(content, key, list, path)):
         where = f"{path}: {key}[{number}]"
-        question_id = field(record, "question_id", int, where)
+        question_id = identifier(record, "question_id", where)
         if question_id in seen:
             raise ClipfeatError(f"{where}: question_id {question_id} is there twice")
         seen.add(question_id)
@@ -112,25 +121,35 @@ def _questions(path: Path, content: Any, subsets: tuple[str, ...]) -> tuple[Ques
     return tuple(questions)
 
 
-def _annotations(path: Path) -> dict[QuestionId, Annotation]:
+def _annotations(path: Path, *, least: int) -> dict[QuestionId, Annotation]:
+    content = read_json(path)
+    if isinstance(content, dict) and "annotations" not in content and "questions" in content:
+        raise UsageError(
+            f"{path} holds questions where annotations are needed; their file has the same name "
+            "with annotations in it",
+            code="E-VQA-SWAPPED",
+        )
     return {
-        question_id: _annotation(record, where)
-        for where, question_id, record in _records(path, read_json(path), "annotations")
+        question_id: _annotation(record, where, least)
+        for where, question_id, record in _records(path, content, "annotations")
     }
 
 
-def _annotation(record: Any, where: str) -> Annotation:
+def _annotation(record: Any, where: str, least: int) -> Annotation:
     answers = tuple(
         field(answer, "answer", str, where) for answer in field(record, "answers", list, where)
     )
-    if len(answers) < LEAST_ANSWERS:
+    if len(answers) < least:
         raise ClipfeatError(
-            f"{where}: {len(answers)} answers; the VQA accuracy needs at least {LEAST_ANSWERS}, "
+            f"{where}: {len(answers)} answers; the VQA accuracy needs at least {least}, "
             "so write an only answer ten times"
         )
+    # The published script does not look at the commonest answer, and not all files have it.
+    given = "multiple_choice_answer" in record
+    common = field(record, "multiple_choice_answer", str, where) if given else mode(answers)
     return Annotation(
         answers,
-        field(record, "multiple_choice_answer", str, where),
+        common,
         field(record, "answer_type", str, where),
         field(record, "question_type", str, where),
     )
