@@ -27,7 +27,7 @@ from clipfeat.base.machine import usable_cores
 from clipfeat.featstore import FeatureStore, GridShape, Identity
 from clipfeat.featstore.write import write_store
 from clipfeat.train.grids.records import RecordReader
-from clipfeat.train.grounded.examples import Examples, read_batch
+from clipfeat.train.grounded.examples import Examples, Targets, read_batch
 from clipfeat.train.loop.batches import cut, epoch_order, prefetch
 from clipfeat.train.loop.profile import LoopTimes
 
@@ -61,7 +61,9 @@ def questions_about(ids: Sequence[str]) -> Examples:
         image_ids=tuple(ids),
         image_of_text=np.repeat(np.arange(len(ids)), QUESTIONS),
         tokens=random.integers(2, 10_000, (count, TOKENS)),
-        targets=tuple({int(a): 0.9 for a in random.integers(0, ANSWERS, 3)} for _ in range(count)),
+        targets=Targets.of(
+            [{int(a): 0.9 for a in random.integers(0, ANSWERS, 3)} for _ in range(count)]
+        ),
     )
 
 
@@ -80,7 +82,10 @@ class NpzQuestions(Dataset[Any]):
 
     def small(self, number: int) -> tuple[torch.Tensor, torch.Tensor]:
         target = torch.zeros(ANSWERS)
-        for answer, score in self._examples.targets[number].items():
+        targets = self._examples.targets
+        assert targets is not None
+        own = slice(*targets.first[number : number + 2])
+        for answer, score in zip(targets.answers[own], targets.scores[own], strict=True):
             target[answer] = score
         return torch.from_numpy(self._examples.tokens[number]), target
 

@@ -15,7 +15,7 @@ from vqa_world import COLOURS, grid, make_world, questions_of, vocabulary_of
 from clipfeat.base.errors import ClipfeatError, UsageError
 from clipfeat.featstore import FeatureStore
 from clipfeat.train.grids.records import RecordReader
-from clipfeat.train.grounded.examples import read_batch
+from clipfeat.train.grounded.examples import Targets, read_batch
 from clipfeat.train.grounded.images import coco_candidates
 from clipfeat.train.texts.words import Words
 from clipfeat.train.vqa.data import choose_answers, encode, store_ids
@@ -176,7 +176,10 @@ def test_questions_without_features_are_left_out(world: tuple[Path, Path]) -> No
     some = encode(split, vocabulary, store, max_tokens=20, skip_missing=3)
     kept = [number for number, question_id in enumerate(whole.ids) if int(question_id) // 10 != 2]
     assert some.ids == tuple(whole.ids[number] for number in kept)
-    assert some.targets == tuple(whole.targets[number] for number in kept)
+    assert some.targets is not None
+    assert whole.targets is not None
+    table = whole.targets.table(np.array(kept), len(vocabulary.answers))
+    assert torch.equal(some.targets.table(np.arange(len(kept)), len(vocabulary.answers)), table)
     np.testing.assert_array_equal(some.tokens, whole.tokens[kept])
     with pytest.raises(ClipfeatError, match="none of its images has features in the store"):
         encode(split, vocabulary, set(), max_tokens=20, skip_missing=999)
@@ -290,3 +293,20 @@ def test_a_batch_reads_each_record_once(world: tuple[Path, Path]) -> None:
         answer = questions_of(1 + number // 3)[number % 3][1]
         assert row[vocabulary.answers.index(answer)] == 1
         assert row.sum() == 1  # "unsure" is no class
+
+
+def test_targets_of_a_batch_are_those_of_its_texts() -> None:
+    rng = np.random.default_rng(0)
+    rows = [
+        dict(zip(rng.permutation(50)[:count].tolist(), rng.random(count).tolist(), strict=True))
+        for count in rng.integers(0, 4, 100).tolist()
+    ]
+    targets = Targets.of(rows)
+    for numbers in ([], [0], [99, 0, 0], rng.integers(0, 100, 64).tolist()):
+        expected = torch.zeros(len(numbers), 50)
+        for place, number in enumerate(numbers):
+            for answer, score in rows[number].items():
+                expected[place, answer] = score
+        assert torch.equal(targets.table(np.array(numbers, np.int64), 50), expected)
+    nothing = Targets.of([{}, {}])
+    assert nothing.table(np.array([1, 0]), 3).tolist() == [[0, 0, 0], [0, 0, 0]]

@@ -113,7 +113,9 @@ def test_gqa_is_read_from_a_file_or_a_folder(tmp_path: Path) -> None:
     vocabulary = vocabulary_of(whole)
     examples = encode(whole, vocabulary, {"VG_1", "2"}, max_tokens=5)
     assert examples.image_ids == ("2", "VG_1")
-    assert [list(target.values()) for target in examples.targets] == [[1.0]] * 6
+    assert examples.targets is not None
+    assert examples.targets.scores.tolist() == [1.0] * 6
+    assert examples.targets.first.tolist() == list(range(7))
     write_gqa(tmp_path / "train_all_questions/train_all_questions_3.json", [2])
     with pytest.raises(ClipfeatError, match="20: this question is in another file of the split"):
         read_split("gqa", tmp_path, "train_all", annotated=True)

@@ -1,7 +1,8 @@
 """Texts about images, as numbers, and batches of them with the images' grids."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import NamedTuple
 
 import numpy as np
@@ -37,6 +38,35 @@ class GroundedBatch(NamedTuple):
 
 
 @dataclass(frozen=True)
+class Targets:
+    """The answers that score, of some texts: those of a text stand beside each other."""
+
+    first: Int[np.ndarray, " bound"]  # where those of each text begin, and where the last one's end
+    answers: Int[np.ndarray, " answer"]
+    scores: Float32[np.ndarray, " answer"]  # 0 to 1
+
+    @staticmethod
+    def of(rows: Sequence[Mapping[int, float]]) -> "Targets":
+        """Return the targets of texts whose {answer: score} are given."""
+        counts = [len(row) for row in rows]
+        answers = np.fromiter(chain.from_iterable(rows), np.int64, sum(counts))
+        scores = chain.from_iterable(row.values() for row in rows)
+        first = np.concatenate(([0], np.cumsum(counts, dtype=np.int64)))
+        return Targets(first, answers, np.fromiter(scores, np.float32, sum(counts)))
+
+    def table(
+        self, numbers: Int[np.ndarray, " text"], answers: int
+    ) -> Float32[Tensor, "text {answers}"]:
+        """Return the score of every answer to each of the texts at `numbers`."""
+        begins, counts = self.first[numbers], np.diff(self.first)[numbers]
+        row = np.repeat(np.arange(len(numbers)), counts)
+        place = np.arange(len(row)) + np.repeat(begins - np.cumsum(counts) + counts, counts)
+        table = torch.zeros(len(numbers), answers)
+        table.numpy()[row, self.answers[place]] = self.scores[place]
+        return table
+
+
+@dataclass(frozen=True)
 class Examples:
     """The texts of a split as numbers."""
 
@@ -44,7 +74,7 @@ class Examples:
     image_ids: tuple[str, ...]  # of the store, each once
     image_of_text: Int[np.ndarray, " text"]  # positions in image_ids
     tokens: Int[np.ndarray, "text token"]
-    targets: tuple[dict[int, float], ...]  # {answer: score, 0 to 1}; empty where none are known
+    targets: Targets | None  # None where none are known
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -74,10 +104,9 @@ def read_batch(
     records = reader.read([examples.image_ids[image] for image in images])
     tokens = examples.tokens[numbers]
     longest = int((tokens != PADDING).sum(axis=1).max())
-    targets = torch.zeros(len(numbers), answers)
-    if examples.targets:
-        for row, number in enumerate(numbers):
-            for answer, score in examples.targets[number].items():
-                targets[row, answer] = score
+    if examples.targets is None:
+        targets = torch.zeros(len(numbers), answers)
+    else:
+        targets = examples.targets.table(numbers, answers)
     small = (torch.from_numpy(image_of_text), torch.from_numpy(tokens[:, :longest]), targets)
     return GroundedBatch(*records, *(reader.pinned(tensor) for tensor in small))

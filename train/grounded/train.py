@@ -35,13 +35,12 @@ from ..settings import SplitSettings, settings_of
 from ..texts.pieces import WordPieces
 from ..texts.vocabulary import Vocabulary, read_vocabulary
 from ..texts.words import Words
-from .examples import Examples, GroundedBatch, make_order, read_batch
+from .examples import Examples, GroundedBatch, Targets, make_order, read_batch
 from .predict import predict
 from .settings import GroundedSettings
 from .start import make_model, new_model, require_places, start_files
 
 Predictions = Mapping[Any, str]  # {example id: answer}
-Targets = tuple[dict[int, float], ...]
 S = TypeVar("S", bound=GroundedSettings)
 
 
@@ -80,7 +79,7 @@ def make_examples(
     ids: Sequence[int | str],
     images: Sequence[str],
     texts: Sequence[str],
-    targets: Targets,
+    targets: Targets | None,
     *,
     words: Words | WordPieces,
     max_tokens: int,

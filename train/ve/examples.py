@@ -3,7 +3,7 @@
 from collections.abc import Container
 
 from ...base.errors import ClipfeatError
-from ..grounded.examples import Examples
+from ..grounded.examples import Examples, Targets
 from ..grounded.images import find_images
 from ..grounded.train import make_examples
 from ..texts.pieces import WordPieces
@@ -39,7 +39,7 @@ def encode(
         [pair.pair_id for pair, _ in kept],
         [stored for _, stored in kept],
         texts,
-        tuple({LABELS.index(pair.label): 1.0} for pair, _ in kept),
+        Targets.of([{LABELS.index(pair.label): 1.0} for pair, _ in kept]),
         words=words,
         max_tokens=max_tokens,
     )

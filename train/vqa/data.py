@@ -4,7 +4,7 @@ from collections.abc import Container, Sequence
 from pathlib import Path
 
 from ...base.errors import ClipfeatError, UsageError
-from ..grounded.examples import Examples
+from ..grounded.examples import Examples, Targets
 from ..grounded.images import ENDING, find_images
 from ..grounded.train import make_examples
 from ..texts.unknown import require_known
@@ -106,14 +106,14 @@ def encode(
     return examples
 
 
-def _targets(
-    split: Split, questions: Sequence[Question], vocabulary: Vocabulary
-) -> tuple[dict[int, float], ...]:
+def _targets(split: Split, questions: Sequence[Question], vocabulary: Vocabulary) -> Targets | None:
     if split.annotations is None:
-        return ()
+        return None
     numbers = {answer: number for number, answer in enumerate(vocabulary.answers)}
     soft = (split.annotations[question.question_id].soft() for question in questions)
-    return tuple(
-        {numbers[answer]: score for answer, score in scores.items() if answer in numbers}
-        for scores in soft
+    return Targets.of(
+        [
+            {numbers[answer]: score for answer, score in scores.items() if answer in numbers}
+            for scores in soft
+        ]
     )

@@ -46,7 +46,7 @@ def answer(run: TrainedVqa, store: FeatureStore, image_id: str, question: str) -
     """
     run.require_store(store)
     words, max_tokens = run.vocabulary.words, run.settings.max_tokens
-    examples = make_examples([0], [image_id], [question], (), words=words, max_tokens=max_tokens)
+    examples = make_examples([0], [image_id], [question], None, words=words, max_tokens=max_tokens)
     model = run.model.eval()
     device = next(model.parameters()).device
     reader = RecordReader(store, device)
