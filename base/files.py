@@ -15,6 +15,7 @@ from .errors import UsageError
 
 TEMPORARY = ".tmp"
 IN_THE_MAKING = re.compile(rf"\..+\.[0-9a-f]{{16}}{re.escape(TEMPORARY)}", re.DOTALL)
+MAX_LINE = 1 << 20  # bytes of a line of text
 HASH_BLOCK = 1 << 20  # bytes a read; larger blocks measured no faster
 
 
@@ -121,18 +122,35 @@ def read_text(path: str | Path, limit: int, *, follow: bool = True) -> str:
 
     Raises OSError as `read_bytes` does, and for bytes that are not UTF-8. Line ends stay.
     """
-    return decode(read_bytes(path, limit, follow=follow), path)
-
-
-def decode(content: bytes, path: str | Path, first_line: int = 1) -> str:
-    """Return the text that lines of a file hold; OSError names the line that is not UTF-8."""
+    content = read_bytes(path, limit, follow=follow)
     try:
         return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        line = content.count(b"\n", 0, error.start) + first_line
-        raise OSError(
-            errno.EILSEQ, f"is not UTF-8 text (line {line}); save it as UTF-8", str(path)
-        ) from None
+        line = content.count(b"\n", 0, error.start) + 1
+        raise _not_utf8(path, line) from None
+
+
+def text_lines(path: str | Path, longest: int = MAX_LINE) -> Iterator[tuple[int, str]]:
+    """Yield the lines of a text file that a user brings, numbered from 1, without their ends.
+
+    For files too large to be held: `read_text`, a line of at most `longest` bytes at a time. A
+    line ends in LF or CR LF. Raises OSError as `read_text` does, and for a longer line.
+    """
+    with os.fdopen(open_plain(path, follow=True), "rb") as file, naming(path):
+        number = 0
+        while line := file.readline(longest + 1):
+            number += 1
+            if len(line) > longest:
+                raise OSError(errno.EFBIG, f"line {number} has more than {longest:,} bytes")
+            line = line.removesuffix(b"\n").removesuffix(b"\r")
+            try:
+                yield number, line.decode("utf-8-sig" if number == 1 else "utf-8")
+            except UnicodeDecodeError:
+                raise _not_utf8(path, number) from None
+
+
+def _not_utf8(path: str | Path, line: int) -> OSError:
+    return OSError(errno.EILSEQ, f"is not UTF-8 text (line {line}); save it as UTF-8", str(path))
 
 
 def read_at(descriptor: int, length: int, offset: int) -> bytes:

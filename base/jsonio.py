@@ -1,13 +1,11 @@
 """Read JSON that others wrote: bounded in size and depth, whatever is in it an ordinary error."""
 
-import itertools
 import json
-import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from .files import decode, naming, open_plain, read_bytes
+from .files import read_bytes, text_lines
 
 LONGEST_LINE = 1 << 26  # bytes of one record of JSON lines
 
@@ -38,23 +36,15 @@ def read_json(path: str | Path, limit: int, *, follow: bool = False) -> Any:
 
 
 def json_lines(path: str | Path) -> Iterator[tuple[int, Any]]:
-    """Yield (line number, what it says) of each line of a file that a user brings; blank ones are not.
+    """Yield (line number, what it says) of each line of a file that a user brings, but blank ones.
 
-    A line is read at a time. Raises OSError as `open_plain` does and for bytes that are not UTF-8,
-    ValueError that begins with the number of the line for what is not JSON, and for a line of more
-    than `LONGEST_LINE` bytes.
+    Raises OSError as `text_lines` does, ValueError that begins with the number of the line for
+    what is not JSON.
     """
-    with os.fdopen(open_plain(path, follow=True), "rb") as file, naming(path):
-        for number in itertools.count(1):
-            line = file.readline(LONGEST_LINE + 1)
-            if not line:
-                return
-            if len(line) > LONGEST_LINE:
-                raise ValueError(f"line {number}: is longer than {LONGEST_LINE:,} bytes")
-            text = decode(line, path, number)
-            if text.strip():
-                try:
-                    found = parse_json(text)
-                except ValueError as error:
-                    raise ValueError(f"line {number}: no JSON ({error})") from None
-                yield number, found
+    for number, text in text_lines(path, LONGEST_LINE):
+        if text.strip():
+            try:
+                found = parse_json(text)
+            except ValueError as error:
+                raise ValueError(f"line {number}: no JSON ({error})") from None
+            yield number, found

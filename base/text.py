@@ -1,5 +1,14 @@
 """Text from elsewhere, made fit for a person's terminal."""
 
+import re
+
+URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*(?:://|::)")
+
+
+def is_url(text: str) -> bool:
+    """Return whether `text` is a URL, or one inside another, and not a path."""
+    return URL.match(text) is not None
+
 
 def printable(text: str) -> str:
     r"""Return `text` with each character that a terminal would act on written as its escape.

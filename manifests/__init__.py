@@ -6,7 +6,7 @@ from .images import Image, Images
 from .manifest import Manifest
 from .parquet import read_manifest, write_manifest
 from .sources import Choices, folder_manifest, make_manifest
-from .views import VIEWS, view_paths
+from .views import VIEWS, view_files, view_paths
 
 __all__ = [
     "VIEWS",
@@ -19,6 +19,7 @@ __all__ = [
     "make_manifest",
     "read_content",
     "read_manifest",
+    "view_files",
     "view_paths",
     "write_manifest",
 ]

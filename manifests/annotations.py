@@ -39,14 +39,24 @@ Read = tuple[str, Listing, Counter[str]]
 
 
 def _coco(path: Path, found: list[Record]) -> Read:
-    """instances_*, captions_*, image_info_* and others: ids are the images' numbers."""
+    """instances_*, captions_*, image_info_* and others: ids are the images' numbers.
+
+    LVIS has no file names, but a coco_url for each.
+    """
+    by_url = bool(found) and "file_name" not in found[0].values and "coco_url" in found[0].values
 
     def images() -> Iterator[Image]:
         for record in found:
-            yield Image(record.image_id("id"), record.text("file_name"), *record.size())
+            place = _end_of_url(record, "coco_url") if by_url else record.text("file_name")
+            yield Image(record.image_id("id"), place, *record.size())
 
     layouts: dict[str, Place] = {"FILE_NAME": lambda image: image.path}
-    if split := SPLIT.search(path.name.replace("-dev", "")):
+    if by_url:
+        layouts = {
+            "SPLIT/FILE_NAME": lambda image: image.path,
+            "FILE_NAME": lambda image: PurePosixPath(image.path).name,
+        }
+    elif split := SPLIT.search(path.name.replace("-dev", "")):
         layouts[f"{split[0]}/FILE_NAME"] = lambda image: f"{split[0]}/{image.path}"
     elif found and SPLIT.search(found[0].text("file_name")):
         layouts["SPLIT/FILE_NAME"] = _in_split
@@ -82,8 +92,8 @@ def _visual_genome(path: Path, found: list[Record]) -> Read:
 
     def images() -> Iterator[Image]:
         for record in found:
-            parts = PurePosixPath(_url_path(record)).parts[-2:]
-            yield Image(record.image_id("image_id"), "/".join(parts), *record.size())
+            place = _end_of_url(record, "url")
+            yield Image(record.image_id("image_id"), place, *record.size())
 
     layouts: dict[str, Place] = {
         "VG_100K*/IMAGE_ID.jpg": lambda image: image.path,
@@ -92,8 +102,11 @@ def _visual_genome(path: Path, found: list[Record]) -> Read:
     return "Visual Genome", listed(path, images(), layouts), Counter({"images": len(found)})
 
 
-def _url_path(record: Record) -> str:
+def _end_of_url(record: Record, key: str) -> str:
+    """Return the folder and the name that a URL ends in."""
+    url = record.text(key)
     try:
-        return urlsplit(record.text("url")).path
+        path = urlsplit(url).path
     except ValueError:  # a bracket that opens an address and does not close it
-        return record.text("url")
+        path = url
+    return "/".join(PurePosixPath(path).parts[-2:])

@@ -5,28 +5,23 @@ import errno
 import io
 import os
 import re
-import stat
 from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO, cast
 from urllib.parse import quote
 
 from ..base.errors import UsageError
-from ..base.text import printable
+from ..base.files import naming, open_plain
+from ..base.text import is_url, printable
 from .errors import ManifestError
+from .names import from_disk, to_disk, unescaped
 from .tars import open_member
 
 MAX_BYTES = 1 << 31  # of one image; no format that we read needs as much
 BLOCK = 1 << 16  # bytes asked for ahead of a remote file's header
 # What a manifest may name. fsspec knows more, and some of them run what a file tells them to.
 PROTOCOLS = ("http", "https", "s3", "s3a", "gs", "gcs", "az", "abfs", "hf", "memory")
-URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*(?:://|::)")
 ARCHIVE = re.compile(r"\.tar/")
-
-
-def is_url(root: str) -> bool:
-    """Return whether `root` is a URL and not a folder."""
-    return URL.match(root) is not None
 
 
 def absolute_root(root: str | Path) -> str:
@@ -35,7 +30,7 @@ def absolute_root(root: str | Path) -> str:
     Raises ManifestError for a URL of a kind that is not read.
     """
     if not (isinstance(root, str) and is_url(root)):
-        return str(Path(root).resolve())
+        return from_disk(str(Path(root).resolve()))
     protocol = root.partition(":")[0]
     if protocol not in PROTOCOLS or "::" in root:
         raise ManifestError(
@@ -46,13 +41,13 @@ def absolute_root(root: str | Path) -> str:
 
 
 def read_content(root: str, path: str) -> bytes:
-    """Return the bytes of the file `path` under `root`, a folder or a URL.
+    """Return the bytes of the file `path`, as a manifest has it, under `root`, a folder or a URL.
 
     A part of the path that is a tar file stands for what is in it: `a.tar/b.jpg`. Raises
     FileNotFoundError where there is no such file, another OSError where it cannot be read or
     has more than MAX_BYTES, and ManifestError where the package that reads the URL is missing.
     """
-    with open_content(root, path) as file:
+    with naming(f"{root}/{path}"), open_content(root, path) as file:
         size = file.seek(0, os.SEEK_END)
         if size > MAX_BYTES:
             raise OSError(errno.EFBIG, f"{size:,} bytes are more than {MAX_BYTES:,}")
@@ -63,47 +58,50 @@ def read_content(root: str, path: str) -> bytes:
 @contextlib.contextmanager
 def open_content(root: str, path: str) -> Iterator[BinaryIO]:
     """Open the same file to seek and read in, so that a header costs no more than itself."""
+    path = unescaped(path)
     if is_url(root):
         with _remote(root, path) as file:
             yield file
         return
     try:
-        descriptor = _open_file(f"{root}/{path}")
+        descriptor = open_plain(disk_path(root, path), follow=True)
     except NotADirectoryError:  # some part of the path is a file
         archive, member = split_archive(root, path)
-        with open_member(f"{root}/{archive}", member) as file:
+        with open_member(disk_path(root, archive), member) as file:
             yield file
         return
     with open(descriptor, "rb") as file:  # noqa: PTH123
         yield file
 
 
+def disk_path(root: str, path: str) -> str:
+    """Return where a path, without escapes, stands under a local root, for the system to open.
+
+    Raises FileNotFoundError for a path that cannot be a file's: where parts are divided by
+    backslashes, too, none may hold one.
+    """
+    if os.sep != "/" and os.sep in path:
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), path)
+    return to_disk(f"{root}/{path}")
+
+
 def split_archive(root: str, path: str) -> tuple[str, str]:
-    """Return the tar file under `root` that `path` leads into, and the member's name.
+    """Return the tar file under `root` that `path`, without escapes, leads into, and the member.
 
     Raises FileNotFoundError if no part of the path is a file ending in .tar.
     """
     for match in ARCHIVE.finditer(path):
         archive = path[: match.end() - 1]
-        if os.path.isfile(f"{root}/{archive}"):  # noqa: PTH113
+        if os.path.isfile(disk_path(root, archive)):  # noqa: PTH113
             return archive, path[match.end() :]
     raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), path)
-
-
-def _open_file(path: str) -> int:
-    """Return a descriptor of a plain file, or of one that a symbolic link leads to."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-    if stat.S_ISREG(os.fstat(descriptor).st_mode):
-        return descriptor
-    os.close(descriptor)
-    raise OSError(errno.EINVAL, "Not a plain file")
 
 
 @contextlib.contextmanager
 def _remote(root: str, path: str) -> Iterator[BinaryIO]:
     protocol = root.partition(":")[0]
     if protocol.startswith("http"):
-        path = quote(path)  # a ? or # in a name is no query
+        path = quote(path.encode("utf-8", "surrogateescape"))  # a ? or # in a name is no query
     try:
         import fsspec
 

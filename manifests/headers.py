@@ -1,20 +1,34 @@
 """Read the size of images from their headers alone, many at a time."""
 
 import functools
+import itertools
 import logging
+import os
+import struct
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from types import ModuleType
+from typing import Any
 
 from tqdm import tqdm
 
 from ..base.errors import ClipfeatError, needs_extra
+from ..base.files import open_plain
 from ..base.machine import usable_cores
-from .contents import open_content
+from .contents import ARCHIVE, disk_path, is_url, open_content
+from .manifest import MAX_SIDE
+from .names import unescaped
+from .tars import Member, members, open_archive
 
 MAX_THREADS, THREADS_PER_CORE = 16, 4  # mostly waiting for the disk
-BLOCK = 1 << 12  # files handed to the threads at a time
+BLOCK = 1 << 6  # files handed to a thread at a time
+WAVE = 1 << 12  # files handed to all threads at a time
+HEAD = 1 << 12  # bytes of a file; most headers end in them
+PNG = b"\x89PNG\r\n\x1a\n"
+FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}  # JPEG's markers that a size follows
+NOTHING = Member(0, 0)
+Size = tuple[int, int]  # width, height
 
 # What a folder is searched for, and no more: for EPS, Pillow would run Ghostscript on a
 # stranger's program. (MPO is opened as JPEG.)
@@ -38,30 +52,102 @@ def pillow() -> ModuleType:
     return PIL.Image
 
 
-def read_sizes(root: str, paths: Sequence[str]) -> list[tuple[int, int]]:
+def read_sizes(root: str, paths: Sequence[str]) -> list[Size]:
     """Return (width, height) in pixels of each file under `root`, (0, 0) where there is no
-    file or no image header.
+    file, no image header, or one with a side that no manifest can hold.
 
     No pixel is decoded, so a broken image may still have a size; extraction finds out.
     """
     opener = pillow().open
 
-    def read_size(path: str) -> tuple[int, int]:
-        try:
-            with open_content(root, path) as file, opener(file, formats=FORMATS) as image:
-                return image.size
-        except (ClipfeatError, MemoryError):
-            raise
-        except Exception:  # Pillow's parsers raise whatever broken bytes lead them to
-            return 0, 0
+    def read_block(block: Sequence[str]) -> list[Size]:
+        heads = itertools.repeat(b"") if is_url(root) else _heads(root, block)
+        return [
+            size_in(head) or _size_by_pillow(root, path, opener)
+            for path, head in zip(block, heads, strict=False)
+        ]
 
-    sizes: list[tuple[int, int]] = []
+    sizes: list[Size] = []
     with (
         ThreadPoolExecutor(min(MAX_THREADS, THREADS_PER_CORE * usable_cores())) as threads,
         tqdm(desc="headers", total=len(paths), unit="image", disable=None) as bar,
     ):
-        for start in range(0, len(paths), BLOCK):
-            for size in threads.map(read_size, paths[start : start + BLOCK]):
-                sizes.append(size)
-                bar.update()
+        for start in range(0, len(paths), WAVE):
+            wave = paths[start : start + WAVE]
+            blocks = (wave[k : k + BLOCK] for k in range(0, len(wave), BLOCK))
+            for found in threads.map(read_block, blocks):
+                sizes += found
+                bar.update(len(found))
     return sizes
+
+
+def size_in(head: bytes) -> Size | None:
+    """Return the size that the first bytes of a JPEG or PNG file tell, None where they do not.
+
+    Some twenty times as fast as Pillow, which tells the rest. Of a JPEG, the size is in the
+    frame's header, in one of the segments that the file begins with (ITU-T T.81, B.1 and B.2).
+    """
+    size = 0, 0
+    if head.startswith(PNG) and head[12:16] == b"IHDR" and len(head) >= 24:
+        size = struct.unpack_from(">II", head, 16)
+    elif head.startswith(b"\xff\xd8\xff"):
+        at = 2
+        while at + 9 <= len(head) and head[at] == 0xFF and 0xC0 <= head[at + 1] < 0xFF:
+            marker, length = head[at + 1], head[at + 2] << 8 | head[at + 3]
+            if marker in FRAMES:
+                size = struct.unpack_from(">HH", head, at + 5)[::-1]
+                break
+            if 0xD0 <= marker <= 0xDA:  # no segment, or the scan itself
+                break
+            at += 2 + length
+    return size if min(size) > 0 and max(size) <= MAX_SIDE else None
+
+
+def _size_by_pillow(root: str, path: str, opener: Callable[..., Any]) -> Size:
+    try:
+        with open_content(root, path) as file, opener(file, formats=FORMATS) as image:
+            size = image.size
+    except (ClipfeatError, MemoryError):
+        raise
+    except Exception:  # Pillow's parsers raise whatever broken bytes lead them to
+        return 0, 0
+    return size if min(size) > 0 and max(size) <= MAX_SIDE else (0, 0)
+
+
+def _heads(root: str, paths: Sequence[str]) -> Iterator[bytes]:
+    """Yield the first bytes of each file under a local root; none of one that cannot be read."""
+    for archive, group in itertools.groupby(map(unescaped, paths), _archive):
+        names = list(group)
+        heads = _heads_in_tar(root, archive, names) if archive else None
+        yield from heads or (_head(root, name) for name in names)
+
+
+def _archive(path: str) -> str:
+    """Return the part of a path that ends in .tar, if one does."""
+    found = ARCHIVE.search(path)
+    return path[: found.end() - 1] if found else ""
+
+
+def _heads_in_tar(root: str, archive: str, paths: Sequence[str]) -> list[bytes] | None:
+    """Return the first bytes of members of a tar, opened once; None where it is not a tar."""
+    try:
+        tar = disk_path(root, archive)
+        listed = members(tar)
+        found = (listed.get(path[len(archive) + 1 :], NOTHING) for path in paths)
+        with open_archive(tar) as descriptor:
+            return [os.pread(descriptor, min(HEAD, size), offset) for offset, size in found]
+    except OSError:
+        return None
+
+
+def _head(root: str, path: str) -> bytes:
+    try:
+        descriptor = open_plain(disk_path(root, path), follow=True)
+    except OSError:
+        return b""
+    try:
+        return os.read(descriptor, HEAD)
+    except OSError:
+        return b""
+    finally:
+        os.close(descriptor)

@@ -1,15 +1,15 @@
 """JSON files from elsewhere: bounded, and of the types that they must be."""
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from ..base.files import read_bytes, text_lines
+from ..base.jsonio import parse_json
 from ..base.text import printable
 from .errors import ManifestError
 
 MAX_BYTES = 1 << 31  # of a JSON file; COCO's largest has 0.5 GB
-MAX_LINE = 1 << 20  # bytes of a line of JSON lines
 MAX_ID = 1 << 63
 # What is read of an object. The rest, most of a file of annotations, is dropped as it is parsed.
 KEYS = frozenset(
@@ -18,6 +18,7 @@ KEYS = frozenset(
         "id",
         "image_id",
         "file_name",
+        "coco_url",
         "width",
         "height",
         "url",
@@ -27,6 +28,7 @@ KEYS = frozenset(
         "split",
     ]
 )
+FILES = frozenset(["images", "image_id", "file_name", "coco_url", "url", "filename"])
 REMEDY = "docs/manifests.md says what is read"
 
 
@@ -35,17 +37,18 @@ def read_json(path: Path) -> Any:
 
     Raises ManifestError if it cannot be read.
     """
-    size = path.stat().st_size
-    if size > MAX_BYTES:
-        raise ManifestError(f"{path} has {size:,} bytes; at most {MAX_BYTES:,} are read; split it")
     try:
-        return json.loads(path.read_bytes(), object_hook=_needed)
-    except (ValueError, RecursionError) as error:
+        return parse_json(read_bytes(path, MAX_BYTES, follow=True), _needed)
+    except OSError as error:
+        raise ManifestError(f"{path}: {error.strerror}; {REMEDY}") from None
+    except ValueError as error:
         raise ManifestError(f"{path}: no JSON file ({error!s:.200}); {REMEDY}") from None
 
 
 def _needed(found: dict[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in found.items() if key in KEYS}
+    kept = {key: value for key, value in found.items() if key in KEYS}
+    # Of an object that names no file, an error is to say what there is: its keys stay.
+    return kept if kept.keys() & FILES else dict.fromkeys(found) | kept
 
 
 class Record(NamedTuple):
@@ -102,20 +105,18 @@ def records(path: Path, found: Any) -> Iterator[Record]:
 
 def read_json_lines(path: Path) -> Iterator[Record]:
     """Yield the object of each line of `path`."""
-    with path.open("rb") as file:
-        number = 0
-        while line := file.readline(MAX_LINE + 1):
-            number += 1
+    try:
+        for number, line in text_lines(path):
             where = f"{path} line {number}"
-            if len(line) > MAX_LINE:
-                raise ManifestError(f"{where} has more than {MAX_LINE:,} bytes; {REMEDY}")
             if not line.strip():
                 continue
             try:
-                values = json.loads(line)
-            except (ValueError, RecursionError) as error:
+                values = parse_json(line)
+            except ValueError as error:
                 raise ManifestError(f"{where} is no JSON ({error!s:.200}); {REMEDY}") from None
             yield _record(where, values)
+    except OSError as error:
+        raise ManifestError(f"{path}: {error.strerror}; {REMEDY}") from None
 
 
 def _record(where: str, values: Any) -> Record:

@@ -11,9 +11,9 @@ from ..base.text import printable
 from .contents import absolute_root
 from .errors import ManifestError
 from .images import Image, Images
+from .names import ODD, is_escaped
 
 MAX_SIDE = 2**31 - 1  # pixels, what the Parquet file holds
-SURROGATE = re.compile("[\ud800-\udfff]")  # a byte that is no UTF-8, or half a character
 SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:/")  # of a URL, or a drive
 
 
@@ -37,12 +37,17 @@ class Manifest:
         if not self.images:
             raise ManifestError(f"{self.root}: a manifest must have at least one image; it has 0")
         if duplicate := self.images.first_duplicate():
-            first, second = duplicate
-            paths = " and ".join(printable(image.path) for image in duplicate)
-            remedy = "name each image once" if first == second else "rename one"
-            raise ManifestError(
-                f"two images have the id {first.image_id!r}: {paths}; ids must be unique: {remedy}"
-            )
+            raise same_id(*duplicate)
+
+
+def same_id(first: Image, second: Image, remedy: str = "") -> ManifestError:
+    """Return the error of two images with one id."""
+    remedy = remedy or ("name each image once" if first.path == second.path else "rename one")
+    return ManifestError(
+        f"two images have the id {first.image_id!r}: {printable(first.path)} and "
+        f"{printable(second.path)}; ids must be unique: {remedy}",
+        code="E-MANIFEST-ID",
+    )
 
 
 def checked(images: Iterable[Image]) -> Iterator[Image]:
@@ -64,14 +69,16 @@ def broken_rule(image: Image) -> str | None:
     for text in (image_id, path):
         if type(text) is not str or not text:
             return "must have an id and a path, both text and not empty"
-        if not text.isascii() and SURROGATE.search(text):
+        if not text.isascii() and ODD.search(text):
             return "must have an id and a path of UTF-8 text: rename it"
         if len(text) > MAX_TEXT // 4 and len(text.encode()) > MAX_TEXT:
             return f"must have an id and a path of at most {MAX_TEXT:,} bytes"
     if path[0] == "/" or "/../" in f"/{path}/":
         return "must have a path below the root, without .. in it"
-    if "\0" in path or "\\" in path or "\0" in image_id:
-        return "must have no NUL in its texts and no backslash in its path: parts are divided by /"
+    if "\0" in path or "\0" in image_id:
+        return "must have no NUL in its texts"
+    if not is_escaped(path):
+        return "must have no backslash in its path but in an escape: parts are divided by /"
     if ":/" in path and SCHEME.match(path):
         return "must have a path and no URL: the root may be one"
     for side in (width, height):

@@ -1,23 +1,24 @@
 """From what a user has, of whatever kind, to a manifest."""
 
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..base.text import printable
+from ..base.text import is_url, printable
 from .annotations import annotation_listing
-from .contents import absolute_root, is_url
+from .contents import absolute_root
 from .errors import ManifestError
-from .folder import folder_images
-from .headers import read_sizes
+from .folder import Folder, folder_images, look_into
+from .headers import Size, read_sizes
 from .images import Image
-from .listing import Say, located
-from .manifest import Manifest, checked
+from .listing import Located, located
+from .manifest import Manifest, same_id
+from .names import from_disk, to_disk
 from .parquet import recorded_root
+from .passed import Say
 from .table import table_listing
 from .views import view_images
-from .walk import SUFFIXES, suffix, walk
 from .webdataset import shard_images
 
 TABLES = (".parquet", ".csv", ".jsonl", ".ndjson")
@@ -48,50 +49,50 @@ def make_manifest(
     `say` takes remarks, a line each. Raises ManifestError for what cannot be a manifest.
     """
     choices = choices or Choices()
-    files = {source: _files(source) for source in sources}
-    kind = _one_kind({source: _kind(source, files[source]) for source in sources})
+    folders = {source: look_into(source, say) for source in sources if source.is_dir()}
+    kind = _one_kind({source: _kind(source, folders) for source in sources})
     _check_choices(choices, kind)
     root = _root(sources, kind, images)
     if kind in (TABLE, JSON):
         found = _listed(sources, kind, root, choices, say)
-    elif is_url(root):
+        _require_distinct((image for image, _ in found), by_stem=False)
+        return Manifest.of(root, _with_sizes(found, root, say))
+    if is_url(root):
         raise ManifestError(
             f"--images {root}: a URL goes with a table or JSON that lists the images; got {kind}"
         )
-    elif kind == TAR:
-        found = shard_images(_shards(files, root), say)
-    else:
-        found = []
-        for source, names in files.items():
-            prefix = f"{_below(root, source)}/".removeprefix("./")
-            if choices.views:
-                found += view_images(str(source), names, prefix, say)
-            else:
-                found += folder_images(str(source), names, prefix, choices.ids)
-    return Manifest.of(root, found if choices.views else _measured(found, root, sources[0]))
+    images_found: list[Image] = []
+    if kind == TAR:
+        images_found += shard_images(root, _shards(sources, folders, root), say)
+    for source, folder in folders.items() if kind == FOLDER else ():
+        prefix = f"{_below(root, source)}/".removeprefix("./")
+        if choices.views:
+            images_found += view_images(source, folder.images, prefix, say)
+        else:
+            images_found += folder_images(source, folder, prefix, choices.ids, say)
+    _require_distinct(images_found, by_stem=kind == FOLDER and choices.ids == "stem")
+    if choices.views:  # whose sizes are those of their first view
+        return Manifest.of(root, images_found)
+    unknown = [Located(image, is_open=not image.width) for image in images_found]
+    return Manifest.of(root, _with_sizes(unknown, root, say))
 
 
-def folder_manifest(folder: Path) -> Manifest:
+def folder_manifest(folder: Path, ids: str = "stem", *, say: Say = lambda line: None) -> Manifest:
     """Return the manifest of every image file in `folder` and below, ids being file stems.
 
-    A folder that holds no image file but tar files is listed as these. Raises ManifestError for
-    a folder without an image, or with none whose header can be read, or with two of one stem.
+    With `ids` "path", they are the paths, without the ending. A folder that holds no image file
+    but tar files is listed as these. `say` takes remarks. Raises ManifestError for a folder
+    without an image, or with none whose header can be read, or with two of one id.
     """
     if not folder.is_dir():
         raise ManifestError(f"{folder} is no folder; give the folder that holds the images")
-    return make_manifest([folder], say=lambda line: None)
+    return make_manifest([folder], choices=Choices(ids), say=say)
 
 
-def _files(source: Path) -> list[str]:
-    """Return the paths of the files in a folder; of a file, nothing."""
-    return sorted(walk(str(source))) if source.is_dir() else []
-
-
-def _kind(source: Path, files: Sequence[str]) -> str:
+def _kind(source: Path, folders: Mapping[Path, Folder]) -> str:
     ending = source.suffix.lower()
-    if source.is_dir():
-        endings = set(map(suffix, files))
-        return TAR if ".tar" in endings and not endings & SUFFIXES else FOLDER
+    if source in folders:
+        return TAR if folders[source].tars else FOLDER
     if not source.is_file():
         raise ManifestError(f"{source} is no folder and no file; give what lists the images")
     if ending == ".tar":
@@ -126,32 +127,35 @@ def _root(sources: Sequence[Path], kind: str, images: str | None) -> str:
             return absolute_root(images)
         if not Path(images).is_dir():
             raise ManifestError(f"--images {images} is no folder; give the one paths start from")
-        return os.path.abspath(images)  # noqa: PTH100
+        return from_disk(os.path.abspath(images))  # noqa: PTH100
     if kind == TABLE and len(sources) == 1 and sources[0].suffix.lower() == ".parquet":
         return recorded_root(sources[0])
-    folders = (source if source.is_dir() else source.absolute().parent for source in sources)
-    return os.path.commonpath(map(os.path.abspath, folders))
+    places = (source if source.is_dir() else source.absolute().parent for source in sources)
+    return from_disk(os.path.commonpath(map(os.path.abspath, places)))
 
 
 def _below(root: str, source: Path) -> str:
     """Return the path that leads from the root to a source."""
     try:
-        return Path(os.path.abspath(source)).relative_to(root).as_posix()  # noqa: PTH100
+        below = Path(os.path.abspath(source)).relative_to(to_disk(root))  # noqa: PTH100
     except ValueError:
         raise ManifestError(f"{source} is not in --images {root}; give a folder above it") from None
+    return from_disk(below.as_posix())
 
 
-def _shards(files: Mapping[Path, Sequence[str]], root: str) -> Iterable[tuple[str, str]]:
-    """Yield each tar file with its path from the root."""
-    for source, names in files.items():
-        tars = [source / name for name in names if suffix(name) == ".tar"]
-        for tar in tars or [source]:
-            yield str(tar), _below(root, tar)
+def _shards(sources: Sequence[Path], folders: Mapping[Path, Folder], root: str) -> Iterator[str]:
+    """Yield the path of each tar file from the root."""
+    for source in sources:
+        below = _below(root, source)
+        if source in folders:
+            yield from (f"{below}/{tar}".removeprefix("./") for tar in folders[source].tars)
+        else:
+            yield below
 
 
 def _listed(
     sources: Sequence[Path], kind: str, root: str, choices: Choices, say: Say
-) -> list[Image]:
+) -> list[Located]:
     if kind == TABLE:
         listings = [
             table_listing(source, choices.id_column, choices.path_column) for source in sources
@@ -163,16 +167,41 @@ def _listed(
     return [image for listing in listings for image in located(listing, root, say)]
 
 
-def _measured(images: list[Image], root: str, source: Path) -> list[Image]:
-    """Return the images with sizes, from the headers where no list has said them."""
-    images = list(checked(images))  # before any file is opened
-    unknown = [k for k, image in enumerate(images) if not (image.width and image.height)]
-    sizes = read_sizes(root, [images[k].path for k in unknown]) if unknown else []
-    for k, (width, height) in zip(unknown, sizes, strict=True):
-        images[k] = images[k]._replace(width=width, height=height)
+def _require_distinct(images: Iterable[Image], *, by_stem: bool) -> None:
+    """Raise ManifestError for two images of one id, before any header is read."""
+    seen: dict[str, Image] = {}
+    for image in images:
+        other = seen.setdefault(image.image_id, image)
+        if other is not image:
+            folders = {each.path.rpartition("/")[0] for each in (other, image)}
+            apart = "pass --ids path, which tells files of different folders apart"
+            raise same_id(other, image, apart if by_stem and len(folders) == 2 else "")
+
+
+def _with_sizes(located: Sequence[Located], root: str, say: Say) -> list[Image]:
+    """Return the images with the sizes that the headers of those that are open say.
+
+    A list may say another size: the header's is the one that extraction will find.
+    """
+    images = [image for image, _ in located]
+    read = [k for k, (_, is_open) in enumerate(located) if is_open]
+    wrong: list[tuple[Image, Size]] = []
+    for k, size in zip(read, read_sizes(root, [images[k].path for k in read]), strict=True):
+        said = images[k].width, images[k].height
+        if any(size) and size != said:
+            if all(said):
+                wrong.append((images[k], size))
+            images[k] = images[k]._replace(width=size[0], height=size[1])
+    if wrong:
+        image, (width, height) = wrong[0]
+        say(
+            f"{len(wrong):,} sizes are not those in the headers of the files, such as "
+            f"{image.width}x{image.height} of {printable(image.path)}, which has {width}x{height}; "
+            "the headers' are taken"
+        )
     if not any(image.width for image in images):
         raise ManifestError(
-            f"{source}: none of its {len(images)} image files can be read as an image, "
+            f"{printable(root)}: none of its {len(images)} image files can be read as an image, "
             f"{printable(images[0].path)} for one; check the files"
         )
     return images

@@ -1,9 +1,10 @@
 """A table of images: Parquet, CSV or JSON lines with a column of ids and one of paths."""
 
-import csv
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
+from ..base.csvfile import table_rows
 from ..base.parquet import read_columns, read_schema
 from ..base.text import printable
 from .errors import ManifestError
@@ -35,22 +36,13 @@ def _json_lines(path: Path, asked: Asked) -> Iterator[Image]:
 
 
 def _csv(path: Path, asked: Asked) -> Iterator[Image]:
-    with path.open(encoding="utf-8-sig", newline="") as file:
-        reader = csv.reader(file, strict=True)
-        try:
-            header = tuple(next(reader, ()))
-            names = _chosen(path, header, asked)
-            for row in reader:
-                where = f"{path} line {reader.line_num}"
-                if len(row) != len(header):
-                    raise ManifestError(
-                        f"{where} has {len(row)} values and the heading {len(header)}; mend it"
-                    )
-                values = dict(zip(header, row, strict=True))
-                values |= {side: _number(values[side]) for side in names[2:]}
-                yield _image(Record(where, values), *names[:2])
-        except (csv.Error, UnicodeDecodeError) as error:
-            raise ManifestError(f"{path}: no CSV in UTF-8 ({error}); save it as such") from None
+    rows = table_rows(path, ManifestError)
+    _, heading = next(rows, (0, []))
+    names = _chosen(path, heading, asked)
+    for number, row in rows:
+        values: dict[str, Any] = dict(zip(heading, row, strict=True))
+        values |= {side: _number(values[side]) for side in names[2:]}
+        yield _image(Record(f"{path} line {number}", values), *names[:2])
 
 
 def _number(text: str) -> int | str:

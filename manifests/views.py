@@ -1,14 +1,19 @@
 """Matterport3D panoramas as folders of 36 views: a viewpoint is one image of a manifest."""
 
+import os
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 
+from ..base.text import is_url
+from .contents import disk_path
 from .errors import ManifestError
 from .headers import read_sizes
 from .images import Image
-from .listing import Say
-from .walk import SUFFIXES, suffix
+from .names import escaped, from_disk, unescaped, without_odd
+from .passed import Say
+from .walk import SUFFIXES, is_hidden, suffix
 
 VIEWS = 36  # 12 headings, 30 degrees apart from 0 on, at elevations of -30, 0 and 30 degrees
 NUMBER = re.compile(r"\d+")
@@ -18,14 +23,14 @@ def view_paths(names: Iterable[str]) -> tuple[str, ...]:
     """Return the names of a viewpoint's 36 image files in the order of MatterSim's views.
 
     View 12 * row + heading has the elevation 30 * (row - 1) degrees and looks 30 * heading
-    degrees clockwise from 0. The last number in a file's stem says which view it is. Other files
-    than images are passed over. Raises ManifestError unless the numbers are 0 to 35.
+    degrees clockwise from 0. The last number in a file's stem says which view it is. Hidden files
+    and others than images are passed over. Raises ManifestError unless the numbers are 0 to 35.
 
     >>> view_paths(f"view_{k}.jpg" for k in range(36))[9:11]
     ('view_9.jpg', 'view_10.jpg')
     """
     numbered: dict[int, str] = {}
-    images = [name for name in names if suffix(name) in SUFFIXES]
+    images = [name for name in names if suffix(name) in SUFFIXES and not is_hidden(name)]
     for name in images:
         numbers = NUMBER.findall(name.rpartition(".")[0])
         # No more than two digits count: a hash may end in many.
@@ -41,7 +46,19 @@ def view_paths(names: Iterable[str]) -> tuple[str, ...]:
     return tuple(numbered[k] for k in range(VIEWS))
 
 
-def view_images(folder: str, paths: Iterable[str], prefix: str, say: Say) -> list[Image]:
+def view_files(root: str, viewpoint: str) -> list[str]:
+    """Return the files of a viewpoint in the order of its views, as paths under the root.
+
+    Raises ManifestError where they are not 36 views and under a URL, OSError where the folder
+    cannot be listed.
+    """
+    if is_url(root):
+        raise ManifestError("views are read from a local folder alone; copy them to one")
+    names = os.listdir(disk_path(root, unescaped(viewpoint)))  # noqa: PTH208
+    return [f"{viewpoint}/{escaped(name)}" for name in view_paths(map(from_disk, names))]
+
+
+def view_images(folder: Path, paths: Iterable[str], prefix: str, say: Say) -> list[Image]:
     """Return a viewpoint an image: id scan_viewpoint, path scan/viewpoint, size of a view.
 
     `paths` are the files of `folder`, and `prefix` leads to it from the root. A viewpoint whose
@@ -64,10 +81,12 @@ def view_images(folder: str, paths: Iterable[str], prefix: str, say: Say) -> lis
             f"{folder}: {len(odd):,} of {len(viewpoints):,} viewpoints cannot be used, "
             f"{viewpoint!r:.100} for one: {why}"
         )
-    firsts = [f"{viewpoint}/{min(names)}" for viewpoint, names in viewpoints.items()]
+    firsts = [escaped(f"{viewpoint}/{min(names)}") for viewpoint, names in viewpoints.items()]
     return [
-        Image(viewpoint.replace("/", "_"), prefix + viewpoint, *size)
-        for viewpoint, size in zip(viewpoints, read_sizes(folder, firsts), strict=True)
+        Image(without_odd(viewpoint.replace("/", "_")), escaped(prefix + viewpoint), *size)
+        for viewpoint, size in zip(
+            viewpoints, read_sizes(from_disk(str(folder)), firsts), strict=True
+        )
     ]
 
 

@@ -1,14 +1,26 @@
 """What is in a folder of images, found by listing folders and never by looking at files."""
 
 import os
+import unicodedata
 from collections.abc import Iterator
 
-from .contents import split_archive
+from .contents import disk_path, split_archive
+from .names import escaped, from_disk, unescaped
+from .passed import HIDDEN, Passed
 from .tars import members
 
-# What Pillow reads and data sets come in; other files in the folder are passed over.
+# The endings of what Pillow reads for us (headers.FORMATS). A file of such a name is an image
+# until extraction finds that it is not.
 SUFFIXES = frozenset(
-    (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".jp2")
+    [".apng", ".avif", ".avifs", ".bmp", ".gif", ".j2c", ".j2k", ".jfif", ".jp2", ".jpc", ".jpe", ".jpeg", ".jpf", ".jpg", ".jps", ".jpx", ".mpo", ".pbm", ".pfm", ".pgm", ".pjp", ".pjpeg", ".png", ".pnm", ".ppm", ".tif", ".tiff", ".webp"]
+)
+# What stands beside images in data sets, often one for each: not opened to see what it is.
+OTHER_SUFFIXES = frozenset(
+    [".cls", ".csv", ".gz", ".h5", ".htm", ".html", ".json", ".jsonl", ".lst", ".md", ".npy", ".npz", ".parquet", ".pkl", ".pt", ".pth", ".py", ".tar", ".tgz", ".tsv", ".txt", ".xml", ".yaml", ".yml", ".zip"]
+)
+# Left by macOS's archives, Synology, Windows and Linux's file systems.
+SYSTEM = frozenset(
+    ("__MACOSX", "@eaDir", "$RECYCLE.BIN", "System Volume Information", "Thumbs.db", "lost+found")
 )
 
 
@@ -21,15 +33,27 @@ def suffix(path: str) -> str:
     return os.path.splitext(path)[1].lower()  # noqa: PTH122
 
 
-def walk(folder: str) -> Iterator[str]:
-    """Yield the path of every file in `folder` and below, relative to it, unsorted.
+def is_hidden(name: str) -> bool:
+    """Return whether a file or folder of this name is the system's and no part of a data set.
 
-    Links to folders are followed, but not into a folder that they stand in.
+    >>> is_hidden("._a.jpg"), is_hidden("@eaDir"), is_hidden("a.jpg")
+    (True, True, False)
     """
-    yield from _walk(folder, "", frozenset())
+    return name.startswith(".") or name in SYSTEM
 
 
-def _walk(folder: str, prefix: str, above: frozenset[tuple[int, int]]) -> Iterator[str]:
+def walk(folder: str, passed: Passed) -> Iterator[str]:
+    """Yield the path of all in `folder` and below that is not a folder, relative to it, unsorted.
+
+    Links to folders are followed, but not into a folder that they stand in. What is hidden is
+    passed over.
+    """
+    yield from _walk(folder, "", frozenset(), passed)
+
+
+def _walk(
+    folder: str, prefix: str, above: frozenset[tuple[int, int]], passed: Passed
+) -> Iterator[str]:
     found = os.stat(folder)  # noqa: PTH116
     here = (found.st_dev, found.st_ino)
     if here in above:
@@ -37,39 +61,71 @@ def _walk(folder: str, prefix: str, above: frozenset[tuple[int, int]]) -> Iterat
     folders = []
     with os.scandir(folder) as entries:
         for entry in entries:
-            if entry.is_dir():
-                folders.append(entry.name)
-            elif entry.is_file():
-                yield prefix + entry.name
-    for name in folders:
-        yield from _walk(f"{folder}/{name}", f"{prefix}{name}/", above | {here})
+            name = from_disk(entry.name)
+            if is_hidden(name):
+                passed.add(HIDDEN, prefix + name)
+            elif _is_folder(entry):
+                folders.append((entry.path, f"{prefix}{name}/"))
+            else:
+                yield prefix + name
+    for path, below in folders:
+        yield from _walk(path, below, above | {here}, passed)
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link to itself, or to where nobody may look
+        return False
 
 
 class Names:
-    """The names under a local root; `path in names` lists each folder, or tar, once."""
+    """The names under a local root, each folder or tar listed once."""
 
     def __init__(self, root: str):
         self._root = root
-        self._names: dict[str, frozenset[str]] = {}
+        self._listed: dict[str, tuple[str, dict[str, str]]] = {}
 
-    def __contains__(self, path: str) -> bool:
-        folder, _, name = path.rpartition("/")
-        if folder not in self._names:
-            self._names[folder] = frozenset(self._list(folder))
-        return name in self._names[folder]
+    def find(self, path: str) -> str | None:
+        """Return a manifest's path as it is spelled on disk; None where there is no such file.
 
-    def _list(self, folder: str) -> list[str]:
+        Letters with marks may be one character or two (Unicode's NFC and NFD): systems and
+        archives change one into the other. The same spelling goes before the other one.
+        """
+        above, _, name = path.rpartition("/")
+        if above not in self._listed:
+            self._listed[above] = self._look(above)
+        folder, names = self._listed[above]
+        found = names.get(name) or names.get(_composed(name))
+        return found and (f"{folder}/{found}" if above else found)
+
+    def _look(self, folder: str) -> tuple[str, dict[str, str]]:
+        """Return a folder as it is spelled on disk, and the names in it by both spellings."""
+        names = self._list(folder)
+        if names is None and folder:
+            folder = self.find(folder) or folder
+            names = self._list(folder)
+        names = names or []
+        return folder, {_composed(name): name for name in names} | {name: name for name in names}
+
+    def _list(self, folder: str) -> list[str] | None:
+        """Return the names in a folder or tar, None where there is none to be read."""
         try:
-            return os.listdir(f"{self._root}/{folder}")  # noqa: PTH208
+            names = os.listdir(disk_path(self._root, unescaped(folder)))  # noqa: PTH208
         except NotADirectoryError:
             return self._list_archive(folder)
-        except OSError:  # not there, or not to be read: extraction says which
-            return []
-
-    def _list_archive(self, folder: str) -> list[str]:
-        try:
-            archive, inner = split_archive(self._root, f"{folder}/")
-            listed = members(f"{self._root}/{archive}")
         except OSError:
-            return []
-        return [name[len(inner) :] for name in listed if name.startswith(inner)]
+            return None
+        return [escaped(from_disk(name)) for name in names]
+
+    def _list_archive(self, folder: str) -> list[str] | None:
+        try:
+            archive, inner = split_archive(self._root, f"{unescaped(folder)}/")
+            listed = members(disk_path(self._root, archive))
+        except OSError:
+            return None
+        return [escaped(name[len(inner) :]) for name in listed if name.startswith(inner)]
+
+
+def _composed(name: str) -> str:
+    return name if name.isascii() else unicodedata.normalize("NFC", name)

@@ -4,45 +4,66 @@ import re
 from collections.abc import Iterable
 
 from ..base.text import printable
+from .contents import disk_path
 from .errors import ManifestError
+from .folder import storable
+from .headers import read_sizes
 from .images import Image
-from .listing import Say
+from .names import escaped, without_odd
+from .passed import HIDDEN, NO_IMAGES, Passed, Say, say_odd_names
 from .tars import members
-from .walk import SUFFIXES, suffix
+from .walk import OTHER_SUFFIXES, SUFFIXES, is_hidden, suffix
 
 # webdataset's rule: folders, then the name up to its first dot, then the rest. A name that begins
 # with a dot has no key; in a folder, webdataset would take the folder for it.
 NAME = re.compile(r"((?:.*/)?[^/.]+)\.([^/]*)", re.DOTALL)
+DOTTED = "images with more than one dot in their name (a sample's key ends at the first)"
 
 
-def shard_images(shards: Iterable[tuple[str, str]], say: Say) -> list[Image]:
-    """Return the images in tar files, each a file and its path from the root; sizes unknown.
+def shard_images(root: str, shards: Iterable[str], say: Say) -> list[Image]:
+    """Return the images in tar files, given as paths under the local `root`; sizes of most unknown.
 
-    Raises ManifestError for a file that is no whole, plain tar, and where there is no image.
+    The texts and numbers of a sample are no images. Other members that do not end as an image
+    does are looked at: one that holds an image has its whole name as its id. Raises
+    ManifestError for a file that is not a whole, plain tar, and where there is no image.
     """
     images: list[Image] = []
-    dotted: list[str] = []
-    files = []
-    for file, prefix in shards:
-        files.append(file)
+    passed = Passed()
+    asked: list[tuple[str, str]] = []
+    tars = list(shards)
+    for tar in tars:
+        place = disk_path(root, tar)
         try:
-            names = members(file)
+            names = members(place)
         except OSError as error:
-            raise ManifestError(f"{file}: {error.strerror}; pack it anew, uncompressed") from None
+            raise ManifestError(f"{place}: {error.strerror}; pack it anew, uncompressed") from None
+        say_odd_names(place, names, say)
         for name in names:
-            match = NAME.fullmatch(name)
-            if match and f".{match[2].lower()}" in SUFFIXES:
-                images.append(Image(match[1], f"{prefix}/{name}", 0, 0))
-            elif suffix(name) in SUFFIXES:
-                dotted.append(f"{prefix}/{name}")
-    if dotted:
-        say(
-            f"{len(dotted):,} image files are passed over, {printable(dotted[0])} for one: an "
-            "image's name has one dot, as its key ends at the first"
-        )
+            match, path = NAME.fullmatch(name), f"{tar}/{name}"
+            if _is_hidden(name):
+                passed.add(HIDDEN, path)
+            elif match and f".{match[2].lower()}" in SUFFIXES:
+                images.append(Image(without_odd(match[1]), escaped(path), 0, 0))
+            elif (ending := suffix(name)) in SUFFIXES:
+                passed.add(DOTTED, path)
+            elif ending not in OTHER_SUFFIXES:
+                asked.append((name, path))
+    sizes = read_sizes(root, [escaped(path) for _, path in asked]) if asked else []
+    for (name, path), size in zip(asked, sizes, strict=True):
+        if any(size):
+            images.append(Image(without_odd(name), escaped(path), *size))
+        else:
+            passed.add(NO_IMAGES, path)
+    images = list(storable(images, passed))
+    passed.say(", ".join(map(printable, tars[:3])), say)
     if not images:
         raise ManifestError(
-            f"{', '.join(files):.200}: no member is an image; expected KEY and one of "
+            f"{', '.join(tars):.200}: no member is an image; expected KEY and one of "
             f"{', '.join(sorted(SUFFIXES))}"
         )
     return images
+
+
+def _is_hidden(name: str) -> bool:
+    parts = name.split("/")
+    return any(is_hidden(part) for part in parts if part not in (".", ".."))

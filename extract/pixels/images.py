@@ -4,7 +4,6 @@ import contextlib
 import dataclasses
 import hashlib
 import io
-import os
 import threading
 from dataclasses import dataclass
 from typing import Any
@@ -12,9 +11,9 @@ from typing import Any
 import numpy as np
 
 from ...featstore import Status
-from ...manifests import ManifestError, read_content, view_paths
-from ...manifests.contents import is_url
+from ...manifests import ManifestError, read_content, view_files
 from ...manifests.headers import FORMATS, pillow
+from ...manifests.manifest import MAX_SIDE
 from ..recipes.recipe import Recipe
 from .jpeg import is_for_device, is_sequential
 from .png import without_side_chunks
@@ -25,7 +24,7 @@ from .unreadable import why_unreadable
 # Of these, whole images are in memory several times over while they are decoded: 16 to 20 bytes
 # a pixel, where others take 4. So the limit on pixels is a fourth.
 WHOLE = ("WEBP", "JPEG2000", "AVIF")
-MAX_SIDE = (1 << 31) - 1  # pixels of a side that an index can hold; a damaged header claims more
+
 NO_MEMORY = "decoding it takes more memory than a decoder may have"
 TRUNCATED = threading.Lock()  # held while Pillow's only switch for broken files is on
 
@@ -61,7 +60,7 @@ def load_picture(
     folder of a viewpoint.
     """
     try:
-        paths = [path] if recipe.views is None else _view_paths(root, path)
+        paths = [path] if recipe.views is None else view_files(root, path)
         contents = [read_content(root, path) for path in paths]
     except FileNotFoundError:
         return Picture(Status.MISSING, "no such file", 0, 0, "")
@@ -87,14 +86,6 @@ def load_picture(
             return picture
         pictures.append(picture)
     return _together(pictures)
-
-
-def _view_paths(root: str, folder: str) -> list[str]:
-    """Return the files of a viewpoint's folder in view order, relative to `root`."""
-    if is_url(root):
-        raise ManifestError("views are read from a local folder alone; copy them to one")
-    names = os.listdir(f"{root}/{folder}")  # noqa: PTH208
-    return [f"{folder}/{name}" for name in view_paths(names)]
 
 
 def _together(views: list[Picture]) -> Picture:

@@ -89,7 +89,7 @@ class TestCoco:
 )
 def test_known_numbers_of_coco(tmp_path, name, number):
     images = [{"id": k, "file_name": f"{k}.jpg", "width": 4, "height": 3} for k in range(number)]
-    picture(tmp_path / "0.jpg")
+    picture(tmp_path / "0.jpg", 4, 3)
     said = made(write_json(tmp_path / name, {"images": images}))[1]
     assert len(said) == 1  # the files that are not there, and nothing on the count
     assert f"{number - 1:,} of {number:,} images are not in" in said[0]
@@ -178,8 +178,8 @@ class TestVisualGenome:
 
     def test_files_stand_where_the_urls_say(self, tmp_path):
         source = write_json(tmp_path / "image_data.json", list(self.ENTRIES))
-        picture(tmp_path / "VG_100K_2/1.jpg")
-        picture(tmp_path / "VG_100K/2343728.jpg")
+        picture(tmp_path / "VG_100K_2/1.jpg", 800, 600)
+        picture(tmp_path / "VG_100K/2343728.jpg", 500, 375)
         manifest, said = made(source)
         assert manifest.images == (
             Image("1", "VG_100K_2/1.jpg", 800, 600),

@@ -1,5 +1,6 @@
 """The one door to an image's bytes: folders, links, and URLs read through fsspec."""
 
+import errno
 import functools
 import http.server
 import os
@@ -45,8 +46,10 @@ class TestFolder:
         os.mkfifo(tmp_path / "pipe.jpg")
         (tmp_path / "folder.jpg").mkdir()
         for name in ("pipe.jpg", "folder.jpg"):
-            with pytest.raises(OSError, match="Not a plain file"):
+            with pytest.raises(OSError) as refused:
                 read_content(str(tmp_path), name)
+            assert refused.value.errno == (errno.EINVAL if "pipe" in name else errno.EISDIR)
+            assert refused.value.filename == str(tmp_path / name)
 
     def test_a_file_beyond_reason_is_not_read(self, tmp_path):
         with (tmp_path / "a.jpg").open("wb") as file:

@@ -56,10 +56,10 @@ def vg(**changes: Any) -> list[Any]:
         ({"images": [image(file_name="../../a.jpg")]}, "path below the root"),
         ({"images": [image(file_name="x/..")]}, "path below the root"),
         ({"images": [image(file_name="a\0.jpg")]}, "no NUL"),
-        ({"images": [image(file_name="..\\a.jpg")]}, "no backslash"),
+        ({"images": [image(file_name="..\\a.jpg")]}, "none of its 1 .*divided by /"),
         ({"images": [image(file_name="file:///etc/passwd")]}, "must have a path and no URL"),
         ({"images": [image(file_name="C:/a.jpg")]}, "must have a path and no URL"),
-        ({"images": [image(file_name="\ud800.jpg")]}, "UTF-8 text"),
+        ({"images": [image(file_name="\ud800.jpg")]}, r"none of its 1 .*\\ud800"),
         ({"images": [image(file_name="a" * 5000)]}, "at most 4,096 bytes"),
         ({"images": [image(), image(file_name="b.jpg")]}, "the id '1': a.jpg and b.jpg"),
         ({"images": [{"filename": "a.jpg", "cocoid": 1}]}, "no split; found filename, cocoid"),
@@ -106,6 +106,8 @@ def test_paths_outside_are_refused_before_any_folder_is_looked_into(tmp_path):
         (Image("a", "/b.jpg", 1, 1), "below the root"),
         (Image("a", "s3://x/b.jpg", 1, 1), "no URL"),
         (Image("a", "b\0.jpg", 1, 1), "no NUL"),
+        (Image("a", "..\\b.jpg", 1, 1), "no backslash in its path but in an escape"),
+        (Image("a", "b\\x2e.jpg", 1, 1), "no backslash in its path but in an escape"),
         (Image("a\0", "b.jpg", 1, 1), "no NUL"),
         (Image("\udce9", "b.jpg", 1, 1), "UTF-8"),
         (Image("a", "b.jpg", 2**31, 1), "size >= 0 in whole pixels"),
@@ -163,7 +165,8 @@ def test_annotations_are_not_kept_in_memory(tmp_path):
 
     path = tmp_path / "m.json"
     path.write_text(json.dumps(coco([1])))
-    kept = {"file_name": "COCO_train2014_000000000001.jpg", "height": 48, "width": 64, "id": 1}
+    record = coco([1])["images"][0]
+    kept = {key: value for key, value in record.items() if key != "license"}
     assert read_json(path) == {"images": [kept]}
 
 

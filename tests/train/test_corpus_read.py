@@ -159,12 +159,12 @@ def test_a_table_may_have_numbers_for_ids(tmp_path: Path) -> None:
         ("id,caption\n", "holds no sentence"),
         ("id,text\n1,A\n", "expected columns image_id or id, and caption; found 'id', 'text'"),
         ("key,caption\n1,A\n", "expected columns image_id or id, and caption; found 'key'"),
-        ("id,caption\n1\n", "line 2: caption must be of type str; got None"),
-        ("id,caption\n1,A\n2,A,bus\n", "line 3: more fields than the header has"),
+        ("id,caption\n1\n", "line 2 has 1 values and the heading 2"),
+        ("id,caption\n1,A\n2,A,bus\n", "line 3 has 3 values and the heading 2"),
         ("id,caption\n ,A\n", "line 2: id is blank"),
-        ('id,caption\n1,"A\n', "cannot be read"),
+        ('id,caption\n1,"A\n', "line 2 is no row of CSV"),
         (b"id,caption\n1,\xff\n", "cannot be read"),
-        ("id,caption\n1," + "A" * 200_000, "cannot be read"),
+        ("id,caption\n1," + "A" * 200_000, "line 2 is no row of CSV"),
     ],
 )
 def test_a_bad_csv_is_named(tmp_path: Path, content: str | bytes, message: str) -> None:

@@ -90,10 +90,10 @@ def test_a_bad_file_is_named(tmp_path: Path, content: str | bytes, message: str)
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (CSV.replace("gold_label", "label"), "line 3: no gold_label; found '', 'pairid'"),
-        (CSV + "2,9.jpg#1r1n\n", "line 5: Flickr30K_ID must be a text; got None"),
-        (CSV + "2,9.jpg#1r1n,9.jpg,A,man,neutral,Yes\n", "more fields than the header has"),
-        (CSV + '2,"9.jpg', "cannot be read"),
+        (CSV.replace("gold_label", "label"), "line 2: no gold_label; found '', 'pairid'"),
+        (CSV + "2,9.jpg#1r1n\n", "line 5 has 2 values and the heading 6"),
+        (CSV + "2,9.jpg#1r1n,9.jpg,A,man,neutral,Yes\n", "line 5 has 7 values and the heading 6"),
+        (CSV + '2,"9.jpg', "line 5 is no row of CSV"),
     ],
 )
 def test_a_bad_table_is_named(tmp_path: Path, content: str, message: str) -> None:

@@ -1,30 +1,22 @@
-"""Read CSV files row by row, with errors that name the file and the line."""
+"""Read CSV and TSV files as records, with errors that name the file and the line."""
 
-import csv
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
-from typing import Any
 
+from ...base.csvfile import table_rows
 from ...base.errors import ClipfeatError
 
-MORE = "(more)"  # what a row has beyond the header
 
+def csv_rows(
+    path: Path, *, tabs: bool = False, wrapped: Collection[str] = ()
+) -> Iterator[tuple[str, dict[str, str]]]:
+    """Yield (where it stands, {column: text}) of each row.
 
-def csv_rows(path: Path, delimiter: str = ",") -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yield (where it stands, {column: text}) of each row; a column that a row lacks is None.
-
-    Raises ClipfeatError for a file that cannot be read, is no UTF-8, or has more fields in a row
-    than in its header.
+    With `tabs` the values are divided by tabs, and quotes are text. Values of the columns
+    `wrapped` may have line ends. Raises ClipfeatError for a file that cannot be read or is not
+    UTF-8, and for a row that is not one (see `table_rows`).
     """
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            rows = csv.DictReader(file, delimiter=delimiter, strict=True, restkey=MORE)
-            for row in rows:
-                where = f"{path}, line {rows.line_num}"
-                if MORE in row:
-                    raise ClipfeatError(
-                        f"{where}: more fields than the header has; quote its commas"
-                    )
-                yield where, row
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise ClipfeatError(f"{path}: cannot be read ({error})") from None
+    rows = table_rows(path, ClipfeatError, tabs=tabs, wrapped=wrapped)
+    _, heading = next(rows, (0, []))
+    for number, values in rows:
+        yield f"{path}, line {number}", dict(zip(heading, values, strict=True))

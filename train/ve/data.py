@@ -21,6 +21,7 @@ IMAGE = ("flickr30kid", "flikr30kid")
 PAIR = ("pairid",)
 HYPOTHESIS = ("sentence2", "hypothesis")
 LABEL = ("goldlabel",)
+EXPLANATION = ("explanation",)  # of e-SNLI-VE, not read; people typed line ends into it
 
 
 class Pair(NamedTuple):
@@ -77,7 +78,9 @@ def read_split(dataset: str, data: Path, name: str) -> VeSplit:
 
 def _records(path: Path) -> Iterator[tuple[str, Any]]:
     """Yield (where it stands, record) of each line of JSON or row of CSV."""
-    yield from read_json_lines(path) if path.suffix == ".jsonl" else csv_rows(path)
+    yield from (
+        read_json_lines(path) if path.suffix == ".jsonl" else csv_rows(path, wrapped=EXPLANATION)
+    )
 
 
 def _pair(record: Any, where: str) -> Pair:

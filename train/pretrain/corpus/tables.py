@@ -19,7 +19,8 @@ def captions(path: Path) -> Iterator[Sentence]:
     """Yield the caption of each row of a table, of which few rows are held at a time.
 
     The image's id is in column `image_id` or, where there is none, `id`; its text in `caption`.
-    Raises ClipfeatError for a table without these columns, or with a value that is none.
+    A TSV file has no quotes: Conceptual Captions has captions that begin with one. Raises
+    ClipfeatError for a table without these columns, or with a value that is none.
     """
     read = {".parquet": _parquet, ".tsv": _tsv}.get(path.suffix, csv_rows)
     column = None
@@ -49,7 +50,7 @@ def _image_column(path: Path, found: Collection[str]) -> str:
 
 
 def _tsv(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    return csv_rows(path, "\t")
+    return csv_rows(path, tabs=True)
 
 
 def _parquet(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
