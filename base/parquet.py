@@ -1,5 +1,6 @@
 """Parquet tables: written in row groups, read in bounded memory whoever wrote them."""
 
+import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
@@ -13,6 +14,7 @@ GROUP_ROWS = 1 << 16  # rows that are packed together when writing
 BATCH_ROWS = 1 << 13  # rows held at a time when reading
 MAX_TEXT = 4096  # bytes of one text: as long as a path may be
 MAX_CHUNK = 1 << 28  # bytes that a column of a row group may take beside those of its texts
+TEXTS = ("string", "large_string", "string_view")
 
 
 def write_rows(file: BinaryIO, schema: pa.Schema, rows: Iterable[Any]) -> None:
@@ -47,6 +49,11 @@ def write_batches(file: BinaryIO, schema: pa.Schema, batches: Iterable[pa.Record
 def read_schema(path: Path, refuse: Callable[[str], Exception]) -> pa.Schema:
     """Return the schema of the Parquet file `path`, with its metadata."""
     return _opened(path, [], refuse).schema_arrow
+
+
+def count_rows(path: Path, refuse: Callable[[str], Exception]) -> int:
+    """Return the number of rows of the Parquet file `path`, as its footer says."""
+    return _opened(path, [], refuse).metadata.num_rows
 
 
 def read_rows(
@@ -157,16 +164,18 @@ def _check_footer(
 def _is_text(kind: pa.DataType) -> bool:
     if isinstance(kind, pa.DictionaryType):
         kind = kind.value_type
-    return pa.types.is_string(kind) or pa.types.is_large_string(kind)
+    return str(kind) in TEXTS
 
 
 def _opened(path: Path, texts: list[str], refuse: Callable[[str], Exception]) -> pq.ParquetFile:
     try:
         # As one plain file: nothing in the path or the file may name other files to open.
-        source = pa.OSFile(str(path))
+        source = pa.OSFile(os.fsencode(path))
         return pq.ParquetFile(source, read_dictionary=texts, buffer_size=1 << 20)
     except (OSError, UnicodeDecodeError, pa.ArrowException) as error:
-        raise refuse(f"not a readable Parquet file: {error!s:.200}") from None
+        number = getattr(error, "errno", None)  # pyarrow's text would name the file once more
+        why = os.strerror(number) if number else f"{error!s:.200}"
+        raise refuse(f"not a readable Parquet file: {why}") from None
 
 
 def _checked(column: pa.Array, refuse: Callable[[str], Exception]) -> pa.Array:

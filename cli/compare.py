@@ -5,12 +5,12 @@ from pathlib import Path
 import click
 
 from ..base.errors import needs_extra
-from .options import as_json
+from .options import LocalPath, as_json
 from .output import show
 
 
 @click.command()
-@click.argument("runs", metavar="RUN RUN...", nargs=-1, type=click.Path(path_type=Path))
+@click.argument("runs", metavar="RUN RUN...", nargs=-1, type=LocalPath())
 @as_json
 def compare(*, runs: tuple[Path, ...], as_json: bool) -> None:
     """Compare runs of one task with the first, on the examples that all were scored on.

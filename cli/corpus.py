@@ -4,10 +4,10 @@ from pathlib import Path
 
 import click
 
-from .options import as_json
+from .options import LocalPath, as_json
 from .output import show
 
-A_FOLDER = click.Path(path_type=Path, file_okay=False, exists=True)
+A_FOLDER = LocalPath(file_okay=False, exists=True)
 
 
 @click.command()
@@ -18,13 +18,11 @@ A_FOLDER = click.Path(path_type=Path, file_okay=False, exists=True)
 @click.option(
     "--held-out",
     metavar="FILE",
-    type=click.Path(path_type=Path, dir_okay=False, exists=True),
+    type=LocalPath(dir_okay=False, exists=True),
     help="Images of COCO to hold out: numbers or names, or a JSON list with img_id.  "
     "[default: an eighth of val2014, 5000 at most]",
 )
-@click.option(
-    "--out", required=True, type=click.Path(path_type=Path), help="Folder for the new files."
-)
+@click.option("--out", required=True, type=LocalPath(), help="Folder for the new files.")
 @as_json
 def corpus(
     *,

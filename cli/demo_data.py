@@ -4,9 +4,11 @@ from pathlib import Path
 
 import click
 
+from .options import LocalPath
+
 
 @click.command("demo-data")
-@click.argument("folder", metavar="DIR", type=click.Path(path_type=Path))
+@click.argument("folder", metavar="DIR", type=LocalPath())
 @click.option("--images", default=1200, show_default=True, help="How many scenes to draw.")
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
 def demo_data(*, folder: Path, images: int, seed: int) -> None:

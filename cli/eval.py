@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ..base.errors import UsageError, needs_extra
-from .options import as_json, skip_missing
+from .options import LocalPath, as_json, skip_missing
 from .options import device as device_option
 from .output import show
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from ..featstore import FeatureStore
     from ..train.caption.clip import Embed
 
-A_PATH = click.Path(path_type=Path)
+A_PATH = LocalPath()
 
 
 @click.group("eval")

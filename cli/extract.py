@@ -7,7 +7,7 @@ from typing import Literal
 
 import click
 
-from .options import StatusList, as_json, break_lock
+from .options import LocalPath, StatusList, as_json, break_lock, file_ids
 
 MODELS = "open_clip's name of a CLIP: RN50x4, ViT-B-32, ViT-B-16-SigLIP, ... (docs/backbones.md)"
 
@@ -15,15 +15,16 @@ MODELS = "open_clip's name of a CLIP: RN50x4, ViT-B-32, ViT-B-16-SigLIP, ... (do
 @click.command()
 @click.option(
     "--images",
-    type=click.Path(path_type=Path),
+    type=LocalPath("images are named by a manifest: clipfeat manifest LIST --images URL"),
     default=Path("images"),
     show_default=True,
     metavar="DIR|MANIFEST",
     help="A folder of images, or a manifest of one.",
 )
+@file_ids
 @click.option(
     "--out",
-    type=click.Path(path_type=Path),
+    type=LocalPath(),
     metavar="STORE",
     help="The store to write.  [default: IMAGES-MODEL-RECIPE.clipfeat]",
 )
@@ -152,6 +153,7 @@ MODELS = "open_clip's name of a CLIP: RN50x4, ViT-B-32, ViT-B-16-SigLIP, ... (do
 def extract(
     *,
     images: Path,
+    ids: str,
     out: Path | None,
     model: str,
     pretrained: str | None,
@@ -219,12 +221,12 @@ def extract(
         retry=retry,
         break_lock=break_lock,
     )
-    manifest = load_images(images)
-    out = out or default_out(images, request)
 
     def say(line: str) -> None:
         click.echo(line, err=True)
 
+    manifest = load_images(images, ids, say=say)
+    out = out or default_out(images, request)
     if dry_run:
         found = estimate(manifest, out, request, say=say)
         click.echo(json.dumps(found.to_json(), indent=2) if as_json else found.text())

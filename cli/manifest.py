@@ -6,8 +6,10 @@ from typing import Any
 
 import click
 
-from .options import as_json
+from .options import LocalPath, as_json, file_ids
 from .output import patient_stdout
+
+LISTS = "a table or JSON on this machine lists the images, and --images is the URL"
 
 
 class SourcesGroup(click.Group):
@@ -26,13 +28,11 @@ class SourcesGroup(click.Group):
 
 
 @click.command(epilog="To sum up a manifest: clipfeat manifest show images.parquet")
-@click.argument(
-    "sources", metavar="SOURCE...", nargs=-1, required=True, type=click.Path(path_type=Path)
-)
+@click.argument("sources", metavar="SOURCE...", nargs=-1, required=True, type=LocalPath(LISTS))
 @click.option(
     "-o",
     "--out",
-    type=click.Path(path_type=Path, dir_okay=False),
+    type=LocalPath(dir_okay=False),
     required=True,
     help="The manifest to write.",
 )
@@ -41,13 +41,7 @@ class SourcesGroup(click.Group):
     metavar="ROOT",
     help="The folder or URL that paths start from.  [default: where SOURCE is]",
 )
-@click.option(
-    "--ids",
-    type=click.Choice(["stem", "path"]),
-    default="stem",
-    show_default=True,
-    help="Ids of the files in a folder: name or path, without the ending.",
-)
+@file_ids
 @click.option("--views", is_flag=True, help="SOURCE/SCAN/VIEWPOINT holds 36 views each.")
 @click.option("--id-column", metavar="NAME", help="Of a table.  [default: image_id or id]")
 @click.option(
@@ -69,7 +63,8 @@ def make(
 
     SOURCE is a folder, a JSON file of COCO's, Karpathy's or Visual Genome's, a table (.parquet,
     .csv, .jsonl), tar shards, or a folder of them; several of one kind are merged. An id that
-    comes twice is an error. Sizes come from the JSON or the table, or else from the headers.
+    comes twice is an error. Sizes come from the files' headers; under a URL, from the JSON or the
+    table where these have them.
 
     \b
     $ clipfeat manifest images/ -o images.parquet
@@ -93,7 +88,7 @@ def manifest() -> None:
 
 
 @manifest.command()
-@click.argument("path", metavar="MANIFEST", type=click.Path(path_type=Path))
+@click.argument("path", metavar="MANIFEST", type=LocalPath())
 @as_json
 def show(*, path: Path, as_json: bool) -> None:
     """Sum up MANIFEST: how many images, of which sizes and kinds, and what ids look like.

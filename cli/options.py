@@ -6,6 +6,9 @@ from typing import Any
 
 import click
 
+from ..base.errors import UsageError
+from ..base.text import is_url, printable
+
 REFUSED = ("missing", "undecodable", "too_large", "unsupported", "failed")
 
 
@@ -27,6 +30,26 @@ class StatusList(click.ParamType):
         return statuses
 
 
+class LocalPath(click.Path):
+    """A path on this machine. A URL is refused as it was typed: a Path would lose a slash of it.
+
+    `remedy` says what to do instead.
+    """
+
+    def __init__(self, remedy: str = "copy it to this machine", **choices: Any):
+        super().__init__(path_type=Path, **choices)
+        self._remedy = remedy
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if isinstance(value, str) and "://" in value and is_url(value):
+            raise UsageError(
+                f"{printable(value)}: stores, runs and lists are not read over the network yet; "
+                f"{self._remedy}",
+                code="E-PATH-URL",
+            )
+        return super().convert(value, param, ctx)
+
+
 as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON for scripts.")
 break_lock = click.option(
     "--break-lock", is_flag=True, help="Take over from a dead process on another host."
@@ -40,6 +63,13 @@ skip_missing = click.option(
 device = click.option(
     "--device", type=click.Choice(["cpu", "cuda"]), help="Default: a GPU where there is one."
 )
+file_ids = click.option(
+    "--ids",
+    type=click.Choice(["stem", "path"]),
+    default="stem",
+    show_default=True,
+    help="Ids of the files in a folder: name or path, without the ending.",
+)
 from_pretraining = click.option(
     "--init", metavar="RUN", help="Pre-training run to start from; it says what the model is."
 )
@@ -52,7 +82,7 @@ def training(
 
     `init` says whether the task can start from a pre-training run.
     """
-    a_path = click.Path(path_type=Path)
+    a_path = LocalPath()
     options = (
         click.argument("config", required=False),
         click.option("--store", required=True, type=a_path, help="Feature store to read."),

@@ -6,7 +6,7 @@ from typing import Any
 import click
 
 from ..base.errors import needs_extra
-from .options import as_json
+from .options import LocalPath, as_json
 from .options import device as device_option
 from .output import patient_stdout
 
@@ -22,19 +22,19 @@ def predict() -> None:
 
 
 @predict.command()
-@click.argument("run", type=click.Path(path_type=Path))
+@click.argument("run", type=LocalPath())
 @click.option("--image-id", required=True, help="An id of the store: clipfeat store ls STORE.")
 @click.option("--question", required=True, help="In quotation marks.")
 @click.option(
     "--image",
-    type=click.Path(path_type=Path),
+    type=LocalPath(),
     metavar="FILE",
     help="The image itself, for the picture; without it, the grid's features as colors.",
 )
-@click.option("--store", type=click.Path(path_type=Path), help="Default: the store of the run.")
+@click.option("--store", type=LocalPath(), help="Default: the store of the run.")
 @click.option(
     "--out",
-    type=click.Path(path_type=Path),
+    type=LocalPath(),
     metavar="PNG",
     help="The picture to write.  [default: RUN/answer.png]",
 )
@@ -78,18 +78,18 @@ def vqa(
 
 
 @predict.command()
-@click.argument("run", type=click.Path(path_type=Path))
+@click.argument("run", type=LocalPath())
 @click.argument("image_ids", nargs=-1, metavar="[IMAGE_ID]...")
 @click.option(
     "--list",
     "listed",
-    type=click.Path(path_type=Path),
+    type=LocalPath(),
     metavar="JSON",
     help="Caption the images of a file in COCO's format, such as image_info_test2014.json.",
 )
 @click.option(
     "--out",
-    type=click.Path(path_type=Path),
+    type=LocalPath(),
     metavar="JSON",
     help="Write the first caption of each image here, as COCO's server takes them.",
 )
@@ -123,7 +123,7 @@ def vqa(
     help="Of drawing; below 1 it is less bold.  [default: 1]",
 )
 @click.option("--seed", type=int, help="Of drawing.  [default: 0]")
-@click.option("--store", type=click.Path(path_type=Path), help="Default: the store of the run.")
+@click.option("--store", type=LocalPath(), help="Default: the store of the run.")
 @device_option
 @as_json
 def caption(

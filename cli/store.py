@@ -8,10 +8,10 @@ from typing import NoReturn
 
 import click
 
-from .options import StatusList, as_json, break_lock, device
+from .options import LocalPath, StatusList, as_json, break_lock, device
 from .output import patient_stdout
 
-store_argument = click.argument("path", metavar="STORE", type=click.Path(path_type=Path))
+store_argument = click.argument("path", metavar="STORE", type=LocalPath())
 WHOLE = {
     None: "every file is whole",
     "quick": "every file is there at its size",

@@ -1,11 +1,14 @@
 """What a user asks of an extraction."""
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from ..base.text import printable
 from ..featstore.writing.part import Part
 from ..manifests import Manifest, folder_manifest, read_manifest
+from .errors import ExtractUsageError
 from .pixels.images import MAX_PIXELS
 from .recipes.recipe import Decoder, Layer, Vector
 
@@ -38,9 +41,19 @@ class Request:
     break_lock: bool = False
 
 
-def load_images(images: Path) -> Manifest:
-    """Return the manifest that `images` is, or the manifest of the folder that it is."""
-    return read_manifest(images) if images.is_file() else folder_manifest(images)
+def load_images(images: Path, ids: str = "stem", *, say: Callable[[str], None]) -> Manifest:
+    """Return the manifest that `images` is, or the manifest of the folder that it is.
+
+    `ids` is for a folder: see `folder_manifest`. `say` is told what is passed over there, and,
+    since a manifest may come from anywhere, which root one names.
+    """
+    if not images.is_file():
+        return folder_manifest(images, ids, say=say)
+    if ids != "stem":
+        raise ExtractUsageError(f"--ids is for a folder of images; {images} is a manifest with ids")
+    manifest = read_manifest(images)
+    say(f"{images}: images are read from {printable(manifest.root)}")
+    return manifest
 
 
 def default_out(images: Path, request: Request) -> Path:

@@ -30,7 +30,8 @@ def absolute_root(root: str | Path) -> str:
     Raises ManifestError for a URL of a kind that is not read.
     """
     if not (isinstance(root, str) and is_url(root)):
-        return from_disk(str(Path(root).resolve()))
+        place = to_disk(root) if isinstance(root, str) else root
+        return from_disk(str(Path(place).resolve()))
     protocol = root.partition(":")[0]
     if protocol not in PROTOCOLS or "::" in root:
         raise ManifestError(

@@ -1,16 +1,18 @@
 """A manifest to and from a Parquet file."""
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 
 import pyarrow as pa
 
 from ..base.files import atomic_file
-from ..base.parquet import read_rows, read_schema, write_rows
-from .contents import is_url
+from ..base.parquet import count_rows, read_rows, read_schema, write_rows
+from ..base.text import is_url, printable
 from .errors import ManifestError
 from .images import Image
 from .manifest import Manifest
+from .names import ODD, from_disk, to_disk
 
 SCHEMA = pa.schema(
     [
@@ -20,6 +22,7 @@ SCHEMA = pa.schema(
         ("height", pa.int32()),
     ]
 )
+ROWS_A_BYTE = 16  # counted ids, the best that can be packed, gave 5
 ROOT = b"clipfeat.root"  # key of the schema's metadata that names the image root
 
 
@@ -29,9 +32,24 @@ def write_manifest(manifest: Manifest, path: Path) -> None:
         raise ManifestError(f"cannot write {path}: {path.parent} is no folder; make it first")
     if path.exists() and not path.is_file():  # a device, which the file would take the place of
         raise ManifestError(f"cannot write {path}: it is there and is no file; pass another name")
+    if ODD.search(manifest.root):
+        raise ManifestError(
+            f"the name of the root {printable(manifest.root)} is not UTF-8; rename the folder, or "
+            "give a link to it with --images"
+        )
     with atomic_file(path) as file:
         metadata = {ROOT: manifest.root.encode()}
         write_rows(file, SCHEMA.with_metadata(metadata), manifest.images)
+
+
+def require_bounded(path: Path, refuse: Callable[[str], ManifestError]) -> None:
+    """Raise `refuse(why)` for a Parquet file with more rows than different ids fit into it.
+
+    Rows are all held in memory, and a few bytes may say "this row, a billion times".
+    """
+    rows, size = count_rows(path, refuse), path.stat().st_size
+    if rows > ROWS_A_BYTE * size:
+        raise refuse(f"{size:,} bytes cannot hold {rows:,} rows with an id each")
 
 
 def read_manifest(path: Path) -> Manifest:
@@ -43,6 +61,7 @@ def read_manifest(path: Path) -> Manifest:
     refuse = _refusing(path)
     if not path.is_file():
         raise refuse("a folder is no manifest" if path.is_dir() else "no such file")
+    require_bounded(path, refuse)
     rows = read_rows(path, SCHEMA, refuse)
     return Manifest.of(recorded_root(path), map(Image._make, rows))
 
@@ -53,11 +72,18 @@ def recorded_root(path: Path) -> str:
     recorded = (read_schema(path, refuse).metadata or {}).get(ROOT, b"")
     try:
         root = recorded.decode()
-        if root and (is_url(root) or Path(root).is_dir()):
-            return root
     except UnicodeDecodeError:
         raise refuse(f"its root is no path: {recorded!r:.100}") from None
-    return str(path.parent)
+    if root and (is_url(root) or _is_folder(root)):
+        return root
+    return from_disk(str(path.parent.absolute()))
+
+
+def _is_folder(root: str) -> bool:
+    try:
+        return os.path.isdir(to_disk(root))  # noqa: PTH112
+    except (FileNotFoundError, ValueError):  # a name that no folder can have
+        return False
 
 
 def _refusing(path: Path) -> Callable[[str], ManifestError]:

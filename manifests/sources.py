@@ -52,7 +52,7 @@ def make_manifest(
     folders = {source: look_into(source, say) for source in sources if source.is_dir()}
     kind = _one_kind({source: _kind(source, folders) for source in sources})
     _check_choices(choices, kind)
-    root = _root(sources, kind, images)
+    root = _root(sources, kind, images, say)
     if kind in (TABLE, JSON):
         found = _listed(sources, kind, root, choices, say)
         _require_distinct((image for image, _ in found), by_stem=False)
@@ -120,8 +120,11 @@ def _check_choices(choices: Choices, kind: str) -> None:
         raise ManifestError(f"--id-column and --path-column are for tables; got {kind}")
 
 
-def _root(sources: Sequence[Path], kind: str, images: str | None) -> str:
-    """Return the root: a URL, or an absolute path in which links are kept as they are named."""
+def _root(sources: Sequence[Path], kind: str, images: str | None, say: Say) -> str:
+    """Return the root: a URL, or an absolute path in which links are kept as they are named.
+
+    A table may name any root; `say` is told, before anything there is read.
+    """
     if images is not None:
         if is_url(images):
             return absolute_root(images)
@@ -129,7 +132,10 @@ def _root(sources: Sequence[Path], kind: str, images: str | None) -> str:
             raise ManifestError(f"--images {images} is no folder; give the one paths start from")
         return from_disk(os.path.abspath(images))  # noqa: PTH100
     if kind == TABLE and len(sources) == 1 and sources[0].suffix.lower() == ".parquet":
-        return recorded_root(sources[0])
+        root = recorded_root(sources[0])
+        if root != from_disk(os.path.abspath(sources[0].parent)):  # noqa: PTH100
+            say(f"{sources[0]}: names {printable(root)} as what its paths start from")
+        return root
     places = (source if source.is_dir() else source.absolute().parent for source in sources)
     return from_disk(os.path.commonpath(map(os.path.abspath, places)))
 

@@ -11,6 +11,7 @@ from .errors import ManifestError
 from .images import Image
 from .jsonfile import Record, read_json_lines
 from .listing import Listing, listed
+from .parquet import require_bounded
 
 USUAL = {"id": ("image_id", "id"), "path": ("path", "file_name", "filename", "file")}
 SIZE_COLUMNS = ("width", "height")
@@ -54,6 +55,7 @@ def _parquet(path: Path, asked: Asked) -> Iterator[Image]:
     def refuse(why: str) -> ManifestError:
         return ManifestError(f"{path}: {why}; write the columns anew")
 
+    require_bounded(path, refuse)
     names = _chosen(path, tuple(read_schema(path, refuse).names), asked)
     keys = (*names[:2], *SIZE_COLUMNS)
     for row in read_columns(path, names, refuse):

@@ -5,7 +5,6 @@ import errno
 import functools
 import io
 import os
-import re
 import threading
 import zlib
 from collections.abc import Iterator
@@ -17,7 +16,6 @@ MAX_MEMBERS = 1 << 22  # of one tar; a member takes some 200 bytes of memory
 MAX_HEADER = 1 << 20  # bytes of one header; the longest name is far shorter
 BLOCK = 512
 END = bytes(BLOCK)
-SPARSE = re.compile(rb"GNU\.sparse\.")
 CACHED = 16  # tars whose members are remembered, in a process
 
 _lock = threading.Lock()  # else every thread would list a tar that is new to all of them
@@ -104,7 +102,7 @@ def _files(descriptor: int, size: int) -> Iterator[tuple[str, Member]]:
             length = _number(said[b"size"], base=10)
         if offset + length > size:
             raise TarError(f"{_text(name)!r:.100} ends after the file does")
-        if kind in b"07\0" and name[-1:] != b"/" and not any(map(SPARSE.match, said)):
+        if kind in b"07\0" and name[-1:] != b"/" and b"sparse" not in said:
             yield _text(name), Member(offset, length)
         offset += -(-length // BLOCK) * BLOCK
     if here:
@@ -153,21 +151,29 @@ def _name(header: bytes) -> bytes:
 def _records(
     descriptor: int, offset: int, length: int, kind: bytes
 ) -> Iterator[tuple[bytes, bytes]]:
-    """Yield what an extended header says: `LENGTH KEY=VALUE` lines, or GNU tar's long name."""
+    """Yield what is needed of an extended header: the key path, size or sparse, and its value.
+
+    It has lines of `LENGTH KEY=VALUE`, or is GNU tar's long name.
+    """
     if length > MAX_HEADER:  # the longest name is far shorter
         raise TarError(f"a header of {length:,} bytes")
     content = os.pread(descriptor, length, offset)
+    if kind == b"L":
+        yield b"path", content.partition(b"\0")[0]
     if kind in b"LK":  # a K is the long target of a link
-        yield b"path" if kind == b"L" else b"linkpath", content.partition(b"\0")[0]
         return
-    while content.strip(b"\0"):
-        digits, space, _ = content[:20].partition(b" ")
-        end = int(digits) if digits.isdigit() else 0
-        key, equals, value = content[len(digits) + 1 : end - 1].partition(b"=")
-        if not (space and key and equals and end <= len(content)):
-            raise TarError(f"an extended header that cannot be read: {content!r:.60}")
-        yield key, value
-        content = content[end:]
+    at, whole = 0, len(content.rstrip(b"\0"))
+    while at < whole:
+        digits = content[at : at + 20].partition(b" ")[0]
+        end = at + int(digits) if digits.isdigit() else at
+        key, equals, value = content[at + len(digits) + 1 : max(end - 1, at)].partition(b"=")
+        if not (key and equals and content[end - 1 : end] == b"\n"):
+            raise TarError(f"an extended header that cannot be read: {content[at:end]!r:.60}")
+        at = end
+        if key.startswith(b"GNU.sparse."):
+            yield b"sparse", b""
+        elif key in (b"path", b"size"):
+            yield key, value
 
 
 def _text(name: bytes) -> str:

@@ -46,7 +46,7 @@ class TestFolder:
         os.mkfifo(tmp_path / "pipe.jpg")
         (tmp_path / "folder.jpg").mkdir()
         for name in ("pipe.jpg", "folder.jpg"):
-            with pytest.raises(OSError) as refused:
+            with pytest.raises(OSError, match=r"pipe|folder") as refused:
                 read_content(str(tmp_path), name)
             assert refused.value.errno == (errno.EINVAL if "pipe" in name else errno.EISDIR)
             assert refused.value.filename == str(tmp_path / name)

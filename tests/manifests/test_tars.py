@@ -1,6 +1,7 @@
 """Tar shards: keys by webdataset's rule, bytes without unpacking, and tars that lie."""
 
 import io
+import subprocess
 import tarfile
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from clipfeat.manifests import (
     read_manifest,
     write_manifest,
 )
-from clipfeat.manifests.tars import members
+from clipfeat.manifests.tars import members, open_member
 
 
 def jpeg(seed: int = 0, width: int = 64) -> bytes:
@@ -100,7 +101,8 @@ def test_shards_of_a_folder_and_shards_by_name_are_the_same(tmp_path):
     write_manifest(by_folder, tmp_path / "m.parquet")
     assert read_manifest(tmp_path / "m.parquet") == by_folder
     again, said = made(tmp_path / "m.parquet")  # every member is found in its tar
-    assert (again, said) == (by_folder, [])
+    assert again == by_folder
+    assert said == [f"{tmp_path}/m.parquet: names {tmp_path}/data as what its paths start from"]
 
 
 def test_a_tar_beside_images_is_no_source(tmp_path):
@@ -214,3 +216,126 @@ def test_names_that_are_odd_on_disk_are_escaped_and_can_be_read(tmp_path):
     assert len(said) == 1
     assert "1 names are not UTF-8" in said[0]
     assert all(read_content(manifest.root, image.path) == jpeg() for image in manifest.images)
+
+
+def as_tarfile_lists(path: Path) -> dict[str, bytes]:
+    """Return the plain files of a tar as the standard library reads them."""
+    with tarfile.open(path, "r:") as tar:
+        files = [member for member in tar if member.isreg() and not member.issparse()]
+        return {member.name: tar.extractfile(member).read() for member in files}  # type: ignore[union-attr]
+
+
+def as_we_read(path: Path) -> dict[str, bytes]:
+    return {name: open_member(str(path), name).read() for name in members(str(path))}
+
+
+@pytest.mark.parametrize("kind", [tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT])
+def test_members_are_those_of_the_standard_library(tmp_path, kind):
+    with tarfile.open(tmp_path / "s.tar", "w", format=kind, pax_headers={"comment": "x"}) as tar:
+        for k, name in enumerate(
+            ["a.jpg", "d/" * 40 + "b.jpg", "c" * 99 + "\u00e9.jpg", "e\udce9"]
+        ):
+            if kind == tarfile.USTAR_FORMAT and len(name) > 100:
+                name = "d" * 150 + "/" + name[-9:]  # in two parts, as ustar has it
+            member = tarfile.TarInfo(name)
+            member.size, member.mtime = 500 * k, 1.5 + k  # webdataset's times: a pax header each
+            member.uid = (
+                7 if kind == tarfile.USTAR_FORMAT else 1 << 30
+            )  # too large for octal digits
+            tar.addfile(member, io.BytesIO(bytes([k]) * member.size))
+            folder = tarfile.TarInfo(f"{k}.folder")
+            folder.type = tarfile.DIRTYPE
+            tar.addfile(folder)
+    found = as_we_read(tmp_path / "s.tar")
+    assert found == as_tarfile_lists(tmp_path / "s.tar")
+    assert len(found) == 4
+
+
+@pytest.mark.parametrize(
+    "options",
+    [["--format=v7"], ["--format=oldgnu"], ["--format=gnu"], ["--format=ustar"], ["--format=posix"],
+     ["--format=gnu", "--sparse"], ["--format=posix", "--sparse"], ["--format=oldgnu", "--sparse"],
+     ["--format=posix", "--sparse", "--sparse-version=0.0"], ["--format=gnu", "-V", "a label"],
+     ["--format=gnu", "-G"],
+     ["--format=posix", "--pax-option=exthdr.name=%d/PaxHeaders/%f,comment=x"]],
+)  # fmt: skip
+def test_members_of_what_gnu_tar_writes(tmp_path, options):
+    source = tmp_path / "source"
+    (source / "deep").mkdir(parents=True)
+    files = {"a.jpg": b"a" * 700, "deep/b.jpg": b"", "deep/c d.jpg": b"c" * 512}
+    if not {"--format=v7", "--format=ustar"} & set(options):
+        files[f"deep/{'n' * 120}.jpg"] = b"n"
+    for name, content in files.items():
+        (source / name).write_bytes(content)
+    (source / "link.jpg").symlink_to("a.jpg")
+    (source / "again.jpg").hardlink_to(source / "a.jpg")
+    for name, holes in (("few", 2), ("many", 60)):  # more holes than one header's map has room for
+        with (source / f"{name}.sparse").open("wb") as file:
+            for k in range(holes):
+                file.seek(k * (1 << 16))
+                file.write(bytes([k + 1]) * 4096)
+            file.truncate(holes * (1 << 16) + 5)
+    command = [
+        "tar",
+        *options,
+        "--sort=name",
+        "-cf",
+        str(tmp_path / "s.tar"),
+        "-C",
+        str(source),
+        ".",
+    ]
+    subprocess.run(command, check=True, capture_output=True)
+    found = {name.removeprefix("./"): data for name, data in as_we_read(tmp_path / "s.tar").items()}
+    wanted = {name: (source / name).read_bytes() for name in files}
+    if "again.jpg" in found:  # which of two names of one file comes first is a link's target
+        wanted["again.jpg"] = wanted.pop("a.jpg")
+    sparse = {name: data for name, data in found.items() if name.endswith(".sparse")}
+    assert {name: data for name, data in found.items() if name not in sparse} == wanted
+    if "--sparse" in options:
+        assert not sparse
+    else:
+        assert sparse == {
+            f"{n}.sparse": (source / f"{n}.sparse").read_bytes() for n in ("few", "many")
+        }
+
+
+@pytest.mark.parametrize(
+    ("damage", "why"),
+    [
+        (lambda header, record: (header, b"99 path=a\n"), "cannot be read"),
+        (lambda header, record: (header, b"0 path=a\n"), "cannot be read"),
+        (lambda header, record: (header, b"x path=a\n"), "cannot be read"),
+        (lambda header, record: (header, b"3 =\n"), "cannot be read"),
+        (lambda header, record: (header, b"12 size=-99\n"), "no number"),
+        (lambda header, record: (header, b"13 size=1000"), "cannot be read"),
+        (lambda header, record: (header, b"14 size=99999\n"), "ends after the file does"),
+        (lambda header, record: (header[:150] + b"9" + header[151:], record), "no header"),
+    ],
+)  # fmt: skip
+def test_extended_headers_that_lie(tmp_path, damage, why):
+    with tarfile.open(tmp_path / "s.tar", "w", format=tarfile.PAX_FORMAT) as tar:
+        member = tarfile.TarInfo("a.jpg")
+        member.pax_headers = {"path": "b.jpg"}
+        tar.addfile(member)
+    content = (tmp_path / "s.tar").read_bytes()
+    header, record = damage(content[:512], b"14 path=b.jpg\n")
+    (tmp_path / "s.tar").write_bytes(header + record.ljust(512, b"\0") + content[1024:])
+    with pytest.raises(OSError, match=why):
+        members(str(tmp_path / "s.tar"))
+
+
+def test_a_folder_of_tars_says_what_it_passes_over(tmp_path):
+    files = {"a.jpg": jpeg(), "._a.jpg": b"", "__MACOSX/a.jpg": b"", "b": jpeg(1), "c.dat": b"data"}
+    pack(tmp_path / "s.tar", files | {"a.json": b"{}"})
+    (tmp_path / "s.tar.gz").write_bytes(b"")
+    (tmp_path / ".part.tar").write_bytes(b"")
+    said = []
+    manifest = folder_manifest(tmp_path, say=said.append)
+    assert [image.image_id for image in manifest.images] == ["a", "b"]
+    assert said == [
+        f"{tmp_path}: passed over 1 hidden or system files and folders, such as .part.tar",
+        f"{tmp_path}: passed over 1 files that are not images, such as s.tar.gz",
+        "s.tar: passed over 2 hidden or system files and folders, such as s.tar/._a.jpg",
+        "s.tar: passed over 1 files that are not images, such as s.tar/c.dat",
+    ]
