@@ -19,9 +19,16 @@ def usable_cores() -> int:
     and the processor time that the process's cgroup allows (a container, a systemd slice).
     """
     cores = os.cpu_count() or 1
-    if hasattr(os, "sched_getaffinity"):  # Linux alone has it
-        cores = min(cores, len(os.sched_getaffinity(0)))
+    if allowed := affinity():
+        cores = min(cores, len(allowed))
     return max(1, min(cores, _cgroup_cores()))
+
+
+def affinity() -> tuple[int, ...]:
+    """Return the numbers of the cores that this process may run on; none where nothing tells."""
+    if not hasattr(os, "sched_getaffinity"):  # Linux alone has it
+        return ()
+    return tuple(sorted(os.sched_getaffinity(0)))
 
 
 def _cgroup_cores() -> int:

@@ -26,15 +26,19 @@ import open_clip
 import psutil
 import torch
 
-from clipfeat.extract.backbones.backbone import DTYPES, normalised
+from clipfeat.base.machine import usable_cores
+from clipfeat.extract.backbones.backbone import normalised
 from clipfeat.extract.backbones.batch_size import choose_batch_size
+from clipfeat.extract.backbones.precision import DTYPES, slower_than_float32
 from clipfeat.extract.backbones.weights import load_backbone
 from clipfeat.extract.extraction import extract_images
 from clipfeat.extract.pixels.images import load_picture
 from clipfeat.extract.planning.job import BackboneSpec
+from clipfeat.extract.planning.passes import Passes
 from clipfeat.extract.recipes.recipe import Recipe, make_recipe
 from clipfeat.extract.report import Report
 from clipfeat.extract.request import Request
+from clipfeat.featstore.write import SHARD_RECORDS
 from clipfeat.manifests import folder_manifest
 
 from .decoders import line as decoder_line
@@ -49,6 +53,7 @@ CASES = (
 )
 WIDTH, HEIGHT = 640, 480
 SECONDS = 8.0  # that each rate is measured for, at least
+BYTES = 4e9  # of features that a case writes, before compression
 
 
 @dataclass(frozen=True)
@@ -154,7 +159,11 @@ def measure(case: str, precision: str, device: str, folder: Path, images: int | 
     backbone, _ = load_backbone(BackboneSpec(model, "none", 0, precision), device)
     recipe = make_recipe(name, backbone.native, backbone.cell)
     size = recipe.size(WIDTH, HEIGHT)
-    batch = choose_batch_size(backbone, recipe, size)
+    # No batch spans two shards; on a CPU any multiple of a chunk is as good.
+    on_cpu = device == "cpu"
+    images_at_once = choose_batch_size(backbone, recipe, size)
+    batch = Passes.of(images_at_once, 1, SHARD_RECORDS, on_cpu=on_cpu).most
+    cell, dim = backbone.cell, backbone.dim
     del backbone
     pool = sorted(folder.glob("*.jpg"))
 
@@ -163,7 +172,9 @@ def measure(case: str, precision: str, device: str, folder: Path, images: int | 
     ready = ready.to(DTYPES[precision], memory_format=torch.channels_last)
     before = bare_forward(tower, ready)
 
-    count = images or max(2 * batch, int(4 * SECONDS * before) // batch * batch)
+    rows, cols = size[0] // cell[0], size[1] // cell[1]
+    most = int(BYTES / (2 * rows * cols * dim))  # float16
+    count = images or max(2 * batch, min(int(4 * SECONDS * before), most) // batch * batch)
     request = Request(model=model, pretrained="none", recipe=name, device=device,
                       precision=precision, batch_size=batch)  # fmt: skip
     if device == "cuda":
@@ -198,6 +209,16 @@ def measure(case: str, precision: str, device: str, folder: Path, images: int | 
     )
 
 
+def fast_precision(device: str) -> tuple[str, str]:
+    """Return the precision to measure in on a device, and why it is that one."""
+    if device != "cpu":
+        return "float16", "the default on a GPU"
+    times = slower_than_float32("bfloat16")
+    if times < 1:
+        return "bfloat16", f"{1 / times:.1f} times as fast as float32 on this processor"
+    return "float32", f"{times:.1f} times as fast as bfloat16 on this processor"
+
+
 def linked(pool: list[Path], count: int, folder: Path) -> Path:
     """Return a folder of `count` names for the files of `pool`, each used as often as needed."""
     folder.mkdir()
@@ -227,22 +248,30 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--cases", nargs="+", default=CASES, metavar="MODEL:RECIPE")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--precision", default="bfloat16", help="float16 or bfloat16 on a GPU")
+    parser.add_argument(
+        "--precision",
+        choices=DTYPES,
+        help="default: float16 on a GPU; on a CPU bfloat16 if it is faster than float32 there",
+    )
     parser.add_argument("--images", type=int, help="of each case; default: by the bare rate")
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
+    precision, why = arguments.precision, "as asked for"
+    if precision is None:
+        precision, why = fast_precision(arguments.device)
     results = []
     with tempfile.TemporaryDirectory(dir=".") as temporary:
         pool = write_photographs(Path(temporary) / "pool", 512, WIDTH, HEIGHT)
         size = np.mean([file.stat().st_size for file in pool.iterdir()]) / 1e3
-        print(f"{WIDTH}x{HEIGHT} JPEG files of {size:.0f} kB; {arguments.precision} on "
-              f"{arguments.device}, {torch.get_num_threads()} threads; rates in images/s, stages "
-              f"in ms an image")  # fmt: skip
+        print(f"{WIDTH}x{HEIGHT} JPEG files of {size:.0f} kB; {precision} ({why}) on "
+              f"{arguments.device}, {torch.backends.cpu.get_cpu_capability()}, "
+              f"{usable_cores()} cores, {torch.get_num_threads()} threads; rates in images/s, "
+              f"stages in ms an image")  # fmt: skip
         print(f"{'case':<22} {'batch':>5} {'bare':>9} {'e2e':>9} {'ratio':>6} {'plain':>8} "
               f"{'times':>6} {'waited':>7} {'decode':>7} {'encode':>7} {'write':>7} "
               f"{'kB':>7} {'npz kB':>7} peak MB")  # fmt: skip
         for case in arguments.cases:
-            result = measure(case, arguments.precision, arguments.device, pool, arguments.images)
+            result = measure(case, precision, arguments.device, pool, arguments.images)
             print(line(result), flush=True)
             results.append(result)
     print(f"one decoder: {decoder_line()}")

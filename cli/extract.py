@@ -57,7 +57,12 @@ MODELS = "open_clip's name of a CLIP: RN50x4, ViT-B-32, ViT-B-16-SigLIP, ... (do
     help="Who decodes JPEGs: Pillow in processes, or torchvision on the device, which gives "
     "other pixels (docs/recipes.md).",
 )
-@click.option("--gpus", metavar="N|0,3", help="How many GPUs, or which.  [default: one, if any]")
+@click.option(
+    "--gpus",
+    metavar="N|0,3|3,",
+    help="How many GPUs (8), which (0,3), or which one (3,), of those that CUDA_VISIBLE_DEVICES "
+    "lists.  [default: one, if any]",
+)
 @click.option("--device", type=click.Choice(["cpu", "cuda"]), help="Where to compute.")
 @click.option(
     "--procs",
@@ -93,7 +98,8 @@ MODELS = "open_clip's name of a CLIP: RN50x4, ViT-B-32, ViT-B-16-SigLIP, ... (do
 @click.option(
     "--batch-size",
     type=click.IntRange(1, 4096),
-    help="Images a forward pass.  [default: what fits the memory of a GPU, 8 for each core of a CPU]",
+    help="Images a forward pass, at most a shard.  [default: what fits the memory of a GPU, 8 for "
+    "each core of a CPU]",
 )
 @click.option(
     "--shard-size",
@@ -131,10 +137,11 @@ MODELS = "open_clip's name of a CLIP: RN50x4, ViT-B-32, ViT-B-16-SigLIP, ... (do
 )
 @click.option(
     "--retry",
-    type=StatusList(),
+    type=StatusList("changed"),
     default=(),
     metavar="STATUS,...",
-    help="Try ids of a finished store again that gave no record, e.g. missing,undecodable.",
+    help="Try ids of a finished store again that gave no record, e.g. missing,undecodable; "
+    "changed: those whose file has another content now.",
 )
 @click.option(
     "--shard-range",

@@ -16,7 +16,7 @@ from ..manifests import Manifest
 from .errors import ExtractUsageError
 from .planning.plan import shard_tasks
 from .planning.space import free_bytes, layout_bytes
-from .prepare import make_job, prepare
+from .prepare import Prepared, make_job, prepare
 from .progress import duration
 from .request import Request
 
@@ -33,6 +33,7 @@ class Estimate:
     shards: int
     bytes: int  # on disk
     free_bytes: int
+    rows: int  # that go through the backbone: the images, and black ones that fill batches
     seconds: float
     devices: int
     sampled: int  # images that were extracted to know
@@ -49,7 +50,7 @@ class Estimate:
         bad = (f"bad     {self.refused} of the {self.sampled} tried gave no record",)
         return "\n".join(
             (
-                f"images  {self.images:,}",
+                f"images  {self.images:,}, computed as {self.rows:,} in full batches",
                 f"grids   {', '.join(grids[:5])}{more}",
                 f"shards  {self.shards:,}",
                 f"disk    {self.bytes / 1e9:.2f} GB; {self.free_bytes / 1e9:.1f} GB free{room}",
@@ -71,32 +72,36 @@ def estimate(
     if request.scheduler:
         raise ExtractUsageError("--dry-run tries images on this machine; drop --scheduler")
     check_place(out)
-    prepared = prepare(manifest, request, say=say)
-    from .running.runner import run_tasks  # which imports torch
+    with prepare(manifest, request, say=say, first_only=True) as prepared:
+        return _estimate(manifest, out, request, prepared)
 
+
+def _estimate(manifest: Manifest, out: Path, request: Request, prepared: Prepared) -> Estimate:
     identity = prepared.identity
-    layout = lay_out(prepared.shapes, request.shard_size or SHARD_RECORDS)
+    shard_records = request.shard_size or SHARD_RECORDS
+    layout = lay_out(prepared.shapes, shard_records)
     grids = Counter(map(str, prepared.shapes.values()))
     frequent = grids.most_common(1)[0][0]
     ids = [image_id for image_id, shape in prepared.shapes.items() if str(shape) == frequent]
     with tempfile.TemporaryDirectory() as folder:
         store = Path(folder) / "sample.clipfeat"
-        first = next(shard for shard in layout.shards if str(shard.shape) == frequent)
-        tasks = shard_tasks(manifest, (first,), prepared.recipe)
-        job = make_job(manifest, store, tasks, prepared, request, len(ids))
-        few = (1 + BATCHES) * job.batch_size
+        job = make_job(manifest, store, prepared, request, shard_records)
+        few = (1 + BATCHES) * job.passes.most
         sample = {image_id: prepared.shapes[image_id] for image_id in ids[:: -(-len(ids) // few)]}
-        small = lay_out(sample, len(ids))
+        small = lay_out(sample, shard_records)
         with StoreWriter(store, identity, small) as writer:
             tasks = shard_tasks(manifest, writer.pending, prepared.recipe)
             times, steps = [time.perf_counter()], []
-            for step in run_tasks(tasks, job, prepared.backbone):
-                steps.append(step)
-                times.append(time.perf_counter())
+            for step in prepared.executor.run(tasks, job):
+                if step.images:  # or it brings a remark alone
+                    steps.append(step)
+                    times.append(time.perf_counter())
     refused = sum(step.refused for step in steps)
+    timed = [rows for shard in small.shards for rows in job.passes.rows(len(shard.ids))]
     if len(steps) > 1:  # the first batch pays for starting
-        steps, times = steps[1:], times[1:]
-    each = (times[-1] - times[0]) / sum(step.images for step in steps)
+        steps, times, timed = steps[1:], times[1:], timed[1:]
+    rows = sum(sum(job.passes.rows(len(shard.ids))) for shard in layout.shards)
+    seconds = rows * (times[-1] - times[0]) / sum(timed)
     stored = sum(step.bytes for step in steps)
     ok = sum(step.images - step.refused for step in steps)
     ratio = stored / ok / (layout_bytes(small, identity) / len(sample)) if ok else 1.0
@@ -107,7 +112,8 @@ def estimate(
         shards=len(layout.shards),
         bytes=int(ratio * layout_bytes(layout, identity)),
         free_bytes=free_bytes(out),
-        seconds=each * len(manifest.images) / len(prepared.devices),
+        rows=rows,
+        seconds=seconds / len(prepared.devices),
         devices=len(prepared.devices),
         sampled=len(sample),
         refused=refused,

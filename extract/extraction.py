@@ -2,7 +2,7 @@
 
 import contextlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 
 from ..featstore import FeatureStore, Identity, Status, StoreError
@@ -27,6 +27,9 @@ from .progress import Progress
 from .report import Report
 from .request import Request
 from .running.profile import Spent
+from .source_files import SourceFiles, aligned
+
+CHANGED = "changed"  # among the statuses of --retry: files with another content than extracted
 
 
 def extract_images(
@@ -38,36 +41,63 @@ def extract_images(
     the request cannot be met, ExtractError if no image gave a record.
     """
     check_place(out)
-    prepared = prepare(manifest, request, say=say)
+    with prepare(manifest, request, say=say) as prepared:
+        return _extract(manifest, out, request, prepared, say)
+
+
+def _extract(
+    manifest: Manifest, out: Path, request: Request, prepared: Prepared, say: Callable[[str], None]
+) -> Report:
     identity = prepared.identity
     store = finished_store(out, identity)
     shard_records = _shard_records(out, request.shard_size)
+    if store is None and request.retry:
+        raise StoreError(f"--retry tries ids of a finished store again; {out} is none")
+    renew = CHANGED in request.retry
+    if store is not None and not renew:
+        check_same_images(manifest, store)
+    files = SourceFiles(manifest, out, prepared.recipe.views)
     if store is None:
-        if request.retry:
-            raise StoreError(f"--retry tries ids of a finished store again; {out} is none")
         layout = lay_out(prepared.shapes, shard_records)
     else:
-        check_same_images(manifest, store)
-        layout = update_layout(store, prepared.shapes, request.retry)
+        changes = files.changes(store, read=renew)
+        if said := changes.text(read=renew):
+            say(said)
+        layout = update_layout(store, prepared.shapes, request.retry, changes.changed)
+        unchanged = {i: sha for i, sha in changes.hashes.items() if i not in changes.changed}
+        if unchanged:
+            files.record(request.part, unchanged, sorted(unchanged.items()))
         if not layout.shards:
             if request.part is None:  # tidying wants the store for itself
                 finish_tidying(store, break_lock=request.break_lock)
             say(f"{out} is already complete")
             return Report(out, None, store, refused_rows(store.index), 0, 0, 0.0, Spent())
-        say(f"{out} is finished; {_describe(layout, store)}")
+        say(f"{out} is finished; {_describe(layout, store, changes.changed)}")
     if warning := shortage(out, layout, identity):
         say(warning)
     started = time.monotonic()
     with _writer(out, identity, layout, store, request, say) as writer:
+        begun = [image_id for shard in writer.pending for image_id in shard.ids]
+        files.record(request.part, begun)  # before the first is read
         progress = _run(manifest, out, layout.shard_records, writer, prepared, request, say)
         finished = None
         if isinstance(writer, StoreWriter):
             if writer.is_in_vain():
                 why = reasons_text(refused_rows(writer.rows()))
                 writer.discard()
+                if store is None:
+                    files.forget(request.part)
                 what = "no store was written" if store is None else f"{out} is as it was"
                 raise ExtractError(f"no image gave a record, {what}: {why}")
             finished = writer.finish()
+        rows = finished.index if finished else sorted(writer.rows())
+        hashes = ((row.image_id, row.source_sha256) for row in rows)
+        planned = (image_id for shard in writer.shards for image_id in shard.ids)
+        if n := files.record(request.part, begun, hashes, planned):
+            say(
+                f"files of which size or time changed after an earlier run had read them: {n}; "
+                f"--retry changed renews those that have another content"
+            )
         refused = refused_rows(finished.index if finished else writer.rows())
         odd = remarks(finished.index if finished else writer.rows())
     seconds = time.monotonic() - started
@@ -107,8 +137,6 @@ def _run(
     say: Callable[[str], None],
 ) -> Progress:
     """Write the shards that are pending; return what was counted."""
-    from .running.executors import execute
-
     tasks = shard_tasks(manifest, writer.pending, prepared.recipe)
     total = sum(len(shard.ids) for shard in writer.shards)
     down = total - sum(len(task.images) for task in tasks)
@@ -117,8 +145,8 @@ def _run(
     progress = Progress(total, down, say)
     if not tasks:  # an earlier run was cut off while it finished the store
         return progress
-    job = make_job(manifest, out, tasks, prepared, request, shard_records)
-    steps = execute(tasks, job, prepared.devices, prepared.backbone, request.scheduler)
+    job = make_job(manifest, out, prepared, request, shard_records)
+    steps = prepared.executor.run(tasks, job)
     try:
         with progress, contextlib.closing(steps):
             for step in steps:
@@ -142,13 +170,16 @@ def _shard_records(out: Path, asked: int | None) -> int:
     return there or asked or SHARD_RECORDS
 
 
-def _describe(layout: Layout, store: FeatureStore) -> str:
+def _describe(layout: Layout, store: FeatureStore, changed: Collection[str]) -> str:
     """Return what an update of a finished store is going to do."""
     lengths = store.card["grid_shapes"]
-    again = sum(len(shard.ids) for shard in layout.shards if is_written_again(shard, lengths))
-    added = sum(len(s.ids) for s in layout.shards) - again
+    new = [shard for shard in layout.shards if not is_written_again(shard, lengths)]
+    added = sum(len(shard.ids) for shard in new)
+    again = sum(len(shard.ids) for shard in layout.shards) - added
+    renewed = sum(image_id in changed for shard in new for image_id in shard.ids)
     parts = [f"{again} images of missing shards are extracted again"] if again else []
-    parts += [f"{added} images are added to it"] if added else []
+    parts += [f"{renewed} images that have changed are extracted again"] if renewed else []
+    parts += [f"{added - renewed} images are added to it"] if added > renewed else []
     return ", ".join(parts)
 
 
@@ -158,14 +189,19 @@ def check_same_images(manifest: Manifest, store: FeatureStore) -> None:
     Sizes are what both know without reading a pixel; two data sets with the same ids differ in
     them soon enough. An image that gave no record may have been replaced by a better one.
     """
-    recorded = (row for row in store.index if row.width and row.status == Status.OK)
-    sizes = {row.image_id: (row.width, row.height) for row in recorded}
-    for image in manifest.images:
+    sizes = (
+        (row.image_id, row.width, row.height)
+        for row in store.index
+        if row.width and row.status == Status.OK
+    )
+    recorded = aligned(manifest.images.column("image_id"), sizes)
+    for image, there in zip(manifest.images, recorded, strict=True):
         size = (image.width, image.height)
-        if image.width and sizes.get(image.image_id, size) != size:
-            width, height = sizes[image.image_id]
+        if image.width and there and there[0][1:] != size:
+            _, width, height = there[0]
             raise StoreError(
                 f"{store.path} exists and holds other images under the same ids: "
                 f"{image.image_id!r} is {width}x{height} pixels there and {size[0]}x{size[1]} "
-                f"in {manifest.root}; choose another --out"
+                f"in {manifest.root}; choose another --out, or --retry changed if these are the "
+                f"same images in new versions"
             )

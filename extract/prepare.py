@@ -1,26 +1,28 @@
 """What must be known before the first image is read: devices, backbone, recipe, plan."""
 
+import contextlib
 import importlib.metadata
 import math
-import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..base.errors import needs_extra
+from ..base.machine import usable_cores
 from ..featstore import GridShape, Identity
 from ..manifests import Manifest
 from .errors import ExtractUsageError
 from .planning.devices import choose_devices
 from .planning.job import BackboneSpec, Job
-from .planning.plan import ShardTask, plan_shapes
+from .planning.passes import Passes
+from .planning.plan import largest_picture, plan_shapes
 from .planning.space import check_record_sizes
 from .recipes.recipe import Recipe, check_recipe_name, make_recipe
 from .request import Request
 
 if TYPE_CHECKING:
-    from .backbones.backbone import Backbone  # which imports torch
+    from .running.executors import Executor  # which imports torch
 
 
 @dataclass(frozen=True)
@@ -29,55 +31,82 @@ class Prepared:
 
     devices: tuple[str, ...]  # that compute; this process's own, or one of each worker's
     cores: int  # for each device
-    backbone: "Backbone"
+    executor: "Executor"
     spec: BackboneSpec
     recipe: Recipe
     identity: Identity
     shapes: dict[str, GridShape]
 
 
-def prepare(manifest: Manifest, request: Request, *, say: Callable[[str], None]) -> Prepared:
-    """Load the backbone and plan the grids; raises ExtractUsageError for what cannot be done."""
+@contextlib.contextmanager
+def prepare(
+    manifest: Manifest, request: Request, *, say: Callable[[str], None], first_only: bool = False
+) -> Iterator[Prepared]:
+    """Plan the grids, and have ready what computes them until the block ends.
+
+    With `first_only` only the first of several devices gets a process, and its share of the
+    cores. Raises ExtractUsageError for what cannot be done.
+    """
     check_recipe_name(request.recipe, request.decoder)
     with needs_extra("extract"):
         import torch
 
+        from .backbones.backbone import cpu_threads
+        from .backbones.precision import slow_precision
         from .backbones.weights import load_backbone
+        from .running.executors import Here, Team
 
-    if request.scheduler:
-        devices, cores = _devices_there(request)
-        own = "cpu"  # to know grids and weights
-    else:
-        devices = choose_devices(
-            request.device, request.gpus, request.procs, torch.cuda.device_count()
+    with contextlib.ExitStack() as stack:
+        own, team = "cpu", None  # to know grids and weights
+        if request.scheduler:
+            devices, cores = _devices_there(request)
+        else:
+            devices = choose_devices(
+                request.device, request.gpus, request.procs, torch.cuda.device_count()
+            )
+            cores = max(1, usable_cores() // len(devices))
+            if len(devices) == 1:
+                own = devices[0]
+            else:
+                threads = max(1, cpu_threads() // len(devices))
+                team = stack.enter_context(Team(devices[:1] if first_only else devices, threads))
+        precision = request.precision or default_precision(devices)
+        if not request.scheduler and (slow := slow_precision(precision, devices[0])):
+            say(slow)
+        spec = BackboneSpec(request.model, request.pretrained, request.seed, precision)
+        backbone, described = load_backbone(spec, own, say=say)
+        spec = replace(spec, model=described["model"])  # the twin that the weights need, everywhere
+        recipe = make_recipe(
+            request.recipe,
+            backbone.native,
+            backbone.cell,
+            layer=request.layer,
+            vector=request.vector,
+            decoder=request.decoder,
         )
-        cores = max(1, (os.cpu_count() or 1) // len(devices))
-        own = devices[0]
-    precision = request.precision or default_precision(devices)
-    spec = BackboneSpec(request.model, request.pretrained, request.seed, precision)
-    backbone, described = load_backbone(spec, own, say=say)
-    spec = replace(spec, model=described["model"])  # the twin that the weights need, everywhere
-    recipe = make_recipe(
-        request.recipe,
-        backbone.native,
-        backbone.cell,
-        layer=request.layer,
-        vector=request.vector,
-        decoder=request.decoder,
-    )
-    backbone.check_recipe(recipe)
-    identity = Identity(
-        backbone=described,
-        recipe=recipe.to_json(),
-        precision=spec.precision,
-        dtype=request.dtype,
-        codec=request.codec,
-        dim=backbone.pooled_dim if recipe.views else backbone.dim,
-        pooled_dim=None if recipe.views else backbone.vector_dim(recipe),
-    )
-    shapes = plan_shapes(manifest, recipe, backbone.cell)
-    check_record_sizes(shapes.values(), identity)
-    return Prepared(devices, cores, backbone, spec, recipe, identity, shapes)
+        backbone.check_recipe(recipe)
+        if request.scheduler:
+            from .running.cluster import OnCluster
+
+            executor = OnCluster(request.scheduler, spec)
+        elif team is not None:
+            team.load(spec)
+            executor = team
+        else:
+            executor = Here(backbone)
+        identity = Identity(
+            backbone=described,
+            recipe=recipe.to_json(),
+            precision=spec.precision,
+            dtype=request.dtype,
+            codec=request.codec,
+            dim=backbone.pooled_dim if recipe.views else backbone.dim,
+            pooled_dim=None if recipe.views else backbone.vector_dim(recipe),
+        )
+        shapes = plan_shapes(manifest, recipe, backbone.cell)
+        del backbone  # others compute, or the executor keeps it
+        check_record_sizes(shapes.values(), identity)
+        yield Prepared(devices, cores, executor, spec, recipe, identity, shapes)
 
 
 def _devices_there(request: Request) -> tuple[tuple[str, ...], int]:
@@ -99,16 +128,16 @@ def _devices_there(request: Request) -> tuple[tuple[str, ...], int]:
 def make_job(
     manifest: Manifest,
     out: Path,
-    tasks: Iterable[ShardTask],
     prepared: Prepared,
     request: Request,
     shard_records: int,
 ) -> Job:
-    """Return what every device is told."""
-    shapes = {task.picture_shape for task in tasks}
-    largest = max(shapes, key=math.prod)
+    """Return what every device is told: the same, whatever of the plan is down already."""
+    views = prepared.recipe.views or 1
+    largest = largest_picture(manifest, prepared.recipe)
     height, width, _ = largest[-3:]
-    images = request.batch_size or _batch_size(prepared, request, (height, width))
+    images = request.batch_size or prepared.executor.batch_size(prepared.recipe, (height, width))
+    on_cpu = prepared.devices[0] == "cpu"
     return Job(
         store=out,
         image_root=manifest.root,
@@ -116,7 +145,7 @@ def make_job(
         recipe=prepared.recipe,
         identity=prepared.identity,
         shard_records=shard_records,
-        batch_size=max(1, images // (prepared.recipe.views or 1)),
+        passes=Passes.of(images, views, shard_records, on_cpu=on_cpu),
         picture_bytes=math.prod(largest),
         decoders=request.decoders or prepared.cores,
         threads=max(2, prepared.cores),
@@ -124,16 +153,6 @@ def make_job(
         accept_truncated=request.accept_truncated,
         libraries=library_versions(prepared.recipe),
     )
-
-
-def _batch_size(prepared: Prepared, request: Request, size: tuple[int, int]) -> int:
-    from .backbones.batch_size import choose_batch_size
-
-    if request.scheduler and prepared.devices[0] == "cuda":
-        from .running.cluster import batch_size_there
-
-        return batch_size_there(request.scheduler, prepared.spec, prepared.recipe, size)
-    return choose_batch_size(prepared.backbone, prepared.recipe, size)
 
 
 def default_precision(devices: tuple[str, ...]) -> str:

@@ -13,6 +13,7 @@ from ..base.errors import needs_extra
 from ..base.text import printable
 from ..featstore import FeatureStore, IndexRow, Status
 from .planning.devices import choose_devices
+from .planning.passes import Passes
 from .recipes.recipe import Recipe
 from .store_backbone import backbone_spec, check_weights
 
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from .running.features import FeatureStream
 
 BATCH = 16  # images
+OTHER_FILE = "another file than the one extracted (sha256)"
 # Relative error of a record up to which two computations are taken for the same one on different
 # hardware: some three times what rounding to the precision costs (docs/backbones.md).
 TOLERANCE = {"float32": 1e-3, "float16": 1e-2, "bfloat16": 5e-2}
@@ -47,13 +49,20 @@ class Recomputation:
 
     @property
     def verdict(self) -> str:
-        """Return `same bits`, `same features`, `DIFFERENT`, or `not compared`."""
+        """Return `same bits`, `same features`, `DIFFERENT`, `other files`, or `not compared`.
+
+        Where a sampled file is another one than was extracted, the store does not hold the
+        features of these images, however right those of the others are.
+        """
+        if not all(each.relative_error <= self.tolerance for each in self.deviations):
+            return "DIFFERENT"  # NaN is, too
+        if any(why.endswith(OTHER_FILE) for _, why in self.skipped):
+            return "other files"
         if not self.deviations:
             return "not compared"
         if all(deviation.same_bits for deviation in self.deviations):
             return "same bits"
-        worst = max(deviation.relative_error for deviation in self.deviations)
-        return "same features" if worst <= self.tolerance else "DIFFERENT"
+        return "same features"
 
     @property
     def is_good(self) -> bool:
@@ -126,8 +135,10 @@ def recompute(
             ready.append((row, picture.pixels))
         else:
             skipped.append((row.image_id, f"{printable(row.source)}: {why}"))
-    for batch in same_shape(ready):
-        deviations += compared(store, batch, stream, backbone.full_batch(BATCH))
+    views = recipe.views or 1
+    passes = Passes.of(BATCH, views, BATCH, on_cpu=backbone.device.type == "cpu")
+    for batch, full in same_shape(ready, passes):
+        deviations += compared(store, batch, stream, full)
     if skipped and not deviations:
         say(f"none of the {len(rows)} sampled images could be compared; is {images} their folder?")
     order = {row.image_id: position for position, row in enumerate(rows)}
@@ -150,20 +161,22 @@ def sample(rows: Iterable[IndexRow], count: int, seed: int) -> list[IndexRow]:
 def not_comparable(row: IndexRow, picture: "Picture") -> str | None:
     """Return why an image cannot be compared with its record, if so."""
     if picture.sha256 and picture.sha256 != row.source_sha256:
-        return "another file than the one extracted (sha256)"
+        return OTHER_FILE
     return None if picture.status == Status.OK else picture.reason
 
 
 def same_shape(
-    ready: Sequence[tuple[IndexRow, np.ndarray]],
-) -> Iterator[list[tuple[IndexRow, np.ndarray]]]:
-    """Yield batches of pictures of one shape."""
+    ready: Sequence[tuple[IndexRow, np.ndarray]], passes: Passes
+) -> Iterator[tuple[list[tuple[IndexRow, np.ndarray]], int]]:
+    """Yield batches of pictures of one shape, each with the rows of its pass."""
     shapes: dict[tuple[int, ...], list[tuple[IndexRow, np.ndarray]]] = {}
     for row, pixels in ready:
         shapes.setdefault(pixels.shape, []).append((row, pixels))
     for alike in shapes.values():
-        for start in range(0, len(alike), BATCH):
-            yield alike[start : start + BATCH]
+        start = 0
+        for rows in passes.rows(len(alike)):
+            yield alike[start : start + rows], rows
+            start += rows
 
 
 def compared(

@@ -77,10 +77,17 @@ class Report:
 
 
 def run_file(store: Path, part: Part | None) -> Path:
-    """Return where the figures of a store's last run lie.
+    """Return where the figures of a store's last run lie."""
+    return beside(store, "run", part, "json")
 
-    >>> run_file(Path("coco.clipfeat"), None).name, run_file(Path("coco.clipfeat"), Part(3, 16)).name
-    ('coco.run.json', 'coco.run-3-of-16.json')
+
+def beside(store: Path, kind: str, part: Part | None, ending: str) -> Path:
+    """Return where a file lies that belongs to a store, or one part of it, and is not in it.
+
+    >>> beside(Path("a.clipfeat"), "run", None, "json").name
+    'a.run.json'
+    >>> beside(Path("a.clipfeat"), "run", Part(3, 16), "json").name
+    'a.run-3-of-16.json'
     """
     which = f"-{part.number}-of-{part.of}" if part else ""
-    return store.with_name(f"{store.name.removesuffix('.clipfeat')}.run{which}.json")
+    return store.with_name(f"{store.name.removesuffix('.clipfeat')}.{kind}{which}.{ending}")

@@ -37,7 +37,7 @@ class Request:
     max_pixels: int = MAX_PIXELS  # of an image file, above which it is not decoded
     accept_truncated: bool = False
     part: Part | None = None  # of the shards: other machines write the others
-    retry: tuple[str, ...] = ()  # statuses of ids in a finished store that are tried again
+    retry: tuple[str, ...] = ()  # statuses of a finished store's ids to try again, or "changed"
     break_lock: bool = False
 
 

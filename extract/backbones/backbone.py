@@ -7,14 +7,17 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
+from ...base.machine import usable_cores
 from ..errors import ExtractUsageError
+from ..planning.passes import CHUNK
 from ..recipes.recipe import Preprocess, Recipe
+from .precision import DTYPES, full_precision
 from .towers import Output, Tower
 
-# Images that a CPU thread computes at a time. The number is fixed, and each thread's kernels run
-# on it alone: how they sum then depends neither on the number of threads nor on the batch.
-CHUNK = 4
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+def cpu_threads() -> int:
+    """Return how many threads compute on a CPU: as many as torch has, on the cores there are."""
+    return min(torch.get_num_threads(), usable_cores())
 
 
 class Backbone:
@@ -36,7 +39,7 @@ class Backbone:
         self._threads = None
         if self.device.type == "cpu":
             self._threads = ThreadPoolExecutor(
-                torch.get_num_threads(), initializer=torch.set_num_threads, initargs=(1,)
+                cpu_threads(), initializer=torch.set_num_threads, initargs=(1,)
             )
 
     def check_recipe(self, recipe: Recipe) -> None:
@@ -53,10 +56,6 @@ class Backbone:
                 f"--class-token: this image tower ({kind}) has no class token; "
                 f"--pooled keeps CLIP's embedding instead"
             )
-
-    def full_batch(self, images: int) -> int:
-        """Return the number of images, this many or a few more, that no image's numbers feel."""
-        return images if self._threads is None else -(-images // CHUNK) * CHUNK
 
     def vector_dim(self, recipe: Recipe) -> int | None:
         """Return the width of what the recipe keeps beside the grid."""
@@ -79,10 +78,11 @@ class Backbone:
                 f"cell of {self.cell[0]}x{self.cell[1]}; choose a recipe with larger sides"
             )
         self.tower.positions.fit(grid)  # before the threads, which share the tables
-        if self._threads is None:
-            return self._forward(pixels, recipe, grid)
-        forward = partial(self._forward, recipe=recipe, grid=grid)
-        grids, vectors = zip(*self._threads.map(forward, pixels.split(CHUNK)), strict=True)
+        with full_precision():
+            if self._threads is None:
+                return self._forward(pixels, recipe, grid)
+            forward = partial(self._forward, recipe=recipe, grid=grid)
+            grids, vectors = zip(*self._threads.map(forward, pixels.split(CHUNK)), strict=True)
         return torch.cat(grids), torch.cat(vectors) if recipe.vector else None
 
     @torch.inference_mode()

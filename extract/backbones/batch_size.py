@@ -3,8 +3,9 @@
 import numpy as np
 import torch
 
+from ..planning.passes import CHUNK
 from ..recipes.recipe import Recipe
-from .backbone import CHUNK, Backbone
+from .backbone import Backbone, cpu_threads
 
 CPU_CHUNKS = 2  # for each thread, so that none waits long for the others; more is no faster
 GPU_IMAGES = 256  # more gains nothing on an 80 GB GPU and needs pinned memory on the host
@@ -19,10 +20,21 @@ def choose_batch_size(backbone: Backbone, recipe: Recipe, size: tuple[int, int])
     in another order for another batch.
     """
     if backbone.device.type != "cuda":
-        return CPU_CHUNKS * CHUNK * torch.get_num_threads()
-    peaks = [_peak_bytes(backbone, recipe, (images, *size, 3)) for images in PROBES]
+        return cpu_images(cpu_threads())
+    shapes = [(images, *size, 3) for images in PROBES]
+    try:
+        # The first pass makes the workspaces that all share and keep: they are no image's cost.
+        _peak_bytes(backbone, recipe, shapes[0])
+        peaks = [_peak_bytes(backbone, recipe, shape) for shape in shapes]
+    except torch.OutOfMemoryError:
+        return 1  # if that does not fit either, the run says so
     free, _ = torch.cuda.mem_get_info(backbone.device)
     return fitting(free, dict(zip(PROBES, peaks, strict=True)))
+
+
+def cpu_images(threads: int) -> int:
+    """Return how many images to compute at once on a CPU."""
+    return CPU_CHUNKS * CHUNK * threads
 
 
 def fitting(free: int, peaks: dict[int, int]) -> int:

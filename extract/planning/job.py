@@ -6,6 +6,7 @@ from pathlib import Path
 
 from ...featstore import Identity
 from ..recipes.recipe import Recipe
+from .passes import Passes
 
 
 @dataclass(frozen=True)
@@ -28,7 +29,7 @@ class Job:
     recipe: Recipe
     identity: Identity
     shard_records: int
-    batch_size: int
+    passes: Passes
     picture_bytes: int  # of the largest picture of the plan, as it enters the backbone
     decoders: int  # processes that decode, per device
     threads: int  # that compress, per device

@@ -1,5 +1,6 @@
 """The plan: which images make which shard, a pure function of manifest, recipe and backbone."""
 
+import math
 from dataclasses import dataclass
 
 from ...featstore import GridShape
@@ -68,8 +69,20 @@ def shard_tasks(
 
 def _task(shard: Shard, images: tuple[Image, ...], recipe: Recipe) -> ShardTask:
     """All pictures of one grid shape have one size: that of any whose size is known."""
-    known = (image for image in images if image.width)
-    first = next(known, None)
-    size = recipe.size(first.width, first.height) if first else recipe.size(0, 0)
+    known = ((image.width, image.height) for image in images if image.width)
+    return ShardTask(shard, images, _picture_shape(recipe, next(known, (0, 0))))
+
+
+def largest_picture(manifest: Manifest, recipe: Recipe) -> tuple[int, ...]:
+    """Return the shape of the largest pixels, ([views,] height, width, 3), of any image."""
+    sizes = set(
+        zip(
+            *(manifest.images.column(side).to_pylist() for side in ("width", "height")), strict=True
+        )
+    )
+    return max((_picture_shape(recipe, size) for size in sizes), key=math.prod)
+
+
+def _picture_shape(recipe: Recipe, size: tuple[int, int]) -> tuple[int, ...]:
     views = (recipe.views,) if recipe.views else ()
-    return ShardTask(shard, images, (*views, *size, 3))
+    return (*views, *recipe.size(*size), 3)

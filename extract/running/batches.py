@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 from ...featstore.writing.receipt import Receipt
 from ...manifests import Image
+from ..planning.passes import Passes
 from ..planning.plan import ShardTask
 from .profile import Spent
 
@@ -28,17 +29,20 @@ class Batch:
     task: ShardTask
     start: int  # position of the first image in the shard
     images: tuple[Image, ...]
+    rows: int  # of the pass through the backbone: more than there are images where it is padded
 
     @property
     def is_last(self) -> bool:
         return self.start + len(self.images) == len(self.task.images)
 
 
-def batches(tasks: Iterable[ShardTask], batch_size: int) -> Iterator[Batch]:
+def batches(tasks: Iterable[ShardTask], passes: Passes) -> Iterator[Batch]:
     """Cut tasks into batches; no batch spans two shards, and a shard without ids has one."""
     for task in tasks:
-        for start in range(0, max(1, len(task.images)), batch_size):
-            yield Batch(task, start, task.images[start : start + batch_size])
+        start = 0
+        for rows in passes.rows(len(task.images)):
+            yield Batch(task, start, task.images[start : start + rows], rows)
+            start += rows
 
 
 def named_images(images: Sequence[Image]) -> str:

@@ -13,6 +13,7 @@ from pathlib import Path
 from distributed import CancelledError, Future, KilledWorker, as_completed
 
 from ...featstore.writing.journal import Journal
+from ..backbones.batch_size import cpu_images
 from ..errors import ExtractError
 from ..planning.job import BackboneSpec, Job
 from ..planning.plan import ShardTask
@@ -28,22 +29,33 @@ AHEAD = 2  # pieces of work submitted for each worker: the next is there when on
 PIECE_SECONDS = 30.0
 
 
-def batch_size_there(
-    address: str, spec: BackboneSpec, recipe: Recipe, size: tuple[int, int]
-) -> int:
-    """Return how many images of (height, width) pixels fit the GPU of one of the workers."""
-    with connected(address) as client:
-        cluster = survey(client)
-        future = client.submit(
-            cluster_worker.batch_size,
-            _portable_spec(spec),
-            cluster.device,
-            recipe,
-            size,
-            resources=cluster.resources,
-            pure=False,
-        )
-        return future.result()
+class OnCluster:
+    """The workers of the dask cluster whose scheduler has an address."""
+
+    def __init__(self, address: str, spec: BackboneSpec):
+        self._address = address
+        self._spec = _portable_spec(spec)
+
+    def batch_size(self, recipe: Recipe, size: tuple[int, int]) -> int:
+        """Return how many images of (height, width) pixels to compute at once, on any worker."""
+        with connected(self._address) as client:
+            cluster = survey(client)
+            if cluster.device == "cpu":
+                return cpu_images(cluster.cores)
+            future = client.submit(
+                cluster_worker.batch_size,
+                self._spec,
+                cluster.device,
+                recipe,
+                size,
+                resources=cluster.resources,
+                pure=False,
+            )
+            return future.result()
+
+    def run(self, tasks: tuple[ShardTask, ...], job: Job) -> Generator[Step, None, None]:
+        """Run every task; yields a step a shard."""
+        return run_on_cluster(tasks, job, self._address)
 
 
 def run_on_cluster(

@@ -70,10 +70,24 @@ def survey(client: Any) -> Cluster:
     check_versions(own, {f"worker {a}": _packages(versions["workers"].get(a)) for a in workers})
     facts: dict[str, Facts] = client.run(cluster_worker.describe, workers=list(workers))
     device = check_devices(facts)
-    sharing = Counter(infos[address]["host"] for address in workers)
-    cores = min(facts[a].cores // sharing[infos[a]["host"]] for a in workers)
+    cores = cores_of_each({a: (infos[a]["host"], facts[a]) for a in workers})
     resources = {"GPU": 1} if with_gpu else {}
-    return Cluster(workers, device, max(1, cores), resources, tuple(own.items()))
+    return Cluster(workers, device, cores, resources, tuple(own.items()))
+
+
+def cores_of_each(workers: Mapping[str, tuple[str, Facts]]) -> int:
+    """Return how many cores each of the workers may use: {address: (host, facts)}.
+
+    Workers of one host share the cores that all of them may run on; jobs of a queue, each with
+    cores of its own, do not.
+
+    >>> a, b = Facts("cpu", "", 8, (0, 1, 2, 3, 4, 5, 6, 7)), Facts("cpu", "", 2, (8, 9))
+    >>> cores_of_each({"1": ("n", a), "2": ("n", a)}), cores_of_each({"1": ("n", a), "2": ("n", b)})
+    (4, 2)
+    """
+    sharing = Counter((host, facts.affinity) for host, facts in workers.values())
+    each = (facts.cores // sharing[host, facts.affinity] for host, facts in workers.values())
+    return max(1, min(each))
 
 
 def _packages(found: Any) -> dict[str, str | None]:

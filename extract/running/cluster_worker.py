@@ -21,6 +21,7 @@ from itertools import islice
 from typing import TYPE_CHECKING, NamedTuple
 
 from ...base.errors import ClipfeatError
+from ...base.machine import affinity, usable_cores
 from ...featstore.writing.journal import Journal
 from ..errors import ExtractError
 from ..pixels.images import load_picture
@@ -45,6 +46,7 @@ class Facts(NamedTuple):
     device: str  # "cuda" or "cpu"
     gpu: str  # which one of all GPUs, "" for a CPU
     cores: int  # that its host lets it use
+    affinity: tuple[int, ...] = ()  # which ones these are; workers with the same share them
 
 
 @dataclass(frozen=True)
@@ -74,11 +76,11 @@ async def describe() -> Facts:
 
 def _facts() -> Facts:
     import torch
-    from dask.system import CPU_COUNT  # knows of containers' limits
 
+    cores = (usable_cores(), affinity())
     if not torch.cuda.is_available():
-        return Facts("cpu", "", CPU_COUNT)
-    return Facts("cuda", str(torch.cuda.get_device_properties(0).uuid), CPU_COUNT)
+        return Facts("cpu", "", *cores)
+    return Facts("cuda", str(torch.cuda.get_device_properties(0).uuid), *cores)
 
 
 def first_readable(tasks: Iterable[ShardTask], job: Job) -> tuple[str, str] | None:
@@ -148,6 +150,7 @@ def run_shards(tasks: tuple[ShardTask, ...], work: Work) -> list[Step]:
                     shard.bytes + step.bytes,
                     shard.spent + step.spent,
                     step.receipt,
+                    shard.remark or step.remark,
                 )
                 if step.receipt is not None:
                     shards.append(shard)

@@ -1,19 +1,23 @@
-"""Where shard tasks run: in this process, in one for each device, or on a cluster."""
+"""Where shard tasks run on this machine: in this process, or in one for each of several devices."""
 
 import contextlib
 import multiprocessing as mp
+import signal
 from collections import deque
 from collections.abc import Generator, Iterator
 from multiprocessing.connection import Connection, wait
+from typing import Any, NamedTuple, Protocol
 
 import torch
 
 from ...base.errors import ClipfeatError
 from ..backbones.backbone import Backbone
+from ..backbones.batch_size import choose_batch_size
 from ..backbones.weights import load_backbone
 from ..errors import ExtractError
-from ..planning.job import Job
+from ..planning.job import BackboneSpec, Job
 from ..planning.plan import ShardTask
+from ..recipes.recipe import Recipe
 from .batches import Step, named_images
 from .children import become_a_child
 from .profile import Spent
@@ -22,64 +26,125 @@ from .runner import run_tasks
 MAX_DEATHS = 3  # of processes over one shard, before it is taken for the cause
 
 
-def execute(
-    tasks: tuple[ShardTask, ...],
-    job: Job,
-    devices: tuple[str, ...],
-    backbone: Backbone,
-    scheduler: str | None = None,
-) -> Generator[Step, None, None]:
-    """Run every task: on `backbone`'s own device if there is one, else a process a device.
+class Executor(Protocol):
+    """What computes the shards of a run."""
 
-    With the address of a dask scheduler, on that cluster's workers.
+    def batch_size(self, recipe: Recipe, size: tuple[int, int]) -> int:
+        """Return how many images of (height, width) pixels to compute at once."""
+        ...
+
+    def run(self, tasks: tuple[ShardTask, ...], job: Job) -> Generator[Step, None, None]:
+        """Run every task; yields as batches go down."""
+        ...
+
+
+class Here:
+    """This process, on the backbone's own device."""
+
+    def __init__(self, backbone: Backbone):
+        self._backbone = backbone
+
+    def batch_size(self, recipe: Recipe, size: tuple[int, int]) -> int:
+        return choose_batch_size(self._backbone, recipe, size)
+
+    def run(self, tasks: tuple[ShardTask, ...], job: Job) -> Generator[Step, None, None]:
+        return run_tasks(tasks, job, self._backbone)
+
+
+class Probe(NamedTuple):
+    """The question how many images of `size`, (height, width) pixels, fit a device."""
+
+    recipe: Recipe
+    size: tuple[int, int]
+
+
+class Team:
+    """One spawned process a device; this process itself touches none of the devices.
+
+    They start at once, since that takes seconds. `load` comes when the weights are known to be
+    there and right, then perhaps `batch_size`, then `run`. A context manager that ends them.
     """
-    if scheduler is not None:
-        from .cluster import run_on_cluster
 
-        return run_on_cluster(tasks, job, scheduler)
-    if len(devices) == 1:
-        return run_tasks(tasks, job, backbone)
-    return run_on_each(tasks, job, devices)
+    def __init__(self, devices: tuple[str, ...], threads: int):
+        self._threads = threads  # that compute in each, if its device is the CPU
+        self._told: list[BackboneSpec | Job] = []  # what a new process must hear as well
+        self._workers: list[Worker] = []
+        for device in devices:
+            self._workers.append(Worker(device, threads))
 
+    def __enter__(self) -> "Team":
+        return self
 
-def run_on_each(
-    tasks: tuple[ShardTask, ...], job: Job, devices: tuple[str, ...]
-) -> Generator[Step, None, None]:
-    """Run tasks in one spawned process a device, each taking the next task when it is free.
+    def __exit__(self, *_: object) -> None:
+        self._end()
 
-    Steps come in any order; the store they make is the same. What a process had in hand when it
-    died is done by another. Raises ExtractError if MAX_DEATHS of them die over one shard: what
-    is down stays down, and the same command goes on from there.
-    """
-    todo = deque(tasks)
-    deaths: dict[int, int] = {}  # by shard number
-    workers = [Worker(job, device, len(devices)) for device in devices]
-    try:
-        while workers:
-            ready = wait([worker.connection for worker in workers])
-            for worker in [worker for worker in workers if worker.connection in ready]:
-                try:
-                    message = worker.connection.recv()
-                except (EOFError, OSError):
-                    workers.remove(worker)
-                    if worker.in_hand:
-                        yield worker.undone()
-                        _count_death(deaths, worker)
-                        todo.extendleft(reversed(worker.in_hand))
-                        workers.append(Worker(job, worker.device, len(devices)))
-                    elif not worker.is_done:
-                        raise ExtractError(worker.obituary()) from None
-                    continue
-                if isinstance(message, str):
-                    raise ExtractError(message)
-                if message is None:
-                    worker.give(_next_task(todo, deaths, worker))
-                else:
-                    worker.note(message)
-                    yield message
-    finally:
-        for worker in workers:
+    def _end(self) -> None:
+        for worker in self._workers:
             worker.end()
+
+    def load(self, spec: BackboneSpec) -> None:
+        """Have every process load its backbone."""
+        self._tell(spec)
+
+    def _tell(self, message: BackboneSpec | Job) -> None:
+        self._told.append(message)
+        for worker in self._workers:
+            worker.send(message)
+
+    def batch_size(self, recipe: Recipe, size: tuple[int, int]) -> int:
+        """Ask the first process; raises ExtractError if it dies over it."""
+        first = self._workers[0]
+        first.send(Probe(recipe, size))
+        try:
+            answer = first.connection.recv()
+        except (EOFError, OSError):
+            raise ExtractError(first.obituary()) from None
+        if isinstance(answer, str):
+            raise ExtractError(answer)
+        return answer
+
+    def run(self, tasks: tuple[ShardTask, ...], job: Job) -> Generator[Step, None, None]:
+        """Run tasks, each process taking the next one when it is free.
+
+        Steps come in any order; the store they make is the same. What a process had in hand when
+        it died is done by another. Raises ExtractError if MAX_DEATHS of them die over one shard:
+        what is down stays down, and the same command goes on from there.
+        """
+        self._tell(job)
+        todo = deque(tasks)
+        deaths: dict[int, int] = {}  # by shard number
+        workers = self._workers
+        try:
+            while workers:
+                ready = wait([worker.connection for worker in workers])
+                for worker in [worker for worker in workers if worker.connection in ready]:
+                    try:
+                        message = worker.connection.recv()
+                    except (EOFError, OSError):
+                        workers.remove(worker)
+                        if worker.in_hand:
+                            yield worker.undone()
+                            _count_death(deaths, worker)
+                            todo.extendleft(reversed(worker.in_hand))
+                            workers.append(self._successor(worker))
+                        elif not worker.is_done:
+                            raise ExtractError(worker.obituary()) from None
+                        continue
+                    if isinstance(message, str):
+                        raise ExtractError(message)
+                    if message is None:
+                        worker.give(_next_task(todo, deaths, worker))
+                    else:
+                        worker.note(message)
+                        yield message
+        finally:
+            self._end()  # before the caller clears up after them
+
+    def _successor(self, dead: "Worker") -> "Worker":
+        worker = Worker(dead.device, self._threads)
+        for message in self._told:
+            worker.send(message)
+        return worker
 
 
 def _next_task(
@@ -110,23 +175,24 @@ def _count_death(deaths: dict[int, int], worker: "Worker") -> None:
 class Worker:
     """A process with one device, and what it has in hand."""
 
-    def __init__(self, job: Job, device: str, devices: int):
+    def __init__(self, device: str, threads: int):
         context = mp.get_context("spawn")
         self.connection, theirs = context.Pipe()
         self.device = device
         self.in_hand: list[ShardTask] = []  # in the order taken
         self.is_done = False  # it has been told to end
         self._begun: list[Step] = []  # of the shard that it is at
-        cores = max(1, torch.get_num_threads() // devices)
-        self._process = context.Process(
-            target=_work, args=(job, device, cores, theirs), daemon=True
-        )
-        self._process.start()
+        self._process = context.Process(target=_work, args=(device, threads, theirs), daemon=True)
+        with _no_ctrl_c():
+            self._process.start()
         theirs.close()  # so that its death is the end of the file here
 
-    def give(self, task: ShardTask | None) -> None:
+    def send(self, message: Any) -> None:
         with contextlib.suppress(OSError):  # it has died; its end of the pipe says so next
-            self.connection.send(task)
+            self.connection.send(message)
+
+    def give(self, task: ShardTask | None) -> None:
+        self.send(task)
         if task is not None:
             self.in_hand.append(task)
         elif not self.in_hand:
@@ -164,17 +230,31 @@ class Worker:
         self._process.join()
 
 
-def _work(job: Job, device: str, cores: int, connection: Connection) -> None:
+@contextlib.contextmanager
+def _no_ctrl_c() -> Iterator[None]:
+    """Start a process in this block: it does not see Ctrl-C, not even before it can ignore it."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _work(device: str, threads: int, connection: Connection) -> None:
     """Run tasks on one device until there are no more, or the parent is gone."""
     become_a_child()
-    torch.set_num_threads(cores)
+    torch.set_num_threads(threads)
     try:
-        backbone, _ = load_backbone(job.backbone, device)
+        backbone, _ = load_backbone(connection.recv(), device)
+        while isinstance(message := connection.recv(), Probe):
+            connection.send(choose_batch_size(backbone, message.recipe, message.size))
         while task := _ask(connection):
-            for step in run_tasks(_stream(task, connection), job, backbone):
+            for step in run_tasks(_stream(task, connection), message, backbone):
                 connection.send(step)
     except (ClipfeatError, OSError) as error:
         connection.send(str(error))
+    except EOFError:
+        pass  # the parent has gone
 
 
 def _ask(connection: Connection) -> ShardTask | None:

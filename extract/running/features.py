@@ -57,20 +57,39 @@ class FeatureStream:
             self._copies = torch.cuda.Stream(backbone.device)
 
     @contextlib.contextmanager
-    def reading(self, memory: np.ndarray) -> Iterator[None]:
-        """Let a GPU read `memory` by itself, so that the host need not wait for the copies."""
+    def reading(self, memory: np.ndarray) -> Iterator[str]:
+        """Let a GPU read `memory` by itself, so that the host need not wait for the copies.
+
+        Where the system refuses (gVisor, WSL, some containers), pixels are copied through a
+        buffer of torch's own: the block is given a line that says so, "" otherwise.
+        """
         if self._copies is None:
-            yield
+            yield ""
             return
         runtime: Any = torch.cuda.cudart()
         with torch.cuda.device(self._backbone.device):
-            # Where the system refuses, pixels are copied through a buffer of torch's own.
-            runtime.cudaHostRegister(memory.ctypes.data, memory.nbytes, 0)
+            refused = int(runtime.cudaHostRegister(memory.ctypes.data, memory.nbytes, 0))
+            if refused:
+                self._clear_error()
+                yield (
+                    f"{self._backbone.device}: the system does not let the GPU read the decoded "
+                    f"pixels by itself (cudaHostRegister: error {refused}); they are copied "
+                    f"once more, which is slower"
+                )
+                return
             try:
-                yield
+                yield ""
             finally:
                 torch.cuda.synchronize()
                 runtime.cudaHostUnregister(memory.ctypes.data)
+
+    def _clear_error(self) -> None:
+        """Take the error that a refused call has left: the next kernel raises it, so this one does.
+
+        torch does not pass on cudaGetLastError, which it calls after every kernel.
+        """
+        with contextlib.suppress(RuntimeError):
+            torch.zeros(1, device=self._backbone.device)
 
     def compute(self, pixels: np.ndarray | torch.Tensor) -> Computing:
         """Begin with a batch of (image, height, width, 3) or (record, view, height, width, 3).

@@ -45,13 +45,12 @@ def run_tasks(
         max_pixels=job.max_pixels,
         accept_truncated=job.accept_truncated,
     )
-    images = backbone.full_batch(job.batch_size)
     stream = FeatureStream(backbone, job.recipe, job.identity.dtype)
     limits = Limits.of(job.max_pixels, job.recipe.views or 1)
-    slots, slot_bytes = 2 * AHEAD + 3, images * job.picture_bytes
+    slots, slot_bytes = 2 * AHEAD + 3, job.passes.most * job.picture_bytes
     with (
         Decoders(load, job.decoders, slots, slot_bytes, limits=limits) as decoders,
-        stream.reading(decoders.memory),
+        stream.reading(decoders.memory) as remark,
         ThreadPoolExecutor(job.threads) as threads,
         ThreadPoolExecutor(1) as writer_thread,
     ):
@@ -66,9 +65,11 @@ def run_tasks(
             return writer.write(batch, pictures, features, replace(spent, device=device))
 
         writing: deque[Future[Step]] = deque()
+        if remark:
+            yield Step(0, 0, 0, Spent(), None, remark)
         since = time.perf_counter()
         try:
-            for batch, decoding in _decoding(batches(tasks, job.batch_size), decoders, images):
+            for batch, decoding in _decoding(batches(tasks, job.passes), decoders):
                 pictures, decode = decoding.result()
                 pixels = decoding.pixels
                 try:
@@ -76,6 +77,7 @@ def run_tasks(
                         pictures, pixels = complete(pictures, pixels, job.recipe, backbone.device)
                     computing = stream.compute(pixels)
                 except torch.OutOfMemoryError:
+                    images = batch.rows * (job.recipe.views or 1)
                     raise ExtractError(
                         f"{backbone.device} has not enough memory for {images} images at once; "
                         f"add --batch-size {max(1, images // 2)}"
@@ -95,18 +97,15 @@ def run_tasks(
             writer_thread.submit(writer.close).result()
 
 
-def _decoding(
-    todo: Iterable[Batch], decoders: Decoders, images: int
-) -> Iterator[tuple[Batch, Decoding]]:
+def _decoding(todo: Iterable[Batch], decoders: Decoders) -> Iterator[tuple[Batch, Decoding]]:
     """Yield batches that are being decoded, AHEAD more of them begun already.
 
-    Every batch is full: a short one is padded with black images, so that a record's bytes do not
-    depend on how many others came with it.
+    A batch of fewer images than its pass has rows is padded with black ones.
     """
     ahead: deque[tuple[Batch, Decoding]] = deque()
     for batch in todo:
         paths = [image.path for image in batch.images]
-        ahead.append((batch, decoders.submit(paths, images, batch.task.picture_shape)))
+        ahead.append((batch, decoders.submit(paths, batch.rows, batch.task.picture_shape)))
         if len(ahead) > AHEAD:
             yield ahead.popleft()
     yield from ahead

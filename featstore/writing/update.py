@@ -42,13 +42,17 @@ def shard_records_at(path: Path) -> int | None:
 
 
 def update_layout(
-    store: FeatureStore, shapes: Mapping[str, GridShape], retry: Collection[str] = ()
+    store: FeatureStore,
+    shapes: Mapping[str, GridShape],
+    retry: Collection[str] = (),
+    changed: Collection[str] = (),
 ) -> Layout:
     """Return the shards to write so that a finished store holds all of `{id: grid shape}`.
 
     These are the shards whose files are not there, where they were; then, behind everything,
-    shards of the ids that the store does not know and of those whose status is in `retry`.
-    Raises StoreError if the store has an id that `shapes` has not.
+    shards of the ids that the store does not know, of those whose status is in `retry`, and of
+    those in `changed`, whose old records no id leads to any more. Raises StoreError if the store
+    has an id that `shapes` has not.
     """
     shard_records: int = store.card["shard_records"]
     absent = _absent_shards(store)
@@ -63,7 +67,7 @@ def update_layout(
         place = (row.shape, row.row // shard_records)
         if place in rows:
             rows[place].append((row.row, row.image_id))
-        elif row.status in retry:
+        elif row.status in retry or row.image_id in changed:
             anew[row.image_id] = shapes[row.image_id]
     if lacking:
         raise StoreError(

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from clipfeat.base.errors import UsageError
 from clipfeat.extract.errors import ExtractUsageError
 from clipfeat.extract.planning.devices import choose_devices
 from clipfeat.extract.planning.plan import plan_shapes, shard_tasks
@@ -54,19 +55,36 @@ def test_devices(device, gpus, procs, gpu_count, expected):
 @pytest.mark.parametrize(
     ("device", "gpus", "procs", "gpu_count", "why"),
     [
-        (None, "8", 1, 0, "--gpus 8: this machine has no GPU; type --device cpu instead"),
-        (None, "8", 1, 2, "--gpus 8: this machine has 2 GPUs; type --gpus 2 instead"),
-        (None, "0,3", 1, 1, "--gpus 0,3: this machine has 1 GPU; type --gpus 1 instead"),
         ("cuda", None, 1, 0, "--device cuda: this machine has no GPU"),
         ("cpu", "1", 1, 4, "exclude each other"),
         (None, None, 2, 0, "--procs is for --device cpu"),
-        (None, "0", 1, 4, "expected at least 1"),
-        (None, "two", 1, 4, "expected a number"),
-        (None, "-1", 1, 4, "expected a number"),
-        (None, "", 1, 4, "expected a number"),
-        (None, "1,1", 1, 4, "named twice"),
     ],
 )
 def test_devices_refused(device, gpus, procs, gpu_count, why):
     with pytest.raises(ExtractUsageError, match=why):
         choose_devices(device, gpus, procs, gpu_count)
+
+
+@pytest.mark.parametrize(
+    ("gpus", "gpu_count", "code"),
+    [
+        ("8", 0, "E-GPUS-ABSENT"),
+        ("8", 2, "E-GPUS-ABSENT"),
+        ("0,3", 1, "E-GPUS-ABSENT"),
+        ("0", 4, "E-GPUS-COUNT"),
+        ("two", 4, "E-GPUS-SYNTAX"),
+        ("-1", 4, "E-GPUS-SYNTAX"),
+        ("", 4, "E-GPUS-SYNTAX"),
+        ("1,1", 4, "E-GPUS-TWICE"),
+    ],
+)
+def test_gpus_refused(gpus, gpu_count, code):
+    with pytest.raises(UsageError) as refused:
+        choose_devices(None, gpus, 1, gpu_count)
+    assert refused.value.code == code
+
+
+def test_gpus_are_counted_among_those_that_are_listed(monkeypatch):
+    """torch numbers the GPUs of the list anew, and processes inherit the list: cuda:1 is GPU 5."""
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,5,6,7")
+    assert choose_devices(None, "1,3", 1, 4) == ("cuda:1", "cuda:3")

@@ -1,0 +1,123 @@
+"""How shards are cut into passes: few black rows, and bits that nothing but the plan decides."""
+
+import json
+from itertools import product
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from pictures import write_photographs
+
+from clipfeat.cli.main import clipfeat
+from clipfeat.extract.backbones.batch_size import fitting
+from clipfeat.extract.extraction import extract_images
+from clipfeat.extract.planning.passes import CHUNK, Passes
+from clipfeat.extract.request import Request
+from clipfeat.extract.running.features import Computing, FeatureStream
+from clipfeat.featstore import GridShape
+from clipfeat.featstore.layout import lay_out
+from clipfeat.featstore.write import SHARD_RECORDS
+from clipfeat.manifests import folder_manifest
+
+# Bytes that 4 and 8 images of RN50 at 448x448 take at their peak, and the free memory of GPUs.
+PEAKS = {4: 500_000_000, 8: 900_000_000}
+FREE = [5e9, 11e9, 24e9, 40e9, 80e9]
+
+
+def totals(counts, passes):
+    """Return images and rows of a store with so many images of each grid shape."""
+    shapes = {
+        f"{number:02}-{image:05}": GridShape(1, 1 + number)
+        for number, count in enumerate(counts)
+        for image in range(count)
+    }
+    rows = [passes.rows(len(shard.ids)) for shard in lay_out(shapes, SHARD_RECORDS).shards]
+    return sum(counts), sum(map(sum, rows))
+
+
+@pytest.mark.parametrize("free", FREE)
+def test_a_gpu_computes_at_most_a_tenth_more_rows_than_images(free):
+    passes = Passes.of(fitting(int(free), PEAKS), 1, SHARD_RECORDS, on_cpu=False)
+    assert SHARD_RECORDS % passes.most == 0
+    rng = np.random.default_rng(0)
+    stores = [(n,) for n in (1, 5, 127, 128, 129, 1000, 5000)]
+    stores += [tuple(rng.integers(1, 700, shapes).tolist()) for shapes in (3, 17, 60)]
+    for counts in stores:
+        images, rows = totals(counts, passes)
+        assert images <= rows <= 1.1 * images
+
+
+def test_every_image_has_a_row_and_no_pass_is_larger_than_the_batch():
+    for most, records in product((1, 2, 7, 12, 64, 100, 128), range(1, 300)):
+        rows = Passes(most, None).rows(records)
+        assert sum(rows[:-1]) < records <= sum(rows) <= records + records // 10
+        assert max(rows) <= most
+        assert len(rows) <= records // most + most.bit_length() + 1
+        on_cpu = Passes.of(most, 1, 512, on_cpu=True).rows(records)
+        assert records <= sum(on_cpu) < records + CHUNK
+        assert all(each % CHUNK == 0 for each in on_cpu)
+
+
+def test_a_worked_example():
+    assert Passes.of(256, 1, 128, on_cpu=False).rows(128) == (128,)  # was one pass of 256
+    assert Passes.of(256, 1, 128, on_cpu=False).rows(120) == (128,)  # 8 black rows of 120
+    assert Passes.of(256, 1, 128, on_cpu=False).rows(100) == (64, 32, 4)
+    assert Passes.of(48, 1, 128, on_cpu=False).rows(128) == (48, 48, 32)  # as the user has asked
+    assert Passes.of(3, 1, 128, on_cpu=True).rows(10) == (4, 4, 4)
+    assert Passes.of(512, 1, 128, on_cpu=True).rows(128) == (128,)  # 64 cores
+    assert Passes.of(8, 1, 128, on_cpu=True).rows(0) == (4,)  # all have moved to other shards
+
+
+def test_a_record_of_36_views_is_not_padded_on_a_cpu():
+    """36 views are nine whole chunks; a pass of one record was padded with three black ones."""
+    assert Passes.of(16, 36, 128, on_cpu=True).rows(5) == (1, 1, 1, 1, 1)
+    assert Passes.of(256, 36, 128, on_cpu=False).rows(128) == (7,) * 18 + (2,)
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory):
+    return write_photographs(tmp_path_factory.mktemp("images"), 21)
+
+
+def test_the_backbone_is_given_the_rows_that_the_dry_run_counts(images, tmp_path, monkeypatch):
+    given = []
+    compute = FeatureStream.compute
+
+    def counted(self, pixels):
+        given.append(len(pixels))
+        return compute(self, pixels)
+
+    monkeypatch.setattr(FeatureStream, "compute", counted)
+    arguments = ["extract", "--images", str(images), "--out", str(tmp_path / "s"), "--json"]
+    arguments += ["--model", "RN50", "--pretrained", "none", "--recipe", "square:64"]
+    arguments += ["--device", "cpu", "--batch-size", "4", "--shard-size", "9"]
+    found = CliRunner().invoke(clipfeat, [*arguments, "--dry-run"], catch_exceptions=False)
+    given.clear()
+    done = CliRunner().invoke(clipfeat, arguments, catch_exceptions=False)
+    assert json.loads(done.stdout)["images"] == 21
+    # Shards of 9, 9 and 3 in chunks of 4: 4 + 4 + 4, the same again, and 4.
+    assert given == [4, 4, 4, 4, 4, 4, 4]
+    assert json.loads(found.stdout)["rows"] == sum(given)
+
+
+def test_a_device_that_is_as_late_as_it_may_be_reads_the_right_pixels(
+    images, tmp_path, monkeypatch
+):
+    """A GPU reads a batch's pixels at any time until its features are asked for."""
+
+    class Late(Computing):
+        def __init__(self, *asked):
+            self.__dict__["asked"] = asked
+
+        def result(self):
+            return compute(*self.__dict__["asked"]).result()
+
+    request = Request("RN50", "none", recipe="square:64", device="cpu", batch_size=4, shard_size=8)
+    manifest = folder_manifest(images)
+    digests = []
+    compute = FeatureStream.compute
+    for number in range(2):
+        report = extract_images(manifest, tmp_path / f"{number}", request, say=lambda line: None)
+        digests.append(report.store.digest)
+        monkeypatch.setattr(FeatureStream, "compute", lambda *asked: Late(*asked))
+    assert digests[0] == digests[1]
