@@ -7,6 +7,7 @@ Small JPEG files, so that what a process gathers from image to image would show 
 
 import argparse
 import functools
+import statistics
 import tempfile
 from pathlib import Path
 from typing import NamedTuple
@@ -20,10 +21,11 @@ from .photographs import write_photographs
 
 SIDE, FILES = 64, 20
 BATCH = 100  # images
+MEASURED = 10  # batches, whose median is taken: other processes come and go
 
 
 class Pace(NamedTuple):
-    """Milliseconds an image of one decoder, over the batch behind its first `images`."""
+    """Milliseconds an image of one decoder, over some batches behind its first `images`."""
 
     images: int
     milliseconds: float
@@ -33,18 +35,19 @@ def paces(images: int) -> tuple[Pace, Pace]:
     """Return the pace of one decoder when it is warm, and at its last images."""
     zero, one = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
     recipe = Recipe("own", (Stretch(SIDE, SIDE), RGB()), "bicubic", zero, one)
+    found = []
     with tempfile.TemporaryDirectory() as temporary:
         folder = write_photographs(Path(temporary) / "small", FILES, SIDE, SIDE)
         names = sorted(file.name for file in folder.iterdir()) * (BATCH // FILES)
         load = functools.partial(load_picture, root=str(folder), recipe=recipe)
         limits = Limits.of(MAX_PIXELS, 1)
         with Decoders(load, 1, 1, BATCH * SIDE * SIDE * 3, limits=limits) as decoders:
-            found = []
-            for done in range(0, images + 1, BATCH):
+            for _ in range(0, images + (1 + MEASURED) * BATCH, BATCH):
                 decoding = decoders.submit(names, BATCH, (SIDE, SIDE, 3))
-                found.append(Pace(done, 1000 * decoding.result().seconds / BATCH))
+                found.append(1000 * decoding.result().seconds / BATCH)
                 decoding.release()
-    return found[1], found[-1]
+    first, last = found[1 : 1 + MEASURED], found[-MEASURED:]
+    return Pace(BATCH, statistics.median(first)), Pace(images, statistics.median(last))
 
 
 def line(images: int = 20_000) -> str:

@@ -48,10 +48,12 @@ def remarks(rows: Iterable[IndexRow], most: int = 10) -> list[dict[str, Any]]:
                 example.setdefault(remark, row.image_id)
     return [
         {"images": n, "remark": remark, "for_one": example[remark]}
-        for remark, n in counts.most_common(most)
+        for remark, n in sorted(counts.items(), key=lambda item: (-item[1], item[0]))[:most]
     ]
 
 
 def remarks_text(found: Sequence[dict[str, Any]]) -> str:
     """Return `remarks` for a person's terminal."""
-    return "; ".join(printable("{images}: {remark} ({for_one})".format_map(each)) for each in found)
+    return "; ".join(
+        printable("{images}: {remark} ({for_one} for one)".format_map(each)) for each in found
+    )

@@ -118,7 +118,7 @@ def _first_scan(content: bytes) -> _Scan | None:
     """Return the first scan of a JPEG file, None where no row of segments leads to one."""
     at, frame, components = 2, 0, 0
     try:
-        for marker, body in _segments(content):
+        for marker, body in islice(_segments(content), MAX_SEGMENTS):
             at += 4 + len(body)
             if marker == SCAN:
                 return _Scan(frame, body[0] == components, at)

@@ -16,6 +16,7 @@ from clipfeat.extract.pixels import device_decoding
 from clipfeat.extract.pixels.device_decoding import complete, with_pixels
 from clipfeat.extract.pixels.images import decode
 from clipfeat.extract.pixels.jpeg import MAX_BYTES, is_plain
+from clipfeat.extract.pixels.remarks import ENDED, TURNED
 from clipfeat.extract.recipes.native import Preprocess
 from clipfeat.extract.recipes.recipe import Recipe, make_recipe
 from clipfeat.extract.recompute import recompute
@@ -102,11 +103,24 @@ class TestPixels:
             assert not off(jpeg(size=size, **PLAIN[kind]), name).any()
 
     def test_damage_that_markers_do_not_show_is_as_pillow_has_it(self):
-        """Both fill up with gray, and neither says so."""
+        """Both fill up with gray; the remark is ours."""
         content = jpeg(size=(161, 119))
         holed = content[: len(content) * 2 // 3] + content[-2:]
         assert is_plain(holed)
         assert off(holed, "square:448").max() <= 2
+
+
+def test_odd_files_get_the_remarks_that_they_get_with_pillow():
+    recipe = make_recipe("square:64", CLIP, CELL, decoder="torchvision")
+    short = bytearray(jpeg())
+    frame = short.index(b"\xff\xc0\0\x11\x08")
+    short[frame + 5 : frame + 7] = (96).to_bytes(2, "big")  # rows, of which it has 48
+    for content, remark in ((jpeg(exif=ORIENTED), TURNED), (bytes(short), ENDED), (jpeg(), "")):
+        picture = decode(content, recipe)
+        assert picture.jpeg is not None
+        picture = with_pixels(picture, recipe, CPU)
+        assert (picture.status, picture.reason) == ("ok", remark)
+        assert decode(content, dataclasses.replace(recipe, decoder="pillow")).reason == remark
 
 
 class TestWhichFilesAreHandedThrough:

@@ -5,6 +5,7 @@ import pytest
 from pictures import photograph
 
 from clipfeat.extract.extraction import extract_images
+from clipfeat.extract.pixels.remarks import CMYK, FRAMES
 from clipfeat.extract.recipes.recipe import Recipe
 from clipfeat.extract.request import Request
 from clipfeat.featstore.audit.verify import verify
@@ -29,9 +30,13 @@ def images(tmp_path):
     return folder_manifest(tmp_path / "images")
 
 
-def extract(manifest, out, recipe, **changes):
+def report_of(manifest, out, recipe, **changes):
     request = Request(**{**REQUEST, "recipe": str(recipe), **changes})
-    return extract_images(manifest, out, request, say=lambda line: None).store
+    return extract_images(manifest, out, request, say=lambda line: None)
+
+
+def extract(manifest, out, recipe, **changes):
+    return report_of(manifest, out, recipe, **changes).store
 
 
 def test_padded_images_have_masks(images, tmp_path):
@@ -90,12 +95,19 @@ def test_an_image_that_is_not_what_the_manifest_says(images, tmp_path):
     assert "make the manifest again" in row.reason
 
 
-def test_a_remark_is_kept_beside_a_record(images, tmp_path):
+def test_a_remark_is_kept_beside_a_record_and_counted_at_the_end(images, tmp_path):
     frames = [photograph(seed, 64, 64) for seed in range(2)]
-    path = tmp_path / "images" / "moving.gif"
-    frames[0].save(path, save_all=True, append_images=frames[1:])
-    store = extract(folder_manifest(tmp_path / "images"), tmp_path / "s", "square:64")
+    folder = tmp_path / "images"
+    frames[0].save(folder / "moving.gif", save_all=True, append_images=frames[1:])
+    inks = photograph(3, 64, 64).convert("CMYK")
+    inks.save(folder / "inks.jpg")
+    inks.save(folder / "both.tif", save_all=True, append_images=[inks])
+    report = report_of(folder_manifest(folder), tmp_path / "s", "square:64")
+    store = report.store
     remarks = {row.image_id: row.reason for row in store.index if row.reason}
-    assert remarks == {"moving": "the first of several frames or pages"}
+    assert remarks == {"moving": FRAMES, "inks": CMYK, "both": f"{FRAMES}; {CMYK}"}
     assert store["moving"].shape == (2, 2, 2048)
     assert verify(store.path) == []
+    assert [(each["images"], each["remark"]) for each in report.remarks] == [(2, CMYK), (2, FRAMES)]
+    line = f"extracted, with a remark: 2: {CMYK} (both for one); 2: {FRAMES} (both for one)"
+    assert report.text().endswith(line)

@@ -7,6 +7,7 @@ import pytest
 from PIL import Image
 
 from clipfeat.extract.pixels.resizing import resized, size_problem
+from clipfeat.extract.recipes.native import Interpolation
 from clipfeat.extract.recipes.recipe import Recipe
 from clipfeat.featstore.steps import RGB, Stretch
 
@@ -48,7 +49,7 @@ def pattern(mode: str, width: int, height: int) -> Image.Image:
     return image
 
 
-def stretch(size: tuple[int, int], interpolation="bicubic") -> Recipe:
+def stretch(size: tuple[int, int], interpolation: Interpolation = "bicubic") -> Recipe:
     steps = (Stretch(size[1], size[0]), RGB())
     return Recipe("own", steps, interpolation, (0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
 
