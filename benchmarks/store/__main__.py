@@ -4,18 +4,22 @@ python -m benchmarks.store [--kinds A B] [--records N] [--rounds N] [--folder DI
 
 The page cache is warm but for the column "cold 64". Numbers are medians; a batch is one new
 array in the caller's memory unless a name says otherwise. Write MB/s count the float16 bytes of
-the records, and end when everything is on the disk.
+the records, and end when everything is on the disk. Each reader has a process of its own: "peak MB" is
+the most that it had resident while it was timed, above what its package takes; pages of files that it
+maps count.
 """
 
 import argparse
 import json
-import os
 import platform
 import tempfile
+from functools import partial
 from importlib import metadata
 from pathlib import Path
 
 import numpy as np
+
+from clipfeat.base.machine import usable_cores
 
 from .formats import FORMATS
 from .measure import (
@@ -32,8 +36,9 @@ from .measure import (
     whole_pass,
     write,
 )
+from .process import ReaderProcess, in_process
 from .reader import Format, Reader
-from .records import KINDS, Kind, Records, make_records
+from .records import KINDS, Kind, make_records
 from .report import Report
 
 
@@ -49,7 +54,7 @@ def main() -> None:
     arguments = parser.parse_args()
 
     versions = installed_versions()
-    print(f"{os.cpu_count()} cores, Python {platform.python_version()}")
+    print(f"{usable_cores()} cores, Python {platform.python_version()}")
     for distribution, version in versions.items():
         print(f"{distribution} {version}" if version else f"not installed: {distribution}")
     reports = []
@@ -62,7 +67,7 @@ def main() -> None:
         print(f"\n{report}", flush=True)
         reports.append(report.to_json())
     if arguments.json:
-        content = {"cores": os.cpu_count(), "versions": versions, "kinds": reports}
+        content = {"cores": usable_cores(), "versions": versions, "kinds": reports}
         arguments.json.write_text(json.dumps(content, indent=1))
 
 
@@ -84,32 +89,49 @@ def measure(kind: Kind, count: int, rounds: int, folder: Path) -> Report:
     formats = list(filter(usable, FORMATS))
     with tempfile.TemporaryDirectory(dir=folder) as root:
         folders = {form.name: Path(root).resolve() / form.name for form in formats}
-        written = {form.name: write(form, records, folders[form.name]) for form in formats}
-        readers = {
-            f"{form.name}: {reader.name}": reader(records, folders[form.name])
+        written = {
+            form.name: in_process(partial(write, form, records, folders[form.name]))
+            for form in formats
+        }
+        kinds = {
+            f"{form.name}: {reader.name}": (reader, folders[form.name])
             for form in formats
             for reader in filter(usable, form.readers)
         }
-        report = Report(records, written, read(records, readers, rounds), list(readers))
+        readers = {
+            name: ReaderProcess(name, kind, records, where) for name, (kind, where) in kinds.items()
+        }
+        rates = read(
+            len(records), readers, {name: kind for name, (kind, _) in kinds.items()}, rounds
+        )
+        peaks = {name: reader.peak() for name, reader in readers.items()}
         for reader in readers.values():
             reader.close()
-    return report
+    return Report(records, written, rates, peaks)
 
 
-def read(records: Records, readers: dict[str, Reader], rounds: int) -> dict[str, dict[str, Rates]]:
+def read(
+    records: int,
+    readers: dict[str, ReaderProcess],
+    kinds: dict[str, type[Reader]],
+    rounds: int,
+) -> dict[str, dict[str, Rates]]:
     """Return {task: {reader: rates}}, after checking that all return what was written."""
-    rows = random_rows(np.random.default_rng(1), len(records), max(BATCHES))
+    rows = random_rows(np.random.default_rng(1), records, max(BATCHES))
     for reader in readers.values():
-        check(reader, rows)
-    by_row = {name: reader for name, reader in readers.items() if reader.random_access}
-    cold = {name: reader for name, reader in readers.items() if reader.cold}
+        reader.call(check, rows)
+        reader.forget_peak()
+    by_row = {name: reader for name, reader in readers.items() if kinds[name].random_access}
+    cold = {name: reader for name, reader in readers.items() if kinds[name].cold}
     rates = {
-        "single": take_turns(by_row, singles, SINGLES, rounds),
-        **{f"batch {n}": take_turns(by_row, batch, n, rounds) for n in BATCHES},
-        "pass": take_turns(readers, whole_pass, 0, rounds),
+        "single": take_turns(by_row, singles, records, SINGLES, rounds),
+        **{f"batch {n}": take_turns(by_row, batch, records, n, rounds) for n in BATCHES},
+        "pass": take_turns(readers, whole_pass, records, 0, rounds),
     }
     try:
-        rates[f"cold {COLD_BATCH}"] = take_turns(cold, batch, COLD_BATCH, rounds, cold=True)
+        rates[f"cold {COLD_BATCH}"] = take_turns(
+            cold, batch, records, COLD_BATCH, rounds, cold=True
+        )
     except NotColdError as error:
         print(f"cold reads not measured, try another --folder: {error}")
     return rates

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import psutil
 
+from .process import ReaderProcess
 from .reader import PASS_BATCH, Format, Reader
 from .records import Records
 
@@ -92,34 +93,47 @@ def _check_equal(reader: Reader, grids: np.ndarray, truth: np.ndarray) -> None:
 
 
 def take_turns(
-    readers: Mapping[str, Reader], read: Read, count: int, rounds: int, *, cold: bool = False
+    readers: Mapping[str, ReaderProcess],
+    read: Read,
+    records: int,
+    count: int,
+    rounds: int,
+    *,
+    cold: bool = False,
 ) -> dict[str, Rates]:
-    """Return {reader: rates} of `read` on `count` random rows, new ones each round.
+    """Return {reader: rates} of `read` on `count` random rows of `records`, new ones each round.
 
-    Each round begins with another reader. Before each turn the same rows are read once without
-    being timed: a kernel may have dropped a reader's files while the others had their turns.
-    Cold: they leave the page cache before the turn; raises NotColdError where they stay.
+    Each round begins with another reader. Cold: raises NotColdError as `turn` does.
     """
     rng = np.random.default_rng(0)
     rates: dict[str, list[float]] = {name: [] for name in readers}
     names = list(readers)
     for number in range(rounds):
-        rows = random_rows(rng, len(next(iter(readers.values())).records), count)
+        rows = random_rows(rng, records, count)
         first = number % len(names)
         for name in names[first:] + names[:first]:
-            reader = readers[name]
-            if cold:
-                _make_cold(reader)
-            else:
-                read(reader, rows)
-            before = psutil.Process().io_counters().read_bytes
-            start = time.perf_counter()
-            done = read(reader, rows)
-            rate = done / (time.perf_counter() - start)
-            if cold and psutil.Process().io_counters().read_bytes == before:
-                raise NotColdError(f"{name} read nothing from the disk")
-            rates[name].append(rate)
+            rates[name].append(readers[name].call(turn, read, rows, cold))
     return {name: Rates(values) for name, values in rates.items()}
+
+
+def turn(reader: Reader, read: Read, rows: Sequence[int], cold: bool) -> float:  # noqa: FBT001
+    """Return records/s of one turn.
+
+    Before it the same rows are read once without being timed: a kernel may have dropped a
+    reader's files while the others had their turns. Cold: they leave the page cache before it;
+    raises NotColdError where they stay.
+    """
+    if cold:
+        _make_cold(reader)
+    else:
+        read(reader, rows)
+    before = psutil.Process().io_counters().read_bytes
+    start = time.perf_counter()
+    done = read(reader, rows)
+    rate = done / (time.perf_counter() - start)
+    if cold and psutil.Process().io_counters().read_bytes == before:
+        raise NotColdError(f"{reader.name} read nothing from the disk")
+    return rate
 
 
 def random_rows(rng: np.random.Generator, available: int, count: int) -> list[int]:

@@ -17,7 +17,7 @@ class Report:
     records: Records
     written: Mapping[str, Written]  # by format
     rates: Mapping[str, Mapping[str, Rates]]  # {task: {reader: rates}}
-    readers: Sequence[str]
+    peaks: Mapping[str, int]  # bytes, by reader
 
     @property
     def float32_npy_bytes(self) -> int:
@@ -51,18 +51,18 @@ class Report:
         return lines
 
     def _speeds(self) -> list[str]:
-        lines = [_line("records/s (format: reader)", tuple(self.rates))]
-        for reader in self.readers:
+        lines = [_line("records/s (format: reader)", (*self.rates, "peak MB"))]
+        for reader, peak in self.peaks.items():
             medians = (rates.get(reader) for rates in self.rates.values())
             cells = tuple("-" if rates is None else f"{rates.median:,.0f}" for rates in medians)
-            lines.append(_line(reader, cells))
+            lines.append(_line(reader, (*cells, f"{peak / 1e6:,.0f}")))
         return lines
 
     def _targets(self) -> list[str]:
         return ["targets", *map(str, self.targets)]
 
     def to_json(self) -> dict[str, Any]:
-        """Return all numbers: seconds and bytes of writing, records/s of every round, targets."""
+        """Return all numbers: of writing, records/s of every round, peaks of memory, targets."""
         return {
             "kind": self.records.kind.name,
             "record_shape": self.records.record_shape,
@@ -74,6 +74,7 @@ class Report:
                 task: {reader: list(rates.rounds) for reader, rates in by_reader.items()}
                 for task, by_reader in self.rates.items()
             },
+            "peak_bytes": dict(self.peaks),
             "targets": [vars(target) | {"verdict": target.verdict} for target in self.targets],
         }
 

@@ -2,12 +2,13 @@
 
 import contextlib
 import io
-import os
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
 import numpy as np
+
+from clipfeat.base.machine import usable_cores
 
 from .reader import Package, SequentialReader
 from .records import Records
@@ -65,7 +66,7 @@ def write_litdata(records: Records, folder: Path) -> None:
             fn=partial(_grid, str(flat), records.record_shape),
             inputs=list(range(len(records))),
             output_dir=str(folder),
-            num_workers=os.cpu_count(),
+            num_workers=usable_cores(),
             chunk_bytes=SHARD_BYTES,
             keep_data_ordered=True,
         )
