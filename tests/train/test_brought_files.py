@@ -1,8 +1,11 @@
 """Text files that people bring: a byte-order mark is no part of them, and none is without bounds."""
 
+import contextlib
+import copy
 import json
+import math
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -122,7 +125,7 @@ def test_questions_and_annotations_may_begin_with_a_mark(tmp_path: Path) -> None
     for path, content in zip(paths, contents, strict=True):
         path.write_bytes(MARK + json.dumps(content, ensure_ascii=False).encode())
     split = read_files(*paths)
-    assert split.questions[0].text == "Où?"
+    assert split.ids == (1,)
     assert split.score({1: "été"})["overall"] == 100
 
 
@@ -133,3 +136,41 @@ def test_the_empty_answer_of_a_json_list_is_an_answer(tmp_path: Path) -> None:
     assert len(read_answer_list(path)) == 3129
     path.write_text("<unk>\n\nyes\n  \n")  # a line is blank by chance
     assert read_answer_list(path) == ("yes",)
+
+
+def places(value: Any, at: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
+    """Yield where each value of a JSON text stands."""
+    yield at
+    keys = (
+        value if isinstance(value, dict) else range(len(value)) if isinstance(value, list) else ()
+    )
+    for key in keys:
+        yield from places(value[key], (*at, key))
+
+
+def replaced(value: Any, at: tuple[Any, ...], new: Any) -> Any:
+    """Return a JSON value with another one at a place."""
+    if not at:
+        return new
+    changed = copy.deepcopy(value)
+    inner = changed
+    for key in at[:-1]:
+        inner = inner[key]
+    inner[at[-1]] = new
+    return changed
+
+
+STRANGE = (10**4000, math.inf, math.nan, True, None, [], {}, "", "\ud800", -1, 1.5, [{}])
+BROKEN = (b"[" * 200_000, b'{"a":' * 100_000, b"9" * 10_000, b"\xff", b"[1,", b"")
+
+
+@pytest.mark.parametrize("name", [name for name in READ if not name.endswith(".txt")])
+def test_whatever_is_in_a_file_costs_one_line(tmp_path: Path, name: str) -> None:
+    """Huge numbers, deep nesting, bad bytes and every other value at every place."""
+    text, read = READ[name]
+    path, value = tmp_path / name, json.loads(text)
+    strange = (replaced(value, at, new) for at in places(value) for new in STRANGE)
+    for content in (*map(str.encode, map(json.dumps, strange)), *BROKEN):
+        path.write_bytes(content)
+        with contextlib.suppress(ClipfeatError):
+            read(path)

@@ -1,6 +1,7 @@
 """`clipfeat corpus` as typed, on the data sets' own files."""
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -97,6 +98,23 @@ def test_the_four_data_sets_become_four_files(
     for name in ("mscoco_train", "mscoco_nominival", "vgnococo"):
         assert TWO not in (out / f"{name}.json").read_text()
         assert "is 2?" not in (out / f"{name}.json").read_text()
+
+
+def test_numbers_written_as_texts_are_the_same_images(sources: Sources, tmp_path: Path) -> None:
+    (tmp_path / "list").write_text("2\n")
+    as_numbers = write_corpus(sources, tmp_path / "numbers", tmp_path / "list")
+    of_vqa = "vqa/v2_OpenEnded_mscoco_val2014_questions.json"
+    for name in (of_vqa, "captions/captions_val2014.json", "vg/image_data.json"):
+        text = re.sub(r'"image_id": (\d+)', r'"image_id": "\1"', (tmp_path / name).read_text())
+        (tmp_path / name).write_text(text)
+    as_texts = write_corpus(sources, tmp_path / "texts", tmp_path / "list")
+    assert as_texts.files == as_numbers.files
+    for path in (tmp_path / "numbers").glob("*.json"):
+        ours = read(tmp_path / "texts" / path.name)
+        if path.name.startswith("questions"):
+            for record in ours["questions"]:
+                record["image_id"] = int(record["image_id"])
+        assert ours == read(path), path.name
 
 
 @pytest.mark.parametrize("number", [1, 2, 3])
@@ -226,6 +244,7 @@ def test_a_write_that_fails_leaves_no_file(
         ("2\n\n000000000003\n2", {2, 3}),
         ("COCO_val2014_000000000042\r\nCOCO_train2014_000000000007.jpg\n0\n", {42, 7, 0}),
         ('[{"img_id": "COCO_val2014_000000000042", "sent": "?"}, {"img_id": "7"}]', {42, 7}),
+        ('[{"img_id": 42}, {"img_id": 7}]', {42, 7}),
     ],
 )
 def test_a_list_of_held_out_images(tmp_path: Path, content: str, numbers: set[int]) -> None:
@@ -241,9 +260,9 @@ def test_a_list_of_held_out_images(tmp_path: Path, content: str, numbers: set[in
         ("2\nVG_3\n", "line 2: expected a number of COCO, .* got 'VG_3'"),
         ("-2", "line 1: expected a number of COCO"),
         ("9" * 5000, "line 1: expected a number of COCO"),
-        ("[2]", r"\[0\]: expected an object with 'img_id'; got 2"),
-        ('[{"image_id": 2}]', r"\[0\]: no key 'img_id'"),
-        ('[{"img_id": 2}]', "img_id must be of type str; got 2"),
+        ("[2]", r"\[0\]: img_id must be a number or text; got None"),
+        ('[{"image_id": 2}]', r"\[0\]: img_id must be a number or text; got None"),
+        ('[{"img_id": 1.5}]', "img_id must be a number or text; got 1.5"),
         ('[{"img_id": "\\ud800"}]', r"got '\\ud800'"),
         ('{"img_id": "2"}', "expected a list of records with img_id"),
         ("[", "not a readable JSON file"),
@@ -279,7 +298,10 @@ HOSTILE = {
         ({"annotations": [None]}, r"annotations\[0\]: expected an object with 'caption'"),
         ({"annotations": [CAPTION | {"caption": None}]}, "caption must be of type str; got None"),
         ({"annotations": [CAPTION | {"caption": "\ud800"}]}, "caption holds half a surrogate"),
-        ({"annotations": [CAPTION | {"image_id": "1"}]}, "image_id must be of type int; got '1'"),
+        (
+            {"annotations": [CAPTION | {"image_id": "01"}]},
+            "image_id must be a number of COCO; got '01'",
+        ),
         ({"annotations": [CAPTION | {"image_id": -1}]}, "image_id must be a number of COCO"),
         ({"annotations": [CAPTION | {"image_id": 10**12}]}, "image_id must be a number of COCO"),
         ({"annotations": [CAPTION | {"image_id": 3}]}, "image 3 is both COCO_train2014_0.* and"),
@@ -292,8 +314,8 @@ HOSTILE = {
     ],
     "vg/image_data.json": [
         ({}, "expected a list of images; got {}"),
-        ([3], r"\[0\]: expected an object with 'image_id'"),
-        ([{"image_id": "101", "coco_id": 2}], "image_id must be of type int; got '101'"),
+        ([3], r"\[0\]: image_id must be a number or text; got None"),
+        ([{"image_id": 1.5, "coco_id": 2}], "image_id must be a number or text; got 1.5"),
         ([{"image_id": 101}], "no key 'coco_id'"),
         ([{"image_id": 101, "coco_id": "2"}], "coco_id must be of type int; got '2'"),
         ([{"image_id": 101, "coco_id": float("nan")}], "coco_id must be of type int; got nan"),

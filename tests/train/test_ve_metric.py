@@ -57,7 +57,7 @@ def test_predictions_come_back_as_written(tmp_path: Path) -> None:
     ("content", "message"),
     [
         ("{", r"line 1: no JSON"),
-        ('{"pairID": 0, "prediction": "neutral"}', "pairID must be of type str; got 0"),
+        ('{"pairID": 0.5, "prediction": "neutral"}', "pairID must be a number or text; got 0.5"),
         ('{"pairID": "0"}', "no key 'prediction'"),
         ('{"pairID": "0", "prediction": "yes"}', "prediction must be entailment, .* got 'yes'"),
         ('{"pairID": "0", "prediction": ""}\n' * 2, "line 2: pairID '0' is there twice"),

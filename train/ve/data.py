@@ -102,6 +102,8 @@ def _text(plain: dict[str, Any], names: tuple[str, ...], called: str, where: str
     if name is None:
         raise ClipfeatError(f"{where}: no {called}; found {', '.join(map(repr, plain))}")
     value = plain[name]
+    if type(value) is int and names in (IMAGE, PAIR):
+        return str(value)  # ids are texts, and some write them as numbers
     if not isinstance(value, str) or not value.strip():
         raise ClipfeatError(f"{where}: {called} must be a text; got {value!r:.60}")
     return value

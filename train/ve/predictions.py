@@ -7,7 +7,7 @@ from typing import Any
 
 from ...base.errors import ClipfeatError
 from ...base.files import write_atomically
-from ..runs.jsonfile import field, read_json_lines, require_ids
+from ..runs.jsonfile import field, identifier, read_json_lines, require_ids
 from .data import LABELS, VeSplit
 from .metric import NO_ANSWER
 
@@ -31,7 +31,7 @@ def read_predictions(path: Path, split: VeSplit) -> dict[str, str]:
     """
     predictions: dict[str, str] = {}
     for where, record in read_json_lines(path):
-        pair_id = field(record, "pairID", str, where)
+        pair_id = str(identifier(record, "pairID", where))
         label = field(record, "prediction", str, where)
         if label not in (*LABELS, NO_ANSWER):
             expected = f"{', '.join(LABELS)}, or empty"

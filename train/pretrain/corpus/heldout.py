@@ -7,7 +7,7 @@ from typing import Any
 from ....base.errors import ClipfeatError
 from ....base.files import read_text
 from ....base.jsonio import parse_json
-from ...runs.jsonfile import DATA, field
+from ...runs.jsonfile import DATA, identifier
 
 LINE = re.compile(r"(?:COCO_[a-z]+[0-9]{4}_)?0*([0-9]{1,12})(?:\.jpg)?")
 
@@ -41,7 +41,7 @@ def _records(path: Path, content: Any) -> list[tuple[str, str]]:
     if not isinstance(content, list):
         raise ClipfeatError(f"{path}: expected a list of records with img_id; got {content!r:.60}")
     places = ((f"{path}: [{number}]", record) for number, record in enumerate(content))
-    return [(where, field(record, "img_id", str, where)) for where, record in places]
+    return [(where, str(identifier(record, "img_id", where))) for where, record in places]
 
 
 def _number(image: str, where: str) -> int:

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from ....base.errors import ClipfeatError, UsageError
-from ...grounded.images import coco_candidates
-from ...runs.jsonfile import field, read_json
+from ...grounded.images import COCO_NUMBER, coco_candidates
+from ...runs.jsonfile import field, identifier, read_json
 from ...vqa.datasets import gqa, visual_genome, vqa2
 from ...vqa.datasets.split import Split
 from .sentences import Sentence, require_unicode
@@ -94,7 +94,7 @@ def read_image_data(folder: Path) -> dict[str, int | None]:
     coco_of: dict[str, int | None] = {}
     for number, image in enumerate(images):
         where = f"{path}: [{number}]"
-        image_id = str(field(image, "image_id", int, where))
+        image_id = str(identifier(image, "image_id", where))
         if image_id in coco_of:
             raise ClipfeatError(f"{where}: image_id {image_id} is there twice; drop one")
         known = "coco_id" in image and image["coco_id"] is None
@@ -129,7 +129,7 @@ def _captions(path: Path, part: str) -> Iterator[Sentence]:
     for number, record in enumerate(field(read_json(path), "annotations", list, path)):
         where = f"{path}: annotations[{number}]"
         text = require_unicode(field(record, "caption", str, where), "caption", where)
-        image_id = _coco_name(field(record, "image_id", int, where), part, where)
+        image_id = _coco_name(identifier(record, "image_id", where), part, where)
         yield Sentence(image_id, text, "mscoco", None)
 
 
@@ -143,6 +143,6 @@ def _require(path: Path, option: str) -> None:
 
 
 def _coco_name(image_id: Any, part: str, where: str) -> str:
-    if type(image_id) is not int or not 0 <= image_id < 10**12:
+    if not COCO_NUMBER.fullmatch(str(image_id)):
         raise ClipfeatError(f"{where}: image_id must be a number of COCO; got {image_id!r:.60}")
     return coco_candidates(image_id, (part,))[0]

@@ -25,7 +25,7 @@ def split_val(vqa: Path, held_out: Collection[int]) -> Iterator[tuple[str, dict[
     asked = {
         question["question_id"]
         for question in questions["questions"]
-        if question["image_id"] in held_out
+        if int(question["image_id"]) in held_out  # a number as text is one of COCO, too
     }
     annotations = read_json(vqa2.find_file(vqa, "val", "annotations"))
     for what, content in zip(WHAT, (questions, annotations), strict=True):
