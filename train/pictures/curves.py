@@ -93,7 +93,7 @@ def _draw_rate(axis: "Axes", lines: Sequence[dict[str, Any]]) -> None:
 def _with(lines: Sequence[dict[str, Any]], *columns: str) -> list[dict[str, Any]]:
     """Return the lines that have a number in each of the columns, as far as it can be drawn."""
 
-    def is_number(value: object) -> bool:
+    def is_number(value: Any) -> bool:
         return type(value) in (int, float) and abs(value) < LARGEST
 
     return [line for line in lines if all(is_number(line.get(column)) for column in columns)]
