@@ -80,10 +80,6 @@ def cores_of_each(workers: Mapping[str, tuple[str, Facts]]) -> int:
 
     Workers of one host share the cores that all of them may run on; jobs of a queue, each with
     cores of its own, do not.
-
-    >>> a, b = Facts("cpu", "", 8, (0, 1, 2, 3, 4, 5, 6, 7)), Facts("cpu", "", 2, (8, 9))
-    >>> cores_of_each({"1": ("n", a), "2": ("n", a)}), cores_of_each({"1": ("n", a), "2": ("n", b)})
-    (4, 2)
     """
     sharing = Counter((host, facts.affinity) for host, facts in workers.values())
     each = (facts.cores // sharing[host, facts.affinity] for host, facts in workers.values())

@@ -5,12 +5,14 @@ import hashlib
 import os
 import shutil
 import tarfile
+from functools import lru_cache
 
 import numpy as np
 import pytest
 from pictures import photograph, write_photographs
 
 from clipfeat.base.errors import UsageError
+from clipfeat.extract.backbones import weights
 from clipfeat.extract.extraction import extract_images
 from clipfeat.extract.progress import Progress
 from clipfeat.extract.request import Request
@@ -24,11 +26,20 @@ from clipfeat.manifests import folder_manifest
 IMAGES = 10
 
 
+@pytest.fixture(scope="module", autouse=True)
+def one_backbone():
+    """Load the weights once: they are the same for all runs here."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(weights, "load_backbone", lru_cache(weights.load_backbone))
+        yield
+
+
 def run(folder, **changes):
     """Extract folder/images into folder/s; return the report and what was said."""
     said = []
     request = Request(**{"model": "RN50", "pretrained": "none", "recipe": "square:64",
-                         "device": "cpu", "batch_size": 4, "shard_size": 4, **changes})  # fmt: skip
+                         "device": "cpu", "batch_size": 4, "shard_size": 4, "decoders": 1,
+                         **changes})  # fmt: skip
     manifest = folder_manifest(folder / "images")
     return extract_images(manifest, folder / "s", request, say=said.append), said
 

@@ -20,7 +20,12 @@ from clipfeat.extract.errors import ExtractError, ExtractUsageError
 from clipfeat.extract.extraction import extract_images
 from clipfeat.extract.request import Request
 from clipfeat.extract.running.cluster import piece_size
-from clipfeat.extract.running.cluster_survey import check_devices, check_versions, survey
+from clipfeat.extract.running.cluster_survey import (
+    check_devices,
+    check_versions,
+    cores_of_each,
+    survey,
+)
 from clipfeat.extract.running.cluster_worker import Facts
 from clipfeat.featstore.audit.verify import verify
 from clipfeat.featstore.writing.part import Part
@@ -144,6 +149,14 @@ def test_workers_must_be_alike():
         check_devices({"a": cpu, "b": one})
     with pytest.raises(ExtractUsageError, match="workers a and c compute on the same GPU"):
         check_devices({"a": one, "b": two, "c": one})
+
+
+def test_workers_share_the_cores_that_they_have_in_common():
+    whole, job = Facts("cpu", "", 8, tuple(range(8))), Facts("cpu", "", 2, (8, 9))
+    assert cores_of_each({"a": ("node", whole), "b": ("node", whole)}) == 4
+    assert cores_of_each({"a": ("node", whole), "b": ("other", whole)}) == 8
+    assert cores_of_each({"a": ("node", whole), "b": ("node", job)}) == 2
+    assert cores_of_each({str(k): ("node", job) for k in range(5)}) == 1
 
 
 def test_pieces_shrink_towards_the_end():

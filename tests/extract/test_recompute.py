@@ -73,11 +73,14 @@ def test_files_that_are_not_those_extracted_are_named_and_not_compared(store, im
     photograph(99, 64, 48).save(tmp_path / "p003.jpg")
     (tmp_path / "p004.jpg").unlink()
     found, _ = again(store, tmp_path, IMAGES)
-    assert found.verdict == "same bits"
+    assert all(deviation.same_bits for deviation in found.deviations)
+    assert (found.verdict, found.is_good) == ("other files", False)
     assert dict(found.skipped) == {
         "p003": "p003.jpg: another file than the one extracted (sha256)",
         "p004": "p004.jpg: no such file",
     }
+    (tmp_path / "p003.jpg").unlink()  # what is lacking says nothing of what is there
+    assert again(store, tmp_path, IMAGES)[0].verdict == "same bits"
     nothing, said = again(store, tmp_path / "elsewhere", 5)
     assert (nothing.verdict, nothing.is_good) == ("not compared", False)
     assert said == [f"none of the 5 sampled images could be compared; is {tmp_path}/elsewhere "
