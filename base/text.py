@@ -1,6 +1,7 @@
 """Text from elsewhere, made fit for a person's terminal."""
 
 import re
+import sys
 
 URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*(?:://|::)")
 
@@ -31,6 +32,11 @@ def printable_lines(text: str) -> str:
     'a\\tb\nc'
     """
     return "\n".join(map(printable, text.split("\n")))
+
+
+def say(text: str) -> None:
+    """Print a remark for people to stderr, made printable: names in it may come from anywhere."""
+    print(printable_lines(text), file=sys.stderr)
 
 
 def is_unicode(text: str) -> bool:

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import click
 
+from ..base.text import say
 from .options import LocalPath, as_json
 from .output import show
 
@@ -48,5 +49,5 @@ def corpus(
 
     written = write_corpus(Sources(captions, vqa, visual_genome, gqa), out, held_out)
     for remark in remarks(written):
-        click.echo(remark, err=True)
+        say(remark)
     show(to_json(written), table(written), as_json=as_json)

@@ -5,6 +5,7 @@ from pathlib import Path
 import click
 
 from .options import LocalPath
+from .output import tell
 
 
 @click.command("demo-data")
@@ -23,6 +24,6 @@ def demo_data(*, folder: Path, images: int, seed: int) -> None:
     from ..demo import write_demo_data
 
     data = write_demo_data(folder, images, seed)
-    click.echo(f"{data.folder}: {data.images} scenes, {data.held_out} of them held out")
-    click.echo(f"{data.questions} questions in vqa/; captions/ and snli_ve/ beside them")
-    click.echo(f"next: clipfeat manifest {data.folder}/images -o images.parquet")
+    tell(f"{data.folder}: {data.images} scenes, {data.held_out} of them held out")
+    tell(f"{data.questions} questions in vqa/; captions/ and snli_ve/ beside them")
+    tell(f"next: clipfeat manifest {data.folder}/images -o images.parquet")

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ..base.errors import UsageError, needs_extra
+from ..base.text import say
 from .options import LocalPath, as_json, skip_missing
 from .options import device as device_option
 from .output import show
@@ -236,7 +237,7 @@ def _eval_run(run: Path, options: dict[str, Any], *, as_json: bool) -> None:
     result = eval_vqa(run, **options)
     if result["overall"] is None:
         split = options["split"]
-        click.echo(f"split {split} has no annotations: predictions only, nothing scored", err=True)
+        say(f"split {split} has no annotations: predictions only, nothing scored")
     show(result, describe(result), as_json=as_json)
 
 

@@ -1,13 +1,14 @@
 """clipfeat extract: images to a feature store."""
 
-import json
 import sys
 from pathlib import Path
 from typing import Literal
 
 import click
 
+from ..base.text import say
 from .options import LocalPath, StatusList, as_json, break_lock, file_ids
+from .output import show, tell
 
 MODELS = "open_clip's name of a CLIP: RN50x4, ViT-B-32, ViT-B-16-SigLIP, ... (docs/backbones.md)"
 
@@ -231,18 +232,14 @@ def extract(
         retry=retry,
         break_lock=break_lock,
     )
-
-    def say(line: str) -> None:
-        click.echo(line, err=True)
-
     manifest = load_images(images, ids, say=say)
     out = out or default_out(images, request)
     if dry_run:
         found = estimate(manifest, out, request, say=say)
-        click.echo(json.dumps(found.to_json(), indent=2) if as_json else found.text())
+        show(found.to_json(), found.text(), as_json=as_json)
         return
     report = extract_images(manifest, out, request, say=say)
-    click.echo(json.dumps(report.to_json(), indent=2) if as_json else report.text())
+    show(report.to_json(), report.text(), as_json=as_json)
     if profile and not as_json:
-        click.echo(report.spent.text(report.images))
+        tell(report.spent.text(report.images))
     sys.exit(1 if strict and report.refused else 0)

@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from ..base.errors import ClipfeatError
-from ..base.text import printable_lines
+from ..base.text import printable_lines, say
 from ..base.version import clipfeat_version
 from .compare import compare
 from .corpus import corpus
@@ -51,24 +51,36 @@ def main() -> None:
     try:
         sys.exit(clipfeat.main(standalone_mode=False))
     except click.ClickException as error:
+        error.message = printable_lines(error.message)
         error.show()
         sys.exit(error.exit_code)
     except click.Abort as abort:
         terminated = isinstance(abort.__cause__, Terminated)
         what = "Terminated" if terminated else "Interrupted"
-        click.echo(f"{what}; the same command goes on from here", err=True)
+        say(f"{what}; the same command goes on from here")
         sys.exit(TERMINATED if terminated else INTERRUPTED)
     except ClipfeatError as error:
         code = f" [{error.code}]" if error.code else ""
-        click.echo(f"Error: {printable_lines(str(error))}{code}", err=True)
+        say(f"Error: {error}{code}")
         sys.exit(error.exit_code)
     except OSError as error:  # a full disk, a folder without permission
-        named = f": {error.filename}" if error.filename else ""
-        click.echo(f"Error: {error.strerror or error}{named}", err=True)
+        say(f"Error: {describe(error)}")
         sys.exit(1)
     finally:  # a signal while Python tears itself down ends it, without a traceback
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, signal.SIG_DFL)
+
+
+def describe(error: OSError) -> str:
+    """Return what went wrong with which file, which is named once.
+
+    The system's own reasons have the file behind them; ours, like "is a folder", before them.
+    """
+    why, name = error.strerror or str(error), error.filename
+    if name is None or isinstance(name, int) or os.fsdecode(name) in why:
+        return why
+    is_systems = error.errno is not None and why == os.strerror(error.errno)
+    return f"{why}: {os.fsdecode(name)}" if is_systems else f"{os.fsdecode(name)} {why}"
 
 
 def _terminate(*_: Any) -> None:

@@ -1,13 +1,14 @@
 """clipfeat manifest: list images, whatever lists them now, and sum a manifest up."""
 
-import json
 from pathlib import Path
 from typing import Any
 
 import click
 
+from ..base.text import say
 from .options import LocalPath, as_json, file_ids
-from .output import patient_stdout
+from .output import patient_stdout, tell
+from .output import show as show_result
 
 LISTS = "a table or JSON on this machine lists the images, and --images is the URL"
 
@@ -75,11 +76,11 @@ def make(
     if out.exists() and any(source.exists() and out.samefile(source) for source in sources):
         raise click.UsageError(f"-o {out} is a source, and would be overwritten; name another file")
     choices = Choices(ids, id_column, path_column, views)
-    listed = make_manifest(sources, images, choices, say=lambda line: click.echo(line, err=True))
+    listed = make_manifest(sources, images, choices, say=say)
     write_manifest(listed, out)
     unreadable = sum(1 for image in listed.images if not image.width)
     note = f", {unreadable} without a readable header" if unreadable else ""
-    click.echo(f"{out}: {len(listed.images)} images{note}")
+    tell(f"{out}: {len(listed.images)} images{note}")
 
 
 @click.group(cls=SourcesGroup, help=make.help)
@@ -101,4 +102,4 @@ def show(*, path: Path, as_json: bool) -> None:
 
     summary = describe(read_manifest(path), path)
     with patient_stdout():
-        print(json.dumps(summary, indent=2) if as_json else summary_text(summary))
+        show_result(summary, summary_text(summary), as_json=as_json)

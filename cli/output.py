@@ -1,4 +1,4 @@
-"""Standard output of commands that print a lot, or texts from elsewhere."""
+"""Standard output of commands: all of it, since names and texts in it may come from anywhere."""
 
 import contextlib
 import io
@@ -15,9 +15,20 @@ from ..base.text import printable_lines
 def show(record: object, lines: str, *, as_json: bool) -> None:
     """Print a result: `record` as JSON for scripts, or `lines` for people.
 
-    Names in it may come from anywhere; what a terminal would act on is printed as its escape.
+    What a terminal would act on is printed as its escape, in JSON too.
     """
     click.echo(json.dumps(record, indent=1) if as_json else printable_lines(lines))
+
+
+def tell(lines: str) -> None:
+    """Print lines for people, made printable."""
+    click.echo(printable_lines(lines))
+
+
+def json_text(record: object, indent: int | None = None) -> str:
+    """Return JSON in which letters of any script stay; what a terminal acts on is escaped."""
+    text = json.dumps(record, ensure_ascii=False, indent=indent)
+    return "".join(c if c.isprintable() or c == "\n" else json.dumps(c)[1:-1] for c in text)
 
 
 @contextlib.contextmanager

@@ -1,14 +1,16 @@
 """clipfeat predict: ask a trained run about one image, or have images captioned."""
 
+import sys
 from pathlib import Path
 from typing import Any
 
 import click
 
 from ..base.errors import needs_extra
+from ..base.text import say
 from .options import LocalPath, as_json
 from .options import device as device_option
-from .output import patient_stdout
+from .output import json_text, patient_stdout, tell
 
 
 @click.group()
@@ -60,8 +62,6 @@ def vqa(
     $ clipfeat predict vqa run --image-id COCO_val2014_000000000042 \\
           --question "What color is the cat?" --image coco/COCO_val2014_000000000042.jpg
     """
-    import json
-
     with needs_extra("train"):
         from ..train.vqa.ask import ask, describe
     found = ask(
@@ -72,9 +72,12 @@ def vqa(
         store=store,
         out=out,
         device=device,
-        say=lambda line: click.echo(line, err=True),
+        say=say,
     )
-    click.echo(json.dumps(found, ensure_ascii=False) if as_json else describe(found))
+    if as_json:
+        tell(json_text(found))
+    else:
+        tell(describe(found))
 
 
 @predict.command()
@@ -148,8 +151,6 @@ def caption(
     $ clipfeat predict caption run --list image_info_test2014.json --store test2014.clipfeat \\
           --beam 5 --out captions_test2014_mine_results.json
     """
-    import json
-
     with needs_extra("train"):
         from ..train.caption.predict import Wanted, describe, predict_captions
     found = predict_captions(
@@ -158,6 +159,6 @@ def caption(
     with patient_stdout():
         if as_json:
             records = [image._asdict() for image in found]
-            click.echo(json.dumps(records, ensure_ascii=False, indent=1))
+            tell(json_text(records, indent=1))
         else:
-            click.echo(describe(found))
+            sys.stdout.write(f"{describe(found)}\n")  # printable, but for the tabs in it

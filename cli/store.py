@@ -1,6 +1,5 @@
 """clipfeat store: say what a store is, list and sum up what is in it, check that it is whole."""
 
-import json
 import sys
 from collections.abc import Sized
 from pathlib import Path
@@ -8,8 +7,9 @@ from typing import NoReturn
 
 import click
 
+from ..base.text import say
 from .options import LocalPath, StatusList, as_json, break_lock, device
-from .output import patient_stdout
+from .output import patient_stdout, show
 
 store_argument = click.argument("path", metavar="STORE", type=LocalPath())
 WHOLE = {
@@ -42,7 +42,7 @@ def info(*, path: Path, as_json: bool) -> None:
 
     card = describe(FeatureStore.open(path))
     with patient_stdout():
-        print(json.dumps(card, indent=2) if as_json else card_text(card))
+        show(card, card_text(card), as_json=as_json)
 
 
 @store.command()
@@ -97,7 +97,7 @@ def stats(*, path: Path, as_json: bool) -> None:
 
     found = store_stats(FeatureStore.open(path))
     with patient_stdout():
-        print(json.dumps(found.to_json()) if as_json else stats_text(found))
+        show(found.to_json(), stats_text(found), as_json=as_json)
 
 
 @store.command()
@@ -146,13 +146,12 @@ def verify(
     from ..featstore.audit.verify import verify as find_problems
 
     problems = find_problems(path, Depth(depth or "full"))
-    if as_json:
-        found = [problem.to_json() for problem in problems]
-        click.echo(json.dumps({"ok": not problems, "problems": found}, indent=2))
-    else:
+    if not as_json:
         for problem in problems:
-            click.echo(problem.text(), err=True)
-        click.echo(f"{path}: {WHOLE[depth] if not problems else _count(problems, 'problem')}")
+            say(problem.text())
+    found = {"ok": not problems, "problems": [problem.to_json() for problem in problems]}
+    result = _count(problems, "problem") if problems else WHOLE[depth]
+    show(found, f"{path}: {result}", as_json=as_json)
     sys.exit(1 if problems else 0)
 
 
@@ -177,10 +176,10 @@ def _recompute(
         pretrained=pretrained,
         device=device,
         seed=seed,
-        say=lambda line: click.echo(line, err=True),
+        say=say,
     )
     with patient_stdout():
-        print(json.dumps(found.to_json(), indent=2) if as_json else found.text())
+        show(found.to_json(), found.text(), as_json=as_json)
     sys.exit(0 if found.is_good else 1)
 
 
@@ -201,20 +200,17 @@ def repair(*, path: Path, deep: bool, break_lock: bool, as_json: bool) -> None:
     from ..featstore.audit.verify import Depth
 
     done = mend(path, Depth.DEEP if deep else Depth.FULL, break_lock=break_lock)
-    if as_json:
-        click.echo(json.dumps(done.to_json(), indent=2))
-    else:
+    if not as_json:
         for problem in done.left:
-            click.echo(problem.text(), err=True)
-        for problem in done.dropped:
-            click.echo(f"dropped {problem.path}: {problem.problem}")
-        for name in done.mended:
-            click.echo(f"mended {name}")
-        ids = {image_id for problem in done.dropped for image_id in problem.ids}
-        again = "; type the clipfeat extract command again to write them" if ids else ""
-        click.echo(
-            f"{path}: {_count(ids, 'record')} to extract, {_count(done.left, 'problem')} left{again}"
-        )
+            say(problem.text())
+    ids = {image_id for problem in done.dropped for image_id in problem.ids}
+    again = "; type the clipfeat extract command again to write them" if ids else ""
+    lines = [
+        *(f"dropped {problem.path}: {problem.problem}" for problem in done.dropped),
+        *(f"mended {name}" for name in done.mended),
+        f"{path}: {_count(ids, 'record')} to extract, {_count(done.left, 'problem')} left{again}",
+    ]
+    show(done.to_json(), "\n".join(lines), as_json=as_json)
     sys.exit(1 if done.left else 0)
 
 
@@ -237,16 +233,18 @@ def finish(*, path: Path, break_lock: bool, as_json: bool) -> None:
     from ..featstore import FeatureStore
     from ..featstore.writing.completion import finish_store
 
-    done = finish_store(path, break_lock=break_lock, say=lambda line: click.echo(line, err=True))
+    done = finish_store(path, break_lock=break_lock, say=say)
     if isinstance(done, FeatureStore):
-        text = f"{path} is finished: {len(done)} records, digest {done.digest[:16]}..."
         counts = done.card["counts"]
         found = {"store": str(path), "finished": True, "digest": done.digest, "counts": counts}
+        text = f"{path} is finished: {len(done)} records, digest {done.digest[:16]}..."
+        show(found, text, as_json=as_json)
+        return
+    if as_json:
+        show(done.to_json(), "", as_json=True)
     else:
-        text, found = f"Error: {done.text()}", done.to_json()
-    is_finished = found["finished"]
-    click.echo(json.dumps(found, indent=2) if as_json else text, err=not (as_json or is_finished))
-    sys.exit(0 if is_finished else 1)
+        say(f"Error: {done.text()}")
+    sys.exit(1)
 
 
 @store.command()
@@ -261,4 +259,4 @@ def digest(*, path: Path, as_json: bool) -> None:
     from ..featstore import FeatureStore
 
     value = FeatureStore.open(path).digest
-    click.echo(json.dumps({"digest": value}) if as_json else value)
+    show({"digest": value}, value, as_json=as_json)

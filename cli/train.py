@@ -11,6 +11,7 @@ import click
 
 from ..base.errors import UsageError, needs_extra
 from ..base.machine import require_gpus, visible_devices
+from ..base.text import say
 from .options import training
 from .output import show
 
@@ -152,7 +153,7 @@ def _train(
     if not is_first():
         return
     if options["profile"]:
-        click.echo(times.table(), err=True)
+        say(times.table())
     show(result, describe(result), as_json=options["as_json"])
 
 

@@ -1,10 +1,10 @@
 """What both stages of captioning learn from, and what scores them."""
 
 import functools
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+from ...base.text import say
 from ...featstore import FeatureStore
 from ..grounded.train import require_apart
 from .asked import Asked
@@ -71,9 +71,8 @@ def _read_held_out(
     ids, theirs = ({image.image_id for image in s.images} for s in (split, held_out))
     require_apart(settings, ids, theirs, of="images")
     if len(theirs) == 1:
-        print(
+        say(
             f"eval_split {settings.eval_split} has one image: its CIDEr-D, which picks the best "
             f"checkpoint, is {ONE_IMAGE}",
-            file=sys.stderr,
         )
     return held_out

@@ -1,11 +1,11 @@
 """What a store may call an image of a data set, and which of these names it has."""
 
 import re
-import sys
 from collections.abc import Container, Sequence
 from functools import lru_cache
 
 from ...base.errors import ClipfeatError
+from ...base.text import say
 
 COCO_NAME = re.compile(r"COCO_([a-z]+[0-9]{4})_([0-9]{12})")  # its part, its number
 COCO_NUMBER = re.compile(r"0|[1-9][0-9]{0,11}")  # "042" is another image than "42"
@@ -87,7 +87,7 @@ def find_images(
             if skip_missing is not None:
                 remedy += f", or pass --skip-missing {skipped}"
             raise ClipfeatError(f"{told}; {remedy}", code="E-IMAGE-FEATURES")
-        print(f"{told}; skipped", file=sys.stderr)
+        say(f"{told}; skipped")
     return ids
 
 

@@ -1,7 +1,6 @@
 """What a model starts from: random numbers, GloVe, a BERT, or a pre-training run."""
 
 import dataclasses
-import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar, cast
@@ -10,6 +9,7 @@ import torch
 from torch import nn
 
 from ...base.errors import UsageError
+from ...base.text import say
 from ...featstore import FeatureStore
 from ..grids.normalize import ChannelStatistics, FeatureNorm, channel_statistics
 from ..models.bert import PIECES, WEIGHTS, find_bert, start_from
@@ -135,9 +135,8 @@ def _start_single_stream(
     if pretrained is not None:
         pretrained.fill(model.encoder, "encoder")
         known = pretrained.fill_answers(model.answer, answers)
-        print(
+        say(
             f"starting from {pretrained.folder}, which knows {known:,} of {len(answers):,} answers",
-            file=sys.stderr,
         )
     elif sizes.bert:
         start_from(model.encoder.bert, find_bert(sizes.bert))
@@ -148,4 +147,4 @@ def _start_words(vectors: WordVectors, path: Path, words: Words | WordPieces) ->
     assert isinstance(words, Words)
     rows, found = read_glove(path, words.words, channels=vectors.embedding_dim)
     vectors.fill(rows, found)
-    print(f"{path.name}: vectors of {len(rows):,} of {len(words.words):,} words", file=sys.stderr)
+    say(f"{path.name}: vectors of {len(rows):,} of {len(words.words):,} words")

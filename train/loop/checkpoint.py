@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -17,7 +16,7 @@ from ...base.errors import ClipfeatError
 from ...base.files import write_atomically
 from ...base.jsonio import parse_json
 from ...base.tensorfile import check_tensorfile
-from ...base.text import printable
+from ...base.text import printable, say
 from ..runs.folder import BEFORE_LAST, LAST
 
 Tensors = Mapping[str, Tensor]
@@ -142,7 +141,7 @@ def load_training(run: Path, model: nn.Module, optimizer: Optimizer) -> State | 
         except DamagedCheckpointError as error:
             if number == len(paths):
                 raise ClipfeatError(f"{error}; delete {run} to start again") from None
-            print(f"{error}; going on from {paths[number]}", file=sys.stderr)
+            say(f"{error}; going on from {paths[number]}")
             continue
         load_model(model, tensors, path)
         _load_optimizer(optimizer, _under("optimizer.", tensors), path)

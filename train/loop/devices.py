@@ -2,7 +2,6 @@
 
 import contextlib
 import os
-import sys
 from collections.abc import Iterator
 
 import torch
@@ -11,6 +10,7 @@ from accelerate.state import AcceleratorState
 
 from ...base.errors import ClipfeatError, UsageError
 from ...base.machine import has_bfloat16
+from ...base.text import say
 from ..settings import LoopSettings
 from .launch import is_first
 
@@ -47,10 +47,9 @@ def _check_precision(precision: str, *, cpu: bool) -> None:
             "this GPU has no bfloat16; type --set precision=float16", code="E-PRECISION-DEVICE"
         )
     if cpu and not has_bfloat16() and is_first():
-        print(
+        say(
             "this processor only emulates bfloat16, many times slower than float32; type --set "
             "precision=float32",
-            file=sys.stderr,
         )
 
 

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from typing import IO
 
 from ...base.machine import usable_cores
+from ...base.text import say
 
 POLL = 0.05  # seconds between looks at the processes
 SETTLE = 10.0  # seconds that the first process gets to meet the mistake of another one
@@ -58,7 +59,7 @@ def launch(command: Sequence[str], processes: int, **environment: str) -> int:
         if failed and (code < 0 or children[0].poll() is None):
             _show(silent[failed - 1])
         if code < 0:
-            print(f"process {failed} of {processes} was ended by signal {-code}", file=sys.stderr)
+            say(f"process {failed} of {processes} was ended by signal {-code}")
         return code if code > 0 else 128 - code  # as a shell counts a signal
     finally:
         _end(children)

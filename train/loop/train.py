@@ -11,7 +11,6 @@ killed at any instant goes on as if it never was.
 import contextlib
 import functools
 import math
-import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -26,6 +25,7 @@ from torch.optim import Optimizer
 from tqdm import tqdm
 
 from ...base.errors import ClipfeatError
+from ...base.text import say as tell
 from ..runs.folder import BAD_BATCH, BEST
 from ..runs.jsonfile import field
 from ..settings import LoopSettings
@@ -212,7 +212,7 @@ def _update(
 def say(accelerator: Accelerator, text: str) -> None:
     """Tell the person, once however many processes there are."""
     if accelerator.is_main_process:
-        print(text, file=sys.stderr)
+        tell(text)
 
 
 def seed_update(seed: int, step: int, process: int) -> None:

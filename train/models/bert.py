@@ -2,7 +2,6 @@
 
 import copy
 import functools
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,7 @@ from torch import nn
 from ...base.errors import UsageError
 from ...base.jsonio import read_json
 from ...base.tensorfile import check_tensorfile
-from ...base.text import printable
+from ...base.text import printable, say
 
 SIZES = {
     "model.hidden": "hidden_size",
@@ -94,7 +93,7 @@ def start_from(bert: nn.Module, folder: Path) -> nn.Module:
     except RuntimeError as error:
         reason = printable(" ".join(str(error).split())[:200])
         raise UsageError(f"model.bert {folder}: does not fit ({reason})") from None
-    print(f"starting from {folder}, a BERT", file=sys.stderr)
+    say(f"starting from {folder}, a BERT")
     return found
 
 

@@ -1,6 +1,5 @@
 """The encoder of a pre-training run, as the start of another model."""
 
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from ...base.errors import UsageError
+from ...base.text import say
 from ...featstore import FeatureStore
 from ..grids.normalize import ChannelStatistics, statistics_of
 from ..loop.checkpoint import read_checkpoint
@@ -54,9 +54,8 @@ class Pretrained:
                 f"and those of {store.path} have {store.dim}; extract these images as it was"
             )
         if theirs.get("recipe") != ours["recipe"]:
-            print(
+            say(
                 f"init {self.folder} was trained on another recipe: {told['recipe']}",
-                file=sys.stderr,
             )
 
     def has(self, name: str) -> bool:

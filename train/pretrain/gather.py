@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Float64, Int
 from tqdm import tqdm
 
+from ...base.text import printable
 from ..vqa.answers import answer_classes
 from .corpus.read import read_sentences
 from .corpus.sentences import Sentence
@@ -55,7 +56,9 @@ def read_corpus(files: Iterable[Path]) -> Corpus:
     """Return what the files of a corpus hold; raises as `read_sentences` does."""
     corpus = Corpus()
     for path in files:
-        for sentence in tqdm(read_sentences(path), path.name, unit=" sentences", disable=None):
+        for sentence in tqdm(
+            read_sentences(path), printable(path.name), unit=" sentences", disable=None
+        ):
             corpus.add(sentence)
     return corpus
 

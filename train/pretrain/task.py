@@ -1,7 +1,6 @@
 """The pre-training task: train the single-stream encoder on sentences about a store's images."""
 
 import functools
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
@@ -10,6 +9,7 @@ import torch
 from torch import nn
 
 from ...base.errors import ClipfeatError
+from ...base.text import say
 from ...featstore import FeatureStore
 from ..grids.normalize import channel_statistics
 from ..grids.records import RecordReader
@@ -156,4 +156,4 @@ def _go_on_from(pretrained: Pretrained, model: Pretrainer, vocabulary: Vocabular
         pretrained.fill_answers(model.answer, vocabulary.answers)
     if model.cell is not None and pretrained.has("cell"):
         pretrained.fill(model.cell, "cell")
-    print(f"going on from {pretrained.folder}", file=sys.stderr)
+    say(f"going on from {pretrained.folder}")

@@ -1,12 +1,12 @@
 """Texts of which a model can read nothing: a few are told of, most are an error."""
 
-import sys
 from collections.abc import Sequence
 
 import numpy as np
 from jaxtyping import Bool
 
 from ...base.errors import ClipfeatError
+from ...base.text import say
 
 
 def require_known(
@@ -27,4 +27,4 @@ def require_known(
             f"those of {texts[int(unknown[0])]!r:.60}",
             code="E-TEXT-UNKNOWN",
         )
-    print(told, file=sys.stderr)
+    say(told)

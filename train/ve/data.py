@@ -1,12 +1,12 @@
 """Hypotheses about images and their labels, in the files of SNLI-VE and of e-SNLI-VE."""
 
-import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from ...base.errors import ClipfeatError, UsageError
+from ...base.text import say
 from ..grounded.images import file_candidates
 from ..runs.csvfile import csv_rows
 from ..runs.jsonfile import read_json_lines
@@ -113,7 +113,6 @@ def _remark_on_count(path: Path, name: str, count: int) -> None:
     """Say where a file that is nearly as long as the published one may have been cut off."""
     published = PUBLISHED.get(name, 0)
     if count != published and 2 * count > published > 0 and count < 2 * published:
-        print(
+        say(
             f"{path}: {count:,} pairs with a label; the published file has {published:,}",
-            file=sys.stderr,
         )

@@ -1,12 +1,12 @@
 """A split of captioned images: all that training on it and scoring it take, whatever its files."""
 
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
 from ....base.errors import ClipfeatError
+from ....base.text import say
 
 
 class CaptionedImage(NamedTuple):
@@ -44,7 +44,7 @@ def make_split(
     images = [_worded(image) for image in found]
     dropped = sum(len(image.texts) for image in found) - sum(len(image.texts) for image in images)
     if dropped:
-        print(f"split {name!r}: {dropped} captions have no word; dropped", file=sys.stderr)
+        say(f"split {name!r}: {dropped} captions have no word; dropped")
     bare = [image.image_id for image in images if not image.texts]
     if bare:
         examples = ", ".join(map(str, bare[:3]))
@@ -52,7 +52,7 @@ def make_split(
         if training or len(bare) == len(images):
             remedy = "take them out of the file, or complete it"
             raise ClipfeatError(f"{told}{examples}; {remedy}")
-        print(f"{told}{examples}; left out", file=sys.stderr)
+        say(f"{told}{examples}; left out")
     return CaptionSplit(name, tuple(image for image in images if image.texts), files)
 
 

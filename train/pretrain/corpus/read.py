@@ -1,11 +1,11 @@
 """Read sentences about images: files in LXMERT's format, and tables of captions."""
 
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from ....base.errors import ClipfeatError, UsageError
+from ....base.text import say
 from ...runs.jsonfile import field, identifier, read_json
 from .sentences import Sentence, require_unicode
 from .tables import captions
@@ -51,7 +51,7 @@ def read_sentences(path: Path) -> Iterator[Sentence]:
         else:
             blank += 1
     if blank:
-        print(f"{path}: {blank:,} blank sentences are dropped", file=sys.stderr)
+        say(f"{path}: {blank:,} blank sentences are dropped")
     if not kept:
         raise ClipfeatError(f"{path}: holds no sentence; leave it out")
 
