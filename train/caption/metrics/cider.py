@@ -13,7 +13,6 @@ from jaxtyping import Float64, Int
 from .ngrams import Counts, Words, count_ngrams, find, order_of, sum_by_order
 from .references import DocumentFrequencies, References, ends
 
-ONE_IMAGE = "0 by definition for one image, since each of its n-grams is in all images"
 SIGMA = 6.0  # words, of the Gaussian by which another length than the reference's costs
 SCALE = 10.0
 
