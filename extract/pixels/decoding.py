@@ -42,12 +42,11 @@ class Limits(NamedTuple):
     def of(cls, max_pixels: int, images: int) -> "Limits":
         """Return limits that no sound picture of `images` files comes near.
 
-        Images of as many pixels as are allowed take 4 to 12 bytes a pixel, some of them beside
-        their file; the slowest format gives 3 million pixels a second, a fourth of which are
-        allowed (docs/recipes.md).
+        The largest image that is allowed takes 8 bytes a pixel and its file beside them; in the
+        slowest format it takes 20 seconds on an ordinary core (docs/recipes.md).
         """
         pixels = max(max_pixels, MAX_PIXELS)
-        return cls(24 * pixels, images * max(60.0, pixels / 3e6))
+        return cls(24 * pixels, images * max(120.0, pixels / 1.5e6))
 
 
 class Chunk(NamedTuple):

@@ -129,10 +129,10 @@ def test_an_image_that_takes_more_memory_than_it_may(tmp_path):
 
 
 def test_limits_leave_room_for_the_largest_image_that_is_allowed():
-    assert Limits.of(1000, 1) == (24 * MAX_PIXELS, 60)  # 4 GiB and a minute, at least
+    assert Limits.of(1000, 1) == (24 * MAX_PIXELS, 120)  # 4 GiB and two minutes
     large = Limits.of(10 * MAX_PIXELS, 36)
     assert large.memory == 240 * MAX_PIXELS
-    assert large.seconds == pytest.approx(36 * 10 * MAX_PIXELS / 3e6)
+    assert large.seconds == pytest.approx(36 * 10 * MAX_PIXELS / 1.5e6)
 
 
 def report_state(path: str, root: str) -> Picture:
