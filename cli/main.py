@@ -1,5 +1,6 @@
 """The `clipfeat` command group; it imports no heavy package, so that --help is instant."""
 
+import io
 import os
 import signal
 import sys
@@ -48,6 +49,8 @@ def main() -> None:
     # too, that makes training 15 times slower; sleeping costs a fifth at most (docs/log.md).
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     signal.signal(signal.SIGTERM, _terminate)
+    if isinstance(sys.stdout, io.TextIOWrapper):  # a character that its encoding lacks is escaped
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         sys.exit(clipfeat.main(standalone_mode=False))
     except click.ClickException as error:

@@ -1,13 +1,13 @@
-"""Standard output of commands: all of it, since names and texts in it may come from anywhere."""
+"""Standard output of commands: all of it, since names and texts in it may come from anywhere.
+
+`print` and not click's `echo`, which writes UTF-8 to a terminal that says it has ASCII alone.
+"""
 
 import contextlib
-import io
 import json
 import os
 import sys
 from collections.abc import Iterator
-
-import click
 
 from ..base.text import printable_lines
 
@@ -17,12 +17,12 @@ def show(record: object, lines: str, *, as_json: bool) -> None:
 
     What a terminal would act on is printed as its escape, in JSON too.
     """
-    click.echo(json.dumps(record, indent=1) if as_json else printable_lines(lines))
+    print(json.dumps(record, indent=1) if as_json else printable_lines(lines))
 
 
 def tell(lines: str) -> None:
     """Print lines for people, made printable."""
-    click.echo(printable_lines(lines))
+    print(printable_lines(lines))
 
 
 def json_text(record: object, indent: int | None = None) -> str:
@@ -33,13 +33,7 @@ def json_text(record: object, indent: int | None = None) -> str:
 
 @contextlib.contextmanager
 def patient_stdout() -> Iterator[None]:
-    """Let a block print to a pipe whose reader may leave (`| head`), in any alphabet.
-
-    Once the reader has left, the block ends there, quietly. A character that stdout's encoding
-    lacks is printed as its escape.
-    """
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="backslashreplace")
+    """Let a block print to a pipe whose reader may leave (`| head`): it ends there, quietly."""
     try:
         yield
         sys.stdout.flush()
