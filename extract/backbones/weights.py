@@ -45,8 +45,9 @@ def load_backbone(
     need another activation, and a tower that has no grid here.
     """
     loaded = load_model(spec)
-    for line in loaded.remarks if say else ():
-        say(line)
+    if say:
+        for line in loaded.remarks:
+            say(line)
     visual: Any = loaded.model.visual
     native = preprocess(loaded.preprocessing, visual.image_size)
     config: dict[str, Any] = open_clip.get_model_config(loaded.name) or {}

@@ -5,7 +5,7 @@ a folder (`local-dir:`). `params.txt` lies in the folder of a training run, whos
 `checkpoints/` there. The meaning of each key, and of one that is not there, is open_clip's.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -79,7 +79,7 @@ def read_config(weights: Path) -> WeightsConfig | None:
 
     Raises ExtractUsageError for a file that open_clip could not read or obey either.
     """
-    places = [(weights.parent / FILE, parse_json)]
+    places: list[tuple[Path, Callable[[str], Any]]] = [(weights.parent / FILE, parse_json)]
     if weights.parent.name == CHECKPOINTS:
         places.append((weights.parent.parent / PARAMS, _parse_params))
     for path, parse in places:

@@ -187,7 +187,7 @@ def _load(path: Path, file: BinaryIO, size: int, *, archive: bool) -> Any:
         raise Unreadable(f"damaged, or not of torch: {_reason(error)}") from None
 
 
-def _stand_ins(file: BinaryIO) -> list[type[StandIn]]:
+def _stand_ins(file: BinaryIO) -> list[Any]:
     """Return a class without effect for each that a checkpoint names and that is not torch's own.
 
     Training scripts keep their arguments, numpy's numbers and more beside the tensors. torch finds

@@ -65,15 +65,17 @@ def start_from(bert: nn.Module, folder: Path) -> nn.Module:
     """
     import transformers  # takes seconds, and few runs start here
 
-    _require_alike(bert.config, _read_config(folder, transformers.BertConfig()), folder)
+    library: Any = transformers.BertForMaskedLM
+    config: Any = bert.config
+    _require_alike(config, _read_config(folder, transformers.BertConfig()), folder)
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
     try:
         check_tensorfile(folder / WEIGHTS, LIMITS[WEIGHTS], follow=True)
         # With our own config: the library obeys the folder's in more than sizes.
-        found, told = transformers.BertForMaskedLM.from_pretrained(
+        found, told = library.from_pretrained(
             folder,
-            config=copy.deepcopy(bert.config),
+            config=copy.deepcopy(config),
             use_safetensors=True,
             local_files_only=True,
             output_loading_info=True,
