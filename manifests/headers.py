@@ -16,7 +16,7 @@ from tqdm import tqdm
 from ..base.errors import ClipfeatError, needs_extra
 from ..base.files import open_plain
 from ..base.machine import usable_cores
-from .contents import ARCHIVE, disk_path, is_url, open_content
+from .contents import disk_path, is_url, open_content
 from .manifest import MAX_SIDE
 from .names import unescaped
 from .tars import Member, members, open_archive
@@ -124,8 +124,8 @@ def _heads(root: str, paths: Sequence[str]) -> Iterator[bytes]:
 
 def _archive(path: str) -> str:
     """Return the part of a path that ends in .tar, if one does."""
-    found = ARCHIVE.search(path)
-    return path[: found.end() - 1] if found else ""
+    start, dot, _ = path.partition(".tar/")
+    return f"{start}.tar" if dot else ""
 
 
 def _heads_in_tar(root: str, archive: str, paths: Sequence[str]) -> list[bytes] | None:

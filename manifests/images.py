@@ -61,6 +61,12 @@ class Images(Sequence[Image]):
         """Return a field of all images as an Arrow column."""
         return self._table[name]
 
+    def batches(self, schema: pa.Schema) -> Iterator[pa.RecordBatch]:
+        """Yield the images as columns of the types of `schema`, GROUP_ROWS at a time."""
+        for start in range(0, len(self), GROUP_ROWS):
+            group = self._table.slice(start, GROUP_ROWS).cast(schema)
+            yield from group.combine_chunks().to_batches()
+
     def __len__(self) -> int:
         return self._table.num_rows
 

@@ -66,14 +66,14 @@ def broken_rule(image: Image) -> str | None:
     'must have a path below the root, without .. in it'
     """
     image_id, path, width, height = image
-    for text in (image_id, path):
-        if type(text) is not str or not text:
-            return "must have an id and a path, both text and not empty"
-        if not text.isascii() and ODD.search(text):
-            return "must have an id and a path of UTF-8 text: rename it"
-        if len(text) > MAX_TEXT // 4 and len(text.encode()) > MAX_TEXT:
-            return f"must have an id and a path of at most {MAX_TEXT:,} bytes"
-    if path[0] == "/" or "/../" in f"/{path}/":
+    if type(image_id) is not str or type(path) is not str or not image_id or not path:
+        return "must have an id and a path, both text and not empty"
+    if not (image_id.isascii() and path.isascii()) and ODD.search(image_id + path):
+        return "must have an id and a path of UTF-8 text: rename it"
+    long = len(image_id) + len(path) > MAX_TEXT // 4
+    if long and max(len(image_id.encode()), len(path.encode())) > MAX_TEXT:
+        return f"must have an id and a path of at most {MAX_TEXT:,} bytes"
+    if path[0] == "/" or (".." in path and "/../" in f"/{path}/"):
         return "must have a path below the root, without .. in it"
     if "\0" in path or "\0" in image_id:
         return "must have no NUL in its texts"

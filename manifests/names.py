@@ -50,6 +50,8 @@ def escaped(path: str) -> str:
     >>> escaped("a\\b/caf\udce9.jpg")
     'a\\\\b/caf\\xe9.jpg'
     """
+    if path.isascii() and "\\" not in path:
+        return path
     return without_odd(path.replace("\\", r"\\"))
 
 

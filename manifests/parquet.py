@@ -7,7 +7,7 @@ from pathlib import Path
 import pyarrow as pa
 
 from ..base.files import atomic_file
-from ..base.parquet import count_rows, read_rows, read_schema, write_rows
+from ..base.parquet import count_rows, read_rows, read_schema, write_batches
 from ..base.text import is_url, printable
 from .errors import ManifestError
 from .images import Image
@@ -38,8 +38,8 @@ def write_manifest(manifest: Manifest, path: Path) -> None:
             "give a link to it with --images"
         )
     with atomic_file(path) as file:
-        metadata = {ROOT: manifest.root.encode()}
-        write_rows(file, SCHEMA.with_metadata(metadata), manifest.images)
+        schema = SCHEMA.with_metadata({ROOT: manifest.root.encode()})
+        write_batches(file, schema, manifest.images.batches(schema))
 
 
 def require_bounded(path: Path, refuse: Callable[[str], ManifestError]) -> None:

@@ -193,11 +193,11 @@ def _with_sizes(located: Sequence[Located], root: str, say: Say) -> list[Image]:
     read = [k for k, (_, is_open) in enumerate(located) if is_open]
     wrong: list[tuple[Image, Size]] = []
     for k, size in zip(read, read_sizes(root, [images[k].path for k in read]), strict=True):
-        said = images[k].width, images[k].height
-        if any(size) and size != said:
+        image_id, path, *said = images[k]
+        if any(size) and size != tuple(said):
             if all(said):
                 wrong.append((images[k], size))
-            images[k] = images[k]._replace(width=size[0], height=size[1])
+            images[k] = Image(image_id, path, *size)
     if wrong:
         image, (width, height) = wrong[0]
         say(

@@ -39,10 +39,10 @@ def shard_images(root: str, shards: Iterable[str], say: Say) -> list[Image]:
             raise ManifestError(f"{place}: {error.strerror}; pack it anew, uncompressed") from None
         say_odd_names(place, names, say)
         for name in names:
-            match, path = NAME.fullmatch(name), f"{tar}/{name}"
+            path = f"{tar}/{name}"
             if _is_hidden(name):
                 passed.add(HIDDEN, path)
-            elif match and f".{match[2].lower()}" in SUFFIXES:
+            elif (match := NAME.fullmatch(name)) and f".{match[2].lower()}" in SUFFIXES:
                 images.append(Image(without_odd(match[1]), escaped(path), 0, 0))
             elif (ending := suffix(name)) in SUFFIXES:
                 passed.add(DOTTED, path)
@@ -65,5 +65,6 @@ def shard_images(root: str, shards: Iterable[str], say: Say) -> list[Image]:
 
 
 def _is_hidden(name: str) -> bool:
-    parts = name.split("/")
-    return any(is_hidden(part) for part in parts if part not in (".", ".."))
+    if "/" not in name:
+        return is_hidden(name)
+    return any(is_hidden(part) for part in name.split("/") if part not in (".", ".."))

@@ -66,6 +66,8 @@ def test_several_folders_in_one_manifest(tmp_path):
         (("images", "--id-column", "a"), "--id-column and --path-column are for tables; got a f"),
         (("t.csv", "--id-column", "a"), "t.csv has no column a; it has id, path; name one with"),
         (("t.csv", "--images", "s3://x"), "s3://x: reading s3:// needs a package that is not"),
+        (("s3://bucket/images",), "s3://bucket/images: stores, runs and lists are not read over"),
+        (("show", "http://x/m.parquet"), "http://x/m.parquet: stores, runs and lists are not read"),
         (("show", "note.txt"), "note.txt: not a readable Parquet file"),
         (("show", "none"), "none: no such file; make a manifest with: clipfeat manifest"),
         (("show", "images"), "images: a folder is no manifest; make a manifest with"),

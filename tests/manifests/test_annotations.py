@@ -42,6 +42,50 @@ class TestCoco:
             picture(tmp_path / split / f"COCO_{split}_{k:012}.jpg")
         assert [i.image_id for i in made(*sources, root=tmp_path)[0].images] == ["1", "2"]
 
+    def test_lvis_has_a_url_in_the_place_of_a_name(self, tmp_path):
+        """As in lvis_v1_val.json: https://www.lvisdataset.org/dataset."""
+        entries = [
+            {
+                "date_captured": "2013-11-14 17:02:52",
+                "id": 397133,
+                "license": 4,
+                "height": 48,
+                "width": 64,
+                "flickr_url": "http://farm7.staticflickr.com/6116/6255196340_da26cf2c9e_z.jpg",
+                "coco_url": "http://images.cocodataset.org/val2017/000000397133.jpg",
+                "not_exhaustive_category_ids": [914, 801],
+            }
+        ]
+        source = write_json(tmp_path / "lvis_v1_val.json", {"images": entries})
+        picture(tmp_path / "coco/val2017/000000397133.jpg")
+        for root, path in (
+            ("coco", "val2017/000000397133.jpg"),
+            ("coco/val2017", "000000397133.jpg"),
+        ):
+            manifest, said = made(source, root=tmp_path / root)
+            assert (manifest.images, said) == ((Image("397133", path, 64, 48),), [])
+
+    def test_a_record_without_a_file_shows_all_that_it_has(self, tmp_path):
+        entry = {"id": 1, "height": 2, "flickr_url": "http://x", "license": 3}
+        source = write_json(tmp_path / "m.json", {"images": [entry]})
+        with pytest.raises(
+            ManifestError, match="no file_name; found id, height, flickr_url, license"
+        ):
+            made(source)
+
+    def test_absolute_paths_below_the_root_are_taken_from_there_on(self, tmp_path):
+        picture(tmp_path / "real/x/a.jpg")
+        (tmp_path / "link").symlink_to(tmp_path / "real")
+        entries = [
+            {"id": k, "file_name": f"{tmp_path}/{folder}/x/a.jpg"}
+            for k, folder in enumerate(("link", "real"))
+        ]
+        source = write_json(tmp_path / "m.json", {"images": entries})
+        manifest, _ = made(source, root=tmp_path / "link")
+        assert [image.path for image in manifest.images] == ["x/a.jpg", "x/a.jpg"]
+        with pytest.raises(ManifestError, match=r"is not a path below the root .*/real/x; give a"):
+            made(source, root=tmp_path / "real/x")
+
     def test_one_image_in_two_files(self, tmp_path):
         picture(tmp_path / "train2014/COCO_train2014_000000000001.jpg")
         sources = [write_json(tmp_path / f"{k}_train2014.json", coco([1])) for k in "ab"]

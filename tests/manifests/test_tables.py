@@ -8,6 +8,7 @@ import pytest
 from lists import made, picture
 
 from clipfeat.manifests import Image, ManifestError, folder_manifest, write_manifest
+from clipfeat.manifests.parquet import require_bounded
 
 
 @pytest.fixture
@@ -40,7 +41,7 @@ class TestJsonLines:
 
 
 class TestParquet:
-    @pytest.mark.parametrize("kind", [pa.string(), pa.large_string(), pa.dictionary(pa.int32(), pa.string())])  # fmt: skip
+    @pytest.mark.parametrize("kind", [pa.string(), pa.large_string(), pa.string_view(), pa.dictionary(pa.int32(), pa.string())])  # fmt: skip
     def test_texts_of_any_kind(self, folder, kind):
         columns = {
             "label": pa.array([[1], [2]]),
@@ -49,6 +50,26 @@ class TestParquet:
         }
         pq.write_table(pa.table(columns), folder / "t.parquet")
         assert made(folder / "t.parquet")[0].images == IMAGES
+
+    def test_more_rows_than_the_file_can_have_ids_for(self, folder):
+        pq.write_table(
+            pa.table({"id": ["a"] * 5_000_000, "path": ["b"] * 5_000_000}), folder / "t.parquet"
+        )
+        with pytest.raises(ManifestError, match="bytes cannot hold 5,000,000 rows"):
+            made(folder / "t.parquet")
+
+    def test_counted_ids_are_never_too_many(self, folder):
+        """The best that Parquet packs: numbers in a row, of which only the differences are kept."""
+        ids = pa.array([f"{k:012}" for k in range(100_000)])
+        paths = pa.array(["x/a.jpg"] * 100_000)
+        pq.write_table(
+            pa.table({"id": ids, "path": paths, "width": [1] * 100_000, "height": [1] * 100_000}),
+            folder / "t.parquet",
+            compression="zstd",
+            use_dictionary=["path", "width", "height"],
+            column_encoding={"id": "DELTA_BYTE_ARRAY"},
+        )
+        require_bounded(folder / "t.parquet", ManifestError)
 
     def test_ids_may_be_numbers(self, folder):
         columns = {"id": [8], "file": ["x/b.jpg"], "width": [40], "height": [50]}

@@ -5,7 +5,7 @@ import random
 import pytest
 from lists import made, picture
 
-from clipfeat.manifests import Image, ManifestError, view_paths
+from clipfeat.manifests import Image, ManifestError, read_content, view_files, view_paths
 
 
 @pytest.mark.parametrize(
@@ -30,6 +30,20 @@ def test_views_are_ordered_by_the_last_number(name):
 def test_what_is_no_viewpoint(names, why):
     with pytest.raises(ManifestError, match=why):
         view_paths(names)
+
+
+def test_hidden_files_and_odd_names_of_views(tmp_path):
+    folder = tmp_path / "s1/v\\1"
+    for k in range(36):
+        picture(folder / f"{k}.jpg")
+    picture(folder / "p.jpg").rename(folder / "._0.jpg")
+    manifest, said = made(tmp_path, views=True)
+    assert manifest.images == (Image("s1_v\\1", "s1/v\\\\1", 64, 48),)
+    assert "passed over 1 hidden" in said[0]
+    files = view_files(manifest.root, manifest.images[0].path)
+    assert [read_content(manifest.root, file) for file in files] == [
+        (folder / f"{k}.jpg").read_bytes() for k in range(36)
+    ]
 
 
 def test_a_manifest_of_viewpoints(tmp_path):
