@@ -11,6 +11,7 @@ import numpy as np
 import pyarrow as pa
 
 from ..base.parquet import rows_of
+from ..base.text import is_url, printable
 from .areas import Area
 from .disk.checks import check_folders, check_shards
 from .disk.codecs import CRC_BYTES, Buffer
@@ -102,6 +103,11 @@ class FeatureStore:
         Raises StoreError if there is no store, if it is unfinished or of another format
         version, CorruptStoreError if its tables are not what was written.
         """
+        if isinstance(path, str) and is_url(path):
+            raise StoreError(
+                f"{printable(path)}: stores are not read over the network yet; copy it to this machine",
+                code="E-STORE-URL",
+            )
         path = Path(path)
         if not (path / STORE_JSON).is_file():
             if (path / JOURNAL).is_dir():

@@ -9,6 +9,7 @@ from click.testing import CliRunner
 from clipfeat.base.errors import UsageError
 from clipfeat.cli.main import clipfeat
 from clipfeat.cli.options import LocalPath
+from clipfeat.featstore import FeatureStore, StoreError
 
 URL = "http://host/x"
 
@@ -45,3 +46,9 @@ def test_a_url_is_shown_as_it_was_typed(arguments):
     assert str(done.exception).startswith(
         f"{URL}: stores, runs and lists are not read over the net"
     )
+
+
+def test_a_store_at_a_url_is_not_there_yet():
+    with pytest.raises(StoreError, match=f"^{URL}: stores are not read") as refused:
+        FeatureStore.open(URL)
+    assert refused.value.code == "E-STORE-URL"
