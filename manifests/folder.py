@@ -5,6 +5,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+from ..base.text import printable
 from .contents import disk_path
 from .errors import ManifestError
 from .headers import Size, read_sizes
@@ -30,19 +31,28 @@ def look_into(folder: Path, say: Say) -> Folder:
     at: it is an image if its header can be read.
     """
     passed = Passed()
-    kinds = {path: suffix(path) for path in sorted(walk(str(folder), passed))}
-    images = tuple(path for path, kind in kinds.items() if kind in SUFFIXES)
-    asked = [path for path, kind in kinds.items() if kind not in SUFFIXES | OTHER_SUFFIXES]
+    images: list[str] = []
+    others: list[str] = []
+    asked: list[str] = []
+    for path in sorted(walk(str(folder), passed)):
+        ending = suffix(path)
+        if ending in SUFFIXES:
+            images.append(path)
+        else:
+            (others if ending in OTHER_SUFFIXES else asked).append(path)
     root = from_disk(str(folder))
     sizes = read_sizes(root, [escaped(path) for path in asked]) if asked else []
     by_content = {path: size for path, size in zip(asked, sizes, strict=True) if any(size)}
-    none = not images and not by_content
-    tars = tuple(path for path, kind in kinds.items() if kind == ".tar" and none)
-    for path in kinds.keys() - {*images, *by_content, *tars}:
-        there = kinds[path] in OTHER_SUFFIXES or os.path.exists(disk_path(root, path))  # noqa: PTH110
-        passed.add(NO_IMAGES if there else DANGLING, path)
+    tars = [] if images or by_content else [path for path in others if suffix(path) == ".tar"]
+    for path in others:
+        if not tars or suffix(path) != ".tar":
+            passed.add(NO_IMAGES, path)
+    for path in asked:
+        if path not in by_content:
+            there = os.path.exists(disk_path(root, path))  # noqa: PTH110
+            passed.add(NO_IMAGES if there else DANGLING, path)
     passed.say(str(folder), say)
-    return Folder(images, by_content, tars)
+    return Folder(tuple(images), by_content, tuple(tars))
 
 
 def folder_images(folder: Path, found: Folder, prefix: str, ids: str, say: Say) -> list[Image]:
@@ -59,9 +69,10 @@ def folder_images(folder: Path, found: Folder, prefix: str, ids: str, say: Say) 
         )
     say_odd_names(str(folder), (*found.images, *found.by_content), say)
     if found.by_content:
+        example = printable(without_odd(next(iter(found.by_content))))
         say(
             f"{folder}: {len(found.by_content):,} files are taken for what they hold, since their "
-            f"names do not end as an image's, such as {without_odd(next(iter(found.by_content)))}"
+            f"names do not end as an image's, such as {example}"
         )
     named = ((path, os.path.splitext(path)[0], (0, 0)) for path in found.images)  # noqa: PTH122
     others = ((path, path, size) for path, size in found.by_content.items())
