@@ -188,8 +188,8 @@ def not_as_planned(picture: Picture) -> Picture:
     """Return a picture without its pixels, which do not fit the grid that was planned."""
     reason = (
         f"{picture.width}x{picture.height} pixels are not what the manifest says, and give "
-        f"another grid than was planned; correct the size where the manifest has it from, or "
-        f"leave it out there, and make the manifest again"
+        f"another grid than was planned; make the manifest again: it takes the sizes of the "
+        f"headers (under a URL, leave the sizes out of the list)"
     )
     return dataclasses.replace(picture, status=Status.FAILED, reason=reason, pixels=None)
 
