@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from caption_world import FAST, TRANSFORMER, make_world
-from children import start, wait_for_update
+from children import Child, start, wait_for_update
 
 World = tuple[Path, Path]
 Typed = Callable[..., tuple[int, str, str]]
@@ -43,7 +43,7 @@ def test_a_run_killed_in_both_stages_goes_on_bit_for_bit(
     code, _, messages = typed(*command_line(world, whole, *CHANGES)[3:])
     assert (code, messages) == (0, "")
     for stage, update in (("xe", 13), ("scst", 7)):
-        child = start(command_line(world, run, *CHANGES))
+        child = Child(*command_line(world, run, *CHANGES)[3:])
         wait_for_update(run / stage, update, child)
         child.send_signal(signal.SIGKILL)
         child.communicate()

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from children import wait_for_update
+from children import Child, wait_for_update
 from pretrain_world import FAST, NAME, make_world, write_corpus
 from stores import make_store
 from test_processes import LAUNCH, losses
@@ -107,12 +107,7 @@ def stage2(world: World, stage1: Path, tmp_path_factory: pytest.TempPathFactory)
 def test_a_killed_run_goes_on_bit_for_bit(world: World, stage1: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     objectives = ("objectives.answers=0", "objectives.cells=1.0")
-    command = pretrain(world, run, *STAGE1, *objectives)
-    child = subprocess.Popen(
-        [sys.executable, "-m", "clipfeat.cli", *command],
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-        stderr=subprocess.PIPE,
-    )
+    child = Child(*pretrain(world, run, *STAGE1, *objectives))
     wait_for_update(run, 6, child)  # in the middle of the second epoch
     child.send_signal(signal.SIGKILL)
     child.communicate()
