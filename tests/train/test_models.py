@@ -253,8 +253,11 @@ def test_it_learns_32_examples_by_heart(name: str) -> None:
         targets=nn.functional.one_hot(answer, 4).float(),
     )
     optimizer = torch.optim.Adam(model.parameters(), lr=5e-3)
-    for _ in range(150):
-        optimizer.zero_grad()
-        loss_of(model, batch).backward()
-        optimizer.step()
-    assert torch.equal(model(*batch.inputs)[0].argmax(dim=1), answer)
+    for _ in range(15):
+        for _ in range(10):
+            optimizer.zero_grad()
+            loss_of(model, batch).backward()
+            optimizer.step()
+        if torch.equal(model(*batch.inputs)[0].argmax(dim=1), answer):
+            return
+    pytest.fail("not learned in 150 steps")
