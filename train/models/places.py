@@ -1,7 +1,7 @@
 """Where a cell stands: a learned vector from its coordinates, for any grid shape."""
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Float32, Int
 from torch import Tensor, nn
 
 # Wavelengths of the position signal, in grids: 2 orders the whole grid, 1/4 tells apart the
@@ -12,9 +12,13 @@ WAVELENGTHS = (2.0, 1.0, 0.5, 0.25)
 class GridPlace(nn.Module):
     """A learned vector for each cell's place, from coordinates in 0..1, for any grid shape."""
 
+    wavelengths: Float32[Tensor, " wave"]
+
     def __init__(self, channels: int) -> None:
         super().__init__()
         self.project = nn.Linear(4 * len(WAVELENGTHS), channels)
+        # A tensor made in the forward pass would make a GPU wait for the host.
+        self.register_buffer("wavelengths", torch.tensor(WAVELENGTHS), persistent=False)
 
     def forward(
         self, grid_shapes: Int[Tensor, "image 2"], cells: int
@@ -23,6 +27,5 @@ class GridPlace(nn.Module):
         rows, cols = grid_shapes[:, :1], grid_shapes[:, 1:]  # image 1
         cell = torch.arange(cells, device=grid_shapes.device)
         place = torch.stack(((cell // cols + 0.5) / rows, (cell % cols + 0.5) / cols), dim=-1)
-        wavelengths = torch.tensor(WAVELENGTHS, device=place.device)
-        angles = (2 * torch.pi * place[..., None] / wavelengths).flatten(-2)  # image cell 8
+        angles = (2 * torch.pi * place[..., None] / self.wavelengths).flatten(-2)  # image cell 8
         return self.project(torch.cat((angles.sin(), angles.cos()), dim=-1))
