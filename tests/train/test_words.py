@@ -126,6 +126,19 @@ def test_pieces_keep_the_marks_of_their_training_texts() -> None:
     assert berts[0] == berts[1]
 
 
+def test_sentences_that_differ_in_a_vowel_sign_do_not_say_the_same(tmp_path: Path) -> None:
+    """In pre-training one of them may replace the other; those that differ in a comma may not."""
+    texts = ["कि कि", "कु कु", "कि, कि?"]
+    (tmp_path / "a.json").write_text(json.dumps([{"img_id": "1", "sentf": {"a": texts}}]))
+    letters = train_pieces(texts, size=5 + 2 * 5)  # no piece has two
+    options = {"words": letters, "answers": (), "max_tokens": 9}
+    sentences = encode_corpus(
+        read_corpus([tmp_path / "a.json"]), "a", {"1"}, skip_missing=0, **options
+    )
+    first, other, same = sentences.meaning_of_text.tolist()
+    assert (first == other, first == same) == (False, True)
+
+
 def test_a_sentence_without_spaces_is_no_unknown_piece() -> None:
     """A word of more than 100 letters is one to BERT's tokenizer, and a Thai sentence such a word."""
     sentence = "แมวตัวนี้สีอะไร" * 10

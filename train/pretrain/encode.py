@@ -59,8 +59,7 @@ def _meanings(tokens: Int[np.ndarray, "text token"], words: WordPieces) -> Int[n
 
     What is not in their tokens, as upper case, makes no difference either.
     """
-    marks = [not any(map(str.isalnum, piece)) for piece in words.pieces]
-    said = np.where(np.array(marks)[tokens], 0, tokens)
+    said = np.where(words.of_words[tokens], tokens, 0)
     to_front = np.argsort(said == 0, axis=1, kind="stable")
     _, meaning = np.unique(np.take_along_axis(said, to_front, 1), axis=0, return_inverse=True)
     return meaning.reshape(-1)

@@ -1,5 +1,6 @@
 """Texts as word pieces, in the manner of BERT (Devlin et al. 2019, section 3)."""
 
+import unicodedata
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -54,8 +55,9 @@ class WordPieces:
         return tokens
 
     def known(self, tokens: Int[np.ndarray, "text token"]) -> Bool[np.ndarray, " text"]:
-        """Return which texts, as `encode` gives them, have a piece of a word: no mere marks."""
-        return self._of_words[tokens].any(axis=1)
+        """Return which texts, as `encode` gives them, have a piece of a word: no punctuation."""
+        special = np.array([piece in SPECIAL for piece in self.pieces])
+        return np.any((self.of_words & ~special)[tokens], axis=1)
 
     def number(self, piece: str) -> int:
         """Return the token of a piece."""
@@ -66,8 +68,11 @@ class WordPieces:
         return {piece: number for number, piece in enumerate(self.pieces)}
 
     @cached_property
-    def _of_words(self) -> Bool[np.ndarray, " piece"]:
-        return np.array([p not in SPECIAL and any(map(str.isalnum, p)) for p in self.pieces])
+    def of_words(self) -> Bool[np.ndarray, " piece"]:
+        """Which pieces hold a letter, a digit or a combining mark, and are no mere punctuation."""
+        return np.array(
+            [any(unicodedata.category(c)[0] in "LMN" for c in piece) for piece in self.pieces]
+        )
 
     @cached_property
     def _tokenizer(self) -> Tokenizer:

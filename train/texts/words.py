@@ -95,7 +95,7 @@ class Words:
 
     def known(self, tokens: Int[np.ndarray, "text token"]) -> Bool[np.ndarray, " text"]:
         """Return which texts, as `encode` gives them, have a word that is known."""
-        return (tokens >= SPECIAL).any(axis=1)
+        return np.any(tokens >= SPECIAL, axis=1)
 
     @cached_property
     def _numbers(self) -> dict[str, int]:
