@@ -130,7 +130,7 @@ def test_a_run_folder_is_whole(stage1: Path) -> None:
     )
     assert (card["task"], card["data_files"].keys()) == ("pretrain", {"train.json", "heldout.json"})
     assert (stage1 / "curves.png").read_bytes().startswith(b"\x89PNG")
-    assert read(stage1 / "vocabulary.json").keys() == {"pieces", "answers"}
+    assert read(stage1 / "vocabulary.json").keys() == {"pieces", "keeps_marks", "answers"}
 
 
 def test_eval_gives_the_result_of_training(stage1: Path, typed: Typed) -> None:

@@ -17,7 +17,8 @@ from .clip import Embed, clip_scores
 from .data.examples import encode
 from .data.read import read_split
 from .data.split import CaptionSplit
-from .metrics.results import ONE_IMAGE, read_results, write_results
+from .metrics import ONE_IMAGE
+from .metrics.results import read_results, write_results
 from .page import write_page
 from .trained import TrainedCaptioner, find_stage, load_stage
 from .write import write_captions

@@ -14,7 +14,7 @@ from .data.read import read_split
 from .data.split import CaptionSplit
 from .data.tokens import CaptionVocabulary
 from .data.words import build_words
-from .metrics.results import ONE_IMAGE
+from .metrics import ONE_IMAGE
 from .settings import CaptionSettings
 
 

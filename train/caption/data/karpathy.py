@@ -1,6 +1,6 @@
 """Karpathy's splits of COCO and of Flickr30k, with their captions, one JSON file each."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -8,10 +8,9 @@ from ....base.errors import ClipfeatError, UsageError
 from ...grounded.images import coco_candidates, file_candidates
 from ...runs.jsonfile import field, identifier, read_json
 from .captions import read_caption
-from .split import CaptionedImage
+from .split import CaptionedImage, choose_splits
 
 FILES = {"karpathy_coco": "dataset_coco.json", "karpathy_flickr30k": "dataset_flickr30k.json"}
-RESTVAL = "restval"  # the images of COCO's validation set that are in no other split of his
 
 
 def read_images(
@@ -38,19 +37,6 @@ def read_images(
         if split in wanted
     ]
     return images, (path,)
-
-
-def choose_splits(path: Path, parts: Sequence[str], found: Collection[str]) -> set[str]:
-    """Return the splits of a file that the named parts are.
-
-    Part "train" is his train and, in COCO's file, restval: what the field calls COCO's training
-    split. Raises UsageError for a part that is none of those `found`.
-    """
-    for part in parts:
-        if part not in found:
-            known = ", ".join(sorted(set(found))) or "none"
-            raise UsageError(f"{path} has no images of split {part!r}; its splits: {known}")
-    return {*parts, *((RESTVAL,) if "train" in parts else ())}
 
 
 def _coco_image(record: Any, where: str) -> CaptionedImage:

@@ -1,12 +1,14 @@
 """A split of captioned images: all that training on it and scoring it take, whatever its files."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from ....base.errors import ClipfeatError
+from ....base.errors import ClipfeatError, UsageError
 from ....base.text import say
+
+RESTVAL = "restval"  # images of COCO's validation set that are in no other of Karpathy's splits
 
 
 class CaptionedImage(NamedTuple):
@@ -54,6 +56,19 @@ def make_split(
             raise ClipfeatError(f"{told}{examples}; {remedy}")
         say(f"{told}{examples}; left out")
     return CaptionSplit(name, tuple(image for image in images if image.texts), files)
+
+
+def choose_splits(path: Path, parts: Sequence[str], found: Collection[str]) -> set[str]:
+    """Return the splits of a file of Karpathy's that the named parts are.
+
+    Part "train" is his train and, in COCO's file, restval: what the field calls COCO's training
+    split. Raises UsageError for a part that is none of those `found`.
+    """
+    for part in parts:
+        if part not in found:
+            known = ", ".join(sorted(set(found))) or "none"
+            raise UsageError(f"{path} has no images of split {part!r}; its splits: {known}")
+    return {*parts, *((RESTVAL,) if "train" in parts else ())}
 
 
 def _require_once(name: str, found: Sequence[CaptionedImage]) -> None:

@@ -1,1 +1,4 @@
 """How good captions are: rewards for training, the published scores, and files of captions."""
+
+# What is said beside a CIDEr whose document frequencies are those of one image.
+ONE_IMAGE = "0 by definition for one image, since each of its n-grams is in all images"

@@ -6,13 +6,11 @@ from typing import Any
 
 from ....base.errors import ClipfeatError, UsageError
 from ...runs.jsonfile import field, identifier, read_json, write_json
-from ..data.karpathy import choose_splits
+from ..data.split import choose_splits
 
 # An image goes by its id as text, so that 42 and "42" are one image: keys of JSON are text.
 Captions = dict[str, str]
 References = dict[str, list[str]]
-# What is said beside a CIDEr of one image.
-ONE_IMAGE = "0 by definition for one image, since each of its n-grams is in all images"
 
 
 def write_results(path: Path, captions: Mapping[Any, str]) -> None:

@@ -16,7 +16,7 @@ from pycocoevalcap.rouge.rouge import Rouge
 from pycocoevalcap.spice import spice
 
 from ....base.errors import ClipfeatError
-from .results import ONE_IMAGE
+from . import ONE_IMAGE
 from .tokenizer import AS_ENGLISH, require_java, said_by_java, tokenize
 
 Tokenized = Mapping[int, list[str]]
