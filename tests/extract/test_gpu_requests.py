@@ -30,7 +30,7 @@ RECIPE = make_recipe("square:64", CLIP, (32, 32))
 
 def stand_in(grids=None):
     """Return what is taken for a backbone on a GPU."""
-    backbone = Backbone.__new__(Backbone)
+    backbone: Any = Backbone.__new__(Backbone)
     backbone.device = torch.device("cuda", 0)
     backbone.grids = grids
     return backbone
