@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from ..base.errors import ClipfeatError
-from ..base.text import printable_lines, say
+from ..base.text import say
 from ..base.version import clipfeat_version
 from .compare import compare
 from .corpus import corpus
@@ -54,8 +54,9 @@ def main() -> None:
     try:
         sys.exit(clipfeat.main(standalone_mode=False))
     except click.ClickException as error:
-        error.message = printable_lines(error.message)
-        error.show()
+        shown = io.StringIO()
+        error.show(shown)
+        say(shown.getvalue().rstrip())
         sys.exit(error.exit_code)
     except click.Abort as abort:
         terminated = isinstance(abort.__cause__, Terminated)

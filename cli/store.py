@@ -191,7 +191,8 @@ def _recompute(
 def repair(*, path: Path, deep: bool, break_lock: bool, as_json: bool) -> None:
     """Drop the shards of STORE that are broken; the next extract writes just those again.
 
-    Exits with 1 if something is left that no repair can mend.
+    Links, folders and files that no writer has made are named and left alone. Exits with 1 if
+    something is left that no repair can mend.
 
     \b
     $ clipfeat store repair coco.clipfeat

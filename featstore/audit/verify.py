@@ -17,6 +17,7 @@ from ..disk.hashing import check_files, size_problem
 from ..disk.lookup import LookupBuilder, lookup_bytes
 from ..disk.store_json import card_bytes
 from ..disk.tables import index_lines
+from ..disk.tables import size_problem as table_size_problem
 from ..errors import CorruptStoreError, StoreError
 from ..format import JOURNAL, STORE_JSON, TABLES, store_digest
 from ..store import FeatureStore
@@ -120,9 +121,12 @@ def _check_tables(store: FeatureStore) -> Iterator[Problem]:
     for table in TABLES:
         path = store.table_path(table)
         remedy = REPAIR if table == "lookup" else COPY
-        absent = list(_of_file(path, path.name, remedy))
-        yield from absent
-        if not absent and sha256_file(path) != store.card["tables"][table]:
+        problems = list(_of_file(path, path.name, remedy))
+        if not problems and table == "index":
+            too_large = table_size_problem(path, sum(store.card["counts"].values()))
+            problems = [Problem(path.name, too_large, (), COPY)] if too_large else []
+        yield from problems
+        if not problems and sha256_file(path) != store.card["tables"][table]:
             yield Problem(path.name, "sha256 is not the one in store.json", (), remedy)
 
 

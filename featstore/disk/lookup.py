@@ -110,7 +110,9 @@ class Lookup:
         places = self._find(ids)
         if (places.state < 0).any():
             for form in NORMAL_FORMS:
-                missed = [k for k in np.flatnonzero(places.state < 0) if not ids[k].isascii()]
+                missed = [
+                    k for k in np.flatnonzero(places.state < 0).tolist() if not ids[k].isascii()
+                ]
                 if not missed:
                     break
                 found = self._find([in_normal_form(form, ids[k]) for k in missed])

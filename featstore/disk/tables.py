@@ -141,6 +141,14 @@ def read_shards(path: Path, sha256: str, most: int) -> list[ShardRow]:
     return shards
 
 
+def size_problem(path: Path, rows: int) -> str | None:
+    """Return what is wrong with the size of a table of at most so many rows, if anything is."""
+    size = path.stat().st_size
+    if size > TABLE_BYTES + rows * ROW_BYTES:
+        return f"has {size:,} bytes, too many for {rows:,} rows"
+    return None
+
+
 def _read(
     path: Path, schema: pa.Schema, sha256: str, counts: range, names: tuple[str, ...] = ()
 ) -> Iterator[pa.RecordBatch]:
@@ -152,9 +160,9 @@ def _read(
     check_plain([path])
     if not path.exists():
         raise refuse("no such file (if the store has been added to, open it again)")
-    size, most = path.stat().st_size, TABLE_BYTES + counts[-1] * ROW_BYTES
-    if size > most:
-        raise refuse(f"has {size:,} bytes, too many for {counts[-1]:,} rows")
+    problem = size_problem(path, counts[-1])
+    if problem:
+        raise refuse(problem)
     if sha256_file(path) != sha256:
         raise refuse("has changed: its sha256 is not the one in store.json")
     return read_batches(path, schema, refuse, counts, names)

@@ -31,7 +31,7 @@ from .receipt import NOT_JSON, Receipt, max_receipt_bytes
 LOCK, PLAN = "lock", "plan.json"
 NUMBER = re.compile(r"[0-9]{8,12}")  # of a shard, in the names of its files
 RECEIPT = re.compile(rf"{NUMBER.pattern}\.json")
-IN_HAND = re.compile(rf"{NUMBER.pattern}\.[a-z]+\.[0-9a-f]+{re.escape(TEMPORARY)}")
+IN_HAND = re.compile(rf"{NUMBER.pattern}\.[a-z]+\.[0-9a-f]{{16}}{re.escape(TEMPORARY)}")
 MAX_PLAN_BYTES = 1 << 26  # three million shards that are written again
 PLAN_KEYS = {
     "identity": (dict,),
@@ -89,7 +89,8 @@ class Journal:
                 fsync_folder(folder)
         except OSError as error:
             raise StoreError(
-                f"cannot write {self.folder}: {error.strerror}; choose another --out"
+                f"cannot write {self.folder}: {error.strerror}; make its folder writable, "
+                f"or choose another --out"
             ) from None
 
     def refuse_link(self) -> None:

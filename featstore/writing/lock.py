@@ -46,7 +46,9 @@ class WriterLock:
         }
         with _closed_on_error(descriptor), naming(self._path):
             os.ftruncate(descriptor, 0)
-            os.pwrite(descriptor, json.dumps(content).encode(), 0)
+            text, written = json.dumps(content).encode(), 0
+            while written < len(text):  # a full disk takes a part, and refuses the rest
+                written += os.pwrite(descriptor, text[written:], written)
             os.fsync(descriptor)  # for other hosts to read from now on
             self._released.clear()
             threading.Thread(target=self._beat, daemon=True, name="lock heartbeat").start()

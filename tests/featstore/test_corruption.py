@@ -176,7 +176,7 @@ def test_a_deleted_file_is_found_and_its_records_do_not_read(tiny, tmp_path):
         "features.zarr/c.0.0.0.0",
         "features.zarr/1x2/grid/c.9.0.0.0",
         "features.zarr/1x2/more/zarr.json",
-        "features.zarr/1x2/grid/.zarr.json.4242.tmp",
+        "features.zarr/1x2/grid/.zarr.json.0123456789abcdef.tmp",
     ],
 )
 def test_a_file_too_many_is_named(store, name):

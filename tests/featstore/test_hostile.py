@@ -39,6 +39,7 @@ from clipfeat.featstore.disk.lookup import SHAPE_BIT, STATUS_BIT, _hashes, _seal
 from clipfeat.featstore.disk.shard_index import ABSENT, encode_index
 from clipfeat.featstore.disk.tables import INDEX_SCHEMA, SHARDS_SCHEMA
 from clipfeat.featstore.layout import lay_out
+from clipfeat.featstore.writing.completion import Lacking, finish_store
 from clipfeat.featstore.writing.update import finished_store
 from clipfeat.featstore.writing.writer import StoreWriter
 
@@ -291,7 +292,7 @@ class TestLinks:
         links = []
         for name in ("lookup.bin", "features.zarr/zarr.json"):
             (store / name).write_bytes(b"")
-            links.append((store / name).with_name(f".{(store / name).name}.4242.tmp"))
+            links.append((store / name).with_name(f".{(store / name).name}.0123456789abcdef.tmp"))
             links[-1].symlink_to(beside / "precious.txt")
         names = sorted(link.relative_to(store).as_posix() for link in links)
         assert sorted(problem.path for problem in repair(store).left) == names
@@ -848,3 +849,119 @@ def test_pooled_vectors_of_another_record_do_not_read(tmp_path):
     with pytest.raises(CorruptStoreError, match="the record of another image"):
         FeatureStore.open(path).read(["image001"])
     assert FeatureStore.open(path)["image001"].tobytes() == records["image001"].tobytes()
+
+
+# Files that are huge, or never end.
+
+
+def sparse(path):
+    path.unlink(missing_ok=True)
+    with path.open("wb") as file:
+        file.truncate(100 << 30)
+
+
+def endless(path):
+    path.unlink(missing_ok=True)
+    path.symlink_to("/dev/zero")
+
+
+def pipe(path):
+    path.unlink(missing_ok=True)
+    os.mkfifo(path)
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("put", [sparse, endless, pipe])
+@pytest.mark.parametrize("name", FILES)
+def test_a_file_without_an_end_is_not_read_to_it(store, put, name):
+    if put is sparse and name == SHARD:
+        forge_column(store, "shards", "bytes", [100 << 30])  # as its own packing list says
+    put(store / name)
+    for depth in Depth:
+        with contextlib.suppress(StoreError):
+            assert verify(store, depth) or depth == Depth.QUICK
+    with contextlib.suppress(StoreError):
+        done = repair(store)
+        assert done.left or done.mended or done.dropped
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("put", [sparse, endless, pipe])
+def test_a_journal_without_an_end_is_not_read_to_it(tmp_path, put):
+    records, journal = grids(6), tmp_path / "s/journal"
+    interrupted(tmp_path / "s", records)
+    content = (journal / "00000001.json").read_bytes()
+    put(journal / "00000001.json")
+    assert isinstance(finish_store(tmp_path / "s"), Lacking)
+    (journal / "00000001.json").unlink()
+    (journal / "00000001.json").write_bytes(content)
+    plan = (journal / "plan.json").read_bytes()
+    put(journal / "plan.json")
+    for write in (finish_store, lambda path: make_store(path, records)):
+        with pytest.raises(StoreError, match="is no plan of this clipfeat"):
+            write(tmp_path / "s")
+    (journal / "plan.json").unlink()
+    (journal / "plan.json").write_bytes(plan)
+    put(journal / "lock")
+    if put is sparse:
+        assert isinstance(finish_store(tmp_path / "s"), FeatureStore)
+    else:
+        with pytest.raises(OSError, match=r"is a (symbolic link|pipe or a device)"):
+            finish_store(tmp_path / "s")
+
+
+@pytest.mark.parametrize(
+    ("table", "extra"), [("index", 1), ("index", -1), ("shards", 1)], ids=["more", "fewer", "list"]
+)
+def test_a_footer_with_another_number_of_rows_is_refused_before_a_row_is_read(store, table, extra):
+    path = store / f"{table}.parquet"
+    rows = pq.read_table(path)
+    rows = pa.concat_tables([rows, rows.slice(0, 1)]) if extra > 0 else rows.slice(0, len(rows) - 1)
+    pq.write_table(rows, path)
+    reseal(store)
+    with pytest.raises(CorruptStoreError, match=rf"has {len(rows)} rows; expected "):
+        list(getattr(FeatureStore.open(store), table))
+
+
+@pytest.mark.parametrize("value", ["AB" * 32, "ab" * 31, "ab" * 32 + "\n", "\x1b[31m", "g" * 64])
+@pytest.mark.parametrize("where", ["source_sha256", "sha256", "receipt", "plan"])
+def test_a_hash_that_is_none_is_refused(tmp_path, store, where, value):
+    if where in ("source_sha256", "sha256"):
+        table = "index" if where == "source_sha256" else "shards"
+        forge_column(store, table, where, [value, "", ""] if table == "index" else [value])
+        with pytest.raises(CorruptStoreError) as refused:
+            list(getattr(FeatureStore.open(store), table))
+        assert refused.value.code == "E-STORE-HASH"
+        return
+    records = grids(6)
+    interrupted(tmp_path / "new", records)
+    path = tmp_path / "new/journal" / ("plan.json" if where == "plan" else "00000001.json")
+    content = json.loads(path.read_bytes())
+    if where == "plan":
+        content["layout"] = value
+    else:
+        content["files"][0][2] = value
+    path.write_text(json.dumps(content))
+    if where == "plan":
+        with pytest.raises(StoreError, match="is no plan of this clipfeat"):
+            finish_store(tmp_path / "new")
+    else:
+        assert isinstance(finish_store(tmp_path / "new"), Lacking)
+
+
+@pytest.mark.parametrize("folder", ["features.zarr/3x4/grid", "features.zarr/3x4", "journal"])
+def test_a_folder_that_became_a_link_while_shards_are_written_is_not_written_into(
+    tmp_path, beside, folder
+):
+    records, identity = grids(6), make_identity(8)
+    layout, path = lay_out(shapes_of(records), 4), tmp_path / "s"
+    with StoreWriter(path, identity, layout) as writer:
+        first, second = writer.pending
+        write_shard(path, identity, layout, first, encoded_records(identity, records))
+        (path / folder).rename(tmp_path / "moved")
+        (path / folder).symlink_to(beside)
+        with pytest.raises(StoreError) as refused:
+            write_shard(path, identity, layout, second, encoded_records(identity, records))
+        assert refused.value.code == "E-STORE-LINK"
+        (path / folder).unlink()
+        (tmp_path / "moved").rename(path / folder)

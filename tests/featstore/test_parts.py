@@ -159,8 +159,12 @@ def test_a_whole_run_excludes_parts(path, start, digest):
 
 
 def test_a_part_leaves_the_files_of_others_alone(path, start):
-    others = ["00000003.grid.77.tmp", ".00000014.json.77.tmp", ".plan.json.77.tmp"]
-    own = ["00000002.grid.77.tmp", ".00000000.json.77.tmp"]
+    others = [
+        "00000003.grid.0123456789abcdef.tmp",
+        ".00000014.json.0123456789abcdef.tmp",
+        ".plan.json.0123456789abcdef.tmp",
+    ]
+    own = ["00000002.grid.0123456789abcdef.tmp", ".00000000.json.0123456789abcdef.tmp"]
     write(path, "2/4", most=1)
     for name in [*others, *own]:
         (path / "journal" / name).touch()

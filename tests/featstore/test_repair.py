@@ -1,5 +1,7 @@
 """What is broken is dropped and written again, to the very store that it was."""
 
+import os
+
 import numpy as np
 import pytest
 from hostile import reseal
@@ -23,6 +25,7 @@ RECORDS: dict[str, np.ndarray | None] = {
 RECORDS |= {f"s{k}": RNG.standard_normal((3, 2, 4)).astype(np.float16) for k in range(3)}
 RECORDS |= {"gone": None}
 POOLED = {image_id: RNG.standard_normal(5).astype(np.float16) for image_id in RECORDS}
+NEW = {"new": np.ones((2, 3, 4), np.float16)}
 GRID = "features.zarr/2x3/grid/c.1.0.0.0"  # holds r4 to r7
 VECTORS = "features.zarr/2x3/pooled/c.1.0"
 
@@ -128,8 +131,8 @@ def test_what_follows_from_the_rest_is_made_anew_to_the_byte(store, name, damage
 @pytest.mark.parametrize(
     ("name", "is_removed"),
     [
-        (".store.json.99.tmp", True),
-        ("features.zarr/2x3/grid/.zarr.json.99.tmp", True),
+        (".store.json.0123456789abcdef.tmp", True),
+        ("features.zarr/2x3/grid/.zarr.json.0123456789abcdef.tmp", True),
         ("features.zarr/2x3/grid/c.9.0.0.0", True),
         ("index.7.parquet", True),
         ("lookup.7.bin", True),
@@ -150,7 +153,7 @@ def test_what_a_writer_left_is_removed_and_what_a_person_put_there_is_not(store,
 def test_a_journal_that_a_killed_run_left_is_removed(store):
     (store / "journal").mkdir()
     (store / "journal/00000000.json").write_text("{}")
-    (store / "journal/00000001.grid.77.tmp").write_text("...")
+    (store / "journal/00000001.grid.0123456789abcdef.tmp").write_text("...")
     assert [problem.path for problem in verify(store)] == ["journal"]
     assert repair(store).left == ()
     assert verify(store) == []
@@ -182,12 +185,12 @@ def test_damage_of_many_kinds_at_once(store):
     flip(store / GRID)
     flip(store / "lookup.bin")
     (store / "features.zarr/3x2/zarr.json").unlink()
-    (store / "features.zarr/2x3/grid/.c.0.tmp").touch()
+    (store / "features.zarr/2x3/grid/.c.0.0123456789abcdef.tmp").touch()
     done = repair(store)
     assert set(done.mended) == {
         "lookup.bin",
         "features.zarr/3x2/zarr.json",
-        "features.zarr/2x3/grid/.c.0.tmp",
+        "features.zarr/2x3/grid/.c.0.0123456789abcdef.tmp",
     }
     assert [problem.path for problem in done.dropped] == [GRID]
     assert set(done.dropped[0].ids) == {"r4", "r5", "r6", "r7"}
@@ -239,3 +242,66 @@ def test_readers_that_are_open_while_a_store_is_repaired_go_on(store):
         reader["r4"]
     extend_store(store, RECORDS, pooled=POOLED)
     assert reader["r4"].tobytes() == RECORDS["r4"].tobytes()  # pyright: ignore
+
+
+def link(path, outside):
+    path.rename(outside)
+    path.symlink_to(outside)
+
+
+def pipe(path, outside):
+    path.unlink()
+    os.mkfifo(path)
+
+
+def folder(path, outside):
+    path.unlink()
+    path.mkdir()
+
+
+@pytest.mark.parametrize("name", [GRID, "features.zarr/2x3/zarr.json", "index.parquet"])
+@pytest.mark.parametrize(
+    ("put", "problem"),
+    [(link, "is a symbolic link"), (pipe, "is a pipe or a device"), (folder, "is a folder")],
+)
+@pytest.mark.parametrize("store", ["zstd"], indirect=True)
+def test_what_is_no_plain_file_is_said_to_be_that_and_left(store, tmp_path, name, put, problem):
+    content = (store / name).read_bytes()
+    put(store / name, tmp_path / "outside")
+    mode = (store / name).lstat().st_mode
+    for depth in (Depth.QUICK, Depth.FULL):
+        (found,) = (one for one in verify(store, depth) if one.path == name)
+        assert (found.problem, "extract" in found.remedy) == (problem, False)
+    done = repair(store)
+    assert name in [left.path for left in done.left]
+    assert not done.dropped
+    with pytest.raises(StoreError) as refused:
+        extend_store(store, RECORDS | NEW, pooled=POOLED | {"new": np.ones(5, np.float16)})
+    assert refused.value.code == ("E-STORE-LINK" if put is link else "E-STORE-FILE")
+    assert (store / name).lstat().st_mode == mode
+    if put is link:
+        assert (tmp_path / "outside").read_bytes() == content
+
+
+@pytest.mark.parametrize("store", ["zstd"], indirect=True)
+def test_what_somebody_put_into_a_store_is_named_and_left(store):
+    strange = [
+        ".thesis.tmp",
+        "features.zarr/2x3/grid/.DS_Store",
+        "features.zarr/notes.txt",
+        "journal/00000000.json.bak",
+        "journal/deep/notes.txt",
+        "journal/notes.txt",
+    ]
+    for name in strange:
+        (store / name).parent.mkdir(parents=True, exist_ok=True)
+        (store / name).write_text("thesis")
+    (store / "journal/00000001.json").write_text("{}")
+    (store / "index.9.parquet").mkdir()
+    for _ in range(2):
+        assert sorted(left.path for left in repair(store).left) == strange
+        assert sorted(found.path for found in verify(store)) == strange
+    extend_store(store, RECORDS | NEW, pooled=POOLED | {"new": np.ones(5, np.float16)})
+    assert all((store / name).read_text() == "thesis" for name in strange)
+    assert (store / "index.9.parquet").is_dir()
+    assert not (store / "journal/00000001.json").exists()

@@ -1,10 +1,15 @@
 """A store is written by one process at a time, and survives being killed."""
 
+import errno
+import heapq
+import json
 import multiprocessing as mp
+import resource
 import subprocess
 import sys
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import interrupted_writer
@@ -12,11 +17,13 @@ import numpy as np
 import pytest
 import small_world
 from interrupted_writer import RECORDS
-from stores import make_identity, make_store
+from stores import files_of, make_identity, make_store, snapshot
 
-from clipfeat.featstore import FeatureStore, GridShape, StoreError
+from clipfeat.featstore import FeatureStore, GridShape, IndexRow, StoreError
 from clipfeat.featstore.audit.verify import verify
+from clipfeat.featstore.disk.tables import index_batch, index_lines, index_rows
 from clipfeat.featstore.layout import lay_out
+from clipfeat.featstore.writing.merge import merged
 from clipfeat.featstore.writing.tidy import finish_tidying
 from clipfeat.featstore.writing.update import finished_store, update_layout
 from clipfeat.featstore.writing.writer import StoreWriter
@@ -35,6 +42,80 @@ def kill(child):
 
 def layout():
     return lay_out({image_id: GridShape(2, 3) for image_id in RECORDS}, 4)
+
+
+def test_write_store_says_that_its_own_store_is_finished(tmp_path):
+    path = make_store(tmp_path / "s", RECORDS)
+    before = snapshot(path)
+    with pytest.raises(StoreError, match="is a finished store already") as refused:
+        make_store(path, RECORDS)
+    assert refused.value.code == "E-STORE-FINISHED"
+    assert snapshot(path) == before
+
+
+def test_a_file_that_may_not_grow_is_named_and_the_run_goes_on_later(tmp_path):
+    path, whole = tmp_path / "s", FeatureStore.open(make_store(tmp_path / "whole", RECORDS))
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    named = set()
+    for limit in (9, 200, 300, 700, 1500, 2400, 3000, 4000, 5000, 6000):
+        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, hard))
+        try:
+            make_store(path, RECORDS)
+        except OSError as error:
+            named.add((error.errno, *Path(error.filename).relative_to(path).parts))
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        if (path / "store.json").exists():
+            break
+    expected = {("journal", "lock"), ("journal", "plan.json"), ("index.parquet",)}
+    assert {(errno.EFBIG, *parts) for parts in expected} <= named
+    assert {number for number, *_ in named} == {errno.EFBIG}
+    finished = finished_store(path, make_identity(16)) or FeatureStore.open(
+        make_store(path, RECORDS)
+    )
+    assert finished.digest == whole.digest
+
+
+def test_giving_up_removes_what_was_written_and_nothing_else(tmp_path):
+    path = tmp_path / "s"
+    _, layout = small_world.layout_of(path, small_world.FIRST)
+    strange = ["features.zarr/1x2/notes.txt", "journal/notes.txt"]
+    with StoreWriter(path, small_world.IDENTITY, layout) as writer:
+        small_world.write_shard(path, writer.pending[0])
+        for name in strange:
+            (path / name).write_text("thesis")
+        writer.discard()
+    assert files_of(path) == strange
+    assert [(path / name).read_text() for name in strange] == ["thesis"] * 2
+
+
+def test_columns_of_sorted_sources_are_merged_as_rows_would_be():
+    rng = np.random.default_rng(0)
+    ids = [f"{k:04}" + "é\U0001f600"[: k % 3] for k in range(3000)]
+    rows = [IndexRow(i, "ok", "", "1x1", k, 0, 0, "", "", "") for k, i in enumerate(ids)]
+    sources = [[] for _ in range(7)]
+    for row, source in zip(rows, rng.integers(0, 6, len(rows)), strict=True):  # the last is empty
+        sources[source].append(row)
+    streams = [
+        iter([index_batch(some) for some in np.split(np.array(source, object), [3, 3, 100])])
+        for source in sources
+    ]
+    expected = list(heapq.merge(*sources))
+    assert [IndexRow(*row) for row in index_rows(merged(streams))] == expected == rows
+    assert list(merged([])) == []
+
+
+def test_lines_of_the_index_are_those_of_json():
+    texts = ["", "a", 'quote " and \\', "é", "\x7f\n\0", "\U0001f600", "[1,2]", "</a>"]
+    rows = [
+        IndexRow(text, "ok", why, "1x1", k, -k, 2**31 - 1, "", text, "")
+        for k, text in enumerate(texts)
+        for why in texts
+    ]
+    encode = json.JSONEncoder(separators=(",", ":")).encode
+    for some in (rows, rows[:1], []):
+        expected = "".join(f"{encode(list(row))}\n" for row in some)
+        assert index_lines(index_batch(some)).decode() == expected
 
 
 @pytest.mark.parametrize("shards_down", [1, 4, 9])
@@ -73,7 +154,7 @@ def test_a_damaged_shard_of_a_cut_off_run_is_written_again(tmp_path, damage):
     np.testing.assert_array_equal(FeatureStore.open(tmp_path / "s")["i000"], RECORDS["i000"])
 
 
-@pytest.mark.parametrize("left", [["lock"], ["lock", ".plan.json.1.tmp"], []])
+@pytest.mark.parametrize("left", [["lock"], ["lock", ".plan.json.0123456789abcdef.tmp"], []])
 def test_a_run_killed_before_its_plan_was_down_starts_again(tmp_path, left):
     (tmp_path / "s" / "journal").mkdir(parents=True)
     for name in left:
@@ -124,7 +205,7 @@ def test_temporary_files_of_a_killed_run_do_not_stay(tmp_path):
     child.stdout.readline()
     kill(child)
     for folder in ("", "features.zarr", "features.zarr/2x3/grid", "journal"):
-        (tmp_path / "s" / folder / ".zarr.json.99.tmp").touch()
+        (tmp_path / "s" / folder / ".zarr.json.0123456789abcdef.tmp").touch()
     assert verify(make_store(tmp_path / "s", RECORDS)) == []
 
 
