@@ -33,14 +33,14 @@ def main() -> None:
     with tempfile.TemporaryDirectory(dir=".") as folder:
         shapes = dict.fromkeys(ids, SHAPE)
         store = write_store(Path(folder) / "s.clipfeat", identity, shapes, lambda i: grids[ids[i]])
+        cells = grids.reshape(-1, dim).astype(np.float64)
         for _ in range(ROUNDS):
             start, used = time.perf_counter(), time.process_time()
             found = store_stats(store).grid.channels
             seconds, used = time.perf_counter() - start, time.process_time() - used
             print(f"{count:,} records: {seconds:.2f} s, {used:.2f} s of processor time")
-    cells = grids.reshape(-1, dim).astype(np.float64)
-    np.testing.assert_allclose(found.mean, cells.mean(0), rtol=1e-12, atol=1e-15)
-    np.testing.assert_allclose(found.std, cells.std(0), rtol=1e-12)
+            np.testing.assert_allclose(found.mean, cells.mean(0), rtol=1e-12, atol=1e-15)
+            np.testing.assert_allclose(found.std, cells.std(0), rtol=1e-12)
 
 
 if __name__ == "__main__":

@@ -46,7 +46,8 @@ def main(paths: list[str]) -> None:
         for name in names:
             if hasattr(module, name):
                 delattr(module, name)
-    sys.modules.update(dict.fromkeys([*MODULES, *EXTRAS]))  # importing them fails from now on
+    for name in (*MODULES, *EXTRAS):
+        sys.modules[name] = None  # pyright: ignore[reportArgumentType]  importing it fails now
 
     import clipfeat.manifests
     import clipfeat.train.runs.folder

@@ -110,9 +110,8 @@ class Lookup:
         places = self._find(ids)
         if (places.state < 0).any():
             for form in NORMAL_FORMS:
-                missed = [
-                    k for k in np.flatnonzero(places.state < 0).tolist() if not ids[k].isascii()
-                ]
+                unknown = np.flatnonzero(places.state < 0).tolist()
+                missed = [k for k in unknown if not ids[k].isascii()]
                 if not missed:
                     break
                 found = self._find([in_normal_form(form, ids[k]) for k in missed])
