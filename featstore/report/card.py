@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from ...base.parquet import rows_of
 from ...base.text import printable
 from ..format import GridShape, Identity, Status
 from ..store import FeatureStore
@@ -21,11 +22,12 @@ def describe(store: FeatureStore) -> dict[str, Any]:
     """
     refused = []
     shapes: Counter[str] = Counter()
-    for row in store.index:
-        if row.status == Status.OK:
-            shapes[row.shape] += 1
-        elif len(refused) < MAX_REFUSED:
-            refused.append({"image_id": row.image_id, "status": row.status, "reason": row.reason})
+    for batch in store.index_batches("image_id", "status", "reason", "shape"):
+        for image_id, status, reason, shape in rows_of(batch):
+            if status == Status.OK:
+                shapes[shape] += 1
+            elif len(refused) < MAX_REFUSED:
+                refused.append({"image_id": image_id, "status": status, "reason": reason})
     return {
         "path": str(store.path),
         **store.card,

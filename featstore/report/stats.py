@@ -10,6 +10,7 @@ from dask.base import compute
 from dask.delayed import delayed
 from tqdm import tqdm
 
+from ...base.parquet import rows_of
 from ..errors import StoreError
 from ..format import GridShape, Status
 from ..store import FeatureStore
@@ -71,10 +72,11 @@ def store_stats(store: FeatureStore) -> StoreStats:
 def _ids_by_shard(store: FeatureStore) -> Iterator[tuple[GridShape, list[str]]]:
     """Yield each shard's grid shape and its ids that have a record."""
     shards: dict[tuple[str, int], list[str]] = {}
-    for row in store.index:
-        if row.status == Status.OK:
-            place = row.shape, row.row // store.card["shard_records"]
-            shards.setdefault(place, []).append(row.image_id)
+    for batch in store.index_batches("image_id", "status", "shape", "row"):
+        for image_id, status, shape, row in rows_of(batch):
+            if status == Status.OK:
+                place = shape, row // store.card["shard_records"]
+                shards.setdefault(place, []).append(image_id)
     for (shape, _), ids in shards.items():
         yield GridShape.parse(shape), ids
 

@@ -90,6 +90,24 @@ def test_blocks_threads_and_the_tree_do_not_show(tmp_path, monkeypatch):
     assert_sums(store_stats(store).grid, cells_of(records))
 
 
+def test_small_records_are_read_many_at_a_time(tmp_path, monkeypatch):
+    rng = np.random.default_rng(0)
+    records = {f"{k:03}": rng.normal(5, 3, (1, 2, 4)).astype(np.float16) for k in range(100)}
+    store = FeatureStore.open(make_store(tmp_path / "s", records, shard_size=40))
+    sizes = []
+    read = FeatureStore.read
+    monkeypatch.setattr(FeatureStore, "read", lambda s, ids: sizes.append(len(ids)) or read(s, ids))
+    found = store_stats(store)
+    assert sorted(sizes) == [20, 40, 40]
+    numbers = np.stack(list(records.values())).reshape(-1, 4).astype(np.float64)
+    np.testing.assert_allclose(found.grid.channels.mean, numbers.mean(0), rtol=1e-13)
+    monkeypatch.setattr(stats, "BLOCK_NUMBERS", 7 * 8)  # seven records
+    sizes.clear()
+    again = store_stats(store)
+    assert sorted(sizes) == [5, 5, 6, *[7] * 12]
+    np.testing.assert_allclose(again.grid.channels.std, numbers.std(0), rtol=1e-13)
+
+
 def make_pooled_store(path: Path, records: dict[str, tuple[np.ndarray, np.ndarray]]) -> Path:
     """Write `{image_id: (grid, pooled vector)}` as a finished store of float32."""
     pooled_dim = len(next(iter(records.values()))[1])
