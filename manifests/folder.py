@@ -71,8 +71,8 @@ def folder_images(folder: Path, found: Folder, prefix: str, ids: str, say: Say) 
     if found.by_content:
         example = printable(without_odd(next(iter(found.by_content))))
         say(
-            f"{folder}: {len(found.by_content):,} files are taken for what they hold, since their "
-            f"names do not end as an image's, such as {example}"
+            f"{folder}: images by what they hold, whose names do not end as an image's: "
+            f"{len(found.by_content):,}, such as {example}"
         )
     named = ((path, os.path.splitext(path)[0], (0, 0)) for path in found.images)  # noqa: PTH122
     others = ((path, path, size) for path, size in found.by_content.items())

@@ -28,7 +28,7 @@ class Passed:
         """Tell `say` a line for each kind."""
         for what, count in self._counts.items():
             name = printable(without_odd(self._names[what]))
-            say(f"{where}: passed over {count:,} {what}, such as {name}")
+            say(f"{where}: {what} passed over: {count:,}, such as {name}")
 
 
 def say_odd_names(where: str, paths: Iterable[str], say: Say) -> None:
@@ -36,6 +36,6 @@ def say_odd_names(where: str, paths: Iterable[str], say: Say) -> None:
     odd = [path for path in paths if not path.isascii() and ODD.search(path)]
     if odd:
         say(
-            f"{where}: {len(odd):,} names are not UTF-8; ids and paths have an escape for each odd "
-            f"byte, such as {printable(without_odd(odd[0]))}"
+            f"{where}: names that are not UTF-8, of which ids and paths have escapes: {len(odd):,}, "
+            f"such as {printable(without_odd(odd[0]))}"
         )

@@ -201,9 +201,8 @@ def _with_sizes(located: Sequence[Located], root: str, say: Say) -> list[Image]:
     if wrong:
         image, (width, height) = wrong[0]
         say(
-            f"{len(wrong):,} sizes are not those in the headers of the files, such as "
-            f"{image.width}x{image.height} of {printable(image.path)}, which has {width}x{height}; "
-            "the headers' are taken"
+            f"sizes that are not those of the files' headers, which are taken: {len(wrong):,}, such "
+            f"as {image.width}x{image.height} of {printable(image.path)}, which has {width}x{height}"
         )
     if not any(image.width for image in images):
         raise ManifestError(

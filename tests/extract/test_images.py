@@ -59,7 +59,7 @@ class TestRefused:
         picture = load(tmp_path / "folder.jpg")
         assert (picture.status, picture.reason) == (
             "failed",
-            "cannot read the file: Not a plain file",
+            "cannot read the file: is a folder; a file is needed",
         )
 
     def test_more_pixels_than_the_limit_are_not_decoded(self):

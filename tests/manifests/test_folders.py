@@ -64,8 +64,8 @@ def test_files_of_other_names_are_judged_by_what_they_hold(tmp_path):
         Image("a.jpg~", "a.jpg~", 50, 20),  # what is no image's ending belongs to the id
         Image("v1.5", "v1.5", 40, 20),
     )
-    assert said[0].startswith(f"{tmp_path}: passed over 3 files that are not images, such as ")
-    assert "3 files are taken for what they hold" in said[1]
+    assert said[0].startswith(f"{tmp_path}: files that are not images passed over: 3, such as ")
+    assert "whose names do not end as an image's: 3, such as" in said[1]
     assert len(said) == 2
 
 
@@ -77,7 +77,7 @@ def test_what_systems_leave_behind_is_passed_over_with_a_count(tmp_path):
     manifest, said = made(tmp_path)
     assert paths(manifest) == ["a/p.jpg"]
     assert len(said) == 1
-    assert "passed over 6 hidden or system files and folders, such as " in said[0]
+    assert "hidden or system files and folders passed over: 6, such as " in said[0]
 
 
 def test_files_that_cannot_be_used_are_rows_for_extraction_to_judge(tmp_path):
@@ -93,7 +93,7 @@ def test_files_that_cannot_be_used_are_rows_for_extraction_to_judge(tmp_path):
     manifest, said = made(tmp_path)
     sizes = {image.image_id: image.width for image in manifest.images}
     assert sizes == {"good": 64, "gone": 0, "circle": 0, "pipe": 0, "wide": 0}
-    assert said == [f"{tmp_path}: passed over 1 links that lead nowhere, such as mount"]
+    assert said == [f"{tmp_path}: links that lead nowhere passed over: 1, such as mount"]
     write_manifest(manifest, tmp_path / "m.parquet")
     assert read_manifest(tmp_path / "m.parquet") == manifest
     with pytest.raises(FileNotFoundError):
@@ -180,8 +180,8 @@ def test_sizes_of_a_list_give_way_to_those_of_the_headers(tmp_path):
     manifest, said = made(write_json(tmp_path / "l.json", {"images": entries}))
     assert [image[2:] for image in manifest.images] == [(64, 48), (64, 48), (9, 8)]
     assert said[1] == (
-        "1 sizes are not those in the headers of the files, such as 48x64 of b.jpg, which has "
-        "64x48; the headers' are taken"
+        "sizes that are not those of the files' headers, which are taken: 1, such as 48x64 of "
+        "b.jpg, which has 64x48"
     )
 
 

@@ -39,7 +39,7 @@ def test_hidden_files_and_odd_names_of_views(tmp_path):
     picture(folder / "p.jpg").rename(folder / "._0.jpg")
     manifest, said = made(tmp_path, views=True)
     assert manifest.images == (Image("s1_v\\1", "s1/v\\\\1", 64, 48),)
-    assert "passed over 1 hidden" in said[0]
+    assert "hidden or system files and folders passed over: 1" in said[0]
     files = view_files(manifest.root, manifest.images[0].path)
     assert [read_content(manifest.root, file) for file in files] == [
         (folder / f"{k}.jpg").read_bytes() for k in range(36)
