@@ -86,7 +86,7 @@ def find_images(
             remedy = "extract these images into the store"
             if skip_missing is not None:
                 remedy += f", or pass --skip-missing {skipped}"
-            raise ClipfeatError(f"{told}; {remedy}", code="E-IMAGE-FEATURES")
+            raise ClipfeatError(f"{told}; {remedy}")
         say(f"{told}; skipped")
     return ids
 
