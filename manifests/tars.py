@@ -120,20 +120,19 @@ def _is_header(block: bytes) -> bool:
         stored = _number(block[148:156])
     except TarError:
         return False
-    rest = block[:148] + b" " * 8 + block[156:]
-    if zlib.adler32(rest) & 0xFFFF == (stored + 1) % 65_521:
+    wanted = stored + sum(block[148:156]) - 8 * ord(" ")
+    if zlib.adler32(block) & 0xFFFF == (1 + wanted) % 65_521:
         return True
     # Some old programs took bytes as signed.
-    return stored == sum(rest) - 256 * sum(byte > 127 for byte in rest)
+    return wanted == sum(block) - 256 * sum(byte > 127 for byte in block)
 
 
 def _number(field: bytes, base: int = 8) -> int:
     """Return a number written in digits, or, if large, in binary after a byte 128."""
     if field[:1] == b"\x80":
         return int.from_bytes(field[1:], "big")
-    digits = field.partition(b"\0")[0].strip()
     try:
-        number = int(digits or b"0", base)
+        number = int(field.rstrip(b" \0") or b"0", base)
     except ValueError:
         number = -1
     if number < 0:
