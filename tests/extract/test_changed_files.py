@@ -29,8 +29,14 @@ IMAGES = 10
 @pytest.fixture(scope="module", autouse=True)
 def one_backbone():
     """Load the weights once: they are the same for all runs here."""
+    load = lru_cache(weights.load_backbone)
+
+    def once(spec, device, *, say):
+        say("Random weights")
+        return load(spec, device)
+
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(weights, "load_backbone", lru_cache(weights.load_backbone))
+        patch.setattr(weights, "load_backbone", once)
         yield
 
 

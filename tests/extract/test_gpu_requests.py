@@ -207,9 +207,9 @@ def test_the_own_process_touches_no_gpu_where_others_have_them(tmp_path, monkeyp
         def end(self):
             events.append(f"end {self.device}")
 
-    def own(spec, device):
+    def own(spec, device, **more):
         events.append(f"own {device} {spec.precision}")
-        return load_backbone(spec, device)
+        return load_backbone(spec, device, **more)
 
     def touched(*_):
         raise AssertionError("this process has touched a GPU")
