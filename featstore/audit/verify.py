@@ -16,7 +16,7 @@ from ..disk.checks import ODD_REMEDY, SHARD_PATH
 from ..disk.hashing import check_files, size_problem
 from ..disk.lookup import LookupBuilder, lookup_bytes
 from ..disk.store_json import card_bytes
-from ..disk.tables import index_lines
+from ..disk.tables import FROM_SOURCE, index_lines
 from ..disk.tables import size_problem as table_size_problem
 from ..errors import CorruptStoreError, StoreError
 from ..format import JOURNAL, STORE_JSON, TABLES, store_digest
@@ -69,7 +69,7 @@ def verify(path: Path, depth: Depth = Depth.FULL) -> list[Problem]:
         store = FeatureStore.open(path)
         shards = store.shards
     except CorruptStoreError as error:
-        return [Problem(_file_of(error, path.absolute()), str(error), (), COPY)]
+        return [_of_error(error, path)]
     problems = list(_check_strangers(store))
     if depth == Depth.QUICK:
         problems += _check_presence(store)
@@ -108,10 +108,17 @@ def _of_file(path: Path, name: str, remedy: str) -> Iterator[Problem]:
         yield Problem(name, "the file is missing", (), remedy)
 
 
-def _file_of(error: CorruptStoreError, path: Path) -> str:
-    """Return the file that an error of opening names first."""
-    first = Path(str(error).split(":", 1)[0])
-    return first.relative_to(path).as_posix() if first.is_relative_to(path) else STORE_JSON
+def _of_error(error: Exception, path: Path) -> Problem:
+    """Return an error of reading as a problem of the file that it names first, named once."""
+    name, why = STORE_JSON, str(error)
+    for store in (path.absolute(), path):
+        inside, colon, rest = why.removeprefix(f"{store}/").partition(": ")
+        if colon and inside != why.partition(": ")[0]:
+            name, why = inside, rest
+    odd = oddity(path / name)
+    if odd:
+        return Problem(name, odd, (), ODD_REMEDY[odd])
+    return Problem(name, why.removesuffix(f"; {FROM_SOURCE}"), (), COPY)
 
 
 def _check_tables(store: FeatureStore) -> Iterator[Problem]:
@@ -169,6 +176,9 @@ def _check_index(store: FeatureStore) -> Iterator[Problem]:
 
     try:
         digest = store_digest(store.identity, store.shards, watched())
+    except CorruptStoreError as error:
+        yield _of_error(error, store.path)
+        return
     except (StoreError, ValueError, KeyError, OverflowError) as error:
         yield Problem(store.table_path("index").name, f"a row makes no sense: {error}", (), COPY)
         return

@@ -11,7 +11,7 @@ from .codecs import zstd_bound
 from .shard_index import index_bytes
 
 ODD_REMEDY = {
-    "is a symbolic link": "put the file itself in its place",
+    "is a symbolic link": "put what it leads to in its place",
     "is a folder": "move it out of the store",
     "is a pipe or a device": "remove it",
 }
@@ -32,7 +32,7 @@ def check_folders(store: Path, shapes: Iterable[str], arrays: tuple[str, ...]) -
     for folder in folders:
         if (store / folder).is_symlink():
             raise CorruptStoreError(
-                f"{store / folder} is a link; a store holds no links", code="E-STORE-LINK"
+                f"{store / folder}: is a link; a store holds no links", code="E-STORE-LINK"
             )
 
 

@@ -41,6 +41,7 @@ SHARDS_SCHEMA = pa.schema(
 
 TABLE_BYTES, ROW_BYTES = 1 << 26, 1 << 15  # that a table, and each row of it, may take on disk
 SAFE = r"^[ !#-\[\]-~]*$"  # texts that JSON leaves as they are
+FROM_SOURCE = "copy it again from its source"
 HASHES = {"source_sha256": r"^([0-9a-f]{64})?$", "checksum": r"^([0-9a-f]{8}){0,2}$"}
 
 
@@ -155,7 +156,7 @@ def _read(
     """Yield columns, raising CorruptStoreError for a file other than the one that was written."""
 
     def refuse(why: str) -> CorruptStoreError:
-        return CorruptStoreError(f"{path}: {why}; copy it again from its source")
+        return CorruptStoreError(f"{path}: {why}; {FROM_SOURCE}")
 
     check_plain([path])
     if not path.exists():

@@ -103,6 +103,18 @@ def test_a_word_that_the_shell_found(run, store, word):
     assert (code, f"{word}{ESCAPED}" in printed) == (2, True)
 
 
+@pytest.mark.parametrize("table", ["index", "shards"])
+def test_a_broken_table_is_named_once_and_has_one_remedy(run, store, table):
+    (store / f"{table}.parquet").write_bytes(b"PAR1 and so on")
+    reseal(store)
+    code, printed = run("store", "verify", store)
+    result, line = printed.splitlines()
+    assert (code, result.endswith(": 1 problem")) == (1, True)
+    assert line.startswith(f"{table}.parquet: not a readable Parquet file: ")
+    assert line.endswith("; copy this file again from its source")
+    assert line.count(f"{table}.parquet") == line.count("again from its source") == 1
+
+
 def test_a_file_that_cannot_be_used_is_named_once(run, store, tmp_path):
     (store / "journal").mkdir()
     (tmp_path / "precious").write_text("thesis")

@@ -109,8 +109,11 @@ def test_a_part_that_is_killed_while_others_write_is_run_again(path, start, dige
         told = [part.communicate() for part in parts]
         assert told[0][1] == told[2][1] == ""
     write(path, "2/3")
-    assert not list(path.rglob("*.tmp"))
+    # One killed while it wrote the plan leaves a file that may be another part's.
+    left = {file.name[: len(".plan.json")] for file in path.rglob("*.tmp")}
+    assert left <= {".plan.json"}
     assert finished(path).digest == digest
+    assert not list(path.rglob("*.tmp"))
 
 
 def test_of_two_plans_at_once_one_wins_and_the_other_is_refused(path, start):
@@ -263,7 +266,7 @@ class TestUpdate:
     def test_a_journal_that_was_left_is_for_finish_to_remove(self, store):
         (store.path / "journal").mkdir()
         (store.path / "journal/plan.json").write_text(
-            json.dumps({"identity": {}, "shard_records": 4, "layout": "", "parent": None,
+            json.dumps({"identity": {}, "shard_records": 4, "layout": "0" * 64, "parent": None,
                         "again": [], "shards": 1, "ids": 1})
         )  # fmt: skip
         with pytest.raises(StoreError, match=r"was left by .*; type: clipfeat store finish"):
