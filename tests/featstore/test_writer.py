@@ -23,6 +23,7 @@ from clipfeat.featstore import FeatureStore, GridShape, IndexRow, StoreError
 from clipfeat.featstore.audit.verify import verify
 from clipfeat.featstore.disk.tables import index_batch, index_lines, index_rows
 from clipfeat.featstore.layout import lay_out
+from clipfeat.featstore.writing import merge
 from clipfeat.featstore.writing.merge import merged
 from clipfeat.featstore.writing.tidy import finish_tidying
 from clipfeat.featstore.writing.update import finished_store, update_layout
@@ -103,6 +104,22 @@ def test_columns_of_sorted_sources_are_merged_as_rows_would_be():
     expected = list(heapq.merge(*sources))
     assert [IndexRow(*row) for row in index_rows(merged(streams))] == expected == rows
     assert list(merged([])) == []
+
+
+def test_a_row_costs_no_more_where_there_are_many_streams(monkeypatch):
+    asked, ids = 0, [f"{k:05}" for k in range(2400)]
+    read_id = merge._id
+
+    def counting(batch, row):
+        nonlocal asked
+        asked += 1
+        return read_id(batch, row)
+
+    monkeypatch.setattr(merge, "_id", counting)
+    rows = [IndexRow(i, "ok", "", "1x1", k, 0, 0, "", "", "") for k, i in enumerate(ids)]
+    found = merged(iter([index_batch(rows[k::800])]) for k in range(800))
+    assert [row.image_id for row in index_rows(found)] == ids
+    assert asked < 100 * len(rows)  # each stream looked at for every batch: 800 a row and more
 
 
 def test_lines_of_the_index_are_those_of_json():
