@@ -14,9 +14,10 @@ from typing import Any
 from tqdm import tqdm
 
 from ..base.errors import ClipfeatError, needs_extra
-from ..base.files import open_plain
+from ..base.files import open_plain, read_at
 from ..base.machine import usable_cores
-from .contents import disk_path, is_url, open_content
+from ..base.text import is_url
+from .contents import disk_path, open_content
 from .manifest import MAX_SIDE
 from .names import unescaped
 from .tars import Member, members, open_archive
@@ -140,7 +141,7 @@ def _heads_in_tar(root: str, archive: str, paths: Sequence[str]) -> list[bytes] 
         listed = members(tar)
         found = (listed.get(path[len(archive) + 1 :], NOTHING) for path in paths)
         with open_archive(tar) as descriptor:
-            return [os.pread(descriptor, min(HEAD, size), offset) for offset, size in found]
+            return [read_at(descriptor, min(HEAD, size), offset) for offset, size in found]
     except OSError:
         return None
 

@@ -10,9 +10,9 @@ from ..base.text import is_url, printable
 from .contents import open_content
 from .errors import ManifestError
 from .images import Image
-from .manifest import checked
+from .manifest import broken_text, checked
 from .names import escaped, from_disk, is_escaped, to_disk, without_odd
-from .passed import Say
+from .passed import Passed, Say
 from .walk import Names
 
 PROBES = 16  # files of each layout that are asked for under a URL, which cannot be listed
@@ -58,13 +58,14 @@ def located(listing: Listing, root: str, say: Say) -> list[Located]:
     """Return the images with their paths under `root`, in the layout that has most of them.
 
     An absolute path that leads below the root is taken from there on. `say` is told how many
-    files are not there. They stay: extraction records them as missing. Headers are read where
-    files are there; under a URL, only for sizes that are not known.
+    rows are passed over because no file has such a name, and how many files are not there. The
+    latter stay: extraction records them as missing. Headers are read where files are there;
+    under a URL, only for sizes that are not known.
 
-    Raises ManifestError if no file is there in any layout, and for a row that no manifest could
-    hold.
+    Raises ManifestError if no file is there in any layout, for a path that leads out of the root,
+    and where no row is left.
     """
-    images = _below_root(listing, root)
+    images = _below_root(listing, root, say)
     remote = is_url(root)
     asked = images[:: max(1, len(images) // PROBES)] if remote else images
     find = _asking(root) if remote else Names(root).find
@@ -79,7 +80,7 @@ def located(listing: Listing, root: str, say: Say) -> list[Located]:
         divided = "; parts of a path are divided by /" if r"\\" in missing[0] else ""
         raise ManifestError(
             f"{listing.source}: none of its {len(images):,} images is there as {tried}, "
-            f"{printable(missing[0])} for one{divided}; give the folder above them with --images"
+            f"such as {printable(missing[0])}{divided}; give the folder above them with --images"
         )
     if remote:
         say(f"{printable(root)} is not searched for every file; extraction says what is missing")
@@ -91,7 +92,7 @@ def located(listing: Listing, root: str, say: Say) -> list[Located]:
     if missing:
         say(
             f"{listing.source}: {len(missing):,} of {len(images):,} images are not in "
-            f"{printable(root)}, {printable(missing[0])} for one"
+            f"{printable(root)}, such as {printable(missing[0])}"
         )
     return [
         Located(image._replace(path=path or place(image)), path is not None)
@@ -99,8 +100,9 @@ def located(listing: Listing, root: str, say: Say) -> list[Located]:
     ]
 
 
-def _below_root(listing: Listing, root: str) -> list[Image]:
+def _below_root(listing: Listing, root: str, say: Say) -> list[Image]:
     """Return the images of a list, checked, with paths that begin at the root."""
+    passed, last = Passed(), ""
     tops = () if is_url(root) else (root, from_disk(os.path.realpath(to_disk(root))))
     tops = tuple(escaped(top).rstrip("/") + "/" for top in tops)
     images = []
@@ -113,7 +115,14 @@ def _below_root(listing: Listing, root: str) -> list[Image]:
                     f"{printable(root)}; give a folder above it with --images"
                 )
             image = image._replace(path=image.path[len(top) :].lstrip("/"))
-        images.append(image)
+        if why := broken_text(image):
+            passed.add(f"rows that a manifest cannot hold (a row {why})", image.path)
+            last = f"{why}; got id {image.image_id!r:.100}, path {image.path!r:.100}"
+        else:
+            images.append(image)
+    if not images:
+        raise ManifestError(f"{listing.source}: none of its rows can be used: a row {last}")
+    passed.say(str(listing.source), say)
     try:
         return list(checked(images))
     except ManifestError as error:

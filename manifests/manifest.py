@@ -65,18 +65,11 @@ def broken_rule(image: Image) -> str | None:
     >>> broken_rule(Image("a", "../a.jpg", 1, 1))
     'must have a path below the root, without .. in it'
     """
-    image_id, path, width, height = image
-    if type(image_id) is not str or type(path) is not str or not image_id or not path:
-        return "must have an id and a path, both text and not empty"
-    if not (image_id.isascii() and path.isascii()) and ODD.search(image_id + path):
-        return "must have an id and a path of UTF-8 text: rename it"
-    long = len(image_id) + len(path) > MAX_TEXT // 4
-    if long and max(len(image_id.encode()), len(path.encode())) > MAX_TEXT:
-        return f"must have an id and a path of at most {MAX_TEXT:,} bytes"
+    if why := broken_text(image):
+        return why
+    _, path, width, height = image
     if path[0] == "/" or (".." in path and "/../" in f"/{path}/"):
         return "must have a path below the root, without .. in it"
-    if "\0" in path or "\0" in image_id:
-        return "must have no NUL in its texts"
     if not is_escaped(path):
         return "must have no backslash in its path but in an escape: parts are divided by /"
     if ":/" in path and SCHEME.match(path):
@@ -84,4 +77,23 @@ def broken_rule(image: Image) -> str | None:
     for side in (width, height):
         if type(side) is not int or not 0 <= side <= MAX_SIDE:
             return "must have a size >= 0 in whole pixels"
+    return None
+
+
+def broken_text(image: Image) -> str | None:
+    """Return the rule that the id or the path breaks as a text, wherever the path leads, or None.
+
+    >>> broken_text(Image("a", "", 1, 1))
+    'must have an id and a path, both text and not empty'
+    """
+    image_id, path, *_ = image
+    if type(image_id) is not str or type(path) is not str or not image_id or not path:
+        return "must have an id and a path, both text and not empty"
+    if not (image_id.isascii() and path.isascii()) and ODD.search(image_id + path):
+        return "must have an id and a path of UTF-8 text: rename it"
+    long = len(image_id) + len(path) > MAX_TEXT // 4
+    if long and max(len(image_id.encode()), len(path.encode())) > MAX_TEXT:
+        return f"must have an id and a path of at most {MAX_TEXT:,} bytes"
+    if "\0" in path or "\0" in image_id:
+        return "must have no NUL in its texts"
     return None

@@ -27,8 +27,8 @@ class Passed:
     def say(self, where: str, say: Say) -> None:
         """Tell `say` a line for each kind."""
         for what, count in self._counts.items():
-            name = printable(without_odd(self._names[what]))
-            say(f"{where}: {what} passed over: {count:,}, such as {name}")
+            name = printable(without_odd(self._names[what])) or "an empty name"
+            say(f"{where}: {what} passed over: {count:,}, such as {name:.200}")
 
 
 def say_odd_names(where: str, paths: Iterable[str], say: Say) -> None:

@@ -10,7 +10,7 @@ import zlib
 from collections.abc import Iterator
 from typing import Any, BinaryIO, NamedTuple, cast
 
-from ..base.files import open_plain
+from ..base.files import open_plain, read_at
 
 MAX_MEMBERS = 1 << 22  # of one tar; a member takes some 200 bytes of memory
 MAX_HEADER = 1 << 20  # bytes of one header; the longest name is far shorter
@@ -60,7 +60,7 @@ def _members(path: str, _: int, size: int) -> dict[str, Member]:
 
 @contextlib.contextmanager
 def open_archive(path: str) -> Iterator[int]:
-    """Open a tar for `os.pread`."""
+    """Open a tar for `read_at`."""
     descriptor = open_plain(path, follow=True)
     try:
         yield descriptor
@@ -78,7 +78,7 @@ def _files(descriptor: int, size: int) -> Iterator[tuple[str, Member]]:
     offset = 0
     everywhere: dict[bytes, bytes] = {}  # what global headers say of all members after them
     here: dict[bytes, bytes] = {}  # what extended headers say of the next one
-    while (header := os.pread(descriptor, BLOCK, offset)) != END:
+    while (header := read_at(descriptor, BLOCK, offset)) != END:
         if not _is_header(header):
             raise TarError(f"no header and no end mark at byte {offset:,}")
         kind = header[156:157]
@@ -93,7 +93,7 @@ def _files(descriptor: int, size: int) -> Iterator[tuple[str, Member]]:
         if kind == b"S":  # a sparse file of old GNU tar: a map of its holes may go on
             more = header[482]
             while more:
-                more = os.pread(descriptor, BLOCK, offset)[504:505] > b"\0"
+                more = read_at(descriptor, BLOCK, offset)[504:505] > b"\0"
                 offset += BLOCK
         if kind in b"123456":  # links, devices, folders and pipes have no bytes
             continue
@@ -156,7 +156,7 @@ def _records(
     """
     if length > MAX_HEADER:  # the longest name is far shorter
         raise TarError(f"a header of {length:,} bytes")
-    content = os.pread(descriptor, length, offset)
+    content = read_at(descriptor, length, offset)
     if kind == b"L":
         yield b"path", content.partition(b"\0")[0]
     if kind in b"LK":  # a K is the long target of a link
@@ -192,7 +192,7 @@ class _Section(io.RawIOBase):
     """A part of a file, as a file."""
 
     def __init__(self, path: str, member: Member):
-        self._descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        self._descriptor = open_plain(path, follow=True)
         self._member = member
         self._position = 0
 
@@ -214,7 +214,7 @@ class _Section(io.RawIOBase):
 
     def readinto(self, buffer: Any) -> int:
         wanted = max(0, min(len(buffer), self._member.size - self._position))
-        piece = os.pread(self._descriptor, wanted, self._member.offset + self._position)
+        piece = read_at(self._descriptor, wanted, self._member.offset + self._position)
         buffer[: len(piece)] = piece
         self._position += len(piece)
         return len(piece)

@@ -62,6 +62,17 @@ def _checked_plan(plan: Any) -> dict[str, Any]:
     return {key: plan[key] for key in PLAN_KEYS}
 
 
+def _plan_bytes(plan: dict[str, Any]) -> bytes:
+    content = canonical_json(plan)
+    if len(content) > MAX_PLAN_BYTES:
+        raise StoreError(
+            f"the plan to write {len(plan['again']):,} shards again would have {len(content):,} "
+            f"bytes, of {MAX_PLAN_BYTES:,} at most; copy some of the lost shards from their source",
+            code="E-STORE-PLAN",
+        )
+    return content
+
+
 class Journal:
     """The folder `journal/` of a store being written or added to.
 
@@ -110,23 +121,27 @@ class Journal:
         try:
             return _checked_plan(read_json(path, MAX_PLAN_BYTES))
         except NOT_JSON:
-            raise StoreError(f"{path} is no plan of this clipfeat; choose another --out") from None
+            raise StoreError(
+                f"{path} is not a plan of this clipfeat; choose another --out"
+            ) from None
 
     def holder(self) -> bytes:
         """Return the text of the lock of the whole store; OSError where there is none."""
         return read_bytes(self.lock_path, MAX_HOLDER_BYTES)
 
     def write_plan(self, plan: dict[str, Any]) -> None:
-        write_atomically(self._plan_path, canonical_json(plan))
+        """Write a plan, raising StoreError for one that readers would not take."""
+        write_atomically(self._plan_path, _plan_bytes(plan))
 
     def settle_plan(self, plan: dict[str, Any]) -> dict[str, Any]:
         """Return the plan that counts: `plan`, unless there is one; of two at once one wins."""
+        content = _plan_bytes(plan)
         if not os.path.lexists(self._plan_path):
             with (
                 contextlib.suppress(FileExistsError),
                 atomic_file(self._plan_path, replace=False) as file,
             ):
-                file.write(canonical_json(plan))
+                file.write(content)
         return self._read_plan()
 
     def parts(self) -> list[Part]:

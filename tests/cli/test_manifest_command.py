@@ -160,7 +160,7 @@ def test_remarks_go_to_stderr(tmp_path):
     done = clipfeat("t.csv", "--images", "images", "-o", "m.parquet", cwd=tmp_path)
     assert done.stdout == "m.parquet: 4 images, 2 without a readable header\n"
     assert (
-        done.stderr == f"t.csv: 1 of 4 images are not in {tmp_path / 'images'}, gone.jpg for one\n"
+        done.stderr == f"t.csv: 1 of 4 images are not in {tmp_path / 'images'}, such as gone.jpg\n"
     )
 
 

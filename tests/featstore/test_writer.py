@@ -23,7 +23,7 @@ from clipfeat.featstore import FeatureStore, GridShape, IndexRow, StoreError
 from clipfeat.featstore.audit.verify import verify
 from clipfeat.featstore.disk.tables import index_batch, index_lines, index_rows
 from clipfeat.featstore.layout import lay_out
-from clipfeat.featstore.writing import merge
+from clipfeat.featstore.writing import journal, merge
 from clipfeat.featstore.writing.merge import merged
 from clipfeat.featstore.writing.tidy import finish_tidying
 from clipfeat.featstore.writing.update import finished_store, update_layout
@@ -120,6 +120,17 @@ def test_a_row_costs_no_more_where_there_are_many_streams(monkeypatch):
     found = merged(iter([index_batch(rows[k::800])]) for k in range(800))
     assert [row.image_id for row in index_rows(found)] == ids
     assert asked < 100 * len(rows)  # each stream looked at for every batch: 800 a row and more
+
+
+def test_a_plan_that_could_not_be_read_again_is_not_written(tmp_path, monkeypatch):
+    monkeypatch.setattr(journal, "MAX_PLAN_BYTES", 100)
+    books = journal.Journal(tmp_path / "s")
+    books.create()
+    for write in (books.write_plan, books.settle_plan):
+        with pytest.raises(StoreError) as refused:
+            write({"again": [["2x3", 0]] * 20})
+        assert refused.value.code == "E-STORE-PLAN"
+        assert books.plan() is None
 
 
 def test_lines_of_the_index_are_those_of_json():

@@ -100,7 +100,7 @@ class TestCoco:
         assert len(manifest.images) == 50
         assert said == [
             f"{source}: 25 of 50 images are not in {tmp_path}, "
-            "COCO_train2014_000000000001.jpg for one"
+            "such as COCO_train2014_000000000001.jpg"
         ]
 
     def test_no_file_in_any_layout(self, tmp_path):
@@ -108,7 +108,7 @@ class TestCoco:
         with pytest.raises(
             ManifestError,
             match=r"none of its 1 images is there as .*/FILE_NAME or .*/val2014/FILE_NAME, "
-            r"COCO_val2014_000000000007.jpg for one; give the folder above them with --images",
+            r"such as COCO_val2014_000000000007.jpg; give the folder above them with --images",
         ):
             made(source)
 

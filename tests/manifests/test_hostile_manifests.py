@@ -91,6 +91,23 @@ def test_json_that_is_refused(tmp_path, content, why):
     assert len(str(refused.value)) < 1000
 
 
+def test_rows_that_no_file_can_have_cost_themselves_and_not_the_list(tmp_path):
+    picture(tmp_path / "a.jpg")
+    pairs = [("1", "a.jpg"), ("2", ""), ("", "a.jpg"), ("3", "b\0.jpg"), ("4", "c" * 5000)]
+    lines = [json.dumps({"id": image_id, "path": path}) for image_id, path in pairs]
+    (tmp_path / "m.jsonl").write_text("\n".join(lines))
+    manifest, said = made(tmp_path / "m.jsonl")
+    assert [(each.image_id, each.path) for each in manifest.images] == pairs[:1]
+    counts = {
+        why: line.split(" passed over: ")[1].split(",")[0]
+        for line in said
+        for why in ("not empty", "no NUL", "4,096 bytes")
+        if why in line
+    }
+    assert counts == {"not empty": "2", "no NUL": "1", "4,096 bytes": "1"}
+    assert all(len(line) < 600 for line in said)
+
+
 def test_paths_outside_are_refused_before_any_folder_is_looked_into(tmp_path):
     (tmp_path / "root").mkdir()
     picture(tmp_path / "a.jpg")

@@ -1,6 +1,7 @@
 """Tar shards: keys by webdataset's rule, bytes without unpacking, and tars that lie."""
 
 import io
+import os
 import subprocess
 import tarfile
 from pathlib import Path
@@ -17,6 +18,7 @@ from clipfeat.manifests import (
     read_manifest,
     write_manifest,
 )
+from clipfeat.manifests import tars
 from clipfeat.manifests.tars import members, open_member
 
 
@@ -340,3 +342,23 @@ def test_a_folder_of_tars_says_what_it_passes_over(tmp_path):
         "s.tar: hidden or system files and folders passed over: 2, such as s.tar/._a.jpg",
         "s.tar: files that are not images passed over: 1, such as s.tar/c.dat",
     ]
+
+
+def test_members_are_read_where_the_system_has_no_pread(tmp_path, monkeypatch):
+    content = jpeg()
+    path = str(pack(tmp_path / "s.tar", {"a.jpg": content}))
+    for name in ("pread", "preadv", "O_CLOEXEC", "O_NONBLOCK", "O_NOFOLLOW"):
+        monkeypatch.delattr(os, name)
+    with open_member(path, "a.jpg") as file:
+        assert file.read() == content
+    assert [image.width for image in made(Path(path))[0].images] == [64]
+
+
+def test_a_pipe_that_takes_the_place_of_a_tar_is_not_waited_for(tmp_path, monkeypatch):
+    path = pack(tmp_path / "s.tar", {"a.jpg": jpeg()})
+    listed = members(str(path))
+    monkeypatch.setattr(tars, "members", lambda path: listed)  # it was looked at just before
+    path.unlink()
+    os.mkfifo(path)
+    with pytest.raises(OSError, match="is a pipe or a device"):
+        open_member(str(path), "a.jpg")
