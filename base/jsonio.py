@@ -46,5 +46,5 @@ def json_lines(path: str | Path) -> Iterator[tuple[int, Any]]:
             try:
                 found = parse_json(text)
             except ValueError as error:
-                raise ValueError(f"line {number}: no JSON ({error})") from None
+                raise ValueError(f"line {number} is not JSON ({error})") from None
             yield number, found

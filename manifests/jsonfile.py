@@ -4,8 +4,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ..base.files import read_bytes, text_lines
-from ..base.jsonio import parse_json
+from ..base.files import read_bytes
+from ..base.jsonio import json_lines, parse_json
 from ..base.text import printable
 from .errors import ManifestError
 
@@ -42,7 +42,7 @@ def read_json(path: Path) -> Any:
     except OSError as error:
         raise ManifestError(f"{path}: {error.strerror}; {REMEDY}") from None
     except ValueError as error:
-        raise ManifestError(f"{path}: no JSON file ({error!s:.200}); {REMEDY}") from None
+        raise ManifestError(f"{path}: not a JSON file ({error!s:.200}); {REMEDY}") from None
 
 
 def _needed(found: dict[str, Any]) -> dict[str, Any]:
@@ -106,17 +106,12 @@ def records(path: Path, found: Any) -> Iterator[Record]:
 def read_json_lines(path: Path) -> Iterator[Record]:
     """Yield the object of each line of `path`."""
     try:
-        for number, line in text_lines(path):
-            where = f"{path} line {number}"
-            if not line.strip():
-                continue
-            try:
-                values = parse_json(line)
-            except ValueError as error:
-                raise ManifestError(f"{where} is no JSON ({error!s:.200}); {REMEDY}") from None
-            yield _record(where, values)
+        for number, values in json_lines(path):
+            yield _record(f"{path} line {number}", values)
     except OSError as error:
         raise ManifestError(f"{path}: {error.strerror}; {REMEDY}") from None
+    except ValueError as error:
+        raise ManifestError(f"{path} {error!s:.200}; {REMEDY}") from None
 
 
 def _record(where: str, values: Any) -> Record:

@@ -14,7 +14,7 @@ from .images import Image, Images
 from .names import ODD, is_escaped
 
 MAX_SIDE = 2**31 - 1  # pixels, what the Parquet file holds
-SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:/")  # of a URL, or a drive
+SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:/")  # of a URL, or a drive: more than base.text.URL
 
 
 @dataclass(frozen=True)

@@ -117,7 +117,7 @@ def test_json_lines_are_bounded_and_name_the_line(tmp_path: Path) -> None:
     path.write_bytes(b'\xef\xbb\xbf{"a": 1}\r\n\n  \n[2]')
     assert list(json_lines(path)) == [(1, {"a": 1}), (4, [2])]
     path.write_bytes(b"1\n{\n")
-    with pytest.raises(ValueError, match=r"^line 2: no JSON"):
+    with pytest.raises(ValueError, match=r"^line 2 is not JSON"):
         list(json_lines(path))
     path.write_bytes(b"1\n\xff\n")
     with pytest.raises(OSError, match=r"not UTF-8 text \(line 2\)"):

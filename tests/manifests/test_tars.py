@@ -16,9 +16,9 @@ from clipfeat.manifests import (
     folder_manifest,
     read_content,
     read_manifest,
+    tars,
     write_manifest,
 )
-from clipfeat.manifests import tars
 from clipfeat.manifests.tars import members, open_member
 
 

@@ -76,7 +76,7 @@ def test_a_bad_row_is_named(tmp_path: Path, row: Any, message: str) -> None:
     [
         ("", "no pair has a label; found 0 without one"),
         (json.dumps(one_row(gold_label="-")), "no pair has a label; found 1 without one"),
-        ('{"pairID": "a", "gold', r"line 1: no JSON \(.*\); is it cut off"),
+        ('{"pairID": "a", "gold', r"line 1 is not JSON \(.*\); is it cut off"),
         (b"\xff\xfe", "cannot be read"),
     ],
 )

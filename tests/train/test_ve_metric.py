@@ -56,7 +56,7 @@ def test_predictions_come_back_as_written(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("{", r"line 1: no JSON"),
+        ("{", r"line 1 is not JSON"),
         ('{"pairID": 0.5, "prediction": "neutral"}', "pairID must be a number or text; got 0.5"),
         ('{"pairID": "0"}', "no key 'prediction'"),
         ('{"pairID": "0", "prediction": "yes"}', "prediction must be entailment, .* got 'yes'"),
