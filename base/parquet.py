@@ -48,12 +48,12 @@ def write_batches(file: BinaryIO, schema: pa.Schema, batches: Iterable[pa.Record
 
 def read_schema(path: Path, refuse: Callable[[str], Exception]) -> pa.Schema:
     """Return the schema of the Parquet file `path`, with its metadata."""
-    return _opened(path, [], refuse).schema_arrow
+    return _opened(path, refuse)[1].schema_arrow
 
 
 def count_rows(path: Path, refuse: Callable[[str], Exception]) -> int:
     """Return the number of rows of the Parquet file `path`, as its footer says."""
-    return _opened(path, [], refuse).metadata.num_rows
+    return _opened(path, refuse)[1].metadata.num_rows
 
 
 def read_rows(
@@ -85,12 +85,7 @@ def read_batches(
     `counts` are the numbers of rows that the file may have: its footer is looked at before a row
     is read, and no more rows are read than it says.
     """
-    found = read_schema(path, refuse)
-    if not found.equals(schema):
-        wanted = ", ".join(f"{f.name} {f.type}" for f in schema)
-        got = ", ".join(f"{f.name} {f.type}" for f in found)
-        raise refuse(f"columns must be {wanted}; got {got:.200}")
-    for columns in _read(path, names or schema.names, refuse, counts):
+    for columns in _read(path, names or schema.names, refuse, counts, schema):
         arrays = [
             column.dictionary_decode() if isinstance(column, pa.DictionaryArray) else column
             for column in columns
@@ -106,7 +101,7 @@ def read_columns(
     Raises `refuse(why)` for a file that is not Parquet, a column that is neither of texts nor
     of numbers, a null, or a text of more than MAX_TEXT bytes.
     """
-    for columns in _read(path, names, refuse, None):
+    for columns in _read(path, names, refuse):
         yield from zip(*(column.to_pylist() for column in columns), strict=True)
 
 
@@ -114,22 +109,29 @@ def _read(
     path: Path,
     names: Sequence[str],
     refuse: Callable[[str], Exception],
-    counts: range | None,
+    counts: range | None = None,
+    schema: pa.Schema | None = None,
 ) -> Iterator[list[pa.Array]]:
-    """Yield some columns, checked, a batch at a time.
+    """Yield some columns, checked, a batch at a time; of a file of this schema, where one is given.
 
     Texts are read as dictionaries and measured before they are copied out: a few bytes on disk
-    can say "this gigabyte, a million times".
+    can say "this gigabyte, a million times". The file is opened once: between two times, another
+    may take its name.
     """
-    schema = read_schema(path, refuse)
-    kinds = {name: schema.field(name).type for name in names}
+    source, file = _opened(path, refuse)
+    found = file.schema_arrow
+    if schema is not None and not found.equals(schema):
+        wanted = ", ".join(f"{f.name} {f.type}" for f in schema)
+        got = ", ".join(f"{f.name} {f.type}" for f in found)
+        raise refuse(f"columns must be {wanted}; got {got:.200}")
+    kinds = {name: found.field(name).type for name in names}
     texts = [name for name, kind in kinds.items() if _is_text(kind)]
     for name, kind in kinds.items():
         if name not in texts and not pa.types.is_primitive(kind):
             raise refuse(
                 f"column {name!r:.100} must hold texts or numbers; its type is {kind!s:.200}"
             )
-    file = _opened(path, texts, refuse)
+    file = _parsed(source, refuse, texts, file.metadata)
     _check_footer(file.metadata, refuse, counts)
     rows = 0
     try:
@@ -167,15 +169,34 @@ def _is_text(kind: pa.DataType) -> bool:
     return str(kind) in TEXTS
 
 
-def _opened(path: Path, texts: list[str], refuse: Callable[[str], Exception]) -> pq.ParquetFile:
+def _opened(path: Path, refuse: Callable[[str], Exception]) -> tuple[pa.NativeFile, pq.ParquetFile]:
+    """Open a Parquet file as one plain file: nothing in it or its path may name others to open."""
     try:
-        # As one plain file: nothing in the path or the file may name other files to open.
         source = pa.OSFile(os.fsencode(path))
-        return pq.ParquetFile(source, read_dictionary=texts, buffer_size=1 << 20)
+    except OSError as error:
+        raise refuse(_unreadable(error)) from None
+    return source, _parsed(source, refuse)
+
+
+def _parsed(
+    source: pa.NativeFile,
+    refuse: Callable[[str], Exception],
+    texts: Sequence[str] = (),
+    footer: pq.FileMetaData | None = None,
+) -> pq.ParquetFile:
+    """Return an opened file as Parquet, the columns `texts` as dictionaries."""
+    try:
+        return pq.ParquetFile(
+            source, metadata=footer, read_dictionary=list(texts), buffer_size=1 << 20
+        )
     except (OSError, UnicodeDecodeError, pa.ArrowException) as error:
-        number = getattr(error, "errno", None)  # pyarrow's text would name the file once more
-        why = os.strerror(number) if number else f"{error!s:.200}"
-        raise refuse(f"not a readable Parquet file: {why}") from None
+        raise refuse(_unreadable(error)) from None
+
+
+def _unreadable(error: Exception) -> str:
+    number = getattr(error, "errno", None)  # pyarrow's text would name the file once more
+    why = os.strerror(number) if number else f"{error!s:.200}"
+    return f"not a readable Parquet file: {why}"
 
 
 def _checked(column: pa.Array, refuse: Callable[[str], Exception]) -> pa.Array:

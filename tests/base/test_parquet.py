@@ -87,3 +87,12 @@ def test_other_columns_are_refused(tmp_path, schema, why):
     pq.write_table(schema.empty_table(), tmp_path / "t")
     with pytest.raises(RefusedError, match=why):
         list(read_rows(tmp_path / "t", SCHEMA, RefusedError))
+
+
+def test_a_table_is_opened_once(tmp_path, monkeypatch):
+    rows = [("a", 1, 2), ("b", 3, 4)]
+    written(tmp_path / "t", rows)
+    opened, open_file = [], pa.OSFile
+    monkeypatch.setattr(pa, "OSFile", lambda path: opened.append(path) or open_file(path))
+    assert list(read_rows(tmp_path / "t", SCHEMA, RefusedError)) == rows
+    assert len(opened) == 1
