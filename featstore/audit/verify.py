@@ -16,8 +16,7 @@ from ..disk.checks import ODD_REMEDY, SHARD_PATH
 from ..disk.hashing import check_files, size_problem
 from ..disk.lookup import LookupBuilder, lookup_bytes
 from ..disk.store_json import card_bytes
-from ..disk.tables import FROM_SOURCE, index_lines
-from ..disk.tables import size_problem as table_size_problem
+from ..disk.tables import FROM_SOURCE, index_lines, table_size_problem
 from ..errors import CorruptStoreError, StoreError
 from ..format import JOURNAL, STORE_JSON, TABLES, store_digest
 from ..store import FeatureStore
@@ -259,7 +258,7 @@ def _check_strangers(store: FeatureStore) -> Iterator[Problem]:
 
 def _unfinished_update(store: FeatureStore, journal: Journal) -> Iterator[Problem]:
     if journal.folder.is_symlink():
-        yield Problem(JOURNAL, "is a link", (), "remove it: a store holds no links")
+        yield Problem(JOURNAL, "is a symbolic link", (), "remove it: a store holds no links")
         return
     names = [path.name for path in journal.folder.iterdir()]
     if names and not any(map(journal.owns, names)):

@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from ...base.files import oddity
+from ...base.files import is_plain, oddity
 from ..errors import CorruptStoreError
 from ..format import ZARR_GROUP, GridShape, Identity, ShardRow, is_sha256
 from .codecs import zstd_bound
@@ -24,16 +24,20 @@ ZARR_JSON = re.compile(rf"{re.escape(ZARR_GROUP)}/([0-9]+x[0-9]+/((grid|pooled)/
 
 
 def check_folders(store: Path, shapes: Iterable[str], arrays: tuple[str, ...]) -> None:
-    """Raise CorruptStoreError if a folder of the store is a link: it may lead anywhere."""
+    """Raise CorruptStoreError unless the folders of the store are folders: links lead anywhere."""
     folders = [ZARR_GROUP]
     for shape in shapes:
         folders += [f"{ZARR_GROUP}/{shape}"]
         folders += [f"{ZARR_GROUP}/{shape}/{array}" for array in arrays]
     for folder in folders:
-        if (store / folder).is_symlink():
-            raise CorruptStoreError(
-                f"{store / folder}: is a link; a store holds no links", code="E-STORE-LINK"
-            )
+        check_folder(store / folder)
+
+
+def check_folder(path: Path) -> None:
+    """Raise CorruptStoreError if anything but a folder, or nothing, stands at `path`."""
+    odd = "is a file" if is_plain(path) else oddity(path)
+    if odd and odd != "is a folder":
+        raise _odd(path, f"{odd}; put the folder itself in its place")
 
 
 def check_plain(paths: Iterable[Path]) -> None:
@@ -41,10 +45,14 @@ def check_plain(paths: Iterable[Path]) -> None:
     for path in paths:
         odd = oddity(path)
         if odd:
-            raise CorruptStoreError(
-                f"{path}: {odd}; a store holds plain files alone: {ODD_REMEDY[odd]}",
-                code="E-STORE-LINK" if path.is_symlink() else "E-STORE-FILE",
-            )
+            raise _odd(path, f"{odd}; {ODD_REMEDY[odd]}")
+
+
+def _odd(path: Path, why: str) -> CorruptStoreError:
+    return CorruptStoreError(
+        f"{path}: {why}: a store holds folders and plain files alone",
+        code="E-STORE-LINK" if path.is_symlink() else "E-STORE-FILE",
+    )
 
 
 def check_shards(
@@ -58,21 +66,15 @@ def check_shards(
     each other: a store from elsewhere may name any file, give one shard another's place, or
     claim a size that takes days to read.
 
-    `lengths` are those of the arrays, by grid shape.
+    `lengths` are those of the arrays, by grid shape. That paths are sorted, none twice, is checked
+    while they are read, before there are many.
     """
-    before = ""
     for shard in shards:
         if not is_sha256(shard.sha256):
             raise CorruptStoreError(
                 f"{path}: {shard.sha256!r:.80} is no sha256 (64 lower-case hex digits)",
                 code="E-STORE-HASH",
             )
-        if shard.path <= before:
-            raise CorruptStoreError(
-                f"{path}: {shard.path!r:.200} stands behind {before!r:.200}; paths must be "
-                f"sorted, none twice"
-            )
-        before = shard.path
         match = SHARD_PATH.fullmatch(shard.path)
         if match and match["shape"] == shard.shape and shard.shape in lengths:
             first_row = int(match["grid"] or match["pooled"]) * shard_records

@@ -22,6 +22,7 @@ from ..format import (
     canonical_json,
     is_sha256,
 )
+from .checks import check_plain
 from .lookup import MAX_SHAPES, SHAPE_BIT
 
 MAX_SHARD_RECORDS = 1 << 20
@@ -69,15 +70,14 @@ def write_card(store: Path, card: dict[str, Any]) -> None:
 def read_card(store: Path) -> dict[str, Any]:
     """Return store.json, raising StoreError unless it is whole and its values make sense."""
     path = store / STORE_JSON
-    if path.is_symlink():
-        raise CorruptStoreError(f"{path}: is a link; a store holds no links", code="E-STORE-LINK")
+    check_plain([path])
     try:
         card = read_json(path, MAX_CARD_BYTES)
     except OSError as error:
         if error.errno != errno.EFBIG:
             raise
         raise CorruptStoreError(
-            f"{path}: more than {MAX_CARD_BYTES:,} bytes are no store.json"
+            f"{path}: more than {MAX_CARD_BYTES:,} bytes are not a store.json"
         ) from None
     except ValueError as error:
         raise CorruptStoreError(f"{path}: not valid JSON: {error}") from None

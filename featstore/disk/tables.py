@@ -142,7 +142,7 @@ def read_shards(path: Path, sha256: str, most: int) -> list[ShardRow]:
     return shards
 
 
-def size_problem(path: Path, rows: int) -> str | None:
+def table_size_problem(path: Path, rows: int) -> str | None:
     """Return what is wrong with the size of a table of at most so many rows, if anything is."""
     size = path.stat().st_size
     if size > TABLE_BYTES + rows * ROW_BYTES:
@@ -161,7 +161,7 @@ def _read(
     check_plain([path])
     if not path.exists():
         raise refuse("no such file (if the store has been added to, open it again)")
-    problem = size_problem(path, counts[-1])
+    problem = table_size_problem(path, counts[-1])
     if problem:
         raise refuse(problem)
     if sha256_file(path) != sha256:

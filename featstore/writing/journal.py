@@ -19,6 +19,7 @@ from ...base.files import (
     write_atomically,
 )
 from ...base.jsonio import read_json
+from ..disk.checks import check_folder
 from ..disk.lookup import SHAPE_BIT
 from ..disk.store_json import MAX_SHARD_RECORDS
 from ..errors import StoreError
@@ -105,11 +106,8 @@ class Journal:
             ) from None
 
     def refuse_link(self) -> None:
-        """Raise StoreError if the journal is a link."""
-        if self.folder.is_symlink():
-            raise StoreError(
-                f"{self.folder} is a link; a store holds no links", code="E-STORE-LINK"
-            )
+        """Raise CorruptStoreError if the journal is a link, or a file."""
+        check_folder(self.folder)
 
     def plan(self) -> dict[str, Any] | None:
         """Return what is being written, or None before `write_plan`."""

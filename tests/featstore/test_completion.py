@@ -174,7 +174,7 @@ class TestRefused:
         write_most(path)
         plan = path / "journal/plan.json"
         plan.write_text(json.dumps({**json.loads(plan.read_bytes()), **change}))
-        with pytest.raises(StoreError, match=r"plan\.json is no plan of this clipfeat"):
+        with pytest.raises(StoreError, match=r"plan\.json is not a plan of this clipfeat"):
             finish_store(path)
 
     def test_as_many_shards_as_nobody_has(self, path):

@@ -258,7 +258,9 @@ class TestLinks:
         assert "store.json" in name or outcome(store) != []
         assert verify(store) != []
         if name in (SHARD, *FOLDERS):
-            with pytest.raises(CorruptStoreError, match=r"is a link|cannot open the shard"):
+            with pytest.raises(
+                CorruptStoreError, match=r"is a symbolic link|cannot open the shard"
+            ):
                 FeatureStore.open(store)["image000"]
         mend_and_extend(store, {**grids(3), "new": grids(1)["image000"]})
         assert snapshot(outside) == before
@@ -271,20 +273,28 @@ class TestLinks:
         (store / "journal").mkdir()
         shutil.rmtree(store / name)
         (store / name).symlink_to(beside)
-        with pytest.raises(CorruptStoreError, match="is a link; a store holds no links"):
+        with pytest.raises(CorruptStoreError, match="is a symbolic link; .* a store holds"):
             make_store(store, grids(3))
+
+    @pytest.mark.parametrize("name", FOLDERS)
+    def test_a_file_in_the_place_of_a_folder_is_named(self, store, name):
+        shutil.rmtree(store / name)
+        (store / name).write_bytes(b"")
+        with pytest.raises(CorruptStoreError, match=f"{name}: is a file") as refused:
+            FeatureStore.open(store)
+        assert refused.value.code == "E-STORE-FILE"
 
     @pytest.mark.parametrize("finished", [True, False])
     def test_a_journal_that_is_a_link_is_neither_written_nor_cleared(self, store, beside, finished):
         (store / "journal").symlink_to(beside)
         if not finished:
             (store / "store.json").unlink()
-            with pytest.raises(StoreError, match="journal is a link; a store holds no links"):
+            with pytest.raises(StoreError, match="journal: is a symbolic link; .* a store holds"):
                 make_store(store, grids(3))
             return
-        with pytest.raises(StoreError, match="journal is a link; a store holds no links"):
+        with pytest.raises(StoreError, match="journal: is a symbolic link; .* a store holds"):
             repair(store)
-        with pytest.raises(StoreError, match="journal is a link; a store holds no links"):
+        with pytest.raises(StoreError, match="journal: is a symbolic link; .* a store holds"):
             extend_store(store, {**grids(3), "new": grids(1)["image000"]})
         assert [problem.path for problem in verify(store)] == ["journal"]
 
@@ -705,7 +715,7 @@ def test_a_plan_that_is_garbage_is_refused_clearly(tmp_path, content):
     records = grids(6)
     interrupted(tmp_path / "s", records)
     (tmp_path / "s/journal/plan.json").write_bytes(content)
-    with pytest.raises(StoreError, match=r"plan\.json is no plan of this clipfeat; choose anoth"):
+    with pytest.raises(StoreError, match=r"plan\.json is not a plan of this clipfeat; choose an"):
         make_store(tmp_path / "s", records)
     with pytest.raises(StoreError, match="is unfinished"):
         verify(tmp_path / "s")
@@ -898,7 +908,7 @@ def test_a_journal_without_an_end_is_not_read_to_it(tmp_path, put):
     plan = (journal / "plan.json").read_bytes()
     put(journal / "plan.json")
     for write in (finish_store, lambda path: make_store(path, records)):
-        with pytest.raises(StoreError, match="is no plan of this clipfeat"):
+        with pytest.raises(StoreError, match="is not a plan of this clipfeat"):
             write(tmp_path / "s")
     (journal / "plan.json").unlink()
     (journal / "plan.json").write_bytes(plan)
@@ -943,7 +953,7 @@ def test_a_hash_that_is_none_is_refused(tmp_path, store, where, value):
         content["files"][0][2] = value
     path.write_text(json.dumps(content))
     if where == "plan":
-        with pytest.raises(StoreError, match="is no plan of this clipfeat"):
+        with pytest.raises(StoreError, match="is not a plan of this clipfeat"):
             finish_store(tmp_path / "new")
     else:
         assert isinstance(finish_store(tmp_path / "new"), Lacking)
