@@ -150,7 +150,8 @@ class Decoders:
                 # Memory may have been short for the moment: a second time, it is the file.
                 if code == TOO_SLOW or tried == len(pictures):
                     pictures.append(Picture(Status.UNDECODABLE, self._why(code), 0, 0, ""))
-                tried = len(pictures)
+                else:
+                    tried = len(pictures)
             finally:
                 self._idle.put(decoder)
         return Decoded(pictures, seconds)

@@ -39,6 +39,11 @@ def load(path: str, folder: Path) -> Picture:
     if path == "asleep":  # as for a slow disk, which is no fault of the file's
         time.sleep(2 * LIMITS.seconds)
         path = "p000.jpg"
+    if path.startswith("once "):  # as where memory is short for a moment
+        path = path.removeprefix("once ")
+        if not (folder / f"{path}.tried").exists():
+            (folder / f"{path}.tried").touch()
+            os.kill(os.getpid(), signal.SIGSEGV)
     if path == "missing":
         return Picture(Status.MISSING, "no such file", 0, 0, "")
     with Image.open(folder / path) as image:
@@ -105,6 +110,12 @@ def test_a_crash_costs_its_own_image(decoders, folder):
     assert check(other, folder, names(5, 6)) == ["ok", "ok"]
     crashing.release()
     assert check(decoders.submit(names(9), 8, SHAPE), folder, names(9)) == ["ok"]
+
+
+def test_the_image_behind_one_that_crashes_has_its_second_try(decoders, folder):
+    paths = ["segfault", "once p001.jpg", "endless", "once p002.jpg"]
+    pictures = decoders.submit(paths, 4, SHAPE).result().pictures
+    assert [picture.status for picture in pictures] == ["undecodable", "ok", "undecodable", "ok"]
 
 
 def test_an_image_that_is_never_done_costs_its_own_record(decoders, folder):
