@@ -6,7 +6,6 @@ time had this sha256, or, where the sha256 is empty, that its extraction was beg
 without a row is compared by the sha256 in the store's index, which takes reading it.
 """
 
-import contextlib
 import hashlib
 import heapq
 import os
@@ -22,13 +21,16 @@ from typing import Any, TypeVar
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from tqdm import tqdm
 
 from ..base.files import atomic_file
 from ..base.parquet import read_rows, write_rows
+from ..base.text import is_url, printable
 from ..featstore import FeatureStore
 from ..featstore.writing.part import Part
-from ..manifests import Manifest, ManifestError, read_content, view_paths
-from ..manifests.contents import is_url, split_archive
+from ..manifests import Manifest, ManifestError, read_content, view_files
+from ..manifests.contents import disk_path, split_archive
+from ..manifests.names import unescaped
 from .errors import ExtractUsageError
 from .report import beside
 
@@ -56,11 +58,18 @@ class Changes:
     unknown: int  # files whose size and time were not recorded
     hashes: Mapping[str, str]  # sha256 of those that were read to know more, by id
     changed: frozenset[str]  # ids of these whose content is another
+    unreadable: tuple[str, ...]  # ids of those that could not be read to know more
 
     def text(self, *, read: bool) -> str:
         """Return a line for a person, "" where nothing is to be said."""
         if read:
-            return f"{_files(len(self.hashes))} read again, {len(self.changed)} of them changed"
+            text = f"{_files(len(self.hashes))} read again, {len(self.changed)} of them changed"
+            if self.unreadable:
+                text += (
+                    f"; {_files(len(self.unreadable))} could not be read, such as "
+                    f"{printable(self.unreadable[0])}"
+                )
+            return text
         said = []
         if self.touched:
             said.append(f"{_files(self.touched)} of another size or time than when extracted")
@@ -79,17 +88,14 @@ class SourceFiles:
     """The files of a manifest's images as they are now, beside what a table says of them."""
 
     def __init__(self, manifest: Manifest, store: Path, views: int | None):
-        """Look at the size and time of every file; at a URL there is no way to."""
+        """Take the files of `manifest`; none is looked at before it is asked for."""
         self._manifest = manifest
         self._store = store
         self._views = views
         self._ids = manifest.images.column("image_id")
         self._now = np.full((len(manifest.images), 2), NOWHERE, np.int64)
-        self.are_here = not is_url(manifest.root)
-        if self.are_here:
-            paths = (image.path for image in manifest.images)
-            for position, found in enumerate(_side_by_side(self._stamp, paths)):
-                self._now[position] = found
+        self._seen = np.zeros(len(manifest.images), bool)
+        self.are_here = not is_url(manifest.root)  # at a URL, files have no size and time
 
     def changes(self, store: FeatureStore, *, read: bool) -> Changes:
         """Compare the files with those that the records of `store` came from.
@@ -98,6 +104,7 @@ class SourceFiles:
         content makes a file changed, since copying gives it another time.
         """
         counts = {"touched": 0, "unknown": 0}
+        self._look(np.ones_like(self._seen))
 
         def suspects() -> Iterator[tuple[str, str, str]]:
             """Yield id, path and the sha256 that the index has."""
@@ -115,13 +122,19 @@ class SourceFiles:
                     yield image.image_id, image.path, sha256
 
         if not (read or self.are_here):
-            return Changes(0, 0, {}, frozenset())
-        changed, hashes = set(), {}
+            return Changes(0, 0, {}, frozenset(), ())
+        changed, hashes, unreadable = set(), {}, []
         for image_id, then, now in _side_by_side(self._hashed, suspects()) if read else suspects():
-            if read and now:
-                hashes[image_id] = now
-                changed |= {image_id} if now != then else set()
-        return Changes(counts["touched"], counts["unknown"], hashes, frozenset(changed))
+            if not read:
+                continue
+            if not now:
+                unreadable.append(image_id)
+                continue
+            hashes[image_id] = now
+            changed |= {image_id} if now != then else set()
+        return Changes(
+            counts["touched"], counts["unknown"], hashes, frozenset(changed), tuple(unreadable)
+        )
 
     def record(
         self,
@@ -132,20 +145,23 @@ class SourceFiles:
     ) -> int:
         """Record the files of `ids` as they are now, with their `hashes`, sorted by id, if known.
 
+        A file that was looked at before is taken to be as it was then: before it was read.
+
         Other rows stay; those of `planned` ids without a sha256, which a run before has begun,
         take it from `hashes`. Returns how many of these have changed size or time since.
         """
         path = beside(self._store, "files", part, "parquet")
         old = _rows(path) if path.exists() else iter(())
         fresh, settled, changed = self._mask(ids), self._mask(planned), 0
+        self._look(fresh | settled)
 
         def rows() -> Iterator[tuple[str, int, int, str]]:
             nonlocal changed
             for image_id, now, is_fresh, is_settled, there, known in zip(
                 _texts(self._ids),
                 self._stamps(),
-                fresh,
-                settled,
+                fresh.tolist(),
+                settled.tolist(),
                 aligned(self._ids, old),
                 aligned(self._ids, hashes),
                 strict=True,
@@ -171,11 +187,27 @@ class SourceFiles:
         for start in range(0, len(self._now), 1 << 16):
             yield from self._now[start : start + (1 << 16)].tolist()
 
-    def _mask(self, ids: Iterable[str]) -> list[bool]:
+    def _look(self, wanted: np.ndarray) -> None:
+        """Ask the disk for size and time of the `wanted` files, of each one once."""
+        todo = wanted & ~self._seen
+        if not (self.are_here and todo.any()):
+            return
+        paths = _texts(self._manifest.images.column("path").filter(pa.array(todo)))
+        found = _side_by_side(self._stamp, paths)
+        total = int(todo.sum())
+        for position, stamp in zip(
+            np.flatnonzero(todo),
+            tqdm(found, "sizes and times", total, unit="file", disable=None),
+            strict=True,
+        ):
+            self._now[position] = stamp
+        self._seen |= todo
+
+    def _mask(self, ids: Iterable[str]) -> np.ndarray:
         """Return for each image of the manifest whether its id is one of `ids`."""
         wanted = pa.array(list(ids), self._ids.type)
         found = pc.call_function("is_in", [self._ids], pc.SetLookupOptions(value_set=wanted))
-        return found.to_pylist()
+        return found.to_numpy()
 
     def _stamp(self, path: str) -> tuple[int, int]:
         return file_stamp(self._manifest.root, path, self._views)
@@ -183,10 +215,7 @@ class SourceFiles:
     def _hashed(self, suspect: tuple[str, str, str]) -> tuple[str, str, str]:
         """Return the id, the sha256 that was and the one that is, "" where there is none."""
         image_id, path, then = suspect
-        now = ""
-        with contextlib.suppress(OSError, ManifestError):
-            now = file_sha256(self._manifest.root, path, self._views)
-        return image_id, then, now
+        return image_id, then, file_sha256(self._manifest.root, path, self._views)
 
 
 def file_stamp(root: str, path: str, views: int | None) -> tuple[int, int]:
@@ -195,29 +224,36 @@ def file_stamp(root: str, path: str, views: int | None) -> tuple[int, int]:
     Of an image in a tar file they are the tar file's; of a viewpoint, those of its views together.
     """
     try:
-        found = [os.stat(f"{root}/{name}") for name in _names(root, path, views)]  # noqa: PTH116
-    except NotADirectoryError:
-        try:
-            found = [os.stat(f"{root}/{split_archive(root, path)[0]}")]  # noqa: PTH116
-        except OSError:
-            return NOWHERE
+        found = [_status(root, unescaped(name)) for name in _names(root, path, views)]
     except (OSError, ManifestError):
         return NOWHERE
     return sum(each.st_size for each in found), max(each.st_mtime_ns for each in found)
 
 
 def file_sha256(root: str, path: str, views: int | None) -> str:
-    """Return the sha256 of a file as the index has it: of a viewpoint, over all views in order."""
+    """Return the sha256 of a file as the index has it, "" where it cannot be read.
+
+    Of a viewpoint, it is taken over all views in order.
+    """
     digest = hashlib.sha256()
-    for name in _names(root, path, views):
-        digest.update(read_content(root, name))
+    try:
+        for name in _names(root, path, views):
+            digest.update(read_content(root, name))
+    except (OSError, ManifestError):
+        return ""
     return digest.hexdigest()
 
 
 def _names(root: str, path: str, views: int | None) -> list[str]:
-    if views is None:
-        return [path]
-    return [f"{path}/{name}" for name in view_paths(os.listdir(f"{root}/{path}"))]  # noqa: PTH208
+    return [path] if views is None else view_files(root, path)
+
+
+def _status(root: str, path: str) -> os.stat_result:
+    """Return what the system says of the file `path`, without escapes, or of the tar it is in."""
+    try:
+        return os.stat(disk_path(root, path))  # noqa: PTH116
+    except NotADirectoryError:
+        return os.stat(disk_path(root, split_archive(root, path)[0]))  # noqa: PTH116
 
 
 def aligned(

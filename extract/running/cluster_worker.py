@@ -24,10 +24,10 @@ from ...base.errors import ClipfeatError
 from ...base.machine import affinity, usable_cores
 from ...featstore.writing.journal import Journal
 from ..errors import ExtractError
-from ..pixels.images import load_picture
 from ..planning.job import BackboneSpec, Job
 from ..planning.plan import ShardTask
 from ..recipes.recipe import Recipe
+from ..source_files import file_sha256
 from .batches import Step
 from .profile import Spent
 
@@ -93,7 +93,7 @@ def first_readable(tasks: Iterable[ShardTask], job: Job) -> tuple[str, str] | No
 
 
 def _sha256(job: Job, path: str) -> str:
-    return load_picture(path, job.image_root, job.recipe).sha256
+    return file_sha256(job.image_root, path, job.recipe.views)
 
 
 async def check(work: Work, image: tuple[str, str] | None) -> str | None:

@@ -12,6 +12,7 @@ import pytest
 from pictures import photograph, write_photographs
 
 from clipfeat.base.errors import UsageError
+from clipfeat.extract import source_files
 from clipfeat.extract.backbones import weights
 from clipfeat.extract.extraction import extract_images
 from clipfeat.extract.progress import Progress
@@ -234,6 +235,73 @@ def test_a_viewpoint_is_as_old_as_its_latest_view(tmp_path):
     assert file_stamp(str(tmp_path), "scan/v", 36) == (sum(range(36)), 1006)
     every = b"".join(b"x" * view for view in range(36))
     assert file_sha256(str(tmp_path), "scan/v", 36) == hashlib.sha256(every).hexdigest()
+
+
+ODD = (b"a\\b", b"caf\xe9")  # a backslash, a byte that is not UTF-8
+
+
+def test_files_with_odd_names_have_a_stamp_and_a_hash(tmp_path):
+    views = [b"%d" % view for view in range(36)]
+    with tarfile.open(tmp_path / "t.tar", "w") as archive:
+        for name in ODD:
+            file = tmp_path / os.fsdecode(name + b".jpg")
+            file.write_bytes(name)
+            os.utime(file, ns=(0, 1000))
+            archive.add(file, file.name)
+            folder = tmp_path / "scan" / os.fsdecode(name)
+            folder.mkdir(parents=True)
+            for view in views:
+                (folder / f"{int(view)}.jpg").write_bytes(view)
+                os.utime(folder / f"{int(view)}.jpg", ns=(0, 1000 + int(view)))
+    tar = (tmp_path / "t.tar").stat()
+    every = b"".join(views)
+    for name, path in zip(ODD, (r"a\\b", r"caf\xe9"), strict=True):
+        for found, count, stamp, content in (
+            (f"{path}.jpg", None, (len(name), 1000), name),
+            (f"t.tar/{path}.jpg", None, (tar.st_size, tar.st_mtime_ns), name),
+            (f"scan/{path}", 36, (len(every), 1035), every),
+        ):
+            assert file_stamp(str(tmp_path), found, count) == stamp
+            sha256 = hashlib.sha256(content).hexdigest()
+            assert file_sha256(str(tmp_path), found, count) == sha256
+
+
+def test_a_replaced_file_with_an_odd_name_is_renewed(made, tmp_path):
+    write_photographs(tmp_path / "images", 2)
+    (tmp_path / "images/p000.jpg").rename(tmp_path / r"images/a\b.jpg")
+    run(tmp_path)
+    photograph(400, 64).save(tmp_path / r"images/a\b.jpg")
+    assert run(tmp_path)[1][1].startswith("1 file of another size or time than when extracted")
+    assert renew(tmp_path)[1][1] == "1 file read again, 1 of them changed"
+
+
+def test_a_replaced_file_that_cannot_be_read_is_said(folder):
+    manifest = folder_manifest(folder / "images")
+    photograph(500, 64).save(folder / "images/p001.jpg")
+    (folder / "images/p004.jpg").unlink()
+    (folder / "images/p004.jpg").mkdir()  # which has a time, and cannot be read, even by root
+    (folder / "images/p005.jpg").unlink()  # is gone, which is no change
+    found = SourceFiles(manifest, folder / "s", None).changes(
+        FeatureStore.open(folder / "s"), read=True
+    )
+    assert (found.changed, found.unreadable) == ({"p001"}, ("p004",))
+    assert found.text(read=True) == (
+        "1 file read again, 1 of them changed; 1 file could not be read, such as p004"
+    )
+
+
+def test_only_the_files_of_a_part_are_looked_at(made, tmp_path, monkeypatch):
+    looked = []
+
+    def stamp(root, path, views):
+        looked.append(path)
+        return file_stamp(root, path, views)
+
+    monkeypatch.setattr(source_files, "file_stamp", stamp)
+    files = SourceFiles(folder_manifest(made / "images"), tmp_path / "s", None)
+    assert files.record(None, ["p003", "p007"]) == 0
+    assert files.record(None, ["p003", "p007"], planned=["p001", "p003"]) == 0
+    assert looked == ["p003.jpg", "p007.jpg", "p001.jpg"]
 
 
 def test_at_a_url_files_are_compared_by_their_content_alone(made, tmp_path):
