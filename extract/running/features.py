@@ -88,8 +88,11 @@ class FeatureStream:
 
         torch does not pass on cudaGetLastError, which it calls after every kernel.
         """
+        device = self._backbone.device
         with contextlib.suppress(RuntimeError):
-            torch.zeros(1, device=self._backbone.device)
+            torch.zeros(1, device=device)
+        torch.zeros(1, device=device)  # raises an error that stays, before anything is computed
+        torch.cuda.synchronize(device)
 
     def compute(self, pixels: np.ndarray | torch.Tensor) -> Computing:
         """Begin with a batch of (image, height, width, 3) or (record, view, height, width, 3).
