@@ -25,9 +25,10 @@ MEASURED = 10  # batches, whose median is taken: other processes come and go
 
 
 class Pace(NamedTuple):
-    """Milliseconds an image of one decoder, over some batches behind its first `images`."""
+    """Milliseconds an image of one decoder: the median of the batches of some of its images."""
 
-    images: int
+    first: int  # images before these batches
+    last: int  # images when they are done
     milliseconds: float
 
 
@@ -47,13 +48,17 @@ def paces(images: int) -> tuple[Pace, Pace]:
                 found.append(1000 * decoding.result().seconds / BATCH)
                 decoding.release()
     first, last = found[1 : 1 + MEASURED], found[-MEASURED:]
-    return Pace(BATCH, statistics.median(first)), Pace(images, statistics.median(last))
+    span = MEASURED * BATCH
+    return (
+        Pace(BATCH, BATCH + span, statistics.median(first)),
+        Pace(images + BATCH, images + BATCH + span, statistics.median(last)),
+    )
 
 
 def line(images: int = 20_000) -> str:
     """Return both paces, for a person."""
     return ", ".join(
-        f"{pace.milliseconds:.2f} ms an image after {pace.images:,} images"
+        f"{pace.milliseconds:.2f} ms an image from {pace.first:,} to {pace.last:,} images"
         for pace in paces(images)
     )
 
