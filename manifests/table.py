@@ -21,8 +21,8 @@ Asked = Mapping[str, str | None]  # "id" and "path" -> the column that has them;
 def table_listing(path: Path, id_column: str | None, path_column: str | None) -> Listing:
     """Return what a table lists; its kind is told by the file's ending.
 
-    The columns have the usual names unless others are given. Sizes are read if both columns are there. Raises ManifestError for a table without the
-    columns, or with a value of the wrong type.
+    The columns have the usual names unless others are given. Sizes are read if both columns are
+    there. Raises ManifestError for a table without the columns, or with a value of the wrong type.
     """
     read = {".parquet": _parquet, ".csv": _csv}.get(path.suffix.lower(), _json_lines)
     asked = {"id": id_column, "path": path_column}
