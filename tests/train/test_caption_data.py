@@ -141,6 +141,9 @@ def test_the_official_files_of_coco(tmp_path: Path) -> None:
         ("mine/beach.jpg", "mine/beach"),
         ("mine/beach.png", "mine/beach.png"),
         ("mine/beach.png", "beach"),
+        ("mine/beach.png", "mine/beach"),
+        ("mine/beach.jpeg", "mine/beach"),
+        ("mine/beach.JPG", "mine/beach"),
         ("", "7"),
         ("beach.jpg", "COCO_val2014_000000000007.jpg"),
     ],
@@ -154,6 +157,18 @@ def test_an_image_of_coco_is_found_by_its_files_name(
     split = official(tmp_path, content)
     vocabulary = WordVocabulary(("a", "dog"))
     assert encode(split, vocabulary, {stored}, skip_missing=0).image_ids == (stored,)
+
+
+def test_images_of_one_name_in_several_folders_are_several_images(tmp_path: Path) -> None:
+    content = official_content((7, "A dog"), (8, "A dog"))
+    for record, name in zip(content["images"], ("a/1.jpg", "b/1.png"), strict=True):
+        record["file_name"] = name
+    split, vocabulary = official(tmp_path, content), WordVocabulary(("a", "dog"))
+    for stored in (("a/1", "b/1"), ("a/1.jpg", "b/1.png")):
+        assert encode(split, vocabulary, {"1", *stored}, skip_missing=0).image_ids == stored
+    with pytest.raises(ClipfeatError, match="image 7 and image 8 would both be '1'") as refused:
+        encode(split, vocabulary, {"1"}, skip_missing=0)
+    assert refused.value.code == "E-IMAGES-SAME"
 
 
 def test_a_split_of_ones_own_may_be_of_any_part_of_coco(tmp_path: Path) -> None:
@@ -252,9 +267,9 @@ def test_a_bad_image_is_named(tmp_path: Path, row: Any, message: str) -> None:
     [
         ([], "expected an object with 'images'"),
         ({"images": {}}, "images must be of type list"),
-        ({"images": [{}], "annotations": []}, r"images\[0\]: id must be a number or text"),
+        ({"images": [{}], "annotations": []}, r"images\[0\]: no key 'id'"),
         ({"images": []}, "no key 'annotations'"),
-        ({"images": [], "annotations": [3]}, r"annotations\[0\]: image_id must be a number"),
+        ({"images": [], "annotations": [3]}, r"annotations\[0\]: expected an object"),
         (official_content((5, "A"), images=(6,)), "image_id 5 is none of the images of the file"),
         (official_content((5, None)), "caption must be of type str; got None"),  # type: ignore[arg-type]
         (official_content((5, "\ud800")), "caption holds half a surrogate pair"),

@@ -105,7 +105,9 @@ def test_numbers_written_as_texts_are_the_same_images(sources: Sources, tmp_path
     as_numbers = write_corpus(sources, tmp_path / "numbers", tmp_path / "list")
     of_vqa = "vqa/v2_OpenEnded_mscoco_val2014_questions.json"
     for name in (of_vqa, "captions/captions_val2014.json", "vg/image_data.json"):
-        text = re.sub(r'"image_id": (\d+)', r'"image_id": "\1"', (tmp_path / name).read_text())
+        text = re.sub(
+            r'"(image_id|coco_id)": (\d+)', r'"\1": "\2"', (tmp_path / name).read_text()
+        )
         (tmp_path / name).write_text(text)
     as_texts = write_corpus(sources, tmp_path / "texts", tmp_path / "list")
     assert as_texts.files == as_numbers.files
@@ -115,6 +117,25 @@ def test_numbers_written_as_texts_are_the_same_images(sources: Sources, tmp_path
             for record in ours["questions"]:
                 record["image_id"] = int(record["image_id"])
         assert ours == read(path), path.name
+
+
+def test_images_go_by_the_names_of_their_files_too(sources: Sources, tmp_path: Path) -> None:
+    """As in the caption and question files that some make themselves, and in COCO 2017's names."""
+    (tmp_path / "list").write_text("000000000002.jpg\n")
+    as_numbers = write_corpus(sources, tmp_path / "numbers", tmp_path / "list")
+    for name, start in (
+        ("vqa/v2_OpenEnded_mscoco_val2014_questions.json", "COCO_val2014_"),
+        ("captions/captions_val2014.json", ""),
+    ):
+        text = (tmp_path / name).read_text()
+        text = re.sub(r'"image_id": (\d)\b', rf'"image_id": "{start}00000000000\1"', text)
+        assert f'"{start}00000000000' in text
+        (tmp_path / name).write_text(text)
+    as_names = write_corpus(sources, tmp_path / "names", tmp_path / "list")
+    assert as_names.files == as_numbers.files
+    for path in (tmp_path / "numbers").glob("*.json"):
+        if not path.name.startswith("questions"):  # these keep the ids of the official file
+            assert read(tmp_path / "names" / path.name) == read(path), path.name
 
 
 @pytest.mark.parametrize("number", [1, 2, 3])
@@ -260,8 +281,8 @@ def test_a_list_of_held_out_images(tmp_path: Path, content: str, numbers: set[in
         ("2\nVG_3\n", "line 2: expected a number of COCO, .* got 'VG_3'"),
         ("-2", "line 1: expected a number of COCO"),
         ("9" * 5000, "line 1: expected a number of COCO"),
-        ("[2]", r"\[0\]: img_id must be a number or text; got None"),
-        ('[{"image_id": 2}]', r"\[0\]: img_id must be a number or text; got None"),
+        ("[2]", r"\[0\]: expected an object with 'img_id'; got 2"),
+        ('[{"image_id": 2}]', r"\[0\]: no key 'img_id'; found 'image_id'"),
         ('[{"img_id": 1.5}]', "img_id must be a number or text; got 1.5"),
         ('[{"img_id": "\\ud800"}]', r"got '\\ud800'"),
         ('{"img_id": "2"}', "expected a list of records with img_id"),
@@ -314,11 +335,11 @@ HOSTILE = {
     ],
     "vg/image_data.json": [
         ({}, "expected a list of images; got {}"),
-        ([3], r"\[0\]: image_id must be a number or text; got None"),
+        ([3], r"\[0\]: expected an object with 'image_id'"),
         ([{"image_id": 1.5, "coco_id": 2}], "image_id must be a number or text; got 1.5"),
         ([{"image_id": 101}], "no key 'coco_id'"),
-        ([{"image_id": 101, "coco_id": "2"}], "coco_id must be of type int; got '2'"),
-        ([{"image_id": 101, "coco_id": float("nan")}], "coco_id must be of type int; got nan"),
+        ([{"image_id": 101, "coco_id": "02"}], "coco_id must be a number of COCO; got '02'"),
+        ([{"image_id": 101, "coco_id": float("nan")}], "coco_id must be a number or text; got nan"),
         ([{"image_id": 101, "coco_id": 2}] * 2, "image_id 101 is there twice"),
         ([{"image_id": 101, "coco_id": 2}], "image_data.json has no image '102', and nothing else"),
     ],

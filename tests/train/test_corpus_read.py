@@ -40,6 +40,8 @@ def test_doctests() -> None:
         ("2354786", ("VG_2354786", "2354786")),
         ("1000092795.jpg", ("1000092795.jpg", "1000092795")),
         ("COCO_val2014_9", ("COCO_val2014_9", "COCO_val2014_9.jpg")),
+        ("COCO_val2014_000000000009.png", ("COCO_val2014_000000000009", "000000000009", "9")),
+        ("a/1.png", ("a/1.png", "a/1")),
         ("²", ("²", "².jpg")),
     ],
 )
@@ -81,7 +83,7 @@ def test_lxmerts_files_are_read(tmp_path: Path, capsys: pytest.CaptureFixture[st
         ({"img_id": "a"}, r"expected a list of images; got \{'img_id'"),
         ([], "holds no sentence"),
         ([image(sentf={"vqa": [""]})], "holds no sentence"),
-        ([3], r"\[0\]: img_id must be a number or text; got None"),
+        ([3], r"\[0\]: expected an object with 'img_id'; got 3"),
         ([image(img_id=None)], r"\[0\]: img_id must be a number or text; got None"),
         ([image(img_id=True)], "img_id must be a number or text; got True"),
         ([image(img_id="\ud800")], r"img_id holds half a surrogate pair: '\\ud800'"),

@@ -8,7 +8,7 @@ from jaxtyping import Float32
 from ...base.errors import ClipfeatError
 from ...base.text import is_unicode
 from ...featstore import FeatureStore
-from ..grounded.images import any_candidates, find_images
+from ..grounded.images import any_candidates, find_images, require_different
 from .metrics.clipscore import clip_metrics
 from .metrics.results import Captions, References
 
@@ -66,6 +66,7 @@ def score_results(
     """
     names = [any_candidates(image) for image in results]
     found = find_images(names, store, texts="captions of the results are", skip_missing=None)
+    require_different(list(results), found, of="the results")
     images = [image for image in found if image is not None]
     own = [references[image] for image in results]
     return clip_scores(store, images, list(results.values()), own, embed)

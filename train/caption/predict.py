@@ -16,7 +16,7 @@ from ...base.files import require_file
 from ...base.text import printable
 from ...featstore import FeatureStore
 from ..grids.records import RecordReader
-from ..grounded.images import find_images
+from ..grounded.images import find_images, require_different
 from ..loop.devices import accelerator_on
 from ..loop.evaluate import each_batch, part_size
 from ..loop.run import require_features
@@ -99,6 +99,8 @@ def predict_captions(
     require_features(features, trained.card)
     wanted_of = [image.candidates for image in images]
     found = find_images(wanted_of, features, texts="captions asked for are", skip_missing=None)
+    of = str(listed) if listed is not None else "IMAGE_ID"
+    require_different([image.image_id for image in images], found, of=of)
     stored = [image_id for image_id in found if image_id is not None]
     reader = RecordReader(features, accelerator.device)
     texts = _caption(trained, reader, stored, decode, each, accelerator)

@@ -48,11 +48,7 @@ def write_json(path: Path, value: Any) -> None:
 
 def field(record: Any, key: str, kind: type[T], where: object) -> T:
     """Return `record[key]`, a `kind`; ClipfeatError names `where` if it is not there or not one."""
-    if not isinstance(record, dict):
-        raise ClipfeatError(f"{where}: expected an object with {key!r}; got {record!r:.60}")
-    if key not in record:
-        raise ClipfeatError(f"{where}: no key {key!r}; found {', '.join(map(repr, record))}")
-    value = record[key]
+    value = _value(record, key, where)
     if type(value) is not kind:  # a bool is no int here
         raise ClipfeatError(f"{where}: {key} must be of type {kind.__name__}; got {value!r:.60}")
     return value
@@ -60,10 +56,18 @@ def field(record: Any, key: str, kind: type[T], where: object) -> T:
 
 def identifier(record: Any, key: str, where: object) -> int | str:
     """Return `record[key]`, a number or a text; ClipfeatError names `where` if it is neither."""
-    value = record.get(key) if isinstance(record, dict) else None
+    value = _value(record, key, where)
     if not isinstance(value, int | str) or isinstance(value, bool):
         raise ClipfeatError(f"{where}: {key} must be a number or text; got {value!r:.60}")
     return value
+
+
+def _value(record: Any, key: str, where: object) -> Any:
+    if not isinstance(record, dict):
+        raise ClipfeatError(f"{where}: expected an object with {key!r}; got {record!r:.60}")
+    if key not in record:
+        raise ClipfeatError(f"{where}: no key {key!r}; found {', '.join(map(repr, record))}")
+    return record[key]
 
 
 def require_ids(

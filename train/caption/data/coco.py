@@ -42,7 +42,9 @@ def read_images(data: Path, part: str) -> tuple[list[CaptionedImage], Path]:
     for image in listed:
         pairs = captions[str(image.image_id)]
         written, texts = (tuple(pair[place] for pair in pairs) for place in (0, 1))
-        images.append(CaptionedImage(*image, written, texts))
+        images.append(
+            CaptionedImage(image.image_id, image.candidates, references=written, texts=texts)
+        )
     return images, path
 
 
@@ -83,11 +85,14 @@ def _find(data: Path, part: str) -> Path:
 
 
 def _candidates(known: tuple[str, ...], record: Any, where: str) -> tuple[str, ...]:
-    """Return what a store may call an image: by its file's name or path first, then by its id."""
+    """Return what a store may call an image: by its file's path, by its name, then by its id.
+
+    Files of several folders may have one name, so that it comes after the path.
+    """
     if "file_name" not in record:
         return known
     path = PurePosixPath(field(record, "file_name", str, where))
-    names = (path.stem, str(path).removesuffix(ENDING)) if path.stem else ()
+    names = (str(path).removesuffix(ENDING), path.stem) if path.stem else ()
     return tuple(dict.fromkeys((*names, *known)))
 
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ....base.errors import ClipfeatError
 from ...grids.records import RecordReader
-from ...grounded.images import find_images
+from ...grounded.images import find_images, require_different
 from ...texts.unknown import require_known
 from ...texts.words import PADDING, UNKNOWN
 from .split import CaptionedImage, CaptionSplit
@@ -123,6 +123,11 @@ def _with_features(
     )
     stored_of = dict(zip(candidates, of_captions, strict=True))
     found = [(image, stored_of[image.candidates]) for image in split.images]
+    require_different(
+        [image.image_id for image in split.images],
+        [stored for _, stored in found],
+        of=f"split {split.name!r}",
+    )
     kept = [(image, stored) for image, stored in found if stored is not None]
     if not kept:
         raise ClipfeatError(f"split {split.name!r}: none of its images has features in the store")

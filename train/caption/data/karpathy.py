@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from ....base.errors import ClipfeatError, UsageError
-from ...grounded.images import coco_candidates, file_candidates
+from ...grounded.images import coco_candidates, file_candidates, without_ending
 from ...runs.jsonfile import field, identifier, read_json
 from .captions import read_caption
 from .split import CaptionedImage, choose_splits
@@ -52,7 +52,7 @@ def _flickr_image(record: Any, where: str) -> CaptionedImage:
 
 def _name(record: Any, where: str) -> str:
     """Return the name of an image's file without its ending, such as COCO_val2014_000000000042."""
-    name = field(record, "filename", str, where).removesuffix(".jpg")
+    name = without_ending(field(record, "filename", str, where))
     if not name:
         raise ClipfeatError(f"{where}: filename names no image")
     return name

@@ -1,15 +1,13 @@
 """Read a list of images to hold out."""
 
-import re
 from pathlib import Path
 from typing import Any
 
 from ....base.errors import ClipfeatError
 from ....base.files import read_text
 from ....base.jsonio import parse_json
+from ...grounded.images import coco_number
 from ...runs.jsonfile import DATA, identifier
-
-LINE = re.compile(r"(?:COCO_[a-z]+[0-9]{4}_)?0*([0-9]{1,12})(?:\.jpg)?")
 
 
 def read_held_out(path: Path) -> frozenset[int]:
@@ -45,10 +43,10 @@ def _records(path: Path, content: Any) -> list[tuple[str, str]]:
 
 
 def _number(image: str, where: str) -> int:
-    found = LINE.fullmatch(image)
-    if found is None:
+    number = coco_number(image)
+    if number is None:
         raise ClipfeatError(
             f"{where}: expected a number of COCO, or a name such as COCO_val2014_000000000042; "
             f"got {image!r:.60}"
         )
-    return int(found[1])
+    return number

@@ -6,10 +6,10 @@ from ....base.errors import ClipfeatError
 from ....base.text import is_unicode
 from ...grounded.images import (
     COCO_NAME,
-    ENDING,
     coco_candidates,
     file_candidates,
     vg_candidates,
+    without_ending,
 )
 
 
@@ -30,7 +30,7 @@ def image_candidates(image_id: str) -> tuple[str, ...]:
     >>> image_candidates("2354786"), image_candidates("b/7.jpg")
     (('VG_2354786', '2354786'), ('b/7.jpg', 'b/7'))
     """
-    if COCO_NAME.fullmatch(image_id.removesuffix(ENDING)):
+    if COCO_NAME.fullmatch(without_ending(image_id)):
         return coco_candidates(image_id, ())
     if image_id.isascii() and image_id.isdigit():
         return vg_candidates(image_id)

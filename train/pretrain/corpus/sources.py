@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ....base.errors import ClipfeatError, UsageError
-from ...grounded.images import COCO_NUMBER, coco_candidates
+from ...grounded.images import coco_candidates, coco_number
 from ...runs.jsonfile import field, identifier, read_json
 from ...vqa.datasets import gqa, visual_genome, vqa2
 from ...vqa.datasets.split import Split
@@ -98,7 +98,7 @@ def read_image_data(folder: Path) -> dict[str, int | None]:
         if image_id in coco_of:
             raise ClipfeatError(f"{where}: image_id {image_id} is there twice; drop one")
         known = "coco_id" in image and image["coco_id"] is None
-        coco_of[image_id] = None if known else field(image, "coco_id", int, where)
+        coco_of[image_id] = None if known else _number(image, "coco_id", where)
     return coco_of
 
 
@@ -142,7 +142,14 @@ def _require(path: Path, option: str) -> None:
         raise UsageError(f"{path.parent} has no {path.name}, which is what {option} reads")
 
 
-def _coco_name(image_id: Any, part: str, where: str) -> str:
-    if not COCO_NUMBER.fullmatch(str(image_id)):
-        raise ClipfeatError(f"{where}: image_id must be a number of COCO; got {image_id!r:.60}")
+def _number(image: Any, key: str, where: str) -> int:
+    image_id = identifier(image, key, where)
+    number = coco_number(image_id)
+    if number is None:
+        raise ClipfeatError(f"{where}: {key} must be a number of COCO; got {image_id!r:.60}")
+    return number
+
+
+def _coco_name(image_id: int | str, part: str, where: str) -> str:
+    _number({"image_id": image_id}, "image_id", where)
     return coco_candidates(image_id, (part,))[0]

@@ -4,6 +4,7 @@ from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
 
+from ...grounded.images import coco_number
 from ...runs.jsonfile import read_json
 from ...vqa.datasets import vqa2
 
@@ -25,7 +26,7 @@ def split_val(vqa: Path, held_out: Collection[int]) -> Iterator[tuple[str, dict[
     asked = {
         question["question_id"]
         for question in questions["questions"]
-        if int(question["image_id"]) in held_out  # a number as text is one of COCO, too
+        if coco_number(question["image_id"]) in held_out
     }
     annotations = read_json(vqa2.find_file(vqa, "val", "annotations"))
     for what, content in zip(WHAT, (questions, annotations), strict=True):
