@@ -273,7 +273,7 @@ class TestLinks:
         (store / "journal").mkdir()
         shutil.rmtree(store / name)
         (store / name).symlink_to(beside)
-        with pytest.raises(CorruptStoreError, match="is a symbolic link; .* a store holds"):
+        with pytest.raises(CorruptStoreError, match=r"is a symbolic link; .* a store holds"):
             make_store(store, grids(3))
 
     @pytest.mark.parametrize("name", FOLDERS)
@@ -289,12 +289,12 @@ class TestLinks:
         (store / "journal").symlink_to(beside)
         if not finished:
             (store / "store.json").unlink()
-            with pytest.raises(StoreError, match="journal: is a symbolic link; .* a store holds"):
+            with pytest.raises(StoreError, match=r"journal: is a symbolic link; .* a store holds"):
                 make_store(store, grids(3))
             return
-        with pytest.raises(StoreError, match="journal: is a symbolic link; .* a store holds"):
+        with pytest.raises(StoreError, match=r"journal: is a symbolic link; .* a store holds"):
             repair(store)
-        with pytest.raises(StoreError, match="journal: is a symbolic link; .* a store holds"):
+        with pytest.raises(StoreError, match=r"journal: is a symbolic link; .* a store holds"):
             extend_store(store, {**grids(3), "new": grids(1)["image000"]})
         assert [problem.path for problem in verify(store)] == ["journal"]
 

@@ -105,9 +105,7 @@ def test_numbers_written_as_texts_are_the_same_images(sources: Sources, tmp_path
     as_numbers = write_corpus(sources, tmp_path / "numbers", tmp_path / "list")
     of_vqa = "vqa/v2_OpenEnded_mscoco_val2014_questions.json"
     for name in (of_vqa, "captions/captions_val2014.json", "vg/image_data.json"):
-        text = re.sub(
-            r'"(image_id|coco_id)": (\d+)', r'"\1": "\2"', (tmp_path / name).read_text()
-        )
+        text = re.sub(r'"(image_id|coco_id)": (\d+)', r'"\1": "\2"', (tmp_path / name).read_text())
         (tmp_path / name).write_text(text)
     as_texts = write_corpus(sources, tmp_path / "texts", tmp_path / "list")
     assert as_texts.files == as_numbers.files

@@ -95,7 +95,11 @@ ANNOTATION = {
         ("[1]", [ANNOTATION], r"questions_x.json: expected an object with 'questions'; got \[1\]"),
         ([QUESTION | {"question_id": 1.5}], [ANNOTATION], r"questions\[0\]: question_id must be"),
         ([QUESTION | {"image_id": None}], [ANNOTATION], r"questions\[0\]: image_id must be a num"),
-        ([{"question_id": 1}], [ANNOTATION], r"questions\[0\]: no key 'image_id'; found 'question_id'"),
+        (
+            [{"question_id": 1}],
+            [ANNOTATION],
+            r"questions\[0\]: no key 'image_id'; found 'question_id'",
+        ),
         ([QUESTION, QUESTION], [ANNOTATION], r"questions\[1\]: question_id 1 is there twice"),
         ([QUESTION], [ANNOTATION | {"question_id": 2}], "1 of 1 questions have no annotation"),
         ([QUESTION], [ANNOTATION | {"answers": []}], "0 answers; the VQA accuracy needs at least"),
