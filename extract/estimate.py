@@ -8,17 +8,18 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from ..featstore.layout import lay_out
-from ..featstore.write import SHARD_RECORDS
-from ..featstore.writing.update import check_place
+from ..featstore.layout import Layout, lay_out
+from ..featstore.writing.update import check_place, update_layout
 from ..featstore.writing.writer import StoreWriter
 from ..manifests import Manifest
 from .errors import ExtractUsageError
+from .extraction import store_to_update
 from .planning.plan import shard_tasks
 from .planning.space import free_bytes, layout_bytes
-from .prepare import Prepared, make_job, prepare
+from .prepare import Prepared, choose_shard_records, make_job, prepare
 from .progress import duration
-from .request import Request
+from .request import CHANGED, Request
+from .source_files import SourceFiles
 
 BATCHES = 4  # that are timed, after a first one that warms up
 
@@ -44,6 +45,8 @@ class Estimate:
 
     def text(self) -> str:
         """Return lines for a person."""
+        if not self.images:
+            return "images  0: the store is already complete"
         grids = [f"{shape}x{self.dim} ({n:,} images)" for shape, n in self.grids.items()]
         more = f" and {len(grids) - 5} shapes more" if len(grids) > 5 else ""
         room = "" if self.bytes <= self.free_bytes else ": NOT ENOUGH"
@@ -67,7 +70,8 @@ def estimate(
     """Plan the extraction and run a few images of the most frequent grid shape for nothing.
 
     Their rate, and how well they compress, stand for all; several devices are taken to be as
-    fast as this one each. Raises what `extract_images` raises before any work.
+    fast as this one each. Of a finished store at `out`, only what an update would compute is
+    counted. Raises what `extract_images` raises before any work.
     """
     if request.scheduler:
         raise ExtractUsageError("--dry-run tries images on this machine; drop --scheduler")
@@ -78,16 +82,22 @@ def estimate(
 
 def _estimate(manifest: Manifest, out: Path, request: Request, prepared: Prepared) -> Estimate:
     identity = prepared.identity
-    shard_records = request.shard_size or SHARD_RECORDS
-    layout = lay_out(prepared.shapes, shard_records)
-    grids = Counter(map(str, prepared.shapes.values()))
+    shard_records = choose_shard_records(out, request.shard_size)
+    layout = _layout(manifest, out, request, prepared, shard_records)
+    shapes = {image_id: shard.shape for shard in layout.shards for image_id in shard.ids}
+    if not shapes:
+        return Estimate(
+            images=0, grids={}, dim=identity.dim, shards=0, bytes=0, free_bytes=free_bytes(out),
+            rows=0, seconds=0.0, devices=len(prepared.devices), sampled=0, refused=0,
+        )  # fmt: skip
+    grids = Counter(map(str, shapes.values()))
     frequent = grids.most_common(1)[0][0]
-    ids = [image_id for image_id, shape in prepared.shapes.items() if str(shape) == frequent]
+    ids = [image_id for image_id, shape in shapes.items() if str(shape) == frequent]
     with tempfile.TemporaryDirectory() as folder:
         store = Path(folder) / "sample.clipfeat"
         job = make_job(manifest, store, prepared, request, shard_records)
         few = (1 + BATCHES) * job.passes.most
-        sample = {image_id: prepared.shapes[image_id] for image_id in ids[:: -(-len(ids) // few)]}
+        sample = {image_id: shapes[image_id] for image_id in ids[:: -(-len(ids) // few)]}
         small = lay_out(sample, shard_records)
         with StoreWriter(store, identity, small) as writer:
             tasks = shard_tasks(manifest, writer.pending, prepared.recipe)
@@ -106,7 +116,7 @@ def _estimate(manifest: Manifest, out: Path, request: Request, prepared: Prepare
     ok = sum(step.images - step.refused for step in steps)
     ratio = stored / ok / (layout_bytes(small, identity) / len(sample)) if ok else 1.0
     return Estimate(
-        images=len(manifest.images),
+        images=len(shapes),
         grids=dict(grids.most_common()),
         dim=identity.dim,
         shards=len(layout.shards),
@@ -118,3 +128,17 @@ def _estimate(manifest: Manifest, out: Path, request: Request, prepared: Prepare
         sampled=len(sample),
         refused=refused,
     )
+
+
+def _layout(
+    manifest: Manifest, out: Path, request: Request, prepared: Prepared, shard_records: int
+) -> Layout:
+    """Return the shards that the extraction is going to write, whatever is written already."""
+    store = store_to_update(manifest, out, request, prepared.identity)
+    if store is None:
+        return lay_out(prepared.shapes, shard_records)
+    changed = frozenset()
+    if CHANGED in request.retry:
+        files = SourceFiles(manifest, out, prepared.recipe.views)
+        changed = files.changes(store, read=True).changed
+    return update_layout(store, prepared.shapes, request.retry, changed)

@@ -8,28 +8,24 @@ from pathlib import Path
 from ..featstore import FeatureStore, Identity, Status, StoreError
 from ..featstore.layout import Layout, is_written_again, lay_out
 from ..featstore.refused import reasons_text, refused_rows, remarks
-from ..featstore.write import SHARD_RECORDS
 from ..featstore.writing.part_writer import PartWriter
 from ..featstore.writing.tidy import finish_tidying
 from ..featstore.writing.update import (
     check_place,
     finished_store,
-    shard_records_at,
     update_layout,
 )
 from ..featstore.writing.writer import StoreWriter
 from ..manifests import Manifest
-from .errors import ExtractError, ExtractUsageError
+from .errors import ExtractError
 from .planning.plan import shard_tasks
 from .planning.space import shortage
-from .prepare import Prepared, make_job, prepare
+from .prepare import Prepared, choose_shard_records, make_job, prepare
 from .progress import Progress
 from .report import Report
-from .request import Request
+from .request import CHANGED, Request
 from .running.profile import Spent
 from .source_files import SourceFiles, aligned
-
-CHANGED = "changed"  # among the statuses of --retry: files with another content than extracted
 
 
 def extract_images(
@@ -49,13 +45,9 @@ def _extract(
     manifest: Manifest, out: Path, request: Request, prepared: Prepared, say: Callable[[str], None]
 ) -> Report:
     identity = prepared.identity
-    store = finished_store(out, identity)
-    shard_records = _shard_records(out, request.shard_size)
-    if store is None and request.retry:
-        raise StoreError(f"--retry tries ids of a finished store again; {out} is none")
+    store = store_to_update(manifest, out, request, identity)
+    shard_records = choose_shard_records(out, request.shard_size)
     renew = CHANGED in request.retry
-    if store is not None and not renew:
-        check_same_images(manifest, store)
     files = SourceFiles(manifest, out, prepared.recipe.views)
     if store is None:
         layout = lay_out(prepared.shapes, shard_records)
@@ -109,6 +101,21 @@ def _extract(
     return report
 
 
+def store_to_update(
+    manifest: Manifest, out: Path, request: Request, identity: Identity
+) -> FeatureStore | None:
+    """Return the finished store at `out`, None if there is none or only a beginning.
+
+    Raises StoreError if the request does not go with what is there.
+    """
+    store = finished_store(out, identity)
+    if store is None and request.retry:
+        raise StoreError(f"--retry tries ids of a finished store again; {out} is none")
+    if store is not None and CHANGED not in request.retry:
+        check_same_images(manifest, store)
+    return store
+
+
 def _writer(
     out: Path,
     identity: Identity,
@@ -160,14 +167,6 @@ def _run(
             writer.discard()  # nothing is down: another try may be of another kind
         raise
     return progress
-
-
-def _shard_records(out: Path, asked: int | None) -> int:
-    """Return the shard size of the store at `out`, which cannot be changed, or of a new one."""
-    there = shard_records_at(out)
-    if there is not None and asked not in (None, there):
-        raise ExtractUsageError(f"--shard-size {asked}: {out} has {there} records a shard; drop it")
-    return there or asked or SHARD_RECORDS
 
 
 def _describe(layout: Layout, store: FeatureStore, changed: Collection[str]) -> str:

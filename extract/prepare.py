@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..base.errors import needs_extra
-from ..base.machine import usable_cores
+from ..base.machine import require_gpus, usable_cores
 from ..featstore import GridShape, Identity
+from ..featstore.write import SHARD_RECORDS
+from ..featstore.writing.update import shard_records_at
 from ..manifests import Manifest
 from .errors import ExtractUsageError
-from .planning.devices import choose_devices
 from .planning.job import BackboneSpec, Job
 from .planning.passes import Passes
 from .planning.plan import largest_picture, plan_shapes
@@ -107,6 +108,43 @@ def prepare(
         del backbone  # others compute, or the executor keeps it
         check_record_sizes(shapes.values(), identity)
         yield Prepared(devices, cores, executor, spec, recipe, identity, shapes)
+
+
+def choose_devices(
+    device: str | None, gpus: str | None, procs: int, gpu_count: int
+) -> tuple[str, ...]:
+    """Return the torch device of each process, ("cuda:0", "cuda:1") or ("cpu",) for example.
+
+    `gpus` is a number of GPUs ("8"), a list of them ("0,3") or one ("3,"), counted among those
+    that this process sees. Without it one GPU is taken where there is one. Raises UsageError for
+    devices that are not there.
+
+    >>> choose_devices(None, "2", 1, 4)
+    ('cuda:0', 'cuda:1')
+    >>> choose_devices(None, None, 1, 0)
+    ('cpu',)
+    """
+    if device == "cpu":
+        if gpus is not None:
+            raise ExtractUsageError("--gpus and --device cpu exclude each other; drop one")
+        return ("cpu",) * procs
+    if procs != 1:
+        raise ExtractUsageError("--procs is for --device cpu; for GPUs type --gpus N")
+    if gpus is None:
+        if gpu_count:
+            return ("cuda:0",)
+        if device == "cuda":
+            raise ExtractUsageError("--device cuda: this machine has no GPU; type --device cpu")
+        return ("cpu",)
+    return tuple(f"cuda:{index}" for index in require_gpus(gpus, gpu_count))
+
+
+def choose_shard_records(out: Path, asked: int | None) -> int:
+    """Return the shard size of the store at `out`, which cannot be changed, or of a new one."""
+    there = shard_records_at(out)
+    if there is not None and asked not in (None, there):
+        raise ExtractUsageError(f"--shard-size {asked}: {out} has {there} records a shard; drop it")
+    return there or asked or SHARD_RECORDS
 
 
 def _devices_there(request: Request) -> tuple[tuple[str, ...], int]:

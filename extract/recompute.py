@@ -1,9 +1,11 @@
 """Extract a sample of a received store again, and say how far it is from what the store holds."""
 
+import math
 import random
 import secrets
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,8 +14,9 @@ from tqdm import tqdm
 from ..base.errors import needs_extra
 from ..base.text import printable
 from ..featstore import FeatureStore, IndexRow, Status
-from .planning.devices import choose_devices
 from .planning.passes import Passes
+from .planning.plan import picture_shape
+from .prepare import choose_devices
 from .recipes.recipe import Recipe
 from .store_backbone import backbone_spec, check_weights
 
@@ -44,6 +47,7 @@ class Recomputation:
 
     deviations: tuple[Deviation, ...]
     skipped: tuple[tuple[str, str], ...]  # image id, why it could not be compared
+    other_files: tuple[str, ...]  # ids of those of them that are another file than was extracted
     tolerance: float
     seed: int
 
@@ -56,7 +60,7 @@ class Recomputation:
         """
         if not all(each.relative_error <= self.tolerance for each in self.deviations):
             return "DIFFERENT"  # NaN is, too
-        if any(why.endswith(OTHER_FILE) for _, why in self.skipped):
+        if self.other_files:
             return "other files"
         if not self.deviations:
             return "not compared"
@@ -111,7 +115,6 @@ def recompute(
 
         from .backbones.weights import load_backbone
         from .pixels.device_decoding import with_pixels
-        from .pixels.images import load_picture
         from .running.features import FeatureStream
     seed = secrets.randbelow(1 << 32) if seed is None else seed
     rows = sample((row for row in store.index if row.status == Status.OK), count, seed)
@@ -125,9 +128,10 @@ def recompute(
     stream = FeatureStream(backbone, recipe, identity.dtype)
     deviations: list[Deviation] = []
     skipped: list[tuple[str, str]] = []
+    other_files: list[str] = []
     ready: list[tuple[IndexRow, np.ndarray]] = []
-    for row in tqdm(rows, "again", unit="image", disable=None):
-        picture = load_picture(row.source, images, recipe)
+    pictures = decoded(rows, images, recipe)
+    for row, picture in tqdm(pictures, "again", len(rows), unit="image", disable=None):
         if picture.jpeg is not None:
             picture = with_pixels(picture, recipe, backbone.device)
         why = not_comparable(row, picture)
@@ -135,6 +139,7 @@ def recompute(
             ready.append((row, picture.pixels))
         else:
             skipped.append((row.image_id, f"{printable(row.source)}: {why}"))
+            other_files += [row.image_id] if why == OTHER_FILE else []
     views = recipe.views or 1
     passes = Passes.of(BATCH, views, BATCH, on_cpu=backbone.device.type == "cpu")
     for batch, full in same_shape(ready, passes):
@@ -143,7 +148,9 @@ def recompute(
         say(f"none of the {len(rows)} sampled images could be compared; is {images} their folder?")
     order = {row.image_id: position for position, row in enumerate(rows)}
     deviations.sort(key=lambda deviation: order[deviation.image_id])
-    return Recomputation(tuple(deviations), tuple(skipped), TOLERANCE[identity.precision], seed)
+    return Recomputation(
+        tuple(deviations), tuple(skipped), tuple(other_files), TOLERANCE[identity.precision], seed
+    )
 
 
 def sample(rows: Iterable[IndexRow], count: int, seed: int) -> list[IndexRow]:
@@ -156,6 +163,39 @@ def sample(rows: Iterable[IndexRow], count: int, seed: int) -> list[IndexRow]:
         elif (place := rng.randrange(seen + 1)) < count:
             kept[place] = row
     return kept
+
+
+def decoded(
+    rows: Sequence[IndexRow], images: str, recipe: Recipe
+) -> Iterator[tuple[IndexRow, "Picture"]]:
+    """Yield each row with its picture, which a process apart decodes, as in an extraction.
+
+    Sizes are those of the index, which may come from anywhere: one that the recipe makes too
+    large is refused before memory is taken for it.
+    """
+    from .pixels.decoding import Decoders, Limits
+    from .pixels.images import MAX_PIXELS, Picture, load_picture
+    from .pixels.resizing import size_problem
+
+    todo = []
+    for row in rows:
+        if refused := size_problem(recipe, row.width, row.height):
+            yield row, Picture(*refused, row.width, row.height, "")
+        else:
+            todo.append((row, picture_shape(recipe, (row.width, row.height))))
+    if not todo:
+        return
+    load = partial(load_picture, root=images, recipe=recipe)
+    largest = max(math.prod(shape) for _, shape in todo)
+    limits = Limits.of(MAX_PIXELS, recipe.views or 1)
+    with Decoders(load, 1, 1, largest, limits=limits) as decoders:
+        for row, shape in todo:
+            decoding = decoders.submit([row.source], 1, shape)
+            (picture,) = decoding.result().pictures
+            if picture.status == Status.OK and picture.jpeg is None:
+                picture = replace(picture, pixels=decoding.pixels[0].copy())
+            decoding.release()
+            yield row, picture
 
 
 def not_comparable(row: IndexRow, picture: "Picture") -> str | None:

@@ -12,6 +12,8 @@ from .errors import ExtractUsageError
 from .pixels.images import MAX_PIXELS
 from .recipes.recipe import Decoder, Layer, Vector
 
+CHANGED = "changed"  # among the statuses of --retry: files with another content than extracted
+
 
 @dataclass(frozen=True)
 class Request:

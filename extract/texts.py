@@ -7,7 +7,7 @@ import numpy as np
 from ..base.errors import needs_extra
 from ..featstore import FeatureStore
 from .errors import ExtractUsageError
-from .planning.devices import choose_devices
+from .prepare import choose_devices
 from .recipes.recipe import Recipe
 from .store_backbone import backbone_spec, check_weights
 

@@ -70,7 +70,7 @@ def shard_tasks(
 def _task(shard: Shard, images: tuple[Image, ...], recipe: Recipe) -> ShardTask:
     """All pictures of one grid shape have one size: that of any whose size is known."""
     known = ((image.width, image.height) for image in images if image.width)
-    return ShardTask(shard, images, _picture_shape(recipe, next(known, (0, 0))))
+    return ShardTask(shard, images, picture_shape(recipe, next(known, (0, 0))))
 
 
 def largest_picture(manifest: Manifest, recipe: Recipe) -> tuple[int, ...]:
@@ -80,9 +80,10 @@ def largest_picture(manifest: Manifest, recipe: Recipe) -> tuple[int, ...]:
             *(manifest.images.column(side).to_pylist() for side in ("width", "height")), strict=True
         )
     )
-    return max((_picture_shape(recipe, size) for size in sizes), key=math.prod)
+    return max((picture_shape(recipe, size) for size in sizes), key=math.prod)
 
 
-def _picture_shape(recipe: Recipe, size: tuple[int, int]) -> tuple[int, ...]:
+def picture_shape(recipe: Recipe, size: tuple[int, int]) -> tuple[int, ...]:
+    """Return the shape of an image's pixels, of (width, height) `size`, as the recipe makes it."""
     views = (recipe.views,) if recipe.views else ()
     return (*views, *recipe.size(*size), 3)

@@ -1,6 +1,8 @@
 """How shards are cut into passes: few black rows, and bits that nothing but the plan decides."""
 
 import json
+import shutil
+from dataclasses import replace
 from itertools import product
 
 import numpy as np
@@ -10,6 +12,7 @@ from pictures import write_photographs
 
 from clipfeat.cli.main import clipfeat
 from clipfeat.extract.backbones.batch_size import fitting
+from clipfeat.extract.estimate import estimate
 from clipfeat.extract.extraction import extract_images
 from clipfeat.extract.planning.passes import CHUNK, Passes
 from clipfeat.extract.request import Request
@@ -98,6 +101,21 @@ def test_the_backbone_is_given_the_rows_that_the_dry_run_counts(images, tmp_path
     # Shards of 9, 9 and 3 in chunks of 4: 4 + 4 + 4, the same again, and 4.
     assert given == [4, 4, 4, 4, 4, 4, 4]
     assert json.loads(found.stdout)["rows"] == sum(given)
+
+
+def test_a_dry_run_of_an_update_counts_what_the_update_computes(images, tmp_path):
+    part = tmp_path / "part"
+    part.mkdir()
+    for file in sorted(images.iterdir())[:10]:
+        shutil.copy2(file, part)
+    request = Request("RN50", "none", recipe="square:64", device="cpu", batch_size=4, shard_size=5)
+    extract_images(folder_manifest(part), tmp_path / "s", request, say=lambda line: None)
+    request = replace(request, shard_size=None)
+    for folder, count, shards, rows in ((images, 11, 3, 20), (part, 0, 0, 0)):
+        manifest = folder_manifest(folder)
+        found = estimate(manifest, tmp_path / "s", request, say=lambda line: None)
+        # 11 more in shards of 5, as the store has them: 5, 5 and 1, in chunks of 4.
+        assert (found.images, found.shards, found.rows) == (count, shards, rows)
 
 
 def test_a_device_that_is_as_late_as_it_may_be_reads_the_right_pixels(

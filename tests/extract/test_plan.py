@@ -6,8 +6,8 @@ import pytest
 
 from clipfeat.base.errors import UsageError
 from clipfeat.extract.errors import ExtractUsageError
-from clipfeat.extract.planning.devices import choose_devices
 from clipfeat.extract.planning.plan import plan_shapes, shard_tasks
+from clipfeat.extract.prepare import choose_devices
 from clipfeat.extract.recipes.native import Preprocess
 from clipfeat.extract.recipes.recipe import make_recipe
 from clipfeat.featstore import GridShape

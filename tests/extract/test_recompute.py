@@ -9,10 +9,12 @@ from pictures import photograph, write_photographs
 
 from clipfeat.extract.errors import ExtractUsageError
 from clipfeat.extract.extraction import extract_images
-from clipfeat.extract.recompute import deviation, recompute, sample
+from clipfeat.extract.recipes.recipe import Recipe
+from clipfeat.extract.recompute import decoded, deviation, recompute, sample
 from clipfeat.extract.request import Request
 from clipfeat.extract.running.features import FeatureStream
 from clipfeat.featstore import IndexRow
+from clipfeat.featstore.steps import RGB, WholeCells
 from clipfeat.manifests import folder_manifest
 
 IMAGES = 12
@@ -47,6 +49,22 @@ def test_a_store_of_this_machine_has_the_same_bits(store, images):
     assert all((d.relative_error, d.same_bits) == (0.0, True) for d in found.deviations)
     assert "8 records again: 8 with the same bits" in found.text()
     assert json.loads(json.dumps(found.to_json()))["verdict"] == "same bits"
+
+
+def test_no_image_is_decoded_in_the_process_that_compares(store, images, monkeypatch):
+    def die(*_, **__):
+        raise SystemError("a crash of the image library")
+
+    monkeypatch.setattr("clipfeat.extract.pixels.images.decode", die)
+    assert again(store, images)[0].verdict == "same bits"
+
+
+def test_a_size_in_the_index_that_no_recipe_allows_takes_no_memory(images):
+    row = IndexRow("a", "ok", "", "1x1", 0, 1 << 20, 1 << 20, "", "p000.jpg", "")
+    steps = (WholeCells(1 << 15, 1 << 16, (32, 32)), RGB())
+    recipe = Recipe("own", steps, "bicubic", (0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
+    ((_, picture),) = decoded([row], str(images), recipe)
+    assert picture.reason == "1048576x1048576 would be resized to 32768x32768"
 
 
 @pytest.mark.parametrize(
