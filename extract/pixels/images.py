@@ -12,18 +12,21 @@ import numpy as np
 
 from ...featstore import Status
 from ...manifests import ManifestError, read_content, view_files
-from ...manifests.headers import FORMATS, pillow
+from ...manifests.headers import FORMATS, PNG, pillow
 from ...manifests.manifest import MAX_SIDE
 from ..recipes.recipe import Recipe
 from .jpeg import is_for_device, is_sequential
-from .png import without_side_chunks
-from .remarks import CUT_OFF, DAMAGED, ENDED, FRAMES, JPEGS, SIDE_CHUNK, ends_early, remarks
+from .remarks import CUT_OFF, DAMAGED, ENDED, JPEGS, SEVERAL_FRAMES, SIDE_CHUNK, ends_early, remarks
 from .resizing import MAX_PIXELS, resized, size_problem
 from .unreadable import why_unreadable
 
 # Of these, whole images are in memory several times over while they are decoded: 16 to 20 bytes
 # a pixel, where others take 4. So the limit on pixels is a fourth.
 WHOLE = ("WEBP", "JPEG2000", "AVIF")
+
+CHUNK_HEAD, CHUNK_END = 8, 4  # bytes of a PNG file's chunk before and behind its data
+SIDE = 0x20  # the bit of a chunk's first letter that says it holds no pixel (PNG, 5.4)
+TRANSPARENCY = b"tRNS"  # of the side chunks, the one that decides pixels: a transparent colour
 
 NO_MEMORY = "decoding it takes more memory than a decoder may have"
 TRUNCATED = threading.Lock()  # held while Pillow's only switch for broken files is on
@@ -122,7 +125,7 @@ def decode(
         strict = _decode(content, recipe, max_pixels)
         if strict.status != Status.UNDECODABLE:
             return strict
-        if (bare := without_side_chunks(content)) is not None:
+        if (bare := _without_side_chunks(content)) is not None:
             picture = _decode(bare, recipe, max_pixels)
             if picture.status != Status.UNDECODABLE:
                 return _remarked(picture, SIDE_CHUNK)
@@ -133,6 +136,26 @@ def decode(
     if picture.status != Status.OK:
         return strict
     return _remarked(picture, CUT_OFF if "truncated" in strict.reason.lower() else DAMAGED)
+
+
+def _without_side_chunks(content: bytes) -> bytes | None:
+    """Return a PNG file without texts, profiles and the like; None where nothing can be left out.
+
+    Such chunks may be damaged, or longer than Pillow reads, in a file whose pixels are sound.
+    Critical chunks stay as they are, and so does a rest that is no chunk.
+    """
+    if not content.startswith(PNG):
+        return None
+    kept, at = [PNG], len(PNG)
+    while at + CHUNK_HEAD <= len(content):
+        length = int.from_bytes(content[at : at + 4], "big")
+        name = content[at + 4 : at + CHUNK_HEAD]
+        behind = at + CHUNK_HEAD + length + CHUNK_END
+        if name == TRANSPARENCY or not name[0] & SIDE:
+            kept.append(content[at:behind])
+        at = behind
+    left = b"".join(kept)
+    return left if len(left) < len(content) else None
 
 
 def _decode_broken(content: bytes, recipe: Recipe, max_pixels: int) -> Picture:
@@ -166,7 +189,7 @@ def _decode(content: bytes, recipe: Recipe, max_pixels: int) -> Picture:
             if recipe.decoder == "torchvision" and is_for_device(image, content, recipe):
                 remark = "; ".join(remarks(image))
                 return Picture(Status.OK, remark, width, height, "", jpeg=content)
-            said = [FRAMES] if getattr(image, "is_animated", False) else []
+            said = [SEVERAL_FRAMES] if getattr(image, "is_animated", False) else []
             image.load()
             if image.size != (width, height):  # of a file made to deceive: a GIF's frame can
                 reason = f"its header says {width}x{height}, its image is {image.size}"

@@ -5,10 +5,10 @@ from collections.abc import Iterator
 from itertools import islice, pairwise
 from typing import Any, NamedTuple
 
+from ...manifests.headers import FRAMES
 from ..recipes.recipe import Recipe
 
 BASELINE, EXTENDED, PROGRESSIVE = 0xC0, 0xC1, 0xC2  # begin a frame with Huffman codes
-FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}  # begin a frame of any kind
 HUFFMAN, QUANTISATION = 0xC4, 0xDB
 START, END, SCAN, ADOBE, COMMENT = 0xD8, 0xD9, 0xDA, 0xEE, 0xFE
 ASIDE = {*range(0xE0, 0xF0), COMMENT}  # EXIF, colour profiles: nothing of the image

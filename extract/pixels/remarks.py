@@ -10,7 +10,7 @@ from typing import Any
 from ...manifests.headers import FORMATS, pillow
 from .jpeg import padded
 
-FRAMES = "the first of several frames or pages"
+SEVERAL_FRAMES = "the first of several frames or pages"
 TURNED = "its EXIF orientation is ignored, as stock CLIP ignores it"
 TRANSPARENT = "its transparency is dropped, as stock CLIP drops it"
 DEEP = "more than 8 bits a channel: values above 255 are cut off, as in stock CLIP"

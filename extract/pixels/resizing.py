@@ -67,9 +67,8 @@ def _resize(image: Any, size: tuple[int, int], resample: Any) -> Any:
     """
     if image.size == size:
         return image
-    if premultiplied := PREMULTIPLIED.get(
-        image.mode
-    ):  # else each call would convert there and back
+    # Without this, each call would convert there and back.
+    if premultiplied := PREMULTIPLIED.get(image.mode):
         return _resize(image.convert(premultiplied), size, resample).convert(image.mode)
     for axis in ((size[0], image.height), size):
         if image.size != axis:

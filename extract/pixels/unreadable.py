@@ -36,12 +36,6 @@ def why_unreadable(content: bytes) -> str:
     return _other_kind(content) or _damage(content) or _beginning(content)
 
 
-def is_cut_webp(content: bytes) -> bool:
-    """Return whether a WebP file is shorter than its header says, which Pillow does not tell."""
-    is_webp = content[:4] == b"RIFF" and content[8:12] == b"WEBP"
-    return is_webp and int.from_bytes(content[4:8], "little") + 8 > len(content)
-
-
 def _other_kind(content: bytes) -> str:
     """Return what a file is if it is of a kind that is known and not read."""
     begin = content[:64].removeprefix(b"\xef\xbb\xbf").lstrip().lower()
@@ -57,14 +51,15 @@ def _other_kind(content: bytes) -> str:
             return f"HEIC, which is not read; {CONVERT}"
         if major not in AVIF | UNDECIDED:
             return "a video or another file of the MP4 family, not an image"
-    if content.count(0) == len(content):
+    if content and content.count(0) == len(content):
         return "nothing but zero bytes: the file was never written; copy it again"
     return ""
 
 
 def _damage(content: bytes) -> str:
     """Return what Pillow's plugin says of a file of a format that is read."""
-    if is_cut_webp(content):
+    is_webp = content[:4] == b"RIFF" and content[8:12] == b"WEBP"
+    if is_webp and int.from_bytes(content[4:8], "little") + 8 > len(content):  # Pillow is silent
         return "WEBP: the file is cut off"
     for name in FORMATS:
         factory, accepts = pillow().OPEN.get(name, (None, None))

@@ -14,7 +14,7 @@ from PIL import Image, ImageFile
 
 from clipfeat.extract.pixels import images
 from clipfeat.extract.pixels.images import decode, load_picture
-from clipfeat.extract.pixels.remarks import CUT_OFF, DAMAGED, FRAMES
+from clipfeat.extract.pixels.remarks import CUT_OFF, DAMAGED, SEVERAL_FRAMES
 from clipfeat.extract.recipes.native import Preprocess
 from clipfeat.extract.recipes.recipe import make_recipe
 
@@ -204,7 +204,7 @@ class TestFrames:
         options = {"lossless": True} if kind == "WEBP" else {}
         content = content_of(frames[0], kind, save_all=True, append_images=frames[1:], **options)
         picture = decode(content, RECIPE)
-        assert (picture.status, picture.reason) == ("ok", FRAMES)
+        assert (picture.status, picture.reason) == ("ok", SEVERAL_FRAMES)
         first = Image.open(io.BytesIO(content))
         expected = first.resize((64, 64), Image.Resampling.BICUBIC).convert("RGB")
         np.testing.assert_array_equal(picture.pixels, np.asarray(expected))

@@ -5,7 +5,7 @@ import pytest
 from pictures import photograph
 
 from clipfeat.extract.extraction import extract_images
-from clipfeat.extract.pixels.remarks import CMYK, FRAMES
+from clipfeat.extract.pixels.remarks import CMYK, SEVERAL_FRAMES
 from clipfeat.extract.recipes.recipe import Recipe
 from clipfeat.extract.request import Request
 from clipfeat.featstore.audit.verify import verify
@@ -105,9 +105,12 @@ def test_a_remark_is_kept_beside_a_record_and_counted_at_the_end(images, tmp_pat
     report = report_of(folder_manifest(folder), tmp_path / "s", "square:64")
     store = report.store
     remarks = {row.image_id: row.reason for row in store.index if row.reason}
-    assert remarks == {"moving": FRAMES, "inks": CMYK, "both": f"{FRAMES}; {CMYK}"}
+    assert remarks == {"moving": SEVERAL_FRAMES, "inks": CMYK, "both": f"{SEVERAL_FRAMES}; {CMYK}"}
     assert store["moving"].shape == (2, 2, 2048)
     assert verify(store.path) == []
-    assert [(each["images"], each["remark"]) for each in report.remarks] == [(2, CMYK), (2, FRAMES)]
-    line = f"extracted, with a remark: 2: {CMYK} (both for one); 2: {FRAMES} (both for one)"
+    assert [(each["images"], each["remark"]) for each in report.remarks] == [
+        (2, CMYK),
+        (2, SEVERAL_FRAMES),
+    ]
+    line = f"extracted, with a remark: 2: {CMYK} (both for one); 2: {SEVERAL_FRAMES} (both for one)"
     assert report.text().endswith(line)

@@ -15,7 +15,7 @@ from clipfeat.extract.pixels.remarks import (
     CMYK,
     DEEP,
     ENDED,
-    FRAMES,
+    SEVERAL_FRAMES,
     SIDE_CHUNK,
     TRANSPARENT,
     TURNED,
@@ -92,7 +92,7 @@ class TestPixels:
         content = content_of(
             frames[0], "WEBP", save_all=True, append_images=frames[1:], exif=exif, lossless=True
         )
-        assert remark(content).split("; ") == [FRAMES, TURNED, TRANSPARENT]
+        assert remark(content).split("; ") == [SEVERAL_FRAMES, TURNED, TRANSPARENT]
 
 
 class TestEndsEarly:
