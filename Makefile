@@ -21,8 +21,8 @@ ifeq ($(strip $(DEMO)),)
 $(error DEMO= names no folder; leave it out, or name one)
 endif
 # What the demo makes anew each time. What else is trained in its folder stays.
-DEMO_MADE := data images.parquet scenes.clipfeat scenes.run.json extract.json corpus \
-    demo-vqa demo-vqa-blind demo.png
+DEMO_MADE := data images.parquet scenes.clipfeat scenes.run.json scenes.files.parquet extract.json \
+    corpus demo-vqa demo-vqa-blind demo.png
 
 .PHONY: help setup machine demo train-vqa train-ve train-caption pretrain test lint types bench-extract bench-store bench-lookup bench-plan bench-loader bench-steps bench-decode bench-vqa bench-train bench-pretrain bench-cider bench-caption clean
 .DELETE_ON_ERROR:
@@ -55,9 +55,17 @@ $(VENV)/.installed-%: constraints.txt setup.cfg pyproject.toml
 $(BENCH_VENV)/.installed-%: constraints-bench.txt setup.cfg pyproject.toml
 	$(call install,bench,constraints-bench.txt)
 
-# The mark tells the demo's folder from one of yours that has the same name.
-$(DEMO)/data: | $(STAMP)
+# The mark tells the demo's folder from one of yours that has the same name: a new folder, or an
+# empty one, gets it, and nothing is made or deleted in any other.
+define mark_demo
+	@test -e $(DEMO)/.demo || test -z "$$(ls -A $(DEMO) 2>/dev/null)" || \
+	    { echo "$(DEMO) has files and no .demo, the mark of the demo's folder; name another (DEMO=demo2)," \
+	        "or type touch $(DEMO)/.demo if it is an older demo's" >&2; exit 2; }
 	@mkdir -p $(DEMO) && touch $(DEMO)/.demo
+endef
+
+$(DEMO)/data: | $(STAMP)
+	$(mark_demo)
 	$(CLIPFEAT) demo-data $@ --images $(SCENES) --seed 0
 
 $(DEMO)/images.parquet: | $(DEMO)/data
@@ -68,8 +76,7 @@ $(DEMO_STORE)/store.json: | $(DEMO)/images.parquet
 	    --images $(DEMO)/images.parquet --out $(DEMO_STORE) --json > $(DEMO)/extract.json
 
 demo: $(STAMP)
-	@test ! -e $(DEMO) -o -e $(DEMO)/.demo || \
-	    { echo "$(DEMO) is not a folder of make demo; name another: make demo DEMO=demo2" >&2; exit 2; }
+	$(mark_demo)
 	rm -rf $(addprefix $(DEMO)/,$(DEMO_MADE))
 	@$(MAKE) --no-print-directory $(DEMO_STORE)/store.json
 	$(CLIPFEAT) store verify $(DEMO_STORE)

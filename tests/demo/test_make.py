@@ -7,10 +7,18 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-# In place of the command: it makes the folder or the file that it was asked for.
+# In place of the command: it makes the folder or the file that it was asked for, and extraction
+# what stands beside a store; it fails where that is there already.
 CLIPFEAT = """#!/bin/sh
-case $1 in demo-data) mkdir -p "$2";; esac
+command=$1
+case $command in demo-data) mkdir -p "$2";; esac
 while [ $# -gt 1 ]; do
+    case $command$1 in
+    extract--out)
+        for beside in run.json files.parquet; do
+            test ! -e "${2%.clipfeat}.$beside" && touch "${2%.clipfeat}.$beside" || exit 3
+        done;;
+    esac
     case $1 in -o) touch "$2";; --out) mkdir -p "$2" && touch "$2/store.json";; esac
     shift
 done
@@ -60,6 +68,33 @@ def test_a_folder_that_is_not_the_demos_is_left_alone(venv: Path, tmp_path: Path
     (mine / "data" / "measured.csv").write_text("1")
     done = make(venv, "demo", mine)
     assert done.returncode == 2
-    assert "is not a folder of make demo; name another" in done.stderr
+    assert "has files and no .demo, the mark of the demo's folder; name another" in done.stderr
     assert "names no folder" in make(venv, "demo", "").stderr
     assert (mine / "data" / "measured.csv").read_text() == "1"
+
+
+@pytest.mark.parametrize("target", ["train-vqa", "pretrain", "demo"])
+def test_only_a_new_or_an_empty_folder_becomes_the_demos(
+    venv: Path, tmp_path: Path, target: str
+) -> None:
+    mine, empty = tmp_path / "mine", tmp_path / "empty"
+    (mine / "corpus").mkdir(parents=True)
+    (mine / "demo.png").write_text("mine")
+    done = make(venv, target, mine)
+    assert done.returncode == 2
+    assert f"or type touch {mine}/.demo if it is an older demo's" in done.stderr
+    assert {path.name for path in mine.iterdir()} == {"corpus", "demo.png"}
+    empty.mkdir()
+    assert make(venv, target, empty).returncode == 0
+    assert (empty / ".demo").exists()
+
+
+def test_an_older_demos_folder_is_taken_over_by_its_mark(venv: Path, tmp_path: Path) -> None:
+    demo = tmp_path / "demo"
+    assert make(venv, "demo", demo).returncode == 0
+    made = {path.name for path in demo.iterdir()}
+    (demo / ".demo").unlink()
+    assert make(venv, "demo", demo).returncode == 2
+    (demo / ".demo").touch()
+    assert make(venv, "demo", demo).returncode == 0
+    assert {path.name for path in demo.iterdir()} == made
