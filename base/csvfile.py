@@ -77,7 +77,7 @@ def _quoted(path: Path, refuse: type[ClipfeatError]) -> Iterator[tuple[int, list
             return
         except csv.Error as error:
             raise refuse(
-                f"{path} line {first} is no row of CSV ({error}); {QUOTES}", code="E-TABLE-QUOTE"
+                f"{path} line {first} is not a row of CSV ({error}); {QUOTES}", code="E-TABLE-QUOTE"
             ) from None
         if values:
             yield first, values

@@ -131,13 +131,13 @@ MODELS = "open_clip's name of a CLIP: RN50x4, ViT-B-32, ViT-B-16-SigLIP, ... (do
     type=click.IntRange(1),
     default=178_956_970,
     show_default=True,
-    help="Refuse images of more pixels before decoding them; WebP, JPEG 2000 and AVIF with more "
-    "than a fourth, progressive JPEG with more than half as many.",
+    help="Refuse images of more pixels before decoding them. The limit is a quarter of it for WebP, "
+    "JPEG 2000 and AVIF, and half of it for progressive JPEG.",
 )
 @click.option(
     "--accept-truncated",
     is_flag=True,
-    help="Use files that are cut off or damaged as far as they go, with a remark.",
+    help="Use files that are cut off or damaged as far as they can be read, with a remark.",
 )
 @click.option(
     "--retry",

@@ -7,8 +7,7 @@ import click
 
 from ..base.text import say
 from .options import LocalPath, as_json, file_ids
-from .output import patient_stdout, tell
-from .output import show as show_result
+from .output import patient_stdout, show, tell
 
 LISTS = "a table or JSON on this machine lists the images, and --images is the URL"
 
@@ -88,10 +87,10 @@ def manifest() -> None:
     pass
 
 
-@manifest.command()
+@manifest.command("show")
 @click.argument("path", metavar="MANIFEST", type=LocalPath())
 @as_json
-def show(*, path: Path, as_json: bool) -> None:
+def show_manifest(*, path: Path, as_json: bool) -> None:
     """Sum up MANIFEST: how many images, of which sizes and kinds, and what ids look like.
 
     \b
@@ -102,4 +101,4 @@ def show(*, path: Path, as_json: bool) -> None:
 
     summary = describe(read_manifest(path), path)
     with patient_stdout():
-        show_result(summary, summary_text(summary), as_json=as_json)
+        show(summary, summary_text(summary), as_json=as_json)

@@ -1,4 +1,6 @@
-"""Standard output of commands: all of it, since names and texts in it may come from anywhere.
+"""Standard output of commands, made printable: names and texts in it may come from anywhere.
+
+`store ls` and `predict caption` write lines themselves: tabs between columns that are printable.
 
 `print` and not click's `echo`, which writes UTF-8 to a terminal that says it has ASCII alone.
 """
@@ -17,7 +19,10 @@ def show(record: object, lines: str, *, as_json: bool) -> None:
 
     What a terminal would act on is printed as its escape, in JSON too.
     """
-    print(json.dumps(record, indent=1) if as_json else printable_lines(lines))
+    if as_json:
+        show_json(record)
+    else:
+        tell(lines)
 
 
 def tell(lines: str) -> None:
@@ -25,9 +30,18 @@ def tell(lines: str) -> None:
     print(printable_lines(lines))
 
 
+def show_json(record: object) -> None:
+    """Print a result for scripts."""
+    print(json_text(record, indent=1))
+
+
 def json_text(record: object, indent: int | None = None) -> str:
-    """Return JSON in which letters of any script stay; what a terminal acts on is escaped."""
-    text = json.dumps(record, ensure_ascii=False, indent=indent)
+    """Return JSON in which letters of any script stay; what a terminal acts on is escaped.
+
+    Where stdout is not UTF-8 all but ASCII is: its own escapes would not be JSON's.
+    """
+    utf8 = (sys.stdout.encoding or "").lower().replace("-", "") == "utf8"
+    text = json.dumps(record, ensure_ascii=not utf8, indent=indent)
     return "".join(c if c.isprintable() or c == "\n" else json.dumps(c)[1:-1] for c in text)
 
 

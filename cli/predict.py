@@ -10,7 +10,7 @@ from ..base.errors import needs_extra
 from ..base.text import say
 from .options import LocalPath, as_json
 from .options import device as device_option
-from .output import json_text, patient_stdout, tell
+from .output import patient_stdout, show, show_json
 
 
 @click.group()
@@ -74,10 +74,7 @@ def vqa(
         device=device,
         say=say,
     )
-    if as_json:
-        tell(json_text(found))
-    else:
-        tell(describe(found))
+    show(found, describe(found), as_json=as_json)
 
 
 @predict.command()
@@ -158,7 +155,6 @@ def caption(
     )
     with patient_stdout():
         if as_json:
-            records = [image._asdict() for image in found]
-            tell(json_text(records, indent=1))
+            show_json([image._asdict() for image in found])
         else:
             sys.stdout.write(f"{describe(found)}\n")  # printable, but for the tabs in it

@@ -9,7 +9,7 @@ import click
 
 from ..base.text import say
 from .options import LocalPath, StatusList, as_json, break_lock, device
-from .output import patient_stdout, show
+from .output import patient_stdout, show, show_json
 
 store_argument = click.argument("path", metavar="STORE", type=LocalPath())
 WHOLE = {
@@ -242,7 +242,7 @@ def finish(*, path: Path, break_lock: bool, as_json: bool) -> None:
         show(found, text, as_json=as_json)
         return
     if as_json:
-        show(done.to_json(), "", as_json=True)
+        show_json(done.to_json())
     else:
         say(f"Error: {done.text()}")
     sys.exit(1)

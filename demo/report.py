@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from ..base.text import printable
 from ..featstore import FeatureStore
 from ..train.vqa.predict import answer, load_run
 from .picture import Asked, Shown, draw_picture
@@ -126,7 +127,7 @@ def main() -> None:
     report = make_report(folder)
     draw_picture(shown_scenes(folder), folder / "demo.png")
     print(report.table())
-    print(f"picture: {folder / 'demo.png'}")
+    print(f"picture: {printable(str(folder / 'demo.png'))}")
     if report.gain < LEAST_GAIN:
         sys.exit(f"Error: the features are worth {report.gain:.1f} points; {LEAST_GAIN} expected")
 

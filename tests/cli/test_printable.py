@@ -1,7 +1,9 @@
 """Whatever a store, a file or its name holds, nothing that a terminal acts on reaches it."""
 
 import ast
+import io
 import json
+import re
 import sys
 from pathlib import Path
 
@@ -13,7 +15,7 @@ from stores import make_store
 
 from clipfeat.base.text import printable_lines
 from clipfeat.cli.main import main
-from clipfeat.cli.output import json_text
+from clipfeat.cli.output import json_text, show
 from clipfeat.featstore.writing.part import Part
 from clipfeat.featstore.writing.part_writer import PartWriter
 
@@ -136,13 +138,28 @@ def test_json_keeps_letters_and_escapes_what_a_terminal_acts_on():
 
 def test_everything_is_printed_by_functions_that_make_it_printable():
     """Others use `base.text.say` or `cli.output`; `store ls` and captions escape each column."""
-    allowed = {"base/text.py", "cli/output.py"}
-    found = set()
-    for room in ("base", "manifests", "featstore", "extract", "train", "cli"):
+    allowed = {"base/text.py", "cli/output.py", "demo/report.py"}
+    # With tabs between printable columns; what the processes of a group said, as they said it.
+    written = {"cli/store.py", "cli/predict.py", "train/loop/launch.py"}
+    found, wrote = set(), set()
+    for room in ("base", "manifests", "featstore", "extract", "train", "demo", "cli"):
         for file in (ROOT / room).rglob("*.py"):
             calls = [
                 n.func for n in ast.walk(ast.parse(file.read_text())) if isinstance(n, ast.Call)
             ]
-            if any(ast.unparse(call) in ("print", "click.echo", "click.secho") for call in calls):
+            names = {ast.unparse(call) for call in calls}
+            if names & {"print", "click.echo", "click.secho"}:
                 found.add(file.relative_to(ROOT).as_posix())
-    assert found <= allowed
+            if any(re.fullmatch(r"sys\.std(out|err)(\.buffer)?\.write(lines)?", n) for n in names):
+                wrote.add(file.relative_to(ROOT).as_posix())
+    assert (found, wrote) == (allowed, written)
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1", "utf-8"])
+def test_json_is_json_whatever_the_terminal_has(encoding, monkeypatch):
+    shown = io.TextIOWrapper(io.BytesIO(), encoding=encoding, errors="backslashreplace")
+    monkeypatch.setattr(sys, "stdout", shown)
+    record = {"caption": "café, 猫, 🐈"}
+    show(record, "", as_json=True)
+    shown.flush()
+    assert json.loads(shown.buffer.getvalue().decode(encoding)) == record

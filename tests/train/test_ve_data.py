@@ -93,7 +93,7 @@ def test_a_bad_file_is_named(tmp_path: Path, content: str | bytes, message: str)
         (CSV.replace("gold_label", "label"), "line 2: no gold_label; found '', 'pairid'"),
         (CSV + "2,9.jpg#1r1n\n", "line 5 has 2 values and the heading 6"),
         (CSV + "2,9.jpg#1r1n,9.jpg,A,man,neutral,Yes\n", "line 5 has 7 values and the heading 6"),
-        (CSV + '2,"9.jpg', "line 5 is no row of CSV"),
+        (CSV + '2,"9.jpg', "line 5 is not a row of CSV"),
     ],
 )
 def test_a_bad_table_is_named(tmp_path: Path, content: str, message: str) -> None:
