@@ -136,17 +136,28 @@ def text_lines(path: str | Path, longest: int = MAX_LINE) -> Iterator[tuple[int,
     For files too large to be held: `read_text`, a line of at most `longest` bytes at a time. A
     line ends in LF or CR LF. Raises OSError as `read_text` does, and for a longer line.
     """
-    with os.fdopen(open_plain(path, follow=True), "rb") as file, naming(path):
+    for number, line in enumerate(byte_lines(path, longest, follow=True), start=1):
+        line = line.removesuffix(b"\n").removesuffix(b"\r")
+        try:
+            yield number, line.decode("utf-8-sig" if number == 1 else "utf-8")
+        except UnicodeDecodeError:
+            raise _not_utf8(path, number) from None
+
+
+def byte_lines(
+    path: str | Path, longest: int = MAX_LINE, *, follow: bool = False
+) -> Iterator[bytes]:
+    """Yield the lines of a file with their ends, each of at most `longest` bytes.
+
+    Raises OSError as `read_bytes` does, and for a longer line.
+    """
+    with os.fdopen(open_plain(path, follow=follow), "rb") as file, naming(path):
         number = 0
         while line := file.readline(longest + 1):
             number += 1
             if len(line) > longest:
                 raise OSError(errno.EFBIG, f"line {number} has more than {longest:,} bytes")
-            line = line.removesuffix(b"\n").removesuffix(b"\r")
-            try:
-                yield number, line.decode("utf-8-sig" if number == 1 else "utf-8")
-            except UnicodeDecodeError:
-                raise _not_utf8(path, number) from None
+            yield line
 
 
 def _not_utf8(path: str | Path, line: int) -> OSError:

@@ -20,6 +20,7 @@ from clipfeat.train.loop.log import open_log
 from clipfeat.train.pictures.curves import draw_curves
 from clipfeat.train.runs.folder import (
     RunCard,
+    append_metrics,
     locked,
     open_metrics,
     read_card,
@@ -176,12 +177,29 @@ def test_curves_are_drawn_of_what_can_be(run: Path) -> None:
     assert (run / "zero.png").read_bytes().startswith(b"\x89PNG")
 
 
-@pytest.mark.parametrize("name", ["settings.json", "metrics.jsonl"])
-def test_a_file_without_an_end_is_not_read(run: Path, name: str) -> None:
+@pytest.mark.parametrize(
+    ("name", "why"),
+    [
+        ("settings.json", "is larger than the"),
+        ("metrics.jsonl", "line 1 has more than 1,048,576 bytes"),
+    ],
+)
+def test_a_file_without_an_end_is_not_read(run: Path, name: str, why: str) -> None:
     with (run / name).open("wb") as file:
         file.truncate(100 << 30)
-    with pytest.raises((ClipfeatError, OSError), match="is larger than the"):
+    with pytest.raises((ClipfeatError, OSError), match=why):
         draw_curves(run, run / "curves.png")
+
+
+def test_metrics_of_any_length_are_read_again(run: Path) -> None:
+    """80 MB, which a run of some millions of updates with log_every=1 leaves."""
+    note = "." * 1_000_000
+    with (run / "metrics.jsonl").open("a") as file:
+        for step in range(4, 85):
+            file.write(json.dumps({"step": step, "note": note}) + "\n")
+    with open_metrics(run, step=84) as file:
+        append_metrics(file, {"step": 85})
+    assert [line["step"] for line in read_metrics(run)] == list(range(1, 86))
 
 
 @pytest.mark.parametrize(

@@ -29,13 +29,13 @@ from typing import IO, Any
 
 from ...base.errors import ClipfeatError, UsageError
 from ...base.files import (
+    atomic_file,
+    byte_lines,
     is_temporary,
     open_output,
-    read_bytes,
     remove_temporaries,
     sha256_file,
     try_lock,
-    write_atomically,
 )
 from ...base.jsonio import parse_json
 from .jsonfile import OF_RUN, field, read_json, write_json
@@ -54,7 +54,6 @@ CHANGES_NOTHING = {"accumulate", "cache", "log_every", "checkpoint_every"}
 EVENTS = "tensorboard"
 CURVES = "curves.png"
 LOCK = ".lock"
-MOST_METRICS = 64 << 20  # bytes; a million updates leave 15 MB
 DEEPEST = 10  # tables in tables of settings; ours have three
 
 
@@ -195,8 +194,8 @@ def open_metrics(folder: Path, *, step: int) -> Iterator[IO[str]]:
     A killed run wrote further ones after its last checkpoint; they are dropped.
     """
     path = folder / METRICS
-    kept = [line for line, record in _metrics(folder) if record["step"] <= step]
-    write_atomically(path, b"".join(kept))
+    with atomic_file(path) as kept:
+        kept.writelines(line for line, record in _metrics(folder) if record["step"] <= step)
     with os.fdopen(open_output(path, append=True), "a", encoding="ascii") as file:
         yield file
 
@@ -215,11 +214,11 @@ def read_metrics(folder: Path) -> list[dict[str, Any]]:
 def _metrics(folder: Path) -> Iterator[tuple[bytes, dict[str, Any]]]:
     """Yield each line of the run's metrics that has a step, and what it says; others cost themselves.
 
-    Raises OSError where something else than a file of its own stands in the place of the metrics.
+    Raises OSError where something else than a file of its own stands in the place of the metrics,
+    and for a line without an end.
     """
     path = folder / METRICS
-    content = read_bytes(path, MOST_METRICS) if path.exists() or path.is_symlink() else b""
-    for line in content.splitlines(keepends=True):
+    for line in byte_lines(path) if path.exists() or path.is_symlink() else ():
         with contextlib.suppress(ValueError):
             record = parse_json(line) if line.endswith(b"\n") else None  # cut short by a crash
             if isinstance(record, dict) and type(record.get("step")) is int:
