@@ -1,6 +1,5 @@
 """Text files that people bring: a byte-order mark is no part of them, and none is without bounds."""
 
-import contextlib
 import copy
 import json
 import math
@@ -104,16 +103,21 @@ def test_no_file_is_without_bounds(tmp_path: Path, name: str) -> None:
     path = tmp_path / name
     path.write_bytes(b"")
     os.truncate(path, 100 << 30)
-    with pytest.raises(ClipfeatError):
-        read(path)
+    refuse(read, path)
     path.unlink()
     os.mkfifo(path)
-    with pytest.raises(ClipfeatError):
-        read(path)
+    refuse(read, path)
     path.unlink()
     path.symlink_to("/dev/zero")
-    with pytest.raises(ClipfeatError):
+    refuse(read, path)
+
+
+def refuse(read: Callable[[Path], Any], path: Path) -> None:
+    """Read what is refused as unreadable or, in a data set's folder, is not one of its files."""
+    with pytest.raises(ClipfeatError) as refused:
         read(path)
+    lacking = f"{path.parent} has no " in str(refused.value) and path.name in str(refused.value)
+    assert refused.value.code.endswith("-READ") or (lacking and not path.is_file())
 
 
 def test_questions_and_annotations_may_begin_with_a_mark(tmp_path: Path) -> None:
@@ -127,6 +131,25 @@ def test_questions_and_annotations_may_begin_with_a_mark(tmp_path: Path) -> None
     split = read_files(*paths)
     assert split.ids == (1,)
     assert split.score({1: "été"})["overall"] == 100
+
+
+@pytest.mark.parametrize(("annotators", "score"), [(1, 0), (2, 33.33), (3, 66.67), (4, 100)])
+def test_few_annotators_are_scored_as_published_and_told_of(
+    tmp_path: Path, annotators: int, score: float, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The published script compares each annotator with the others, of whom 3 must agree."""
+    record = {"question_id": 1, "answers": [{"answer": "red"}] * annotators}
+    record |= {"answer_type": "other", "question_type": "what"}
+    paths = [tmp_path / name for name in ("q.json", "a.json")]
+    for path, content in zip(paths, (QUESTIONS, {"annotations": [record]}), strict=True):
+        path.write_text(json.dumps(content))
+    assert read_files(*paths).score({1: "red"})["overall"] == score
+    told = "1 of 1 questions have fewer than 4 answers; what all n annotators said scores (n-1)/3"
+    assert (told in capsys.readouterr().err) == (annotators < 4)
+    paths[1].write_text(json.dumps({"annotations": [record | {"answers": []}]}))
+    with pytest.raises(ClipfeatError, match="has no answers; leave the question out") as refused:
+        read_files(*paths)
+    assert refused.value.code == "E-VQA-ANSWERS"
 
 
 def test_the_empty_answer_of_a_json_list_is_an_answer(tmp_path: Path) -> None:
@@ -172,5 +195,12 @@ def test_whatever_is_in_a_file_costs_one_line(tmp_path: Path, name: str) -> None
     strange = (replaced(value, at, new) for at in places(value) for new in STRANGE)
     for content in (*map(str.encode, map(json.dumps, strange)), *BROKEN):
         path.write_bytes(content)
-        with contextlib.suppress(ClipfeatError):
+        try:
             read(path)
+        except ClipfeatError as error:
+            told = str(error)
+            assert "\n" not in told
+            assert str(path) in told or told.startswith("split '")
+            assert told.count(str(path)) <= 1
+    path.write_text(text)
+    read(path)

@@ -10,16 +10,29 @@ from typing import Any
 
 import numpy as np
 import pytest
-from caption_world import caption_of, make_world, name_of, row_of, train_world, write_rows
+from caption_world import (
+    FAST,
+    TRANSFORMER,
+    caption_of,
+    make_world,
+    name_of,
+    row_of,
+    train_world,
+    write_rows,
+)
 from PIL import Image
 from stores import make_store
 from vqa_world import grid
 
+from clipfeat.featstore import FeatureStore
 from clipfeat.train.caption.attention import by_word
 from clipfeat.train.caption.data.bpe import WORD, BpeVocabulary
-from clipfeat.train.caption.evaluation import with_beams
+from clipfeat.train.caption.evaluation import describe, with_beams
+from clipfeat.train.caption.inputs import read_inputs
 from clipfeat.train.caption.page import _find
+from clipfeat.train.caption.settings import CaptionSettings
 from clipfeat.train.caption.trained import load_stage
+from clipfeat.train.settings import load_settings
 
 Typed = Callable[..., tuple[int, str, str]]
 World = tuple[Path, Path]
@@ -90,6 +103,27 @@ def test_a_split_is_captioned_and_scored_as_published(
         "left out: SPICE: no jar",
         str(run / "predictions_test.json"),
     ]
+
+
+def test_cider_of_one_image_is_told_to_be_0_by_definition() -> None:
+    result = {"split": "test", "stage": "xe", "epoch": 1, "beams": 3, "n": 1, "cider_d": 0.0}
+    result |= {"CIDEr": 0.0, "skipped": 0, "predictions": "p.json"}
+    why = "(0 by definition for one image, since each of its n-grams is in all images)"
+    assert describe(result).splitlines()[1:3] == [
+        f"   0.00  CIDEr-D, times 100 {why}",
+        f"   0.00  CIDEr, times 100 {why}",
+    ]
+    assert "by definition" not in describe(result | {"n": 2})
+
+
+@pytest.mark.parametrize("val", [1, 2])
+def test_training_says_that_one_image_picks_no_checkpoint(
+    tmp_path: Path, val: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    store, data = make_world(tmp_path, train=2, val=val, test=1)
+    settings = load_settings(CaptionSettings, config=None, assignments=[*FAST, TRANSFORMER])
+    read_inputs(settings, FeatureStore.open(store), data)
+    assert ("eval_split val has one image: its CIDEr-D" in capsys.readouterr().err) == (val == 1)
 
 
 @pytest.mark.usefixtures("no_java")

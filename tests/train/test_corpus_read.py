@@ -164,9 +164,9 @@ def test_a_table_may_have_numbers_for_ids(tmp_path: Path) -> None:
         ("id,caption\n1\n", "line 2 has 1 values and the heading 2"),
         ("id,caption\n1,A\n2,A,bus\n", "line 3 has 3 values and the heading 2"),
         ("id,caption\n ,A\n", "line 2: id is blank"),
-        ('id,caption\n1,"A\n', "line 2 is no row of CSV"),
+        ('id,caption\n1,"A\n', "line 2 is not a row of CSV"),
         (b"id,caption\n1,\xff\n", "cannot be read"),
-        ("id,caption\n1," + "A" * 200_000, "line 2 is no row of CSV"),
+        ("id,caption\n1," + "A" * 200_000, "line 2 is not a row of CSV"),
     ],
 )
 def test_a_bad_csv_is_named(tmp_path: Path, content: str | bytes, message: str) -> None:

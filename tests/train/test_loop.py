@@ -5,11 +5,13 @@ import dataclasses
 import json
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
 import torch
+from accelerate import Accelerator
 from vqa_world import FAST, make_world
 
 from clipfeat.base.errors import ClipfeatError, UsageError
@@ -255,6 +257,32 @@ def test_the_precision_that_is_named_instead_is_one_that_the_processor_is_fast_i
     assert str(refused.value).endswith(f"type --set precision={better}")
     accelerator_on("cpu", LoopSettings(precision="bfloat16"))
     assert ("type --set precision=float32" in capsys.readouterr().err) == (not native)
+
+
+@pytest.mark.parametrize(("major", "minor", "told"), [(7, 0, True), (7, 5, True), (8, 0, False)])
+def test_a_gpu_that_only_emulates_bfloat16_is_told_of(
+    major: int,
+    minor: int,
+    told: bool,  # noqa: FBT001
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """V100 and T4 compute it in float32, without a word of torch's; A100 has it."""
+    properties = SimpleNamespace(major=major, minor=minor)
+    for name, value in (
+        ("is_available", True),
+        ("current_device", 0),
+        ("get_device_properties", properties),
+        ("_check_bf16_tensor_supported", True),
+    ):
+        monkeypatch.setattr(f"torch.cuda.{name}", lambda *_, value=value: value)
+    monkeypatch.setattr(
+        "clipfeat.train.loop.devices.Accelerator", lambda **_: Accelerator.__new__(Accelerator)
+    )
+    accelerator_on(None, LoopSettings(precision="bfloat16"))
+    err = capsys.readouterr().err
+    assert ("this GPU only emulates bfloat16" in err) == told
+    assert ("type --set precision=float16" in err) == told
 
 
 def test_a_model_too_large_for_memory_is_said_before_the_run_is_made(

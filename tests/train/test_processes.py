@@ -136,12 +136,23 @@ def test_what_a_process_said_before_a_signal_is_shown(capfd) -> None:
         ("4,5,6,7", "3,", "7"),
         ("GPU-8932f937, GPU-1ac2", "2", "GPU-8932f937,GPU-1ac2"),
         (None, "0,3", "0,3"),
+        ("4,5", "2,", None),
+        ("4,5", "3", None),
+        ("GPU-8932f937", "0,1", None),
     ],
 )
 def test_each_process_sees_the_gpus_of_the_list_that_is_there(
-    listed: str | None, gpus: str, seen: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    listed: str | None,
+    gpus: str,
+    seen: str | None,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """The processes are real: in place of Python, a script says what each of them was given."""
+    """The processes are real: in place of Python, a script says what each of them was given.
+
+    `seen` is None where a GPU is not in the list, which is refused.
+    """
     python = tmp_path / "python"
     python.write_text(
         '#!/bin/sh\necho "$CUDA_VISIBLE_DEVICES of $WORLD_SIZE: $*" >"$0.$LOCAL_RANK"\n'
@@ -151,12 +162,16 @@ def test_each_process_sees_the_gpus_of_the_list_that_is_there(
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     if listed is not None:
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", listed)
-    monkeypatch.setattr("torch.cuda.device_count", lambda: 4 if listed is None else len(listed))
+    monkeypatch.setattr("torch.cuda.device_count", lambda: len((listed or "0,1,2,3").split(",")))
     monkeypatch.setattr("sys.executable", str(python))
     words = ["train", "vqa", "--store", "s", "--data", "d", "--out", "o", "--gpus", gpus]
     monkeypatch.setattr("sys.argv", ["clipfeat", *words])
     with pytest.raises(SystemExit) as done:
         main()
+    if seen is None:
+        assert (done.value.code, list(tmp_path.glob("python.*"))) == (2, [])
+        assert "[E-GPUS-ABSENT]" in capsys.readouterr().err
+        return
     assert done.value.code == 0
     count = len(seen.split(","))
     for rank in range(count):

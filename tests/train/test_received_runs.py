@@ -2,7 +2,6 @@
 
 import json
 import os
-import resource
 import shutil
 import struct
 from pathlib import Path
@@ -14,6 +13,7 @@ import pytest
 import torch
 import vqa_world
 from conftest import Typed
+from peak_memory import peak, start_peak
 from safetensors.torch import save_file
 
 from clipfeat.train.loop.checkpoint import DamagedCheckpointError, read_checkpoint
@@ -104,6 +104,30 @@ def test_a_vocabulary_that_is_not_the_checkpoints_is_named(
 
 
 @pytest.mark.parametrize(
+    ("task", "computes"),
+    [
+        ("vqa", "vqa.evaluation.predict"),
+        ("pretrain", "pretrain.trained.evaluate"),
+        ("caption", "caption.evaluation.write_captions"),
+    ],
+)
+def test_a_precision_that_this_machine_cannot_compute_is_one_line(
+    forged: Path, computes: str, task: str, typed: Typed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """torch has no determinant of bfloat16."""
+    settings = json.loads((forged / "settings.json").read_text())
+    settings["settings"]["precision"] = "bfloat16"
+    (forged / "settings.json").write_text(json.dumps(settings))
+    rows = torch.eye(2, dtype=torch.bfloat16)
+    monkeypatch.setattr(f"clipfeat.train.{computes}", lambda *_: torch.linalg.det(rows))
+    code, out, err = typed("eval", task, forged, "--split", TASKS[task][2], "--device", "cpu")
+    assert (code, out) == (1, "")
+    assert "[E-PRECISION-KERNEL]" in err
+    assert "pass another --device" in err
+    assert "Traceback" not in err
+
+
+@pytest.mark.parametrize(
     "said",
     [
         None,  # no metadata at all
@@ -148,8 +172,8 @@ def test_what_is_not_a_checkpoint_takes_no_time_and_no_memory(tmp_path: Path, ki
             path.mkdir()
         case _:
             path.write_bytes(whole.read_bytes()[: 0 if kind == "empty" else 20])
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    before = start_peak()
     with pytest.raises(DamagedCheckpointError) as refused:
         read_checkpoint(path)
     assert refused.value.code == "E-CHECKPOINT-UNREADABLE"
-    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100 << 10  # kB
+    assert peak() - before < 100 << 20

@@ -10,14 +10,14 @@ from accelerate import Accelerator
 from ...base.errors import UsageError, needs_extra
 from ...featstore import FeatureStore
 from ..grids.records import RecordReader
-from ..loop.devices import accelerator_on
+from ..loop.devices import accelerator_on, inference_errors
 from ..loop.run import require_features
 from .asked import Asked
 from .clip import Embed, clip_scores
 from .data.examples import encode
 from .data.read import read_split
 from .data.split import CaptionSplit
-from .metrics import ONE_IMAGE
+from .metrics import cider_label
 from .metrics.results import read_results, write_results
 from .page import write_page
 from .trained import TrainedCaptioner, find_stage, load_stage
@@ -100,9 +100,10 @@ def caption_split(
     writes the file.
     """
     model = accelerator.prepare_model(run.model, evaluation_mode=True)
-    captions = write_captions(
-        model, reader, asked.examples, run.vocabulary, run.settings, accelerator
-    )
+    with inference_errors(run.settings.precision):
+        captions = write_captions(
+            model, reader, asked.examples, run.vocabulary, run.settings, accelerator
+        )
     captions = asked.complete(captions)
     if accelerator.is_main_process:
         write_results(path, captions)
@@ -155,14 +156,14 @@ def describe(result: Mapping[str, Any]) -> str:
     if not result["split"]:
         return f"trained to epoch {result['epoch']}; no eval_split, so that nothing is scored"
     given = ("split", "stage", "epoch", "blind", "beams", "n", "cider_d", "skipped")
+    names = {"CIDEr": cider_label("CIDEr, times 100", result["n"])}
     told = {*given, *MEDIAN_RANKS, "predictions", "page", "left_out"}
     lines = [
         f"split {result['split']}: {result['n']} images, stage {result['stage']}, "
         f"epoch {result['epoch']}, beams {result['beams']}",
-        f"{result['cider_d']:7.2f}  CIDEr-D, times 100"
-        f"{f' ({ONE_IMAGE})' if result['n'] == 1 else ''}",
+        f"{result['cider_d']:7.2f}  {cider_label('CIDEr-D, times 100', result['n'])}",
         *(
-            f"{100 * value:7.2f}  {name}, times 100"
+            f"{100 * value:7.2f}  {names.get(name, f'{name}, times 100')}"
             for name, value in result.items()
             if name not in told
         ),

@@ -17,7 +17,7 @@ from ...base.text import printable
 from ...featstore import FeatureStore
 from ..grids.records import RecordReader
 from ..grounded.images import find_images, require_different
-from ..loop.devices import accelerator_on
+from ..loop.devices import accelerator_on, inference_errors
 from ..loop.evaluate import each_batch, part_size
 from ..loop.run import require_features
 from .data.coco import Listed, read_list
@@ -103,7 +103,8 @@ def predict_captions(
     require_different([image.image_id for image in images], found, of=of)
     stored = [image_id for image_id in found if image_id is not None]
     reader = RecordReader(features, accelerator.device)
-    texts = _caption(trained, reader, stored, decode, each, accelerator)
+    with inference_errors(trained.settings.precision):
+        texts = _caption(trained, reader, stored, decode, each, accelerator)
     if wanted.nucleus is None:
         texts = [_distinct(own) for own in texts]
     captioned = [

@@ -18,7 +18,7 @@ from ..grounded.train import write_results
 from ..loop.devices import accelerator_on
 from ..loop.profile import LoopTimes
 from ..loop.run import open_run
-from ..loop.train import say, train
+from ..loop.train import say_once, train
 from ..runs.folder import BEST, RESULT, require_no_link, require_same_run
 from .evaluation import caption_split, describe
 from .inputs import Inputs, read_inputs
@@ -71,7 +71,9 @@ def train_caption(
         else:
             first = load_stage(out / XE)
             if not (out / XE / RESULT).is_file():
-                say(accelerator, f"{out / XE} is not done; going on from its epoch {first.epoch}")
+                say_once(
+                    accelerator, f"{out / XE} is not done; going on from its epoch {first.epoch}"
+                )
             stage = self_critical_stage(settings, inputs, reader, accelerator, first)
         results[name], times[name] = _train(stage, inputs, reader, accelerator, out / name)
     return results, times

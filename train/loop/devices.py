@@ -21,7 +21,7 @@ def accelerator_on(device: str | None, settings: LoopSettings) -> Accelerator:
     """Return what places models on `device`: "cpu", "cuda", or None for a GPU if there is one.
 
     In a process that torchrun or `clipfeat train --gpus` has started, it joins the others.
-    Raises UsageError where the device is not there, or has not the precision of the settings.
+    Raises UsageError where the device is not there, or does not have the precision of the settings.
     """
     if device == "cuda" and not torch.cuda.is_available():
         raise UsageError("--device cuda: torch finds no GPU here; type --device cpu")
@@ -33,7 +33,7 @@ def accelerator_on(device: str | None, settings: LoopSettings) -> Accelerator:
 
 
 def _check_precision(precision: str, *, cpu: bool) -> None:
-    """Raise UsageError for a precision that the device has not; say where it is slow."""
+    """Raise UsageError for a precision that the device does not have; say where it is slow."""
     if precision == "float16" and cpu:
         instead = "bfloat16" if has_bfloat16() else "float32"
         raise UsageError(
@@ -42,14 +42,13 @@ def _check_precision(precision: str, *, cpu: bool) -> None:
         )
     if precision != "bfloat16":
         return
-    if not cpu and not torch.cuda.is_bf16_supported():
-        raise UsageError(
-            "this GPU has no bfloat16; type --set precision=float16", code="E-PRECISION-DEVICE"
-        )
-    if cpu and not has_bfloat16() and is_first():
+    # torch counts a GPU that emulates it as one that has it.
+    native = has_bfloat16() if cpu else torch.cuda.is_bf16_supported(including_emulation=False)
+    if not native and is_first():
+        what, instead = ("processor", "float32") if cpu else ("GPU", "float16")
         say(
-            "this processor only emulates bfloat16, many times slower than float32; type --set "
-            "precision=float32",
+            f"this {what} only emulates bfloat16, many times slower than {instead}; type --set "
+            f"precision={instead}",
         )
 
 
@@ -76,7 +75,9 @@ def memory_errors(remedy: str) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def precision_errors(precision: str) -> Iterator[None]:
+def precision_errors(
+    precision: str, remedy: str = "type --set precision=float32"
+) -> Iterator[None]:
     """Turn what torch raises where a library has no kernel for a precision into one line."""
     try:
         yield
@@ -89,6 +90,14 @@ def precision_errors(precision: str) -> Iterator[None]:
             raise
         raise ClipfeatError(
             f"torch cannot compute this model in {precision} on this device ({reason:.150}); "
-            "type --set precision=float32",
+            f"{remedy}",
             code="E-PRECISION-KERNEL",
         ) from None
+
+
+@contextlib.contextmanager
+def inference_errors(precision: str) -> Iterator[None]:
+    """Do the same for a trained model, whose settings nobody changes any more."""
+    remedy = "pass another --device"
+    with memory_errors(f"free some, or {remedy}"), precision_errors(precision, remedy):
+        yield

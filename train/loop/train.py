@@ -25,7 +25,7 @@ from torch.optim import Optimizer
 from tqdm import tqdm
 
 from ...base.errors import ClipfeatError
-from ...base.text import say as tell
+from ...base.text import say
 from ..runs.folder import BAD_BATCH, BEST
 from ..runs.jsonfile import field
 from ..settings import LoopSettings
@@ -147,7 +147,7 @@ def _resume(
     if accelerator.scaler is not None:
         accelerator.scaler.load_state_dict(field(state, "scaler", dict, run))
     step = field(state, "step", int, run)
-    say(accelerator, f"going on after update {step} of {steps} of {run}")
+    say_once(accelerator, f"going on after update {step} of {steps} of {run}")
     return step, field(state, "best", float, run)
 
 
@@ -209,10 +209,10 @@ def _update(
     return total
 
 
-def say(accelerator: Accelerator, text: str) -> None:
+def say_once(accelerator: Accelerator, text: str) -> None:
     """Tell the person, once however many processes there are."""
     if accelerator.is_main_process:
-        tell(text)
+        say(text)
 
 
 def seed_update(seed: int, step: int, process: int) -> None:

@@ -13,7 +13,7 @@ from ..grids.normalize import ChannelStatistics, FeatureNorm
 from ..grids.records import RecordReader
 from ..grounded.start import require_places
 from ..loop.checkpoint import rebuild
-from ..loop.devices import accelerator_on
+from ..loop.devices import accelerator_on, inference_errors
 from ..loop.run import require_features
 from ..models.pretrained import load_pretrained
 from ..runs.folder import BEST, RunCard
@@ -102,7 +102,8 @@ def score_split(
     settings, words = trained.settings, cast(WordPieces, trained.vocabulary.words)
     batches = BatchReader(reader, sentences, words, settings, sampled_cells=0)
     model = accelerator.prepare_model(trained.model, evaluation_mode=True)
-    scores = evaluate(model, batches, settings, accelerator)
+    with inference_errors(settings.precision):
+        scores = evaluate(model, batches, settings, accelerator)
     result = {"split": split, "epoch": trained.epoch, "blind": settings.blind}
     result |= {"n": len(sentences), **scores, "without_image": None}
     if not settings.blind:

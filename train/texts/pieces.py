@@ -114,7 +114,9 @@ def read_pieces(path: Path) -> WordPieces:
     try:
         text = read_text(path, LARGEST).replace("\r\n", "\n")
     except OSError as error:
-        raise UsageError(f"{path}: not a readable vocabulary ({error.strerror})") from None
+        raise UsageError(
+            f"{path}: not a readable vocabulary ({error.strerror})", code="E-PIECES-READ"
+        ) from None
     pieces = tuple(text.removesuffix("\n").split("\n"))
     problem = problem_with(pieces)
     if problem:

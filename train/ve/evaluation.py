@@ -13,7 +13,7 @@ from ..grids.records import RecordReader
 from ..grounded.examples import Examples
 from ..grounded.predict import predict
 from ..grounded.train import Trained, load_trained
-from ..loop.devices import accelerator_on
+from ..loop.devices import accelerator_on, inference_errors
 from .data import VeSplit, read_split
 from .examples import encode
 from .metric import score
@@ -102,7 +102,8 @@ def answer_split(
     """
     model = accelerator.prepare_model(run.model, evaluation_mode=True)
     answers = run.vocabulary.answers
-    predictions = predict(model, reader, asked.examples, answers, run.settings, accelerator)
+    with inference_errors(run.settings.precision):
+        predictions = predict(model, reader, asked.examples, answers, run.settings, accelerator)
     if not accelerator.is_main_process:
         return {}
     split, path = asked.split, run.folder / name

@@ -9,7 +9,7 @@ from ...base.errors import UsageError
 from ...base.files import require_file
 from ...base.text import printable
 from ...featstore import FeatureStore
-from ..loop.devices import accelerator_on
+from ..loop.devices import accelerator_on, inference_errors
 from ..pictures.attention import draw_answer, read_image
 from .predict import answer, knows_a_word, load_run
 
@@ -47,7 +47,8 @@ def ask(
     model = accelerator.prepare_model(trained.model, evaluation_mode=True)
     trained = dataclasses.replace(trained, model=model)
     features = FeatureStore.open(store or Path(trained.card.store))
-    found = answer(trained, features, image_id, question)
+    with inference_errors(trained.settings.precision):
+        found = answer(trained, features, image_id, question)
     if not knows_a_word(trained, question):
         say("the model knows no word of the question; it goes by the image alone")
     picture = out or run / PICTURE

@@ -11,7 +11,7 @@ from ...featstore import FeatureStore
 from ..grids.records import RecordReader
 from ..grounded.examples import Examples
 from ..grounded.predict import predict
-from ..loop.devices import accelerator_on
+from ..loop.devices import accelerator_on, inference_errors
 from .data import encode
 from .datasets.read import read_split
 from .datasets.split import QuestionId, Split
@@ -87,7 +87,8 @@ def answer_split(
     """
     model = accelerator.prepare_model(run.model, evaluation_mode=True)
     answers = run.vocabulary.answers
-    predictions = predict(model, reader, asked.examples, answers, run.settings, accelerator)
+    with inference_errors(run.settings.precision):
+        predictions = predict(model, reader, asked.examples, answers, run.settings, accelerator)
     if not accelerator.is_main_process:
         return {}
     split, path = asked.split, run.folder / name

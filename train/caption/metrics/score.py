@@ -16,7 +16,7 @@ from pycocoevalcap.rouge.rouge import Rouge
 from pycocoevalcap.spice import spice
 
 from ....base.errors import ClipfeatError
-from . import ONE_IMAGE
+from . import cider_label
 from .tokenizer import AS_ENGLISH, require_java, said_by_java, tokenize
 
 Tokenized = Mapping[int, list[str]]
@@ -63,7 +63,7 @@ def score(results: Mapping[Any, str], references: Mapping[Any, Sequence[str]]) -
 def describe(result: Mapping[str, Any]) -> list[str]:
     """Return scores as lines for people."""
     numbers = {name: value for name, value in result.items() if name not in ("n", "left_out")}
-    names = {"CIDEr": f"CIDEr ({ONE_IMAGE})"} if result["n"] == 1 else {}
+    names = {"CIDEr": cider_label("CIDEr", result["n"])}
     return [
         f"{result['n']} images",
         *(f"{value:7.4f}  {names.get(name, name)}" for name, value in numbers.items()),

@@ -21,7 +21,9 @@ def read_held_out(path: Path) -> frozenset[int]:
         text = read_text(path, DATA)
         content = parse_json(text) if text.lstrip().startswith(("[", "{")) else None
     except OSError as error:
-        raise ClipfeatError(f"{path}: cannot be read ({error.strerror})") from None
+        raise ClipfeatError(
+            f"{path}: cannot be read ({error.strerror})", code="E-HELD-OUT-READ"
+        ) from None
     except ValueError as error:
         raise ClipfeatError(f"{path}: not a readable JSON file ({error})") from None
     if content is not None:

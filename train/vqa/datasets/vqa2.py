@@ -5,6 +5,7 @@ from statistics import mode
 from typing import Any
 
 from ....base.errors import ClipfeatError, UsageError
+from ....base.text import say
 from ...grounded.images import coco_candidates
 from ...runs.jsonfile import field, identifier, read_json
 from ..metric import Annotation, score_each, score_split
@@ -55,6 +56,13 @@ def split_to_score(name: str, questions_file: Path, content: Any, annotations_fi
         for _, question_id, _ in _records(questions_file, content, "questions")
     )
     annotations = _annotations(annotations_file, least=1)
+    few = sum(len(annotation.answers) < LEAST_ANSWERS for annotation in annotations.values())
+    if few:
+        say(
+            f"{annotations_file}: {few} of {len(annotations)} questions have fewer than "
+            f"{LEAST_ANSWERS} answers; what all n annotators said scores (n-1)/3 there, so 0 where "
+            "there is one"
+        )
     return _annotated(name, questions_file, questions, annotations_file, annotations)
 
 
@@ -139,10 +147,15 @@ def _annotation(record: Any, where: str, least: int) -> Annotation:
     answers = tuple(
         field(answer, "answer", str, where) for answer in field(record, "answers", list, where)
     )
+    if not answers:
+        raise ClipfeatError(
+            f"{where}: has no answers; leave the question out", code="E-VQA-ANSWERS"
+        )
     if len(answers) < least:
         raise ClipfeatError(
             f"{where}: {len(answers)} answers; the VQA accuracy needs at least {least}, "
-            "so write an only answer ten times"
+            "so write an only answer ten times",
+            code="E-VQA-ANSWERS",
         )
     # The published script does not look at the commonest answer, and not all files have it.
     given = "multiple_choice_answer" in record
