@@ -2,13 +2,18 @@
 
 import math
 import os
+import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from .errors import UsageError
 
+if TYPE_CHECKING:
+    import torch  # which the base install does not have
+
 CGROUP = Path("/sys/fs/cgroup")
-CPUINFO = Path("/proc/cpuinfo")
-BFLOAT16 = {"avx512_bf16", "amx_bf16", "bf16"}  # instruction sets of x86, then of Arm
+CLEARLY = 1.5  # times as slow; less may be chance
+REPEATS = 3  # of a measurement, of which the fastest counts
 MAX_GPUS = 1024
 
 
@@ -73,15 +78,39 @@ def _quota(folder: Path) -> float:
         return math.inf
 
 
-def has_bfloat16() -> bool:
-    """Return whether the processor has instructions for bfloat16, as far as Linux says.
+def slower_than_float32(precision: str) -> float:
+    """Return how many times as long "bfloat16" or "float16" takes on this CPU as float32.
 
-    Without them libraries emulate it, far slower than float32.
+    Measured with torch, in 0.01 to 0.5 s: more than `CLEARLY` where the processor only emulates
+    it. What a processor has is known to it, to the libraries and to their settings; only the time
+    tells what comes of all three.
     """
+    import torch
+
+    return _seconds(getattr(torch, precision)) / _seconds(torch.float32)
+
+
+def _seconds(dtype: "torch.dtype") -> float:
+    """Return the least time of a convolution and a matrix product, as image towers have them.
+
+    On one thread: several wait for each other, and on a busy machine that is all one would see.
+    """
+    import torch
+
+    images = torch.ones(2, 64, 14, 14, dtype=dtype).to(memory_format=torch.channels_last)
+    filters = torch.ones(64, 64, 3, 3, dtype=dtype).to(memory_format=torch.channels_last)
+    matrix = torch.ones(192, 192, dtype=dtype)
+    measured, threads = [], torch.get_num_threads()
+    torch.set_num_threads(1)
     try:
-        return not BFLOAT16.isdisjoint(CPUINFO.read_text().split())
-    except OSError:  # not Linux
-        return False
+        for _ in range(1 + REPEATS):
+            started = time.perf_counter()
+            torch.nn.functional.conv2d(images, filters, padding=1)
+            torch.mm(matrix, matrix)
+            measured.append(time.perf_counter() - started)
+    finally:
+        torch.set_num_threads(threads)
+    return min(measured[1:])  # the first makes the kernels
 
 
 def parse_gpus(text: str) -> tuple[int, ...]:

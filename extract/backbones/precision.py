@@ -1,15 +1,14 @@
 """Number formats of the forward pass: computed as they are named, and those a processor is fast in."""
 
 import contextlib
-import time
 from collections.abc import Iterator
 from typing import Any
 
 import torch
 
+from ...base.machine import CLEARLY, slower_than_float32
+
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-CLEARLY = 1.5  # times as fast; less may be chance
-REPEATS = 3  # of a measurement, of which the fastest counts
 
 
 @contextlib.contextmanager
@@ -74,34 +73,3 @@ def slow_precision(precision: str, device: str) -> str | None:
         f"{times:.1f} times as fast in float32; use --precision float32 here, unless the store "
         f"must be of this precision"
     )
-
-
-def slower_than_float32(precision: str) -> float:
-    """Return how many times as long a precision takes on this CPU as float32: measured, in 0.01 to 0.5 s.
-
-    What a processor has is known to it, to the libraries and to their settings; only the time
-    tells what comes of all three.
-    """
-    return _seconds(DTYPES[precision]) / _seconds(torch.float32)
-
-
-@torch.inference_mode()
-def _seconds(dtype: torch.dtype) -> float:
-    """Return the least time of a convolution and a matrix product, as towers have them.
-
-    On one thread: several wait for each other, and on a busy machine that is all one would see.
-    """
-    images = torch.ones(2, 64, 14, 14, dtype=dtype).to(memory_format=torch.channels_last)
-    filters = torch.ones(64, 64, 3, 3, dtype=dtype).to(memory_format=torch.channels_last)
-    matrix = torch.ones(192, 192, dtype=dtype)
-    measured, threads = [], torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        for _ in range(1 + REPEATS):
-            started = time.perf_counter()
-            torch.nn.functional.conv2d(images, filters, padding=1)
-            torch.mm(matrix, matrix)
-            measured.append(time.perf_counter() - started)
-    finally:
-        torch.set_num_threads(threads)
-    return min(measured[1:])  # the first makes the kernels

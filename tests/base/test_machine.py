@@ -129,26 +129,3 @@ def test_a_benchmark_names_the_instruction_sets(monkeypatch: pytest.MonkeyPatch)
     assert describe_machine(cpuinfo, 16 << 30) == (
         "4 cores of A Processor (avx2 fma); 16 GiB; ONEDNN_MAX_CPU_ISA=AVX2"
     )
-
-
-@pytest.mark.parametrize(
-    ("cpuinfo", "there"),
-    [
-        ("flags\t\t: fpu avx2 fma avx512f avx512_bf16 amx_tile\n", True),
-        ("flags\t\t: fpu avx2 fma amx_bf16 amx_tile amx_int8\n", True),
-        ("Features\t: fp asimd sve i8mm bf16 dgh\n", True),
-        ("flags\t\t: fpu avx2 fma avx512f avx512bw avx512vl\n", False),
-        ("flags\t\t: fpu avx2 fma\n", False),
-    ],
-)
-def test_a_processor_with_instructions_for_bfloat16_is_known(
-    cpuinfo: str,
-    there: bool,  # noqa: FBT001
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    (tmp_path / "cpuinfo").write_text(cpuinfo)
-    monkeypatch.setattr(machine, "CPUINFO", tmp_path / "cpuinfo")
-    assert machine.has_bfloat16() == there
-    monkeypatch.setattr(machine, "CPUINFO", tmp_path / "none")
-    assert not machine.has_bfloat16()

@@ -250,7 +250,8 @@ def test_the_precision_that_is_named_instead_is_one_that_the_processor_is_fast_i
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.setattr("clipfeat.train.loop.devices.has_bfloat16", lambda: native)
+    times = 0.5 if native else 20.0
+    monkeypatch.setattr("clipfeat.train.loop.devices.slower_than_float32", lambda _: times)
     with pytest.raises(UsageError) as refused:
         accelerator_on("cpu", LoopSettings(precision="float16"))
     assert refused.value.code == "E-PRECISION-DEVICE"

@@ -9,7 +9,7 @@ from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 
 from ...base.errors import ClipfeatError, UsageError
-from ...base.machine import has_bfloat16
+from ...base.machine import CLEARLY, slower_than_float32
 from ...base.text import say
 from ..settings import LoopSettings
 from .launch import is_first
@@ -35,7 +35,7 @@ def accelerator_on(device: str | None, settings: LoopSettings) -> Accelerator:
 def _check_precision(precision: str, *, cpu: bool) -> None:
     """Raise UsageError for a precision that the device does not have; say where it is slow."""
     if precision == "float16" and cpu:
-        instead = "bfloat16" if has_bfloat16() else "float32"
+        instead = "bfloat16" if _is_fast_in_bfloat16() else "float32"
         raise UsageError(
             f"precision float16 needs a GPU; type --set precision={instead}",
             code="E-PRECISION-DEVICE",
@@ -43,13 +43,19 @@ def _check_precision(precision: str, *, cpu: bool) -> None:
     if precision != "bfloat16":
         return
     # torch counts a GPU that emulates it as one that has it.
-    native = has_bfloat16() if cpu else torch.cuda.is_bf16_supported(including_emulation=False)
+    native = (
+        _is_fast_in_bfloat16() if cpu else torch.cuda.is_bf16_supported(including_emulation=False)
+    )
     if not native and is_first():
         what, instead = ("processor", "float32") if cpu else ("GPU", "float16")
         say(
             f"this {what} only emulates bfloat16, many times slower than {instead}; type --set "
             f"precision={instead}",
         )
+
+
+def _is_fast_in_bfloat16() -> bool:
+    return slower_than_float32("bfloat16") <= CLEARLY
 
 
 def leave_group() -> None:
