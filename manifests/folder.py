@@ -5,6 +5,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+from ..base.endings import SUFFIXES, suffix
 from ..base.text import printable
 from .contents import disk_path
 from .errors import ManifestError
@@ -13,7 +14,7 @@ from .images import Image
 from .manifest import broken_rule
 from .names import escaped, from_disk, without_odd
 from .passed import DANGLING, NO_IMAGES, Passed, Say, say_odd_names
-from .walk import OTHER_SUFFIXES, SUFFIXES, suffix, walk
+from .walk import OTHER_SUFFIXES, walk
 
 
 class Folder(NamedTuple):

@@ -6,9 +6,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from ..base.endings import suffix
 from ..base.text import printable
 from .manifest import Manifest
-from .walk import suffix
 
 FREQUENT = 5  # sizes, kinds and forms of ids that are shown
 Size = tuple[int, int]  # width, height

@@ -6,6 +6,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from ..base.endings import SUFFIXES, suffix
 from ..base.text import is_url
 from .contents import disk_path
 from .errors import ManifestError
@@ -13,7 +14,7 @@ from .headers import read_sizes
 from .images import Image
 from .names import escaped, from_disk, unescaped, without_odd
 from .passed import Say
-from .walk import SUFFIXES, is_hidden, suffix
+from .walk import is_hidden
 
 VIEWS = 36  # 12 headings, 30 degrees apart from 0 on, at elevations of -30, 0 and 30 degrees
 NUMBER = re.compile(r"\d+")

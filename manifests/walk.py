@@ -9,31 +9,16 @@ from .names import escaped, from_disk, unescaped
 from .passed import HIDDEN, Passed
 from .tars import members
 
-# The endings of what Pillow reads for us (headers.FORMATS). A file of such a name is an image
-# until extraction finds that it is not.
-IMAGES = (
-    ".apng .avif .avifs .bmp .gif .j2c .j2k .jfif .jp2 .jpc .jpe .jpeg .jpf .jpg .jps .jpx .mpo "
-    ".pbm .pfm .pgm .pjp .pjpeg .png .pnm .ppm .tif .tiff .webp"
-)
 # What stands beside images in data sets, often one for each: not opened to see what it is.
 OTHERS = (
     ".cls .csv .gz .h5 .htm .html .json .jsonl .lst .md .npy .npz .parquet .pkl .pt .pth .py .tar "
     ".tgz .tsv .txt .xml .yaml .yml .zip"
 )
-SUFFIXES, OTHER_SUFFIXES = frozenset(IMAGES.split()), frozenset(OTHERS.split())
+OTHER_SUFFIXES = frozenset(OTHERS.split())
 # Left by macOS's archives, Synology, Windows and Linux's file systems.
 SYSTEM = frozenset(
     ("__MACOSX", "@eaDir", "$RECYCLE.BIN", "System Volume Information", "Thumbs.db", "lost+found")
 )
-
-
-def suffix(path: str) -> str:
-    """Return the ending of a file's name, in lower case.
-
-    >>> suffix("a.b/c.tar.GZ"), suffix(".hidden")
-    ('.gz', '')
-    """
-    return os.path.splitext(path)[1].lower()  # noqa: PTH122
 
 
 def is_hidden(name: str) -> bool:

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Iterable
 
+from ..base.endings import SUFFIXES, suffix
 from ..base.text import printable
 from .contents import disk_path
 from .errors import ManifestError
@@ -12,7 +13,7 @@ from .images import Image
 from .names import escaped, without_odd
 from .passed import HIDDEN, NO_IMAGES, Passed, Say, say_odd_names
 from .tars import members
-from .walk import OTHER_SUFFIXES, SUFFIXES, is_hidden, suffix
+from .walk import OTHER_SUFFIXES, is_hidden
 
 # webdataset's rule: folders, then the name up to its first dot, then the rest. A name that begins
 # with a dot has no key; in a folder, webdataset would take the folder for it.

@@ -3,11 +3,11 @@
 import math
 from dataclasses import dataclass
 
+from ...base.endings import SUFFIXES, suffix
 from ...featstore import GridShape
 from ...featstore.areas import MAX_AREAS, Area
 from ...featstore.layout import Shard
 from ...manifests import Image, Manifest
-from ...manifests.walk import SUFFIXES, suffix
 from ..errors import ExtractUsageError
 from ..recipes.recipe import Recipe
 

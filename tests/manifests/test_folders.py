@@ -12,6 +12,7 @@ from lists import made, picture, write_json
 from pictures import photograph
 from PIL import Image as Pillow
 
+from clipfeat.base.endings import SUFFIXES
 from clipfeat.extract.errors import ExtractUsageError
 from clipfeat.extract.request import load_images
 from clipfeat.manifests import (
@@ -23,7 +24,6 @@ from clipfeat.manifests import (
     write_manifest,
 )
 from clipfeat.manifests.headers import FORMATS, read_sizes, size_in
-from clipfeat.manifests.walk import SUFFIXES
 
 
 def paths(manifest):

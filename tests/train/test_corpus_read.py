@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from clipfeat.base.errors import ClipfeatError, UsageError
+from clipfeat.train.grounded import images as images_module
 from clipfeat.train.pretrain.corpus import sentences as sentences_module
 from clipfeat.train.pretrain.corpus.read import corpus_files, read_sentences
 from clipfeat.train.pretrain.corpus.sentences import Sentence, image_candidates
@@ -31,6 +32,8 @@ def read(folder: Path, content: Any) -> list[Sentence]:
 def test_doctests() -> None:
     results = doctest.testmod(sentences_module)
     assert (results.failed, results.attempted) == (0, 2)
+    results = doctest.testmod(images_module)
+    assert (results.failed, results.attempted) == (0, 5)
 
 
 @pytest.mark.parametrize(

@@ -5,9 +5,9 @@ import re
 from collections.abc import Container, Sequence
 from functools import lru_cache
 
+from ...base.endings import SUFFIXES, suffix
 from ...base.errors import ClipfeatError
 from ...base.text import say
-from ...manifests.walk import SUFFIXES, suffix
 
 COCO_NAME = re.compile(r"COCO_([a-z]+[0-9]{4})_([0-9]{12})")  # its part, its number
 # With all of its zeros or with none: "042" is another image than "42".
