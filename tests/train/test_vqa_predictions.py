@@ -197,7 +197,8 @@ def test_what_the_published_script_scores_is_scored(tmp_path: Path, typed: Typed
         (tmp_path / f"{name}.json").write_text(json.dumps(content))
         words += [option, tmp_path / f"{name}.json"]
     code, out, err = typed("eval", "vqa", *words, "--json")
-    assert (code, err) == (0, "")
+    assert (code, len(err.splitlines())) == (0, 1)
+    assert "2 of 2 questions have fewer than 4 answers" in err
     assert json.loads(out)["overall"] == 44.44
 
 
