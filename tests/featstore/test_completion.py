@@ -232,7 +232,7 @@ class TestRefused:
         write_most(path, [MISSING])
         with pytest.raises(
             StoreError,
-            match=r"no image gave a record, no store was written: 1 missing \(no such file; a1",
+            match=r"no image gave a record, no store was written: 1 missing \(no such file; such as a1",
         ):
             finish_store(path)
         assert not path.exists()
