@@ -136,10 +136,11 @@ train-caption: $(STAMP)
 	$(CLIPFEAT) train caption $(or $(CONFIG),demo) --store $(DEMO_STORE) --data $(DEMO)/data/captions --out $(RUN)
 endif
 
-# Two processes of one thread each: most of the time goes to commands that are started.
+# Two processes of one thread each: most of the time goes to commands that are started. Files in their
+# order: by default those of few tests, which are the slow ones, would come last, to one process.
 # Some of them: make test TESTS=tests/featstore
 test: $(STAMP)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile $(TESTS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(TESTS)
 
 lint: $(STAMP)
 	$(BIN)/ruff check .
