@@ -160,7 +160,7 @@ def _run(
                 progress.add(step)
     except KeyboardInterrupt:
         down = sum(1 for _ in writer.rows())
-        say(f"{down} of {total} images are down; those of the shards in hand are dropped")
+        say(f"{down} of {total} images are written; those of the shards in hand are dropped")
         raise
     except ExtractError:
         if isinstance(writer, StoreWriter) and next(writer.rows(), None) is None:

@@ -57,7 +57,7 @@ class Report:
             rate, waited = self.images / self.seconds, 100 * self.spent.waited
             speed = f", {rate:.1f} images/s, device waited {waited:.0f} %"
         if self.finished is None:
-            line = f"{self.path}: part {self.part} is down{speed}; when all parts are, type: "
+            line = f"{self.path}: part {self.part} is written{speed}; when all parts are, type: "
             line += f"clipfeat store finish {self.path}"
         else:
             digest = self.store.digest[:16]

@@ -21,7 +21,7 @@ def reasons(refused: Sequence[IndexRow], most: int = 5) -> list[dict[str, Any]]:
     counts = Counter((row.status, row.reason) for row in refused)
     example = {(row.status, row.reason): row.image_id for row in reversed(refused)}
     return [
-        {"images": n, "status": str(why[0]), "reason": why[1], "for_one": example[why]}
+        {"images": n, "status": str(why[0]), "reason": why[1], "example": example[why]}
         for why, n in counts.most_common(most)
     ]
 
@@ -29,7 +29,7 @@ def reasons(refused: Sequence[IndexRow], most: int = 5) -> list[dict[str, Any]]:
 def reasons_text(refused: Sequence[IndexRow]) -> str:
     """Return `reasons` for a person's terminal."""
     return "; ".join(
-        printable("{images} {status} ({reason}; {for_one} for one)".format_map(why))
+        printable("{images} {status} ({reason}; such as {example})".format_map(why))
         for why in reasons(refused)
     )
 
@@ -47,7 +47,7 @@ def remarks(rows: Iterable[IndexRow], most: int = 10) -> list[dict[str, Any]]:
                 counts[remark] += 1
                 example.setdefault(remark, row.image_id)
     return [
-        {"images": n, "remark": remark, "for_one": example[remark]}
+        {"images": n, "remark": remark, "example": example[remark]}
         for remark, n in sorted(counts.items(), key=lambda item: (-item[1], item[0]))[:most]
     ]
 
@@ -55,5 +55,5 @@ def remarks(rows: Iterable[IndexRow], most: int = 10) -> list[dict[str, Any]]:
 def remarks_text(found: Sequence[dict[str, Any]]) -> str:
     """Return `remarks` for a person's terminal."""
     return "; ".join(
-        printable("{images}: {remark} ({for_one} for one)".format_map(each)) for each in found
+        printable("{images}: {remark} (such as {example})".format_map(each)) for each in found
     )

@@ -29,9 +29,11 @@ ROOT = b"clipfeat.root"  # key of the schema's metadata that names the image roo
 def write_manifest(manifest: Manifest, path: Path) -> None:
     """Write `manifest` to `path`, with its root."""
     if not path.parent.is_dir():
-        raise ManifestError(f"cannot write {path}: {path.parent} is no folder; make it first")
+        raise ManifestError(f"cannot write {path}: {path.parent} is not a folder; make it first")
     if path.exists() and not path.is_file():  # a device, which the file would take the place of
-        raise ManifestError(f"cannot write {path}: it is there and is no file; pass another name")
+        raise ManifestError(
+            f"cannot write {path}: it is there and is not a file; pass another name"
+        )
     if ODD.search(manifest.root):
         raise ManifestError(
             f"the name of the root {printable(manifest.root)} is not UTF-8; rename the folder, or "

@@ -85,7 +85,7 @@ def folder_manifest(folder: Path, ids: str = "stem", *, say: Say = lambda line: 
     without an image, or with none whose header can be read, or with two of one id.
     """
     if not folder.is_dir():
-        raise ManifestError(f"{folder} is no folder; give the folder that holds the images")
+        raise ManifestError(f"{folder} is not a folder; give the folder that holds the images")
     return make_manifest([folder], choices=Choices(ids), say=say)
 
 
@@ -94,7 +94,7 @@ def _kind(source: Path, folders: Mapping[Path, Folder]) -> str:
     if source in folders:
         return TAR if folders[source].tars else FOLDER
     if not source.is_file():
-        raise ManifestError(f"{source} is no folder and no file; give what lists the images")
+        raise ManifestError(f"{source} is neither a folder nor a file; give what lists the images")
     if ending == ".tar":
         return TAR
     if ending in (".json", *TABLES):
@@ -129,7 +129,7 @@ def _root(sources: Sequence[Path], kind: str, images: str | None, say: Say) -> s
         if is_url(images):
             return absolute_root(images)
         if not Path(images).is_dir():
-            raise ManifestError(f"--images {images} is no folder; give the one paths start from")
+            raise ManifestError(f"--images {images} is not a folder; give the one paths start from")
         return from_disk(os.path.abspath(images))  # noqa: PTH100
     if kind == TABLE and len(sources) == 1 and sources[0].suffix.lower() == ".parquet":
         root = recorded_root(sources[0])
@@ -207,6 +207,6 @@ def _with_sizes(located: Sequence[Located], root: str, say: Say) -> list[Image]:
     if not any(image.width for image in images):
         raise ManifestError(
             f"{printable(root)}: none of its {len(images)} image files can be read as an image, "
-            f"{printable(images[0].path)} for one; check the files"
+            f"such as {printable(images[0].path)}; check the files"
         )
     return images

@@ -80,7 +80,7 @@ def view_images(folder: Path, paths: Iterable[str], prefix: str, say: Say) -> li
         viewpoint, why = odd[0]
         say(
             f"{folder}: {len(odd):,} of {len(viewpoints):,} viewpoints cannot be used, "
-            f"{viewpoint!r:.100} for one: {why}"
+            f"such as {viewpoint!r:.100}: {why}"
         )
     firsts = [escaped(f"{viewpoint}/{min(names)}") for viewpoint, names in viewpoints.items()]
     return [

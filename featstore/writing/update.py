@@ -72,7 +72,7 @@ def update_layout(
     if lacking:
         raise StoreError(
             f"{store.path} exists and holds {len(lacking)} images that are not asked for "
-            f"({lacking[0]!r} for one); to add to it, give all of its images and the new ones, "
+            f"(such as {lacking[0]!r}); to add to it, give all of its images and the new ones, "
             f"or choose another --out"
         )
     again = tuple(

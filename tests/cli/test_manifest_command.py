@@ -55,10 +55,10 @@ def test_several_folders_in_one_manifest(tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "why"),
     [
-        (("none",), "none is no folder"),
+        (("none",), "none is neither a folder nor a file"),
         (("note.txt",), "expected a folder, or a file that ends in one of .tar, .json, .parquet"),
         (("images", "t.csv"), "images is a folder of images and t.csv is a table"),
-        (("images", "--images", "other"), "--images other is no folder"),
+        (("images", "--images", "other"), "--images other is not a folder"),
         (("images", "--images", "elsewhere"), "images is not in --images"),
         (("images", "--images", "file:///"), "images are read from a folder or from a URL"),
         (("t.csv", "--ids", "path"), "--ids and --views are for folders of images; got a table"),

@@ -94,8 +94,8 @@ def test_manifest_says_what_it_found(tmp_path):
     ("arguments", "code", "texts"),
     [
         (("store", "info", "none.clipfeat"), 1, ("does not exist",)),
-        (("manifest", "none", "-o", "m.parquet"), 2, ("none is no folder",)),
-        (("extract", "--model", "RN50"), 2, ("images is no folder",)),
+        (("manifest", "none", "-o", "m.parquet"), 2, ("none is neither a folder nor a file",)),
+        (("extract", "--model", "RN50"), 2, ("images is not a folder",)),
         (("extract", "--model", "RN50", "--images", "empty"), 2, ("holds no image file",)),
         (("extract", "--model", "RN50", "--dtype", "int8"), 2, ("'int8' is not one of",)),
         (("extract", "--model", "RN50", "--images", "ok", "--recipe", "x"), 2, ("no such recipe",)),

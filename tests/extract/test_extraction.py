@@ -114,7 +114,7 @@ def test_bad_images_are_recorded_and_the_rest_extracted(tmp_path):
     ok = {f"p{k:03}": "ok" for k in range(3)}
     assert statuses == {**expected, **ok, "gone": "missing"}
     assert len(report.refused) == 6
-    assert "1 missing (no such file; gone for one)" in report.text()
+    assert "1 missing (no such file; such as gone)" in report.text()
     assert verify(report.store.path) == []
 
 

@@ -112,5 +112,5 @@ def test_a_remark_is_kept_beside_a_record_and_counted_at_the_end(images, tmp_pat
         (2, CMYK),
         (2, SEVERAL_FRAMES),
     ]
-    line = f"extracted, with a remark: 2: {CMYK} (both for one); 2: {SEVERAL_FRAMES} (both for one)"
+    line = f"extracted, with a remark: 2: {CMYK} (such as both); 2: {SEVERAL_FRAMES} (such as both)"
     assert report.text().endswith(line)

@@ -116,7 +116,7 @@ def test_the_figures_of_a_run_lie_beside_the_store(images, tmp_path):
     assert printed["images_per_second"] == pytest.approx(11 / printed["seconds"])
     assert 0 <= printed["device_waited"] < 1
     reason = printed["refused"][0]
-    assert (reason["images"], reason["status"], reason["for_one"]) == (1, "undecodable", "broken")
+    assert (reason["images"], reason["status"], reason["example"]) == (1, "undecodable", "broken")
     stages = printed["stage_seconds"]
     assert all(stages[name] > 0 for name in ("wall", "device", "decode", "encode", "write"))
 

@@ -205,5 +205,5 @@ def test_an_update_of_a_store_that_has_grown_since_is_refused(store):
 
 def test_ids_may_not_be_left_out(store):
     shapes = dict.fromkeys(["a", "b"], SHAPE)
-    with pytest.raises(StoreError, match=r"holds 6 images that are not asked for \('c' for one\)"):
+    with pytest.raises(StoreError, match=r"holds 6 images that are not asked for \(such as 'c'\)"):
         update_layout(FeatureStore.open(store), shapes)

@@ -263,7 +263,7 @@ def test_a_finished_store_is_recognised_or_what_differs_is_said(tmp_path):
     shapes = dict.fromkeys(RECORDS, GridShape(2, 3))
     assert update_layout(store, shapes).shards == ()
     del shapes["i000"]
-    with pytest.raises(StoreError, match=r"holds 1 images that are not asked for .'i000' for one"):
+    with pytest.raises(StoreError, match=r"holds 1 images that are not asked for .such as 'i000'"):
         update_layout(store, shapes)
 
 

@@ -72,7 +72,7 @@ class TestFolder:
     @pytest.mark.parametrize(
         ("make", "why"),
         [
-            (lambda folder: folder.rmdir(), "is no folder"),
+            (lambda folder: folder.rmdir(), "is not a folder"),
             (lambda folder: None, "holds no image file; expected names ending in .apng"),
             (lambda folder: (folder / "a.jpg").write_text("x"), "none of its 1 image files can be"),
         ],
@@ -110,13 +110,13 @@ class TestParquet:
 
     def test_a_folder_to_write_to_that_is_not_there(self, tmp_path):
         manifest = Manifest.of(tmp_path, [Image("a", "a.jpg", 1, 1)])
-        with pytest.raises(ManifestError, match="is no folder; make it first"):
+        with pytest.raises(ManifestError, match="is not a folder; make it first"):
             write_manifest(manifest, tmp_path / "none" / "m.parquet")
 
     def test_a_pipe_is_not_replaced(self, tmp_path):
         pipe = tmp_path / "pipe"
         os.mkfifo(pipe)
-        with pytest.raises(ManifestError, match="is there and is no file; pass another name"):
+        with pytest.raises(ManifestError, match="is there and is not a file; pass another name"):
             write_manifest(Manifest.of(tmp_path, [Image("a", "a.jpg", 1, 1)]), pipe)
         assert pipe.is_fifo()
 

@@ -58,7 +58,7 @@ def test_a_manifest_of_viewpoints(tmp_path):
         Image("s2_v1", "s2/v1", 64, 48),
     )
     assert said == [
-        f"{tmp_path}: 1 of 3 viewpoints cannot be used, 's1/v2' for one: "
+        f"{tmp_path}: 1 of 3 viewpoints cannot be used, such as 's1/v2': "
         "35 views; a viewpoint has 36"
     ]
 

@@ -196,7 +196,7 @@ def test_a_split_of_ones_own_may_be_of_any_part_of_coco(tmp_path: Path) -> None:
 def test_missing_files_are_named(tmp_path: Path, dataset: str, name: str, message: str) -> None:
     with pytest.raises(UsageError, match=message):
         read_split(dataset, tmp_path, name, training=True)
-    with pytest.raises(UsageError, match="is no folder; --data takes"):
+    with pytest.raises(UsageError, match="is not a folder; --data takes"):
         read_split(dataset, tmp_path / "nowhere", name, training=True)
 
 

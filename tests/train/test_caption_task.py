@@ -154,7 +154,7 @@ def test_training_without_a_held_out_split(world: World, tmp_path: Path, typed: 
 @pytest.mark.parametrize(
     ("changes", "code", "message"),
     [
-        ({"--data": "nowhere"}, 2, "nowhere is no folder"),
+        ({"--data": "nowhere"}, 2, "nowhere is not a folder"),
         ({"--set": "dataset=vqa2"}, 2, "dataset must be one of karpathy_coco"),
         ({"--set": "dataset=coco"}, 2, "has no captions of split 'train'"),
         ({"--set": "train_split=dev"}, 2, "has no images of split 'dev'; its splits: test, train"),

@@ -238,7 +238,7 @@ def test_files_that_are_there_are_kept(sources: Sources, tmp_path: Path, typed: 
     assert "has vgnococo.json already; delete them or name another --out" in err
     code, _, err = typed("corpus", "--captions", sources.captions, "--out",
                          tmp_path / "vgnococo.json")  # fmt: skip
-    assert (code, "is no folder" in err) == (2, True)
+    assert (code, "is not a folder" in err) == (2, True)
 
 
 def test_a_write_that_fails_leaves_no_file(

@@ -224,5 +224,5 @@ def test_a_corpus_is_several_files(tmp_path: Path) -> None:
     ):
         with pytest.raises(UsageError, match=message):
             corpus_files(tmp_path, name)
-    with pytest.raises(UsageError, match="is no folder; --data takes"):
+    with pytest.raises(UsageError, match="is not a folder; --data takes"):
         corpus_files(tmp_path / "nowhere", "cc")

@@ -105,7 +105,7 @@ def test_a_bad_table_is_named(tmp_path: Path, content: str, message: str) -> Non
 def test_missing_files_are_named(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"has no snli_ve_dev.jsonl of split 'dev'"):
         read_split("snli_ve", tmp_path, "dev")
-    with pytest.raises(UsageError, match="is no folder; --data takes"):
+    with pytest.raises(UsageError, match="is not a folder; --data takes"):
         read_split("snli_ve", tmp_path / "nowhere", "dev")
 
 

@@ -129,7 +129,7 @@ def test_a_store_of_other_images_will_do_and_one_of_other_features_not(
     ("changes", "code", "message"),
     [
         ({"--store": "nowhere"}, 1, "nowhere does not exist"),
-        ({"--data": "nowhere"}, 2, "nowhere is no folder; --data takes the folder"),
+        ({"--data": "nowhere"}, 2, "nowhere is not a folder; --data takes the folder"),
         ({"--set": "epoch=3"}, 2, "no setting is named 'epoch'; did you mean epochs"),
         ({"--set": "dataset=coco"}, 2, "dataset must be one of vqa2, gqa; got 'coco'"),
         ({"--set": "skip_missing=-1"}, 2, "skip_missing must be at least 0; got -1"),

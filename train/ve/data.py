@@ -55,7 +55,7 @@ def read_split(dataset: str, data: Path, name: str) -> VeSplit:
     none, a pair id that is there twice, and where no pair has a label.
     """
     if not data.is_dir():
-        raise UsageError(f"{data} is no folder; --data takes the folder of the SNLI-VE files")
+        raise UsageError(f"{data} is not a folder; --data takes the folder of the SNLI-VE files")
     path = data / DATASETS[dataset].format(name)
     if not path.is_file():
         others = "snli_ve (jsonl) or esnlive (csv)"

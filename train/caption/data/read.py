@@ -17,7 +17,7 @@ def read_split(dataset: str, data: Path, name: str, *, training: bool) -> Captio
     and as `make_split` does.
     """
     if not data.is_dir():
-        raise UsageError(f"{data} is no folder; --data takes the folder of the caption files")
+        raise UsageError(f"{data} is not a folder; --data takes the folder of the caption files")
     parts = name.split("+")
     for number, part in enumerate(parts):
         if part in parts[:number]:

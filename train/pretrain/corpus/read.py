@@ -20,7 +20,7 @@ def corpus_files(data: Path, name: str) -> tuple[Path, ...]:
     .parquet. Raises UsageError for a part that is not there, is there twice, or is named twice.
     """
     if not data.is_dir():
-        raise UsageError(f"{data} is no folder; --data takes the folder of the corpus files")
+        raise UsageError(f"{data} is not a folder; --data takes the folder of the corpus files")
     files: list[Path] = []
     for part in name.split("+"):
         named = [data / f"{part}{ending}" for ending in ENDINGS]

@@ -86,7 +86,7 @@ def _with_bar(sentences: Iterator[Sentence], title: str) -> Iterator[Sentence]:
 
 def _require_free(out: Path) -> None:
     if out.exists() and not out.is_dir():
-        raise UsageError(f"{out} is no folder; --out takes one, or the name of a new one")
+        raise UsageError(f"{out} is not a folder; --out takes one, or the name of a new one")
     names = [f"{name}.json" for name in FILES]
     names += [name for part in ("nominival", "minival") for name in split_names(part)]
     there = [name for name in names if (out / name).exists()]

@@ -17,7 +17,7 @@ def read_split(dataset: str, data: Path, name: str, *, annotated: bool) -> Split
     ClipfeatError for files in another format and for question ids that two parts share.
     """
     if not data.is_dir():
-        raise UsageError(f"{data} is no folder; --data takes the folder of the JSON files")
+        raise UsageError(f"{data} is not a folder; --data takes the folder of the JSON files")
     names = name.split("+")
     parts = [_read_part(dataset, data, part, annotated=annotated) for part in names]
     return parts[0] if len(parts) == 1 else join(name, parts)
