@@ -9,6 +9,7 @@ import torch
 from pictures import write_photographs
 from towers import pixels_of, recipe_of
 
+from clipfeat.base import machine
 from clipfeat.extract.backbones import precision, weights
 from clipfeat.extract.backbones.backbone import Backbone
 from clipfeat.extract.backbones.batch_size import choose_batch_size
@@ -67,7 +68,7 @@ class Runtime:
 def stream_on(runtime, monkeypatch):
     monkeypatch.setattr(torch.cuda, "Stream", lambda device: object())
     monkeypatch.setattr(torch.cuda, "device", lambda device: contextlib.nullcontext())
-    monkeypatch.setattr(torch.cuda, "synchronize", lambda: None)
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda *_: None)
     monkeypatch.setattr(torch.cuda, "cudart", lambda: runtime)
     monkeypatch.setattr(torch, "zeros", runtime.kernel)
     return FeatureStream(stand_in(), RECIPE, "float16")
@@ -176,9 +177,7 @@ def test_what_a_script_has_asked_of_float32_comes_back(switches, asked):
 
 @pytest.mark.parametrize("times", [0.5, 1.2, 20.0])
 def test_a_precision_that_a_processor_only_emulates_is_said(monkeypatch, times):
-    monkeypatch.setattr(
-        precision, "_seconds", lambda dtype: 1.0 if dtype == torch.float32 else times
-    )
+    monkeypatch.setattr(machine, "_seconds", lambda dtype: 1.0 if dtype == torch.float32 else times)
     said = precision.slow_precision("bfloat16", "cpu")
     assert (said is None) == (times < 1.5)
     assert said is None or "20.0 times as fast in float32" in said

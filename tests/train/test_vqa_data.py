@@ -102,7 +102,7 @@ ANNOTATION = {
         ),
         ([QUESTION, QUESTION], [ANNOTATION], r"questions\[1\]: question_id 1 is there twice"),
         ([QUESTION], [ANNOTATION | {"question_id": 2}], "1 of 1 questions have no annotation"),
-        ([QUESTION], [ANNOTATION | {"answers": []}], "0 answers; the VQA accuracy needs at least"),
+        ([QUESTION], [ANNOTATION | {"answers": []}], r"annotations\[0\]: has no answers"),
         ([QUESTION], [ANNOTATION | {"answers": ["yes"] * 10}], "expected an object with 'answer'"),
         ([QUESTION], [{"question_id": 1}], r"annotations\[0\]: no key 'answers'; found"),
     ],
