@@ -238,7 +238,7 @@ class TestUpdates:
     def test_fewer_images_are_refused(self, folder):
         (folder / "images" / "p000.jpg").unlink()
         with pytest.raises(
-            StoreError, match=r"holds 1 images that are not asked for .'p000' for o"
+            StoreError, match=r"holds 1 images that are not asked for .such as 'p000'"
         ):
             run(folder / "images", folder / "s")
 
