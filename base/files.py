@@ -259,9 +259,9 @@ def require_file(path: Path, option: str) -> None:
     A device is none: a file that is renamed to /dev/stdout would take its place.
     """
     if not path.parent.is_dir():
-        raise UsageError(f"{option} {path}: there is not a folder {path.parent}; make it first")
+        raise UsageError(f"{option} {path}: the folder {path.parent} does not exist; make it first")
     if path.exists() and not path.is_file():
-        raise UsageError(f"{option} {path} is there and is not a file; pass the name of one")
+        raise UsageError(f"{option} {path} exists and is not a regular file; pass another name")
 
 
 @contextlib.contextmanager

@@ -32,7 +32,7 @@ def write_manifest(manifest: Manifest, path: Path) -> None:
         raise ManifestError(f"cannot write {path}: {path.parent} is not a folder; make it first")
     if path.exists() and not path.is_file():  # a device, which the file would take the place of
         raise ManifestError(
-            f"cannot write {path}: it is there and is not a file; pass another name"
+            f"cannot write {path}: it exists and is not a regular file; pass another name"
         )
     if ODD.search(manifest.root):
         raise ManifestError(

@@ -116,7 +116,9 @@ class TestParquet:
     def test_a_pipe_is_not_replaced(self, tmp_path):
         pipe = tmp_path / "pipe"
         os.mkfifo(pipe)
-        with pytest.raises(ManifestError, match="is there and is not a file; pass another name"):
+        with pytest.raises(
+            ManifestError, match="exists and is not a regular file; pass another name"
+        ):
             write_manifest(Manifest.of(tmp_path, [Image("a", "a.jpg", 1, 1)]), pipe)
         assert pipe.is_fifo()
 
