@@ -185,14 +185,16 @@ def open_member(path: str, name: str) -> BinaryIO:
     member = members(path).get(name)
     if member is None:
         raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), f"{path}/{name}")
-    return cast(BinaryIO, io.BufferedReader(_Section(path, member)))
+    # Opened before there is an object to close: a refused file leaves none half made.
+    descriptor = open_plain(path, follow=True)
+    return cast(BinaryIO, io.BufferedReader(_Section(descriptor, member)))
 
 
 class _Section(io.RawIOBase):
-    """A part of a file, as a file."""
+    """A part of an open file, as a file that closes it."""
 
-    def __init__(self, path: str, member: Member):
-        self._descriptor = open_plain(path, follow=True)
+    def __init__(self, descriptor: int, member: Member):
+        self._descriptor = descriptor
         self._member = member
         self._position = 0
 
