@@ -29,6 +29,7 @@ from clipfeat.train.caption.attention import by_word
 from clipfeat.train.caption.data.bpe import WORD, BpeVocabulary
 from clipfeat.train.caption.evaluation import describe, with_beams
 from clipfeat.train.caption.inputs import read_inputs
+from clipfeat.train.caption.metrics import cider_remark
 from clipfeat.train.caption.page import _find
 from clipfeat.train.caption.settings import CaptionSettings
 from clipfeat.train.caption.trained import load_stage
@@ -107,12 +108,13 @@ def test_a_split_is_captioned_and_scored_as_published(
 
 def test_cider_of_one_image_is_told_to_be_0_by_definition() -> None:
     result = {"split": "test", "stage": "xe", "epoch": 1, "beams": 3, "n": 1, "cider_d": 0.0}
-    result |= {"CIDEr": 0.0, "skipped": 0, "predictions": "p.json"}
+    result |= {"CIDEr": 0.0, "skipped": 0, "predictions": "p.json", **cider_remark(1)}
     why = "(0 by definition for one image, since each of its n-grams is in all images)"
     assert describe(result).splitlines()[1:3] == [
         f"   0.00  CIDEr-D, times 100 {why}",
         f"   0.00  CIDEr, times 100 {why}",
     ]
+    assert len(describe(result).splitlines()) == 4  # the remark of the JSON stands beside them
     assert "by definition" not in describe(result | {"n": 2})
 
 

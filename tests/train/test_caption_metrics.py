@@ -182,4 +182,6 @@ def test_cider_of_one_image_says_that_it_is_0_by_definition() -> None:
     one, two = score({"1": "a dog"}, {"1": ["a dog"]}), score(RESULTS, REFERENCES)
     assert one["CIDEr"] == 0
     assert [line for line in describe(one) if "0 by definition for one image" in line]
+    assert one["remark"].startswith("CIDEr is 0 by definition for one image")
     assert "by definition" not in "".join(describe(two))
+    assert "remark" not in two

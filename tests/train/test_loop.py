@@ -17,7 +17,7 @@ from vqa_world import FAST, make_world
 from clipfeat.base.errors import ClipfeatError, UsageError
 from clipfeat.train.loop.batches import Order, epoch_order
 from clipfeat.train.loop.checkpoint import read_checkpoint, write_checkpoint
-from clipfeat.train.loop.devices import accelerator_on
+from clipfeat.train.loop.devices import accelerator_of_trained, accelerator_on
 from clipfeat.train.loop.train import train
 from clipfeat.train.settings import LoopSettings, load_settings
 from clipfeat.train.vqa.settings import VqaSettings
@@ -258,6 +258,22 @@ def test_the_precision_that_is_named_instead_is_one_that_the_processor_is_fast_i
     assert str(refused.value).endswith(f"type --set precision={better}")
     accelerator_on("cpu", LoopSettings(precision="bfloat16"))
     assert ("type --set precision=float32" in capsys.readouterr().err) == (not native)
+
+
+@pytest.mark.parametrize("precision", ["float16", "bfloat16"])
+def test_a_trained_model_is_used_in_float32_where_its_precision_is_slow(
+    precision: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Nobody can set the precision of a run that was trained elsewhere."""
+    monkeypatch.setattr("clipfeat.train.loop.devices.slower_than_float32", lambda _: 20.0)
+    accelerator = accelerator_of_trained("cpu", LoopSettings(precision=precision))
+    layer = accelerator.prepare_model(torch.nn.Linear(2, 2), evaluation_mode=True)
+    assert layer(torch.ones(1, 2)).dtype == torch.float32
+    with accelerator.autocast():
+        assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == torch.float32
+    said = capsys.readouterr().err
+    assert f"trained in {precision}" in said
+    assert "--set" not in said
 
 
 @pytest.mark.parametrize(("major", "minor", "told"), [(7, 0, True), (7, 5, True), (8, 0, False)])

@@ -10,14 +10,14 @@ from accelerate import Accelerator
 from ...base.errors import UsageError, needs_extra
 from ...featstore import FeatureStore
 from ..grids.records import RecordReader
-from ..loop.devices import accelerator_on, inference_errors
+from ..loop.devices import accelerator_of_trained, inference_errors
 from ..loop.run import require_features
 from .asked import Asked
 from .clip import Embed, clip_scores
 from .data.examples import encode
 from .data.read import read_split
 from .data.split import CaptionSplit
-from .metrics import cider_label
+from .metrics import cider_label, cider_remark
 from .metrics.results import read_results, write_results
 from .page import write_page
 from .trained import TrainedCaptioner, find_stage, load_stage
@@ -56,7 +56,7 @@ def eval_caption(
     if beam is not None:
         trained = with_beams(trained, beam)
     settings, card = trained.settings, trained.card
-    accelerator = accelerator_on(device, settings)
+    accelerator = accelerator_of_trained(device, settings)
     features = FeatureStore.open(store or Path(card.store))
     require_features(features, card)
     embed = None if embedder is None else embedder(features)
@@ -117,6 +117,7 @@ def caption_split(
         "cider_d": asked.score(captions),
         "skipped": len(captions) - len(asked.examples.ids),
         "predictions": str(path),
+        **cider_remark(len(captions)),
     }
     return result, captions
 
@@ -157,7 +158,7 @@ def describe(result: Mapping[str, Any]) -> str:
         return f"trained to epoch {result['epoch']}; no eval_split, so that nothing is scored"
     given = ("split", "stage", "epoch", "blind", "beams", "n", "cider_d", "skipped")
     names = {"CIDEr": cider_label("CIDEr, times 100", result["n"])}
-    told = {*given, *MEDIAN_RANKS, "predictions", "page", "left_out"}
+    told = {*given, *MEDIAN_RANKS, "predictions", "page", "left_out", "remark"}
     lines = [
         f"split {result['split']}: {result['n']} images, stage {result['stage']}, "
         f"epoch {result['epoch']}, beams {result['beams']}",

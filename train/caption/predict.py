@@ -17,7 +17,7 @@ from ...base.text import printable
 from ...featstore import FeatureStore
 from ..grids.records import RecordReader
 from ..grounded.images import find_images, require_different
-from ..loop.devices import accelerator_on, inference_errors
+from ..loop.devices import accelerator_of_trained, inference_errors
 from ..loop.evaluate import each_batch, part_size
 from ..loop.run import require_features
 from .data.coco import Listed, read_list
@@ -93,7 +93,7 @@ def predict_captions(
         require_file(out, "--out")
     images = [Listed(i, (i,)) for i in image_ids] if listed is None else read_list(listed)
     trained = load_stage(find_stage(run))
-    accelerator = accelerator_on(device, trained.settings)
+    accelerator = accelerator_of_trained(device, trained.settings)
     decode, each = decoder(trained.settings.decoding, wanted, accelerator.device)
     features = FeatureStore.open(store or Path(trained.card.store))
     require_features(features, trained.card)

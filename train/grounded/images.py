@@ -90,9 +90,9 @@ def find_images(
     """Return the store's id of each text's image, None where it has no features.
 
     `candidates` are the ids that an image may have, with or without the ending of its file; `texts`
-    says in errors what the texts are, as "questions of split 'val' ask". Raises ClipfeatError that counts and
-    names the images without features where more than `skip_missing` texts are about them; None
-    says that nobody may skip any.
+    says in errors what the texts are, as "questions of split 'val' ask". Raises ClipfeatError that
+    counts and names the images without features where more than `skip_missing` texts are about
+    them; None says that nobody may skip any.
     """
     found = {names: _stored(names, store) for names in dict.fromkeys(candidates)}
     ids = [found[names] for names in candidates]

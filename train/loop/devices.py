@@ -18,44 +18,64 @@ MIXED_PRECISION = {"float32": "no", "bfloat16": "bf16", "float16": "fp16"}
 
 
 def accelerator_on(device: str | None, settings: LoopSettings) -> Accelerator:
-    """Return what places models on `device`: "cpu", "cuda", or None for a GPU if there is one.
+    """Return what places a model that is trained on `device`.
 
-    In a process that torchrun or `clipfeat train --gpus` has started, it joins the others.
-    Raises UsageError where the device is not there, or does not have the precision of the settings.
+    `device` is "cpu", "cuda", or None for a GPU if there is one. In a process that torchrun or
+    `clipfeat train --gpus` has started, it joins the others. Raises UsageError where the device is
+    not there, or does not have the precision of the settings; says where it is slow.
     """
-    if device == "cuda" and not torch.cuda.is_available():
-        raise UsageError("--device cuda: torch finds no GPU here; type --device cpu")
-    cpu = device == "cpu" or not torch.cuda.is_available()
-    _check_precision(settings.precision, cpu=cpu)
-    # Accelerate keeps one state a process and refuses a second run of another precision.
-    AcceleratorState._reset_state(reset_partial_state="LOCAL_RANK" not in os.environ)
-    return Accelerator(cpu=cpu, mixed_precision=MIXED_PRECISION[settings.precision])
-
-
-def _check_precision(precision: str, *, cpu: bool) -> None:
-    """Raise UsageError for a precision that the device does not have; say where it is slow."""
-    if precision == "float16" and cpu:
-        instead = "bfloat16" if _is_fast_in_bfloat16() else "float32"
+    cpu = _is_cpu(device)
+    if settings.precision == "float16" and cpu:
+        instead = "bfloat16" if _is_fast("bfloat16", cpu=True) else "float32"
         raise UsageError(
             f"precision float16 needs a GPU; type --set precision={instead}",
             code="E-PRECISION-DEVICE",
         )
-    if precision != "bfloat16":
-        return
-    # torch counts a GPU that emulates it as one that has it.
-    native = (
-        _is_fast_in_bfloat16() if cpu else torch.cuda.is_bf16_supported(including_emulation=False)
-    )
-    if not native and is_first():
+    if not _is_fast(settings.precision, cpu=cpu) and is_first():
         what, instead = ("processor", "float32") if cpu else ("GPU", "float16")
         say(
             f"this {what} only emulates bfloat16, many times slower than {instead}; type --set "
             f"precision={instead}",
         )
+    return _accelerator(settings.precision, cpu=cpu)
 
 
-def _is_fast_in_bfloat16() -> bool:
-    return slower_than_float32("bfloat16") <= CLEARLY
+def accelerator_of_trained(device: str | None, settings: LoopSettings) -> Accelerator:
+    """Return what places a trained model on `device`, which is told as for `accelerator_on`.
+
+    It computes in the precision of its training, or in float32, in which all weights are kept,
+    where the device is slow in that one or does not have it. Raises UsageError where the device is
+    not there.
+    """
+    cpu = _is_cpu(device)
+    precision = settings.precision
+    if not _is_fast(precision, cpu=cpu):
+        what = "processor" if cpu else "GPU"
+        say(f"trained in {precision}, which this {what} does not compute fast; float32 is used")
+        precision = "float32"
+    return _accelerator(precision, cpu=cpu)
+
+
+def _accelerator(precision: str, *, cpu: bool) -> Accelerator:
+    # Accelerate keeps one state a process and refuses a second run of another precision.
+    AcceleratorState._reset_state(reset_partial_state="LOCAL_RANK" not in os.environ)
+    return Accelerator(cpu=cpu, mixed_precision=MIXED_PRECISION[precision])
+
+
+def _is_cpu(device: str | None) -> bool:
+    if device == "cuda" and not torch.cuda.is_available():
+        raise UsageError("--device cuda: torch finds no GPU here; type --device cpu")
+    return device == "cpu" or not torch.cuda.is_available()
+
+
+def _is_fast(precision: str, *, cpu: bool) -> bool:
+    """Return whether a device computes in a precision itself, and no slower than in float32."""
+    if precision == "float16":
+        return not cpu
+    if precision == "bfloat16" and cpu:
+        return slower_than_float32(precision) <= CLEARLY
+    # torch counts a GPU that emulates it as one that has it.
+    return precision == "float32" or torch.cuda.is_bf16_supported(including_emulation=False)
 
 
 def leave_group() -> None:

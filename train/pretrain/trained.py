@@ -13,7 +13,7 @@ from ..grids.normalize import ChannelStatistics, FeatureNorm
 from ..grids.records import RecordReader
 from ..grounded.start import require_places
 from ..loop.checkpoint import rebuild
-from ..loop.devices import accelerator_on, inference_errors
+from ..loop.devices import accelerator_of_trained, inference_errors
 from ..loop.run import require_features
 from ..models.pretrained import load_pretrained
 from ..runs.folder import BEST, RunCard
@@ -74,7 +74,7 @@ def eval_pretrain(
     """
     trained = load_run(run)
     settings, card = trained.settings, trained.card
-    accelerator = accelerator_on(device, settings)
+    accelerator = accelerator_of_trained(device, settings)
     features = FeatureStore.open(store or Path(card.store))
     require_features(features, card)
     require_places(settings.model, features)

@@ -13,7 +13,7 @@ from ..grids.records import RecordReader
 from ..grounded.examples import Examples
 from ..grounded.predict import predict
 from ..grounded.train import Trained, load_trained
-from ..loop.devices import accelerator_on, inference_errors
+from ..loop.devices import accelerator_of_trained, inference_errors
 from .data import VeSplit, read_split
 from .examples import encode
 from .metric import score
@@ -73,7 +73,7 @@ def eval_ve(
         trained.require_store(features)
         words, max_tokens = trained.vocabulary.words, trained.settings.max_tokens
         examples = encode(pairs, words, features, max_tokens=max_tokens, skip_missing=skips)
-        accelerator = accelerator_on(device, trained.settings)
+        accelerator = accelerator_of_trained(device, trained.settings)
         reader = RecordReader(features, accelerator.device)
         name = f"predictions_{split}.jsonl"
         return answer_split(trained, Asked(pairs, examples), reader, accelerator, name)

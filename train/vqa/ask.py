@@ -9,7 +9,7 @@ from ...base.errors import UsageError
 from ...base.files import require_file
 from ...base.text import printable
 from ...featstore import FeatureStore
-from ..loop.devices import accelerator_on, inference_errors
+from ..loop.devices import accelerator_of_trained, inference_errors
 from ..pictures.attention import draw_answer, read_image
 from .predict import answer, knows_a_word, load_run
 
@@ -43,7 +43,7 @@ def ask(
         require_file(out, "--out")
     pixels = None if image is None else read_image(image)
     trained = load_run(run)
-    accelerator = accelerator_on(device, trained.settings)
+    accelerator = accelerator_of_trained(device, trained.settings)
     model = accelerator.prepare_model(trained.model, evaluation_mode=True)
     trained = dataclasses.replace(trained, model=model)
     features = FeatureStore.open(store or Path(trained.card.store))

@@ -11,7 +11,7 @@ from ...featstore import FeatureStore
 from ..grids.records import RecordReader
 from ..grounded.examples import Examples
 from ..grounded.predict import predict
-from ..loop.devices import accelerator_on, inference_errors
+from ..loop.devices import accelerator_of_trained, inference_errors
 from .data import encode
 from .datasets.read import read_split
 from .datasets.split import QuestionId, Split
@@ -60,7 +60,7 @@ def eval_vqa(
     split without annotations. Raises UsageError for a store with other features than the run's.
     """
     trained = load_run(run)
-    accelerator = accelerator_on(device, trained.settings)
+    accelerator = accelerator_of_trained(device, trained.settings)
     features = FeatureStore.open(store or Path(trained.card.store))
     trained.require_store(features)
     settings = trained.settings

@@ -16,7 +16,7 @@ from pycocoevalcap.rouge.rouge import Rouge
 from pycocoevalcap.spice import spice
 
 from ....base.errors import ClipfeatError
-from . import cider_label
+from . import cider_label, cider_remark
 from .tokenizer import AS_ENGLISH, require_java, said_by_java, tokenize
 
 Tokenized = Mapping[int, list[str]]
@@ -34,7 +34,7 @@ def score(results: Mapping[Any, str], references: Mapping[Any, Sequence[str]]) -
 
     `n` counts images; `Bleu_1` to `Bleu_4`, `METEOR`, `ROUGE_L` and `SPICE` are 0 to 1, `CIDEr` 0
     to 10, with the document frequencies of these references. `left_out` says why METEOR or SPICE
-    is not there. Raises UsageError without java, ClipfeatError unless both have the same images.
+    is not there, `remark` that a CIDEr of one image is 0. Raises UsageError without java, ClipfeatError unless both have the same images.
     """
     if results.keys() != references.keys() or not results or not all(references.values()):
         raise ClipfeatError(
@@ -57,12 +57,13 @@ def score(results: Mapping[Any, str], references: Mapping[Any, Sequence[str]]) -
             found[name] = scored(said, captions)
         except LeftOut as why:
             left_out[name] = str(why)
-    return {"n": len(results), **found, "left_out": left_out}
+    return {"n": len(results), **found, "left_out": left_out, **cider_remark(len(results))}
 
 
 def describe(result: Mapping[str, Any]) -> list[str]:
     """Return scores as lines for people."""
-    numbers = {name: value for name, value in result.items() if name not in ("n", "left_out")}
+    told = ("n", "left_out", "remark")
+    numbers = {name: value for name, value in result.items() if name not in told}
     names = {"CIDEr": cider_label("CIDEr", result["n"])}
     return [
         f"{result['n']} images",
