@@ -24,7 +24,7 @@ endif
 DEMO_MADE := data images.parquet scenes.clipfeat scenes.run.json scenes.files.parquet extract.json \
     corpus demo-vqa demo-vqa-blind demo.png
 
-.PHONY: help setup machine demo train-vqa train-ve train-caption pretrain test lint types bench-extract bench-store bench-lookup bench-plan bench-loader bench-steps bench-decode bench-vqa bench-train bench-pretrain bench-cider bench-caption clean
+.PHONY: help setup machine demo train-vqa train-ve train-caption pretrain test test-slow lint types bench-extract bench-store bench-lookup bench-plan bench-loader bench-steps bench-decode bench-vqa bench-train bench-pretrain bench-cider bench-caption clean
 .DELETE_ON_ERROR:
 
 help:
@@ -33,7 +33,7 @@ help:
 	@echo "make train-ve   the same for visual entailment: make train-ve STORE=x.clipfeat DATA=snli_ve/"
 	@echo "make pretrain   the same for pre-training; CONFIG=demo_finetune INIT=run then starts from it"
 	@echo "make train-caption  the same for captions, both stages: ... STORE=x.clipfeat DATA=captions/"
-	@echo "make test       the tests            make lint types   what CI checks besides"
+	@echo "make test       the tests            make test-slow lint types   what CI checks besides"
 	@echo "make bench-extract bench-store bench-lookup bench-plan bench-loader bench-steps bench-train"
 	@echo "make bench-vqa bench-pretrain bench-decode bench-cider bench-caption"
 	@echo "                the numbers in docs/log.md"
@@ -139,8 +139,13 @@ endif
 # Two processes of one thread each: most of the time goes to commands that are started. Files in their
 # order: by default those of few tests, which are the slow ones, would come last, to one process.
 # Some of them: make test TESTS=tests/featstore
+# Those that are marked slow, for the many processes that they start or kill, have a target of their own.
+PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 test: $(STAMP)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(TESTS)
+	$(PYTEST) -m "not slow" $(TESTS)
+
+test-slow: $(STAMP)
+	$(PYTEST) -m slow $(TESTS)
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

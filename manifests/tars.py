@@ -5,6 +5,7 @@ import errno
 import functools
 import io
 import os
+import struct
 import threading
 import zlib
 from collections.abc import Iterator
@@ -16,6 +17,8 @@ MAX_MEMBERS = 1 << 22  # of one tar; a member takes some 200 bytes of memory
 MAX_HEADER = 1 << 20  # bytes of one header; the longest name is far shorter
 BLOCK = 512
 END = bytes(BLOCK)
+# Of a header: name, size, checksum, type, magic, prefix.
+FIELDS = struct.Struct("100s 24x 12s 12x 8s c 100x 6s 82x 155s 12x")
 CACHED = 16  # tars whose members are remembered, in a process
 
 _lock = threading.Lock()  # else every thread would list a tar that is new to all of them
@@ -79,11 +82,13 @@ def _files(descriptor: int, size: int) -> Iterator[tuple[str, Member]]:
     everywhere: dict[bytes, bytes] = {}  # what global headers say of all members after them
     here: dict[bytes, bytes] = {}  # what extended headers say of the next one
     while (header := read_at(descriptor, BLOCK, offset)) != END:
-        if not _is_header(header):
+        if len(header) < BLOCK:
             raise TarError(f"no header and no end mark at byte {offset:,}")
-        kind = header[156:157]
+        name, digits, checksum, kind, magic, prefix = FIELDS.unpack(header)
+        if not _is_header(header, checksum):
+            raise TarError(f"no header and no end mark at byte {offset:,}")
         offset += BLOCK
-        length = _number(header[124:136])
+        length = _number(digits)
         if kind in b"xXgLK":
             records = _records(descriptor, offset, length, kind)
             (everywhere if kind == b"g" else here).update(records)
@@ -97,7 +102,7 @@ def _files(descriptor: int, size: int) -> Iterator[tuple[str, Member]]:
                 offset += BLOCK
         if kind in b"123456":  # links, devices, folders and pipes have no bytes
             continue
-        name = said.get(b"path") or _name(header)
+        name = said.get(b"path") or _name(name, magic, prefix)
         if b"size" in said:
             length = _number(said[b"size"], base=10)
         if offset + length > size:
@@ -109,18 +114,16 @@ def _files(descriptor: int, size: int) -> Iterator[tuple[str, Member]]:
         raise TarError(f"an extended header without its member at byte {offset:,}")
 
 
-def _is_header(block: bytes) -> bool:
+def _is_header(block: bytes, checksum: bytes) -> bool:
     """Return whether a block's checksum is right: the sum of its bytes, itself taken as spaces.
 
     Adler-32 begins with 1 and that sum, modulo 65,521 (RFC 1950), many times as fast as `sum`.
     """
-    if len(block) < BLOCK:
-        return False
     try:
-        stored = _number(block[148:156])
+        stored = _number(checksum)
     except TarError:
         return False
-    wanted = stored + sum(block[148:156]) - 8 * ord(" ")
+    wanted = stored + sum(checksum) - 8 * ord(" ")
     if zlib.adler32(block) & 0xFFFF == (1 + wanted) % 65_521:
         return True
     # Some old programs took bytes as signed.
@@ -140,11 +143,12 @@ def _number(field: bytes, base: int = 8) -> int:
     return number
 
 
-def _name(header: bytes) -> bytes:
-    name = header[:100].partition(b"\0")[0]
-    # GNU tar's own headers, which end this field in two spaces, have times where the prefix is.
-    prefix = header[345:500].partition(b"\0")[0] if header[257:263] == b"ustar\0" else b""
-    return prefix + b"/" + name if prefix else name
+def _name(name: bytes, magic: bytes, prefix: bytes) -> bytes:
+    name = name.partition(b"\0")[0]
+    # GNU tar's own headers, whose magic ends in two spaces, have times where the prefix is.
+    if magic != b"ustar\0" or prefix[0] == 0:
+        return name
+    return prefix.partition(b"\0")[0] + b"/" + name
 
 
 def _records(

@@ -3,12 +3,14 @@
 from pathlib import Path
 
 import open_clip
+import pytest
 
 from benchmarks.backbones import HEADER, table
 
 PAGE = Path(__file__).parents[2] / "docs/backbones.md"
 
 
+@pytest.mark.slow
 def test_the_page_says_what_every_tower_gives():
     found = table().splitlines()
     page = PAGE.read_text(encoding="utf-8").splitlines()

@@ -178,7 +178,12 @@ class TestActivation:
         ("tag", "repository", "expected"),
         [
             ("openai", "timm/vit_base_patch32_clip_224.openai", "QuickGELU"),
-            ("laion2b_s34b_b79k", "laion/CLIP-ViT-B-32-laion2B-s34B-b79K", "GELU"),
+            pytest.param(
+                "laion2b_s34b_b79k",
+                "laion/CLIP-ViT-B-32-laion2B-s34B-b79K",
+                "GELU",
+                marks=pytest.mark.slow,
+            ),
         ],
     )
     def test_a_tag_in_the_hubs_cache_has_its_own_activation(
@@ -199,6 +204,7 @@ class TestActivation:
         ).replace("TAG", repr(tag))
         assert offline(code, tmp_path).stdout.split() == [expected, tag]
 
+    @pytest.mark.slow
     def test_weights_that_cannot_be_downloaded(self, tmp_path):
         done = offline("load_backbone(BackboneSpec('RN50', None, 0, 'float32'), 'cpu')", tmp_path)
         line = done.stderr.strip().splitlines()[-1]

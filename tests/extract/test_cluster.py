@@ -183,6 +183,7 @@ def test_a_worker_must_see_the_images(images, cluster, tmp_path, monkeypatch):
         run(images, tmp_path / "s", cluster)
 
 
+@pytest.mark.slow
 def test_an_error_of_a_worker_stops_the_run_with_its_line(images, cluster, tmp_path, monkeypatch):
     torch.manual_seed(0)
     model: Any = open_clip.create_model("RN50")
@@ -194,7 +195,10 @@ def test_an_error_of_a_worker_stops_the_run_with_its_line(images, cluster, tmp_p
     assert not Path("s").exists()
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGKILL, -9)])
+@pytest.mark.parametrize(
+    ("number", "code"),
+    [(signal.SIGKILL, -9), pytest.param(signal.SIGTERM, 143, marks=pytest.mark.slow)],
+)
 def test_a_run_goes_on_beside_what_is_left_of_one_that_was_ended(
     clipfeat, images, digest, cluster, tmp_path, number, code
 ):
@@ -211,6 +215,7 @@ def test_a_run_goes_on_beside_what_is_left_of_one_that_was_ended(
     assert not list(out.rglob("*.tmp"))
 
 
+@pytest.mark.slow
 def test_a_run_survives_the_death_of_a_worker(clipfeat, images, digest, cluster, tmp_path):
     out = tmp_path / "s"
     pids = cluster.run(os.getpid)
@@ -224,6 +229,7 @@ def test_a_run_survives_the_death_of_a_worker(clipfeat, images, digest, cluster,
     cluster.wait_for_workers(2, timeout=60)  # its nanny starts another
 
 
+@pytest.mark.slow
 def test_workers_that_die_again_and_again_stop_the_run(clipfeat, images, cluster, tmp_path):
     """As the fourth death does by default; here the first does, to wait for no new workers."""
     out = tmp_path / "s"

@@ -15,6 +15,8 @@ from clipfeat.manifests import folder_manifest
 
 IMAGES = 20
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def manifest(tmp_path_factory):

@@ -14,6 +14,8 @@ from clipfeat.featstore.audit.verify import verify
 
 IMAGES = 40
 
+TWO = pytest.param(2, marks=pytest.mark.slow)
+
 
 @pytest.fixture(scope="module")
 def images(tmp_path_factory):
@@ -68,7 +70,7 @@ def wait_for_the_children(line):
         (signal.SIGINT, True, 130, "Interrupted"),  # Ctrl-C goes to the whole group
     ],
 )
-@pytest.mark.parametrize("procs", [1, 2])
+@pytest.mark.parametrize("procs", [1, TWO])
 def test_a_signal_drops_the_shards_in_hand_and_says_so(
     clipfeat, images, digest, tmp_path, number, group, code, word, procs
 ):
@@ -85,7 +87,7 @@ def test_a_signal_drops_the_shards_in_hand_and_says_so(
     assert "images are already down; going on" in said
 
 
-@pytest.mark.parametrize("procs", [1, 2])
+@pytest.mark.parametrize("procs", [1, TWO])
 def test_a_kill_leaves_no_process_and_a_lock_to_take_over(
     clipfeat, images, digest, tmp_path, procs
 ):
@@ -168,7 +170,7 @@ def crashing(tmp_path):
 DIED = "the process that decoded it died (exit code -11): it crashes the image library, or"
 
 
-@pytest.mark.parametrize("procs", [1, 2])
+@pytest.mark.parametrize("procs", [1, TWO])
 def test_a_file_that_crashes_pillow_costs_its_own_record(clipfeat, tmp_path, crashing, procs):
     images, out = write_photographs(tmp_path / "images", IMAGES), tmp_path / "s"
     with (images / "p013.jpg").open("ab") as file:
@@ -188,6 +190,7 @@ def test_a_file_that_crashes_pillow_costs_its_own_record(clipfeat, tmp_path, cra
     assert len(FeatureStore.open(out)) == IMAGES
 
 
+@pytest.mark.slow
 def test_files_that_all_crash_pillow_end_the_run_with_a_line(clipfeat, tmp_path, crashing):
     images, out = write_photographs(tmp_path / "images", 10), tmp_path / "s"
     for path in images.iterdir():

@@ -63,6 +63,7 @@ def test_more_areas_than_a_store_holds_are_refused_before_the_work(tmp_path):
     assert set(plan_shapes(few, recipe, (14, 14)).values()) == {GridShape(292, 292)}
 
 
+@pytest.mark.slow
 def test_a_quarter_of_a_million_images_share_their_shapes():
     sizes = [(500 + k % 70, 300 + k % 45) for k in range(250_000)]
     manifest = manifest_of(*sizes)

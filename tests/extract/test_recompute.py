@@ -105,6 +105,7 @@ def test_files_that_are_not_those_extracted_are_named_and_not_compared(store, im
                     "their folder?"]  # fmt: skip
 
 
+@pytest.mark.slow
 def test_other_weights_are_refused_before_any_comparison(images, tmp_path):
     from open_clip import create_model
 

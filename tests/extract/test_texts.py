@@ -101,6 +101,7 @@ def test_pooled_vectors_are_read_without_their_grids(world: tuple[Path, Path, Pa
     assert np.array_equal(store.pooled(["2", "1"]), expected)
 
 
+@pytest.mark.slow
 def test_clipscore_of_a_file_of_captions(
     world: tuple[Path, Path, Path], stock: Any, tmp_path: Path, clipfeat: CommandLines
 ) -> None:

@@ -16,7 +16,7 @@ from clipfeat.featstore.disk.codecs import encode
 from clipfeat.featstore.disk.shard_index import decode_index, encode_index, index_bytes
 
 RNG = np.random.default_rng(0)
-FLIPS = 500  # for each codec
+FLIPS = 250  # for each codec
 # Two grid shapes, pooled vectors, two missing images, a short last shard: 24 files, 7 KB.
 TINY = {f"t{k}": RNG.standard_normal((1, 2, 4)).astype(np.float16) for k in range(5)}
 TINY |= {f"u{k}": RNG.standard_normal((2, 1, 4)).astype(np.float16) for k in range(3)}

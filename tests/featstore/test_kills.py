@@ -16,6 +16,10 @@ STEPS = {
 }  # fmt: skip
 
 
+def slow(scenario: str) -> Any:
+    return pytest.param(scenario, marks=pytest.mark.slow)
+
+
 def kill(scenario: str, folder: Path, *how: object) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """Return the digests before and after the scenario, and what each kill led to."""
     command = [sys.executable, str(SCRIPT), scenario, str(folder), *map(str, how)]
@@ -34,7 +38,7 @@ def check(expected: dict[str, Any], kills: list[dict[str, Any]]) -> None:
         assert found["problems"] == found["lost"] == found["left"] == [], found
 
 
-@pytest.mark.parametrize("scenario", ["fresh", "append", "rewrite", "parts"])
+@pytest.mark.parametrize("scenario", ["fresh", *map(slow, ("append", "rewrite", "parts"))])
 def test_killed_before_and_after_every_step(tmp_path, scenario):
     expected, kills = kill(scenario, tmp_path, "steps")
     check(expected, kills)
@@ -45,12 +49,12 @@ def test_killed_before_and_after_every_step(tmp_path, scenario):
     assert scenario == "rewrite" or (not seen[0] and seen[-1] and seen == sorted(seen))
 
 
-@pytest.mark.parametrize("scenario", ["discard", "discard-append"])
+@pytest.mark.parametrize("scenario", ["discard", slow("discard-append")])
 def test_killed_at_every_step_of_giving_up(tmp_path, scenario):
     check(*kill(scenario, tmp_path, "steps"))
 
 
-@pytest.mark.parametrize("scenario", ["fresh", "append", "parts-append"])
+@pytest.mark.parametrize("scenario", ["fresh", "append", slow("parts-append")])
 def test_killed_at_random_times(tmp_path, scenario):
     expected, kills = kill(scenario, tmp_path, "random", 0, 40)
     check(expected, kills)

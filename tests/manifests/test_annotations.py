@@ -122,13 +122,18 @@ class TestCoco:
 @pytest.mark.parametrize(
     ("name", "number"),
     [
-        ("instances_train2014.json", 82_783),
         ("captions_val2014.json", 40_504),
-        ("image_info_test2014.json", 40_775),
-        ("image_info_test2015.json", 81_434),
-        ("person_keypoints_train2017.json", 118_287),
         ("instances_val2017.json", 5_000),
-        ("image_info_test2017.json", 40_670),
+        *(
+            pytest.param(name, number, marks=pytest.mark.slow)
+            for name, number in (
+                ("instances_train2014.json", 82_783),
+                ("image_info_test2014.json", 40_775),
+                ("image_info_test2015.json", 81_434),
+                ("person_keypoints_train2017.json", 118_287),
+                ("image_info_test2017.json", 40_670),
+            )
+        ),
     ],
 )
 def test_known_numbers_of_coco(tmp_path, name, number):

@@ -36,6 +36,7 @@ def numbers(run: Path) -> list[dict[str, Any]]:
     return [{key: value for key, value in line.items() if key not in clock} for line in lines]
 
 
+@pytest.mark.slow
 def test_a_run_killed_in_both_stages_goes_on_bit_for_bit(
     world: World, tmp_path: Path, typed: Typed
 ) -> None:
@@ -62,6 +63,7 @@ def test_a_run_killed_in_both_stages_goes_on_bit_for_bit(
     assert len(set(losses)) > 6  # samples were not all alike
 
 
+@pytest.mark.slow
 def test_two_processes_train_both_stages_as_one_does(
     world: World, tmp_path: Path, typed: Typed
 ) -> None:

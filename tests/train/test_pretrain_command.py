@@ -266,6 +266,7 @@ def test_a_bert_gives_its_pieces_and_weights(world: World, tmp_path: Path, typed
     assert {"vocab.txt", "model.safetensors"} < read(run / "settings.json")["data_files"].keys()
 
 
+@pytest.mark.slow
 def test_two_processes_and_parts_of_a_batch_learn_nearly_as_one(
     world: World, tmp_path: Path
 ) -> None:

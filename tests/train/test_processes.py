@@ -62,12 +62,14 @@ def two(world: World, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return run
 
 
+@pytest.mark.slow
 def test_torchrun_trains_in_two_processes_as_one_does(alone: Path, two: Path) -> None:
     assert len(losses(two)) == len(losses(alone)) == 2 * 10
     assert losses(two)[:6] == pytest.approx(losses(alone)[:6], rel=1e-3)  # rounding adds up
     assert result(two)["n"] == result(alone)["n"]
 
 
+@pytest.mark.slow
 def test_a_killed_group_goes_on_bit_for_bit(world: World, two: Path, tmp_path: Path) -> None:
     """And comes to what torchrun's processes come to."""
     env = os.environ | {"OMP_NUM_THREADS": "1"}
@@ -107,6 +109,7 @@ def test_a_mistake_is_said_once(world: World, tmp_path: Path) -> None:
     assert done.stderr.count("has no questions of split 'mini'") == 1
 
 
+@pytest.mark.slow
 def test_what_another_process_says_is_shown_where_it_fails_alone(capfd) -> None:
     """The first one would sleep for ten minutes; it is ended."""
     code = (
