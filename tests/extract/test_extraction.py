@@ -173,18 +173,19 @@ def test_nan_stops_the_run_and_is_named(images, tmp_path):
         run(images, tmp_path / "s", pretrained=broken)
 
 
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """A folder of images, one of them cut off, and their finished store."""
+    folder = tmp_path_factory.mktemp("finished")
+    images = write_photographs(folder / "images", 10)
+    photograph(4).save(images / "p004.jpg")
+    (images / "p004.jpg").write_bytes((images / "p004.jpg").read_bytes()[:200])
+    run(images, folder / "s")
+    return folder
+
+
 class TestUpdates:
     """A finished store takes more images, and tries refused ones again."""
-
-    @pytest.fixture(scope="class")
-    def finished(self, tmp_path_factory):
-        """A folder of images, one of them cut off, and their finished store."""
-        folder = tmp_path_factory.mktemp("finished")
-        images = write_photographs(folder / "images", 10)
-        photograph(4).save(images / "p004.jpg")
-        (images / "p004.jpg").write_bytes((images / "p004.jpg").read_bytes()[:200])
-        run(images, folder / "s")
-        return folder
 
     @pytest.fixture
     def folder(self, finished, tmp_path):
