@@ -5,7 +5,9 @@ script this is that process: it reads a request a line on stdin and answers with
 stdout. A command line leads a process group of its own, as one that is typed into a shell does.
 """
 
+import contextlib
 import ctypes
+import io
 import json
 import os
 import resource
@@ -17,6 +19,27 @@ import traceback
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Self
+from unittest import mock
+
+from clipfeat.cli.main import main
+
+
+def run_here(*arguments: object, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+    """Run `clipfeat ARGUMENTS...` in this process, which saves starting one, to its end."""
+    words = ["clipfeat", *map(str, arguments)]
+    out, err = (io.TextIOWrapper(io.BytesIO(), "utf-8", write_through=True) for _ in range(2))
+    with (
+        contextlib.chdir(cwd or "."),
+        contextlib.redirect_stdout(out),
+        contextlib.redirect_stderr(err),
+        mock.patch("sys.argv", words),
+    ):
+        try:
+            main()
+        except SystemExit as ended:
+            code = ended.code
+    printed = (stream.buffer.getvalue().decode() for stream in (out, err))
+    return subprocess.CompletedProcess(words, int(code or 0), *printed)
 
 
 class CommandLines:
@@ -131,7 +154,6 @@ def _child(
     python_path: str | None = None,
 ) -> None:
     """Run a command line, and never return."""
-    from clipfeat.cli.main import main
     from clipfeat.featstore.writing.transaction import ShardTransaction
     from clipfeat.featstore.writing.writer import StoreWriter
 

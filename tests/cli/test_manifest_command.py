@@ -1,10 +1,9 @@
 """clipfeat manifest and manifest show as they are typed."""
 
 import json
-import subprocess
-import sys
 
 import pytest
+from command_lines import run_here
 from pictures import write_bad_files, write_photographs
 from PIL import Image as Pillow
 
@@ -12,12 +11,7 @@ from clipfeat.manifests import Image, Manifest, read_manifest, write_manifest
 
 
 def clipfeat(*arguments, cwd=None):
-    return subprocess.run(
-        [sys.executable, "-m", "clipfeat.cli", "manifest", *map(str, arguments)],
-        capture_output=True,
-        text=True,
-        cwd=cwd,
-    )
+    return run_here("manifest", *arguments, cwd=cwd)
 
 
 @pytest.mark.parametrize("order", [("images", "-o", "m.parquet"), ("-o", "m.parquet", "images")])

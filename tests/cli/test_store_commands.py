@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from command_lines import run_here
 from pictures import write_bad_files, write_photographs
 from small_world import FIRST, IDENTITY, layout_of, write, write_shard
 from stores import make_store, snapshot
@@ -24,12 +25,7 @@ main()
 
 
 def clipfeat(*arguments, cwd=None):
-    return subprocess.run(
-        [sys.executable, "-m", "clipfeat.cli", *map(str, arguments)],
-        capture_output=True,
-        text=True,
-        cwd=cwd,
-    )
+    return run_here(*arguments, cwd=cwd)
 
 
 @pytest.fixture
