@@ -45,10 +45,20 @@ def openais(vit):
     return {key: tensor.half() if tensor.ndim > 1 else tensor for key, tensor in vit.items()}
 
 
+@pytest.fixture(scope="module")
+def rn50():
+    return stock_state("RN50")
+
+
+@pytest.fixture(scope="module")
+def rn50_sha256():
+    return load("RN50", "none", seed=5)[1]["weights_sha256"]
+
+
 class TestFiles:
     @pytest.mark.parametrize("kind", ["state.pt", "training.pt", "state.safetensors", "visual.pt"])
-    def test_a_file_gives_the_weights_it_holds(self, tmp_path, kind):
-        state = stock_state("RN50")
+    def test_a_file_gives_the_weights_it_holds(self, tmp_path, kind, rn50, rn50_sha256):
+        state = rn50
         if kind == "state.safetensors":
             save_file({key: tensor.contiguous() for key, tensor in state.items()}, tmp_path / kind)
         elif kind == "training.pt":
@@ -60,12 +70,12 @@ class TestFiles:
             torch.save(state, tmp_path / kind)
         described = load("RN50", tmp_path / kind)[1]
         assert described["pretrained"] == "file"
-        assert described["weights_sha256"] == load("RN50", "none", seed=5)[1]["weights_sha256"]
+        assert described["weights_sha256"] == rn50_sha256
         assert remark(described) is None  # a ResNet's grid meets no GELU
 
-    def test_a_state_dict_of_openais_archive_loads(self, tmp_path):
+    def test_a_state_dict_of_openais_archive_loads(self, tmp_path, rn50):
         """It keeps three buffers that are no weights, and its matrices are in float16."""
-        state = {key: t.half() if t.ndim > 1 else t for key, t in stock_state("RN50").items()}
+        state = {key: t.half() if t.ndim > 1 else t for key, t in rn50.items()}
         for key in ("input_resolution", "context_length", "vocab_size"):
             state[key] = torch.tensor(224)
         torch.save(state, tmp_path / "openai.pt")
@@ -93,7 +103,7 @@ class TestFiles:
         with pytest.raises(ExtractUsageError, match="the file does not fit RN50 "):
             load("RN50", tmp_path / "w.pt")
 
-    def test_names_found_stand_beside_names_expected(self, tmp_path):
+    def test_names_found_stand_beside_names_expected(self, tmp_path, rn50):
         """Weights of another library, and a file that lacks one tensor and has one too many."""
         torch.save({"vision_model.\x1b[2Jembeddings": torch.zeros(2)}, tmp_path / "other.pt")
         with pytest.raises(ExtractUsageError) as refused:
@@ -101,7 +111,7 @@ class TestFiles:
         assert refused.value.code == "E-WEIGHTS-FIT"
         assert r"vision_model.\x1b[2Jembeddings" in str(refused.value)
         assert "visual.conv1.weight" in str(refused.value)
-        state = stock_state("RN50")
+        state = dict(rn50)
         state["visual.odd"] = state.pop("visual.conv1.weight")
         state["visual.conv2.weight"] = torch.zeros(3, 2)
         torch.save(state, tmp_path / "w.pt")
@@ -211,6 +221,7 @@ class TestActivation:
         assert "ExtractUsageError: --pretrained openai: the weights of RN50 cannot be" in line
         assert "pass a file: --pretrained PATH" in line
 
+    @pytest.mark.slow
     def test_a_hub_that_does_not_answer_is_asked_once(self, tmp_path):
         """Its client would try 12 times."""
         with socket.create_server(("127.0.0.1", 0)) as server:

@@ -116,6 +116,7 @@ def test_a_cluster_without_workers_is_refused(scheduler):
         survey(client)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("changes", "why"),
     [
@@ -166,6 +167,7 @@ def test_pieces_shrink_towards_the_end():
     assert piece_size(80_000, 16, 100.0) == 1
 
 
+@pytest.mark.slow
 def test_a_worker_must_see_the_store(images, cluster, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(ExtractError, match=r"worker tcp://.* does not see the store that is being"):
@@ -173,6 +175,7 @@ def test_a_worker_must_see_the_store(images, cluster, tmp_path, monkeypatch):
     assert not Path("s").exists()
 
 
+@pytest.mark.slow
 def test_a_worker_must_see_the_images(images, cluster, tmp_path, monkeypatch):
     monkeypatch.setattr(
         "clipfeat.extract.running.cluster_worker.first_readable", lambda *_: ("p000.jpg", "00")
@@ -195,9 +198,10 @@ def test_an_error_of_a_worker_stops_the_run_with_its_line(images, cluster, tmp_p
     assert not Path("s").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("number", "code"),
-    [(signal.SIGKILL, -9), pytest.param(signal.SIGTERM, 143, marks=pytest.mark.slow)],
+    [(signal.SIGKILL, -9), (signal.SIGTERM, 143)],
 )
 def test_a_run_goes_on_beside_what_is_left_of_one_that_was_ended(
     clipfeat, images, digest, cluster, tmp_path, number, code

@@ -71,6 +71,7 @@ def test_ragged_grids_lie_in_arrays_of_their_own(images, tmp_path):
     assert all(store.mask(image_id).all() for image_id in SIZES)
 
 
+@pytest.mark.slow
 def test_views_of_a_panorama_are_one_record(tmp_path):
     folder = tmp_path / "images" / "scan" / "viewpoint"
     folder.mkdir(parents=True)

@@ -34,7 +34,15 @@ FAMILIES = {
 }
 
 
-@pytest.fixture(scope="module", params=FAMILIES)
+LARGE = ("ViT-L-14-CLIPA", "EVA02-B-16", "swin_base_patch4_window7_224", "MobileCLIP2-B")
+
+
+@pytest.fixture(
+    scope="module",
+    params=[
+        pytest.param(name, marks=pytest.mark.slow if name in LARGE else ()) for name in FAMILIES
+    ],
+)
 def family(request):
     model = stock_model(request.param)
     return request.param, model, backbone_around(model, request.param)

@@ -38,7 +38,8 @@ def check(expected: dict[str, Any], kills: list[dict[str, Any]]) -> None:
         assert found["problems"] == found["lost"] == found["left"] == [], found
 
 
-@pytest.mark.parametrize("scenario", ["fresh", *map(slow, ("append", "rewrite", "parts"))])
+@pytest.mark.slow
+@pytest.mark.parametrize("scenario", ["fresh", "append", "rewrite", "parts"])
 def test_killed_before_and_after_every_step(tmp_path, scenario):
     expected, kills = kill(scenario, tmp_path, "steps")
     check(expected, kills)
@@ -49,12 +50,13 @@ def test_killed_before_and_after_every_step(tmp_path, scenario):
     assert scenario == "rewrite" or (not seen[0] and seen[-1] and seen == sorted(seen))
 
 
-@pytest.mark.parametrize("scenario", ["discard", slow("discard-append")])
+@pytest.mark.slow
+@pytest.mark.parametrize("scenario", ["discard", "discard-append"])
 def test_killed_at_every_step_of_giving_up(tmp_path, scenario):
     check(*kill(scenario, tmp_path, "steps"))
 
 
-@pytest.mark.parametrize("scenario", ["fresh", "append", slow("parts-append")])
+@pytest.mark.parametrize("scenario", ["append", slow("fresh"), slow("parts-append")])
 def test_killed_at_random_times(tmp_path, scenario):
     expected, kills = kill(scenario, tmp_path, "random", 0, 40)
     check(expected, kills)

@@ -43,7 +43,7 @@ def read_in_child(store, pipe):
     pipe.send(store["image003"].tobytes())
 
 
-@pytest.mark.parametrize("method", ["spawn", "forkserver"])
+@pytest.mark.parametrize("method", ["spawn", pytest.param("forkserver", marks=pytest.mark.slow)])
 def test_a_child_process_reads(tmp_path, method):
     records = grids(5)
     store = FeatureStore.open(make_store(tmp_path / "s", records))
@@ -166,7 +166,7 @@ class Features(Dataset):
 
 # Python 3.12 warns of every fork where there are threads; torch keeps some of its own.
 @pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork:DeprecationWarning")
-@pytest.mark.parametrize("method", ["fork", "spawn"])
+@pytest.mark.parametrize("method", ["fork", pytest.param("spawn", marks=pytest.mark.slow)])
 def test_workers_of_a_data_loader_read_the_right_records(tmp_path, method):
     records = grids(10)
     store = FeatureStore.open(make_store(tmp_path / "s", records))

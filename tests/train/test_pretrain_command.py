@@ -461,6 +461,7 @@ def caption_world(folder: Path) -> World:
     return store, folder
 
 
+@pytest.mark.slow
 def test_with_images_more_words_are_found_than_by_the_blind_twin(tmp_path: Path) -> None:
     world = caption_world(tmp_path)
     learn = (
