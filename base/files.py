@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from .errors import UsageError
+from .text import is_url, printable
 
 TEMPORARY = ".tmp"
 IN_THE_MAKING = re.compile(rf"\..+\.[0-9a-f]{{16}}{re.escape(TEMPORARY)}", re.DOTALL)
@@ -262,6 +263,16 @@ def require_file(path: Path, option: str) -> None:
         raise UsageError(f"{option} {path}: the folder {path.parent} does not exist; make it first")
     if path.exists() and not path.is_file():
         raise UsageError(f"{option} {path} exists and is not a regular file; pass another name")
+
+
+def local_path(text: str, *, remedy: str = "give a path on this machine") -> Path:
+    """Return a path on this machine; UsageError for a URL, of which a Path would lose a slash."""
+    if "://" in text and is_url(text):
+        raise UsageError(
+            f"{printable(text)}: only images are read over the network yet; {remedy}",
+            code="E-PATH-URL",
+        )
+    return Path(text)
 
 
 @contextlib.contextmanager

@@ -23,6 +23,10 @@ def parse_json(
         return json.loads(text, object_hook=object_hook)
     except UnicodeDecodeError as error:
         raise ValueError(f"is not UTF-8 text (byte {error.start})") from None
+    except json.JSONDecodeError:
+        raise
+    except ValueError:  # Python's text has advice for programmers
+        raise ValueError("has a number of too many digits") from None
     except RecursionError:
         raise ValueError("is nested too deeply") from None
 

@@ -78,7 +78,7 @@ def make(
     listed = make_manifest(sources, images, choices, say=say)
     write_manifest(listed, out)
     unreadable = sum(1 for image in listed.images if not image.width)
-    note = f", {unreadable} without a readable header" if unreadable else ""
+    note = f", {unreadable} without a header that can be read" if unreadable else ""
     tell(f"{out}: {len(listed.images)} images{note}")
 
 

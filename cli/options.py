@@ -6,8 +6,7 @@ from typing import Any
 
 import click
 
-from ..base.errors import UsageError
-from ..base.text import is_url, printable
+from ..base.files import local_path
 
 REFUSED = ("missing", "undecodable", "too_large", "unsupported", "failed")
 
@@ -36,17 +35,13 @@ class LocalPath(click.Path):
     `remedy` says what to do instead.
     """
 
-    def __init__(self, remedy: str = "copy it to this machine", **choices: Any):
+    def __init__(self, remedy: str = "give a path on this machine", **choices: Any):
         super().__init__(path_type=Path, **choices)
         self._remedy = remedy
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        if isinstance(value, str) and "://" in value and is_url(value):
-            raise UsageError(
-                f"{printable(value)}: stores, runs and lists are not read over the network yet; "
-                f"{self._remedy}",
-                code="E-PATH-URL",
-            )
+        if isinstance(value, str):
+            local_path(value, remedy=self._remedy)
         return super().convert(value, param, ctx)
 
 

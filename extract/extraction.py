@@ -176,9 +176,13 @@ def _describe(layout: Layout, store: FeatureStore, changed: Collection[str]) -> 
     added = sum(len(shard.ids) for shard in new)
     again = sum(len(shard.ids) for shard in layout.shards) - added
     renewed = sum(image_id in changed for shard in new for image_id in shard.ids)
+    refused = {row.image_id for row in refused_rows(store.index)}
+    retried = sum(image_id in refused for shard in new for image_id in shard.ids)
+    added -= renewed + retried
     parts = [f"{again} images of missing shards are extracted again"] if again else []
     parts += [f"{renewed} images that have changed are extracted again"] if renewed else []
-    parts += [f"{added - renewed} images are added to it"] if added > renewed else []
+    parts += [f"{retried} images without a record are tried again"] if retried else []
+    parts += [f"{added} images are added to it"] if added else []
     return ", ".join(parts)
 
 

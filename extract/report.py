@@ -40,7 +40,7 @@ class Report:
             "part": str(self.part) if self.part else None,
             "digest": self.store.digest if self.finished else None,
             "counts": self.store.card["counts"] if self.finished else None,
-            "refused": reasons(self.refused),
+            "refused": reasons(self.refused, most=100),
             "remarks": list(self.remarks),
             "images": self.images,
             "bytes": self.bytes,

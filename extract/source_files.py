@@ -167,10 +167,11 @@ class SourceFiles:
                 strict=True,
             ):
                 sha256 = known[0][1] if known else ""
-                if is_fresh:
-                    yield image_id, now[0], now[1], sha256
+                _, size, modified, of = there[0] if there else ("", *NOWHERE, "")
+                if is_fresh:  # a try that comes to nothing leaves what was known of the same file
+                    same = of if now == [size, modified] else ""
+                    yield image_id, now[0], now[1], sha256 or same
                 elif there:
-                    _, size, modified, of = there[0]
                     changed += is_settled and not of and now != [size, modified]
                     yield image_id, size, modified, of or (sha256 if is_settled else "")
 

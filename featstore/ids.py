@@ -23,8 +23,7 @@ def id_text(image_id: object) -> str:
     if isinstance(image_id, int | np.integer) and not isinstance(image_id, bool):
         return str(int(image_id))
     raise TypeError(
-        f"an image id is a text or a whole number; got {image_id!r:.80}, "
-        f"a {type(image_id).__name__}"
+        f"an image id is a text or a whole number; got {image_id!r:.80} ({type(image_id).__name__})"
     )
 
 
@@ -36,7 +35,7 @@ def id_texts(ids: Iterable[ImageId]) -> list[str]:
     """
     if isinstance(ids, str | bytes) or not isinstance(ids, Iterable):
         raise TypeError(
-            f"expected a list of image ids; got {ids!r:.80}, a {type(ids).__name__}; "
+            f"expected a list of image ids; got {ids!r:.80} ({type(ids).__name__}); "
             f"for a single id pass [id]"
         )
     items = ids.tolist() if isinstance(ids, np.ndarray) and ids.ndim else ids

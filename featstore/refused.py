@@ -27,11 +27,14 @@ def reasons(refused: Sequence[IndexRow], most: int = 5) -> list[dict[str, Any]]:
 
 
 def reasons_text(refused: Sequence[IndexRow]) -> str:
-    """Return `reasons` for a person's terminal."""
-    return "; ".join(
+    """Return `reasons` for a person's terminal, and how many images have other ones."""
+    shown = reasons(refused)
+    texts = [
         printable("{images} {status} ({reason}; such as {example})".format_map(why))
-        for why in reasons(refused)
-    )
+        for why in shown
+    ]
+    others = len(refused) - sum(why["images"] for why in shown)
+    return "; ".join(texts + ([f"{others} for other reasons"] if others else []))
 
 
 def remarks(rows: Iterable[IndexRow], most: int = 10) -> list[dict[str, Any]]:

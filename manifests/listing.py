@@ -138,5 +138,11 @@ def _asking(root: str) -> Callable[[str], str | None]:
                 return path
         except FileNotFoundError:
             return None
+        except OSError as error:
+            raise ManifestError(
+                f"--images {printable(root)}: {printable(path)} cannot be read ({error.strerror}); "
+                "check the address, and that its server answers",
+                code="E-IMAGES-NETWORK",
+            ) from None
 
     return find

@@ -88,7 +88,10 @@ def _rows(summary: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     yield "", f"like {forms}"
     yield "files", ", ".join(f"{n:,} {kind or 'no ending'}" for kind, n in summary["kinds"].items())
     if summary["without_size"]:
-        yield "unknown", f"{_number(summary['without_size'], 'image')} without a readable header"
+        yield (
+            "unknown",
+            f"{_number(summary['without_size'], 'image')} without a header that can be read",
+        )
     sizes = summary["sizes"]
     if sizes is None:
         return

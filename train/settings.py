@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Literal, NoReturn, TypeVar
 
 from ..base.errors import UsageError
-from ..base.files import read_text
+from ..base.files import local_path, read_text
 
 PRECISIONS = ("float32", "bfloat16", "float16")
 OPTIMIZERS = ("adamw", "adamax")
@@ -141,7 +141,7 @@ def settings_of(kind: type[S], values: Mapping[str, Any], table: str = "") -> S:
 def find_config(name: str, presets: Path) -> Path:
     """Return the TOML file that `name` means: a path, or the bare name of a file in `presets`."""
     preset = presets / f"{name}.toml"
-    if Path(name).is_file():
+    if local_path(name).is_file():
         return Path(name)
     if preset.is_file():
         return preset

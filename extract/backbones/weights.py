@@ -12,6 +12,7 @@ import open_clip
 import torch
 from open_clip.model import ModifiedResNet, VisionTransformer
 
+from ...base.files import local_path
 from ..errors import ExtractUsageError
 from ..planning.job import BackboneSpec
 from ..recipes.native import Preprocess
@@ -205,6 +206,7 @@ def choose_weights(spec: BackboneSpec, tags: list[str]) -> str:
         )
     if spec.pretrained == "none" or spec.pretrained in tags or os.path.lexists(spec.pretrained):
         return spec.pretrained
+    local_path(spec.pretrained, remedy="download it, and pass the file")
     plain = spec.model.removesuffix(QUICK_GELU)
     if plain != spec.model and open_clip.is_pretrained_cfg(plain, spec.pretrained):
         raise ExtractUsageError(

@@ -63,7 +63,10 @@ class WeightsConfig:
     def remark(self, asked: str, run: str) -> str:
         """Return what a user should know, who asked for one model and gets the other one run."""
         named = f"; run as {run}, as they need QuickGELU" if run != asked else ""
-        return f"Weights from a file, preprocessed as {self.path} says{named}"
+        return (
+            f"Weights from a file, with the mean and deviation that {self.path} says, and for "
+            f"--recipe model its resize{named}"
+        )
 
     def contradiction(self, what: str) -> ExtractUsageError:
         """Return the error for a model that the file contradicts."""

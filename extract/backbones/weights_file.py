@@ -84,7 +84,10 @@ def read_weights(path: Path) -> Weights:
             )
         content = content[STATE]
     if not isinstance(content, dict) or not all(isinstance(key, str) for key in content):
-        raise Unreadable(f"it holds no tensors by name; it is {_kind(content)}")
+        raise Unreadable(
+            f"it holds no tensors by name; it is {_kind(content)}; "
+            "save the model's state_dict() in its place"
+        )
     others = [key for key, value in content.items() if not isinstance(value, Tensor)]
     if others:
         told = ", ".join(f"{key} is {_kind(content[key])}" for key in others[:3])

@@ -3,9 +3,9 @@
 import difflib
 import re
 import tomllib
-from pathlib import Path
 from typing import Any
 
+from ...base.files import local_path, read_bytes
 from ..errors import ExtractUsageError
 
 KEYS = ("name", "steps", "interpolation", "mean", "std", "layer", "vector", "decoder")
@@ -25,15 +25,12 @@ def read_recipe_file(path: str, cell: tuple[int, int]) -> dict[str, Any]:
         return ExtractUsageError(f"--recipe {path}: {why}")
 
     try:
-        with Path(path).open("rb") as file:
-            content = file.read(MAX_BYTES + 1)
+        content = read_bytes(local_path(path), MAX_BYTES, follow=True)
         given = tomllib.loads(content.decode())
     except OSError as error:
         raise refuse(f"cannot read it ({error.strerror})") from None
     except (ValueError, RecursionError) as error:
         raise refuse(f"is not valid TOML: {error}") from None
-    if len(content) > MAX_BYTES:
-        raise refuse(f"more than {MAX_BYTES:,} bytes are no recipe")
     for key in given:
         if key not in KEYS:
             near = difflib.get_close_matches(key, KEYS, n=1, cutoff=0.4)

@@ -6,8 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from clipfeat.base.errors import UsageError
 from clipfeat.base.files import (
     atomic_file,
+    local_path,
     open_output,
     read_bytes,
     read_text,
@@ -138,3 +140,17 @@ def test_what_has_no_end_has_no_sha256(tmp_path, kind):
     with pytest.raises(OSError) as refused:  # noqa: PT011 - told by its number
         sha256_file(path)
     assert refused.value.errno == errno.EINVAL
+
+
+def test_a_url_is_no_path_on_this_machine():
+    assert local_path("a/b::c") == Path("a/b::c")
+    with pytest.raises(UsageError) as refused:
+        local_path("http://host/x", remedy="download it")
+    assert refused.value.code == "E-PATH-URL"
+    assert str(refused.value).startswith("http://host/x: ")
+    assert str(refused.value).endswith("; download it")
+
+
+def test_a_number_of_too_many_digits_has_no_advice_for_programmers():
+    with pytest.raises(ValueError, match="^has a number of too many digits$"):
+        parse_json("9" * 5000)

@@ -130,7 +130,7 @@ def test_show_as_text(manifest):
         "ids       COCO_0000 to z\\x1b[2J\n"
         "          like COCO_# 90.9%, z\\x1b[#J 9.1%\n"
         "files     10 .jpg, 1 .png\n"
-        "unknown   1 image without a readable header\n"
+        "unknown   1 image without a header that can be read\n"
         "sizes     smallest 10x20, median 640x480, largest 640x480\n"
         "          4 different sizes: 640x480 60.0%, 480x640 20.0%, 500x500 10.0%, 10x20 10.0%\n"
         "shape     landscape 60.0%, portrait 30.0%, square 10.0%\n"
@@ -143,7 +143,10 @@ def test_show_of_a_manifest_of_files_without_a_header(tmp_path):
     write_manifest(Manifest.of(tmp_path, images), tmp_path / "m.parquet")
     assert json.loads(clipfeat("show", tmp_path / "m.parquet", "--json").stdout)["sizes"] is None
     lines = clipfeat("show", tmp_path / "m.parquet").stdout.splitlines()
-    assert lines[-2:] == ["files     1 no ending", "unknown   1 image without a readable header"]
+    assert lines[-2:] == [
+        "files     1 no ending",
+        "unknown   1 image without a header that can be read",
+    ]
 
 
 def test_remarks_go_to_stderr(tmp_path):
@@ -152,7 +155,7 @@ def test_remarks_go_to_stderr(tmp_path):
     lines = ["id,path"] + [f"{k},{k}.jpg" for k in ("p000", "broken", "text", "gone")]
     (tmp_path / "t.csv").write_text("\n".join(lines))
     done = clipfeat("t.csv", "--images", "images", "-o", "m.parquet", cwd=tmp_path)
-    assert done.stdout == "m.parquet: 4 images, 2 without a readable header\n"
+    assert done.stdout == "m.parquet: 4 images, 2 without a header that can be read\n"
     assert (
         done.stderr == f"t.csv: 1 of 4 images are not in {tmp_path / 'images'}, such as gone.jpg\n"
     )

@@ -83,7 +83,7 @@ def test_manifest_says_what_it_found(tmp_path):
     write_photographs(tmp_path / "images", 2)
     write_bad_files(tmp_path / "images")
     done = clipfeat("manifest", tmp_path / "images", "-o", tmp_path / "m.parquet")
-    assert done.stdout == f"{tmp_path}/m.parquet: 7 images, 2 without a readable header\n"
+    assert done.stdout == f"{tmp_path}/m.parquet: 7 images, 2 without a header that can be read\n"
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """The demo's table and picture, from numbers and grids made by hand."""
 
+import dataclasses
 import io
 
 import numpy as np
@@ -21,6 +22,13 @@ def test_the_table_says_what_features_are_worth():
     assert lines[0].split("  ")[0] == "images (RN50, random weights)"
     assert lines[4].split()[-1] == "0.82"
     assert lines[-1].endswith("35.4 points")
+    assert not report.is_too_low
+
+
+def test_few_scenes_need_not_be_worth_as_much():
+    report = Report("RN50", "none", 1200, 33.1, 70_900_000, 86_200_000, 40.2, 35.3, 1066)
+    assert report.is_too_low
+    assert not dataclasses.replace(report, images=150).is_too_low
 
 
 def test_npz_bytes_are_those_of_real_files(tmp_path):

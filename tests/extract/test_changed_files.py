@@ -14,6 +14,7 @@ from pictures import photograph, write_photographs
 from clipfeat.base.errors import UsageError
 from clipfeat.extract import source_files
 from clipfeat.extract.backbones import weights
+from clipfeat.extract.errors import ExtractError
 from clipfeat.extract.extraction import extract_images
 from clipfeat.extract.progress import Progress
 from clipfeat.extract.request import Request
@@ -288,6 +289,15 @@ def test_a_replaced_file_that_cannot_be_read_is_said(folder):
     assert found.text(read=True) == (
         "1 file read again, 1 of them changed; 1 file could not be read, such as p004"
     )
+
+
+def test_a_try_that_comes_to_nothing_leaves_what_was_known(folder):
+    (folder / "images/p002.jpg").write_bytes(b"<html>")
+    renew(folder)
+    for _ in range(2):
+        with pytest.raises(ExtractError, match="no image gave a record"):
+            run(folder, retry=("undecodable",))
+        assert run(folder)[1][1:] == [f"{folder}/s is already complete"]
 
 
 def test_only_the_files_of_a_part_are_looked_at(made, tmp_path, monkeypatch):

@@ -213,7 +213,7 @@ def test_runs_of_other_tasks_and_stages_that_are_not_done_are_refused(
     (early / "best.safetensors").unlink()
     code, _, err = typed("eval", "caption", early, "--split", "val")
     assert (code, err.count("\n")) == (2, 1)
-    assert "has no best.safetensors yet: its first epoch is not done" in err
+    assert "[E-RUN-BEST]" in err
 
 
 @pytest.mark.usefixtures("no_java")

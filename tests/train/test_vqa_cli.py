@@ -255,7 +255,7 @@ def test_predict_needs_a_checkpoint_and_the_store_of_the_run(
     (tmp_path / "new").mkdir()
     (tmp_path / "new" / "settings.json").write_text((run / "settings.json").read_text())
     _, _, err = typed(*ask(tmp_path / "new", "COCO_val2014_000000000061", "Why?"))
-    assert err.endswith("has no best.safetensors yet: its first epoch is not done\n")
+    assert err.endswith("[E-RUN-BEST]\n")
 
 
 def test_compare_as_typed(run: Path, tmp_path: Path, typed: Typed) -> None:

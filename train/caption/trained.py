@@ -7,7 +7,7 @@ from pathlib import Path
 from ...base.errors import UsageError
 from ..grids.normalize import ChannelStatistics, FeatureNorm, statistics_of
 from ..loop.checkpoint import read_checkpoint, rebuild
-from ..runs.folder import BEST, SETTINGS, VOCABULARY, RunCard, read_card, require_no_link
+from ..runs.folder import BEST, SETTINGS, VOCABULARY, RunCard, find_best, read_card, require_no_link
 from ..runs.jsonfile import field
 from ..settings import settings_of
 from .data.tokens import CaptionVocabulary
@@ -64,9 +64,7 @@ def load_stage(folder: Path) -> TrainedCaptioner:
     card = read_card(folder)
     if card.task != TASK:
         raise UsageError(f"{folder} is a run of task {card.task!r}, not {TASK}")
-    path = folder / BEST
-    if not path.is_file():
-        raise UsageError(f"{folder} has no {BEST} yet: its first epoch is not done")
+    path = find_best(folder)
     settings = settings_of(CaptionSettings, card.settings)
     vocabulary = read_vocabulary(folder / VOCABULARY)
     tensors, state = read_checkpoint(path)

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from ...base.errors import UsageError
+from ...base.files import local_path
 from ...base.text import say
 from ...featstore import FeatureStore
 from ..grids.normalize import ChannelStatistics, FeatureNorm, channel_statistics
@@ -39,7 +40,7 @@ def find_start(settings: S, store: FeatureStore) -> tuple[S, Pretrained | None]:
     if not settings.init:
         require_places(settings.model, store)
         return settings, None
-    pretrained = load_pretrained(Path(settings.init))
+    pretrained = load_pretrained(local_path(settings.init))
     if settings.model not in (type(settings)().model, pretrained.settings):
         raise UsageError(
             f"init {settings.init} brings its own model, {pretrained.settings}, and the settings "
@@ -82,11 +83,11 @@ def start_files(settings: GroundedSettings) -> tuple[Path, ...]:
     """Return the files that a new model is made from."""
     match settings.model:
         case SingleStreamSettings() if settings.init:
-            return (Path(settings.init) / BEST,)
+            return (local_path(settings.init) / BEST,)
         case SingleStreamSettings(bert=bert) if bert:
             return (find_bert(bert) / WEIGHTS, find_bert(bert) / PIECES)
         case TextSettings(glove=glove) if glove:
-            return (require_glove(Path(glove)),)
+            return (require_glove(local_path(glove)),)
         case _:
             return ()
 

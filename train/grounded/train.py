@@ -22,12 +22,12 @@ from ..loop.train import train
 from ..models.pretrained import Pretrained
 from ..pictures.curves import draw_curves
 from ..runs.folder import (
-    BEST,
     CURVES,
     RESULT,
     SCORES,
     VOCABULARY,
     RunCard,
+    find_best,
     read_card,
 )
 from ..runs.jsonfile import field, write_json
@@ -179,13 +179,12 @@ def load_trained(run: Path, task: str, kind: type[S]) -> Trained[S]:
     card = read_card(run)
     if card.task != task:
         raise UsageError(f"{run} is a run of task {card.task!r}, not {task}")
-    if not (run / BEST).is_file():
-        raise UsageError(f"{run} has no {BEST} yet: its first epoch is not done")
+    path = find_best(run)
     settings = settings_of(kind, card.settings)
     vocabulary = read_vocabulary(run / VOCABULARY)
-    tensors, state = read_checkpoint(run / BEST)
-    statistics = statistics_of(tensors, "model.norm", run / BEST)
+    tensors, state = read_checkpoint(path)
+    statistics = statistics_of(tensors, "model.norm", path)
     build = functools.partial(make_model, settings, statistics, vocabulary)
-    model = rebuild(build, tensors, run / BEST)
-    epoch = field(state, "epoch", int, run / BEST)
+    model = rebuild(build, tensors, path)
+    epoch = field(state, "epoch", int, path)
     return Trained(run, model, vocabulary, settings, card, epoch)

@@ -13,7 +13,7 @@ from ...featstore import FeatureStore
 from ..grids.normalize import ChannelStatistics, statistics_of
 from ..loop.checkpoint import read_checkpoint
 from ..loop.run import features_of
-from ..runs.folder import BEST, VOCABULARY, RunCard, read_card
+from ..runs.folder import VOCABULARY, RunCard, find_best, read_card
 from ..runs.jsonfile import field
 from ..settings import settings_of
 from ..texts.vocabulary import Vocabulary, read_vocabulary
@@ -105,17 +105,16 @@ def load_pretrained(folder: Path) -> Pretrained:
     card = read_card(folder)
     if card.task != TASK:
         raise UsageError(f"{folder} is a run of task {card.task!r}, not {TASK}")
-    if not (folder / BEST).is_file():
-        raise UsageError(f"{folder} has no {BEST} yet: its first epoch is not done")
+    path = find_best(folder)
     model = field(card.settings, "model", dict, folder)
     settings = settings_of(SingleStreamSettings, model, "model.")
-    tensors, state = read_checkpoint(folder / BEST)
+    tensors, state = read_checkpoint(path)
     return Pretrained(
         folder,
         card,
         settings,
         read_vocabulary(folder / VOCABULARY),
         tensors,
-        statistics_of(tensors, "model.norm", folder / BEST),
-        field(state, "epoch", int, folder / BEST),
+        statistics_of(tensors, "model.norm", path),
+        field(state, "epoch", int, path),
     )

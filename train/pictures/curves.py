@@ -113,7 +113,14 @@ def _label(axis: "Axes", text: str, point: tuple[float, float], color: str) -> N
     left, right = axis.get_xlim()
     side = "right" if point[0] > (left + right) / 2 else "left"
     axis.annotate(
-        text, point, xytext=(0, 9), textcoords="offset points", ha=side, color=color, fontsize=9
+        text,
+        point,
+        xytext=(0, 9),
+        textcoords="offset points",
+        ha=side,
+        color=color,
+        fontsize=9,
+        bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 1},  # over the curve
     )
 
 

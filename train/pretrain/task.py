@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from ...base.errors import ClipfeatError
+from ...base.files import local_path
 from ...base.text import say
 from ...featstore import FeatureStore
 from ..grids.normalize import channel_statistics
@@ -47,7 +48,7 @@ def train_pretrain(
     features = FeatureStore.open(store)
     settings, pretrained = find_start(settings, features)
     accelerator = accelerator_on(device, settings)
-    listed = read_answer_list(Path(settings.answer_list)) if settings.answer_list else ()
+    listed = read_answer_list(local_path(settings.answer_list)) if settings.answer_list else ()
     files = corpus_files(data, settings.train_split)
     held_out_files = corpus_files(data, settings.eval_split) if settings.eval_split else ()
     corpus, held_out = read_corpus(files), read_corpus(held_out_files)
@@ -73,7 +74,7 @@ def train_pretrain(
     reader.require_room(ids, processes=accelerator.num_processes)
     with memory_errors("the model does not fit; lower its sizes, such as model.hidden"):
         model = _new_model(settings, features, sentences, vocabulary, pretrained)
-    given = (Path(settings.answer_list),) if settings.answer_list else ()
+    given = (local_path(settings.answer_list),) if settings.answer_list else ()
     card = make_card(
         TASK,
         settings,

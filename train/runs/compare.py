@@ -1,6 +1,7 @@
 """Is one run better than another? Their scores on the same examples, and how sure that is."""
 
 import dataclasses
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -77,7 +78,7 @@ def compare(runs: Sequence[Path]) -> tuple[Compared, ...]:
 def read_scored(run: Path) -> Scored:
     """Return what a run folder says of its scores; UsageError if it has none."""
     card, path = read_card(run), run / SCORES
-    if not path.is_file():
+    if not os.path.lexists(path):
         raise UsageError(f"{run} has no {SCORES}: its training is not done; type its command again")
     record = read_json(path, OF_RUN, follow=False)
     ids, images, scores = (field(record, key, list, path) for key in ("ids", "images", "scores"))
@@ -148,7 +149,9 @@ def table(compared: Sequence[Compared]) -> str:
         f"{interval:>{widths[3]}}  {settings}"
         for run, score, difference, interval, settings in rows
     ]
-    return "\n".join([*lines, "* the interval excludes 0"])
+    if any(of_run.is_sure for of_run in compared[1:]):
+        lines.append("* the interval excludes 0")
+    return "\n".join(lines)
 
 
 def to_json(compared: Sequence[Compared]) -> list[dict[str, Any]]:

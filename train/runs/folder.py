@@ -38,6 +38,7 @@ from ...base.files import (
     try_lock,
 )
 from ...base.jsonio import parse_json
+from ...base.text import printable
 from .jsonfile import OF_RUN, field, read_json, write_json
 
 SETTINGS = "settings.json"
@@ -128,6 +129,16 @@ def require_no_link(folder: Path) -> None:
         )
 
 
+def find_best(folder: Path) -> Path:
+    """Return the checkpoint of a run's best model; UsageError where there is none yet."""
+    if not os.path.lexists(folder / BEST):
+        raise UsageError(
+            f"{folder} has no {BEST}: its first epoch is not done, or the file is gone",
+            code="E-RUN-BEST",
+        )
+    return folder / BEST
+
+
 def write_card(folder: Path, card: RunCard) -> None:
     """Write what makes a run the run it is."""
     write_json(folder / SETTINGS, dataclasses.asdict(card))
@@ -136,8 +147,10 @@ def write_card(folder: Path, card: RunCard) -> None:
 def read_card(folder: Path) -> RunCard:
     """Return what a run folder says of its run; UsageError if it is none."""
     path = folder / SETTINGS
-    if not path.is_file():
-        raise UsageError(f"{folder} is no run folder: it has no {SETTINGS}")
+    if not os.path.lexists(path):
+        inside = sorted(path.parent.name for path in folder.glob(f"*/{SETTINGS}"))[:3]
+        hint = f"; runs in it are {', '.join(inside)}" if inside else ""
+        raise UsageError(f"{folder} is no run folder: it has no {SETTINGS}{printable(hint)}")
     record = read_json(path, OF_RUN, follow=False)
     if _is_deeper(record, DEEPEST):
         raise ClipfeatError(f"{path}: tables are nested more than {DEEPEST} deep")

@@ -102,6 +102,11 @@ def _require_length(line: bytes, channels: int, where: str) -> None:
         (n for n, text in enumerate(reversed(fields[1:])) if not _is_number(text)),
         max(0, len(fields) - 1),
     )
+    if not length:
+        raise UsageError(
+            f"{where}: expected a word and {channels} numbers; the last field is no number",
+            code="E-GLOVE-LINE",
+        )
     if length != channels:
         raise UsageError(
             f"{where}: {length} numbers after its word, but model.embedding is {channels}; "

@@ -23,8 +23,8 @@ def require_known(
     told = f"{of}: {len(unknown)} of {len(known)} {what} have no word of the vocabulary"
     if 2 * len(unknown) > len(known):
         raise ClipfeatError(
-            f"{told}, such as {texts[int(unknown[0])]!r:.60}; are they in another language than "
-            "the training texts? Words that come too rarely there are left out, too",
+            f"{told}, such as {texts[int(unknown[0])]!r:.60}; it has the words that come more "
+            "than once in the training texts: are these in another language, or without words?",
             code="E-TEXT-UNKNOWN",
         )
     say(told)

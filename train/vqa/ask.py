@@ -1,6 +1,7 @@
 """Ask a run one question: its answer, and a picture of where it looked."""
 
 import dataclasses
+import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -35,9 +36,9 @@ def ask(
     """
     if not question.strip():
         raise UsageError("--question is empty; pass one, such as --question 'What is this?'")
-    try:
-        question.encode()
-    except UnicodeEncodeError:
+    try:  # in a locale without UTF-8, Python gives its bytes another meaning
+        question = os.fsencode(question).decode()
+    except UnicodeError:
         raise UsageError(f"--question must be UTF-8; got {question!r:.60}") from None
     if out is not None:
         require_file(out, "--out")

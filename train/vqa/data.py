@@ -1,9 +1,9 @@
 """From the questions of a split to examples: its vocabulary, and its images in a store."""
 
 from collections.abc import Container, Sequence
-from pathlib import Path
 
 from ...base.errors import ClipfeatError, UsageError
+from ...base.files import local_path
 from ..grounded.examples import Examples, Targets
 from ..grounded.images import ENDING, find_images
 from ..grounded.train import make_examples
@@ -23,7 +23,7 @@ def choose_answers(
     """
     common = [annotation.common() for annotation in (split.annotations or {}).values()]
     if answer_list:
-        answers = read_answer_list(Path(answer_list))
+        answers = read_answer_list(local_path(answer_list))
         if not set(answers).intersection(common):
             raise UsageError(
                 f"answer_list {answer_list}: none of its {len(answers)} answers, such as "

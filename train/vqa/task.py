@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits
 
+from ...base.files import local_path
 from ...featstore import FeatureStore
 from ..grounded.examples import GroundedBatch
 from ..grounded.start import choose_words, find_start
@@ -55,7 +56,7 @@ def train_vqa(
     )
     examples = encode_split(train_split)
     asked = None if held_out is None else Asked(held_out, encode_split(held_out))
-    given = (Path(settings.answer_list),) if settings.answer_list else ()
+    given = (local_path(settings.answer_list),) if settings.answer_list else ()
     inputs = Inputs(
         task="vqa",
         features=features,
