@@ -10,6 +10,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from .files import open_plain
+
 GROUP_ROWS = 1 << 16  # rows that are packed together when writing
 BATCH_ROWS = 1 << 13  # rows held at a time when reading
 MAX_TEXT = 4096  # bytes of one text: as long as a path may be
@@ -170,8 +172,12 @@ def _is_text(kind: pa.DataType) -> bool:
 
 
 def _opened(path: Path, refuse: Callable[[str], Exception]) -> tuple[pa.NativeFile, pq.ParquetFile]:
-    """Open a Parquet file as one plain file: nothing in it or its path may name others to open."""
+    """Open a Parquet file as one plain file: nothing in it or its path may name others to open.
+
+    What is no plain file is refused first: Arrow would wait for a pipe, where nobody can stop it.
+    """
     try:
+        os.close(open_plain(path, follow=True))
         source = pa.OSFile(os.fsencode(path))
     except OSError as error:
         raise refuse(_unreadable(error)) from None
@@ -194,8 +200,8 @@ def _parsed(
 
 
 def _unreadable(error: Exception) -> str:
-    number = getattr(error, "errno", None)  # pyarrow's text would name the file once more
-    why = os.strerror(number) if number else f"{error!s:.200}"
+    named = isinstance(error, OSError) and error.filename  # Arrow's text has the name in it
+    why = error.strerror if named else f"{error!s:.200}"
     return f"not a readable Parquet file: {why}"
 
 

@@ -61,7 +61,7 @@ def read_manifest(path: Path) -> Manifest:
     recorded root is not there, paths are relative to the manifest's own folder.
     """
     refuse = _refusing(path)
-    if not path.is_file():
+    if path.is_dir() or not path.exists():
         raise refuse("a folder is no manifest" if path.is_dir() else "no such file")
     require_bounded(path, refuse)
     rows = read_rows(path, SCHEMA, refuse)

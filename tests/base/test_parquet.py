@@ -1,6 +1,7 @@
 """Rows to Parquet and back, and files that are no such table."""
 
 import contextlib
+import os
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -60,6 +61,12 @@ def test_the_longest_text_comes_back_and_one_more_byte_is_refused(tmp_path):
 def test_what_is_no_parquet_file_is_refused(tmp_path, content, why):
     (tmp_path / "t").write_bytes(content)
     with pytest.raises(RefusedError, match=why):
+        list(read_rows(tmp_path / "t", SCHEMA, RefusedError))
+
+
+def test_a_pipe_is_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "t")
+    with pytest.raises(RefusedError, match="is a pipe or a device"):
         list(read_rows(tmp_path / "t", SCHEMA, RefusedError))
 
 
