@@ -171,6 +171,10 @@ class FeatureStore:
     def __len__(self) -> int:
         return self.card["counts"][Status.OK]
 
+    def __bool__(self) -> bool:
+        """Return True: a store in which no id has a record is a store all the same."""
+        return True
+
     def __iter__(self) -> Iterator[str]:
         """Iterate over the ids that have a record, as `ids` has them."""
         return iter(self.ids)

@@ -152,6 +152,19 @@ def test_a_shard_whose_ids_have_all_moved_away_is_written_again_too(tmp_path):
     check(path, full)
 
 
+def test_a_store_that_has_lost_every_record_is_a_store_and_grows_again(tmp_path):
+    """As where the shards were broken, and the images are gone too."""
+    full, gone = grids("abcdef"), dict.fromkeys("abcdef")
+    path = make_store(tmp_path / "s", full)
+    for shard in FeatureStore.open(path).shards:
+        (path / shard.path).unlink()
+    empty = extend_store(path, gone)
+    assert (len(empty), bool(empty)) == (0, True)
+    store = extend_store(path, full, retry={"missing"})
+    assert store.card["parents"][-1] == empty.digest
+    check(path, full)
+
+
 def test_dropped_shards_and_new_ids_in_one_update(store):
     first = FeatureStore.open(store)
     content = (store / first.shards[0].path).read_bytes()
