@@ -152,13 +152,15 @@ class Run:
     def is_in_vain(self) -> bool:
         """Return whether all is down and not one record came of it.
 
-        A shard of the parent that was written again counts, and so does an id that is new to
-        it: the store says from then on what became of them.
+        A shard of the parent that was written again counts, and so does an id that is new to it,
+        or whose record is replaced, since its file is another one and cannot be used: the store
+        says from then on what became of them.
         """
         if any(row.status == Status.OK for row in self.rows(self.layout.shards)):
             return False
         if self.parent is None:
             return True
         tried = {image_id for shard in self.layout.shards for image_id in shard.ids}
-        tried.difference_update(row.image_id for row in self.parent.index)
+        refused = (row.image_id for row in self.parent.index if row.status != Status.OK)
+        tried.difference_update(refused)
         return not tried and not any(map(self.is_in_parent, self.layout.shards))

@@ -138,6 +138,15 @@ def test_an_image_of_another_size_in_pixels_is_renewed_too(folder):
     assert verify(folder / "s", Depth.DEEP) == []
 
 
+def test_a_file_that_was_replaced_by_something_else_has_no_record_any_more(folder):
+    """Nor does it keep that of the file that was, where no other file has changed."""
+    (folder / "images/p001.jpg").write_bytes(b"<html>")
+    store = renew(folder)[0].store
+    assert ("p001" in store, store.card["counts"]["undecodable"]) == (False, 1)
+    assert verify(folder / "s", Depth.DEEP) == []
+    assert renew(folder)[1][-1].endswith("is already complete")
+
+
 def test_without_the_table_every_file_is_read_on_demand(folder):
     digest = FeatureStore.open(folder / "s").digest
     (folder / "s.files.parquet").unlink()
