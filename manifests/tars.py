@@ -16,9 +16,11 @@ from ..base.files import open_plain, read_at
 MAX_MEMBERS = 1 << 22  # of one tar; a member takes some 200 bytes of memory
 MAX_HEADER = 1 << 20  # bytes of one header; the longest name is far shorter
 BLOCK = 512
+FILES = b"07\0S"  # kinds of a member that is a plain file, the last one with holes
+NEEDED = (b"path", b"linkpath", b"size")  # of what an extended header says
 END = bytes(BLOCK)
-# Of a header: name, size, checksum, type, magic, prefix.
-FIELDS = struct.Struct("100s 24x 12s 12x 8s c 100x 6s 82x 155s 12x")
+# Of a header: name, size, checksum, kind, what a link leads to, magic, prefix.
+FIELDS = struct.Struct("100s 24x 12s 12x 8s c 100s 6s 82x 155s 12x")
 CACHED = 16  # tars whose members are remembered, in a process
 
 _lock = threading.Lock()  # else every thread would list a tar that is new to all of them
@@ -38,25 +40,47 @@ class Member(NamedTuple):
     size: int
 
 
+class Listed(NamedTuple):
+    """What is in a tar, but for its folders."""
+
+    files: dict[str, Member]
+    others: list[str]  # names of symbolic links, devices, sparse files: what cannot be read
+
+
 def members(path: str) -> dict[str, Member]:
     """Return the plain files in the tar at `path` by name; of two with one name, the later.
 
-    Links, devices and sparse files are passed over. Raises TarError for a file that is
-    compressed, truncated or no tar.
+    A hard link is the file before it that it names, as in unpacking. Raises TarError for a file
+    that is compressed, truncated or no tar.
     """
+    return _listed(path).files
+
+
+def others(path: str) -> list[str]:
+    """Return the names of what is in the same tar and cannot be read: symbolic links, devices,
+    sparse files.
+    """
+    return _listed(path).others
+
+
+def _listed(path: str) -> Listed:
     found = os.stat(path)  # noqa: PTH116
     with _lock:
-        return _members(path, found.st_mtime_ns, found.st_size)
+        return _read(path, found.st_mtime_ns, found.st_size)
 
 
 @functools.lru_cache(CACHED)
-def _members(path: str, _: int, size: int) -> dict[str, Member]:
+def _read(path: str, _: int, size: int) -> Listed:
     """Read the headers of a tar as it was at some time, with `size` bytes."""
-    listed: dict[str, Member] = {}
+    listed = Listed({}, [])
     with open_archive(path) as descriptor:
-        for name, member in _files(descriptor, size):
-            listed[name] = member
-            if len(listed) > MAX_MEMBERS:
+        for name, found in _entries(descriptor, size):
+            member = listed.files.get(found) if isinstance(found, str) else found
+            if member is None:
+                listed.others.append(name)
+            else:
+                listed.files[name] = member
+            if len(listed.files) + len(listed.others) > MAX_MEMBERS:
                 raise TarError(f"more than {MAX_MEMBERS:,} files")
     return listed
 
@@ -71,8 +95,10 @@ def open_archive(path: str) -> Iterator[int]:
         os.close(descriptor)
 
 
-def _files(descriptor: int, size: int) -> Iterator[tuple[str, Member]]:
-    """Yield name and place of the plain files of a tar of `size` bytes.
+def _entries(descriptor: int, size: int) -> Iterator[tuple[str, Member | str | None]]:
+    """Yield the name of all but folders in a tar of `size` bytes, with what stands there.
+
+    That is the place of a plain file, the name of the file that a hard link is, or None.
 
     The formats are those of POSIX (ustar, pax) and GNU tar, a header a member:
     https://pubs.opengroup.org/onlinepubs/9799919799/utilities/pax.html#tag_20_94_13_06
@@ -84,7 +110,7 @@ def _files(descriptor: int, size: int) -> Iterator[tuple[str, Member]]:
     while (header := read_at(descriptor, BLOCK, offset)) != END:
         if len(header) < BLOCK:
             raise TarError(f"no header and no end mark at byte {offset:,}")
-        name, digits, checksum, kind, magic, prefix = FIELDS.unpack(header)
+        name, digits, checksum, kind, target, magic, prefix = FIELDS.unpack(header)
         if not _is_header(header, checksum):
             raise TarError(f"no header and no end mark at byte {offset:,}")
         offset += BLOCK
@@ -100,15 +126,20 @@ def _files(descriptor: int, size: int) -> Iterator[tuple[str, Member]]:
             while more:
                 more = read_at(descriptor, BLOCK, offset)[504:505] > b"\0"
                 offset += BLOCK
-        if kind in b"123456":  # links, devices, folders and pipes have no bytes
-            continue
         name = said.get(b"path") or _name(name, magic, prefix)
+        if kind in b"123456":  # links, devices, folders and pipes have no bytes
+            if kind == b"1":
+                yield _text(name), _text(said.get(b"linkpath") or _field(target))
+            elif kind != b"5":
+                yield _text(name), None
+            continue
         if b"size" in said:
             length = _number(said[b"size"], base=10)
         if offset + length > size:
             raise TarError(f"{_text(name)!r:.100} ends after the file does")
-        if kind in b"07\0" and name[-1:] != b"/" and b"sparse" not in said:
-            yield _text(name), Member(offset, length)
+        if kind in FILES and name[-1:] != b"/":
+            is_whole = kind != b"S" and b"sparse" not in said
+            yield _text(name), Member(offset, length) if is_whole else None
         offset += -(-length // BLOCK) * BLOCK
     if here:
         raise TarError(f"an extended header without its member at byte {offset:,}")
@@ -144,26 +175,28 @@ def _number(field: bytes, base: int = 8) -> int:
 
 
 def _name(name: bytes, magic: bytes, prefix: bytes) -> bytes:
-    name = name.partition(b"\0")[0]
     # GNU tar's own headers, whose magic ends in two spaces, have times where the prefix is.
     if magic != b"ustar\0" or prefix[0] == 0:
-        return name
-    return prefix.partition(b"\0")[0] + b"/" + name
+        return _field(name)
+    return _field(prefix) + b"/" + _field(name)
+
+
+def _field(text: bytes) -> bytes:
+    return text.partition(b"\0")[0]
 
 
 def _records(
     descriptor: int, offset: int, length: int, kind: bytes
 ) -> Iterator[tuple[bytes, bytes]]:
-    """Yield what is needed of an extended header: the key path, size or sparse, and its value.
+    """Yield what is needed of an extended header, the key and its value: those of NEEDED, sparse.
 
-    It has lines of `LENGTH KEY=VALUE`, or is GNU tar's long name.
+    It has lines of `LENGTH KEY=VALUE`, or is GNU tar's long name, or the long target of a link.
     """
     if length > MAX_HEADER:  # the longest name is far shorter
         raise TarError(f"a header of {length:,} bytes")
     content = read_at(descriptor, length, offset)
-    if kind == b"L":
-        yield b"path", content.partition(b"\0")[0]
-    if kind in b"LK":  # a K is the long target of a link
+    if kind in b"LK":
+        yield b"path" if kind == b"L" else b"linkpath", _field(content)
         return
     at, whole = 0, len(content.rstrip(b"\0"))
     while at < whole:
@@ -175,7 +208,7 @@ def _records(
         at = end
         if key.startswith(b"GNU.sparse."):
             yield b"sparse", b""
-        elif key in (b"path", b"size"):
+        elif key in NEEDED:
             yield key, value
 
 

@@ -12,12 +12,13 @@ from .headers import read_sizes
 from .images import Image
 from .names import escaped, without_odd
 from .passed import HIDDEN, NO_IMAGES, Passed, Say, say_odd_names
-from .tars import members
+from .tars import members, others
 from .walk import OTHER_SUFFIXES, is_hidden
 
 # webdataset's rule: folders, then the name up to its first dot, then the rest. A name that begins
 # with a dot has no key; in a folder, webdataset would take the folder for it.
 NAME = re.compile(r"((?:.*/)?[^/.]+)\.([^/]*)", re.DOTALL)
+UNREAD = "symbolic links, devices and sparse files"
 DOTTED = "images with more than one dot in their name (a sample's key ends at the first)"
 
 
@@ -35,10 +36,12 @@ def shard_images(root: str, shards: Iterable[str], say: Say) -> list[Image]:
     for tar in tars:
         place = disk_path(root, tar)
         try:
-            names = members(place)
+            names, unread = members(place), others(place)
         except OSError as error:
             raise ManifestError(f"{place}: {error.strerror}; pack it anew, uncompressed") from None
         say_odd_names(place, names, say)
+        for name in unread:
+            passed.add(HIDDEN if _is_hidden(name) else UNREAD, f"{tar}/{name}")
         for name in names:
             path = f"{tar}/{name}"
             if _is_hidden(name):

@@ -152,5 +152,5 @@ def test_a_url_is_no_path_on_this_machine():
 
 
 def test_a_number_of_too_many_digits_has_no_advice_for_programmers():
-    with pytest.raises(ValueError, match="^has a number of too many digits$"):
+    with pytest.raises(ValueError, match=r"^has a number of too many digits$"):
         parse_json("9" * 5000)
