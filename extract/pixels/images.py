@@ -16,7 +16,17 @@ from ...manifests.headers import FORMATS, PNG, pillow
 from ...manifests.manifest import MAX_SIDE
 from ..recipes.recipe import Recipe
 from .jpeg import is_for_device, is_sequential
-from .remarks import CUT_OFF, DAMAGED, ENDED, JPEGS, SEVERAL_FRAMES, SIDE_CHUNK, ends_early, remarks
+from .remarks import (
+    CUT_OFF,
+    DAMAGED,
+    ENDED,
+    JPEGS,
+    SEVERAL_FRAMES,
+    SIDE_CHUNK,
+    ends_early,
+    lacks_strips,
+    remarks,
+)
 from .resizing import MAX_PIXELS, resized, size_problem
 from .unreadable import why_unreadable
 
@@ -190,12 +200,13 @@ def _decode(content: bytes, recipe: Recipe, max_pixels: int) -> Picture:
                 remark = "; ".join(remarks(image))
                 return Picture(Status.OK, remark, width, height, "", jpeg=content)
             said = [SEVERAL_FRAMES] if getattr(image, "is_animated", False) else []
+            ended = lacks_strips(image)
             image.load()
             if image.size != (width, height):  # of a file made to deceive: a GIF's frame can
                 reason = f"its header says {width}x{height}, its image is {image.size}"
                 return Picture(Status.UNDECODABLE, reason, width, height, "")
             said += remarks(image)
-            if ends_early(image, content):
+            if ended or ends_early(image, content):
                 said.append(ENDED)
             pixels = resized(image, recipe)
     except MemoryError:

@@ -48,13 +48,25 @@ def _orientation(image: Any) -> Any:
 
 def _is_transparent(image: Any) -> bool:
     """Return whether a pixel is not wholly opaque: many files have an alpha channel for nothing."""
-    if "A" in image.getbands():
+    if "A" in image.getbands() and image.mode != "LAB":  # whose A is a colour
         alpha = image.getchannel("A")
     elif image.mode in KEYED and "transparency" in image.info:
         alpha = image.convert("RGBA").getchannel("A")
     else:
         return False
     return alpha.getextrema()[0] < 255
+
+
+def lacks_strips(image: Any) -> bool:
+    """Return whether a TIFF file, which is not loaded yet, lists too few parts to fill its image.
+
+    Pillow leaves the rest black, and says nothing. Planes of colour lie over each other.
+    """
+    if image.format != "TIFF":
+        return False
+    parts = {extents for _, extents, *_ in image.tile}
+    covered = sum((right - left) * (lower - upper) for left, upper, right, lower in parts)
+    return covered < image.width * image.height
 
 
 def ends_early(image: Any, content: bytes) -> bool:

@@ -70,6 +70,9 @@ class TestPixels:
         assert remark(content_of(image, transparency=image.getpixel((5, 5)))) == TRANSPARENT
         assert remark(content_of(image)) == ""
 
+    def test_a_colour_that_is_called_a_is_no_alpha_channel(self):
+        assert remark(content_of(photo("LAB"), "TIFF")) == ""
+
     def test_cmyk(self):
         assert remark(content_of(photo("CMYK"), "JPEG")) == CMYK
 
@@ -142,6 +145,20 @@ class TestEndsEarly:
         for at in (content.index(b"ihdr") + 4, content.index(b"\xff\x51") + 10):  # heights
             content[at : at + 4] = struct.pack(">I", 96)
         assert remark(bytes(content)) == ENDED
+
+    def test_a_tiff_of_which_strips_are_missing(self):
+        """Its header has the rows (tag 257) of which the strips are listed, a long number each."""
+        content = bytearray(content_of(photo(), "TIFF", tiffinfo={257: 48}))
+        rows = content.index(struct.pack("<HHII", 257, 4, 1, 48))
+        content[rows + 8 : rows + 12] = struct.pack("<I", 96)
+        assert remark(bytes(content)) == ENDED
+
+    @pytest.mark.parametrize("orientation", [1, 6])
+    @pytest.mark.parametrize("strip", [{}, {278: 5}])
+    def test_a_whole_tiff_is_nothing_to_speak_of(self, strip, orientation):
+        """Nor is one that Pillow turns."""
+        content = content_of(photo(), "TIFF", tiffinfo={274: orientation, **strip})
+        assert remark(content) == ""
 
     @pytest.mark.parametrize("mode", ["1", "L", "P", "LA", "RGB", "RGBA", "I;16"])
     def test_black_is_nothing_to_speak_of(self, mode):
