@@ -298,6 +298,8 @@ def atomic_file(path: Path, *, replace: bool = True) -> Iterator[BinaryIO]:
     The bytes are on the disk before the name is (fsync, rename, fsync of the folder), so
     after a crash `path` holds the old content or the new, never a part. With `replace=False`
     it raises FileExistsError if there is such a file: one of several writers wins.
+
+    An OSError names `path`, never the temporary file, which is gone when somebody reads of it.
     """
     temporary = path.with_name(temporary_name(f".{path.name}"))
     try:
@@ -310,8 +312,11 @@ def atomic_file(path: Path, *, replace: bool = True) -> Iterator[BinaryIO]:
         else:
             path.hardlink_to(temporary)
             temporary.unlink()
-    except BaseException:
-        temporary.unlink(missing_ok=True)
+    except BaseException as error:
+        if isinstance(error, OSError) and str(error.filename) == str(temporary):
+            error.filename, error.filename2 = str(path), None
+        with contextlib.suppress(OSError):  # what it was not made for is the error
+            temporary.unlink()
         raise
     fsync_folder(path.parent)
 

@@ -29,6 +29,17 @@ def test_an_error_leaves_the_old_content_and_no_other_file(tmp_path):
     assert list(tmp_path.iterdir()) == [path]
 
 
+def test_an_error_names_the_file_and_not_the_one_in_the_making(tmp_path):
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "file").touch()
+    long = tmp_path / ("n" * 250)  # a name that there may be; with more behind it there may not
+    for path in (tmp_path / "folder", tmp_path / "no/such", tmp_path / "file/inside", long):
+        with pytest.raises(OSError) as raised:  # noqa: PT011 - several kinds
+            write_atomically(path, b"new")
+        assert (raised.value.filename, raised.value.filename2) == (str(path), None)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "folder"]
+
+
 def test_sha256_of_the_published_vector(tmp_path):
     (tmp_path / "abc").write_bytes(b"abc")  # FIPS 180-2, appendix B.1
     assert sha256_file(tmp_path / "abc") == (
