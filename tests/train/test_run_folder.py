@@ -3,6 +3,7 @@
 import fcntl
 import json
 import os
+import resource
 import subprocess
 import sys
 from collections.abc import Callable
@@ -66,6 +67,19 @@ def test_a_lock_that_is_something_else_changes_and_waits_for_nothing(
         pass
     assert refused.value.filename == str(run / ".lock")
     assert thesis.read_text() == "three years"
+
+
+def test_a_full_disk_is_said_of_the_metrics(run: Path) -> None:
+    held = resource.getrlimit(resource.RLIMIT_FSIZE)
+    try:
+        with pytest.raises(OSError, match="large") as raised, open_log(run, step=3) as log:  # noqa: PT012
+            resource.setrlimit(
+                resource.RLIMIT_FSIZE, ((run / "metrics.jsonl").stat().st_size, held[1])
+            )
+            log({"loss": 1.0}, step=4, epoch=0)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, held)
+    assert raised.value.filename == str(run / "metrics.jsonl")
 
 
 @pytest.mark.parametrize("put", [as_link, as_pipe])

@@ -5,7 +5,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
-from ..runs.folder import EVENTS, append_metrics, open_metrics, require_no_link
+from ...base.files import naming
+from ..runs.folder import EVENTS, METRICS, append_metrics, open_metrics, require_no_link
 from .tensorboard import EventWriter
 
 
@@ -26,8 +27,10 @@ def open_log(run: Path, *, step: int) -> Iterator[Log]:
 
         def log(numbers: Mapping[str, Any], *, step: int, epoch: int) -> None:
             record = {"step": step, "epoch": epoch + 1, **numbers}
-            append_metrics(metrics, record)
-            events.write(record)
+            with naming(run / METRICS):
+                append_metrics(metrics, record)
+            with naming(run / EVENTS):
+                events.write(record)
 
         yield log
 

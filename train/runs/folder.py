@@ -32,6 +32,7 @@ from ...base.files import (
     atomic_file,
     byte_lines,
     is_temporary,
+    naming,
     open_output,
     remove_temporaries,
     sha256_file,
@@ -209,8 +210,12 @@ def open_metrics(folder: Path, *, step: int) -> Iterator[IO[str]]:
     path = folder / METRICS
     with atomic_file(path) as kept:
         kept.writelines(line for line, record in _metrics(folder) if record["step"] <= step)
-    with os.fdopen(open_output(path, append=True), "a", encoding="ascii") as file:
+    file = os.fdopen(open_output(path, append=True), "a", encoding="ascii")
+    try:
         yield file
+    finally:
+        with naming(path):  # a full disk refuses what is left, too
+            file.close()
 
 
 def append_metrics(file: IO[str], record: Mapping[str, Any]) -> None:
