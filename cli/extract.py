@@ -12,6 +12,8 @@ from .output import show, tell
 
 MODELS = "open_clip's name of a CLIP: RN50x4, ViT-B-32, ViT-B-16-SigLIP, ... (docs/backbones.md)"
 
+MOST_PIXELS = 1 << 40  # a million by a million; a decoder's limits follow from it
+
 
 @click.command()
 @click.option(
@@ -128,7 +130,7 @@ MODELS = "open_clip's name of a CLIP: RN50x4, ViT-B-32, ViT-B-16-SigLIP, ... (do
 )
 @click.option(
     "--max-pixels",
-    type=click.IntRange(1),
+    type=click.IntRange(1, MOST_PIXELS),
     default=178_956_970,
     show_default=True,
     help="Refuse images of more pixels before decoding them. The limit is a quarter of it for WebP, "

@@ -122,7 +122,9 @@ def vqa(
     type=click.FloatRange(0, min_open=True),
     help="Of drawing; below 1 it is less bold.  [default: 1]",
 )
-@click.option("--seed", type=int, help="Of drawing.  [default: 0]")
+@click.option(
+    "--seed", type=click.IntRange(-(1 << 63), (1 << 64) - 1), help="Of drawing.  [default: 0]"
+)
 @click.option("--store", type=LocalPath(), help="Default: the store of the run.")
 @device_option
 @as_json

@@ -107,6 +107,14 @@ def test_refused_before_any_work(model, pretrained, why):
         load_backbone(BackboneSpec(model, pretrained, 0, "float32"), "cpu")
 
 
+@pytest.mark.parametrize("seed", [10**30, 1 << 64, -(1 << 63) - 1])
+def test_a_seed_that_torch_does_not_take_is_refused(seed):
+    """One that was typed, and one that a store from elsewhere says it was made with."""
+    with pytest.raises(ExtractUsageError) as refused:
+        load_backbone(BackboneSpec("RN50", "none", seed, "float32"), "cpu")
+    assert refused.value.code == "E-SEED-RANGE"
+
+
 def test_a_model_whose_text_tower_would_be_downloaded_needs_no_network():
     backbone, _ = load_backbone(
         BackboneSpec("xlm-roberta-base-ViT-B-32", "none", 0, "float32"), "cpu"

@@ -18,6 +18,8 @@ import pytest
 from pictures import photograph
 from PIL import Image
 
+from clipfeat.cli.extract import MOST_PIXELS
+from clipfeat.cli.main import main
 from clipfeat.extract.pixels.decoding import Decoders, Limits
 from clipfeat.extract.pixels.images import MAX_PIXELS, Picture, load_picture
 from clipfeat.extract.recipes.recipe import Recipe
@@ -81,6 +83,18 @@ def check(decoding, folder, paths):
             assert not decoding.pixels[position].any()
     assert not decoding.pixels[len(paths) :].any()
     return [picture.status.value for picture in pictures]
+
+
+def test_the_largest_limit_that_can_be_typed_is_one_that_a_system_takes(folder, monkeypatch):
+    load_one = functools.partial(load, folder=folder)
+    limits = Limits.of(MOST_PIXELS, 36)
+    with Decoders(load_one, 1, 1, int(np.prod(SHAPE)), limits=limits) as pool:
+        check(pool.submit(names(0), 1, SHAPE), folder, names(0))
+    words = ["clipfeat", "extract", "--model", "RN50", "--max-pixels", str(MOST_PIXELS + 1)]
+    monkeypatch.setattr("sys.argv", words)
+    with pytest.raises(SystemExit) as done:
+        main()
+    assert done.value.code == 2
 
 
 def test_batches_share_memory_with_the_processes(decoders, folder):
