@@ -14,6 +14,7 @@ from tqdm import tqdm
 from ..base.errors import needs_extra
 from ..base.text import printable
 from ..featstore import FeatureStore, IndexRow, Status
+from ..manifests.contents import require_driver
 from .planning.passes import Passes
 from .planning.plan import picture_shape
 from .prepare import choose_devices
@@ -108,8 +109,10 @@ def recompute(
     """Extract `count` records of `store` again from the images below `images`, a folder or URL.
 
     `pretrained` is the file of weights where the store's came from one. Raises ExtractUsageError
-    if the backbone or its weights are not those of the store.
+    if the backbone or its weights are not those of the store, UsageError where the package that
+    reads such a URL is missing.
     """
+    require_driver(images)
     with needs_extra("extract"):
         import torch
 

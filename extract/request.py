@@ -8,6 +8,7 @@ from pathlib import Path
 from ..base.text import printable
 from ..featstore.writing.part import Part
 from ..manifests import Manifest, folder_manifest, read_manifest
+from ..manifests.contents import require_driver
 from .errors import ExtractUsageError
 from .pixels.images import MAX_PIXELS
 from .recipes.recipe import Decoder, Layer, Vector
@@ -54,6 +55,7 @@ def load_images(images: Path, ids: str = "stem", *, say: Callable[[str], None]) 
     if ids != "stem":
         raise ExtractUsageError(f"--ids is for a folder of images; {images} is a manifest with ids")
     manifest = read_manifest(images)
+    require_driver(manifest.root)
     say(f"{images}: images are read from {printable(manifest.root)}")
     return manifest
 

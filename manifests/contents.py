@@ -98,21 +98,33 @@ def split_archive(root: str, path: str) -> tuple[str, str]:
     raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), path)
 
 
+def require_driver(root: str) -> None:
+    """Raise UsageError where `root` is a URL and the package that reads such ones is missing."""
+    if not is_url(root):
+        return
+    protocol = root.partition(":")[0]
+    try:
+        import fsspec
+
+        fsspec.get_filesystem_class(protocol)
+    except ImportError as error:
+        raise UsageError(
+            f"{printable(root)}: reading {protocol}:// needs a package that is not installed "
+            f"({error}); install it with pip",
+            code="E-URL-DRIVER",
+        ) from None
+
+
 @contextlib.contextmanager
 def _remote(root: str, path: str) -> Iterator[BinaryIO]:
     protocol = root.partition(":")[0]
     if protocol.startswith("http"):
         path = quote(path.encode("utf-8", "surrogateescape"))  # a ? or # in a name is no query
-    try:
-        import fsspec
+    require_driver(root)
+    import fsspec
 
-        system = fsspec.filesystem(protocol)
-    except ImportError as error:
-        raise UsageError(
-            f"{printable(root)}: reading {protocol}:// needs a package that is not installed "
-            f"({error}); install it with pip"
-        ) from None
     try:
+        system = fsspec.filesystem(protocol)
         with system.open(f"{root}/{path}", "rb", block_size=BLOCK) as file:
             yield cast(BinaryIO, file if file.seekable() else _held(file))
     except FileNotFoundError as error:

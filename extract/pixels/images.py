@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from ...base.errors import UsageError
 from ...featstore import Status
 from ...manifests import ManifestError, read_content, view_files
 from ...manifests.headers import FORMATS, PNG, pillow
@@ -82,6 +83,8 @@ def load_picture(
         return Picture(Status.FAILED, reason[:200], 0, 0, "")
     except ManifestError as error:
         return Picture(Status.UNSUPPORTED, str(error), 0, 0, "")
+    except UsageError as error:  # a package that this machine lacks, of several
+        return Picture(Status.FAILED, str(error)[:200], 0, 0, "")
     except MemoryError:
         return Picture(Status.TOO_LARGE, NO_MEMORY, 0, 0, "")
     sha256 = hashlib.sha256()

@@ -283,6 +283,12 @@ class TestViews:
         assert (picture.status, "local folder alone" in picture.reason) == ("unsupported", True)
 
 
+def test_a_decoder_that_lacks_the_package_of_a_url_says_so():
+    """As one worker of several may."""
+    picture = load_picture("a.jpg", "abfs://x", RECIPE)
+    assert (picture.status, "adlfs" in picture.reason) == ("failed", True)
+
+
 def test_decoders_need_no_torch():
     import subprocess
     import sys

@@ -13,10 +13,12 @@ from pictures import photograph
 from PIL import Image as Pillow
 
 from clipfeat.base.endings import SUFFIXES
+from clipfeat.base.errors import UsageError
 from clipfeat.extract.errors import ExtractUsageError
 from clipfeat.extract.request import load_images
 from clipfeat.manifests import (
     Image,
+    Manifest,
     ManifestError,
     folder_manifest,
     read_content,
@@ -114,6 +116,14 @@ def test_two_files_of_one_stem(tmp_path):
     picture(tmp_path / "a/1.png")
     with pytest.raises(ManifestError, match="rename one"):  # which --ids path does not help
         made(tmp_path)
+
+
+def test_a_manifest_whose_root_nothing_here_can_read_is_refused_at_once(tmp_path):
+    """And not image by image, each a decoder that dies."""
+    write_manifest(Manifest.of("abfs://x", [Image("a", "a.jpg", 9, 9)]), tmp_path / "m.parquet")
+    with pytest.raises(UsageError) as refused:
+        load_images(tmp_path / "m.parquet", say=lambda line: None)
+    assert refused.value.code == "E-URL-DRIVER"
 
 
 def test_a_root_that_a_manifest_names_is_said_before_it_is_read(tmp_path):
