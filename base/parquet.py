@@ -200,8 +200,9 @@ def _parsed(
 
 
 def _unreadable(error: Exception) -> str:
-    named = isinstance(error, OSError) and error.filename  # Arrow's text has the name in it
-    why = error.strerror if named else f"{error!s:.200}"
+    why = f"{error!s:.200}"
+    if isinstance(error, OSError) and error.filename:  # whose text would name the file once more
+        why = error.strerror
     return f"not a readable Parquet file: {why}"
 
 
