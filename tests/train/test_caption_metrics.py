@@ -176,6 +176,12 @@ def test_images_must_be_the_same(results: dict[str, str], references: dict[str, 
         score(results, references)
 
 
+def test_references_without_a_word_are_refused() -> None:
+    with pytest.raises(ClipfeatError) as refused:
+        score({"a": "a cat", "b": "a dog"}, {"a": ["", "..."], "b": ["?"]})
+    assert refused.value.code == "E-REFERENCES-EMPTY"
+
+
 def test_cider_of_one_image_says_that_it_is_0_by_definition(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -34,7 +34,8 @@ def score(results: Mapping[Any, str], references: Mapping[Any, Sequence[str]]) -
 
     `n` counts images; `Bleu_1` to `Bleu_4`, `METEOR`, `ROUGE_L` and `SPICE` are 0 to 1, `CIDEr` 0
     to 10, with the document frequencies of these references. `left_out` says why METEOR or SPICE
-    is not there, `remark` that a CIDEr of one image is 0. Raises UsageError without java, ClipfeatError unless both have the same images.
+    is not there, `remark` that a CIDEr of one image is 0. Raises UsageError without java,
+    ClipfeatError unless both have the same images, and where no reference has a word.
     """
     if results.keys() != references.keys() or not results or not all(references.values()):
         raise ClipfeatError(
@@ -43,6 +44,11 @@ def score(results: Mapping[Any, str], references: Mapping[Any, Sequence[str]]) -
         )
     require_java()
     said = tokenize(dict(enumerate(references.values())))
+    if not any(any(texts) for texts in said.values()):
+        raise ClipfeatError(
+            "no reference has a word, so there is nothing to score by; give what people wrote",
+            code="E-REFERENCES-EMPTY",
+        )
     captions = tokenize({place: [results[image]] for place, image in enumerate(references)})
     bleu, _ = Bleu(4).compute_score(said, captions, verbose=0)
     found = {f"Bleu_{n}": float(value) for n, value in enumerate(bleu, start=1)}
