@@ -145,6 +145,11 @@ def text_lines(path: str | Path, longest: int = MAX_LINE) -> Iterator[tuple[int,
             raise _not_utf8(path, number) from None
 
 
+def split_lines(text: str) -> list[str]:
+    """Return the lines of a text as `text_lines` has them: other marks of Unicode end none."""
+    return [line.removesuffix("\r") for line in text.split("\n")]
+
+
 def byte_lines(
     path: str | Path, longest: int = MAX_LINE, *, follow: bool = False
 ) -> Iterator[bytes]:
@@ -266,7 +271,12 @@ def require_file(path: Path, option: str) -> None:
 
 
 def local_path(text: str, *, remedy: str = "give a path on this machine") -> Path:
-    """Return a path on this machine; UsageError for a URL, of which a Path would lose a slash."""
+    """Return a path on this machine; UsageError for a URL, of which a Path would lose a slash.
+
+    And for an empty text, which would be the folder one is in.
+    """
+    if not text:
+        raise UsageError("a path is empty; . is the folder you are in", code="E-PATH-EMPTY")
     if "://" in text and is_url(text):
         raise UsageError(
             f"{printable(text)}: only images are read over the network yet; {remedy}",
@@ -288,7 +298,9 @@ def naming(path: str | Path) -> Iterator[None]:
 
 def temporary_name(name: str) -> str:
     """Return a name for a file in the making: no two are the same, on any host, ever."""
-    return f"{name}.{secrets.token_hex(8)}{TEMPORARY}"
+    # A file system takes 255 bytes; what is left of a long name is not cut amid a letter.
+    begin = os.fsencode(name)[:224].decode(errors="ignore")
+    return f"{begin}.{secrets.token_hex(8)}{TEMPORARY}"
 
 
 @contextlib.contextmanager

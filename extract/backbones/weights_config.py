@@ -14,7 +14,7 @@ import open_clip
 from open_clip.model import CLIPTextCfg, CLIPVisionCfg
 from open_clip.transform import PreprocessCfg, merge_preprocess_dict
 
-from ...base.files import read_text
+from ...base.files import read_text, split_lines
 from ...base.jsonio import parse_json
 from ...base.text import printable
 from ...featstore import StoreError
@@ -104,7 +104,7 @@ def read_config(weights: Path) -> WeightsConfig | None:
 
 def _parse_params(text: str) -> dict[str, Any]:
     """Return the options of a training run, a line each, as the content of the other file."""
-    said = dict(line.split(": ", 1) for line in text.splitlines() if ": " in line)
+    said = dict(line.split(": ", 1) for line in split_lines(text) if ": " in line)
     said = {key: value for key, value in said.items() if value != "None"}
     name = said.get("model", "").replace("/", "-")
     if name not in open_clip.list_models():

@@ -9,11 +9,13 @@ import pytest
 from clipfeat.base.errors import UsageError
 from clipfeat.base.files import (
     atomic_file,
+    is_temporary,
     local_path,
     open_output,
     read_bytes,
     read_text,
     sha256_file,
+    temporary_name,
     write_atomically,
 )
 from clipfeat.base.jsonio import json_lines, parse_json, read_json
@@ -32,7 +34,7 @@ def test_an_error_leaves_the_old_content_and_no_other_file(tmp_path):
 def test_an_error_names_the_file_and_not_the_one_in_the_making(tmp_path):
     (tmp_path / "folder").mkdir()
     (tmp_path / "file").touch()
-    long = tmp_path / ("n" * 250)  # a name that there may be; with more behind it there may not
+    long = tmp_path / ("n" * 256)  # one more than a file system takes
     for path in (tmp_path / "folder", tmp_path / "no/such", tmp_path / "file/inside", long):
         with pytest.raises(OSError) as raised:  # noqa: PT011 - several kinds
             write_atomically(path, b"new")
@@ -160,6 +162,16 @@ def test_a_url_is_no_path_on_this_machine():
     assert refused.value.code == "E-PATH-URL"
     assert str(refused.value).startswith("http://host/x: ")
     assert str(refused.value).endswith("; download it")
+    with pytest.raises(UsageError) as refused:
+        local_path("")
+    assert refused.value.code == "E-PATH-EMPTY"
+
+
+def test_a_name_may_be_as_long_as_a_file_system_takes(tmp_path):
+    for name in ("n" * 255, "\u00e9" * 127):
+        write_atomically(tmp_path / name, b"new")
+        assert (tmp_path / name).read_bytes() == b"new"
+    assert is_temporary(temporary_name("." + "n" * 255))
 
 
 def test_a_number_of_too_many_digits_has_no_advice_for_programmers():

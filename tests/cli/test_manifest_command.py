@@ -61,7 +61,10 @@ def test_several_folders_in_one_manifest(tmp_path):
         (("t.csv", "--id-column", "a"), "t.csv has no column a; it has id, path; name one with"),
         (("t.csv", "--images", "s3://x"), "s3://x: reading s3:// needs a package that is not"),
         (("s3://bucket/images",), "s3://bucket/images: only images are read over the network"),
-        (("show", "http://x/m.parquet"), "http://x/m.parquet: only images are read over the network"),
+        (
+            ("show", "http://x/m.parquet"),
+            "http://x/m.parquet: only images are read over the network",
+        ),
         (("show", "note.txt"), "note.txt: not a readable Parquet file"),
         (("show", "none"), "none: no such file; make a manifest with: clipfeat manifest"),
         (("show", "images"), "images: a folder is no manifest; make a manifest with"),

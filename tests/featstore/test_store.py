@@ -12,6 +12,8 @@ from clipfeat.base.files import sha256_file
 from clipfeat.featstore import CorruptStoreError, FeatureStore, MissingRecordError, Status
 from clipfeat.featstore.audit.verify import verify
 from clipfeat.featstore.disk import tables
+from clipfeat.featstore.format import IndexRow
+from clipfeat.featstore.refused import reasons_text
 
 RNG = np.random.default_rng(0)
 
@@ -212,6 +214,13 @@ def test_more_reasons_than_are_kept_name_where_to_look(tmp_path, monkeypatch):
         store["x"]
     with pytest.raises(MissingRecordError, match="missing, for its reason type: clipfeat store ls"):
         store["y"]
+
+
+def test_images_with_reasons_that_are_not_shown_are_counted():
+    rows = [IndexRow(f"i{n}", Status.FAILED, f"why {n}", "", 0, 0, 0, "", "", "") for n in range(8)]
+    assert reasons_text(rows).count("such as") == 5
+    assert reasons_text(rows).endswith("; 3 for other reasons")
+    assert not reasons_text(rows[:5]).endswith("reasons")
 
 
 def test_an_id_that_a_changed_lookup_has_lost_is_not_said_to_be_absent(tmp_path):

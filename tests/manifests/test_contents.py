@@ -114,6 +114,13 @@ class TestUrl:
             read_content("http://127.0.0.1:9", "a.jpg")
         assert not isinstance(raised.value, FileNotFoundError)
 
+    def test_a_table_whose_server_is_down_names_it(self, tmp_path):
+        pq.write_table(pa.table({"id": ["x"], "path": ["a.jpg"]}), tmp_path / "t.parquet")
+        with pytest.raises(ManifestError) as refused:
+            made(tmp_path / "t.parquet", root="http://127.0.0.1:9/x")
+        assert refused.value.code == "E-IMAGES-NETWORK"
+        assert "http://127.0.0.1:9/x: a.jpg" in str(refused.value)
+
     def test_a_server_that_refuses(self, served):
         _, url = served
         with pytest.raises(OSError, match="403") as raised:

@@ -159,6 +159,8 @@ def test_the_empty_answer_of_a_json_list_is_an_answer(tmp_path: Path) -> None:
     assert len(read_answer_list(path)) == 3129
     path.write_text("<unk>\n\nyes\n  \n")  # a line is blank by chance
     assert read_answer_list(path) == ("yes",)
+    path.write_bytes("a\u2028b\r\nyes".encode())  # a line ends in LF or CR LF alone
+    assert read_answer_list(path) == ("a\u2028b", "yes")
 
 
 def places(value: Any, at: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from ...base.errors import UsageError
-from ...base.files import read_text
+from ...base.files import read_text, split_lines
 from ...base.jsonio import parse_json
 
 # Each is a contraction that the published table restores; what it restores it from is the word
@@ -100,7 +100,7 @@ def read_answer_list(path: Path) -> tuple[str, ...]:
     try:
         text = read_text(path, LONGEST_LIST)
         listed = text.lstrip().startswith("[")
-        found = parse_json(text) if listed else [x for x in text.splitlines() if x.strip()]
+        found = parse_json(text) if listed else [x for x in split_lines(text) if x.strip()]
     except (OSError, ValueError) as error:
         why = error.strerror if isinstance(error, OSError) else error
         raise UsageError(

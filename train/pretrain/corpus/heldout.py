@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from ....base.errors import ClipfeatError
-from ....base.files import read_text
+from ....base.files import read_text, split_lines
 from ....base.jsonio import parse_json
 from ...grounded.images import coco_number
 from ...runs.jsonfile import DATA, identifier
@@ -29,7 +29,7 @@ def read_held_out(path: Path) -> frozenset[int]:
     if content is not None:
         listed = _records(path, content)
     else:
-        lines = enumerate(text.splitlines(), start=1)
+        lines = enumerate(split_lines(text), start=1)
         listed = [(f"{path}, line {number}", line.strip()) for number, line in lines]
     numbers = frozenset(_number(image, where) for where, image in listed if image)
     if not numbers:
