@@ -215,5 +215,5 @@ def _checked(column: pa.Array, refuse: Callable[[str], Exception]) -> pa.Array:
         longest = pc.call_function("max", [lengths]).as_py() or 0
         if longest > MAX_TEXT:
             raise refuse(f"holds a text of {longest:,} bytes; expected at most {MAX_TEXT:,}")
-        column.dictionary.validate(full=True)  # that it is UTF-8
+        column.validate(full=True)  # that texts are UTF-8, and that each row is one of them
     return column

@@ -100,6 +100,7 @@ def test_a_tokenizer_that_fails_is_an_error(java: Java) -> None:
         score(RESULTS, REFERENCES)
 
 
+@pytest.mark.slow
 def test_decimals_and_letters_of_another_locale_leave_nothing_out(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -104,6 +104,7 @@ def stage2(world: World, stage1: Path, tmp_path_factory: pytest.TempPathFactory)
     return run
 
 
+@pytest.mark.slow
 def test_a_killed_run_goes_on_bit_for_bit(world: World, stage1: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     objectives = ("objectives.answers=0", "objectives.cells=1.0")

@@ -91,6 +91,7 @@ def test_a_killed_group_goes_on_bit_for_bit(world: World, two: Path, tmp_path: P
         assert (killed / name).read_bytes() == (two / name).read_bytes(), name
 
 
+@pytest.mark.slow
 def test_sigterm_ends_the_whole_group(world: World, tmp_path: Path) -> None:
     run = tmp_path / "run"
     group = subprocess.Popen(in_two(world, run, "epochs=4000"), stderr=subprocess.DEVNULL)
