@@ -34,6 +34,7 @@ def run_here(*arguments: object, cwd: Path | None = None) -> subprocess.Complete
         contextlib.redirect_stderr(err),
         mock.patch("sys.argv", words),
     ):
+        code: str | int | None = 0
         try:
             main()
         except SystemExit as ended:
