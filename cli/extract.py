@@ -139,7 +139,8 @@ MOST_PIXELS = 1 << 40  # a million by a million; a decoder's limits follow from 
 @click.option(
     "--accept-truncated",
     is_flag=True,
-    help="Use files that are cut off or damaged as far as they can be read, with a remark.",
+    help="Use files that are cut off or damaged as far as they can be read, with a remark; those "
+    "of a finished store with --retry undecodable.",
 )
 @click.option(
     "--retry",
