@@ -170,7 +170,8 @@ def crashing(tmp_path):
 DIED = "the process that decoded it died (exit code -11): it crashes the image library, or"
 
 
-@pytest.mark.parametrize("procs", [1, TWO])
+@pytest.mark.slow
+@pytest.mark.parametrize("procs", [1, 2])
 def test_a_file_that_crashes_pillow_costs_its_own_record(clipfeat, tmp_path, crashing, procs):
     images, out = write_photographs(tmp_path / "images", IMAGES), tmp_path / "s"
     with (images / "p013.jpg").open("ab") as file:

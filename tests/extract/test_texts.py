@@ -59,6 +59,7 @@ def test_texts_are_embedded_as_open_clip_does(world: tuple[Path, Path, Path], st
     np.testing.assert_allclose(np.linalg.norm(found, axis=1), 1, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_openais_resnets_read_texts_with_quickgelu(tmp_path: Path) -> None:
     """Their grids are the same with either activation, so a store names the plain model."""
     torch.manual_seed(1)

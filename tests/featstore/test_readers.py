@@ -43,7 +43,8 @@ def read_in_child(store, pipe):
     pipe.send(store["image003"].tobytes())
 
 
-@pytest.mark.parametrize("method", ["spawn", pytest.param("forkserver", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("method", ["spawn", "forkserver"])
 def test_a_child_process_reads(tmp_path, method):
     records = grids(5)
     store = FeatureStore.open(make_store(tmp_path / "s", records))

@@ -42,6 +42,7 @@ def read(path: Path) -> Any:
     return json.loads(path.read_text())
 
 
+@pytest.mark.slow
 def test_the_tiny_world_is_learned_and_the_blind_twin_is_not_as_good(
     run: Path, blind: Path
 ) -> None:

@@ -59,6 +59,7 @@ def test_a_run_folder_tells_the_whole_run(run: Path, world: tuple[Path, Path]) -
     assert sum("loss" in line for line in lines) == 25 * 12  # 180 questions, 16 an update
 
 
+@pytest.mark.slow
 def test_features_beat_the_blind_twin(
     run: Path, world: tuple[Path, Path], tmp_path: Path, typed: Typed
 ) -> None:
