@@ -7,6 +7,7 @@ import sys
 
 import numpy as np
 import pytest
+from command_lines import run_here
 from stores import make_identity, make_store
 
 from clipfeat.cli.listing import as_array, as_lines
@@ -19,6 +20,8 @@ HOSTILE = "é\x1b[2J\t1\n"  # clears a screen, and breaks columns and lines
 
 
 def clipfeat(*arguments, **environment):
+    if not environment:
+        return run_here("store", *arguments)
     return subprocess.run(
         [sys.executable, "-m", "clipfeat.cli", "store", *map(str, arguments)],
         capture_output=True,

@@ -184,16 +184,12 @@ class TestActivation:
         assert not is_openais({key: tensor.bfloat16() for key, tensor in vit.items()})
         assert not is_openais(vit)
 
+    @pytest.mark.slow
     @pytest.mark.parametrize(
         ("tag", "repository", "expected"),
         [
             ("openai", "timm/vit_base_patch32_clip_224.openai", "QuickGELU"),
-            pytest.param(
-                "laion2b_s34b_b79k",
-                "laion/CLIP-ViT-B-32-laion2B-s34B-b79K",
-                "GELU",
-                marks=pytest.mark.slow,
-            ),
+            ("laion2b_s34b_b79k", "laion/CLIP-ViT-B-32-laion2B-s34B-b79K", "GELU"),
         ],
     )
     def test_a_tag_in_the_hubs_cache_has_its_own_activation(

@@ -149,6 +149,7 @@ def weights(path, change):
     return str(path)
 
 
+@pytest.mark.slow
 def test_values_beyond_float16_are_refused_not_clipped(images, tmp_path):
     loud = weights(tmp_path / "loud.pt", lambda tower: tower.layer4[2].bn3.weight.data.fill_(1e12))
     with pytest.raises(ExtractError, match=r"8 of the 8 images of a shard .* 65504 of float16"):
@@ -253,6 +254,7 @@ class TestUpdates:
             run(folder / "images", folder / "none", retry=("missing",))
 
 
+@pytest.mark.slow
 def test_two_processes_make_the_store_that_one_makes(images, store, tmp_path):
     assert (
         run(images, tmp_path / "two", procs=2, vector="embedding")[0].store.digest == store.digest

@@ -67,7 +67,8 @@ def wait_for_the_children(line):
     ("number", "group", "code", "word"),
     [
         (signal.SIGTERM, False, 143, "Terminated"),  # from a scheduler
-        (signal.SIGINT, True, 130, "Interrupted"),  # Ctrl-C goes to the whole group
+        # Ctrl-C goes to the whole group.
+        pytest.param(signal.SIGINT, True, 130, "Interrupted", marks=pytest.mark.slow),
     ],
 )
 @pytest.mark.parametrize("procs", [1, TWO])
@@ -87,7 +88,8 @@ def test_a_signal_drops_the_shards_in_hand_and_says_so(
     assert "images are already down; going on" in said
 
 
-@pytest.mark.parametrize("procs", [1, TWO])
+@pytest.mark.slow
+@pytest.mark.parametrize("procs", [1, 2])
 def test_a_kill_leaves_no_process_and_a_lock_to_take_over(
     clipfeat, images, digest, tmp_path, procs
 ):

@@ -103,6 +103,7 @@ def test_the_backbone_is_given_the_rows_that_the_dry_run_counts(images, tmp_path
     assert json.loads(found.stdout)["rows"] == sum(given)
 
 
+@pytest.mark.slow
 def test_a_dry_run_of_an_update_counts_what_the_update_computes(images, tmp_path):
     part = tmp_path / "part"
     part.mkdir()
@@ -118,6 +119,7 @@ def test_a_dry_run_of_an_update_counts_what_the_update_computes(images, tmp_path
         assert (found.images, found.shards, found.rows) == (count, shards, rows)
 
 
+@pytest.mark.slow
 def test_a_device_that_is_as_late_as_it_may_be_reads_the_right_pixels(
     images, tmp_path, monkeypatch
 ):

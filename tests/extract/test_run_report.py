@@ -128,6 +128,7 @@ def test_profile_says_where_the_time_went(images, tmp_path):
     ]  # fmt: skip
 
 
+@pytest.mark.slow
 def test_a_dry_run_says_what_it_will_come_to_and_leaves_nothing(images, tmp_path):
     done = extract(images, tmp_path / "s", "--dry-run", "--json", "--batch-size", "4")
     found = json.loads(done.stdout)

@@ -95,6 +95,7 @@ def test_the_blind_twin_says_the_same_of_every_image(world: World, tmp_path: Pat
     assert (results["xe"]["blind"], results["xe"]["cider_d"] < 900) == (True, True)
 
 
+@pytest.mark.slow
 def test_the_second_stage_may_be_trained_by_itself_and_again_with_other_numbers(
     world: World, run: Path, tmp_path: Path, typed: Typed
 ) -> None:
@@ -120,6 +121,7 @@ def test_the_second_stage_may_be_trained_by_itself_and_again_with_other_numbers(
     assert f"{out / 'xe'} holds a run with lr 0.003, not 0.0001" in err
 
 
+@pytest.mark.slow
 def test_the_other_model_vocabulary_data_set_and_baseline(world: World, tmp_path: Path) -> None:
     rows = read(world[1] / "dataset_coco.json")["images"]
     for split, name in (("train", "train2014"), ("val", "val2014")):
