@@ -64,7 +64,7 @@ def _extract(
                 finish_tidying(store, break_lock=request.break_lock)
             say(f"{out} is already complete")
             return Report(out, None, store, refused_rows(store.index), 0, 0, 0.0, Spent())
-        say(f"{out} is finished; {_describe(layout, store, changes.changed)}")
+        say(f"{out} is finished; {_describe(layout, store, changes.changed, request.retry)}")
     if warning := shortage(out, layout, identity):
         say(warning)
     started = time.monotonic()
@@ -169,14 +169,17 @@ def _run(
     return progress
 
 
-def _describe(layout: Layout, store: FeatureStore, changed: Collection[str]) -> str:
+def _describe(
+    layout: Layout, store: FeatureStore, changed: Collection[str], retry: Collection[str]
+) -> str:
     """Return what an update of a finished store is going to do."""
     lengths = store.card["grid_shapes"]
     new = [shard for shard in layout.shards if not is_written_again(shard, lengths)]
     added = sum(len(shard.ids) for shard in new)
     again = sum(len(shard.ids) for shard in layout.shards) - added
     renewed = sum(image_id in changed for shard in new for image_id in shard.ids)
-    refused = {row.image_id for row in refused_rows(store.index)}
+    refused = {row.image_id for row in refused_rows(store.index)} if retry else set()
+    refused.difference_update(changed)  # each image is counted once
     retried = sum(image_id in refused for shard in new for image_id in shard.ids)
     added -= renewed + retried
     parts = [f"{again} images of missing shards are extracted again"] if again else []

@@ -309,6 +309,15 @@ def test_a_try_that_comes_to_nothing_leaves_what_was_known(folder):
         assert run(folder)[1][1:] == [f"{folder}/s is already complete"]
 
 
+def test_a_file_that_could_not_be_used_and_was_replaced_is_counted_once(folder):
+    (folder / "images/p002.jpg").write_bytes(b"<html>")
+    renew(folder)
+    photograph(102, 64, 48).save(folder / "images/p002.jpg")
+    report, said = renew(folder)
+    assert said[-1] == f"{folder}/s is finished; 1 images that have changed are extracted again"
+    assert "p002" in report.store
+
+
 def test_only_the_files_of_a_part_are_looked_at(made, tmp_path, monkeypatch):
     looked = []
 
