@@ -141,8 +141,9 @@ def settings_of(kind: type[S], values: Mapping[str, Any], table: str = "") -> S:
 def find_config(name: str, presets: Path) -> Path:
     """Return the TOML file that `name` means: a path, or the bare name of a file in `presets`."""
     preset = presets / f"{name}.toml"
-    if local_path(name).is_file():
-        return Path(name)
+    path = local_path(name)
+    if path.is_file():
+        return path
     if preset.is_file():
         return preset
     known = ", ".join(sorted(path.stem for path in presets.glob("*.toml")))

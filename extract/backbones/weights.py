@@ -66,6 +66,10 @@ def load_model(spec: BackboneSpec, *, whole: bool = False) -> Loaded:
 
     Unless `whole` its text tower is a small one of random weights. Raises as `load_backbone` does.
     """
+    if not -(1 << 63) <= spec.seed < 1 << 64:
+        raise ExtractUsageError(
+            f"--seed {spec.seed!s:.40}: torch takes seeds from -2^63 to 2^64-1", code="E-SEED-RANGE"
+        )
     name = spec.model
     check_model(name, open_clip.list_models())
     tags = open_clip.list_pretrained_tags_by_model(name)
@@ -80,10 +84,6 @@ def load_model(spec: BackboneSpec, *, whole: bool = False) -> Loaded:
     if config:
         name = configured_model(name, config, whole=whole)
         quick_gelu = config.quick_gelu
-    if not -(1 << 63) <= spec.seed < 1 << 64:
-        raise ExtractUsageError(
-            f"--seed {spec.seed!s:.40}: torch takes seeds from -2^63 to 2^64-1", code="E-SEED-RANGE"
-        )
     torch.manual_seed(spec.seed)  # decides random weights; loaded ones overwrite them
     model = create_model(name, quick_gelu=quick_gelu, whole=whole)
     visual: Any = model.visual

@@ -150,7 +150,7 @@ class Run:
         return {numbers[file] for file, problem in checked if problem}
 
     def is_in_vain(self) -> bool:
-        """Return whether all is down and not one record came of it.
+        """Return whether all is written and not one record came of it.
 
         A shard of the parent that was written again counts, and so does an id that is new to it,
         or whose record is replaced, since its file is another one and cannot be used: the store

@@ -32,7 +32,7 @@ def test_the_vectors_of_the_vocabulary_are_read(tmp_path: Path) -> None:
         ("the 1 2 3\n", "line 1: 3 numbers after its word, but model.embedding is 2; pass --set"),
         ("the 1\n", "line 1: 1 numbers after its word, but model.embedding is 2"),
         ("400000 300\n", "line 1: 1 numbers after its word"),  # fastText's header
-        ("the 1 x\n", "line 1: expected a word and 2 numbers; the last field is no number"),
+        ("the 1 x\n", "line 1: expected a word and 2 numbers; the last field is not a number"),
         ("the 1 2\ncat 1\n", "line 2: expected a word and 2 numbers; got 1 numbers after 'cat'"),
         ("the 1 2\n\ncat 1 2\n", "line 2: expected a word and 2 numbers; got 0 numbers after ''"),
         ("the 1 2\ncat 1 x\n", "line 2: could not convert string to float"),

@@ -30,7 +30,7 @@ LIMITS = {CONFIG: 1 << 20, PIECES: 16 << 20, WEIGHTS: 16 << 30}  # bytes
 
 @functools.cache  # several places ask, and the hub may be slow to answer
 def find_bert(name: str) -> Path:
-    """Return the folder with the files of a BERT, fetched from the hub where `name` is not a folder.
+    """Return the folder with a BERT's files, fetched from the hub where `name` is not a folder.
 
     Raises UsageError where there is none, or a file is missing: weights are read from safetensors
     alone, since reading the older files means to execute them.

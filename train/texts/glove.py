@@ -104,7 +104,7 @@ def _require_length(line: bytes, channels: int, where: str) -> None:
     )
     if not length:
         raise UsageError(
-            f"{where}: expected a word and {channels} numbers; the last field is no number",
+            f"{where}: expected a word and {channels} numbers; the last field is not a number",
             code="E-GLOVE-LINE",
         )
     if length != channels:
