@@ -90,3 +90,18 @@ def _require_distinct(heading: list[str], where: str, refuse: type[ClipfeatError
             raise refuse(
                 f"{where}: two columns {printable(name)}; rename one", code="E-TABLE-HEADING"
             )
+
+
+def csv_rows(
+    path: Path, *, tabs: bool = False, wrapped: Collection[str] = ()
+) -> Iterator[tuple[str, dict[str, str]]]:
+    """Yield (where it stands, {column: text}) of each row.
+
+    With `tabs` the values are divided by tabs, and quotes are text. Values of the columns
+    `wrapped` may have line ends. Raises ClipfeatError for a file that cannot be read or is not
+    UTF-8, and for a row that is not one (see `table_rows`).
+    """
+    rows = table_rows(path, ClipfeatError, tabs=tabs, wrapped=wrapped)
+    _, heading = next(rows, (0, []))
+    for number, values in rows:
+        yield f"{path}, line {number}", dict(zip(heading, values, strict=True))

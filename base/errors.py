@@ -1,6 +1,7 @@
 """Errors that a user can mend; the command line shows each as one line, never as a traceback."""
 
 import contextlib
+import errno
 from collections.abc import Iterator
 
 OWN = __name__.partition(".")[0]  # clipfeat, the package that all modules are in
@@ -60,3 +61,34 @@ def _raised_in(error: ImportError) -> str:
     while last is not None and last.tb_next is not None:
         last = last.tb_next
     return str(last.tb_frame.f_globals.get("__name__", "")) if last else ""
+
+
+class ManifestError(UsageError):
+    """A folder or a file from which no manifest can be made."""
+
+
+class ExtractError(ClipfeatError):
+    """An extraction that failed on its way."""
+
+
+class ExtractUsageError(UsageError):
+    """An extraction that cannot start as it was asked for."""
+
+
+class StoreError(ClipfeatError):
+    """A store that cannot be opened, read or written as asked."""
+
+
+class CorruptStoreError(StoreError):
+    """Bytes of a store that are not the bytes that were written."""
+
+
+def open_code(error: OSError) -> str:
+    """Return the code of an error that says why a file of a store cannot be opened."""
+    return "E-STORE-LINK" if error.errno == errno.ELOOP else "E-STORE-FILE"
+
+
+class MissingRecordError(StoreError, KeyError):
+    """An image id that the store does not have, or has without a record."""
+
+    __str__ = Exception.__str__  # KeyError would print the text in quotes

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 from .errors import UsageError
 
 if TYPE_CHECKING:
-    import torch  # which the base install does not have
+    import torch
+
 
 CGROUP = Path("/sys/fs/cgroup")
 CLEARLY = 1.5  # times as slow; less may be chance

@@ -1,5 +1,6 @@
 """Text from elsewhere, made fit for a person's terminal."""
 
+import os
 import re
 import sys
 
@@ -42,3 +43,21 @@ def say(text: str) -> None:
 def is_unicode(text: str) -> bool:
     """Return whether a text can be printed, drawn and encoded; half a surrogate pair cannot."""
     return text.isascii() or not any("\ud800" <= letter <= "\udfff" for letter in text)
+
+
+# Those of what Pillow reads for us. A file of such a name is an image until extraction finds that
+# it is not.
+IMAGES = (
+    ".apng .avif .avifs .bmp .gif .j2c .j2k .jfif .jp2 .jpc .jpe .jpeg .jpf .jpg .jps .jpx .mpo "
+    ".pbm .pfm .pgm .pjp .pjpeg .png .pnm .ppm .tif .tiff .webp"
+)
+SUFFIXES = frozenset(IMAGES.split())
+
+
+def suffix(path: str) -> str:
+    """Return the ending of a file's name, in lower case.
+
+    >>> suffix("a.b/c.tar.GZ"), suffix(".hidden")
+    ('.gz', '')
+    """
+    return os.path.splitext(path)[1].lower()  # noqa: PTH122

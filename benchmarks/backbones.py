@@ -14,7 +14,7 @@ from typing import Any
 import open_clip
 import torch
 
-from clipfeat.extract.backbones.towers import LAYERS, Tower, make_tower
+from clipfeat.extract.backbones.tower import LAYERS, Tower, make_tower
 from clipfeat.extract.backbones.weights import create_model
 
 HEADER = """\

@@ -23,8 +23,7 @@ from typing import Any
 import numpy as np
 from pycocoevalcap.cider.cider_scorer import CiderScorer
 
-from clipfeat.train.caption.metrics.cider import CiderD
-from clipfeat.train.caption.metrics.references import count_references, document_frequencies
+from clipfeat.train.metrics.cider import CiderD, count_references, document_frequencies
 
 IMAGES, CAPTIONS, REFERENCES = 64, 5, 5
 WORDS = 9_487  # a vocabulary of COCO's captions

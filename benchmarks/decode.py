@@ -16,12 +16,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from clipfeat.train.caption.data.tokens import END, SPECIAL
-from clipfeat.train.caption.decoding.beam import beam_search
-from clipfeat.train.caption.models.captioner import Captioner, select
-from clipfeat.train.caption.models.settings import TransformerSettings
-from clipfeat.train.caption.models.transformer import Memory, Transformer
-from clipfeat.train.grids.normalize import ChannelStatistics, FeatureNorm
+from clipfeat.train.data.caption_vocabulary import END, SPECIAL
+from clipfeat.train.models.caption_transformer import Memory, Transformer
+from clipfeat.train.models.captioner import Captioner, select
+from clipfeat.train.models.decoding import beam_search
+from clipfeat.train.models.settings import TransformerCaptionerSettings
+from clipfeat.train.records import ChannelStatistics, FeatureNorm
 
 DIM, ROWS, COLS, WORDS, BEAMS, LENGTH = 2048, 14, 14, 9487, 5, 20
 
@@ -64,7 +64,9 @@ def make_model(device: torch.device) -> Transformer:
     """Return a model of random weights that never ends a caption."""
     norm = FeatureNorm(ChannelStatistics(torch.zeros(DIM), torch.ones(DIM)), blind=False)
     torch.manual_seed(0)
-    model = Transformer(TransformerSettings(), norm, words=SPECIAL + WORDS).to(device).eval()
+    model = (
+        Transformer(TransformerCaptionerSettings(), norm, words=SPECIAL + WORDS).to(device).eval()
+    )
     model.classifier.bias.data[END] = -1e4
     return model
 

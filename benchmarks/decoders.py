@@ -14,8 +14,8 @@ from typing import NamedTuple
 
 from clipfeat.extract.pixels.decoding import Decoders, Limits
 from clipfeat.extract.pixels.images import MAX_PIXELS, load_picture
-from clipfeat.extract.recipes.recipe import Recipe
-from clipfeat.featstore.steps import RGB, Stretch
+from clipfeat.extract.planning.recipe import Recipe
+from clipfeat.featstore.geometry import RGB, Stretch
 
 from .photographs import write_photographs
 

@@ -27,18 +27,16 @@ import psutil
 import torch
 
 from clipfeat.base.machine import usable_cores
-from clipfeat.extract.backbones.backbone import normalised
+from clipfeat.extract.api import extract_images
 from clipfeat.extract.backbones.batch_size import choose_batch_size
-from clipfeat.extract.backbones.precision import DTYPES, slower_than_float32
+from clipfeat.extract.backbones.tower import DTYPES, normalised, slower_than_float32
 from clipfeat.extract.backbones.weights import load_backbone
-from clipfeat.extract.extraction import extract_images
+from clipfeat.extract.config import Request
 from clipfeat.extract.pixels.images import load_picture
-from clipfeat.extract.planning.job import BackboneSpec
-from clipfeat.extract.planning.passes import Passes
-from clipfeat.extract.recipes.recipe import Recipe, make_recipe
+from clipfeat.extract.planning.plan import BackboneSpec, Passes
+from clipfeat.extract.planning.recipe import Recipe, make_recipe
 from clipfeat.extract.report import Report
-from clipfeat.extract.request import Request
-from clipfeat.featstore.write import SHARD_RECORDS
+from clipfeat.featstore.writing.writer import SHARD_RECORDS
 from clipfeat.manifests import folder_manifest
 
 from .decoders import line as decoder_line

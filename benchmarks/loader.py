@@ -25,11 +25,11 @@ from torch.utils.data import DataLoader, Dataset
 
 from clipfeat.base.machine import usable_cores
 from clipfeat.featstore import FeatureStore, GridShape, Identity
-from clipfeat.featstore.write import write_store
-from clipfeat.train.grids.records import RecordReader
-from clipfeat.train.grounded.examples import Examples, Targets, read_batch
-from clipfeat.train.loop.batches import cut, epoch_order, prefetch
-from clipfeat.train.loop.profile import LoopTimes
+from clipfeat.featstore.writing.writer import write_store
+from clipfeat.train.batches import cut, epoch_order, prefetch
+from clipfeat.train.log import LoopTimes
+from clipfeat.train.records import RecordReader
+from clipfeat.train.tasks.answering import Examples, Targets, read_batch
 
 from .store.records import Kind, Records, make_records
 

@@ -27,11 +27,11 @@ from clipfeat.featstore import (
     MissingRecordError,
     Status,
 )
-from clipfeat.featstore.disk.lookup import LookupBuilder, lookup_bytes
-from clipfeat.featstore.disk.store_json import write_card
-from clipfeat.featstore.disk.tables import index_batch, write_index, write_shards
 from clipfeat.featstore.format import FORMAT, TABLES, table_file
-from clipfeat.featstore.write import write_store
+from clipfeat.featstore.lookup import LookupBuilder, lookup_bytes
+from clipfeat.featstore.metadata import write_card
+from clipfeat.featstore.tables import index_batch, write_index, write_shards
+from clipfeat.featstore.writing.writer import write_store
 
 SHAPE = GridShape(14, 14)
 BATCH = 512

@@ -18,10 +18,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 from clipfeat.extract.planning.plan import plan_shapes, shard_tasks
-from clipfeat.extract.recipes.native import Preprocess
-from clipfeat.extract.recipes.recipe import make_recipe
+from clipfeat.extract.planning.recipe import Preprocess, make_recipe
 from clipfeat.featstore.layout import lay_out
-from clipfeat.featstore.write import SHARD_RECORDS
+from clipfeat.featstore.writing.writer import SHARD_RECORDS
 from clipfeat.manifests import Image, Manifest, read_manifest, write_manifest
 
 

@@ -18,8 +18,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from clipfeat.extract.backbones.weights import load_backbone
-from clipfeat.extract.planning.job import BackboneSpec
-from clipfeat.extract.recipes.recipe import make_recipe
+from clipfeat.extract.planning.plan import BackboneSpec
+from clipfeat.extract.planning.recipe import make_recipe
 
 from .photographs import write_photographs
 

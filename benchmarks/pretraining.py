@@ -18,8 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from clipfeat.train.runs.bootstrap import interval_of_mean
-from clipfeat.train.runs.compare import read_scored
+from clipfeat.train.compare import interval_of_mean, read_scored
 
 DATA = {"vqa": "vqa", "ve": "snli_ve"}
 

@@ -15,7 +15,7 @@ import numpy as np
 
 from clipfeat.featstore import GridShape, Identity
 from clipfeat.featstore.report.stats import store_stats
-from clipfeat.featstore.write import write_store
+from clipfeat.featstore.writing.writer import write_store
 
 SHAPE = GridShape(2, 2)
 ROUNDS = 3

@@ -14,14 +14,14 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from clipfeat.train.grids.normalize import ChannelStatistics, FeatureNorm
-from clipfeat.train.grounded.examples import GroundedBatch
-from clipfeat.train.loop.devices import accelerator_on
-from clipfeat.train.loop.optimizer import make_optimizer
-from clipfeat.train.models.build import build_model
+from clipfeat.train.devices import accelerator_on
+from clipfeat.train.models.start import build_model
+from clipfeat.train.records import ChannelStatistics, FeatureNorm
+from clipfeat.train.schedule import make_optimizer
 from clipfeat.train.settings import load_settings
-from clipfeat.train.vqa.settings import PRESETS, VqaSettings
-from clipfeat.train.vqa.task import loss_of
+from clipfeat.train.tasks.answering import GroundedBatch
+from clipfeat.train.tasks.settings import PRESETS, VqaSettings
+from clipfeat.train.tasks.vqa import loss_of
 
 DIM, ROWS, COLS, TOKENS, ANSWERS, WORDS = 2048, 14, 14, 14, 3129, 20_000
 

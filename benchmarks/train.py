@@ -19,13 +19,13 @@ import numpy as np
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from clipfeat.train.grids.normalize import ChannelStatistics, FeatureNorm
-from clipfeat.train.loop.devices import accelerator_on
-from clipfeat.train.loop.optimizer import make_optimizer
+from clipfeat.train.devices import accelerator_on
 from clipfeat.train.models.settings import SingleStreamSettings
-from clipfeat.train.pretrain.examples import PretrainBatch
-from clipfeat.train.pretrain.model import Pretrainer, loss_of
-from clipfeat.train.pretrain.settings import ObjectiveSettings, PretrainSettings
+from clipfeat.train.records import ChannelStatistics, FeatureNorm
+from clipfeat.train.schedule import make_optimizer
+from clipfeat.train.tasks.pretraining.examples import PretrainBatch
+from clipfeat.train.tasks.pretraining.model import Pretrainer, loss_of
+from clipfeat.train.tasks.settings import ObjectiveSettings, PretrainSettings
 
 SIZES = {  # hidden, layers, heads: Turc et al. 2019 (arXiv 1908.08962), table 1
     "tiny": (128, 2, 2),

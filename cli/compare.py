@@ -5,8 +5,7 @@ from pathlib import Path
 import click
 
 from ..base.errors import needs_extra
-from .options import LocalPath, as_json
-from .output import show
+from .options import LocalPath, as_json, show
 
 
 @click.command()
@@ -22,7 +21,7 @@ def compare(*, runs: tuple[Path, ...], as_json: bool) -> None:
     $ clipfeat compare runs/rn50 runs/rn50x4
     """
     with needs_extra("train"):
-        from ..train.runs.compare import compare as compare_runs
-        from ..train.runs.compare import table, to_json
+        from ..train.compare import compare as compare_runs
+        from ..train.compare import table, to_json
     compared = compare_runs(runs)
     show(to_json(compared), table(compared), as_json=as_json)

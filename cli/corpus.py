@@ -5,8 +5,7 @@ from pathlib import Path
 import click
 
 from ..base.text import say
-from .options import LocalPath, as_json
-from .output import show
+from .options import LocalPath, as_json, show
 
 A_FOLDER = LocalPath(file_okay=False, exists=True)
 
@@ -43,9 +42,8 @@ def corpus(
     \b
     $ clipfeat corpus --captions annotations/ --vqa vqa/ --visual-genome vg/ --gqa gqa/ --out corpus/
     """
-    from ..train.pretrain.corpus.report import remarks, table, to_json
-    from ..train.pretrain.corpus.sources import Sources
-    from ..train.pretrain.corpus.write import write_corpus
+    from ..train.data.corpus import Sources
+    from ..train.data.corpus_files import remarks, table, to_json, write_corpus
 
     written = write_corpus(Sources(captions, vqa, visual_genome, gqa), out, held_out)
     for remark in remarks(written):

@@ -4,8 +4,7 @@ from pathlib import Path
 
 import click
 
-from .options import LocalPath
-from .output import tell
+from .options import LocalPath, tell
 
 
 @click.command("demo-data")

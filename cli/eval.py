@@ -9,13 +9,13 @@ import click
 
 from ..base.errors import UsageError, needs_extra
 from ..base.text import say
-from .options import LocalPath, as_json, skip_missing
+from .options import LocalPath, as_json, show, skip_missing
 from .options import device as device_option
-from .output import show
 
 if TYPE_CHECKING:
     from ..featstore import FeatureStore
-    from ..train.caption.clip import Embed
+    from ..train.tasks.captioning.evaluation import Embed
+
 
 A_PATH = LocalPath()
 
@@ -85,7 +85,7 @@ def ve(*, run: Path, as_json: bool, **options: Any) -> None:
     $ clipfeat eval ve run --split test --blind blind --json
     """
     with needs_extra("train"):
-        from ..train.ve.evaluation import describe, eval_ve
+        from ..train.tasks.entailment import describe, eval_ve
     result = eval_ve(run, **options)
     show(result, describe(result), as_json=as_json)
 
@@ -107,7 +107,7 @@ def pretrain(*, run: Path, as_json: bool, **options: Any) -> None:
     $ clipfeat eval pretrain stage1 --split mscoco_minival --json
     """
     with needs_extra("train"):
-        from ..train.pretrain.trained import describe, eval_pretrain
+        from ..train.tasks.pretraining.task import describe, eval_pretrain
     result = eval_pretrain(run, **options)
     show(result, describe(result), as_json=as_json)
 
@@ -179,14 +179,14 @@ def _caption_run(run: Path, options: dict[str, Any], *, as_json: bool) -> None:
     if options["split"] is None:
         raise UsageError("RUN needs --split, the split that it captions, such as test")
     with needs_extra("train"):
-        from ..train.caption.evaluation import describe, eval_caption
+        from ..train.tasks.captioning.evaluation import describe, eval_caption
     result = eval_caption(run, **options)
     show(result, describe(result), as_json=as_json)
 
 
 def _embedder(pretrained: str | None, device: str | None) -> "Callable[[FeatureStore], Embed]":
     """Return what makes a function that embeds texts of a store."""
-    from ..extract.texts import text_embedder
+    from ..extract.embedding import text_embedder
 
     return partial(text_embedder, pretrained=pretrained, device=device)
 
@@ -205,15 +205,15 @@ def _caption_file(
     if embedder is not None and store is None:
         raise UsageError("--results and --clipscore need --store, which has the images")
     with needs_extra("caption"):
-        from ..train.caption.metrics.score import describe, score
-    from ..train.caption.metrics.results import matched, read_references, read_results
+        from ..train.metrics.captions import describe, score
+    from ..train.data.caption_files import matched, read_references, read_results
 
     said = read_results(results)
     own = matched(said, read_references(references, split), subset=subset)
     found: dict[str, float] = {}
     if store is not None and embedder is not None:
         from ..featstore import FeatureStore
-        from ..train.caption.clip import score_results
+        from ..train.tasks.captioning.evaluation import score_results
 
         opened = FeatureStore.open(store)
         found = score_results(opened, said, own, embedder(opened))
@@ -233,7 +233,7 @@ def _eval_run(run: Path, options: dict[str, Any], *, as_json: bool) -> None:
     if options["split"] is None:
         raise UsageError("RUN needs --split, the split that it answers, such as val")
     with needs_extra("train"):
-        from ..train.vqa.evaluation import describe, eval_vqa
+        from ..train.tasks.vqa import describe, eval_vqa
     result = eval_vqa(run, **options)
     if result["overall"] is None:
         split = options["split"]
@@ -245,8 +245,7 @@ def _eval_file(
     predictions: Path, questions: Path, annotations: Path | None, *, as_json: bool
 ) -> None:
     """Score a file of predictions; this way needs no torch."""
-    from ..train.vqa.datasets.read import read_files
-    from ..train.vqa.predictions import describe_scores, score_file
+    from ..train.data.vqa_files import describe_scores, read_files, score_file
 
     result = score_file(predictions, read_files(questions, annotations))
     lines = [f"{predictions}: {result['n']} questions", *describe_scores(result)]

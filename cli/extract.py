@@ -7,8 +7,7 @@ from typing import Literal
 import click
 
 from ..base.text import say
-from .options import LocalPath, StatusList, as_json, break_lock, file_ids
-from .output import show, tell
+from .options import LocalPath, StatusList, as_json, break_lock, file_ids, show, tell
 
 MODELS = "open_clip's name of a CLIP: RN50x4, ViT-B-32, ViT-B-16-SigLIP, ... (docs/backbones.md)"
 
@@ -206,10 +205,10 @@ def extract(
     $ clipfeat extract --model RN50x4 --gpus 8
     $ clipfeat extract --model RN50 --pretrained RN50.pt --images images.parquet --out coco.clipfeat
     """
+    from ..extract.api import extract_images
+    from ..extract.config import Request, default_out, load_images
     from ..extract.estimate import estimate
-    from ..extract.extraction import extract_images
-    from ..extract.request import Request, default_out, load_images
-    from ..featstore.writing.part import Part
+    from ..featstore.layout import Part
 
     request = Request(
         model=model,

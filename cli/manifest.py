@@ -6,8 +6,7 @@ from typing import Any
 import click
 
 from ..base.text import say
-from .options import LocalPath, as_json, file_ids
-from .output import patient_stdout, show, tell
+from .options import LocalPath, as_json, file_ids, patient_stdout, show, tell
 
 LISTS = "a table or JSON on this machine lists the images, and --images is the URL"
 

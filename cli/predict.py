@@ -8,9 +8,8 @@ import click
 
 from ..base.errors import needs_extra
 from ..base.text import say
-from .options import LocalPath, as_json
+from .options import LocalPath, as_json, patient_stdout, show, show_json
 from .options import device as device_option
-from .output import patient_stdout, show, show_json
 
 
 @click.group()
@@ -63,7 +62,7 @@ def vqa(
           --question "What color is the cat?" --image coco/COCO_val2014_000000000042.jpg
     """
     with needs_extra("train"):
-        from ..train.vqa.ask import ask, describe
+        from ..train.tasks.vqa_predict import ask, describe
     found = ask(
         run,
         image_id=image_id,
@@ -151,7 +150,7 @@ def caption(
           --beam 5 --out captions_test2014_mine_results.json
     """
     with needs_extra("train"):
-        from ..train.caption.predict import Wanted, describe, predict_captions
+        from ..train.tasks.captioning.predict import Wanted, describe, predict_captions
     found = predict_captions(
         run, image_ids, Wanted(**wanted), listed=listed, out=out, store=store, device=device
     )

@@ -8,8 +8,16 @@ from typing import NoReturn
 import click
 
 from ..base.text import say
-from .options import LocalPath, StatusList, as_json, break_lock, device
-from .output import patient_stdout, show, show_json
+from .options import (
+    LocalPath,
+    StatusList,
+    as_json,
+    break_lock,
+    device,
+    patient_stdout,
+    show,
+    show_json,
+)
 
 store_argument = click.argument("path", metavar="STORE", type=LocalPath())
 WHOLE = {
@@ -38,7 +46,7 @@ def info(*, path: Path, as_json: bool) -> None:
     $ clipfeat store info coco.clipfeat
     """
     from ..featstore import FeatureStore
-    from ..featstore.report.card import card_text, describe
+    from ..featstore.report.summary import card_text, describe
 
     card = describe(FeatureStore.open(path))
     with patient_stdout():
@@ -92,8 +100,7 @@ def stats(*, path: Path, as_json: bool) -> None:
     $ clipfeat store stats coco.clipfeat
     """
     from ..featstore import FeatureStore
-    from ..featstore.report.stats import store_stats
-    from ..featstore.report.stats_text import stats_text
+    from ..featstore.report.stats import stats_text, store_stats
 
     found = store_stats(FeatureStore.open(path))
     with patient_stdout():
@@ -232,7 +239,7 @@ def finish(*, path: Path, break_lock: bool, as_json: bool) -> None:
     $ clipfeat store finish coco.clipfeat
     """
     from ..featstore import FeatureStore
-    from ..featstore.writing.completion import finish_store
+    from ..featstore.writing.commit import finish_store
 
     done = finish_store(path, break_lock=break_lock, say=say)
     if isinstance(done, FeatureStore):

@@ -12,8 +12,7 @@ import click
 from ..base.errors import UsageError, needs_extra
 from ..base.machine import require_gpus, visible_devices
 from ..base.text import say
-from .options import training
-from .output import show
+from .options import show, training
 
 S = TypeVar("S")
 
@@ -41,12 +40,11 @@ def vqa(**options: Any) -> None:
     $ clipfeat train vqa --store coco.clipfeat --data vqa/ --out run
     $ clipfeat train vqa --store coco.clipfeat --data vqa/ --out blind --set blind=true
     """
-    from ..train.vqa.settings import PRESETS, VqaSettings
+    from ..train.tasks.settings import VQA_PRESETS, VqaSettings
 
-    settings = _settings(VqaSettings, PRESETS, options)
+    settings = _settings(VqaSettings, VQA_PRESETS, options)
     with needs_extra("train"):
-        from ..train.vqa.evaluation import describe
-        from ..train.vqa.task import train_vqa
+        from ..train.tasks.vqa import describe, train_vqa
     _train(train_vqa, describe, settings, options)
 
 
@@ -61,12 +59,11 @@ def ve(**options: Any) -> None:
     $ clipfeat train ve --store flickr30k.clipfeat --data snli_ve/ --out run
     $ clipfeat train ve --store flickr30k.clipfeat --data snli_ve/ --out blind --set blind=true
     """
-    from ..train.ve.settings import PRESETS, VeSettings
+    from ..train.tasks.settings import VE_PRESETS, VeSettings
 
-    settings = _settings(VeSettings, PRESETS, options)
+    settings = _settings(VeSettings, VE_PRESETS, options)
     with needs_extra("train"):
-        from ..train.ve.evaluation import describe
-        from ..train.ve.task import train_ve
+        from ..train.tasks.entailment import describe, train_ve
     _train(train_ve, describe, settings, options)
 
 
@@ -83,13 +80,12 @@ def pretrain(**options: Any) -> None:
     $ clipfeat train pretrain stage2 --store coco.clipfeat --data corpus/ --out stage2 --init stage1
     $ clipfeat train vqa finetune --store coco.clipfeat --data vqa/ --out run --init stage2
     """
-    from ..train.pretrain.settings import PRESETS, PretrainSettings
+    from ..train.tasks.settings import PRETRAIN_PRESETS, PretrainSettings
 
     options["config"] = options["config"] or "stage1"
-    settings = _settings(PretrainSettings, PRESETS, options)
+    settings = _settings(PretrainSettings, PRETRAIN_PRESETS, options)
     with needs_extra("train"):
-        from ..train.pretrain.task import train_pretrain
-        from ..train.pretrain.trained import describe
+        from ..train.tasks.pretraining.task import describe, train_pretrain
     _train(train_pretrain, describe, settings, options)
 
 
@@ -113,11 +109,11 @@ def caption(*, stage: str, **options: Any) -> None:
     $ clipfeat train caption --store coco.clipfeat --data captions/ --out blind \\
           --stage xe --set blind=true
     """
-    from ..train.caption.settings import PRESETS, CaptionSettings
+    from ..train.tasks.settings import CAPTION_PRESETS, CaptionSettings
 
-    settings = _settings(CaptionSettings, PRESETS, options)
+    settings = _settings(CaptionSettings, CAPTION_PRESETS, options)
     with needs_extra("train"):
-        from ..train.caption.task import describe_stages, train_caption
+        from ..train.tasks.captioning.training import describe_stages, train_caption
     train_stages = functools.partial(train_caption, stages=stage.split(","))
     _train(train_stages, describe_stages, settings, options)
 
@@ -142,8 +138,8 @@ def _train(
     options: Mapping[str, Any],
 ) -> None:
     """Train, here or in a process for each GPU, and print the result."""
-    from ..train.loop.devices import leave_group
-    from ..train.loop.launch import in_group, is_first
+    from ..train.devices import leave_group
+    from ..train.launch import in_group, is_first
 
     if options["gpus"] is not None and not in_group():
         _train_on(options["gpus"], options["device"])
@@ -161,7 +157,7 @@ def _train_on(gpus: str, device: str | None) -> NoReturn:
     """Run this very command once for each GPU, and exit as they do."""
     import torch
 
-    from ..train.loop.launch import launch
+    from ..train.launch import launch
 
     if device == "cpu":
         raise UsageError("--gpus and --device cpu exclude each other; drop one")

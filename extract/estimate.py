@@ -8,17 +8,15 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from ..base.errors import ExtractUsageError
 from ..featstore.layout import Layout, lay_out
 from ..featstore.writing.update import check_place, update_layout
 from ..featstore.writing.writer import StoreWriter
 from ..manifests import Manifest
-from .errors import ExtractUsageError
-from .extraction import store_to_update
-from .planning.plan import shard_tasks
-from .planning.space import free_bytes, layout_bytes
-from .prepare import Prepared, choose_shard_records, make_job, prepare
-from .progress import duration
-from .request import CHANGED, Request
+from .api import Prepared, choose_shard_records, make_job, prepare, store_to_update
+from .config import CHANGED, Request
+from .planning.plan import free_bytes, layout_bytes, shard_tasks
+from .report import duration
 from .source_files import SourceFiles
 
 BATCHES = 4  # that are timed, after a first one that warms up

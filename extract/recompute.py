@@ -15,15 +15,15 @@ from ..base.errors import needs_extra
 from ..base.text import printable
 from ..featstore import FeatureStore, IndexRow, Status
 from ..manifests.contents import require_driver
-from .planning.passes import Passes
-from .planning.plan import picture_shape
-from .prepare import choose_devices
-from .recipes.recipe import Recipe
-from .store_backbone import backbone_spec, check_weights
+from .api import choose_devices
+from .embedding import backbone_spec, check_weights
+from .planning.plan import Passes, picture_shape
+from .planning.recipe import Recipe
 
 if TYPE_CHECKING:
+    from .executors.features import FeatureStream
     from .pixels.images import Picture
-    from .running.features import FeatureStream
+
 
 BATCH = 16  # images
 OTHER_FILE = "another file than the one extracted (sha256)"
@@ -117,8 +117,8 @@ def recompute(
         import torch
 
         from .backbones.weights import load_backbone
+        from .executors.features import FeatureStream
         from .pixels.device_decoding import with_pixels
-        from .running.features import FeatureStream
     seed = secrets.randbelow(1 << 32) if seed is None else seed
     rows = sample((row for row in store.index if row.status == Status.OK), count, seed)
     identity = store.identity
@@ -177,8 +177,7 @@ def decoded(
     large is refused before memory is taken for it.
     """
     from .pixels.decoding import Decoders, Limits
-    from .pixels.images import MAX_PIXELS, Picture, load_picture
-    from .pixels.resizing import size_problem
+    from .pixels.images import MAX_PIXELS, Picture, load_picture, size_problem
 
     todo = []
     for row in rows:

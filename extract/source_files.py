@@ -23,15 +23,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from tqdm import tqdm
 
+from ..base.errors import ExtractUsageError
 from ..base.files import atomic_file
 from ..base.parquet import read_rows, write_rows
 from ..base.text import is_url, printable
 from ..featstore import FeatureStore
-from ..featstore.writing.part import Part
+from ..featstore.layout import Part
 from ..manifests import Manifest, ManifestError, read_content, view_files
-from ..manifests.contents import disk_path, split_archive
-from ..manifests.names import unescaped
-from .errors import ExtractUsageError
+from ..manifests.contents import disk_path, split_archive, unescaped
 from .report import beside
 
 SCHEMA = pa.schema(

@@ -1,6 +1,6 @@
 """The feature store: an ordinary Zarr v3 group with an index, a packing list and a digest."""
 
-from .errors import CorruptStoreError, MissingRecordError, StoreError
+from ..base.errors import CorruptStoreError, MissingRecordError, StoreError
 from .format import GridShape, Identity, IndexRow, Status
 from .store import FeatureBatch, FeatureStore
 

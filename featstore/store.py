@@ -10,24 +10,44 @@ from typing import Any, NamedTuple, NoReturn
 import numpy as np
 import pyarrow as pa
 
+from ..base.errors import CorruptStoreError, MissingRecordError, StoreError
 from ..base.parquet import rows_of
 from ..base.text import is_url, printable
-from .areas import Area
-from .disk.checks import check_folders, check_shards
-from .disk.codecs import CRC_BYTES, Buffer
-from .disk.lookup import SHAPE_BIT, STATUSES, Lookup, Places, area_of, status_of
-from .disk.shard_file import as_bytes, opened, read_index, read_record
-from .disk.shard_index import ABSENT, Index, index_bytes
-from .disk.store_json import read_card
-from .disk.tables import index_rows, most_shards, read_shards
-from .disk.tables import read_index as read_index_table
-from .disk.zarr_metadata import metadata_files
-from .errors import CorruptStoreError, MissingRecordError, StoreError
-from .format import JOURNAL, STORE_JSON, GridShape, Identity, IndexRow, ShardRow, Status, table_file
-from .ids import NORMAL_FORMS, ImageId, id_text, id_texts, in_normal_form, quoted
+from .checks import check_folders, check_shards
+from .format import (
+    JOURNAL,
+    NORMAL_FORMS,
+    STORE_JSON,
+    GridShape,
+    Identity,
+    ImageId,
+    IndexRow,
+    ShardRow,
+    Status,
+    id_text,
+    id_texts,
+    in_normal_form,
+    quoted,
+    table_file,
+)
+from .geometry import Area
 from .layout import shard_path
-from .memory import BufferPool
-from .threads import ThreadsOfObject
+from .lookup import SHAPE_BIT, STATUSES, Lookup, Places, area_of, status_of
+from .metadata import metadata_files, read_card
+from .reading import BufferPool, ThreadsOfObject
+from .shards import (
+    ABSENT,
+    CRC_BYTES,
+    Buffer,
+    Index,
+    as_bytes,
+    index_bytes,
+    opened,
+    read_index,
+    read_record,
+)
+from .tables import index_rows, most_shards, read_shards
+from .tables import read_index as read_index_table
 
 INLINE_BYTES = 1 << 18  # batches below are read sooner than threads have taken them up
 SPANS_A_THREAD = 4  # parts that a batch is cut into for each thread, so that all end together

@@ -1,10 +1,8 @@
 """Which images to extract: sources of images, and the manifest they are checked into."""
 
+from ..base.errors import ManifestError
 from .contents import read_content
-from .errors import ManifestError
-from .images import Image, Images
-from .manifest import Manifest
-from .parquet import read_manifest, write_manifest
+from .manifest import Image, Images, Manifest, read_manifest, write_manifest
 from .sources import Choices, folder_manifest, make_manifest
 from .views import VIEWS, view_files, view_paths
 

@@ -6,11 +6,11 @@ from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from urllib.parse import urlsplit
 
-from .errors import ManifestError
-from .expected import count_remarks
-from .images import Image
+from ..base.errors import ManifestError
 from .jsonfile import REMEDY, Record, read_json, records
 from .listing import Listing, Place, Say, listed
+from .manifest import Image
+from .summary import count_remarks
 
 SPLIT = re.compile(r"(?:train|val|test)20\d\d")  # of COCO; also the name of its folder
 

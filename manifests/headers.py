@@ -17,9 +17,8 @@ from ..base.errors import ClipfeatError, needs_extra
 from ..base.files import open_plain, read_at
 from ..base.machine import usable_cores
 from ..base.text import is_url
-from .contents import disk_path, open_content
+from .contents import disk_path, open_content, unescaped
 from .manifest import MAX_SIDE
-from .names import unescaped
 from .tars import Member, members, open_archive
 
 MAX_THREADS, THREADS_PER_CORE = 16, 4  # mostly waiting for the disk

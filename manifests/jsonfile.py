@@ -4,10 +4,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from ..base.errors import ManifestError
 from ..base.files import read_bytes
 from ..base.jsonio import json_lines, parse_json
 from ..base.text import printable
-from .errors import ManifestError
 
 MAX_BYTES = 1 << 31  # of a JSON file; COCO's largest has 0.5 GB
 MAX_ID = 1 << 63

@@ -6,14 +6,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
+from ..base.errors import ManifestError
 from ..base.text import is_url, printable
-from .contents import open_content
-from .errors import ManifestError
-from .images import Image
-from .manifest import broken_text, checked
-from .names import escaped, from_disk, is_escaped, to_disk, without_odd
-from .passed import Passed, Say
-from .walk import Names
+from .contents import escaped, from_disk, is_escaped, open_content, to_disk, without_odd
+from .folder import Names, Passed, Say
+from .manifest import Image, broken_text, checked
 
 PROBES = 16  # files of each layout that are asked for under a URL, which cannot be listed
 Place = Callable[[Image], str]  # from an image, as its list has it, to a path under the root

@@ -1,17 +1,124 @@
-"""Which images to extract: a frozen, checked list."""
+"""Many images in little memory: columns, of which a row becomes an Image when it is asked for."""
 
+import os
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
-from typing import Self
+from typing import NamedTuple, Self, overload
 
-from ..base.parquet import MAX_TEXT
-from ..base.text import printable
-from .contents import absolute_root
-from .errors import ManifestError
-from .images import Image, Images
-from .names import ODD, is_escaped
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from ..base.errors import ManifestError
+from ..base.files import atomic_file
+from ..base.parquet import MAX_TEXT, count_rows, read_rows, read_schema, write_batches
+from ..base.text import is_url, printable
+from .contents import ODD, absolute_root, from_disk, is_escaped, to_disk
+
+GROUP_ROWS = 1 << 16  # rows that become columns together, and rows again
+# large_string: the ids of all images together may be more than the 2 GiB of a string column.
+COLUMNS = pa.schema(
+    [
+        ("image_id", pa.large_string()),
+        ("path", pa.large_string()),
+        ("width", pa.int32()),
+        ("height", pa.int32()),
+    ]
+)
+
+
+class Image(NamedTuple):
+    """One image to extract."""
+
+    image_id: str
+    path: str  # relative to the manifest's root
+    width: int  # pixels, as the file's header says; 0 where no header could be read
+    height: int
+
+
+class Images(Sequence[Image]):
+    """Images sorted by id, about 100 bytes each; equal to a tuple of the same images."""
+
+    def __init__(self, table: pa.Table):
+        self._table = table
+
+    @classmethod
+    def of(cls, images: Iterable[Image]) -> Self:
+        """Return `images`, in any order, sorted. Texts must be UTF-8 and sizes 32-bit."""
+        table = pa.Table.from_batches(_batches(images), COLUMNS)
+        order = None
+        # UTF-8 sorts by code point, as Python does.
+        if not _is_rising(table["image_id"]):
+            order = pc.call_function("sort_indices", [table["image_id"]])
+        columns = []
+        while table.num_columns:  # one at a time, so that two copies of all are never held
+            column = table.column(0).combine_chunks()
+            table = table.remove_column(0)
+            columns.append(column if order is None else column.take(order))
+        return cls(pa.Table.from_arrays(columns, schema=COLUMNS))
+
+    def first_duplicate(self) -> tuple[Image, Image] | None:
+        """Return the first two images of one id, if there are any."""
+        ids = self._table["image_id"]
+        if _is_rising(ids):
+            return None
+        at = pc.index(pc.call_function("equal", [ids[:-1], ids[1:]]), value=True).as_py()
+        return self[at], self[at + 1]
+
+    def column(self, name: str) -> pa.ChunkedArray:
+        """Return a field of all images as an Arrow column."""
+        return self._table[name]
+
+    def batches(self, schema: pa.Schema) -> Iterator[pa.RecordBatch]:
+        """Yield the images as columns of the types of `schema`, GROUP_ROWS at a time."""
+        for start in range(0, len(self), GROUP_ROWS):
+            group = self._table.slice(start, GROUP_ROWS).cast(schema)
+            yield from group.combine_chunks().to_batches()
+
+    def __len__(self) -> int:
+        return self._table.num_rows
+
+    def __iter__(self) -> Iterator[Image]:
+        for batch in self._table.to_batches(GROUP_ROWS):
+            columns = (column.to_pylist() for column in batch.columns)
+            yield from map(Image._make, zip(*columns, strict=True))
+
+    @overload
+    def __getitem__(self, index: int) -> Image: ...
+    @overload
+    def __getitem__(self, index: slice) -> tuple[Image, ...]: ...
+    def __getitem__(self, index: int | slice) -> Image | tuple[Image, ...]:
+        if isinstance(index, slice):
+            return tuple(self[k] for k in range(*index.indices(len(self))))
+        if not -len(self) <= index < len(self):
+            raise IndexError(index)
+        return Image(*(column[index].as_py() for column in self._table.columns))
+
+    def __eq__(self, other: object) -> bool:
+        if isinstance(other, Images):
+            return self._table.equals(other._table)
+        return isinstance(other, Sequence) and tuple(self) == tuple(other)
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def __repr__(self) -> str:
+        return f"<Images: {len(self)}>"
+
+
+def _batches(images: Iterable[Image]) -> Iterator[pa.RecordBatch]:
+    remaining = iter(images)
+    while group := list(islice(remaining, GROUP_ROWS)):
+        arrays = map(pa.array, zip(*group, strict=True), COLUMNS.types)
+        yield pa.RecordBatch.from_arrays(list(arrays), schema=COLUMNS)
+
+
+def _is_rising(ids: pa.ChunkedArray) -> bool:
+    """Return whether each id is less than the next: they are sorted, and none comes twice."""
+    less = pc.call_function("less", [ids[:-1], ids[1:]])
+    return pc.call_function("all", [less], pc.ScalarAggregateOptions(min_count=0)).as_py()
+
 
 MAX_SIDE = 2**31 - 1  # pixels, what the Parquet file holds
 SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:/")  # of a URL, or a drive: more than base.text.URL
@@ -97,3 +204,85 @@ def broken_text(image: Image) -> str | None:
     if "\0" in path or "\0" in image_id:
         return "must have no NUL in its texts"
     return None
+
+
+SCHEMA = pa.schema(
+    [
+        ("image_id", pa.string()),
+        ("path", pa.string()),
+        ("width", pa.int32()),
+        ("height", pa.int32()),
+    ]
+)
+ROWS_A_BYTE = 16  # counted ids, the best that can be packed, gave 5
+ROOT = b"clipfeat.root"  # key of the schema's metadata that names the image root
+
+
+def write_manifest(manifest: Manifest, path: Path) -> None:
+    """Write `manifest` to `path`, with its root."""
+    if not path.parent.is_dir():
+        raise ManifestError(f"cannot write {path}: {path.parent} is not a folder; make it first")
+    if path.exists() and not path.is_file():  # a device, which the file would take the place of
+        raise ManifestError(
+            f"cannot write {path}: it exists and is not a regular file; pass another name"
+        )
+    if ODD.search(manifest.root):
+        raise ManifestError(
+            f"the name of the root {printable(manifest.root)} is not UTF-8; rename the folder, or "
+            "give a link to it with --images"
+        )
+    with atomic_file(path) as file:
+        schema = SCHEMA.with_metadata({ROOT: manifest.root.encode()})
+        write_batches(file, schema, manifest.images.batches(schema))
+
+
+def require_bounded(path: Path, refuse: Callable[[str], ManifestError]) -> None:
+    """Raise `refuse(why)` for a Parquet file with more rows than different ids fit into it.
+
+    Rows are all held in memory, and a few bytes may say "this row, a billion times".
+    """
+    rows, size = count_rows(path, refuse), path.stat().st_size
+    if rows > ROWS_A_BYTE * size:
+        raise refuse(f"{size:,} bytes cannot hold {rows:,} rows with an id each")
+
+
+def read_manifest(path: Path) -> Manifest:
+    """Return the manifest that `write_manifest` wrote to `path`.
+
+    Raises ManifestError unless it has the four columns, no nulls, and sound values. Where the
+    recorded root is not there, paths are relative to the manifest's own folder.
+    """
+    refuse = _refusing(path)
+    if path.is_dir() or not path.exists():
+        raise refuse("a folder is no manifest" if path.is_dir() else "no such file")
+    require_bounded(path, refuse)
+    rows = read_rows(path, SCHEMA, refuse)
+    return Manifest.of(recorded_root(path), map(Image._make, rows))
+
+
+def recorded_root(path: Path) -> str:
+    """Return the root that the Parquet file `path` names, or else the folder it is in."""
+    refuse = _refusing(path)
+    recorded = (read_schema(path, refuse).metadata or {}).get(ROOT, b"")
+    try:
+        root = recorded.decode()
+    except UnicodeDecodeError:
+        raise refuse(f"its root is no path: {recorded!r:.100}") from None
+    if root and (is_url(root) or _is_folder(root)):
+        return root
+    return from_disk(str(path.parent.absolute()))
+
+
+def _is_folder(root: str) -> bool:
+    try:
+        return os.path.isdir(to_disk(root))  # noqa: PTH112
+    except (FileNotFoundError, ValueError):  # a name that no folder can have
+        return False
+
+
+def _refusing(path: Path) -> Callable[[str], ManifestError]:
+    def refuse(why: str) -> ManifestError:
+        remedy = "make a manifest with: clipfeat manifest DIR -o images.parquet"
+        return ManifestError(f"{path}: {why}; {remedy}")
+
+    return refuse

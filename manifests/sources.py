@@ -5,18 +5,14 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from ..base.errors import ManifestError
 from ..base.text import is_url, printable
 from .annotations import annotation_listing
-from .contents import absolute_root
-from .errors import ManifestError
-from .folder import Folder, folder_images, look_into
+from .contents import absolute_root, from_disk, to_disk
+from .folder import Folder, Say, folder_images, look_into
 from .headers import Size, read_sizes
-from .images import Image
 from .listing import Located, located
-from .manifest import Manifest, same_id
-from .names import from_disk, to_disk
-from .parquet import recorded_root
-from .passed import Say
+from .manifest import Image, Manifest, recorded_root, same_id
 from .table import table_listing
 from .views import view_images
 from .webdataset import shard_images

@@ -5,13 +5,12 @@ from pathlib import Path
 from typing import Any
 
 from ..base.csvfile import table_rows
+from ..base.errors import ManifestError
 from ..base.parquet import read_columns, read_schema
 from ..base.text import printable
-from .errors import ManifestError
-from .images import Image
 from .jsonfile import Record, read_json_lines
 from .listing import Listing, listed
-from .parquet import require_bounded
+from .manifest import Image, require_bounded
 
 USUAL = {"id": ("image_id", "id"), "path": ("path", "file_name", "filename", "file")}
 SIZE_COLUMNS = ("width", "height")

@@ -6,15 +6,12 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from ..base.endings import SUFFIXES, suffix
-from ..base.text import is_url
-from .contents import disk_path
-from .errors import ManifestError
+from ..base.errors import ManifestError
+from ..base.text import SUFFIXES, is_url, suffix
+from .contents import disk_path, escaped, from_disk, unescaped, without_odd
+from .folder import Say, is_hidden
 from .headers import read_sizes
-from .images import Image
-from .names import escaped, from_disk, unescaped, without_odd
-from .passed import Say
-from .walk import is_hidden
+from .manifest import Image
 
 VIEWS = 36  # 12 headings, 30 degrees apart from 0 on, at elevations of -30, 0 and 30 degrees
 NUMBER = re.compile(r"\d+")

@@ -3,17 +3,22 @@
 import re
 from collections.abc import Iterable
 
-from ..base.endings import SUFFIXES, suffix
-from ..base.text import printable
-from .contents import disk_path
-from .errors import ManifestError
-from .folder import storable
+from ..base.errors import ManifestError
+from ..base.text import SUFFIXES, printable, suffix
+from .contents import disk_path, escaped, without_odd
+from .folder import (
+    HIDDEN,
+    NO_IMAGES,
+    OTHER_SUFFIXES,
+    Passed,
+    Say,
+    is_hidden,
+    say_odd_names,
+    storable,
+)
 from .headers import read_sizes
-from .images import Image
-from .names import escaped, without_odd
-from .passed import HIDDEN, NO_IMAGES, Passed, Say, say_odd_names
+from .manifest import Image
 from .tars import members, others
-from .walk import OTHER_SUFFIXES, is_hidden
 
 # webdataset's rule: folders, then the name up to its first dot, then the rest. A name that begins
 # with a dot has no key; in a folder, webdataset would take the folder for it.

@@ -127,9 +127,9 @@ def _serve() -> None:
     import torch
 
     import clipfeat.cli.extract
+    import clipfeat.extract.api
     import clipfeat.extract.backbones.weights
-    import clipfeat.extract.extraction
-    import clipfeat.extract.running.executors
+    import clipfeat.extract.executors.processes
 
     assert open_clip
     assert torch
@@ -155,7 +155,7 @@ def _child(
     python_path: str | None = None,
 ) -> None:
     """Run a command line, and never return."""
-    from clipfeat.featstore.writing.transaction import ShardTransaction
+    from clipfeat.featstore.writing.run import ShardTransaction
     from clipfeat.featstore.writing.writer import StoreWriter
 
     os.setpgid(0, 0)

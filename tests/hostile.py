@@ -9,9 +9,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from clipfeat.featstore import FeatureStore, Status
-from clipfeat.featstore.disk.lookup import LookupBuilder, lookup_bytes
-from clipfeat.featstore.disk.tables import index_lines
 from clipfeat.featstore.format import store_digest
+from clipfeat.featstore.lookup import LookupBuilder, lookup_bytes
+from clipfeat.featstore.tables import index_lines
 
 
 def reseal(store: Path, **changes: Any) -> None:

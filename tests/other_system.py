@@ -50,14 +50,14 @@ def main(paths: list[str]) -> None:
         sys.modules[name] = None  # pyright: ignore[reportArgumentType]  importing it fails now
 
     import clipfeat.manifests
-    import clipfeat.train.runs.folder
+    import clipfeat.train.run
     from clipfeat.base.errors import UsageError
     from clipfeat.base.files import try_lock
     from clipfeat.base.machine import usable_cores
     from clipfeat.featstore.audit import repair, verify
     from clipfeat.featstore.writing import lock, writer
 
-    assert all((clipfeat.manifests, clipfeat.train.runs.folder, repair, verify, lock, writer))
+    assert all((clipfeat.manifests, clipfeat.train.run, repair, verify, lock, writer))
 
     found = {"cores": usable_cores(), "stores": [outcome(path) for path in paths]}
     with open(__file__) as file:  # noqa: PTH123 - Path may not be ported
@@ -71,8 +71,7 @@ def main(paths: list[str]) -> None:
 def outcome(path: str) -> dict[str, Any]:
     """Return what reading and every reading command make of a store."""
     from clipfeat.cli.main import clipfeat as command
-    from clipfeat.featstore import FeatureStore
-    from clipfeat.featstore.disk import lookup
+    from clipfeat.featstore import FeatureStore, lookup
 
     def said(*words: str) -> str:
         out = io.StringIO()

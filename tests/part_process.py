@@ -12,10 +12,8 @@ from interrupted_writer import RECORDS
 from stores import encoded_records, make_identity, write_shard
 
 from clipfeat.featstore import GridShape, StoreError
-from clipfeat.featstore.layout import lay_out
-from clipfeat.featstore.writing.part import Part
-from clipfeat.featstore.writing.part_writer import PartWriter
-from clipfeat.featstore.writing.writer import StoreWriter
+from clipfeat.featstore.layout import Part, lay_out
+from clipfeat.featstore.writing.writer import PartWriter, StoreWriter
 
 IDENTITY = make_identity(16)
 SHAPES = dict.fromkeys(RECORDS, GridShape(2, 3))

@@ -13,16 +13,12 @@ import numpy as np
 from stores import make_identity
 
 from clipfeat.featstore import CorruptStoreError, FeatureStore, GridShape, IndexRow, Status
-from clipfeat.featstore.disk.codecs import checksum, encode
-from clipfeat.featstore.disk.shard_file import as_bytes
-from clipfeat.featstore.layout import Layout, Shard, lay_out
-from clipfeat.featstore.writing.completion import Lacking, finish_store
-from clipfeat.featstore.writing.part import Part
-from clipfeat.featstore.writing.part_writer import PartWriter
-from clipfeat.featstore.writing.tidy import finish_tidying
-from clipfeat.featstore.writing.transaction import ShardTransaction
+from clipfeat.featstore.layout import Layout, Part, Shard, lay_out
+from clipfeat.featstore.shards import as_bytes, checksum, encode
+from clipfeat.featstore.writing.commit import Lacking, finish_store, finish_tidying
+from clipfeat.featstore.writing.run import ShardTransaction
 from clipfeat.featstore.writing.update import finished_store, update_layout
-from clipfeat.featstore.writing.writer import StoreWriter
+from clipfeat.featstore.writing.writer import PartWriter, StoreWriter
 
 IDENTITY = make_identity(8, pooled_dim=4)
 SHARD_RECORDS = 2

@@ -7,13 +7,11 @@ from typing import Any
 import numpy as np
 
 from clipfeat.featstore import FeatureStore, GridShape, Identity, IndexRow, Status
-from clipfeat.featstore.disk.codecs import checksum, encode
-from clipfeat.featstore.disk.shard_file import as_bytes
 from clipfeat.featstore.layout import Layout, Shard, lay_out
-from clipfeat.featstore.write import write_store
-from clipfeat.featstore.writing.transaction import ShardTransaction
+from clipfeat.featstore.shards import as_bytes, checksum, encode
+from clipfeat.featstore.writing.run import ShardTransaction
 from clipfeat.featstore.writing.update import update_layout
-from clipfeat.featstore.writing.writer import StoreWriter
+from clipfeat.featstore.writing.writer import StoreWriter, write_store
 
 ONE_CELL = GridShape(1, 1)
 

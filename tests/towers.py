@@ -7,10 +7,9 @@ from typing import Any
 import open_clip
 import torch
 
-from clipfeat.extract.backbones.backbone import Backbone
-from clipfeat.extract.backbones.towers import make_tower
+from clipfeat.extract.backbones.tower import Backbone, make_tower
 from clipfeat.extract.backbones.weights import preprocess, usual_preprocessing
-from clipfeat.extract.recipes.recipe import make_recipe
+from clipfeat.extract.planning.recipe import make_recipe
 
 TEXT = {"context_length": 8, "vocab_size": 8, "width": 64, "heads": 1, "layers": 1}
 

@@ -8,8 +8,8 @@ import numcodecs
 import numpy as np
 
 from clipfeat.featstore import FeatureStore, Identity
-from clipfeat.featstore.threads import thread_count
-from clipfeat.featstore.write import write_store
+from clipfeat.featstore.reading import thread_count
+from clipfeat.featstore.writing.writer import write_store
 
 from .reader import Reader
 from .records import Records

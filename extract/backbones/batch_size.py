@@ -3,9 +3,9 @@
 import numpy as np
 import torch
 
-from ..planning.passes import CHUNK
-from ..recipes.recipe import Recipe
-from .backbone import Backbone, cpu_threads
+from ..planning.plan import CHUNK
+from ..planning.recipe import Recipe
+from .tower import Backbone, cpu_threads
 
 CPU_CHUNKS = 2  # for each thread, so that none waits long for the others; more is no faster
 GPU_IMAGES = 256  # more gains nothing on an 80 GB GPU and needs pinned memory on the host

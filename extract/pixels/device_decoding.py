@@ -12,10 +12,10 @@ from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2 import functional as transforms
 
 from ...featstore import Status
-from ...featstore.steps import RGB, Crop, Pad
-from ..recipes.recipe import Recipe
+from ...featstore.geometry import RGB, Crop, Pad
+from ..planning.recipe import Recipe
 from .images import Picture, not_as_planned
-from .remarks import ENDED, JPEG_FILL, jpeg_ends_early
+from .inspection import ENDED, JPEG_FILL, jpeg_ends_early
 
 GROUP_PIXELS = 1 << 26  # decoded at a time, unless one image has more: 200 MB in RGB
 

@@ -1,1 +1,1 @@
-"""What is known before any image is read: grids, shards, devices, room on disk."""
+"""Recipe and plan of an extraction: pure functions, without images or a device."""

@@ -1,15 +1,112 @@
-"""The plan: which images make which shard, a pure function of manifest, recipe and backbone."""
+"""How the records of a shard are cut into passes through the backbone: a pure function."""
 
 import math
+import shutil
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
-from ...base.endings import SUFFIXES, suffix
-from ...featstore import GridShape
-from ...featstore.areas import MAX_AREAS, Area
-from ...featstore.layout import Shard
+from ...base.errors import ExtractUsageError
+from ...base.text import SUFFIXES, suffix
+from ...featstore import GridShape, Identity
+from ...featstore.format import MAX_RECORD_BYTES
+from ...featstore.geometry import MAX_AREAS, Area
+from ...featstore.layout import Layout, Shard
 from ...manifests import Image, Manifest
-from ..errors import ExtractUsageError
-from ..recipes.recipe import Recipe
+from .recipe import Recipe
+
+# Images that a CPU thread computes at a time. The number is fixed, and each thread's kernels run
+# on it alone: how they sum then depends neither on the number of threads nor on the batch.
+CHUNK = 4
+SPARE = 10  # for so many records of a shard a GPU computes at most one black one more
+
+
+@dataclass(frozen=True)
+class Passes:
+    """How many records go through the backbone at once.
+
+    What a record's numbers depend on, beside its pixels, is the number of rows of its pass: how
+    kernels sum is chosen by it. So the passes of a shard follow from its length alone, never from
+    what is already written or who computes, and a pass that is not full is padded with black.
+    """
+
+    most: int  # records in one pass
+    unit: int | None  # on a CPU, which computes any multiple of it alike; None: a GPU
+
+    @classmethod
+    def of(cls, images: int, views: int, shard_records: int, *, on_cpu: bool) -> "Passes":
+        """Return the passes of at most `images` images, of which a record has `views`.
+
+        No pass spans two shards, so none is larger than one of `shard_records`. On a CPU the
+        number is rounded up to whole chunks.
+        """
+        records = max(1, images // views)
+        if on_cpu:
+            unit = CHUNK // math.gcd(CHUNK, views)
+            return cls(_rounded(min(records, shard_records), unit), unit)
+        return cls(min(records, _power_of_two(shard_records)), None)
+
+    def rows(self, records: int) -> tuple[int, ...]:
+        """Return the rows of each pass over a shard of `records`: the last ones may be padded.
+
+        On a GPU the rest of a shard takes powers of two, ever smaller ones, as long as a larger
+        one would be padded by more than a tenth of the shard.
+
+        >>> Passes(64, None).rows(128), Passes(64, None).rows(100), Passes(64, None).rows(7)
+        ((64, 64), (64, 32, 4), (4, 2, 1))
+        >>> Passes(16, 4).rows(21)
+        (16, 8)
+        """
+        rows: list[int] = []
+        spare, left = records // SPARE, max(1, records)  # a shard of no records has one pass, too
+        while left > 0:
+            if self.unit is not None:
+                size = min(self.most, _rounded(left, self.unit))
+            else:
+                size = min(self.most, _power_of_two(left))
+                while size - left > spare:
+                    size = _power_of_two(size) // 2
+            rows.append(size)
+            left -= size
+        return tuple(rows)
+
+
+def _rounded(number: int, unit: int) -> int:
+    return -(-number // unit) * unit
+
+
+def _power_of_two(number: int) -> int:
+    """Return the least power of two that is not below `number`."""
+    return 1 << (number - 1).bit_length()
+
+
+@dataclass(frozen=True)
+class BackboneSpec:
+    """Which backbone, with which weights, computing in which precision."""
+
+    model: str  # open_clip's name
+    pretrained: str | None  # a tag of open_clip's, a file, or "none"; None: openai if there
+    seed: int  # of random weights
+    precision: str  # float32, bfloat16 or float16
+
+
+@dataclass(frozen=True)
+class Job:
+    """Everything a device needs to turn shard tasks into shards."""
+
+    store: Path
+    image_root: str  # a folder or a URL
+    backbone: BackboneSpec
+    recipe: Recipe
+    identity: Identity
+    shard_records: int
+    passes: Passes
+    picture_bytes: int  # of the largest picture of the plan, as it enters the backbone
+    decoders: int  # processes that decode, per device
+    threads: int  # that compress, per device
+    max_pixels: int  # of an image file, above which it is not decoded
+    accept_truncated: bool
+    libraries: Mapping[str, str]  # versions of what touches pixels, by name
 
 
 @dataclass(frozen=True)
@@ -87,3 +184,44 @@ def picture_shape(recipe: Recipe, size: tuple[int, int]) -> tuple[int, ...]:
     """Return the shape of an image's pixels, of (width, height) `size`, as the recipe makes it."""
     views = (recipe.views,) if recipe.views else ()
     return (*views, *recipe.size(*size), 3)
+
+
+def record_bytes(shape: GridShape, identity: Identity) -> int:
+    """Return the bytes of one record's numbers, before compression."""
+    numbers = shape.cells * identity.dim + (identity.pooled_dim or 0)
+    return numbers * identity.numpy_dtype.itemsize
+
+
+def check_record_sizes(shapes: Iterable[GridShape], identity: Identity) -> None:
+    """Raise ExtractUsageError if a grid would be larger than a store may hold."""
+    largest = max(set(shapes), key=lambda shape: shape.cells)
+    size = largest.cells * identity.dim * identity.numpy_dtype.itemsize
+    if size > MAX_RECORD_BYTES:
+        raise ExtractUsageError(
+            f"a grid of {largest}x{identity.dim} {identity.dtype} has {size:,} bytes, and a store "
+            f"holds grids of at most {MAX_RECORD_BYTES:,}; choose a recipe with fewer pixels"
+        )
+
+
+def layout_bytes(layout: Layout, identity: Identity) -> int:
+    """Return the bytes of all numbers that a layout's shards hold, before compression."""
+    return sum(len(s.ids) * record_bytes(s.shape, identity) for s in layout.shards)
+
+
+def free_bytes(path: Path) -> int:
+    """Return the free bytes of the disk on which `path` lies or will lie."""
+    path = path.absolute()
+    while not path.exists():
+        path = path.parent
+    return shutil.disk_usage(path).free
+
+
+def shortage(out: Path, layout: Layout, identity: Identity) -> str | None:
+    """Return a warning if the features might not fit on the disk of `out`."""
+    most, free = layout_bytes(layout, identity), free_bytes(out)
+    if most <= free:
+        return None
+    return (
+        f"the features take up to {most / 1e9:.1f} GB before compression, and {free / 1e9:.1f} GB "
+        f"are free; --dry-run measures how much it will be"
+    )

@@ -5,14 +5,14 @@ from pathlib import Path
 from typing import Any
 
 from ...base.files import is_temporary, oddity, remove_plain, sha256_file, write_atomically
-from ..disk.checks import SHARD_PATH, ZARR_JSON, check_plain
-from ..disk.lookup import ENTRY_BYTES, HEADER_BYTES, LookupBuilder, lookup_bytes
-from ..disk.store_json import read_card
-from ..disk.tables import read_index
+from ..checks import SHARD_PATH, ZARR_JSON, check_plain
 from ..format import JOURNAL, STORE_JSON, TABLES, ZARR_GROUP, is_table_file, table_file
+from ..lookup import ENTRY_BYTES, HEADER_BYTES, LookupBuilder, lookup_bytes
+from ..metadata import read_card
 from ..store import FeatureStore
+from ..tables import read_index
 from ..writing.journal import Journal
-from ..writing.store_lock import StoreLock
+from ..writing.run import StoreLock
 from .verify import Depth, Problem, verify
 
 

@@ -1,27 +1,112 @@
-"""Find what is wrong with a store: by sizes, by hashes, or by decoding every record."""
+"""Decode every record of a store: the check behind `clipfeat store verify --deep`."""
 
 import enum
 import hashlib
 from collections import Counter, defaultdict
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+from tqdm import tqdm
 
+from ...base.errors import CorruptStoreError, StoreError
 from ...base.files import is_plain, oddity, read_bytes, sha256_file
-from ..disk.checks import ODD_REMEDY, SHARD_PATH
-from ..disk.hashing import check_files, size_problem
-from ..disk.lookup import LookupBuilder, lookup_bytes
-from ..disk.store_json import card_bytes
-from ..disk.tables import FROM_SOURCE, index_lines, table_size_problem
-from ..errors import CorruptStoreError, StoreError
-from ..format import JOURNAL, STORE_JSON, TABLES, store_digest
+from ..checks import ODD_REMEDY, SHARD_PATH, check_files, size_problem
+from ..format import (
+    JOURNAL,
+    STORE_JSON,
+    TABLES,
+    GridShape,
+    IndexRow,
+    ShardRow,
+    Status,
+    store_digest,
+)
+from ..lookup import LookupBuilder, lookup_bytes
+from ..metadata import card_bytes
+from ..reading import thread_count
+from ..shards import ABSENT, CRC_BYTES, as_bytes, opened, read_index, read_record
 from ..store import FeatureStore
+from ..tables import FROM_SOURCE, index_lines, table_size_problem
 from ..writing.journal import Journal
-from .deep import check_records
+
+Rows = dict[int, IndexRow]  # by position in the shard
+
+
+def check_records(store: FeatureStore, skip: set[str]) -> Iterator[tuple[str, str]]:
+    """Yield (path, problem) for each shard with a record that is not as the index says.
+
+    Every record is decoded, its checksum verified and its numbers looked at; one is held for
+    each thread. The shards of `skip` are passed over.
+    """
+    rows = _rows_by_shard(store)
+    shards = [shard for shard in store.shards if shard.path not in skip]
+    with (
+        tqdm(
+            total=sum(shard.bytes for shard in shards),
+            unit="B",
+            unit_scale=True,
+            desc="decode",
+            disable=None,
+        ) as bar,
+        ThreadPoolExecutor(thread_count()) as threads,
+    ):
+        found = threads.map(
+            lambda shard: _check_shard(store, shard, rows[shard.shape, shard.first_row]), shards
+        )
+        for shard, problem in zip(shards, found, strict=True):
+            bar.update(shard.bytes)
+            if problem:
+                yield shard.path, problem
+
+
+def _rows_by_shard(store: FeatureStore) -> dict[tuple[str, int], Rows]:
+    """Return the index rows of each shard, by (grid shape, first row)."""
+    rows: dict[tuple[str, int], Rows] = defaultdict(dict)
+    for row in store.index:
+        position = row.row % store.card["shard_records"]
+        rows[row.shape, row.row - position][position] = row
+    return rows
+
+
+def _check_shard(store: FeatureStore, shard: ShardRow, rows: Rows) -> str | None:
+    """Return the first thing that is wrong with the records of a shard."""
+    identity = store.identity
+    array = shard.path.split("/")[-2]
+    shape = GridShape.parse(shard.shape)
+    size = shape.cells * identity.dim if array == "grid" else identity.pooled_dim
+    record = np.empty(size or 0, identity.numpy_dtype)
+    try:
+        with opened(f"{store.path}/{shard.path}") as descriptor:
+            index = read_index(descriptor, store.card["shard_records"])
+            for position, (offset, length) in enumerate(index.tolist()):
+                row = rows.get(position)
+                if row is None:  # a gap; what it may hold, an id has had before
+                    continue
+                is_ok = row.status == Status.OK
+                if is_ok != (offset != ABSENT):
+                    state = "absent" if offset == ABSENT else "there"
+                    return f"record {position} is {state}, but it is {row.status} in the index"
+                if is_ok:
+                    check = _check_of(row, array)
+                    entry = (offset, length)
+                    out = as_bytes(record)
+                    read_record(descriptor, entry, identity.codec, check, out, verify=True)
+                    if not np.isfinite(record).all():
+                        return f"record {position} ({row.image_id}) holds NaN or Inf"
+    except CorruptStoreError as error:
+        return str(error)
+    return None
+
+
+def _check_of(row: IndexRow, array: str) -> bytes:
+    checks = bytes.fromhex(row.checksum)
+    return checks[:CRC_BYTES] if array == "grid" else checks[CRC_BYTES:]
+
 
 REPAIR = "type: clipfeat store repair"
 COPY = "copy this file again from its source"

@@ -1,21 +1,163 @@
-"""Statistics of all the numbers of a store, shard by shard: a dask computation."""
+"""Mean, spread, extremes and zeros of channels, in partial sums that can be merged."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial, reduce
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 from dask.base import compute
 from dask.delayed import delayed
 from tqdm import tqdm
 
+from ...base.errors import StoreError
 from ...base.parquet import rows_of
-from ..errors import StoreError
+from ...base.text import printable
 from ..format import GridShape, Status
+from ..reading import thread_count
 from ..store import FeatureStore
-from ..threads import thread_count
-from .vector_stats import VectorStats
+
+
+@dataclass(frozen=True)
+class Moments:
+    """What is known of n >= 1 vectors, channel by channel; arrays are (channel,).
+
+    Numbers on disk have at most 24 bits, so float64 holds them exactly. Squares are taken
+    about the mean of a block, and blocks merge as Chan, Golub and LeVeque (1979) do: nothing
+    large is subtracted from something large. Measured over a million numbers with a spread
+    of a millionth of their mean, the standard deviation is right to 5e-13; from
+    sum(x^2) - sum(x)^2 / n it is right to 1e-4. That of a constant channel is exactly 0.
+    """
+
+    n: int
+    mean: np.ndarray  # float64
+    squares: np.ndarray  # float64, sum of squared distances from the mean
+    low: np.ndarray  # float64
+    high: np.ndarray  # float64
+    zeros: np.ndarray  # int64, how many numbers are 0
+
+    @classmethod
+    def of(cls, vectors: np.ndarray) -> Self:
+        """Return the moments of (vector, channel) float64 numbers, at least one vector."""
+        mean = vectors.mean(axis=0)
+        rest = vectors - mean
+        return cls(
+            n=len(vectors),
+            mean=mean,
+            squares=np.einsum("vc,vc->c", rest, rest),
+            low=vectors.min(axis=0),
+            high=vectors.max(axis=0),
+            zeros=len(vectors) - np.count_nonzero(vectors, axis=0),
+        )
+
+    def merged(self, other: Self) -> Self:
+        """Return the moments of the vectors of both."""
+        n = self.n + other.n
+        step = other.mean - self.mean
+        return type(self)(
+            n=n,
+            mean=self.mean + step * (other.n / n),
+            squares=self.squares + other.squares + step**2 * (self.n * other.n / n),
+            low=np.minimum(self.low, other.low),
+            high=np.maximum(self.high, other.high),
+            zeros=self.zeros + other.zeros,
+        )
+
+    @property
+    def std(self) -> np.ndarray:
+        """Return the standard deviation of each channel over all n vectors (divided by n)."""
+        return np.sqrt(self.squares / self.n)
+
+    @property
+    def zero_rate(self) -> np.ndarray:
+        """Return the share of vectors, 0 to 1, that are 0 in each channel."""
+        return self.zeros / self.n
+
+    @property
+    def dead(self) -> list[int]:
+        """Return the channels that are 0 in every vector."""
+        return np.flatnonzero(self.zeros == self.n).tolist()
+
+    @property
+    def constant(self) -> list[int]:
+        """Return the channels with one value, not 0, in all vectors; none if there is one."""
+        same = (self.low == self.high) & (self.zeros != self.n) & (self.n > 1)
+        return np.flatnonzero(same).tolist()
+
+
+BINS_AN_OCTAVE = 16  # a bin of norms is 4.4% wide
+# Fixed edges, so that partial counts add up: powers of 2 ** (1 / 16) from the smallest float32
+# above 0 to beyond the norm of MAX_DIM channels of the largest. No norm falls outside.
+EDGES = np.exp2(np.arange(-149 * BINS_AN_OCTAVE, 137 * BINS_AN_OCTAVE + 1) / BINS_AN_OCTAVE)
+
+
+@dataclass(frozen=True)
+class VectorStats:
+    """What is known of some vectors of `dim` channels."""
+
+    channels: Moments  # (dim,)
+    norms: Moments  # (1,), L2
+    counts: np.ndarray  # (bin,) int64: vectors whose norm lies in EDGES[bin] ... EDGES[bin + 1]
+
+    @classmethod
+    def of(cls, vectors: np.ndarray) -> Self:
+        """Return the statistics of (vector, channel) float64 numbers, at least one vector."""
+        norms = np.sqrt(np.einsum("vc,vc->v", vectors, vectors))
+        bins = np.searchsorted(EDGES, norms[norms > 0], side="right") - 1
+        counts = np.bincount(bins, minlength=len(EDGES) - 1)
+        return cls(Moments.of(vectors), Moments.of(norms[:, None]), counts)
+
+    def merged(self, other: Self) -> Self:
+        """Return the statistics of the vectors of both."""
+        return type(self)(
+            self.channels.merged(other.channels),
+            self.norms.merged(other.norms),
+            self.counts + other.counts,
+        )
+
+    def histogram(self, most_bins: int | None = None) -> tuple[np.ndarray, np.ndarray]:
+        """Return (edges, counts) of the norms above 0, from the first bin in use to the last.
+
+        There is one edge more than counts. Neighbours are joined, in twos, fours and so on,
+        until there are no more than `most_bins` (2 or more).
+        """
+        if not self.counts.any():
+            return np.empty(0), self.counts[:0]
+        first, last = np.flatnonzero(self.counts)[[0, -1]].tolist()
+        joined = 1
+        while most_bins and last // joined - first // joined >= most_bins:
+            joined *= 2
+        starts = np.arange(first // joined * joined, last + 1, joined)
+        ends = np.minimum([*starts, starts[-1] + joined], len(self.counts))
+        return EDGES[ends], np.add.reduceat(self.counts, starts)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return every number, for scripts; lists of channels are in their order."""
+        channels, norms = self.channels, self.norms
+        edges, counts = self.histogram()
+        return {
+            "vectors": channels.n,
+            "dim": len(channels.mean),
+            "dead": channels.dead,
+            "constant": channels.constant,
+            "channels": {
+                "mean": channels.mean.tolist(),
+                "std": channels.std.tolist(),
+                "min": channels.low.tolist(),
+                "max": channels.high.tolist(),
+                "zero_rate": channels.zero_rate.tolist(),
+            },
+            "norms": {
+                "mean": norms.mean.item(),
+                "std": norms.std.item(),
+                "min": norms.low.item(),
+                "max": norms.high.item(),
+                "zero": norms.zeros.item(),
+                "edges": edges.tolist(),
+                "counts": counts.tolist(),
+            },
+        }
+
 
 FAN_IN = 8  # partial results that are merged at a time
 BLOCK_NUMBERS = 1 << 20  # float64 at a time in each thread, 8 MiB
@@ -123,3 +265,91 @@ def _merge(parts: list[Sums]) -> Sums:
     return {
         array: reduce(VectorStats.merged, [part[array] for part in parts]) for array in parts[0]
     }
+
+
+MOST_BINS = 16  # lines of a histogram
+WIDTH = 40  # characters of its longest bar
+EIGHTHS = " ▏▎▍▌▋▊▉█"
+MOST_CHANNELS = 10  # that a warning names
+
+
+def stats_text(stats: StoreStats) -> str:
+    """Return tables, histograms and warnings as lines that a person reads."""
+    grid, dim = stats.grid, len(stats.grid.channels.mean)
+    cells = f"{grid.channels.n:,} cells of {dim:,} channels"
+    lines = [f"{printable(stats.path)}: {stats.records:,} records, {cells}"]
+    lines += _section("cells", grid)
+    if stats.pooled:
+        length = f"{len(stats.pooled.channels.mean):,} channels"
+        lines += ["", f"pooled vectors: {stats.pooled.channels.n:,} of {length}"]
+        lines += _section("pooled vectors", stats.pooled)
+    return "\n".join(lines)
+
+
+def _section(what: str, stats: VectorStats) -> list[str]:
+    return [
+        "",
+        *_table(what, stats),
+        "",
+        *_histogram(what, stats),
+        "",
+        *_warnings(what, stats),
+    ]
+
+
+def _table(what: str, stats: VectorStats) -> Iterator[str]:
+    """Yield the spread over channels of each channel's own numbers."""
+    channels = stats.channels
+    yield f"{f'over all {what}':<26}  lowest channel  median channel  highest channel"
+    rows = (
+        ("mean", channels.mean),
+        ("standard deviation", channels.std),
+        ("smallest value", channels.low),
+        ("largest value", channels.high),
+        ("zeros, %", 100 * channels.zero_rate),
+    )
+    for name, values in rows:
+        numbers = (values.min(), np.median(values), values.max())
+        yield f"  {name:<24}" + "".join(f"{number:>16.4g}" for number in numbers)
+
+
+def _histogram(what: str, stats: VectorStats) -> Iterator[str]:
+    """Yield the L2 norms as bars, a line a bin."""
+    norms = stats.norms
+    spread = f"mean {norms.mean.item():.4g}, standard deviation {norms.std.item():.4g}"
+    extremes = f"from {norms.low.item():.4g} to {norms.high.item():.4g}"
+    yield f"L2 norm of {what}: {spread}, {extremes}"
+    yield f"  {'norm':>21}  number of {what}"
+    edges, counts = stats.histogram(MOST_BINS)
+    highest = max([*counts.tolist(), norms.zeros.item()])
+    if norms.zeros.item():
+        yield f"  {'exactly 0':>21}  {_bar(norms.zeros.item(), highest)}"
+    for start, end, count in zip(edges[:-1], edges[1:], counts.tolist(), strict=True):
+        yield f"  {start:>9.4g} - {end:<9.4g}  {_bar(count, highest)}"
+
+
+def _bar(count: int, highest: int) -> str:
+    """Return a bar with its count; anything above 0 shows, however small its share."""
+    eighths = -(-count * WIDTH * 8 // highest)
+    full, rest = divmod(eighths, 8)
+    bar = EIGHTHS[8] * full + EIGHTHS[rest].strip()
+    return f"{bar} {count:,}"
+
+
+def _warnings(what: str, stats: VectorStats) -> Iterator[str]:
+    """Yield a line for each thing that features should not be, or one that says all is well."""
+    channels, zero = stats.channels, stats.norms.zeros.item()
+    dim = len(channels.mean)
+    flags = (
+        (f"dead channels (0 in all {what})", channels.dead),
+        (f"constant channels (one other value in all {what})", channels.constant),
+    )
+    for name, flagged in flags:
+        if flagged:
+            named = ", ".join(map(str, flagged[:MOST_CHANNELS]))
+            more = ", ..." if len(flagged) > MOST_CHANNELS else ""
+            yield f"WARNING: {len(flagged):,} of {dim:,} are {name}: {named}{more}"
+    if zero:
+        yield f"WARNING: {zero:,} of {channels.n:,} {what} are 0 in every channel"
+    if not (channels.dead or channels.constant or zero):
+        yield f"No channel is dead or constant, and none of the {what} is 0 in every channel."

@@ -10,9 +10,9 @@ from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 
+from ...base.errors import StoreError
 from ...base.files import naming, open_output, read_at, try_lock
 from ...base.text import printable
-from ..errors import StoreError
 
 HEARTBEAT = 10.0  # seconds between touches of the file
 MAX_HOLDER_BYTES = 4096

@@ -3,8 +3,8 @@
 from collections.abc import Collection, Mapping
 from pathlib import Path
 
-from ..disk.hashing import size_problem
-from ..errors import StoreError
+from ...base.errors import StoreError
+from ..checks import size_problem
 from ..format import JOURNAL, STORE_JSON, GridShape, Identity, differences
 from ..layout import Layout, Shard, lay_out
 from ..store import FeatureStore

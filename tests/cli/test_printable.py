@@ -15,9 +15,9 @@ from stores import make_store
 
 from clipfeat.base.text import printable_lines
 from clipfeat.cli.main import main
-from clipfeat.cli.output import json_text, show
-from clipfeat.featstore.writing.part import Part
-from clipfeat.featstore.writing.part_writer import PartWriter
+from clipfeat.cli.options import json_text, show
+from clipfeat.featstore.layout import Part
+from clipfeat.featstore.writing.writer import PartWriter
 
 ROOT = Path(__file__).parents[2]
 ESCAPE = "\x1b]0;owned\x07\x9b31m"  # sets the window's title; colours text, in one C1 byte
@@ -138,9 +138,9 @@ def test_json_keeps_letters_and_escapes_what_a_terminal_acts_on():
 
 def test_everything_is_printed_by_functions_that_make_it_printable():
     """Others use `base.text.say` or `cli.output`; `store ls` and captions escape each column."""
-    allowed = {"base/text.py", "cli/output.py", "demo/report.py"}
+    allowed = {"base/text.py", "cli/options.py", "demo/report.py"}
     # With tabs between printable columns; what the processes of a group said, as they said it.
-    written = {"cli/store.py", "cli/predict.py", "train/loop/launch.py"}
+    written = {"cli/store.py", "cli/predict.py", "train/launch.py"}
     found, wrote = set(), set()
     for room in ("base", "manifests", "featstore", "extract", "train", "demo", "cli"):
         for file in (ROOT / room).rglob("*.py"):

@@ -12,8 +12,8 @@ from pictures import write_bad_files, write_photographs
 from small_world import FIRST, IDENTITY, layout_of, write, write_shard
 from stores import make_store, snapshot
 
-from clipfeat.featstore.writing.part import Part
-from clipfeat.featstore.writing.part_writer import PartWriter
+from clipfeat.featstore.layout import Part
+from clipfeat.featstore.writing.writer import PartWriter
 
 # What a person may not do is tried as one, even where the tests are run by root.
 UNPRIVILEGED = """

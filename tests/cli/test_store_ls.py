@@ -13,8 +13,8 @@ from stores import make_identity, make_store
 from clipfeat.cli.listing import as_array, as_lines
 from clipfeat.cli.options import REFUSED
 from clipfeat.featstore import FeatureStore, GridShape, IndexRow, Status
-from clipfeat.featstore.report.card import card_text, describe
-from clipfeat.featstore.write import write_store
+from clipfeat.featstore.report.summary import card_text, describe
+from clipfeat.featstore.writing.writer import write_store
 
 HOSTILE = "é\x1b[2J\t1\n"  # clears a screen, and breaks columns and lines
 

@@ -10,12 +10,9 @@ import pytest
 from PIL import Image
 
 from clipfeat.base.errors import UsageError
-from clipfeat.demo.captions import make_captions
-from clipfeat.demo.entailment import make_pairs
-from clipfeat.demo.formats import karpathy_split, snli_ve_files, vqa_files
-from clipfeat.demo.questions import make_questions
+from clipfeat.demo.annotations import make_captions, make_pairs, make_questions
 from clipfeat.demo.scenes import COLORS, Scene, Thing, make_scene
-from clipfeat.demo.write import write_demo_data
+from clipfeat.demo.write import karpathy_split, snli_ve_files, vqa_files, write_demo_data
 
 SCENES = [make_scene(0, image_id) for image_id in range(1, 1201)]
 

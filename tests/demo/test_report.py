@@ -8,8 +8,7 @@ from pictures import photograph
 from PIL import Image
 from stores import make_store
 
-from clipfeat.demo.picture import Asked, Shown, draw_picture
-from clipfeat.demo.report import Report, npz_bytes
+from clipfeat.demo.report import Asked, Report, Shown, draw_picture, npz_bytes
 from clipfeat.featstore import FeatureStore
 
 RNG = np.random.default_rng(0)

@@ -8,11 +8,10 @@ import torch
 from torch.nn import functional
 from towers import pixels_of, recipe_of, relative
 
-from clipfeat.extract.backbones.backbone import normalised
-from clipfeat.extract.backbones.positions import interpolate_positions
+from clipfeat.base.errors import ExtractUsageError
+from clipfeat.extract.backbones.tower import interpolate_positions, normalised
 from clipfeat.extract.backbones.weights import load_backbone, preprocess, usual_preprocessing
-from clipfeat.extract.errors import ExtractUsageError
-from clipfeat.extract.planning.job import BackboneSpec
+from clipfeat.extract.planning.plan import BackboneSpec
 
 
 def stock_model(name, seed=0) -> Any:

@@ -11,18 +11,17 @@ import numpy as np
 import pytest
 from pictures import photograph, write_photographs
 
-from clipfeat.base.errors import UsageError
+from clipfeat.base.errors import ExtractError, UsageError
 from clipfeat.extract import source_files
+from clipfeat.extract.api import extract_images
 from clipfeat.extract.backbones import weights
-from clipfeat.extract.errors import ExtractError
-from clipfeat.extract.extraction import extract_images
-from clipfeat.extract.progress import Progress
-from clipfeat.extract.request import Request
+from clipfeat.extract.config import Request
+from clipfeat.extract.report import Progress
 from clipfeat.extract.source_files import SourceFiles, file_sha256, file_stamp
 from clipfeat.featstore import FeatureStore, StoreError
 from clipfeat.featstore.audit.verify import Depth, verify
-from clipfeat.featstore.writing.completion import finish_store
-from clipfeat.featstore.writing.part import Part
+from clipfeat.featstore.layout import Part
+from clipfeat.featstore.writing.commit import finish_store
 from clipfeat.manifests import folder_manifest
 
 IMAGES = 10

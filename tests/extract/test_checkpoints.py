@@ -14,10 +14,10 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from clipfeat.extract.backbones.checkpoints import is_openais
+from clipfeat.base.errors import ExtractUsageError
 from clipfeat.extract.backbones.weights import load_backbone, remark
-from clipfeat.extract.errors import ExtractUsageError
-from clipfeat.extract.planning.job import BackboneSpec
+from clipfeat.extract.backbones.weights_file import is_openais
+from clipfeat.extract.planning.plan import BackboneSpec
 
 
 def stock_state(name, seed=5) -> Any:
@@ -248,7 +248,7 @@ def activation(backbone):
 def offline(code, home, **environment):
     """Run a line that may look for weights, with the hub's cache in `home`."""
     imports = (
-        "from clipfeat.extract.planning.job import BackboneSpec\n"
+        "from clipfeat.extract.planning.plan import BackboneSpec\n"
         "from clipfeat.extract.backbones.weights import load_backbone\n"
     )
     return subprocess.run(

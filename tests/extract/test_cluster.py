@@ -16,19 +16,19 @@ import torch
 from distributed import Client
 from pictures import write_photographs
 
-from clipfeat.extract.errors import ExtractError, ExtractUsageError
-from clipfeat.extract.extraction import extract_images
-from clipfeat.extract.request import Request
-from clipfeat.extract.running.cluster import piece_size
-from clipfeat.extract.running.cluster_survey import (
+from clipfeat.base.errors import ExtractError, ExtractUsageError
+from clipfeat.extract.api import extract_images
+from clipfeat.extract.config import Request
+from clipfeat.extract.executors.cluster import (
     check_devices,
     check_versions,
     cores_of_each,
+    piece_size,
     survey,
 )
-from clipfeat.extract.running.cluster_worker import Facts
+from clipfeat.extract.executors.cluster_worker import Facts
 from clipfeat.featstore.audit.verify import verify
-from clipfeat.featstore.writing.part import Part
+from clipfeat.featstore.layout import Part
 from clipfeat.manifests import folder_manifest
 
 IMAGES = 28
@@ -128,7 +128,7 @@ def test_a_cluster_without_workers_is_refused(scheduler):
     ],
 )
 def test_what_cannot_be_met_touches_nothing(images, cluster, tmp_path, monkeypatch, changes, why):
-    monkeypatch.setattr("clipfeat.extract.running.cluster_survey.CONNECT_SECONDS", 0.5)
+    monkeypatch.setattr("clipfeat.extract.executors.cluster.CONNECT_SECONDS", 0.5)
     with pytest.raises(ExtractUsageError, match=why):
         run(images, tmp_path / "s", cluster, **changes)
     assert not (tmp_path / "s").exists()
@@ -178,7 +178,7 @@ def test_a_worker_must_see_the_store(images, cluster, tmp_path, monkeypatch):
 @pytest.mark.slow
 def test_a_worker_must_see_the_images(images, cluster, tmp_path, monkeypatch):
     monkeypatch.setattr(
-        "clipfeat.extract.running.cluster_worker.first_readable", lambda *_: ("p000.jpg", "00")
+        "clipfeat.extract.executors.cluster_worker.first_readable", lambda *_: ("p000.jpg", "00")
     )
     with pytest.raises(
         ExtractError, match=r"does not see the same image p000.jpg in .*; put the im"

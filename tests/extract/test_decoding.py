@@ -22,9 +22,9 @@ from clipfeat.cli.extract import MOST_PIXELS
 from clipfeat.cli.main import main
 from clipfeat.extract.pixels.decoding import Decoders, Limits
 from clipfeat.extract.pixels.images import MAX_PIXELS, Picture, load_picture
-from clipfeat.extract.recipes.recipe import Recipe
+from clipfeat.extract.planning.recipe import Recipe
 from clipfeat.featstore import Status
-from clipfeat.featstore.steps import RGB, Stretch
+from clipfeat.featstore.geometry import RGB, Stretch
 from clipfeat.manifests.headers import pillow
 
 SHAPE = (48, 64, 3)

@@ -10,15 +10,13 @@ from click.testing import CliRunner
 from pictures import photograph, write_bad_files, write_photographs
 from PIL import Image
 
+from clipfeat.base.errors import ExtractUsageError
 from clipfeat.cli.main import clipfeat
-from clipfeat.extract.errors import ExtractUsageError
 from clipfeat.extract.pixels import device_decoding
 from clipfeat.extract.pixels.device_decoding import complete, with_pixels
 from clipfeat.extract.pixels.images import decode
-from clipfeat.extract.pixels.jpeg import MAX_BYTES, is_plain
-from clipfeat.extract.pixels.remarks import ENDED, TURNED
-from clipfeat.extract.recipes.native import Preprocess
-from clipfeat.extract.recipes.recipe import Recipe, make_recipe
+from clipfeat.extract.pixels.inspection import ENDED, MAX_BYTES, TURNED, is_plain
+from clipfeat.extract.planning.recipe import Preprocess, Recipe, make_recipe
 from clipfeat.extract.recompute import recompute
 from clipfeat.featstore import FeatureStore, Status, StoreError
 from clipfeat.featstore.audit.verify import verify

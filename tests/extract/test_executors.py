@@ -6,10 +6,10 @@ import signal
 import pytest
 from pictures import write_photographs
 
-from clipfeat.extract.errors import ExtractError
-from clipfeat.extract.extraction import extract_images
-from clipfeat.extract.request import Request
-from clipfeat.extract.running import executors
+from clipfeat.base.errors import ExtractError
+from clipfeat.extract.api import extract_images
+from clipfeat.extract.config import Request
+from clipfeat.extract.executors import processes as executors
 from clipfeat.featstore.audit.verify import verify
 from clipfeat.manifests import folder_manifest
 

@@ -14,11 +14,10 @@ import torch
 from pictures import photograph, write_bad_files, write_photographs
 from PIL import Image as PillowImage
 
-from clipfeat.base.errors import ClipfeatError, UsageError
-from clipfeat.extract.errors import ExtractError
-from clipfeat.extract.extraction import extract_images
-from clipfeat.extract.request import Request, default_out
-from clipfeat.extract.running.features import FeatureStream
+from clipfeat.base.errors import ClipfeatError, ExtractError, UsageError
+from clipfeat.extract.api import extract_images
+from clipfeat.extract.config import Request, default_out
+from clipfeat.extract.executors.features import FeatureStream
 from clipfeat.featstore import FeatureStore, StoreError
 from clipfeat.featstore.audit.repair import repair
 from clipfeat.featstore.audit.verify import Depth, verify

@@ -10,18 +10,18 @@ from pictures import write_photographs
 from towers import pixels_of, recipe_of
 
 from clipfeat.base import machine
-from clipfeat.extract.backbones import precision, weights
-from clipfeat.extract.backbones.backbone import Backbone
+from clipfeat.base.errors import ExtractError
+from clipfeat.extract.api import extract_images
+from clipfeat.extract.backbones import tower as precision
+from clipfeat.extract.backbones import weights
 from clipfeat.extract.backbones.batch_size import choose_batch_size
+from clipfeat.extract.backbones.tower import Backbone
 from clipfeat.extract.backbones.weights import load_backbone
-from clipfeat.extract.errors import ExtractError
-from clipfeat.extract.extraction import extract_images
-from clipfeat.extract.planning.job import BackboneSpec
-from clipfeat.extract.recipes.native import Preprocess
-from clipfeat.extract.recipes.recipe import make_recipe
-from clipfeat.extract.request import Request
-from clipfeat.extract.running import executors
-from clipfeat.extract.running.features import FeatureStream
+from clipfeat.extract.config import Request
+from clipfeat.extract.executors import processes as executors
+from clipfeat.extract.executors.features import FeatureStream
+from clipfeat.extract.planning.plan import BackboneSpec
+from clipfeat.extract.planning.recipe import Preprocess, make_recipe
 from clipfeat.manifests import folder_manifest
 
 MB = 1_000_000

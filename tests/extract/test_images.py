@@ -14,9 +14,8 @@ from PIL import Image, ImageFile
 
 from clipfeat.extract.pixels import images
 from clipfeat.extract.pixels.images import decode, load_picture
-from clipfeat.extract.pixels.remarks import CUT_OFF, DAMAGED, SEVERAL_FRAMES
-from clipfeat.extract.recipes.native import Preprocess
-from clipfeat.extract.recipes.recipe import make_recipe
+from clipfeat.extract.pixels.inspection import CUT_OFF, DAMAGED, SEVERAL_FRAMES
+from clipfeat.extract.planning.recipe import Preprocess, make_recipe
 
 CLIP = Preprocess(224, "shortest", "bicubic", (0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
 RECIPE = make_recipe("square:64", CLIP, (32, 32))

@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 from pictures import photograph
 
-from clipfeat.extract.extraction import extract_images
-from clipfeat.extract.pixels.remarks import CMYK, SEVERAL_FRAMES
-from clipfeat.extract.recipes.recipe import Recipe
-from clipfeat.extract.request import Request
+from clipfeat.extract.api import extract_images
+from clipfeat.extract.config import Request
+from clipfeat.extract.pixels.inspection import CMYK, SEVERAL_FRAMES
+from clipfeat.extract.planning.recipe import Recipe
 from clipfeat.featstore.audit.verify import verify
 from clipfeat.manifests import Image, Manifest, folder_manifest
 

@@ -11,15 +11,15 @@ from click.testing import CliRunner
 from pictures import write_photographs
 
 from clipfeat.cli.main import clipfeat
+from clipfeat.extract.api import extract_images
 from clipfeat.extract.backbones.batch_size import fitting
+from clipfeat.extract.config import Request
 from clipfeat.extract.estimate import estimate
-from clipfeat.extract.extraction import extract_images
-from clipfeat.extract.planning.passes import CHUNK, Passes
-from clipfeat.extract.request import Request
-from clipfeat.extract.running.features import Computing, FeatureStream
+from clipfeat.extract.executors.features import Computing, FeatureStream
+from clipfeat.extract.planning.plan import CHUNK, Passes
 from clipfeat.featstore import GridShape
 from clipfeat.featstore.layout import lay_out
-from clipfeat.featstore.write import SHARD_RECORDS
+from clipfeat.featstore.writing.writer import SHARD_RECORDS
 from clipfeat.manifests import folder_manifest
 
 # Bytes that 4 and 8 images of RN50 at 448x448 take at their peak, and the free memory of GPUs.

@@ -13,10 +13,9 @@ from pictures import photograph
 from PIL import Image
 from torchvision.transforms import InterpolationMode, v2
 
-from clipfeat.extract.backbones.backbone import normalised
+from clipfeat.extract.backbones.tower import normalised
 from clipfeat.extract.pixels.images import decode
-from clipfeat.extract.recipes.native import Preprocess
-from clipfeat.extract.recipes.recipe import make_recipe
+from clipfeat.extract.planning.recipe import Preprocess, make_recipe
 
 CLIP = Preprocess(224, "shortest", "bicubic", OPENAI_DATASET_MEAN, OPENAI_DATASET_STD)
 CELL = (32, 32)

@@ -4,12 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from clipfeat.base.errors import UsageError
-from clipfeat.extract.errors import ExtractUsageError
+from clipfeat.base.errors import ExtractUsageError, UsageError
+from clipfeat.extract.api import choose_devices
 from clipfeat.extract.planning.plan import plan_shapes, shard_tasks
-from clipfeat.extract.prepare import choose_devices
-from clipfeat.extract.recipes.native import Preprocess
-from clipfeat.extract.recipes.recipe import make_recipe
+from clipfeat.extract.planning.recipe import Preprocess, make_recipe
 from clipfeat.featstore import GridShape
 from clipfeat.featstore.layout import lay_out
 from clipfeat.manifests import Image, Manifest

@@ -5,10 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from clipfeat.extract.errors import ExtractUsageError
+from clipfeat.base.errors import ExtractUsageError
 from clipfeat.extract.planning.plan import plan_shapes, shard_tasks
-from clipfeat.extract.recipes.native import Preprocess
-from clipfeat.extract.recipes.recipe import make_recipe
+from clipfeat.extract.planning.recipe import Preprocess, make_recipe
 from clipfeat.featstore import GridShape
 from clipfeat.featstore.layout import lay_out
 from clipfeat.manifests import Image, Manifest

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from clipfeat.extract.errors import ExtractError
-from clipfeat.extract.running.plausibility import ShardGate, number_problem, spread
+from clipfeat.base.errors import ExtractError
+from clipfeat.extract.executors.shards import ShardGate, number_problem, spread
 
 
 @pytest.mark.parametrize(

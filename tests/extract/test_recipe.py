@@ -9,11 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from open_clip.constants import OPENAI_DATASET_MEAN, OPENAI_DATASET_STD
 
-from clipfeat.extract.errors import ExtractUsageError
-from clipfeat.extract.recipes.native import Preprocess
-from clipfeat.extract.recipes.recipe import Recipe, check_recipe_name, make_recipe
+from clipfeat.base.errors import ExtractUsageError
+from clipfeat.extract.planning.recipe import Preprocess, Recipe, check_recipe_name, make_recipe
 from clipfeat.featstore import GridShape, StoreError
-from clipfeat.featstore.steps import RGB, Crop, Pad, Shortest, Stretch
+from clipfeat.featstore.geometry import RGB, Crop, Pad, Shortest, Stretch
 
 CLIP = Preprocess(224, "shortest", "bicubic", OPENAI_DATASET_MEAN, OPENAI_DATASET_STD)
 CELL = (32, 32)

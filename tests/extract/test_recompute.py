@@ -7,14 +7,14 @@ import pytest
 import torch
 from pictures import photograph, write_photographs
 
-from clipfeat.extract.errors import ExtractUsageError
-from clipfeat.extract.extraction import extract_images
-from clipfeat.extract.recipes.recipe import Recipe
+from clipfeat.base.errors import ExtractUsageError
+from clipfeat.extract.api import extract_images
+from clipfeat.extract.config import Request
+from clipfeat.extract.executors.features import FeatureStream
+from clipfeat.extract.planning.recipe import Recipe
 from clipfeat.extract.recompute import decoded, deviation, recompute, sample
-from clipfeat.extract.request import Request
-from clipfeat.extract.running.features import FeatureStream
 from clipfeat.featstore import IndexRow
-from clipfeat.featstore.steps import RGB, WholeCells
+from clipfeat.featstore.geometry import RGB, WholeCells
 from clipfeat.manifests import folder_manifest
 
 IMAGES = 12

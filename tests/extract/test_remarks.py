@@ -11,7 +11,7 @@ from pictures import photograph
 from PIL import Image, PngImagePlugin
 
 from clipfeat.extract.pixels.images import decode
-from clipfeat.extract.pixels.remarks import (
+from clipfeat.extract.pixels.inspection import (
     CMYK,
     DEEP,
     ENDED,
@@ -20,8 +20,7 @@ from clipfeat.extract.pixels.remarks import (
     TRANSPARENT,
     TURNED,
 )
-from clipfeat.extract.recipes.native import Preprocess
-from clipfeat.extract.recipes.recipe import make_recipe
+from clipfeat.extract.planning.recipe import Preprocess, make_recipe
 
 CLIP = Preprocess(224, "shortest", "bicubic", (0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
 RECIPE = make_recipe("square:64", CLIP, (32, 32))

@@ -6,10 +6,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from clipfeat.extract.pixels.resizing import resized, size_problem
-from clipfeat.extract.recipes.native import Interpolation
-from clipfeat.extract.recipes.recipe import Recipe
-from clipfeat.featstore.steps import RGB, Stretch
+from clipfeat.extract.pixels.images import resized, size_problem
+from clipfeat.extract.planning.recipe import Interpolation, Recipe
+from clipfeat.featstore.geometry import RGB, Stretch
 
 # What `image.resize(size).convert("RGB")`, one call, gave under Pillow 12.3.0 and under 13.0.0: the
 # first 16 hex digits of the pixels' sha256. Where the two differ, 13 resized the columns first.

@@ -9,13 +9,12 @@ from click.testing import CliRunner
 from pictures import write_photographs
 from stores import make_identity
 
+from clipfeat.base.errors import ExtractUsageError
 from clipfeat.cli.main import clipfeat
 from clipfeat.extract.backbones.batch_size import fitting
-from clipfeat.extract.errors import ExtractUsageError
-from clipfeat.extract.planning.space import check_record_sizes
-from clipfeat.extract.progress import LOG_SECONDS, Progress, duration
-from clipfeat.extract.running.batches import Step
-from clipfeat.extract.running.profile import Spent
+from clipfeat.extract.executors.batches import Spent, Step
+from clipfeat.extract.planning.plan import check_record_sizes
+from clipfeat.extract.report import LOG_SECONDS, Progress, duration
 from clipfeat.featstore import GridShape
 
 
@@ -55,7 +54,7 @@ def test_a_remark_has_a_line_of_its_own(monkeypatch):
 
 def test_a_log_has_lines_without_carriage_returns_now_and_then(monkeypatch, capsys):
     clock = iter([0.0, 1.0, LOG_SECONDS + 1, LOG_SECONDS + 2, 2 * LOG_SECONDS + 2])
-    monkeypatch.setattr("clipfeat.extract.progress.time.monotonic", lambda: next(clock))
+    monkeypatch.setattr("clipfeat.extract.report.time.monotonic", lambda: next(clock))
     said = []
     with Progress(100, 20, said.append) as progress:
         for _ in range(4):

@@ -11,10 +11,9 @@ import torch
 from command_lines import CommandLines
 from PIL import Image
 
-from clipfeat.extract.backbones.texts import load_text_tower
-from clipfeat.extract.errors import ExtractUsageError
-from clipfeat.extract.planning.job import BackboneSpec
-from clipfeat.extract.texts import text_embedder
+from clipfeat.base.errors import ExtractUsageError
+from clipfeat.extract.embedding import load_text_tower, text_embedder
+from clipfeat.extract.planning.plan import BackboneSpec
 from clipfeat.featstore import FeatureStore
 
 TEXTS = ["A photo depicts a dog.", "Two cats", ""]

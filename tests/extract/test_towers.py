@@ -10,8 +10,8 @@ import torch
 from torch.nn import functional
 from towers import backbone_around, pixels_of, recipe_of, relative, stock_model
 
-from clipfeat.extract.backbones.backbone import normalised
-from clipfeat.extract.errors import ExtractUsageError
+from clipfeat.base.errors import ExtractUsageError
+from clipfeat.extract.backbones.tower import normalised
 
 # One of each family, with the module whose output (input: "<") stock open_clip pools.
 FAMILIES = {

@@ -14,16 +14,16 @@ from pictures import photograph, write_photographs
 from PIL import Image
 from towers import TEXT, relative
 
-from clipfeat.extract.backbones.backbone import normalised
-from clipfeat.extract.backbones.texts import load_text_tower
+from clipfeat.base.errors import ExtractUsageError
+from clipfeat.extract.api import extract_images
+from clipfeat.extract.backbones.tower import normalised
 from clipfeat.extract.backbones.weights import load_backbone
-from clipfeat.extract.errors import ExtractUsageError
-from clipfeat.extract.extraction import extract_images
+from clipfeat.extract.config import Request
+from clipfeat.extract.embedding import load_text_tower
 from clipfeat.extract.pixels.images import load_picture
-from clipfeat.extract.planning.job import BackboneSpec
-from clipfeat.extract.recipes.recipe import make_recipe
+from clipfeat.extract.planning.plan import BackboneSpec
+from clipfeat.extract.planning.recipe import make_recipe
 from clipfeat.extract.recompute import recompute
-from clipfeat.extract.request import Request
 from clipfeat.manifests import folder_manifest
 
 VISION = {"image_size": 64, "layers": 2, "width": 64, "patch_size": 16}

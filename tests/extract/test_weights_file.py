@@ -19,8 +19,8 @@ import torch
 from peak_memory import peak, start_peak
 from safetensors.torch import save_file
 
+from clipfeat.base.errors import ExtractUsageError
 from clipfeat.extract.backbones.weights_file import Unreadable, read_weights
-from clipfeat.extract.errors import ExtractUsageError
 
 STATE = {"visual.a": torch.arange(3.0), "text.b": torch.ones(2, 2)}
 

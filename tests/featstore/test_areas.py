@@ -11,13 +11,20 @@ from hypothesis import strategies as st
 from stores import make_store, padded_store
 
 from clipfeat.featstore import CorruptStoreError, FeatureStore, GridShape, IndexRow, StoreError
-from clipfeat.featstore.areas import Area, area_rule, real_area
 from clipfeat.featstore.audit.repair import repair
 from clipfeat.featstore.audit.verify import Depth, verify
-from clipfeat.featstore.disk.lookup import LookupBuilder, lookup_bytes
-from clipfeat.featstore.disk.tables import index_batch
-from clipfeat.featstore.step_json import step_json
-from clipfeat.featstore.steps import RGB, Fit, Pad, ShortestMaskRCNN
+from clipfeat.featstore.geometry import (
+    RGB,
+    Area,
+    Fit,
+    Pad,
+    ShortestMaskRCNN,
+    area_rule,
+    real_area,
+    step_json,
+)
+from clipfeat.featstore.lookup import LookupBuilder, lookup_bytes
+from clipfeat.featstore.tables import index_batch
 
 PRETRAIN = (
     ShortestMaskRCNN(384, 640),

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from clipfeat.featstore import CorruptStoreError
-from clipfeat.featstore.disk.codecs import crc32c, decode_zstd, encode, zstd_frame_header
+from clipfeat.featstore.shards import crc32c, decode_zstd, encode, zstd_frame_header
 
 RECORD = np.random.default_rng(0).integers(0, 4, 3000).astype(np.uint8)
 

@@ -11,10 +11,9 @@ from stores import extend_store, files_of, make_store, snapshot
 from clipfeat.base.errors import UsageError
 from clipfeat.featstore import FeatureStore, StoreError
 from clipfeat.featstore.audit.verify import Depth, verify
-from clipfeat.featstore.writing.completion import Lacking, finish_store
-from clipfeat.featstore.writing.part import Part
-from clipfeat.featstore.writing.part_writer import PartWriter
-from clipfeat.featstore.writing.writer import StoreWriter
+from clipfeat.featstore.layout import Part
+from clipfeat.featstore.writing.commit import Lacking, finish_store
+from clipfeat.featstore.writing.writer import PartWriter, StoreWriter
 
 NOT_OF_PLAN = "its receipts are not those of its plan"
 

@@ -12,8 +12,7 @@ from stores import extend_store, files_of, make_identity, make_pooled_store, mak
 
 from clipfeat.featstore import CorruptStoreError, FeatureStore, StoreError
 from clipfeat.featstore.audit.verify import verify
-from clipfeat.featstore.disk.codecs import encode
-from clipfeat.featstore.disk.shard_index import decode_index, encode_index, index_bytes
+from clipfeat.featstore.shards import decode_index, encode, encode_index, index_bytes
 
 RNG = np.random.default_rng(0)
 FLIPS = 250  # for each codec

@@ -6,8 +6,8 @@ import pytest
 from stores import make_identity
 
 from clipfeat.featstore import GridShape, Identity, IndexRow, StoreError
-from clipfeat.featstore.disk.tables import index_batch, index_lines
 from clipfeat.featstore.format import ShardRow, differences, store_digest
+from clipfeat.featstore.tables import index_batch, index_lines
 
 
 def test_the_digest_by_hand():

@@ -34,12 +34,11 @@ from stores import (
 from clipfeat.featstore import CorruptStoreError, FeatureStore, GridShape, StoreError
 from clipfeat.featstore.audit.repair import repair
 from clipfeat.featstore.audit.verify import Depth, verify
-from clipfeat.featstore.disk.codecs import crc32c, encode
-from clipfeat.featstore.disk.lookup import SHAPE_BIT, STATUS_BIT, _hashes, _seal
-from clipfeat.featstore.disk.shard_index import ABSENT, encode_index
-from clipfeat.featstore.disk.tables import INDEX_SCHEMA, SHARDS_SCHEMA
 from clipfeat.featstore.layout import lay_out
-from clipfeat.featstore.writing.completion import Lacking, finish_store
+from clipfeat.featstore.lookup import SHAPE_BIT, STATUS_BIT, _hashes, _seal
+from clipfeat.featstore.shards import ABSENT, crc32c, encode, encode_index
+from clipfeat.featstore.tables import INDEX_SCHEMA, SHARDS_SCHEMA
+from clipfeat.featstore.writing.commit import Lacking, finish_store
 from clipfeat.featstore.writing.update import finished_store
 from clipfeat.featstore.writing.writer import StoreWriter
 

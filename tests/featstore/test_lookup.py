@@ -10,9 +10,8 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from clipfeat.featstore import CorruptStoreError, IndexRow, Status
-from clipfeat.featstore.disk import lookup as lookup_module
-from clipfeat.featstore.disk.codecs import crc32c
-from clipfeat.featstore.disk.lookup import (
+from clipfeat.featstore import lookup as lookup_module
+from clipfeat.featstore.lookup import (
     MAGIC,
     STATUSES,
     Lookup,
@@ -21,8 +20,8 @@ from clipfeat.featstore.disk.lookup import (
     _seal,
     lookup_bytes,
 )
-from clipfeat.featstore.disk.shard_index import ABSENT, decode_index, encode_index
-from clipfeat.featstore.disk.tables import index_batch
+from clipfeat.featstore.shards import ABSENT, crc32c, decode_index, encode_index
+from clipfeat.featstore.tables import index_batch
 
 IDS = st.text(st.characters(exclude_categories=["Cs"]), max_size=40) | st.sampled_from(
     ["", " ", "\0", "\u200b", "\u00e9", "e\u0301", "\U0001f600", "x" * 5000]

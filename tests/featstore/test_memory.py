@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from clipfeat.featstore.memory import KEPT, BufferPool
+from clipfeat.featstore.reading import KEPT, BufferPool
 
 
 def address(array):

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from clipfeat.base.errors import UsageError
-from clipfeat.featstore.writing.part import Part, part_with
+from clipfeat.featstore.layout import Part, part_with
 
 
 @given(st.integers(0, 300), st.integers(1, 40))

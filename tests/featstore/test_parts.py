@@ -18,12 +18,11 @@ from stores import write_encoded, write_shard
 from clipfeat.featstore import FeatureStore, StoreError
 from clipfeat.featstore.audit.repair import repair
 from clipfeat.featstore.audit.verify import Depth, verify
-from clipfeat.featstore.layout import lay_out
-from clipfeat.featstore.writing.completion import finish_store
+from clipfeat.featstore.layout import Part, lay_out
+from clipfeat.featstore.writing.commit import finish_store
 from clipfeat.featstore.writing.journal import Journal
-from clipfeat.featstore.writing.part import Part
-from clipfeat.featstore.writing.part_writer import PartWriter
 from clipfeat.featstore.writing.update import update_layout
+from clipfeat.featstore.writing.writer import PartWriter
 
 HERE = socket.gethostname()
 ELSEWHERE = json.dumps({"host": "elsewhere", "pid": 7, "since": "2026-11-23T10:00:00+00:00"})

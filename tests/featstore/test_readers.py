@@ -16,8 +16,8 @@ from stores import make_identity, make_pooled_store, make_store
 from torch.utils.data import DataLoader, Dataset
 
 from clipfeat.featstore import FeatureStore, MissingRecordError, StoreError
-from clipfeat.featstore.disk import shard_file
-from clipfeat.featstore.threads import thread_count
+from clipfeat.featstore import shards as shard_file
+from clipfeat.featstore.reading import thread_count
 
 RNG = np.random.default_rng(0)
 

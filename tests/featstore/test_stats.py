@@ -7,18 +7,13 @@ import pytest
 from stores import make_identity, make_store
 
 from clipfeat.featstore import CorruptStoreError, FeatureStore, GridShape, StoreError
-from clipfeat.featstore.disk.codecs import checksum, encode
-from clipfeat.featstore.disk.shard_file import as_bytes
 from clipfeat.featstore.format import IndexRow, Status
 from clipfeat.featstore.layout import lay_out
 from clipfeat.featstore.report import stats
-from clipfeat.featstore.report.moments import Moments
-from clipfeat.featstore.report.stats import store_stats
-from clipfeat.featstore.report.stats_text import stats_text
-from clipfeat.featstore.report.vector_stats import EDGES, VectorStats
-from clipfeat.featstore.write import write_store
-from clipfeat.featstore.writing.transaction import ShardTransaction
-from clipfeat.featstore.writing.writer import StoreWriter
+from clipfeat.featstore.report.stats import EDGES, Moments, VectorStats, stats_text, store_stats
+from clipfeat.featstore.shards import as_bytes, checksum, encode
+from clipfeat.featstore.writing.run import ShardTransaction
+from clipfeat.featstore.writing.writer import StoreWriter, write_store
 
 DIM = 12
 DEAD, CONSTANT = 3, 7

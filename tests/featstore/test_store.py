@@ -9,11 +9,10 @@ import pytest
 from stores import extend_store, make_store
 
 from clipfeat.base.files import sha256_file
-from clipfeat.featstore import CorruptStoreError, FeatureStore, MissingRecordError, Status
+from clipfeat.featstore import CorruptStoreError, FeatureStore, MissingRecordError, Status, tables
 from clipfeat.featstore.audit.verify import verify
-from clipfeat.featstore.disk import tables
 from clipfeat.featstore.format import IndexRow
-from clipfeat.featstore.refused import reasons_text
+from clipfeat.featstore.tables import reasons_text
 
 RNG = np.random.default_rng(0)
 

@@ -12,11 +12,9 @@ import pytest
 from stores import make_identity, make_store, padded_store
 
 from clipfeat.featstore import FeatureStore, GridShape
-from clipfeat.featstore.areas import real_area
-from clipfeat.featstore.disk.zarr_metadata import metadata_files
+from clipfeat.featstore.geometry import NAMES, Pad, parse_step, real_area
 from clipfeat.featstore.layout import lay_out
-from clipfeat.featstore.step_json import NAMES, parse_step
-from clipfeat.featstore.steps import Pad
+from clipfeat.featstore.metadata import metadata_files
 
 DOC = (Path(__file__).parents[2] / "docs" / "store-format.md").read_text()
 

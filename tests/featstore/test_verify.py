@@ -75,7 +75,7 @@ class TestQuick:
     def test_no_shard_is_opened(self, tmp_path, monkeypatch):
         path = make_store(tmp_path / "s", RECORDS)
         opened = []
-        monkeypatch.setattr("clipfeat.featstore.disk.shard_file.open_plain", opened.append)
+        monkeypatch.setattr("clipfeat.featstore.shards.open_plain", opened.append)
         assert found(path, Depth.QUICK) == []
         assert opened == []
 

@@ -21,11 +21,11 @@ from stores import files_of, make_identity, make_store, snapshot
 
 from clipfeat.featstore import FeatureStore, GridShape, IndexRow, StoreError
 from clipfeat.featstore.audit.verify import verify
-from clipfeat.featstore.disk.tables import index_batch, index_lines, index_rows
 from clipfeat.featstore.layout import lay_out
-from clipfeat.featstore.writing import journal, merge
-from clipfeat.featstore.writing.merge import merged
-from clipfeat.featstore.writing.tidy import finish_tidying
+from clipfeat.featstore.tables import index_batch, index_lines, index_rows
+from clipfeat.featstore.writing import commit as merge
+from clipfeat.featstore.writing import journal
+from clipfeat.featstore.writing.commit import finish_tidying, merged
 from clipfeat.featstore.writing.update import finished_store, update_layout
 from clipfeat.featstore.writing.writer import StoreWriter
 

@@ -12,10 +12,9 @@ from lists import made, picture, write_json
 from pictures import photograph
 from PIL import Image as Pillow
 
-from clipfeat.base.endings import SUFFIXES
-from clipfeat.base.errors import UsageError
-from clipfeat.extract.errors import ExtractUsageError
-from clipfeat.extract.request import load_images
+from clipfeat.base.errors import ExtractUsageError, UsageError
+from clipfeat.base.text import SUFFIXES
+from clipfeat.extract.config import load_images
 from clipfeat.manifests import (
     Image,
     Manifest,

@@ -9,7 +9,7 @@ from lists import made, picture
 
 from clipfeat.base import jsonio
 from clipfeat.manifests import Image, ManifestError, folder_manifest, write_manifest
-from clipfeat.manifests.parquet import require_bounded
+from clipfeat.manifests.manifest import require_bounded
 
 
 @pytest.fixture

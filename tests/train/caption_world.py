@@ -7,9 +7,9 @@ from typing import Any
 from stores import make_store
 from vqa_world import COLOURS, grid, scene
 
-from clipfeat.train.caption.settings import CaptionSettings
-from clipfeat.train.caption.task import train_caption
 from clipfeat.train.settings import load_settings
+from clipfeat.train.tasks.captioning.training import train_caption
+from clipfeat.train.tasks.settings import CaptionSettings
 
 # A caption of four words, so that CIDEr-D has n-grams of each order.
 FAST = (

@@ -8,20 +8,24 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from clipfeat.train.caption.data.tokens import SPECIAL
-from clipfeat.train.caption.models.build import build_captioner
-from clipfeat.train.caption.models.captioner import Captioner
-from clipfeat.train.caption.models.settings import (
+from clipfeat.train.data.caption_vocabulary import SPECIAL
+from clipfeat.train.models.captioner import Captioner
+from clipfeat.train.models.settings import (
     CaptionerSettings,
-    TransformerSettings,
-    UpDnSettings,
+    TransformerCaptionerSettings,
+    UpDnCaptionerSettings,
 )
-from clipfeat.train.grids.normalize import ChannelStatistics, FeatureNorm
+from clipfeat.train.records import ChannelStatistics, FeatureNorm
+from clipfeat.train.tasks.captioning.model import build_captioner
 
 DIM, WORDS = 6, 3  # of features; besides the tokens that stand for no word
 TINY: dict[str, CaptionerSettings] = {
-    "transformer": TransformerSettings(hidden=16, layers=2, heads=2, dropout=0.0, cell_dropout=0.0),
-    "updn": UpDnSettings(embedding=8, hidden=16, attention=8, dropout=0.0, cell_dropout=0.0),
+    "transformer": TransformerCaptionerSettings(
+        hidden=16, layers=2, heads=2, dropout=0.0, cell_dropout=0.0
+    ),
+    "updn": UpDnCaptionerSettings(
+        embedding=8, hidden=16, attention=8, dropout=0.0, cell_dropout=0.0
+    ),
 }
 
 

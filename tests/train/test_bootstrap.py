@@ -5,7 +5,7 @@ import time
 import numpy as np
 import pytest
 
-from clipfeat.train.runs.bootstrap import interval_of_mean
+from clipfeat.train.compare import interval_of_mean
 
 RNG = np.random.default_rng(5)
 

@@ -11,19 +11,17 @@ from typing import Any
 import pytest
 
 from clipfeat.base.errors import ClipfeatError
-from clipfeat.train.caption.data.coco import read_list
-from clipfeat.train.caption.data.read import read_split as read_captions
-from clipfeat.train.caption.data.vocabulary import read_vocabulary as read_caption_vocabulary
-from clipfeat.train.caption.metrics.results import read_references, read_results
-from clipfeat.train.pretrain.corpus.heldout import read_held_out
-from clipfeat.train.pretrain.corpus.read import read_sentences
-from clipfeat.train.texts.pieces import SPECIAL, read_pieces
-from clipfeat.train.texts.vocabulary import read_vocabulary
-from clipfeat.train.ve.data import read_split as read_pairs
-from clipfeat.train.ve.predictions import read_predictions as read_labels
-from clipfeat.train.vqa.answers import read_answer_list
-from clipfeat.train.vqa.datasets.read import read_files
-from clipfeat.train.vqa.predictions import read_predictions
+from clipfeat.train.data.caption_files import read_references, read_results
+from clipfeat.train.data.caption_vocabulary import read_vocabulary as read_caption_vocabulary
+from clipfeat.train.data.coco_captions import read_list
+from clipfeat.train.data.coco_captions import read_split as read_captions
+from clipfeat.train.data.corpus import read_held_out
+from clipfeat.train.data.lxmert import read_sentences
+from clipfeat.train.data.snli_ve import read_predictions as read_labels
+from clipfeat.train.data.snli_ve import read_split as read_pairs
+from clipfeat.train.data.vocabulary import SPECIAL, read_pieces, read_vocabulary
+from clipfeat.train.data.vqa_files import read_files, read_predictions
+from clipfeat.train.metrics.vqa import read_answer_list
 
 MARK = b"\xef\xbb\xbf"
 PAIR = {"Flickr30K_ID": "1", "pairID": "a", "sentence2": "Été.", "gold_label": "neutral"}

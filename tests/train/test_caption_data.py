@@ -11,11 +11,11 @@ from stores import make_store
 
 from clipfeat.base.errors import ClipfeatError, UsageError
 from clipfeat.featstore import FeatureStore
-from clipfeat.train.caption.data.examples import encode, read_batch
-from clipfeat.train.caption.data.read import read_split
-from clipfeat.train.caption.data.split import CaptionSplit
-from clipfeat.train.caption.data.words import WordVocabulary, build_words
-from clipfeat.train.grids.records import RecordReader
+from clipfeat.train.data.caption_vocabulary import WordVocabulary, build_words
+from clipfeat.train.data.captions import CaptionSplit
+from clipfeat.train.data.coco_captions import read_split
+from clipfeat.train.records import RecordReader
+from clipfeat.train.tasks.captioning.examples import encode, read_batch
 
 
 def sentence(raw: str, **changes: Any) -> dict[str, Any]:

@@ -12,12 +12,17 @@ from captioners import TINY, WORDS, Table, alone, captioner, grids, table_memory
 from torch import Tensor
 
 from clipfeat.base.errors import UsageError
-from clipfeat.train.caption.data.tokens import BEGIN, END, SPECIAL
-from clipfeat.train.caption.decoding.beam import beam_search
-from clipfeat.train.caption.decoding.captions import Captions, log_probabilities
-from clipfeat.train.caption.decoding.sampling import greedy, sample, within_nucleus
-from clipfeat.train.caption.models.captioner import Captioner
-from clipfeat.train.texts.words import PADDING, UNKNOWN
+from clipfeat.train.data.caption_vocabulary import BEGIN, END, SPECIAL
+from clipfeat.train.data.words import PADDING, UNKNOWN
+from clipfeat.train.models.captioner import Captioner
+from clipfeat.train.models.decoding import (
+    Captions,
+    beam_search,
+    greedy,
+    log_probabilities,
+    sample,
+    within_nucleus,
+)
 
 A, B, C = range(SPECIAL, SPECIAL + WORDS)
 every_model = pytest.mark.parametrize("name", TINY)

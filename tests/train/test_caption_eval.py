@@ -25,15 +25,14 @@ from stores import make_store
 from vqa_world import grid
 
 from clipfeat.featstore import FeatureStore
-from clipfeat.train.caption.attention import by_word
-from clipfeat.train.caption.data.bpe import WORD, BpeVocabulary
-from clipfeat.train.caption.evaluation import describe, with_beams
-from clipfeat.train.caption.inputs import read_inputs
-from clipfeat.train.caption.metrics import cider_remark
-from clipfeat.train.caption.page import _find
-from clipfeat.train.caption.settings import CaptionSettings
-from clipfeat.train.caption.trained import load_stage
+from clipfeat.train.data.caption_vocabulary import WORD, BpeVocabulary
+from clipfeat.train.metrics import cider_remark
 from clipfeat.train.settings import load_settings
+from clipfeat.train.tasks.captioning.evaluation import describe, with_beams
+from clipfeat.train.tasks.captioning.model import load_stage
+from clipfeat.train.tasks.captioning.page import _find, by_word
+from clipfeat.train.tasks.captioning.training import read_inputs
+from clipfeat.train.tasks.settings import CaptionSettings
 
 Typed = Callable[..., tuple[int, str, str]]
 World = tuple[Path, Path]
@@ -71,7 +70,7 @@ def test_a_split_is_captioned_and_scored_as_published(
         scored.append((results, references))
         return {"n": len(results), "Bleu_1": 0.5, "CIDEr": 2.0, "left_out": {"SPICE": "no jar"}}
 
-    monkeypatch.setattr("clipfeat.train.caption.metrics.score.score", score)
+    monkeypatch.setattr("clipfeat.train.metrics.captions.score", score)
     words = ["eval", "caption", run, "--split", "test", "--beam", "3", "--device", "cpu"]
     code, out, err = typed(*words, "--json")
     assert (code, err) == (0, "")

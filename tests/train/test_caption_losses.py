@@ -10,12 +10,17 @@ from accelerate import Accelerator
 from captioners import Table, TableState
 from torch import Tensor
 
-from clipfeat.train.caption.data.examples import CaptionBatch, ImageBatch
-from clipfeat.train.caption.data.words import WordVocabulary
-from clipfeat.train.caption.losses import SelfCritical, advantages, caption_loss, policy_loss
-from clipfeat.train.caption.metrics.texts import TextCider
-from clipfeat.train.caption.settings import CaptionSettings, SelfCriticalSettings
-from clipfeat.train.loop.train import seed_update
+from clipfeat.train.data.caption_vocabulary import WordVocabulary
+from clipfeat.train.engine import seed_update
+from clipfeat.train.metrics.cider import TextCider
+from clipfeat.train.tasks.captioning.examples import CaptionBatch, ImageBatch
+from clipfeat.train.tasks.captioning.training import (
+    SelfCritical,
+    advantages,
+    caption_loss,
+    policy_loss,
+)
+from clipfeat.train.tasks.settings import CaptionSettings, SelfCriticalSettings
 
 A, B, BEGIN, END = 4, 5, 2, 3
 

@@ -12,9 +12,8 @@ from pycocoevalcap.spice import spice
 from pycocoevalcap.tokenizer.ptbtokenizer import PTBTokenizer
 
 from clipfeat.base.errors import ClipfeatError, UsageError
-from clipfeat.train.caption.metrics import score as score_module
-from clipfeat.train.caption.metrics.score import describe, score
-from clipfeat.train.caption.metrics.tokenizer import tokenize
+from clipfeat.train.metrics import captions as score_module
+from clipfeat.train.metrics.captions import describe, score, tokenize
 
 RESULTS = {"1": "A dog on grass.", "2": "two men ride the big wave"}
 REFERENCES = {"2": ["Two men ride the big wave!"], "1": ["a dog lies on grass"]}

@@ -11,14 +11,13 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from clipfeat.base.errors import UsageError
-from clipfeat.train.caption.data.tokens import BEGIN, END
-from clipfeat.train.caption.decoding.sampling import greedy
-from clipfeat.train.caption.models.captioner import Captioner, select
-from clipfeat.train.caption.models.layers import sinusoids
-from clipfeat.train.caption.models.settings import TransformerSettings, UpDnSettings
-from clipfeat.train.caption.models.transformer import Transformer
-from clipfeat.train.caption.models.updn import UpDn
-from clipfeat.train.models.attention import MultiHeadAttention
+from clipfeat.train.data.caption_vocabulary import BEGIN, END
+from clipfeat.train.models.caption_transformer import Transformer, sinusoids
+from clipfeat.train.models.caption_updn import UpDn
+from clipfeat.train.models.captioner import Captioner, select
+from clipfeat.train.models.decoding import greedy
+from clipfeat.train.models.layers import MultiHeadAttention
+from clipfeat.train.models.settings import TransformerCaptionerSettings, UpDnCaptionerSettings
 
 every_model = pytest.mark.parametrize("name", TINY)
 # Two captions of each of the two images.
@@ -295,20 +294,28 @@ def test_updn_is_that_of_the_paper() -> None:
 
 
 def test_the_sizes_are_those_of_the_experiments() -> None:
-    settings = TransformerSettings()
+    settings = TransformerCaptionerSettings()
     assert (settings.hidden, settings.layers, settings.heads) == (512, 6, 8)
 
 
 @pytest.mark.parametrize(
     ("kind", "values", "message"),
     [
-        (TransformerSettings, {"hidden": 0}, "hidden must be at least 1; got 0"),
-        (TransformerSettings, {"layers": 0}, "layers must be at least 1"),
-        (TransformerSettings, {"heads": 3}, "hidden must be a multiple of heads, 3; got 512"),
-        (TransformerSettings, {"hidden": 3, "heads": 1}, "hidden must be even"),
-        (TransformerSettings, {"dropout": 1.0}, "dropout must be at least 0 and below 1"),
-        (UpDnSettings, {"cell_dropout": -0.1}, "cell_dropout must be at least 0 and below 1"),
-        (UpDnSettings, {"attention": 0}, "attention must be at least 1"),
+        (TransformerCaptionerSettings, {"hidden": 0}, "hidden must be at least 1; got 0"),
+        (TransformerCaptionerSettings, {"layers": 0}, "layers must be at least 1"),
+        (
+            TransformerCaptionerSettings,
+            {"heads": 3},
+            "hidden must be a multiple of heads, 3; got 512",
+        ),
+        (TransformerCaptionerSettings, {"hidden": 3, "heads": 1}, "hidden must be even"),
+        (TransformerCaptionerSettings, {"dropout": 1.0}, "dropout must be at least 0 and below 1"),
+        (
+            UpDnCaptionerSettings,
+            {"cell_dropout": -0.1},
+            "cell_dropout must be at least 0 and below 1",
+        ),
+        (UpDnCaptionerSettings, {"attention": 0}, "attention must be at least 1"),
     ],
 )
 def test_sizes_that_cannot_be_are_refused(kind: Any, values: dict, message: str) -> None:

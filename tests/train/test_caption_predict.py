@@ -13,11 +13,11 @@ from stores import make_store
 from vqa_world import grid
 
 from clipfeat.featstore import FeatureStore
-from clipfeat.train.caption.data.tokens import BEGIN, END
-from clipfeat.train.caption.decoding.captions import log_probabilities
-from clipfeat.train.caption.trained import TrainedCaptioner, load_stage
-from clipfeat.train.grids.records import RecordReader
-from clipfeat.train.loop.devices import accelerator_on
+from clipfeat.train.data.caption_vocabulary import BEGIN, END
+from clipfeat.train.devices import accelerator_on
+from clipfeat.train.models.decoding import log_probabilities
+from clipfeat.train.records import RecordReader
+from clipfeat.train.tasks.captioning.model import TrainedCaptioner, load_stage
 
 Typed = Callable[..., tuple[int, str, str]]
 World = tuple[Path, Path]

@@ -10,13 +10,8 @@ from typing import Any
 import pytest
 
 from clipfeat.base.errors import ClipfeatError, UsageError
-from clipfeat.train.caption.data.read import read_split
-from clipfeat.train.caption.metrics.results import (
-    matched,
-    read_references,
-    read_results,
-    write_results,
-)
+from clipfeat.train.data.caption_files import matched, read_references, read_results, write_results
+from clipfeat.train.data.coco_captions import read_split
 
 Typed = Callable[..., tuple[int, str, str]]
 
@@ -217,7 +212,7 @@ def test_captions_are_scored_as_typed(tmp_path: Path, typed: Typed) -> None:
 def test_an_extra_that_is_missing_is_named(
     tmp_path: Path, typed: Typed, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.delitem(sys.modules, "clipfeat.train.caption.metrics.score", raising=False)
+    monkeypatch.delitem(sys.modules, "clipfeat.train.metrics.captions", raising=False)
     monkeypatch.setitem(sys.modules, "pycocoevalcap.bleu.bleu", None)
     code, out, err = typed("eval", "caption", "--results", tmp_path, "--references", tmp_path)
     assert (code, out) == (2, "")

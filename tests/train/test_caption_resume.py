@@ -69,7 +69,7 @@ def test_two_processes_train_both_stages_as_one_does(
 ) -> None:
     """Each draws captions of its own images; of 30 in batches of 29 the second one gets none."""
     changes = ("epochs=2", "model.dropout=0.0", "scst.batch_size=29")
-    launch = "import sys; from clipfeat.train.loop.launch import launch; launch(sys.argv[1:], 2)"
+    launch = "import sys; from clipfeat.train.launch import launch; launch(sys.argv[1:], 2)"
     words = command_line(world, tmp_path / "two", *changes)
     child = start([sys.executable, "-c", launch, *words])
     out, messages = child.communicate()

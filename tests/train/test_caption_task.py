@@ -19,9 +19,9 @@ from caption_world import (
     write_rows,
 )
 
-from clipfeat.train.caption.settings import PRESETS, CaptionSettings
-from clipfeat.train.loop.schedule import learning_rate, total_updates
+from clipfeat.train.schedule import learning_rate, total_updates
 from clipfeat.train.settings import load_settings
+from clipfeat.train.tasks.settings import CAPTION_PRESETS, CaptionSettings
 
 Typed = Callable[..., tuple[int, str, str]]
 World = tuple[Path, Path]
@@ -217,7 +217,7 @@ def test_a_folder_of_something_else_is_refused(world: World, tmp_path: Path, typ
 
 
 def test_the_default_file_lists_every_setting_at_its_default() -> None:
-    listed = tomllib.loads((PRESETS / "default.toml").read_text())
+    listed = tomllib.loads((CAPTION_PRESETS / "default.toml").read_text())
     for table in ("decoding", "scst"):
         listed[table]["name"] = table
     assert listed == json.loads(json.dumps(dataclasses.asdict(CaptionSettings())))
@@ -225,16 +225,18 @@ def test_the_default_file_lists_every_setting_at_its_default() -> None:
 
 @pytest.mark.parametrize("name", ["default", "demo", "transformer", "updn"])
 def test_every_preset_says_its_command_and_loads(name: str) -> None:
-    head = (PRESETS / f"{name}.toml").read_text()[:900]
+    head = (CAPTION_PRESETS / f"{name}.toml").read_text()[:900]
     assert f"clipfeat train caption {name} " in head
     assert "Expected time: " in head
     assert "Expected score: " in head
-    load_settings(CaptionSettings, config=PRESETS / f"{name}.toml", assignments=[])
+    load_settings(CaptionSettings, config=CAPTION_PRESETS / f"{name}.toml", assignments=[])
 
 
 def test_the_transformer_has_the_schedule_of_the_paper() -> None:
     """Noam's, as published: 512^-0.5 * min(n^-0.5, n * 20,000^-1.5) at update n from 1."""
-    preset = load_settings(CaptionSettings, config=PRESETS / "transformer.toml", assignments=[])
+    preset = load_settings(
+        CaptionSettings, config=CAPTION_PRESETS / "transformer.toml", assignments=[]
+    )
     steps = total_updates(preset, 566_747)  # captions of Karpathy's train and restval
     for update in (1, 5_000, 20_000, 20_001, 80_000, steps):
         expected = 512**-0.5 * min(update**-0.5, update * 20_000**-1.5)

@@ -8,12 +8,20 @@ from typing import Any
 import pytest
 
 from clipfeat.base.errors import ClipfeatError
-from clipfeat.train.caption.data.bpe import WORD, BpeVocabulary, build_bpe
-from clipfeat.train.caption.data.tokens import BEGIN, END, SPECIAL, CaptionVocabulary
-from clipfeat.train.caption.data.vocabulary import read_vocabulary
-from clipfeat.train.caption.data.words import WordVocabulary, build_words
-from clipfeat.train.runs.jsonfile import write_json
-from clipfeat.train.texts.words import PADDING, UNKNOWN
+from clipfeat.train.data.caption_vocabulary import (
+    BEGIN,
+    END,
+    SPECIAL,
+    WORD,
+    BpeVocabulary,
+    CaptionVocabulary,
+    WordVocabulary,
+    build_bpe,
+    build_words,
+    read_vocabulary,
+)
+from clipfeat.train.data.words import PADDING, UNKNOWN
+from clipfeat.train.jsonfile import write_json
 
 TEXTS = ["low low low low low", "lower lower", "newest " * 6, "widest " * 3]
 

@@ -8,9 +8,8 @@ import pytest
 from pycocoevalcap.cider.cider_scorer import CiderScorer
 
 from clipfeat.base.errors import ClipfeatError
-from clipfeat.train.caption.metrics import references as references_module
-from clipfeat.train.caption.metrics.cider import CiderD
-from clipfeat.train.caption.metrics.references import count_references, document_frequencies
+from clipfeat.train.metrics import cider as references_module
+from clipfeat.train.metrics.cider import CiderD, count_references, document_frequencies
 
 END = 9
 LAST = 65_534  # the largest token there may be

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from clipfeat.train.caption.metrics.clipscore import clip_metrics, own_ranks
+from clipfeat.train.metrics.clipscore import clip_metrics, own_ranks
 
 # Unit vectors: cosines of what lies 0, 90 and 180 degrees apart, and of (3, 4) / 5.
 EAST, NORTH, WEST, NORTH_EAST = (1.0, 0.0), (0.0, 1.0), (-1.0, 0.0), (0.6, 0.8)

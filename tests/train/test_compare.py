@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from clipfeat.base.errors import ClipfeatError, UsageError
-from clipfeat.train.runs.compare import compare, table, to_json
+from clipfeat.train.compare import compare, table, to_json
 
 SETTINGS = {"lr": 0.01, "blind": False, "model": {"name": "updn", "hidden": 32}}
 

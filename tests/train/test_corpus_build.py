@@ -3,14 +3,8 @@
 import pytest
 
 from clipfeat.base.errors import ClipfeatError
-from clipfeat.train.pretrain.corpus.build import (
-    FILES,
-    Gathered,
-    choose_held_out,
-    coco_names,
-    divide,
-)
-from clipfeat.train.pretrain.corpus.sentences import Sentence
+from clipfeat.train.data.corpus import FILES, Gathered, choose_held_out, coco_names, divide
+from clipfeat.train.data.lxmert import Sentence
 
 
 def name(number: int, part: str = "val2014") -> str:

@@ -11,12 +11,11 @@ from corpus_world import write, write_captions, write_gqa, write_visual_genome, 
 
 from clipfeat.base.errors import ClipfeatError, UsageError
 from clipfeat.demo.write import write_demo_data
-from clipfeat.train.pretrain.corpus import write as write_module
-from clipfeat.train.pretrain.corpus.heldout import read_held_out
-from clipfeat.train.pretrain.corpus.read import corpus_files, read_sentences
-from clipfeat.train.pretrain.corpus.sources import Sources
-from clipfeat.train.pretrain.corpus.write import write_corpus
-from clipfeat.train.vqa.datasets.read import read_split
+from clipfeat.train.data import corpus_files as write_module
+from clipfeat.train.data.corpus import Sources, read_held_out
+from clipfeat.train.data.corpus_files import write_corpus
+from clipfeat.train.data.lxmert import corpus_files, read_sentences
+from clipfeat.train.data.vqa_files import read_split
 
 Typed = Callable[..., tuple[int, str, str]]
 ONE, TWO, THREE = (

@@ -11,10 +11,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from clipfeat.base.errors import ClipfeatError, UsageError
-from clipfeat.train.grounded import images as images_module
-from clipfeat.train.pretrain.corpus import sentences as sentences_module
-from clipfeat.train.pretrain.corpus.read import corpus_files, read_sentences
-from clipfeat.train.pretrain.corpus.sentences import Sentence, image_candidates
+from clipfeat.train.data import ids as images_module
+from clipfeat.train.data import lxmert as sentences_module
+from clipfeat.train.data.lxmert import Sentence, corpus_files, image_candidates, read_sentences
 
 NAME = "COCO_val2014_000000393267"
 

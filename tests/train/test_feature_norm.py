@@ -9,7 +9,7 @@ from stores import make_store
 
 from clipfeat.base.errors import ClipfeatError
 from clipfeat.featstore import FeatureStore
-from clipfeat.train.grids.normalize import ChannelStatistics, FeatureNorm, channel_statistics
+from clipfeat.train.records import ChannelStatistics, FeatureNorm, channel_statistics
 
 
 def open_store(path: Path, grids: list[np.ndarray]) -> FeatureStore:

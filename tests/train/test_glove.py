@@ -7,7 +7,7 @@ import pytest
 from peak_memory import peak, start_peak
 
 from clipfeat.base.errors import UsageError
-from clipfeat.train.texts.glove import read_glove, require_glove
+from clipfeat.train.models.start import read_glove, require_glove
 
 WORDS = ("cat", "café", "dog", "what's")
 

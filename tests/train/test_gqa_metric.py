@@ -3,7 +3,7 @@
 import pytest
 
 from clipfeat.base.errors import ClipfeatError
-from clipfeat.train.vqa.gqa_metric import GqaAnnotation, score_each, score_split
+from clipfeat.train.metrics.gqa import GqaAnnotation, score_each, score_split
 
 BALANCED, OTHER = True, False
 ANNOTATIONS = {

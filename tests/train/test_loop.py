@@ -15,13 +15,13 @@ from accelerate import Accelerator
 from vqa_world import FAST, make_world
 
 from clipfeat.base.errors import ClipfeatError, UsageError
-from clipfeat.train.loop.batches import Order, epoch_order
-from clipfeat.train.loop.checkpoint import read_checkpoint, write_checkpoint
-from clipfeat.train.loop.devices import accelerator_of_trained, accelerator_on
-from clipfeat.train.loop.train import train
+from clipfeat.train.batches import Order, epoch_order
+from clipfeat.train.checkpoint import read_checkpoint, write_checkpoint
+from clipfeat.train.devices import accelerator_of_trained, accelerator_on
+from clipfeat.train.engine import train
 from clipfeat.train.settings import LoopSettings, load_settings
-from clipfeat.train.vqa.settings import VqaSettings
-from clipfeat.train.vqa.task import train_vqa
+from clipfeat.train.tasks.settings import VqaSettings
+from clipfeat.train.tasks.vqa import train_vqa
 
 
 class Row(NamedTuple):
@@ -251,7 +251,7 @@ def test_the_precision_that_is_named_instead_is_one_that_the_processor_is_fast_i
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     times = 0.5 if native else 20.0
-    monkeypatch.setattr("clipfeat.train.loop.devices.slower_than_float32", lambda _: times)
+    monkeypatch.setattr("clipfeat.train.devices.slower_than_float32", lambda _: times)
     with pytest.raises(UsageError) as refused:
         accelerator_on("cpu", LoopSettings(precision="float16"))
     assert refused.value.code == "E-PRECISION-DEVICE"
@@ -265,7 +265,7 @@ def test_a_trained_model_is_used_in_float32_where_its_precision_is_slow(
     precision: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Nobody can set the precision of a run that was trained elsewhere."""
-    monkeypatch.setattr("clipfeat.train.loop.devices.slower_than_float32", lambda _: 20.0)
+    monkeypatch.setattr("clipfeat.train.devices.slower_than_float32", lambda _: 20.0)
     accelerator = accelerator_of_trained("cpu", LoopSettings(precision=precision))
     layer = accelerator.prepare_model(torch.nn.Linear(2, 2), evaluation_mode=True)
     assert layer(torch.ones(1, 2)).dtype == torch.float32
@@ -294,7 +294,7 @@ def test_a_gpu_that_only_emulates_bfloat16_is_told_of(
     ):
         monkeypatch.setattr(f"torch.cuda.{name}", lambda *_, value=value: value)
     monkeypatch.setattr(
-        "clipfeat.train.loop.devices.Accelerator", lambda **_: Accelerator.__new__(Accelerator)
+        "clipfeat.train.devices.Accelerator", lambda **_: Accelerator.__new__(Accelerator)
     )
     accelerator_on(None, LoopSettings(precision="bfloat16"))
     err = capsys.readouterr().err

@@ -7,12 +7,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import conv2d, layer_norm
 
-from clipfeat.train.models.attention import MultiHeadAttention, Reduction
-from clipfeat.train.models.coattention import GuidedAttention, SelfAttention
-from clipfeat.train.models.fusion import SumHead
-from clipfeat.train.models.movie import ModulatedBottleneck, Movie, cell_maps
+from clipfeat.train.models.layers import MultiHeadAttention, Reduction, SumHead, WordStates
+from clipfeat.train.models.mcan import GuidedAttention, SelfAttention
+from clipfeat.train.models.movie_mcan import ModulatedBottleneck, Movie, cell_maps
 from clipfeat.train.models.pythia import ProductAttention
-from clipfeat.train.models.states import WordStates
 
 TEXTS, CELLS, WORDS, CHANNELS, HEADS = 3, 6, 5, 16, 4
 SEEN = torch.arange(CELLS) < torch.tensor([[6], [4], [1]])

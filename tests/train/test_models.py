@@ -7,9 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from clipfeat.train.grids.normalize import ChannelStatistics, FeatureNorm
-from clipfeat.train.grounded.examples import GroundedBatch
-from clipfeat.train.models.build import build_model
+from clipfeat.train.models.layers import Words
 from clipfeat.train.models.settings import (
     McanSettings,
     ModelSettings,
@@ -19,8 +17,10 @@ from clipfeat.train.models.settings import (
     UpDnSettings,
 )
 from clipfeat.train.models.single_stream import SingleStream
-from clipfeat.train.models.words import Words
-from clipfeat.train.vqa.task import loss_of
+from clipfeat.train.models.start import build_model
+from clipfeat.train.records import ChannelStatistics, FeatureNorm
+from clipfeat.train.tasks.answering import GroundedBatch
+from clipfeat.train.tasks.vqa import loss_of
 
 DIM = 6
 TINY: dict[str, ModelSettings] = {

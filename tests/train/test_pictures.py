@@ -11,10 +11,15 @@ from pictures import photograph
 from PIL import Image
 
 from clipfeat.base.errors import UsageError
-from clipfeat.train.pictures.attention import draw_answer, grid_colors, read_image, show_lit
+from clipfeat.train.pictures.attention import (
+    draw_answer,
+    draw_words,
+    grid_colors,
+    read_image,
+    show_lit,
+)
 from clipfeat.train.pictures.canvas import new_figure, save
 from clipfeat.train.pictures.curves import draw_curves, smooth
-from clipfeat.train.pictures.words import draw_words
 
 RNG = np.random.default_rng(0)
 CARD = {

@@ -10,9 +10,15 @@ from transformers import BertTokenizer
 from transformers.models.bert.tokenization_bert_legacy import BertTokenizerLegacy
 
 from clipfeat.base.errors import ClipfeatError, UsageError
-from clipfeat.train.runs.jsonfile import write_json
-from clipfeat.train.texts.pieces import SPECIAL, WordPieces, read_pieces, train_pieces
-from clipfeat.train.texts.vocabulary import Vocabulary, read_vocabulary
+from clipfeat.train.data.vocabulary import (
+    SPECIAL,
+    Vocabulary,
+    WordPieces,
+    read_pieces,
+    read_vocabulary,
+    train_pieces,
+)
+from clipfeat.train.jsonfile import write_json
 
 LETTERS = "abcdefghijklmnopqrstuvwxyz0123456789"
 WORDS = ("a", "cat", "##s", "dog", "play", "##ing", "un", "##play", "##able", "cafe", "naive", "is")
@@ -88,7 +94,7 @@ CORPUS = """
     zebras and zebus playing, dogs walking; walking cats? stripes! wq qw xz zx jq qj vx xv
 """
 PRINT = f"""
-from clipfeat.train.texts.pieces import train_pieces
+from clipfeat.train.data.vocabulary import train_pieces
 texts = [line for line in {CORPUS!r}.split("  ")] * 3 + ["once"]
 print(*train_pieces(texts, size=120).pieces, sep="\\n")
 """

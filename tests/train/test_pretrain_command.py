@@ -24,17 +24,15 @@ from ve_world import rows_of, write_rows
 from vqa_world import COLOURS, DIM, grid
 
 from clipfeat.featstore import FeatureStore
-from clipfeat.train.grids.records import RecordReader
-from clipfeat.train.loop.checkpoint import read_checkpoint, write_checkpoint
-from clipfeat.train.loop.devices import accelerator_on
-from clipfeat.train.pretrain.corpus.read import corpus_files
-from clipfeat.train.pretrain.encode import encode
-from clipfeat.train.pretrain.gather import read_corpus
-from clipfeat.train.pretrain.settings import PRESETS, PretrainSettings
-from clipfeat.train.pretrain.task import train_pretrain
-from clipfeat.train.pretrain.trained import load_run, score_split
+from clipfeat.train.checkpoint import read_checkpoint, write_checkpoint
+from clipfeat.train.data.lxmert import corpus_files
+from clipfeat.train.data.vocabulary import SPECIAL, WordPieces
+from clipfeat.train.devices import accelerator_on
+from clipfeat.train.records import RecordReader
 from clipfeat.train.settings import load_settings
-from clipfeat.train.texts.pieces import SPECIAL, WordPieces
+from clipfeat.train.tasks.pretraining.examples import encode, read_corpus
+from clipfeat.train.tasks.pretraining.task import load_run, score_split, train_pretrain
+from clipfeat.train.tasks.settings import PRETRAIN_PRESETS, PretrainSettings
 
 Typed = Callable[..., tuple[int, str, str]]
 World = tuple[Path, Path]
@@ -56,7 +54,7 @@ def pretrain(world: World, out: Path, *changes: str) -> list[str]:
 
 def trained(world: World, out: Path, *changes: str) -> dict[str, Any]:
     """Train here, with the settings that the command line has by `pretrain`."""
-    path = PRESETS / "demo.toml"
+    path = PRETRAIN_PRESETS / "demo.toml"
     settings = load_settings(PretrainSettings, config=path, assignments=[*FAST, *changes])
     return train_pretrain(settings, store=world[0], data=world[1], out=out, device="cpu")[0]
 

@@ -13,13 +13,18 @@ from test_pretrain_masking import share_is
 
 from clipfeat.base.errors import ClipfeatError
 from clipfeat.featstore import FeatureStore
-from clipfeat.train.grids.records import RecordReader
-from clipfeat.train.pretrain.corpus.sentences import Sentence
-from clipfeat.train.pretrain.encode import encode
-from clipfeat.train.pretrain.examples import BatchReader, PretrainBatch
-from clipfeat.train.pretrain.gather import Answers, Corpus, select_answers
-from clipfeat.train.pretrain.settings import ObjectiveSettings, PretrainSettings
-from clipfeat.train.texts.pieces import SPECIAL, WordPieces
+from clipfeat.train.data.lxmert import Sentence
+from clipfeat.train.data.vocabulary import SPECIAL, WordPieces
+from clipfeat.train.records import RecordReader
+from clipfeat.train.tasks.pretraining.examples import (
+    Answers,
+    BatchReader,
+    Corpus,
+    PretrainBatch,
+    encode,
+    select_answers,
+)
+from clipfeat.train.tasks.settings import ObjectiveSettings, PretrainSettings
 
 LETTERS = "abcdefghijklmnopqrstuvwxyz0123456789"
 WORDS = WordPieces((*SPECIAL, *".!?", *LETTERS, *(f"##{letter}" for letter in LETTERS)))

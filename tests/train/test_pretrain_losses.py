@@ -8,9 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from clipfeat.base.errors import UsageError
-from clipfeat.train.pretrain.examples import PretrainBatch
-from clipfeat.train.pretrain.model import PretrainOutputs, loss_of, tallies
-from clipfeat.train.pretrain.settings import ObjectiveSettings, PretrainSettings
+from clipfeat.train.tasks.pretraining.examples import PretrainBatch
+from clipfeat.train.tasks.pretraining.model import PretrainOutputs, loss_of, tallies
+from clipfeat.train.tasks.settings import ObjectiveSettings, PretrainSettings
 
 LN3 = log(3)
 # Three texts of two pieces; the first two are about image 1, and the second one does not match.

@@ -3,8 +3,14 @@
 import numpy as np
 import pytest
 
-from clipfeat.train.pretrain.chances import Purpose, chances
-from clipfeat.train.pretrain.masking import IGNORED, mask_words, replace_texts, sample_cells
+from clipfeat.train.tasks.pretraining.masking import (
+    IGNORED,
+    Purpose,
+    chances,
+    mask_words,
+    replace_texts,
+    sample_cells,
+)
 
 PIECES = 200
 PAD, UNK, CLS, SEP, MASK = range(5)

@@ -14,13 +14,11 @@ from children import World, command_line, start_child, wait_for_update
 from vqa_world import make_world
 
 from clipfeat.cli.main import main
-from clipfeat.train.loop.launch import launch
+from clipfeat.train.launch import launch
 
 # 72 questions in batches of 71: of each epoch's second batch one process of two has nothing.
 QUIET = ("epochs=10", "model.dropout=0", "batch_size=71", "checkpoint_every=3")
-LAUNCH = (
-    "import sys; from clipfeat.train.loop.launch import launch; sys.exit(launch(sys.argv[1:], 2))"
-)
+LAUNCH = "import sys; from clipfeat.train.launch import launch; sys.exit(launch(sys.argv[1:], 2))"
 
 
 @pytest.fixture(scope="module")

@@ -16,7 +16,7 @@ from conftest import Typed
 from peak_memory import peak, start_peak
 from safetensors.torch import save_file
 
-from clipfeat.train.loop.checkpoint import DamagedCheckpointError, read_checkpoint
+from clipfeat.train.checkpoint import DamagedCheckpointError, read_checkpoint
 
 TASKS = {
     "vqa": (vqa_world, vqa_world.FAST, "val"),

@@ -10,7 +10,7 @@ from stores import make_store
 
 from clipfeat.base.errors import UsageError
 from clipfeat.featstore import FeatureStore, MissingRecordError
-from clipfeat.train.grids.records import RecordReader
+from clipfeat.train.records import RecordReader
 
 CPU = torch.device("cpu")
 RANDOM = np.random.default_rng(0)

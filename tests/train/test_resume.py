@@ -11,10 +11,10 @@ from children import World, start_child, wait_for_update
 from vqa_world import FAST, make_world
 
 from clipfeat.base.errors import ClipfeatError
-from clipfeat.train.loop.checkpoint import read_checkpoint, write_checkpoint
+from clipfeat.train.checkpoint import read_checkpoint, write_checkpoint
 from clipfeat.train.settings import load_settings
-from clipfeat.train.vqa.settings import VqaSettings
-from clipfeat.train.vqa.task import train_vqa
+from clipfeat.train.tasks.settings import VqaSettings
+from clipfeat.train.tasks.vqa import train_vqa
 
 OFTEN = ("epochs=8", "checkpoint_every=3")  # 5 updates an epoch: most checkpoints lie inside one
 FILES = ("last.safetensors", "best.safetensors", "predictions.json")

@@ -14,12 +14,9 @@ import pytest
 
 from clipfeat.base.errors import ClipfeatError, UsageError
 from clipfeat.base.files import temporary_name
-from clipfeat.train.caption.settings import CaptionSettings
-from clipfeat.train.caption.task import train_caption
-from clipfeat.train.caption.trained import find_stage
-from clipfeat.train.loop.log import open_log
+from clipfeat.train.log import open_log
 from clipfeat.train.pictures.curves import draw_curves
-from clipfeat.train.runs.folder import (
+from clipfeat.train.run import (
     RunCard,
     append_metrics,
     locked,
@@ -29,6 +26,9 @@ from clipfeat.train.runs.folder import (
     require_same_run,
     write_card,
 )
+from clipfeat.train.tasks.captioning.model import find_stage
+from clipfeat.train.tasks.captioning.training import train_caption
+from clipfeat.train.tasks.settings import CaptionSettings
 
 CARD = RunCard("vqa", {"model": {"hidden": 8}}, "0" * 64, {}, {"q.json": "1" * 64}, "s", "d")
 LINES = [{"step": step, "epoch": 1, "loss": 5.0 - step, "lr": 0.1} for step in (1, 2, 3)]

@@ -3,7 +3,7 @@
 import pytest
 
 from clipfeat.base.errors import UsageError
-from clipfeat.train.loop.schedule import learning_rate, total_updates, updates_an_epoch
+from clipfeat.train.schedule import learning_rate, total_updates, updates_an_epoch
 from clipfeat.train.settings import LoopSettings
 
 

@@ -14,13 +14,13 @@ from torch import Tensor, nn
 from transformers import BertConfig, BertForMaskedLM, BertModel
 
 from clipfeat.base.errors import UsageError
-from clipfeat.train.grids.normalize import ChannelStatistics, FeatureNorm
 from clipfeat.train.models.bert import find_bert, start_from
 from clipfeat.train.models.settings import SingleStreamSettings
 from clipfeat.train.models.single_stream import SingleStreamEncoder, all_places
-from clipfeat.train.pretrain.examples import PretrainBatch
-from clipfeat.train.pretrain.model import Pretrainer, PretrainOutputs
-from clipfeat.train.pretrain.settings import ObjectiveSettings, PretrainSettings
+from clipfeat.train.records import ChannelStatistics, FeatureNorm
+from clipfeat.train.tasks.pretraining.examples import PretrainBatch
+from clipfeat.train.tasks.pretraining.model import Pretrainer, PretrainOutputs
+from clipfeat.train.tasks.settings import ObjectiveSettings, PretrainSettings
 
 DIM, TOKENS, ANSWERS = 6, 20, 4
 SIZES = SingleStreamSettings(hidden=16, layers=3, heads=2, places=4, dropout=0.0)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from clipfeat.train.loop.tensorboard import EventWriter
+from clipfeat.train.log import EventWriter
 
 
 def read(folder: Path) -> dict[str, list[tuple[int, float]]]:
@@ -49,6 +49,6 @@ def test_going_on_hides_what_the_killed_process_wrote_after_its_checkpoint(tmp_p
 
 
 def test_importing_says_nothing() -> None:
-    words = [sys.executable, "-W", "error", "-c", "import clipfeat.train.loop.tensorboard"]
+    words = [sys.executable, "-W", "error", "-c", "import clipfeat.train.log"]
     done = subprocess.run(words, capture_output=True, text=True, check=True)
     assert (done.stdout, done.stderr) == ("", "")

@@ -7,7 +7,7 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from clipfeat.train.loop.batches import Order, cut, epoch_order, prefetch, share_out
+from clipfeat.train.batches import Order, cut, epoch_order, prefetch, share_out
 
 IMAGES = np.array([0, 3, 1, 1, 3, 0, 2, 3, 4, 4, 4, 0])  # image of each example
 

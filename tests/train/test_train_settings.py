@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 
 from clipfeat.base.errors import UsageError
-from clipfeat.train.loop.schedule import learning_rate, total_updates
 from clipfeat.train.models.settings import McanSettings
+from clipfeat.train.schedule import learning_rate, total_updates
 from clipfeat.train.settings import find_config, load_settings
-from clipfeat.train.vqa.settings import PRESETS, VqaSettings
+from clipfeat.train.tasks.settings import VQA_PRESETS, VqaSettings
 
 
 def settings(*assignments: str, config: Path | None = None) -> VqaSettings:
@@ -20,7 +20,7 @@ def settings(*assignments: str, config: Path | None = None) -> VqaSettings:
 def test_default_config_lists_every_setting_at_its_default() -> None:
     import tomllib
 
-    listed = tomllib.loads((PRESETS / "default.toml").read_text())
+    listed = tomllib.loads((VQA_PRESETS / "default.toml").read_text())
     assert listed == json.loads(json.dumps(dataclasses.asdict(VqaSettings())))  # tuples as lists
 
 
@@ -101,17 +101,17 @@ def test_broken_files_are_refused(tmp_path: Path) -> None:
 def test_a_config_is_a_path_or_the_name_of_a_preset(tmp_path: Path) -> None:
     mine = tmp_path / "mine.toml"
     mine.touch()
-    assert find_config(str(mine), PRESETS) == mine
-    assert find_config("default", PRESETS) == PRESETS / "default.toml"
+    assert find_config(str(mine), VQA_PRESETS) == mine
+    assert find_config("default", VQA_PRESETS) == VQA_PRESETS / "default.toml"
     with pytest.raises(UsageError, match=r"no settings file nowhere; .* one of: default"):
-        find_config("nowhere", PRESETS)
+        find_config("nowhere", VQA_PRESETS)
 
 
 def test_every_preset_says_its_command_and_loads() -> None:
-    names = sorted(path.stem for path in PRESETS.glob("*.toml"))
+    names = sorted(path.stem for path in VQA_PRESETS.glob("*.toml"))
     assert {"default", "pythia", "mcan_small", "mcan_large", "movie_mcan"} < set(names)
     for name in names:
-        path = find_config(name, PRESETS)
+        path = find_config(name, VQA_PRESETS)
         head = path.read_text()[:900]
         assert name in head
         assert "Expected time: " in head
@@ -130,7 +130,7 @@ def test_presets_have_the_schedules_of_the_paper(
     name: str, falls: dict[int, float], last_warm: int
 ) -> None:
     """Updates at which the rate changes, from CLIP-ViL's configurations."""
-    preset = load_settings(VqaSettings, config=PRESETS / f"{name}.toml", assignments=[])
+    preset = load_settings(VqaSettings, config=VQA_PRESETS / f"{name}.toml", assignments=[])
     steps = total_updates(preset, 443_757)
 
     def rate(step: int) -> float:

@@ -10,8 +10,8 @@ import pytest
 from ve_world import FAST, make_world, rows_of, write_rows
 
 from clipfeat.train.settings import load_settings
-from clipfeat.train.ve.settings import PRESETS, VeSettings
-from clipfeat.train.ve.task import train_ve
+from clipfeat.train.tasks.entailment import train_ve
+from clipfeat.train.tasks.settings import VE_PRESETS, VeSettings
 
 Typed = Callable[..., tuple[int, str, str]]
 World = tuple[Path, Path]
@@ -155,7 +155,7 @@ def test_training_without_a_held_out_split(world: World, tmp_path: Path, typed: 
 
 
 def test_the_default_file_lists_every_setting_at_its_default() -> None:
-    path = PRESETS / "default.toml"
+    path = VE_PRESETS / "default.toml"
     settings = load_settings(VeSettings, config=path, assignments=[])
     assert settings == VeSettings()
     assert tomllib.loads(path.read_text()).keys() == VeSettings.__dataclass_fields__.keys()

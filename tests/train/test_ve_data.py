@@ -9,9 +9,9 @@ import pytest
 from ve_world import rows_of, write_rows
 
 from clipfeat.base.errors import ClipfeatError, UsageError
-from clipfeat.train.texts.words import Words
-from clipfeat.train.ve.data import PUBLISHED, read_split
-from clipfeat.train.ve.examples import encode
+from clipfeat.train.data.snli_ve import PUBLISHED, read_split
+from clipfeat.train.data.words import Words
+from clipfeat.train.tasks.entailment import encode
 
 CSV = """,pairID,Flickr30kID,hypothesis,gold_label,explanation
 0,4465359505.jpg#2r1c,4465359505.jpg,"An old man, in his yard.",contradiction,"No

@@ -9,12 +9,10 @@ import torch
 from torch import nn
 
 from clipfeat.base.errors import ClipfeatError
-from clipfeat.train.grounded.examples import GroundedBatch
-from clipfeat.train.models.outputs import Outputs
-from clipfeat.train.ve.data import Pair, VeSplit
-from clipfeat.train.ve.metric import score
-from clipfeat.train.ve.predictions import read_predictions, write_predictions
-from clipfeat.train.ve.task import loss_of
+from clipfeat.train.data.snli_ve import Pair, VeSplit, read_predictions, score, write_predictions
+from clipfeat.train.models.layers import Outputs
+from clipfeat.train.tasks.answering import GroundedBatch
+from clipfeat.train.tasks.entailment import loss_of
 
 E, N, C = "entailment", "neutral", "contradiction"
 

@@ -3,15 +3,17 @@
 import pytest
 
 from clipfeat.base.errors import ClipfeatError
-from clipfeat.train.vqa.answers import (
+from clipfeat.train.metrics.vqa import (
     CONTRACTIONS,
     RESTORED,
+    Annotation,
+    accuracy,
     answer_classes,
     normalize_answer,
+    score_split,
     soft_score,
     soft_scores,
 )
-from clipfeat.train.vqa.metric import Annotation, accuracy, score_split
 
 
 @pytest.mark.parametrize(

@@ -12,12 +12,12 @@ from vqa_world import FAST, grid, make_world, write_gqa, write_split, write_visu
 
 from clipfeat.base.errors import ClipfeatError, UsageError
 from clipfeat.featstore import FeatureStore, StoreError
-from clipfeat.train.runs.jsonfile import write_json
+from clipfeat.train.data.vocabulary import read_vocabulary
+from clipfeat.train.jsonfile import write_json
 from clipfeat.train.settings import load_settings
-from clipfeat.train.texts.vocabulary import read_vocabulary
-from clipfeat.train.vqa.predict import answer, load_run
-from clipfeat.train.vqa.settings import VqaSettings
-from clipfeat.train.vqa.task import train_vqa
+from clipfeat.train.tasks.settings import VqaSettings
+from clipfeat.train.tasks.vqa import train_vqa
+from clipfeat.train.tasks.vqa_predict import answer, load_run
 
 Typed = Callable[..., tuple[int, str, str]]
 

@@ -14,14 +14,14 @@ from vqa_world import COLOURS, grid, make_world, questions_of, vocabulary_of
 
 from clipfeat.base.errors import ClipfeatError, UsageError
 from clipfeat.featstore import FeatureStore
-from clipfeat.train.grids.records import RecordReader
-from clipfeat.train.grounded.examples import Targets, read_batch
-from clipfeat.train.grounded.images import coco_candidates
-from clipfeat.train.texts.words import Words
-from clipfeat.train.vqa.data import choose_answers, encode, store_ids
-from clipfeat.train.vqa.datasets.split import Question
-from clipfeat.train.vqa.datasets.vqa2 import IMAGES, read_split
-from clipfeat.train.vqa.metric import Annotation
+from clipfeat.train.data.ids import coco_candidates
+from clipfeat.train.data.questions import Question
+from clipfeat.train.data.vqa2 import IMAGES, read_split
+from clipfeat.train.data.words import Words
+from clipfeat.train.metrics.vqa import Annotation
+from clipfeat.train.records import RecordReader
+from clipfeat.train.tasks.answering import Targets, read_batch
+from clipfeat.train.tasks.vqa import choose_answers, encode, store_ids
 
 
 @pytest.fixture(scope="module")

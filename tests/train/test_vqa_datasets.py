@@ -8,9 +8,9 @@ import pytest
 from vqa_world import make_world, vocabulary_of, write_gqa, write_split, write_visual_genome
 
 from clipfeat.base.errors import ClipfeatError, UsageError
-from clipfeat.train.vqa.data import choose_answers, encode, store_ids
-from clipfeat.train.vqa.datasets import gqa, visual_genome
-from clipfeat.train.vqa.datasets.read import read_files, read_split
+from clipfeat.train.data import gqa, visual_genome
+from clipfeat.train.data.vqa_files import read_files, read_split
+from clipfeat.train.tasks.vqa import choose_answers, encode, store_ids
 
 
 def test_parts_are_joined(tmp_path: Path) -> None:

@@ -11,8 +11,12 @@ import pytest
 from vqa_world import make_world, questions_of, write_gqa
 
 from clipfeat.base.errors import ClipfeatError, UsageError
-from clipfeat.train.vqa.datasets.read import read_files, read_split
-from clipfeat.train.vqa.predictions import read_predictions, write_predictions
+from clipfeat.train.data.vqa_files import (
+    read_files,
+    read_predictions,
+    read_split,
+    write_predictions,
+)
 
 Typed = Callable[..., tuple[int, str, str]]
 

@@ -15,20 +15,18 @@ from tokenizers.normalizers import BertNormalizer
 from tokenizers.pre_tokenizers import BertPreTokenizer
 
 from clipfeat.base.errors import ClipfeatError
-from clipfeat.train.caption.data.bpe import build_bpe
-from clipfeat.train.caption.data.examples import encode as encode_captions
-from clipfeat.train.caption.data.read import read_split as read_captions
-from clipfeat.train.caption.data.tokens import CaptionVocabulary
-from clipfeat.train.caption.data.words import build_words as build_caption_words
-from clipfeat.train.pretrain.encode import encode as encode_corpus
-from clipfeat.train.pretrain.gather import read_corpus
-from clipfeat.train.texts.pieces import WordPieces, train_pieces
-from clipfeat.train.texts.vocabulary import Vocabulary
-from clipfeat.train.texts.words import Words, build_words, tokenize
-from clipfeat.train.ve.data import read_split as read_pairs
-from clipfeat.train.ve.examples import encode as encode_pairs
-from clipfeat.train.vqa.data import encode as encode_questions
-from clipfeat.train.vqa.datasets.read import read_split as read_questions
+from clipfeat.train.data.caption_vocabulary import CaptionVocabulary, build_bpe
+from clipfeat.train.data.caption_vocabulary import build_words as build_caption_words
+from clipfeat.train.data.coco_captions import read_split as read_captions
+from clipfeat.train.data.snli_ve import read_split as read_pairs
+from clipfeat.train.data.vocabulary import Vocabulary, WordPieces, train_pieces
+from clipfeat.train.data.vqa_files import read_split as read_questions
+from clipfeat.train.data.words import Words, build_words, tokenize
+from clipfeat.train.tasks.captioning.examples import encode as encode_captions
+from clipfeat.train.tasks.entailment import encode as encode_pairs
+from clipfeat.train.tasks.pretraining.examples import encode as encode_corpus
+from clipfeat.train.tasks.pretraining.examples import read_corpus
+from clipfeat.train.tasks.vqa import encode as encode_questions
 
 OF_ASCII = re.compile(r"[a-z0-9]+(?:'[a-z]+)?")  # what made words when there was English alone
 RUSSIAN = ("Какого цвета кошка?", "Сколько кошек на снимке?", "Кошка спит?")
@@ -151,7 +149,7 @@ def test_a_sentence_without_spaces_is_no_unknown_piece() -> None:
 def test_english_pieces_are_what_they_were(monkeypatch: pytest.MonkeyPatch) -> None:
     texts = ["A striped cat's playing-dogs, 5 of them!", "the striped dogs' cat_play? wq qw"] * 3
     own = train_pieces(texts, size=120)
-    monkeypatch.setattr("clipfeat.train.texts.pieces._splits_words", _as_bert)
+    monkeypatch.setattr("clipfeat.train.data.vocabulary._splits_words", _as_bert)
     before = train_pieces(texts, size=120)
     assert own.pieces == before.pieces
     bert = WordPieces(before.pieces)

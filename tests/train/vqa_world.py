@@ -6,10 +6,10 @@ from pathlib import Path
 import numpy as np
 from stores import make_store
 
-from clipfeat.train.texts.vocabulary import Vocabulary
-from clipfeat.train.texts.words import Words, build_words
-from clipfeat.train.vqa.data import choose_answers
-from clipfeat.train.vqa.datasets.split import Split
+from clipfeat.train.data.questions import Split
+from clipfeat.train.data.vocabulary import Vocabulary
+from clipfeat.train.data.words import Words, build_words
+from clipfeat.train.tasks.vqa import choose_answers
 
 COLOURS = ("red", "green", "blue")
 SHAPES = ((2, 3), (3, 3), (2, 2))  # rows, cols

@@ -10,8 +10,8 @@ import torch
 from torch import nn
 
 from ...base.errors import UsageError
+from ...base.files import check_tensorfile
 from ...base.jsonio import read_json
-from ...base.tensorfile import check_tensorfile
 from ...base.text import printable, say
 
 SIZES = {

@@ -1,18 +1,95 @@
-"""MoVie and MCAN in three branches, the winner of the VQA challenge of 2020."""
+"""MoVie: residual bottlenecks over the grid, modulated by a question."""
 
+import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from ..grids.normalize import FeatureNorm
-from .attention import Reduction
-from .coattention import GuidedAttention, SelfAttention
-from .fusion import SumHead
-from .movie import Movie, cell_maps
-from .outputs import Outputs
-from .places import GridPlace
+from ..records import FeatureNorm
+from .layers import GridPlace, Outputs, Reduction, SumHead, Words, WordStates
+from .mcan import GuidedAttention, SelfAttention
 from .settings import MovieMcanSettings
-from .states import WordStates
-from .words import Words
+
+
+def cell_maps(
+    cells: Float[Tensor, "image cell channel"],
+    mask: Bool[Tensor, "image cell"],
+    grid_shapes: Int[Tensor, "image 2"],
+) -> tuple[Float[Tensor, "image row col channel"], Bool[Tensor, "image row col"]]:
+    """Return grids as maps of the batch's most rows and columns, and where a cell is real.
+
+    The maps are zero elsewhere: past a grid's edge, and in cells of it that `mask` leaves out.
+    """
+    rows, cols = grid_shapes[:, 0, None, None], grid_shapes[:, 1, None, None]
+    height, width = grid_shapes.amax(dim=0).tolist()
+    row = torch.arange(height, device=cells.device)[:, None]
+    col = torch.arange(width, device=cells.device)
+    inside = (row < rows) & (col < cols)  # image row col
+    first = torch.arange(len(cells), device=cells.device)[:, None, None] * cells.shape[1]
+    cell = torch.where(inside, first + row * cols + col, 0).flatten()  # among all images' cells
+    real = inside & mask.flatten().index_select(0, cell).view(inside.shape)
+    maps = cells.flatten(0, 1).index_select(0, cell).unflatten(0, inside.shape)
+    return maps.masked_fill(~real[..., None], 0.0), real
+
+
+class ModulatedBottleneck(nn.Module):
+    """A bottleneck of Nguyen et al. 2020 (MoVie), section 3: its input scaled by the question.
+
+    Differences: a norm over the channels of each position in place of BatchNorm, whose
+    statistics would mix in padding and the other images of a batch (mmf freezes its BatchNorm,
+    untrained, at no effect); the question scales the whole input by 1 + delta, where mmf adds a
+    second projection of delta times the input; no squeeze-and-excitation after it, as mmf has.
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        inner = channels // 4
+        self.delta = nn.Linear(channels, channels)
+        self.narrow = nn.Linear(channels, inner, bias=False)  # a 1x1 convolution
+        self.narrow_norm = nn.LayerNorm(inner)
+        self.around = nn.Conv2d(inner, inner, kernel_size=3, padding=1, bias=False)
+        self.around_norm = nn.LayerNorm(inner)
+        self.widen = nn.Linear(inner, channels, bias=False)
+        self.widen_norm = nn.LayerNorm(channels)
+
+    def forward(
+        self,
+        maps: Float[Tensor, "text row col channel"],
+        real: Bool[Tensor, "text row col"],
+        question: Float[Tensor, "text channel"],
+    ) -> Float[Tensor, "text row col channel"]:
+        """Return the maps after one block; zero where `real` is false, as they came."""
+        padding = ~real[..., None]
+        modulated = maps * (1 + self.delta(question))[:, None, None]
+        inner = self.narrow_norm(self.narrow(modulated)).relu()
+        # A norm's bias fills padding, which the convolution would bring to the real neighbours.
+        inner = inner.masked_fill(padding, 0.0).permute(0, 3, 1, 2)  # text inner row col
+        inner = self.around_norm(self.around(inner).permute(0, 2, 3, 1)).relu()
+        return (maps + self.widen_norm(self.widen(inner))).relu().masked_fill(padding, 0.0)
+
+
+class Movie(nn.Module):
+    """Some modulated bottlenecks, then the mean over real positions, normed.
+
+    mmf pads every map with zeros to 32x32, convolves the padding too, and takes the mean over all
+    of it; here a map is as large as the batch needs, and padding stays zero.
+    """
+
+    def __init__(self, channels: int, layers: int) -> None:
+        super().__init__()
+        self.blocks = nn.ModuleList(ModulatedBottleneck(channels) for _ in range(layers))
+        self.norm = nn.LayerNorm(channels)
+
+    def forward(
+        self,
+        maps: Float[Tensor, "text row col channel"],
+        real: Bool[Tensor, "text row col"],
+        question: Float[Tensor, "text channel"],
+    ) -> Float[Tensor, "text channel"]:
+        """Return one vector a text; `maps` must be zero where `real` is false."""
+        for block in self.blocks:
+            maps = block(maps, real, question)
+        # float32: under autocast a sum over a large grid would lose its last cells
+        return self.norm(maps.float().sum(dim=(1, 2)) / real.sum(dim=(1, 2))[:, None])
 
 
 class MovieMcan(nn.Module):
@@ -20,7 +97,7 @@ class MovieMcan(nn.Module):
 
     Words are reduced to two vectors: one modulates MoVie, one is the question in the heads. As
     in mmf, a head fuses question, MCAN and MoVie, and two further heads, trained beside it, see
-    MCAN with the question and MoVie alone. Differences from mmf: `clipfeat.train.models.movie`
+    MCAN with the question and MoVie alone. Differences from mmf: `clipfeat.train.models.movie_mcan`
     lists those of its blocks, which read features projected to `hidden`, once an image, where
     mmf's first block reads the features themselves; biases that softmax drops are left out.
     """

@@ -10,14 +10,14 @@ from torch import Tensor, nn
 from ...base.errors import UsageError
 from ...base.text import say
 from ...featstore import FeatureStore
-from ..grids.normalize import ChannelStatistics, statistics_of
-from ..loop.checkpoint import read_checkpoint
-from ..loop.run import features_of
-from ..runs.folder import VOCABULARY, RunCard, find_best, read_card
-from ..runs.jsonfile import field
+from ..checkpoint import read_checkpoint
+from ..data.vocabulary import Vocabulary, read_vocabulary
+from ..engine import features_of
+from ..jsonfile import field
+from ..records import ChannelStatistics, statistics_of
+from ..run import VOCABULARY, RunCard, find_best, read_card
 from ..settings import settings_of
-from ..texts.vocabulary import Vocabulary, read_vocabulary
-from .answer_head import AnswerHead
+from .layers import AnswerHead
 from .settings import SingleStreamSettings
 
 TASK = "pretrain"

@@ -5,13 +5,9 @@ from jaxtyping import Bool, Float, Float32, Int
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import weight_norm
 
-from ..grids.normalize import FeatureNorm
-from .attention import Reduction, masked_softmax
-from .outputs import Outputs
-from .places import GridPlace
+from ..records import FeatureNorm
+from .layers import GridPlace, Outputs, Reduction, Words, WordStates, masked_softmax
 from .settings import PythiaSettings
-from .states import WordStates
-from .words import Words
 
 GLIMPSES = 2  # of the question's words
 

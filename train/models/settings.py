@@ -4,7 +4,7 @@ import dataclasses
 from typing import Literal
 
 from ...base.errors import UsageError
-from ..settings import require_at_least, require_at_most, require_share
+from ..settings import SplitSettings, require_at_least, require_at_most, require_share
 
 MOST_LAYERS = 1000  # more than any model has; making one takes time, whatever its width
 LARGEST_SIZE = 1 << 24  # channels, places or pieces; a matrix of so many squared has no overflow
@@ -140,3 +140,68 @@ def require_heads(channels: int, heads: int) -> None:
     """Raise UsageError unless `heads` divides `channels`."""
     if channels % heads:
         raise UsageError(f"hidden must be a multiple of heads, {heads}; got {channels}")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class GroundedSettings(SplitSettings):
+    """What every task obeys that chooses an answer to a text about an image."""
+
+    max_tokens: int = 20  # words of a text that are read
+    init: str = ""  # a pre-training run to start from, which then says what the model is
+    model: ModelSettings = dataclasses.field(default_factory=UpDnSettings)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        of_pieces = isinstance(self.model, SingleStreamSettings)  # [CLS], a piece, [SEP]
+        require_at_least(self, 3 if of_pieces else 1, "max_tokens")
+        require_at_most(self, MOST_TOKENS, "max_tokens")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class CellSettings:
+    """How every captioner here reads the cells of a grid."""
+
+    positions: bool = False  # cells carry their place in the grid
+    cell_dropout: float = 0.5  # of projected cells
+
+    def __post_init__(self) -> None:
+        require_share(self, "cell_dropout")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TransformerCaptionerSettings(CellSettings):
+    """A transformer, in the sizes of CLIP-ViL's captioning experiments."""
+
+    name: Literal["transformer"] = "transformer"
+    hidden: int = 512  # channels of words and cells; a feed-forward layer has four times as many
+    layers: int = 6  # over cells, and as many over words
+    heads: int = 8
+    dropout: float = 0.1
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require_sizes(self, "hidden", "heads")
+        require_layers(self, "layers")
+        require_share(self, "dropout")
+        require_heads(self.hidden, self.heads)
+        if self.hidden % 2:
+            raise UsageError(f"hidden must be even, for sines and cosines; got {self.hidden}")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class UpDnCaptionerSettings(CellSettings):
+    """Bottom-up and top-down attention, in the sizes of Anderson et al. 2018."""
+
+    name: Literal["updn"] = "updn"
+    embedding: int = 1000  # channels of a word
+    hidden: int = 1000  # channels of both LSTMs, and of a cell
+    attention: int = 512  # channels in which cells are weighed
+    dropout: float = 0.5  # of words, and of the state that a word is chosen from
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require_sizes(self, "embedding", "hidden", "attention")
+        require_share(self, "dropout")
+
+
+CaptionerSettings = TransformerCaptionerSettings | UpDnCaptionerSettings

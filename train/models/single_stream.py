@@ -8,10 +8,9 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from transformers import BertConfig, BertModel
 
-from ..grids.normalize import FeatureNorm
-from ..texts.words import PADDING
-from .answer_head import EPSILON, AnswerHead
-from .outputs import Outputs
+from ..data.words import PADDING
+from ..records import FeatureNorm
+from .layers import EPSILON, AnswerHead, Outputs
 from .settings import MOST_TOKENS, SingleStreamSettings
 
 # Weights of BERT-base begin with this std; narrower layers, with more, pass on as much.

@@ -4,13 +4,10 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from ..grids.normalize import FeatureNorm
-from ..texts.words import PADDING
-from .attention import masked_softmax
-from .outputs import Outputs
-from .places import GridPlace
+from ..data.words import PADDING
+from ..records import FeatureNorm
+from .layers import GridPlace, Outputs, Words, masked_softmax
 from .settings import UpDnSettings
-from .words import Words
 
 PLACE = 64  # channels of a place
 

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+
 INK, FAINT = "#222222", "#8a8f98"
 BLUE, GREEN, ORANGE = "#2563a8", "#1a7f37", "#c2660a"
 DOTS = 110  # an inch

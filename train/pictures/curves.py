@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from jaxtyping import Float64
 
-from ..runs.folder import read_card, read_metrics
+from ..run import read_card, read_metrics
 from .canvas import BLUE, FAINT, GREEN, INK, ORANGE, new_figure, save
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+
 
 SMOOTHED_OVER = 80  # the smooth line's Gaussian is an 80th of the run wide, to either side
 LARGEST = 1e30  # of the numbers that are drawn; nothing that trains has larger ones

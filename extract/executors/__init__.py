@@ -1,0 +1,1 @@
+"""Where shard tasks run: in this process, in one process for each device, or on a cluster."""

@@ -1,0 +1,333 @@
+"""Which JPEG files the device decodes: plain ones, in which every decoder reads the same image."""
+
+import io
+import re
+from collections.abc import Callable, Iterator
+from itertools import islice, pairwise
+from typing import Any, NamedTuple
+
+from ...manifests.headers import FORMATS, FRAMES, pillow
+from ..planning.recipe import Recipe
+
+BASELINE, EXTENDED, PROGRESSIVE = 0xC0, 0xC1, 0xC2  # begin a frame with Huffman codes
+HUFFMAN, QUANTISATION = 0xC4, 0xDB
+START, END, SCAN, ADOBE, COMMENT = 0xD8, 0xD9, 0xDA, 0xEE, 0xFE
+ASIDE = {*range(0xE0, 0xF0), COMMENT}  # EXIF, colour profiles: nothing of the image
+# (horizontal, vertical) of the luma where each chroma has (1, 1): 4:4:4, 4:2:2, 4:4:0, 4:2:0.
+SAMPLINGS = {(1, 1), (2, 1), (1, 2), (2, 2)}
+YCBCR = 1  # what an Adobe segment calls it; 0 would be RGB
+MAX_BYTES = 1 << 24  # of a file: a few batches of them are in memory
+# With about 45, a GPU's antialiased bicubic resize needs more shared memory than there is.
+MAX_SHRINK = 32
+MAX_SEGMENTS = 1000  # colour profile and EXIF may have some hundred
+BEHIND_CODES = re.compile(rb"\xff[^\x00]")  # within codes, a zero follows each byte of ones
+BEHIND_SCAN = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")  # restarts belong to a scan
+# Codes of whatever meaning, for the scan that is being read and for any restart interval to come.
+NOISE = bytes(89 * k % 251 for k in range(1, 512))
+PADDING = NOISE + b"".join(bytes((0xFF, restart)) + NOISE for restart in range(0xD0, 0xD8))
+
+
+def is_for_device(image: Any, content: bytes, recipe: Recipe) -> bool:
+    """Return whether the device is to decode `content`, which Pillow has opened as `image`."""
+    if image.format != "JPEG" or image.mode not in ("L", "RGB") or len(content) > MAX_BYTES:
+        return False
+    sizes = [image.size, *recipe.sizes(*image.size)]
+    shrinks = any(
+        before > MAX_SHRINK * after
+        for befores, afters in pairwise(sizes)
+        for before, after in zip(befores, afters, strict=True)
+    )
+    return not shrinks and is_plain(content)
+
+
+def is_plain(content: bytes) -> bool:
+    """Return whether a JPEG file is one that decoders cannot understand differently.
+
+    It is one frame of 8 bits, baseline in one scan or progressive, gray or YCbCr in one of the
+    usual samplings; its segments follow one another without a gap, and the marker of the end is
+    the file's last two bytes. Restart intervals are not plain: with them decoders go on behind
+    damage, each in its own way. Only markers are looked at: damage within the codes stays unseen.
+    """
+    try:
+        segments = list(islice(_segments(content), MAX_SEGMENTS + 1))
+    except (IndexError, ValueError):  # cut off, or no marker where one must be
+        return False
+    markers = [marker for marker, _ in segments]
+    frames = [at for at, marker in enumerate(markers) if marker in (BASELINE, PROGRESSIVE)]
+    known = {BASELINE, PROGRESSIVE, HUFFMAN, QUANTISATION, SCAN, *ASIDE}
+    if len(segments) > MAX_SEGMENTS or len(frames) != 1:
+        return False
+    if not {HUFFMAN, QUANTISATION, SCAN} <= set(markers) <= known:
+        return False
+    frame, first_scan = frames[0], markers.index(SCAN)
+    if frame > first_scan or not _is_plain_frame(segments[frame][1]):
+        return False
+    components = segments[frame][1][5]
+    if markers[frame] == BASELINE:
+        scanned = segments[first_scan][1][:1]
+        if markers.count(SCAN) != 1 or scanned != bytes((components,)):
+            return False
+    adobe = [body for marker, body in segments if marker == ADOBE and body.startswith(b"Adobe")]
+    return components == 1 or all(body[11:] == bytes((YCBCR,)) for body in adobe)
+
+
+def is_sequential(content: bytes) -> bool:
+    """Return whether a JPEG file is decoded row by row, so that memory holds only the image.
+
+    Otherwise the coefficients of the whole image are held beside it: progressive files, and
+    those whose first scan has not all components (ITU-T T.81, B.2.2 and B.2.3).
+    """
+    scan = _first_scan(content)
+    return scan is not None and scan.frame in (BASELINE, EXTENDED) and scan.is_whole
+
+
+def padded(content: bytes) -> bytes:
+    """Return a JPEG file with codes added behind those of its first scan.
+
+    They change nothing in an image whose codes are all there, since nobody reads them; else they
+    become pixels where the decoder would fill. Files that are not understood come as they are.
+    """
+    scan = _first_scan(content)
+    if scan is None or scan.frame not in (BASELINE, EXTENDED, PROGRESSIVE):
+        return content
+    end = BEHIND_SCAN.search(content, scan.codes)
+    at = end.start() if end else len(content)
+    return content[:at] + PADDING + content[at:]
+
+
+def _is_plain_frame(body: bytes) -> bool:
+    """Return whether a frame has 8 bits, and is gray or has luma and two chroma components."""
+    if len(body) < 6 or len(body) != 6 + 3 * body[5] or body[0] != 8:
+        return False
+    names = list(body[6::3])
+    samplings = [(both >> 4, both & 15) for both in body[7::3]]
+    if len(names) == 1:
+        return samplings == [(1, 1)]
+    # Components that are called R, G and B instead are RGB to libjpeg.
+    return names == [1, 2, 3] and samplings[0] in SAMPLINGS and samplings[1:] == [(1, 1), (1, 1)]
+
+
+class _Scan(NamedTuple):
+    """The first scan of a JPEG file."""
+
+    frame: int  # its marker
+    is_whole: bool  # whether it has all components of the frame
+    codes: int  # where in the file they begin
+
+
+def _first_scan(content: bytes) -> _Scan | None:
+    """Return the first scan of a JPEG file, None where no row of segments leads to one."""
+    at, frame, components = 2, 0, 0
+    try:
+        for marker, body in islice(_segments(content), MAX_SEGMENTS):
+            at += 4 + len(body)
+            if marker == SCAN:
+                return _Scan(frame, body[0] == components, at)
+            if marker in FRAMES:
+                frame, components = marker, body[5]
+    except (IndexError, ValueError):
+        pass
+    return None
+
+
+def _segments(content: bytes) -> Iterator[tuple[int, bytes]]:
+    """Yield marker and body of each segment between start and end, without the scans' codes.
+
+    Raises ValueError or IndexError where the file is not a row of segments up to its last byte.
+    """
+    if content[:2] != bytes((0xFF, START)):
+        raise ValueError
+    at = 2
+    while content[at : at + 2] != bytes((0xFF, END)):
+        marker = content[at + 1]
+        length = int.from_bytes(content[at + 2 : at + 4], "big")
+        behind = at + 2 + length
+        if content[at] != 0xFF or length < 2 or behind > len(content):
+            raise ValueError
+        yield marker, content[at + 4 : behind]
+        at = behind
+        if marker == SCAN:
+            found = BEHIND_CODES.search(content, behind)
+            if found is None:
+                raise ValueError
+            at = found.start()
+    if at + 2 != len(content):
+        raise ValueError
+
+
+SEVERAL_FRAMES = "the first of several frames or pages"
+TURNED = "its EXIF orientation is ignored, as stock CLIP ignores it"
+TRANSPARENT = "its transparency is dropped, as stock CLIP drops it"
+DEEP = "more than 8 bits a channel: values above 255 are cut off, as in stock CLIP"
+CMYK = "CMYK, converted to RGB without a colour profile"
+ENDED = "its data ends before the last pixel: what is missing is as Pillow fills it"
+SIDE_CHUNK = "a side chunk (text, colour profile) that is damaged or too long was passed over"
+CUT_OFF = "the file is cut off: what is missing of the image is as Pillow fills it"
+DAMAGED = "the file is damaged: what cannot be read of the image is as Pillow fills it"
+
+ORIENTATION, UPRIGHT = 0x0112, 1  # EXIF's tag, and its value for "as it is"
+KEYED = ("1", "L", "RGB", "P")  # modes in which a colour of its own may mean transparent
+JPEGS = ("JPEG", "MPO")
+# JPEG's coefficients are 0 where there is none, which is gray; in CMYK, Pillow inverts it.
+JPEG_FILL = {127, 128}
+
+
+def remarks(image: Any) -> Iterator[str]:
+    """Yield what is odd about an image by its header, or, once it is loaded, by its pixels."""
+    if _orientation(image) != UPRIGHT:
+        yield TURNED
+    if image.mode in ("I", "F") or image.mode.startswith("I;"):
+        yield DEEP
+    if image.mode == "CMYK":
+        yield CMYK
+    if _is_transparent(image):
+        yield TRANSPARENT
+
+
+def _orientation(image: Any) -> Any:
+    try:
+        return image.getexif().get(ORIENTATION, UPRIGHT)
+    except Exception:  # Pillow's parsers raise whatever broken bytes lead them to
+        return UPRIGHT
+
+
+def _is_transparent(image: Any) -> bool:
+    """Return whether a pixel is not wholly opaque: many files have an alpha channel for nothing."""
+    if "A" in image.getbands() and image.mode != "LAB":  # whose A is a colour
+        alpha = image.getchannel("A")
+    elif image.mode in KEYED and "transparency" in image.info:
+        alpha = image.convert("RGBA").getchannel("A")
+    else:
+        return False
+    return alpha.getextrema()[0] < 255
+
+
+def lacks_strips(image: Any) -> bool:
+    """Return whether a TIFF file, which is not loaded yet, lists too few parts to fill its image.
+
+    Pillow leaves the rest black, and says nothing. Planes of colour lie over each other.
+    """
+    if image.format != "TIFF":
+        return False
+    parts = {extents for _, extents, *_ in image.tile}
+    covered = sum((right - left) * (lower - upper) for left, upper, right, lower in parts)
+    return covered < image.width * image.height
+
+
+def ends_early(image: Any, content: bytes) -> bool:
+    """Return whether the data of a loaded image ended before its last pixel, unsaid by Pillow.
+
+    Its libraries fill up with gray (JPEG) or leave zeros. Only where the last pixel looks like
+    that is the image decoded once more, in a way that makes fill come out as something else.
+    """
+    last = image.getpixel((image.width - 1, image.height - 1))
+    values = last if isinstance(last, tuple) else (last,)
+    if image.format in JPEGS:
+        return JPEG_FILL.issuperset(values) and jpeg_ends_early(content)
+    return image.format in ("PNG", "JPEG2000") and not any(values) and _last_over(content) != last
+
+
+def jpeg_ends_early(content: bytes) -> bool:
+    """Return whether codes that are added to a JPEG file become pixels."""
+    return _eighth(content) != _eighth(padded(content))
+
+
+def _eighth(content: bytes) -> bytes:
+    """Return the pixels of a JPEG file at an eighth of its size: one for each block."""
+    with pillow().open(io.BytesIO(content), formats=JPEGS) as image:
+        image.draft(None, (1, 1))
+        return image.tobytes()
+
+
+def _last_over(content: bytes) -> Any:
+    """Return the last pixel of an image that is decoded over 255 instead of zeros."""
+    with pillow().open(io.BytesIO(content), formats=FORMATS) as image:
+        bands = len(image.getbands())
+        image.im = pillow().new(image.mode, image.size, (255,) * bands if bands > 1 else 255).im
+        image.load()
+        return image.getpixel((image.width - 1, image.height - 1))
+
+
+CONVERT = "convert it to JPEG or PNG"
+# What files begin with, in lower case and after white space.
+TEXTS = (
+    (b"version https://git-lfs", "a git-lfs pointer in place of the file; type: git lfs pull"),
+    (b"<!doctype html", "a web page (HTML), as failed downloads leave it; download it again"),
+    (b"<html", "a web page (HTML), as failed downloads leave it; download it again"),
+    (b"<svg", f"a drawing (SVG); {CONVERT}"),
+    (b"<?xml", "XML text, as failed downloads leave it; download it again"),
+    (b"{", "JSON text, as failed downloads leave it; download it again"),
+)
+BYTES = (
+    (b"%PDF", f"a PDF document; {CONVERT}"),
+    (b"%!PS", f"PostScript, a program, which is not run; {CONVERT}"),
+    (b"\xc5\xd0\xd3\xc6", f"PostScript, a program, which is not run; {CONVERT}"),
+    (b"8BPS", f"a Photoshop document; {CONVERT}"),
+    (b"\0\0\0\x0cJXL ", f"JPEG XL; {CONVERT}"),
+    (b"\xff\x0a", f"JPEG XL; {CONVERT}"),
+    (b"PK\3\4", "a ZIP archive; unpack it"),
+    (b"\x1f\x8b", "gzip data; unpack it"),
+)
+HEIF = {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx"}  # ISO/IEC 23008-12, annex B
+AVIF = {b"avif", b"avis"}
+UNDECIDED = {b"mif1", b"msf1"}  # the codec stands among the compatible brands
+SHOWN = 40  # characters of a text, for a person
+
+
+def why_unreadable(content: bytes) -> str:
+    """Return for a person why Pillow opens no image in the bytes of a file."""
+    return _other_kind(content) or _damage(content) or _beginning(content)
+
+
+def _other_kind(content: bytes) -> str:
+    """Return what a file is if it is of a kind that is known and not read."""
+    begin = content[:64].removeprefix(b"\xef\xbb\xbf").lstrip().lower()
+    for kinds, start in ((TEXTS, begin), (BYTES, content)):
+        for magic, what in kinds:
+            if start.startswith(magic):
+                return f"not an image but {what}"
+    if content[4:8] == b"ftyp":
+        length = int.from_bytes(content[:4], "big")
+        brands = {content[at : at + 4] for at in range(8, min(length, 256), 4) if at != 12}
+        major = content[8:12]
+        if major in HEIF or (major in UNDECIDED and brands & HEIF and not brands & AVIF):
+            return f"HEIC, which is not read; {CONVERT}"
+        if major not in AVIF | UNDECIDED:
+            return "a video or another file of the MP4 family, not an image"
+    if content and content.count(0) == len(content):
+        return "nothing but zero bytes: the file was never written; copy it again"
+    return ""
+
+
+def _damage(content: bytes) -> str:
+    """Return what Pillow's plugin says of a file of a format that is read."""
+    is_webp = content[:4] == b"RIFF" and content[8:12] == b"WEBP"
+    if is_webp and int.from_bytes(content[4:8], "little") + 8 > len(content):  # Pillow is silent
+        return "WEBP: the file is cut off"
+    for name in FORMATS:
+        factory, accepts = pillow().OPEN.get(name, (None, None))
+        if factory is None or not accepts:
+            continue
+        accepted = accepts(content[:16])
+        if isinstance(accepted, str):
+            return f"{name}: {accepted}"
+        if accepted:
+            return f"{name}: {_said(factory, content)}"
+    return ""
+
+
+def _said(factory: Callable, content: bytes) -> str:
+    try:
+        factory(io.BytesIO(content), "").close()
+    except Exception as error:  # Pillow's parsers raise whatever broken bytes lead them to
+        return f"{error}" or type(error).__name__
+    return "the header is damaged"
+
+
+def _beginning(content: bytes) -> str:
+    """Return what an unknown file begins with."""
+    head = content[:SHOWN]
+    text = " ".join(head.decode(errors="replace").split())
+    if text and text.isprintable() and "\ufffd" not in text[:-1]:
+        return f"not an image but text, which begins with {text!r}"
+    return f"no image format that is read here; the file begins with the bytes {head[:8].hex(' ')}"

@@ -1,1 +1,0 @@
-"""Recipes: all that decides which pixels enter the backbone, and what of it is kept."""

@@ -1,1 +1,0 @@
-"""Shard tasks at work: on one device, on several, on a cluster."""

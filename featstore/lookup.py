@@ -1,0 +1,302 @@
+"""lookup.bin: from image id to place, read where it is small, mapped where it is large.
+
+The file is `b"clipfeat"`, the number n of ids as uint64, then four columns of n uint64, all
+little-endian, in the order of the first:
+
+    key    the first 8 bytes of sha256(image id), as a big-endian number
+    place  row, then 40 bits up the number of the shape (in the order of store.json), then
+           52 bits up the number of the status (in the order of Status), then 56 bits up the
+           number of the real area: 0 for the whole grid, k for the k-th of store.json's `areas`
+    check  the last 4 bytes of the record's grid on disk, then those of its pooled vector
+    seal   the next 8 bytes of sha256(image id), XOR mix(place XOR mix(check))
+
+The seal holds an entry together: a changed bit in any column, or another id that happens to
+have the same key, does not fit it.
+"""
+
+import hashlib
+import mmap
+import os
+from bisect import bisect_left
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+
+from ..base.errors import CorruptStoreError, StoreError, open_code
+from ..base.files import open_plain
+from .format import NORMAL_FORMS, Status, in_normal_form
+from .geometry import MAX_AREAS, Area, area_rule
+
+MAGIC = b"clipfeat"
+HEADER_BYTES = len(MAGIC) + 8
+ENTRY_BYTES = 32
+SHAPE_BIT, STATUS_BIT, AREA_BIT = 40, 52, 56
+MAX_SHAPES = 1 << (STATUS_BIT - SHAPE_BIT)
+STATUS_MASK = (1 << (AREA_BIT - STATUS_BIT)) - 1
+# Up to this size a look-up is read: two million ids, in 20 ms. A mapped file that somebody cuts
+# short in its place ends the process that looks into it (SIGBUS); one that was read does not.
+# Larger ones are mapped, so that many processes share one copy in the page cache.
+READ_BYTES = 64 << 20
+MAX_SAME_KEY = 4  # two of ten million ids share a key once in 400,000 stores
+STATUSES = tuple(Status)
+
+U64 = np.ndarray[Any, np.dtype[np.uint64]]
+MASK = (1 << 64) - 1  # numpy keeps 64 bits by itself, Python does not
+
+
+class Places(NamedTuple):
+    """Where the records of some ids lie, an entry for each id.
+
+    A state is 0 for a record whose whole grid is real, by far the most frequent.
+    """
+
+    state: np.ndarray  # (id,) what `status_of` and `area_of` take; -1: the store has no such id
+    shape: np.ndarray  # (id,) number of its grid shape
+    row: np.ndarray  # (id,) in the arrays of its shape
+    check: U64  # (id,) last bytes of its record on disk: grid low, pooled high
+
+
+def status_of(state: Any) -> Any:
+    """Return the number of the Status; none has that of an id that the store does not have."""
+    return state & STATUS_MASK
+
+
+def area_of(state: Any) -> Any:
+    """Return the number of the real area."""
+    return state >> (AREA_BIT - STATUS_BIT)
+
+
+class Lookup:
+    """The ids of a store. A large file is mapped, and opening reads nothing but its header."""
+
+    def __init__(self, path: Path, ids: int, sha256: str):
+        """Open `path`, raising CorruptStoreError unless it is a lookup of `ids` ids.
+
+        `sha256` is that of the file. It is compared once an id is not found, the first time.
+        """
+        self._path = path
+        self._sha256 = sha256
+        self._is_whole = False  # not known yet
+        content = _content(path, ids)
+        columns = np.frombuffer(content, "<u8", offset=HEADER_BYTES).reshape(4, ids)
+        self._keys, self._places, self._checks, self._seals = columns
+        self._content = memoryview(content)
+        numbers = self._content[HEADER_BYTES:].cast("Q")
+        self._views = [numbers[k * ids : (k + 1) * ids] for k in range(4)]
+
+    def find_one(self, image_id: str) -> tuple[int, int, int, int]:
+        """Return (state, shape, row, check) of one id, as `find` does, with less ado."""
+        found = self._find_one(image_id)
+        if found[0] < 0 and not image_id.isascii():
+            for form in NORMAL_FORMS:
+                found = self._find_one(in_normal_form(form, image_id))
+                if found[0] >= 0:
+                    return found
+        if found[0] < 0:
+            self._require_whole()
+        return found
+
+    def find(self, ids: Sequence[str]) -> Places:
+        """Return the places of `ids`, raising CorruptStoreError for an entry that has changed.
+
+        An id that the store does not have as it is given is looked for in the other Unicode
+        normal forms. A changed key would lose its id, so the whole file is hashed before an id
+        is said not to be there: the first time, and then never again.
+        """
+        places = self._find(ids)
+        if (places.state < 0).any():
+            for form in NORMAL_FORMS:
+                unknown = np.flatnonzero(places.state < 0).tolist()
+                missed = [k for k in unknown if not ids[k].isascii()]
+                if not missed:
+                    break
+                found = self._find([in_normal_form(form, ids[k]) for k in missed])
+                for column, values in zip(places, found, strict=True):
+                    column[missed] = values
+            if (places.state < 0).any():
+                self._require_whole()
+        return places
+
+    def _require_whole(self) -> None:
+        """Raise CorruptStoreError unless the file is the one that was written."""
+        if self._is_whole:
+            return
+        if hashlib.sha256(self._content).hexdigest() != self._sha256:
+            raise CorruptStoreError(
+                f"{self._path}: has changed: its sha256 is not the one in store.json; "
+                f"type: clipfeat store repair {self._path.parent}",
+                code="E-STORE-LOOKUP-CHANGED",
+            )
+        self._is_whole = True
+
+    def _find_one(self, image_id: str) -> tuple[int, int, int, int]:
+        digest = hashlib.sha256(image_id.encode("utf-8", "surrogatepass")).digest()
+        key, second = int.from_bytes(digest[:8], "big"), int.from_bytes(digest[8:16], "big")
+        keys, places, checks, seals = self._views
+        first = at = bisect_left(keys, key)
+        while at < min(first + MAX_SAME_KEY, len(keys)) and keys[at] == key:
+            place, check = places[at], checks[at]
+            if seals[at] == second ^ _seal(place, check):
+                shape = place >> SHAPE_BIT & (MAX_SHAPES - 1)
+                return place >> STATUS_BIT, shape, place & ((1 << SHAPE_BIT) - 1), check
+            at += 1
+        if at > first:
+            raise CorruptStoreError(f"{self._path}: an entry does not match its seal")
+        return -1, 0, 0, 0
+
+    def _find(self, ids: Sequence[str]) -> Places:
+        key, second = _hashes(ids)
+        order = np.argsort(key)  # neighbours are searched together: 1.6 times as fast
+        at = np.empty(len(ids), np.int64)
+        at[order] = np.searchsorted(self._keys, key[order])
+        found, seen = np.zeros((2, len(ids)), bool)
+        end = len(self._keys)
+        for _ in range(MAX_SAME_KEY):
+            inside = np.minimum(at, end - 1)
+            same = (at < end) & (self._keys[inside] == key)
+            seen |= same
+            place, check = self._places[inside], self._checks[inside]
+            found = same & (self._seals[inside] == second ^ _seal(place, check))
+            if (found == same).all():
+                break
+            at = at + (same & ~found)
+        else:
+            raise CorruptStoreError(f"{self._path}: too many entries share a key")
+        if (seen & ~found).any():
+            raise CorruptStoreError(f"{self._path}: an entry does not match its seal")
+        return Places(
+            np.where(found, (place >> STATUS_BIT).astype(np.int64), -1),
+            (place >> SHAPE_BIT & (MAX_SHAPES - 1)).astype(np.int64),
+            (place & ((1 << SHAPE_BIT) - 1)).astype(np.int64),
+            check,
+        )
+
+
+def _content(path: Path, ids: int) -> bytes | mmap.mmap:
+    """Return the bytes of a lookup of `ids` ids, raising CorruptStoreError for anything else."""
+    try:
+        with os.fdopen(open_plain(path), "rb") as file:
+            size = os.fstat(file.fileno()).st_size
+            header = file.read(HEADER_BYTES)
+            if size != HEADER_BYTES + ids * ENTRY_BYTES or header != MAGIC + ids.to_bytes(
+                8, "little"
+            ):
+                raise CorruptStoreError(f"{path}: {size} bytes are no lookup of {ids} ids")
+            if size > READ_BYTES:
+                return mmap.mmap(file.fileno(), size, access=mmap.ACCESS_READ)
+            file.seek(0)
+            content = file.read(size)
+    except OSError as error:
+        raise CorruptStoreError(
+            f"{path}: cannot open it ({error.strerror})", code=open_code(error)
+        ) from None
+    if len(content) != size:
+        raise CorruptStoreError(f"{path}: was cut short while it was read")
+    return content
+
+
+class LookupBuilder:
+    """Collects index rows, 32 bytes for each, and gives the bytes of their lookup.
+
+    `shapes` are the grid shapes of store.json, in its order, `recipe` that of the identity.
+    """
+
+    def __init__(self, shapes: Iterable[str], recipe: Mapping[str, Any]):
+        self._shapes = {shape: number for number, shape in enumerate(shapes)}
+        self._area_of_image = area_rule(recipe)
+        self._areas: dict[Area, int] = {}  # to its number, in the order of the first rows
+        self._hashes = bytearray()
+        self._values = bytearray()
+
+    def add(self, rows: pa.RecordBatch) -> None:
+        """Add rows of the index, raising ValueError or KeyError for one that cannot be."""
+        row = rows.column("row").to_numpy().astype(np.int64)
+        if len(row) and not 0 <= row.min() <= row.max() < 1 << SHAPE_BIT:
+            raise ValueError(f"row {row.min()} to {row.max()}")
+        shapes = [self._shapes[shape] for shape in rows.column("shape").to_pylist()]
+        statuses = rows.column("status").to_pylist()
+        numbers = {status: STATUSES.index(Status(status)) for status in set(statuses)}
+        place = row.astype(np.uint64) | _shifted(shapes, SHAPE_BIT)
+        place |= _shifted([numbers[status] for status in statuses], STATUS_BIT)
+        if self._area_of_image is not None:
+            sizes = zip(
+                *(rows.column(side).to_pylist() for side in ("width", "height")), strict=True
+            )
+            areas = [
+                self._number(*size) if status == Status.OK else 0
+                for status, size in zip(statuses, sizes, strict=True)
+            ]
+            place |= _shifted(areas, AREA_BIT)
+        checks = [
+            bytes.fromhex(checksum).ljust(8, b"\0")
+            for checksum in rows.column("checksum").to_pylist()
+        ]
+        if set(map(len, checks)) - {8}:
+            raise ValueError("a checksum of more than 8 bytes")
+        values = np.stack([place, np.frombuffer(b"".join(checks), "<u8")], axis=1)
+        self._hashes += _digests(rows.column("image_id").to_pylist())
+        self._values += values.astype("<u8").tobytes()
+
+    def _number(self, width: int, height: int) -> int:
+        """Return the number of the real area of an image, in the order of the first rows."""
+        area = None if self._area_of_image is None else self._area_of_image(width, height)
+        if area is None:
+            return 0
+        if len(self._areas) == MAX_AREAS and area not in self._areas:
+            raise StoreError(
+                f"{area}: a store has at most {MAX_AREAS} real areas; this is one more"
+            )
+        return self._areas.setdefault(area, len(self._areas) + 1)
+
+    @property
+    def areas(self) -> list[str]:
+        """Return the real areas of the rows, as store.json lists them."""
+        return list(map(str, sorted(self._areas)))
+
+    def columns(self) -> U64:
+        """Return key, place, check, seal of every row, sorted by key."""
+        key, second = np.frombuffer(self._hashes, ">u8").astype("<u8").reshape(-1, 2).T
+        place, check = np.frombuffer(self._values, "<u8").reshape(-1, 2).T
+        if self._areas:
+            numbers = np.zeros(MAX_AREAS + 1, np.uint64)
+            for number, area in enumerate(sorted(self._areas), 1):
+                numbers[self._areas[area]] = number
+            rest = place & np.uint64((1 << AREA_BIT) - 1)
+            place = rest | numbers[place >> np.uint64(AREA_BIT)] << np.uint64(AREA_BIT)
+        order = np.argsort(key, kind="stable")
+        return np.stack([key, place, check, second ^ _seal(place, check)])[:, order]
+
+
+def lookup_bytes(columns: U64) -> bytes:
+    """Return the file that holds what `LookupBuilder.columns` gave."""
+    return MAGIC + columns.shape[1].to_bytes(8, "little") + columns.astype("<u8").tobytes()
+
+
+def _hashes(ids: Sequence[str]) -> tuple[U64, U64]:
+    """Return the first and the second 8 bytes of each id's sha256."""
+    first, second = np.frombuffer(_digests(ids), ">u8").reshape(-1, 2).astype(np.uint64).T
+    return first, second
+
+
+def _digests(ids: Sequence[str]) -> bytes:
+    """Return the first 16 bytes of each id's sha256, one behind the other."""
+    return b"".join([hashlib.sha256(i.encode("utf-8", "surrogatepass")).digest()[:16] for i in ids])
+
+
+def _shifted(numbers: Sequence[int], bits: int) -> U64:
+    return np.array(numbers, np.uint64) << np.uint64(bits)
+
+
+def _seal(place: Any, check: Any) -> Any:
+    """Return the seal of an entry, of numbers or of arrays, but for the id's own part."""
+    return _mix(place ^ _mix(check))
+
+
+def _mix(value: Any) -> Any:
+    """Return the finaliser of splitmix64 (Steele, Lea, Flood 2014), which is one to one."""
+    value = (value ^ value >> 30) * 0xBF58476D1CE4E5B9 & MASK
+    value = (value ^ value >> 27) * 0x94D049BB133111EB & MASK
+    return value ^ value >> 31

@@ -1,7 +1,0 @@
-"""What can be wrong with a list of images."""
-
-from ..base.errors import UsageError
-
-
-class ManifestError(UsageError):
-    """A folder or a file from which no manifest can be made."""

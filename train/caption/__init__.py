@@ -1,1 +1,0 @@
-"""Captioning: data, models, decoding, metrics."""

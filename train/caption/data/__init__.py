@@ -1,1 +1,0 @@
-"""Images and their captions: files, vocabulary, examples."""

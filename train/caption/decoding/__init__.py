@@ -1,1 +1,0 @@
-"""From a model to captions: greedy, by beams, by chance."""

@@ -1,1 +1,0 @@
-"""Models that write captions: their settings, their parts, one file each."""

@@ -1,0 +1,180 @@
+"""Checkpoints: one safetensors file each, with JSON in its header; nothing in it is executed."""
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import safetensors.torch
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from ..base.errors import ClipfeatError
+from ..base.files import check_tensorfile, write_atomically
+from ..base.jsonio import parse_json
+from ..base.text import printable, say
+from .run import BEFORE_LAST, LAST
+
+Tensors = Mapping[str, Tensor]
+State = dict[str, Any]
+M = TypeVar("M", bound=nn.Module)
+
+FILE_BYTES = 32 << 30  # a model of 2e9 parameters, with two numbers that Adam keeps of each
+
+
+class DamagedCheckpointError(ClipfeatError):
+    """A checkpoint that does not hold what was written."""
+
+
+def write_checkpoint(path: Path, tensors: Tensors, state: Mapping[str, Any]) -> None:
+    """Write tensors and a JSON state as one file, whole or not at all."""
+    on_cpu = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    # One key: safetensors writes several in any order, and equal runs have equal files.
+    header = {"checkpoint": json.dumps({"state": state, "sha256": _digest(on_cpu, state)})}
+    write_atomically(path, safetensors.torch.save(on_cpu, header))
+
+
+def read_checkpoint(path: Path) -> tuple[dict[str, Tensor], State]:
+    """Return (tensors, state) of a checkpoint.
+
+    Raises DamagedCheckpointError where it is not one, or a bit of it has changed.
+    """
+    try:
+        check_tensorfile(path, FILE_BYTES)
+        with safe_open(path, framework="pt") as file:
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            header = parse_json((file.metadata() or {})["checkpoint"])
+        state, written = header["state"], header["sha256"]
+        if not isinstance(state, dict):
+            raise TypeError("its state is not an object")
+        digest = _digest(tensors, state)
+    except OSError as error:
+        reason = error.strerror or str(error)
+    except (SafetensorError, KeyError, TypeError, ValueError, RecursionError, MemoryError,
+            RuntimeError) as error:  # fmt: skip
+        reason = str(error)
+    else:
+        if digest != written:
+            raise DamagedCheckpointError(
+                f"{path}: damaged, its sha256 is not the one written in it",
+                code="E-CHECKPOINT-DAMAGED",
+            )
+        return tensors, state
+    raise DamagedCheckpointError(
+        f"{path}: not a readable checkpoint ({printable(reason[:300])})",
+        code="E-CHECKPOINT-UNREADABLE",
+    )
+
+
+def _digest(tensors: Tensors, state: Mapping[str, Any]) -> str:
+    """Return the sha256 of a state and of all tensors with their names, dtypes and shapes."""
+    digest = hashlib.sha256(json.dumps(state, sort_keys=True).encode())
+    for name, tensor in sorted(tensors.items()):
+        digest.update(f"\0{name}\0{tensor.dtype}\0{tuple(tensor.shape)}\0".encode())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def model_tensors(model: nn.Module) -> dict[str, Tensor]:
+    """Return a model's weights and buffers, as `model.cell.weight`."""
+    return {f"model.{name}": tensor for name, tensor in model.state_dict().items()}
+
+
+def load_model(model: nn.Module, tensors: Tensors, path: Path, *, assign: bool = False) -> None:
+    """Fill a model from the tensors of checkpoint `path`; ClipfeatError where they do not fit.
+
+    With `assign` the tensors themselves become the model's.
+    """
+    try:
+        model.load_state_dict(_under("model.", tensors), assign=assign)
+    except RuntimeError as error:
+        reason = printable(" ".join(str(error).split())[:1000])
+        raise ClipfeatError(f"{path}: the checkpoint is of another model ({reason})") from None
+
+
+def rebuild(build: Callable[[], M], tensors: Tensors, path: Path) -> M:
+    """Return the model that `build` makes, filled from the tensors of checkpoint `path`.
+
+    Its sizes come from another file, which may have been changed: it is built without memory
+    first, and takes some only where the checkpoint fits. Raises ClipfeatError where it does not.
+    """
+    with torch.device("meta"):
+        load_model(build(), tensors, path, assign=True)  # meta tensors take no copy
+    model = build()
+    load_model(model, tensors, path)
+    return model
+
+
+def write_training(
+    run: Path, model: nn.Module, optimizer: Optimizer, state: Mapping[str, Any]
+) -> None:
+    """Write all that going on takes; the checkpoint before it stays, in case this one breaks.
+
+    `optimizer.3.exp_avg` belongs to the fourth parameter. There are no random numbers: those of
+    an update follow from the seed and its number.
+    """
+    slots = {
+        f"optimizer.{parameter}.{name}": tensor
+        for parameter, memory in optimizer.state_dict()["state"].items()
+        for name, tensor in memory.items()
+    }
+    if (run / LAST).is_file():
+        (run / LAST).replace(run / BEFORE_LAST)
+    write_checkpoint(run / LAST, {**model_tensors(model), **slots}, state)
+
+
+def load_training(run: Path, model: nn.Module, optimizer: Optimizer) -> State | None:
+    """Bring model and optimizer to where the run's last good checkpoint was written.
+
+    Returns its state, None where there is no checkpoint yet; says so where the newest is damaged.
+    The optimizer keeps the settings it was made with. Raises ClipfeatError where the checkpoint
+    is of another run, or all there are are damaged.
+    """
+    paths = [run / name for name in (LAST, BEFORE_LAST) if (run / name).is_file()]
+    for number, path in enumerate(paths, start=1):
+        try:
+            tensors, state = read_checkpoint(path)
+        except DamagedCheckpointError as error:
+            if number == len(paths):
+                raise ClipfeatError(f"{error}; delete {run} to start again") from None
+            say(f"{error}; going on from {paths[number]}")
+            continue
+        load_model(model, tensors, path)
+        _load_optimizer(optimizer, _under("optimizer.", tensors), path)
+        return state
+    return None
+
+
+def _load_optimizer(optimizer: Optimizer, tensors: Tensors, path: Path) -> None:
+    memory: dict[int, dict[str, Tensor]] = {}
+    try:
+        for key, tensor in tensors.items():
+            parameter, _, name = key.partition(".")
+            memory.setdefault(int(parameter), {})[name] = tensor
+        parameters = [p for group in optimizer.param_groups for p in group["params"]]
+        _check_memory(memory, parameters)
+        groups = optimizer.state_dict()["param_groups"]
+        optimizer.load_state_dict({"state": memory, "param_groups": groups})
+    except (KeyError, ValueError, RuntimeError, TypeError) as error:
+        raise ClipfeatError(
+            f"{path}: no training can go on from this ({printable(str(error)[:300])}); delete it to start again"
+        ) from None
+
+
+def _check_memory(memory: Mapping[int, Tensors], parameters: Sequence[Tensor]) -> None:
+    """Raise ValueError unless there is memory of each parameter, alike and of its shape."""
+    if sorted(memory) != list(range(len(parameters))):
+        raise ValueError(f"it remembers {len(memory)} of {len(parameters)} parameters")
+    names = {name for slots in memory.values() for name in slots}
+    for number, parameter in enumerate(parameters):
+        for name in names:
+            if memory[number][name].shape not in ((), parameter.shape):
+                raise ValueError(f"{name} of parameter {number} has another shape")
+
+
+def _under(prefix: str, tensors: Tensors) -> dict[str, Tensor]:
+    """Return the tensors whose names start with `prefix`, without it."""
+    return {n.removeprefix(prefix): tensor for n, tensor in tensors.items() if n.startswith(prefix)}

@@ -1,0 +1,1 @@
+"""Data sets: their files, the names of their images, and vocabularies."""

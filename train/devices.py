@@ -1,0 +1,129 @@
+"""Where a model computes: one device, or one for each process of a group."""
+
+import contextlib
+import os
+from collections.abc import Iterator
+
+import torch
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState
+
+from ..base.errors import ClipfeatError, UsageError
+from ..base.machine import CLEARLY, slower_than_float32
+from ..base.text import say
+from .launch import is_first
+from .settings import LoopSettings
+
+MIXED_PRECISION = {"float32": "no", "bfloat16": "bf16", "float16": "fp16"}
+
+
+def accelerator_on(device: str | None, settings: LoopSettings) -> Accelerator:
+    """Return what places a model that is trained on `device`.
+
+    `device` is "cpu", "cuda", or None for a GPU if there is one. In a process that torchrun or
+    `clipfeat train --gpus` has started, it joins the others. Raises UsageError where the device is
+    not there, or does not have the precision of the settings; says where it is slow.
+    """
+    cpu = _is_cpu(device)
+    if settings.precision == "float16" and cpu:
+        instead = "bfloat16" if _is_fast("bfloat16", cpu=True) else "float32"
+        raise UsageError(
+            f"precision float16 needs a GPU; type --set precision={instead}",
+            code="E-PRECISION-DEVICE",
+        )
+    if not _is_fast(settings.precision, cpu=cpu) and is_first():
+        what, instead = ("processor", "float32") if cpu else ("GPU", "float16")
+        say(
+            f"this {what} only emulates bfloat16, many times slower than {instead}; type --set "
+            f"precision={instead}",
+        )
+    return _accelerator(settings.precision, cpu=cpu)
+
+
+def accelerator_of_trained(device: str | None, settings: LoopSettings) -> Accelerator:
+    """Return what places a trained model on `device`, which is told as for `accelerator_on`.
+
+    It computes in the precision of its training, or in float32, in which all weights are kept,
+    where the device is slow in that one or does not have it. Raises UsageError where the device is
+    not there.
+    """
+    cpu = _is_cpu(device)
+    precision = settings.precision
+    if not _is_fast(precision, cpu=cpu):
+        what = "processor" if cpu else "GPU"
+        say(f"trained in {precision}, which this {what} does not compute fast; float32 is used")
+        precision = "float32"
+    return _accelerator(precision, cpu=cpu)
+
+
+def _accelerator(precision: str, *, cpu: bool) -> Accelerator:
+    # Accelerate keeps one state a process and refuses a second run of another precision.
+    AcceleratorState._reset_state(reset_partial_state="LOCAL_RANK" not in os.environ)
+    return Accelerator(cpu=cpu, mixed_precision=MIXED_PRECISION[precision])
+
+
+def _is_cpu(device: str | None) -> bool:
+    if device == "cuda" and not torch.cuda.is_available():
+        raise UsageError("--device cuda: torch finds no GPU here; type --device cpu")
+    return device == "cpu" or not torch.cuda.is_available()
+
+
+def _is_fast(precision: str, *, cpu: bool) -> bool:
+    """Return whether a device computes in a precision itself, and no slower than in float32."""
+    if precision == "float16":
+        return not cpu
+    if precision == "bfloat16" and cpu:
+        return slower_than_float32(precision) <= CLEARLY
+    # torch counts a GPU that emulates it as one that has it.
+    return precision == "float32" or torch.cuda.is_bf16_supported(including_emulation=False)
+
+
+def leave_group() -> None:
+    """Part from the other processes of a group, where there is one, once all have come this far.
+
+    Left to the end of the interpreter, the threads of gloo and NCCL stop in no certain order.
+    """
+    if torch.distributed.is_initialized():
+        torch.distributed.barrier()
+        torch.distributed.destroy_process_group()
+
+
+@contextlib.contextmanager
+def memory_errors(remedy: str) -> Iterator[None]:
+    """Turn what torch raises where a device, or the host, has not enough memory into one line."""
+    try:
+        yield
+    except (torch.OutOfMemoryError, RuntimeError) as error:
+        texts = ("out of memory", "not enough memory", "can't allocate memory")
+        if not any(text in str(error).lower() for text in texts):
+            raise
+        raise ClipfeatError(f"out of memory: {remedy}") from None
+
+
+@contextlib.contextmanager
+def precision_errors(
+    precision: str, remedy: str = "type --set precision=float32"
+) -> Iterator[None]:
+    """Turn what torch raises where a library has no kernel for a precision into one line."""
+    try:
+        yield
+    except RuntimeError as error:
+        reason = str(error).split("\n")[0]
+        missing = isinstance(error, NotImplementedError) or any(
+            text in reason for text in ("could not create a primitive", "NOT_SUPPORTED")
+        )
+        if precision == "float32" or not missing:
+            raise
+        raise ClipfeatError(
+            f"torch cannot compute this model in {precision} on this device ({reason:.150}); "
+            f"{remedy}",
+            code="E-PRECISION-KERNEL",
+        ) from None
+
+
+@contextlib.contextmanager
+def inference_errors(precision: str) -> Iterator[None]:
+    """Do the same for a trained model, whose settings nobody changes any more."""
+    remedy = "pass another --device"
+    with memory_errors(f"free some, or {remedy}"), precision_errors(precision, remedy):
+        yield

@@ -1,1 +1,0 @@
-"""Grids of a store as tensors, and their scale."""

@@ -1,1 +1,0 @@
-"""Choosing an answer to a text about an image: what VQA and visual entailment share."""

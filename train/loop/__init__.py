@@ -1,1 +1,0 @@
-"""The training loop, and what it takes: batches, optimizer, schedule, checkpoints, devices."""

@@ -1,0 +1,215 @@
+"""Answer strings: the official normalisation, and the soft score of an answer."""
+
+import functools
+import re
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple, TypeVar
+
+from ...base.errors import ClipfeatError, UsageError
+from ...base.files import read_text, split_lines
+from ...base.jsonio import parse_json
+
+# Each is a contraction that the published table restores; what it restores it from is the word
+# less any one of its apostrophes. "let's" and "she's" are not restored: they would eat words.
+CONTRACTIONS = """
+    ain't aren't can't could've couldn't couldn't've didn't doesn't don't hadn't hadn't've hasn't
+    haven't he'd he'd've he's how'd how'll how's isn't it'd it'd've it'll ma'am mightn't
+    mightn't've might've mustn't must've needn't not've o'clock oughtn't 'ow's'at shan't she'd've
+    should've shouldn't shouldn't've somebody'd've somebody'll somebody's someone'd someone'd've
+    someone'll someone's something'd something'd've something'll that's there'd there'd've
+    there're there's they'd they'd've they'll they're they've 'twas wasn't we'd've we've weren't
+    what'll what're what's what've when's where'd where's where've who'd who'd've who'll who's
+    who've why'll why're why's won't would've wouldn't wouldn't've y'all y'all'll y'all'd've you'd
+    you'd've you'll you're you've
+""".split()  # noqa: SIM905
+RESTORED = {
+    word[:place] + word[place + 1 :]: word
+    for word in CONTRACTIONS
+    for place, letter in enumerate(word)
+    if letter == "'"
+} | {"somebody'd": "somebodyd"}  # the one entry of the table that runs backwards
+NUMBERS = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten"]
+DIGITS = {word: str(value) for value, word in enumerate(NUMBERS)} | {"none": "0"}
+ARTICLES = {"a", "an", "the"}
+PUNCTUATION = ';/[]"{}()=+\\_-><@`,?!'  # not the apostrophe, nor the colon of "2:50"
+COMMA_IN_NUMBER = re.compile(r"\d,\d")
+PERIOD = re.compile(r"\.(?!\d)")
+UNKNOWN = "<unk>"
+LONGEST_LIST = 1 << 26  # bytes
+MAX_PERIODS = 32  # the published script strips no more: it passes a flag where a count goes
+
+
+@functools.lru_cache(maxsize=1 << 16)  # answers repeat: a split has ten for each question
+def normalize_answer(text: str) -> str:
+    """Return an answer as the VQA evaluation compares it.
+
+    The rules are those of visualqa.org/evaluation, in the order and with the quirks of its
+    published script: a mark beside a space vanishes everywhere in the answer, any other becomes
+    a space; where the answer has a comma between digits, all marks vanish; a period goes unless
+    a digit follows it. Then lower case, number words to digits, articles out, apostrophes back.
+    """
+    text = text.replace("\n", " ").replace("\t", " ").strip()
+    marked = text
+    in_number = COMMA_IN_NUMBER.search(text) is not None
+    for mark in PUNCTUATION:
+        beside_space = mark + " " in text or " " + mark in text
+        marked = marked.replace(mark, "" if beside_space or in_number else " ")
+    words = PERIOD.sub("", marked, count=MAX_PERIODS).lower().split()
+    digits = (DIGITS.get(word, word) for word in words)
+    return " ".join(RESTORED.get(word, word) for word in digits if word not in ARTICLES)
+
+
+def soft_score(matches: int, annotators: int) -> float:
+    """Return the accuracy, 0 to 1, of an answer that `matches` of `annotators` people gave.
+
+    It is the mean of min(1, matches / 3) over the subsets that leave one annotator out
+    (visualqa.org/evaluation); with ten annotators 0.3, 0.6, 0.9, then 1.
+    """
+    without_a_match = matches * min(1, (matches - 1) / 3)
+    without_another = (annotators - matches) * min(1, matches / 3)
+    return (without_a_match + without_another) / annotators
+
+
+def soft_scores(answers: Sequence[str]) -> dict[str, float]:
+    """Return {normalised answer: soft score} of all that a question's annotators said."""
+    counts = Counter(map(normalize_answer, answers))
+    return {answer: soft_score(count, len(answers)) for answer, count in counts.items()}
+
+
+def answer_classes(answers: Iterable[str], *, min_count: int) -> tuple[str, ...]:
+    """Return the answers that occur at least `min_count` times, commonest first.
+
+    Given the commonest answer of each question, normalised: 3,129 classes come of VQA v2 train
+    and val with `min_count` 9, the choice that most published models share. One of them is the
+    empty answer, which is what normalisation leaves of an article.
+    """
+    counts = Counter(answers)
+    kept = [answer for answer, count in counts.items() if count >= min_count]
+    return tuple(sorted(kept, key=lambda answer: (-counts[answer], answer)))
+
+
+def read_answer_list(path: Path) -> tuple[str, ...]:
+    """Return the answers of a file: a JSON list of texts, or one answer a line.
+
+    Those are LXMERT's trainval_label2ans.json, whose empty answer is one, and mmf's
+    answers_vqa.txt, whose "<unk>" stands for all other answers and is none; a blank line is none
+    either. Raises UsageError for a file that cannot be read or is empty, and where an answer is
+    there twice.
+    """
+    try:
+        text = read_text(path, LONGEST_LIST)
+        listed = text.lstrip().startswith("[")
+        found = parse_json(text) if listed else [x for x in split_lines(text) if x.strip()]
+    except (OSError, ValueError) as error:
+        why = error.strerror if isinstance(error, OSError) else error
+        raise UsageError(
+            f"answer_list {path}: not a readable list of answers ({why})", code="E-ANSWERS-READ"
+        ) from None
+    strange = [answer for answer in found if not isinstance(answer, str)]
+    if strange:
+        raise UsageError(f"answer_list {path}: each answer must be a text; got {strange[0]!r:.60}")
+    answers = [answer.strip() for answer in found if answer.strip() != UNKNOWN]
+    twice = [answer for answer, count in Counter(answers).items() if count > 1]
+    if twice or not answers:
+        what = f"{twice[0]!r} is there twice" if twice else "holds no answers"
+        raise UsageError(f"answer_list {path}: {what}")
+    return tuple(answers)
+
+
+Id = TypeVar("Id", bound=int | str)
+SCORES = ("overall", "by_answer_type", "by_question_type")
+
+
+class Annotation(NamedTuple):
+    """What people said of one question, and how it is filed."""
+
+    answers: tuple[str, ...]  # ten in the official files
+    multiple_choice_answer: str  # the commonest
+    answer_type: str  # "yes/no", "number", "other"
+    question_type: str  # the question's first words, such as "how many"
+
+    def soft(self) -> dict[str, float]:
+        """Return {normalised answer: soft score}."""
+        return soft_scores(self.answers)
+
+    def common(self) -> str:
+        """Return the commonest answer, normalised."""
+        return normalize_answer(self.multiple_choice_answer)
+
+
+def accuracy(answer: str, annotators: Sequence[str]) -> float:
+    """Return the accuracy, 0 to 1, of `answer` against what the annotators said.
+
+    As in the published script, answers are normalised only where the annotators differ; where
+    they agree to the letter, `answer` must agree to the letter too (spaces at its ends aside).
+    """
+    said = [_on_one_line(text) for text in annotators]
+    given = _on_one_line(answer)
+    if len(set(said)) > 1:
+        said = [normalize_answer(text) for text in said]
+        given = normalize_answer(given)
+    matches = said.count(given)
+    # `soft_score` is the same but for the last bit, which decides how 30.625 is rounded.
+    return sum(min(1, (matches - (text == given)) / 3) for text in said) / len(said)
+
+
+def score_each(
+    predictions: Mapping[Id, str], annotations: Mapping[Id, Annotation]
+) -> dict[Id, float]:
+    """Return {question id: accuracy, 0 to 1} of every question.
+
+    Raises ClipfeatError unless both mappings hold the same questions.
+    """
+    require_same_questions(predictions, annotations)
+    return {
+        question_id: accuracy(predictions[question_id], annotation.answers)
+        for question_id, annotation in annotations.items()
+    }
+
+
+def score_split(
+    predictions: Mapping[Id, str], annotations: Mapping[Id, Annotation]
+) -> dict[str, Any]:
+    """Return {n, overall, by_answer_type, by_question_type}: accuracies in percent.
+
+    Both mappings are by question id. Raises ClipfeatError unless they hold the same questions,
+    so that every question is scored exactly once.
+    """
+    scores = score_each(predictions, annotations)
+    by_answer_type: dict[str, list[float]] = defaultdict(list)
+    by_question_type: dict[str, list[float]] = defaultdict(list)
+    for question_id, score in scores.items():
+        by_answer_type[annotations[question_id].answer_type].append(score)
+        by_question_type[annotations[question_id].question_type].append(score)
+    return {
+        "n": len(scores),
+        "overall": percent(list(scores.values())),
+        "by_answer_type": percent_by(by_answer_type),
+        "by_question_type": percent_by(by_question_type),
+    }
+
+
+def require_same_questions(predictions: Mapping[Id, str], annotations: Mapping[Id, Any]) -> None:
+    """Raise ClipfeatError unless both hold the same questions."""
+    if predictions.keys() != annotations.keys():
+        strays = sorted(predictions.keys() ^ annotations.keys(), key=str)
+        raise ClipfeatError(
+            f"predictions and annotations must hold the same questions; {len(strays)} are in "
+            f"one alone, such as {strays[:3]}"
+        )
+
+
+def percent(scores: Sequence[float]) -> float:
+    """Return the mean of scores in percent, with the two decimals that the field prints."""
+    return round(100 * sum(scores) / len(scores), 2)
+
+
+def percent_by(groups: Mapping[str, Sequence[float]]) -> dict[str, float]:
+    """Return {name: mean score in percent}, sorted by name."""
+    return {name: percent(groups[name]) for name in sorted(groups)}
+
+
+def _on_one_line(text: str) -> str:
+    return text.replace("\n", " ").replace("\t", " ").strip()

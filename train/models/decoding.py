@@ -1,0 +1,327 @@
+"""Which words may come next."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import torch
+from jaxtyping import Bool, Float, Float32, Int
+from torch import Tensor
+from torch.nn.functional import cross_entropy
+
+from ...base.errors import UsageError
+from ..data.caption_vocabulary import BEGIN, END
+from ..data.words import PADDING, UNKNOWN
+from .captioner import Captioner, select
+
+NEVER = (PADDING, UNKNOWN, BEGIN)  # are never written
+
+
+def require_rules(*, max_tokens: int, no_repeat: int) -> None:
+    """Raise UsageError where the rules that every decoder has are out of range."""
+    if max_tokens < 1:
+        raise UsageError(f"max_tokens must be at least 1; got {max_tokens}")
+    if no_repeat < 0:
+        raise UsageError(f"no_repeat is a number of words, 0 for no such rule; got {no_repeat}")
+
+
+def allowed(
+    log_probabilities: Float32[Tensor, "row word"],
+    tokens: Int[Tensor, "row token"],
+    *,
+    no_repeat: int,
+) -> Float32[Tensor, "row word"]:
+    """Return the log-probabilities with -inf for every word that may not follow `tokens`.
+
+    UNKNOWN is never written. Where `no_repeat` is n > 0, no n words follow each other twice.
+    """
+    barred = torch.zeros_like(log_probabilities, dtype=torch.bool)
+    barred[:, list(NEVER)] = True
+    if 0 < no_repeat < tokens.shape[1]:
+        grams = tokens.unfold(1, no_repeat, 1)  # row place n
+        ending = tokens[:, tokens.shape[1] - no_repeat + 1 :]  # what the next word would complete
+        matches = (grams[:, :, :-1] == ending[:, None]).all(dim=-1)
+        barred.scatter_(1, torch.where(matches, grams[:, :, -1], PADDING), value=True)
+    return log_probabilities.masked_fill(barred, -torch.inf)
+
+
+class Captions(NamedTuple):
+    """Some captions of each image: BEGIN, words, END, padding; without END where cut off.
+
+    A caption's log-probability is that of its words and END under the model as it is, whatever
+    rules a decoder put on top. -inf marks places for which there was no caption.
+    """
+
+    tokens: Int[Tensor, "image caption token"]
+    log_probabilities: Float32[Tensor, "image caption step"]  # of tokens[:, :, 1:]; 0 in padding
+
+    @property
+    def totals(self) -> Float32[Tensor, "image caption"]:
+        """The log-probability of each caption as a whole."""
+        return self.log_probabilities.sum(dim=-1)
+
+
+def log_probabilities(
+    model: Captioner, memory: Any, tokens: Int[Tensor, "caption token"]
+) -> Float32[Tensor, "caption step"]:
+    """Return the log-probability of each token after the first, with gradients; 0 in padding.
+
+    Captions are BEGIN, words, END, padding, equally many of each image of the memory, side by
+    side. What a decoder returned may be scored again thus, to learn from it:
+    `log_probabilities(model, memory, captions.tokens.flatten(0, 1))`; or with `of_tokens` and the
+    logits of the model called as a whole, which training on several GPUs wants.
+    """
+    return of_tokens(model.logits(memory, tokens[:, :-1]), tokens)
+
+
+def of_tokens(
+    logits: Float[Tensor, "caption step word"], tokens: Int[Tensor, "caption token"]
+) -> Float32[Tensor, "caption step"]:
+    """Return the log-probability of each token after the first by its logits; 0 in padding."""
+    # `ignore_index` gives 0 there, of no gradient.
+    return -cross_entropy(
+        logits.float().transpose(1, 2), tokens[:, 1:], ignore_index=PADDING, reduction="none"
+    )
+
+
+MAX_TOKENS = 20  # of a caption, END among them; the field writes no longer ones
+
+
+def greedy(
+    model: Captioner, memory: Any, *, max_tokens: int = MAX_TOKENS, no_repeat: int = 0
+) -> Captions:
+    """Return one caption of each image, the likeliest word at each place.
+
+    It ends with END or after `max_tokens`; where `no_repeat` is n > 0, no n words follow each
+    other twice. As every decoder, it takes no gradients and the model in the mode it is in, so
+    set that to evaluation before. Raises UsageError for a rule out of range.
+    """
+
+    def likeliest(scores: Float32[Tensor, "row word"]) -> Int[Tensor, " row"]:
+        return scores.argmax(dim=1)
+
+    return _write(model, memory, likeliest, each=1, max_tokens=max_tokens, no_repeat=no_repeat)
+
+
+def sample(
+    model: Captioner,
+    memory: Any,
+    *,
+    samples: int,
+    generator: torch.Generator,
+    temperature: float = 1.0,
+    nucleus: float = 1.0,
+    max_tokens: int = MAX_TOKENS,
+    no_repeat: int = 0,
+) -> Captions:
+    """Return `samples` captions of each image, each word drawn by `generator`, on its device.
+
+    A word's probability is the softmax of its logit over `temperature`, among the words that may
+    follow. With `nucleus` below 1 only the likeliest words are drawn from, as few as together
+    have so much of it (Holtzman et al. 2020, section 3.1). Takes no gradients; to learn from the
+    captions, score them with `log_probabilities`. Raises UsageError for a rule out of range.
+    """
+    if samples < 1:
+        raise UsageError(f"samples must be at least 1; got {samples}")
+    if not temperature > 0:
+        raise UsageError(f"temperature must be more than 0; got {temperature}")
+    if not 0 < nucleus <= 1:
+        raise UsageError(f"nucleus must be more than 0 and at most 1; got {nucleus}")
+
+    def by_chance(scores: Float32[Tensor, "row word"]) -> Int[Tensor, " row"]:
+        chances = (scores / temperature).softmax(dim=1)
+        if nucleus < 1:
+            chances = within_nucleus(chances, nucleus)
+        return torch.multinomial(chances, 1, generator=generator).squeeze(1)
+
+    return _write(
+        model, memory, by_chance, each=samples, max_tokens=max_tokens, no_repeat=no_repeat
+    )
+
+
+def within_nucleus(
+    chances: Float32[Tensor, "row word"], share: float
+) -> Float32[Tensor, "row word"]:
+    """Return the chances of the likeliest words that together have `share`, zero for the rest."""
+    ordered, words = chances.sort(dim=1, descending=True)
+    enough = ordered.cumsum(dim=1) - ordered >= share  # the words before have it already
+    return torch.zeros_like(chances).scatter_(1, words, ordered.masked_fill(enough, 0.0))
+
+
+@torch.no_grad()
+def _write(
+    model: Captioner,
+    memory: Any,
+    choose: Callable[[Tensor], Tensor],
+    *,
+    each: int,
+    max_tokens: int,
+    no_repeat: int,
+) -> Captions:
+    """Return `each` captions an image; `choose` takes the scores of the words that may follow."""
+    require_rules(max_tokens=max_tokens, no_repeat=no_repeat)
+    state = model.start(memory)
+    device, images = state[0].device, len(state[0])
+    state = select(state, torch.arange(images, device=device).repeat_interleave(each))
+    tokens = torch.full((images * each, 1), BEGIN, device=device)
+    ended = torch.zeros(images * each, dtype=torch.bool, device=device)
+    steps = []
+    while len(steps) < max_tokens and not ended.all():
+        logits, state = model.step(memory, state, tokens[:, -1])
+        scores = logits.float().log_softmax(dim=1)
+        word = choose(allowed(scores, tokens, no_repeat=no_repeat))
+        steps.append(scores.gather(1, word[:, None])[:, 0].masked_fill(ended, 0.0))
+        tokens = torch.cat((tokens, word.masked_fill(ended, PADDING)[:, None]), dim=1)
+        ended |= word == END
+    return Captions(
+        tokens.unflatten(0, (images, each)), torch.stack(steps, dim=1).unflatten(0, (images, each))
+    )
+
+
+DIVERSITY = 0.5  # what a word costs for each earlier group of beams that has it
+
+
+class Beams(NamedTuple):
+    """Captions begun, beam by beam for each image; -inf is the total of a beam not yet in use."""
+
+    tokens: Int[Tensor, "image beam token"]
+    steps: Float32[Tensor, "image beam step"]  # log-probabilities
+    totals: Float32[Tensor, "image beam"]
+
+    @property
+    def ended(self) -> Bool[Tensor, "image beam"]:
+        """Which captions are written to their end."""
+        return (self.tokens[..., -1] == END) | (self.tokens[..., -1] == PADDING)
+
+
+@torch.no_grad()
+def beam_search(
+    model: Captioner,
+    memory: Any,
+    *,
+    beams: int,
+    alpha: float = 0.0,
+    groups: int = 1,
+    diversity: float = DIVERSITY,
+    max_tokens: int = MAX_TOKENS,
+    no_repeat: int = 0,
+) -> Captions:
+    """Return the captions in the beams of each image, the best first.
+
+    Captions are ranked by log-probability over length^alpha (Wu et al. 2016, section 7), END and
+    words both counted; a caption that has ended keeps its beam as long as no other outranks it,
+    and one beam is greedy decoding. With `groups`, each has its part of the beams, and a word
+    costs `diversity` for each time that an earlier group has it at the same place (diverse beam
+    search, Vijayakumar et al. 2016, with Hamming diversity); the ranking at the end is without.
+    Rules are those of `greedy`. Raises UsageError where one is out of range.
+    """
+    require_rules(max_tokens=max_tokens, no_repeat=no_repeat)
+    _require_beams(beams, alpha, groups, diversity)
+    state = model.start(memory)
+    found = _start(len(state[0]), beams, groups, state[0].device)
+    first = torch.arange(found.totals.numel(), device=state[0].device)  # of all images' beams
+    state = select(state, first // beams)
+    for length in range(1, max_tokens + 1):
+        logits, state = model.step(memory, state, found.tokens[..., -1].flatten())
+        scores = logits.float().log_softmax(dim=1)
+        scores = allowed(scores, found.tokens.flatten(0, 1), no_repeat=no_repeat)
+        scores = _ended_stay(scores.unflatten(0, found.totals.shape), found.ended)
+        parents, words = _choose(found, scores, length, alpha, groups, diversity)
+        found = _grow(found, scores, parents, words)
+        if bool((found.ended | found.totals.isinf()).all()):
+            break
+        state = select(state, (first.view_as(parents) // beams * beams + parents).flatten())
+    return _ranked(found, alpha)
+
+
+def _require_beams(beams: int, alpha: float, groups: int, diversity: float) -> None:
+    if beams < 1:
+        raise UsageError(f"beams must be at least 1; got {beams}")
+    if not alpha >= 0:
+        raise UsageError(f"alpha must be at least 0; got {alpha}")
+    if groups < 1 or beams % groups:
+        raise UsageError(f"groups must divide beams, {beams}; got {groups}")
+    if not diversity >= 0:
+        raise UsageError(f"diversity must be at least 0; got {diversity}")
+
+
+def _start(images: int, beams: int, groups: int, device: torch.device) -> Beams:
+    """Return beams of which the first of each group is in use, with nothing written."""
+    totals = torch.full((images, groups, beams // groups), -torch.inf, device=device)
+    totals[:, :, 0] = 0.0
+    return Beams(
+        tokens=torch.full((images, beams, 1), BEGIN, device=device),
+        steps=torch.zeros(images, beams, 0, device=device),
+        totals=totals.flatten(1),
+    )
+
+
+def _ended_stay(
+    scores: Float32[Tensor, "image beam word"], ended: Bool[Tensor, "image beam"]
+) -> Float32[Tensor, "image beam word"]:
+    """Return the scores with padding, at no cost, as all that follows a caption's end."""
+    scores = scores.masked_fill(ended[..., None], -torch.inf)
+    scores[..., PADDING] = scores[..., PADDING].masked_fill(ended, 0.0)
+    return scores
+
+
+def _choose(
+    found: Beams,
+    scores: Float32[Tensor, "image beam word"],
+    length: int,
+    alpha: float,
+    groups: int,
+    diversity: float,
+) -> tuple[Int[Tensor, "image beam"], Int[Tensor, "image beam"]]:
+    """Return for each beam the beam that it goes on from, of the same group, and its next word.
+
+    `length` is that of captions that go on, the next word among it.
+    """
+    images, beams, words = scores.shape
+    size = beams // groups
+    lengths = torch.where(found.ended, _lengths(found.tokens), length)
+    taken = scores.new_zeros(images, words)  # how often an earlier group has a word
+    chosen = []
+    for start in range(0, beams, size):
+        group = slice(start, start + size)
+        totals = found.totals[:, group, None] + scores[:, group] - diversity * taken[:, None]
+        ranks = totals / lengths[:, group, None] ** alpha
+        best = ranks.flatten(1).topk(size, dim=1).indices  # image size
+        chosen.append((start + best // words, best % words))
+        taken = taken.scatter_add(1, best % words, torch.ones_like(best, dtype=taken.dtype))
+        taken[:, PADDING] = 0.0  # no word
+    parents, following = (torch.cat(parts, dim=1) for parts in zip(*chosen, strict=True))
+    return parents, following
+
+
+def _grow(
+    found: Beams,
+    scores: Float32[Tensor, "image beam word"],
+    parents: Int[Tensor, "image beam"],
+    words: Int[Tensor, "image beam"],
+) -> Beams:
+    """Return the beams with one more word each."""
+    step = scores.flatten(1).gather(1, parents * scores.shape[2] + words)
+    return Beams(
+        tokens=torch.cat((_reordered(found.tokens, parents), words[..., None]), dim=2),
+        steps=torch.cat((_reordered(found.steps, parents), step[..., None]), dim=2),
+        totals=found.totals.gather(1, parents) + step,
+    )
+
+
+def _ranked(found: Beams, alpha: float) -> Captions:
+    """Return the captions of each image, the best first."""
+    ranks = found.totals / _lengths(found.tokens) ** alpha
+    order = ranks.argsort(dim=1, descending=True, stable=True)
+    unused = found.totals.gather(1, order).isinf()[..., None]
+    tokens, steps = _reordered(found.tokens, order), _reordered(found.steps, order)
+    tokens[..., 1:] = tokens[..., 1:].masked_fill(unused, PADDING)
+    return Captions(tokens, steps.masked_fill(unused, -torch.inf))
+
+
+def _reordered(rows: Tensor, beams: Int[Tensor, "image beam"]) -> Tensor:
+    return rows.take_along_dim(beams[..., None], dim=1)
+
+
+def _lengths(tokens: Int[Tensor, "image beam token"]) -> Int[Tensor, "image beam"]:
+    """Return how many words each caption has, END among them; BEGIN is none."""
+    return (tokens != PADDING).sum(dim=2) - 1

@@ -1,0 +1,201 @@
+"""Words as vectors, learned or started from GloVe."""
+
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Bool, Float, Float32, Int
+from torch import Tensor, nn
+from torch.nn.functional import scaled_dot_product_attention
+
+from ..data.words import PADDING, SPECIAL
+
+
+class Words(nn.Embedding):
+    """Vectors of tokens; the padding token's is zero and stays so."""
+
+    def __init__(self, tokens: int, channels: int) -> None:
+        super().__init__(tokens, channels, padding_idx=PADDING)
+
+    def fill(self, rows: Int[Tensor, " word"], vectors: Float32[Tensor, "word channel"]) -> None:
+        """Start the vectors of the words numbered `rows` (0 is the first) from given ones."""
+        self.weight.data[rows + SPECIAL] = vectors
+
+
+class Outputs(NamedTuple):
+    """Logits of each text, and where the model looked."""
+
+    logits: Float[Tensor, "text answer"]
+    attention: Float[Tensor, "text cell"]  # over the grid, sums to 1; zero in padding cells
+    # Logits of further heads, which are trained beside and not asked at inference.
+    branches: tuple[Float[Tensor, "text answer"], ...] = ()
+
+
+class WordStates(nn.Module):
+    """The states of an LSTM at every word of a text."""
+
+    def __init__(self, *, tokens: int, embedding: int, hidden: int) -> None:
+        super().__init__()
+        self.words = Words(tokens, embedding)
+        self.lstm = nn.LSTM(embedding, hidden, batch_first=True)
+
+    def forward(
+        self, tokens: Int[Tensor, "text token"]
+    ) -> tuple[Float[Tensor, "text token hidden"], Bool[Tensor, "text token"]]:
+        """Return the states, and which are of real words.
+
+        It reads forwards only, so that padding after the last word changes no real state.
+        """
+        # oneDNN has a bfloat16 LSTM only where the processor has AVX-512 or AMX for it. On any CPU
+        # an LSTM is float32, so that a run does not depend on which; GPUs are not concerned.
+        with torch.autocast("cpu", enabled=False):
+            states, _ = self.lstm(self.words(tokens))
+        return states, tokens != PADDING
+
+
+# Wavelengths of the position signal, in grids: 2 orders the whole grid, 1/4 tells apart the
+# neighbours of a grid of 8 cells a side.
+WAVELENGTHS = (2.0, 1.0, 0.5, 0.25)
+
+
+class GridPlace(nn.Module):
+    """A learned vector for each cell's place, from coordinates in 0..1, for any grid shape."""
+
+    wavelengths: Float32[Tensor, " wave"]
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.project = nn.Linear(4 * len(WAVELENGTHS), channels)
+        # A tensor made in the forward pass would make a GPU wait for the host.
+        self.register_buffer("wavelengths", torch.tensor(WAVELENGTHS), persistent=False)
+
+    def forward(
+        self, grid_shapes: Int[Tensor, "image 2"], cells: int
+    ) -> Float[Tensor, "image cell channel"]:
+        """Return the places of the first `cells` cells, row by row; past a grid, of no meaning."""
+        rows, cols = grid_shapes[:, :1], grid_shapes[:, 1:]  # image 1
+        cell = torch.arange(cells, device=grid_shapes.device)
+        place = torch.stack(((cell // cols + 0.5) / rows, (cell % cols + 0.5) / cols), dim=-1)
+        angles = (2 * torch.pi * place[..., None] / self.wavelengths).flatten(-2)  # image cell 8
+        return self.project(torch.cat((angles.sin(), angles.cos()), dim=-1))
+
+
+def masked_softmax(
+    scores: Float[Tensor, "*batch item"], real: Bool[Tensor, "*#batch item"]
+) -> Float32[Tensor, "*batch item"]:
+    """Return weights over the real items, in float32 under any autocast; padding gets zero."""
+    return scores.float().masked_fill(~real, -torch.inf).softmax(dim=-1)
+
+
+class MultiHeadAttention(nn.Module):
+    """Scaled dot-product attention in several heads (Vaswani et al. 2017, section 3.2).
+
+    A key has no bias: it would add one number to all scores of a query, which softmax drops.
+    """
+
+    def __init__(self, channels: int, *, heads: int, dropout: float) -> None:
+        super().__init__()
+        self.heads, self.dropout = heads, dropout
+        self.query = nn.Linear(channels, channels)
+        self.key = nn.Linear(channels, channels, bias=False)
+        self.value = nn.Linear(channels, channels)
+        self.merge = nn.Linear(channels, channels)
+
+    def forward(
+        self,
+        queries: Float[Tensor, "text query channel"],
+        items: Float[Tensor, "text item channel"],
+        real: Bool[Tensor, "text item"],
+    ) -> Float[Tensor, "text query channel"]:
+        """Return what each query gathers from the real items, of which a text has one at least."""
+        return self.gather(queries, *self.project(items), real[:, None, None])
+
+    def project(
+        self, items: Float[Tensor, "text item channel"]
+    ) -> tuple[Float[Tensor, "text head item part"], Float[Tensor, "text head item part"]]:
+        """Return the keys and the values of items, which may be kept for later queries."""
+        return self._split(self.key(items)), self._split(self.value(items))
+
+    def gather(
+        self,
+        queries: Float[Tensor, "text query channel"],
+        keys: Float[Tensor, "text head item part"],
+        values: Float[Tensor, "text head item part"],
+        seen: Bool[Tensor, "#text 1 #query item"] | None,
+    ) -> Float[Tensor, "text query channel"]:
+        """Return what each query gathers from the items that it has `seen`; None is all."""
+        heads = scaled_dot_product_attention(
+            self._split(self.query(queries)),
+            keys,
+            values,
+            attn_mask=seen,
+            dropout_p=self.dropout if self.training else 0.0,
+        )
+        return self.merge(heads.transpose(1, 2).flatten(-2))
+
+    def weights(
+        self,
+        queries: Float[Tensor, "text query channel"],
+        keys: Float[Tensor, "text head item part"],
+        real: Bool[Tensor, "text item"],
+    ) -> Float32[Tensor, "text query item"]:
+        """Return how much each query gathers from each real item, as a mean over the heads."""
+        scores = self._split(self.query(queries)) @ keys.transpose(-1, -2)
+        return masked_softmax(scores / keys.shape[-1] ** 0.5, real[:, None, None]).mean(dim=1)
+
+    def _split(
+        self, rows: Float[Tensor, "text item channel"]
+    ) -> Float[Tensor, "text head item part"]:
+        return rows.unflatten(-1, (self.heads, -1)).transpose(1, 2)
+
+
+class Reduction(nn.Module):
+    """Some items to a few vectors: sums of them, weighted by a perceptron and a softmax.
+
+    Yu et al. 2019 (MCAN), section 3.3, with one glimpse; Pythia's question attention, with two.
+    """
+
+    def __init__(self, channels: int, *, inner: int, glimpses: int, dropout: float) -> None:
+        super().__init__()
+        self.score = nn.Sequential(
+            nn.Linear(channels, inner),
+            nn.ReLU(),
+            nn.Dropout(dropout),
+            nn.Linear(inner, glimpses, bias=False),  # softmax drops a bias
+        )
+
+    def forward(
+        self, items: Float[Tensor, "text item channel"], real: Bool[Tensor, "text item"]
+    ) -> tuple[Float[Tensor, "text glimpse channel"], Float32[Tensor, "text glimpse item"]]:
+        """Return the vectors, and the weights that they have over the items."""
+        weights = masked_softmax(self.score(items).transpose(1, 2), real[:, None])
+        return torch.einsum("tgi,tic->tgc", weights.to(items.dtype), items), weights
+
+
+class SumHead(nn.Module):
+    """Logits from the norm of a sum of projected vectors (Yu et al. 2019, MCAN, section 3.3)."""
+
+    def __init__(self, channels: int, *, vectors: int, joint: int, answers: int) -> None:
+        super().__init__()
+        self.project = nn.ModuleList(nn.Linear(channels, joint) for _ in range(vectors))
+        self.norm = nn.LayerNorm(joint)
+        self.classifier = nn.Linear(joint, answers)
+
+    def forward(self, *vectors: Float[Tensor, "text channel"]) -> Float[Tensor, "text answer"]:
+        """Return each text's logits, from as many vectors as the head was made for."""
+        projected = [project(v) for project, v in zip(self.project, vectors, strict=True)]
+        return self.classifier(self.norm(torch.stack(projected).sum(dim=0)))
+
+
+EPSILON = 1e-12  # of BERT's layer norms
+
+
+class AnswerHead(nn.Sequential):
+    """Logits of answers from the first piece's state, as LXMERT and CLIP-ViL_p have them."""
+
+    def __init__(self, channels: int, answers: int) -> None:
+        super().__init__(
+            nn.Linear(channels, 2 * channels),
+            nn.GELU(),
+            nn.LayerNorm(2 * channels, eps=EPSILON),
+            nn.Linear(2 * channels, answers),
+        )

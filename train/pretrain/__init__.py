@@ -1,1 +1,0 @@
-"""Pre-training: a single-stream encoder over words and cells."""

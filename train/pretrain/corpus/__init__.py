@@ -1,1 +1,0 @@
-"""Sentences about images, for pre-training: read, and made from the data sets' own files."""

@@ -1,0 +1,243 @@
+"""A run's folder: what the run is, its metrics, its checkpoints, its results.
+
+RUN/settings.json         settings, the store's digest and the data files' sha256
+RUN/vocabulary.json       what the task read off its training data
+RUN/metrics.jsonl         one line for every few updates and one for each evaluation
+RUN/tensorboard/          the same as event files: tensorboard --logdir RUN/tensorboard
+RUN/last.safetensors      all that going on takes
+RUN/last.1.safetensors    the same, one checkpoint earlier
+RUN/best.safetensors      the model at its best score
+RUN/predictions.json      of the best model, in the leaderboard's format (ve: .jsonl)
+RUN/result.json           scores of the best model
+RUN/scores.json           its score of each example, which clipfeat compare reads
+RUN/curves.png            the metrics as a picture
+RUN/answer.png            the last answer of clipfeat predict, and where the model looked
+RUN/examples.html         captions of clipfeat eval caption --page, and where the model looked
+RUN/bad_batch.safetensors the batch whose loss was no number, where that stopped the run
+
+A captioning run has a folder like this for each of its stages: RUN/xe and RUN/scst.
+"""
+
+import contextlib
+import dataclasses
+import json
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+from ..base.errors import ClipfeatError, UsageError
+from ..base.files import (
+    atomic_file,
+    byte_lines,
+    is_temporary,
+    naming,
+    open_output,
+    remove_temporaries,
+    sha256_file,
+    try_lock,
+)
+from ..base.jsonio import parse_json
+from ..base.text import printable
+from .jsonfile import OF_RUN, field, read_json, write_json
+
+SETTINGS = "settings.json"
+VOCABULARY = "vocabulary.json"
+METRICS = "metrics.jsonl"
+LAST = "last.safetensors"
+BEFORE_LAST = "last.1.safetensors"
+BEST = "best.safetensors"
+RESULT = "result.json"
+SCORES = "scores.json"
+BAD_BATCH = "bad_batch.safetensors"
+# Settings that a run may go on with; a run that lacked memory needs more parts to go on at all.
+CHANGES_NOTHING = {"accumulate", "cache", "log_every", "checkpoint_every"}
+EVENTS = "tensorboard"
+CURVES = "curves.png"
+LOCK = ".lock"
+DEEPEST = 10  # tables in tables of settings; ours have three
+
+
+@dataclass(frozen=True)
+class RunCard:
+    """What makes a run the run it is, and where its inputs were."""
+
+    task: str
+    settings: dict[str, Any]
+    store_digest: str
+    features: dict[str, Any]  # what made them: the store's backbone and recipe
+    data_files: dict[str, str]  # {name: sha256}
+    store: str  # path
+    data: str  # path
+
+
+def data_digests(files: tuple[Path, ...]) -> dict[str, str]:
+    """Return {name: sha256} of data files."""
+    return {file.name: sha256_file(file) for file in files}
+
+
+def require_same_run(folder: Path, card: RunCard) -> None:
+    """Raise UsageError, which says what differs, where a folder holds something else than the run.
+
+    A folder is new where it is empty but for what a process left that was killed as it began.
+    """
+    if (folder / SETTINGS).is_file():
+        differing = list(_differences(read_card(folder), card))
+        if differing:
+            raise UsageError(
+                f"{folder} holds a run with {'; '.join(differing)}; "
+                "pass another --out, or what that run was started with"
+            )
+    elif folder.exists() and not (folder.is_dir() and all(map(_is_trace, folder.iterdir()))):
+        raise UsageError(f"{folder} exists and is no run folder; pass another --out")
+
+
+def _is_trace(path: Path) -> bool:
+    return path.name == LOCK or is_temporary(path.name)
+
+
+@contextlib.contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Keep other processes of this host from training into a run's folder; make it if need be.
+
+    What killed processes left half written there is removed. The lock ends with its process,
+    however that ends. Raises UsageError where another process has it, OSError where something
+    else than a file of its own stands in the lock's place.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with os.fdopen(open_output(folder / LOCK), "r+b") as file:
+        if not try_lock(file.fileno()):
+            raise UsageError(
+                f"{folder}: another process is training this run; "
+                "wait for it, or pass another --out",
+                code="E-RUN-LOCKED",
+            )
+        remove_temporaries(folder)
+        yield
+
+
+def require_no_link(folder: Path) -> None:
+    """Raise UsageError where a folder inside a run's is a link: files would land elsewhere.
+
+    The run's own folder may be one: that is the user's wish.
+    """
+    if folder.is_symlink():
+        raise UsageError(
+            f"{folder} is a symbolic link, and what a run writes stays in its folder; "
+            "put the folder itself in its place, or pass another --out",
+            code="E-RUN-LINK",
+        )
+
+
+def find_best(folder: Path) -> Path:
+    """Return the checkpoint of a run's best model; UsageError where there is none yet."""
+    if not os.path.lexists(folder / BEST):
+        raise UsageError(
+            f"{folder} has no {BEST}: its first epoch is not done, or the file is gone",
+            code="E-RUN-BEST",
+        )
+    return folder / BEST
+
+
+def write_card(folder: Path, card: RunCard) -> None:
+    """Write what makes a run the run it is."""
+    write_json(folder / SETTINGS, dataclasses.asdict(card))
+
+
+def read_card(folder: Path) -> RunCard:
+    """Return what a run folder says of its run; UsageError if it is none."""
+    path = folder / SETTINGS
+    if not os.path.lexists(path):
+        inside = sorted(path.parent.name for path in folder.glob(f"*/{SETTINGS}"))[:3]
+        hint = f"; runs in it are {', '.join(inside)}" if inside else ""
+        raise UsageError(f"{folder} is no run folder: it has no {SETTINGS}{printable(hint)}")
+    record = read_json(path, OF_RUN, follow=False)
+    if _is_deeper(record, DEEPEST):
+        raise ClipfeatError(f"{path}: tables are nested more than {DEEPEST} deep")
+    digests = field(record, "data_files", dict, path)
+    if not all(isinstance(digest, str) for digest in digests.values()):
+        raise ClipfeatError(f"{path}: data_files must hold a sha256, a text, for each file")
+    return RunCard(
+        task=field(record, "task", str, path),
+        settings=field(record, "settings", dict, path),
+        store_digest=field(record, "store_digest", str, path),
+        features=field(record, "features", dict, path),
+        data_files=digests,
+        store=field(record, "store", str, path),
+        data=field(record, "data", str, path),
+    )
+
+
+def _is_deeper(value: object, levels: int) -> bool:
+    if not isinstance(value, dict | list):
+        return False
+    inner = value.values() if isinstance(value, dict) else value
+    return levels == 0 or any(_is_deeper(each, levels - 1) for each in inner)
+
+
+def _differences(there: RunCard, now: RunCard) -> Iterator[str]:
+    for key in ("task", "store_digest"):
+        yield from _difference(key, getattr(there, key), getattr(now, key))
+    for key in ("settings", "data_files"):
+        old, new = flat_settings(getattr(there, key)), flat_settings(getattr(now, key))
+        for name in sorted((old.keys() | new.keys()) - CHANGES_NOTHING):
+            yield from _difference(name, old.get(name), new.get(name))
+
+
+def _difference(name: str, there: object, now: object) -> Iterator[str]:
+    if there != now:
+        yield f"{name} {there!r}, not {now!r}"
+
+
+def flat_settings(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Return `{"model.hidden": 512, ...}` of a table of tables, arrays as tuples."""
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        if isinstance(value, dict):
+            flat |= flat_settings(value, f"{prefix}{key}.")
+        else:
+            flat[prefix + key] = tuple(value) if isinstance(value, list) else value
+    return flat
+
+
+@contextlib.contextmanager
+def open_metrics(folder: Path, *, step: int) -> Iterator[IO[str]]:
+    """Open the run's metrics, to add lines behind those up to `step`.
+
+    A killed run wrote further ones after its last checkpoint; they are dropped.
+    """
+    path = folder / METRICS
+    with atomic_file(path) as kept:
+        kept.writelines(line for line, record in _metrics(folder) if record["step"] <= step)
+    file = os.fdopen(open_output(path, append=True), "a", encoding="ascii")
+    try:
+        yield file
+    finally:
+        with naming(path):  # a full disk refuses what is left, too
+            file.close()
+
+
+def append_metrics(file: IO[str], record: Mapping[str, Any]) -> None:
+    """Add one line to the run's metrics."""
+    file.write(json.dumps(record) + "\n")
+    file.flush()
+
+
+def read_metrics(folder: Path) -> list[dict[str, Any]]:
+    """Return the run's metrics, but for lines that a crash cut short or damaged."""
+    return [record for _, record in _metrics(folder)]
+
+
+def _metrics(folder: Path) -> Iterator[tuple[bytes, dict[str, Any]]]:
+    """Yield each line of the run's metrics that has a step, and what it says; others cost themselves.
+
+    Raises OSError where something else than a file of its own stands in the place of the metrics,
+    and for a line without an end.
+    """
+    path = folder / METRICS
+    for line in byte_lines(path) if path.exists() or path.is_symlink() else ():
+        with contextlib.suppress(ValueError):
+            record = parse_json(line) if line.endswith(b"\n") else None  # cut short by a crash
+            if isinstance(record, dict) and type(record.get("step")) is int:
+                yield line, record

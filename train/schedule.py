@@ -1,0 +1,60 @@
+"""The learning rate of each update, and which update is the last."""
+
+import math
+
+from torch import nn
+from torch.optim import Adamax, AdamW, Optimizer
+
+from .settings import LoopSettings
+
+
+def total_updates(settings: LoopSettings, examples: int) -> int:
+    """Return how many updates a run of so many examples an epoch has."""
+    return settings.updates or settings.epochs * updates_an_epoch(settings, examples)
+
+
+def updates_an_epoch(settings: LoopSettings, examples: int) -> int:
+    """Return how many updates see every example once; the last takes what is left."""
+    return math.ceil(examples / settings.batch_size)
+
+
+def learning_rate(step: int, steps: int, settings: LoopSettings) -> float:
+    """Return the rate of update `step` (from 0) of `steps`.
+
+    It rises in a line from `warmup_from` times `lr` to `lr`, then follows the schedule. Shares of
+    the run are rounded to whole updates, so that six digits say an update of the papers exactly.
+    """
+    warmup = round(settings.warmup * steps)
+    if step < warmup:
+        return settings.lr * (
+            settings.warmup_from + (1 - settings.warmup_from) * (step + 1) / warmup
+        )
+    progress = (step - warmup) / (steps - warmup)
+    match settings.schedule:
+        case "cosine":
+            falls = 0.5 * (1 + math.cos(math.pi * progress))
+            return settings.lr * (settings.lr_end + (1 - settings.lr_end) * falls)
+        case "linear":
+            return settings.lr * (settings.lr_end + (1 - settings.lr_end) * (1 - progress))
+        case "step":
+            passed = sum(step >= round(share * steps) for share in settings.milestones)
+            return settings.lr * settings.decay**passed
+        case "noam":  # Vaswani et al. 2017, section 5.3: by the square root of the update
+            return settings.lr * math.sqrt(max(warmup, 1) / (step + 1))
+        case _:  # constant
+            return settings.lr
+
+
+OPTIMIZERS = {"adamw": AdamW, "adamax": Adamax}
+
+
+def make_optimizer(model: nn.Module, settings: LoopSettings) -> Optimizer:
+    """Return an optimizer of all of a model's parameters; the loop sets its rate."""
+    first, second = settings.betas
+    return OPTIMIZERS[settings.optimizer](
+        model.parameters(),
+        lr=settings.lr,
+        betas=(first, second),
+        eps=settings.eps,
+        weight_decay=settings.weight_decay,
+    )

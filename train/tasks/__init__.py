@@ -1,0 +1,1 @@
+"""The tasks: VQA, visual entailment, captioning and pre-training."""

@@ -1,0 +1,1 @@
+"""Captioning: two stages, their scores, and captions of any image."""

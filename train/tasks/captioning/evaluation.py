@@ -1,0 +1,241 @@
+"""Captions beside the images of a store that keeps CLIP's embeddings of them."""
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from accelerate import Accelerator
+from jaxtyping import Float32
+
+from ....base.errors import ClipfeatError, UsageError, needs_extra
+from ....base.text import is_unicode
+from ....featstore import FeatureStore
+from ...data.caption_files import Captions, References, read_results, write_results
+from ...data.captions import CaptionSplit
+from ...data.coco_captions import read_split
+from ...data.ids import any_candidates, find_images, require_different
+from ...devices import accelerator_of_trained, inference_errors
+from ...engine import require_features
+from ...metrics import cider_label, cider_remark
+from ...metrics.clipscore import clip_metrics
+from ...records import RecordReader
+from .examples import Asked, encode
+from .model import TrainedCaptioner, find_stage, load_stage, write_captions
+from .page import write_page
+
+# What stands before each caption and reference: Hessel et al. 2021, CLIPScore, section 3.
+PROMPT = "A photo depicts "
+
+# Texts to their vectors, in the space of a store's pooled ones.
+Embed = Callable[[Sequence[str]], Float32[np.ndarray, "text dim"]]
+
+
+def clip_scores(
+    store: FeatureStore,
+    images: Sequence[str],
+    captions: Sequence[str],
+    references: Sequence[Sequence[str]],
+    embed: Embed,
+    *,
+    skipped: int = 0,
+) -> dict[str, float]:
+    """Return CLIPScore, RefCLIPScore and retrieval of one caption for each of a store's images.
+
+    `skipped` images of the split have no features. Raises ClipfeatError for a text that is none
+    and for embeddings that are no numbers.
+    """
+    said = [PROMPT + text for text in captions]
+    wanted = [[PROMPT + text for text in own] for own in references]
+    # Each text once: those that two images share are then the same to the last bit.
+    distinct = list(dict.fromkeys([*said, *(text for own in wanted for text in own)]))
+    broken = next((text for text in distinct if not is_unicode(text)), None)
+    if broken is not None:
+        raise ClipfeatError(f"a caption holds half a surrogate pair: {broken!r:.80}; mend it")
+    pooled = store.pooled(images)
+    finite = np.isfinite(pooled).all(axis=1)
+    if not finite.all():
+        bad = images[int(np.argmin(finite))]
+        raise ClipfeatError(
+            f"{store.path}: the embedding of {bad!r:.60} is not finite; extract it again"
+        )
+    vectors = embed(distinct)
+    row = {text: number for number, text in enumerate(distinct)}
+    return clip_metrics(
+        pooled.astype(np.float32),
+        vectors[[row[text] for text in said]],
+        [vectors[[row[text] for text in own]] for own in wanted],
+        skipped=skipped,
+    )
+
+
+def score_results(
+    store: FeatureStore, results: Captions, references: References, embed: Embed
+) -> dict[str, float]:
+    """Return the scores of `clip_scores` for a file of captions, of images that go by their ids.
+
+    Raises ClipfeatError, as that does, and for images that the store does not have.
+    """
+    names = [any_candidates(image) for image in results]
+    found = find_images(names, store, texts="captions of the results are", skip_missing=None)
+    require_different(list(results), found, of="the results")
+    images = [image for image in found if image is not None]
+    own = [references[image] for image in results]
+    return clip_scores(store, images, list(results.values()), own, embed)
+
+
+MEDIAN_RANKS = ("image_median_rank", "text_median_rank")
+LIBRARY = "BLEU, METEOR, ROUGE-L, CIDEr and SPICE"
+
+
+def eval_caption(
+    run: Path,
+    *,
+    split: str,
+    beam: int | None,
+    store: Path | None,
+    data: Path | None,
+    device: str | None,
+    skip_missing: int | None = None,
+    page: bool = False,
+    images: Path | None = None,
+    embedder: Callable[[FeatureStore], Embed] | None = None,
+) -> dict[str, Any]:
+    """Caption a split with a run's best model, write the captions into the run, score them.
+
+    `run` is the folder of both stages, of which the last one that has a model counts, or that of
+    one. `beam`, `store`, `data` and `skip_missing` are by default those of the run. With `page`
+    there are examples in `run`, with the image files of the folder `images`. `embedder` gives
+    what embeds texts for a store, for CLIPScore and retrieval. Raises UsageError for a store with
+    other features than the run's.
+    """
+    if images is not None and not page:
+        raise UsageError("--images is for the page of examples; pass --page too")
+    if images is not None and not images.is_dir():
+        raise UsageError(f"--images takes the folder of the image files; {images} is none")
+    trained = load_stage(find_stage(run))
+    if beam is not None:
+        trained = with_beams(trained, beam)
+    settings, card = trained.settings, trained.card
+    accelerator = accelerator_of_trained(device, settings)
+    features = FeatureStore.open(store or Path(card.store))
+    require_features(features, card)
+    embed = None if embedder is None else embedder(features)
+    found = read_split(settings.dataset, data or Path(card.data), split, training=False)
+    examples = encode(
+        found,
+        trained.vocabulary,
+        features,
+        max_tokens=settings.max_tokens,
+        skip_missing=settings.skip_missing if skip_missing is None else skip_missing,
+    )
+    asked = Asked(found, examples)
+    reader = RecordReader(features, accelerator.device)
+    path = run / f"predictions_{split}.json"
+    result, captions = caption_split(trained, asked, reader, accelerator, path)
+    result |= library_scores(path, found)
+    if embed is not None:
+        result |= clip_scores_of(asked, captions, features, embed)
+    if page:
+        result["page"] = str(write_page(run, trained, asked, captions, features, images))
+    return result
+
+
+def with_beams(trained: TrainedCaptioner, beams: int) -> TrainedCaptioner:
+    """Return the model with another number of beams."""
+    decoding = dataclasses.replace(trained.settings.decoding, beams=beams)
+    settings = dataclasses.replace(trained.settings, decoding=decoding)
+    return dataclasses.replace(trained, settings=settings)
+
+
+def caption_split(
+    run: TrainedCaptioner,
+    asked: Asked,
+    reader: RecordReader,
+    accelerator: Accelerator,
+    path: Path,
+) -> tuple[dict[str, Any], dict[int | str, str]]:
+    """Caption every image of a split, write the captions as `path`, and score them.
+
+    Returns the result, and the captions by image id. All processes write captions; the first one
+    writes the file.
+    """
+    model = accelerator.prepare_model(run.model, evaluation_mode=True)
+    with inference_errors(run.settings.precision):
+        captions = write_captions(
+            model, reader, asked.examples, run.vocabulary, run.settings, accelerator
+        )
+    captions = asked.complete(captions)
+    if accelerator.is_main_process:
+        write_results(path, captions)
+    result = {
+        "split": asked.split.name,
+        "stage": run.folder.name,
+        "epoch": run.epoch,
+        "blind": run.settings.blind,
+        "beams": run.settings.decoding.beams,
+        "n": len(captions),
+        "cider_d": asked.score(captions),
+        "skipped": len(captions) - len(asked.examples.ids),
+        "predictions": str(path),
+        **cider_remark(len(captions)),
+    }
+    return result, captions
+
+
+def clip_scores_of(
+    asked: Asked, captions: Mapping[int | str, str], store: FeatureStore, embed: Embed
+) -> dict[str, float]:
+    """Return CLIPScore and retrieval of captions by image id, over all images of the split."""
+    references = {image.image_id: image.references for image in asked.split.images}
+    examples = asked.examples
+    return clip_scores(
+        store,
+        examples.image_ids,
+        [captions[image_id] for image_id in examples.ids],
+        [references[image_id] for image_id in examples.ids],
+        embed,
+        skipped=len(captions) - len(examples.ids),
+    )
+
+
+def library_scores(predictions: Path, split: CaptionSplit) -> dict[str, Any]:
+    """Return the published scores of a file of captions, and under "left_out" why one is missing."""
+    try:
+        with needs_extra("caption"):
+            from ...metrics.captions import score
+    except UsageError as error:
+        return {"left_out": {LIBRARY: str(error)}}
+    references = {str(image.image_id): image.references for image in split.images}
+    try:
+        return score(read_results(predictions), references)
+    except UsageError as error:  # no java
+        return {"left_out": {LIBRARY: str(error)}}
+
+
+def describe(result: Mapping[str, Any]) -> str:
+    """Return a result as lines for people."""
+    if not result["split"]:
+        return f"trained to epoch {result['epoch']}; no eval_split, so that nothing is scored"
+    given = ("split", "stage", "epoch", "blind", "beams", "n", "cider_d", "skipped")
+    names = {"CIDEr": cider_label("CIDEr, times 100", result["n"])}
+    told = {*given, *MEDIAN_RANKS, "predictions", "page", "left_out", "remark"}
+    lines = [
+        f"split {result['split']}: {result['n']} images, stage {result['stage']}, "
+        f"epoch {result['epoch']}, beams {result['beams']}",
+        f"{result['cider_d']:7.2f}  {cider_label('CIDEr-D, times 100', result['n'])}",
+        *(
+            f"{100 * value:7.2f}  {names.get(name, f'{name}, times 100')}"
+            for name, value in result.items()
+            if name not in told
+        ),
+        *(f"{result[name]:7.1f}  {name}" for name in MEDIAN_RANKS if name in result),
+    ]
+    left_out = result.get("left_out", {})
+    lines += [f"left out: {name}: {why}" for name, why in left_out.items()]
+    if result["skipped"]:
+        lines.append(f"{result['skipped']} images without features count with an empty caption")
+    return "\n".join(
+        [*lines, result["predictions"], *([result["page"]] if "page" in result else [])]
+    )

@@ -1,0 +1,149 @@
+"""The captioner that the settings name."""
+
+import functools
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import cast
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from jaxtyping import Int
+from torch import Tensor, nn
+
+from ....base.errors import UsageError
+from ...checkpoint import read_checkpoint, rebuild
+from ...data.caption_vocabulary import CaptionVocabulary, read_vocabulary
+from ...engine import each_batch, part_size
+from ...jsonfile import field
+from ...models.caption_transformer import Transformer
+from ...models.caption_updn import UpDn
+from ...models.captioner import Captioner
+from ...models.decoding import beam_search
+from ...models.settings import (
+    CaptionerSettings,
+    TransformerCaptionerSettings,
+    UpDnCaptionerSettings,
+)
+from ...records import ChannelStatistics, FeatureNorm, RecordReader, statistics_of
+from ...run import BEST, SETTINGS, VOCABULARY, RunCard, find_best, read_card, require_no_link
+from ...settings import settings_of
+from ..settings import STAGES, CaptionSettings, DecodingSettings
+from .examples import CaptionExamples, read_images
+
+
+def build_captioner(settings: CaptionerSettings, norm: FeatureNorm, *, words: int) -> Captioner:
+    """Return a new captioner; `words` is the number of tokens that there are."""
+    match settings:
+        case TransformerCaptionerSettings():
+            return Transformer(settings, norm, words=words)
+        case UpDnCaptionerSettings():
+            return UpDn(settings, norm, words=words)
+
+
+TASK = "caption"
+
+
+@dataclass(frozen=True)
+class TrainedCaptioner:
+    """The best model of a stage, on the CPU, with all that writing captions takes."""
+
+    folder: Path
+    model: Captioner
+    vocabulary: CaptionVocabulary
+    settings: CaptionSettings
+    card: RunCard
+    epoch: int  # of the checkpoint
+
+
+def make_model(
+    settings: CaptionSettings, statistics: ChannelStatistics, vocabulary: CaptionVocabulary
+) -> Captioner:
+    """Return a model of random weights."""
+    norm = FeatureNorm(statistics, blind=settings.blind)
+    return build_captioner(settings.model, norm, words=vocabulary.size)
+
+
+def find_stage(run: Path) -> Path:
+    """Return the folder of a run's last stage that has a model; a stage's folder is itself one.
+
+    Raises UsageError where there is none.
+    """
+    if (run / SETTINGS).is_file():
+        return run
+    for stage in reversed(STAGES):
+        require_no_link(run / stage)  # predictions will be written there
+        if (run / stage / BEST).is_file():
+            return run / stage
+    raise UsageError(
+        f"{run} holds no captioning run with a model: neither "
+        f"{' nor '.join(str(run / stage / BEST) for stage in STAGES)} is there"
+    )
+
+
+def load_stage(folder: Path) -> TrainedCaptioner:
+    """Return the best model of a stage's folder.
+
+    Raises UsageError where it is no captioning run, or has no checkpoint yet.
+    """
+    card = read_card(folder)
+    if card.task != TASK:
+        raise UsageError(f"{folder} is a run of task {card.task!r}, not {TASK}")
+    path = find_best(folder)
+    settings = settings_of(CaptionSettings, card.settings)
+    vocabulary = read_vocabulary(folder / VOCABULARY)
+    tensors, state = read_checkpoint(path)
+    statistics = statistics_of(tensors, "model.cells.norm", path)
+    build = functools.partial(make_model, settings, statistics, vocabulary)
+    model = rebuild(build, tensors, path)
+    return TrainedCaptioner(
+        folder, model, vocabulary, settings, card, field(state, "epoch", int, path)
+    )
+
+
+def write_captions(
+    model: nn.Module,
+    reader: RecordReader,
+    examples: CaptionExamples,
+    vocabulary: CaptionVocabulary,
+    settings: CaptionSettings,
+    accelerator: Accelerator,
+) -> dict[int | str, str]:
+    """Return {image id: caption} for every image, by a captioner, as `settings.decoding` says.
+
+    With several processes each writes its part of the batches.
+    """
+    captioner = cast(Captioner, model.eval())
+    decoding = settings.decoding
+    # What fits in training, where there are no beams, fits here.
+    size = math.ceil(part_size(settings) / decoding.beams)
+    shape, device = (len(examples.ids), 1 + decoding.max_tokens), accelerator.device
+    written = torch.zeros(shape, dtype=torch.int64, device=device)
+    order = np.arange(len(examples.ids))
+    read = functools.partial(read_images, reader, examples.image_ids)
+    for _, batch in each_batch(order, read, accelerator, size=size, doing="captioning"):
+        with accelerator.autocast():
+            tokens = best_captions(captioner, batch.records, decoding)
+        written[batch.images, : tokens.shape[1]] = tokens
+    # Each image is captioned in one process, and has zeros in the others.
+    rows = torch.as_tensor(accelerator.reduce(written, "sum")).tolist()
+    return {
+        image_id: vocabulary.decode(row) for image_id, row in zip(examples.ids, rows, strict=True)
+    }
+
+
+@torch.no_grad()
+def best_captions(
+    model: Captioner, records: tuple[Tensor, ...], decoding: DecodingSettings
+) -> Int[Tensor, "image token"]:
+    """Return the best caption of each image: BEGIN, words, END, padding."""
+    found = beam_search(
+        model,
+        model.encode(*records),
+        beams=decoding.beams,
+        alpha=decoding.alpha,
+        max_tokens=decoding.max_tokens,
+        no_repeat=decoding.no_repeat,
+    )
+    return found.tokens[:, 0]

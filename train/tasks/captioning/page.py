@@ -1,0 +1,157 @@
+"""Where a captioner looks for the words that it writes."""
+
+import base64
+from collections.abc import Mapping
+from html import escape
+from pathlib import Path, PurePath
+
+import numpy as np
+import torch
+from jaxtyping import Float
+
+from ....base.errors import UsageError
+from ....base.files import write_atomically
+from ....featstore import FeatureStore
+from ...data.caption_vocabulary import CaptionVocabulary
+from ...pictures.attention import draw_words, read_image
+from ...records import RecordReader
+from .examples import Asked, read_images
+from .model import TrainedCaptioner, best_captions
+
+SHARPEST = 5  # words of a caption
+
+Words = list[tuple[str, Float[np.ndarray, "row col"]]]
+
+
+@torch.no_grad()
+def look(
+    trained: TrainedCaptioner, asked: Asked, store: FeatureStore, numbers: list[int]
+) -> list[Words]:
+    """Return the words of each image's caption where attention is sharpest, in their order.
+
+    `numbers` are positions of images in the split; attention is over the real cells.
+    """
+    model = trained.model.eval()
+    device = next(model.parameters()).device
+    reader = RecordReader(store, device)
+    batch = read_images(reader, asked.examples.image_ids, np.array(numbers)).to(device)
+    tokens = best_captions(model, batch.records, trained.settings.decoding)
+    memory = model.encode(*batch.records)
+    weights = model.attention(memory, tokens[:, :-1]).cpu().numpy()
+    found = []
+    for number, row, looked in zip(numbers, tokens.tolist(), weights, strict=True):
+        image_id = asked.examples.image_ids[number]
+        mask = store.mask(image_id)
+        real = np.ix_(mask.any(axis=1), mask.any(axis=0))
+        maps = looked[:, : mask.size].reshape(-1, *mask.shape)
+        words = by_word(trained.vocabulary, row, maps)
+        sharpest = sorted(range(len(words)), key=lambda n: -words[n][1].max())[:SHARPEST]
+        found.append([(words[n][0], words[n][1][real]) for n in sorted(sharpest)])
+    return found
+
+
+def by_word(
+    vocabulary: CaptionVocabulary, tokens: list[int], maps: Float[np.ndarray, "step row col"]
+) -> Words:
+    """Return the words of a caption, each with the mean attention of the parts it was made of."""
+    parts: dict[int, list[int]] = {}
+    for step in range(len(maps)):
+        before = vocabulary.decode(tokens[: step + 1])
+        after = vocabulary.decode(tokens[: step + 2])
+        if after != before:  # neither the end nor padding
+            parts.setdefault(len(after.split()) - 1, []).append(step)
+    words = vocabulary.decode(tokens).split()
+    return [(word, maps[parts[place]].mean(axis=0)) for place, word in enumerate(words)]
+
+
+PAGE = "examples.html"
+SHOWN = 24  # images, from the best caption to the worst
+ENDINGS = ("", ".jpg", ".jpeg", ".png")
+HEAD = """<!DOCTYPE html>
+<html lang="en">
+<meta charset="utf-8">
+<meta http-equiv="Content-Security-Policy"
+ content="default-src 'none'; img-src data:; style-src 'unsafe-inline'">
+<meta name="viewport" content="width=device-width">
+<title>Captions</title>
+<style>
+body { font: 15px/1.5 system-ui, sans-serif; color: #222; max-width: 70em; margin: 2em auto; padding: 0 1em }
+article { border-top: 1px solid #dde0e4; padding: 1em 0 }
+h2 { font-size: 1.15em; margin: 0 }
+p, ul { margin: .3em 0 } li, .faint { color: #6b717a } img { max-width: 100%; display: block }
+</style>
+"""
+
+
+def write_page(
+    run: Path,
+    trained: TrainedCaptioner,
+    asked: Asked,
+    captions: Mapping[int | str, str],
+    store: FeatureStore,
+    folder: Path | None,
+) -> Path:
+    """Write examples of a split, evenly from the best caption to the worst; return the file.
+
+    Image files of `folder`, where it has them, are drawn into the page, which then needs no
+    other file. Raises UsageError where it has none of those that are shown.
+    """
+    scores = asked.score_each(captions)
+    position = {image_id: place for place, image_id in enumerate(asked.examples.ids)}
+    order = np.argsort(-scores, kind="stable").tolist()
+    seen = [n for n in order if asked.split.images[n].image_id in position]
+    chosen = [seen[n] for n in np.linspace(0, len(seen) - 1, min(SHOWN, len(seen))).astype(int)]
+    images = [asked.split.images[n] for n in chosen]
+    stored = [asked.examples.image_ids[position[image.image_id]] for image in images]
+    files = [None if folder is None else _find(folder, image_id) for image_id in stored]
+    if folder is not None and not any(files):
+        raise UsageError(
+            f"--images {folder} has no file of any image shown, such as {stored[0]}.jpg; pass "
+            "the folder that the store was extracted from, or leave it out"
+        )
+    looked = look(trained, asked, store, [position[image.image_id] for image in images])
+    articles = [
+        _article(
+            str(image.image_id),
+            captions[image.image_id],
+            float(scores[number]),
+            image.references,
+            _picture(words, file),
+        )
+        for number, image, words, file in zip(chosen, images, looked, files, strict=True)
+    ]
+    told = (
+        f"{len(images)} of {len(captions)} images of split {asked.split.name}, evenly from the "
+        f"best caption to the worst; model of {trained.folder.resolve().name}, epoch "
+        f"{trained.epoch}, beams {trained.settings.decoding.beams}. The pictures show the "
+        f"{SHARPEST} words for which the model looks most closely at some cells."
+    )
+    body = "\n".join([f"<h1>Captions</h1>\n<p>{escape(told)}</p>", *articles])
+    write_atomically(run / PAGE, f"{HEAD}{body}\n</html>\n".encode(errors="xmlcharrefreplace"))
+    return run / PAGE
+
+
+def _article(
+    image_id: str, caption: str, score: float, references: tuple[str, ...], picture: bytes | None
+) -> str:
+    said = "\n".join(f"<li>{escape(reference)}</li>" for reference in references)
+    drawn = ""
+    if picture is not None:
+        data = base64.b64encode(picture).decode()
+        drawn = f'<img alt="where the model looks" src="data:image/png;base64,{data}">\n'
+    return (
+        f"<article>\n<h2>{escape(caption)}</h2>\n"
+        f'<p class="faint">image {escape(image_id)}, CIDEr-D {score:.1f}</p>\n'
+        f"{drawn}<ul>\n{said}\n</ul>\n</article>"
+    )
+
+
+def _picture(words: Words, file: Path | None) -> bytes | None:
+    return draw_words(words, None if file is None else read_image(file)) if words else None
+
+
+def _find(folder: Path, image_id: str) -> Path | None:
+    """Return an image's file in a folder, and never one outside of it."""
+    names = [PurePath(f"{image_id}{ending}") for ending in ENDINGS]
+    inside = [name for name in names if not name.is_absolute() and ".." not in name.parts]
+    return next((folder / name for name in inside if (folder / name).is_file()), None)

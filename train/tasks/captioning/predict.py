@@ -1,0 +1,184 @@
+"""Caption any images of a store: by beams, by beams that differ, or by chance."""
+
+import functools
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple, cast
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+
+from ....base.errors import UsageError
+from ....base.files import require_file
+from ....base.text import printable
+from ....featstore import FeatureStore
+from ...data.caption_files import write_results
+from ...data.coco_captions import Listed, read_list
+from ...data.ids import find_images, require_different
+from ...devices import accelerator_of_trained, inference_errors
+from ...engine import each_batch, part_size, require_features
+from ...models.captioner import Captioner
+from ...models.decoding import DIVERSITY, Captions, beam_search, sample
+from ...records import RecordReader
+from ..settings import DecodingSettings
+from .examples import read_images
+from .model import TrainedCaptioner, find_stage, load_stage
+
+Decode = Callable[[Captioner, Any], Captions]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Wanted:
+    """How many captions an image gets, and how they are found; None is as the run has it."""
+
+    captions: int = 1  # of an image at most: different ones, the best first, or as they were drawn
+    beam: int | None = None
+    groups: int = 1  # of beams, which differ by `diversity`
+    diversity: float | None = None
+    no_repeat: int | None = None
+    nucleus: float | None = None  # where given, captions are drawn
+    temperature: float | None = None
+    seed: int | None = None
+
+    def __post_init__(self) -> None:
+        drawn = self.nucleus is not None
+        if drawn and (self.beam is not None or self.groups > 1 or self.diversity is not None):
+            raise UsageError("--nucleus draws captions, without beams; leave --beam and its like")
+        if not drawn and (self.temperature is not None or self.seed is not None):
+            raise UsageError("--temperature and --seed go with --nucleus; pass --nucleus 1 too")
+        if self.groups == 1 and self.diversity is not None:
+            raise UsageError("--diversity is between groups of beams; pass --groups too")
+        if self.beam is not None and self.captions > self.beam:
+            raise UsageError(
+                f"--captions {self.captions} are that many beams; got --beam {self.beam}"
+            )
+
+
+class Captioned(NamedTuple):
+    """An image, its captions, and how likely each is."""
+
+    image_id: int | str
+    captions: tuple[str, ...]
+    log_probabilities: tuple[float, ...]
+
+
+def predict_captions(
+    run: Path,
+    image_ids: Sequence[str],
+    wanted: Wanted,
+    *,
+    listed: Path | None,
+    out: Path | None,
+    store: Path | None,
+    device: str | None,
+) -> list[Captioned]:
+    """Caption images of a store, which need no captions of people, with a run's best model.
+
+    They are `image_ids`, the store's own, or those of `listed`, a file in COCO's format. `out` is
+    the file for the first caption of each, as COCO's server takes it. Raises UsageError before
+    any work for what is asked wrongly, ClipfeatError for images without features.
+    """
+    if (listed is None) == (not image_ids):
+        raise UsageError("pass ids of images, or --list with the file that lists them, one of both")
+    twice = next((image for image in image_ids if image_ids.count(image) > 1), None)
+    if twice is not None:
+        raise UsageError(f"image {twice!r:.60} is asked for twice; leave one out")
+    if out is not None:
+        require_file(out, "--out")
+    images = [Listed(i, (i,)) for i in image_ids] if listed is None else read_list(listed)
+    trained = load_stage(find_stage(run))
+    accelerator = accelerator_of_trained(device, trained.settings)
+    decode, each = decoder(trained.settings.decoding, wanted, accelerator.device)
+    features = FeatureStore.open(store or Path(trained.card.store))
+    require_features(features, trained.card)
+    wanted_of = [image.candidates for image in images]
+    found = find_images(wanted_of, features, texts="captions asked for are", skip_missing=None)
+    of = str(listed) if listed is not None else "IMAGE_ID"
+    require_different([image.image_id for image in images], found, of=of)
+    stored = [image_id for image_id in found if image_id is not None]
+    reader = RecordReader(features, accelerator.device)
+    with inference_errors(trained.settings.precision):
+        texts = _caption(trained, reader, stored, decode, each, accelerator)
+    if wanted.nucleus is None:
+        texts = [_distinct(own) for own in texts]
+    captioned = [
+        Captioned(image.image_id, *zip(*own[: wanted.captions], strict=True))
+        for image, own in zip(images, texts, strict=True)
+    ]
+    if out is not None:
+        write_results(out, {image.image_id: image.captions[0] for image in captioned})
+    return captioned
+
+
+def decoder(settings: DecodingSettings, wanted: Wanted, device: torch.device) -> tuple[Decode, int]:
+    """Return what writes captions as a run's settings and the user have it, and how many an image.
+
+    Raises UsageError for a rule out of range.
+    """
+    no_repeat = settings.no_repeat if wanted.no_repeat is None else wanted.no_repeat
+    rules = {"max_tokens": settings.max_tokens, "no_repeat": no_repeat}
+    if wanted.nucleus is not None:
+        draw = functools.partial(
+            sample,
+            samples=wanted.captions,
+            generator=torch.Generator(device).manual_seed(wanted.seed or 0),
+            nucleus=wanted.nucleus,
+            temperature=1.0 if wanted.temperature is None else wanted.temperature,
+            **rules,
+        )
+        return draw, wanted.captions
+    beams = max(settings.beams, wanted.captions) if wanted.beam is None else wanted.beam
+    search = functools.partial(
+        beam_search,
+        beams=beams,
+        alpha=settings.alpha,
+        groups=wanted.groups,
+        diversity=DIVERSITY if wanted.diversity is None else wanted.diversity,
+        **rules,
+    )
+    return search, beams
+
+
+@torch.no_grad()
+def _caption(
+    trained: TrainedCaptioner,
+    reader: RecordReader,
+    stored: list[str],
+    decode: Decode,
+    each: int,
+    accelerator: Accelerator,
+) -> list[list[tuple[str, float]]]:
+    """Return the captions of each image with their log-probabilities."""
+    prepared = accelerator.prepare_model(trained.model, evaluation_mode=True)
+    model = cast(Captioner, prepared.eval())
+    size = math.ceil(part_size(trained.settings) / each)
+    order, read = np.arange(len(stored)), functools.partial(read_images, reader, stored)
+    found: list[list[tuple[str, float]]] = []
+    for _, batch in each_batch(order, read, accelerator, size=size, doing="captioning"):
+        with accelerator.autocast():
+            captions = decode(model, model.encode(*batch.records))
+        for rows, totals in zip(captions.tokens.tolist(), captions.totals.tolist(), strict=True):
+            # A beam that was never in use is no caption.
+            kept = [pair for pair in zip(rows, totals, strict=True) if pair[1] > -math.inf]
+            found.append([(trained.vocabulary.decode(row), total) for row, total in kept])
+    return found
+
+
+def _distinct(captions: list[tuple[str, float]]) -> list[tuple[str, float]]:
+    """Return the captions without those that another group of beams came to before."""
+    first: dict[str, float] = {}
+    for caption, total in captions:
+        first.setdefault(caption, total)
+    return list(first.items())
+
+
+def describe(found: Sequence[Captioned]) -> str:
+    """Return a line for each caption: image, log-probability, caption, with tabs between."""
+    return "\n".join(
+        f"{printable(str(image.image_id))}\t{total:.2f}\t{printable(caption)}"
+        for image in found
+        for caption, total in zip(image.captions, image.log_probabilities, strict=True)
+    )

@@ -1,0 +1,1 @@
+"""Pre-training of the single-stream encoder on sentences about images."""

@@ -1,0 +1,191 @@
+"""What a VQA run obeys."""
+
+import dataclasses
+from pathlib import Path
+
+from ...base.errors import UsageError
+from ..data.coco_captions import CAPTION_DATASETS
+from ..data.snli_ve import VE_DATASETS
+from ..data.vqa_files import VQA_DATASETS
+from ..models.settings import (
+    CaptionerSettings,
+    GroundedSettings,
+    SingleStreamSettings,
+    TransformerCaptionerSettings,
+)
+from ..settings import (
+    SplitSettings,
+    require_at_least,
+    require_at_most,
+    require_choice,
+    require_share,
+)
+
+PRESETS = Path(__file__).parent.parent / "presets"
+VQA_PRESETS = PRESETS / "vqa"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class VqaSettings(GroundedSettings):
+    """Settings of one VQA run; `presets/vqa/default.toml` lists them with their reasons.
+
+    Both splits may be several, such as "train+val+vg".
+    """
+
+    dataset: str = "vqa2"  # or "gqa"
+    min_answer_count: int = 9  # training questions that an answer needs to become a class
+    answer_list: str = ""  # a file of the answers that are the classes; "" counts
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require_at_least(self, 1, "min_answer_count")
+        require_choice(self, "dataset", VQA_DATASETS)
+
+
+VE_PRESETS = PRESETS / "ve"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class VeSettings(GroundedSettings):
+    """Settings of one run; `presets/ve/default.toml` lists them with their reasons."""
+
+    dataset: str = "snli_ve"  # or "esnlive"
+    eval_split: str = "dev"
+    max_tokens: int = 32  # words of a hypothesis that are read
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require_choice(self, "dataset", tuple(VE_DATASETS))
+
+
+PRETRAIN_PRESETS = PRESETS / "pretrain"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ObjectiveSettings:
+    """What the encoder learns from: a weight in the loss for each objective, 0 leaves it out."""
+
+    name: str = "objectives"
+    words: float = 1.0  # masked language modelling
+    matching: float = 1.0  # whether the text is about the image
+    answers: float = 0.0  # question answering
+    cells: float = 0.0  # masked-grid modelling, which CLIP-ViL does not have
+    mask_words: float = 0.15  # share of word pieces that are masked
+    mismatch: float = 0.5  # share of texts that are replaced by one about another image
+    mask_cells: float = 0.15  # share of cells that are hidden, where `cells` counts
+
+    def __post_init__(self) -> None:
+        require_at_least(self, 0, "words", "matching", "answers", "cells")
+        for name in ("mask_words", "mismatch", "mask_cells"):
+            require_share(self, name)
+        if not any((self.words, self.matching, self.answers, self.cells)):
+            raise UsageError("objectives: at least one of words, matching, answers, cells counts")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PretrainSettings(GroundedSettings):
+    """Settings of one pre-training run; `presets/pretrain/stage1.toml` lists them with their reasons."""
+
+    train_split: str = "mscoco_train+mscoco_nominival+vgnococo"
+    eval_split: str = "mscoco_minival"
+    model: SingleStreamSettings = dataclasses.field(default_factory=SingleStreamSettings)
+    objectives: ObjectiveSettings = dataclasses.field(default_factory=ObjectiveSettings)
+    sampled_cells: int = 100  # of each image, in training; 0: all
+    min_answer_count: int = 9  # questions that an answer needs to become a class
+    answer_list: str = ""  # a file of the answers that are the classes; "" counts
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require_at_least(self, 0, "sampled_cells")
+        require_at_least(self, 1, "min_answer_count")
+
+
+CAPTION_PRESETS = PRESETS / "caption"
+XE, SCST = STAGES = ("xe", "scst")  # cross-entropy, then self-critical sequence training
+BASELINES = ("greedy", "mean")
+LONGEST = 512  # words of a caption, written or read
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DecodingSettings:
+    """How captions are written, after each epoch and in the end."""
+
+    name: str = "decoding"
+    beams: int = 1  # captions of an image that are kept while they are written
+    alpha: float = 0.0  # captions are ranked by log-probability over length^alpha
+    max_tokens: int = 20  # of a written caption, its end among them
+    no_repeat: int = 0  # where n > 0, no n words follow each other twice
+
+    def __post_init__(self) -> None:
+        require_at_least(self, 1, "beams", "max_tokens")
+        require_at_least(self, 0, "alpha", "no_repeat")
+        require_at_most(self, LONGEST, "beams", "max_tokens")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SelfCriticalSettings:
+    """The second stage (Rennie et al. 2017): what it has in place of the first one's numbers."""
+
+    name: str = "scst"
+    epochs: int = 25
+    updates: int = 0  # where not 0, training ends after so many, whatever `epochs` says
+    batch_size: int = 10  # images an update, of all processes together
+    lr: float = 5e-6  # constant
+    samples: int = 5  # captions of an image that are drawn
+    baseline: str = "greedy"  # or "mean": what a sample's reward is compared with
+
+    def __post_init__(self) -> None:
+        require_at_least(self, 1, "epochs", "batch_size", "samples")
+        require_at_least(self, 0, "updates")
+        require_choice(self, "baseline", BASELINES)
+        require_at_most(self, LONGEST, "samples")
+        if self.baseline == "mean" and self.samples < 2:
+            raise UsageError(
+                "baseline mean is that of the other samples of an image; samples must be at "
+                f"least 2; got {self.samples}"
+            )
+        if self.lr <= 0:
+            raise UsageError(f"scst.lr must be more than 0; got {self.lr}")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class CaptionSettings(SplitSettings):
+    """Settings of both stages; `presets/caption/default.toml` lists them with their reasons.
+
+    Both splits may be several, such as "train+val".
+    """
+
+    dataset: str = "karpathy_coco"  # or "karpathy_flickr30k", "coco"
+    min_count: int = 6  # times that training captions need to hold a word of the vocabulary
+    bpe: int = 0  # where not 0, the vocabulary is so many tokens, parts of words
+    max_tokens: int = 16  # words of a training caption that are read
+    label_smoothing: float = 0.0
+    batch_size: int = 50  # captions an update, of all processes together
+    lr: float = 3e-4
+    weight_decay: float = 0.0
+    clip_norm: float = 0.1
+    model: CaptionerSettings = dataclasses.field(default_factory=TransformerCaptionerSettings)
+    decoding: DecodingSettings = dataclasses.field(default_factory=DecodingSettings)
+    scst: SelfCriticalSettings = dataclasses.field(default_factory=SelfCriticalSettings)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require_choice(self, "dataset", CAPTION_DATASETS)
+        require_at_least(self, 1, "min_count", "max_tokens")
+        require_at_least(self, 0, "bpe")
+        require_at_most(self, LONGEST, "max_tokens")
+        require_share(self, "label_smoothing")
+
+    @property
+    def self_critical(self) -> "CaptionSettings":
+        """The settings of the second stage's loop."""
+        return dataclasses.replace(
+            self,
+            epochs=self.scst.epochs,
+            updates=self.scst.updates,
+            batch_size=self.scst.batch_size,
+            lr=self.scst.lr,
+            schedule="constant",
+            warmup=0.0,
+            milestones=(),
+        )

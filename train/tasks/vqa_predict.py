@@ -1,0 +1,148 @@
+"""Ask a trained model one question: its answer, and where it looked."""
+
+import dataclasses
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float32
+
+from ...base.errors import UsageError
+from ...base.files import require_file
+from ...base.text import printable
+from ...featstore import FeatureStore
+from ..devices import accelerator_of_trained, inference_errors
+from ..pictures.attention import draw_answer, read_image
+from ..records import RecordReader
+from .answering import Trained, load_trained, make_examples, read_batch
+from .settings import VqaSettings
+
+TOP = 5  # answers that a question gets, the likeliest first
+
+
+TrainedVqa = Trained[VqaSettings]
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a model answers to one question, and where it looked."""
+
+    answer: str
+    score: float  # the model's own estimate of the answer's accuracy, 0 to 1
+    top: tuple[tuple[str, float], ...]  # the likeliest answers with their scores; this is the first
+    attention: Float32[np.ndarray, "row col"]  # sums to 1
+
+
+def load_run(run: Path) -> TrainedVqa:
+    """Return the best model of a run folder, on the CPU.
+
+    Raises UsageError where the folder is no VQA run or has no checkpoint yet.
+    """
+    return load_trained(run, "vqa", VqaSettings)
+
+
+@torch.inference_mode()
+def answer(run: TrainedVqa, store: FeatureStore, image_id: str, question: str) -> Answer:
+    """Answer one question about one image of a store, and say where the model looked.
+
+    Raises UsageError where the store has other features than the run's, StoreError for
+    an image without features.
+    """
+    run.require_store(store)
+    words, max_tokens = run.vocabulary.words, run.settings.max_tokens
+    examples = make_examples([0], [image_id], [question], None, words=words, max_tokens=max_tokens)
+    model = run.model.eval()
+    device = next(model.parameters()).device
+    reader = RecordReader(store, device)
+    numbers = np.zeros(1, dtype=np.int64)
+    batch = read_batch(reader, examples, numbers, answers=len(run.vocabulary.answers))
+    found = model(*batch.to(device).inputs)
+    logits, best = found.logits[0].float().topk(min(TOP, found.logits.shape[1]))
+    texts = (run.vocabulary.answers[number] for number in best.tolist())
+    top = tuple(zip(texts, logits.sigmoid().tolist(), strict=True))
+    return Answer(
+        *top[0],
+        top=top,
+        attention=found.attention[0].float().cpu().numpy().reshape(*batch.grid_shapes[0].tolist()),
+    )
+
+
+def knows_a_word(run: TrainedVqa, question: str) -> bool:
+    """Return whether a run's training has met any word of a question."""
+    words = run.vocabulary.words
+    return bool(words.known(words.encode([question], max_tokens=run.settings.max_tokens))[0])
+
+
+PICTURE = "answer.png"
+
+
+def ask(
+    run: Path,
+    *,
+    image_id: str,
+    question: str,
+    image: Path | None,
+    store: Path | None,
+    out: Path | None,
+    device: str | None,
+    say: Callable[[str], None],
+) -> dict[str, Any]:
+    """Answer a question, draw it into `out`, and return what `clipfeat predict --json` prints.
+
+    `store` and `out` are by default those of the run; `image` is the file behind the features,
+    for the picture alone. `say` gets a line where training has met no word of the question.
+    Raises UsageError and StoreError, as `answer` does, before anything is written.
+    """
+    if not question.strip():
+        raise UsageError("--question is empty; pass one, such as --question 'What is this?'")
+    try:  # in a locale without UTF-8, Python gives its bytes another meaning
+        question = os.fsencode(question).decode()
+    except UnicodeError:
+        raise UsageError(f"--question must be UTF-8; got {question!r:.60}") from None
+    if out is not None:
+        require_file(out, "--out")
+    pixels = None if image is None else read_image(image)
+    trained = load_run(run)
+    accelerator = accelerator_of_trained(device, trained.settings)
+    model = accelerator.prepare_model(trained.model, evaluation_mode=True)
+    trained = dataclasses.replace(trained, model=model)
+    features = FeatureStore.open(store or Path(trained.card.store))
+    with inference_errors(trained.settings.precision):
+        found = answer(trained, features, image_id, question)
+    if not knows_a_word(trained, question):
+        say("the model knows no word of the question; it goes by the image alone")
+    picture = out or run / PICTURE
+    draw_answer(
+        picture,
+        question=question,
+        top=found.top,
+        attention=found.attention,
+        grid=features[image_id],
+        mask=features.mask(image_id),
+        image=pixels,
+    )
+    return {
+        "image_id": image_id,
+        "question": question,
+        "answer": found.answer,
+        "score": found.score,
+        "top": [list(pair) for pair in found.top],
+        "grid": list(found.attention.shape),
+        "attention": found.attention.tolist(),
+        "picture": str(picture),
+    }
+
+
+def describe(found: Mapping[str, Any]) -> str:
+    """Return an answer as lines for people."""
+    lines = [f"{_shown(found['answer'])}  ({found['score']:.1%})", ""]
+    lines += [f"{score:6.1%}  {_shown(answer)}" for answer, score in found["top"]]
+    return "\n".join([*lines, "", found["picture"]])
+
+
+def _shown(answer: str) -> str:
+    return printable(answer) or '""'  # the empty answer is one of VQA v2's

@@ -1,1 +1,0 @@
-"""Texts as tokens, and the vocabulary of a run."""

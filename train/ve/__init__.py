@@ -1,1 +1,0 @@
-"""Visual entailment (SNLI-VE): data, metric, predictions."""

@@ -1,1 +1,0 @@
-"""Visual question answering (VQA v2): data, model, metric."""

@@ -1,1 +1,0 @@
-"""The data sets of questions about images, each read into the same `Split`."""
