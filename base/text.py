@@ -1,5 +1,6 @@
 """Text from elsewhere, made fit for a person's terminal."""
 
+import logging
 import os
 import re
 import sys
@@ -35,9 +36,26 @@ def printable_lines(text: str) -> str:
     return "\n".join(map(printable, text.split("\n")))
 
 
-def say(text: str) -> None:
-    """Print a remark for people to stderr, made printable: names in it may come from anywhere."""
-    print(printable_lines(text), file=sys.stderr)
+class TerminalHandler(logging.Handler):
+    """Prints the text of a log record to stderr, made printable: it may hold names from anywhere.
+
+    stderr is looked up for each record, since a progress bar or a test may have replaced it.
+    """
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Print the record's text, without its level or its logger."""
+        print(printable_lines(record.getMessage()), file=sys.stderr)
+
+
+def log_to_terminal() -> None:
+    """Show what clipfeat logs, from INFO on, on stderr; the command line calls this once.
+
+    A program that imports clipfeat chooses for itself: `logging.getLogger("clipfeat")`.
+    """
+    logger = logging.getLogger("clipfeat")
+    if not any(isinstance(handler, TerminalHandler) for handler in logger.handlers):
+        logger.addHandler(TerminalHandler())
+        logger.setLevel(logging.INFO)
 
 
 def is_unicode(text: str) -> bool:

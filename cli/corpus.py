@@ -1,11 +1,13 @@
 """clipfeat corpus: turn the data sets' own files into sentences for pre-training."""
 
+import logging
 from pathlib import Path
 
 import click
 
-from ..base.text import say
 from .options import LocalPath, as_json, show
+
+logger = logging.getLogger(__name__)
 
 A_FOLDER = LocalPath(file_okay=False, exists=True)
 
@@ -47,5 +49,5 @@ def corpus(
 
     written = write_corpus(Sources(captions, vqa, visual_genome, gqa), out, held_out)
     for remark in remarks(written):
-        say(remark)
+        logger.info(remark)
     show(to_json(written), table(written), as_json=as_json)

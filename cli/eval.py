@@ -1,5 +1,6 @@
 """clipfeat eval: score a trained run on a split, or anybody's predictions."""
 
+import logging
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -8,13 +9,14 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ..base.errors import UsageError, needs_extra
-from ..base.text import say
 from .options import LocalPath, as_json, show, skip_missing
 from .options import device as device_option
 
 if TYPE_CHECKING:
     from ..featstore import FeatureStore
     from ..train.tasks.captioning.evaluation import Embed
+
+logger = logging.getLogger(__name__)
 
 
 A_PATH = LocalPath()
@@ -237,7 +239,7 @@ def _eval_run(run: Path, options: dict[str, Any], *, as_json: bool) -> None:
     result = eval_vqa(run, **options)
     if result["overall"] is None:
         split = options["split"]
-        say(f"split {split} has no annotations: predictions only, nothing scored")
+        logger.info(f"split {split} has no annotations: predictions only, nothing scored")
     show(result, describe(result), as_json=as_json)
 
 

@@ -1,13 +1,15 @@
 """clipfeat extract: images to a feature store."""
 
+import logging
 import sys
 from pathlib import Path
 from typing import Literal
 
 import click
 
-from ..base.text import say
 from .options import LocalPath, StatusList, as_json, break_lock, file_ids, show, tell
+
+logger = logging.getLogger(__name__)
 
 MODELS = "open_clip's name of a CLIP: RN50x4, ViT-B-32, ViT-B-16-SigLIP, ... (docs/backbones.md)"
 
@@ -234,13 +236,13 @@ def extract(
         retry=retry,
         break_lock=break_lock,
     )
-    manifest = load_images(images, ids, say=say)
+    manifest = load_images(images, ids, say=logger.info)
     out = out or default_out(images, request)
     if dry_run:
-        found = estimate(manifest, out, request, say=say)
+        found = estimate(manifest, out, request, say=logger.info)
         show(found.to_json(), found.text(), as_json=as_json)
         return
-    report = extract_images(manifest, out, request, say=say)
+    report = extract_images(manifest, out, request, say=logger.info)
     show(report.to_json(), report.text(), as_json=as_json)
     if profile and not as_json:
         tell(report.spent.text(report.images))

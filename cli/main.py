@@ -1,6 +1,7 @@
 """The `clipfeat` command group; it imports no heavy package, so that --help is instant."""
 
 import io
+import logging
 import os
 import signal
 import sys
@@ -9,7 +10,7 @@ from typing import Any
 import click
 
 from ..base.errors import ClipfeatError
-from ..base.text import say
+from ..base.text import log_to_terminal
 from ..base.version import clipfeat_version
 from .compare import compare
 from .corpus import corpus
@@ -20,6 +21,8 @@ from .manifest import manifest
 from .predict import predict
 from .store import store
 from .train import train
+
+logger = logging.getLogger(__name__)
 
 INTERRUPTED, TERMINATED = 130, 143  # the shell's exit codes for Ctrl-C and SIGTERM
 
@@ -48,6 +51,7 @@ def main() -> None:
     # torch's threads spin while they wait for each other. Where another process wants the cores
     # too, that makes training 15 times slower; sleeping costs a fifth at most (docs/log.md).
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    log_to_terminal()
     signal.signal(signal.SIGTERM, _terminate)
     if isinstance(sys.stdout, io.TextIOWrapper):  # a character that its encoding lacks is escaped
         sys.stdout.reconfigure(errors="backslashreplace")
@@ -56,19 +60,19 @@ def main() -> None:
     except click.ClickException as error:
         shown = io.StringIO()
         error.show(shown)
-        say(shown.getvalue().rstrip())
+        logger.info(shown.getvalue().rstrip())
         sys.exit(error.exit_code)
     except click.Abort as abort:
         terminated = isinstance(abort.__cause__, Terminated)
         what = "Terminated" if terminated else "Interrupted"
-        say(f"{what}; the same command goes on from here")
+        logger.info(f"{what}; the same command goes on from here")
         sys.exit(TERMINATED if terminated else INTERRUPTED)
     except ClipfeatError as error:
         code = f" [{error.code}]" if error.code else ""
-        say(f"Error: {error}{code}")
+        logger.info(f"Error: {error}{code}")
         sys.exit(error.exit_code)
     except OSError as error:  # a full disk, a folder without permission
-        say(f"Error: {describe(error)}")
+        logger.info(f"Error: {describe(error)}")
         sys.exit(1)
     finally:  # a signal while Python tears itself down ends it, without a traceback
         for number in (signal.SIGINT, signal.SIGTERM):

@@ -1,12 +1,14 @@
 """clipfeat manifest: list images, whatever lists them now, and sum a manifest up."""
 
+import logging
 from pathlib import Path
 from typing import Any
 
 import click
 
-from ..base.text import say
 from .options import LocalPath, as_json, file_ids, patient_stdout, show, tell
+
+logger = logging.getLogger(__name__)
 
 LISTS = "a table or JSON on this machine lists the images, and --images is the URL"
 
@@ -74,7 +76,7 @@ def make(
     if out.exists() and any(source.exists() and out.samefile(source) for source in sources):
         raise click.UsageError(f"-o {out} is a source, and would be overwritten; name another file")
     choices = Choices(ids, id_column, path_column, views)
-    listed = make_manifest(sources, images, choices, say=say)
+    listed = make_manifest(sources, images, choices, say=logger.info)
     write_manifest(listed, out)
     unreadable = sum(1 for image in listed.images if not image.width)
     note = f", {unreadable} without a header that can be read" if unreadable else ""

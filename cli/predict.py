@@ -1,5 +1,6 @@
 """clipfeat predict: ask a trained run about one image, or have images captioned."""
 
+import logging
 import sys
 from pathlib import Path
 from typing import Any
@@ -7,9 +8,10 @@ from typing import Any
 import click
 
 from ..base.errors import needs_extra
-from ..base.text import say
 from .options import LocalPath, as_json, patient_stdout, show, show_json
 from .options import device as device_option
+
+logger = logging.getLogger(__name__)
 
 
 @click.group()
@@ -71,7 +73,7 @@ def vqa(
         store=store,
         out=out,
         device=device,
-        say=say,
+        say=logger.info,
     )
     show(found, describe(found), as_json=as_json)
 

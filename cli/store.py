@@ -1,5 +1,6 @@
 """clipfeat store: say what a store is, list and sum up what is in it, check that it is whole."""
 
+import logging
 import sys
 from collections.abc import Sized
 from pathlib import Path
@@ -7,7 +8,6 @@ from typing import NoReturn
 
 import click
 
-from ..base.text import say
 from .options import (
     LocalPath,
     StatusList,
@@ -18,6 +18,8 @@ from .options import (
     show,
     show_json,
 )
+
+logger = logging.getLogger(__name__)
 
 store_argument = click.argument("path", metavar="STORE", type=LocalPath())
 WHOLE = {
@@ -155,7 +157,7 @@ def verify(
     problems = find_problems(path, Depth(depth or "full"))
     if not as_json:
         for problem in problems:
-            say(problem.text())
+            logger.info(problem.text())
     found = {"ok": not problems, "problems": [problem.to_json() for problem in problems]}
     result = _count(problems, "problem") if problems else WHOLE[depth]
     show(found, f"{path}: {result}", as_json=as_json)
@@ -183,7 +185,7 @@ def _recompute(
         pretrained=pretrained,
         device=device,
         seed=seed,
-        say=say,
+        say=logger.info,
     )
     with patient_stdout():
         show(found.to_json(), found.text(), as_json=as_json)
@@ -210,7 +212,7 @@ def repair(*, path: Path, deep: bool, break_lock: bool, as_json: bool) -> None:
     done = mend(path, Depth.DEEP if deep else Depth.FULL, break_lock=break_lock)
     if not as_json:
         for problem in done.left:
-            say(problem.text())
+            logger.info(problem.text())
     ids = {image_id for problem in done.dropped for image_id in problem.ids}
     again = "; type the clipfeat extract command again to write them" if ids else ""
     lines = [
@@ -241,7 +243,7 @@ def finish(*, path: Path, break_lock: bool, as_json: bool) -> None:
     from ..featstore import FeatureStore
     from ..featstore.writing.commit import finish_store
 
-    done = finish_store(path, break_lock=break_lock, say=say)
+    done = finish_store(path, break_lock=break_lock, say=logger.info)
     if isinstance(done, FeatureStore):
         counts = done.card["counts"]
         found = {"store": str(path), "finished": True, "digest": done.digest, "counts": counts}
@@ -251,7 +253,7 @@ def finish(*, path: Path, break_lock: bool, as_json: bool) -> None:
     if as_json:
         show_json(done.to_json())
     else:
-        say(f"Error: {done.text()}")
+        logger.info(f"Error: {done.text()}")
     sys.exit(1)
 
 

@@ -2,6 +2,7 @@
 
 import functools
 import json
+import logging
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -11,8 +12,9 @@ import click
 
 from ..base.errors import UsageError, needs_extra
 from ..base.machine import require_gpus, visible_devices
-from ..base.text import say
 from .options import show, training
+
+logger = logging.getLogger(__name__)
 
 S = TypeVar("S")
 
@@ -149,7 +151,7 @@ def _train(
     if not is_first():
         return
     if options["profile"]:
-        say(times.table())
+        logger.info(times.table())
     show(result, describe(result), as_json=options["as_json"])
 
 

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -15,8 +16,10 @@ from torch.optim import Optimizer
 from ..base.errors import ClipfeatError
 from ..base.files import check_tensorfile, write_atomically
 from ..base.jsonio import parse_json
-from ..base.text import printable, say
+from ..base.text import printable
 from .run import BEFORE_LAST, LAST
+
+logger = logging.getLogger(__name__)
 
 Tensors = Mapping[str, Tensor]
 State = dict[str, Any]
@@ -140,7 +143,7 @@ def load_training(run: Path, model: nn.Module, optimizer: Optimizer) -> State | 
         except DamagedCheckpointError as error:
             if number == len(paths):
                 raise ClipfeatError(f"{error}; delete {run} to start again") from None
-            say(f"{error}; going on from {paths[number]}")
+            logger.info(f"{error}; going on from {paths[number]}")
             continue
         load_model(model, tensors, path)
         _load_optimizer(optimizer, _under("optimizer.", tensors), path)

@@ -1,6 +1,7 @@
 """Where a model computes: one device, or one for each process of a group."""
 
 import contextlib
+import logging
 import os
 from collections.abc import Iterator
 
@@ -10,9 +11,10 @@ from accelerate.state import AcceleratorState
 
 from ..base.errors import ClipfeatError, UsageError
 from ..base.machine import CLEARLY, slower_than_float32
-from ..base.text import say
 from .launch import is_first
 from .settings import LoopSettings
+
+logger = logging.getLogger(__name__)
 
 MIXED_PRECISION = {"float32": "no", "bfloat16": "bf16", "float16": "fp16"}
 
@@ -33,7 +35,7 @@ def accelerator_on(device: str | None, settings: LoopSettings) -> Accelerator:
         )
     if not _is_fast(settings.precision, cpu=cpu) and is_first():
         what, instead = ("processor", "float32") if cpu else ("GPU", "float16")
-        say(
+        logger.info(
             f"this {what} only emulates bfloat16, many times slower than {instead}; type --set "
             f"precision={instead}",
         )
@@ -51,7 +53,9 @@ def accelerator_of_trained(device: str | None, settings: LoopSettings) -> Accele
     precision = settings.precision
     if not _is_fast(precision, cpu=cpu):
         what = "processor" if cpu else "GPU"
-        say(f"trained in {precision}, which this {what} does not compute fast; float32 is used")
+        logger.info(
+            f"trained in {precision}, which this {what} does not compute fast; float32 is used"
+        )
         precision = "float32"
     return _accelerator(precision, cpu=cpu)
 

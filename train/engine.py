@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import functools
+import logging
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -18,7 +19,6 @@ from torch.optim import Optimizer
 from tqdm import tqdm
 
 from ..base.errors import ClipfeatError, UsageError
-from ..base.text import say
 from ..featstore import FeatureStore
 from .batches import Numbers, Order, cut, prefetch, share_out
 from .checkpoint import load_training, model_tensors, write_checkpoint, write_training
@@ -37,6 +37,8 @@ from .run import (
 )
 from .schedule import learning_rate, make_optimizer, total_updates, updates_an_epoch
 from .settings import LoopSettings
+
+logger = logging.getLogger(__name__)
 
 
 @runtime_checkable
@@ -276,7 +278,7 @@ def _update(
 def say_once(accelerator: Accelerator, text: str) -> None:
     """Tell the person, once however many processes there are."""
     if accelerator.is_main_process:
-        say(text)
+        logger.info(text)
 
 
 def seed_update(seed: int, step: int, process: int) -> None:

@@ -1,6 +1,7 @@
 """Run a command once for each GPU, as the processes of one group."""
 
 import contextlib
+import logging
 import os
 import socket
 import subprocess
@@ -11,7 +12,8 @@ from collections.abc import Sequence
 from typing import IO
 
 from ..base.machine import usable_cores
-from ..base.text import say
+
+logger = logging.getLogger(__name__)
 
 POLL = 0.05  # seconds between looks at the processes
 SETTLE = 10.0  # seconds that the first process gets to meet the mistake of another one
@@ -59,7 +61,7 @@ def launch(command: Sequence[str], processes: int, **environment: str) -> int:
         if failed and (code < 0 or children[0].poll() is None):
             _show(silent[failed - 1])
         if code < 0:
-            say(f"process {failed} of {processes} was ended by signal {-code}")
+            logger.info(f"process {failed} of {processes} was ended by signal {-code}")
         return code if code > 0 else 128 - code  # as a shell counts a signal
     finally:
         _end(children)

@@ -1,12 +1,14 @@
 """A split of captioned images: all that training on it and scoring it take, whatever its files."""
 
+import logging
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
 from ...base.errors import ClipfeatError, UsageError
-from ...base.text import say
+
+logger = logging.getLogger(__name__)
 
 RESTVAL = "restval"  # images of COCO's validation set that are in no other of Karpathy's splits
 
@@ -46,7 +48,7 @@ def make_split(
     images = [_worded(image) for image in found]
     dropped = sum(len(image.texts) for image in found) - sum(len(image.texts) for image in images)
     if dropped:
-        say(f"split {name!r}: {dropped} captions have no word; dropped")
+        logger.info(f"split {name!r}: {dropped} captions have no word; dropped")
     bare = [image.image_id for image in images if not image.texts]
     if bare:
         examples = ", ".join(map(str, bare[:3]))
@@ -54,7 +56,7 @@ def make_split(
         if training or len(bare) == len(images):
             remedy = "take them out of the file, or complete it"
             raise ClipfeatError(f"{told}{examples}; {remedy}")
-        say(f"{told}{examples}; left out")
+        logger.info(f"{told}{examples}; left out")
     return CaptionSplit(name, tuple(image for image in images if image.texts), files)
 
 

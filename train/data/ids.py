@@ -1,12 +1,15 @@
 """What a store may call an image of a data set, and which of these names it has."""
 
+import logging
 import os
 import re
 from collections.abc import Container, Sequence
 from functools import lru_cache
 
 from ...base.errors import ClipfeatError
-from ...base.text import SUFFIXES, say, suffix
+from ...base.text import SUFFIXES, suffix
+
+logger = logging.getLogger(__name__)
 
 COCO_NAME = re.compile(r"COCO_([a-z]+[0-9]{4})_([0-9]{12})")  # its part, its number
 # With all of its zeros or with none: "042" is another image than "42".
@@ -108,7 +111,7 @@ def find_images(
             if skip_missing is not None:
                 remedy += f", or pass --skip-missing {skipped}"
             raise ClipfeatError(f"{told}; {remedy}")
-        say(f"{told}; skipped")
+        logger.info(f"{told}; skipped")
     return ids
 
 

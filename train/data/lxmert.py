@@ -1,5 +1,6 @@
 """A sentence about an image, and what a store may call that image."""
 
+import logging
 from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -7,9 +8,11 @@ from typing import Any, NamedTuple
 from ...base.csvfile import csv_rows
 from ...base.errors import ClipfeatError, UsageError
 from ...base.parquet import read_columns, read_schema
-from ...base.text import is_unicode, say
+from ...base.text import is_unicode
 from ..jsonfile import field, identifier, read_json
 from .ids import COCO_NAME, coco_candidates, file_candidates, vg_candidates, without_ending
+
+logger = logging.getLogger(__name__)
 
 
 class Sentence(NamedTuple):
@@ -140,7 +143,7 @@ def read_sentences(path: Path) -> Iterator[Sentence]:
         else:
             blank += 1
     if blank:
-        say(f"{path}: {blank:,} blank sentences are dropped")
+        logger.info(f"{path}: {blank:,} blank sentences are dropped")
     if not kept:
         raise ClipfeatError(f"{path}: holds no sentence; leave it out")
 

@@ -1,6 +1,7 @@
 """Hypotheses about images and their labels, in the files of SNLI-VE and of e-SNLI-VE."""
 
 import json
+import logging
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -10,9 +11,10 @@ from typing import Any, NamedTuple
 from ...base.csvfile import csv_rows
 from ...base.errors import ClipfeatError, UsageError
 from ...base.files import write_atomically
-from ...base.text import say
 from ..jsonfile import field, identifier, read_json_lines, require_ids
 from .ids import file_candidates
+
+logger = logging.getLogger(__name__)
 
 LABELS = ("entailment", "neutral", "contradiction")
 UNDECIDED = "-"  # the annotators had no majority
@@ -116,7 +118,7 @@ def _remark_on_count(path: Path, name: str, count: int) -> None:
     """Say where a file that is nearly as long as the published one may have been cut off."""
     published = PUBLISHED.get(name, 0)
     if count != published and 2 * count > published > 0 and count < 2 * published:
-        say(
+        logger.info(
             f"{path}: {count:,} pairs with a label; the published file has {published:,}",
         )
 

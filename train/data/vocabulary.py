@@ -1,5 +1,6 @@
 """Texts as word pieces, in the manner of BERT (Devlin et al. 2019, section 3)."""
 
+import logging
 import unicodedata
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -16,9 +17,11 @@ from tokenizers.trainers import WordPieceTrainer
 
 from ...base.errors import ClipfeatError, UsageError
 from ...base.files import read_text
-from ...base.text import is_unicode, say
+from ...base.text import is_unicode
 from ..jsonfile import OF_RUN, field, read_json
 from .words import JOINED, UNSPACED, Words
+
+logger = logging.getLogger(__name__)
 
 PAD, UNK, BEGIN, END, MASK = SPECIAL = "[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"
 INSIDE = "##"  # before a piece that begins no word
@@ -211,4 +214,4 @@ def require_known(
             "than once in the training texts: are these in another language, or without words?",
             code="E-TEXT-UNKNOWN",
         )
-    say(told)
+    logger.info(told)

@@ -1,15 +1,17 @@
 """VQA v2's questions and annotations, in its official JSON files."""
 
+import logging
 from pathlib import Path
 from statistics import mode
 from typing import Any
 
 from ...base.errors import ClipfeatError, UsageError
-from ...base.text import say
 from ..jsonfile import field, identifier, read_json
 from ..metrics.vqa import Annotation, score_each, score_split
 from .ids import coco_candidates
 from .questions import Leaderboard, Question, QuestionId, Split
+
+logger = logging.getLogger(__name__)
 
 # {split: the part of COCO that its official files name}; other splits have no official files.
 SUBSETS = {
@@ -58,7 +60,7 @@ def split_to_score(name: str, questions_file: Path, content: Any, annotations_fi
     annotations = _annotations(annotations_file, least=1)
     few = sum(len(annotation.answers) < LEAST_ANSWERS for annotation in annotations.values())
     if few:
-        say(
+        logger.info(
             f"{annotations_file}: {few} of {len(annotations)} questions have fewer than "
             f"{LEAST_ANSWERS} answers; what all n annotators said scores (n-1)/3 there, so 0 where "
             "there is one"

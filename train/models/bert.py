@@ -2,6 +2,7 @@
 
 import copy
 import functools
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,9 @@ from torch import nn
 from ...base.errors import UsageError
 from ...base.files import check_tensorfile
 from ...base.jsonio import read_json
-from ...base.text import printable, say
+from ...base.text import printable
+
+logger = logging.getLogger(__name__)
 
 SIZES = {
     "model.hidden": "hidden_size",
@@ -95,7 +98,7 @@ def start_from(bert: nn.Module, folder: Path) -> nn.Module:
     except RuntimeError as error:
         reason = printable(" ".join(str(error).split())[:200])
         raise UsageError(f"model.bert {folder}: does not fit ({reason})") from None
-    say(f"starting from {folder}, a BERT")
+    logger.info(f"starting from {folder}, a BERT")
     return found
 
 

@@ -1,5 +1,6 @@
 """The encoder of a pre-training run, as the start of another model."""
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,7 +9,6 @@ import torch
 from torch import Tensor, nn
 
 from ...base.errors import UsageError
-from ...base.text import say
 from ...featstore import FeatureStore
 from ..checkpoint import read_checkpoint
 from ..data.vocabulary import Vocabulary, read_vocabulary
@@ -19,6 +19,8 @@ from ..run import VOCABULARY, RunCard, find_best, read_card
 from ..settings import settings_of
 from .layers import AnswerHead
 from .settings import SingleStreamSettings
+
+logger = logging.getLogger(__name__)
 
 TASK = "pretrain"
 LAST = "3."  # the last layer of an answer head, which has a row for each answer
@@ -54,7 +56,7 @@ class Pretrained:
                 f"and those of {store.path} have {store.dim}; extract these images as it was"
             )
         if theirs.get("recipe") != ours["recipe"]:
-            say(
+            logger.info(
                 f"init {self.folder} was trained on another recipe: {told['recipe']}",
             )
 

@@ -2,6 +2,7 @@
 
 import codecs
 import dataclasses
+import logging
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -14,7 +15,6 @@ from torch import Tensor, nn
 
 from ...base.errors import UsageError
 from ...base.files import local_path, open_plain
-from ...base.text import say
 from ...featstore import FeatureStore
 from ..data.vocabulary import Vocabulary, WordPieces, read_pieces, train_pieces
 from ..data.words import Words, build_words
@@ -40,6 +40,8 @@ from .updn import UpDn
 
 if TYPE_CHECKING:
     from .single_stream import SingleStream
+
+logger = logging.getLogger(__name__)
 
 
 def build_model(
@@ -290,7 +292,7 @@ def _start_single_stream(
     if pretrained is not None:
         pretrained.fill(model.encoder, "encoder")
         known = pretrained.fill_answers(model.answer, answers)
-        say(
+        logger.info(
             f"starting from {pretrained.folder}, which knows {known:,} of {len(answers):,} answers",
         )
     elif sizes.bert:
@@ -302,4 +304,4 @@ def _start_words(vectors: WordVectors, path: Path, words: Words | WordPieces) ->
     assert isinstance(words, Words)
     rows, found = read_glove(path, words.words, channels=vectors.embedding_dim)
     vectors.fill(rows, found)
-    say(f"{path.name}: vectors of {len(rows):,} of {len(words.words):,} words")
+    logger.info(f"{path.name}: vectors of {len(rows):,} of {len(words.words):,} words")

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +16,6 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from ....base.errors import UsageError
-from ....base.text import say
 from ....featstore import FeatureStore
 from ...batches import Numbers, Order
 from ...data.caption_vocabulary import END, CaptionVocabulary, build_bpe, build_words
@@ -44,6 +44,8 @@ from .examples import (
     read_images,
 )
 from .model import TASK, TrainedCaptioner, load_stage, make_model, write_captions
+
+logger = logging.getLogger(__name__)
 
 LARGEST_SEED = 1 << 62
 
@@ -203,7 +205,7 @@ def _read_held_out(
     ids, theirs = ({image.image_id for image in s.images} for s in (split, held_out))
     require_apart(settings, ids, theirs, of="images")
     if len(theirs) == 1:
-        say(
+        logger.info(
             f"eval_split {settings.eval_split} has one image: its CIDEr-D, which picks the best "
             f"checkpoint, is {ONE_IMAGE}",
         )

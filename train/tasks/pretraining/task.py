@@ -1,6 +1,7 @@
 """How much of what is hidden a pre-trained encoder finds out."""
 
 import functools
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +13,6 @@ from torch import nn
 
 from ....base.errors import ClipfeatError
 from ....base.files import local_path
-from ....base.text import say
 from ....featstore import FeatureStore
 from ...batches import epoch_order
 from ...checkpoint import rebuild
@@ -32,6 +32,8 @@ from ..answering import make_order, require_apart, write_results
 from ..settings import PretrainSettings
 from .examples import BatchReader, Corpus, Sentences, encode, read_corpus
 from .model import Pretrainer, loss_of, tallies
+
+logger = logging.getLogger(__name__)
 
 EPOCH = 1 << 31  # none of training's: a split is hidden and replaced in the same way every time
 OBJECTIVES = ("words", "matching", "answers", "cells")
@@ -297,4 +299,4 @@ def _go_on_from(pretrained: Pretrained, model: Pretrainer, vocabulary: Vocabular
         pretrained.fill_answers(model.answer, vocabulary.answers)
     if model.cell is not None and pretrained.has("cell"):
         pretrained.fill(model.cell, "cell")
-    say(f"going on from {pretrained.folder}")
+    logger.info(f"going on from {pretrained.folder}")
