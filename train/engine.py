@@ -19,11 +19,11 @@ from torch.optim import Optimizer
 from tqdm import tqdm
 
 from ..base.errors import ClipfeatError, UsageError
+from ..base.jsonio import field, write_json
 from ..featstore import FeatureStore
 from .batches import Numbers, Order, cut, prefetch, share_out
 from .checkpoint import load_training, model_tensors, write_checkpoint, write_training
 from .devices import memory_errors, precision_errors
-from .jsonfile import field, write_json
 from .log import LoopTimes, log_nothing, open_log
 from .run import (
     BAD_BATCH,

@@ -9,11 +9,11 @@ import torch
 from torch import Tensor, nn
 
 from ...base.errors import UsageError
+from ...base.jsonio import field
 from ...featstore import FeatureStore
 from ..checkpoint import read_checkpoint
 from ..data.vocabulary import Vocabulary, read_vocabulary
 from ..engine import features_of
-from ..jsonfile import field
 from ..records import ChannelStatistics, statistics_of
 from ..run import VOCABULARY, RunCard, find_best, read_card
 from ..settings import settings_of

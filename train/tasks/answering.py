@@ -14,6 +14,7 @@ from jaxtyping import Bool, Float, Float32, Int
 from torch import Tensor, nn
 
 from ...base.errors import UsageError
+from ...base.jsonio import field, write_json
 from ...featstore import FeatureStore
 from ..batches import Order
 from ..checkpoint import read_checkpoint, rebuild
@@ -21,7 +22,6 @@ from ..data.vocabulary import Vocabulary, WordPieces, read_vocabulary
 from ..data.words import PADDING, Words
 from ..devices import memory_errors
 from ..engine import each_batch, make_card, open_run, part_size, require_features, train
-from ..jsonfile import field, write_json
 from ..log import LoopTimes
 from ..models.pretrained import Pretrained
 from ..models.settings import GroundedSettings

@@ -13,10 +13,10 @@ from jaxtyping import Int
 from torch import Tensor, nn
 
 from ....base.errors import UsageError
+from ....base.jsonio import field
 from ...checkpoint import read_checkpoint, rebuild
 from ...data.caption_vocabulary import CaptionVocabulary, read_vocabulary
 from ...engine import each_batch, part_size
-from ...jsonfile import field
 from ...models.caption_transformer import Transformer
 from ...models.caption_updn import UpDn
 from ...models.captioner import Captioner
