@@ -1,1 +1,11 @@
-"""The floor every other room stands on: errors and whole-file writes."""
+"""What every other room stands on: errors, files, JSON, tables, texts for people, the machine."""
+
+from importlib import metadata
+
+
+def clipfeat_version() -> str:
+    """Return the version of the installed clipfeat, "unknown" where it is not installed."""
+    try:
+        return metadata.version("clipfeat")
+    except metadata.PackageNotFoundError:
+        return "unknown"

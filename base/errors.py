@@ -83,6 +83,11 @@ class CorruptStoreError(StoreError):
     """Bytes of a store that are not the bytes that were written."""
 
 
+def reason_of(error: Exception) -> str:
+    """Return why something failed: the system's words where it has some, else the error's text."""
+    return (isinstance(error, OSError) and error.strerror) or str(error)
+
+
 def open_code(error: OSError) -> str:
     """Return the code of an error that says why a file of a store cannot be opened."""
     return "E-STORE-LINK" if error.errno == errno.ELOOP else "E-STORE-FILE"

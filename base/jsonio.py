@@ -1,21 +1,30 @@
-"""Read JSON that others wrote: bounded in size and depth, whatever is in it an ordinary error."""
+"""Read JSON that others wrote, bounded in size and depth, and write JSON of our own.
+
+The standard parser reads it and not a faster one, since the files are not ours: some begin with a
+byte-order mark, hold NaN, or hold half of a surrogate pair in one of a million texts.
+"""
 
 import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from .files import read_bytes, text_lines
+from .errors import ClipfeatError, reason_of
+from .files import read_bytes, text_lines, write_atomically
 
-LONGEST_LINE = 1 << 26  # bytes of one record of JSON lines
+T = TypeVar("T")
+MAX_DATA_BYTES = 1 << 33  # of a file of a data set; the largest, of GQA, have less than 1 GB
+MAX_RUN_BYTES = 1 << 28  # of a file that a training run writes
+MAX_LINE_BYTES = 1 << 26  # of one record of JSON lines
 
 
 def parse_json(
     content: bytes | str, object_hook: Callable[[dict[str, Any]], Any] | None = None
 ) -> Any:
-    """Return what JSON text says; bytes are UTF-8, with or without a byte-order mark.
+    """Return the value of a JSON text; bytes are UTF-8, with or without a byte-order mark.
 
-    Raises ValueError for whatever is not JSON: bad bytes, nesting too deep for the parser, a
+    `object_hook` replaces each object as it is parsed, so that not all of it is kept in memory.
+    Raises ValueError for anything that is not JSON: bad bytes, nesting too deep for the parser, a
     number of more digits than Python converts.
     """
     try:
@@ -31,24 +40,84 @@ def parse_json(
         raise ValueError("is nested too deeply") from None
 
 
-def read_json(path: str | Path, limit: int, *, follow: bool = False) -> Any:
-    """Return what a JSON file of at most `limit` bytes says.
+def read_json(
+    path: Path,
+    limit: int = MAX_DATA_BYTES,
+    *,
+    follow: bool = True,
+    object_hook: Callable[[dict[str, Any]], Any] | None = None,
+) -> Any:
+    """Return the value of a JSON file of at most `limit` bytes (see `parse_json`).
 
-    Raises OSError as `read_bytes` does, ValueError as `parse_json` does.
+    Without `follow`, for files in a folder that came from elsewhere, a symbolic link is an error
+    too. Raises ClipfeatError (E-JSON-READ) for a file that cannot be read or is not JSON.
     """
-    return parse_json(read_bytes(path, limit, follow=follow))
+    try:
+        return parse_json(read_bytes(path, limit, follow=follow), object_hook)
+    except (OSError, ValueError) as error:
+        raise ClipfeatError(
+            f"{path}: not a readable JSON file ({reason_of(error)})", code="E-JSON-READ"
+        ) from None
 
 
-def json_lines(path: str | Path) -> Iterator[tuple[int, Any]]:
-    """Yield (line number, what it says) of each line of a file that a user brings, but blank ones.
+def read_json_lines(path: Path) -> Iterator[tuple[str, Any]]:
+    """Yield (file and line number, value) of each line of a file, except blank lines.
 
-    Raises OSError as `text_lines` does, ValueError that begins with the number of the line for
-    what is not JSON.
+    Raises ClipfeatError (E-JSON-READ) for a file that cannot be read, a line that is not JSON, and
+    a line of more than MAX_LINE_BYTES.
     """
-    for number, text in text_lines(path, LONGEST_LINE):
-        if text.strip():
-            try:
-                found = parse_json(text)
-            except ValueError as error:
-                raise ValueError(f"line {number} is not JSON ({error})") from None
-            yield number, found
+    try:
+        for number, text in text_lines(path, MAX_LINE_BYTES):
+            if text.strip():
+                try:
+                    value = parse_json(text)
+                except ValueError as error:
+                    raise ClipfeatError(
+                        f"{path}, line {number} is not JSON ({error}); is the file cut off?",
+                        code="E-JSON-READ",
+                    ) from None
+                yield f"{path}, line {number}", value
+    except OSError as error:
+        raise ClipfeatError(
+            f"{path}: cannot be read ({reason_of(error)})", code="E-JSON-READ"
+        ) from None
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write `value` as JSON, whole or not at all; in ASCII, which can express every text."""
+    write_atomically(path, (json.dumps(value, indent=1) + "\n").encode())
+
+
+def field(record: Any, key: str, kind: type[T], where: object) -> T:
+    """Return `record[key]`, which must be of type `kind`; a bool is not an int.
+
+    Raises ClipfeatError that names `where` for a missing key (E-JSON-KEY), and for a record that
+    is not an object or a value of another type (E-JSON-TYPE).
+    """
+    value = _value(record, key, where)
+    if type(value) is not kind:
+        raise ClipfeatError(
+            f"{where}: {key} must be of type {kind.__name__}; got {value!r:.60}", code="E-JSON-TYPE"
+        )
+    return value
+
+
+def identifier(record: Any, key: str, where: object) -> int | str:
+    """Return `record[key]`, a number or a text; raises ClipfeatError as `field` does."""
+    value = _value(record, key, where)
+    if type(value) is not int and type(value) is not str:
+        raise ClipfeatError(
+            f"{where}: {key} must be a number or text; got {value!r:.60}", code="E-JSON-TYPE"
+        )
+    return value
+
+
+def _value(record: Any, key: str, where: object) -> Any:
+    if not isinstance(record, dict):
+        raise ClipfeatError(
+            f"{where}: expected an object with {key!r}; got {record!r:.60}", code="E-JSON-TYPE"
+        )
+    if key not in record:
+        keys = ", ".join(map(repr, record))
+        raise ClipfeatError(f"{where}: no key {key!r}; found {keys:.200}", code="E-JSON-KEY")
+    return record[key]

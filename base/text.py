@@ -36,6 +36,15 @@ def printable_lines(text: str) -> str:
     return "\n".join(map(printable, text.split("\n")))
 
 
+def counted(number: int, noun: str, plural: str = "") -> str:
+    """Return a number with what it counts; `plural` where that is not the noun with an s.
+
+    >>> counted(1, "image"), counted(1200, "image"), counted(2, "entry", "entries")
+    ('1 image', '1,200 images', '2 entries')
+    """
+    return f"{number:,} {noun if number == 1 else plural or noun + 's'}"
+
+
 class TerminalHandler(logging.Handler):
     """Prints the text of a log record to stderr, made printable: it may hold names from anywhere.
 
@@ -69,7 +78,7 @@ IMAGES = (
     ".apng .avif .avifs .bmp .gif .j2c .j2k .jfif .jp2 .jpc .jpe .jpeg .jpf .jpg .jps .jpx .mpo "
     ".pbm .pfm .pgm .pjp .pjpeg .png .pnm .ppm .tif .tiff .webp"
 )
-SUFFIXES = frozenset(IMAGES.split())
+IMAGE_SUFFIXES = frozenset(IMAGES.split())
 
 
 def suffix(path: str) -> str:

@@ -9,9 +9,9 @@ from typing import Any
 
 import click
 
+from ..base import clipfeat_version
 from ..base.errors import ClipfeatError
 from ..base.text import log_to_terminal
-from ..base.version import clipfeat_version
 from .compare import compare
 from .corpus import corpus
 from .demo_data import demo_data

@@ -118,7 +118,7 @@ def recompute(
 
         from .backbones.weights import load_backbone
         from .executors.features import FeatureStream
-        from .pixels.device_decoding import with_pixels
+        from .pixels.device_decoding import decode_one_on_device
     seed = secrets.randbelow(1 << 32) if seed is None else seed
     rows = sample((row for row in store.index if row.status == Status.OK), count, seed)
     identity = store.identity
@@ -136,7 +136,7 @@ def recompute(
     pictures = decoded(rows, images, recipe)
     for row, picture in tqdm(pictures, "again", len(rows), unit="image", disable=None):
         if picture.jpeg is not None:
-            picture = with_pixels(picture, recipe, backbone.device)
+            picture = decode_one_on_device(picture, recipe, backbone.device)
         why = not_comparable(row, picture)
         if why is None and picture.pixels is not None:
             ready.append((row, picture.pixels))
@@ -177,11 +177,11 @@ def decoded(
     large is refused before memory is taken for it.
     """
     from .pixels.decoding import Decoders, Limits
-    from .pixels.images import MAX_PIXELS, Picture, load_picture, size_problem
+    from .pixels.images import MAX_PIXELS, Picture, load_picture, resize_problem
 
     todo = []
     for row in rows:
-        if refused := size_problem(recipe, row.width, row.height):
+        if refused := resize_problem(recipe, row.width, row.height):
             yield row, Picture(*refused, row.width, row.height, "")
         else:
             todo.append((row, picture_shape(recipe, (row.width, row.height))))

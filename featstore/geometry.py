@@ -205,7 +205,7 @@ class RGB:
         return size
 
 
-Step = (
+ImageTransform = (
     Stretch | Shortest | ShortestDetectron2 | ShortestMaskRCNN
     | Fit | Cover | WholeCells | Crop | Pad | RGB
 )  # fmt: skip
@@ -213,7 +213,7 @@ Step = (
 
 MAX_SIDE = 4096  # pixels
 MAX_STEPS = 16
-NAMES: dict[str, type[Step]] = {
+NAMES: dict[str, type[ImageTransform]] = {
     "stretch": Stretch,
     "shortest": Shortest,
     "shortest-detectron2": ShortestDetectron2,
@@ -227,14 +227,14 @@ NAMES: dict[str, type[Step]] = {
 }
 
 
-def step_json(step: Step) -> dict[str, Any]:
+def step_json(step: ImageTransform) -> dict[str, Any]:
     """Return a step as a JSON object: `step`, its name, and its numbers."""
     name = next(name for name, kind in NAMES.items() if type(step) is kind)
     numbers = {k: list(v) if isinstance(v, tuple) else v for k, v in vars(step).items()}
     return {"step": name, **numbers}
 
 
-def parse_step(value: Any) -> Step:
+def parse_step(value: Any) -> ImageTransform:
     """Return the step that `step_json` gave, raising StoreError for any other value."""
     if not isinstance(value, Mapping):
         raise StoreError(f"a step must be an object with the key step; got {value!r:.80}")
@@ -314,7 +314,7 @@ class Area(NamedTuple):
         return mask
 
 
-def real_area(steps: Sequence[Step], size: tuple[int, int]) -> Area | None:
+def real_area(steps: Sequence[ImageTransform], size: tuple[int, int]) -> Area | None:
     """Return the cells that hold a pixel of an image of (width, height), None for all.
 
     Without a step that pads all are real, and so they are for an image of unknown size.

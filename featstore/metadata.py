@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from ..base.errors import CorruptStoreError, StoreError
-from ..base.files import write_atomically
-from ..base.jsonio import read_json
+from ..base.files import read_bytes, write_atomically
+from ..base.jsonio import parse_json
 from .checks import check_plain
 from .format import (
     FORMAT,
@@ -74,7 +74,7 @@ def read_card(store: Path) -> dict[str, Any]:
     path = store / STORE_JSON
     check_plain([path])
     try:
-        card = read_json(path, MAX_CARD_BYTES)
+        card = parse_json(read_bytes(path, MAX_CARD_BYTES))
     except OSError as error:
         if error.errno != errno.EFBIG:
             raise

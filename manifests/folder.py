@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ..base.errors import ManifestError
-from ..base.text import SUFFIXES, printable, suffix
+from ..base.text import IMAGE_SUFFIXES, printable, suffix
 from .contents import ODD, disk_path, escaped, from_disk, split_archive, unescaped, without_odd
 from .headers import Size, read_sizes
 from .manifest import Image, broken_rule
@@ -179,7 +179,7 @@ def look_into(folder: Path, say: Say) -> Folder:
     asked: list[str] = []
     for path in sorted(walk(str(folder), passed)):
         ending = suffix(path)
-        if ending in SUFFIXES:
+        if ending in IMAGE_SUFFIXES:
             images.append(path)
         else:
             (others if ending in OTHER_SUFFIXES else asked).append(path)
@@ -207,7 +207,7 @@ def folder_images(folder: Path, found: Folder, prefix: str, ids: str, say: Say) 
     """
     if not found.images and not found.by_content:
         raise ManifestError(
-            f"{folder} holds no image file; expected names ending in {', '.join(sorted(SUFFIXES))}, "
+            f"{folder} holds no image file; expected names ending in {', '.join(sorted(IMAGE_SUFFIXES))}, "
             "or other files that hold images"
         )
     say_odd_names(str(folder), (*found.images, *found.by_content), say)

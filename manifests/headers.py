@@ -1,10 +1,12 @@
 """Read the size of images from their headers alone, many at a time."""
 
+import contextlib
 import functools
 import itertools
 import logging
 import os
 import struct
+import threading
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -29,6 +31,7 @@ NEAR = 8  # heads at most that are read at once
 PNG = b"\x89PNG\r\n\x1a\n"
 FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}  # JPEG's markers that a size follows
 NOTHING = Member(0, 0)
+SWITCHES = threading.RLock()  # held while Pillow's switches are turned
 Size = tuple[int, int]  # width, height
 
 # What a folder is searched for, and no more: for EPS, Pillow would run Ghostscript on a
@@ -38,19 +41,37 @@ FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM", "JPEG2000", "AVIF
 
 @functools.cache
 def pillow() -> ModuleType:
-    """Return PIL.Image, set up for files from anywhere, once in a process.
+    """Return PIL.Image; UsageError where Pillow is not installed."""
+    with needs_extra("extract"):
+        import PIL.Image
+    return PIL.Image
+
+
+@contextlib.contextmanager
+def pillow_for_any_file(*, accept_truncated: bool = False) -> Iterator[ModuleType]:
+    """Yield PIL.Image, set up in this block for files from anywhere.
 
     Pillow's own limit on pixels is off: callers decide by the header, before decoding. Its
-    remarks on odd files are off too: what matters comes back as an error.
+    warnings and log lines about odd files are off too: what matters comes back as an error.
+    `accept_truncated` makes it decode what there is of a broken file.
+
+    These switches are the whole process's. They are put back at the end, and another thread that
+    enters such a block waits until then.
     """
-    with needs_extra("extract"):
-        import PIL.AvifImagePlugin
-        import PIL.Image
-    PIL.AvifImagePlugin.DEFAULT_MAX_THREADS = 1  # many files are decoded side by side already
-    PIL.Image.MAX_IMAGE_PIXELS = None
-    warnings.filterwarnings("ignore", module=r"PIL\.")
-    logging.getLogger("PIL").addHandler(logging.NullHandler())
-    return PIL.Image
+    image = pillow()
+    from PIL import ImageFile
+
+    log, silent = logging.getLogger("PIL"), logging.NullHandler()
+    with SWITCHES, warnings.catch_warnings():
+        warnings.filterwarnings("ignore", module=r"PIL\.")
+        before = image.MAX_IMAGE_PIXELS, ImageFile.LOAD_TRUNCATED_IMAGES
+        image.MAX_IMAGE_PIXELS, ImageFile.LOAD_TRUNCATED_IMAGES = None, accept_truncated
+        log.addHandler(silent)
+        try:
+            yield image
+        finally:
+            log.removeHandler(silent)
+            image.MAX_IMAGE_PIXELS, ImageFile.LOAD_TRUNCATED_IMAGES = before
 
 
 def read_sizes(root: str, paths: Sequence[str]) -> list[Size]:
@@ -59,17 +80,17 @@ def read_sizes(root: str, paths: Sequence[str]) -> list[Size]:
 
     No pixel is decoded, so a broken image may still have a size; extraction finds out.
     """
-    opener = pillow().open
 
     def read_block(block: Sequence[str]) -> list[Size]:
         heads = itertools.repeat(b"") if is_url(root) else _heads(root, block)
         return [
-            size_in(head) or _size_by_pillow(root, path, opener)
+            size_in(head) or _size_by_pillow(root, path, image.open)
             for path, head in zip(block, heads, strict=False)
         ]
 
     sizes: list[Size] = []
     with (
+        pillow_for_any_file() as image,
         ThreadPoolExecutor(min(MAX_THREADS, THREADS_PER_CORE * usable_cores())) as threads,
         tqdm(desc="headers", total=len(paths), unit="image", disable=None) as bar,
     ):

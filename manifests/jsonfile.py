@@ -1,12 +1,11 @@
-"""JSON files from elsewhere: bounded, and of the types that they must be."""
+"""The records of JSON files from elsewhere, with the types that they must have."""
 
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ..base.errors import ManifestError
-from ..base.files import read_bytes
-from ..base.jsonio import json_lines, parse_json
+from ..base import jsonio
+from ..base.errors import ClipfeatError, ManifestError
 from ..base.text import printable
 
 MAX_BYTES = 1 << 31  # of a JSON file; COCO's largest has 0.5 GB
@@ -38,11 +37,9 @@ def read_json(path: Path) -> Any:
     Raises ManifestError if it cannot be read.
     """
     try:
-        return parse_json(read_bytes(path, MAX_BYTES, follow=True), _needed)
-    except OSError as error:
-        raise ManifestError(f"{path}: {error.strerror}; {REMEDY}") from None
-    except ValueError as error:
-        raise ManifestError(f"{path}: not a JSON file ({error!s:.200}); {REMEDY}") from None
+        return jsonio.read_json(path, MAX_BYTES, object_hook=_needed)
+    except ClipfeatError as error:
+        raise ManifestError(f"{error}; {REMEDY}", code=error.code) from None
 
 
 def _needed(found: dict[str, Any]) -> dict[str, Any]:
@@ -106,12 +103,12 @@ def records(path: Path, found: Any) -> Iterator[Record]:
 def read_json_lines(path: Path) -> Iterator[Record]:
     """Yield the object of each line of `path`."""
     try:
-        for number, values in json_lines(path):
-            yield _record(f"{path} line {number}", values)
-    except OSError as error:
-        raise ManifestError(f"{path}: {error.strerror}; {REMEDY}") from None
-    except ValueError as error:
-        raise ManifestError(f"{path} {error!s:.200}; {REMEDY}") from None
+        for where, values in jsonio.read_json_lines(path):
+            yield _record(where, values)
+    except ManifestError:
+        raise
+    except ClipfeatError as error:
+        raise ManifestError(f"{error}; {REMEDY}", code=error.code) from None
 
 
 def _record(where: str, values: Any) -> Record:

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from ..base.errors import ManifestError
-from ..base.text import SUFFIXES, is_url, suffix
+from ..base.text import IMAGE_SUFFIXES, is_url, suffix
 from .contents import disk_path, escaped, from_disk, unescaped, without_odd
 from .folder import Say, is_hidden
 from .headers import read_sizes
@@ -28,7 +28,7 @@ def view_paths(names: Iterable[str]) -> tuple[str, ...]:
     ('view_9.jpg', 'view_10.jpg')
     """
     numbered: dict[int, str] = {}
-    images = [name for name in names if suffix(name) in SUFFIXES and not is_hidden(name)]
+    images = [name for name in names if suffix(name) in IMAGE_SUFFIXES and not is_hidden(name)]
     for name in images:
         numbers = NUMBER.findall(name.rpartition(".")[0])
         # No more than two digits count: a hash may end in many.
@@ -65,7 +65,7 @@ def view_images(folder: Path, paths: Iterable[str], prefix: str, say: Say) -> li
     """
     viewpoints = defaultdict(list)
     for path in paths:
-        if path.count("/") == 2 and suffix(path) in SUFFIXES:
+        if path.count("/") == 2 and suffix(path) in IMAGE_SUFFIXES:
             viewpoint, _, name = path.rpartition("/")
             viewpoints[viewpoint].append(name)
     if not viewpoints:

@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterable
 
 from ..base.errors import ManifestError
-from ..base.text import SUFFIXES, printable, suffix
+from ..base.text import IMAGE_SUFFIXES, printable, suffix
 from .contents import disk_path, escaped, without_odd
 from .folder import (
     HIDDEN,
@@ -51,9 +51,9 @@ def shard_images(root: str, shards: Iterable[str], say: Say) -> list[Image]:
             path = f"{tar}/{name}"
             if _is_hidden(name):
                 passed.add(HIDDEN, path)
-            elif (match := NAME.fullmatch(name)) and f".{match[2].lower()}" in SUFFIXES:
+            elif (match := NAME.fullmatch(name)) and f".{match[2].lower()}" in IMAGE_SUFFIXES:
                 images.append(Image(without_odd(match[1]), escaped(path), 0, 0))
-            elif (ending := suffix(name)) in SUFFIXES:
+            elif (ending := suffix(name)) in IMAGE_SUFFIXES:
                 passed.add(DOTTED, path)
             elif ending not in OTHER_SUFFIXES:
                 asked.append((name, path))
@@ -68,7 +68,7 @@ def shard_images(root: str, shards: Iterable[str], say: Say) -> list[Image]:
     if not images:
         raise ManifestError(
             f"{', '.join(tars):.200}: no member is an image; expected KEY and one of "
-            f"{', '.join(sorted(SUFFIXES))}"
+            f"{', '.join(sorted(IMAGE_SUFFIXES))}"
         )
     return images
 

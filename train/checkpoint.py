@@ -16,9 +16,8 @@ from torch.optim import Optimizer
 
 from ..base.errors import ClipfeatError, UsageError
 from ..base.files import check_tensorfile, write_atomically
-from ..base.jsonio import parse_json
+from ..base.jsonio import field, parse_json
 from ..base.text import printable
-from .jsonfile import field
 from .records import ChannelStatistics, statistics_of
 from .run import BEFORE_LAST, LAST, VOCABULARY, RunManifest, find_best, read_manifest
 from .settings import settings_of

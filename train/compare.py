@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Float64, Int
 
 from ..base.errors import ClipfeatError, UsageError
-from .jsonfile import OF_RUN, field, read_json
+from ..base.jsonio import MAX_RUN_BYTES, field, read_json
 from .run import SCORES, RunManifest, flat_settings, read_manifest
 
 RESAMPLES, SEED = 2000, 0
@@ -108,7 +108,7 @@ def read_scored(run: Path) -> Scored:
     card, path = read_manifest(run), run / SCORES
     if not os.path.lexists(path):
         raise UsageError(f"{run} has no {SCORES}: its training is not done; type its command again")
-    record = read_json(path, OF_RUN, follow=False)
+    record = read_json(path, MAX_RUN_BYTES, follow=False)
     ids, images, scores = (field(record, key, list, path) for key in ("ids", "images", "scores"))
     if not all(type(value) in (int, str) for value in (*ids, *images)):
         raise ClipfeatError(f"{path}: ids and images must be numbers or texts")

@@ -18,6 +18,7 @@ from torch.optim import Optimizer
 from tqdm import tqdm
 
 from ..base.errors import ClipfeatError
+from ..base.jsonio import field, write_json
 from .batches import Numbers, cut, prefetch, split_microbatches
 from .checkpoint import (
     load_model,
@@ -28,7 +29,6 @@ from .checkpoint import (
     write_training,
 )
 from .devices import inference_errors, memory_errors, precision_errors, restored_random_state
-from .jsonfile import field, write_json
 from .log import LoopTimes, log_nothing, open_log
 from .pictures.curves import draw_curves
 from .run import (

@@ -11,10 +11,10 @@ from jaxtyping import Bool, Float, Float32, Int
 from torch import Tensor, nn
 
 from ..base.errors import ClipfeatError, UsageError
+from ..base.jsonio import field
 from ..featstore import FeatureStore
 from ..featstore.reading import BufferPool
 from .batches import READ_AHEAD
-from .jsonfile import field
 
 # Batches that are alive at once: those read ahead, the one being read, the one computed on, and
 # the last one, which Python lets go of when the next arrives.

@@ -38,10 +38,9 @@ from ..base.files import (
     sha256_file,
     try_lock,
 )
-from ..base.jsonio import parse_json
+from ..base.jsonio import MAX_RUN_BYTES, field, parse_json, read_json, write_json
 from ..base.text import printable
 from ..featstore import FeatureStore
-from .jsonfile import OF_RUN, field, read_json, write_json
 
 SETTINGS = "settings.json"
 VOCABULARY = "vocabulary.json"
@@ -190,7 +189,7 @@ def read_manifest(folder: Path) -> RunManifest:
         inside = sorted(path.parent.name for path in folder.glob(f"*/{SETTINGS}"))[:3]
         hint = f"; runs in it are {', '.join(inside)}" if inside else ""
         raise UsageError(f"{folder} is no run folder: it has no {SETTINGS}{printable(hint)}")
-    record = read_json(path, OF_RUN, follow=False)
+    record = read_json(path, MAX_RUN_BYTES, follow=False)
     if _is_deeper(record, DEEPEST):
         raise ClipfeatError(f"{path}: tables are nested more than {DEEPEST} deep")
     digests = field(record, "data_files", dict, path)

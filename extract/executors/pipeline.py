@@ -17,8 +17,8 @@ import torch
 
 from ...base.errors import ExtractError
 from ..backbones.tower import Backbone
-from ..pixels.decoding import Decoders, Decoding, Limits
-from ..pixels.device_decoding import complete
+from ..pixels.decoding import Decoders, Limits, PendingBatch
+from ..pixels.device_decoding import decode_on_device
 from ..pixels.images import Picture, load_picture
 from ..planning.plan import Job, ShardTask
 from .batches import Batch, Spent, Step, batches
@@ -55,7 +55,7 @@ def run_tasks(
         writer = BatchWriter(job, threads)
 
         def write(
-            batch: Batch, decoding: Decoding, pictures: list[Picture], computing: Computing,
+            batch: Batch, decoding: PendingBatch, pictures: list[Picture], computing: Computing,
             spent: Spent,
         ) -> Step:  # fmt: skip
             features, device = computing.result()
@@ -72,7 +72,9 @@ def run_tasks(
                 pixels = decoding.pixels
                 try:
                     if job.recipe.decoder == "torchvision":
-                        pictures, pixels = complete(pictures, pixels, job.recipe, backbone.device)
+                        pictures, pixels = decode_on_device(
+                            pictures, pixels, job.recipe, backbone.device
+                        )
                     computing = stream.compute(pixels)
                 except torch.OutOfMemoryError:
                     images = batch.rows * (job.recipe.views or 1)
@@ -95,12 +97,12 @@ def run_tasks(
             writer_thread.submit(writer.close).result()
 
 
-def _decoding(todo: Iterable[Batch], decoders: Decoders) -> Iterator[tuple[Batch, Decoding]]:
+def _decoding(todo: Iterable[Batch], decoders: Decoders) -> Iterator[tuple[Batch, PendingBatch]]:
     """Yield batches that are being decoded, AHEAD more of them begun already.
 
     A batch of fewer images than its pass has rows is padded with black ones.
     """
-    ahead: deque[tuple[Batch, Decoding]] = deque()
+    ahead: deque[tuple[Batch, PendingBatch]] = deque()
     for batch in todo:
         paths = [image.path for image in batch.images]
         ahead.append((batch, decoders.submit(paths, batch.rows, batch.task.picture_shape)))

@@ -1,11 +1,12 @@
-"""Processes that read, decode and resize images beside the device, into memory they share with it.
+"""Decoder processes: they read, decode and resize images into memory that they share with this one.
 
-A process apart survives what kills a decoder: a file that crashes the image library, or keeps it
-busy without end, costs its own record and a new process, not the run.
+They keep the run alive: a file that crashes the image library, or keeps it busy without end, costs
+its own record and a new process.
 """
 
 import contextlib
 import dataclasses
+import math
 import mmap
 import os
 import queue
@@ -29,7 +30,7 @@ from .images import MAX_PIXELS, Picture, not_as_planned
 CHUNK = 4  # images that a decoder takes at a time: few enough to share a batch among many
 TOO_SLOW = -signal.SIGPROF  # exit code of a decoder that has used up its time
 
-Load = Callable[[str], Picture]  # must travel to other processes: a partial of a module's function
+Load = Callable[[str], Picture]  # it is pickled: a partial of a module's function
 
 
 class Limits(NamedTuple):
@@ -40,9 +41,9 @@ class Limits(NamedTuple):
 
     @classmethod
     def of(cls, max_pixels: int, images: int) -> "Limits":
-        """Return limits that no sound picture of `images` files comes near.
+        """Return limits far above what any sound picture of `images` files needs.
 
-        The largest image that is allowed takes 8 bytes a pixel and its file beside them; in the
+        The largest image that is allowed takes 8 bytes a pixel and the memory of its file; in the
         slowest format it takes 20 seconds on an ordinary core (docs/recipes.md).
         """
         pixels = max(max_pixels, MAX_PIXELS)
@@ -58,26 +59,26 @@ class Chunk(NamedTuple):
 
 
 class Decoded(NamedTuple):
-    """What came of a chunk: pictures without pixels, which lie in the shared memory.
+    """The pictures of a chunk or a batch, without pixels: these are in the shared memory.
 
-    JPEG files that the device is to decode come in their pictures; their places hold anything.
+    JPEG files that the device is to decode come in their pictures; their pixels are undefined.
     """
 
     pictures: list[Picture]
-    seconds: float
+    seconds: float  # of the decoder processes, summed
 
 
 @dataclasses.dataclass(frozen=True)
-class Decoding:
-    """A batch in the making."""
+class PendingBatch:
+    """A batch that decoder processes are working on."""
 
     decoders: "Decoders"
     slot: int
-    pixels: np.ndarray  # (image, *shape) uint8: the slot itself, black where there is no picture
+    pixels: np.ndarray  # (image, *shape) uint8: the slot itself, black where a picture failed
     futures: tuple[Future[Decoded], ...]
 
     def result(self) -> Decoded:
-        """Wait for the pictures; those that are not ok stay black."""
+        """Wait for the pictures; `pixels` of those that are not ok, and of the padding, are black."""
         parts = [future.result() for future in self.futures]
         pictures = [picture for part in parts for picture in part.pictures]
         for position, picture in enumerate(pictures):
@@ -92,16 +93,16 @@ class Decoding:
 
 
 class Decoders:
-    """A pool of decoder processes that share `slots` pieces of `slot_bytes` with this one.
+    """A pool of decoder processes that share `slots` blocks of `slot_bytes` with this one.
 
-    A thread waits for each process: it knows which image its process died over.
+    A thread waits for each process, and knows at which image its process died.
     """
 
     def __init__(self, load: Load, processes: int, slots: int, slot_bytes: int, *, limits: Limits):
         self._slot_bytes = slot_bytes
         self.free = list(range(slots))
-        # Not multiprocessing's shared memory: /dev/shm has 64 MB in most containers, and what
-        # a killed run leaves there stays. A memfd is bound by memory alone and ends with us.
+        # Not multiprocessing's shared memory: /dev/shm has 64 MB in most containers, and what a
+        # killed run leaves there stays. A memfd is limited by memory alone and ends with us.
         self._descriptor = os.memfd_create("clipfeat")
         os.ftruncate(self._descriptor, slots * slot_bytes)
         mapped = mmap.mmap(self._descriptor, slots * slot_bytes)
@@ -120,38 +121,38 @@ class Decoders:
         self._threads.shutdown(cancel_futures=True)
         while not self._idle.empty():
             self._idle.get().end()
-        os.close(self._descriptor)  # the mapping goes with the last array that looks into it
+        os.close(self._descriptor)  # the mapping ends with the last array that uses it
 
-    def submit(self, paths: Sequence[str], images: int, shape: tuple[int, ...]) -> Decoding:
+    def submit(self, paths: Sequence[str], images: int, shape: tuple[int, ...]) -> PendingBatch:
         """Begin to decode `paths` into a free slot for `images` pictures of `shape`."""
         slot = self.free.pop()
-        start, each = slot * self._slot_bytes, int(np.prod(shape))
+        start, image_bytes = slot * self._slot_bytes, math.prod(shape)
         chunks = [
-            Chunk(tuple(paths[first : first + CHUNK]), start + first * each, shape)
+            Chunk(tuple(paths[first : first + CHUNK]), start + first * image_bytes, shape)
             for first in range(0, len(paths), CHUNK)
         ]
         futures = tuple(self._threads.submit(self._decode, chunk) for chunk in chunks)
-        pixels = self.memory[start : start + images * each].reshape(images, *shape)
-        return Decoding(self, slot, pixels, futures)
+        pixels = self.memory[start : start + images * image_bytes].reshape(images, *shape)
+        return PendingBatch(self, slot, pixels, futures)
 
     def _decode(self, chunk: Chunk) -> Decoded:
-        """Have idle processes decode a chunk: a new one goes on where one has died."""
+        """Have an idle process decode a chunk; where it dies, a new one continues."""
         pictures: list[Picture] = []
-        seconds, tried = 0.0, -1
+        seconds, retried = 0.0, -1
         while len(pictures) < len(chunk.paths):
             decoder = self._idle.get()
             try:
-                for picture, took in decoder.decode(chunk, len(pictures)):
+                for picture, elapsed in decoder.decode(chunk, len(pictures)):
                     pictures.append(picture)
-                    seconds += took
+                    seconds += elapsed
             except (EOFError, OSError):
                 code = decoder.end()
                 decoder = _Decoder(*self._shared)
-                # Memory may have been short for the moment: a second time, it is the file.
-                if code == TOO_SLOW or tried == len(pictures):
-                    pictures.append(Picture(Status.UNDECODABLE, self._why(code), 0, 0, ""))
+                # Memory may have been short for a moment; at the second death, the file is the cause.
+                if code == TOO_SLOW or retried == len(pictures):
+                    pictures.append(Picture(Status.UNDECODABLE, self._why(code)))
                 else:
-                    tried = len(pictures)
+                    retried = len(pictures)
             finally:
                 self._idle.put(decoder)
         return Decoded(pictures, seconds)
@@ -169,25 +170,25 @@ class _Decoder:
     """One decoder process: a fresh interpreter, which imports Pillow and numpy, and no torch."""
 
     def __init__(self, load: Load, memory: int, size: int, limits: Limits):
-        ours, theirs = socket.socketpair()
-        code = START.format(socket=theirs.fileno(), memory=memory, size=size)
-        # A group of its own: Ctrl-C is for us alone. It ends when our end of the socket does,
-        # however that comes about.
+        parent_end, child_end = socket.socketpair()
+        code = CHILD_CODE.format(socket=child_end.fileno(), memory=memory, size=size)
+        # In a process group of its own, so that Ctrl-C reaches this process alone. It ends when
+        # this end of the socket closes, whatever the cause.
         self._process = subprocess.Popen(
             [sys.executable, "-c", code],
-            pass_fds=(theirs.fileno(), memory),
+            pass_fds=(child_end.fileno(), memory),
             stdin=subprocess.DEVNULL,
             process_group=0,
             # numpy's algebra is not used, and would start a thread for each core.
             env={**os.environ, "OPENBLAS_NUM_THREADS": "1"},
         )
-        theirs.close()
-        self._connection = Connection(ours.detach())
+        child_end.close()
+        self._connection = Connection(parent_end.detach())
         self._connection.send(sys.path)
         self._connection.send((load, limits))
 
     def decode(self, chunk: Chunk, first: int) -> Iterator[tuple[Picture, float]]:
-        """Yield what comes of a chunk's images from `first` on, and the seconds it took.
+        """Yield the picture of each of a chunk's images from `first` on, and the seconds it took.
 
         Raises EOFError or OSError if the process dies.
         """
@@ -196,14 +197,14 @@ class _Decoder:
             yield self._connection.recv()
 
     def end(self) -> int:
-        """Let the process go; return its exit code."""
+        """End the process; return its exit code."""
         self._connection.close()
         return self._process.wait()
 
 
-# What a decoder process runs. Not multiprocessing's way, which imports the main module again: that
-# of a script may import torch, or start the extraction anew.
-START = (
+# What a decoder process runs. multiprocessing would import the main module again: that of a script
+# may import torch, or start the extraction again.
+CHILD_CODE = (
     "import sys; from multiprocessing.connection import Connection; "
     "connection = Connection({socket}); sys.path[:] = connection.recv(); "
     "from clipfeat.extract.pixels.decoding import serve; serve(connection, {memory}, {size})"
@@ -211,25 +212,29 @@ START = (
 
 
 def serve(connection: Connection, memory: int, size: int) -> None:
-    """Decode chunks into `size` bytes of the shared memory until the other side is gone."""
+    """Decode chunks into `size` bytes of the shared memory until the parent has closed its end."""
     mapped = mmap.mmap(memory, size)
+    with contextlib.suppress(ImportError):  # an older Pillow without AVIF, or none: `load` says so
+        from PIL import AvifImagePlugin
+
+        AvifImagePlugin.DEFAULT_MAX_THREADS = 1  # there is a process for each core
     with contextlib.suppress(EOFError, OSError):
         load, limits = connection.recv()
         _limit_memory(limits.memory)
         signal.signal(signal.SIGPROF, signal.SIG_DFL)  # the timer ends the process
         while True:
             chunk, first = connection.recv()
-            places = np.ndarray((len(chunk.paths), *chunk.shape), np.uint8, mapped, chunk.offset)
-            for path, place in zip(chunk.paths[first:], places[first:], strict=True):
+            pixels = np.ndarray((len(chunk.paths), *chunk.shape), np.uint8, mapped, chunk.offset)
+            for path, target in zip(chunk.paths[first:], pixels[first:], strict=True):
                 started = time.perf_counter()
                 signal.setitimer(signal.ITIMER_PROF, limits.seconds)
-                picture = _placed(load(path), place)
+                picture = _copied(load(path), target)
                 signal.setitimer(signal.ITIMER_PROF, 0)
                 connection.send((picture, time.perf_counter() - started))
 
 
 def _limit_memory(memory: int) -> None:
-    """Let this process have so many bytes more of its own; what it shares does not count."""
+    """Let this process take `memory` bytes more than it has; what it shares does not count."""
     try:
         pages = int(Path("/proc/self/statm").read_text().split()[5])  # data and stack
     except OSError:
@@ -240,11 +245,11 @@ def _limit_memory(memory: int) -> None:
         resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
 
 
-def _placed(picture: Picture, place: np.ndarray) -> Picture:
-    """Return the picture without its pixels, which now lie in `place`, or why they do not fit."""
+def _copied(picture: Picture, target: np.ndarray) -> Picture:
+    """Copy a picture's pixels into `target`; return it without them, or why they do not fit."""
     if picture.pixels is None:
         return picture
-    if picture.pixels.shape != place.shape:
+    if picture.pixels.shape != target.shape:
         return not_as_planned(picture)
-    place[:] = picture.pixels
+    target[:] = picture.pixels
     return dataclasses.replace(picture, pixels=None)

@@ -1,11 +1,13 @@
-"""The steps of a recipe on an image that Pillow has decoded."""
+"""One image file to the pixels that enter the backbone, or the reason why it gives none.
 
-import contextlib
-import dataclasses
+`load_picture` runs in decoder processes (decoding.py): this module imports Pillow when the first
+image comes, and never torch.
+"""
+
 import hashlib
 import io
-import threading
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -14,7 +16,7 @@ from ...base.errors import UsageError
 from ...featstore import Status
 from ...featstore.geometry import RGB, Crop, Pad
 from ...manifests import ManifestError, read_content, view_files
-from ...manifests.headers import FORMATS, PNG, pillow
+from ...manifests.headers import FORMATS, PNG, pillow, pillow_for_any_file
 from ...manifests.manifest import MAX_SIDE
 from ..planning.recipe import Recipe
 from .inspection import (
@@ -36,16 +38,205 @@ from .inspection import (
 MAX_PIXELS = 178_956_970
 # A side of one pixel is what tracking pixels and failed downloads look like, not a picture.
 MIN_SIDE = 2
+MAX_REASON = 200  # characters of a text from elsewhere
+# While these are decoded, several copies of the image are in memory: 16 to 20 bytes a pixel, where
+# other formats take 4. So the limit on pixels is a fourth.
+SEVERAL_COPIES = ("WEBP", "JPEG2000", "AVIF")
 PREMULTIPLIED = {"LA": "La", "RGBA": "RGBa"}  # modes in which Pillow resizes images with alpha
 
+CHUNK_HEAD, CHUNK_END = 8, 4  # bytes of a PNG file's chunk before and behind its data
+ANCILLARY = 0x20  # the bit of a chunk's first letter that says it holds no pixel (PNG, 5.4)
+TRANSPARENCY = b"tRNS"  # of the ancillary chunks, the one that decides pixels
 
-def size_problem(recipe: Recipe, width: int, height: int) -> tuple[Status, str] | None:
-    """Return status and reason of an image of which a step would make nothing, or too much."""
+NO_MEMORY = "decoding it takes more memory than a decoder may have"
+
+
+@dataclass(frozen=True)
+class Picture:
+    """What came of one image file; `pixels` and `jpeg` are None unless `status` is ok."""
+
+    status: Status
+    reason: str  # why there are no pixels; of an ok picture, what is odd about it
+    width: int = 0  # pixels of the file's image, 0 where unknown
+    height: int = 0
+    sha256: str = ""  # of the file's bytes, "" where they could not be read
+    pixels: np.ndarray | None = None  # ([view,] height, width, 3) uint8 RGB, as the recipe sizes it
+    jpeg: bytes | None = None  # in place of pixels: the file, which the device is to decode
+
+
+def load_picture(
+    path: str,
+    root: str,
+    recipe: Recipe,
+    *,
+    max_pixels: int = MAX_PIXELS,
+    accept_truncated: bool = False,
+) -> Picture:
+    """Return the picture in the file `path` under `root`, never raising for what it holds.
+
+    An image of more than `max_pixels` is refused before it is decoded (of fewer, where a format
+    takes more memory a pixel), and so is one that a step would enlarge to more than MAX_PIXELS.
+    With `accept_truncated`, a file that is cut off or damaged gives what can be decoded of it, with
+    a remark. If the recipe's decoder is torchvision, a plain JPEG file comes as it is, checked but
+    not decoded; Pillow decodes all others. For a recipe of views, `path` is the folder of a
+    viewpoint.
+    """
+    try:
+        paths = [path] if recipe.views is None else view_files(root, path)
+        contents = [read_content(root, path) for path in paths]
+    except FileNotFoundError:
+        return Picture(Status.MISSING, "no such file")
+    except OSError as error:
+        reason = f"cannot read the file: {error.strerror or error}"
+        return Picture(Status.FAILED, reason[:MAX_REASON])
+    except ManifestError as error:
+        return Picture(Status.UNSUPPORTED, str(error))
+    except UsageError as error:  # a package that this machine lacks, of several
+        return Picture(Status.FAILED, str(error)[:MAX_REASON])
+    except MemoryError:
+        return Picture(Status.TOO_LARGE, NO_MEMORY)
+    sha256 = hashlib.sha256()
+    for content in contents:
+        sha256.update(content)
+    pictures: list[Picture] = []
+    for view, content in enumerate(contents):
+        picture = decode(content, recipe, max_pixels=max_pixels, accept_truncated=accept_truncated)
+        picture = replace(picture, sha256=sha256.hexdigest())
+        if recipe.views is None:
+            return picture
+        if picture.reason:
+            picture = replace(picture, reason=f"view {view}: {picture.reason}")
+        if picture.pixels is None:
+            return picture
+        pictures.append(picture)
+    return _stacked(pictures)
+
+
+def _stacked(views: list[Picture]) -> Picture:
+    """Return the pictures of one record as one, in their order."""
+    pixels = [picture.pixels for picture in views if picture.pixels is not None]
+    (height, width, _) = pixels[0].shape
+    for view, each in enumerate(pixels):
+        if each.shape != pixels[0].shape:
+            reason = (
+                f"view {view} has {each.shape[1]}x{each.shape[0]} pixels for the backbone, "
+                f"view 0 has {width}x{height}; all views must have one size"
+            )
+            return replace(views[view], status=Status.UNSUPPORTED, reason=reason, pixels=None)
+    reason = "; ".join(picture.reason for picture in views if picture.reason)
+    return replace(views[0], reason=reason[:MAX_REASON], pixels=np.stack(pixels))
+
+
+def decode(
+    content: bytes,
+    recipe: Recipe,
+    *,
+    max_pixels: int = MAX_PIXELS,
+    accept_truncated: bool = False,
+) -> Picture:
+    """Return the picture in the bytes of an image file, without their sha256."""
+    if not content:
+        return Picture(Status.UNDECODABLE, "the file is empty")
+    with pillow_for_any_file():
+        strict = _decode(content, recipe, max_pixels)
+        if strict.status != Status.UNDECODABLE:
+            return strict
+        if (bare := _without_side_chunks(content)) is not None:
+            picture = _decode(bare, recipe, max_pixels)
+            if picture.status != Status.UNDECODABLE:
+                return _remarked(picture, SIDE_CHUNK)
+            strict, content = picture, bare
+    if not accept_truncated or not strict.width:
+        return strict
+    with pillow_for_any_file(accept_truncated=True):
+        picture = _decode(content, recipe, max_pixels)
+    if picture.status != Status.OK:
+        return strict
+    # Pillow raises OSError in both cases; only its text tells them apart.
+    return _remarked(picture, CUT_OFF if "truncated" in strict.reason.lower() else DAMAGED)
+
+
+def _decode(content: bytes, recipe: Recipe, max_pixels: int) -> Picture:
+    width = height = 0
+    try:
+        with pillow().open(io.BytesIO(content), formats=FORMATS) as image:
+            width, height = image.size
+            refused = _too_large(image, content, max_pixels) or resize_problem(recipe, *image.size)
+            if refused:
+                if max(width, height) > MAX_SIDE:
+                    width = height = 0
+                return Picture(*refused, width, height)
+            if recipe.decoder == "torchvision" and is_for_device(image, content, recipe):
+                return Picture(Status.OK, "; ".join(remarks(image)), width, height, jpeg=content)
+            notes = [SEVERAL_FRAMES] if getattr(image, "is_animated", False) else []
+            ended = lacks_strips(image)
+            image.load()
+            if image.size != (width, height):  # of a file made to deceive: a GIF's frame can
+                reason = f"its header says {width}x{height}, its image is {image.size}"
+                return Picture(Status.UNDECODABLE, reason, width, height)
+            notes += remarks(image)
+            if ended or ends_early(image, content):
+                notes.append(ENDED)
+            pixels = resized(image, recipe)
+    except MemoryError:
+        return Picture(Status.TOO_LARGE, NO_MEMORY, width, height)
+    # Pillow's parsers raise whatever broken bytes lead them to: a fact about the file.
+    except Exception as error:
+        reason = str(error) if width else why_unreadable(content)
+        return Picture(Status.UNDECODABLE, reason[:MAX_REASON], width, height)
+    return Picture(Status.OK, "; ".join(notes), width, height, pixels=pixels)
+
+
+def _remarked(picture: Picture, remark: str) -> Picture:
+    """Return the picture with a remark before the others; as it is where it has no pixels."""
+    if picture.status != Status.OK:
+        return picture
+    others = [text for text in picture.reason.split("; ") if text not in ("", ENDED)]
+    return replace(picture, reason="; ".join([remark, *others]))
+
+
+def _without_side_chunks(content: bytes) -> bytes | None:
+    """Return a PNG file without texts, profiles and the like; None where there is none of them.
+
+    Such chunks may be damaged, or longer than Pillow reads, in a file whose pixels are sound.
+    Critical chunks stay as they are, and so do bytes at the end that form no chunk.
+    """
+    if not content.startswith(PNG):
+        return None
+    kept, start = [PNG], len(PNG)
+    while start + CHUNK_HEAD <= len(content):
+        length = int.from_bytes(content[start : start + 4], "big")
+        name = content[start + 4 : start + CHUNK_HEAD]
+        end = start + CHUNK_HEAD + length + CHUNK_END
+        if name == TRANSPARENCY or not name[0] & ANCILLARY:
+            kept.append(content[start:end])
+        start = end
+    bare = b"".join(kept)
+    return bare if len(bare) < len(content) else None
+
+
+def _too_large(image: Any, content: bytes, max_pixels: int) -> tuple[Status, str] | None:
+    """Return status and reason of an image with more pixels than its format may have."""
+    width, height = image.size
+    kind, share = image.format, 1
+    if kind in SEVERAL_COPIES:
+        share = 4
+    elif kind in JPEGS and width * height > max_pixels // 2 and not is_sequential(content):
+        kind, share = "progressive JPEG", 2  # 7 to 10 bytes a pixel
+    limit = max_pixels // share
+    if width * height <= limit:
+        return None
+    why = f", 1/{share} of the limit: {kind} takes more memory a pixel" if share > 1 else ""
+    return Status.TOO_LARGE, f"{width}x{height} is more than {limit:,} pixels{why}"
+
+
+def resize_problem(recipe: Recipe, width: int, height: int) -> tuple[Status, str] | None:
+    """Return status and reason of an image of which a step would leave nothing, or too much."""
     if min(width, height) < MIN_SIDE:
         reason = f"{width}x{height}: a side is shorter than {MIN_SIDE} pixels"
         return Status.UNSUPPORTED, reason
-    before = (width, height)
-    for step, (wide, high) in zip(recipe.steps, recipe.sizes(width, height), strict=False):
+    sizes = [(width, height), *recipe.sizes(width, height)]
+    for step, (before, (wide, high)) in zip(recipe.steps, pairwise(sizes), strict=False):
         if min(wide, high) < 1 or wide * high > MAX_PIXELS:
             return Status.UNSUPPORTED, f"{width}x{height} would be resized to {wide}x{high}"
         if isinstance(step, Crop):
@@ -55,7 +246,6 @@ def size_problem(recipe: Recipe, width: int, height: int) -> tuple[Status, str] 
         elif not isinstance(step, RGB | Pad) and wide * before[1] > MAX_PIXELS:
             reason = f"{width}x{height} would be {wide}x{before[1]} on the way to {wide}x{high}"
             return Status.UNSUPPORTED, reason
-        before = (wide, high)
     return None
 
 
@@ -65,7 +255,7 @@ def resized(image: Any, recipe: Recipe) -> np.ndarray:
     Each step works in the mode that the image has by then. Stock CLIP converts to RGB last; so
     do most recipes, since for palette and CMYK images the order changes the pixels.
     """
-    resample = {"bicubic": pillow().Resampling.BICUBIC, "bilinear": pillow().Resampling.BILINEAR}
+    resample = pillow().Resampling[recipe.interpolation.upper()]
     for step in recipe.steps:
         width, height = step.size(image.size)
         if isinstance(step, RGB):
@@ -77,7 +267,7 @@ def resized(image: Any, recipe: Recipe) -> np.ndarray:
             left, top = step.corner(image.size)
             image = image.crop((-left, -top, width - left, height - top))
         else:
-            image = _resize(image, (width, height), resample[recipe.interpolation])
+            image = _resize(image, (width, height), resample)
     return np.asarray(image)
 
 
@@ -99,196 +289,6 @@ def _resize(image: Any, size: tuple[int, int], resample: Any) -> Any:
     return image
 
 
-# Of these, whole images are in memory several times over while they are decoded: 16 to 20 bytes
-# a pixel, where others take 4. So the limit on pixels is a fourth.
-WHOLE = ("WEBP", "JPEG2000", "AVIF")
-
-CHUNK_HEAD, CHUNK_END = 8, 4  # bytes of a PNG file's chunk before and behind its data
-SIDE = 0x20  # the bit of a chunk's first letter that says it holds no pixel (PNG, 5.4)
-TRANSPARENCY = b"tRNS"  # of the side chunks, the one that decides pixels: a transparent colour
-
-NO_MEMORY = "decoding it takes more memory than a decoder may have"
-TRUNCATED = threading.Lock()  # held while Pillow's only switch for broken files is on
-
-
-@dataclass(frozen=True)
-class Picture:
-    """What came of one image file; `pixels` and `jpeg` are None unless `status` is ok."""
-
-    status: Status
-    reason: str  # why there are no pixels; of an ok picture, what is odd about it
-    width: int  # pixels of the file's image, 0 where unknown
-    height: int
-    sha256: str  # of the file's bytes, "" where they could not be read
-    pixels: np.ndarray | None = None  # ([view,] height, width, 3) uint8 RGB, as the recipe sizes it
-    jpeg: bytes | None = None  # in place of pixels: the file, which the device is to decode
-
-
-def load_picture(
-    path: str,
-    root: str,
-    recipe: Recipe,
-    *,
-    max_pixels: int = MAX_PIXELS,
-    accept_truncated: bool = False,
-) -> Picture:
-    """Return the picture in the file `path` under `root`, never raising for what it holds.
-
-    An image of more than `max_pixels` is refused before it is decoded (of less, where a
-    format takes more memory a pixel), and so is one that a step would blow up to more than
-    MAX_PIXELS. With `accept_truncated` a file that is cut off or damaged gives what there is of
-    it, and says so. If the recipe's decoder is torchvision, a plain JPEG file comes as it is,
-    checked but not decoded; all others are for Pillow. For a recipe of views, `path` is the
-    folder of a viewpoint.
-    """
-    try:
-        paths = [path] if recipe.views is None else view_files(root, path)
-        contents = [read_content(root, path) for path in paths]
-    except FileNotFoundError:
-        return Picture(Status.MISSING, "no such file", 0, 0, "")
-    except OSError as error:
-        reason = f"cannot read the file: {error.strerror or error}"
-        return Picture(Status.FAILED, reason[:200], 0, 0, "")
-    except ManifestError as error:
-        return Picture(Status.UNSUPPORTED, str(error), 0, 0, "")
-    except UsageError as error:  # a package that this machine lacks, of several
-        return Picture(Status.FAILED, str(error)[:200], 0, 0, "")
-    except MemoryError:
-        return Picture(Status.TOO_LARGE, NO_MEMORY, 0, 0, "")
-    sha256 = hashlib.sha256()
-    for content in contents:
-        sha256.update(content)
-    pictures = []
-    for view, content in enumerate(contents):
-        picture = decode(content, recipe, max_pixels=max_pixels, accept_truncated=accept_truncated)
-        picture = dataclasses.replace(picture, sha256=sha256.hexdigest())
-        if recipe.views is None:
-            return picture
-        if picture.reason:
-            picture = dataclasses.replace(picture, reason=f"view {view}: {picture.reason}")
-        if picture.pixels is None:
-            return picture
-        pictures.append(picture)
-    return _together(pictures)
-
-
-def _together(views: list[Picture]) -> Picture:
-    """Return the pictures of one record as one, in their order."""
-    shapes = [picture.pixels.shape for picture in views if picture.pixels is not None]
-    odd = next((k for k, shape in enumerate(shapes) if shape != shapes[0]), None)
-    if odd is not None:
-        (height, width, _), (other_height, other_width, _) = shapes[0], shapes[odd]
-        reason = (
-            f"view {odd} has {other_width}x{other_height} pixels for the backbone, "
-            f"view 0 has {width}x{height}; all views must have one size"
-        )
-        return dataclasses.replace(
-            views[odd], status=Status.UNSUPPORTED, reason=reason, pixels=None
-        )
-    reason = "; ".join(picture.reason for picture in views if picture.reason)
-    pixels = np.stack([picture.pixels for picture in views if picture.pixels is not None])
-    return dataclasses.replace(views[0], reason=reason[:200], pixels=pixels)
-
-
-def decode(
-    content: bytes,
-    recipe: Recipe,
-    *,
-    max_pixels: int = MAX_PIXELS,
-    accept_truncated: bool = False,
-) -> Picture:
-    """Return the picture in the bytes of an image file, without their sha256."""
-    if not content:
-        return Picture(Status.UNDECODABLE, "the file is empty", 0, 0, "")
-    # Pillow's switch for broken files is the whole process's: nobody else may decode while it
-    # is on. Decoders are processes of their own, so nobody waits.
-    with TRUNCATED if accept_truncated else contextlib.nullcontext():
-        strict = _decode(content, recipe, max_pixels)
-        if strict.status != Status.UNDECODABLE:
-            return strict
-        if (bare := _without_side_chunks(content)) is not None:
-            picture = _decode(bare, recipe, max_pixels)
-            if picture.status != Status.UNDECODABLE:
-                return _remarked(picture, SIDE_CHUNK)
-            strict, content = picture, bare
-        if not accept_truncated or not strict.width:
-            return strict
-        picture = _decode_broken(content, recipe, max_pixels)
-    if picture.status != Status.OK:
-        return strict
-    return _remarked(picture, CUT_OFF if "truncated" in strict.reason.lower() else DAMAGED)
-
-
-def _without_side_chunks(content: bytes) -> bytes | None:
-    """Return a PNG file without texts, profiles and the like; None where nothing can be left out.
-
-    Such chunks may be damaged, or longer than Pillow reads, in a file whose pixels are sound.
-    Critical chunks stay as they are, and so does a rest that is no chunk.
-    """
-    if not content.startswith(PNG):
-        return None
-    kept, at = [PNG], len(PNG)
-    while at + CHUNK_HEAD <= len(content):
-        length = int.from_bytes(content[at : at + 4], "big")
-        name = content[at + 4 : at + CHUNK_HEAD]
-        behind = at + CHUNK_HEAD + length + CHUNK_END
-        if name == TRANSPARENCY or not name[0] & SIDE:
-            kept.append(content[at:behind])
-        at = behind
-    left = b"".join(kept)
-    return left if len(left) < len(content) else None
-
-
-def _decode_broken(content: bytes, recipe: Recipe, max_pixels: int) -> Picture:
-    from PIL import ImageFile
-
-    ImageFile.LOAD_TRUNCATED_IMAGES = True
-    try:
-        return _decode(content, recipe, max_pixels)
-    finally:
-        ImageFile.LOAD_TRUNCATED_IMAGES = False
-
-
-def _remarked(picture: Picture, remark: str) -> Picture:
-    """Return the picture, if it is one, with a remark before the others."""
-    if picture.status != Status.OK:
-        return picture
-    others = [text for text in picture.reason.split("; ") if text not in ("", ENDED)]
-    return dataclasses.replace(picture, reason="; ".join([remark, *others]))
-
-
-def _decode(content: bytes, recipe: Recipe, max_pixels: int) -> Picture:
-    width = height = 0
-    try:
-        with pillow().open(io.BytesIO(content), formats=FORMATS) as image:
-            width, height = image.size
-            refused = _too_large(image, content, max_pixels) or size_problem(recipe, *image.size)
-            if refused:
-                if max(width, height) > MAX_SIDE:
-                    width = height = 0
-                return Picture(*refused, width, height, "")
-            if recipe.decoder == "torchvision" and is_for_device(image, content, recipe):
-                remark = "; ".join(remarks(image))
-                return Picture(Status.OK, remark, width, height, "", jpeg=content)
-            said = [SEVERAL_FRAMES] if getattr(image, "is_animated", False) else []
-            ended = lacks_strips(image)
-            image.load()
-            if image.size != (width, height):  # of a file made to deceive: a GIF's frame can
-                reason = f"its header says {width}x{height}, its image is {image.size}"
-                return Picture(Status.UNDECODABLE, reason, width, height, "")
-            said += remarks(image)
-            if ended or ends_early(image, content):
-                said.append(ENDED)
-            pixels = resized(image, recipe)
-    except MemoryError:
-        return Picture(Status.TOO_LARGE, NO_MEMORY, width, height, "")
-    # Pillow's parsers raise whatever broken bytes lead them to: a fact about the file.
-    except Exception as error:
-        what = f"{error}" if width else why_unreadable(content)
-        return Picture(Status.UNDECODABLE, what[:200], width, height, "")
-    return Picture(Status.OK, "; ".join(said), width, height, "", pixels)
-
-
 def not_as_planned(picture: Picture) -> Picture:
     """Return a picture without its pixels, which do not fit the grid that was planned."""
     reason = (
@@ -296,19 +296,4 @@ def not_as_planned(picture: Picture) -> Picture:
         f"another grid than was planned; make the manifest again: it takes the sizes of the "
         f"headers (under a URL, leave the sizes out of the list)"
     )
-    return dataclasses.replace(picture, status=Status.FAILED, reason=reason, pixels=None)
-
-
-def _too_large(image: Any, content: bytes, max_pixels: int) -> tuple[Status, str] | None:
-    """Return status and reason of an image with more pixels than its format may have."""
-    width, height = image.size
-    kind, share = image.format, 1
-    if kind in WHOLE:
-        share = 4
-    elif kind in JPEGS and width * height > max_pixels // 2 and not is_sequential(content):
-        kind, share = "progressive JPEG", 2  # 7 to 10 bytes a pixel
-    limit = max_pixels // share
-    if width * height <= limit:
-        return None
-    why = f", 1/{share} of the limit: {kind} takes more memory a pixel" if share > 1 else ""
-    return Status.TOO_LARGE, f"{width}x{height} is more than {limit:,} pixels{why}"
+    return replace(picture, status=Status.FAILED, reason=reason, pixels=None)

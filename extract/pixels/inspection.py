@@ -1,4 +1,8 @@
-"""Which JPEG files the device decodes: plain ones, in which every decoder reads the same image."""
+"""What the bytes of an image file say: may a device decode it, what is odd, why is it unreadable.
+
+Three parts: the segments of JPEG files (ITU-T T.81), the remarks on images that Pillow has opened,
+and the reasons for files that it does not open.
+"""
 
 import io
 import re
@@ -16,13 +20,13 @@ ASIDE = {*range(0xE0, 0xF0), COMMENT}  # EXIF, colour profiles: nothing of the i
 # (horizontal, vertical) of the luma where each chroma has (1, 1): 4:4:4, 4:2:2, 4:4:0, 4:2:0.
 SAMPLINGS = {(1, 1), (2, 1), (1, 2), (2, 2)}
 YCBCR = 1  # what an Adobe segment calls it; 0 would be RGB
-MAX_BYTES = 1 << 24  # of a file: a few batches of them are in memory
+MAX_BYTES = 1 << 24  # of a file that the device decodes: a few batches of them are in memory
 # With about 45, a GPU's antialiased bicubic resize needs more shared memory than there is.
 MAX_SHRINK = 32
 MAX_SEGMENTS = 1000  # colour profile and EXIF may have some hundred
 BEHIND_CODES = re.compile(rb"\xff[^\x00]")  # within codes, a zero follows each byte of ones
 BEHIND_SCAN = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")  # restarts belong to a scan
-# Codes of whatever meaning, for the scan that is being read and for any restart interval to come.
+# Codes without meaning, for the scan that is being read and for any restart interval that follows.
 NOISE = bytes(89 * k % 251 for k in range(1, 512))
 PADDING = NOISE + b"".join(bytes((0xFF, restart)) + NOISE for restart in range(0xD0, 0xD8))
 
@@ -41,31 +45,32 @@ def is_for_device(image: Any, content: bytes, recipe: Recipe) -> bool:
 
 
 def is_plain(content: bytes) -> bool:
-    """Return whether a JPEG file is one that decoders cannot understand differently.
+    """Return whether a JPEG file is one that all decoders read in the same way.
 
-    It is one frame of 8 bits, baseline in one scan or progressive, gray or YCbCr in one of the
+    It has one frame of 8 bits, baseline in one scan or progressive, gray or YCbCr in one of the
     usual samplings; its segments follow one another without a gap, and the marker of the end is
-    the file's last two bytes. Restart intervals are not plain: with them decoders go on behind
-    damage, each in its own way. Only markers are looked at: damage within the codes stays unseen.
+    the file's last two bytes. Files with restart intervals are excluded: after damage, decoders
+    resume at the next interval, each in its own way. Only markers are read: damage within the
+    codes stays undetected.
     """
     try:
         segments = list(islice(_segments(content), MAX_SEGMENTS + 1))
     except (IndexError, ValueError):  # cut off, or no marker where one must be
         return False
     markers = [marker for marker, _ in segments]
-    frames = [at for at, marker in enumerate(markers) if marker in (BASELINE, PROGRESSIVE)]
+    frames = [place for place, marker in enumerate(markers) if marker in (BASELINE, PROGRESSIVE)]
     known = {BASELINE, PROGRESSIVE, HUFFMAN, QUANTISATION, SCAN, *ASIDE}
     if len(segments) > MAX_SEGMENTS or len(frames) != 1:
         return False
     if not {HUFFMAN, QUANTISATION, SCAN} <= set(markers) <= known:
         return False
-    frame, first_scan = frames[0], markers.index(SCAN)
+    (frame,), first_scan = frames, markers.index(SCAN)
     if frame > first_scan or not _is_plain_frame(segments[frame][1]):
         return False
     components = segments[frame][1][5]
     if markers[frame] == BASELINE:
-        scanned = segments[first_scan][1][:1]
-        if markers.count(SCAN) != 1 or scanned != bytes((components,)):
+        in_scan = segments[first_scan][1][:1]
+        if markers.count(SCAN) != 1 or in_scan != bytes((components,)):
             return False
     adobe = [body for marker, body in segments if marker == ADOBE and body.startswith(b"Adobe")]
     return components == 1 or all(body[11:] == bytes((YCBCR,)) for body in adobe)
@@ -84,15 +89,15 @@ def is_sequential(content: bytes) -> bool:
 def padded(content: bytes) -> bytes:
     """Return a JPEG file with codes added behind those of its first scan.
 
-    They change nothing in an image whose codes are all there, since nobody reads them; else they
-    become pixels where the decoder would fill. Files that are not understood come as they are.
+    They change nothing in an image whose codes are complete, since no decoder reads them; otherwise
+    they become pixels where the decoder would fill. Other files are returned unchanged.
     """
     scan = _first_scan(content)
     if scan is None or scan.frame not in (BASELINE, EXTENDED, PROGRESSIVE):
         return content
-    end = BEHIND_SCAN.search(content, scan.codes)
-    at = end.start() if end else len(content)
-    return content[:at] + PADDING + content[at:]
+    marker = BEHIND_SCAN.search(content, scan.start)
+    end = marker.start() if marker else len(content)
+    return content[:end] + PADDING + content[end:]
 
 
 def _is_plain_frame(body: bytes) -> bool:
@@ -100,7 +105,7 @@ def _is_plain_frame(body: bytes) -> bool:
     if len(body) < 6 or len(body) != 6 + 3 * body[5] or body[0] != 8:
         return False
     names = list(body[6::3])
-    samplings = [(both >> 4, both & 15) for both in body[7::3]]
+    samplings = [(factors >> 4, factors & 15) for factors in body[7::3]]
     if len(names) == 1:
         return samplings == [(1, 1)]
     # Components that are called R, G and B instead are RGB to libjpeg.
@@ -112,17 +117,17 @@ class _Scan(NamedTuple):
 
     frame: int  # its marker
     is_whole: bool  # whether it has all components of the frame
-    codes: int  # where in the file they begin
+    start: int  # of its codes: their offset in the file
 
 
 def _first_scan(content: bytes) -> _Scan | None:
-    """Return the first scan of a JPEG file, None where no row of segments leads to one."""
-    at, frame, components = 2, 0, 0
+    """Return the first scan of a JPEG file, None where a sequence of segments leads to none."""
+    offset, frame, components = 2, 0, 0
     try:
         for marker, body in islice(_segments(content), MAX_SEGMENTS):
-            at += 4 + len(body)
+            offset += 4 + len(body)
             if marker == SCAN:
-                return _Scan(frame, body[0] == components, at)
+                return _Scan(frame, body[0] == components, offset)
             if marker in FRAMES:
                 frame, components = marker, body[5]
     except (IndexError, ValueError):
@@ -133,25 +138,25 @@ def _first_scan(content: bytes) -> _Scan | None:
 def _segments(content: bytes) -> Iterator[tuple[int, bytes]]:
     """Yield marker and body of each segment between start and end, without the scans' codes.
 
-    Raises ValueError or IndexError where the file is not a row of segments up to its last byte.
+    Raises ValueError or IndexError where the file is not a sequence of segments to its last byte.
     """
     if content[:2] != bytes((0xFF, START)):
         raise ValueError
-    at = 2
-    while content[at : at + 2] != bytes((0xFF, END)):
-        marker = content[at + 1]
-        length = int.from_bytes(content[at + 2 : at + 4], "big")
-        behind = at + 2 + length
-        if content[at] != 0xFF or length < 2 or behind > len(content):
+    offset = 2
+    while content[offset : offset + 2] != bytes((0xFF, END)):
+        marker = content[offset + 1]
+        length = int.from_bytes(content[offset + 2 : offset + 4], "big")
+        end = offset + 2 + length
+        if content[offset] != 0xFF or length < 2 or end > len(content):
             raise ValueError
-        yield marker, content[at + 4 : behind]
-        at = behind
+        yield marker, content[offset + 4 : end]
+        offset = end
         if marker == SCAN:
-            found = BEHIND_CODES.search(content, behind)
-            if found is None:
+            next_marker = BEHIND_CODES.search(content, end)
+            if next_marker is None:
                 raise ValueError
-            at = found.start()
-    if at + 2 != len(content):
+            offset = next_marker.start()
+    if offset + 2 != len(content):
         raise ValueError
 
 
@@ -166,14 +171,14 @@ CUT_OFF = "the file is cut off: what is missing of the image is as Pillow fills 
 DAMAGED = "the file is damaged: what cannot be read of the image is as Pillow fills it"
 
 ORIENTATION, UPRIGHT = 0x0112, 1  # EXIF's tag, and its value for "as it is"
-KEYED = ("1", "L", "RGB", "P")  # modes in which a colour of its own may mean transparent
+KEYED = ("1", "L", "RGB", "P")  # modes in which one colour may stand for transparency
 JPEGS = ("JPEG", "MPO")
-# JPEG's coefficients are 0 where there is none, which is gray; in CMYK, Pillow inverts it.
+# A decoder takes missing coefficients of a JPEG for 0, which is gray; in CMYK, Pillow inverts it.
 JPEG_FILL = {127, 128}
 
 
 def remarks(image: Any) -> Iterator[str]:
-    """Yield what is odd about an image by its header, or, once it is loaded, by its pixels."""
+    """Yield what is odd about an image, by its header and, once it is loaded, by its pixels."""
     if _orientation(image) != UPRIGHT:
         yield TURNED
     if image.mode in ("I", "F") or image.mode.startswith("I;"):
@@ -192,7 +197,7 @@ def _orientation(image: Any) -> Any:
 
 
 def _is_transparent(image: Any) -> bool:
-    """Return whether a pixel is not wholly opaque: many files have an alpha channel for nothing."""
+    """Return whether a pixel is not opaque: many files have an alpha channel that says nothing."""
     if "A" in image.getbands() and image.mode != "LAB":  # whose A is a colour
         alpha = image.getchannel("A")
     elif image.mode in KEYED and "transparency" in image.info:
@@ -205,7 +210,7 @@ def _is_transparent(image: Any) -> bool:
 def lacks_strips(image: Any) -> bool:
     """Return whether a TIFF file, which is not loaded yet, lists too few parts to fill its image.
 
-    Pillow leaves the rest black, and says nothing. Planes of colour lie over each other.
+    Pillow leaves the rest black without an error. Planes of colour share one area.
     """
     if image.format != "TIFF":
         return False
@@ -215,10 +220,10 @@ def lacks_strips(image: Any) -> bool:
 
 
 def ends_early(image: Any, content: bytes) -> bool:
-    """Return whether the data of a loaded image ended before its last pixel, unsaid by Pillow.
+    """Return whether the data of a loaded image ended before its last pixel, without an error.
 
-    Its libraries fill up with gray (JPEG) or leave zeros. Only where the last pixel looks like
-    that is the image decoded once more, in a way that makes fill come out as something else.
+    The libraries fill the rest with gray (JPEG) or leave zeros. Only where the last pixel looks
+    like that, the image is decoded once more, in a way that gives a fill another value.
     """
     last = image.getpixel((image.width - 1, image.height - 1))
     values = last if isinstance(last, tuple) else (last,)
@@ -228,7 +233,10 @@ def ends_early(image: Any, content: bytes) -> bool:
 
 
 def jpeg_ends_early(content: bytes) -> bool:
-    """Return whether codes that are added to a JPEG file become pixels."""
+    """Return whether codes that are added to a JPEG file become pixels.
+
+    Call it inside `pillow_for_any_file`, as all that reads files here.
+    """
     return _eighth(content) != _eighth(padded(content))
 
 
@@ -249,7 +257,7 @@ def _last_over(content: bytes) -> Any:
 
 
 CONVERT = "convert it to JPEG or PNG"
-# What files begin with, in lower case and after white space.
+# What other files begin with: texts in lower case, after white space.
 TEXTS = (
     (b"version https://git-lfs", "a git-lfs pointer in place of the file; type: git lfs pull"),
     (b"<!doctype html", "a web page (HTML), as failed downloads leave it; download it again"),
@@ -270,7 +278,7 @@ BYTES = (
 )
 HEIF = {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx"}  # ISO/IEC 23008-12, annex B
 AVIF = {b"avif", b"avis"}
-UNDECIDED = {b"mif1", b"msf1"}  # the codec stands among the compatible brands
+ANY_CODEC = {b"mif1", b"msf1"}  # the codec is named among the compatible brands
 SHOWN = 40  # characters of a text, for a person
 
 
@@ -283,16 +291,16 @@ def _other_kind(content: bytes) -> str:
     """Return what a file is if it is of a kind that is known and not read."""
     begin = content[:64].removeprefix(b"\xef\xbb\xbf").lstrip().lower()
     for kinds, start in ((TEXTS, begin), (BYTES, content)):
-        for magic, what in kinds:
+        for magic, kind in kinds:
             if start.startswith(magic):
-                return f"not an image but {what}"
+                return f"not an image but {kind}"
     if content[4:8] == b"ftyp":
         length = int.from_bytes(content[:4], "big")
-        brands = {content[at : at + 4] for at in range(8, min(length, 256), 4) if at != 12}
+        brands = {content[k : k + 4] for k in range(8, min(length, 256), 4) if k != 12}
         major = content[8:12]
-        if major in HEIF or (major in UNDECIDED and brands & HEIF and not brands & AVIF):
+        if major in HEIF or (major in ANY_CODEC and brands & HEIF and not brands & AVIF):
             return f"HEIC, which is not read; {CONVERT}"
-        if major not in AVIF | UNDECIDED:
+        if major not in AVIF | ANY_CODEC:
             return "a video or another file of the MP4 family, not an image"
     if content and content.count(0) == len(content):
         return "nothing but zero bytes: the file was never written; copy it again"
@@ -302,7 +310,7 @@ def _other_kind(content: bytes) -> str:
 def _damage(content: bytes) -> str:
     """Return what Pillow's plugin says of a file of a format that is read."""
     is_webp = content[:4] == b"RIFF" and content[8:12] == b"WEBP"
-    if is_webp and int.from_bytes(content[4:8], "little") + 8 > len(content):  # Pillow is silent
+    if is_webp and int.from_bytes(content[4:8], "little") + 8 > len(content):  # Pillow does not say
         return "WEBP: the file is cut off"
     for name in FORMATS:
         factory, accepts = pillow().OPEN.get(name, (None, None))
@@ -312,11 +320,11 @@ def _damage(content: bytes) -> str:
         if isinstance(accepted, str):
             return f"{name}: {accepted}"
         if accepted:
-            return f"{name}: {_said(factory, content)}"
+            return f"{name}: {_opening_error(factory, content)}"
     return ""
 
 
-def _said(factory: Callable, content: bytes) -> str:
+def _opening_error(factory: Callable, content: bytes) -> str:
     try:
         factory(io.BytesIO(content), "").close()
     except Exception as error:  # Pillow's parsers raise whatever broken bytes lead them to

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ...base.errors import ExtractUsageError
-from ...base.text import SUFFIXES, suffix
+from ...base.text import IMAGE_SUFFIXES, suffix
 from ...featstore import GridShape, Identity
 from ...featstore.format import MAX_RECORD_BYTES
 from ...featstore.geometry import MAX_AREAS, Area
@@ -130,7 +130,7 @@ def plan_shapes(manifest: Manifest, recipe: Recipe, cell: tuple[int, int]) -> di
     areas: set[Area | None] = {None}
     shapes: dict[str, GridShape] = {}
     for image in manifest.images:
-        if recipe.views is not None and suffix(image.path) in SUFFIXES:
+        if recipe.views is not None and suffix(image.path) in IMAGE_SUFFIXES:
             raise ExtractUsageError(
                 f"--recipe {recipe.name}: {image.path!r:.200} is a file, not a folder of "
                 f"{recipe.views} views; make a manifest with: clipfeat manifest --views DIR"

@@ -18,11 +18,11 @@ from ...featstore.geometry import (
     Cover,
     Crop,
     Fit,
+    ImageTransform,
     Pad,
     Shortest,
     ShortestDetectron2,
     ShortestMaskRCNN,
-    Step,
     Stretch,
     WholeCells,
     parse_step,
@@ -128,7 +128,7 @@ class Preprocess:
 
 def native_steps(
     native: Preprocess, cell: tuple[int, int]
-) -> tuple[tuple[Step, ...], Interpolation]:
+) -> tuple[tuple[ImageTransform, ...], Interpolation]:
     """Return the steps of a backbone's own preprocessing, as open_clip's transform takes them."""
     height, width = native.height_width
     if native.resize == "squash":
@@ -162,7 +162,7 @@ class Recipe:
     """
 
     name: str
-    steps: tuple[Step, ...]
+    steps: tuple[ImageTransform, ...]
     interpolation: Interpolation
     mean: Triple
     std: Triple
@@ -286,7 +286,7 @@ def make_recipe(
     """
     canonical = ALIASES.get(name, name)
     numbers = re.fullmatch(r"(square|aspect):(\d{1,9})(?:,(\d{1,9}))?", canonical)
-    steps: tuple[Step, ...]
+    steps: tuple[ImageTransform, ...]
     interpolation: Interpolation = "bicubic"
     if name.endswith(".toml"):
         return _from_file(name, native, cell, layer, vector, decoder)

@@ -11,6 +11,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from ...base import clipfeat_version
 from ...base.errors import StoreError, UsageError
 from ...base.files import (
     fsync_folder,
@@ -19,7 +20,6 @@ from ...base.files import (
     sha256_file,
     write_atomically,
 )
-from ...base.version import clipfeat_version
 from ..format import (
     FORMAT,
     JOURNAL,

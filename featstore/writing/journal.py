@@ -21,7 +21,7 @@ from ...base.files import (
     temporary_name,
     write_atomically,
 )
-from ...base.jsonio import read_json
+from ...base.jsonio import parse_json
 from ...base.parquet import MAX_TEXT
 from ..checks import check_folder
 from ..format import JOURNAL, GridShape, IndexRow, ShardRow, Status, canonical_json, is_sha256
@@ -294,7 +294,7 @@ class Journal:
     def _read_plan(self) -> dict[str, Any]:
         path = self._plan_path
         try:
-            return _checked_plan(read_json(path, MAX_PLAN_BYTES))
+            return _checked_plan(parse_json(read_bytes(path, MAX_PLAN_BYTES)))
         except NOT_JSON:
             raise StoreError(
                 f"{path} is not a plan of this clipfeat; choose another --out"
@@ -370,7 +370,7 @@ class Journal:
     def _read_receipt(self, number: int, records: int) -> Receipt:
         """Return a receipt of at most so many records, raising one of NOT_JSON if it is none."""
         path = self.receipt_path(number)
-        return Receipt.from_json(read_json(path, max_receipt_bytes(records)))
+        return Receipt.from_json(parse_json(read_bytes(path, max_receipt_bytes(records))))
 
     def numbers(self) -> list[int]:
         """Return the shards for which there is a file that should be their receipt."""

@@ -13,7 +13,7 @@ from PIL import Image
 from clipfeat.base.errors import ExtractUsageError
 from clipfeat.cli.main import clipfeat
 from clipfeat.extract.pixels import device_decoding
-from clipfeat.extract.pixels.device_decoding import complete, with_pixels
+from clipfeat.extract.pixels.device_decoding import decode_on_device, decode_one_on_device
 from clipfeat.extract.pixels.images import decode
 from clipfeat.extract.pixels.inspection import ENDED, MAX_BYTES, TURNED, is_plain
 from clipfeat.extract.planning.recipe import Preprocess, Recipe, make_recipe
@@ -68,7 +68,7 @@ def off(content, name):
     by_pillow, on_device = recipes(name)
     expected, handed = decode(content, by_pillow), decode(content, on_device)
     assert (handed.status, handed.pixels, handed.jpeg) == (Status.OK, None, content)
-    found = with_pixels(handed, on_device, CPU)
+    found = decode_one_on_device(handed, on_device, CPU)
     assert found.jpeg is None
     assert (found.width, found.height) == (expected.width, expected.height)
     assert found.pixels is not None
@@ -116,7 +116,7 @@ def test_odd_files_get_the_remarks_that_they_get_with_pillow():
     for content, remark in ((jpeg(exif=ORIENTED), TURNED), (bytes(short), ENDED), (jpeg(), "")):
         picture = decode(content, recipe)
         assert picture.jpeg is not None
-        picture = with_pixels(picture, recipe, CPU)
+        picture = decode_one_on_device(picture, recipe, CPU)
         assert (picture.status, picture.reason) == ("ok", remark)
         assert decode(content, dataclasses.replace(recipe, decoder="pillow")).reason == remark
 
@@ -221,7 +221,7 @@ class TestBatch:
         pictures, pixels = self.batch_of(contents)
         for limit in (1 << 26, 7000, 1):  # all together, some, one by one
             monkeypatch.setattr(device_decoding, "GROUP_PIXELS", limit)
-            done, batch = complete(pictures, pixels.copy(), self.RECIPE, CPU)
+            done, batch = decode_on_device(pictures, pixels.copy(), self.RECIPE, CPU)
             assert [picture.status for picture in done] == [Status.OK] * 5
             assert all(picture.jpeg is None for picture in done)
             for content, ours in zip(contents, batch, strict=False):
@@ -234,7 +234,7 @@ class TestBatch:
         bad = without_its_table(jpeg(2))
         assert is_plain(bad)
         pictures, pixels = self.batch_of([jpeg(1), bad, jpeg(3)])
-        done, batch = complete(pictures, pixels, self.RECIPE, CPU)
+        done, batch = decode_on_device(pictures, pixels, self.RECIPE, CPU)
         assert [picture.status.value for picture in done] == ["ok", "undecodable", "ok"]
         assert done[1].reason.startswith("torchvision: ")
         assert "Quantization table 0x03 was not defined" in done[1].reason
@@ -244,13 +244,13 @@ class TestBatch:
     def test_another_size_than_planned_or_than_the_header_says(self):
         pictures, pixels = self.batch_of([jpeg(1), jpeg(2)])
         lying = dataclasses.replace(pictures[1], width=65)
-        done, batch = complete([pictures[0], lying], pixels, self.RECIPE, CPU)
+        done, batch = decode_on_device([pictures[0], lying], pixels, self.RECIPE, CPU)
         assert (done[1].status, done[1].reason) == (
             "undecodable",
             "its header says 65x48, its image is 64x48",
         )
         assert not batch[1].any()
-        done, batch = complete(pictures, pixels[:, :32].copy(), self.RECIPE, CPU)
+        done, batch = decode_on_device(pictures, pixels[:, :32].copy(), self.RECIPE, CPU)
         assert done[0].status == "failed"
         assert "64x48 pixels are not what the manifest says" in done[0].reason
         assert not batch[:2].any()

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from clipfeat.extract.pixels.images import resized, size_problem
+from clipfeat.extract.pixels.images import resize_problem, resized
 from clipfeat.extract.planning.recipe import Interpolation, Recipe
 from clipfeat.featstore.geometry import RGB, Stretch
 
@@ -72,7 +72,7 @@ def test_a_size_that_is_there_already_is_left_alone():
 
 def test_a_line_that_would_be_huge_between_the_passes_is_refused():
     # 448 columns of 80,000,000 rows each, on the way to 448 x 448
-    refused = size_problem(stretch((448, 448)), 2, 80_000_000)
+    refused = resize_problem(stretch((448, 448)), 2, 80_000_000)
     why = "2x80000000 would be 448x80000000 on the way to 448x448"
     assert refused == ("unsupported", why)
-    assert size_problem(stretch((448, 448)), 80_000_000, 2) is None  # 448 x 2 on the way
+    assert resize_problem(stretch((448, 448)), 80_000_000, 2) is None  # 448 x 2 on the way

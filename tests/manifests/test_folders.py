@@ -13,7 +13,7 @@ from pictures import photograph
 from PIL import Image as Pillow
 
 from clipfeat.base.errors import ExtractUsageError, UsageError
-from clipfeat.base.text import SUFFIXES
+from clipfeat.base.text import IMAGE_SUFFIXES
 from clipfeat.extract.config import load_images
 from clipfeat.manifests import (
     Image,
@@ -34,7 +34,7 @@ def paths(manifest):
 def test_endings_are_those_that_pillow_registers_for_the_formats_we_read():
     Pillow.init()
     registered = Pillow.registered_extensions().items()
-    assert {ending for ending, kind in registered if kind in (*FORMATS, "MPO")} <= SUFFIXES
+    assert {ending for ending, kind in registered if kind in (*FORMATS, "MPO")} <= IMAGE_SUFFIXES
     assert set(FORMATS) <= set(Pillow.OPEN)
 
 

@@ -25,12 +25,12 @@ def vg(**changes: Any) -> list[Any]:
 @pytest.mark.parametrize(
     ("content", "why"),
     [
-        ("", "not a JSON file"),
-        ("{", "not a JSON file"),
-        ("[" * 300_000, "not a JSON file"),
-        ('{"a":' * 300_000, "not a JSON file"),
-        ('{"images": [{"id": ' + "9" * 5000 + "}]}", "not a JSON file"),
-        (b'{"images": "caf\xe9"}', "not a JSON file"),
+        ("", "not a readable JSON file"),
+        ("{", "not a readable JSON file"),
+        ("[" * 300_000, "not a readable JSON file"),
+        ('{"a":' * 300_000, "not a readable JSON file"),
+        ('{"images": [{"id": ' + "9" * 5000 + "}]}", "not a readable JSON file"),
+        (b'{"images": "caf\xe9"}', "not a readable JSON file"),
         ("1", "neither a list of images nor a key images"),
         ("{}", "neither a list of images nor a key images"),
         ('{"images": {"1": {}}}', "neither a list of images nor a key images"),

@@ -154,6 +154,6 @@ def test_lines_of_json_may_be_as_long_as_elsewhere(tmp_path, monkeypatch):
     (tmp_path / "t.jsonl").write_text(json.dumps(long))
     assert (tmp_path / "t.jsonl").stat().st_size > 1 << 20
     assert len(made(tmp_path / "t.jsonl")[0].images) == 1
-    monkeypatch.setattr(jsonio, "LONGEST_LINE", 1 << 20)
+    monkeypatch.setattr(jsonio, "MAX_LINE_BYTES", 1 << 20)
     with pytest.raises(ManifestError, match="line 1 has more than 1,048,576 bytes"):
         made(tmp_path / "t.jsonl")

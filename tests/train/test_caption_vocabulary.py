@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from clipfeat.base.errors import ClipfeatError
+from clipfeat.base.jsonio import write_json
 from clipfeat.train.data.caption_vocabulary import (
     BEGIN,
     END,
@@ -21,7 +22,6 @@ from clipfeat.train.data.caption_vocabulary import (
     read_vocabulary,
 )
 from clipfeat.train.data.words import PADDING, UNKNOWN
-from clipfeat.train.jsonfile import write_json
 
 TEXTS = ["low low low low low", "lower lower", "newest " * 6, "widest " * 3]
 

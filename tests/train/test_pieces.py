@@ -10,6 +10,7 @@ from transformers import BertTokenizer
 from transformers.models.bert.tokenization_bert_legacy import BertTokenizerLegacy
 
 from clipfeat.base.errors import ClipfeatError, UsageError
+from clipfeat.base.jsonio import write_json
 from clipfeat.train.data.vocabulary import (
     SPECIAL,
     Vocabulary,
@@ -18,7 +19,6 @@ from clipfeat.train.data.vocabulary import (
     read_vocabulary,
     train_pieces,
 )
-from clipfeat.train.jsonfile import write_json
 
 LETTERS = "abcdefghijklmnopqrstuvwxyz0123456789"
 WORDS = ("a", "cat", "##s", "dog", "play", "##ing", "un", "##play", "##able", "cafe", "naive", "is")

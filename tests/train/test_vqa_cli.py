@@ -11,10 +11,10 @@ from stores import make_store
 from vqa_world import FAST, grid, make_world, write_gqa, write_split, write_visual_genome
 
 from clipfeat.base.errors import ClipfeatError, UsageError
+from clipfeat.base.jsonio import write_json
 from clipfeat.featstore import FeatureStore, StoreError
 from clipfeat.train import fit
 from clipfeat.train.data.vocabulary import read_vocabulary
-from clipfeat.train.jsonfile import write_json
 from clipfeat.train.settings import load_settings
 from clipfeat.train.tasks.settings import VqaSettings
 from clipfeat.train.tasks.vqa import VqaTask

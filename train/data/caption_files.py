@@ -5,7 +5,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from ...base.errors import ClipfeatError, UsageError
-from ..jsonfile import field, identifier, read_json, write_json
+from ...base.jsonio import field, identifier, read_json, write_json
 from .captions import choose_splits
 
 # An image goes by its id as text, so that 42 and "42" are one image: keys of JSON are text.

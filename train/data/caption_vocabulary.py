@@ -14,8 +14,8 @@ from typing import Any, Protocol, runtime_checkable
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 
 from ...base.errors import ClipfeatError
+from ...base.jsonio import MAX_RUN_BYTES, field, read_json
 from ...base.text import is_unicode
-from ..jsonfile import OF_RUN, field, read_json
 from .words import SPECIAL as PLAIN
 from .words import UNKNOWN
 
@@ -174,7 +174,7 @@ def _tokenizer(model: models.BPE) -> Tokenizer:
 
 def read_vocabulary(path: Path) -> CaptionVocabulary:
     """Return the vocabulary of a run; ClipfeatError where the file is not one."""
-    record = read_json(path, OF_RUN, follow=False)
+    record = read_json(path, MAX_RUN_BYTES, follow=False)
     kind = field(record, "kind", str, path)
     if kind == "words":
         return WordVocabulary(_texts(field(record, "words", list, path), "words", path))

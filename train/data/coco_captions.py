@@ -6,8 +6,8 @@ from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
 from ...base.errors import ClipfeatError, UsageError
+from ...base.jsonio import field, identifier, read_json
 from ...base.text import is_unicode
-from ..jsonfile import field, identifier, read_json
 from .captions import CaptionedImage, CaptionSplit, choose_splits, make_split
 from .ids import ENDING, any_candidates, coco_candidates, file_candidates, without_ending
 from .words import tokenize

@@ -14,8 +14,7 @@ from typing import Any
 
 from ...base.errors import ClipfeatError, UsageError
 from ...base.files import read_text, split_lines
-from ...base.jsonio import parse_json
-from ..jsonfile import DATA, field, identifier, read_json
+from ...base.jsonio import MAX_DATA_BYTES, field, identifier, parse_json, read_json
 from . import gqa, visual_genome, vqa2
 from .ids import COCO_NAME, coco_candidates, coco_number
 from .lxmert import Sentence, require_unicode
@@ -168,7 +167,7 @@ def read_held_out(path: Path) -> frozenset[int]:
     ClipfeatError for another file, and for one that lists none.
     """
     try:
-        text = read_text(path, DATA)
+        text = read_text(path, MAX_DATA_BYTES)
         content = parse_json(text) if text.lstrip().startswith(("[", "{")) else None
     except OSError as error:
         raise ClipfeatError(

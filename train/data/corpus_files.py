@@ -11,7 +11,7 @@ from tqdm import tqdm
 
 from ...base.errors import ClipfeatError, UsageError
 from ...base.files import atomic_file
-from ..jsonfile import read_json
+from ...base.jsonio import read_json
 from . import vqa2
 from .corpus import (
     FILES,

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from ...base.errors import ClipfeatError, UsageError
-from ..jsonfile import field, identifier, read_json
+from ...base.jsonio import field, identifier, read_json
 from ..metrics.gqa import GqaAnnotation, score_each, score_split
 from .ids import vg_candidates
 from .questions import Leaderboard, Question, Split

@@ -3,11 +3,12 @@
 import logging
 import os
 import re
-from collections.abc import Container, Sequence
+from collections.abc import Collection, Container, Sequence
 from functools import lru_cache
+from pathlib import Path
 
 from ...base.errors import ClipfeatError
-from ...base.text import SUFFIXES, suffix
+from ...base.text import IMAGE_SUFFIXES, suffix
 
 logger = logging.getLogger(__name__)
 
@@ -24,7 +25,7 @@ def without_ending(name: str) -> str:
     >>> without_ending("b/1.png"), without_ending("2.JPEG"), without_ending("v1.2")
     ('b/1', '2', 'v1.2')
     """
-    return os.path.splitext(name)[0] if suffix(name) in SUFFIXES else name  # noqa: PTH122
+    return os.path.splitext(name)[0] if suffix(name) in IMAGE_SUFFIXES else name  # noqa: PTH122
 
 
 def coco_number(image_id: int | str) -> int | None:
@@ -147,3 +148,26 @@ def require_different(
                 "gives them",
                 code="E-IMAGES-SAME",
             )
+
+
+def require_ids(
+    path: Path, predicted: Collection[int | str], wanted: Collection[int | str], *, of: str
+) -> None:
+    """Raise ClipfeatError that counts and names the ids which only one side has.
+
+    `path` is the file of predictions; `of` says in the plural what has the ids: "questions".
+    """
+    missing, unknown = set(wanted) - set(predicted), set(predicted) - set(wanted)
+    problems = [
+        f"{len(ids)} {problem}, such as {', '.join(map(repr, sorted(ids, key=str)[:3]))}"
+        for problem, ids in (
+            (f"{of} have no prediction", missing),
+            (f"predictions are of no {of.removesuffix('s')}", unknown),
+        )
+        if ids
+    ]
+    if problems:
+        raise ClipfeatError(
+            f"{path}: {'; '.join(problems)}; score a split with its own predictions",
+            code="E-PREDICTIONS-IDS",
+        )

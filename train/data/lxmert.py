@@ -7,9 +7,9 @@ from typing import Any, NamedTuple
 
 from ...base.csvfile import csv_rows
 from ...base.errors import ClipfeatError, UsageError
+from ...base.jsonio import field, identifier, read_json
 from ...base.parquet import read_columns, read_schema
 from ...base.text import is_unicode
-from ..jsonfile import field, identifier, read_json
 from .ids import COCO_NAME, coco_candidates, file_candidates, vg_candidates, without_ending
 
 logger = logging.getLogger(__name__)

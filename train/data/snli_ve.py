@@ -11,8 +11,8 @@ from typing import Any, NamedTuple
 from ...base.csvfile import csv_rows
 from ...base.errors import ClipfeatError, UsageError
 from ...base.files import write_atomically
-from ..jsonfile import field, identifier, read_json_lines, require_ids
-from .ids import file_candidates
+from ...base.jsonio import field, identifier, read_json_lines
+from .ids import file_candidates, require_ids
 
 logger = logging.getLogger(__name__)
 

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from ...base.errors import ClipfeatError, UsageError
-from ..jsonfile import field, identifier, read_json
+from ...base.jsonio import field, identifier, read_json
 from ..metrics.vqa import Annotation, normalize_answer
 from .ids import vg_candidates
 from .questions import Question, Split

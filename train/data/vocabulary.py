@@ -17,8 +17,8 @@ from tokenizers.trainers import WordPieceTrainer
 
 from ...base.errors import ClipfeatError, UsageError
 from ...base.files import read_text
+from ...base.jsonio import MAX_RUN_BYTES, field, read_json
 from ...base.text import is_unicode
-from ..jsonfile import OF_RUN, field, read_json
 from .words import JOINED, UNSPACED, Words
 
 logger = logging.getLogger(__name__)
@@ -176,7 +176,7 @@ class Vocabulary:
 
 def read_vocabulary(path: Path) -> Vocabulary:
     """Return the vocabulary of a run; ClipfeatError where the file is not one."""
-    record = read_json(path, OF_RUN, follow=False)
+    record = read_json(path, MAX_RUN_BYTES, follow=False)
     answers = _texts(record, "answers", path)
     if isinstance(record, dict) and "pieces" in record:
         pieces = _texts(record, "pieces", path)

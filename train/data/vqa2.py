@@ -6,7 +6,7 @@ from statistics import mode
 from typing import Any
 
 from ...base.errors import ClipfeatError, UsageError
-from ..jsonfile import field, identifier, read_json
+from ...base.jsonio import field, identifier, read_json
 from ..metrics.vqa import Annotation, score_each, score_split
 from .ids import coco_candidates
 from .questions import Leaderboard, Question, QuestionId, Split

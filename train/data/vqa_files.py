@@ -5,8 +5,9 @@ from pathlib import Path
 from typing import Any
 
 from ...base.errors import ClipfeatError, UsageError
-from ..jsonfile import field, identifier, read_json, require_ids, write_json
+from ...base.jsonio import field, identifier, read_json, write_json
 from . import gqa, visual_genome, vqa2
+from .ids import require_ids
 from .questions import QuestionId, Split, join
 
 VQA_DATASETS = ("vqa2", "gqa")

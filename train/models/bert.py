@@ -11,8 +11,8 @@ import torch
 from torch import nn
 
 from ...base.errors import UsageError
-from ...base.files import check_tensorfile
-from ...base.jsonio import read_json
+from ...base.files import check_tensorfile, read_bytes
+from ...base.jsonio import parse_json
 from ...base.text import printable
 
 logger = logging.getLogger(__name__)
@@ -105,7 +105,7 @@ def start_from(bert: nn.Module, folder: Path) -> nn.Module:
 def _read_config(folder: Path, usual: Any) -> dict[str, Any]:
     """Return a BERT's sizes and what else it computes by; `usual` is BERT's own config."""
     try:
-        given = read_json(folder / CONFIG, LIMITS[CONFIG], follow=True)
+        given = parse_json(read_bytes(folder / CONFIG, LIMITS[CONFIG], follow=True))
     except (OSError, ValueError) as error:
         reason = printable(str(error)[:200])
         raise UsageError(f"model.bert {folder}: not a BERT ({CONFIG}: {reason})") from None

@@ -9,10 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from ...base.errors import UsageError
+from ...base.jsonio import field
 from ...featstore import FeatureStore
 from ..checkpoint import read_checkpoint
 from ..data.vocabulary import Vocabulary, read_vocabulary
-from ..jsonfile import field
 from ..records import ChannelStatistics, statistics_of
 from ..run import VOCABULARY, RunManifest, features_of, find_best, read_manifest
 from ..settings import settings_of
