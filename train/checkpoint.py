@@ -119,7 +119,7 @@ def rebuild(build: Callable[[], M], tensors: Tensors, path: Path) -> M:
 def write_training(
     run: Path, model: nn.Module, optimizer: Optimizer, state: Mapping[str, Any]
 ) -> None:
-    """Write all that going on takes; the checkpoint before it stays, in case this one breaks.
+    """Write all that resuming needs; the checkpoint before it stays, in case this one breaks.
 
     `optimizer.3.exp_avg` belongs to the fourth parameter. There are no random numbers: those of
     an update follow from the seed and its number.
@@ -148,7 +148,7 @@ def load_training(run: Path, model: nn.Module, optimizer: Optimizer) -> State | 
         except DamagedCheckpointError as error:
             if number == len(paths):
                 raise ClipfeatError(f"{error}; delete {run} to start again") from None
-            logger.info(f"{error}; going on from {paths[number]}")
+            logger.info(f"{error}; resuming from {paths[number]}")
             continue
         load_model(model, tensors, path)
         _load_optimizer(optimizer, _under("optimizer.", tensors), path)

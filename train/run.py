@@ -4,7 +4,7 @@ RUN/settings.json         settings, the store's digest and the data files' sha25
 RUN/vocabulary.json       what the task read off its training data
 RUN/metrics.jsonl         one line for every few updates and one for each evaluation
 RUN/tensorboard/          the same as event files: tensorboard --logdir RUN/tensorboard
-RUN/last.safetensors      all that going on takes
+RUN/last.safetensors      all that resuming needs
 RUN/last.1.safetensors    the same, one checkpoint earlier
 RUN/best.safetensors      the model at its best score
 RUN/predictions.json      of the best model, in the leaderboard's format (ve: .jsonl)

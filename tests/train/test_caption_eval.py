@@ -207,7 +207,10 @@ def test_runs_of_other_tasks_and_stages_that_are_not_done_are_refused(
     card = read(strange / "settings.json") | {"task": "vqa"}
     (strange / "settings.json").write_text(json.dumps(card))
     code, _, err = typed("eval", "caption", strange, "--split", "val")
-    assert (code, err) == (2, f"Error: {strange} is a run of task 'vqa', not caption\n")
+    assert (code, err) == (
+        2,
+        f"Error: {strange} is a run of task 'vqa', not caption [E-RUN-TASK]\n",
+    )
     early = shutil.copytree(run / "xe", tmp_path / "early")
     (early / "best.safetensors").unlink()
     code, _, err = typed("eval", "caption", early, "--split", "val")

@@ -180,7 +180,7 @@ def test_the_second_stage_starts_with_the_weights_of_the_first(
     command = pretrain(world, run, *STILL, "objectives.answers=1.0", "objectives.cells=1.0")
     code, out, err = typed(*command, "--init", stage1, "--json")
     assert code == 0, err
-    assert err.splitlines()[-1] == f"going on from {stage1}"
+    assert err.splitlines()[-1] == f"starting from {stage1}"
     assert 0 <= json.loads(out)["answers"] <= 100
     answer = weights(run, "answer.")
     assert_same({n: t for n, t in weights(run).items() if n not in answer}, weights(stage1))

@@ -63,7 +63,7 @@ def test_a_killed_run_goes_on_bit_for_bit(
     child = start_child(world, run, *OFTEN)
     _, messages = child.communicate()
     assert child.returncode == 0, messages
-    assert ("going on after update" in messages) == (step > 3)
+    assert ("after update" in messages) == (step > 3)
     assert len([line for line in metrics(whole) if "loss" in line]) == 8 * 5
     assert_equal_runs(run, whole)
 
@@ -109,8 +109,8 @@ def test_a_damaged_checkpoint_costs_only_the_way_since_the_one_before(
         go_on(world, run)
         message = capsys.readouterr().err
         assert "last.safetensors: " in message
-        assert f"going on from {run / 'last.1.safetensors'}" in message
-        assert "going on after update 39 of 40" in message
+        assert f"resuming from {run / 'last.1.safetensors'}" in message
+        assert "after update 39 of 40" in message
         assert_equal_runs(run, whole)
 
 

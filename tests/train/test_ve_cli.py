@@ -144,7 +144,7 @@ def test_mistakes_get_one_line(
 
 def test_a_run_of_another_task_is_refused(run: Path, typed: Typed) -> None:
     code, _, err = typed("eval", "vqa", run, "--split", "dev")
-    assert (code, err) == (2, f"Error: {run} is a run of task 've', not vqa\n")
+    assert (code, err) == (2, f"Error: {run} is a run of task 've', not vqa [E-RUN-TASK]\n")
 
 
 def test_training_without_a_held_out_split(world: World, tmp_path: Path, typed: Typed) -> None:

@@ -6,10 +6,6 @@ from typing import Any
 from ...base.errors import UsageError
 from ..checkpoint import TrainedRun
 from ..run import SETTINGS, read_manifest
-from .captioning.model import find_stage, load_stage
-from .entailment import load_run as load_entailment
-from .pretraining.task import load_run as load_pretraining
-from .vqa_predict import load_run as load_vqa
 
 
 def load_run(run: Path) -> TrainedRun[Any, Any, Any]:
@@ -19,18 +15,22 @@ def load_run(run: Path) -> TrainedRun[Any, Any, Any]:
     is no run of these tasks, or has no checkpoint yet; `evaluate` loads the model of other tasks.
     """
     if not (run / SETTINGS).is_file():
-        return load_stage(find_stage(run))
-    loaders = {
-        "vqa": load_vqa,
-        "ve": load_entailment,
-        "caption": load_stage,
-        "pretrain": load_pretraining,
-    }
-    task = read_manifest(run).task
-    if task not in loaders:
-        raise UsageError(
-            f"{run} is a run of task {task!r}, not of {', '.join(loaders)}; make that task and "
-            "call evaluate(task, run), which loads its best model",
-            code="E-RUN-TASK",
-        )
-    return loaders[task](run)
+        from .captioning.model import find_stage
+
+        run = find_stage(run)
+    match task := read_manifest(run).task:  # each task imports packages that the others do not need
+        case "vqa":
+            from .vqa_predict import load_run
+        case "ve":
+            from .entailment import load_run
+        case "caption":
+            from .captioning.model import load_stage as load_run
+        case "pretrain":
+            from .pretraining.task import load_run
+        case _:
+            raise UsageError(
+                f"{run} is a run of task {task!r}, which is not one of clipfeat's; make that task "
+                "and call evaluate(task, run), which loads its best model",
+                code="E-RUN-TASK",
+            )
+    return load_run(run)
