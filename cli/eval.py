@@ -188,8 +188,8 @@ def _caption_run(run: Path, options: dict[str, Any], *, as_json: bool) -> None:
 
 def _embedder(pretrained: str | None, device: str | None) -> "Callable[[FeatureStore], Embed]":
     """Return what makes a function that embeds texts of a store."""
-    from ..extract.embedding import text_embedder
-
+    with needs_extra("extract"):
+        from ..extract.embedding import text_embedder
     return partial(text_embedder, pretrained=pretrained, device=device)
 
 
