@@ -12,7 +12,7 @@ from ..metadata import read_card
 from ..store import FeatureStore
 from ..tables import read_index
 from ..writing.journal import Journal
-from ..writing.run import StoreLock
+from ..writing.lock import StoreLock
 from .verify import Depth, Problem, verify
 
 
@@ -44,15 +44,13 @@ def repair(path: Path, depth: Depth = Depth.FULL, *, break_lock: bool = False) -
         FeatureStore.open(path)  # raises, saying what is there instead
     journal = Journal(path)
     journal.create()
-    lock = StoreLock(journal)
-    lock.acquire(break_lock=break_lock)
-    try:
-        mended = _mend_lookup(path)
-        problems = [problem for problem in verify(path, depth) if problem.path != JOURNAL]
-        return _mend(path, mended, problems)
-    finally:
-        journal.remove()  # while we are the only writer: the next one makes its own
-        lock.release()
+    with StoreLock(path, break_lock=break_lock):
+        try:
+            mended = _mend_lookup(path)
+            problems = [problem for problem in verify(path, depth) if problem.path != JOURNAL]
+            return _mend(path, mended, problems)
+        finally:
+            journal.remove()  # while we are the only writer: the next one makes its own
 
 
 def _mend_lookup(path: Path) -> list[str]:

@@ -38,8 +38,8 @@ from clipfeat.featstore.layout import lay_out
 from clipfeat.featstore.lookup import SHAPE_BIT, STATUS_BIT, _hashes, _seal
 from clipfeat.featstore.shards import ABSENT, crc32c, encode, encode_index
 from clipfeat.featstore.tables import INDEX_SCHEMA, SHARDS_SCHEMA
-from clipfeat.featstore.writing.commit import Lacking, finish_store
-from clipfeat.featstore.writing.update import finished_store
+from clipfeat.featstore.writing.parts import MissingShards, commit_parts
+from clipfeat.featstore.writing.run import finished_store
 from clipfeat.featstore.writing.writer import StoreWriter
 
 RNG = np.random.default_rng(0)
@@ -901,22 +901,22 @@ def test_a_journal_without_an_end_is_not_read_to_it(tmp_path, put):
     interrupted(tmp_path / "s", records)
     content = (journal / "00000001.json").read_bytes()
     put(journal / "00000001.json")
-    assert isinstance(finish_store(tmp_path / "s"), Lacking)
+    assert isinstance(commit_parts(tmp_path / "s"), MissingShards)
     (journal / "00000001.json").unlink()
     (journal / "00000001.json").write_bytes(content)
     plan = (journal / "plan.json").read_bytes()
     put(journal / "plan.json")
-    for write in (finish_store, lambda path: make_store(path, records)):
+    for write in (commit_parts, lambda path: make_store(path, records)):
         with pytest.raises(StoreError, match="is not a plan of this clipfeat"):
             write(tmp_path / "s")
     (journal / "plan.json").unlink()
     (journal / "plan.json").write_bytes(plan)
     put(journal / "lock")
     if put is sparse:
-        assert isinstance(finish_store(tmp_path / "s"), FeatureStore)
+        assert isinstance(commit_parts(tmp_path / "s"), FeatureStore)
     else:
         with pytest.raises(OSError, match=r"is a (symbolic link|pipe or a device)"):
-            finish_store(tmp_path / "s")
+            commit_parts(tmp_path / "s")
 
 
 @pytest.mark.parametrize(
@@ -953,9 +953,9 @@ def test_a_hash_that_is_none_is_refused(tmp_path, store, where, value):
     path.write_text(json.dumps(content))
     if where == "plan":
         with pytest.raises(StoreError, match="is not a plan of this clipfeat"):
-            finish_store(tmp_path / "new")
+            commit_parts(tmp_path / "new")
     else:
-        assert isinstance(finish_store(tmp_path / "new"), Lacking)
+        assert isinstance(commit_parts(tmp_path / "new"), MissingShards)
 
 
 @pytest.mark.parametrize("folder", ["features.zarr/3x4/grid", "features.zarr/3x4", "journal"])
