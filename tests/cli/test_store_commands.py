@@ -149,7 +149,7 @@ def test_finish_says_what_is_lacking_and_then_finishes(tmp_path):
             for shard in writer.pending:
                 write_shard(path, shard)
     done = clipfeat("store", "finish", path)
-    again = "type the same clipfeat extract command again with --shard-range 2/3"
+    again = "run the same clipfeat extract command again with --shard-range 2/3"
     what = f"{path} lacks 1 id in 1 of 3 shards (no receipt: 1); {again}"
     assert_one_line_error(done, 1, what)
     done = clipfeat("store", "finish", path, "--json")
@@ -169,7 +169,8 @@ def test_finish_says_what_is_lacking_and_then_finishes(tmp_path):
 
 
 def test_finish_of_what_is_no_store(tmp_path):
-    assert_one_line_error(clipfeat("store", "finish", tmp_path), 2, f"{tmp_path} is no feature st")
+    done = clipfeat("store", "finish", tmp_path)
+    assert_one_line_error(done, 2, str(tmp_path), "[E-STORE-ABSENT]")
 
 
 @pytest.mark.parametrize("begun", [True, False])

@@ -18,6 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from hostile import forge_column, reseal
+from refused import refuses
 from stores import (
     encoded_records,
     extend_store,
@@ -714,7 +715,7 @@ def test_a_plan_that_is_garbage_is_refused_clearly(tmp_path, content):
     records = grids(6)
     interrupted(tmp_path / "s", records)
     (tmp_path / "s/journal/plan.json").write_bytes(content)
-    with pytest.raises(StoreError, match=r"plan\.json is not a plan of this clipfeat; choose an"):
+    with refuses("E-PLAN-INVALID", "plan.json", kind=StoreError):
         make_store(tmp_path / "s", records)
     with pytest.raises(StoreError, match="is unfinished"):
         verify(tmp_path / "s")
@@ -842,7 +843,7 @@ def test_a_folder_of_a_hostile_plan_of_an_update_is_refused_or_ignored(store):
     (store / "journal/plan.json").write_text(json.dumps(plan))
     found = finished_store(store, make_identity(8))
     assert found is not None
-    with pytest.raises(StoreError, match="it was planned for other images"):
+    with refuses("E-PLAN-OTHER", kind=StoreError):
         extend_store(store, {**grids(3), "new": grids(1)["image000"]})
     assert GridShape(3, 4) in found.grid_shapes
     assert files_of(store)[-1] == "store.json"
@@ -907,7 +908,7 @@ def test_a_journal_without_an_end_is_not_read_to_it(tmp_path, put):
     plan = (journal / "plan.json").read_bytes()
     put(journal / "plan.json")
     for write in (commit_parts, lambda path: make_store(path, records)):
-        with pytest.raises(StoreError, match="is not a plan of this clipfeat"):
+        with refuses("E-PLAN-INVALID", kind=StoreError):
             write(tmp_path / "s")
     (journal / "plan.json").unlink()
     (journal / "plan.json").write_bytes(plan)
@@ -952,7 +953,7 @@ def test_a_hash_that_is_none_is_refused(tmp_path, store, where, value):
         content["files"][0][2] = value
     path.write_text(json.dumps(content))
     if where == "plan":
-        with pytest.raises(StoreError, match="is not a plan of this clipfeat"):
+        with refuses("E-PLAN-INVALID", kind=StoreError):
             commit_parts(tmp_path / "new")
     else:
         assert isinstance(commit_parts(tmp_path / "new"), MissingShards)
