@@ -241,9 +241,9 @@ def finish(*, path: Path, break_lock: bool, as_json: bool) -> None:
     $ clipfeat store finish coco.clipfeat
     """
     from ..featstore import FeatureStore
-    from ..featstore.writing.commit import finish_store
+    from ..featstore.writing.parts import commit_parts
 
-    done = finish_store(path, break_lock=break_lock, say=logger.info)
+    done = commit_parts(path, break_lock=break_lock)
     if isinstance(done, FeatureStore):
         counts = done.card["counts"]
         found = {"store": str(path), "finished": True, "digest": done.digest, "counts": counts}

@@ -14,9 +14,9 @@ from ..base.machine import require_gpus, usable_cores
 from ..featstore import FeatureStore, GridShape, Identity, Status, StoreError
 from ..featstore.layout import Layout, is_written_again, lay_out
 from ..featstore.tables import reasons_text, refused_rows, remarks
-from ..featstore.writing.commit import finish_tidying
-from ..featstore.writing.update import check_place, finished_store, shard_records_at, update_layout
-from ..featstore.writing.writer import SHARD_RECORDS, PartWriter, StoreWriter
+from ..featstore.writing.commit import complete_commit
+from ..featstore.writing.run import check_place, finished_store, shard_records_at, update_layout
+from ..featstore.writing.writer import SHARD_RECORDS, StoreWriter
 from ..manifests import Manifest
 from .config import CHANGED, Request
 from .executors.batches import Spent
@@ -247,28 +247,30 @@ def _extract(
         if unchanged:
             files.record(request.part, unchanged, sorted(unchanged.items()))
         if not layout.shards:
-            if request.part is None:  # tidying wants the store for itself
-                finish_tidying(store, break_lock=request.break_lock)
+            if request.part is None:  # it takes the lock of the whole store
+                complete_commit(store, break_lock=request.break_lock)
             say(f"{out} is already complete")
             return Report(out, None, store, refused_rows(store.index), 0, 0, 0.0, Spent())
         say(f"{out} is finished; {_describe(layout, store, changes.changed, request.retry)}")
     if warning := shortage(out, layout, identity):
         say(warning)
     started = time.monotonic()
-    with _writer(out, identity, layout, store, request, say) as writer:
+    with StoreWriter(
+        out, identity, layout, parent=store, part=request.part, break_lock=request.break_lock
+    ) as writer:
         begun = [image_id for shard in writer.pending for image_id in shard.ids]
         files.record(request.part, begun)  # before the first is read
         progress = _run(manifest, out, layout.shard_records, writer, prepared, request, say)
         finished = None
-        if isinstance(writer, StoreWriter):
-            if writer.is_in_vain():
+        if request.part is None:
+            if writer.produced_no_records():
                 why = reasons_text(refused_rows(writer.rows()))
-                writer.discard()
+                writer.rollback()
                 if store is None:
                     files.forget(request.part)
                 what = "no store was written" if store is None else f"{out} is as it was"
                 raise ExtractError(f"no image gave a record, {what}: {why}")
-            finished = writer.finish()
+            finished = writer.commit()
         rows = finished.index if finished else sorted(writer.rows())
         hashes = ((row.image_id, row.source_sha256) for row in rows)
         planned = (image_id for shard in writer.shards for image_id in shard.ids)
@@ -303,29 +305,11 @@ def store_to_update(
     return store
 
 
-def _writer(
-    out: Path,
-    identity: Identity,
-    layout: Layout,
-    store: FeatureStore | None,
-    request: Request,
-    say: Callable[[str], None],
-) -> StoreWriter | PartWriter:
-    """Return who writes the whole store, or the part that was asked for."""
-    if request.part is None:
-        return StoreWriter(
-            out, identity, layout, parent=store, break_lock=request.break_lock, say=say
-        )
-    return PartWriter(
-        out, identity, layout, request.part, parent=store, break_lock=request.break_lock, say=say
-    )
-
-
 def _run(
     manifest: Manifest,
     out: Path,
     shard_records: int,
-    writer: StoreWriter | PartWriter,
+    writer: StoreWriter,
     prepared: Prepared,
     request: Request,
     say: Callable[[str], None],
@@ -350,8 +334,8 @@ def _run(
         say(f"{down} of {total} images are written; those of the shards in hand are dropped")
         raise
     except ExtractError:
-        if isinstance(writer, StoreWriter) and next(writer.rows(), None) is None:
-            writer.discard()  # nothing is down: another try may be of another kind
+        if request.part is None and next(writer.rows(), None) is None:
+            writer.rollback()  # nothing is down: another try may be of another kind
         raise
     return progress
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from ..base.errors import ExtractUsageError
 from ..featstore.layout import Layout, lay_out
-from ..featstore.writing.update import check_place, update_layout
+from ..featstore.writing.run import check_place, update_layout
 from ..featstore.writing.writer import StoreWriter
 from ..manifests import Manifest
 from .api import Prepared, choose_shard_records, make_job, prepare, store_to_update

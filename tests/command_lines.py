@@ -155,8 +155,7 @@ def _child(
     python_path: str | None = None,
 ) -> None:
     """Run a command line, and never return."""
-    from clipfeat.featstore.writing.run import ShardTransaction
-    from clipfeat.featstore.writing.writer import StoreWriter
+    from clipfeat.featstore.writing.writer import ShardTransaction, StoreWriter
 
     os.setpgid(0, 0)
     # As for a command in the foreground: a test run in the background ignores Ctrl-C.
@@ -179,13 +178,13 @@ def _child(
 
         ShardTransaction.__init__ = limited_from_here
     if largest_file_at_finish is not None:
-        finish = StoreWriter.finish
+        commit = StoreWriter.commit
 
         def limited(*args: Any, **kwargs: Any) -> Any:
             _limit(largest_file_at_finish)
-            return finish(*args, **kwargs)
+            return commit(*args, **kwargs)
 
-        StoreWriter.finish = limited
+        StoreWriter.commit = limited
     sys.argv = ["clipfeat", *arguments]
     code: Any = 1
     try:

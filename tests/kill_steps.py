@@ -4,13 +4,13 @@ Run as a process of its own: kill_steps.py SCENARIO FOLDER steps
                              kill_steps.py SCENARIO FOLDER random SEED TIMES
                              kill_steps.py SCENARIO FOLDER trace
 
-A scenario is `fresh`, `append`, `rewrite`, `discard` or `discard-append`; or `parts` or
-`parts-append`, which do the same as the first two in two parts and finish the store then. For each kill this
-process, which stays single-threaded, forks a child with everything imported already. The child
-does the scenario and kills itself (SIGKILL) before step k = 0, 1, 2, ... of those that change
-the disk; "after step k" is the same instant as "before step k + 1". A second child then looks at
-what a reader sees, does the scenario again without being killed, and looks at what there is
-then. One line of JSON is printed for each kill, behind a first line with the digests expected.
+A scenario is `fresh`, `append`, `rewrite`, `rollback` or `rollback-append`; or `parts` or
+`parts-append`, which do the same as the first two in two parts and then commit. For each kill this
+process, which stays single-threaded, forks a child in which everything is imported already. The
+child does the scenario and kills itself (SIGKILL) before step k = 0, 1, 2, ... of those that change
+the disk; "after step k" is the same instant as "before step k + 1". A second child then records
+what a reader sees, does the scenario again without a kill, and records the result. One line of
+JSON is printed for each kill, after a first line with the expected digests.
 """
 
 import builtins
@@ -170,7 +170,7 @@ def prepare(scenario: str, folder: Path) -> dict[str, Any]:
     """Write what the scenario begins with to `base`; return the digests before and after."""
     new = write(folder / "whole", FIRST).digest
     old = None
-    if scenario not in ("fresh", "discard", "parts"):
+    if scenario not in ("fresh", "rollback", "parts"):
         shutil.copytree(folder / "whole", folder / "base")
         old = new
     if scenario.endswith("append"):
@@ -180,24 +180,22 @@ def prepare(scenario: str, folder: Path) -> dict[str, Any]:
     return {"old": old, "new": new}
 
 
-def do_scenario(scenario: str, store: Path, *, for_good: bool = False) -> list[str]:
-    """Bring the store to what it must be, or `for_good=False` begin to and discard it again."""
-    said: list[str] = []
+def do_scenario(scenario: str, store: Path, *, for_good: bool = False) -> None:
+    """Bring the store to what it must be; a rollback only does so `for_good`."""
     ids = ALL if scenario.endswith("append") else FIRST
     if scenario.startswith("parts"):
-        write_in_parts(store, ids, say=said.append)
-        return said
-    if for_good or not scenario.startswith("discard"):
-        write(store, ids, say=said.append)
-        return said
+        write_in_parts(store, ids)
+        return
+    if for_good or not scenario.startswith("rollback"):
+        write(store, ids)
+        return
     parent, layout = layout_of(store, ids)
     with StoreWriter(store, IDENTITY, layout, parent=parent) as writer:
         write_one(store, writer.pending[0])
-        writer.discard()
-    return said
+        writer.rollback()
 
 
-def look_and_go_on(scenario: str, store: Path) -> dict[str, Any]:
+def look_and_redo(scenario: str, store: Path) -> dict[str, Any]:
     """Return what a reader sees, then what there is once the scenario was done again."""
     ids = FIRST if scenario != "rewrite" else [i for i in FIRST if i not in DROPPED]
     try:
@@ -205,7 +203,7 @@ def look_and_go_on(scenario: str, store: Path) -> dict[str, Any]:
         seen = {"seen": found.digest, "unreadable": unreadable(found, ids)}
     except StoreError as error:
         seen = {"seen": None, "why": str(error)}
-    said = do_scenario(scenario, store, for_good=True)
+    do_scenario(scenario, store, for_good=True)
     finished = FeatureStore.open(store)
     left = [str(path) for path in store.rglob("*") if path.name.endswith((".tmp", "journal"))]
     return {
@@ -214,7 +212,6 @@ def look_and_go_on(scenario: str, store: Path) -> dict[str, Any]:
         "lost": unreadable(finished, ALL if scenario.endswith("append") else FIRST),
         "problems": [problem.text() for problem in verify(store, Depth.DEEP)],
         "left": left,
-        "said": said,
         "generation": finished.card["generation"],
     }
 
@@ -266,7 +263,7 @@ def kill_at_random(scenario: str, folder: Path, seed: int, times: int) -> None:
 
 
 def tell_what_is_left(kill: dict[str, Any], scenario: str, store: Path) -> None:
-    found = told_by(lambda tell: tell(look_and_go_on(scenario, store)))
+    found = told_by(lambda tell: tell(look_and_redo(scenario, store)))
     print(json.dumps({**kill, **found}), flush=True)
 
 

@@ -13,7 +13,7 @@ from stores import encoded_records, make_identity, write_shard
 
 from clipfeat.featstore import GridShape, StoreError
 from clipfeat.featstore.layout import Part, lay_out
-from clipfeat.featstore.writing.writer import PartWriter, StoreWriter
+from clipfeat.featstore.writing.writer import StoreWriter
 
 IDENTITY = make_identity(16)
 SHAPES = dict.fromkeys(RECORDS, GridShape(2, 3))
@@ -21,12 +21,11 @@ LAYOUT = lay_out(SHAPES, 4)
 ENCODED = encoded_records(IDENTITY, RECORDS)
 
 
-def writer_of(path: Path, what: str, name: str = "test") -> StoreWriter | PartWriter:
-    """Return who writes a part ("3/4"), or all of it ("whole")."""
+def writer_of(path: Path, what: str, name: str = "test") -> StoreWriter:
+    """Return the writer of a part ("3/4"), or of the whole store ("whole")."""
     identity = make_identity(16, recipe={"name": name})
-    if what == "whole":
-        return StoreWriter(path, identity, LAYOUT)
-    return PartWriter(path, identity, LAYOUT, Part.parse(what))
+    part = None if what == "whole" else Part.parse(what)
+    return StoreWriter(path, identity, LAYOUT, part=part)
 
 
 def main(path: Path, what: str, pause: float, *name: str) -> None:
@@ -37,12 +36,12 @@ def main(path: Path, what: str, pause: float, *name: str) -> None:
             write_shard(path, IDENTITY, LAYOUT, shard, ENCODED)
             print(shard.number, flush=True)
             time.sleep(pause)
-        if isinstance(writer, StoreWriter):
-            writer.finish()
+        if what == "whole":
+            writer.commit()
 
 
 if __name__ == "__main__":
     try:
         main(Path(sys.argv[1]), sys.argv[2], float(sys.argv[3]), *sys.argv[4:])
     except StoreError as error:
-        sys.exit(str(error))
+        sys.exit(f"{error} ({error.code})")

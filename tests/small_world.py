@@ -6,7 +6,7 @@ hundredths of a second.
 
 import os
 import signal
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -15,10 +15,10 @@ from stores import make_identity
 from clipfeat.featstore import CorruptStoreError, FeatureStore, GridShape, IndexRow, Status
 from clipfeat.featstore.layout import Layout, Part, Shard, lay_out
 from clipfeat.featstore.shards import as_bytes, checksum, encode
-from clipfeat.featstore.writing.commit import Lacking, finish_store, finish_tidying
-from clipfeat.featstore.writing.run import ShardTransaction
-from clipfeat.featstore.writing.update import finished_store, update_layout
-from clipfeat.featstore.writing.writer import PartWriter, StoreWriter
+from clipfeat.featstore.writing.commit import complete_commit
+from clipfeat.featstore.writing.parts import MissingShards, commit_parts
+from clipfeat.featstore.writing.run import finished_store, update_layout
+from clipfeat.featstore.writing.writer import ShardTransaction, StoreWriter
 
 IDENTITY = make_identity(8, pooled_dim=4)
 SHARD_RECORDS = 2
@@ -58,35 +58,29 @@ def write(
     path: Path,
     ids: Collection[str] = FIRST,
     *,
-    order: Callable[[tuple[Shard, ...]], Collection[Shard]] = lambda pending: pending,
-    say: Callable[[str], None] = lambda line: None,
     break_lock: bool = False,
 ) -> FeatureStore:
     """Write a store of `ids`, or bring the one at `path` to hold them, as `extract` does."""
     store, layout = layout_of(path, ids)
     if store is not None and not layout.shards:
-        finish_tidying(store)
+        complete_commit(store)
         return store
-    with StoreWriter(
-        path, IDENTITY, layout, parent=store, break_lock=break_lock, say=say
-    ) as writer:
-        for shard in order(writer.pending):
+    with StoreWriter(path, IDENTITY, layout, parent=store, break_lock=break_lock) as writer:
+        for shard in writer.pending:
             write_shard(path, shard)
-        return writer.finish()
+        return writer.commit()
 
 
-def write_in_parts(
-    path: Path, ids: Collection[str], say: Callable[[str], None] = lambda line: None
-) -> FeatureStore | Lacking:
-    """Bring the store at `path` to hold `ids` in two parts, one after the other, and finish it."""
+def write_in_parts(path: Path, ids: Collection[str]) -> FeatureStore | MissingShards:
+    """Bring the store at `path` to hold `ids` in two parts, one after the other, and commit it."""
     for number in (1, 2):
         store, layout = layout_of(path, ids)
         if store is None or layout.shards:
             part = Part(number, 2)
-            with PartWriter(path, IDENTITY, layout, part, parent=store, say=say) as writer:
+            with StoreWriter(path, IDENTITY, layout, part=part, parent=store) as writer:
                 for shard in writer.pending:
                     write_shard(path, shard)
-    return finish_store(path, say=say)
+    return commit_parts(path)
 
 
 def write_shard(path: Path, shard: Shard, libraries: Mapping[str, str] = LIBRARIES) -> None:

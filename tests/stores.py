@@ -9,9 +9,8 @@ import numpy as np
 from clipfeat.featstore import FeatureStore, GridShape, Identity, IndexRow, Status
 from clipfeat.featstore.layout import Layout, Shard, lay_out
 from clipfeat.featstore.shards import as_bytes, checksum, encode
-from clipfeat.featstore.writing.run import ShardTransaction
-from clipfeat.featstore.writing.update import update_layout
-from clipfeat.featstore.writing.writer import StoreWriter, write_store
+from clipfeat.featstore.writing.run import update_layout
+from clipfeat.featstore.writing.writer import ShardTransaction, StoreWriter, write_store
 
 ONE_CELL = GridShape(1, 1)
 
@@ -80,7 +79,7 @@ def write_encoded(
     with StoreWriter(path, identity, layout, parent=parent) as writer:
         for shard in writer.pending:
             write_shard(path, identity, layout, shard, encoded)
-        return writer.finish()
+        return writer.commit()
 
 
 def write_shard(
@@ -149,7 +148,7 @@ def padded_store(
                         IndexRow(image_id, Status.OK, "", shape, row, *size, "", image_id, check)
                     )
                 files.commit(tuple(rows))
-        return writer.finish()
+        return writer.commit()
 
 
 def extend_store(

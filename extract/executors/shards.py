@@ -10,7 +10,7 @@ import numpy as np
 from ...base.errors import ExtractError
 from ...featstore import Identity, IndexRow, Status
 from ...featstore.shards import as_bytes, checksum, encode
-from ...featstore.writing.run import ShardTransaction
+from ...featstore.writing.writer import ShardTransaction
 from ..pixels.images import Picture
 from ..planning.plan import Job
 from .batches import Batch, Spent, Step

@@ -1,1 +1,1 @@
-"""Find what is wrong with a store, and drop it."""
+"""Check a store, and remove what is broken in it."""

@@ -1,4 +1,4 @@
-"""Drop what is wrong with a store, so that the next extraction writes just that again."""
+"""Remove what is broken in a store, so that the next extraction writes just that again."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,15 +12,15 @@ from ..metadata import read_card
 from ..store import FeatureStore
 from ..tables import read_index
 from ..writing.journal import Journal
-from ..writing.run import StoreLock
+from ..writing.lock import StoreLock
 from .verify import Depth, Problem, verify
 
 
 @dataclass(frozen=True)
 class Repair:
-    """What became of the problems of a store."""
+    """What was done about the problems of a store."""
 
-    mended: tuple[str, ...]  # files that could be made anew, or that did not belong
+    mended: tuple[str, ...]  # files that were written again, or removed as a writer's leftovers
     dropped: tuple[Problem, ...]  # shards whose file was removed: extract again
     left: tuple[Problem, ...]  # what no repair can mend
 
@@ -34,29 +34,26 @@ class Repair:
 
 
 def repair(path: Path, depth: Depth = Depth.FULL, *, break_lock: bool = False) -> Repair:
-    """Remove broken shards and what an interrupted update left; write anew what follows.
+    """Remove broken shards and what an interrupted update left; rewrite what can be derived.
 
-    The zarr.json files follow from store.json and the look-up from the index. The store's
-    other records stay readable. Raises StoreError if there is no store, or if it is being
-    written.
+    The zarr.json files are derived from store.json, and the lookup from the index. The other
+    records stay readable. Raises StoreError if there is no store, or if it is being written.
     """
     if not (path / STORE_JSON).is_file():
-        FeatureStore.open(path)  # raises, saying what is there instead
+        FeatureStore.open(path)  # raises an error that says what is there instead
     journal = Journal(path)
     journal.create()
-    lock = StoreLock(journal)
-    lock.acquire(break_lock=break_lock)
-    try:
-        mended = _mend_lookup(path)
-        problems = [problem for problem in verify(path, depth) if problem.path != JOURNAL]
-        return _mend(path, mended, problems)
-    finally:
-        journal.remove()  # while we are the only writer: the next one makes its own
-        lock.release()
+    with StoreLock(path, break_lock=break_lock):
+        try:
+            mended = _mend_lookup(path)
+            problems = [problem for problem in verify(path, depth) if problem.path != JOURNAL]
+            return _mend(path, mended, problems)
+        finally:
+            journal.remove()  # while no other process writes: the next writer makes its own
 
 
 def _mend_lookup(path: Path) -> list[str]:
-    """Write the look-up anew if it has changed: without it the store does not open."""
+    """Write the lookup again if it has changed: without it the store cannot be opened."""
     card = read_card(path)
     name = table_file("lookup", card["generation"])
     tables, lookup = card["tables"], path / name
@@ -73,15 +70,17 @@ def _mend_lookup(path: Path) -> list[str]:
 
 
 def _mend(path: Path, mended: list[str], problems: list[Problem]) -> Repair:
+    """Solve each problem, or leave it to a person; `mended` are files that were written before."""
     store = FeatureStore.open(path)
     metadata = store.zarr_metadata()
     shards = {shard.path for shard in store.shards}
     tables = {store.table_path(table).name for table in TABLES}
-    dropped, left = [], []
+    dropped: list[Problem] = []
+    left: list[Problem] = []
     for problem in problems:
         file = path / problem.path
         if oddity(file):
-            left.append(problem)  # a link, a folder, a device: a person's, not a writer's
+            left.append(problem)  # a link, a folder or a device, which no writer makes
         elif problem.path in shards:
             remove_plain(file)
             dropped.append(problem)
@@ -89,7 +88,7 @@ def _mend(path: Path, mended: list[str], problems: list[Problem]) -> Repair:
             file.parent.mkdir(parents=True, exist_ok=True)
             write_atomically(file, metadata[problem.path])
             mended.append(problem.path)
-        elif problem.path not in tables and _is_left_over(problem.path):
+        elif problem.path not in tables and _is_leftover(problem.path):
             remove_plain(file)
             mended.append(problem.path)
         else:
@@ -97,9 +96,9 @@ def _mend(path: Path, mended: list[str], problems: list[Problem]) -> Repair:
     return Repair(tuple(mended), tuple(dropped), tuple(left))
 
 
-def _is_left_over(name: str) -> bool:
-    """Return whether a file that does not belong is a writer's, and not a person's."""
+def _is_leftover(name: str) -> bool:
+    """Return whether a file that does not belong to the store was left by a writer."""
     folders, _, last = name.rpartition("/")
-    in_the_making = is_temporary(last) and folders.split("/")[0] in ("", ZARR_GROUP)
+    is_unfinished = is_temporary(last) and folders.split("/")[0] in ("", ZARR_GROUP)
     is_zarrs = any(pattern.fullmatch(name) for pattern in (SHARD_PATH, ZARR_JSON))
-    return in_the_making or is_zarrs or is_table_file(name)
+    return is_unfinished or is_zarrs or is_table_file(name)

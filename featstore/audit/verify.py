@@ -1,4 +1,4 @@
-"""Decode every record of a store: the check behind `clipfeat store verify --deep`."""
+"""What is wrong with a store: `clipfeat store verify`, in three depths."""
 
 import enum
 import hashlib
@@ -34,14 +34,278 @@ from ..store import FeatureStore
 from ..tables import FROM_SOURCE, index_lines, table_size_problem
 from ..writing.journal import Journal
 
+REPAIR = "type: clipfeat store repair"
+COPY = "copy this file again from its source"
+REDO = "type: clipfeat store repair, then the clipfeat extract command again; or " + COPY
+
 Rows = dict[int, IndexRow]  # by position in the shard
+
+
+class Depth(enum.StrEnum):
+    """How much of a store is read."""
+
+    QUICK = "quick"  # sizes and presence
+    FULL = "full"  # every byte, against its sha256
+    DEEP = "deep"  # every record as well: checksum, no NaN or Inf, status
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One thing that is wrong with a store."""
+
+    path: str  # relative to the store
+    problem: str
+    ids: tuple[str, ...]  # whose records it affects
+    remedy: str
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the problem for scripts; `shard` is null if another file is affected."""
+        shard = self.path if SHARD_PATH.fullmatch(self.path) else None
+        return {**asdict(self), "shard": shard}
+
+    def text(self) -> str:
+        """Return the problem as a line."""
+        affected = f" ({len(self.ids)} records)" if self.ids else ""
+        return f"{self.path}: {self.problem}{affected}; {self.remedy}"
+
+
+def verify(path: Path, depth: Depth = Depth.FULL) -> list[Problem]:
+    """Return what is wrong with the store at `path`; nothing, if it is the one that was written.
+
+    Checks that every file exists at its size, and that no other files do (quick). Hashes every file
+    (sha256), compares the Zarr metadata with what the identity implies and the lookup with the
+    index, and computes the digest again (full). Decodes every record (deep). Raises StoreError if
+    there is no store at `path`, or one of another format version.
+    """
+    try:
+        store = FeatureStore.open(path)
+        shards = store.shards
+    except CorruptStoreError as error:
+        return [_error_problem(error, path)]
+    problems = list(_check_other_files(store))
+    if depth == Depth.QUICK:
+        problems += _check_presence(store)
+        sizes = ((shard.path, size_problem(path, shard)) for shard in shards)
+        return problems + [_shard_problem(name, problem) for name, problem in sizes if problem]
+    index = store.table_path("index").name
+    problems += _check_tables(store)
+    problems += _check_zarr_metadata(store)
+    broken = {
+        shard.path: problem for shard, problem in check_files(path, shards, "verify") if problem
+    }
+    if all(problem.path != index for problem in problems):
+        problems += _check_index(store)
+    ids: dict[str, tuple[str, ...]] = {}
+    if all(problem.path != index for problem in problems):
+        if depth == Depth.DEEP:
+            broken.update(check_records(store, skip=set(broken)))
+        ids = _ids_by_shard(store, set(broken))
+    return problems + [
+        _shard_problem(name, problem, ids.get(name, ())) for name, problem in broken.items()
+    ]
+
+
+def _shard_problem(name: str, problem: str, ids: tuple[str, ...] = ()) -> Problem:
+    return Problem(name, problem, ids, ODD_REMEDY.get(problem, REDO))
+
+
+def _file_problems(path: Path, name: str, remedy: str) -> Iterator[Problem]:
+    """Yield a problem if the file of this name is missing, or is not a plain file."""
+    odd = oddity(path)
+    if odd:
+        yield Problem(name, odd, (), ODD_REMEDY[odd])
+    elif not is_plain(path):
+        yield Problem(name, "the file is missing", (), remedy)
+
+
+def _error_problem(error: Exception, path: Path) -> Problem:
+    """Return an error of reading as a problem of the file that its text names first."""
+    name, problem = STORE_JSON, str(error)
+    for store in (path.absolute(), path):
+        inside, colon, rest = problem.removeprefix(f"{store}/").partition(": ")
+        if colon and inside != problem.partition(": ")[0]:
+            name, problem = inside, rest
+    odd = oddity(path / name)
+    if odd:
+        return Problem(name, odd, (), ODD_REMEDY[odd])
+    return Problem(name, problem.removesuffix(f"; {FROM_SOURCE}"), (), COPY)
+
+
+def _check_other_files(store: FeatureStore) -> Iterator[Problem]:
+    """Yield the files that neither the packing list nor the format mentions."""
+    journal = Journal(store.path)
+    if journal.folder.is_dir() or journal.folder.is_symlink():
+        yield from _check_journal(store, journal)
+    known = {STORE_JSON, *store.zarr_metadata()}
+    known.update(store.table_path(table).name for table in TABLES)
+    known.update(shard.path for shard in store.shards)
+    for path in sorted(store.path.rglob("*")):
+        name = path.relative_to(store.path).as_posix()
+        is_file = path.is_symlink() or not path.is_dir()
+        folder, _, below = name.partition("/")
+        is_journals = folder == JOURNAL and (journal.owns(below) if below else path.is_symlink())
+        if is_file and name not in known and not is_journals:
+            yield Problem(name, "does not belong to the store", (), "delete it")
+
+
+def _check_journal(store: FeatureStore, journal: Journal) -> Iterator[Problem]:
+    if journal.folder.is_symlink():
+        yield Problem(JOURNAL, "is a symbolic link", (), "remove it: a store contains no links")
+        return
+    names = [path.name for path in journal.folder.iterdir()]
+    if names and not any(map(journal.owns, names)):
+        return  # the files of a person, each of which is a problem of its own
+    try:
+        is_update = journal.updates(store.digest)
+    except StoreError:
+        is_update = False  # without a readable plan no run can continue it
+    problem = "a run that was killed after it had finished the store has left a journal"
+    if is_update:
+        problem = "an extraction that adds to the store was interrupted, or is running"
+    remedy = "run the clipfeat extract command again to finish it, or: clipfeat store repair"
+    yield Problem(JOURNAL, problem, (), remedy)
+
+
+def _check_presence(store: FeatureStore) -> Iterator[Problem]:
+    """Yield the tables and zarr.json files that are missing."""
+    for name in [*(store.table_path(table).name for table in TABLES), *store.zarr_metadata()]:
+        yield from _file_problems(store.path / name, name, REPAIR if "/" in name else COPY)
+
+
+def _check_tables(store: FeatureStore) -> Iterator[Problem]:
+    """Hash the tables, and compare the bytes of store.json with those of its content."""
+    if not _contains(store.path / STORE_JSON, card_bytes(store.card)):
+        yield Problem(STORE_JSON, "is not the canonical form of its content", (), COPY)
+    for table in TABLES:
+        path = store.table_path(table)
+        remedy = REPAIR if table == "lookup" else COPY
+        problems = list(_file_problems(path, path.name, remedy))
+        if not problems and table == "index":
+            too_large = table_size_problem(path, sum(store.card["counts"].values()))
+            problems = [Problem(path.name, too_large, (), COPY)] if too_large else []
+        yield from problems
+        if not problems and sha256_file(path) != store.card["tables"][table]:
+            yield Problem(path.name, "sha256 is not the one in store.json", (), remedy)
+
+
+def _check_zarr_metadata(store: FeatureStore) -> Iterator[Problem]:
+    """Compare each zarr.json with the one that the metadata of the store implies."""
+    for name, content in store.zarr_metadata().items():
+        odd = oddity(store.path / name)
+        if odd:
+            yield Problem(name, odd, (), ODD_REMEDY[odd])
+        elif not _contains(store.path / name, content):
+            yield Problem(name, "is not what store.json implies", (), REPAIR)
+
+
+def _contains(path: Path, content: bytes) -> bool:
+    """Return whether a file has this content; no more than that is read, however large it is."""
+    try:
+        return read_bytes(path, len(content)) == content
+    except OSError:
+        return False
+
+
+def _check_index(store: FeatureStore) -> Iterator[Problem]:
+    """Compare what follows from the index with store.json, the lookup and the digest."""
+    lookup = LookupBuilder(map(str, store.grid_shapes), store.identity.recipe)
+    counts: Counter[str] = Counter()
+    coverage = _Coverage(store)
+
+    def observed_lines() -> Iterator[bytes]:
+        for batch in store.index_batches():
+            lookup.add(batch)
+            counts.update(batch.column("status").to_pylist())
+            coverage.add(batch)
+            yield index_lines(batch)
+
+    try:
+        digest = store_digest(store.identity, store.shards, observed_lines())
+    except CorruptStoreError as error:
+        yield _error_problem(error, store.path)
+        return
+    except (StoreError, ValueError, KeyError, OverflowError) as error:
+        yield Problem(store.table_path("index").name, f"a row is invalid: {error}", (), COPY)
+        return
+    if digest != store.digest:
+        problem = f"digest is {store.digest}, but the tables give {digest}"
+        yield Problem(STORE_JSON, problem, (), f"copy {STORE_JSON} and the tables again")
+    if {s: n for s, n in store.card["counts"].items() if n} != counts:
+        yield Problem(STORE_JSON, "counts are not those of the index", (), COPY)
+    if store.card.get("areas", []) != lookup.areas:
+        yield Problem(STORE_JSON, "areas are not those of the index and the recipe", (), COPY)
+    expected = hashlib.sha256(lookup_bytes(lookup.columns())).hexdigest()
+    if expected != store.card["tables"]["lookup"]:
+        yield Problem(store.table_path("lookup").name, "is not that of the index", (), REPAIR)
+    yield from coverage.problems()
+
+
+NO_ROWS = np.zeros(0, bool)  # of a shard that is not on the packing list
+
+
+class _Coverage:
+    """Checks that each id has its own row, in a shard that is on the packing list."""
+
+    def __init__(self, store: FeatureStore):
+        self._index = store.table_path("index").name
+        self._lengths = store.card["grid_shapes"]
+        self._shard_records = store.card["shard_records"]
+        self._taken: dict[tuple[str, int], np.ndarray] = {}  # by shape and first row
+        self._without_row: list[str] = []  # ids
+        self._ends = dict.fromkeys(self._lengths, 0)
+        arrays = Counter((s.shape, s.first_row, s.records) for s in store.shards)
+        for (shape, first_row, records), n in arrays.items():
+            self._ends[shape] = max(self._ends[shape], first_row + records)
+            if n == len(store.identity.arrays):
+                self._taken[shape, first_row] = np.zeros(records, bool)
+
+    def add(self, rows: pa.RecordBatch) -> None:
+        """Mark the rows of some ids as taken."""
+        row = rows.column("row").to_numpy()
+        position = row % self._shard_records
+        shards = zip(rows.column("shape").to_pylist(), (row - position).tolist(), strict=True)
+        numbers_in: dict[tuple[str, int], list[int]] = defaultdict(list)
+        for number, shard in enumerate(shards):
+            numbers_in[shard].append(number)
+        for shard, numbers in numbers_in.items():
+            taken = self._taken.get(shard, NO_ROWS)
+            has_row = np.zeros(len(numbers), bool)
+            positions, first = np.unique(position[numbers], return_index=True)
+            inside = positions < len(taken)
+            has_row[first[inside]] = ~taken[positions[inside]]
+            taken[positions[inside]] = True
+            others = (numbers[k] for k in np.flatnonzero(~has_row))
+            self._without_row += (rows.column("image_id")[number].as_py() for number in others)
+
+    def problems(self) -> Iterator[Problem]:
+        """Yield what is wrong once all ids were added."""
+        if self._without_row:
+            problem = "ids do not have their own row in a shard of the packing list"
+            yield Problem(self._index, problem, tuple(self._without_row), COPY)
+        if self._ends != self._lengths:
+            yield Problem(STORE_JSON, "grid_shapes are not those of the packing list", (), COPY)
+
+
+def _ids_by_shard(store: FeatureStore, paths: set[str]) -> dict[str, tuple[str, ...]]:
+    """Return the ids whose records are in each shard file of `paths`."""
+    shard_records = store.card["shard_records"]
+    at: dict[tuple[str, int], list[str]] = defaultdict(list)
+    for shard in store.shards:
+        if shard.path in paths:
+            at[shard.shape, shard.first_row // shard_records].append(shard.path)
+    ids: dict[str, list[str]] = {path: [] for path in paths}
+    if paths:
+        for row in store.index:
+            for path in at.get((row.shape, row.row // shard_records), ()):
+                ids[path].append(row.image_id)
+    return {path: tuple(some) for path, some in ids.items()}
 
 
 def check_records(store: FeatureStore, skip: set[str]) -> Iterator[tuple[str, str]]:
     """Yield (path, problem) for each shard with a record that is not as the index says.
 
-    Every record is decoded, its checksum verified and its numbers looked at; one is held for
-    each thread. The shards of `skip` are passed over.
+    Every record is decoded, its checksum verified and its numbers checked; each thread holds one.
+    The shards of `skip` are omitted.
     """
     rows = _rows_by_shard(store)
     shards = [shard for shard in store.shards if shard.path not in skip]
@@ -55,10 +319,10 @@ def check_records(store: FeatureStore, skip: set[str]) -> Iterator[tuple[str, st
         ) as bar,
         ThreadPoolExecutor(thread_count()) as threads,
     ):
-        found = threads.map(
+        problems = threads.map(
             lambda shard: _check_shard(store, shard, rows[shard.shape, shard.first_row]), shards
         )
-        for shard, problem in zip(shards, found, strict=True):
+        for shard, problem in zip(shards, problems, strict=True):
             bar.update(shard.bytes)
             if problem:
                 yield shard.path, problem
@@ -85,14 +349,14 @@ def _check_shard(store: FeatureStore, shard: ShardRow, rows: Rows) -> str | None
             index = read_index(descriptor, store.card["shard_records"])
             for position, (offset, length) in enumerate(index.tolist()):
                 row = rows.get(position)
-                if row is None:  # a gap; what it may hold, an id has had before
+                if row is None:  # a gap; an id may have had its record before
                     continue
                 is_ok = row.status == Status.OK
                 if is_ok != (offset != ABSENT):
-                    state = "absent" if offset == ABSENT else "there"
+                    state = "absent" if offset == ABSENT else "present"
                     return f"record {position} is {state}, but it is {row.status} in the index"
                 if is_ok:
-                    check = _check_of(row, array)
+                    check = _checksum_of(row, array)
                     entry = (offset, length)
                     out = as_bytes(record)
                     read_record(descriptor, entry, identity.codec, check, out, verify=True)
@@ -103,272 +367,6 @@ def _check_shard(store: FeatureStore, shard: ShardRow, rows: Rows) -> str | None
     return None
 
 
-def _check_of(row: IndexRow, array: str) -> bytes:
+def _checksum_of(row: IndexRow, array: str) -> bytes:
     checks = bytes.fromhex(row.checksum)
     return checks[:CRC_BYTES] if array == "grid" else checks[CRC_BYTES:]
-
-
-REPAIR = "type: clipfeat store repair"
-COPY = "copy this file again from its source"
-REDO = "type: clipfeat store repair, then the clipfeat extract command again; or " + COPY
-
-
-class Depth(enum.StrEnum):
-    """How much of a store is read."""
-
-    QUICK = "quick"  # sizes and presence
-    FULL = "full"  # every byte, against its sha256
-    DEEP = "deep"  # every record as well: checksum, no NaN or Inf, status
-
-
-@dataclass(frozen=True)
-class Problem:
-    """One thing that is wrong with a store."""
-
-    path: str  # relative to the store
-    problem: str
-    ids: tuple[str, ...]  # whose records it touches
-    remedy: str
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the problem for scripts; `shard` is null where it is in another file."""
-        shard = self.path if SHARD_PATH.fullmatch(self.path) else None
-        return {**asdict(self), "shard": shard}
-
-    def text(self) -> str:
-        """Return the problem as a line."""
-        touched = f" ({len(self.ids)} records)" if self.ids else ""
-        return f"{self.path}: {self.problem}{touched}; {self.remedy}"
-
-
-def verify(path: Path, depth: Depth = Depth.FULL) -> list[Problem]:
-    """Return what is wrong with the store at `path`: nothing, if it is the one it says it is.
-
-    Looks for every file at its size and for files that do not belong (quick); hashes every
-    file (sha256), compares the Zarr metadata with what the identity implies and the look-up
-    with the index, and recomputes the digest (full); decodes every record (deep). Raises
-    StoreError if there is no store at `path`, or one of another format version.
-    """
-    try:
-        store = FeatureStore.open(path)
-        shards = store.shards
-    except CorruptStoreError as error:
-        return [_of_error(error, path)]
-    problems = list(_check_strangers(store))
-    if depth == Depth.QUICK:
-        problems += _check_presence(store)
-        sizes = ((shard, size_problem(path, shard)) for shard in shards)
-        return problems + [_of_shard(shard.path, problem) for shard, problem in sizes if problem]
-    tables = list(_check_tables(store))
-    problems += tables
-    problems += _check_metadata(store)
-    broken = {}
-    for shard, problem in check_files(path, shards, "verify"):
-        if problem:
-            broken[shard.path] = problem
-    if any(problem.path == store.table_path("index").name for problem in tables):
-        return problems + [_of_shard(name, why) for name, why in broken.items()]
-    index = list(_check_index(store))
-    problems += index
-    if any(problem.path == store.table_path("index").name for problem in index):
-        return problems + [_of_shard(name, why) for name, why in broken.items()]
-    if depth == Depth.DEEP:
-        for shard_path, problem in check_records(store, skip=set(broken)):
-            broken[shard_path] = problem
-    ids = _ids_of(store, set(broken))
-    return problems + [_of_shard(name, why, ids[name]) for name, why in broken.items()]
-
-
-def _of_shard(name: str, problem: str, ids: tuple[str, ...] = ()) -> Problem:
-    return Problem(name, problem, ids, ODD_REMEDY.get(problem, REDO))
-
-
-def _of_file(path: Path, name: str, remedy: str) -> Iterator[Problem]:
-    """Say it if no plain file is there."""
-    odd = oddity(path)
-    if odd:
-        yield Problem(name, odd, (), ODD_REMEDY[odd])
-    elif not is_plain(path):
-        yield Problem(name, "the file is missing", (), remedy)
-
-
-def _of_error(error: Exception, path: Path) -> Problem:
-    """Return an error of reading as a problem of the file that it names first, named once."""
-    name, why = STORE_JSON, str(error)
-    for store in (path.absolute(), path):
-        inside, colon, rest = why.removeprefix(f"{store}/").partition(": ")
-        if colon and inside != why.partition(": ")[0]:
-            name, why = inside, rest
-    odd = oddity(path / name)
-    if odd:
-        return Problem(name, odd, (), ODD_REMEDY[odd])
-    return Problem(name, why.removesuffix(f"; {FROM_SOURCE}"), (), COPY)
-
-
-def _check_tables(store: FeatureStore) -> Iterator[Problem]:
-    """Hash the tables, and compare store.json with its own text."""
-    if not _holds(store.path / STORE_JSON, card_bytes(store.card)):
-        yield Problem(STORE_JSON, "is not written as its content is", (), COPY)
-    for table in TABLES:
-        path = store.table_path(table)
-        remedy = REPAIR if table == "lookup" else COPY
-        problems = list(_of_file(path, path.name, remedy))
-        if not problems and table == "index":
-            too_large = table_size_problem(path, sum(store.card["counts"].values()))
-            problems = [Problem(path.name, too_large, (), COPY)] if too_large else []
-        yield from problems
-        if not problems and sha256_file(path) != store.card["tables"][table]:
-            yield Problem(path.name, "sha256 is not the one in store.json", (), remedy)
-
-
-def _check_presence(store: FeatureStore) -> Iterator[Problem]:
-    """Name the tables and zarr.json files that are not there."""
-    for name in [*(store.table_path(table).name for table in TABLES), *store.zarr_metadata()]:
-        yield from _of_file(store.path / name, name, REPAIR if "/" in name else COPY)
-
-
-def _check_metadata(store: FeatureStore) -> Iterator[Problem]:
-    """Compare each zarr.json with the one that this store must have."""
-    for name, content in store.zarr_metadata().items():
-        odd = oddity(store.path / name)
-        if odd:
-            yield Problem(name, odd, (), ODD_REMEDY[odd])
-        elif not _holds(store.path / name, content):
-            yield Problem(name, "is not what store.json implies", (), REPAIR)
-
-
-def _holds(path: Path, content: bytes) -> bool:
-    """Return whether a file has this content; no more of it is read, however large it is."""
-    try:
-        return read_bytes(path, len(content)) == content
-    except OSError:
-        return False
-
-
-def _check_index(store: FeatureStore) -> Iterator[Problem]:
-    """Compare what follows from the index with store.json, the look-up and the digest."""
-    lookup = LookupBuilder(map(str, store.grid_shapes), store.identity.recipe)
-    counts: Counter[str] = Counter()
-    covered = _Coverage(store)
-
-    def watched() -> Iterator[bytes]:
-        for batch in store.index_batches():
-            lookup.add(batch)
-            counts.update(batch.column("status").to_pylist())
-            covered.add(batch)
-            yield index_lines(batch)
-
-    try:
-        digest = store_digest(store.identity, store.shards, watched())
-    except CorruptStoreError as error:
-        yield _of_error(error, store.path)
-        return
-    except (StoreError, ValueError, KeyError, OverflowError) as error:
-        yield Problem(store.table_path("index").name, f"a row makes no sense: {error}", (), COPY)
-        return
-    if digest != store.digest:
-        what = f"digest is {store.digest}, but the tables give {digest}"
-        yield Problem(STORE_JSON, what, (), f"copy {STORE_JSON} and the tables again")
-    if {s: n for s, n in store.card["counts"].items() if n} != counts:
-        yield Problem(STORE_JSON, "counts are not those of the index", (), COPY)
-    if store.card.get("areas", []) != lookup.areas:
-        yield Problem(STORE_JSON, "areas are not those of the index and the recipe", (), COPY)
-    expected = hashlib.sha256(lookup_bytes(lookup.columns())).hexdigest()
-    if expected != store.card["tables"]["lookup"]:
-        yield Problem(store.table_path("lookup").name, "is not that of the index", (), REPAIR)
-    yield from covered.problems()
-
-
-NOWHERE = np.zeros(0, bool)  # rows of a shard that is not on the packing list
-
-
-class _Coverage:
-    """Checks that each id has a row of its own, in a shard that is on the packing list."""
-
-    def __init__(self, store: FeatureStore):
-        self._index = store.table_path("index").name
-        self._lengths = store.card["grid_shapes"]
-        self._shard_records = store.card["shard_records"]
-        self._taken: dict[tuple[str, int], np.ndarray] = {}
-        self._outside: list[str] = []
-        self._ends = dict.fromkeys(self._lengths, 0)
-        arrays = Counter((s.shape, s.first_row, s.records) for s in store.shards)
-        for (shape, first_row, records), n in arrays.items():
-            self._ends[shape] = max(self._ends[shape], first_row + records)
-            if n == len(store.identity.arrays):
-                self._taken[shape, first_row] = np.zeros(records, bool)
-
-    def add(self, rows: pa.RecordBatch) -> None:
-        """Note the places of rows of the index."""
-        row = rows.column("row").to_numpy()
-        position = row % self._shard_records
-        places = zip(rows.column("shape").to_pylist(), (row - position).tolist(), strict=True)
-        at: dict[tuple[str, int], list[int]] = defaultdict(list)
-        for number, place in enumerate(places):
-            at[place].append(number)
-        for place, numbers in at.items():
-            taken = self._taken.get(place, NOWHERE)
-            own = np.zeros(len(numbers), bool)
-            positions, first = np.unique(position[numbers], return_index=True)
-            inside = positions < len(taken)
-            own[first[inside]] = ~taken[positions[inside]]
-            taken[positions[inside]] = True
-            lost = (numbers[k] for k in np.flatnonzero(~own))
-            self._outside += (rows.column("image_id")[number].as_py() for number in lost)
-
-    def problems(self) -> Iterator[Problem]:
-        if self._outside:
-            what = "ids have no row of their own in a shard of the packing list"
-            yield Problem(self._index, what, tuple(self._outside), COPY)
-        if self._ends != self._lengths:
-            yield Problem(STORE_JSON, "grid_shapes are not those of the packing list", (), COPY)
-
-
-def _check_strangers(store: FeatureStore) -> Iterator[Problem]:
-    """Name the files that the packing list and the format do not know."""
-    journal = Journal(store.path)
-    if journal.folder.is_dir() or journal.folder.is_symlink():
-        yield from _unfinished_update(store, journal)
-    known = {STORE_JSON, *store.zarr_metadata()}
-    known.update(store.table_path(table).name for table in TABLES)
-    known.update(shard.path for shard in store.shards)
-    for path in sorted(store.path.rglob("*")):
-        name = path.relative_to(store.path).as_posix()
-        is_file = path.is_symlink() or not path.is_dir()
-        folder, _, below = name.partition("/")
-        is_journals = folder == JOURNAL and (journal.owns(below) if below else path.is_symlink())
-        if is_file and name not in known and not is_journals:
-            yield Problem(name, "does not belong to the store", (), "delete it")
-
-
-def _unfinished_update(store: FeatureStore, journal: Journal) -> Iterator[Problem]:
-    if journal.folder.is_symlink():
-        yield Problem(JOURNAL, "is a symbolic link", (), "remove it: a store holds no links")
-        return
-    names = [path.name for path in journal.folder.iterdir()]
-    if names and not any(map(journal.owns, names)):
-        return  # what keeps it there is named by itself
-    try:
-        plan = journal.plan()
-    except StoreError:
-        plan = None  # nothing that could be gone on with
-    remedy = "type the clipfeat extract command again to finish it, or: clipfeat store repair"
-    what = "an extraction that adds to the store was cut off, or is running"
-    if plan is None or plan["parent"] != store.digest:
-        what = "a journal is left of a run that was killed when the store was already finished"
-    yield Problem(JOURNAL, what, (), remedy)
-
-
-def _ids_of(store: FeatureStore, paths: set[str]) -> dict[str, tuple[str, ...]]:
-    """Return the ids whose records lie in each of some shards."""
-    shard_records = store.card["shard_records"]
-    at: dict[tuple[str, int], list[str]] = defaultdict(list)
-    for shard in store.shards:
-        if shard.path in paths:
-            at[shard.shape, shard.first_row // shard_records].append(shard.path)
-    ids: dict[str, list[str]] = {path: [] for path in paths}
-    if paths:
-        for row in store.index:
-            for path in at.get((row.shape, row.row // shard_records), ()):
-                ids[path].append(row.image_id)
-    return {path: tuple(some) for path, some in ids.items()}

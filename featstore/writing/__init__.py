@@ -1,1 +1,1 @@
-"""Write a store: journal, lock, transactions, updates of what is finished."""
+"""Write a store, or add to one."""

@@ -1,14 +1,15 @@
-"""Who may write a store: one process all of it, or several a part each."""
+"""What a run writes into a store: its shards, its plan, its files, and what is already written."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import Any, Self
 
 from ...base.errors import StoreError
 from ...base.files import fsync_folder
-from ..checks import check_files, check_folders, check_plain
+from ..checks import check_files, check_folders, check_plain, size_problem
 from ..format import (
+    JOURNAL,
     STORE_JSON,
     TABLES,
     ZARR_GROUP,
@@ -20,209 +21,182 @@ from ..format import (
     differences,
     table_file,
 )
-from ..layout import Layout, Part, Shard, is_written_again
+from ..layout import Layout, Shard, is_written_again, lay_out
 from ..metadata import metadata_files
-from ..shards import ShardWriter
 from ..store import FeatureStore
-from .journal import Journal, Receipt, checked_libraries
-from .lock import WriterLock
+from .journal import Journal, Plan, Receipt
 
 
-class StoreLock:
-    """The right to write a store alone, or as one of its parts.
+def check_place(path: Path) -> None:
+    """Raise StoreError unless `path` is free, empty, a store or an unfinished store."""
+    empty = not path.exists() or (path.is_dir() and not any(path.iterdir()))
+    if not (empty or (path / STORE_JSON).exists() or (path / JOURNAL).is_dir()):
+        raise StoreError(
+            f"{path} exists and is not a feature store; choose another --out",
+            code="E-STORE-OCCUPIED",
+        )
 
-    Whoever writes all of a store, finishes or repairs it holds `lock`; a part holds a file of its
-    own, `part-3-of-16.lock`. Each first takes its own lock, which others can see from then on, and
-    only then looks whether a rival holds theirs: for `lock` every part is a rival, for a part
-    `lock` and all parts of another number of parts. Of two rivals the one that looks last sees the
-    other, so that never both go on; if they came at the same instant, it may be that neither does.
 
-    That holds between hosts whether or not the file system passes flock on: the text of a lock
-    is on the disk before its holder looks at another. What needs flock between hosts is that
-    two processes take the same lock at the same instant. Two that write one part so do no harm:
-    names of files in the making are never the same; each shard and each receipt is that of
-    one or of the other, whole; and where their bits differ, finishing hashes a shard that is not
-    the one of its receipt, and asks for that part again.
+def finished_store(path: Path, identity: Identity) -> FeatureStore | None:
+    """Return the finished store at `path`, None if there is none or an unfinished one.
 
-    A process that dies takes its flock with it, and its text counts for nothing on its own host.
-    One who holds `lock`, and has looked, may remove the locks of parts with the journal: nobody
-    holds one, but somebody may be about to. Such a one finds `lock` held; or free again, and its
-    own lock without a name, and begins once more.
+    Raises StoreError if the store has another identity, or something else is at `path`.
     """
-
-    def __init__(self, journal: Journal, part: Part | None = None):
-        self._journal = journal
-        self._part = part
-        self._own = self._lock_of(part)
-
-    def acquire(self, *, break_lock: bool = False) -> tuple[str, ...]:
-        """Get the right, or raise StoreError naming who has it; return who had it and is gone.
-
-        `break_lock` takes the locks of processes on other hosts, and never that of a living
-        process on this one.
-        """
-        while True:
-            gone = [self._own.acquire(break_lock=break_lock)]
-            try:
-                for rival in self._rivals():
-                    gone.append(self._lock_of(rival).check_free(break_lock=break_lock))
-            except BaseException:
-                self._own.release()
-                raise
-            if self._own.is_held():
-                return tuple(holder for holder in gone if holder is not None)
-            self._own.release()
-
-    def is_held(self) -> bool:
-        """Return whether the right is still ours: another host may have broken it."""
-        return self._own.is_held()
-
-    def release(self) -> None:
-        """Let others in."""
-        self._own.release()
-
-    def check_held(self) -> None:
-        """Raise StoreError if another process has broken the lock."""
-        if not self.is_held():
-            raise StoreError(
-                f"{self._journal.store}: another process has broken the lock; it writes now"
-            )
-
-    def _lock_of(self, part: Part | None) -> WriterLock:
-        store = self._journal.store
-        if part is None:
-            return WriterLock(self._journal.lock_path, str(store))
-        return WriterLock(self._journal.folder / part.lock_name, f"part {part} of {store}")
-
-    def _rivals(self) -> list[Part | None]:
-        """Return the parts that must not be written meanwhile; None stands for the whole."""
-        parts = self._journal.parts()
-        if self._part is None:
-            return [*parts]
-        return [None, *(part for part in parts if part.of != self._part.of)]
+    check_place(path)
+    if not (path / STORE_JSON).exists():
+        return None
+    store = FeatureStore.open(path)
+    different = list(differences(store.identity.to_json(), identity.to_json()))
+    if different:
+        raise StoreError(
+            f"{path} exists: {'; '.join(different)}; choose another --out",
+            code="E-STORE-IDENTITY",
+        )
+    return store
 
 
-class ShardTransaction:
-    """One shard in the making: leaving the block without `commit` leaves nothing behind.
+def shard_records_at(path: Path) -> int | None:
+    """Return how many records a shard has in the store at `path`, finished or not."""
+    if (path / STORE_JSON).exists():
+        return FeatureStore.open(path).card["shard_records"]
+    plan = Journal(path).plan()
+    return None if plan is None else plan.shard_records
 
-    `libraries` are the versions of what touches pixels in this process, {name: version}. They
-    are recorded in the receipt and at last in store.json, and are no part of the digest.
+
+def update_layout(
+    store: FeatureStore,
+    shapes: Mapping[str, GridShape],
+    retry: Collection[str] = (),
+    changed: Collection[str] = (),
+) -> Layout:
+    """Return the shards to write so that a finished store holds all of `{id: grid shape}`.
+
+    First the shards that have lost a file, in their old places. Behind all rows of the store, new
+    shards: of the ids that the store does not know, of those whose status is in `retry`, and of
+    those in `changed`, to whose old records no id refers from then on. Raises StoreError if the
+    store has an id that `shapes` does not have.
     """
+    shard_records: int = store.card["shard_records"]
+    lost = _lost_shards(store)
+    new = dict(shapes)
+    left_out: list[str] = []
+    tried_again: dict[str, GridShape] = {}
+    rows: dict[tuple[str, int], list[tuple[int, str]]] = {place: [] for place in lost}
+    for row in store.index:
+        if new.pop(row.image_id, None) is None:
+            left_out.append(row.image_id)
+            continue
+        place = (row.shape, row.row // shard_records)
+        if place in rows:
+            rows[place].append((row.row, row.image_id))
+        elif row.status in retry or row.image_id in changed:
+            tried_again[row.image_id] = shapes[row.image_id]
+    if left_out:
+        raise StoreError(
+            f"{store.path} exists and holds {len(left_out)} images that the manifest does not have "
+            f"(such as {left_out[0]!r}); to add to it, pass all of its images and the new ones, or "
+            f"choose another --out",
+            code="E-STORE-IDS",
+        )
+    again: list[Shard] = []
+    for (shape, index), held in sorted(rows.items()):  # nothing is held if all ids have moved
+        held.sort()
+        at, ids = tuple(row for row, _ in held), tuple(image_id for _, image_id in held)
+        first_row, records = index * shard_records, lost[shape, index]
+        again.append(Shard(0, GridShape.parse(shape), index, first_row, records, ids, at))
+    taken = {shape: store.card["grid_shapes"][str(shape)] for shape in store.grid_shapes}
+    return lay_out({**new, **tried_again}, shard_records, taken, tuple(again))
 
-    def __init__(
-        self,
-        store: Path,
-        identity: Identity,
-        shard_records: int,
-        shard: Shard,
-        libraries: Mapping[str, str],
-    ):
-        check_folders(store, [str(shard.shape)], identity.arrays)
-        self._journal = Journal(store)
-        self._journal.refuse_link()
-        self._shard = shard
-        self._libraries = checked_libraries(dict(libraries))
-        self._files: dict[str, ShardWriter] = {}
-        try:
-            for array in identity.arrays:
-                temporary = self._journal.temporary(f"{shard.number:08}.{array}")
-                self._files[array] = ShardWriter(store, temporary, shard, array, shard_records)
-        except BaseException:
-            self.close()
-            raise
 
-    def __enter__(self) -> Self:
-        return self
+def _lost_shards(store: FeatureStore) -> dict[tuple[str, int], int]:
+    """Return {(grid shape, index): rows covered} of shards without a file of full size.
 
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-    def close(self) -> None:
-        """Drop what was not committed."""
-        for file in self._files.values():
-            file.close()
-
-    def append(self, position: int, encoded: Mapping[str, bytes]) -> None:
-        """Write the encoded arrays of the record at `position` in the shard, in that order."""
-        for array, file in self._files.items():
-            file.append(position, encoded[array])
-
-    def commit(self, records: tuple[IndexRow, ...]) -> Receipt:
-        """Give the files their names, then write the receipt, which makes the shard done."""
-        files = tuple(file.commit() for file in self._files.values())
-        receipt = Receipt.of(self._shard.number, files, records, self._libraries)
-        self._journal.write_receipt(receipt)
-        return receipt
+    An update that was interrupted continues with those that it began with.
+    """
+    places = {s: (s.shape, s.first_row // store.card["shard_records"]) for s in store.shards}
+    plan = Journal(store.path).plan()
+    if plan is not None and plan.parent == store.digest:
+        again = set(plan.again)
+        return {place: shard.records for shard, place in places.items() if place in again}
+    return {
+        place: shard.records for shard, place in places.items() if size_problem(store.path, shard)
+    }
 
 
 @dataclass(frozen=True)
 class Run:
-    """The shards of a layout, and the store that they make."""
+    """The shards of a layout, and the store that they make, new or updated."""
 
     path: Path
     identity: Identity
     layout: Layout
-    parent: FeatureStore | None  # the finished store that is added to
+    parent: FeatureStore | None  # the finished store that is updated
 
     @property
     def journal(self) -> Journal:
         return Journal(self.path)
 
-    def plan(self) -> dict[str, Any]:
-        """Return what plan.json says of this run."""
-        shards = self.layout.shards
-        return {
-            "identity": self.identity.to_json(),
-            "shard_records": self.layout.shard_records,
-            "layout": self.layout.fingerprint(),
-            "parent": self.parent.digest if self.parent else None,
-            "again": [[str(s.shape), s.index] for s in shards if self.is_in_parent(s)],
-            "shards": len(shards),
-            "ids": sum(len(shard.ids) for shard in shards),
-        }
+    @property
+    def parent_digest(self) -> str | None:
+        return self.parent.digest if self.parent else None
 
-    def check_plan(self, stored: dict[str, Any], plan: dict[str, Any]) -> None:
-        """Raise StoreError unless the plan in the journal is the one of this run."""
-        if stored == plan:
-            return
-        there, asked = (
-            {**p["identity"], "shard_records": p["shard_records"]} for p in (stored, plan)
+    @cached_property
+    def plan(self) -> Plan:
+        """The plan of this run, as its journal contains it."""
+        shards = self.layout.shards
+        return Plan(
+            identity=self.identity.to_json(),
+            shard_records=self.layout.shard_records,
+            layout=self.layout.fingerprint(),
+            parent=self.parent_digest,
+            again=tuple((str(s.shape), s.index) for s in shards if self.is_in_parent(s)),
+            shards=len(shards),
+            ids=sum(len(shard.ids) for shard in shards),
         )
-        what = "; ".join(differences(there, asked)) or "it was planned for other images"
+
+    def check_plan(self, stored: Plan) -> None:
+        """Raise StoreError unless the plan in the journal is the one of this run."""
+        if stored == self.plan:
+            return
+        begun, asked = (
+            {**plan.identity, "shard_records": plan.shard_records} for plan in (stored, self.plan)
+        )
+        problem = "; ".join(differences(begun, asked)) or "it was planned for other images"
         raise StoreError(
-            f"{self.path} is unfinished and was begun otherwise: {what}. "
-            f"Finish it as it was begun, or choose another --out"
+            f"{self.path} is unfinished and was begun with other options: {problem}. "
+            f"Finish it as it was begun, or choose another --out",
+            code="E-PLAN-OTHER",
         )
 
     def is_overtaken(self) -> bool:
-        """Return whether the store was finished by someone else since it was looked at."""
+        """Return whether another process has committed a store here since this run was planned."""
         digest = None
         if (self.path / STORE_JSON).exists():
             digest = FeatureStore.open(self.path).digest
-        return digest != (self.parent.digest if self.parent else None)
-
-    def overtaken(self) -> StoreError:
-        return StoreError(f"{self.path} has just been finished by another process; type it again")
+        return digest != self.parent_digest
 
     def lengths(self) -> dict[str, int]:
-        """Return the length of the arrays of each grid shape, sorted by rows, then cols."""
+        """Return the lengths of the arrays in records by grid shape, sorted by rows, then cols."""
         lengths = {**(self.parent.card["grid_shapes"] if self.parent else {})}
         for shape, length in self.layout.records.items():
             lengths[str(shape)] = max(length, lengths.get(str(shape), 0))
         return {str(shape): lengths[str(shape)] for shape in sorted(map(GridShape.parse, lengths))}
 
-    def metadata(self) -> dict[str, bytes]:
+    def zarr_metadata(self) -> dict[str, bytes]:
         """Return {path relative to the store: bytes} of every zarr.json that the store will have."""
         records = {GridShape.parse(shape): n for shape, n in self.lengths().items()}
         return metadata_files(self.identity, records, self.layout.shard_records)
 
+    @property
+    def generation(self) -> int:
+        return self.parent.card["generation"] + 1 if self.parent else 0
+
     def tables(self) -> dict[str, Path]:
         """Return the file of each table that the run writes."""
-        generation = self.parent.card["generation"] + 1 if self.parent else 0
-        return {table: self.path / table_file(table, generation) for table in TABLES}
+        return {table: self.path / table_file(table, self.generation) for table in TABLES}
 
     def check_places(self) -> None:
-        """Raise CorruptStoreError if something stands in the place of what will be written.
+        """Raise CorruptStoreError if something has the name of a file or a folder to write.
 
         To be called before anything is written: a store from elsewhere may link to anywhere, and
         a link that a person made is not replaced by a file.
@@ -232,7 +206,7 @@ class Run:
         check_plain([self.path / shard.path(array) for shard in shards for array in arrays])
         check_plain([self.journal.receipt_path(shard.number) for shard in shards])
         check_plain([*self.tables().values(), self.path / STORE_JSON])
-        check_plain([self.path / name for name in self.metadata()])
+        check_plain([self.path / name for name in self.zarr_metadata()])
 
     def folders(self) -> list[Path]:
         """Return the folders of the features, inner ones first."""
@@ -241,7 +215,7 @@ class Run:
         return [*(s / array for s in shapes for array in self.identity.arrays), *shapes, group]
 
     def make_folders(self) -> None:
-        """Make the folders of the arrays; any number of processes may at once."""
+        """Make the folders of the arrays; several processes may do so at once."""
         group = self.path / ZARR_GROUP
         for shape in self.layout.records:
             for array in self.identity.arrays:
@@ -255,33 +229,33 @@ class Run:
         parent = self.parent
         return parent is not None and is_written_again(shard, parent.card["grid_shapes"])
 
-    def receipts(self, shards: tuple[Shard, ...]) -> Iterator[tuple[Shard, Receipt]]:
+    def receipts(self, shards: Iterable[Shard]) -> Iterator[tuple[Shard, Receipt]]:
         """Yield those of `shards` that have a receipt, with it."""
         return self.journal.receipts(shards, self.identity.arrays)
 
-    def rows(self, shards: tuple[Shard, ...]) -> Iterator[IndexRow]:
-        """Yield what became of every id of those of `shards` that are down."""
+    def rows(self, shards: Iterable[Shard]) -> Iterator[IndexRow]:
+        """Yield the index rows of the ids of those of `shards` that are written."""
         for _, receipt in self.receipts(shards):
             yield from receipt.records
 
     def pending(self, shards: tuple[Shard, ...]) -> tuple[Shard, ...]:
-        """Return those of `shards` to write; those down already are read again to be sure."""
-        done = {shard.number: receipt.files for shard, receipt in self.receipts(shards)}
-        whole = done.keys() - self.changed(done)
-        return tuple(shard for shard in shards if shard.number not in whole)
+        """Return those of `shards` to write; the files of the others are hashed to be sure."""
+        written = {shard.number: receipt.files for shard, receipt in self.receipts(shards)}
+        done = written.keys() - self.changed(written)
+        return tuple(shard for shard in shards if shard.number not in done)
 
-    def changed(self, done: Mapping[int, tuple[ShardRow, ...]]) -> set[int]:
+    def changed(self, written: Mapping[int, tuple[ShardRow, ...]]) -> set[int]:
         """Return the numbers of the shards whose files are not those of their receipts."""
-        numbers = {file: number for number, files in done.items() for file in files}
+        numbers = {file: number for number, files in written.items() for file in files}
         checked = check_files(self.path, list(numbers), "check")
         return {numbers[file] for file, problem in checked if problem}
 
-    def is_in_vain(self) -> bool:
-        """Return whether all is written and not one record came of it.
+    def produced_no_records(self) -> bool:
+        """Return whether a run that has written every shard would commit no new record at all.
 
-        A shard of the parent that was written again counts, and so does an id that is new to it,
-        or whose record is replaced, since its file is another one and cannot be used: the store
-        says from then on what became of them.
+        An update that has written a shard of the parent again counts as a result. So does an id
+        that is new to the parent, or whose old record is replaced because its file has changed:
+        the store then records the status of that id.
         """
         if any(row.status == Status.OK for row in self.rows(self.layout.shards)):
             return False

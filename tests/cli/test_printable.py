@@ -17,7 +17,7 @@ from clipfeat.base.text import printable_lines
 from clipfeat.cli.main import main
 from clipfeat.cli.options import json_text, show
 from clipfeat.featstore.layout import Part
-from clipfeat.featstore.writing.writer import PartWriter
+from clipfeat.featstore.writing.writer import StoreWriter
 
 ROOT = Path(__file__).parents[2]
 ESCAPE = "\x1b]0;owned\x07\x9b31m"  # sets the window's title; colours text, in one C1 byte
@@ -87,7 +87,7 @@ def test_a_hash_that_is_none_is_refused(run, store, key):
 def test_finishing_says_who_is_gone_and_what_is_lacking(run, tmp_path):
     path = tmp_path / f"s{ESCAPE}"
     _, layout = layout_of(path, FIRST)
-    with PartWriter(path, IDENTITY, layout, Part(1, 3)) as writer:
+    with StoreWriter(path, IDENTITY, layout, part=Part(1, 3)) as writer:
         write_shard(path, writer.pending[0])
     holder = {"host": f"far{ESCAPE}", "pid": 7, "since": ESCAPE}
     (path / "journal/lock").write_text(json.dumps(holder))

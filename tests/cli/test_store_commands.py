@@ -13,7 +13,7 @@ from small_world import FIRST, IDENTITY, layout_of, write, write_shard
 from stores import make_store, snapshot
 
 from clipfeat.featstore.layout import Part
-from clipfeat.featstore.writing.writer import PartWriter
+from clipfeat.featstore.writing.writer import StoreWriter
 
 # What a person may not do is tried as one, even where the tests are run by root.
 UNPRIVILEGED = """
@@ -145,11 +145,11 @@ def test_finish_says_what_is_lacking_and_then_finishes(tmp_path):
     path = tmp_path / "s"
     _, layout = layout_of(path, FIRST)
     for number in (1, 3):
-        with PartWriter(path, IDENTITY, layout, Part(number, 3)) as writer:
+        with StoreWriter(path, IDENTITY, layout, part=Part(number, 3)) as writer:
             for shard in writer.pending:
                 write_shard(path, shard)
     done = clipfeat("store", "finish", path)
-    again = "type the same clipfeat extract command again with --shard-range 2/3"
+    again = "run the same clipfeat extract command again with --shard-range 2/3"
     what = f"{path} lacks 1 id in 1 of 3 shards (no receipt: 1); {again}"
     assert_one_line_error(done, 1, what)
     done = clipfeat("store", "finish", path, "--json")
@@ -157,7 +157,7 @@ def test_finish_says_what_is_lacking_and_then_finishes(tmp_path):
     missing = {"shards": [[1, 1]], "ids": 1, "parts": ["2/3"]}
     expected = {"store": str(path), "finished": False, "shards": 3, "missing": missing}
     assert json.loads(done.stdout) == expected
-    with PartWriter(path, IDENTITY, layout, Part(2, 3)) as writer:
+    with StoreWriter(path, IDENTITY, layout, part=Part(2, 3)) as writer:
         write_shard(path, writer.pending[0])
     digest = write(tmp_path / "whole").digest
     for _ in range(2):
@@ -169,14 +169,15 @@ def test_finish_says_what_is_lacking_and_then_finishes(tmp_path):
 
 
 def test_finish_of_what_is_no_store(tmp_path):
-    assert_one_line_error(clipfeat("store", "finish", tmp_path), 2, f"{tmp_path} is no feature st")
+    done = clipfeat("store", "finish", tmp_path)
+    assert_one_line_error(done, 2, str(tmp_path), "[E-STORE-ABSENT]")
 
 
 @pytest.mark.parametrize("begun", [True, False])
 def test_finish_where_nothing_may_be_written(tmp_path, begun):
     path = tmp_path / "s"
     _, layout = layout_of(path, FIRST)
-    with PartWriter(path, IDENTITY, layout, Part(1, 1)) as writer:
+    with StoreWriter(path, IDENTITY, layout, part=Part(1, 1)) as writer:
         for shard in writer.pending:
             write_shard(path, shard)
     lock = path / "journal/lock"

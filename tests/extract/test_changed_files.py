@@ -21,7 +21,7 @@ from clipfeat.extract.source_files import SourceFiles, file_sha256, file_stamp
 from clipfeat.featstore import FeatureStore, StoreError
 from clipfeat.featstore.audit.verify import Depth, verify
 from clipfeat.featstore.layout import Part
-from clipfeat.featstore.writing.commit import finish_store
+from clipfeat.featstore.writing.parts import commit_parts
 from clipfeat.manifests import folder_manifest
 
 IMAGES = 10
@@ -212,7 +212,7 @@ def test_parts_have_tables_of_their_own(made, tmp_path):
     shutil.copytree(made / "images", tmp_path / "images")
     for number in (1, 2):
         run(tmp_path, part=Part(number, 2))
-    finish_store(tmp_path / "s")
+    commit_parts(tmp_path / "s")
     names = {path.name for path in tmp_path.glob("s.files*")}
     assert names == {"s.files-1-of-2.parquet", "s.files-2-of-2.parquet"}
     assert run(tmp_path)[1][1:] == [f"{tmp_path}/s is already complete"]

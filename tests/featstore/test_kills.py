@@ -1,4 +1,4 @@
-"""A writer killed at any instant leaves readers what they had, and the next writer its work."""
+"""A writer killed at any instant leaves the store readable, and its work to the next writer."""
 
 import json
 import subprocess
@@ -51,8 +51,8 @@ def test_killed_before_and_after_every_step(tmp_path, scenario):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("scenario", ["discard", "discard-append"])
-def test_killed_at_every_step_of_giving_up(tmp_path, scenario):
+@pytest.mark.parametrize("scenario", ["rollback", "rollback-append"])
+def test_killed_at_every_step_of_a_rollback(tmp_path, scenario):
     check(*kill(scenario, tmp_path, "steps"))
 
 

@@ -12,17 +12,19 @@ from typing import Any
 
 import part_process
 import pytest
+from logged import logged
 from part_process import ENCODED, IDENTITY, LAYOUT, writer_of
+from refused import refuses
 from stores import write_encoded, write_shard
 
 from clipfeat.featstore import FeatureStore, StoreError
 from clipfeat.featstore.audit.repair import repair
 from clipfeat.featstore.audit.verify import Depth, verify
 from clipfeat.featstore.layout import Part, lay_out
-from clipfeat.featstore.writing.commit import finish_store
-from clipfeat.featstore.writing.journal import Journal
-from clipfeat.featstore.writing.update import update_layout
-from clipfeat.featstore.writing.writer import PartWriter
+from clipfeat.featstore.writing import lock as lock_module
+from clipfeat.featstore.writing.parts import commit_parts
+from clipfeat.featstore.writing.run import update_layout
+from clipfeat.featstore.writing.writer import StoreWriter
 
 HERE = socket.gethostname()
 ELSEWHERE = json.dumps({"host": "elsewhere", "pid": 7, "since": "2026-11-23T10:00:00+00:00"})
@@ -75,7 +77,7 @@ def write(path, what, most=None):
 
 
 def finished(path):
-    store = finish_store(path)
+    store = commit_parts(path)
     assert isinstance(store, FeatureStore)
     assert verify(path, Depth.DEEP) == []
     return store
@@ -121,8 +123,8 @@ def test_of_two_plans_at_once_one_wins_and_the_other_is_refused(path, start):
     errors = {name: rival.communicate()[1] for name, rival in rivals.items()}
     (winner,) = [name for name, error in errors.items() if not error]
     (loser,) = rivals.keys() - {winner}
-    what = f"begun otherwise: recipe.name is {winner} in the store, {loser} asked for. Finish it"
-    assert what in errors[loser]
+    assert "E-PLAN-OTHER" in errors[loser]
+    assert f"recipe.name is {winner} in the store, {loser} asked for" in errors[loser]
     plan = json.loads((path / "journal/plan.json").read_bytes())
     assert plan["identity"]["recipe"] == {"name": winner}
     assert len(list(path.rglob("c.*"))) == (7 if winner == "test" else 8)
@@ -134,9 +136,9 @@ def test_a_part_that_is_running_excludes_all_but_the_others(path, start, digest,
     begin(holder)
     assert holder.stdout.readline() == "0\n"
     assert write(path, "2/4") == [3, 4, 5, 6]
-    who = rf"part 1/4 of {path} is being written by process {holder.pid} on {HERE}, since "
-    do = finish_store if rival == "finish" else lambda path, **_: write(path, rival)
-    with pytest.raises(StoreError, match=who):
+    who = f"part 1/4 of {path} is being written by process {holder.pid} on {HERE}, since "
+    do = commit_parts if rival == "finish" else lambda path, **_: write(path, rival)
+    with refuses("E-LOCK-HELD", who, kind=StoreError):
         do(path, break_lock=True)
     assert holder.poll() is None
     holder.kill()
@@ -150,8 +152,9 @@ def test_a_whole_run_excludes_parts(path, start, digest):
     holder = start("whole", 60)
     begin(holder)
     assert holder.stdout.readline() == "0\n"
-    for rival in (lambda: write(path, "1/4"), lambda: finish_store(path, break_lock=True)):
-        with pytest.raises(StoreError, match=f"{path} is being written by process {holder.pid} on"):
+    for rival in (lambda: write(path, "1/4"), lambda: commit_parts(path, break_lock=True)):
+        who = f"{path} is being written by process {holder.pid} on"
+        with refuses("E-LOCK-HELD", who, kind=StoreError):
             rival()
     holder.kill()
     holder.wait()
@@ -188,15 +191,15 @@ def test_the_part_of_another_host_is_respected_until_its_lock_is_broken(path, di
     for k in (1, 2, 3, 4):
         write(path, f"{k}/4")
     (path / "journal/part-2-of-4.lock").write_text(ELSEWHERE)
-    match = r"part 2/4 of .* by process 7 on elsewhere.* if that process is gone, add --break-lock"
+    names = "part 2/4 of", "by process 7 on elsewhere", "--break-lock"
     for rival in ("2/4", "2/3", "whole"):
-        with pytest.raises(StoreError, match=match):
+        with refuses("E-LOCK-HELD", *names, kind=StoreError):
             write(path, rival)
-    with pytest.raises(StoreError, match=match):
-        finish_store(path)
+    with refuses("E-LOCK-HELD", *names, kind=StoreError):
+        commit_parts(path)
     assert write(path, "1/4") == []
-    said = []
-    store = finish_store(path, break_lock=True, say=said.append)
+    with logged() as said:
+        store = commit_parts(path, break_lock=True)
     assert said == ["Taking over the lock of process 7 on elsewhere, which is gone"]
     assert isinstance(store, FeatureStore)
     assert store.digest == digest
@@ -205,26 +208,26 @@ def test_the_part_of_another_host_is_respected_until_its_lock_is_broken(path, di
 def test_the_whole_run_of_another_host_is_respected_by_parts(path):
     write(path, "1/4")
     (path / "journal/lock").write_text(ELSEWHERE)
-    with pytest.raises(StoreError, match=f"{path} is being written by process 7 on elsewhere"):
+    with refuses("E-LOCK-HELD", f"{path} is being written by process 7 on elsewhere"):
         write(path, "2/4")
-    said = []
-    with PartWriter(path, IDENTITY, LAYOUT, Part(2, 4), break_lock=True, say=said.append):
+    writer = StoreWriter(path, IDENTITY, LAYOUT, part=Part(2, 4), break_lock=True)
+    with logged() as said, writer:
         assert said == ["Taking over the lock of process 7 on elsewhere, which is gone"]
 
 
 def test_a_lock_that_was_cleared_away_before_it_counted_is_taken_again(path, monkeypatch):
     write(path, "1/4")
-    lock, parts, cleared = path / "journal/part-2-of-4.lock", Journal.parts, []
+    lock, parts, cleared = path / "journal/part-2-of-4.lock", lock_module.started_parts, []
 
-    def clear_first(journal):
-        if not cleared:  # as one does who has held `lock` for a moment
+    def clear_first(store):
+        if not cleared:  # as a process does that has held `lock` for a moment
             cleared.append(lock.unlink())
-        return parts(journal)
+        return parts(store)
 
-    monkeypatch.setattr(Journal, "parts", clear_first)
+    monkeypatch.setattr(lock_module, "started_parts", clear_first)
     with writer_of(path, "2/4"):
         assert json.loads(lock.read_text())["pid"] == os.getpid()
-        with pytest.raises(StoreError, match="part 2/4 of"):
+        with refuses("E-LOCK-HELD", "part 2/4 of", kind=StoreError):
             write(path, "whole")
 
 
@@ -239,7 +242,7 @@ class TestUpdate:
         store = FeatureStore.open(path)
         layout = update_layout(store, part_process.SHAPES)
         for part in parts:
-            with PartWriter(path, IDENTITY, layout, Part.parse(part), parent=store) as writer:
+            with StoreWriter(path, IDENTITY, layout, part=Part.parse(part), parent=store) as writer:
                 for shard in writer.pending[:most]:
                     write_shard(path, IDENTITY, layout, shard, ENCODED)
 
@@ -257,8 +260,8 @@ class TestUpdate:
     def test_a_repair_waits_for_parts(self, store):
         layout = update_layout(store, part_process.SHAPES)
         with (
-            PartWriter(store.path, IDENTITY, layout, Part(1, 2), parent=store),
-            pytest.raises(StoreError, match=r"part 1/2 of .* is being written by process"),
+            StoreWriter(store.path, IDENTITY, layout, part=Part(1, 2), parent=store),
+            refuses("E-LOCK-HELD", "part 1/2 of", kind=StoreError),
         ):
             repair(store.path)
 
@@ -268,19 +271,19 @@ class TestUpdate:
             json.dumps({"identity": {}, "shard_records": 4, "layout": "0" * 64, "parent": None,
                         "again": [], "shards": 1, "ids": 1})
         )  # fmt: skip
-        with pytest.raises(StoreError, match=r"was left by .*; type: clipfeat store finish"):
+        with refuses("E-PLAN-LEFTOVER", f"clipfeat store finish {store.path}", kind=StoreError):
             self.write(store.path, "1/2")
-        assert finish_store(store.path).digest == store.digest  # pyright: ignore
+        assert commit_parts(store.path).digest == store.digest  # pyright: ignore
         self.write(store.path, "1/2", "2/2")
         assert len(finished(store.path)) == 60
 
     def test_a_part_that_comes_when_all_is_finished_leaves_nothing(self, store):
         layout = update_layout(store, part_process.SHAPES)
         self.write(store.path, "1/1")
-        finish_store(store.path)
+        commit_parts(store.path)
         with (
-            pytest.raises(StoreError, match="has just been finished by another process"),
-            PartWriter(store.path, IDENTITY, layout, Part(1, 2), parent=store),
+            refuses("E-STORE-OVERTAKEN", kind=StoreError),
+            StoreWriter(store.path, IDENTITY, layout, part=Part(1, 2), parent=store),
         ):
             pass
         assert verify(store.path) == []

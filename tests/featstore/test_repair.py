@@ -16,7 +16,7 @@ from stores import (
 from clipfeat.featstore import CorruptStoreError, FeatureStore, StoreError
 from clipfeat.featstore.audit.repair import repair
 from clipfeat.featstore.audit.verify import Depth, verify
-from clipfeat.featstore.writing.lock import WriterLock
+from clipfeat.featstore.writing.lock import LockFile
 
 RNG = np.random.default_rng(0)
 RECORDS: dict[str, np.ndarray | None] = {
@@ -225,7 +225,7 @@ def test_what_is_not_there_or_being_written_is_not_repaired(store, tmp_path):
         repair(tmp_path / "none")
     assert not (tmp_path / "none").exists()
     (store / "journal").mkdir()
-    lock = WriterLock(store / "journal/lock", "the store")
+    lock = LockFile(store / "journal/lock", "the store")
     lock.acquire()
     with pytest.raises(StoreError, match="is being written by process"):
         repair(store)

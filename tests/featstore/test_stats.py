@@ -12,8 +12,7 @@ from clipfeat.featstore.layout import lay_out
 from clipfeat.featstore.report import stats
 from clipfeat.featstore.report.stats import EDGES, Moments, VectorStats, stats_text, store_stats
 from clipfeat.featstore.shards import as_bytes, checksum, encode
-from clipfeat.featstore.writing.run import ShardTransaction
-from clipfeat.featstore.writing.writer import StoreWriter, write_store
+from clipfeat.featstore.writing.writer import ShardTransaction, StoreWriter, write_store
 
 DIM = 12
 DEAD, CONSTANT = 3, 7
@@ -126,7 +125,7 @@ def make_pooled_store(path: Path, records: dict[str, tuple[np.ndarray, np.ndarra
                         )
                     )
                 files.commit(tuple(rows))
-        writer.finish()
+        writer.commit()
     return path
 
 

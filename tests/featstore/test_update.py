@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 import pytest
 import zarr
+from refused import refuses
 from stores import (
     encoded_records,
     extend_store,
@@ -17,7 +18,7 @@ from stores import (
 
 from clipfeat.featstore import FeatureStore, GridShape, MissingRecordError, StoreError
 from clipfeat.featstore.audit.verify import Depth, verify
-from clipfeat.featstore.writing.update import update_layout
+from clipfeat.featstore.writing.run import update_layout
 from clipfeat.featstore.writing.writer import StoreWriter
 
 RNG = np.random.default_rng(0)
@@ -192,14 +193,14 @@ def test_an_update_that_was_cut_off_goes_on_and_the_old_store_reads_meanwhile(st
     check(store, records)
 
 
-def test_an_update_that_is_given_up_leaves_the_store_as_it_was(store):
+def test_an_update_that_is_rolled_back_leaves_the_store_as_it_was(store):
     before = FeatureStore.open(store)
     records = {**FIRST, **MORE}
     layout = update_layout(before, shapes_of(records, SHAPE))
     with StoreWriter(store, before.identity, layout, parent=before) as writer:
         encoded = encoded_records(before.identity, records)
         write_shard(store, before.identity, layout, writer.pending[0], encoded)
-        writer.discard()
+        writer.rollback()
     assert check(store, FIRST).digest == before.digest
 
 
@@ -209,7 +210,7 @@ def test_an_update_of_a_store_that_has_grown_since_is_refused(store):
     layout = update_layout(before, shapes_of(records, SHAPE))
     extend_store(store, records)
     with (
-        pytest.raises(StoreError, match="has just been finished by another process"),
+        refuses("E-STORE-OVERTAKEN", kind=StoreError),
         StoreWriter(store, before.identity, layout, parent=before),
     ):
         pass
@@ -218,5 +219,5 @@ def test_an_update_of_a_store_that_has_grown_since_is_refused(store):
 
 def test_ids_may_not_be_left_out(store):
     shapes = dict.fromkeys(["a", "b"], SHAPE)
-    with pytest.raises(StoreError, match=r"holds 6 images that are not asked for \(such as 'c'\)"):
+    with refuses("E-STORE-IDS", "holds 6 images", "such as 'c'", kind=StoreError):
         update_layout(FeatureStore.open(store), shapes)

@@ -102,7 +102,7 @@ class TestDeep:
         forge_column(path, "index", "status", statuses)
         forge_column(path, "index", "checksum", [*checks[:4], "", checks[5]])
         reconcile(path)
-        self.check(path, LAST, "record 0 is there, but it is missing in the index")
+        self.check(path, LAST, "record 0 is present, but it is missing in the index")
 
     def test_a_record_that_is_absent_for_an_ok_id(self, tmp_path, codec):
         path = make_store(tmp_path / "s", {**RECORDS, "i2": None}, codec, shape=SHAPE)

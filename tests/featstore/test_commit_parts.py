@@ -1,10 +1,11 @@
-"""`store finish` makes a store of what is down, or says what is lacking, from the journal alone."""
+"""`store finish` commits the written shards, or names the missing ones, from the journal alone."""
 
 import json
 
 import numpy as np
 import pytest
 import small_world
+from refused import refuses
 from small_world import ALL, FIRST, IDENTITY, MISSING, layout_of, write, write_shard
 from stores import extend_store, files_of, make_store, snapshot
 
@@ -12,10 +13,10 @@ from clipfeat.base.errors import UsageError
 from clipfeat.featstore import FeatureStore, StoreError
 from clipfeat.featstore.audit.verify import Depth, verify
 from clipfeat.featstore.layout import Part
-from clipfeat.featstore.writing.commit import Lacking, finish_store
-from clipfeat.featstore.writing.writer import PartWriter, StoreWriter
+from clipfeat.featstore.writing.parts import MissingShards, commit_parts
+from clipfeat.featstore.writing.writer import StoreWriter
 
-NOT_OF_PLAN = "its receipts are not those of its plan"
+NOT_OF_PLAN = "E-PLAN-RECEIPTS"
 
 
 @pytest.fixture
@@ -34,27 +35,26 @@ def write_most(path, ids=FIRST, but=(), libraries=small_world.LIBRARIES):
 
 
 def finished(path):
-    store = finish_store(path)
+    store = commit_parts(path)
     assert isinstance(store, FeatureStore)
     assert verify(path, Depth.DEEP) == []
     return store
 
 
-def lacking(path):
-    found = finish_store(path)
-    assert isinstance(found, Lacking)
+def missing(path):
+    found = commit_parts(path)
+    assert isinstance(found, MissingShards)
     assert not (path / "store.json").exists()
     return found
 
 
 def refusal(path):
-    """Return why the store cannot be finished."""
+    """Return why the store cannot be committed: which shards are missing, or an error's code."""
     try:
-        text = lacking(path).text()
+        return missing(path).text()
     except StoreError as error:
-        text = str(error)
-    assert not (path / "store.json").exists()
-    return text
+        assert not (path / "store.json").exists()
+        return error.code
 
 
 class TestFinished:
@@ -92,12 +92,12 @@ class TestFinished:
         assert finished(path).digest == digest
 
 
-class TestLacking:
+class TestMissing:
     def test_shards_without_a_receipt(self, path):
         layout = write_most(path, but=(1, 2))
-        found = lacking(path)
+        found = missing(path)
         ids = len(layout.shards[1].ids) + len(layout.shards[2].ids)
-        text = f"{path} lacks {ids} ids in 2 of 3 shards (no receipt: 1-2); type the same"
+        text = f"{path} lacks {ids} ids in 2 of 3 shards (no receipt: 1-2); run the same"
         assert found.text() == f"{text} clipfeat extract command again"
         assert found.to_json() == {
             "store": str(path),
@@ -111,18 +111,18 @@ class TestLacking:
     def test_the_parts_that_have_them_are_named(self, path):
         _, layout = layout_of(path, ALL)
         for number in (1, 3):
-            with PartWriter(path, IDENTITY, layout, Part(number, 3)) as writer:
+            with StoreWriter(path, IDENTITY, layout, part=Part(number, 3)) as writer:
                 for shard in writer.pending:
                     write_shard(path, shard)
-        found = lacking(path)
+        found = missing(path)
         assert found.parts == (Part(2, 3),)
-        assert found.text().endswith("type the same clipfeat extract command again with "
-                                     "--shard-range 2/3")  # fmt: skip
+        command = "run the same clipfeat extract command again with --shard-range 2/3"
+        assert found.text().endswith(command)
 
     def test_many_gaps_are_not_all_named(self, path):
         ranges = tuple(range(k, k + 1) for k in range(0, 40, 2))
         parts = tuple(Part(k, 20) for k in range(1, 21))
-        text = Lacking(path, ranges, of=40, ids=20, changed=True, parts=parts).text()
+        text = MissingShards(path, ranges, planned=40, ids=20, changed=True, parts=parts).text()
         assert "(changed since they were written: 0, 2, 4, 6, 8, 10, 12, 14, 12 more)" in text
         assert text.endswith("1/20, 2/20, 3/20, 4/20, 5/20, 6/20, 7/20, 8/20, 12 more")
 
@@ -130,7 +130,7 @@ class TestLacking:
     def test_a_shard_that_changed(self, path, damage):
         layout = write_most(path)
         damage(path / layout.shards[2].path("pooled"))
-        found = lacking(path)
+        found = missing(path)
         assert found.shards == (range(2, 3),)
         assert "lacks 1 id in 1 of 3 shards (changed since they were written: 2)" in found.text()
         write_most(path)
@@ -139,16 +139,16 @@ class TestLacking:
 
 class TestRefused:
     @pytest.mark.parametrize("make", [lambda path: None, lambda path: path.mkdir()])
-    def test_a_folder_that_is_no_store(self, path, make):
+    def test_a_folder_that_is_not_a_store(self, path, make):
         make(path)
-        with pytest.raises(UsageError, match=r"is no feature store: it holds neither store\.json"):
-            finish_store(path)
+        with refuses("E-STORE-ABSENT", str(path), kind=UsageError):
+            commit_parts(path)
         assert not list(path.glob("*"))
 
     def test_nothing_planned(self, path):
         (path / "journal").mkdir(parents=True)
-        with pytest.raises(StoreError, match="has no plan yet; type the clipfeat extract command"):
-            finish_store(path)
+        with refuses("E-PLAN-ABSENT", str(path), kind=StoreError):
+            commit_parts(path)
 
     @pytest.mark.parametrize(
         ("change", "why"),
@@ -169,12 +169,12 @@ class TestRefused:
         "change",
         [{"shards": 10**30}, {"shards": -1}, {"ids": "4"}, {"shard_records": 0}, {"layout": 1}],
     )
-    def test_a_plan_that_cannot_be(self, path, change):
+    def test_a_plan_that_is_invalid(self, path, change):
         write_most(path)
         plan = path / "journal/plan.json"
         plan.write_text(json.dumps({**json.loads(plan.read_bytes()), **change}))
-        with pytest.raises(StoreError, match=r"plan\.json is not a plan of this clipfeat"):
-            finish_store(path)
+        with refuses("E-PLAN-INVALID", "plan.json", *change, kind=StoreError):
+            commit_parts(path)
 
     def test_as_many_shards_as_nobody_has(self, path):
         write_most(path)
@@ -182,7 +182,7 @@ class TestRefused:
         plan = path / "journal/plan.json"
         many = {**json.loads(plan.read_bytes()), "shards": 10**12}
         plan.write_text(json.dumps(many))
-        found = lacking(path)
+        found = missing(path)
         assert found.shards == (range(3, 10**12),)
         assert len(json.dumps(found.to_json())) < 2 << 20
         assert f"{10**12 - 3} of {10**12} shards" in found.text()
@@ -191,8 +191,8 @@ class TestRefused:
         write_most(path)
         write_most(tmp_path / "other", ALL)
         (tmp_path / "other/journal/plan.json").rename(path / "journal/plan.json")
-        with pytest.raises(StoreError, match="its receipts are not those of its plan"):
-            finish_store(path)
+        with refuses("E-PLAN-RECEIPTS", kind=StoreError):
+            commit_parts(path)
         assert not (path / "store.json").exists()
 
     @pytest.mark.parametrize(
@@ -224,19 +224,17 @@ class TestRefused:
         write(path)
         write_most(path, ALL)
         (path / "store.json").unlink()
-        with pytest.raises(StoreError, match=r"was being added to and has lost its store\.json"):
-            finish_store(path)
+        with refuses("E-PLAN-PARENT", "store.json", kind=StoreError):
+            commit_parts(path)
 
     def test_no_record_at_all_undoes_the_run(self, path):
         write_most(path, [MISSING])
-        with pytest.raises(
-            StoreError,
-            match=r"no image gave a record, no store was written: 1 missing \(no such file; such as a1",
-        ):
-            finish_store(path)
+        reason = "1 missing (no such file; such as a1)"
+        with refuses("E-STORE-NO-RECORDS", "no store was written", reason, kind=StoreError):
+            commit_parts(path)
         assert not path.exists()
 
-    def test_an_update_that_only_tried_in_vain_is_undone(self, tmp_path):
+    def test_an_update_that_only_produced_no_record_is_undone(self, tmp_path):
         records = {"a": np.ones((1, 1, 8), np.float16), "gone": None}
         store = FeatureStore.open(make_store(tmp_path / "s", records))
         before = snapshot(tmp_path / "s")
@@ -245,11 +243,12 @@ class TestRefused:
             raise KeyboardInterrupt
 
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(StoreWriter, "finish", stop)
+            patch.setattr(StoreWriter, "commit", stop)
             with pytest.raises(KeyboardInterrupt):
                 extend_store(store.path, records, retry=["missing"])
-        with pytest.raises(StoreError, match=r"no image gave a record, .*/s is as it was: 1 missi"):
-            finish_store(store.path)
+        names = f"{store.path} is unchanged", "1 missing"
+        with refuses("E-STORE-NO-RECORDS", *names, kind=StoreError):
+            commit_parts(store.path)
         after = snapshot(tmp_path / "s")
         assert {k: v[2] for k, v in after.items()} == {k: v[2] for k, v in before.items()}
 
@@ -283,7 +282,7 @@ class TestLibraries:
         write_most(path)
         file = path / "journal/00000001.json"
         file.write_text(json.dumps({**json.loads(file.read_bytes()), "libraries": libraries}))
-        assert lacking(path).shards == (range(1, 2),)
+        assert missing(path).shards == (range(1, 2),)
         if isinstance(libraries, dict):  # and nobody writes one
             with pytest.raises(ValueError, match="librar"):
                 write_shard(path, layout_of(path, FIRST)[1].shards[0], libraries)
