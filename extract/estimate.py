@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ..base.errors import ExtractUsageError
+from ..base.text import counted
 from ..featstore.layout import Layout, lay_out
 from ..featstore.writing.run import check_place, update_layout
 from ..featstore.writing.writer import StoreWriter
@@ -55,8 +56,8 @@ class Estimate:
                 f"grids   {', '.join(grids[:5])}{more}",
                 f"shards  {self.shards:,}",
                 f"disk    {self.bytes / 1e9:.2f} GB; {self.free_bytes / 1e9:.1f} GB free{room}",
-                f"time    {duration(self.seconds)} on {self.devices} device"
-                f"{'s' * (self.devices != 1)}, as {self.sampled} of the images took",
+                f"time    {duration(self.seconds)} on {counted(self.devices, 'device')}, as "
+                f"{self.sampled} of the images took",
                 *(bad if self.refused else ()),
             )
         )

@@ -214,21 +214,18 @@ def not_comparable(row: IndexRow, picture: "Picture") -> str | None:
 
 def bucket_by_shape(
     ready: Sequence[tuple[IndexRow, np.ndarray]], passes: Passes
-) -> Iterator[tuple[list[tuple[IndexRow, np.ndarray]], int]]:
+) -> Iterator[tuple[Sequence[tuple[IndexRow, np.ndarray]], int]]:
     """Yield batches of pictures of one shape, each with the number of rows of its pass."""
     shapes: dict[tuple[int, ...], list[tuple[IndexRow, np.ndarray]]] = {}
     for row, pixels in ready:
         shapes.setdefault(pixels.shape, []).append((row, pixels))
     for bucket in shapes.values():
-        start = 0
-        for rows in passes.rows(len(bucket)):
-            yield bucket[start : start + rows], rows
-            start += rows
+        yield from passes.cut(bucket)
 
 
 def compare_batch(
     store: FeatureStore,
-    batch: list[tuple[IndexRow, np.ndarray]],
+    batch: Sequence[tuple[IndexRow, np.ndarray]],
     stream: "FeatureStream",
     pass_rows: int,
 ) -> Iterator[Deviation]:

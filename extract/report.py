@@ -12,6 +12,7 @@ from typing import Any
 from tqdm import tqdm
 
 from ..base.files import write_atomically
+from ..base.text import counted
 from ..featstore import FeatureStore, IndexRow
 from ..featstore.layout import Part
 from ..featstore.tables import reasons, reasons_text, remarks_text
@@ -158,7 +159,7 @@ class ExtractReport:
             line = f"{self.path}: {len(self.store)} records{speed}, digest {digest}..."
         lines = [line]
         if n := len(self.refused):
-            lines.append(f"{n} image{'s' * (n != 1)} gave no record: {reasons_text(self.refused)}")
+            lines.append(f"{counted(n, 'image')} gave no record: {reasons_text(self.refused)}")
         if self.remarks:
             lines.append(f"extracted, with a remark: {remarks_text(self.remarks)}")
         return "\n".join(lines)

@@ -24,7 +24,7 @@ from tqdm import tqdm
 from ..base.errors import ExtractUsageError
 from ..base.files import atomic_file
 from ..base.parquet import read_rows, write_rows
-from ..base.text import is_url, printable
+from ..base.text import counted, is_url, printable
 from ..featstore import FeatureStore
 from ..featstore.layout import Part
 from ..manifests import Manifest
@@ -59,28 +59,26 @@ class Changes:
     def text(self, *, read: bool) -> str:
         """Return a line for a person, "" where there is nothing to report."""
         if read:
-            text = f"{_files(len(self.hashes))} read again, {len(self.changed)} of them changed"
+            text = f"{counted(len(self.hashes), 'file')} read again, {len(self.changed)} of them changed"
             if self.unreadable:
                 text += (
-                    f"; {_files(len(self.unreadable))} could not be read, such as "
+                    f"; {counted(len(self.unreadable), 'file')} could not be read, such as "
                     f"{printable(self.unreadable[0])}"
                 )
             return text
         parts = []
         if self.touched:
-            parts.append(f"{_files(self.touched)} of another size or time than when extracted")
+            parts.append(
+                f"{counted(self.touched, 'file')} of another size or time than when extracted"
+            )
         if self.unknown:
-            parts.append(f"{_files(self.unknown)} whose size and time then are not known")
+            parts.append(f"{counted(self.unknown, 'file')} whose size and time then are not known")
         if not parts:
             return ""
         return (
             f"{'; '.join(parts)}: --retry changed reads them, and extracts those again that have "
             f"changed"
         )
-
-
-def _files(n: int) -> str:
-    return "1 file" if n == 1 else f"{n} files"
 
 
 class _Suspect(NamedTuple):

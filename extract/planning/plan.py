@@ -2,9 +2,10 @@
 
 import math
 import shutil
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 from ...base.errors import ExtractUsageError
 from ...base.text import IMAGE_SUFFIXES, suffix
@@ -15,6 +16,8 @@ from ...featstore.layout import Layout, Shard
 from ...manifests import Image, Manifest
 from .config import ExtractConfig
 from .recipe import Recipe
+
+Item = TypeVar("Item")
 
 # Images that a CPU thread computes at a time. The number is fixed, and each thread's kernels run
 # on it alone: how they sum then depends neither on the number of threads nor on the batch.
@@ -71,6 +74,13 @@ class Passes:
             left -= size
         return tuple(rows)
 
+    def cut(self, items: Sequence[Item]) -> Iterator[tuple[Sequence[Item], int]]:
+        """Yield the items of each pass over a shard of them, with its rows."""
+        start = 0
+        for rows in self.rows(len(items)):
+            yield items[start : start + rows], rows
+            start += rows
+
 
 def _rounded(number: int, unit: int) -> int:
     return -(-number // unit) * unit
@@ -124,7 +134,7 @@ class Batch:
 
     task: ShardTask
     start: int  # position of the first image in the shard
-    images: tuple[Image, ...]
+    images: Sequence[Image]
     rows: int  # of the pass through the backbone: more than there are images where it is padded
 
     @property
@@ -188,9 +198,9 @@ def batches(tasks: Iterable[ShardTask], passes: Passes) -> Iterator[Batch]:
     """Cut tasks into batches; no batch spans two shards, and a shard without ids has one."""
     for task in tasks:
         start = 0
-        for rows in passes.rows(len(task.images)):
-            yield Batch(task, start, task.images[start : start + rows], rows)
-            start += rows
+        for images, rows in passes.cut(task.images):
+            yield Batch(task, start, images, rows)
+            start += len(images)
 
 
 def largest_picture(manifest: Manifest, recipe: Recipe) -> tuple[int, ...]:

@@ -24,10 +24,9 @@ def manifest(tmp_path_factory):
     return folder_manifest(write_photographs(tmp_path_factory.mktemp("images"), IMAGES))
 
 
-def run(manifest, out, procs, precision="float32"):
+def run(manifest, out, **changes):
     config = ExtractConfig(model="RN50", pretrained="none", recipe="square:64", device="cpu",
-                           procs=procs, precision=precision, batch_size=4,
-                           shard_size=8)  # fmt: skip
+                           batch_size=4, shard_size=8, **changes)  # fmt: skip
     with logged() as lines:
         return extract_images(manifest, out, config), lines
 
