@@ -32,8 +32,8 @@ def one_backbone():
     """Load the weights once: they are the same for all runs here."""
     load = lru_cache(weights.load_backbone)
 
-    def once(spec, device, *, say):
-        say("Random weights")
+    def once(spec, device):
+        weights.logger.info("Random weights")  # which a run logs first
         return load(spec, device)
 
     with pytest.MonkeyPatch.context() as patch:

@@ -204,9 +204,9 @@ def test_this_process_touches_no_gpu_where_others_have_them(tmp_path, monkeypatc
         def end(self):
             events.append(f"end {self.device}")
 
-    def load_here(spec, device, **more):
+    def load_here(spec, device):
         events.append(f"here {device} {spec.precision}")
-        return load_backbone(spec, device, **more)
+        return load_backbone(spec, device)
 
     def touched(*_):
         raise AssertionError("this process has touched a GPU")

@@ -99,8 +99,9 @@ def test_files_that_are_not_those_extracted_are_named_and_not_compared(store, im
     }
     (tmp_path / "p003.jpg").unlink()  # a missing file says nothing of the others
     assert again(store, tmp_path, IMAGES)[0].verdict == "same bits"
-    nothing, said = again(store, tmp_path / "elsewhere", 5)
+    nothing, (weights, *said) = again(store, tmp_path / "elsewhere", 5)
     assert (nothing.verdict, nothing.is_good) == ("not compared", False)
+    assert weights.startswith("Random weights")
     assert said == [f"none of the 5 sampled images could be compared; is {tmp_path}/elsewhere "
                     "their folder?"]  # fmt: skip
 
