@@ -1,4 +1,4 @@
-"""clipfeat compare: how much better one run is than another, and how sure that is."""
+"""clipfeat compare: how much better one run is than another, and how certain this is."""
 
 from pathlib import Path
 
@@ -12,10 +12,10 @@ from .options import LocalPath, as_json, show
 @click.argument("runs", metavar="RUN RUN...", nargs=-1, type=LocalPath())
 @as_json
 def compare(*, runs: tuple[Path, ...], as_json: bool) -> None:
-    """Compare runs of one task with the first, on the examples that all were scored on.
+    """Compare runs of one task with the first RUN, on the examples that all of them were scored on.
 
-    Prints each run's score, the difference to the first, and the 95% bootstrap interval of that
-    difference. Images are resampled, each with all of its questions, which are not independent.
+    Prints each run's score, its difference from the first, and the 95% bootstrap interval of that
+    difference. Images are resampled with all of their questions, which are not independent.
 
     \b
     $ clipfeat compare runs/rn50 runs/rn50x4

@@ -1,4 +1,4 @@
-"""clipfeat corpus: turn the data sets' own files into sentences for pre-training."""
+"""clipfeat corpus: collect the sentences of several data sets for pre-training."""
 
 import logging
 from pathlib import Path
@@ -13,18 +13,24 @@ A_FOLDER = LocalPath(file_okay=False, exists=True)
 
 
 @click.command()
-@click.option("--captions", type=A_FOLDER, help="COCO's captions_{train,val}2014.json.")
-@click.option("--vqa", type=A_FOLDER, help="VQA v2's questions and annotations, train and val.")
-@click.option("--visual-genome", type=A_FOLDER, help="question_answers.json and image_data.json.")
-@click.option("--gqa", type=A_FOLDER, help="GQA's {train,val}_balanced_questions.json.")
+@click.option("--captions", type=A_FOLDER, help="Folder of COCO's captions_{train,val}2014.json.")
+@click.option(
+    "--vqa", type=A_FOLDER, help="Folder of VQA v2's questions and annotations of train and val."
+)
+@click.option(
+    "--visual-genome", type=A_FOLDER, help="Folder of question_answers.json and image_data.json."
+)
+@click.option("--gqa", type=A_FOLDER, help="Folder of GQA's {train,val}_balanced_questions.json.")
 @click.option(
     "--held-out",
     metavar="FILE",
     type=LocalPath(dir_okay=False, exists=True),
-    help="Images of COCO to hold out: numbers or names, or a JSON list with img_id.  "
-    "[default: an eighth of val2014, 5000 at most]",
+    help="COCO images to hold out: a list of numbers or names, or JSON with img_id.  "
+    "[default: an eighth of val2014, at most 5000]",
 )
-@click.option("--out", required=True, type=LocalPath(), help="Folder for the new files.")
+@click.option(
+    "--out", required=True, type=LocalPath(), help="Folder for the files that are written."
+)
 @as_json
 def corpus(
     *,
@@ -36,10 +42,10 @@ def corpus(
     out: Path,
     as_json: bool,
 ) -> None:
-    """Gather captions and questions into files for pre-training, in LXMERT's format.
+    """Collect captions and questions for pre-training, in LXMERT's format.
 
-    Writes mscoco_train.json, mscoco_nominival.json, mscoco_minival.json and vgnococo.json. Images
-    that are held out are in mscoco_minival.json alone, whichever data set asks about them.
+    Writes mscoco_train.json, mscoco_nominival.json, mscoco_minival.json and vgnococo.json. Texts
+    about held-out images are only in mscoco_minival.json, whichever data set they come from.
 
     \b
     $ clipfeat corpus --captions annotations/ --vqa vqa/ --visual-genome vg/ --gqa gqa/ --out corpus/

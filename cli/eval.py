@@ -1,4 +1,4 @@
-"""clipfeat eval: score a trained run on a split, or anybody's predictions."""
+"""clipfeat eval: score a trained run on a split, or a file of predictions."""
 
 import logging
 from collections.abc import Callable
@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ..base.errors import UsageError, needs_extra
+from ..base.text import counted
 from .options import LocalPath, as_json, show, skip_missing
 from .options import device as device_option
 
@@ -17,7 +18,6 @@ if TYPE_CHECKING:
     from ..train.tasks.captioning.evaluation import Embed
 
 logger = logging.getLogger(__name__)
-
 
 A_PATH = LocalPath()
 
@@ -36,20 +36,20 @@ def eval_() -> None:
 
 @eval_.command()
 @click.argument("run", type=A_PATH, required=False)
-@click.option("--split", help="Split that RUN answers, such as val or test-dev.")
-@click.option("--store", type=A_PATH, help="Default: the store of the run.")
-@click.option("--data", type=A_PATH, help="Default: the data of the run.")
+@click.option("--split", help="Split to answer, such as val or test-dev.")
+@click.option("--store", type=A_PATH, help="Feature store.  [default: that of the run]")
+@click.option("--data", type=A_PATH, help="Folder of the data.  [default: that of the run]")
 @skip_missing
 @device_option
-@click.option("--predictions", type=A_PATH, help="Score this file, in place of a run.")
-@click.option("--questions", type=A_PATH, help="Questions that --predictions answers.")
-@click.option("--annotations", type=A_PATH, help="Their VQA v2 annotations; GQA has none.")
+@click.option("--predictions", type=A_PATH, help="Score this file instead of a run.")
+@click.option("--questions", type=A_PATH, help="Questions that --predictions answer.")
+@click.option("--annotations", type=A_PATH, help="Annotations of the questions; GQA has none.")
 @as_json
 def vqa(*, run: Path | None, as_json: bool, **options: Any) -> None:
-    """Answer every question of a split; the answers go to RUN/predictions_<split>.json.
+    """Answer the questions of a split and write RUN/predictions_<split>.json.
 
-    Prints the official accuracy in percent, where the split has annotations. With --predictions
-    it scores a file in a leaderboard's format, of VQA v2 or of GQA, and needs no run.
+    Prints the official accuracy in percent if the split has annotations. With --predictions it
+    scores a file in the format of the VQA v2 or GQA leaderboard, and needs no run.
 
     \b
     $ clipfeat eval vqa run --split test-dev --data vqa/
@@ -63,7 +63,9 @@ def vqa(*, run: Path | None, as_json: bool, **options: Any) -> None:
         _refuse(of_file, "RUN")
         _eval_run(run, options, as_json=as_json)
     elif predictions is None or questions is None:
-        raise UsageError("pass RUN and --split, or --predictions and --questions")
+        raise UsageError(
+            "pass RUN and --split, or --predictions and --questions", code="E-OPTION-MISSING"
+        )
     else:
         _refuse(options, "--predictions")
         _eval_file(predictions, questions, annotations, as_json=as_json)
@@ -71,17 +73,19 @@ def vqa(*, run: Path | None, as_json: bool, **options: Any) -> None:
 
 @eval_.command()
 @click.argument("run", type=A_PATH)
-@click.option("--split", required=True, help="Split that RUN answers, such as dev or test.")
-@click.option("--store", type=A_PATH, help="Default: the store of the run.")
-@click.option("--data", type=A_PATH, help="Default: the data of the run.")
-@click.option("--blind", type=A_PATH, metavar="RUN", help="Score its blind twin beside it.")
+@click.option("--split", required=True, help="Split to label, such as dev or test.")
+@click.option("--store", type=A_PATH, help="Feature store.  [default: that of the run]")
+@click.option("--data", type=A_PATH, help="Folder of the data.  [default: that of the run]")
+@click.option(
+    "--blind", type=A_PATH, metavar="RUN", help="Also score this run without features and compare."
+)
 @skip_missing
 @device_option
 @as_json
 def ve(*, run: Path, as_json: bool, **options: Any) -> None:
-    """Label every hypothesis of a split; the labels go to RUN/predictions_<split>.jsonl.
+    """Label the hypotheses of a split and write RUN/predictions_<split>.jsonl.
 
-    Prints the accuracy in percent, overall and by class, and the confusion matrix.
+    Prints the accuracy in percent, overall and for each class, and the confusion matrix.
 
     \b
     $ clipfeat eval ve run --split test --blind blind --json
@@ -94,16 +98,16 @@ def ve(*, run: Path, as_json: bool, **options: Any) -> None:
 
 @eval_.command()
 @click.argument("run", type=A_PATH)
-@click.option("--split", required=True, help="Corpus that RUN is asked about: mscoco_minival.")
-@click.option("--store", type=A_PATH, help="Default: the store of the run.")
-@click.option("--data", type=A_PATH, help="Default: the data of the run.")
+@click.option("--split", required=True, help="Corpus to score RUN on, such as mscoco_minival.")
+@click.option("--store", type=A_PATH, help="Feature store.  [default: that of the run]")
+@click.option("--data", type=A_PATH, help="Folder of the data.  [default: that of the run]")
 @skip_missing
 @device_option
 @as_json
 def pretrain(*, run: Path, as_json: bool, **options: Any) -> None:
-    """Say how much of a corpus's hidden words, answers and replaced texts a run finds out.
+    """Score a pre-trained run on hidden words, answers and replaced texts of a corpus.
 
-    Prints accuracies in percent, beside those of the same model with its features as zeros.
+    Prints accuracies in percent, and those of the same model with all features set to zero.
 
     \b
     $ clipfeat eval pretrain stage1 --split mscoco_minival --json
@@ -116,19 +120,35 @@ def pretrain(*, run: Path, as_json: bool, **options: Any) -> None:
 
 @eval_.command()
 @click.argument("run", type=A_PATH, required=False)
-@click.option("--split", help="Split that RUN captions, or of Karpathy's file, such as test.")
-@click.option("--beam", type=click.IntRange(min=1, max=512), help="Default: that of the run.")
-@click.option("--store", type=A_PATH, help="Default: the store of the run.")
-@click.option("--data", type=A_PATH, help="Default: the data of the run.")
+@click.option("--split", help="Split to caption, or split of Karpathy's file, such as test.")
+@click.option(
+    "--beam", type=click.IntRange(min=1, max=512), help="Beam size.  [default: that of the run]"
+)
+@click.option("--store", type=A_PATH, help="Feature store.  [default: that of the run]")
+@click.option("--data", type=A_PATH, help="Folder of the data.  [default: that of the run]")
 @skip_missing
 @device_option
-@click.option("--page", is_flag=True, help="Write RUN/examples.html: captions, and where it looks.")
-@click.option("--images", type=A_PATH, metavar="DIR", help="The image files, for --page.")
-@click.option("--results", type=A_PATH, help="Score these captions, as COCO has them.")
-@click.option("--references", type=A_PATH, help="What people wrote: COCO's, Karpathy's, plain.")
-@click.option("--subset", is_flag=True, help="Score some images of the references alone.")
-@click.option("--clipscore", is_flag=True, help="CLIPScore and retrieval, by the store's model.")
-@click.option("--pretrained", metavar="PATH", help="With --clipscore: weights that are a file.")
+@click.option(
+    "--page",
+    is_flag=True,
+    help="Write RUN/examples.html: captions, and the attention of each word.",
+)
+@click.option("--images", type=A_PATH, metavar="DIR", help="Folder of the image files, for --page.")
+@click.option(
+    "--results", type=A_PATH, help="Score these captions, in COCO's format, instead of a run."
+)
+@click.option(
+    "--references",
+    type=A_PATH,
+    help="Human captions: JSON of COCO, of Karpathy's splits, or plain.",
+)
+@click.option(
+    "--subset", is_flag=True, help="Allow --results with only some images of --references."
+)
+@click.option(
+    "--clipscore", is_flag=True, help="Also print CLIPScore and retrieval, by the store's model."
+)
+@click.option("--pretrained", metavar="PATH", help="With --clipscore: file of weights.")
 @as_json
 def caption(
     *,
@@ -141,12 +161,12 @@ def caption(
     as_json: bool,
     **options: Any,
 ) -> None:
-    """Caption every image of a split; the captions go to RUN/predictions_<split>.json.
+    """Caption the images of a split and write RUN/predictions_<split>.json.
 
-    RUN is the folder of both stages, of which the last one counts, or that of one. Prints BLEU,
-    METEOR, ROUGE-L and CIDEr where there is java, and CIDEr-D anyway. With --results it scores a
-    file of captions, and needs no run and no torch. --clipscore takes a store with embeddings
-    (clipfeat extract --pooled).
+    RUN is the folder of both stages, of which the last is scored, or the folder of one stage.
+    Prints CIDEr-D, and, if java is installed, BLEU, METEOR, ROUGE-L and CIDEr. With --results it
+    scores a file of captions, and needs neither a run nor torch. --clipscore needs a store with
+    embeddings (clipfeat extract --pooled).
 
     \b
     $ clipfeat eval caption run --split test --beam 5 --json
@@ -156,16 +176,20 @@ def caption(
     $ clipfeat eval caption run --split test --clipscore --pretrained RN50.pt
     """
     if pretrained is not None and not clipscore:
-        raise UsageError("--pretrained goes with --clipscore; pass that too, or leave it out")
+        raise UsageError(
+            "--pretrained needs --clipscore; pass both or neither", code="E-OPTION-MISSING"
+        )
     embedder = _embedder(pretrained, options["device"]) if clipscore else None
     if run is not None:
         _refuse({"results": results, "references": references, "subset": subset}, "RUN")
         _caption_run(run, options | {"embedder": embedder}, as_json=as_json)
     elif results is None or references is None:
-        raise UsageError("pass RUN and --split, or --results and --references")
+        raise UsageError(
+            "pass RUN and --split, or --results and --references", code="E-OPTION-MISSING"
+        )
     else:
-        taken = {"split", "store", "device"} if clipscore else {"split"}
-        _refuse({n: value for n, value in options.items() if n not in taken}, "--results")
+        allowed = {"split", "store", "device"} if clipscore else {"split"}
+        _refuse({n: value for n, value in options.items() if n not in allowed}, "--results")
         _caption_file(
             results,
             references,
@@ -179,7 +203,7 @@ def caption(
 
 def _caption_run(run: Path, options: dict[str, Any], *, as_json: bool) -> None:
     if options["split"] is None:
-        raise UsageError("RUN needs --split, the split that it captions, such as test")
+        raise UsageError("RUN needs --split, such as --split test", code="E-OPTION-MISSING")
     with needs_extra("train"):
         from ..train.tasks.captioning.evaluation import eval_caption, format_result
     result = eval_caption(run, **options)
@@ -187,7 +211,7 @@ def _caption_run(run: Path, options: dict[str, Any], *, as_json: bool) -> None:
 
 
 def _embedder(pretrained: str | None, device: str | None) -> "Callable[[FeatureStore], Embed]":
-    """Return what makes a function that embeds texts of a store."""
+    """Return a function that, for a store, returns a function that embeds texts."""
     with needs_extra("extract"):
         from ..extract.embedding import text_embedder
     return partial(text_embedder, pretrained=pretrained, device=device)
@@ -203,52 +227,58 @@ def _caption_file(
     embedder: "Callable[[FeatureStore], Embed] | None",
     as_json: bool,
 ) -> None:
-    """Score captions of a file; this way needs no torch, unless it gets an embedder."""
+    """Score captions of a file; torch is needed only with an embedder."""
     if embedder is not None and store is None:
-        raise UsageError("--results and --clipscore need --store, which has the images")
+        raise UsageError(
+            "--results with --clipscore needs --store, which has the embeddings of the images",
+            code="E-OPTION-MISSING",
+        )
     with needs_extra("caption"):
         from ..train.metrics.captions import describe, score
     from ..train.data.caption_files import matched, read_references, read_results
 
-    said = read_results(results)
-    own = matched(said, read_references(references, split), subset=subset)
-    found: dict[str, float] = {}
+    captions = read_results(results)
+    human = matched(captions, read_references(references, split), subset=subset)
+    clip_scores: dict[str, float] = {}
     if store is not None and embedder is not None:
         from ..featstore import FeatureStore
         from ..train.tasks.captioning.evaluation import score_results
 
         opened = FeatureStore.open(store)
-        found = score_results(opened, said, own, embedder(opened))
-    scores = score(said, own) | found
+        clip_scores = score_results(opened, captions, human, embedder(opened))
+    scores = score(captions, human) | clip_scores
     show(scores, "\n".join(describe(scores)), as_json=as_json)
 
 
 def _refuse(options: dict[str, Any], given: str) -> None:
-    """Raise UsageError where an option of the other way to call the command was typed."""
+    """Raise UsageError if one of `options`, which do not go with `given`, was passed."""
     for name, value in options.items():
         if value is not None and value is not False:
             option = f"--{name.replace('_', '-')}"
-            raise UsageError(f"{given} and {option} exclude each other; leave one of them out")
+            raise UsageError(
+                f"{given} and {option} exclude each other; drop one of them",
+                code="E-OPTION-EXCLUDES",
+            )
 
 
 def _eval_run(run: Path, options: dict[str, Any], *, as_json: bool) -> None:
     if options["split"] is None:
-        raise UsageError("RUN needs --split, the split that it answers, such as val")
+        raise UsageError("RUN needs --split, such as --split val", code="E-OPTION-MISSING")
     with needs_extra("train"):
         from ..train.tasks.vqa import eval_vqa, format_result
     result = eval_vqa(run, **options)
     if result["overall"] is None:
         split = options["split"]
-        logger.info(f"split {split} has no annotations: predictions only, nothing scored")
+        logger.info(f"split {split} has no annotations: predictions are written, not scored")
     show(result, format_result(result), as_json=as_json)
 
 
 def _eval_file(
     predictions: Path, questions: Path, annotations: Path | None, *, as_json: bool
 ) -> None:
-    """Score a file of predictions; this way needs no torch."""
+    """Score a file of predictions; torch is not needed."""
     from ..train.data.vqa_files import describe_scores, read_files, score_file
 
     result = score_file(predictions, read_files(questions, annotations))
-    lines = [f"{predictions}: {result['n']} questions", *describe_scores(result)]
+    lines = [f"{predictions}: {counted(result['n'], 'question')}", *describe_scores(result)]
     show(result, "\n".join(lines), as_json=as_json)

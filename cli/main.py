@@ -1,4 +1,4 @@
-"""The `clipfeat` command group; it imports no heavy package, so that --help is instant."""
+"""The `clipfeat` command; it imports no heavy package, so that --help is instant."""
 
 import io
 import logging
@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from ..base import clipfeat_version
-from ..base.errors import ClipfeatError
+from ..base.errors import ClipfeatError, reason_of
 from ..base.text import log_to_terminal
 from .compare import compare
 from .corpus import corpus
@@ -28,13 +28,13 @@ INTERRUPTED, TERMINATED = 130, 143  # the shell's exit codes for Ctrl-C and SIGT
 
 
 class Terminated(KeyboardInterrupt):
-    """SIGTERM, which a scheduler sends: what Ctrl-C does, and another exit code."""
+    """SIGTERM, which schedulers send; it acts like Ctrl-C, with another exit code."""
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(clipfeat_version(), prog_name="clipfeat")
 def clipfeat() -> None:
-    """Frozen CLIP grid features: extract once, verify, share, train.
+    """Frozen CLIP grid features: extract them once, verify, share, train.
 
     \b
     $ clipfeat extract --model RN50x4 --gpus 8     # ./images -> a feature store
@@ -47,48 +47,48 @@ for command in (manifest, extract, store, corpus, train, eval_, predict, compare
 
 
 def main() -> None:
-    """Run the command line: what a user can mend becomes one line on stderr, and an exit code."""
-    # torch's threads spin while they wait for each other. Where another process wants the cores
-    # too, that makes training 15 times slower; sleeping costs a fifth at most (docs/log.md).
+    """Run the command line; an error that a user can fix becomes one line on stderr."""
+    # torch's threads spin while they wait for each other. If other processes need the cores, this
+    # makes training 15 times slower; sleeping costs at most a fifth (docs/log.md).
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     log_to_terminal()
     signal.signal(signal.SIGTERM, _terminate)
-    if isinstance(sys.stdout, io.TextIOWrapper):  # a character that its encoding lacks is escaped
+    if isinstance(sys.stdout, io.TextIOWrapper):  # characters that it cannot encode are escaped
         sys.stdout.reconfigure(errors="backslashreplace")
     try:
         sys.exit(clipfeat.main(standalone_mode=False))
     except click.ClickException as error:
         shown = io.StringIO()
         error.show(shown)
-        logger.info(shown.getvalue().rstrip())
+        logger.error(shown.getvalue().rstrip())
         sys.exit(error.exit_code)
     except click.Abort as abort:
         terminated = isinstance(abort.__cause__, Terminated)
-        what = "Terminated" if terminated else "Interrupted"
-        logger.info(f"{what}; the same command goes on from here")
+        event = "Terminated" if terminated else "Interrupted"
+        logger.error(f"{event}; run the same command again to resume")
         sys.exit(TERMINATED if terminated else INTERRUPTED)
     except ClipfeatError as error:
         code = f" [{error.code}]" if error.code else ""
-        logger.info(f"Error: {error}{code}")
+        logger.error(f"Error: {error}{code}")
         sys.exit(error.exit_code)
     except OSError as error:  # a full disk, a folder without permission
-        logger.info(f"Error: {describe(error)}")
+        logger.error(f"Error: {format_os_error(error)}")
         sys.exit(1)
-    finally:  # a signal while Python tears itself down ends it, without a traceback
+    finally:  # a signal while Python exits ends it without a traceback
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, signal.SIG_DFL)
 
 
-def describe(error: OSError) -> str:
+def format_os_error(error: OSError) -> str:
     """Return what went wrong with which file, which is named once.
 
-    The system's own reasons have the file behind them; ours, like "is a folder", before them.
+    The system's reasons are followed by the file's name; it precedes ours, like "is a folder".
     """
-    why, name = error.strerror or str(error), error.filename
-    if name is None or isinstance(name, int) or os.fsdecode(name) in why:
-        return why
-    is_systems = error.errno is not None and why == os.strerror(error.errno)
-    return f"{why}: {os.fsdecode(name)}" if is_systems else f"{os.fsdecode(name)} {why}"
+    reason, file = reason_of(error), error.filename
+    if file is None or isinstance(file, int) or os.fsdecode(file) in reason:
+        return reason
+    is_systems = error.errno is not None and reason == os.strerror(error.errno)
+    return f"{reason}: {os.fsdecode(file)}" if is_systems else f"{os.fsdecode(file)} {reason}"
 
 
 def _terminate(*_: Any) -> None:

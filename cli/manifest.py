@@ -1,20 +1,19 @@
-"""clipfeat manifest: list images, whatever lists them now, and sum a manifest up."""
+"""clipfeat manifest: make a manifest of images, and summarize one."""
 
-import logging
 from pathlib import Path
 from typing import Any
 
 import click
 
+from ..base.errors import UsageError
+from ..base.text import counted
 from .options import LocalPath, as_json, file_ids, patient_stdout, show, tell
 
-logger = logging.getLogger(__name__)
-
-LISTS = "a table or JSON on this machine lists the images, and --images is the URL"
+URL_REMEDY = "pass a table or JSON on this machine, and the URL as --images"
 
 
 class SourcesGroup(click.Group):
-    """A group in which everything but the name of a command is a source of images."""
+    """A group in which all words but the name of a command are sources of images."""
 
     def make_context(
         self,
@@ -28,27 +27,29 @@ class SourcesGroup(click.Group):
         return make.make_context(info_name, args, parent, **extra)
 
 
-@click.command(epilog="To sum up a manifest: clipfeat manifest show images.parquet")
-@click.argument("sources", metavar="SOURCE...", nargs=-1, required=True, type=LocalPath(LISTS))
+@click.command(epilog="To summarize a manifest: clipfeat manifest show images.parquet")
+@click.argument("sources", metavar="SOURCE...", nargs=-1, required=True, type=LocalPath(URL_REMEDY))
 @click.option(
     "-o",
     "--out",
     type=LocalPath(dir_okay=False),
     required=True,
-    help="The manifest to write.",
+    help="Manifest to write.",
 )
 @click.option(
     "--images",
     metavar="ROOT",
-    help="The folder or URL that paths start from.  [default: where SOURCE is]",
+    help="Folder or URL that paths start from.  [default: the folder of SOURCE]",
 )
 @file_ids
-@click.option("--views", is_flag=True, help="SOURCE/SCAN/VIEWPOINT holds 36 views each.")
-@click.option("--id-column", metavar="NAME", help="Of a table.  [default: image_id or id]")
+@click.option("--views", is_flag=True, help="SOURCE has folders SCAN/VIEWPOINT with 36 views each.")
+@click.option(
+    "--id-column", metavar="NAME", help="Column of ids in a table.  [default: image_id or id]"
+)
 @click.option(
     "--path-column",
     metavar="NAME",
-    help="Of a table.  [default: path, file_name, filename or file]",
+    help="Column of paths in a table.  [default: path, file_name, filename or file]",
 )
 def make(
     *,
@@ -62,10 +63,10 @@ def make(
 ) -> None:
     """List the images of SOURCE, with their sizes, as a Parquet manifest.
 
-    SOURCE is a folder, a JSON file of COCO's, Karpathy's or Visual Genome's, a table (.parquet,
-    .csv, .jsonl), tar shards, or a folder of them; several of one kind are merged. An id that
-    comes twice is an error. Sizes come from the files' headers; under a URL, from the JSON or the
-    table where these have them.
+    SOURCE is a folder of images, a JSON file of COCO, Karpathy's splits or Visual Genome, a table
+    (.parquet, .csv, .jsonl), a tar shard or a folder of them. Several sources of one kind are
+    merged; an id that occurs twice is an error. Sizes come from the files' headers; for files
+    behind a URL, from the JSON or the table if it has them.
 
     \b
     $ clipfeat manifest images/ -o images.parquet
@@ -74,12 +75,15 @@ def make(
     from ..manifests import SourceOptions, make_manifest, write_manifest
 
     if out.exists() and any(source.exists() and out.samefile(source) for source in sources):
-        raise click.UsageError(f"-o {out} is a source, and would be overwritten; name another file")
+        raise UsageError(
+            f"-o {out} is a source and would be overwritten; pass another file",
+            code="E-MANIFEST-WRITE",
+        )
     listed = make_manifest(sources, images, SourceOptions(ids, id_column, path_column, views))
     write_manifest(listed, out)
     unreadable = sum(1 for image in listed.images if not image.width)
-    note = f", {unreadable} without a header that can be read" if unreadable else ""
-    tell(f"{out}: {len(listed.images)} images{note}")
+    note = f", {unreadable} without a readable header" if unreadable else ""
+    tell(f"{out}: {counted(len(listed.images), 'image')}{note}")
 
 
 @click.group(cls=SourcesGroup, help=make.help)
@@ -91,7 +95,7 @@ def manifest() -> None:
 @click.argument("path", metavar="MANIFEST", type=LocalPath())
 @as_json
 def show_manifest(*, path: Path, as_json: bool) -> None:
-    """Sum up MANIFEST: how many images, of which sizes and kinds, and what ids look like.
+    """Summarize MANIFEST: number, sizes and kinds of images, and the form of ids.
 
     \b
     $ clipfeat manifest show images.parquet

@@ -1,4 +1,4 @@
-"""Options that several commands share: --json, statuses, --break-lock, those of the trainers."""
+"""What commands share: options, and how results are printed."""
 
 import contextlib
 import json
@@ -17,7 +17,7 @@ REFUSED = ("missing", "undecodable", "too_large", "unsupported", "failed")
 
 
 class StatusList(click.ParamType):
-    """Statuses of ids, with commas between them; `ok` only where it makes sense."""
+    """Statuses of ids that have no record, separated by commas; and those in `more`."""
 
     name = "status"
 
@@ -35,13 +35,10 @@ class StatusList(click.ParamType):
 
 
 class LocalPath(click.Path):
-    """A path on this machine. A URL is refused as it was typed: a Path would lose a slash of it.
+    """A path on this machine; a URL is an error, and `remedy` says what to do instead."""
 
-    `remedy` says what to do instead.
-    """
-
-    def __init__(self, remedy: str = "give a path on this machine", **choices: Any):
-        super().__init__(path_type=Path, **choices)
+    def __init__(self, remedy: str = "pass a path on this machine", **options: Any):
+        super().__init__(path_type=Path, **options)
         self._remedy = remedy
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
@@ -52,35 +49,37 @@ class LocalPath(click.Path):
 
 as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON for scripts.")
 break_lock = click.option(
-    "--break-lock", is_flag=True, help="Take over from a dead process on another host."
+    "--break-lock", is_flag=True, help="Take over the lock of a dead process on another host."
 )
 skip_missing = click.option(
     "--skip-missing",
     type=click.IntRange(min=0),
     metavar="N",
-    help="Go on where at most N texts of a split are about images without features.",
+    help="Tolerate up to N texts of a split whose image has no features.",
 )
 device = click.option(
-    "--device", type=click.Choice(["cpu", "cuda"]), help="Default: a GPU where there is one."
+    "--device",
+    type=click.Choice(["cpu", "cuda"]),
+    help="Where to compute.  [default: a GPU if there is one]",
 )
 file_ids = click.option(
     "--ids",
     type=click.Choice(["stem", "path"]),
     default="stem",
     show_default=True,
-    help="Ids of the files in a folder: name or path, without the ending.",
+    help="Ids of files in a folder: the name or the path, without the ending.",
 )
 from_pretraining = click.option(
-    "--init", metavar="RUN", help="Pre-training run to start from; it says what the model is."
+    "--init", metavar="RUN", help="Pre-training run to start from; it determines the model."
 )
 
 
 def training(
     data_help: str, *, init: bool = True
 ) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Return the decorator that gives a command of `clipfeat train` its options.
+    """Return a decorator that gives a command of `clipfeat train` its options.
 
-    `init` says whether the task can start from a pre-training run.
+    With `init` the task can start from a pre-training run.
     """
     a_path = LocalPath()
     options = (
@@ -91,22 +90,22 @@ def training(
             "--out",
             required=True,
             type=a_path,
-            help="Run folder. A run that was killed goes on where it was.",
+            help="Folder of the run. An interrupted run resumes.",
         ),
         click.option(
             "--set",
             "assignments",
             multiple=True,
             metavar="KEY=VALUE",
-            help="Change one setting, such as --set epochs=3. May be repeated.",
+            help="Change a setting, such as --set epochs=3. May be repeated.",
         ),
         *((from_pretraining,) if init else ()),
         click.option(
             "--gpus",
-            help="Train on several GPUs: a count (8), their numbers (0,3), or one with a comma (3,).",
+            help="GPUs to train on: a count (8), their numbers (0,3), or one number (3,).",
         ),
         click.option(
-            "--profile", is_flag=True, help="Say where the time went, waiting for data too."
+            "--profile", is_flag=True, help="Print where the time went, with waiting for data."
         ),
         skip_missing,
         device,
@@ -124,7 +123,7 @@ def training(
 def show(record: object, lines: str, *, as_json: bool) -> None:
     """Print a result: `record` as JSON for scripts, or `lines` for people.
 
-    What a terminal would act on is printed as its escape, in JSON too.
+    Characters that a terminal would act on are printed as escapes, in JSON too.
     """
     if as_json:
         show_json(record)
@@ -143,9 +142,9 @@ def show_json(record: object) -> None:
 
 
 def json_text(record: object, indent: int | None = None) -> str:
-    """Return JSON in which letters of any script stay; what a terminal acts on is escaped.
+    """Return JSON with the letters of all scripts; what a terminal would act on is escaped.
 
-    Where stdout is not UTF-8 all but ASCII is: its own escapes would not be JSON's.
+    If stdout is not UTF-8, everything but ASCII is escaped: stdout's own escapes are not JSON.
     """
     utf8 = (sys.stdout.encoding or "").lower().replace("-", "") == "utf8"
     text = json.dumps(record, ensure_ascii=not utf8, indent=indent)
@@ -154,12 +153,12 @@ def json_text(record: object, indent: int | None = None) -> str:
 
 @contextlib.contextmanager
 def patient_stdout() -> Iterator[None]:
-    """Let a block print to a pipe whose reader may leave (`| head`): it ends there, quietly."""
+    """End a block without an error when the reader of its output leaves, as `| head` does."""
     try:
         yield
         sys.stdout.flush()
     except BrokenPipeError:
-        # Python flushes stdout once more as it exits; what is left must go somewhere.
+        # Python flushes stdout again when it exits; what is left must go somewhere.
         nowhere = os.open(os.devnull, os.O_WRONLY)
         os.dup2(nowhere, sys.stdout.fileno())
         os.close(nowhere)

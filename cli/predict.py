@@ -1,4 +1,4 @@
-"""clipfeat predict: ask a trained run about one image, or have images captioned."""
+"""clipfeat predict: answer a question about an image, or caption images."""
 
 import logging
 import sys
@@ -16,7 +16,7 @@ logger = logging.getLogger(__name__)
 
 @click.group()
 def predict() -> None:
-    """Ask the best checkpoint of a run about images that no file of answers is about.
+    """Apply the best checkpoint of a run to images of a store.
 
     \b
     $ clipfeat predict vqa run --image-id COCO_val2014_000000000042 --question "What is this?"
@@ -26,20 +26,22 @@ def predict() -> None:
 
 @predict.command()
 @click.argument("run", type=LocalPath())
-@click.option("--image-id", required=True, help="An id of the store: clipfeat store ls STORE.")
-@click.option("--question", required=True, help="In quotation marks.")
+@click.option(
+    "--image-id", required=True, help="Id in the store; clipfeat store ls STORE lists them."
+)
+@click.option("--question", required=True, help="The question, in quotation marks.")
 @click.option(
     "--image",
     type=LocalPath(),
     metavar="FILE",
-    help="The image itself, for the picture; without it, the grid's features as colors.",
+    help="Image file, for the picture.  [default: the features as colors]",
 )
-@click.option("--store", type=LocalPath(), help="Default: the store of the run.")
+@click.option("--store", type=LocalPath(), help="Feature store.  [default: that of the run]")
 @click.option(
     "--out",
     type=LocalPath(),
     metavar="PNG",
-    help="The picture to write.  [default: RUN/answer.png]",
+    help="Picture to write.  [default: RUN/answer.png]",
 )
 @device_option
 @as_json
@@ -54,10 +56,10 @@ def vqa(
     device: str | None,
     as_json: bool,
 ) -> None:
-    """Answer one question, and draw where the model looks.
+    """Answer a question about an image, and draw the attention of the model.
 
-    Prints the five likeliest answers with the accuracy that the model expects of each. The
-    picture takes the image to cover the grid, which is not so for recipes that crop.
+    Prints the five best answers with the accuracy that the model expects of each. The picture
+    assumes that the grid covers the whole image, which is wrong for recipes that crop.
 
     \b
     $ clipfeat predict vqa run --image-id COCO_val2014_000000000042 \\
@@ -85,47 +87,53 @@ def vqa(
     "listed",
     type=LocalPath(),
     metavar="JSON",
-    help="Caption the images of a file in COCO's format, such as image_info_test2014.json.",
+    help="Caption the images in a file of COCO's format, such as image_info_test2014.json.",
 )
 @click.option(
     "--out",
     type=LocalPath(),
     metavar="JSON",
-    help="Write the first caption of each image here, as COCO's server takes them.",
+    help="Write the first caption of each image to this file, in the format of COCO's server.",
 )
 @click.option(
     "--captions",
     type=click.IntRange(1, 512),
     default=1,
     show_default=True,
-    help="Of each image, at most: groups of beams may come to the same one.",
+    help="Maximum number of captions per image; groups of beams may find the same one.",
 )
-@click.option("--beam", type=click.IntRange(1, 512), help="Default: that of the run.")
+@click.option("--beam", type=click.IntRange(1, 512), help="Beam size.  [default: that of the run]")
 @click.option(
     "--groups",
     type=click.IntRange(min=1),
     default=1,
     show_default=True,
-    help="Diverse beam search: into so many groups the beams are parted.",
+    help="Diverse beam search: number of groups of beams.",
 )
 @click.option(
-    "--diversity", type=click.FloatRange(min=0), help="Between the groups.  [default: 0.5]"
+    "--diversity",
+    type=click.FloatRange(min=0),
+    help="Penalty for words of other groups.  [default: 0.5]",
 )
-@click.option("--no-repeat", type=click.IntRange(min=0), help="Default: that of the run.")
+@click.option(
+    "--no-repeat",
+    type=click.IntRange(min=0),
+    help="Length of word sequences that may not repeat.  [default: that of the run]",
+)
 @click.option(
     "--nucleus",
     type=click.FloatRange(0, 1, min_open=True),
-    help="Draw captions by chance, from the likeliest words with so much probability.",
+    help="Sample captions, from the most probable words with this total probability.",
 )
 @click.option(
     "--temperature",
     type=click.FloatRange(0, min_open=True),
-    help="Of drawing; below 1 it is less bold.  [default: 1]",
+    help="Of sampling; below 1, probable words are preferred more.  [default: 1]",
 )
 @click.option(
-    "--seed", type=click.IntRange(-(1 << 63), (1 << 64) - 1), help="Of drawing.  [default: 0]"
+    "--seed", type=click.IntRange(-(1 << 63), (1 << 64) - 1), help="Of sampling.  [default: 0]"
 )
-@click.option("--store", type=LocalPath(), help="Default: the store of the run.")
+@click.option("--store", type=LocalPath(), help="Feature store.  [default: that of the run]")
 @device_option
 @as_json
 def caption(
@@ -139,9 +147,9 @@ def caption(
     as_json: bool,
     **request: Any,
 ) -> None:
-    """Caption images of a store; nobody need have captioned them before.
+    """Caption images of a store; no data set is needed.
 
-    Prints image, log-probability and caption, with tabs between.
+    Prints id, log-probability and caption, separated by tabs.
 
     \b
     $ clipfeat predict caption run COCO_val2014_000000000042

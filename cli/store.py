@@ -1,13 +1,17 @@
-"""clipfeat store: say what a store is, list and sum up what is in it, check that it is whole."""
+"""clipfeat store: describe, list, verify, repair and finish a feature store."""
 
+import json
 import logging
 import sys
-from collections.abc import Sized
+from collections.abc import Iterable, Iterator
+from itertools import chain
 from pathlib import Path
-from typing import NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
+from ..base.errors import StoreError, UsageError
+from ..base.text import counted, printable
 from .options import (
     LocalPath,
     StatusList,
@@ -19,30 +23,37 @@ from .options import (
     show_json,
 )
 
+if TYPE_CHECKING:
+    from ..featstore import IndexRow
+
 logger = logging.getLogger(__name__)
 
 store_argument = click.argument("path", metavar="STORE", type=LocalPath())
 WHOLE = {
     None: "every file is whole",
-    "quick": "every file is there at its size",
+    "quick": "every file exists and has its size",
     "deep": "every file and every record is whole",
 }
-
-
-def _count(things: Sized, name: str) -> str:
-    return f"{len(things)} {name}{'' if len(things) == 1 else 's'}"
+HEADING = ("image id", "status", "grid", "image size", "reason")
+WIDTHS = (24, 11, 7, 11)  # of the columns on a terminal; the first grows with the ids
+UNKNOWN = "-"
 
 
 @click.group()
 def store() -> None:
-    """Describe, list, verify and cite a feature store. Needs no torch."""
+    """Describe, list, verify, repair and cite a feature store; torch is not needed.
+
+    \b
+    $ clipfeat store info coco.clipfeat
+    $ clipfeat store verify coco.clipfeat
+    """
 
 
 @store.command()
 @store_argument
 @as_json
 def info(*, path: Path, as_json: bool) -> None:
-    """Say what STORE is: model, weights, recipe, counts by status, sizes, how to cite it.
+    """Describe STORE: model, weights, recipe, counts by status, sizes, how to cite it.
 
     \b
     $ clipfeat store info coco.clipfeat
@@ -63,40 +74,84 @@ def info(*, path: Path, as_json: bool) -> None:
     type=StatusList("ok"),
     default=(),
     metavar="STATUS,...",
-    help="Only ids of these statuses, e.g. missing,failed.",
+    help="Only ids with these statuses, such as missing,failed.",
 )
 @as_json
 def ls(*, path: Path, statuses: tuple[str, ...], as_json: bool) -> None:
-    """List the image ids of STORE: status, grid shape, image size, why there is no record.
+    """List the image ids of STORE: status, grid shape, image size, reason if there is no record.
 
-    One line an id, sorted; a dash is what is not known, or not there. In a pipe the columns
-    are parted by tabs and have no heading. --json prints an array of objects with image_id,
-    status, reason, shape, width, height and source, an object a line.
+    Prints a line for each id, sorted; a dash stands for an unknown value. In a pipe the columns are
+    separated by tabs and have no heading. --json prints an array of objects, one per line, with
+    image_id, status, reason, shape, width, height and source.
 
     \b
     $ clipfeat store ls coco.clipfeat
     $ clipfeat store ls coco.clipfeat --status missing,undecodable | cut -f 1
     """
     from ..featstore import FeatureStore
-    from .listing import as_array, as_lines
 
     index = FeatureStore.open(path).index
     rows = (row for row in index if not statuses or row.status in statuses)
     with patient_stdout():
-        # Not click.echo, which flushes every line: a store may have millions.
+        # Not click.echo, which flushes each line: a store may have millions.
         terminal = sys.stdout.isatty()
-        sys.stdout.writelines(as_array(rows) if as_json else as_lines(rows, terminal=terminal))
+        sys.stdout.writelines(json_array(rows) if as_json else id_lines(rows, terminal=terminal))
+
+
+def id_lines(rows: "Iterable[IndexRow]", *, terminal: bool) -> Iterator[str]:
+    """Yield a line for each id: status, grid shape, width x height of the image, reason.
+
+    On a terminal the columns are padded and have a heading; elsewhere tabs separate them.
+    """
+    if not terminal:
+        yield from ("\t".join(_columns(row)) + "\n" for row in rows)
+        return
+    first, *others = WIDTHS
+    for image_id, *rest, reason in chain([HEADING], map(_columns, rows)):
+        first = max(first, len(image_id))
+        padded = (f"{text:<{width}}" for text, width in zip(rest, others, strict=True))
+        yield f"{image_id:<{first}}  {'  '.join(padded)}  {reason}\n"
+
+
+def _columns(row: "IndexRow") -> tuple[str, ...]:
+    record = _id_record(row)
+    size = f"{row.width}x{row.height}" if row.width else UNKNOWN
+    texts = (record["shape"], size, record["reason"])
+    return printable(row.image_id), row.status, *(printable(text or UNKNOWN) for text in texts)
+
+
+def json_array(rows: "Iterable[IndexRow]") -> Iterator[str]:
+    """Yield the pieces of a JSON array with an object for each id, one per line."""
+    before = "[\n"
+    for row in rows:
+        yield before + json.dumps(_id_record(row))
+        before = ",\n"
+    yield "[]\n" if before == "[\n" else "\n]\n"
+
+
+def _id_record(row: "IndexRow") -> dict[str, Any]:
+    """Return an id as JSON; null stands for an unknown value."""
+    return {
+        "image_id": row.image_id,
+        "status": row.status,
+        "reason": row.reason or None,
+        # The index has the planned shape of ids without a record too.
+        "shape": row.shape if row.status == "ok" else None,
+        "width": row.width or None,
+        "height": row.height or None,
+        "source": row.source or None,
+    }
 
 
 @store.command()
 @store_argument
 @as_json
 def stats(*, path: Path, as_json: bool) -> None:
-    """Sum up the numbers in STORE: spread of channels, norms of cells, dead channels.
+    """Print statistics of the features: spread of channels, norms of cells, dead channels.
 
-    Reads and verifies every record once, on all cores. A dead channel is 0 in every cell of
-    every record; a constant one has a single other value. --json adds mean, standard deviation,
-    min, max and rate of zeros of every channel.
+    Reads and verifies every record once, on all cores. A dead channel is 0 in every cell of every
+    record; a constant channel has one other value. --json adds mean, standard deviation, minimum,
+    maximum and rate of zeros of each channel.
 
     \b
     $ clipfeat store stats coco.clipfeat
@@ -111,18 +166,20 @@ def stats(*, path: Path, as_json: bool) -> None:
 
 @store.command()
 @store_argument
-@click.option("--quick", "depth", flag_value="quick", help="Sizes and presence alone.")
-@click.option("--deep", "depth", flag_value="deep", help="Decode every record as well.")
+@click.option(
+    "--quick", "depth", flag_value="quick", help="Check only that files exist and have their sizes."
+)
+@click.option("--deep", "depth", flag_value="deep", help="Also decode every record.")
 @click.option(
     "--recompute",
     "count",
     type=click.IntRange(1),
     metavar="N",
-    help="Instead: extract N random records again from --images, and compare.",
+    help="Instead: extract N random records from --images again and compare them.",
 )
-@click.option("--images", metavar="DIR|URL", help="With --recompute: the root of the images.")
-@click.option("--pretrained", metavar="PATH", help="With --recompute: weights that are a file.")
-@click.option("--seed", type=click.IntRange(0), help="With --recompute: draws the sample.")
+@click.option("--images", metavar="DIR|URL", help="With --recompute: root of the images.")
+@click.option("--pretrained", metavar="PATH", help="With --recompute: file of weights.")
+@click.option("--seed", type=click.IntRange(0), help="With --recompute: of the random sample.")
 @device
 @as_json
 def verify(
@@ -138,8 +195,8 @@ def verify(
 ) -> None:
     """Check every file of STORE against its packing list (sha256) and its digest.
 
-    Exits with 1 if anything is wrong. Hashes cannot tell whether the features were right when
-    they were written; --recompute can.
+    Exits with 1 if anything is wrong. Hashes cannot show that the features were right when they
+    were written; --recompute can.
 
     \b
     $ clipfeat store verify coco.clipfeat
@@ -147,20 +204,26 @@ def verify(
     """
     if count is not None:
         if images is None or depth is not None:
-            raise click.UsageError("--recompute needs --images DIR, and no --quick or --deep")
+            raise UsageError(
+                "--recompute needs --images DIR and excludes --quick and --deep",
+                code="E-OPTION-RECOMPUTE",
+            )
         _recompute(path, images, count, pretrained, device, seed, as_json=as_json)
     if images or pretrained or seed is not None or device:
-        raise click.UsageError("--images, --pretrained, --seed and --device go with --recompute N")
+        raise UsageError(
+            "--images, --pretrained, --seed and --device need --recompute N",
+            code="E-OPTION-RECOMPUTE",
+        )
     from ..featstore.audit.verify import Depth
     from ..featstore.audit.verify import verify as find_problems
 
     problems = find_problems(path, Depth(depth or "full"))
     if not as_json:
         for problem in problems:
-            logger.info(problem.text())
-    found = {"ok": not problems, "problems": [problem.to_json() for problem in problems]}
-    result = _count(problems, "problem") if problems else WHOLE[depth]
-    show(found, f"{path}: {result}", as_json=as_json)
+            logger.warning(problem.text())
+    record = {"ok": not problems, "problems": [problem.to_json() for problem in problems]}
+    result = counted(len(problems), "problem") if problems else WHOLE[depth]
+    show(record, f"{path}: {result}", as_json=as_json)
     sys.exit(1 if problems else 0)
 
 
@@ -174,7 +237,7 @@ def _recompute(
     *,
     as_json: bool,
 ) -> NoReturn:
-    """Compare a sample with the images and exit."""
+    """Extract a sample of records again, compare, and exit."""
     from ..extract.recompute import recompute
     from ..featstore import FeatureStore
 
@@ -193,31 +256,32 @@ def _recompute(
 
 @store.command()
 @store_argument
-@click.option("--deep", is_flag=True, help="Look for problems as `store verify --deep` does.")
+@click.option("--deep", is_flag=True, help="Look for problems as store verify --deep does.")
 @break_lock
 @as_json
 def repair(*, path: Path, deep: bool, break_lock: bool, as_json: bool) -> None:
-    """Drop the shards of STORE that are broken; the next extract writes just those again.
+    """Remove the damaged shards of STORE; the next clipfeat extract writes only those again.
 
-    Links, folders and files that no writer has made are named and left alone. Exits with 1 if
-    something is left that no repair can mend.
+    Links, folders and files that clipfeat did not write are reported and left alone. Exits with 1
+    if a problem remains.
 
     \b
     $ clipfeat store repair coco.clipfeat
     """
-    from ..featstore.audit.repair import repair as mend
+    from ..featstore.audit.repair import repair as repair_store
     from ..featstore.audit.verify import Depth
 
-    done = mend(path, Depth.DEEP if deep else Depth.FULL, break_lock=break_lock)
+    done = repair_store(path, Depth.DEEP if deep else Depth.FULL, break_lock=break_lock)
     if not as_json:
         for problem in done.left:
-            logger.info(problem.text())
+            logger.warning(problem.text())
     ids = {image_id for problem in done.dropped for image_id in problem.ids}
-    again = "; type the clipfeat extract command again to write them" if ids else ""
+    remedy = "; run the clipfeat extract command again to write them" if ids else ""
     lines = [
         *(f"dropped {problem.path}: {problem.problem}" for problem in done.dropped),
         *(f"mended {name}" for name in done.mended),
-        f"{path}: {_count(ids, 'record')} to extract, {_count(done.left, 'problem')} left{again}",
+        f"{path}: {counted(len(ids), 'record')} to extract, "
+        f"{counted(len(done.left), 'problem')} left{remedy}",
     ]
     show(done.to_json(), "\n".join(lines), as_json=as_json)
     sys.exit(1 if done.left else 0)
@@ -228,11 +292,11 @@ def repair(*, path: Path, deep: bool, break_lock: bool, as_json: bool) -> None:
 @break_lock
 @as_json
 def finish(*, path: Path, break_lock: bool, as_json: bool) -> None:
-    """Make a store of the shards that parts of an extraction have written to STORE.
+    """Complete STORE when all parts of an extraction have been written.
 
-    Checks that all are there and reads them again; needs neither the images nor torch. Exits
-    with 1 if some are not, and says which --shard-range to run again. Also finishes an
-    extraction that was killed after its last shard.
+    Checks that no shard is missing, and reads all of them again; needs neither the images nor
+    torch. If some are missing, it exits with 1 and prints which --shard-range to run again. Also
+    completes an extraction that was killed after its last shard.
 
     \b
     $ clipfeat extract --model RN50x4 --out coco.clipfeat --shard-range 1/2   # on one machine
@@ -246,13 +310,12 @@ def finish(*, path: Path, break_lock: bool, as_json: bool) -> None:
     if isinstance(done, FeatureStore):
         counts = done.card["counts"]
         found = {"store": str(path), "finished": True, "digest": done.digest, "counts": counts}
-        text = f"{path} is finished: {len(done)} records, digest {done.digest[:16]}..."
+        text = f"{path} is finished: {counted(len(done), 'record')}, digest {done.digest[:16]}..."
         show(found, text, as_json=as_json)
         return
-    if as_json:
-        show_json(done.to_json())
-    else:
-        logger.info(f"Error: {done.text()}")
+    if not as_json:
+        raise StoreError(done.text(), code="E-STORE-PARTS")
+    show_json(done.to_json())
     sys.exit(1)
 
 
@@ -260,7 +323,7 @@ def finish(*, path: Path, break_lock: bool, as_json: bool) -> None:
 @store_argument
 @as_json
 def digest(*, path: Path, as_json: bool) -> None:
-    """Print the digest of STORE, which a paper cites.
+    """Print the digest of STORE, for citing it in a paper.
 
     \b
     $ clipfeat store digest coco.clipfeat

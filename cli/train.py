@@ -36,11 +36,11 @@ def train() -> None:
 
 
 @train.command()
-@training("Folder of the JSON files of VQA v2, Visual Genome or GQA; docs/vqa.md names them.")
+@training("Folder of the JSON files of VQA v2, Visual Genome or GQA (docs/vqa.md).")
 def vqa(**options: Any) -> None:
-    """Visual question answering on the files of VQA v2, Visual Genome or GQA.
+    """Train visual question answering on VQA v2, Visual Genome or GQA.
 
-    CONFIG is a TOML file of settings, or the name of one that comes with clipfeat.
+    CONFIG is a TOML file of settings, or the name of a preset.
 
     \b
     $ clipfeat train vqa --store coco.clipfeat --data vqa/ --out run
@@ -55,11 +55,11 @@ def vqa(**options: Any) -> None:
 
 
 @train.command()
-@training("Folder of snli_ve_train.jsonl and so on, or of e-SNLI-VE's CSV; docs/ve.md says more.")
+@training("Folder of SNLI-VE's JSON lines or of e-SNLI-VE's CSV files (docs/ve.md).")
 def ve(**options: Any) -> None:
-    """Visual entailment on the files of SNLI-VE or e-SNLI-VE.
+    """Train visual entailment on SNLI-VE or e-SNLI-VE.
 
-    CONFIG is a TOML file of settings, or the name of one that comes with clipfeat.
+    CONFIG is a TOML file of settings, or the name of a preset.
 
     \b
     $ clipfeat train ve --store flickr30k.clipfeat --data snli_ve/ --out run
@@ -74,12 +74,11 @@ def ve(**options: Any) -> None:
 
 
 @train.command()
-@training("Folder of the corpus: what clipfeat corpus writes, or tables of captions.")
+@training("Folder of the corpus, from clipfeat corpus, or of tables of captions.")
 def pretrain(**options: Any) -> None:
-    """Pre-train one encoder of words and cells, which `vqa` and `ve` then start from.
+    """Pre-train an encoder of words and grid cells, from which vqa and ve can start.
 
-    CONFIG is a TOML file of settings, or the name of one that comes with clipfeat: `stage1` by
-    default, then `stage2`.
+    CONFIG is a TOML file of settings, or the name of a preset: stage1 by default, then stage2.
 
     \b
     $ clipfeat train pretrain --store coco.clipfeat --data corpus/ --out stage1
@@ -96,19 +95,18 @@ def pretrain(**options: Any) -> None:
 
 
 @train.command()
-@training("Folder of Karpathy's or COCO's JSON files; docs/captioning.md names them.", init=False)
+@training("Folder of Karpathy's or COCO's JSON files (docs/captioning.md).", init=False)
 @click.option(
     "--stage",
     type=click.Choice(["xe", "scst", "xe,scst"]),
     default="xe,scst",
     show_default=True,
-    help="Cross-entropy, then self-critical training from its best model.",
+    help="Cross-entropy training, self-critical training from its best model, or both.",
 )
 def caption(*, stage: str, **options: Any) -> None:
-    """Captioning on Karpathy's splits of COCO and Flickr30k, or on COCO's own files.
+    """Train captioning on Karpathy's splits of COCO and Flickr30k, or on COCO's own files.
 
-    CONFIG is a TOML file of settings, or the name of one that comes with clipfeat. Each stage has
-    a folder in --out.
+    CONFIG is a TOML file of settings, or the name of a preset. Each stage has a folder in --out.
 
     \b
     $ clipfeat train caption transformer --store coco.clipfeat --data captions/ --out run
@@ -125,7 +123,7 @@ def caption(*, stage: str, **options: Any) -> None:
 
 
 def _settings(kind: type[S], presets: Path, options: Mapping[str, Any]) -> S:
-    """Return the settings that a command line means."""
+    """Return the settings of a command line."""
     from ..train.settings import find_config, load_settings
 
     config, assignments = options["config"], options["assignments"]
@@ -170,13 +168,15 @@ def _train(
 
 
 def _train_on(gpus: str, device: str | None) -> NoReturn:
-    """Run this very command once for each GPU, and exit as they do."""
+    """Run this command in a process for each GPU, and exit as they do."""
     import torch
 
     from ..train.launch import launch
 
     if device == "cpu":
-        raise UsageError("--gpus and --device cpu exclude each other; drop one")
+        raise UsageError(
+            "--gpus and --device cpu exclude each other; drop one of them", code="E-OPTION-EXCLUDES"
+        )
     chosen = require_gpus(gpus, torch.cuda.device_count())
     command = [sys.executable, "-m", "clipfeat.cli", *sys.argv[1:]]
     sys.exit(launch(command, len(chosen), CUDA_VISIBLE_DEVICES=visible_devices(chosen)))

@@ -160,7 +160,7 @@ def test_remarks_go_to_stderr(tmp_path):
     lines = ["id,path"] + [f"{k},{k}.jpg" for k in ("p000", "broken", "text", "gone")]
     (tmp_path / "t.csv").write_text("\n".join(lines))
     done = clipfeat("t.csv", "--images", "images", "-o", "m.parquet", cwd=tmp_path)
-    assert done.stdout == "m.parquet: 4 images, 2 without a header that can be read\n"
+    assert done.stdout == "m.parquet: 4 images, 2 without a readable header\n"
     assert (
         done.stderr == f"t.csv: 1 of 4 images are not in {tmp_path / 'images'}, such as gone.jpg\n"
     )
@@ -171,5 +171,6 @@ def test_a_source_is_not_written_over(tmp_path):
     (tmp_path / "list.csv").write_text("id,path\na,images/p000.jpg\n")
     done = clipfeat("./list.csv", "-o", "list.csv", cwd=tmp_path)
     assert done.returncode == 2
-    assert "-o list.csv is a source, and would be overwritten; name another" in done.stderr
+    assert "-o list.csv is a source" in done.stderr
+    assert done.stderr.endswith("[E-MANIFEST-WRITE]\n")
     assert (tmp_path / "list.csv").read_text().startswith("id,path")

@@ -5,6 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import click
 import numpy as np
 import pytest
 from command_lines import run_here
@@ -12,6 +13,7 @@ from pictures import write_bad_files, write_photographs
 from small_world import FIRST, IDENTITY, layout_of, write, write_shard
 from stores import make_store, snapshot
 
+from clipfeat.cli import main
 from clipfeat.featstore.layout import Part
 from clipfeat.featstore.writing.writer import StoreWriter
 
@@ -44,13 +46,21 @@ def assert_one_line_error(done, code, *texts):
         assert text in line
 
 
+def commands(group, *names):
+    """Yield the words of each command, those of groups included."""
+    for name, command in group.commands.items():
+        yield (*names, name)
+        if isinstance(command, click.Group):
+            yield from commands(command, *names, name)
+
+
 def test_help_of_every_command_has_a_line_to_paste():
-    for command in ("manifest", "extract", "store info", "store ls", "store stats", "store verify",
-                    "store repair", "store finish", "store digest", "demo-data", "corpus", "train vqa",
-                    "eval vqa"):  # fmt: skip
-        done = clipfeat(*command.split(), "--help")
+    words = list(commands(main.clipfeat))
+    assert len(words) > 20
+    for command in words:
+        done = clipfeat(*command, "--help")
         assert done.returncode == 0, done.stderr
-        assert f"$ clipfeat {command}" in done.stdout
+        assert f"$ clipfeat {' '.join(command)}" in done.stdout, command
 
 
 def test_info_digest_and_verify(store):
@@ -83,7 +93,7 @@ def test_manifest_says_what_it_found(tmp_path):
     write_photographs(tmp_path / "images", 2)
     write_bad_files(tmp_path / "images")
     done = clipfeat("manifest", tmp_path / "images", "-o", tmp_path / "m.parquet")
-    assert done.stdout == f"{tmp_path}/m.parquet: 7 images, 2 without a header that can be read\n"
+    assert done.stdout == f"{tmp_path}/m.parquet: 7 images, 2 without a readable header\n"
 
 
 @pytest.mark.parametrize(
@@ -92,7 +102,7 @@ def test_manifest_says_what_it_found(tmp_path):
         (("store", "info", "none.clipfeat"), 1, ("does not exist",)),
         (("manifest", "none", "-o", "m.parquet"), 2, ("none is neither a folder nor a file",)),
         (("extract", "--model", "RN50"), 2, ("images is not a folder",)),
-        (("extract", "--model", "RN50", "--images", "empty"), 2, ("holds no image file",)),
+        (("extract", "--model", "RN50", "--images", "empty"), 2, ("[E-MANIFEST-EMPTY]",)),
         (("extract", "--model", "RN50", "--dtype", "int8"), 2, ("'int8' is not one of",)),
         (("extract", "--model", "RN50", "--images", "ok", "--recipe", "x"), 2, ("no such recipe",)),
     ],
@@ -128,7 +138,7 @@ def test_repair_drops_the_shard_and_says_what_to_type(store):
     dropped, mended, summary = done.stdout.splitlines()
     assert dropped.startswith("dropped features.zarr/2x3/grid/c.0.0.0.0: sha256 is ")
     assert mended == "mended features.zarr/zarr.json"
-    expected = "4 records to extract, 0 problems left; type the clipfeat extract command again"
+    expected = "4 records to extract, 0 problems left; run the clipfeat extract command again"
     assert summary == f"{store}: {expected} to write them"
     assert not shard.exists()
     again = json.loads(clipfeat("store", "repair", store, "--json").stdout)

@@ -10,8 +10,8 @@ import pytest
 from command_lines import run_here
 from stores import make_identity, make_store
 
-from clipfeat.cli.listing import as_array, as_lines
 from clipfeat.cli.options import REFUSED
+from clipfeat.cli.store import id_lines, json_array
 from clipfeat.featstore import FeatureStore, GridShape, IndexRow, Status
 from clipfeat.featstore.report.summary import card_text, describe
 from clipfeat.featstore.writing.writer import write_store
@@ -76,7 +76,7 @@ def rows():
 
 
 def test_ls_on_a_terminal_is_aligned_under_a_heading():
-    lines = list(as_lines(rows(), terminal=True))
+    lines = list(id_lines(rows(), terminal=True))
     assert [line.split() for line in lines[1:]] == [
         ["a" * 30, "ok", "14x14", "640x480", "-"],
         ["b", "failed", "-", "-", "no", "memory"],
@@ -86,7 +86,7 @@ def test_ls_on_a_terminal_is_aligned_under_a_heading():
 
 
 def test_ls_json_says_null_for_what_is_not_there():
-    assert json.loads("".join(as_array(rows()))) == [
+    assert json.loads("".join(json_array(rows()))) == [
         {"image_id": "a" * 30, "status": "ok", "reason": None, "shape": "14x14",
          "width": 640, "height": 480, "source": "x/a.jpg"},
         {"image_id": "b", "status": "failed", "reason": "no memory", "shape": None,
@@ -94,7 +94,7 @@ def test_ls_json_says_null_for_what_is_not_there():
     ]  # fmt: skip
 
 
-@pytest.mark.parametrize("write", [as_array, lambda rows: as_lines(rows, terminal=True)])
+@pytest.mark.parametrize("write", [json_array, lambda rows: id_lines(rows, terminal=True)])
 def test_ls_holds_no_more_than_a_row(write):
     alive = 0
 

@@ -126,6 +126,6 @@ def test_clipscore_of_a_file_of_captions(
     assert found["image_median_rank"] >= 1
     assert "Bleu_4" in found
     line = clipfeat.run(*words[:6], "--clipscore")
-    assert (line.wait(), "need --store" in line.errors) == (2, True)
+    assert (line.wait(), "needs --store" in line.errors) == (2, True)
     line = clipfeat.run(*words[:6], "--pretrained", weights)
-    assert (line.wait(), "goes with --clipscore" in line.errors) == (2, True)
+    assert (line.wait(), "needs --clipscore" in line.errors) == (2, True)

@@ -164,7 +164,7 @@ def test_images_without_features_count_with_an_empty_caption(
 @pytest.mark.parametrize(
     ("words", "code", "message"),
     [
-        (["RUN"], 2, "RUN needs --split, the split that it captions, such as test"),
+        (["RUN"], 2, "RUN needs --split, such as --split test"),
         (["RUN", "--split", "dev"], 2, "has no images of split 'dev'; its splits: test, train, v"),
         (["RUN", "--split", "bare"], 1, "split 'bare': 1 of 1 images have no caption, such as 7"),
         (["RUN", "--split", "val", "--results", "r.json"], 2, "RUN and --results exclude each"),

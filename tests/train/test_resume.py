@@ -81,7 +81,7 @@ def test_one_process_trains_a_run_at_a_time_and_sigterm_says_how_to_go_on(
     child.send_signal(signal.SIGTERM)
     out, messages = child.communicate()
     assert (child.returncode, out) == (143, "")
-    assert messages.strip() == "Terminated; the same command goes on from here"
+    assert messages.strip() == "Terminated; run the same command again to resume"
 
 
 def go_on(world: World, run: Path, *changes: str) -> None:

@@ -103,7 +103,10 @@ def test_a_split_without_annotations_gets_predictions_only(
         questions.read_text().replace('"image_id": 3', '"image_id": "COCO_train2014_000000000003"')
     )
     code, out, err = typed(*words, "--json")
-    assert (code, err) == (0, "split test has no annotations: predictions only, nothing scored\n")
+    assert (code, err) == (
+        0,
+        "split test has no annotations: predictions are written, not scored\n",
+    )
     result = json.loads(out)
     assert (result["n"], result["overall"]) == (3, None)
     answers = read(run / "predictions_test.json")
@@ -119,7 +122,10 @@ def test_a_store_of_other_images_will_do_and_one_of_other_features_not(
     words = ["eval", "vqa", run, "--split", "test", "--data", tmp_path, "--device", "cpu"]
     made = make_store(tmp_path / "a.clipfeat", records, dtype="float32")
     code, _, err = typed(*words, "--store", made)
-    assert (code, err) == (0, "split test has no annotations: predictions only, nothing scored\n")
+    assert (code, err) == (
+        0,
+        "split test has no annotations: predictions are written, not scored\n",
+    )
     other = make_store(tmp_path / "b.clipfeat", records, recipe={"name": "other", "vector": None})
     code, out, err = typed(*words, "--store", other)
     assert (code, out) == (2, "")
