@@ -259,7 +259,7 @@ def test_a_finished_store_is_recognised_or_what_differs_is_said(tmp_path):
     assert store is not None
     assert len(store) == 60
     differs = "dtype is float16 in the store, float32 asked for"
-    with refuses("E-STORE-IDENTITY", differs, kind=StoreError):
+    with refuses("E-STORE-OTHER", differs, kind=StoreError):
         finished_store(path, make_identity(16, dtype="float32"))
     shapes = dict.fromkeys(RECORDS, GridShape(2, 3))
     assert update_layout(store, shapes).shards == ()
