@@ -4,68 +4,78 @@ import csv
 from collections.abc import Collection, Iterator
 from pathlib import Path
 
-from .errors import ClipfeatError
+from .errors import ClipfeatError, reason_of
 from .files import text_lines
 from .text import printable
 
-QUOTES = 'put a value that holds a comma or a quote in quotes, and write each quote in it as ""'
+QUOTING = 'put a value that holds a comma or a quote in quotes, and write each quote in it as ""'
+
+
+def csv_rows(
+    path: Path, *, tabs: bool = False, multiline: Collection[str] = ()
+) -> Iterator[tuple[str, dict[str, str]]]:
+    """Yield (file and line, {column: text}) of each row of a table that has a heading.
+
+    The options and the errors are those of `table_rows`.
+    """
+    rows = table_rows(path, tabs=tabs, multiline=multiline)
+    _, heading = next(rows, (0, []))
+    for number, values in rows:
+        yield f"{path}, line {number}", dict(zip(heading, values, strict=True))
 
 
 def table_rows(
-    path: Path,
-    refuse: type[ClipfeatError],
-    *,
-    tabs: bool = False,
-    wrapped: Collection[str] = (),
+    path: Path, *, tabs: bool = False, multiline: Collection[str] = ()
 ) -> Iterator[tuple[int, list[str]]]:
     """Yield (number of its first line, values) of the heading and of each row of a UTF-8 file.
 
-    In a CSV file commas divide values, and quotes hold a value together. In one with `tabs`
-    nothing does: there a quote is a quote. A row is a line, in either; values in the columns
-    `wrapped` alone may go on over several lines, in quotes. Blank lines are passed over. A quote
-    too many would otherwise swallow the rows behind it.
+    Commas separate values, and quotes enclose a value that holds a comma. With `tabs`, tabs
+    separate them, and a quote is an ordinary letter. A row is one line: a stray quote would
+    otherwise swallow the rows that follow. Only values of the columns `multiline` may hold line
+    ends, in quotes. Blank lines are skipped.
 
-    Raises `refuse`, with the line, for text that is not UTF-8, a row with more or fewer values
-    than the heading, two columns of one name, and a quote that is not closed where it must be.
+    Raises ClipfeatError with the line: for text that is not UTF-8 (E-TABLE-TEXT), a row with more
+    or fewer values than the heading (E-TABLE-VALUES), two columns of one name (E-TABLE-HEADING),
+    and a quote that is not closed where it must be (E-TABLE-QUOTE).
     """
     heading: list[str] = []
     try:
-        for number, values in _tabbed(path) if tabs else _quoted(path, refuse):
-            where = f"{path} line {number}"
+        for number, values in _tsv_rows(path) if tabs else _csv_rows(path):
+            line = f"{path} line {number}"
             if not heading:
                 heading = values
-                _require_distinct(values, where, refuse)
+                _require_distinct(values, line)
             for column, value in enumerate(values):
-                if "\n" in value and not (column < len(heading) and heading[column] in wrapped):
-                    raise refuse(
-                        f"{where}: a quote opens a value that goes on over the line's end: "
-                        f"{value!r:.60}; {QUOTES}",
+                if "\n" in value and not (column < len(heading) and heading[column] in multiline):
+                    raise ClipfeatError(
+                        f"{line}: a value in quotes contains a line end: {value!r:.60}; {QUOTING}",
                         code="E-TABLE-QUOTE",
                     )
             if len(values) != len(heading):
-                remedy = "values hold no tab and no line end" if tabs else QUOTES
-                raise refuse(
-                    f"{where} has {len(values)} values and the heading {len(heading)}; {remedy}",
+                remedy = "remove tabs and line ends from values" if tabs else QUOTING
+                raise ClipfeatError(
+                    f"{line} has {len(values)} values and the heading has {len(heading)}; {remedy}",
                     code="E-TABLE-VALUES",
                 )
             yield number, values
     except OSError as error:
-        raise refuse(f"{path}: cannot be read: {error.strerror}", code="E-TABLE-TEXT") from None
+        raise ClipfeatError(
+            f"{path}: cannot be read: {reason_of(error)}", code="E-TABLE-TEXT"
+        ) from None
 
 
-def _tabbed(path: Path) -> Iterator[tuple[int, list[str]]]:
+def _tsv_rows(path: Path) -> Iterator[tuple[int, list[str]]]:
     for number, line in text_lines(path):
         if line:
             yield number, line.split("\t")
 
 
-def _quoted(path: Path, refuse: type[ClipfeatError]) -> Iterator[tuple[int, list[str]]]:
-    last = 0  # line that was read
+def _csv_rows(path: Path) -> Iterator[tuple[int, list[str]]]:
+    last = 0  # number of the line that was read last
 
     def lines() -> Iterator[str]:
         nonlocal last
-        for number, line in text_lines(path):
-            last = number
+        for last, line in text_lines(path):  # noqa: B007 - read below
             yield f"{line}\n"
 
     rows = csv.reader(lines(), strict=True)
@@ -76,32 +86,19 @@ def _quoted(path: Path, refuse: type[ClipfeatError]) -> Iterator[tuple[int, list
         except StopIteration:
             return
         except csv.Error as error:
-            raise refuse(
-                f"{path} line {first} is not a row of CSV ({error}); {QUOTES}", code="E-TABLE-QUOTE"
+            raise ClipfeatError(
+                f"{path} line {first} is not a row of CSV ({error}); {QUOTING}",
+                code="E-TABLE-QUOTE",
             ) from None
         if values:
             yield first, values
 
 
-def _require_distinct(heading: list[str], where: str, refuse: type[ClipfeatError]) -> None:
-    """Raise unless each column with a name has one of its own."""
+def _require_distinct(heading: list[str], line: str) -> None:
+    """Raise ClipfeatError if two columns have the same name; unnamed columns may be several."""
     for column, name in enumerate(heading):
         if name and name in heading[:column]:
-            raise refuse(
-                f"{where}: two columns {printable(name)}; rename one", code="E-TABLE-HEADING"
+            raise ClipfeatError(
+                f"{line}: two columns are called {printable(name)}; rename one",
+                code="E-TABLE-HEADING",
             )
-
-
-def csv_rows(
-    path: Path, *, tabs: bool = False, wrapped: Collection[str] = ()
-) -> Iterator[tuple[str, dict[str, str]]]:
-    """Yield (where it stands, {column: text}) of each row.
-
-    With `tabs` the values are divided by tabs, and quotes are text. Values of the columns
-    `wrapped` may have line ends. Raises ClipfeatError for a file that cannot be read or is not
-    UTF-8, and for a row that is not one (see `table_rows`).
-    """
-    rows = table_rows(path, ClipfeatError, tabs=tabs, wrapped=wrapped)
-    _, heading = next(rows, (0, []))
-    for number, values in rows:
-        yield f"{path}, line {number}", dict(zip(heading, values, strict=True))

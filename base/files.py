@@ -1,4 +1,4 @@
-"""Write a file whole or not at all, and hash one."""
+"""Local files: opened without surprises, read in bounded memory, written whole or not at all."""
 
 import contextlib
 import errno
@@ -15,57 +15,22 @@ from .errors import UsageError
 from .text import is_url, printable
 
 TEMPORARY = ".tmp"
-IN_THE_MAKING = re.compile(rf"\..+\.[0-9a-f]{{16}}{re.escape(TEMPORARY)}", re.DOTALL)
-MAX_LINE = 1 << 20  # bytes of a line of text
-HASH_BLOCK = 1 << 20  # bytes a read; larger blocks measured no faster
-
-
-def fsync_folder(folder: Path) -> None:
-    """Make the names inside `folder` durable: a rename is not, until its folder is synced.
-
-    Windows opens no folder, and has no need to.
-    """
-    if os.name == "nt":
-        return
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        with naming(folder):
-            os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def is_temporary(name: str) -> bool:
-    """Return whether a file's name is one that `atomic_file` gives while it writes.
-
-    >>> is_temporary(temporary_name(".index.parquet")), is_temporary(".notes.tmp")
-    (True, False)
-    """
-    return IN_THE_MAKING.fullmatch(name) is not None
-
-
-def remove_temporaries(folder: Path) -> None:
-    """Remove what `atomic_file` left in `folder` and below when its process was killed."""
-    for path in folder.rglob(f".*{TEMPORARY}"):
-        if is_temporary(path.name):
-            remove_plain(path)
-
-
-def remove_plain(path: Path) -> None:
-    """Remove the plain file at `path`; a link, a folder or a device is somebody's, and stays."""
-    if is_plain(path):
-        path.unlink(missing_ok=True)
+TEMPORARY_NAME = re.compile(rf"\..+\.[0-9a-f]{{16}}{re.escape(TEMPORARY)}", re.DOTALL)
+MAX_LINE_BYTES = 1 << 20  # of a text file
+BLOCK_BYTES = 1 << 20  # read at a time; larger blocks measured no faster
+MAX_HEADER_BYTES = 16 << 20  # of a safetensors file; 100,000 tensors take about 10 MB
 
 
 def open_plain(path: str | Path, *, follow: bool = False) -> int:
-    """Return a descriptor for reading a plain file; OSError says what stands there instead.
+    """Return a descriptor for reading a regular file.
 
-    A pipe or a device is not waited for. A symbolic link is an error unless `follow` is set:
-    set it for files that a user names, not for those inside a folder that came from elsewhere.
+    Set `follow` for files that a user names, not for those inside a folder that came from
+    elsewhere: without it, a symbolic link is an error. Raises OSError for a folder, and for a pipe
+    or a device without waiting for it.
     """
     if not follow:
         _refuse_link(path)
-    # Windows has neither flag, and opens no pipe by such a name.
+    # Windows lacks these flags, and has no pipes with such names.
     flags = os.O_RDONLY | _flag("O_NONBLOCK") | _flag("O_CLOEXEC") | _flag("O_BINARY")
     descriptor = os.open(path, flags | (0 if follow else _flag("O_NOFOLLOW")))
     try:
@@ -77,11 +42,11 @@ def open_plain(path: str | Path, *, follow: bool = False) -> int:
 
 
 def open_output(path: str | Path, *, append: bool = False) -> int:
-    """Return a descriptor for reading and writing `path`, made where there is none.
+    """Return a descriptor for reading and writing `path`, which is created if it does not exist.
 
     For names that anybody can predict (locks, logs) inside a folder that came from elsewhere or
-    that others can write: a symbolic link, a pipe, a device or a file with a second name (a hard
-    link) raises OSError, since writing to it would change something else. Nothing is truncated.
+    that others can write. Nothing is truncated. Raises OSError for a symbolic link, a pipe, a
+    device and a file with a second name (a hard link): writing would change something else.
     """
     _refuse_link(path)
     flags = os.O_RDWR | os.O_CREAT | (os.O_APPEND if append else 0)
@@ -92,7 +57,7 @@ def open_output(path: str | Path, *, append: bool = False) -> int:
         if _require_plain(descriptor, path).st_nlink > 1:
             raise OSError(
                 errno.EMLINK,
-                "is a hard link: writing would change another file too; put a copy in its place",
+                "is a hard link: writing would change another file too; replace it by a copy",
                 str(path),
             )
     except OSError:
@@ -101,27 +66,66 @@ def open_output(path: str | Path, *, append: bool = False) -> int:
     return descriptor
 
 
-def read_bytes(path: str | Path, limit: int, *, follow: bool = False) -> bytes:
-    """Return the content of a plain file of at most `limit` bytes.
+def _flag(name: str) -> int:
+    return getattr(os, name, 0)
 
-    The one way to read what others wrote: OSError for a pipe, a device, a file that is too
-    large and, unless `follow` is set, a symbolic link (see `open_plain`).
+
+def _refuse_link(path: str | Path) -> None:
+    if os.path.islink(path):  # noqa: PTH114 - paths are text here
+        raise OSError(errno.ELOOP, "is a symbolic link; replace it by the file itself", str(path))
+
+
+def _require_plain(descriptor: int, path: str | Path) -> os.stat_result:
+    status = os.fstat(descriptor)
+    if stat.S_ISDIR(status.st_mode):
+        raise OSError(errno.EISDIR, "is a folder; a file is needed", str(path))
+    if not stat.S_ISREG(status.st_mode):
+        raise OSError(errno.EINVAL, "is a pipe or a device; a regular file is needed", str(path))
+    return status
+
+
+def oddity(path: Path) -> str | None:
+    """Return what `path` is if it exists and is not a regular file, such as "is a folder".
+
+    A symbolic link is not followed. Return None for a regular file, and if nothing exists.
+    """
+    try:
+        mode = path.lstat().st_mode
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    if stat.S_ISREG(mode):
+        return None
+    if stat.S_ISLNK(mode):
+        return "is a symbolic link"
+    return "is a folder" if stat.S_ISDIR(mode) else "is a pipe or a device"
+
+
+def is_plain(path: Path) -> bool:
+    """Return whether `path` is a regular file, and not a link to one."""
+    return path.is_file() and not path.is_symlink()
+
+
+def read_bytes(path: str | Path, limit: int, *, follow: bool = False) -> bytes:
+    """Return the content of a regular file of at most `limit` bytes.
+
+    This is how files that others wrote are read. Raises OSError as `open_plain` does, and for a
+    file that is larger.
     """
     with os.fdopen(open_plain(path, follow=follow), "rb") as file, naming(path):
         size = os.fstat(file.fileno()).st_size
         if size <= limit:
-            content = file.read(size)  # never `limit` at once: that much memory may not be there
-            while len(content) <= limit and (more := file.read(HASH_BLOCK)):
-                content += more  # it is growing, or a file of /proc, which tells no size
+            content = file.read(size)  # not `limit`: Python would allocate that much first
+            while len(content) <= limit and (more := file.read(BLOCK_BYTES)):
+                content += more  # the file is growing, or is in /proc, where sizes are 0
             if len(content) <= limit:
                 return content
-        raise OSError(errno.EFBIG, f"is larger than the {limit:,} bytes that such a file may have")
+        raise OSError(errno.EFBIG, f"is larger than {limit:,} bytes, the limit for such a file")
 
 
 def read_text(path: str | Path, limit: int, *, follow: bool = True) -> str:
-    """Return a text file that a user brings: UTF-8, with or without a byte-order mark.
+    """Return the text of a user's file: UTF-8, with or without a byte-order mark.
 
-    Raises OSError as `read_bytes` does, and for bytes that are not UTF-8. Line ends stay.
+    Line ends are kept. Raises OSError as `read_bytes` does, and for bytes that are not UTF-8.
     """
     content = read_bytes(path, limit, follow=follow)
     try:
@@ -131,11 +135,11 @@ def read_text(path: str | Path, limit: int, *, follow: bool = True) -> str:
         raise _not_utf8(path, line) from None
 
 
-def text_lines(path: str | Path, longest: int = MAX_LINE) -> Iterator[tuple[int, str]]:
-    """Yield the lines of a text file that a user brings, numbered from 1, without their ends.
+def text_lines(path: str | Path, longest: int = MAX_LINE_BYTES) -> Iterator[tuple[int, str]]:
+    """Yield (number from 1, text without its end) of each line of a user's text file.
 
-    For files too large to be held: `read_text`, a line of at most `longest` bytes at a time. A
-    line ends in LF or CR LF. Raises OSError as `read_text` does, and for a longer line.
+    This is `read_text` for large files, one line at a time. A line ends in LF or CR LF. Raises
+    OSError as `read_text` does, and for a line of more than `longest` bytes.
     """
     for number, line in enumerate(byte_lines(path, longest, follow=True), start=1):
         line = line.removesuffix(b"\n").removesuffix(b"\r")
@@ -146,16 +150,16 @@ def text_lines(path: str | Path, longest: int = MAX_LINE) -> Iterator[tuple[int,
 
 
 def split_lines(text: str) -> list[str]:
-    """Return the lines of a text as `text_lines` has them: other marks of Unicode end none."""
+    """Return the lines of a text, divided as by `text_lines`; str.splitlines has more line ends."""
     return [line.removesuffix("\r") for line in text.split("\n")]
 
 
 def byte_lines(
-    path: str | Path, longest: int = MAX_LINE, *, follow: bool = False
+    path: str | Path, longest: int = MAX_LINE_BYTES, *, follow: bool = False
 ) -> Iterator[bytes]:
-    """Yield the lines of a file with their ends, each of at most `longest` bytes.
+    """Yield the lines of a file with their ends.
 
-    Raises OSError as `read_bytes` does, and for a longer line.
+    Raises OSError as `open_plain` does, and for a line of more than `longest` bytes.
     """
     with os.fdopen(open_plain(path, follow=follow), "rb") as file, naming(path):
         number = 0
@@ -171,9 +175,9 @@ def _not_utf8(path: str | Path, line: int) -> OSError:
 
 
 def read_at(descriptor: int, length: int, offset: int) -> bytes:
-    """Return `length` bytes of an opened file from `offset` on, fewer where it ends before.
+    """Return `length` bytes of an open file from `offset` on, fewer at the end of the file.
 
-    Windows has no pread: there the file's position moves, and one thread may use a descriptor.
+    Windows has no pread: there the file's position moves, and only one thread may use it.
     """
     if hasattr(os, "pread"):
         return os.pread(descriptor, length, offset)
@@ -182,26 +186,134 @@ def read_at(descriptor: int, length: int, offset: int) -> bytes:
 
 
 def read_into(descriptor: int, buffers: Sequence[memoryview], offset: int) -> int:
-    """Fill flat buffers, one after the other, as `read_at` reads; return how many bytes there were.
+    """Fill flat buffers, one after the other, from `offset` on; return the number of bytes read.
 
-    Straight into that memory where the system can (Linux, macOS 11, BSD).
+    Linux, macOS 11 and BSD read straight into that memory.
     """
     if hasattr(os, "preadv"):
         return os.preadv(descriptor, buffers, offset)
     content = memoryview(read_at(descriptor, sum(map(len, buffers)), offset))
-    start = 0
+    rest = content
     for buffer in buffers:
-        part = content[start : start + len(buffer)]
+        part, rest = rest[: len(buffer)], rest[len(buffer) :]
         buffer[: len(part)] = part
-        start += len(buffer)
     return len(content)
 
 
-def try_lock(descriptor: int, *, shared: bool = False) -> bool:
-    """Take the kernel's lock of an opened file; return False where another process has it.
+def sha256_file(path: Path) -> str:
+    """Return the sha256 of a file's bytes in hex digits; OSError as for `open_plain`."""
+    digest = hashlib.sha256()
+    with os.fdopen(open_plain(path, follow=True), "rb") as file, naming(path):
+        while block := file.read(BLOCK_BYTES):
+            digest.update(block)
+    return digest.hexdigest()
 
-    It ends with the process, however that ends, or with the descriptor. Any number of processes
-    may have a `shared` lock at once. Raises UsageError on Windows, which has no flock.
+
+def check_tensorfile(path: str | Path, limit: int | None = None, *, follow: bool = False) -> None:
+    """Check a file before it is given to the safetensors library, which maps all of it.
+
+    The format is eight bytes with the header's length (little-endian), the header, which the
+    library reads at once, and tensors, which it reads when they are used. Raises OSError as
+    `open_plain` does, ValueError for a file of more than `limit` bytes, and for a header that is
+    incomplete or of more than MAX_HEADER_BYTES.
+    """
+    with os.fdopen(open_plain(path, follow=follow), "rb") as file:
+        size = os.fstat(file.fileno()).st_size
+        header = int.from_bytes(file.read(8), "little")
+    if limit is not None and size > limit:
+        raise ValueError(f"has {size:,} bytes; the limit for such a file is {limit:,}")
+    if 8 + header > size:
+        raise ValueError("is cut off, or not a safetensors file: its header is incomplete")
+    if header > MAX_HEADER_BYTES:
+        raise ValueError(f"has a header of {header:,} bytes; the limit is {MAX_HEADER_BYTES:,}")
+
+
+@contextlib.contextmanager
+def atomic_file(path: Path, *, replace: bool = True) -> Iterator[BinaryIO]:
+    """Open a temporary file that takes the name `path` when the block ends without an error.
+
+    The bytes reach the disk before the name does (fsync, rename, fsync of the folder), so that
+    after a crash `path` has the old content or the new, never a part. With `replace=False` it
+    raises FileExistsError if `path` exists: of several writers, one wins.
+
+    An OSError names `path`, not the temporary file, which no longer exists when it is read.
+    """
+    temporary = path.with_name(temporary_name(f".{path.name}"))
+    try:
+        with naming(path), temporary.open("xb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        if replace:
+            temporary.rename(path)
+        else:
+            path.hardlink_to(temporary)
+            temporary.unlink()
+    except BaseException as error:
+        if isinstance(error, OSError) and str(error.filename) == str(temporary):
+            error.filename, error.filename2 = str(path), None
+        with contextlib.suppress(OSError):  # the first error is the one to report
+            temporary.unlink()
+        raise
+    fsync_folder(path.parent)
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Write `content` to `path`, whole or not at all (see `atomic_file`)."""
+    with atomic_file(path) as file:
+        file.write(content)
+
+
+def fsync_folder(folder: Path) -> None:
+    """Make the names in `folder` durable: a rename survives a crash only after this.
+
+    Windows cannot open folders, and does not need it.
+    """
+    if os.name == "nt":
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        with naming(folder):
+            os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def temporary_name(name: str) -> str:
+    """Return the name of a temporary file for `name`; it is never the same twice, on any host."""
+    # File systems allow 255 bytes; a long name is not cut within a letter.
+    begin = os.fsencode(name)[:224].decode(errors="ignore")
+    return f"{begin}.{secrets.token_hex(8)}{TEMPORARY}"
+
+
+def is_temporary(name: str) -> bool:
+    """Return whether a file has a name that `atomic_file` gives while it writes.
+
+    >>> is_temporary(temporary_name(".index.parquet")), is_temporary(".notes.tmp")
+    (True, False)
+    """
+    return TEMPORARY_NAME.fullmatch(name) is not None
+
+
+def remove_temporaries(folder: Path) -> None:
+    """Remove files that `atomic_file` left in `folder` and below when its process was killed."""
+    for path in folder.rglob(f".*{TEMPORARY}"):
+        if is_temporary(path.name):
+            remove_plain(path)
+
+
+def remove_plain(path: Path) -> None:
+    """Remove `path` if it is a regular file; links, folders and devices are left alone."""
+    if is_plain(path):
+        path.unlink(missing_ok=True)
+
+
+def try_lock(descriptor: int, *, shared: bool = False) -> bool:
+    """Take the kernel's lock of an open file; return False if another process has it.
+
+    The lock ends when the descriptor is closed or the process ends, however that happens. Several
+    processes may have a `shared` lock at once. Raises UsageError (E-LOCK-SYSTEM) on Windows, which
+    has no flock.
     """
     try:
         import fcntl
@@ -218,68 +330,35 @@ def try_lock(descriptor: int, *, shared: bool = False) -> bool:
     return True
 
 
-def _flag(name: str) -> int:
-    return getattr(os, name, 0)
+def require_file(path: Path, option: str) -> None:
+    """Raise UsageError unless a result can be written to `path`, the value of `option`.
 
-
-def _refuse_link(path: str | Path) -> None:
-    if os.path.islink(path):  # noqa: PTH114 - paths are text here
-        raise OSError(
-            errno.ELOOP, "is a symbolic link; put the file itself in its place", str(path)
+    Call it before work starts. A device such as /dev/stdout is not accepted: the finished file
+    would be renamed to it and replace it.
+    """
+    if not path.parent.is_dir():
+        raise UsageError(
+            f"{option} {path}: the folder {path.parent} does not exist; make it first",
+            code="E-PATH-FOLDER",
+        )
+    if path.exists() and not path.is_file():
+        raise UsageError(
+            f"{option} {path} exists and is not a regular file; pass another name",
+            code="E-PATH-FILE",
         )
 
 
-def _require_plain(descriptor: int, path: str | Path) -> os.stat_result:
-    found = os.fstat(descriptor)
-    if stat.S_ISDIR(found.st_mode):
-        raise OSError(errno.EISDIR, "is a folder; a file is needed", str(path))
-    if not stat.S_ISREG(found.st_mode):
-        raise OSError(errno.EINVAL, "is a pipe or a device; a plain file is needed", str(path))
-    return found
+def local_path(text: str, *, remedy: str = "pass a path on this machine") -> Path:
+    """Return a path on this machine.
 
-
-def oddity(path: Path) -> str | None:
-    """Return what stands at `path` in the place of a plain file, such as "is a folder".
-
-    None for a plain file, and where there is nothing. A link is not followed.
-    """
-    try:
-        mode = path.lstat().st_mode
-    except (FileNotFoundError, NotADirectoryError):
-        return None
-    if stat.S_ISREG(mode):
-        return None
-    if stat.S_ISLNK(mode):
-        return "is a symbolic link"
-    return "is a folder" if stat.S_ISDIR(mode) else "is a pipe or a device"
-
-
-def is_plain(path: Path) -> bool:
-    """Return whether a file stands at `path` itself: no folder, no link, no pipe."""
-    return path.is_file() and not path.is_symlink()
-
-
-def require_file(path: Path, option: str) -> None:
-    """Raise UsageError unless `option` names a file that can be written, to say so before work.
-
-    A device is none: a file that is renamed to /dev/stdout would take its place.
-    """
-    if not path.parent.is_dir():
-        raise UsageError(f"{option} {path}: the folder {path.parent} does not exist; make it first")
-    if path.exists() and not path.is_file():
-        raise UsageError(f"{option} {path} exists and is not a regular file; pass another name")
-
-
-def local_path(text: str, *, remedy: str = "give a path on this machine") -> Path:
-    """Return a path on this machine; UsageError for a URL, of which a Path would lose a slash.
-
-    And for an empty text, which would be the folder one is in.
+    Raises UsageError for a URL, in which Path would merge two slashes, and for an empty text, which
+    Path would take for the current folder.
     """
     if not text:
-        raise UsageError("a path is empty; . is the folder you are in", code="E-PATH-EMPTY")
+        raise UsageError("a path is empty; for the current folder, type .", code="E-PATH-EMPTY")
     if "://" in text and is_url(text):
         raise UsageError(
-            f"{printable(text)}: only images are read over the network yet; {remedy}",
+            f"{printable(text)}: only images are read over the network; {remedy}",
             code="E-PATH-URL",
         )
     return Path(text)
@@ -287,83 +366,10 @@ def local_path(text: str, *, remedy: str = "give a path on this machine") -> Pat
 
 @contextlib.contextmanager
 def naming(path: str | Path) -> Iterator[None]:
-    """Give an OSError the name of the file; that of a write, a full disk's, has none."""
+    """Add the file's name to an OSError without one, such as that of a write to a full disk."""
     try:
         yield
     except OSError as error:
         if error.filename is None:
             error.filename = str(path)
         raise
-
-
-def temporary_name(name: str) -> str:
-    """Return a name for a file in the making: no two are the same, on any host, ever."""
-    # A file system takes 255 bytes; what is left of a long name is not cut amid a letter.
-    begin = os.fsencode(name)[:224].decode(errors="ignore")
-    return f"{begin}.{secrets.token_hex(8)}{TEMPORARY}"
-
-
-@contextlib.contextmanager
-def atomic_file(path: Path, *, replace: bool = True) -> Iterator[BinaryIO]:
-    """Open a temporary file that takes the name `path` when the block ends without an error.
-
-    The bytes are on the disk before the name is (fsync, rename, fsync of the folder), so
-    after a crash `path` holds the old content or the new, never a part. With `replace=False`
-    it raises FileExistsError if there is such a file: one of several writers wins.
-
-    An OSError names `path`, never the temporary file, which is gone when somebody reads of it.
-    """
-    temporary = path.with_name(temporary_name(f".{path.name}"))
-    try:
-        with naming(path), temporary.open("xb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        if replace:
-            temporary.rename(path)
-        else:
-            path.hardlink_to(temporary)
-            temporary.unlink()
-    except BaseException as error:
-        if isinstance(error, OSError) and str(error.filename) == str(temporary):
-            error.filename, error.filename2 = str(path), None
-        with contextlib.suppress(OSError):  # what it was not made for is the error
-            temporary.unlink()
-        raise
-    fsync_folder(path.parent)
-
-
-def write_atomically(path: Path, content: bytes) -> None:
-    """Replace `path` by `content`, whole or not at all."""
-    with atomic_file(path) as file:
-        file.write(content)
-
-
-def sha256_file(path: Path) -> str:
-    """Return the sha256 of a file's bytes, as hex digits; OSError for a pipe or a device."""
-    digest = hashlib.sha256()
-    with os.fdopen(open_plain(path, follow=True), "rb") as file, naming(path):
-        while block := file.read(HASH_BLOCK):
-            digest.update(block)
-    return digest.hexdigest()
-
-
-LENGTH = 8  # bytes of the header's length, little-endian, with which a file begins
-HEADER_BYTES = 16 << 20  # 100,000 tensors take about 10 MB
-
-
-def check_tensorfile(path: str | Path, limit: int | None = None, *, follow: bool = False) -> None:
-    """Raise OSError or ValueError unless `path` may be given to the safetensors library.
-
-    That is a plain file of at most `limit` bytes whose header is whole and of moderate size: the
-    library maps the file and reads the header at once, and tensors only when they are asked for.
-    """
-    with os.fdopen(open_plain(path, follow=follow), "rb") as file:
-        size = os.fstat(file.fileno()).st_size
-        header = int.from_bytes(file.read(LENGTH), "little")
-    if limit is not None and size > limit:
-        raise ValueError(f"is {size:,} bytes large; such a file has at most {limit:,}")
-    if size < LENGTH or header > size - LENGTH:
-        raise ValueError("is cut off, or no safetensors file: its header is not all there")
-    if header > HEADER_BYTES:
-        raise ValueError(f"has a header of {header:,} bytes; at most {HEADER_BYTES:,} are read")

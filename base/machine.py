@@ -1,4 +1,4 @@
-"""What this process may use of its machine: processor cores and GPUs."""
+"""The processor cores and GPUs that this process may use, and what the cores are fast at."""
 
 import math
 import os
@@ -7,22 +7,24 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from .errors import UsageError
+from .text import counted
 
 if TYPE_CHECKING:
     import torch
 
 
 CGROUP = Path("/sys/fs/cgroup")
-CLEARLY = 1.5  # times as slow; less may be chance
-REPEATS = 3  # of a measurement, of which the fastest counts
+CLEARLY = 1.5  # times as slow as float32; less may be chance
+REPEATS = 3  # measurements, of which the fastest counts
 MAX_GPUS = 1024
 
 
 def usable_cores() -> int:
-    """Return how many cores this process may keep busy, at least one.
+    """Return how many cores this process may use, at least one.
 
-    That is the smallest of what the machine has, the affinity mask (taskset, a job of a queue)
-    and the processor time that the process's cgroup allows (a container, a systemd slice).
+    This is the smallest of three numbers: the machine's cores, those of the affinity mask (set by
+    taskset or a batch system), and the processor time that the process's cgroup allows (a
+    container, a systemd slice).
     """
     cores = os.cpu_count() or 1
     if allowed := affinity():
@@ -31,17 +33,17 @@ def usable_cores() -> int:
 
 
 def affinity() -> tuple[int, ...]:
-    """Return the numbers of the cores that this process may run on; none where nothing tells."""
-    if not hasattr(os, "sched_getaffinity"):  # Linux alone has it
+    """Return the numbers of the cores that this process may run on, () if they are unknown."""
+    if not hasattr(os, "sched_getaffinity"):  # only Linux has it
         return ()
     return tuple(sorted(os.sched_getaffinity(0)))
 
 
 def _cgroup_cores() -> int:
-    """Return the processor time that the cgroups of this process allow, in whole cores.
+    """Return the processor time that the cgroups of this process allow, rounded up to cores.
 
-    A share of a core counts as one: 2.5 cores keep three threads busy. The group of the process
-    and all those above it count (Linux, Documentation/admin-guide/cgroup-v2.rst, cpu.max;
+    2.5 cores keep three threads busy. The limits of the process's group and of all groups above it
+    apply (Linux, Documentation/admin-guide/cgroup-v2.rst, cpu.max;
     Documentation/scheduler/sched-bwc.rst for version 1).
     """
     quotas = [math.inf]
@@ -57,17 +59,15 @@ def _cgroup_cores() -> int:
             root = CGROUP / "cpu"
         else:
             continue
-        # In a container the path may be the host's; its own group is then the root.
+        # In a container the path may be the host's; the container's own group is then the root.
         folder = root / group.lstrip("/")
-        for place in (folder, *folder.parents):
-            if place.is_relative_to(root):
-                quotas.append(_quota(place))
+        quotas += [_quota(f) for f in (folder, *folder.parents) if f.is_relative_to(root)]
     least = min(quotas)
     return os.cpu_count() or 1 if least == math.inf else max(1, math.ceil(least))
 
 
 def _quota(folder: Path) -> float:
-    """Return the cores that one cgroup allows, infinity where it sets no limit."""
+    """Return the cores that one cgroup allows, infinity if it sets no limit."""
     try:
         if (folder / "cpu.max").is_file():
             quota, period = (folder / "cpu.max").read_text().split()
@@ -80,11 +80,10 @@ def _quota(folder: Path) -> float:
 
 
 def slower_than_float32(precision: str) -> float:
-    """Return how many times as long "bfloat16" or "float16" takes on this CPU as float32.
+    """Return the time that "bfloat16" or "float16" takes on this CPU, divided by float32's.
 
-    Measured with torch, in 0.01 to 0.5 s: more than `CLEARLY` where the processor only emulates
-    it. What a processor has is known to it, to the libraries and to their settings; only the time
-    tells what comes of all three.
+    It is more than `CLEARLY` if the type is only emulated. It is measured with torch, in 0.01 to
+    0.5 s, because it depends on the processor, on the libraries and on their settings.
     """
     import torch
 
@@ -92,9 +91,9 @@ def slower_than_float32(precision: str) -> float:
 
 
 def _seconds(dtype: "torch.dtype") -> float:
-    """Return the least time of a convolution and a matrix product, as image towers have them.
+    """Return the shortest time of a convolution and a matrix product like those of image towers.
 
-    On one thread: several wait for each other, and on a busy machine that is all one would see.
+    One thread computes: on a busy machine, several would mostly wait for each other.
     """
     import torch
 
@@ -111,14 +110,14 @@ def _seconds(dtype: "torch.dtype") -> float:
             measured.append(time.perf_counter() - started)
     finally:
         torch.set_num_threads(threads)
-    return min(measured[1:])  # the first makes the kernels
+    return min(measured[1:])  # the first one compiles the kernels
 
 
 def parse_gpus(text: str) -> tuple[int, ...]:
-    """Return the indices that `--gpus` names: "8" is a count, "0,3" a list, "3," one GPU.
+    """Return the GPU indices of a `--gpus` value: "8" is a count, "0,3" a list, "3," one GPU.
 
-    Indices count the GPUs that the process sees: with CUDA_VISIBLE_DEVICES=4,5,6,7, index 0 is
-    GPU 4. Raises UsageError for anything else.
+    An index is a position among the GPUs that the process sees: with CUDA_VISIBLE_DEVICES=4,5,6,7,
+    index 0 is GPU 4. Raises UsageError for anything else.
 
     >>> parse_gpus("3"), parse_gpus("0,3"), parse_gpus("3,")
     ((0, 1, 2), (0, 3), (3,))
@@ -133,7 +132,8 @@ def parse_gpus(text: str) -> tuple[int, ...]:
     if "," not in text:
         if not 1 <= numbers[0] <= MAX_GPUS:
             raise UsageError(
-                f"--gpus {text}: expected at least 1; for none, --device cpu", code="E-GPUS-COUNT"
+                f"--gpus {text}: expected at least 1; for the CPU, pass --device cpu",
+                code="E-GPUS-COUNT",
             )
         return tuple(range(numbers[0]))
     if len(set(numbers)) != len(numbers):
@@ -142,28 +142,28 @@ def parse_gpus(text: str) -> tuple[int, ...]:
 
 
 def require_gpus(text: str, gpu_count: int) -> tuple[int, ...]:
-    """Return the indices that `--gpus` names, checked against the GPUs that torch finds.
+    """Return the indices of a `--gpus` value, which must be among `gpu_count` GPUs.
 
-    Raises UsageError where one of them is not among those `gpu_count`.
+    Raises UsageError for an index that is too large, and as `parse_gpus` does.
     """
     indices = parse_gpus(text)
     if max(indices) >= gpu_count:
-        has = f"{gpu_count} GPU{'s' * (gpu_count != 1)}" if gpu_count else "no GPU"
+        available = counted(gpu_count, "GPU") if gpu_count else "no GPU"
         instead = f"--gpus {gpu_count}" if gpu_count else "--device cpu"
         listed = os.environ.get("CUDA_VISIBLE_DEVICES")
-        of = f" (CUDA_VISIBLE_DEVICES={listed})" if listed is not None else ""
+        setting = f" (CUDA_VISIBLE_DEVICES={listed})" if listed is not None else ""
         raise UsageError(
-            f"--gpus {text}: torch finds {has} on this machine{of}; type {instead} instead",
+            f"--gpus {text}: torch finds {available} on this machine{setting}; pass {instead}",
             code="E-GPUS-ABSENT",
         )
     return indices
 
 
 def visible_devices(indices: tuple[int, ...]) -> str:
-    """Return the CUDA_VISIBLE_DEVICES of a process that is to see just the GPUs `indices`.
+    """Return the CUDA_VISIBLE_DEVICES with which a process sees only the GPUs `indices`.
 
-    Entries are taken from the list that is there already, whether numbers or UUIDs:
-    CUDA_VISIBLE_DEVICES=4,5,6,7 and indices (0, 3) give "4,7".
+    Entries, numbers or UUIDs, come from the list of this process: CUDA_VISIBLE_DEVICES=4,5,6,7 and
+    indices (0, 3) give "4,7".
     """
     listed = os.environ.get("CUDA_VISIBLE_DEVICES")
     if not listed:

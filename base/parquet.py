@@ -1,4 +1,4 @@
-"""Parquet tables: written in row groups, read in bounded memory whoever wrote them."""
+"""Parquet tables: written in row groups, and read in bounded memory, whoever wrote them."""
 
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -10,37 +10,38 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from .errors import reason_of
 from .files import open_plain
 
-GROUP_ROWS = 1 << 16  # rows that are packed together when writing
-BATCH_ROWS = 1 << 13  # rows held at a time when reading
-MAX_TEXT = 4096  # bytes of one text: as long as a path may be
-MAX_CHUNK = 1 << 28  # bytes that a column of a row group may take beside those of its texts
-TEXTS = ("string", "large_string", "string_view")
+GROUP_ROWS = 1 << 16  # rows in a row group that is written
+BATCH_ROWS = 1 << 13  # rows in memory at a time when reading
+MAX_TEXT = 4096  # bytes of one text; a path may have as many
+MAX_CHUNK = 1 << 28  # bytes of a column of a row group, besides its texts
+TEXT_TYPES = ("string", "large_string", "string_view")
 
 
 def write_rows(file: BinaryIO, schema: pa.Schema, rows: Iterable[Any]) -> None:
-    """Write `rows`, tuples in the order of the schema's fields, holding GROUP_ROWS at a time."""
+    """Write `rows`, tuples in the order of the schema's fields, with GROUP_ROWS in memory."""
     remaining = iter(rows)
     groups = iter(lambda: list(islice(remaining, GROUP_ROWS)), [])
     write_batches(file, schema, (as_batch(schema, group) for group in groups))
 
 
 def as_batch(schema: pa.Schema, rows: Iterable[Any]) -> pa.RecordBatch:
-    """Return `rows`, tuples in the order of the schema's fields, as columns."""
+    """Return `rows`, tuples in the order of the schema's fields, as a batch of columns."""
     columns = list(zip(*rows, strict=True)) or [()] * len(schema)
     arrays = [pa.array(c, kind) for c, kind in zip(columns, schema.types, strict=True)]
     return pa.RecordBatch.from_arrays(arrays, schema=schema)
 
 
 def write_batches(file: BinaryIO, schema: pa.Schema, batches: Iterable[pa.RecordBatch]) -> None:
-    """Write columns in row groups of GROUP_ROWS, however they come."""
+    """Write columns in row groups of GROUP_ROWS, whatever the sizes of the batches."""
     with pq.ParquetWriter(file, schema, compression="zstd") as writer:
         held: list[pa.RecordBatch] = []
         for batch in batches:
             held.append(batch)
             while sum(map(len, held)) >= GROUP_ROWS:
-                # In one piece: where pieces end decides where pages end, and so the bytes.
+                # In one piece: the ends of pieces decide where pages end, and so the bytes.
                 table = pa.Table.from_batches(held, schema).combine_chunks()
                 writer.write_table(table.slice(0, GROUP_ROWS))
                 held = table.slice(GROUP_ROWS).to_batches()
@@ -54,7 +55,7 @@ def read_schema(path: Path, refuse: Callable[[str], Exception]) -> pa.Schema:
 
 
 def count_rows(path: Path, refuse: Callable[[str], Exception]) -> int:
-    """Return the number of rows of the Parquet file `path`, as its footer says."""
+    """Return the number of rows of the Parquet file `path` according to its footer."""
     return _opened(path, refuse)[1].metadata.num_rows
 
 
@@ -63,15 +64,15 @@ def read_rows(
 ) -> Iterator[tuple[Any, ...]]:
     """Yield the rows of the Parquet file `path`.
 
-    Raises `refuse(why)` for a file that is not Parquet, has other columns than `schema`, a
-    null, or a text of more than MAX_TEXT bytes.
+    Raises `refuse(reason)` for a file that is not Parquet, other columns than those of `schema`, a
+    null value, and a text of more than MAX_TEXT bytes.
     """
     for batch in read_batches(path, schema, refuse):
         yield from rows_of(batch)
 
 
 def rows_of(batch: pa.RecordBatch) -> Iterator[tuple[Any, ...]]:
-    """Yield the rows of some columns."""
+    """Yield the rows of a batch of columns."""
     yield from zip(*(column.to_pylist() for column in batch.columns), strict=True)
 
 
@@ -82,10 +83,10 @@ def read_batches(
     counts: range | None = None,
     names: Sequence[str] = (),
 ) -> Iterator[pa.RecordBatch]:
-    """Yield what `read_rows` does, as columns: all of them, or those called `names`.
+    """Yield batches of the columns called `names`, or of all columns.
 
-    `counts` are the numbers of rows that the file may have: its footer is looked at before a row
-    is read, and no more rows are read than it says.
+    `counts` are the numbers of rows that the file may have; its footer is checked before any row is
+    read, and no more rows are read than it states. Raises as `read_rows` does.
     """
     for columns in _read(path, names or schema.names, refuse, counts, schema):
         arrays = [
@@ -98,10 +99,10 @@ def read_batches(
 def read_columns(
     path: Path, names: Sequence[str], refuse: Callable[[str], Exception]
 ) -> Iterator[tuple[Any, ...]]:
-    """Yield the values of some columns of the Parquet file `path`, row for row.
+    """Yield the values of some columns of the Parquet file `path`, row by row.
 
-    Raises `refuse(why)` for a file that is not Parquet, a column that is neither of texts nor
-    of numbers, a null, or a text of more than MAX_TEXT bytes.
+    Raises `refuse(reason)` for a file that is not Parquet, a column of neither texts nor numbers,
+    a null value, and a text of more than MAX_TEXT bytes.
     """
     for columns in _read(path, names, refuse):
         yield from zip(*(column.to_pylist() for column in columns), strict=True)
@@ -114,24 +115,25 @@ def _read(
     counts: range | None = None,
     schema: pa.Schema | None = None,
 ) -> Iterator[list[pa.Array]]:
-    """Yield some columns, checked, a batch at a time; of a file of this schema, where one is given.
+    """Yield the columns `names`, checked, a batch at a time; if given, `schema` must be the file's.
 
-    Texts are read as dictionaries and measured before they are copied out: a few bytes on disk
-    can say "this gigabyte, a million times". The file is opened once: between two times, another
-    may take its name.
+    Texts are read as dictionaries, and measured before they are copied: a few bytes on disk can
+    mean "this gigabyte, a million times". The file is opened once, since another file may take its
+    name in between.
     """
     source, file = _opened(path, refuse)
-    found = file.schema_arrow
-    if schema is not None and not found.equals(schema):
-        wanted = ", ".join(f"{f.name} {f.type}" for f in schema)
-        got = ", ".join(f"{f.name} {f.type}" for f in found)
-        raise refuse(f"columns must be {wanted}; got {got:.200}")
-    kinds = {name: found.field(name).type for name in names}
-    texts = [name for name, kind in kinds.items() if _is_text(kind)]
-    for name, kind in kinds.items():
-        if name not in texts and not pa.types.is_primitive(kind):
+    if schema is not None and not file.schema_arrow.equals(schema):
+        expected, got = (
+            ", ".join(f"{column.name} {column.type}" for column in columns)
+            for columns in (schema, file.schema_arrow)
+        )
+        raise refuse(f"columns must be {expected}; got {got:.200}")
+    types = {name: file.schema_arrow.field(name).type for name in names}
+    texts = [name for name, type_ in types.items() if _is_text(type_)]
+    for name, type_ in types.items():
+        if name not in texts and not pa.types.is_primitive(type_):
             raise refuse(
-                f"column {name!r:.100} must hold texts or numbers; its type is {kind!s:.200}"
+                f"column {name!r:.100} must hold texts or numbers; its type is {type_!s:.200}"
             )
     file = _parsed(source, refuse, texts, file.metadata)
     _check_footer(file.metadata, refuse, counts)
@@ -143,19 +145,19 @@ def _read(
                 break
             yield [_checked(batch.column(name), refuse) for name in names]
     except (OSError, UnicodeDecodeError, pa.ArrowException) as error:
-        raise refuse(f"not a readable Parquet file: {error!s:.200}") from None
+        raise refuse(_unreadable(error)) from None
     if rows != file.metadata.num_rows:
-        raise refuse(f"holds other rows than the {file.metadata.num_rows:,} that its footer says")
+        raise refuse(f"has {rows:,} rows or more; its footer states {file.metadata.num_rows:,}")
 
 
 def _check_footer(
     footer: pq.FileMetaData, refuse: Callable[[str], Exception], counts: range | None
 ) -> None:
-    """Refuse a number of rows, or a size of a column in memory, that cannot be."""
+    """Raise `refuse(reason)` for an impossible number of rows or size of a column in memory."""
     if counts is not None and footer.num_rows not in counts:
         least, most = counts[0], counts[-1]
-        wanted = f"{most:,}" if least == most else f"{least:,} to {most:,}"
-        raise refuse(f"has {footer.num_rows:,} rows; expected {wanted}")
+        expected = f"{most:,}" if least == most else f"{least:,} to {most:,}"
+        raise refuse(f"has {footer.num_rows:,} rows; expected {expected}")
     for number in range(footer.num_row_groups):
         group = footer.row_group(number)
         most = MAX_CHUNK + group.num_rows * (MAX_TEXT + 8)
@@ -165,16 +167,16 @@ def _check_footer(
                 raise refuse(f"a column takes {size:,} bytes; expected at most {most:,}")
 
 
-def _is_text(kind: pa.DataType) -> bool:
-    if isinstance(kind, pa.DictionaryType):
-        kind = kind.value_type
-    return str(kind) in TEXTS
+def _is_text(type_: pa.DataType) -> bool:
+    if isinstance(type_, pa.DictionaryType):
+        type_ = type_.value_type
+    return str(type_) in TEXT_TYPES
 
 
 def _opened(path: Path, refuse: Callable[[str], Exception]) -> tuple[pa.NativeFile, pq.ParquetFile]:
-    """Open a Parquet file as one plain file: nothing in it or its path may name others to open.
+    """Open a Parquet file as one regular file; nothing in it or in its path may name other files.
 
-    What is no plain file is refused first: Arrow would wait for a pipe, where nobody can stop it.
+    Other kinds of files are rejected first, because Arrow would wait for a pipe forever.
     """
     try:
         os.close(open_plain(path, follow=True))
@@ -190,7 +192,7 @@ def _parsed(
     texts: Sequence[str] = (),
     footer: pq.FileMetaData | None = None,
 ) -> pq.ParquetFile:
-    """Return an opened file as Parquet, the columns `texts` as dictionaries."""
+    """Return an open file as Parquet, with the columns `texts` as dictionaries."""
     try:
         return pq.ParquetFile(
             source, metadata=footer, read_dictionary=list(texts), buffer_size=1 << 20
@@ -200,20 +202,17 @@ def _parsed(
 
 
 def _unreadable(error: Exception) -> str:
-    why = f"{error!s:.200}"
-    if isinstance(error, OSError) and error.filename:  # whose text would name the file once more
-        why = error.strerror
-    return f"not a readable Parquet file: {why}"
+    return f"not a readable Parquet file: {reason_of(error):.200}"
 
 
 def _checked(column: pa.Array, refuse: Callable[[str], Exception]) -> pa.Array:
-    """Return a column that holds no null and no text beyond reason."""
+    """Return a column, checked to contain no null value and no text longer than MAX_TEXT."""
     if column.null_count:
-        raise refuse("holds a null; every value must be there")
+        raise refuse("contains a null value; every row needs all values")
     if isinstance(column, pa.DictionaryArray):
         lengths = pc.call_function("binary_length", [column.dictionary])
         longest = pc.call_function("max", [lengths]).as_py() or 0
         if longest > MAX_TEXT:
             raise refuse(f"holds a text of {longest:,} bytes; expected at most {MAX_TEXT:,}")
-        column.validate(full=True)  # that texts are UTF-8, and that each row is one of them
+        column.validate(full=True)  # texts are UTF-8, and each row refers to one of them
     return column

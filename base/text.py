@@ -1,4 +1,4 @@
-"""Text from elsewhere, made fit for a person's terminal."""
+"""Texts for people: made printable, counted, logged to the terminal; and names of image files."""
 
 import logging
 import os
@@ -6,18 +6,52 @@ import re
 import sys
 
 URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*(?:://|::)")
+# Of the formats that Pillow reads for us. A file with such a name counts as an image until
+# extraction finds that it is not one.
+IMAGE_SUFFIXES = frozenset(
+    [
+        ".apng",
+        ".avif",
+        ".avifs",
+        ".bmp",
+        ".gif",
+        ".j2c",
+        ".j2k",
+        ".jfif",
+        ".jp2",
+        ".jpc",
+        ".jpe",
+        ".jpeg",
+        ".jpf",
+        ".jpg",
+        ".jps",
+        ".jpx",
+        ".mpo",
+        ".pbm",
+        ".pfm",
+        ".pgm",
+        ".pjp",
+        ".pjpeg",
+        ".png",
+        ".pnm",
+        ".ppm",
+        ".tif",
+        ".tiff",
+        ".webp",
+    ]
+)
 
 
 def is_url(text: str) -> bool:
-    """Return whether `text` is a URL, or one inside another, and not a path."""
+    """Return whether `text` is a URL (or one inside another, "zip::s3://...") and not a path."""
     return URL.match(text) is not None
 
 
 def printable(text: str) -> str:
-    r"""Return `text` with each character that a terminal would act on written as its escape.
+    r"""Return `text` with each character that a terminal would act on replaced by its escape.
 
-    Ids, reasons and notes of a store may come from anywhere, and so may hold anything. Tabs
-    and line ends are escaped too: a text stays in its column.
+    Ids, reasons and notes of a store may come from anywhere and contain anything. Tabs and line
+    ends are escaped too, so that a text stays in its column.
 
     >>> printable("a\tb")
     'a\\tb'
@@ -28,7 +62,7 @@ def printable(text: str) -> str:
 
 
 def printable_lines(text: str) -> str:
-    r"""Return `text` with its lines kept, and each of them made printable.
+    r"""Return `text` with each of its lines made printable.
 
     >>> printable_lines("a\tb\nc")
     'a\\tb\nc'
@@ -45,40 +79,9 @@ def counted(number: int, noun: str, plural: str = "") -> str:
     return f"{number:,} {noun if number == 1 else plural or noun + 's'}"
 
 
-class TerminalHandler(logging.Handler):
-    """Prints the text of a log record to stderr, made printable: it may hold names from anywhere.
-
-    stderr is looked up for each record, since a progress bar or a test may have replaced it.
-    """
-
-    def emit(self, record: logging.LogRecord) -> None:
-        """Print the record's text, without its level or its logger."""
-        print(printable_lines(record.getMessage()), file=sys.stderr)
-
-
-def log_to_terminal() -> None:
-    """Show what clipfeat logs, from INFO on, on stderr; the command line calls this once.
-
-    A program that imports clipfeat chooses for itself: `logging.getLogger("clipfeat")`.
-    """
-    logger = logging.getLogger("clipfeat")
-    if not any(isinstance(handler, TerminalHandler) for handler in logger.handlers):
-        logger.addHandler(TerminalHandler())
-        logger.setLevel(logging.INFO)
-
-
 def is_unicode(text: str) -> bool:
-    """Return whether a text can be printed, drawn and encoded; half a surrogate pair cannot."""
+    """Return whether a text can be encoded as UTF-8: it contains no half of a surrogate pair."""
     return text.isascii() or not any("\ud800" <= letter <= "\udfff" for letter in text)
-
-
-# Those of what Pillow reads for us. A file of such a name is an image until extraction finds that
-# it is not.
-IMAGES = (
-    ".apng .avif .avifs .bmp .gif .j2c .j2k .jfif .jp2 .jpc .jpe .jpeg .jpf .jpg .jps .jpx .mpo "
-    ".pbm .pfm .pgm .pjp .pjpeg .png .pnm .ppm .tif .tiff .webp"
-)
-IMAGE_SUFFIXES = frozenset(IMAGES.split())
 
 
 def suffix(path: str) -> str:
@@ -88,3 +91,25 @@ def suffix(path: str) -> str:
     ('.gz', '')
     """
     return os.path.splitext(path)[1].lower()  # noqa: PTH122
+
+
+class TerminalHandler(logging.Handler):
+    """Prints messages to stderr, made printable, since they contain names from anywhere.
+
+    stderr is looked up for each message, since a progress bar or a test may have replaced it.
+    """
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Print the message, without its level and its logger."""
+        print(printable_lines(record.getMessage()), file=sys.stderr)
+
+
+def log_to_terminal() -> None:
+    """Print what clipfeat logs, from level INFO on, to stderr; the command line calls this once.
+
+    A program that imports clipfeat decides for itself: `logging.getLogger("clipfeat")`.
+    """
+    logger = logging.getLogger("clipfeat")
+    if not any(isinstance(handler, TerminalHandler) for handler in logger.handlers):
+        logger.addHandler(TerminalHandler())
+        logger.setLevel(logging.INFO)

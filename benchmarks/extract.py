@@ -26,10 +26,9 @@ import open_clip
 import psutil
 import torch
 
-from clipfeat.base.machine import usable_cores
+from clipfeat.base.machine import slower_than_float32, usable_cores
 from clipfeat.extract.api import extract_images
-from clipfeat.extract.backbones.batch_size import choose_batch_size
-from clipfeat.extract.backbones.tower import DTYPES, normalised, slower_than_float32
+from clipfeat.extract.backbones.backbone import DTYPES, choose_batch_size, normalised
 from clipfeat.extract.backbones.weights import load_backbone
 from clipfeat.extract.config import Request
 from clipfeat.extract.pixels.images import load_picture

@@ -29,7 +29,7 @@ from clipfeat.featstore.writing.writer import write_store
 from clipfeat.train.batches import cut, epoch_order, prefetch
 from clipfeat.train.log import LoopTimes
 from clipfeat.train.records import RecordReader
-from clipfeat.train.tasks.answering import Examples, Targets, read_batch
+from clipfeat.train.tasks.answering import Examples, SoftAnswers, read_batch
 
 from .store.records import Kind, Records, make_records
 
@@ -61,7 +61,7 @@ def questions_about(ids: Sequence[str]) -> Examples:
         image_ids=tuple(ids),
         image_of_text=np.repeat(np.arange(len(ids)), QUESTIONS),
         tokens=random.integers(2, 10_000, (count, TOKENS)),
-        targets=Targets.of(
+        targets=SoftAnswers.of(
             [{int(a): 0.9 for a in random.integers(0, ANSWERS, 3)} for _ in range(count)]
         ),
     )

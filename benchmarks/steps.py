@@ -19,18 +19,18 @@ from clipfeat.train.models.start import build_model
 from clipfeat.train.records import ChannelStatistics, FeatureNorm
 from clipfeat.train.schedule import make_optimizer
 from clipfeat.train.settings import load_settings
-from clipfeat.train.tasks.answering import GroundedBatch
+from clipfeat.train.tasks.answering import AnswerBatch
 from clipfeat.train.tasks.settings import PRESETS, VqaSettings
-from clipfeat.train.tasks.vqa import loss_of
+from clipfeat.train.tasks.vqa import soft_score_loss
 
 DIM, ROWS, COLS, TOKENS, ANSWERS, WORDS = 2048, 14, 14, 14, 3129, 20_000
 
 
-def make_batch(questions: int) -> GroundedBatch:
+def make_batch(questions: int) -> AnswerBatch:
     """Return a batch of random numbers, the same ones every time."""
     random = torch.Generator().manual_seed(0)
     cells, images = ROWS * COLS, math.ceil(questions / 3)
-    return GroundedBatch(
+    return AnswerBatch(
         features=torch.randn(images, cells, DIM, generator=random).clamp(min=0).half(),
         mask=torch.ones(images, cells, dtype=torch.bool),
         grid_shapes=torch.tensor([[ROWS, COLS]] * images),
@@ -52,7 +52,7 @@ def measure(preset: Path, precision: str, device: str | None, questions: int, st
     seconds = []
     for _ in range(steps + 1):
         started = time.perf_counter()
-        accelerator.backward(loss_of(prepared, batch))
+        accelerator.backward(soft_score_loss(prepared, batch))
         optimizer.step()
         optimizer.zero_grad()
         if accelerator.device.type == "cuda":

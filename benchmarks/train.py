@@ -24,7 +24,7 @@ from clipfeat.train.models.settings import SingleStreamSettings
 from clipfeat.train.records import ChannelStatistics, FeatureNorm
 from clipfeat.train.schedule import make_optimizer
 from clipfeat.train.tasks.pretraining.examples import PretrainBatch
-from clipfeat.train.tasks.pretraining.model import Pretrainer, loss_of
+from clipfeat.train.tasks.pretraining.model import Pretrainer, objectives_loss
 from clipfeat.train.tasks.settings import ObjectiveSettings, PretrainSettings
 
 SIZES = {  # hidden, layers, heads: Turc et al. 2019 (arXiv 1908.08962), table 1
@@ -98,7 +98,7 @@ def measure(size: str, precision: str, device: str | None, texts: int, steps: in
     batch = make_batch(texts).to(accelerator.device)
 
     def step() -> None:
-        accelerator.backward(loss_of(model, batch, settings))
+        accelerator.backward(objectives_loss(model, batch, settings))
         optimizer.step()
         optimizer.zero_grad()
 

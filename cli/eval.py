@@ -87,9 +87,9 @@ def ve(*, run: Path, as_json: bool, **options: Any) -> None:
     $ clipfeat eval ve run --split test --blind blind --json
     """
     with needs_extra("train"):
-        from ..train.tasks.entailment import describe, eval_ve
+        from ..train.tasks.entailment import eval_ve, format_result
     result = eval_ve(run, **options)
-    show(result, describe(result), as_json=as_json)
+    show(result, format_result(result), as_json=as_json)
 
 
 @eval_.command()
@@ -109,9 +109,9 @@ def pretrain(*, run: Path, as_json: bool, **options: Any) -> None:
     $ clipfeat eval pretrain stage1 --split mscoco_minival --json
     """
     with needs_extra("train"):
-        from ..train.tasks.pretraining.task import describe, eval_pretrain
+        from ..train.tasks.pretraining.task import eval_pretrain, format_result
     result = eval_pretrain(run, **options)
-    show(result, describe(result), as_json=as_json)
+    show(result, format_result(result), as_json=as_json)
 
 
 @eval_.command()
@@ -181,15 +181,15 @@ def _caption_run(run: Path, options: dict[str, Any], *, as_json: bool) -> None:
     if options["split"] is None:
         raise UsageError("RUN needs --split, the split that it captions, such as test")
     with needs_extra("train"):
-        from ..train.tasks.captioning.evaluation import describe, eval_caption
+        from ..train.tasks.captioning.evaluation import eval_caption, format_result
     result = eval_caption(run, **options)
-    show(result, describe(result), as_json=as_json)
+    show(result, format_result(result), as_json=as_json)
 
 
 def _embedder(pretrained: str | None, device: str | None) -> "Callable[[FeatureStore], Embed]":
     """Return what makes a function that embeds texts of a store."""
-    from ..extract.embedding import text_embedder
-
+    with needs_extra("extract"):
+        from ..extract.embedding import text_embedder
     return partial(text_embedder, pretrained=pretrained, device=device)
 
 
@@ -235,12 +235,12 @@ def _eval_run(run: Path, options: dict[str, Any], *, as_json: bool) -> None:
     if options["split"] is None:
         raise UsageError("RUN needs --split, the split that it answers, such as val")
     with needs_extra("train"):
-        from ..train.tasks.vqa import describe, eval_vqa
+        from ..train.tasks.vqa import eval_vqa, format_result
     result = eval_vqa(run, **options)
     if result["overall"] is None:
         split = options["split"]
         logger.info(f"split {split} has no annotations: predictions only, nothing scored")
-    show(result, describe(result), as_json=as_json)
+    show(result, format_result(result), as_json=as_json)
 
 
 def _eval_file(

@@ -71,12 +71,11 @@ def make(
     $ clipfeat manifest images/ -o images.parquet
     $ clipfeat manifest annotations/instances_*2014.json --images coco/ -o coco.parquet
     """
-    from ..manifests import Choices, make_manifest, write_manifest
+    from ..manifests import SourceOptions, make_manifest, write_manifest
 
     if out.exists() and any(source.exists() and out.samefile(source) for source in sources):
         raise click.UsageError(f"-o {out} is a source, and would be overwritten; name another file")
-    choices = Choices(ids, id_column, path_column, views)
-    listed = make_manifest(sources, images, choices, say=logger.info)
+    listed = make_manifest(sources, images, SourceOptions(ids, id_column, path_column, views))
     write_manifest(listed, out)
     unreadable = sum(1 for image in listed.images if not image.width)
     note = f", {unreadable} without a header that can be read" if unreadable else ""
@@ -97,9 +96,8 @@ def show_manifest(*, path: Path, as_json: bool) -> None:
     \b
     $ clipfeat manifest show images.parquet
     """
-    from ..manifests import read_manifest
-    from ..manifests.summary import describe, summary_text
+    from ..manifests import read_manifest, summarize_manifest
 
-    summary = describe(read_manifest(path), path)
+    summary = summarize_manifest(read_manifest(path), path)
     with patient_stdout():
-        show(summary, summary_text(summary), as_json=as_json)
+        show(summary.to_json(), summary.text(), as_json=as_json)

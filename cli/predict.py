@@ -64,7 +64,7 @@ def vqa(
           --question "What color is the cat?" --image coco/COCO_val2014_000000000042.jpg
     """
     with needs_extra("train"):
-        from ..train.tasks.vqa_predict import ask, describe
+        from ..train.tasks.vqa_predict import ask, format_answer
     found = ask(
         run,
         image_id=image_id,
@@ -73,9 +73,8 @@ def vqa(
         store=store,
         out=out,
         device=device,
-        say=logger.info,
     )
-    show(found, describe(found), as_json=as_json)
+    show(found, format_answer(found), as_json=as_json)
 
 
 @predict.command()
@@ -138,7 +137,7 @@ def caption(
     store: Path | None,
     device: str | None,
     as_json: bool,
-    **wanted: Any,
+    **request: Any,
 ) -> None:
     """Caption images of a store; nobody need have captioned them before.
 
@@ -152,12 +151,22 @@ def caption(
           --beam 5 --out captions_test2014_mine_results.json
     """
     with needs_extra("train"):
-        from ..train.tasks.captioning.predict import Wanted, describe, predict_captions
+        from ..train.tasks.captioning.predict import (
+            CaptionRequest,
+            format_captions,
+            predict_captions,
+        )
     found = predict_captions(
-        run, image_ids, Wanted(**wanted), listed=listed, out=out, store=store, device=device
+        run,
+        image_ids,
+        CaptionRequest(**request),
+        listed=listed,
+        out=out,
+        store=store,
+        device=device,
     )
     with patient_stdout():
         if as_json:
             show_json([image._asdict() for image in found])
         else:
-            sys.stdout.write(f"{describe(found)}\n")  # printable, but for the tabs in it
+            sys.stdout.write(f"{format_captions(found)}\n")  # printable, but for the tabs in it

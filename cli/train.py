@@ -6,7 +6,7 @@ import logging
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 import click
 
@@ -14,6 +14,10 @@ from ..base.errors import UsageError, needs_extra
 from ..base.machine import require_gpus, visible_devices
 from .options import show, training
 
+if TYPE_CHECKING:
+    from ..train.task import Task
+
+Trained = tuple[Mapping[str, Any], Any]  # a result and where the time went
 logger = logging.getLogger(__name__)
 
 S = TypeVar("S")
@@ -46,8 +50,8 @@ def vqa(**options: Any) -> None:
 
     settings = _settings(VqaSettings, VQA_PRESETS, options)
     with needs_extra("train"):
-        from ..train.tasks.vqa import describe, train_vqa
-    _train(train_vqa, describe, settings, options)
+        from ..train.tasks.vqa import VqaTask, format_result
+    _train(_fit(VqaTask, settings), format_result, options)
 
 
 @train.command()
@@ -65,8 +69,8 @@ def ve(**options: Any) -> None:
 
     settings = _settings(VeSettings, VE_PRESETS, options)
     with needs_extra("train"):
-        from ..train.tasks.entailment import describe, train_ve
-    _train(train_ve, describe, settings, options)
+        from ..train.tasks.entailment import EntailmentTask, format_result
+    _train(_fit(EntailmentTask, settings), format_result, options)
 
 
 @train.command()
@@ -87,8 +91,8 @@ def pretrain(**options: Any) -> None:
     options["config"] = options["config"] or "stage1"
     settings = _settings(PretrainSettings, PRETRAIN_PRESETS, options)
     with needs_extra("train"):
-        from ..train.tasks.pretraining.task import describe, train_pretrain
-    _train(train_pretrain, describe, settings, options)
+        from ..train.tasks.pretraining.task import PretrainingTask, format_result
+    _train(_fit(PretrainingTask, settings), format_result, options)
 
 
 @train.command()
@@ -115,9 +119,9 @@ def caption(*, stage: str, **options: Any) -> None:
 
     settings = _settings(CaptionSettings, CAPTION_PRESETS, options)
     with needs_extra("train"):
-        from ..train.tasks.captioning.training import describe_stages, train_caption
-    train_stages = functools.partial(train_caption, stages=stage.split(","))
-    _train(train_stages, describe_stages, settings, options)
+        from ..train.tasks.captioning.training import format_stages, train_stages
+    train_both = functools.partial(train_stages, settings, stages=stage.split(","))
+    _train(train_both, format_stages, options)
 
 
 def _settings(kind: type[S], presets: Path, options: Mapping[str, Any]) -> S:
@@ -133,10 +137,20 @@ def _settings(kind: type[S], presets: Path, options: Mapping[str, Any]) -> S:
     return load_settings(kind, config=path, assignments=assignments)
 
 
+def _fit(task_type: Callable[..., "Task[Any, Any]"], settings: object) -> "Callable[..., Trained]":
+    """Return what makes a task of the settings and fits it, given the folders."""
+
+    def fit_task(out: Path, **given: Any) -> "Trained":
+        from ..train.engine import fit
+
+        return fit(task_type(settings, **given), out)
+
+    return fit_task
+
+
 def _train(
-    train_task: Callable[..., tuple[dict[str, Any], Any]],
-    describe: Callable[[Mapping[str, Any]], str],
-    settings: object,
+    train_here: "Callable[..., Trained]",
+    format_result: Callable[[Mapping[str, Any]], str],
     options: Mapping[str, Any],
 ) -> None:
     """Train, here or in a process for each GPU, and print the result."""
@@ -145,14 +159,14 @@ def _train(
 
     if options["gpus"] is not None and not in_group():
         _train_on(options["gpus"], options["device"])
-    where = {name: options[name] for name in ("store", "data", "out", "device")}
-    result, times = train_task(settings, **where)
+    given = {name: options[name] for name in ("store", "data", "device")}
+    result, times = train_here(options["out"], **given)
     leave_group()
     if not is_first():
         return
     if options["profile"]:
         logger.info(times.table())
-    show(result, describe(result), as_json=options["as_json"])
+    show(result, format_result(result), as_json=options["as_json"])
 
 
 def _train_on(gpus: str, device: str | None) -> NoReturn:

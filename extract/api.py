@@ -64,7 +64,7 @@ def prepare(
     with needs_extra("extract"):
         import torch
 
-        from .backbones.tower import cpu_threads, slow_precision
+        from .backbones.backbone import cpu_threads, slow_precision
         from .backbones.weights import load_backbone
         from .executors.processes import Here, Team
 
@@ -86,7 +86,7 @@ def prepare(
         if not request.scheduler and (slow := slow_precision(precision, devices[0])):
             say(slow)
         spec = BackboneSpec(request.model, request.pretrained, request.seed, precision)
-        backbone, described = load_backbone(spec, own, say=say)
+        backbone, described = load_backbone(spec, own)
         spec = replace(spec, model=described["model"])  # the twin that the weights need, everywhere
         recipe = make_recipe(
             request.recipe,

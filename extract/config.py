@@ -51,7 +51,7 @@ def load_images(images: Path, ids: str = "stem", *, say: Callable[[str], None]) 
     since a manifest may come from anywhere, which root one names.
     """
     if not images.is_file():
-        return folder_manifest(images, ids, say=say)
+        return folder_manifest(images, ids)
     if ids != "stem":
         raise ExtractUsageError(f"--ids is for a folder of images; {images} is a manifest with ids")
     manifest = read_manifest(images)

@@ -1,5 +1,6 @@
-"""The text tower of a model: texts in, vectors in the space of its image embeddings out."""
+"""The text tower of a model: from texts to vectors in the space of its image embeddings."""
 
+import contextlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -10,11 +11,11 @@ from jaxtyping import Float32
 from torch import Tensor
 from tqdm import tqdm
 
-from ..base.errors import ExtractUsageError, needs_extra
+from ..base.errors import ExtractUsageError
 from ..featstore import FeatureStore
 from .api import choose_devices
-from .backbones.weights import load_model
-from .backbones.weights_file import check_hub, quiet
+from .backbones.weights import cache_if_hub_unreachable, load_model
+from .backbones.weights_file import quiet
 from .planning.plan import BackboneSpec
 from .planning.recipe import Recipe
 
@@ -25,7 +26,7 @@ class TextTower:
     """The text tower of an open_clip model, frozen, in float32; `dim` is that of its vectors."""
 
     def __init__(self, model: Any, tokenizer: Callable[[list[str]], Tensor], dim: int, device: str):
-        model.visual = None  # which is the larger part, and is not asked for
+        model.visual = None  # which is the larger part, and is not needed
         self._model = model.eval().requires_grad_(requires_grad=False).to(device)
         self._tokenizer = tokenizer
         self._device = device
@@ -34,71 +35,82 @@ class TextTower:
     @torch.inference_mode()
     def embed(self, texts: Sequence[str]) -> Float32[np.ndarray, "text dim"]:
         """Return the embeddings of texts, of norm 1; a text that is too long is cut."""
-        found = np.empty((len(texts), self.dim), np.float32)
+        vectors = np.empty((len(texts), self.dim), np.float32)
         for start in tqdm(range(0, len(texts), BATCH), "texts", unit="batch", disable=None):
             tokens = self._tokenizer(list(texts[start : start + BATCH])).to(self._device)
-            vectors = self._model.encode_text(tokens, normalize=True)
-            found[start : start + BATCH] = vectors.cpu().numpy()
-        return found
+            batch = self._model.encode_text(tokens, normalize=True)
+            vectors[start : start + BATCH] = batch.cpu().numpy()
+        return vectors
 
 
 def load_text_tower(spec: BackboneSpec, device: str) -> tuple[TextTower, dict[str, Any]]:
     """Return the text tower of a backbone's model, and what a store says of the backbone.
 
-    Raises ExtractUsageError for weights that cannot be had, do not fit or have no text tower, and
-    where a text tower or a tokenizer of another library cannot be had.
+    Raises ExtractUsageError for weights that cannot be read, do not fit or have no text tower, and
+    where a text tower or a tokenizer of another library cannot be loaded.
     """
     config: dict[str, Any] = open_clip.get_model_config(spec.model) or {}
     text = config.get("text_cfg", {})
     is_transformers = "hf_model_name" in text or "hf_tokenizer_name" in text
-    unreachable = check_hub() if is_transformers else None
-    try:
-        with quiet():
-            tokenizer = open_clip.get_tokenizer(spec.model)
-        loaded = load_model(spec, whole=True)
-    except (OSError, ValueError, RuntimeError, ImportError) as error:
-        if not is_transformers:
-            raise
-        reason = " ".join((unreachable or str(error)).split())
-        raise ExtractUsageError(
-            f"the text tower of {spec.model} cannot be had ({reason:.200}); it takes the library "
-            f"transformers, and the hub or its cache: pip install transformers"
-        ) from None
+    with cache_if_hub_unreachable() if is_transformers else contextlib.nullcontext("") as offline:
+        try:
+            with quiet():
+                tokenizer = open_clip.get_tokenizer(spec.model)
+            loaded = load_model(spec, whole=True)
+        except (OSError, ValueError, RuntimeError, ImportError) as error:
+            if not is_transformers:
+                raise
+            reason = " ".join((offline or str(error)).split())
+            raise ExtractUsageError(
+                f"the text tower of {spec.model} cannot be loaded ({reason:.200}); it needs the "
+                f"library transformers, and the hub or its cache: pip install transformers",
+                code="E-TEXTS-TOWER",
+            ) from None
     return TextTower(loaded.model, tokenizer, config["embed_dim"], device), loaded.described
 
 
 def backbone_spec(store: FeatureStore, pretrained: str | None) -> BackboneSpec:
-    """Return the backbone that a store says it was made with."""
-    said = store.identity.backbone
-    model, weights, seed = said.get("model"), said.get("pretrained"), said.get("seed")
+    """Return the backbone that a store says it was made with.
+
+    Raises ExtractUsageError for a store that does not say, and where the weights came from a file
+    and `pretrained` does not name it.
+    """
+    backbone = store.identity.backbone
+    model, weights, seed = (backbone.get(key) for key in ("model", "pretrained", "seed"))
     if not isinstance(model, str) or not isinstance(weights, str):
-        raise ExtractUsageError(f"{store.path} does not say which open_clip model it is of")
+        raise ExtractUsageError(
+            f"{store.path} does not say which open_clip model it was made with",
+            code="E-STORE-BACKBONE",
+        )
     if weights == "file" and pretrained is None:
         raise ExtractUsageError(
-            f"the weights of {store.path} came from a file: give it with --pretrained PATH"
+            f"the weights of {store.path} came from a file: give it with --pretrained PATH",
+            code="E-WEIGHTS-MISSING",
         )
     seed = seed if isinstance(seed, int) else 0
     return BackboneSpec(model, pretrained or weights, seed, store.identity.precision)
 
 
 def check_weights(store: FeatureStore, spec: BackboneSpec, described: Mapping[str, Any]) -> None:
-    """Raise ExtractUsageError unless the model and the image tower loaded are those of the store.
+    """Raise ExtractUsageError unless a loaded model and its image tower are those of the store.
 
-    `described` is what a store of the loaded one would say of it.
+    `described` is what a store that is made with the loaded one would say of it.
     """
-    model, run = store.identity.backbone.get("model"), described["model"]
-    if run != model:
+    model, used = store.identity.backbone.get("model"), described["model"]
+    if used != model:
         raise ExtractUsageError(
-            f"{store.path} was made with {model}, and what lies beside the weights says that they "
-            f"are those of {run}: its features are wrong, or it is about other weights",
+            f"{store.path} was made with {model}, and the file that describes the weights says "
+            f"that they are those of {used}: the features of the store are wrong, or that file is "
+            f"about other weights",
             code="E-WEIGHTS-CONTRADICTED",
         )
-    ours, theirs = described["weights_sha256"], store.identity.backbone.get("weights_sha256")
-    if ours != theirs:
+    loaded, stored = described["weights_sha256"], store.identity.backbone.get("weights_sha256")
+    if loaded != stored:
         raise ExtractUsageError(
             f"the weights of {spec.model} ({spec.pretrained}) are not those of the store: sha256 "
-            f"{ours[:12]}... here, {str(theirs)[:12]}... there; give the right ones: "
-            f"--pretrained PATH"
+            f"{loaded[:12]}... here, {str(stored)[:12]}... there; give the right ones: "
+            f"--pretrained PATH",
+            code="E-WEIGHTS-OTHER",
         )
 
 
@@ -113,30 +125,32 @@ def text_embedder(
     """
     check_embeddings(store)
     spec = backbone_spec(store, pretrained)
-    with needs_extra("extract"):
-        import torch
-
-    (where,) = choose_devices(device, None, 1, torch.cuda.device_count())
-    tower, described = load_text_tower(spec, where)
+    (chosen,) = choose_devices(device, None, 1, torch.cuda.device_count())
+    tower, described = load_text_tower(spec, chosen)
     check_weights(store, spec, described)
     if tower.dim != store.identity.pooled_dim:
         raise ExtractUsageError(
             f"{store.path} says that its embeddings have {store.identity.pooled_dim} channels; "
-            f"those of {spec.model} have {tower.dim}; extract the images again"
+            f"those of {spec.model} have {tower.dim}; extract the images again",
+            code="E-TEXTS-DIM",
         )
     return tower.embed
 
 
 def check_embeddings(store: FeatureStore) -> None:
-    """Raise ExtractUsageError unless a store keeps what `encode_image` gives beside its grids.
+    """Raise ExtractUsageError unless a store keeps the output of `encode_image` beside its grids.
 
-    That is in the space of texts whatever the tower (docs/backbones.md). A class token is not:
-    the projection comes after it.
+    It is in the space of texts for every tower (docs/backbones.md). A class token is not: the
+    projection comes after it.
     """
-    remedy = "extract the images into another store: clipfeat extract --pooled --out OTHER"
+    problem = ""
     if store.identity.pooled_dim is None:
-        raise ExtractUsageError(f"{store.path} has no embeddings of whole images; {remedy}")
-    if Recipe.from_json(store.identity.recipe).vector != "embedding":
+        problem = "has no embeddings of whole images"
+    elif Recipe.from_json(store.identity.recipe).vector != "embedding":
+        problem = "has class tokens, which cannot be compared with texts"
+    if problem:
         raise ExtractUsageError(
-            f"{store.path} has class tokens, which cannot be compared with texts; {remedy}"
+            f"{store.path} {problem}; extract the images into another store: "
+            f"clipfeat extract --pooled --out OTHER",
+            code="E-TEXTS-EMBEDDINGS",
         )

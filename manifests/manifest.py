@@ -1,4 +1,4 @@
-"""Many images in little memory: columns, of which a row becomes an Image when it is asked for."""
+"""A manifest: images in columns, checked when it is made, and stored as a Parquet file."""
 
 import os
 import re
@@ -15,10 +15,22 @@ from ..base.errors import ManifestError
 from ..base.files import atomic_file
 from ..base.parquet import MAX_TEXT, count_rows, read_rows, read_schema, write_batches
 from ..base.text import is_url, printable
-from .contents import ODD, absolute_root, from_disk, is_escaped, to_disk
+from .contents import SURROGATE, absolute_root, from_disk, is_escaped, to_disk
 
-GROUP_ROWS = 1 << 16  # rows that become columns together, and rows again
-# large_string: the ids of all images together may be more than the 2 GiB of a string column.
+GROUP_ROWS = 1 << 16  # rows that are converted to columns, and back, at a time
+MAX_SIDE = 2**31 - 1  # pixels, the largest number in the Parquet file
+ROWS_PER_BYTE = 16  # of a Parquet file; counted ids, which compress best, gave 5
+ROOT = b"clipfeat.root"  # the key of the root in the metadata of the Parquet file
+SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:/")  # of a URL, or a drive: more than base.text.URL
+SCHEMA = pa.schema(
+    [
+        ("image_id", pa.string()),
+        ("path", pa.string()),
+        ("width", pa.int32()),
+        ("height", pa.int32()),
+    ]
+)
+# In memory: the ids of all images may exceed the 2 GiB of a string column.
 COLUMNS = pa.schema(
     [
         ("image_id", pa.large_string()),
@@ -34,33 +46,33 @@ class Image(NamedTuple):
 
     image_id: str
     path: str  # relative to the manifest's root
-    width: int  # pixels, as the file's header says; 0 where no header could be read
+    width: int  # pixels, from the file's header; 0 if no header could be read
     height: int
 
 
 class Images(Sequence[Image]):
-    """Images sorted by id, about 100 bytes each; equal to a tuple of the same images."""
+    """Images sorted by id, in about 100 bytes each; equal to a tuple of the same images."""
 
     def __init__(self, table: pa.Table):
         self._table = table
 
     @classmethod
     def of(cls, images: Iterable[Image]) -> Self:
-        """Return `images`, in any order, sorted. Texts must be UTF-8 and sizes 32-bit."""
+        """Return `images`, given in any order. Texts must be UTF-8, and sizes fit 32 bits."""
         table = pa.Table.from_batches(_batches(images), COLUMNS)
         order = None
         # UTF-8 sorts by code point, as Python does.
         if not _is_rising(table["image_id"]):
             order = pc.call_function("sort_indices", [table["image_id"]])
         columns = []
-        while table.num_columns:  # one at a time, so that two copies of all are never held
+        while table.num_columns:  # one at a time, so that there are never two copies of all
             column = table.column(0).combine_chunks()
             table = table.remove_column(0)
             columns.append(column if order is None else column.take(order))
         return cls(pa.Table.from_arrays(columns, schema=COLUMNS))
 
     def first_duplicate(self) -> tuple[Image, Image] | None:
-        """Return the first two images of one id, if there are any."""
+        """Return the first two images with the same id, None if all ids differ."""
         ids = self._table["image_id"]
         if _is_rising(ids):
             return None
@@ -68,11 +80,11 @@ class Images(Sequence[Image]):
         return self[at], self[at + 1]
 
     def column(self, name: str) -> pa.ChunkedArray:
-        """Return a field of all images as an Arrow column."""
+        """Return one field of all images as an Arrow column."""
         return self._table[name]
 
     def batches(self, schema: pa.Schema) -> Iterator[pa.RecordBatch]:
-        """Yield the images as columns of the types of `schema`, GROUP_ROWS at a time."""
+        """Yield the images as columns with the types of `schema`, GROUP_ROWS at a time."""
         for start in range(0, len(self), GROUP_ROWS):
             group = self._table.slice(start, GROUP_ROWS).cast(schema)
             yield from group.combine_chunks().to_batches()
@@ -115,40 +127,44 @@ def _batches(images: Iterable[Image]) -> Iterator[pa.RecordBatch]:
 
 
 def _is_rising(ids: pa.ChunkedArray) -> bool:
-    """Return whether each id is less than the next: they are sorted, and none comes twice."""
+    """Return whether each id is less than the next, so that they are sorted and distinct."""
     less = pc.call_function("less", [ids[:-1], ids[1:]])
     return pc.call_function("all", [less], pc.ScalarAggregateOptions(min_count=0)).as_py()
 
 
-MAX_SIDE = 2**31 - 1  # pixels, what the Parquet file holds
-SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:/")  # of a URL, or a drive: more than base.text.URL
-
-
 @dataclass(frozen=True)
 class Manifest:
-    """Images sorted by id, every id once; a Manifest that breaks this cannot be made.
+    """Images sorted by id, with unique ids; a Manifest that breaks this cannot be made.
 
-    Paths stay below the root: a manifest from elsewhere names no file outside of it. (What
-    stands below the root is the user's own, symbolic links too; they are followed.)
+    Paths stay below the root, so that a manifest from elsewhere cannot name a file outside of it.
+    Symbolic links below the root are the user's own, and are followed.
     """
 
-    root: str  # what paths are relative to: an absolute folder, or a URL that fsspec reads
+    root: str  # an absolute folder, or a URL that fsspec reads; paths are relative to it
     images: Images
 
     @classmethod
     def of(cls, root: str | Path, images: Iterable[Image]) -> Self:
-        """Return the manifest of `images` in any order."""
+        """Return the manifest of `images`, given in any order.
+
+        Raises ManifestError for an image that no manifest may contain (E-MANIFEST-ROW), two images
+        with one id (E-MANIFEST-ID), no images (E-MANIFEST-EMPTY), and a URL of a kind that is not
+        read (E-MANIFEST-ROOT).
+        """
         return cls(absolute_root(root), Images.of(checked(images)))
 
     def __post_init__(self) -> None:
         if not self.images:
-            raise ManifestError(f"{self.root}: a manifest must have at least one image; it has 0")
+            raise ManifestError(
+                f"{self.root}: a manifest must have at least one image; it has 0",
+                code="E-MANIFEST-EMPTY",
+            )
         if duplicate := self.images.first_duplicate():
-            raise same_id(*duplicate)
+            raise duplicate_id(*duplicate)
 
 
-def same_id(first: Image, second: Image, remedy: str = "") -> ManifestError:
-    """Return the error of two images with one id."""
+def duplicate_id(first: Image, second: Image, remedy: str = "") -> ManifestError:
+    """Return the error for two images with one id."""
     remedy = remedy or ("name each image once" if first.path == second.path else "rename one")
     return ManifestError(
         f"two images have the id {first.image_id!r}: {printable(first.path)} and "
@@ -158,29 +174,32 @@ def same_id(first: Image, second: Image, remedy: str = "") -> ManifestError:
 
 
 def checked(images: Iterable[Image]) -> Iterator[Image]:
-    """Yield the images, raising ManifestError at one that no manifest may hold."""
+    """Yield the images; ManifestError (E-MANIFEST-ROW) for one that no manifest may contain."""
     for image in images:
-        if why := broken_rule(image):
-            shown = f"id {image.image_id!r:.100}, path {image.path!r:.100}"
-            raise ManifestError(f"a manifest row {why}; got {shown}, size {image[2:]!r:.100}")
+        if rule := broken_rule(image):
+            values = f"id {image.image_id!r:.100}, path {image.path!r:.100}"
+            raise ManifestError(
+                f"a manifest row {rule}; got {values}, size {image[2:]!r:.100}",
+                code="E-MANIFEST-ROW",
+            )
         yield image
 
 
 def broken_rule(image: Image) -> str | None:
-    """Return the rule that a row breaks, with its remedy, or None.
+    """Return the rule that a row breaks, None if it breaks none.
 
     >>> broken_rule(Image("a", "../a.jpg", 1, 1))
     'must have a path below the root, without .. in it'
     """
-    if why := broken_text(image):
-        return why
+    if rule := broken_text(image):
+        return rule
     _, path, width, height = image
     if path[0] == "/" or (".." in path and "/../" in f"/{path}/"):
         return "must have a path below the root, without .. in it"
     if not is_escaped(path):
-        return "must have no backslash in its path but in an escape: parts are divided by /"
+        return "must have no backslash in its path except in escapes: parts are separated by /"
     if ":/" in path and SCHEME.match(path):
-        return "must have a path and no URL: the root may be one"
+        return "must have a path, not a URL: only the root may be a URL"
     for side in (width, height):
         if type(side) is not int or not 0 <= side <= MAX_SIDE:
             return "must have a size >= 0 in whole pixels"
@@ -188,7 +207,9 @@ def broken_rule(image: Image) -> str | None:
 
 
 def broken_text(image: Image) -> str | None:
-    """Return the rule that the id or the path breaks as a text, wherever the path leads, or None.
+    """Return the rule that the id or the path breaks as a text, None if they break none.
+
+    Where the path leads is not checked.
 
     >>> broken_text(Image("a", "", 1, 1))
     'must have an id and a path, both text and not empty'
@@ -196,40 +217,37 @@ def broken_text(image: Image) -> str | None:
     image_id, path, *_ = image
     if type(image_id) is not str or type(path) is not str or not image_id or not path:
         return "must have an id and a path, both text and not empty"
-    if not (image_id.isascii() and path.isascii()) and ODD.search(image_id + path):
-        return "must have an id and a path of UTF-8 text: rename it"
+    if not (image_id.isascii() and path.isascii()) and SURROGATE.search(image_id + path):
+        return "must have an id and a path in UTF-8: rename it"
     long = len(image_id) + len(path) > MAX_TEXT // 4
     if long and max(len(image_id.encode()), len(path.encode())) > MAX_TEXT:
         return f"must have an id and a path of at most {MAX_TEXT:,} bytes"
     if "\0" in path or "\0" in image_id:
-        return "must have no NUL in its texts"
+        return "must have no NUL character in its texts"
     return None
 
 
-SCHEMA = pa.schema(
-    [
-        ("image_id", pa.string()),
-        ("path", pa.string()),
-        ("width", pa.int32()),
-        ("height", pa.int32()),
-    ]
-)
-ROWS_A_BYTE = 16  # counted ids, the best that can be packed, gave 5
-ROOT = b"clipfeat.root"  # key of the schema's metadata that names the image root
-
-
 def write_manifest(manifest: Manifest, path: Path) -> None:
-    """Write `manifest` to `path`, with its root."""
+    """Write `manifest`, with its root, to the Parquet file `path`, whole or not at all.
+
+    Raises ManifestError if the folder does not exist or `path` is not a regular file
+    (E-MANIFEST-WRITE), and for a root whose name is not UTF-8 (E-MANIFEST-ROOT).
+    """
     if not path.parent.is_dir():
-        raise ManifestError(f"cannot write {path}: {path.parent} is not a folder; make it first")
-    if path.exists() and not path.is_file():  # a device, which the file would take the place of
         raise ManifestError(
-            f"cannot write {path}: it exists and is not a regular file; pass another name"
+            f"cannot write {path}: {path.parent} is not a folder; make it first",
+            code="E-MANIFEST-WRITE",
         )
-    if ODD.search(manifest.root):
+    if path.exists() and not path.is_file():  # a device, which the file would replace
+        raise ManifestError(
+            f"cannot write {path}: it exists and is not a regular file; pass another name",
+            code="E-MANIFEST-WRITE",
+        )
+    if SURROGATE.search(manifest.root):
         raise ManifestError(
             f"the name of the root {printable(manifest.root)} is not UTF-8; rename the folder, or "
-            "give a link to it with --images"
+            "pass a link to it with --images",
+            code="E-MANIFEST-ROOT",
         )
     with atomic_file(path) as file:
         schema = SCHEMA.with_metadata({ROOT: manifest.root.encode()})
@@ -237,37 +255,38 @@ def write_manifest(manifest: Manifest, path: Path) -> None:
 
 
 def require_bounded(path: Path, refuse: Callable[[str], ManifestError]) -> None:
-    """Raise `refuse(why)` for a Parquet file with more rows than different ids fit into it.
+    """Raise `refuse(reason)` for a Parquet file with more rows than it can have distinct ids.
 
-    Rows are all held in memory, and a few bytes may say "this row, a billion times".
+    All rows are kept in memory, and a few bytes may mean "this row, a billion times".
     """
     rows, size = count_rows(path, refuse), path.stat().st_size
-    if rows > ROWS_A_BYTE * size:
-        raise refuse(f"{size:,} bytes cannot hold {rows:,} rows with an id each")
+    if rows > ROWS_PER_BYTE * size:
+        raise refuse(f"{size:,} bytes cannot contain {rows:,} rows with different ids")
 
 
 def read_manifest(path: Path) -> Manifest:
     """Return the manifest that `write_manifest` wrote to `path`.
 
-    Raises ManifestError unless it has the four columns, no nulls, and sound values. Where the
-    recorded root is not there, paths are relative to the manifest's own folder.
+    If the recorded root does not exist, paths are relative to the manifest's own folder. Raises
+    ManifestError for a file without the four columns, with null values or too many rows
+    (E-MANIFEST-READ), and for values as `Manifest.of` does.
     """
     refuse = _refusing(path)
     if path.is_dir() or not path.exists():
-        raise refuse("a folder is no manifest" if path.is_dir() else "no such file")
+        raise refuse("is a folder" if path.is_dir() else "no such file")
     require_bounded(path, refuse)
     rows = read_rows(path, SCHEMA, refuse)
     return Manifest.of(recorded_root(path), map(Image._make, rows))
 
 
 def recorded_root(path: Path) -> str:
-    """Return the root that the Parquet file `path` names, or else the folder it is in."""
+    """Return the root that the Parquet file `path` names, or else the folder that contains it."""
     refuse = _refusing(path)
     recorded = (read_schema(path, refuse).metadata or {}).get(ROOT, b"")
     try:
         root = recorded.decode()
     except UnicodeDecodeError:
-        raise refuse(f"its root is no path: {recorded!r:.100}") from None
+        raise refuse(f"its root is not a path: {recorded!r:.100}") from None
     if root and (is_url(root) or _is_folder(root)):
         return root
     return from_disk(str(path.parent.absolute()))
@@ -276,13 +295,13 @@ def recorded_root(path: Path) -> str:
 def _is_folder(root: str) -> bool:
     try:
         return os.path.isdir(to_disk(root))  # noqa: PTH112
-    except (FileNotFoundError, ValueError):  # a name that no folder can have
+    except (FileNotFoundError, ValueError):  # a name that a folder cannot have
         return False
 
 
 def _refusing(path: Path) -> Callable[[str], ManifestError]:
-    def refuse(why: str) -> ManifestError:
+    def refuse(reason: str) -> ManifestError:
         remedy = "make a manifest with: clipfeat manifest DIR -o images.parquet"
-        return ManifestError(f"{path}: {why}; {remedy}")
+        return ManifestError(f"{path}: {reason}; {remedy}", code="E-MANIFEST-READ")
 
     return refuse

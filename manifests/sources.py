@@ -1,139 +1,150 @@
-"""From what a user has, of whatever kind, to a manifest."""
+"""From folders, tar files and lists of images to a manifest."""
 
+import logging
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from ..base.errors import ManifestError
 from ..base.text import is_url, printable
-from .annotations import annotation_listing
 from .contents import absolute_root, from_disk, to_disk
-from .folder import Folder, Say, folder_images, look_into
+from .folder import FolderContents, folder_images, scan_folder, tar_images
 from .headers import Size, read_sizes
-from .listing import Located, located
-from .manifest import Image, Manifest, recorded_root, same_id
-from .table import table_listing
+from .listings import ColumnChoice, read_listing
+from .locate import LocatedImage, locate_images
+from .manifest import Image, Manifest, duplicate_id, recorded_root
 from .views import view_images
-from .webdataset import shard_images
 
-TABLES = (".parquet", ".csv", ".jsonl", ".ndjson")
+logger = logging.getLogger(__name__)
+
+TABLE_SUFFIXES = (".parquet", ".csv", ".jsonl", ".ndjson")
 FOLDER, TAR, TABLE, JSON = "a folder of images", "tar files", "a table", "JSON"
 
 
 @dataclass(frozen=True)
-class Choices:
-    """What a user may choose; each choice is for one kind of source."""
+class SourceOptions:
+    """What a user may choose; each option is for one kind of source."""
 
-    ids: str = "stem"  # of the files in folders; or "path"
-    id_column: str | None = None  # of tables; None is one of the usual names
+    ids: str = "stem"  # of files in folders: "stem", or "path" without the ending
+    id_column: str | None = None  # of tables; None stands for one of the usual names
     path_column: str | None = None
-    views: bool = False  # folders hold Matterport3D's views
+    views: bool = False  # folders contain Matterport3D's views
 
 
 def make_manifest(
-    sources: Sequence[Path],
-    images: str | None = None,
-    choices: Choices | None = None,
-    *,
-    say: Say,
+    sources: Sequence[Path], root: str | None = None, options: SourceOptions | None = None
 ) -> Manifest:
-    """Return the manifest of `sources`, all of one kind; which one is found by looking.
+    """Return the manifest of the images in `sources`, which are all of one kind.
 
-    Folders of images, tar files or folders of them, JSON files of annotations, or tables.
-    `images` is the root, a folder or a URL; without it, the folder that holds the sources.
-    `say` takes remarks, a line each. Raises ManifestError for what cannot be a manifest.
+    A source is a folder of images, a tar file, a folder of tar files, a JSON file of annotations or
+    a table; the kind is detected. `root` is the folder or the URL that paths start from; by default
+    it is the folder that contains the sources. What is skipped or looks wrong is logged.
+
+    Raises ManifestError for sources and options from which no manifest can be made.
     """
-    choices = choices or Choices()
-    folders = {source: look_into(source, say) for source in sources if source.is_dir()}
-    kind = _one_kind({source: _kind(source, folders) for source in sources})
-    _check_choices(choices, kind)
-    root = _root(sources, kind, images, say)
+    options = options or SourceOptions()
+    folders = {source: scan_folder(source) for source in sources if source.is_dir()}
+    kind = _require_one_kind({source: _kind(source, folders) for source in sources})
+    _check_options(options, kind)
+    root = _root(sources, kind, root)
     if kind in (TABLE, JSON):
-        found = _listed(sources, kind, root, choices, say)
-        _require_distinct((image for image, _ in found), by_stem=False)
-        return Manifest.of(root, _with_sizes(found, root, say))
+        located = _listed_images(sources, root, options)
+        _require_distinct((image for image, _ in located), by_stem=False)
+        return Manifest.of(root, _with_sizes(located, root))
     if is_url(root):
         raise ManifestError(
-            f"--images {root}: a URL goes with a table or JSON that lists the images; got {kind}"
+            f"--images {root}: a URL needs a table or JSON that lists the images; got {kind}",
+            code="E-MANIFEST-ROOT",
         )
-    images_found: list[Image] = []
     if kind == TAR:
-        images_found += shard_images(root, _shards(sources, folders, root), say)
-    for source, folder in folders.items() if kind == FOLDER else ():
-        prefix = f"{_below(root, source)}/".removeprefix("./")
-        if choices.views:
-            images_found += view_images(source, folder.images, prefix, say)
-        else:
-            images_found += folder_images(source, folder, prefix, choices.ids, say)
-    _require_distinct(images_found, by_stem=kind == FOLDER and choices.ids == "stem")
-    if choices.views:  # whose sizes are those of their first view
-        return Manifest.of(root, images_found)
-    unknown = [Located(image, is_open=not image.width) for image in images_found]
-    return Manifest.of(root, _with_sizes(unknown, root, say))
+        images = tar_images(root, _tars(sources, folders, root))
+    else:
+        images = _folder_images(folders, root, options)
+    _require_distinct(images, by_stem=kind == FOLDER and options.ids == "stem")
+    if options.views:  # their sizes are those of their first view
+        return Manifest.of(root, images)
+    return Manifest.of(
+        root, _with_sizes([LocatedImage(image, not image.width) for image in images], root)
+    )
 
 
-def folder_manifest(folder: Path, ids: str = "stem", *, say: Say = lambda line: None) -> Manifest:
-    """Return the manifest of every image file in `folder` and below, ids being file stems.
+def folder_manifest(folder: Path, ids: str = "stem") -> Manifest:
+    """Return the manifest of every image file in `folder` and below.
 
-    With `ids` "path", they are the paths, without the ending. A folder that holds no image file
-    but tar files is listed as these. `say` takes remarks. Raises ManifestError for a folder
-    without an image, or with none whose header can be read, or with two of one id.
+    `ids` is "stem", so that ids are file names without the ending, or "path", so that they are
+    paths without the ending. The images of tar files are listed if the folder has no others. What
+    is skipped is logged. Raises ManifestError if `folder` is not a folder or contains no image that
+    can be read, and for two images with one id.
     """
     if not folder.is_dir():
-        raise ManifestError(f"{folder} is not a folder; give the folder that holds the images")
-    return make_manifest([folder], choices=Choices(ids), say=say)
+        raise ManifestError(
+            f"{folder} is not a folder; pass the folder that contains the images",
+            code="E-MANIFEST-SOURCE",
+        )
+    return make_manifest([folder], options=SourceOptions(ids))
 
 
-def _kind(source: Path, folders: Mapping[Path, Folder]) -> str:
-    ending = source.suffix.lower()
+def _kind(source: Path, folders: Mapping[Path, FolderContents]) -> str:
     if source in folders:
         return TAR if folders[source].tars else FOLDER
     if not source.is_file():
-        raise ManifestError(f"{source} is neither a folder nor a file; give what lists the images")
-    if ending == ".tar":
-        return TAR
-    if ending in (".json", *TABLES):
-        return JSON if ending == ".json" else TABLE
-    wanted = ", ".join((".tar", ".json", *TABLES))
-    raise ManifestError(f"{source}: expected a folder, or a file that ends in one of {wanted}")
+        raise ManifestError(
+            f"{source} is neither a folder nor a file; pass a source of images",
+            code="E-MANIFEST-SOURCE",
+        )
+    kinds = {".tar": TAR, ".json": JSON, **dict.fromkeys(TABLE_SUFFIXES, TABLE)}
+    if kind := kinds.get(source.suffix.lower()):
+        return kind
+    raise ManifestError(
+        f"{source}: expected a folder, or a file that ends in one of {', '.join(kinds)}",
+        code="E-MANIFEST-SOURCE",
+    )
 
 
-def _one_kind(kinds: Mapping[Path, str]) -> str:
+def _require_one_kind(kinds: Mapping[Path, str]) -> str:
     (first, kind), *others = kinds.items()
     for source, other in others:
         if other != kind:
             raise ManifestError(
-                f"{first} is {kind} and {source} is {other}; make a manifest of each"
+                f"{first} is {kind} and {source} is {other}; make a manifest of each",
+                code="E-MANIFEST-KINDS",
             )
     return kind
 
 
-def _check_choices(choices: Choices, kind: str) -> None:
-    if kind != FOLDER and (choices.ids != "stem" or choices.views):
-        raise ManifestError(f"--ids and --views are for folders of images; got {kind}")
-    if kind != TABLE and (choices.id_column or choices.path_column):
-        raise ManifestError(f"--id-column and --path-column are for tables; got {kind}")
+def _check_options(options: SourceOptions, kind: str) -> None:
+    if kind != FOLDER and (options.ids != "stem" or options.views):
+        raise ManifestError(
+            f"--ids and --views are for folders of images; got {kind}", code="E-MANIFEST-OPTION"
+        )
+    if kind != TABLE and (options.id_column or options.path_column):
+        raise ManifestError(
+            f"--id-column and --path-column are for tables; got {kind}", code="E-MANIFEST-OPTION"
+        )
 
 
-def _root(sources: Sequence[Path], kind: str, images: str | None, say: Say) -> str:
-    """Return the root: a URL, or an absolute path in which links are kept as they are named.
+def _root(sources: Sequence[Path], kind: str, root: str | None) -> str:
+    """Return the root: a URL, or an absolute path in which symbolic links are kept.
 
-    A table may name any root; `say` is told, before anything there is read.
+    A table may name any root; this is logged before anything there is read.
     """
-    if images is not None:
-        if is_url(images):
-            return absolute_root(images)
-        if not Path(images).is_dir():
-            raise ManifestError(f"--images {images} is not a folder; give the one paths start from")
-        return from_disk(os.path.abspath(images))  # noqa: PTH100
+    if root is not None:
+        if is_url(root):
+            return absolute_root(root)
+        if not Path(root).is_dir():
+            raise ManifestError(
+                f"--images {root} is not a folder; pass the folder that paths start from",
+                code="E-MANIFEST-ROOT",
+            )
+        return from_disk(os.path.abspath(root))  # noqa: PTH100
     if kind == TABLE and len(sources) == 1 and sources[0].suffix.lower() == ".parquet":
         root = recorded_root(sources[0])
         if root != from_disk(os.path.abspath(sources[0].parent)):  # noqa: PTH100
-            say(f"{sources[0]}: names {printable(root)} as what its paths start from")
+            logger.info(f"{sources[0]}: its paths start from {printable(root)}")
         return root
-    places = (source if source.is_dir() else source.absolute().parent for source in sources)
-    return from_disk(os.path.commonpath(map(os.path.abspath, places)))
+    folders = (source if source.is_dir() else source.absolute().parent for source in sources)
+    return from_disk(os.path.commonpath(map(os.path.abspath, folders)))
 
 
 def _below(root: str, source: Path) -> str:
@@ -141,68 +152,83 @@ def _below(root: str, source: Path) -> str:
     try:
         below = Path(os.path.abspath(source)).relative_to(to_disk(root))  # noqa: PTH100
     except ValueError:
-        raise ManifestError(f"{source} is not in --images {root}; give a folder above it") from None
+        raise ManifestError(
+            f"{source} is not in --images {root}; pass a folder above it", code="E-MANIFEST-ROOT"
+        ) from None
     return from_disk(below.as_posix())
 
 
-def _shards(sources: Sequence[Path], folders: Mapping[Path, Folder], root: str) -> Iterator[str]:
-    """Yield the path of each tar file from the root."""
+def _tars(sources: Sequence[Path], folders: Mapping[Path, FolderContents], root: str) -> list[str]:
+    """Return the path of each tar file from the root."""
+    tars: list[str] = []
     for source in sources:
         below = _below(root, source)
         if source in folders:
-            yield from (f"{below}/{tar}".removeprefix("./") for tar in folders[source].tars)
+            tars += (f"{below}/{tar}".removeprefix("./") for tar in folders[source].tars)
         else:
-            yield below
+            tars.append(below)
+    return tars
 
 
-def _listed(
-    sources: Sequence[Path], kind: str, root: str, choices: Choices, say: Say
-) -> list[Located]:
-    if kind == TABLE:
-        listings = [
-            table_listing(source, choices.id_column, choices.path_column) for source in sources
-        ]
-    else:
-        read = {source: annotation_listing(source, say) for source in sources}
-        _one_kind({source: name for source, (name, _) in read.items()})
-        listings = [listing for _, listing in read.values()]
-    return [image for listing in listings for image in located(listing, root, say)]
+def _folder_images(
+    folders: Mapping[Path, FolderContents], root: str, options: SourceOptions
+) -> list[Image]:
+    images: list[Image] = []
+    for folder, contents in folders.items():
+        prefix = f"{_below(root, folder)}/".removeprefix("./")
+        if options.views:
+            images += view_images(folder, contents.images, prefix)
+        else:
+            images += folder_images(folder, contents, prefix, options.ids)
+    return images
+
+
+def _listed_images(
+    sources: Sequence[Path], root: str, options: SourceOptions
+) -> list[LocatedImage]:
+    columns = ColumnChoice(options.id_column, options.path_column)
+    listings = {source: read_listing(source, columns) for source in sources}
+    _require_one_kind({source: listing.kind for source, listing in listings.items()})
+    return [image for listing in listings.values() for image in locate_images(listing, root)]
 
 
 def _require_distinct(images: Iterable[Image], *, by_stem: bool) -> None:
-    """Raise ManifestError for two images of one id, before any header is read."""
+    """Raise ManifestError for two images with one id, before any header is read."""
     seen: dict[str, Image] = {}
     for image in images:
         other = seen.setdefault(image.image_id, image)
         if other is not image:
             folders = {each.path.rpartition("/")[0] for each in (other, image)}
-            apart = "pass --ids path, which tells files of different folders apart"
-            raise same_id(other, image, apart if by_stem and len(folders) == 2 else "")
+            remedy = "pass --ids path, which distinguishes files of different folders"
+            raise duplicate_id(other, image, remedy if by_stem and len(folders) == 2 else "")
 
 
-def _with_sizes(located: Sequence[Located], root: str, say: Say) -> list[Image]:
-    """Return the images with the sizes that the headers of those that are open say.
+def _with_sizes(located: Sequence[LocatedImage], root: str) -> list[Image]:
+    """Return the images, with the sizes in their headers where these are to be read.
 
-    A list may say another size: the header's is the one that extraction will find.
+    A list may state another size: extraction will find the one in the header.
     """
     images = [image for image, _ in located]
-    read = [k for k, (_, is_open) in enumerate(located) if is_open]
+    positions = [k for k, (_, read_header) in enumerate(located) if read_header]
+    sizes = read_sizes(root, [images[k].path for k in positions])
     wrong: list[tuple[Image, Size]] = []
-    for k, size in zip(read, read_sizes(root, [images[k].path for k in read]), strict=True):
-        image_id, path, *said = images[k]
-        if any(size) and size != tuple(said):
-            if all(said):
-                wrong.append((images[k], size))
-            images[k] = Image(image_id, path, *size)
+    for k, size in zip(positions, sizes, strict=True):
+        stated = images[k]
+        if any(size) and size != (stated.width, stated.height):
+            if stated.width and stated.height:
+                wrong.append((stated, size))
+            images[k] = Image(stated.image_id, stated.path, *size)
     if wrong:
         image, (width, height) = wrong[0]
-        say(
-            f"sizes that are not those of the files' headers, which are taken: {len(wrong):,}, such "
-            f"as {image.width}x{image.height} of {printable(image.path)}, which has {width}x{height}"
+        logger.warning(
+            "sizes in the list that differ from those in the files, which are used: "
+            f"{len(wrong):,}, such as {image.width}x{image.height} of {printable(image.path)}, "
+            f"which has {width}x{height}"
         )
     if not any(image.width for image in images):
         raise ManifestError(
-            f"{printable(root)}: none of its {len(images)} image files can be read as an image, "
-            f"such as {printable(images[0].path)}; check the files"
+            f"{printable(root)}: no file can be read as an image; files listed: {len(images):,}, "
+            f"such as {printable(images[0].path)}; check the files",
+            code="E-MANIFEST-EMPTY",
         )
     return images

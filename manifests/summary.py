@@ -1,75 +1,99 @@
-"""How many images the field's data sets have: a file with fewer was cut off, or is a part."""
+"""A summary of a manifest: how many images, of which sizes and kinds, and how ids look."""
 
+import dataclasses
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..base.text import printable, suffix
+from ..base.text import counted, printable, suffix
 from .manifest import Manifest
 
-# Published by their authors; those of Karpathy's splits are counted by everyone who trains on them.
-COCO = {
-    "train2014": 82_783,
-    "val2014": 40_504,
-    "test2014": 40_775,
-    "test2015": 81_434,
-    "train2017": 118_287,
-    "val2017": 5_000,
-    "test2017": 40_670,
-}
-KARPATHY = {
-    "dataset_coco.json": {
-        "images": 123_287,
-        "train+restval": 113_287,
-        "val": 5_000,
-        "test": 5_000,
-    },
-    "dataset_flickr30k.json": {"images": 31_014, "train": 29_000, "val": 1_014, "test": 1_000},
-    "dataset_flickr8k.json": {"images": 8_000, "train": 6_000, "val": 1_000, "test": 1_000},
-}
-VISUAL_GENOME = (108_077, 108_249)  # versions 1.4 and 1.2
-COCO_FILE = re.compile(
-    r"(?:instances|captions|person_keypoints|image_info)_((?:train|val|test)20\d\d)\.json"
-)
+FREQUENT = 5  # sizes and forms of ids that are shown
+MAX_FORMS = 1000  # that are counted one by one; ids without a form, such as hashes, have one each
+Size = tuple[int, int]  # width, height in pixels
 
 
-def count_remarks(file_name: str, counts: Mapping[str, int]) -> Iterator[str]:
-    """Yield a line for each number of images that is not that of the data set.
+@dataclass(frozen=True)
+class IdSummary:
+    """How the ids look."""
 
-    `counts` has the number of "images" and, where the file has splits, that of each. Files of
-    other names are data sets of which nothing is known.
-
-    >>> list(count_remarks("captions_val2014.json", {"images": 40_000}))
-    ['lists 40,000 images; COCO val2014 has 40,504']
-    """
-    if match := COCO_FILE.fullmatch(file_name):
-        yield from _remark("images", counts["images"], f"COCO {match[1]}", (COCO[match[1]],))
-    elif file_name == "image_data.json":
-        yield from _remark("images", counts["images"], "Visual Genome", VISUAL_GENOME)
-    for name, wanted in KARPATHY.get(file_name, {}).items():
-        number = sum(counts.get(part, 0) for part in name.split("+"))
-        what = "images" if name == "images" else f"images of {name}"
-        yield from _remark(what, number, f"Karpathy's {file_name}", (wanted,))
+    first: str
+    last: str
+    forms: dict[str, int]  # frequent ids with # for each number -> how many
 
 
-def _remark(what: str, number: int, data_set: str, wanted: tuple[int, ...]) -> Iterator[str]:
-    if number not in wanted:
-        numbers = " or ".join(f"{n:,}" for n in wanted)
-        yield f"lists {number:,} {what}; {data_set} has {numbers}"
+@dataclass(frozen=True)
+class FrequentSize:
+    """A size that many images have."""
+
+    size: Size
+    images: int
 
 
-FREQUENT = 5  # sizes, kinds and forms of ids that are shown
-Size = tuple[int, int]  # width, height
+@dataclass(frozen=True)
+class SizeSummary:
+    """The sizes of images whose header could be read."""
+
+    smallest: Size
+    median: Size  # by the number of pixels
+    largest: Size
+    different: int
+    frequent: tuple[FrequentSize, ...]
+    orientations: dict[str, int]  # square, landscape, portrait -> how many
+    megapixels: float
+    megapixels_per_image: float
 
 
-def describe(manifest: Manifest, path: Path) -> dict[str, Any]:
-    """Return the facts of a manifest read from `path`; sizes are [width, height] in pixels.
+@dataclass(frozen=True)
+class ManifestSummary:
+    """The facts of a manifest; `sizes` leaves out images whose header could not be read."""
 
-    `without_size` counts images whose header could not be read; the other figures leave them
-    out. The median is the size with as many smaller as larger ones, by the number of pixels.
-    """
+    path: str
+    root: str
+    images: int
+    without_size: int  # images whose header could not be read
+    kinds: dict[str, int]  # ending -> how many
+    ids: IdSummary
+    sizes: SizeSummary | None  # None if no header could be read
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the summary as JSON."""
+        return dataclasses.asdict(self)
+
+    def text(self) -> str:
+        """Return the summary as lines for people."""
+        return "\n".join(f"{name:<8}  {printable(value)}" for name, value in self._lines())
+
+    def _lines(self) -> Iterator[tuple[str, str]]:
+        yield "manifest", f"{self.path}, {counted(self.images, 'image')}"
+        yield "root", self.root
+        yield "ids", f"{self.ids.first} to {self.ids.last}"
+        yield "", f"like {_shares(self.ids.forms, self.images)}"
+        yield "files", ", ".join(f"{n:,} {kind or 'no ending'}" for kind, n in self.kinds.items())
+        if self.without_size:
+            yield "unknown", f"{counted(self.without_size, 'image')} without a readable header"
+        if self.sizes is None:
+            return
+        sizes, measured = self.sizes, self.images - self.without_size
+        yield (
+            "sizes",
+            f"smallest {_size(sizes.smallest)}, median {_size(sizes.median)}, "
+            f"largest {_size(sizes.largest)}",
+        )
+        frequent = {_size(each.size): each.images for each in sizes.frequent}
+        yield "", f"{counted(sizes.different, 'different size')}: {_shares(frequent, measured)}"
+        yield "shape", _shares(sizes.orientations, measured)
+        yield (
+            "pixels",
+            f"{sizes.megapixels:,.1f} megapixels, {sizes.megapixels_per_image:.3g} per image",
+        )
+
+
+def summarize_manifest(manifest: Manifest, path: Path) -> ManifestSummary:
+    """Return the summary of a manifest that was read from `path`."""
     sizes: Counter[Size] = Counter()
     kinds: Counter[str] = Counter()
     forms: Counter[str] = Counter()
@@ -77,45 +101,44 @@ def describe(manifest: Manifest, path: Path) -> dict[str, Any]:
         sizes[image.width, image.height] += 1
         kinds[suffix(image.path)] += 1
         form = re.sub(r"\d+", "#", image.image_id)
-        # Names of no form, such as hashes, would all be remembered.
-        forms[form if form in forms or len(forms) < 1000 else "others"] += 1
-    unknown = sum(sizes.pop(size) for size in list(sizes) if 0 in size)
-    return {
-        "path": str(path),
-        "root": manifest.root,
-        "images": len(manifest.images),
-        "without_size": unknown,
-        "kinds": dict(kinds.most_common()),
-        "ids": {
-            "first": manifest.images[0].image_id,
-            "last": manifest.images[-1].image_id,
-            "forms": dict(forms.most_common(FREQUENT)),
-        },
-        "sizes": _sizes(sizes) if sizes else None,
-    }
+        forms[form if form in forms or len(forms) < MAX_FORMS else "others"] += 1
+    without_size = sum(sizes.pop(size) for size in list(sizes) if 0 in size)
+    return ManifestSummary(
+        path=str(path),
+        root=manifest.root,
+        images=len(manifest.images),
+        without_size=without_size,
+        kinds=dict(kinds.most_common()),
+        ids=IdSummary(
+            first=manifest.images[0].image_id,
+            last=manifest.images[-1].image_id,
+            forms=dict(forms.most_common(FREQUENT)),
+        ),
+        sizes=_size_summary(sizes) if sizes else None,
+    )
 
 
-def _sizes(sizes: Counter[Size]) -> dict[str, Any]:
-    count = sizes.total()
+def _size_summary(sizes: Counter[Size]) -> SizeSummary:
     ordered = sorted(sizes, key=lambda size: (size[0] * size[1], size))
     orientations = Counter[str]()
     for (width, height), n in sizes.items():
-        side = (width > height) - (width < height)
-        orientations[("square", "landscape", "portrait")[side]] += n
+        orientation = (width > height) - (width < height)
+        orientations[("square", "landscape", "portrait")[orientation]] += n
     pixels = sum(width * height * n for (width, height), n in sizes.items())
-    return {
-        "smallest": ordered[0],
-        "median": _median(ordered, sizes),
-        "largest": ordered[-1],
-        "different": len(sizes),
-        "frequent": [{"size": size, "images": n} for size, n in sizes.most_common(FREQUENT)],
-        "orientations": dict(orientations.most_common()),
-        "megapixels": pixels / 1e6,
-        "megapixels_per_image": pixels / 1e6 / count,
-    }
+    return SizeSummary(
+        smallest=ordered[0],
+        median=_median(ordered, sizes),
+        largest=ordered[-1],
+        different=len(sizes),
+        frequent=tuple(FrequentSize(size, n) for size, n in sizes.most_common(FREQUENT)),
+        orientations=dict(orientations.most_common()),
+        megapixels=pixels / 1e6,
+        megapixels_per_image=pixels / 1e6 / sizes.total(),
+    )
 
 
 def _median(ordered: Sequence[Size], sizes: Counter[Size]) -> Size:
+    """Return the size of which as many images are smaller as are larger."""
     remaining = (sizes.total() + 1) // 2
     for size in ordered:
         remaining -= sizes[size]
@@ -124,52 +147,9 @@ def _median(ordered: Sequence[Size], sizes: Counter[Size]) -> Size:
     raise AssertionError("a median of no sizes")
 
 
-def summary_text(summary: Mapping[str, Any]) -> str:
-    """Return what `describe` gave as lines that a person reads."""
-    return "\n".join(f"{name:<8}  {printable(value)}" for name, value in _rows(summary))
-
-
-def _rows(summary: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    yield "manifest", f"{summary['path']}, {_number(summary['images'], 'image')}"
-    yield "root", summary["root"]
-    ids = summary["ids"]
-    forms = _shares(ids["forms"], summary["images"])
-    yield "ids", f"{ids['first']} to {ids['last']}"
-    yield "", f"like {forms}"
-    yield "files", ", ".join(f"{n:,} {kind or 'no ending'}" for kind, n in summary["kinds"].items())
-    if summary["without_size"]:
-        yield (
-            "unknown",
-            f"{_number(summary['without_size'], 'image')} without a header that can be read",
-        )
-    sizes = summary["sizes"]
-    if sizes is None:
-        return
-    measured = summary["images"] - summary["without_size"]
-    yield (
-        "sizes",
-        ", ".join(f"{key} {_size(sizes[key])}" for key in ("smallest", "median", "largest")),
-    )
-    frequent = ", ".join(
-        f"{_size(f['size'])} {_share(f['images'], measured)}" for f in sizes["frequent"]
-    )
-    yield "", f"{_number(sizes['different'], 'different size')}: {frequent}"
-    yield "shape", _shares(sizes["orientations"], measured)
-    mean = sizes["megapixels_per_image"]
-    yield "pixels", f"{sizes['megapixels']:,.1f} megapixels, {mean:.3g} an image"
-
-
 def _shares(counts: Mapping[str, int], total: int) -> str:
-    return ", ".join(f"{name} {_share(n, total)}" for name, n in counts.items())
+    return ", ".join(f"{name} {n / total:.1%}" for name, n in counts.items())
 
 
-def _share(n: int, total: int) -> str:
-    return f"{n / total:.1%}"
-
-
-def _size(size: Sequence[int]) -> str:
+def _size(size: Size) -> str:
     return f"{size[0]}x{size[1]}"
-
-
-def _number(n: int, noun: str) -> str:
-    return f"{n:,} {noun}{'' if n == 1 else 's'}"

@@ -1,4 +1,4 @@
-"""Members of plain tar files, found by the headers alone and read without unpacking."""
+"""Members of uncompressed tar files, found by their headers and read without unpacking."""
 
 import contextlib
 import errno
@@ -14,78 +14,78 @@ from typing import Any, BinaryIO, NamedTuple, cast
 from ..base.files import open_plain, read_at
 
 MAX_MEMBERS = 1 << 22  # of one tar; a member takes some 200 bytes of memory
-MAX_HEADER = 1 << 20  # bytes of one header; the longest name is far shorter
+MAX_HEADER = 1 << 20  # bytes of an extended header; the longest name is far shorter
 BLOCK = 512
-FILES = b"07\0S"  # kinds of a member that is a plain file, the last one with holes
-NEEDED = (b"path", b"linkpath", b"size")  # of what an extended header says
+FILE_TYPES = b"07\0S"  # of members that are regular files; S has holes
+KEYS = (b"path", b"linkpath", b"size")  # that are read from an extended header
 END = bytes(BLOCK)
-# Of a header: name, size, kind, what a link leads to, magic, prefix.
+# Of a header: name, size, type, target of a link, magic, prefix.
 FIELDS = struct.Struct("100s 24x 12s 20x c 100s 6s 82x 155s 12x")
-CACHED = 16  # tars whose members are remembered, in a process
+CACHED = 16  # tars whose lists of members a process keeps
 
-_lock = threading.Lock()  # else every thread would list a tar that is new to all of them
+_lock = threading.Lock()  # so that only one of several threads lists a tar
 
 
 class TarError(OSError):
-    """A file that is no plain tar, or is one only up to some point."""
+    """A file that is not an uncompressed tar file, or is damaged or incomplete."""
 
-    def __init__(self, why: str):
-        super().__init__(errno.EIO, f"not a whole tar file: {why}")
+    def __init__(self, reason: str):
+        super().__init__(errno.EIO, f"not a complete tar file: {reason}")
 
 
 class Member(NamedTuple):
-    """Where a plain file's bytes stand in a tar."""
+    """The position of a regular file's bytes in a tar."""
 
     offset: int
     size: int
 
 
-class Listed(NamedTuple):
-    """What is in a tar, but for its folders."""
+class Contents(NamedTuple):
+    """What a tar contains, without folders."""
 
     files: dict[str, Member]
-    others: list[str]  # names of symbolic links, devices, sparse files: what cannot be read
+    others: list[str]  # names of symbolic links, devices and sparse files, which cannot be read
 
 
 def members(path: str) -> dict[str, Member]:
-    """Return the plain files in the tar at `path` by name; of two with one name, the later.
+    """Return the regular files in the tar at `path` by name; of two with one name, the later.
 
-    A hard link is the file before it that it names, as in unpacking. Raises TarError for a file
-    that is compressed, truncated or no tar.
+    A hard link is the earlier file that it names, as when unpacking. Raises TarError for a file
+    that is compressed, incomplete or not a tar.
     """
-    return _listed(path).files
+    return _contents(path).files
 
 
 def others(path: str) -> list[str]:
-    """Return the names of what such a tar has besides: symbolic links, devices, sparse files."""
-    return _listed(path).others
+    """Return the names of a tar's symbolic links, devices and sparse files."""
+    return _contents(path).others
 
 
-def _listed(path: str) -> Listed:
-    found = os.stat(path)  # noqa: PTH116
+def _contents(path: str) -> Contents:
+    status = os.stat(path)  # noqa: PTH116
     with _lock:
-        return _read(path, found.st_mtime_ns, found.st_size)
+        return _read_headers(path, status.st_mtime_ns, status.st_size)
 
 
 @functools.lru_cache(CACHED)
-def _read(path: str, _: int, size: int) -> Listed:
-    """Read the headers of a tar as it was at some time, with `size` bytes."""
-    listed = Listed({}, [])
+def _read_headers(path: str, _: int, size: int) -> Contents:
+    """List a tar of `size` bytes; the second argument, its time of change, is part of the key."""
+    contents = Contents({}, [])
     with open_archive(path) as descriptor:
-        for name, found in _entries(descriptor, size):
-            member = listed.files.get(found) if isinstance(found, str) else found
+        for name, entry in _entries(descriptor, size):
+            member = contents.files.get(entry) if isinstance(entry, str) else entry
             if member is None:
-                listed.others.append(name)
+                contents.others.append(name)
             else:
-                listed.files[name] = member
-            if len(listed.files) + len(listed.others) > MAX_MEMBERS:
+                contents.files[name] = member
+            if len(contents.files) + len(contents.others) > MAX_MEMBERS:
                 raise TarError(f"more than {MAX_MEMBERS:,} files")
-    return listed
+    return contents
 
 
 @contextlib.contextmanager
 def open_archive(path: str) -> Iterator[int]:
-    """Open a tar for `read_at`."""
+    """Open a tar and yield its descriptor, for `read_at`."""
     descriptor = open_plain(path, follow=True)
     try:
         yield descriptor
@@ -94,57 +94,57 @@ def open_archive(path: str) -> Iterator[int]:
 
 
 def _entries(descriptor: int, size: int) -> Iterator[tuple[str, Member | str | None]]:
-    """Yield the name of all but folders in a tar of `size` bytes, with what stands there.
+    """Yield (name, entry) of everything in a tar of `size` bytes except folders.
 
-    That is the place of a plain file, the name of the file that a hard link is, or None.
-
-    The formats are those of POSIX (ustar, pax) and GNU tar, a header a member:
+    The entry is the position of a regular file, the name of the file that a hard link names, or
+    None. The formats are those of POSIX (ustar, pax) and GNU tar, a header a member:
     https://pubs.opengroup.org/onlinepubs/9799919799/utilities/pax.html#tag_20_94_13_06
     https://www.gnu.org/software/tar/manual/html_node/Standard.html
     """
     offset = 0
-    everywhere: dict[bytes, bytes] = {}  # what global headers say of all members after them
-    here: dict[bytes, bytes] = {}  # what extended headers say of the next one
+    defaults: dict[bytes, bytes] = {}  # from global headers, for all members after them
+    extended: dict[bytes, bytes] = {}  # from extended headers, for the next member
     while (header := read_at(descriptor, BLOCK, offset)) != END:
         if not _is_header(header):
-            raise TarError(f"no header and no end mark at byte {offset:,}")
-        name, digits, kind, target, magic, prefix = FIELDS.unpack(header)
+            raise TarError(f"neither a header nor an end mark at byte {offset:,}")
+        name, digits, type_, target, magic, prefix = FIELDS.unpack(header)
         offset += BLOCK
         length = _number(digits)
-        if kind in b"xXgLK":
-            records = _records(descriptor, offset, length, kind)
-            (everywhere if kind == b"g" else here).update(records)
+        if type_ in b"xXgLK":
+            records = _records(descriptor, offset, length, type_)
+            (defaults if type_ == b"g" else extended).update(records)
             offset += -(-length // BLOCK) * BLOCK
             continue
-        said, here = (everywhere | here if everywhere else here), {}
-        if kind == b"S":  # a sparse file of old GNU tar: a map of its holes may go on
+        values, extended = (defaults | extended if defaults else extended), {}
+        if type_ == b"S":  # a sparse file of old GNU tar, whose map of holes may continue
             more = header[482]
             while more:
                 more = read_at(descriptor, BLOCK, offset)[504:505] > b"\0"
                 offset += BLOCK
-        name = said.get(b"path") or _name(name, magic, prefix)
-        if kind in b"123456":  # links, devices, folders and pipes have no bytes
-            if kind == b"1":
-                yield _text(name), _text(said.get(b"linkpath") or _field(target))
-            elif kind != b"5":
+        name = values.get(b"path") or _name(name, magic, prefix)
+        if type_ in b"123456":  # links, devices, folders and pipes have no bytes
+            if type_ == b"1":
+                yield _text(name), _text(values.get(b"linkpath") or _field(target))
+            elif type_ != b"5":
                 yield _text(name), None
             continue
-        if b"size" in said:
-            length = _number(said[b"size"], base=10)
+        if b"size" in values:
+            length = _number(values[b"size"], base=10)
         if offset + length > size:
-            raise TarError(f"{_text(name)!r:.100} ends after the file does")
-        if kind in FILES and name[-1:] != b"/":
-            is_whole = kind != b"S" and b"sparse" not in said
+            raise TarError(f"{_text(name)!r:.100} extends beyond the end of the file")
+        if type_ in FILE_TYPES and name[-1:] != b"/":
+            is_whole = type_ != b"S" and b"sparse" not in values
             yield _text(name), Member(offset, length) if is_whole else None
         offset += -(-length // BLOCK) * BLOCK
-    if here:
+    if extended:
         raise TarError(f"an extended header without its member at byte {offset:,}")
 
 
 def _is_header(block: bytes) -> bool:
-    """Return whether a block's checksum is right: the sum of its bytes, itself taken as spaces.
+    """Return whether a block's checksum is right.
 
-    Adler-32 begins with 1 and that sum, modulo 65,521 (RFC 1950), many times as fast as `sum`.
+    It is the sum of the block's bytes, with spaces in the place of the checksum. Adler-32 contains
+    the same sum plus 1, modulo 65,521 (RFC 1950), and is many times as fast as `sum`.
     """
     if len(block) < BLOCK:
         return False
@@ -153,15 +153,15 @@ def _is_header(block: bytes) -> bool:
         stored = _number(checksum)
     except TarError:
         return False
-    wanted = stored + sum(checksum) - 8 * ord(" ")
-    if zlib.adler32(block) & 0xFFFF == (1 + wanted) % 65_521:
+    expected = stored + sum(checksum) - 8 * ord(" ")
+    if zlib.adler32(block) & 0xFFFF == (1 + expected) % 65_521:
         return True
-    # Some old programs took bytes as signed.
-    return wanted == sum(block) - 256 * sum(byte > 127 for byte in block)
+    # Some old programs added signed bytes.
+    return expected == sum(block) - 256 * sum(byte > 127 for byte in block)
 
 
 def _number(field: bytes, base: int = 8) -> int:
-    """Return a number written in digits, or, if large, in binary after a byte 128."""
+    """Return a number that is written in digits, or, if it is large, in binary after a byte 128."""
     if field[:1] == b"\x80":
         return int.from_bytes(field[1:], "big")
     try:
@@ -169,12 +169,12 @@ def _number(field: bytes, base: int = 8) -> int:
     except ValueError:
         number = -1
     if number < 0:
-        raise TarError(f"no number but {field!r:.60} in a header")
+        raise TarError(f"{field!r:.60} in a header is not a number")
     return number
 
 
 def _name(name: bytes, magic: bytes, prefix: bytes) -> bytes:
-    # GNU tar's own headers, whose magic ends in two spaces, have times where the prefix is.
+    # GNU tar's own headers, whose magic ends in two spaces, have times in place of the prefix.
     if magic != b"ustar\0" or prefix[0] == 0:
         return _field(name)
     return _field(prefix) + b"/" + _field(name)
@@ -185,17 +185,17 @@ def _field(text: bytes) -> bytes:
 
 
 def _records(
-    descriptor: int, offset: int, length: int, kind: bytes
+    descriptor: int, offset: int, length: int, type_: bytes
 ) -> Iterator[tuple[bytes, bytes]]:
-    """Yield what is needed of an extended header, the key and its value: those of NEEDED, sparse.
+    """Yield (key, value) of an extended header: KEYS, and `sparse` for a file with holes.
 
-    It has lines of `LENGTH KEY=VALUE`, or is GNU tar's long name, or the long target of a link.
+    The header has lines of `LENGTH KEY=VALUE`, or is GNU tar's long name or long target of a link.
     """
-    if length > MAX_HEADER:  # the longest name is far shorter
+    if length > MAX_HEADER:
         raise TarError(f"a header of {length:,} bytes")
     content = read_at(descriptor, length, offset)
-    if kind in b"LK":
-        yield b"path" if kind == b"L" else b"linkpath", _field(content)
+    if type_ in b"LK":
+        yield b"path" if type_ == b"L" else b"linkpath", _field(content)
         return
     at, whole = 0, len(content.rstrip(b"\0"))
     while at < whole:
@@ -207,27 +207,27 @@ def _records(
         at = end
         if key.startswith(b"GNU.sparse."):
             yield b"sparse", b""
-        elif key in NEEDED:
+        elif key in KEYS:
             yield key, value
 
 
 def _text(name: bytes) -> str:
-    """Return a name in the spelling of this package: see names.py."""
+    """Return a name as a text of this package (see contents.py)."""
     return name.decode("utf-8", "surrogateescape")
 
 
 def open_member(path: str, name: str) -> BinaryIO:
-    """Return a member of a tar as a file; FileNotFoundError where there is none of this name."""
+    """Return a member of a tar as a file; FileNotFoundError if no member has this name."""
     member = members(path).get(name)
     if member is None:
         raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), f"{path}/{name}")
-    # Opened before there is an object to close: a refused file leaves none half made.
+    # Opened first: if this fails, there is no object that would have to be closed.
     descriptor = open_plain(path, follow=True)
     return cast(BinaryIO, io.BufferedReader(_Section(descriptor, member)))
 
 
 class _Section(io.RawIOBase):
-    """A part of an open file, as a file that closes it."""
+    """A part of an open file, as a file; closing it closes the other one."""
 
     def __init__(self, descriptor: int, member: Member):
         self._descriptor = descriptor
@@ -243,7 +243,7 @@ class _Section(io.RawIOBase):
     def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
         base = {os.SEEK_SET: 0, os.SEEK_CUR: self._position, os.SEEK_END: self._member.size}
         if base[whence] + offset < 0:
-            raise ValueError("a position before the file's begin")
+            raise ValueError("a position before the beginning of the file")
         self._position = base[whence] + offset
         return self._position
 
@@ -251,8 +251,8 @@ class _Section(io.RawIOBase):
         return self._position
 
     def readinto(self, buffer: Any) -> int:
-        wanted = max(0, min(len(buffer), self._member.size - self._position))
-        piece = read_at(self._descriptor, wanted, self._member.offset + self._position)
+        length = max(0, min(len(buffer), self._member.size - self._position))
+        piece = read_at(self._descriptor, length, self._member.offset + self._position)
         buffer[: len(piece)] = piece
         self._position += len(piece)
         return len(piece)

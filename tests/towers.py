@@ -7,7 +7,8 @@ from typing import Any
 import open_clip
 import torch
 
-from clipfeat.extract.backbones.tower import Backbone, make_tower
+from clipfeat.extract.backbones.backbone import Backbone
+from clipfeat.extract.backbones.tower import make_tower
 from clipfeat.extract.backbones.weights import preprocess, usual_preprocessing
 from clipfeat.extract.planning.recipe import make_recipe
 

@@ -1,1 +1,57 @@
-"""Small trainers on cached grids: one shared loop, one room for each task."""
+"""Small trainers on cached grids: one loop, and a task for each of the field's data sets.
+
+`fit` trains any `Task`, also one of your own (docs/own-task.md), `evaluate` scores the best
+checkpoint of a run, and `load_run` gives the best model of clipfeat's own tasks.
+"""
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .batches import Order
+    from .checkpoint import TrainedRun
+    from .devices import accelerator_on
+    from .engine import evaluate, fit
+    from .records import FeatureNorm, RecordReader, channel_statistics
+    from .settings import LoopSettings, load_settings
+    from .task import Report, Task
+    from .tasks import load_run
+
+# Where each name is; imported at its first use, since torch takes seconds.
+_HOMES = {
+    "FeatureNorm": "records",
+    "LoopSettings": "settings",
+    "Order": "batches",
+    "RecordReader": "records",
+    "Report": "task",
+    "Task": "task",
+    "TrainedRun": "checkpoint",
+    "accelerator_on": "devices",
+    "channel_statistics": "records",
+    "evaluate": "engine",
+    "fit": "engine",
+    "load_run": "tasks",
+    "load_settings": "settings",
+}
+__all__ = [
+    "FeatureNorm",
+    "LoopSettings",
+    "Order",
+    "RecordReader",
+    "Report",
+    "Task",
+    "TrainedRun",
+    "accelerator_on",
+    "channel_statistics",
+    "evaluate",
+    "fit",
+    "load_run",
+    "load_settings",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from importlib import import_module
+
+    return getattr(import_module(f".{_HOMES[name]}", __name__), name)

@@ -16,24 +16,26 @@ Numbers = Int[np.ndarray, " example"]  # example numbers: positions in a split
 READ_AHEAD = 3  # batches held in memory: more smooths nothing once reading keeps up
 
 
-def epoch_order(image_of_example: Numbers, *, seed: int, epoch: int, together: int = 0) -> Numbers:
+def epoch_order(
+    image_of_example: Numbers, *, seed: int, epoch: int, max_per_image: int = 0
+) -> Numbers:
     """Return all example numbers, images in random order and each image's examples together.
 
     The order depends on nothing but the arguments, so that a resumed run goes on with the very
     batches it would have seen. Examples of one image stay together so that its record is read
-    once in an epoch (twice where a batch ends inside an image); with `together` they are dealt
+    once in an epoch (twice where a batch ends inside an image); with `max_per_image` they are dealt
     out in groups of at most so many, for batches with more images.
     """
     random = np.random.default_rng((seed, epoch))
     image_rank = random.permutation(image_of_example.max(initial=0) + 1)
     rank_in_image = random.permutation(len(image_of_example))
     order = np.lexsort((rank_in_image, image_rank[image_of_example]))
-    if not together:
+    if not max_per_image:
         return order
     place = np.arange(len(order))
     begins = np.diff(image_of_example[order], prepend=-1) != 0
     place_in_image = place - np.maximum.accumulate(np.where(begins, place, 0))
-    group = np.cumsum(place_in_image % together == 0) - 1
+    group = np.cumsum(place_in_image % max_per_image == 0) - 1
     return order[np.argsort(random.permutation(len(order))[group], kind="stable")]
 
 
@@ -46,7 +48,7 @@ class Order:
     """
 
     image_of_example: Numbers
-    together: int = 0  # most examples of an image beside each other; 0: all
+    max_per_image: int = 0  # most examples of an image beside each other; 0: all
     shape_of_image: Int[np.ndarray, " image"] | None = None  # numbers that stand for the shapes
 
     def batches(self, *, size: int, seed: int, epoch: int) -> list[Int[np.ndarray, " _"]]:
@@ -54,7 +56,9 @@ class Order:
 
         One batch holds what is left, fewer than `size`.
         """
-        order = epoch_order(self.image_of_example, seed=seed, epoch=epoch, together=self.together)
+        order = epoch_order(
+            self.image_of_example, seed=seed, epoch=epoch, max_per_image=self.max_per_image
+        )
         if self.shape_of_image is None:
             return cut(order, size)
         random = np.random.default_rng((seed, epoch, 1))
@@ -69,16 +73,16 @@ def cut(order: Numbers, size: int) -> list[Int[np.ndarray, " _"]]:
     return [order[start : start + size] for start in range(0, len(order), size)]
 
 
-def share_out(
-    batch: Numbers, *, processes: int, process: int, accumulate: int
+def split_microbatches(
+    batch: Numbers, *, processes: int, process: int, microbatches: int
 ) -> list[tuple[float, Int[np.ndarray, " _"]]]:
     """Return the parts of a batch that one process computes, each with its share of the whole.
 
     The shares of all processes sum to 1. A process that no example is left for gets one that
     counts nothing, since all must take part.
     """
-    parts = np.array_split(batch, processes * accumulate)
-    mine = parts[process * accumulate : (process + 1) * accumulate]
+    parts = np.array_split(batch, processes * microbatches)
+    mine = parts[process * microbatches : (process + 1) * microbatches]
     if not len(mine[0]):
         return [(0.0, batch[:1])]
     return [(len(part) / len(batch), part) for part in mine if len(part)]

@@ -4,8 +4,9 @@ import hashlib
 import json
 import logging
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Generic, TypeVar
 
 import safetensors.torch
 import torch
@@ -13,17 +14,21 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from ..base.errors import ClipfeatError
+from ..base.errors import ClipfeatError, UsageError
 from ..base.files import check_tensorfile, write_atomically
-from ..base.jsonio import parse_json
+from ..base.jsonio import field, parse_json
 from ..base.text import printable
-from .run import BEFORE_LAST, LAST
+from .records import ChannelStatistics, statistics_of
+from .run import BEFORE_LAST, LAST, VOCABULARY, RunManifest, find_best, read_manifest
+from .settings import settings_of
 
 logger = logging.getLogger(__name__)
 
 Tensors = Mapping[str, Tensor]
 State = dict[str, Any]
 M = TypeVar("M", bound=nn.Module)
+S = TypeVar("S")
+V = TypeVar("V")
 
 FILE_BYTES = 32 << 30  # a model of 2e9 parameters, with two numbers that Adam keeps of each
 
@@ -114,7 +119,7 @@ def rebuild(build: Callable[[], M], tensors: Tensors, path: Path) -> M:
 def write_training(
     run: Path, model: nn.Module, optimizer: Optimizer, state: Mapping[str, Any]
 ) -> None:
-    """Write all that going on takes; the checkpoint before it stays, in case this one breaks.
+    """Write all that resuming needs; the checkpoint before it stays, in case this one breaks.
 
     `optimizer.3.exp_avg` belongs to the fourth parameter. There are no random numbers: those of
     an update follow from the seed and its number.
@@ -143,7 +148,7 @@ def load_training(run: Path, model: nn.Module, optimizer: Optimizer) -> State | 
         except DamagedCheckpointError as error:
             if number == len(paths):
                 raise ClipfeatError(f"{error}; delete {run} to start again") from None
-            logger.info(f"{error}; going on from {paths[number]}")
+            logger.info(f"{error}; resuming from {paths[number]}")
             continue
         load_model(model, tensors, path)
         _load_optimizer(optimizer, _under("optimizer.", tensors), path)
@@ -181,3 +186,44 @@ def _check_memory(memory: Mapping[int, Tensors], parameters: Sequence[Tensor]) -
 def _under(prefix: str, tensors: Tensors) -> dict[str, Tensor]:
     """Return the tensors whose names start with `prefix`, without it."""
     return {n.removeprefix(prefix): tensor for n, tensor in tensors.items() if n.startswith(prefix)}
+
+
+@dataclass(frozen=True)
+class TrainedRun(Generic[S, V, M]):
+    """The best model of a run, on the CPU, with all that using it needs."""
+
+    folder: Path
+    manifest: RunManifest
+    settings: S
+    vocabulary: V
+    model: M
+    epoch: int  # of the checkpoint
+
+
+def load_trained(
+    folder: Path,
+    task: str,
+    settings_type: type[S],
+    *,
+    read_vocabulary: Callable[[Path], V],
+    norm: str,
+    build: Callable[[S, ChannelStatistics, V], M],
+) -> TrainedRun[S, V, M]:
+    """Return the best model of a run folder.
+
+    `norm` is where the model has its `FeatureNorm`; `build` makes a model of random weights. Raises
+    UsageError where the folder is no run of `task` or has no checkpoint yet.
+    """
+    manifest = read_manifest(folder)
+    if manifest.task != task:
+        raise UsageError(
+            f"{folder} is a run of task {manifest.task!r}, not {task}", code="E-RUN-TASK"
+        )
+    path = find_best(folder)
+    settings = settings_of(settings_type, manifest.settings)
+    vocabulary = read_vocabulary(folder / VOCABULARY)
+    tensors, state = read_checkpoint(path)
+    statistics = statistics_of(tensors, f"model.{norm}", path)
+    model = rebuild(lambda: build(settings, statistics, vocabulary), tensors, path)
+    epoch = field(state, "epoch", int, path)
+    return TrainedRun(folder, manifest, settings, vocabulary, model, epoch)

@@ -12,7 +12,7 @@ from jaxtyping import Float64, Int
 
 from ..base.errors import ClipfeatError, UsageError
 from ..base.jsonio import MAX_RUN_BYTES, field, read_json
-from .run import SCORES, RunCard, flat_settings, read_card
+from .run import SCORES, RunManifest, flat_settings, read_manifest
 
 RESAMPLES, SEED = 2000, 0
 PERCENTILES = (2.5, 97.5)  # between them lie 95% of the resamples
@@ -50,7 +50,7 @@ class Scored:
     """A run with its score of each example."""
 
     run: Path
-    card: RunCard
+    card: RunManifest
     split: str
     images: Mapping[int | str, int | str]  # {example id: image id}
     scores: Mapping[int | str, float]  # {example id: percent}
@@ -105,7 +105,7 @@ def compare(runs: Sequence[Path]) -> tuple[Compared, ...]:
 
 def read_scored(run: Path) -> Scored:
     """Return what a run folder says of its scores; UsageError if it has none."""
-    card, path = read_card(run), run / SCORES
+    card, path = read_manifest(run), run / SCORES
     if not os.path.lexists(path):
         raise UsageError(f"{run} has no {SCORES}: its training is not done; type its command again")
     record = read_json(path, MAX_RUN_BYTES, follow=False)
@@ -143,7 +143,7 @@ def _check_comparable(first: Scored, other: Scored) -> None:
         )
 
 
-def differing_settings(cards: Sequence[RunCard]) -> list[dict[str, Any]]:
+def differing_settings(cards: Sequence[RunManifest]) -> list[dict[str, Any]]:
     """Return, for each run, what it was told and not all runs were: settings, store, data files."""
     told = [
         flat_settings(card.settings)

@@ -93,6 +93,16 @@ def leave_group() -> None:
 
 
 @contextlib.contextmanager
+def restored_random_state(device: torch.device) -> Iterator[None]:
+    """Give torch's random numbers, of the CPU and of `device`, their state back after the block.
+
+    Training seeds them for every update; whoever calls it may count on their own.
+    """
+    with torch.random.fork_rng([device] if device.type == "cuda" else []):
+        yield
+
+
+@contextlib.contextmanager
 def memory_errors(remedy: str) -> Iterator[None]:
     """Turn what torch raises where a device, or the host, has not enough memory into one line."""
     try:

@@ -1,14 +1,13 @@
-"""Open a run's folder to train in it, once however many processes there are."""
+"""Train a task and score its best checkpoint; it reads from top to bottom."""
 
 import contextlib
-import dataclasses
 import functools
 import logging
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol, TypeVar, runtime_checkable
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -18,127 +17,96 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from tqdm import tqdm
 
-from ..base.errors import ClipfeatError, UsageError
+from ..base.errors import ClipfeatError
 from ..base.jsonio import field, write_json
-from ..featstore import FeatureStore
-from .batches import Numbers, Order, cut, prefetch, share_out
-from .checkpoint import load_training, model_tensors, write_checkpoint, write_training
-from .devices import memory_errors, precision_errors
+from .batches import Numbers, cut, prefetch, split_microbatches
+from .checkpoint import (
+    load_model,
+    load_training,
+    model_tensors,
+    read_checkpoint,
+    write_checkpoint,
+    write_training,
+)
+from .devices import inference_errors, memory_errors, precision_errors, restored_random_state
 from .log import LoopTimes, log_nothing, open_log
+from .pictures.curves import draw_curves
 from .run import (
     BAD_BATCH,
     BEST,
+    CURVES,
+    RESULT,
+    SCORES,
     VOCABULARY,
-    RunCard,
-    data_digests,
+    RunManifest,
+    find_best,
     locked,
     require_same_run,
-    write_card,
+    write_manifest,
 )
 from .schedule import learning_rate, make_optimizer, total_updates, updates_an_epoch
 from .settings import LoopSettings
+from .task import Report, Task, TensorBatch
 
 logger = logging.getLogger(__name__)
 
-
-@runtime_checkable
-class Vocabulary(Protocol):
-    """What a task read off its training data."""
-
-    def record(self) -> dict[str, Any]:
-        """Return the vocabulary as JSON holds it."""
-        ...
+B = TypeVar("B", bound=TensorBatch)
 
 
-def make_card(
-    task: str, settings: LoopSettings, *, store: FeatureStore, data: Path, files: Sequence[Path]
-) -> RunCard:
-    """Return what makes a run the run it is; with other contents of `files` it would be another."""
-    return RunCard(
-        task=task,
-        settings=dataclasses.asdict(settings),
-        store_digest=store.digest,
-        features=features_of(store),
-        data_files=data_digests(tuple(dict.fromkeys(files))),
-        store=str(store.path.resolve()),
-        data=str(data.resolve()),
+def fit(task: Task[Any, Any], run: Path) -> tuple[Mapping[str, Any], LoopTimes]:
+    """Train a task's model until `run` holds its best checkpoint, and score that.
+
+    A run that was killed resumes from its last checkpoint. `run` then holds what
+    `clipfeat.train.run` lists. Returns the result of `evaluate`, and where the time went. Raises
+    UsageError where `run` holds another run or another process trains it, ClipfeatError where a
+    loss is not finite or memory does not suffice.
+    """
+    accelerator = task.accelerator
+    manifest = RunManifest.of(
+        task.name,
+        task.settings_record(),
+        store=task.store,
+        data=task.data,
+        files=task.data_files,
     )
-
-
-def features_of(store: FeatureStore) -> dict[str, object]:
-    """Return what made the grids of a store; vectors beside them do not count."""
-    identity = store.identity.to_json()
-    recipe = {key: value for key, value in identity["recipe"].items() if key != "vector"}
-    return {"backbone": identity["backbone"], "recipe": recipe, "dim": identity["dim"]}
-
-
-def require_features(store: FeatureStore, card: RunCard) -> None:
-    """Raise UsageError unless the features of a store are made as those that a run learned from.
-
-    The images may be others, as those of a test split are.
-    """
-    for part, ours in features_of(store).items():
-        theirs = card.features.get(part)
-        if theirs != ours:
-            raise UsageError(
-                f"the run was trained on features whose {part} is {theirs!r}, and that of "
-                f"{store.path} is {ours!r}; extract these images as those of {card.store} were"
-            )
-
-
-@contextlib.contextmanager
-def open_run(
-    folder: Path, card: RunCard, vocabulary: Vocabulary, accelerator: Accelerator
-) -> Iterator[None]:
-    """Make the run's folder, or go on with the one there is; nobody else trains in it meanwhile.
-
-    Raises UsageError where it holds another run, or another process is training it.
-    """
-    with contextlib.ExitStack() as held:
+    with restored_random_state(accelerator.device), contextlib.ExitStack() as held:
         with accelerator.main_process_first():
-            require_same_run(folder, card)
+            require_same_run(run, manifest)
             if accelerator.is_main_process:
-                held.enter_context(locked(folder))
-                write_card(folder, card)
-                write_json(folder / VOCABULARY, vocabulary.record())
-        yield
+                held.enter_context(locked(run))
+                write_manifest(run, manifest)
+                write_json(run / VOCABULARY, task.vocabulary_record())
+        times = train(task, run)
+    return evaluate(task, run), times
 
 
-@runtime_checkable
-class Batch(Protocol):
-    """A batch, as far as the loop knows it: a NamedTuple of tensors."""
+def evaluate(task: Task[Any, Any], run: Path) -> Mapping[str, Any]:
+    """Score the best checkpoint of `run`, and write its result, scores and curves there.
 
-    def to(self, device: torch.device) -> Any:
-        """Return the batch with its tensors on `device`."""
-        ...
-
-    def _asdict(self) -> dict[str, Any]: ...
-
-
-B = TypeVar("B", bound=Batch)
-
-
-def train(
-    model: nn.Module,
-    settings: LoopSettings,
-    *,
-    run: Path,
-    accelerator: Accelerator,
-    order: Order,
-    read_batch: Callable[[Numbers, int], B],
-    loss_of: Callable[[nn.Module, B], Tensor],
-    evaluate: Callable[[nn.Module], Mapping[str, float]] | None,
-) -> LoopTimes:
-    """Train `model`, or go on with training it, until `run` holds its best checkpoint.
-
-    `read_batch` takes example numbers and the epoch, on which what is random about a batch may
-    depend, and runs in a thread; `loss_of` returns the mean loss of a batch; `evaluate` returns
-    named numbers, of which "score" (higher is better) picks the best checkpoint; without it the
-    last one counts as the best. With several processes each computes its part of every batch.
-    Returns where the time went. Raises ClipfeatError where a loss is not finite or memory does
-    not suffice.
+    `task.model` then has the weights of that checkpoint. Returns what RUN/result.json holds; of
+    a group of processes, only the first one's counts.
     """
-    model, optimizer = accelerator.prepare(model, make_optimizer(model, settings))
+    path = find_best(run)
+    tensors, state = read_checkpoint(path)
+    load_model(task.model, tensors, path)
+    with inference_errors(task.settings.precision):
+        report: Report = task.report(task.model, run, field(state, "epoch", int, path))
+    if task.accelerator.is_main_process:
+        write_json(run / RESULT, report.result)
+        if report.scores is not None:
+            write_json(run / SCORES, report.scores)
+        draw_curves(run, run / CURVES)
+    return report.result
+
+
+def train(task: Task[Any, Any], run: Path) -> LoopTimes:
+    """Train a task's model, or resume its training, until `run` holds its best checkpoint.
+
+    With several processes each computes its part of every batch. Returns where the time went.
+    """
+    settings: LoopSettings = task.settings
+    accelerator, order = task.accelerator, task.order
+    model, optimizer = accelerator.prepare(task.model, make_optimizer(task.model, settings))
     plain = accelerator.unwrap_model(model)  # without the wrapper of several processes
     examples = len(order.image_of_example)
     epoch_steps = updates_an_epoch(settings, examples)
@@ -153,24 +121,26 @@ def train(
     )
     writes = accelerator.is_main_process and step < steps
     opened = open_log(run, step=step) if writes else contextlib.nullcontext(log_nothing)
+    parts = settings.gradient_accumulation_steps
     remedy = (
-        f"a batch of {settings.batch_size} is computed in {settings.accumulate} parts; type --set "
-        f"accumulate={2 * settings.accumulate}, which leaves the batch as it is, or lower batch_size"
+        f"a batch of {settings.batch_size} is computed in {parts} parts; type --set "
+        f"gradient_accumulation_steps={2 * parts}, which leaves the batch as it is, or lower "
+        "batch_size"
     )
     with bar, opened as log, memory_errors(remedy), precision_errors(settings.precision):
         while step < steps:
             epoch, position = divmod(step, epoch_steps)
             batches = order.batches(size=settings.batch_size, seed=settings.seed, epoch=epoch)
             batches = batches[position : position + steps - step]
-            read = functools.partial(_read_parts, read_batch, epoch, settings, accelerator)
+            read = functools.partial(_read_microbatches, task, epoch)
             model.train()
             started = times.start_epoch()
             unlogged: list[tuple[Numbers, Tensor]] = []
             with contextlib.closing(prefetch(batches, read)) as stream:
-                for numbers, parts in zip(batches, times.watched(stream), strict=True):
+                for numbers, microbatches in zip(batches, times.watched(stream), strict=True):
                     seed_update(settings.seed, step, accelerator.process_index)
                     rate = learning_rate(step, steps, settings)
-                    loss = _update(model, optimizer, rate, parts, loss_of, settings, accelerator)
+                    loss = _update(task, model, optimizer, rate, microbatches)
                     step += 1
                     unlogged.append((numbers, loss))
                     bar.update(len(numbers))
@@ -178,7 +148,7 @@ def train(
                     ends = step % epoch_steps == 0 or step == steps
                     saves = step % settings.checkpoint_every == 0
                     if step % settings.log_every == 0 or saves or ends:
-                        mean = mean_loss(unlogged, step, epoch, accelerator, run, read_batch)
+                        mean = mean_loss(unlogged, step, epoch, task, run)
                         unlogged.clear()
                         wait = f"{times.waited_percent:.1f}%"
                         bar.set_postfix(
@@ -190,10 +160,10 @@ def train(
             speed = sum(map(len, batches)) / (time.perf_counter() - started)
 
             with times.evaluating():
-                scores = {} if evaluate is None else evaluate(plain)
+                scores = task.evaluate(plain)
             rates = {"examples_per_s": round(speed, 1), "data_wait": times.waited_percent}
             log({**scores, **rates}, step=step, epoch=epoch)
-            if evaluate is None or scores["score"] > best:
+            if "score" not in scores or scores["score"] > best:
                 best = scores.get("score", best)
                 if accelerator.is_main_process:
                     state = {"step": step, "epoch": epoch + 1, **scores}
@@ -206,14 +176,14 @@ def train(
 def _resume(
     run: Path, model: nn.Module, optimizer: Optimizer, accelerator: Accelerator, steps: int
 ) -> tuple[int, float]:
-    """Go back to the run's last checkpoint; return the updates done, and the best score so far."""
+    """Load the run's last checkpoint; return the updates done, and the best score so far."""
     state = load_training(run, model, optimizer)
     if state is None:
         return 0, -math.inf
     if accelerator.scaler is not None:
         accelerator.scaler.load_state_dict(field(state, "scaler", dict, run))
     step = field(state, "step", int, run)
-    say_once(accelerator, f"going on after update {step} of {steps} of {run}")
+    log_once(accelerator, f"resuming {run} after update {step} of {steps}")
     return step, field(state, "best", float, run)
 
 
@@ -225,44 +195,39 @@ def _save(
     step: int,
     best: float,
 ) -> None:
-    """Write all that going on takes, once however many processes there are."""
+    """Write all that resuming needs, once for all processes."""
     if accelerator.is_main_process:
         scaler = {} if accelerator.scaler is None else accelerator.scaler.state_dict()
         write_training(run, model, optimizer, {"step": step, "best": best, "scaler": scaler})
 
 
-def _read_parts(
-    read_batch: Callable[[Numbers, int], B],
-    epoch: int,
-    settings: LoopSettings,
-    accelerator: Accelerator,
-    numbers: Numbers,
-) -> list[tuple[float, B]]:
+def _read_microbatches(
+    task: Task[Any, Any], epoch: int, numbers: Numbers
+) -> list[tuple[float, TensorBatch]]:
     """Return this process's parts of a batch, each with its share of the whole batch."""
-    parts = share_out(
+    parts = split_microbatches(
         numbers,
-        processes=accelerator.num_processes,
-        process=accelerator.process_index,
-        accumulate=settings.accumulate,
+        processes=task.accelerator.num_processes,
+        process=task.accelerator.process_index,
+        microbatches=task.settings.gradient_accumulation_steps,
     )
-    return [(share, read_batch(part, epoch)) for share, part in parts]
+    return [(share, task.batch(part, epoch)) for share, part in parts]
 
 
 def _update(
+    task: Task[Any, Any],
     model: nn.Module,
     optimizer: Optimizer,
     rate: float,
-    parts: Sequence[tuple[float, B]],
-    loss_of: Callable[[nn.Module, B], Tensor],
-    settings: LoopSettings,
-    accelerator: Accelerator,
+    microbatches: Sequence[tuple[float, TensorBatch]],
 ) -> Tensor:
     """Take one step of the optimizer; return this process's part of the batch's loss, shape ()."""
+    settings, accelerator = task.settings, task.accelerator
     total = torch.zeros((), device=accelerator.device)
-    for number, (share, batch) in enumerate(parts, start=1):
-        last = number == len(parts)  # gradients of processes meet once
+    for number, (share, batch) in enumerate(microbatches, start=1):
+        last = number == len(microbatches)  # processes exchange their gradients once
         with contextlib.nullcontext() if last else accelerator.no_sync(model):
-            loss = loss_of(model, batch.to(accelerator.device)) * share
+            loss = task.loss(model, batch.to(accelerator.device)) * share
             # Gradients are averaged over processes, and shares are of the batch.
             accelerator.backward(loss * accelerator.num_processes)
         total += loss.detach()
@@ -275,8 +240,8 @@ def _update(
     return total
 
 
-def say_once(accelerator: Accelerator, text: str) -> None:
-    """Tell the person, once however many processes there are."""
+def log_once(accelerator: Accelerator, text: str) -> None:
+    """Log a message in the first process of a group only."""
     if accelerator.is_main_process:
         logger.info(text)
 
@@ -291,9 +256,8 @@ def mean_loss(
     unlogged: Sequence[tuple[Int[np.ndarray, " _"], Tensor]],
     step: int,
     epoch: int,
-    accelerator: Accelerator,
+    task: Task[Any, Any],
     run: Path,
-    read_batch: Callable[[Numbers, int], Batch],
 ) -> float:
     """Return the mean loss of the updates that end with `step`: the one place that waits for it.
 
@@ -301,23 +265,24 @@ def mean_loss(
     """
     losses = torch.stack([loss for _, loss in unlogged])
     # each process has its part of the loss
-    values: list[float] = torch.as_tensor(accelerator.reduce(losses, "sum")).tolist()
+    values: list[float] = torch.as_tensor(task.accelerator.reduce(losses, "sum")).tolist()
     for number, value in enumerate(values, start=step - len(values) + 1):
         if not math.isfinite(value):
             numbers, _ = unlogged[number - step - 1]
-            if accelerator.is_main_process:
+            if task.accelerator.is_main_process:
                 state = {"update": number, "loss": str(value), "examples": numbers.tolist()}
-                write_checkpoint(run / BAD_BATCH, read_batch(numbers, epoch)._asdict(), state)
+                write_checkpoint(run / BAD_BATCH, task.batch(numbers, epoch)._asdict(), state)
             raise ClipfeatError(
                 f"the loss of update {number} is {value}; its batch is in {run / BAD_BATCH}; lower "
-                "the rate (--set lr=...) or check the features with clipfeat store verify"
+                "the rate (--set lr=...) or check the features with clipfeat store verify",
+                code="E-RUN-LOSS",
             )
     return sum(values) / len(values)
 
 
-def part_size(settings: LoopSettings) -> int:
-    """Return how many examples a part of a training batch has: what fits there fits here."""
-    return math.ceil(settings.batch_size / settings.accumulate)
+def eval_batch_size(settings: LoopSettings) -> int:
+    """Return how many examples a microbatch of training has: as many fit in evaluation."""
+    return math.ceil(settings.batch_size / settings.gradient_accumulation_steps)
 
 
 def each_batch(

@@ -4,7 +4,7 @@ RUN/settings.json         settings, the store's digest and the data files' sha25
 RUN/vocabulary.json       what the task read off its training data
 RUN/metrics.jsonl         one line for every few updates and one for each evaluation
 RUN/tensorboard/          the same as event files: tensorboard --logdir RUN/tensorboard
-RUN/last.safetensors      all that going on takes
+RUN/last.safetensors      all that resuming needs
 RUN/last.1.safetensors    the same, one checkpoint earlier
 RUN/best.safetensors      the model at its best score
 RUN/predictions.json      of the best model, in the leaderboard's format (ve: .jsonl)
@@ -22,7 +22,7 @@ import contextlib
 import dataclasses
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -40,6 +40,7 @@ from ..base.files import (
 )
 from ..base.jsonio import MAX_RUN_BYTES, field, parse_json, read_json, write_json
 from ..base.text import printable
+from ..featstore import FeatureStore
 
 SETTINGS = "settings.json"
 VOCABULARY = "vocabulary.json"
@@ -51,7 +52,7 @@ RESULT = "result.json"
 SCORES = "scores.json"
 BAD_BATCH = "bad_batch.safetensors"
 # Settings that a run may go on with; a run that lacked memory needs more parts to go on at all.
-CHANGES_NOTHING = {"accumulate", "cache", "log_every", "checkpoint_every"}
+CHANGES_NOTHING = {"gradient_accumulation_steps", "cache", "log_every", "checkpoint_every"}
 EVENTS = "tensorboard"
 CURVES = "curves.png"
 LOCK = ".lock"
@@ -59,7 +60,7 @@ DEEPEST = 10  # tables in tables of settings; ours have three
 
 
 @dataclass(frozen=True)
-class RunCard:
+class RunManifest:
     """What makes a run the run it is, and where its inputs were."""
 
     task: str
@@ -70,19 +71,56 @@ class RunCard:
     store: str  # path
     data: str  # path
 
+    @classmethod
+    def of(
+        cls,
+        task: str,
+        settings: dict[str, Any],
+        *,
+        store: FeatureStore,
+        data: Path,
+        files: Sequence[Path],
+    ) -> "RunManifest":
+        """Return the manifest of a run; with other contents of `files` it would be another run."""
+        return cls(
+            task=task,
+            settings=settings,
+            store_digest=store.digest,
+            features=features_of(store),
+            data_files={file.name: sha256_file(file) for file in dict.fromkeys(files)},
+            store=str(store.path.resolve()),
+            data=str(data.resolve()),
+        )
 
-def data_digests(files: tuple[Path, ...]) -> dict[str, str]:
-    """Return {name: sha256} of data files."""
-    return {file.name: sha256_file(file) for file in files}
+
+def features_of(store: FeatureStore) -> dict[str, object]:
+    """Return what made the grids of a store; vectors beside them do not count."""
+    identity = store.identity.to_json()
+    recipe = {key: value for key, value in identity["recipe"].items() if key != "vector"}
+    return {"backbone": identity["backbone"], "recipe": recipe, "dim": identity["dim"]}
 
 
-def require_same_run(folder: Path, card: RunCard) -> None:
+def require_features(store: FeatureStore, manifest: RunManifest) -> None:
+    """Raise UsageError unless the features of a store are made as those that a run learned from.
+
+    The images may be others, as those of a test split are.
+    """
+    for part, ours in features_of(store).items():
+        theirs = manifest.features.get(part)
+        if theirs != ours:
+            raise UsageError(
+                f"the run was trained on features whose {part} is {theirs!r}, and that of "
+                f"{store.path} is {ours!r}; extract these images as those of {manifest.store} were"
+            )
+
+
+def require_same_run(folder: Path, manifest: RunManifest) -> None:
     """Raise UsageError, which says what differs, where a folder holds something else than the run.
 
     A folder is new where it is empty but for what a process left that was killed as it began.
     """
     if (folder / SETTINGS).is_file():
-        differing = list(_differences(read_card(folder), card))
+        differing = list(_differences(read_manifest(folder), manifest))
         if differing:
             raise UsageError(
                 f"{folder} holds a run with {'; '.join(differing)}; "
@@ -139,12 +177,12 @@ def find_best(folder: Path) -> Path:
     return folder / BEST
 
 
-def write_card(folder: Path, card: RunCard) -> None:
+def write_manifest(folder: Path, manifest: RunManifest) -> None:
     """Write what makes a run the run it is."""
-    write_json(folder / SETTINGS, dataclasses.asdict(card))
+    write_json(folder / SETTINGS, dataclasses.asdict(manifest))
 
 
-def read_card(folder: Path) -> RunCard:
+def read_manifest(folder: Path) -> RunManifest:
     """Return what a run folder says of its run; UsageError if it is none."""
     path = folder / SETTINGS
     if not os.path.lexists(path):
@@ -157,7 +195,7 @@ def read_card(folder: Path) -> RunCard:
     digests = field(record, "data_files", dict, path)
     if not all(isinstance(digest, str) for digest in digests.values()):
         raise ClipfeatError(f"{path}: data_files must hold a sha256, a text, for each file")
-    return RunCard(
+    return RunManifest(
         task=field(record, "task", str, path),
         settings=field(record, "settings", dict, path),
         store_digest=field(record, "store_digest", str, path),
@@ -175,7 +213,7 @@ def _is_deeper(value: object, levels: int) -> bool:
     return levels == 0 or any(_is_deeper(each, levels - 1) for each in inner)
 
 
-def _differences(there: RunCard, now: RunCard) -> Iterator[str]:
+def _differences(there: RunManifest, now: RunManifest) -> Iterator[str]:
     for key in ("task", "store_digest"):
         yield from _difference(key, getattr(there, key), getattr(now, key))
     for key in ("settings", "data_files"):

@@ -29,9 +29,11 @@ class LoopSettings:
     epochs: int = 15
     updates: int = 0  # where not 0, training ends after so many, whatever `epochs` says
     batch_size: int = 64  # examples an update, of all processes together
-    by_shape: bool = False  # batches of images with one grid shape: less padding
-    together: int = 0  # most texts about one image beside each other in a batch; 0: all
-    accumulate: int = 1  # parts that a batch is computed in; more parts take less memory
+    bucket_by_grid_shape: bool = False  # batches of images with one grid shape: less padding
+    max_texts_per_image: int = 0  # most texts about one image beside each other in a batch; 0: all
+    gradient_accumulation_steps: int = (
+        1  # parts that a batch is computed in; more parts take less memory
+    )
     optimizer: str = "adamw"
     lr: float = 2e-3  # highest learning rate of the schedule
     betas: tuple[float, ...] = (0.9, 0.999)
@@ -50,9 +52,11 @@ class LoopSettings:
     checkpoint_every: int = 1000  # updates; there is one at each epoch's end besides
 
     def __post_init__(self) -> None:
-        require_at_least(self, 1, "epochs", "batch_size", "accumulate")
+        require_at_least(self, 1, "epochs", "batch_size", "gradient_accumulation_steps")
         require_at_least(self, 1, "log_every", "checkpoint_every")
-        require_at_least(self, 0, "together", "seed", "updates", "weight_decay", "clip_norm")
+        require_at_least(
+            self, 0, "max_texts_per_image", "seed", "updates", "weight_decay", "clip_norm"
+        )
         require_choice(self, "precision", PRECISIONS)
         require_choice(self, "optimizer", OPTIMIZERS)
         require_choice(self, "schedule", SCHEDULES)

@@ -1,40 +1,36 @@
-"""Position tables fitted to explicit rows and columns."""
+"""From pixels to grids: open_clip's image towers, frozen, at any image size.
 
-import contextlib
+First the position tables that are fitted to a grid, then the kinds of towers.
+"""
+
 import itertools
 import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
-from functools import partial
 from typing import Any
 
 import torch
-from jaxtyping import Float, UInt8
+from jaxtyping import Float
 from open_clip.model import ModifiedResNet, VisionTransformer
 from open_clip.timm_model import TimmModel
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from ...base.errors import ExtractUsageError
-from ...base.machine import CLEARLY, slower_than_float32, usable_cores
-from ..planning.plan import CHUNK
-from ..planning.recipe import Layer, Preprocess, Recipe, Vector
+from ..planning.recipe import Layer, Vector
 
-# What timm calls the parameters that belong to places, in any of its towers.
+# What timm calls the parameters that depend on positions, in any of its towers.
 TIMM_TABLES = ("pos_embed", "relative_position_bias_table")
 
 
 class Positions(ABC):
-    """What a tower knows of places. `fit` must not run beside a forward pass."""
+    """The positions of a tower's cells. `fit` must not run during a forward pass."""
 
     @abstractmethod
     def fit(self, grid: tuple[int, int]) -> None:
         """Make the tower ready for images of (rows, cols) cells.
 
-        Always from the table it was made with, in float32: fitting a table that was fitted before
-        would blur it a little more each time.
+        The original table is fitted each time, in float32: fitting one that was fitted before would
+        blur it more.
         """
 
 
@@ -49,8 +45,8 @@ class TablePositions(Positions):
     def fit(self, grid: tuple[int, int]) -> None:
         if grid == self._grid:
             return
-        now = self._owner.positional_embedding
-        table = interpolate_positions(self._table, self._native, grid).to(now.device, now.dtype)
+        old = self._owner.positional_embedding
+        table = interpolate_positions(self._table, self._native, grid).to(old.device, old.dtype)
         self._owner.positional_embedding = nn.Parameter(table, requires_grad=False)
         self._grid = grid
 
@@ -60,8 +56,8 @@ class TimmPositions(Positions):
 
     def __init__(self, visual: Any, cell: tuple[int, int]):
         self._visual, self._cell = visual, cell
-        self._has_any = hasattr(visual.trunk, "set_input_size")  # convolutions know no places
-        if self._has_any:
+        self._depends_on_size = hasattr(visual.trunk, "set_input_size")  # not so convolutions
+        if self._depends_on_size:
             self._native = self._size = visual.trunk.patch_embed.img_size
             self._tables = {
                 name: parameter.detach().float().clone()
@@ -71,7 +67,7 @@ class TimmPositions(Positions):
 
     def fit(self, grid: tuple[int, int]) -> None:
         size = (grid[0] * self._cell[0], grid[1] * self._cell[1])
-        if not self._has_any or size == self._size:
+        if not self._depends_on_size or size == self._size:
             return
         trunk = self._visual.trunk
         dtypes = {name: trunk.get_parameter(name).dtype for name in self._tables}
@@ -80,7 +76,7 @@ class TimmPositions(Positions):
             parameter = trunk.get_parameter(name)
             parameter.data = table.to(parameter.device)
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # torch's, of how timm fits the tables of Swin
+            warnings.simplefilter("ignore")  # from torch, about how timm fits the tables of Swin
             self._visual.set_input_size(size)
         for name, dtype in dtypes.items():
             parameter = trunk.get_parameter(name)
@@ -93,9 +89,9 @@ def interpolate_positions(
 ) -> Float[Tensor, "new_positions dim"]:
     """Return a position table made for a grid of `native` (rows, cols), fitted to `target`.
 
-    The first row belongs to the class token and is kept. Bicubic with antialiasing, as
-    open_clip resizes its tables; but to explicit rows and cols: a square assumed from the
-    number of cells is what silently broke the published ViT grids (CLIP-ViL issue 13).
+    The first row belongs to the class token and is kept. Bicubic with antialiasing, as open_clip
+    resizes its tables, but to explicit rows and columns: the published ViT grids are wrong because
+    their code took the grid for a square (CLIP-ViL issue 13).
     """
     first, cells = table[:1], table[1:]
     image = cells.reshape(1, *native, -1).permute(0, 3, 1, 2)
@@ -113,11 +109,11 @@ LAYERS: tuple[Layer, ...] = ("final", "final-no-norm", "penultimate")
 class Tower(ABC):
     """An image tower in eval mode.
 
-    `cell` is the (height, width) in pixels that one grid cell stands for, `dim` its channels and
-    `embedding_dim` those of CLIP's own image embedding. `layers` are those it can give.
+    `cell` is the (height, width) in pixels of one grid cell, `dim` its channels and `embedding_dim`
+    those of CLIP's own image embedding. `layers` are those that it can return.
 
     A call takes images of as many cells as `positions` was last fitted to. The class token is
-    that of the layer, the embedding is what `encode_image` gives.
+    that of the layer, the embedding is the output of `encode_image`.
     """
 
     visual: Any  # open_clip's module
@@ -148,8 +144,8 @@ def make_tower(visual: Any, embedding_dim: int) -> Tower | None:
 class ResNetTower(Tower):
     """CLIP's ResNets. The grid is the output of layer 4, before the attention pool.
 
-    A remainder smaller than a cell is seen by the convolutions, which drop it on their way; but
-    31 pixels would become a cell, as the first convolution rounds up, and so lose the last one.
+    The convolutions see a remainder smaller than a cell and drop it on the way. A remainder of 31
+    pixels would become a cell, as the first convolution rounds up, so its last pixel is cut off.
     """
 
     layers = ("final",)
@@ -183,7 +179,7 @@ class ViTTower(Tower):
         self.cell = visual.patch_size
         self.dim = visual.conv1.out_channels
         self.embedding_dim = visual.output_dim
-        # CLIPA and CoCa norm the vector that their pooling makes, and no token ever.
+        # CLIPA and CoCa norm the vector that their pooling makes, and never the tokens.
         self._norms_tokens = visual.attn_pool is None and not visual.final_ln_after_pool
         self.positions = TablePositions(visual, visual.grid_size)
 
@@ -213,7 +209,7 @@ class TimmViTTower(Tower):
 
 
 class TimmPyramidTower(Tower):
-    """timm's towers of stages: ConvNeXt, FastViT, Swin. The grid is what their pooling reads."""
+    """timm's towers of stages: ConvNeXt, FastViT, Swin. The grid is the input of their pooling."""
 
     layers = ("final",)
     has_class_token = False
@@ -237,7 +233,10 @@ class TimmPyramidTower(Tower):
 def _forward_vit(
     visual: Any, images: Images, blocks: int, layer: Layer, vector: Vector | None, *, norm: bool
 ) -> Output:
-    """Return a layer's patch tokens as a grid, and the vector; open_clip's two classes agree."""
+    """Return a layer's patch tokens as a grid, and the vector.
+
+    `forward_intermediates` has the same arguments in open_clip's own ViT and in its timm wrapper.
+    """
     output = visual.forward_intermediates(
         images,
         indices=[blocks - 2 if layer == "penultimate" else blocks - 1],
@@ -255,7 +254,7 @@ def _forward_vit(
 def whole_cells(
     images: Images, cell: tuple[int, int]
 ) -> Float[Tensor, "image 3 whole_height whole_width"]:
-    """Return images less the remainder that is smaller than a cell, at the right and the bottom.
+    """Return images without the remainder that is smaller than a cell, at the right and the bottom.
 
     timm's towers would pad it, refuse it or drop it, each in its own way.
     """
@@ -266,173 +265,13 @@ def whole_cells(
 def fold_batch_norms(tower: nn.Module) -> None:
     """Fold each batch norm of a CLIP ResNet into the convolution before it, in place.
 
-    Only there: its modules are named in the order in which they run, and its norms do nothing
-    else; some of timm's act as well. The numbers are the same up to rounding (1.5e-6 of the
-    largest in float32; in bfloat16 the deviation shrinks, as one rounding goes), and the tower
-    runs 1.15 to 1.2 times as fast.
+    For CLIP's ResNets only: their modules are named in the order in which they run, and their
+    norms have no activation, as some of timm's have. The numbers are the same up to rounding
+    (1.5e-6 of the largest in float32; in bfloat16 the deviation shrinks, as there is one rounding
+    less), and the tower runs 1.15 to 1.2 times as fast.
     """
     for module in list(tower.modules()):
         for (name, conv), (norm_name, norm) in itertools.pairwise(list(module.named_children())):
             if isinstance(conv, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
                 setattr(module, name, fuse_conv_bn_eval(conv, norm))
                 setattr(module, norm_name, nn.Identity())
-
-
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-
-
-@contextlib.contextmanager
-def full_precision() -> Iterator[None]:
-    """Compute in this block without shortcuts: float32 not as TF32, sums of 16-bit products in 32.
-
-    cudnn takes TF32 for convolutions by default, which keeps 10 of the 23 bits. The switches are
-    the whole process's, and are put back at the end.
-    """
-    old = [(owner, name, _value(owner, name)) for owner, name in _switches()]
-    matrices = _value(torch, "get_float32_matmul_precision")
-    try:
-        torch.set_float32_matmul_precision("highest")
-        for owner, name in _switches():
-            setattr(owner, name, "ieee" if name == "fp32_precision" else False)
-        yield
-    finally:
-        if matrices is not None:
-            torch.set_float32_matmul_precision(matrices)
-        for owner, name, value in old:
-            if value is not None:
-                setattr(owner, name, value)
-
-
-def _switches() -> list[tuple[Any, str]]:
-    """Return the switches by owner and name, those first that set others as well.
-
-    torch 2.9 has brought new ones for the same things. Kernels ask for either, and torch raises
-    where the two contradict each other, so both are set.
-    """
-    backends: Any = torch.backends
-    matmul, cudnn = backends.cuda.matmul, backends.cudnn
-    kinds: tuple[Any, ...] = ()
-    if hasattr(cudnn, "conv"):
-        kinds = (matmul, cudnn.conv, cudnn.rnn, backends.mkldnn.matmul, backends.mkldnn.conv)
-    return [
-        (cudnn, "allow_tf32"),
-        *((kind, "fp32_precision") for kind in kinds),
-        (matmul, "allow_fp16_reduced_precision_reduction"),
-        (matmul, "allow_bf16_reduced_precision_reduction"),
-    ]
-
-
-def _value(owner: Any, name: str) -> Any:
-    """Return a switch's value, None where torch does not tell: old and new ones contradict."""
-    try:
-        value = getattr(owner, name)
-        return value() if callable(value) else value
-    except RuntimeError:
-        return None
-
-
-def slow_precision(precision: str, device: str) -> str | None:
-    """Return a warning if a processor only emulates a 16-bit precision: float32 is faster there."""
-    if device != "cpu" or precision == "float32":
-        return None
-    times = slower_than_float32(precision)
-    if times <= CLEARLY:
-        return None
-    return (
-        f"--precision {precision}: this processor has no fast instructions for it, and is "
-        f"{times:.1f} times as fast in float32; use --precision float32 here, unless the store "
-        f"must be of this precision"
-    )
-
-
-def cpu_threads() -> int:
-    """Return how many threads compute on a CPU: as many as torch has, on the cores there are."""
-    return min(torch.get_num_threads(), usable_cores())
-
-
-class Backbone:
-    """A tower, frozen, in eval mode, channels last, on a device and in a precision.
-
-    `cell` is the (height, width) in pixels that one grid cell stands for, `dim` its channels,
-    `pooled_dim` the width of CLIP's own image embedding.
-    """
-
-    def __init__(self, tower: Tower, native: Preprocess, precision: str, device: str):
-        self.tower = tower
-        self.native = native
-        self.dtype = DTYPES[precision]
-        self.device = torch.device(device)
-        self.cell, self.dim, self.pooled_dim = tower.cell, tower.dim, tower.embedding_dim
-        tower.visual.eval().requires_grad_(requires_grad=False)
-        # Channels last is what the convolution kernels want: 1.2x on CPU.
-        tower.visual.to(self.device, self.dtype, memory_format=torch.channels_last)
-        self._threads = None
-        if self.device.type == "cpu":
-            self._threads = ThreadPoolExecutor(
-                cpu_threads(), initializer=torch.set_num_threads, initargs=(1,)
-            )
-
-    def check_recipe(self, recipe: Recipe) -> None:
-        """Raise ExtractUsageError unless the tower has the recipe's layer and vector."""
-        visual, layers = self.tower.visual, self.tower.layers
-        kind = type(getattr(visual, "trunk", visual)).__name__
-        if recipe.layer not in layers:
-            raise ExtractUsageError(
-                f"--layer {recipe.layer}: this image tower ({kind}) has no such layer; "
-                f"it has {', '.join(layers)}"
-            )
-        if recipe.vector == "class_token" and not self.tower.has_class_token:
-            raise ExtractUsageError(
-                f"--class-token: this image tower ({kind}) has no class token; "
-                f"--pooled keeps CLIP's embedding instead"
-            )
-
-    def vector_dim(self, recipe: Recipe) -> int | None:
-        """Return the width of what the recipe keeps beside the grid."""
-        return {None: None, "embedding": self.pooled_dim, "class_token": self.dim}[recipe.vector]
-
-    def grids(self, pixels: UInt8[Tensor, "image height width 3"], recipe: Recipe) -> Output:
-        """Return the grids of the recipe's layer, and its vectors (not normalised) if it has any.
-
-        ResNet: the output of layer 4, before the attention pool. ViT: the patch tokens of the
-        layer, class token dropped. Other towers: what their pooling reads.
-
-        On a CPU the images go through in chunks of CHUNK; where their number is a multiple of
-        it, an image's numbers do not depend on the others, nor on the number of threads.
-        """
-        self.check_recipe(recipe)
-        grid = (pixels.shape[1] // self.cell[0], pixels.shape[2] // self.cell[1])
-        if 0 in grid:
-            raise ExtractUsageError(
-                f"images of {pixels.shape[1]}x{pixels.shape[2]} pixels (height, width) hold no "
-                f"cell of {self.cell[0]}x{self.cell[1]}; choose a recipe with larger sides"
-            )
-        self.tower.positions.fit(grid)  # before the threads, which share the tables
-        with full_precision():
-            if self._threads is None:
-                return self._forward(pixels, recipe, grid)
-            forward = partial(self._forward, recipe=recipe, grid=grid)
-            grids, vectors = zip(*self._threads.map(forward, pixels.split(CHUNK)), strict=True)
-        return torch.cat(grids), torch.cat(vectors) if recipe.vector else None
-
-    @torch.inference_mode()
-    def _forward(
-        self, pixels: UInt8[Tensor, "image height width 3"], recipe: Recipe, grid: tuple[int, int]
-    ) -> Output:
-        assert not self.tower.visual.training, "a tower in train mode mixes the images of a batch"
-        images = normalised(pixels.to(self.device, non_blocking=True), recipe)
-        images = images.to(self.dtype, memory_format=torch.channels_last)
-        features, vector = self.tower(images, recipe.layer, recipe.vector)
-        expected = (len(pixels), *grid, self.dim)
-        assert features.shape == expected, f"the tower gave {tuple(features.shape)}, not {expected}"
-        return features, vector
-
-
-def normalised(
-    pixels: UInt8[Tensor, "image height width 3"], recipe: Recipe
-) -> Float[Tensor, "image 3 height width"]:
-    """Return pixels scaled to 0...1, less the mean, over the standard deviation, in float32."""
-    images = pixels.permute(0, 3, 1, 2).float().div(255)
-    mean = torch.tensor(recipe.mean, device=pixels.device).view(3, 1, 1)
-    std = torch.tensor(recipe.std, device=pixels.device).view(3, 1, 1)
-    return images.sub_(mean).div_(std)

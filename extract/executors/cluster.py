@@ -14,7 +14,7 @@ from distributed.comm.addressing import resolve_address
 
 from ...base.errors import ExtractError, ExtractUsageError
 from ...featstore.writing.journal import Journal
-from ..backbones.batch_size import cpu_images
+from ..backbones.backbone import cpu_images
 from ..planning.plan import BackboneSpec, Job, ShardTask
 from ..planning.recipe import Recipe
 from . import cluster_worker

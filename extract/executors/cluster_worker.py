@@ -29,7 +29,7 @@ from ..source_files import file_sha256
 from .batches import Spent, Step
 
 if TYPE_CHECKING:
-    from ..backbones.tower import Backbone
+    from ..backbones.backbone import Backbone
 
 
 TRIED = 16  # images, to find one that can be read
@@ -123,7 +123,7 @@ def _may_write(work: Work) -> bool:
 
 def batch_size(spec: BackboneSpec, device: str, recipe: Recipe, size: tuple[int, int]) -> int:
     """Return how many images of (height, width) pixels fit the device of this worker."""
-    from ..backbones.batch_size import choose_batch_size
+    from ..backbones.backbone import choose_batch_size
     from ..backbones.weights import load_backbone
 
     with _device:

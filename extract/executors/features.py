@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from jaxtyping import Float
 
-from ..backbones.tower import Backbone
+from ..backbones.backbone import Backbone
 from ..planning.recipe import Recipe
 
 

@@ -16,7 +16,7 @@ from functools import partial
 import torch
 
 from ...base.errors import ExtractError
-from ..backbones.tower import Backbone
+from ..backbones.backbone import Backbone
 from ..pixels.decoding import Decoders, Limits, PendingBatch
 from ..pixels.device_decoding import decode_on_device
 from ..pixels.images import Picture, load_picture

@@ -13,8 +13,7 @@ from typing import Any, NamedTuple, Protocol
 import torch
 
 from ...base.errors import ClipfeatError, ExtractError
-from ..backbones.batch_size import choose_batch_size
-from ..backbones.tower import Backbone
+from ..backbones.backbone import Backbone, choose_batch_size
 from ..backbones.weights import load_backbone
 from ..planning.plan import BackboneSpec, Job, ShardTask
 from ..planning.recipe import Recipe

@@ -12,7 +12,7 @@ from clipfeat.base.errors import ClipfeatError
 def rows(tmp_path, content, **choices):
     path = tmp_path / "t"
     path.write_bytes(content if isinstance(content, bytes) else content.encode())
-    return list(table_rows(path, ClipfeatError, **choices))
+    return list(table_rows(path, **choices))
 
 
 def test_csv_is_read_as_the_standard_library_writes_it(tmp_path):
@@ -37,7 +37,7 @@ def test_in_tsv_a_quote_is_text(tmp_path):
         ('id,c\n1,a\n2,"b\n3,c\n', {}, "E-TABLE-QUOTE", 3),
         ('id,c\n"1,a\n2,b\n', {}, "E-TABLE-QUOTE", 2),
         ('id,c\n1,"a" b\n', {}, "E-TABLE-QUOTE", 2),
-        ('id,c,note\n1,"a\nb","n\nm"\n', {"wrapped": ("note",)}, "E-TABLE-QUOTE", 2),
+        ('id,c,note\n1,"a\nb","n\nm"\n', {"multiline": ("note",)}, "E-TABLE-QUOTE", 2),
         ("id,c\n1,a\n2,b,c\n", {}, "E-TABLE-VALUES", 3),
         ("id,c\n1,a\n2\n", {}, "E-TABLE-VALUES", 3),
         ("id\tc\n1\ta\n2\tb\nb\n", {"tabs": True}, "E-TABLE-VALUES", 4),
@@ -58,11 +58,11 @@ def test_what_is_refused_is_named_with_the_line_where_it_began(
 
 
 def test_columns_of_free_text_may_have_line_ends(tmp_path):
-    found = rows(tmp_path, 'id,note\n1,"a\nb"\n2,c\n', wrapped=("note",))
+    found = rows(tmp_path, 'id,note\n1,"a\nb"\n2,c\n', multiline=("note",))
     assert found[1:] == [(2, ["1", "a\nb"]), (4, ["2", "c"])]
 
 
 def test_a_file_that_is_not_there(tmp_path):
     with pytest.raises(ClipfeatError, match="cannot be read: No such file") as refused:
-        list(table_rows(tmp_path / "none.csv", ClipfeatError))
+        list(table_rows(tmp_path / "none.csv"))
     assert refused.value.code == "E-TABLE-TEXT"

@@ -1,4 +1,4 @@
-"""Packages that are not there."""
+"""Packages that are missing, and what an error says of them."""
 
 import importlib
 import re
@@ -15,10 +15,10 @@ from clipfeat.base.errors import UsageError, how_to_install, needs_extra
 @pytest.mark.parametrize(
     ("module", "message"),
     [
-        ("not_on_earth", "this command needs not_on_earth, which is not installed; type in "),
+        ("not_on_earth", "this command needs not_on_earth, which is not installed; run in "),
         ("xml.not_there", r"needs xml.not_there, which is not installed; .* '\.\[train\]'$"),
-        ("broken", r"needs broken, which does not load \(libmissing.so: cannot open\); type in "),
-        ("nameless", r"needs nameless, which does not load \(no reason\); type in "),
+        ("broken", r"needs broken, which cannot be loaded \(libmissing.so: cannot open\); run in "),
+        ("nameless", r"needs nameless, which cannot be loaded \(no reason\); run in "),
     ],
 )
 def test_a_package_that_is_missing_or_broken_is_named(

@@ -47,30 +47,27 @@ def test_several_folders_in_one_manifest(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("arguments", "why"),
+    ("arguments", "code", "shown"),
     [
-        (("none",), "none is neither a folder nor a file"),
-        (("note.txt",), "expected a folder, or a file that ends in one of .tar, .json, .parquet"),
-        (("images", "t.csv"), "images is a folder of images and t.csv is a table"),
-        (("images", "--images", "other"), "--images other is not a folder"),
-        (("images", "--images", "elsewhere"), "images is not in --images"),
-        (("images", "--images", "file:///"), "images are read from a folder or from a URL"),
-        (("t.csv", "--ids", "path"), "--ids and --views are for folders of images; got a table"),
-        (("t.csv", "--views"), "--ids and --views are for folders of images; got a table"),
-        (("images", "--id-column", "a"), "--id-column and --path-column are for tables; got a f"),
-        (("t.csv", "--id-column", "a"), "t.csv has no column a; it has id, path; name one with"),
-        (("t.csv", "--images", "s3://x"), "s3://x: reading s3:// needs a package that is not"),
-        (("s3://bucket/images",), "s3://bucket/images: only images are read over the network"),
-        (
-            ("show", "http://x/m.parquet"),
-            "http://x/m.parquet: only images are read over the network",
-        ),
-        (("show", "note.txt"), "note.txt: not a readable Parquet file"),
-        (("show", "none"), "none: no such file; make a manifest with: clipfeat manifest"),
-        (("show", "images"), "images: a folder is no manifest; make a manifest with"),
+        (("none",), "E-MANIFEST-SOURCE", "none is neither a folder nor a file"),
+        (("note.txt",), "E-MANIFEST-SOURCE", "one of .tar, .json, .parquet"),
+        (("images", "t.csv"), "E-MANIFEST-KINDS", "images is a folder of images and t.csv is a tab"),
+        (("images", "--images", "other"), "E-MANIFEST-ROOT", "--images other"),
+        (("images", "--images", "elsewhere"), "E-MANIFEST-ROOT", "images is not in --images"),
+        (("images", "--images", "file:///"), "E-MANIFEST-ROOT", "file:///"),
+        (("t.csv", "--ids", "path"), "E-MANIFEST-OPTION", "--ids and --views"),
+        (("t.csv", "--views"), "E-MANIFEST-OPTION", "--ids and --views"),
+        (("images", "--id-column", "a"), "E-MANIFEST-OPTION", "--id-column and --path-column"),
+        (("t.csv", "--id-column", "a"), "E-MANIFEST-COLUMN", "its columns are id, path"),
+        (("t.csv", "--images", "s3://x"), "E-URL-DRIVER", "s3://x: reading s3:// needs a package"),
+        (("s3://bucket/images",), "E-PATH-URL", "s3://bucket/images: "),
+        (("show", "http://x/m.parquet"), "E-PATH-URL", "http://x/m.parquet: "),
+        (("show", "note.txt"), "E-MANIFEST-READ", "note.txt: "),
+        (("show", "none"), "E-MANIFEST-READ", "none: no such file"),
+        (("show", "images"), "E-MANIFEST-READ", "images: is a folder"),
     ],
 )
-def test_mistakes_are_one_line(tmp_path, arguments, why):
+def test_mistakes_are_one_line(tmp_path, arguments, code, shown):
     write_photographs(tmp_path / "images", 1)
     (tmp_path / "elsewhere").mkdir()
     (tmp_path / "note.txt").write_text("no")
@@ -79,7 +76,8 @@ def test_mistakes_are_one_line(tmp_path, arguments, why):
     done = clipfeat(*arguments, *out, cwd=tmp_path)
     assert done.returncode == 2
     assert done.stderr.count("\n") == 1
-    assert why in done.stderr
+    assert shown in done.stderr
+    assert done.stderr.endswith(f"[{code}]\n")
     assert not (tmp_path / "m.parquet").exists()
 
 
@@ -133,11 +131,11 @@ def test_show_as_text(manifest):
         "ids       COCO_0000 to z\\x1b[2J\n"
         "          like COCO_# 90.9%, z\\x1b[#J 9.1%\n"
         "files     10 .jpg, 1 .png\n"
-        "unknown   1 image without a header that can be read\n"
+        "unknown   1 image without a readable header\n"
         "sizes     smallest 10x20, median 640x480, largest 640x480\n"
         "          4 different sizes: 640x480 60.0%, 480x640 20.0%, 500x500 10.0%, 10x20 10.0%\n"
         "shape     landscape 60.0%, portrait 30.0%, square 10.0%\n"
-        "pixels    2.7 megapixels, 0.271 an image\n"
+        "pixels    2.7 megapixels, 0.271 per image\n"
     )
 
 
@@ -148,7 +146,7 @@ def test_show_of_a_manifest_of_files_without_a_header(tmp_path):
     lines = clipfeat("show", tmp_path / "m.parquet").stdout.splitlines()
     assert lines[-2:] == [
         "files     1 no ending",
-        "unknown   1 image without a header that can be read",
+        "unknown   1 image without a readable header",
     ]
 
 

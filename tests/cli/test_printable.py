@@ -123,7 +123,7 @@ def test_a_file_that_cannot_be_used_is_named_once(run, store, tmp_path):
     (store / "journal/lock").hardlink_to(tmp_path / "precious")
     code, printed = run("store", "repair", store)
     name = printable_lines(str(store / "journal/lock"))
-    why = "is a hard link: writing would change another file too; put a copy in its place"
+    why = "is a hard link: writing would change another file too; replace it by a copy"
     assert (code, printed) == (1, f"Error: {name} {why}\n")
     assert (tmp_path / "precious").read_text() == "thesis"
 

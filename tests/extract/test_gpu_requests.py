@@ -14,8 +14,7 @@ from clipfeat.base.errors import ExtractError
 from clipfeat.extract.api import extract_images
 from clipfeat.extract.backbones import tower as precision
 from clipfeat.extract.backbones import weights
-from clipfeat.extract.backbones.batch_size import choose_batch_size
-from clipfeat.extract.backbones.tower import Backbone
+from clipfeat.extract.backbones.backbone import Backbone, choose_batch_size
 from clipfeat.extract.backbones.weights import load_backbone
 from clipfeat.extract.config import Request
 from clipfeat.extract.executors import processes as executors

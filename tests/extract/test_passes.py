@@ -12,7 +12,7 @@ from pictures import write_photographs
 
 from clipfeat.cli.main import clipfeat
 from clipfeat.extract.api import extract_images
-from clipfeat.extract.backbones.batch_size import fitting
+from clipfeat.extract.backbones.backbone import largest_batch
 from clipfeat.extract.config import Request
 from clipfeat.extract.estimate import estimate
 from clipfeat.extract.executors.features import Computing, FeatureStream
@@ -40,7 +40,7 @@ def totals(counts, passes):
 
 @pytest.mark.parametrize("free", FREE)
 def test_a_gpu_computes_at_most_a_tenth_more_rows_than_images(free):
-    passes = Passes.of(fitting(int(free), PEAKS), 1, SHARD_RECORDS, on_cpu=False)
+    passes = Passes.of(largest_batch(int(free), PEAKS), 1, SHARD_RECORDS, on_cpu=False)
     assert SHARD_RECORDS % passes.most == 0
     rng = np.random.default_rng(0)
     stores = [(n,) for n in (1, 5, 127, 128, 129, 1000, 5000)]

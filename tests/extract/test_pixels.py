@@ -13,7 +13,7 @@ from pictures import photograph
 from PIL import Image
 from torchvision.transforms import InterpolationMode, v2
 
-from clipfeat.extract.backbones.tower import normalised
+from clipfeat.extract.backbones.backbone import normalised
 from clipfeat.extract.pixels.images import decode
 from clipfeat.extract.planning.recipe import Preprocess, make_recipe
 

@@ -11,7 +11,7 @@ from stores import make_identity
 
 from clipfeat.base.errors import ExtractUsageError
 from clipfeat.cli.main import clipfeat
-from clipfeat.extract.backbones.batch_size import fitting
+from clipfeat.extract.backbones.backbone import largest_batch
 from clipfeat.extract.executors.batches import Spent, Step
 from clipfeat.extract.planning.plan import check_record_sizes
 from clipfeat.extract.report import LOG_SECONDS, Progress, duration
@@ -85,10 +85,10 @@ def test_durations(seconds, text):
 def test_the_batch_fits_the_memory():
     # 50 MB for an image, 300 MB whatever their number: (0.8 * free - 300) / 50, a power of two.
     peaks = {4: 500_000_000, 8: 700_000_000}
-    assert fitting(1_000_000_000, peaks) == 8
-    assert fitting(80_000_000_000, peaks) == 256
-    assert fitting(500_000_000, peaks) == 2
-    assert fitting(100_000_000, peaks) == 1  # less than it needs beside; it may still do
+    assert largest_batch(1_000_000_000, peaks) == 8
+    assert largest_batch(80_000_000_000, peaks) == 256
+    assert largest_batch(500_000_000, peaks) == 2
+    assert largest_batch(100_000_000, peaks) == 1  # less than it needs beside; it may still do
 
 
 @pytest.fixture(scope="module")

@@ -20,7 +20,7 @@ from peak_memory import peak, start_peak
 from safetensors.torch import save_file
 
 from clipfeat.base.errors import ExtractUsageError
-from clipfeat.extract.backbones.weights_file import Unreadable, read_weights
+from clipfeat.extract.backbones.weights_file import UnreadableWeights, read_weights
 
 STATE = {"visual.a": torch.arange(3.0), "text.b": torch.ones(2, 2)}
 
@@ -78,7 +78,7 @@ def test_nothing_is_executed_whatever_the_environment_says(tmp_path: Path, force
         check=True,
     )
     assert len(files) == 6
-    assert set(done.stdout.split()) <= {"Unreadable", "ExtractUsageError"}
+    assert set(done.stdout.split()) <= {"UnreadableWeights", "ExtractUsageError"}
     assert not marker.exists()
 
 
@@ -93,9 +93,9 @@ def test_the_content_says_what_a_file_is(tmp_path: Path, name: str, kind: str) -
         torch.save({"state_dict": prefixed, "epoch": 3}, path)
     else:
         torch.save(STATE, path, _use_new_zipfile_serialization=kind == "archive")
-    found, remark = read_weights(path)
+    found, warning = read_weights(path)
     assert same(found)
-    assert remark is None
+    assert warning is None
 
 
 def test_objects_beside_the_tensors_are_passed_over(tmp_path: Path) -> None:
@@ -116,9 +116,9 @@ def test_objects_beside_the_tensors_are_passed_over(tmp_path: Path) -> None:
 
 def test_averaged_weights_beside_the_others_are_said(tmp_path: Path) -> None:
     torch.save({"state_dict": STATE, "state_dict_ema": {}}, tmp_path / "w.pt")
-    found, remark = read_weights(tmp_path / "w.pt")
+    found, warning = read_weights(tmp_path / "w.pt")
     assert same(found)
-    assert "state_dict_ema" in (remark or "")
+    assert "state_dict_ema" in (warning or "")
 
 
 @pytest.mark.parametrize(
@@ -174,7 +174,7 @@ def test_torchs_advice_to_execute_a_file_is_not_passed_on(tmp_path: Path, conten
     for new in (True, False):
         path = tmp_path / f"{new}.pt"
         torch.save(content, path, _use_new_zipfile_serialization=new)
-        with pytest.raises((ExtractUsageError, Unreadable)) as refused:
+        with pytest.raises((ExtractUsageError, UnreadableWeights)) as refused:
             read_weights(path)
         assert "weights_only" not in str(refused.value)
         assert str(refused.value).isprintable()
@@ -188,7 +188,7 @@ def test_cut_off_files_are_unreadable(tmp_path: Path) -> None:
         content = (tmp_path / name).read_bytes()
         for length in (9, len(content) // 2, len(content) - 1):
             (tmp_path / "cut").write_bytes(content[:length])
-            with pytest.raises(Unreadable):
+            with pytest.raises(UnreadableWeights):
                 read_weights(tmp_path / "cut")
 
 
@@ -199,7 +199,7 @@ def test_an_archive_that_claims_more_than_it_has_is_not_unpacked(tmp_path: Path)
     with zipfile.ZipFile(tmp_path / "w.pt", "w", zipfile.ZIP_DEFLATED) as archive:
         for name, member in members.items():
             archive.writestr(name, bytes(50 << 20) if name.endswith("/data/0") else member)
-    with pytest.raises(Unreadable, match="claim"):
+    with pytest.raises(UnreadableWeights, match="claim"):
         read_weights(tmp_path / "w.pt")
 
 
@@ -216,7 +216,7 @@ def test_large_files_take_no_memory(tmp_path: Path) -> None:
     assert set(read_weights(tmp_path / "w").tensors) == {"visual.a", "junk"}
     for start in (struct.pack("<Q", 50 << 30) + b"{", b"\x80\x02", b"PK\x03\x04"):
         write_sparse(tmp_path / "w", start, 100 << 30)
-        with pytest.raises(Unreadable):
+        with pytest.raises(UnreadableWeights):
             read_weights(tmp_path / "w")
     assert peak() - before < 200 << 20
 

@@ -199,7 +199,7 @@ class TestForgedTables:
     def test_a_null(self, tmp_path):
         store = make_store(tmp_path / "s", grids(3))
         forge_column(store, "index", "reason", ["", None, ""])
-        with pytest.raises(CorruptStoreError, match="holds a null"):
+        with pytest.raises(CorruptStoreError, match="contains a null value"):
             list(FeatureStore.open(store).index)
 
     def test_a_text_beyond_reason(self, tmp_path):

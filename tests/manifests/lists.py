@@ -4,9 +4,10 @@ import json
 from pathlib import Path
 from typing import Any
 
+from logged import logged
 from pictures import photograph
 
-from clipfeat.manifests import Choices, Manifest, make_manifest
+from clipfeat.manifests import Manifest, SourceOptions, make_manifest
 
 
 def write_json(path: Path, value: Any) -> Path:
@@ -38,8 +39,8 @@ def coco(numbers: Any, split: str = "train2014") -> dict[str, Any]:
     return {"info": {}, "images": images, "annotations": annotations, "licenses": []}
 
 
-def made(*sources: Path, root: object = None, **choices: Any) -> tuple[Manifest, list[str]]:
-    """Return the manifest of sources and what was said."""
-    said: list[str] = []
-    images = None if root is None else str(root)
-    return make_manifest(sources, images, Choices(**choices), say=said.append), said
+def made(*sources: Path, root: object = None, **options: Any) -> tuple[Manifest, list[str]]:
+    """Return the manifest of sources and what was logged."""
+    with logged() as said:
+        manifest = make_manifest(sources, root and str(root), SourceOptions(**options))
+    return manifest, said

@@ -2,16 +2,29 @@
 
 import io
 import json
+import logging
 import struct
+import warnings
 from typing import Any
 
+import PIL.Image
 import pyarrow.parquet as pq
 import pytest
 from lists import coco, made, picture
 from pictures import photograph
+from refused import refuses
 
-from clipfeat.manifests import Image, Manifest, ManifestError, read_manifest, write_manifest
+from clipfeat.base.jsonio import read_json
+from clipfeat.manifests import (
+    Image,
+    Manifest,
+    ManifestError,
+    listings,
+    read_manifest,
+    write_manifest,
+)
 from clipfeat.manifests.headers import read_sizes
+from clipfeat.manifests.listings import kept_keys, read_listing
 
 
 def image(**changes: Any) -> dict[str, Any]:
@@ -23,69 +36,75 @@ def vg(**changes: Any) -> list[Any]:
 
 
 @pytest.mark.parametrize(
-    ("content", "why"),
+    ("content", "code", "shown"),
     [
-        ("", "not a readable JSON file"),
-        ("{", "not a readable JSON file"),
-        ("[" * 300_000, "not a readable JSON file"),
-        ('{"a":' * 300_000, "not a readable JSON file"),
-        ('{"images": [{"id": ' + "9" * 5000 + "}]}", "not a readable JSON file"),
-        (b'{"images": "caf\xe9"}', "not a readable JSON file"),
-        ("1", "neither a list of images nor a key images"),
-        ("{}", "neither a list of images nor a key images"),
-        ('{"images": {"1": {}}}', "neither a list of images nor a key images"),
-        ("[]", "lists no image"),
-        ({"images": []}, "lists no image"),
-        ([1], "image 0: expected an object; got 1"),
-        ({"images": [[1]]}, r"image 0: expected an object; got \[1\]"),
-        ({"images": [image(), image(id="2")]}, "image 1: id must be a whole number .*got '2'"),
-        ({"images": [image(id=True)]}, "id must be a whole number from 0 to 2.63; got True"),
-        ({"images": [image(id=1.0)]}, "id must be a whole number .*got 1.0"),
-        ({"images": [image(id=-1)]}, "id must be a whole number .*got -1"),
-        ({"images": [image(id=2**63)]}, "id must be a whole number .*got 9223372036854775808"),
-        ({"images": [image(id=None)]}, "id must be a whole number .*got None"),
-        ({"images": [image(id=[])]}, r"id must be a whole number .*got \[\]"),
-        ({"images": [image(file_name=7)]}, "file_name must be a text; got 7"),
-        ({"images": [image(width="4")]}, "width must be a whole number of pixels.*got '4'"),
-        ({"images": [image(height=-1)]}, "height must be a whole number of pixels.*got -1"),
-        ({"images": [image(width=2**31)]}, "width must be a whole number of pixels"),
-        ({"images": [image(width=True)]}, "width must be a whole number of pixels.*got True"),
-        ({"images": [{"id": 1}]}, "image 0: no file_name; found id"),
-        ({"images": [image(file_name="")]}, "must have an id and a path"),
-        ({"images": [image(file_name="/etc/passwd")]}, "path below the root"),
-        ({"images": [image(file_name="../../a.jpg")]}, "path below the root"),
-        ({"images": [image(file_name="x/..")]}, "path below the root"),
-        ({"images": [image(file_name="a\0.jpg")]}, "no NUL"),
-        ({"images": [image(file_name="..\\a.jpg")]}, "none of its 1 .*divided by /"),
-        ({"images": [image(file_name="file:///etc/passwd")]}, "must have a path and no URL"),
-        ({"images": [image(file_name="C:/a.jpg")]}, "must have a path and no URL"),
-        ({"images": [image(file_name="\ud800.jpg")]}, r"none of its 1 .*\\ud800"),
-        ({"images": [image(file_name="a" * 5000)]}, "at most 4,096 bytes"),
-        ({"images": [image(), image(file_name="b.jpg")]}, "the id '1': a.jpg and b.jpg"),
-        ({"images": [{"filename": "a.jpg", "cocoid": 1}]}, "no split; found filename, cocoid"),
-        ({"images": [{"filename": "../a.jpg", "split": "x"}]}, "path below the root"),
+        ("", "E-JSON-READ", ""),
+        ("{", "E-JSON-READ", ""),
+        ("[" * 300_000, "E-JSON-READ", ""),
+        ('{"a":' * 300_000, "E-JSON-READ", ""),
+        ('{"images": [{"id": ' + "9" * 5000 + "}]}", "E-JSON-READ", ""),
+        (b'{"images": "caf\xe9"}', "E-JSON-READ", ""),
+        ("1", "E-JSON-KEY", ""),
+        ("{}", "E-JSON-KEY", ""),
+        ('{"images": {"1": {}}}', "E-JSON-KEY", ""),
+        ("[]", "E-MANIFEST-EMPTY", ""),
+        ({"images": []}, "E-MANIFEST-EMPTY", ""),
+        ([1], "E-JSON-TYPE", "image 0: expected an object; got 1"),
+        ({"images": [[1]]}, "E-JSON-TYPE", "image 0: expected an object; got [1]"),
+        ({"images": [image(), image(id="2")]}, "E-MANIFEST-VALUE", "image 1: id"),
+        ({"images": [image(id=True)]}, "E-JSON-TYPE", "got True"),
+        ({"images": [image(id=1.0)]}, "E-JSON-TYPE", "got 1.0"),
+        ({"images": [image(id=-1)]}, "E-MANIFEST-VALUE", "got -1"),
+        ({"images": [image(id=2**63)]}, "E-MANIFEST-VALUE", "got 9223372036854775808"),
+        ({"images": [image(id=None)]}, "E-JSON-TYPE", "got None"),
+        ({"images": [image(id=[])]}, "E-JSON-TYPE", "got []"),
+        ({"images": [image(file_name=7)]}, "E-JSON-TYPE", "file_name must be of type str; got 7"),
+        ({"images": [image(width="4")]}, "E-MANIFEST-VALUE", "got '4'"),
+        ({"images": [image(height=-1)]}, "E-MANIFEST-VALUE", "height"),
+        ({"images": [image(width=2**31)]}, "E-MANIFEST-VALUE", "width"),
+        ({"images": [image(width=True)]}, "E-MANIFEST-VALUE", "got True"),
+        ({"images": [{"id": 1}]}, "E-JSON-KEY", "image 0: no key 'file_name'; found 'id'"),
+        ({"images": [image(file_name="")]}, "E-MANIFEST-EMPTY", "must have an id and a path"),
+        ({"images": [image(file_name="/etc/passwd")]}, "E-MANIFEST-ROW", "/etc/passwd"),
+        ({"images": [image(file_name="../../a.jpg")]}, "E-MANIFEST-ROW", "../../a.jpg"),
+        ({"images": [image(file_name="x/..")]}, "E-MANIFEST-ROW", "x/.."),
+        ({"images": [image(file_name="a\0.jpg")]}, "E-MANIFEST-EMPTY", "NUL"),
+        ({"images": [image(file_name="..\\a.jpg")]}, "E-MANIFEST-ABSENT", "separated by /"),
+        ({"images": [image(file_name="file:///etc/passwd")]}, "E-MANIFEST-ROW", "a URL"),
+        ({"images": [image(file_name="C:/a.jpg")]}, "E-MANIFEST-ROW", "C:/a.jpg"),
+        ({"images": [image(file_name="\ud800.jpg")]}, "E-MANIFEST-ABSENT", r"\ud800"),
+        ({"images": [image(file_name="a" * 5000)]}, "E-MANIFEST-EMPTY", "4,096 bytes"),
+        ({"images": [image(), image(file_name="b.jpg")]}, "E-MANIFEST-ID", "'1': a.jpg and b.jpg"),
+        (
+            {"images": [{"filename": "a.jpg", "cocoid": 1}]},
+            "E-JSON-KEY",
+            "no key 'split'; found 'filename', 'cocoid'",
+        ),
+        ({"images": [{"filename": "../a.jpg", "split": "x"}]}, "E-MANIFEST-ROW", "../a.jpg"),
         (
             {"images": [{"filename": "a.jpg", "filepath": "..", "split": "x"}]},
-            "path below the root",
+            "E-MANIFEST-ROW",
+            "../a.jpg",
         ),
-        ({"images": [{"filename": "a.jpg", "split": 1}]}, "split must be a text"),
+        ({"images": [{"filename": "a.jpg", "split": 1}]}, "E-JSON-TYPE", "split"),
         (
             {"images": [{"filename": "a.jpg", "cocoid": "1", "split": "x"}]},
-            "cocoid must be a whole",
+            "E-MANIFEST-VALUE",
+            "cocoid",
         ),
-        (vg(image_id="1"), "image_id must be a whole number"),
-        (vg(url=5), "url must be a text"),
-        (vg(url="http://x"), "must have an id and a path"),
-        (vg(url="http://x/../.."), "path below the root"),
-        (vg(url="http://[x/a"), "none of its 1 images is there"),
+        (vg(image_id="1"), "E-MANIFEST-VALUE", "image_id"),
+        (vg(url=5), "E-JSON-TYPE", "url"),
+        (vg(url="http://x"), "E-MANIFEST-EMPTY", "must have an id and a path"),
+        (vg(url="http://x/../.."), "E-MANIFEST-ROW", "../.."),
+        (vg(url="http://[x/a"), "E-MANIFEST-ABSENT", "VG_100K*/IMAGE_ID.jpg"),
     ],
 )
-def test_json_that_is_refused(tmp_path, content, why):
+def test_json_that_is_refused(tmp_path, content, code, shown):
     picture(tmp_path / "a.jpg")
     content = content if isinstance(content, (str, bytes)) else json.dumps(content)
     path = tmp_path / "m.json"
     path.write_bytes(content if isinstance(content, bytes) else content.encode())
-    with pytest.raises(ManifestError, match=why) as refused:
+    with refuses(code, shown, kind=ManifestError) as refused:
         made(path)
     assert "\n" not in str(refused.value)
     assert len(str(refused.value)) < 1000
@@ -99,10 +118,10 @@ def test_rows_that_no_file_can_have_cost_themselves_and_not_the_list(tmp_path):
     manifest, said = made(tmp_path / "m.jsonl")
     assert [(each.image_id, each.path) for each in manifest.images] == pairs[:1]
     counts = {
-        why: line.split(" passed over: ")[1].split(",")[0]
+        rule: line.split("): ")[1].split(",")[0]
         for line in said
-        for why in ("not empty", "no NUL", "4,096 bytes")
-        if why in line
+        for rule in ("not empty", "no NUL", "4,096 bytes")
+        if rule in line
     }
     assert counts == {"not empty": "2", "no NUL": "1", "4,096 bytes": "1"}
     assert all(len(line) < 600 for line in said)
@@ -112,19 +131,19 @@ def test_paths_outside_are_refused_before_any_folder_is_looked_into(tmp_path):
     (tmp_path / "root").mkdir()
     picture(tmp_path / "a.jpg")
     (tmp_path / "root/t.csv").write_text("id,path\n1,../a.jpg\n")
-    with pytest.raises(ManifestError, match="below the root"):
+    with refuses("E-MANIFEST-ROW", "../a.jpg", kind=ManifestError):
         made(tmp_path / "root/t.csv")
 
 
 @pytest.mark.parametrize(
-    ("row", "why"),
+    ("row", "rule"),
     [
         (Image("a", "x/../../b.jpg", 1, 1), "below the root"),
         (Image("a", "/b.jpg", 1, 1), "below the root"),
-        (Image("a", "s3://x/b.jpg", 1, 1), "no URL"),
+        (Image("a", "s3://x/b.jpg", 1, 1), "not a URL"),
         (Image("a", "b\0.jpg", 1, 1), "no NUL"),
-        (Image("a", "..\\b.jpg", 1, 1), "no backslash in its path but in an escape"),
-        (Image("a", "b\\x2e.jpg", 1, 1), "no backslash in its path but in an escape"),
+        (Image("a", "..\\b.jpg", 1, 1), "no backslash in its path except in escapes"),
+        (Image("a", "b\\x2e.jpg", 1, 1), "no backslash in its path except in escapes"),
         (Image("a\0", "b.jpg", 1, 1), "no NUL"),
         (Image("\udce9", "b.jpg", 1, 1), "UTF-8"),
         (Image("a", "b.jpg", 2**31, 1), "size >= 0 in whole pixels"),
@@ -134,8 +153,8 @@ def test_paths_outside_are_refused_before_any_folder_is_looked_into(tmp_path):
         (Image("\u00e9" * 2049, "b.jpg", 1, 1), "at most 4,096 bytes"),
     ],
 )
-def test_rows_that_no_manifest_holds(tmp_path, row, why):
-    with pytest.raises(ManifestError, match=f"a manifest row .*{why}"):
+def test_rows_that_no_manifest_holds(tmp_path, row, rule):
+    with refuses("E-MANIFEST-ROW", rule, kind=ManifestError):
         Manifest.of(tmp_path, [row])
 
 
@@ -158,33 +177,35 @@ def test_a_manifest_from_elsewhere_that_leads_out(tmp_path):
     table = pq.read_table(tmp_path / "m.parquet")
     forged = table.set_column(1, "path", [["../../etc/passwd"]])
     pq.write_table(forged.replace_schema_metadata(table.schema.metadata), tmp_path / "m.parquet")
-    with pytest.raises(ManifestError, match="below the root"):
+    with refuses("E-MANIFEST-ROW", "../../etc/passwd", kind=ManifestError):
         read_manifest(tmp_path / "m.parquet")
 
 
 @pytest.mark.parametrize(
-    ("root", "why"),
-    [
-        (b"\xff", "its root is no path"),
-        (b"file:///etc", "images are read from a folder or from a URL"),
-    ],
+    ("root", "code"),
+    [(b"\xff", "E-MANIFEST-READ"), (b"file:///etc", "E-MANIFEST-ROOT")],
 )
-def test_a_manifest_whose_root_is_no_root(tmp_path, root, why):
+def test_a_manifest_whose_root_is_no_root(tmp_path, root, code):
     write_manifest(Manifest.of(tmp_path, [Image("a", "a.jpg", 1, 1)]), tmp_path / "m.parquet")
     table = pq.read_table(tmp_path / "m.parquet")
     pq.write_table(table.replace_schema_metadata({b"clipfeat.root": root}), tmp_path / "m.parquet")
-    with pytest.raises(ManifestError, match=why):
+    with refuses(code, kind=ManifestError):
         read_manifest(tmp_path / "m.parquet")
 
 
-def test_annotations_are_not_kept_in_memory(tmp_path):
-    from clipfeat.manifests.jsonfile import read_json
-
+def test_annotations_are_not_kept_in_memory(tmp_path, monkeypatch):
     path = tmp_path / "m.json"
     path.write_text(json.dumps(coco([1])))
     record = coco([1])["images"][0]
     kept = {key: value for key, value in record.items() if key != "license"}
-    assert read_json(path) == {"images": [kept]}
+    assert read_json(path, object_hook=kept_keys) == {"images": [kept]}
+    hooks = []
+    monkeypatch.setattr(
+        listings, "read_json", lambda *_, object_hook: hooks.append(object_hook) or {"images": []}
+    )
+    with refuses("E-MANIFEST-EMPTY"):
+        read_listing(path)
+    assert hooks == [kept_keys]
 
 
 def test_headers_that_pillow_fails_over_or_remarks_on(tmp_path, capfd):
@@ -199,5 +220,10 @@ def test_headers_that_pillow_fails_over_or_remarks_on(tmp_path, capfd):
     }
     for name, content in files.items():
         (tmp_path / name).write_bytes(content)
+    logger = logging.getLogger("PIL")
+    before = (PIL.Image.MAX_IMAGE_PIXELS, list(warnings.filters), list(logger.handlers))
     assert read_sizes(str(tmp_path), list(files)) == [(0, 0), (0, 0)]
     assert capfd.readouterr() == ("", "")
+    after = (PIL.Image.MAX_IMAGE_PIXELS, list(warnings.filters), list(logger.handlers))
+    assert after == before  # these settings belong to the process
+    assert before[0] is not None

@@ -9,8 +9,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from lists import made
+from logged import logged
 from pictures import photograph, write_bad_files, write_photographs
+from refused import refuses
 
+from clipfeat import manifests
 from clipfeat.manifests import (
     Image,
     Manifest,
@@ -20,6 +23,28 @@ from clipfeat.manifests import (
     read_manifest,
     write_manifest,
 )
+
+
+def test_the_public_names_and_what_they_say():
+    assert manifests.__all__ == [
+        "VIEWS",
+        "Image",
+        "Images",
+        "Manifest",
+        "ManifestError",
+        "ManifestSummary",
+        "SourceOptions",
+        "folder_manifest",
+        "make_manifest",
+        "read_content",
+        "read_manifest",
+        "summarize_manifest",
+        "view_files",
+        "view_paths",
+        "write_manifest",
+    ]
+    public = [getattr(manifests, name) for name in manifests.__all__ if name != "VIEWS"]
+    assert all(thing.__doc__ and thing.__module__.startswith("clipfeat.") for thing in public)
 
 
 class TestFolder:
@@ -46,8 +71,8 @@ class TestFolder:
         for seed, name in enumerate(names):
             photograph(seed).save(content := BytesIO(), "JPEG")
             Path(os.fsdecode(os.fsencode(tmp_path) + b"/" + name)).write_bytes(content.getvalue())
-        said = []
-        manifest = folder_manifest(tmp_path, say=said.append)
+        with logged() as said:
+            manifest = folder_manifest(tmp_path)
         assert manifest.images == (
             Image("a\\b", "a\\\\b.jpg", 64, 48),
             Image("c\\xe9", "c\\\\xe9.jpg", 64, 48),
@@ -66,21 +91,21 @@ class TestFolder:
     def test_two_files_with_one_stem(self, tmp_path):
         photograph(0).save(tmp_path / "cat.jpg")
         photograph(0).save(tmp_path / "cat.png")
-        with pytest.raises(ManifestError, match=r"id 'cat': cat\.jpg and cat\.png"):
+        with refuses("E-MANIFEST-ID", "'cat': cat.jpg and cat.png", kind=ManifestError):
             folder_manifest(tmp_path)
 
     @pytest.mark.parametrize(
-        ("make", "why"),
+        ("make", "code", "shown"),
         [
-            (lambda folder: folder.rmdir(), "is not a folder"),
-            (lambda folder: None, "holds no image file; expected names ending in .apng"),
-            (lambda folder: (folder / "a.jpg").write_text("x"), "none of its 1 image files can be"),
+            (lambda folder: folder.rmdir(), "E-MANIFEST-SOURCE", "is not a folder"),
+            (lambda folder: None, "E-MANIFEST-EMPTY", "expected names ending in .apng"),
+            (lambda folder: (folder / "a.jpg").write_text("x"), "E-MANIFEST-EMPTY", "a.jpg"),
         ],
     )
-    def test_folders_without_images(self, tmp_path, make, why):
+    def test_folders_without_images(self, tmp_path, make, code, shown):
         (tmp_path / "images").mkdir()
         make(tmp_path / "images")
-        with pytest.raises(ManifestError, match=why):
+        with refuses(code, shown, kind=ManifestError):
             folder_manifest(tmp_path / "images")
 
 
@@ -98,40 +123,40 @@ class TestParquet:
 
     def test_a_file_that_is_none(self, tmp_path):
         (tmp_path / "m.parquet").write_text("no")
-        with pytest.raises(
-            ManifestError, match=r"not a readable Parquet file: .*; make a manifest with"
-        ):
+        with refuses("E-MANIFEST-READ", "not a readable Parquet file", kind=ManifestError):
             read_manifest(tmp_path / "m.parquet")
 
     def test_other_columns(self, tmp_path):
         pq.write_table(pa.table({"id": ["a"]}), tmp_path / "m.parquet")
-        with pytest.raises(ManifestError, match=r"columns must be image_id string, .* got id"):
+        with refuses("E-MANIFEST-READ", "image_id string", "got id", kind=ManifestError):
             read_manifest(tmp_path / "m.parquet")
 
     def test_a_folder_to_write_to_that_is_not_there(self, tmp_path):
         manifest = Manifest.of(tmp_path, [Image("a", "a.jpg", 1, 1)])
-        with pytest.raises(ManifestError, match="is not a folder; make it first"):
+        with refuses("E-MANIFEST-WRITE", "is not a folder", kind=ManifestError):
             write_manifest(manifest, tmp_path / "none" / "m.parquet")
 
     def test_a_pipe_is_not_replaced(self, tmp_path):
         pipe = tmp_path / "pipe"
         os.mkfifo(pipe)
-        with pytest.raises(
-            ManifestError, match="exists and is not a regular file; pass another name"
-        ):
+        with refuses("E-MANIFEST-WRITE", "is not a regular file", kind=ManifestError):
             write_manifest(Manifest.of(tmp_path, [Image("a", "a.jpg", 1, 1)]), pipe)
         assert pipe.is_fifo()
 
 
 @pytest.mark.parametrize(
-    ("images", "why"),
+    ("images", "code", "shown"),
     [
-        ([], "at least one image"),
-        ([Image("", "a.jpg", 1, 1)], "must have an id"),
-        ([Image("a", "a.jpg", -1, 1)], "size >= 0"),
-        ([Image("a", "x/a.jpg", 1, 1), Image("a", "y/a.jpg", 1, 1)], "x/a.jpg and y/a.jpg"),
+        ([], "E-MANIFEST-EMPTY", "at least one image"),
+        ([Image("", "a.jpg", 1, 1)], "E-MANIFEST-ROW", "must have an id"),
+        ([Image("a", "a.jpg", -1, 1)], "E-MANIFEST-ROW", "size >= 0"),
+        (
+            [Image("a", "x/a.jpg", 1, 1), Image("a", "y/a.jpg", 1, 1)],
+            "E-MANIFEST-ID",
+            "x/a.jpg and y/a.jpg",
+        ),
     ],
 )
-def test_a_wrong_manifest_cannot_be_made(images, why):
-    with pytest.raises(ManifestError, match=why):
+def test_a_wrong_manifest_cannot_be_made(images, code, shown):
+    with refuses(code, shown, kind=ManifestError):
         Manifest.of(Path("root"), images)

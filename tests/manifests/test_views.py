@@ -4,6 +4,7 @@ import random
 
 import pytest
 from lists import made, picture
+from refused import refuses
 
 from clipfeat.manifests import Image, ManifestError, read_content, view_files, view_paths
 
@@ -18,17 +19,17 @@ def test_views_are_ordered_by_the_last_number(name):
 
 
 @pytest.mark.parametrize(
-    ("names", "why"),
+    ("names", "code", "shown"),
     [
-        ([f"{k}.jpg" for k in range(35)], "35 views; a viewpoint has 36"),
-        ([f"{k}.jpg" for k in range(1, 37)], "views 1 to 36; expected 0 to 35"),
-        ([f"{k}.jpg" for k in range(36)] + ["x_7.png"], "'7.jpg' and 'x_7.png' are the same view"),
-        (["a.jpg"] * 36, "'a.jpg' has no number of a view"),
-        (["a" + "9" * 5000 + ".jpg"], "has no number of a view"),
+        ([f"{k}.jpg" for k in range(35)], "E-VIEWS-COUNT", "35 views; a viewpoint has 36"),
+        ([f"{k}.jpg" for k in range(1, 37)], "E-VIEWS-COUNT", "views 1 to 36; expected 0 to 35"),
+        ([f"{k}.jpg" for k in range(36)] + ["x_7.png"], "E-VIEWS-TWICE", "'7.jpg' and 'x_7.png'"),
+        (["a.jpg"] * 36, "E-VIEWS-NAME", "'a.jpg'"),
+        (["a" + "9" * 5000 + ".jpg"], "E-VIEWS-NAME", "'a999"),
     ],
 )
-def test_what_is_no_viewpoint(names, why):
-    with pytest.raises(ManifestError, match=why):
+def test_what_is_no_viewpoint(names, code, shown):
+    with refuses(code, shown, kind=ManifestError):
         view_paths(names)
 
 
@@ -39,7 +40,7 @@ def test_hidden_files_and_odd_names_of_views(tmp_path):
     picture(folder / "p.jpg").rename(folder / "._0.jpg")
     manifest, said = made(tmp_path, views=True)
     assert manifest.images == (Image("s1_v\\1", "s1/v\\\\1", 64, 48),)
-    assert "hidden or system files and folders passed over: 1" in said[0]
+    assert "skipped hidden or system files and folders: 1," in said[0]
     files = view_files(manifest.root, manifest.images[0].path)
     assert [read_content(manifest.root, file) for file in files] == [
         (folder / f"{k}.jpg").read_bytes() for k in range(36)
@@ -65,5 +66,5 @@ def test_a_manifest_of_viewpoints(tmp_path):
 
 def test_a_folder_without_viewpoints(tmp_path):
     picture(tmp_path / "a.jpg")
-    with pytest.raises(ManifestError, match="holds no views; expected SCAN/VIEWPOINT"):
+    with refuses("E-MANIFEST-EMPTY", "SCAN/VIEWPOINT", kind=ManifestError):
         made(tmp_path, views=True)

@@ -8,7 +8,7 @@ from stores import make_store
 from vqa_world import COLOURS, grid, scene
 
 from clipfeat.train.settings import load_settings
-from clipfeat.train.tasks.captioning.training import train_caption
+from clipfeat.train.tasks.captioning.training import train_stages
 from clipfeat.train.tasks.settings import CaptionSettings
 
 # A caption of four words, so that CIDEr-D has n-grams of each order.
@@ -66,7 +66,7 @@ def train_world(
     settings = load_settings(
         CaptionSettings, config=None, assignments=[*FAST, TRANSFORMER, *changes]
     )
-    results, _ = train_caption(
-        settings, stages=stages, store=world[0], data=world[1], out=out, device="cpu"
+    results, _ = train_stages(
+        settings, out, stages=stages, store=world[0], data=world[1], device="cpu"
     )
     return results

@@ -17,8 +17,8 @@ World = tuple[Path, Path]  # store, data
 # A server that has imported torch once and forks: a process starts in no time, and is a real one.
 FORKS = multiprocessing.get_context("forkserver")
 FORKS.set_forkserver_preload(
-    ["clipfeat.cli.main"]
-    + [f"clipfeat.train.{task}.task" for task in ("vqa", "caption", "pretrain")]
+    ["clipfeat.cli.main", "clipfeat.train.tasks.vqa"]
+    + [f"clipfeat.train.tasks.{task}" for task in ("captioning.training", "pretraining.task")]
 )
 
 

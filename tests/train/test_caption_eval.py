@@ -28,10 +28,10 @@ from clipfeat.featstore import FeatureStore
 from clipfeat.train.data.caption_vocabulary import WORD, BpeVocabulary
 from clipfeat.train.metrics import cider_remark
 from clipfeat.train.settings import load_settings
-from clipfeat.train.tasks.captioning.evaluation import describe, with_beams
+from clipfeat.train.tasks.captioning.evaluation import format_result, with_beams
 from clipfeat.train.tasks.captioning.model import load_stage
 from clipfeat.train.tasks.captioning.page import _find, by_word
-from clipfeat.train.tasks.captioning.training import read_inputs
+from clipfeat.train.tasks.captioning.training import read_data
 from clipfeat.train.tasks.settings import CaptionSettings
 
 Typed = Callable[..., tuple[int, str, str]]
@@ -109,12 +109,12 @@ def test_cider_of_one_image_is_told_to_be_0_by_definition() -> None:
     result = {"split": "test", "stage": "xe", "epoch": 1, "beams": 3, "n": 1, "cider_d": 0.0}
     result |= {"CIDEr": 0.0, "skipped": 0, "predictions": "p.json", **cider_remark(1)}
     why = "(0 by definition for one image, since each of its n-grams is in all images)"
-    assert describe(result).splitlines()[1:3] == [
+    assert format_result(result).splitlines()[1:3] == [
         f"   0.00  CIDEr-D, times 100 {why}",
         f"   0.00  CIDEr, times 100 {why}",
     ]
-    assert len(describe(result).splitlines()) == 4  # the remark of the JSON stands beside them
-    assert "by definition" not in describe(result | {"n": 2})
+    assert len(format_result(result).splitlines()) == 4  # the remark of the JSON stands beside them
+    assert "by definition" not in format_result(result | {"n": 2})
 
 
 @pytest.mark.parametrize("val", [1, 2])
@@ -123,7 +123,7 @@ def test_training_says_that_one_image_picks_no_checkpoint(
 ) -> None:
     store, data = make_world(tmp_path, train=2, val=val, test=1)
     settings = load_settings(CaptionSettings, config=None, assignments=[*FAST, TRANSFORMER])
-    read_inputs(settings, FeatureStore.open(store), data)
+    read_data(settings, FeatureStore.open(store), data)
     assert ("eval_split val has one image: its CIDEr-D" in capsys.readouterr().err) == (val == 1)
 
 
@@ -207,7 +207,10 @@ def test_runs_of_other_tasks_and_stages_that_are_not_done_are_refused(
     card = read(strange / "settings.json") | {"task": "vqa"}
     (strange / "settings.json").write_text(json.dumps(card))
     code, _, err = typed("eval", "caption", strange, "--split", "val")
-    assert (code, err) == (2, f"Error: {strange} is a run of task 'vqa', not caption\n")
+    assert (code, err) == (
+        2,
+        f"Error: {strange} is a run of task 'vqa', not caption [E-RUN-TASK]\n",
+    )
     early = shutil.copytree(run / "xe", tmp_path / "early")
     (early / "best.safetensors").unlink()
     code, _, err = typed("eval", "caption", early, "--split", "val")

@@ -115,7 +115,7 @@ def test_captions_that_are_better_than_the_baseline_become_likelier(baseline: st
     model = Learning().train()
     learner = critic([["a"], ["b"]], samples=64, baseline=baseline)
     seed_update(0, 1, 0)
-    learner.loss_of(model, images(1)).backward()
+    learner.loss(model, images(1)).backward()
     gradient = model.weight.grad
     assert gradient is not None
     assert gradient[BEGIN, B] < 0 < gradient[BEGIN, A]
@@ -127,7 +127,7 @@ def test_captions_that_are_as_good_as_the_likeliest_teach_nothing() -> None:
     certain = {BEGIN: {A: 1.0}, A: {END: 1.0}}
     model._logits.copy_(Table(certain, tokens=6)._logits)
     learner = critic([["a"], ["b"]], samples=4)
-    loss = learner.loss_of(model, images(0, 1))
+    loss = learner.loss(model, images(0, 1))
     assert float(loss.detach()) == 0
 
 
@@ -136,14 +136,14 @@ def test_random_numbers_follow_from_the_update() -> None:
 
     def loss(seed: int, update: int, process: int) -> float:
         seed_update(seed, update, process)
-        return float(learner.loss_of(Learning(), images(0, 1)).detach())
+        return float(learner.loss(Learning(), images(0, 1)).detach())
 
     first = loss(0, 3, 0)
     torch.rand(7)  # whatever was drawn before
     assert loss(0, 3, 0) == first
     assert len({first, loss(0, 4, 0), loss(0, 3, 1), loss(1, 3, 0)}) > 1
     seed_update(0, 3, 0)
-    parts = [float(learner.loss_of(Learning(), images(0, 1)).detach()) for _ in range(4)]
+    parts = [float(learner.loss(Learning(), images(0, 1)).detach()) for _ in range(4)]
     assert len(set(parts)) > 1  # the parts of an update draw different numbers
 
 

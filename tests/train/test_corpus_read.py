@@ -182,8 +182,8 @@ def test_a_bad_csv_is_named(tmp_path: Path, content: str | bytes, message: str) 
 @pytest.mark.parametrize(
     ("columns", "message"),
     [
-        ({"id": ["1"], "caption": [None]}, "must hold texts or numbers|holds a null"),
-        ({"id": ["1", None], "caption": ["A", "B"]}, "holds a null"),
+        ({"id": ["1"], "caption": [None]}, "must hold texts or numbers|contains a null value"),
+        ({"id": ["1", None], "caption": ["A", "B"]}, "contains a null value"),
         ({"id": ["1"], "text": ["A"]}, "expected columns image_id or id, and caption"),
         ({"id": [["1"]], "caption": ["A"]}, "column 'id' must hold texts or numbers"),
         ({"id": [0.5], "caption": ["A"]}, "row 0: id must be a number or text; got 0.5"),

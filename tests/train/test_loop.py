@@ -15,13 +15,14 @@ from accelerate import Accelerator
 from vqa_world import FAST, make_world
 
 from clipfeat.base.errors import ClipfeatError, UsageError
+from clipfeat.train import Task, fit
 from clipfeat.train.batches import Order, epoch_order
 from clipfeat.train.checkpoint import read_checkpoint, write_checkpoint
 from clipfeat.train.devices import accelerator_of_trained, accelerator_on
 from clipfeat.train.engine import train
 from clipfeat.train.settings import LoopSettings, load_settings
 from clipfeat.train.tasks.settings import VqaSettings
-from clipfeat.train.tasks.vqa import train_vqa
+from clipfeat.train.tasks.vqa import VqaTask
 
 
 class Row(NamedTuple):
@@ -49,7 +50,7 @@ def metrics(run: Path) -> list[dict[str, Any]]:
 
 def run_here(world: tuple[Path, Path], out: Path, *changes: str) -> dict[str, Any]:
     settings = load_settings(VqaSettings, config=None, assignments=[*FAST, *changes])
-    return train_vqa(settings, store=world[0], data=world[1], out=out, device="cpu")[0]
+    return fit(VqaTask(settings, store=world[0], data=world[1], device="cpu"), out)[0]
 
 
 def test_a_batch_in_parts_has_the_loss_of_the_whole(
@@ -58,7 +59,14 @@ def test_a_batch_in_parts_has_the_loss_of_the_whole(
     losses = []
     for parts in (1, 3):
         run = tmp_path / str(parts)
-        run_here(world, run, "epochs=1", "model.dropout=0", f"accumulate={parts}", "batch_size=10")
+        run_here(
+            world,
+            run,
+            "epochs=1",
+            "model.dropout=0",
+            f"gradient_accumulation_steps={parts}",
+            "batch_size=10",
+        )
         losses.append([line["loss"] for line in metrics(run) if "loss" in line])
     assert len(losses[0]) == 8  # 72 questions: seven batches of 10 and one of 2
     assert losses[0] == pytest.approx(losses[1], rel=1e-4)
@@ -114,7 +122,12 @@ def test_a_finished_run_is_not_trained_again(world: tuple[Path, Path], tmp_path:
     first = run_here(world, tmp_path / "run", "epochs=1")
     last = tmp_path / "run" / "last.safetensors"
     written = last.stat()
-    assert run_here(world, tmp_path / "run", "epochs=1", "accumulate=2", "cache=memory") == first
+    assert (
+        run_here(
+            world, tmp_path / "run", "epochs=1", "gradient_accumulation_steps=2", "cache=memory"
+        )
+        == first
+    )
     untouched = last.stat()  # the same file, not written since (reading it may move its atime)
     assert (untouched.st_ino, untouched.st_mtime_ns) == (written.st_ino, written.st_mtime_ns)
 
@@ -163,6 +176,32 @@ def test_what_changes_no_number_may_change(world: tuple[Path, Path], tmp_path: P
     run_here(world, tmp_path / "plain", "epochs=2", "cache=memory", "log_every=3")
 
 
+class RowTask(Task[LoopSettings, torch.nn.Module]):
+    """Three examples, all of them the same batch, and a loss of what the model makes of it."""
+
+    name = "rows"
+
+    def __init__(
+        self,
+        settings: LoopSettings,
+        model: torch.nn.Module,
+        row: Row,
+        loss: Callable[[torch.Tensor], torch.Tensor],
+    ) -> None:
+        self.settings, self.model, self.row, self.loss_of_output = settings, model, row, loss
+        self.accelerator = accelerator_on("cpu", settings)
+        self.order = Order(np.arange(3))
+
+    def batch(self, numbers: np.ndarray, epoch: int) -> Row:
+        return self.row
+
+    def loss(self, model: torch.nn.Module, batch: Row) -> torch.Tensor:
+        return self.loss_of_output(model(batch.row))
+
+    def evaluate(self, model: torch.nn.Module) -> dict[str, float]:
+        return {"score": 1.0}
+
+
 @pytest.mark.parametrize("changes", [("optimizer=adamax",), ("clip_norm=0",), ("eps=1e-9",)])
 def test_an_update_is_that_of_torchs_own_optimizer(
     world: tuple[Path, Path], tmp_path: Path, changes: tuple[str, ...]
@@ -175,16 +214,8 @@ def test_an_update_is_that_of_torchs_own_optimizer(
     model = torch.nn.Linear(4, 1, bias=False)
     twin = copy.deepcopy(model)
     batch = Row(torch.randn(3, 4))
-    train(
-        model,
-        dataclasses.replace(settings, updates=1, warmup=0.0, schedule="constant"),
-        run=tmp_path,
-        accelerator=accelerator_on("cpu", settings),
-        order=Order(np.arange(3)),
-        read_batch=lambda numbers, epoch: batch,
-        loss_of=lambda model, batch: model(batch.row).square().mean() * 100,
-        evaluate=lambda model: {"score": 1.0},
-    )
+    one_update = dataclasses.replace(settings, updates=1, warmup=0.0, schedule="constant")
+    train(RowTask(one_update, model, batch, lambda output: output.square().mean() * 100), tmp_path)
     kinds = {"adamw": torch.optim.AdamW, "adamax": torch.optim.Adamax}
     optimizer = kinds[settings.optimizer](
         twin.parameters(), lr=settings.lr, eps=settings.eps, weight_decay=settings.weight_decay
@@ -197,35 +228,20 @@ def test_an_update_is_that_of_torchs_own_optimizer(
 
 
 def test_out_of_memory_names_the_setting(tmp_path: Path) -> None:
-    settings = LoopSettings(accumulate=2, epochs=1)
+    settings = LoopSettings(gradient_accumulation_steps=2, epochs=1)
 
-    def greedy(model: torch.nn.Module, batch: Row) -> torch.Tensor:
-        return model(batch.row).sum() + torch.empty(1 << 60).sum()
+    def greedy(output: torch.Tensor) -> torch.Tensor:
+        return output.sum() + torch.empty(1 << 60).sum()
 
-    with pytest.raises(ClipfeatError, match=r"64 is computed in 2 parts; type --set accumulate=4"):
-        train(
-            torch.nn.Linear(4, 1),
-            settings,
-            run=tmp_path,
-            accelerator=accelerator_on("cpu", settings),
-            order=Order(np.arange(3)),
-            read_batch=lambda numbers, epoch: Row(torch.randn(3, 4)),
-            loss_of=greedy,
-            evaluate=lambda model: {"score": 1.0},
-        )
+    with pytest.raises(
+        ClipfeatError, match=r"64 is computed in 2 parts; type --set gradient_accumulation_steps=4"
+    ):
+        train(RowTask(settings, torch.nn.Linear(4, 1), Row(torch.randn(3, 4)), greedy), tmp_path)
 
 
 def train_tiny(run: Path, settings: LoopSettings, compute: Callable[[torch.Tensor], Any]) -> None:
-    train(
-        torch.nn.Linear(4, 4),
-        settings,
-        run=run,
-        accelerator=accelerator_on("cpu", settings),
-        order=Order(np.arange(3)),
-        read_batch=lambda numbers, epoch: Row(torch.randn(4, 4)),
-        loss_of=lambda model, batch: compute(model(batch.row)).sum(),
-        evaluate=lambda model: {"score": 1.0},
-    )
+    model, batch = torch.nn.Linear(4, 4), Row(torch.randn(4, 4))
+    train(RowTask(settings, model, batch, lambda output: compute(output).sum()), run)
 
 
 def test_what_a_library_cannot_compute_in_a_precision_is_one_line(tmp_path: Path) -> None:

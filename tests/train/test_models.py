@@ -19,8 +19,8 @@ from clipfeat.train.models.settings import (
 from clipfeat.train.models.single_stream import SingleStream
 from clipfeat.train.models.start import build_model
 from clipfeat.train.records import ChannelStatistics, FeatureNorm
-from clipfeat.train.tasks.answering import GroundedBatch
-from clipfeat.train.tasks.vqa import loss_of
+from clipfeat.train.tasks.answering import AnswerBatch
+from clipfeat.train.tasks.vqa import soft_score_loss as loss_of
 
 DIM = 6
 TINY: dict[str, ModelSettings] = {
@@ -54,13 +54,13 @@ def model_of(name: str, *, positions: bool = True, blind: bool = False) -> torch
     return model
 
 
-def batch_of(questions: int = 5) -> GroundedBatch:
+def batch_of(questions: int = 5) -> AnswerBatch:
     """Return questions about a 2x3 and a 2x2 grid, by turns."""
     random = torch.Generator().manual_seed(0)
     tokens = torch.randint(2, 10, (questions, 4), generator=random)
     tokens[:, 3] = 0
     tokens[0, 2] = 0
-    return GroundedBatch(
+    return AnswerBatch(
         features=torch.randn(2, 6, DIM, generator=random).half(),
         mask=torch.tensor([[True] * 6, [True] * 4 + [False] * 2]),
         grid_shapes=torch.tensor([[2, 3], [2, 2]]),
@@ -76,7 +76,7 @@ def pad(tensor: torch.Tensor, value: float) -> torch.Tensor:
     return torch.cat((tensor, more), dim=1)
 
 
-def all_logits(model: torch.nn.Module, batch: GroundedBatch) -> torch.Tensor:
+def all_logits(model: torch.nn.Module, batch: AnswerBatch) -> torch.Tensor:
     """Return the logits of every head, side by side."""
     outputs = model(*batch.inputs)
     return torch.cat((outputs.logits, *outputs.branches), dim=1)
@@ -137,7 +137,7 @@ def test_a_text_is_answered_alike_in_any_company(name: str) -> None:
     together = all_logits(model, batch)
     for text, image in enumerate(batch.image_of_text.tolist()):
         cells = int(batch.mask[image].sum())
-        alone = GroundedBatch(
+        alone = AnswerBatch(
             features=batch.features[image : image + 1, :cells],
             mask=batch.mask[image : image + 1, :cells],
             grid_shapes=batch.grid_shapes[image : image + 1],

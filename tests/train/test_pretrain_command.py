@@ -24,14 +24,15 @@ from ve_world import rows_of, write_rows
 from vqa_world import COLOURS, DIM, grid
 
 from clipfeat.featstore import FeatureStore
+from clipfeat.train import fit
 from clipfeat.train.checkpoint import read_checkpoint, write_checkpoint
 from clipfeat.train.data.lxmert import corpus_files
 from clipfeat.train.data.vocabulary import SPECIAL, WordPieces
 from clipfeat.train.devices import accelerator_on
 from clipfeat.train.records import RecordReader
 from clipfeat.train.settings import load_settings
-from clipfeat.train.tasks.pretraining.examples import encode, read_corpus
-from clipfeat.train.tasks.pretraining.task import load_run, score_split, train_pretrain
+from clipfeat.train.tasks.pretraining.examples import BatchReader, encode, read_corpus
+from clipfeat.train.tasks.pretraining.task import PretrainingTask, load_run, score_corpus
 from clipfeat.train.tasks.settings import PRETRAIN_PRESETS, PretrainSettings
 
 Typed = Callable[..., tuple[int, str, str]]
@@ -56,7 +57,7 @@ def trained(world: World, out: Path, *changes: str) -> dict[str, Any]:
     """Train here, with the settings that the command line has by `pretrain`."""
     path = PRETRAIN_PRESETS / "demo.toml"
     settings = load_settings(PretrainSettings, config=path, assignments=[*FAST, *changes])
-    return train_pretrain(settings, store=world[0], data=world[1], out=out, device="cpu")[0]
+    return fit(PretrainingTask(settings, store=world[0], data=world[1], device="cpu"), out)[0]
 
 
 def read(path: Path) -> Any:
@@ -163,8 +164,10 @@ def test_a_score_does_not_depend_on_the_size_of_batches(world: World, stage2: Pa
             words=pieces, answers=run.vocabulary.answers, max_tokens=12, skip_missing=0,
         )  # fmt: skip
         device = accelerator_on("cpu", run.settings)
-        reader = RecordReader(store, device.device)
-        found.append(score_split(run, "heldout", sentences, reader, device))
+        batches = BatchReader(
+            RecordReader(store, device.device), sentences, pieces, run.settings, sampled_cells=0
+        )
+        found.append(score_corpus(run.model, run.model, batches, device, "heldout", run.epoch))
     assert found[0].pop("without_image") == pytest.approx(found[1].pop("without_image"), abs=2e-4)
     for name, value in found[0].items():
         assert value == pytest.approx(found[1][name], abs=2e-4), name
@@ -177,7 +180,7 @@ def test_the_second_stage_starts_with_the_weights_of_the_first(
     command = pretrain(world, run, *STILL, "objectives.answers=1.0", "objectives.cells=1.0")
     code, out, err = typed(*command, "--init", stage1, "--json")
     assert code == 0, err
-    assert err.splitlines()[-1] == f"going on from {stage1}"
+    assert err.splitlines()[-1] == f"starting from {stage1}"
     assert 0 <= json.loads(out)["answers"] <= 100
     answer = weights(run, "answer.")
     assert_same({n: t for n, t in weights(run).items() if n not in answer}, weights(stage1))
@@ -272,7 +275,7 @@ def test_two_processes_and_parts_of_a_batch_learn_nearly_as_one(
     """Of each part the mean over what it asks counts, and the parts ask of different numbers."""
     quiet = ("model.dropout=0", "epochs=1", "batch_size=60", "lr=1e-3")
     trained(world, tmp_path / "one", *quiet)
-    trained(world, tmp_path / "parts", *quiet, "accumulate=3")
+    trained(world, tmp_path / "parts", *quiet, "gradient_accumulation_steps=3")
     command = pretrain(world, tmp_path / "two", *quiet)
     subprocess.run(
         [sys.executable, "-c", LAUNCH, sys.executable, "-m", "clipfeat.cli", *command],

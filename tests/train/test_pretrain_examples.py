@@ -16,8 +16,8 @@ from clipfeat.featstore import FeatureStore
 from clipfeat.train.data.lxmert import Sentence
 from clipfeat.train.data.vocabulary import SPECIAL, WordPieces
 from clipfeat.train.records import RecordReader
+from clipfeat.train.tasks.answering import SoftAnswers
 from clipfeat.train.tasks.pretraining.examples import (
-    Answers,
     BatchReader,
     Corpus,
     PretrainBatch,
@@ -270,26 +270,26 @@ SCORED = {
 
 
 @pytest.fixture
-def answers() -> Answers:
+def answers() -> SoftAnswers:
     """The answers of all sentences but the third one."""
     kept = np.array([True, True, False, True, True, True])
     return select_answers(corpus_of(SCORED), ("yes", "no", "zero"), kept)
 
 
-def drawn(answers: Answers, sentence: int, times: int = 1300) -> np.ndarray:
+def drawn(answers: SoftAnswers, sentence: int, times: int = 1300) -> np.ndarray:
     """Return the shares of the classes, and of none, drawn with evenly spaced chances."""
     evenly = (np.arange(times) + 0.5) / times
     found = answers.draw(np.full(times, sentence), evenly)
     return np.bincount(found + 1, minlength=4) / times
 
 
-def test_answers_are_drawn_by_score_among_the_classes(answers: Answers) -> None:
+def test_answers_are_drawn_by_score_among_the_classes(answers: SoftAnswers) -> None:
     """Of yes 1.0, no 0.3 and zero 0.0: "maybe" is no class."""
     assert drawn(answers, 0) == pytest.approx([0, 1 / 1.3, 0.3 / 1.3, 0], abs=1e-3)
     assert drawn(answers, 4) == pytest.approx([0, 0, 0.75, 0.25], abs=1e-3)
 
 
-def test_captions_and_questions_without_a_class_have_no_answer(answers: Answers) -> None:
+def test_captions_and_questions_without_a_class_have_no_answer(answers: SoftAnswers) -> None:
     for sentence in (1, 2, 3):
         assert drawn(answers, sentence).tolist() == [1, 0, 0, 0]
     none = select_answers(corpus_of(SCORED), (), np.ones(6, dtype=bool))
@@ -298,7 +298,7 @@ def test_captions_and_questions_without_a_class_have_no_answer(answers: Answers)
     assert captions.draw(np.array([0]), np.array([0.9])).tolist() == [-1]
 
 
-def test_the_ends_of_the_chances_draw_the_first_and_last_answer(answers: Answers) -> None:
+def test_the_ends_of_the_chances_draw_the_first_and_last_answer(answers: SoftAnswers) -> None:
     ends = np.array([0.0, np.nextafter(1.0, 0)])
     assert answers.draw(np.array([0, 0]), ends).tolist() == [1, 0]  # the order of the file
     assert answers.draw(np.array([4, 4]), ends).tolist() == [2, 1]

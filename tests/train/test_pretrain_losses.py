@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from clipfeat.base.errors import UsageError
 from clipfeat.train.tasks.pretraining.examples import PretrainBatch
-from clipfeat.train.tasks.pretraining.model import PretrainOutputs, loss_of, tallies
+from clipfeat.train.tasks.pretraining.model import PretrainOutputs, objectives_loss, tallies
 from clipfeat.train.tasks.settings import ObjectiveSettings, PretrainSettings
 
 LN3 = log(3)
@@ -94,7 +94,7 @@ class Saying(nn.Module):
 
 def loss(outputs: PretrainOutputs, batch: PretrainBatch, **weights: Any) -> Tensor:
     settings = PretrainSettings(objectives=ObjectiveSettings(**weights))
-    return loss_of(Saying(outputs), batch, settings)
+    return objectives_loss(Saying(outputs), batch, settings)
 
 
 def test_the_loss_is_the_weighted_sum_of_means_over_what_is_asked() -> None:

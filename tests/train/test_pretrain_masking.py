@@ -5,8 +5,8 @@ import pytest
 
 from clipfeat.train.tasks.pretraining.masking import (
     IGNORED,
-    Purpose,
-    chances,
+    RngStream,
+    example_uniforms,
     mask_words,
     replace_texts,
     sample_cells,
@@ -35,7 +35,7 @@ def texts() -> np.ndarray:
 
 
 def masked(texts: np.ndarray, seed: int = 0, rate: float = 0.15) -> tuple[np.ndarray, np.ndarray]:
-    random = chances(seed, 0, Purpose.TEXT, np.arange(len(texts)), 2 * texts.shape[1])
+    random = example_uniforms(seed, 0, RngStream.TEXT, np.arange(len(texts)), 2 * texts.shape[1])
     return mask_words(texts, random, rate=rate, special=SPECIAL, mask=MASK, pieces=PIECES)
 
 
@@ -69,7 +69,7 @@ def test_special_pieces_are_never_chosen(texts: np.ndarray) -> None:
 
 def test_a_random_piece_is_any_but_padding_which_would_not_be_read() -> None:
     texts = np.full((N, 12), 7, dtype=np.int32)
-    random = chances(0, 0, Purpose.TEXT, np.arange(N), 24)
+    random = example_uniforms(0, 0, RngStream.TEXT, np.arange(N), 24)
     random[:, 12:] = 0.8 + 0.1 * random[:, 12:]  # each one by a random one
     hidden, _ = mask_words(texts, random, rate=1.0, special=SPECIAL, mask=MASK, pieces=10)
     counts = np.bincount(hidden.ravel(), minlength=10)
@@ -92,7 +92,7 @@ def test_a_text_is_replaced_by_the_first_candidate_of_another_image() -> None:
 def test_cells_are_sampled_without_favour_from_the_real_ones() -> None:
     mask = np.ones((N, 9), dtype=bool)
     mask[:, [2, 7, 8]] = False
-    random = chances(0, 0, Purpose.GRID, np.arange(N), 9)
+    random = example_uniforms(0, 0, RngStream.GRID, np.arange(N), 9)
     cells, real = sample_cells(mask, random, 4)
     assert real.all()
     assert (np.diff(cells, axis=1) > 0).all()  # in the grid's order, none twice
@@ -105,7 +105,7 @@ def test_cells_are_sampled_without_favour_from_the_real_ones() -> None:
 
 def test_where_there_are_fewer_all_cells_are_taken() -> None:
     mask = np.array([[True, False, True, True, False], [False, False, True, False, False]])
-    random = chances(0, 0, Purpose.GRID, np.arange(2), 5)
+    random = example_uniforms(0, 0, RngStream.GRID, np.arange(2), 5)
     for count in (3, 4, 5, 100):
         cells, real = sample_cells(mask, random, count)
         assert cells.shape == (2, min(count, 5))
@@ -113,15 +113,17 @@ def test_where_there_are_fewer_all_cells_are_taken() -> None:
 
 
 def test_random_numbers_are_those_of_their_example_whoever_asks() -> None:
-    several = chances(3, 1, Purpose.TEXT, np.array([4, 0, 9]), 6)
+    several = example_uniforms(3, 1, RngStream.TEXT, np.array([4, 0, 9]), 6)
     for row, number in zip(several, (4, 0, 9), strict=True):
-        assert np.array_equal(chances(3, 1, Purpose.TEXT, np.array([number]), 6)[0], row)
-        assert np.array_equal(chances(3, 1, Purpose.TEXT, np.array([number]), 9)[0, :6], row)
+        assert np.array_equal(example_uniforms(3, 1, RngStream.TEXT, np.array([number]), 6)[0], row)
+        assert np.array_equal(
+            example_uniforms(3, 1, RngStream.TEXT, np.array([number]), 9)[0, :6], row
+        )
     others = [
-        chances(seed, epoch, purpose, np.array([number]), 6).tobytes()
+        example_uniforms(seed, epoch, purpose, np.array([number]), 6).tobytes()
         for seed in (3, 4)
         for epoch in (1, 2)
-        for purpose in Purpose
+        for purpose in RngStream
         for number in (4, 5)
     ]
     assert len(set(others)) == 16

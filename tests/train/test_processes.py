@@ -51,7 +51,7 @@ def in_two(world: World, out: Path, *changes: str) -> list[str]:
 def two(world: World, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run in two processes of torchrun."""
     run = tmp_path_factory.mktemp("runs") / "two"
-    words = command_line(world, run, *QUIET, "accumulate=2")
+    words = command_line(world, run, *QUIET, "gradient_accumulation_steps=2")
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
     env = os.environ | {"OMP_NUM_THREADS": "1"}
     done = subprocess.run([*torchrun, *words[1:]], env=env, capture_output=True, text=True)
@@ -72,7 +72,7 @@ def test_a_killed_group_goes_on_bit_for_bit(world: World, two: Path, tmp_path: P
     """And comes to what torchrun's processes come to."""
     env = os.environ | {"OMP_NUM_THREADS": "1"}
     killed = tmp_path / "killed"
-    words = in_two(world, killed, *QUIET, "accumulate=2")
+    words = in_two(world, killed, *QUIET, "gradient_accumulation_steps=2")
     group = subprocess.Popen(words, env=env, stderr=subprocess.PIPE, text=True)
     wait_for_update(killed, 4, group)
     workers = psutil.Process(group.pid).children()

@@ -106,9 +106,9 @@ def test_a_vocabulary_that_is_not_the_checkpoints_is_named(
 @pytest.mark.parametrize(
     ("task", "computes"),
     [
-        ("vqa", "vqa.evaluation.predict"),
-        ("pretrain", "pretrain.trained.evaluate"),
-        ("caption", "caption.evaluation.write_captions"),
+        ("vqa", "answering.predict"),
+        ("pretrain", "pretraining.task.objective_scores"),
+        ("caption", "captioning.evaluation.write_captions"),
     ],
 )
 def test_a_precision_that_this_machine_cannot_compute_is_one_line(
@@ -119,7 +119,7 @@ def test_a_precision_that_this_machine_cannot_compute_is_one_line(
     settings["settings"]["precision"] = "bfloat16"
     (forged / "settings.json").write_text(json.dumps(settings))
     rows = torch.eye(2, dtype=torch.bfloat16)
-    monkeypatch.setattr(f"clipfeat.train.{computes}", lambda *_: torch.linalg.det(rows))
+    monkeypatch.setattr(f"clipfeat.train.tasks.{computes}", lambda *_: torch.linalg.det(rows))
     code, out, err = typed("eval", task, forged, "--split", TASKS[task][2], "--device", "cpu")
     assert (code, out) == (1, "")
     assert "[E-PRECISION-KERNEL]" in err

@@ -11,10 +11,11 @@ from children import World, start_child, wait_for_update
 from vqa_world import FAST, make_world
 
 from clipfeat.base.errors import ClipfeatError
+from clipfeat.train import fit
 from clipfeat.train.checkpoint import read_checkpoint, write_checkpoint
 from clipfeat.train.settings import load_settings
 from clipfeat.train.tasks.settings import VqaSettings
-from clipfeat.train.tasks.vqa import train_vqa
+from clipfeat.train.tasks.vqa import VqaTask
 
 OFTEN = ("epochs=8", "checkpoint_every=3")  # 5 updates an epoch: most checkpoints lie inside one
 FILES = ("last.safetensors", "best.safetensors", "predictions.json")
@@ -62,7 +63,7 @@ def test_a_killed_run_goes_on_bit_for_bit(
     child = start_child(world, run, *OFTEN)
     _, messages = child.communicate()
     assert child.returncode == 0, messages
-    assert ("going on after update" in messages) == (step > 3)
+    assert ("after update" in messages) == (step > 3)
     assert len([line for line in metrics(whole) if "loss" in line]) == 8 * 5
     assert_equal_runs(run, whole)
 
@@ -85,7 +86,7 @@ def test_one_process_trains_a_run_at_a_time_and_sigterm_says_how_to_go_on(
 
 def go_on(world: World, run: Path, *changes: str) -> None:
     settings = load_settings(VqaSettings, config=None, assignments=[*FAST, *OFTEN, *changes])
-    train_vqa(settings, store=world[0], data=world[1], out=run, device="cpu")
+    fit(VqaTask(settings, store=world[0], data=world[1], device="cpu"), run)
 
 
 def copy_of(run: Path, to: Path) -> Path:
@@ -108,8 +109,8 @@ def test_a_damaged_checkpoint_costs_only_the_way_since_the_one_before(
         go_on(world, run)
         message = capsys.readouterr().err
         assert "last.safetensors: " in message
-        assert f"going on from {run / 'last.1.safetensors'}" in message
-        assert "going on after update 39 of 40" in message
+        assert f"resuming from {run / 'last.1.safetensors'}" in message
+        assert "after update 39 of 40" in message
         assert_equal_runs(run, whole)
 
 

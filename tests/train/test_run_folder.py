@@ -17,20 +17,22 @@ from clipfeat.base.files import temporary_name
 from clipfeat.train.log import open_log
 from clipfeat.train.pictures.curves import draw_curves
 from clipfeat.train.run import (
-    RunCard,
+    RunManifest,
     append_metrics,
     locked,
     open_metrics,
-    read_card,
+    read_manifest,
     read_metrics,
     require_same_run,
-    write_card,
+    write_manifest,
 )
 from clipfeat.train.tasks.captioning.model import find_stage
-from clipfeat.train.tasks.captioning.training import train_caption
+from clipfeat.train.tasks.captioning.training import train_stages
 from clipfeat.train.tasks.settings import CaptionSettings
 
-CARD = RunCard("vqa", {"model": {"hidden": 8}}, "0" * 64, {}, {"q.json": "1" * 64}, "s", "d")
+MANIFEST = RunManifest(
+    "vqa", {"model": {"hidden": 8}}, "0" * 64, {}, {"q.json": "1" * 64}, "s", "d"
+)
 LINES = [{"step": step, "epoch": 1, "loss": 5.0 - step, "lr": 0.1} for step in (1, 2, 3)]
 
 
@@ -39,7 +41,7 @@ def run(tmp_path: Path) -> Path:
     """A run of three updates."""
     folder = tmp_path / "run"
     folder.mkdir()
-    write_card(folder, CARD)
+    write_manifest(folder, MANIFEST)
     (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in LINES))
     return folder
 
@@ -132,9 +134,7 @@ def test_a_stage_of_captioning_is_no_link(stage: str, tmp_path: Path) -> None:
     (mine / "best.safetensors").touch()
     (run / stage).symlink_to(mine)
     with pytest.raises(UsageError) as refused:
-        train_caption(
-            CaptionSettings(), stages=["xe"], store=mine, data=mine, out=run, device="cpu"
-        )
+        train_stages(CaptionSettings(), run, stages=["xe"], store=mine, data=mine, device="cpu")
     assert refused.value.code == "E-RUN-LINK"
     with pytest.raises(UsageError) as refused:  # clipfeat eval would write predictions there
         find_stage(run)
@@ -223,7 +223,7 @@ def test_metrics_of_any_length_are_read_again(run: Path) -> None:
 def test_settings_that_are_none_are_one_line(run: Path, content: bytes) -> None:
     (run / "settings.json").write_bytes(content)
     with pytest.raises(ClipfeatError, match=r"settings\.json: ") as refused:
-        read_card(run)
+        read_manifest(run)
     assert "\n" not in str(refused.value)
 
 
@@ -236,7 +236,7 @@ def test_tables_in_tables_of_settings_have_an_end(run: Path) -> None:
     card["settings"] = deep
     (run / "settings.json").write_text(json.dumps(card))
     with pytest.raises(ClipfeatError, match="tables are nested more than 10 deep"):
-        read_card(run)
+        read_manifest(run)
 
 
 def test_a_refused_lock_keeps_nothing_open(run: Path) -> None:
@@ -280,7 +280,7 @@ def test_a_run_that_was_killed_as_it_began_can_begin_again(tmp_path: Path) -> No
     """Its folder, its lock and half of its settings were there."""
     with locked(tmp_path / "run"):
         (tmp_path / "run" / temporary_name(".settings.json")).write_bytes(b"{")
-    require_same_run(tmp_path / "run", CARD)
+    require_same_run(tmp_path / "run", MANIFEST)
     (tmp_path / "run" / "letter.txt").touch()
     with pytest.raises(UsageError, match="exists and is no run folder"):
-        require_same_run(tmp_path / "run", CARD)
+        require_same_run(tmp_path / "run", MANIFEST)

@@ -7,7 +7,7 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from clipfeat.train.batches import Order, cut, epoch_order, prefetch, share_out
+from clipfeat.train.batches import Order, cut, epoch_order, prefetch, split_microbatches
 
 IMAGES = np.array([0, 3, 1, 1, 3, 0, 2, 3, 4, 4, 4, 0])  # image of each example
 
@@ -40,7 +40,7 @@ def test_cut_keeps_the_short_last_batch() -> None:
 def test_processes_share_a_batch_out(examples: int, processes: int, accumulate: int) -> None:
     batch = np.arange(100, 100 + examples)
     parts = [
-        share_out(batch, processes=processes, process=number, accumulate=accumulate)
+        split_microbatches(batch, processes=processes, process=number, microbatches=accumulate)
         for number in range(processes)
     ]
     assert all(len(part) for of_process in parts for _, part in of_process)  # all take part
@@ -54,7 +54,7 @@ MANY = np.random.default_rng(0).integers(0, 200, 1000)  # image of each example
 
 @pytest.mark.parametrize("together", [1, 2, 3, 1000])
 def test_few_examples_of_an_image_stay_together(together: int) -> None:
-    order = epoch_order(MANY, seed=0, epoch=0, together=together)
+    order = epoch_order(MANY, seed=0, epoch=0, max_per_image=together)
     assert sorted(order) == list(range(len(MANY)))
     runs = [(image, len(list(run))) for image, run in itertools.groupby(MANY[order])]
     groups = sum(-(-count // together) for count in Counter(MANY.tolist()).values())
@@ -62,13 +62,13 @@ def test_few_examples_of_an_image_stay_together(together: int) -> None:
     assert groups - 20 <= len(runs) <= groups
     longer = [count for _, count in runs if count > together]
     assert sum(-(-count // together) - 1 for count in longer) <= groups - len(runs)
-    assert tuple(order) == tuple(epoch_order(MANY, seed=0, epoch=0, together=together))
-    assert tuple(order) != tuple(epoch_order(MANY, seed=0, epoch=1, together=together))
+    assert tuple(order) == tuple(epoch_order(MANY, seed=0, epoch=0, max_per_image=together))
+    assert tuple(order) != tuple(epoch_order(MANY, seed=0, epoch=1, max_per_image=together))
 
 
 def test_groups_are_in_random_order() -> None:
     """The places of an image's first and last example are far apart, were it not for groups."""
-    order = epoch_order(np.repeat(np.arange(50), 10), seed=0, epoch=0, together=5)
+    order = epoch_order(np.repeat(np.arange(50), 10), seed=0, epoch=0, max_per_image=5)
     place = np.argsort(order).reshape(50, 10)
     spread = place.max(axis=1) - place.min(axis=1)
     assert 100 < spread.mean() < 240  # 4 + 500 / 3 is expected
@@ -78,10 +78,10 @@ def test_groups_are_in_random_order() -> None:
 @pytest.mark.parametrize("size", [7, 32, 100])
 def test_batches_of_one_shape(together: int, size: int) -> None:
     shapes = np.random.default_rng(1).integers(0, 4, 200)
-    order = Order(MANY, together=together, shape_of_image=shapes)
+    order = Order(MANY, max_per_image=together, shape_of_image=shapes)
     batches = order.batches(size=size, seed=0, epoch=0)
     assert sorted(itertools.chain(*batches)) == list(range(len(MANY)))
-    plain = Order(MANY, together=together).batches(size=size, seed=0, epoch=0)
+    plain = Order(MANY, max_per_image=together).batches(size=size, seed=0, epoch=0)
     assert sorted(map(len, batches)) == sorted(map(len, plain))
     mixed = sum(len(set(shapes[MANY[batch]])) > 1 for batch in batches)
     assert mixed <= 3
@@ -93,7 +93,7 @@ def test_batches_are_a_function_of_seed_and_epoch() -> None:
     shapes = np.arange(200) % 3
 
     def listed(seed: int, epoch: int) -> list[list[int]]:
-        order = Order(MANY, together=2, shape_of_image=shapes)
+        order = Order(MANY, max_per_image=2, shape_of_image=shapes)
         return [batch.tolist() for batch in order.batches(size=64, seed=seed, epoch=epoch)]
 
     found = [listed(seed, epoch) for seed in (0, 1) for epoch in (0, 1)]

@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 from ve_world import FAST, make_world, rows_of, write_rows
 
+from clipfeat.train import fit
 from clipfeat.train.settings import load_settings
-from clipfeat.train.tasks.entailment import train_ve
+from clipfeat.train.tasks.entailment import EntailmentTask
 from clipfeat.train.tasks.settings import VE_PRESETS, VeSettings
 
 Typed = Callable[..., tuple[int, str, str]]
@@ -24,7 +25,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> World:
 
 def trained(world: World, out: Path, *changes: str) -> Path:
     settings = load_settings(VeSettings, config=None, assignments=[*FAST, *changes])
-    train_ve(settings, store=world[0], data=world[1], out=out, device="cpu")
+    fit(EntailmentTask(settings, store=world[0], data=world[1], device="cpu"), out)
     return out
 
 
@@ -143,7 +144,7 @@ def test_mistakes_get_one_line(
 
 def test_a_run_of_another_task_is_refused(run: Path, typed: Typed) -> None:
     code, _, err = typed("eval", "vqa", run, "--split", "dev")
-    assert (code, err) == (2, f"Error: {run} is a run of task 've', not vqa\n")
+    assert (code, err) == (2, f"Error: {run} is a run of task 've', not vqa [E-RUN-TASK]\n")
 
 
 def test_training_without_a_held_out_split(world: World, tmp_path: Path, typed: Typed) -> None:

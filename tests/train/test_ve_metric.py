@@ -11,8 +11,8 @@ from torch import nn
 from clipfeat.base.errors import ClipfeatError
 from clipfeat.train.data.snli_ve import Pair, VeSplit, read_predictions, score, write_predictions
 from clipfeat.train.models.layers import Outputs
-from clipfeat.train.tasks.answering import GroundedBatch
-from clipfeat.train.tasks.entailment import loss_of
+from clipfeat.train.tasks.answering import AnswerBatch
+from clipfeat.train.tasks.entailment import label_loss as loss_of
 
 E, N, C = "entailment", "neutral", "contradiction"
 
@@ -80,7 +80,7 @@ class Even(nn.Module):
 
 
 def test_the_loss_is_the_mean_cross_entropy_of_each_head() -> None:
-    batch = GroundedBatch(
+    batch = AnswerBatch(
         features=torch.zeros(1, 1, 4),
         mask=torch.ones(1, 1, dtype=torch.bool),
         grid_shapes=torch.ones(1, 2, dtype=torch.int64),

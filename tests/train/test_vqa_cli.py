@@ -13,10 +13,11 @@ from vqa_world import FAST, grid, make_world, write_gqa, write_split, write_visu
 from clipfeat.base.errors import ClipfeatError, UsageError
 from clipfeat.base.jsonio import write_json
 from clipfeat.featstore import FeatureStore, StoreError
+from clipfeat.train import fit
 from clipfeat.train.data.vocabulary import read_vocabulary
 from clipfeat.train.settings import load_settings
 from clipfeat.train.tasks.settings import VqaSettings
-from clipfeat.train.tasks.vqa import train_vqa
+from clipfeat.train.tasks.vqa import VqaTask
 from clipfeat.train.tasks.vqa_predict import answer, load_run
 
 Typed = Callable[..., tuple[int, str, str]]
@@ -32,7 +33,7 @@ def run(world: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactory) -> P
     """A run that has learned the tiny world."""
     out = tmp_path_factory.mktemp("runs") / "run"
     settings = load_settings(VqaSettings, config=None, assignments=[*FAST, "epochs=25"])
-    train_vqa(settings, store=world[0], data=world[1], out=out, device="cpu")
+    fit(VqaTask(settings, store=world[0], data=world[1], device="cpu"), out)
     return out
 
 
@@ -223,7 +224,7 @@ def test_predict_says_when_it_knows_no_word(run: Path, tmp_path: Path, typed: Ty
     more = ("--json", "--out", tmp_path / "a.png")
     code, out, err = typed(*ask(run, "COCO_val2014_000000000061", "Warum nur?", *more))
     assert code == 0
-    assert err == "the model knows no word of the question; it goes by the image alone\n"
+    assert err == "the model knows no word of the question; its answer depends on the image alone\n"
     assert json.loads(out)["question"] == "Warum nur?"
 
 

@@ -20,7 +20,7 @@ from clipfeat.train.data.vqa2 import IMAGES, read_split
 from clipfeat.train.data.words import Words
 from clipfeat.train.metrics.vqa import Annotation
 from clipfeat.train.records import RecordReader
-from clipfeat.train.tasks.answering import Targets, read_batch
+from clipfeat.train.tasks.answering import SoftAnswers, read_batch
 from clipfeat.train.tasks.vqa import choose_answers, encode, store_ids
 
 
@@ -30,8 +30,8 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 
 
 def test_doctests() -> None:
-    for name in ("texts.words", "grounded.images"):
-        results = doctest.testmod(importlib.import_module(f"clipfeat.train.{name}"))
+    for name in ("words", "ids"):
+        results = doctest.testmod(importlib.import_module(f"clipfeat.train.data.{name}"))
         assert (results.failed, results.attempted > 0) == (0, True)
 
 
@@ -305,12 +305,12 @@ def test_targets_of_a_batch_are_those_of_its_texts() -> None:
         dict(zip(rng.permutation(50)[:count].tolist(), rng.random(count).tolist(), strict=True))
         for count in rng.integers(0, 4, 100).tolist()
     ]
-    targets = Targets.of(rows)
+    targets = SoftAnswers.of(rows)
     for numbers in ([], [0], [99, 0, 0], rng.integers(0, 100, 64).tolist()):
         expected = torch.zeros(len(numbers), 50)
         for place, number in enumerate(numbers):
             for answer, score in rows[number].items():
                 expected[place, answer] = score
         assert torch.equal(targets.table(np.array(numbers, np.int64), 50), expected)
-    nothing = Targets.of([{}, {}])
+    nothing = SoftAnswers.of([{}, {}])
     assert nothing.table(np.array([1, 0]), 3).tolist() == [[0, 0, 0], [0, 0, 0]]

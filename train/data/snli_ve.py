@@ -84,7 +84,7 @@ def read_split(dataset: str, data: Path, name: str) -> VeSplit:
 def _records(path: Path) -> Iterator[tuple[str, Any]]:
     """Yield (where it stands, record) of each line of JSON or row of CSV."""
     yield from (
-        read_json_lines(path) if path.suffix == ".jsonl" else csv_rows(path, wrapped=EXPLANATION)
+        read_json_lines(path) if path.suffix == ".jsonl" else csv_rows(path, multiline=EXPLANATION)
     )
 
 

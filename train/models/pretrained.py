@@ -13,9 +13,8 @@ from ...base.jsonio import field
 from ...featstore import FeatureStore
 from ..checkpoint import read_checkpoint
 from ..data.vocabulary import Vocabulary, read_vocabulary
-from ..engine import features_of
 from ..records import ChannelStatistics, statistics_of
-from ..run import VOCABULARY, RunCard, find_best, read_card
+from ..run import VOCABULARY, RunManifest, features_of, find_best, read_manifest
 from ..settings import settings_of
 from .layers import AnswerHead
 from .settings import SingleStreamSettings
@@ -31,7 +30,7 @@ class Pretrained:
     """The best checkpoint of a pre-training run, and all that starting from it takes."""
 
     folder: Path
-    card: RunCard
+    manifest: RunManifest
     settings: SingleStreamSettings
     vocabulary: Vocabulary
     tensors: dict[str, Tensor]
@@ -43,7 +42,7 @@ class Pretrained:
 
         Another recipe may be meant, as a larger size for fine-tuning is, and gets a remark.
         """
-        theirs, ours = self.card.features, features_of(store)
+        theirs, ours = self.manifest.features, features_of(store)
         told = {part: f"{theirs.get(part)!r}, and {store.path} has {ours[part]!r}" for part in ours}
         if theirs.get("backbone") != ours["backbone"]:
             raise UsageError(
@@ -104,16 +103,16 @@ class Pretrained:
 
 def load_pretrained(folder: Path) -> Pretrained:
     """Return what a pre-training run has learned; UsageError where the folder is no such run."""
-    card = read_card(folder)
-    if card.task != TASK:
-        raise UsageError(f"{folder} is a run of task {card.task!r}, not {TASK}")
+    manifest = read_manifest(folder)
+    if manifest.task != TASK:
+        raise UsageError(f"{folder} is a run of task {manifest.task!r}, not {TASK}")
     path = find_best(folder)
-    model = field(card.settings, "model", dict, folder)
+    model = field(manifest.settings, "model", dict, folder)
     settings = settings_of(SingleStreamSettings, model, "model.")
     tensors, state = read_checkpoint(path)
     return Pretrained(
         folder,
-        card,
+        manifest,
         settings,
         read_vocabulary(folder / VOCABULARY),
         tensors,

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from jaxtyping import Float64
 
-from ..run import read_card, read_metrics
+from ..run import read_manifest, read_metrics
 from .canvas import BLUE, FAINT, GREEN, INK, ORANGE, new_figure, save
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ def draw_curves(run: Path, out: Path) -> None:
 
     Raises UsageError for a folder that is no run's.
     """
-    task, lines = read_card(run).task, read_metrics(run)
+    task, lines = read_manifest(run).task, read_metrics(run)
     losses = _with(lines, "step", "loss", "lr")
     scores = _with(lines, "step", "score", "epoch")
     figure = new_figure(7.2, 6.4)

@@ -1,38 +1,39 @@
-"""Texts about images, as numbers, and batches of them with the images' grids."""
+"""Choosing an answer to a text about an image: what VQA and visual entailment share."""
 
-import functools
-from collections.abc import Callable, Collection, Mapping, Sequence
+from abc import abstractmethod
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property, partial
 from itertools import chain
 from pathlib import Path
-from typing import Any, Generic, NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import torch
 from accelerate import Accelerator
-from jaxtyping import Bool, Float, Float32, Int
+from jaxtyping import Bool, Float, Float32, Float64, Int
 from torch import Tensor, nn
 
-from ...base.errors import UsageError
-from ...base.jsonio import field, write_json
 from ...featstore import FeatureStore
-from ..batches import Order
-from ..checkpoint import read_checkpoint, rebuild
+from ..batches import Numbers
+from ..checkpoint import TrainedRun, load_trained
 from ..data.vocabulary import Vocabulary, WordPieces, read_vocabulary
 from ..data.words import PADDING, Words
-from ..devices import memory_errors
-from ..engine import each_batch, make_card, open_run, part_size, require_features, train
-from ..log import LoopTimes
+from ..devices import inference_errors, memory_errors
+from ..engine import each_batch, eval_batch_size
 from ..models.pretrained import Pretrained
 from ..models.settings import GroundedSettings
 from ..models.start import make_model, new_model, require_places, start_files
-from ..pictures.curves import draw_curves
-from ..records import RecordReader, statistics_of
-from ..run import CURVES, RESULT, SCORES, VOCABULARY, RunCard, find_best, read_card
-from ..settings import LoopSettings, SplitSettings, settings_of
+from ..records import RecordReader
+from ..run import require_features
+from ..settings import LoopSettings
+from ..task import Task, make_order
+
+MODEL_SIZE_REMEDY = "the model does not fit; lower its sizes, such as model.hidden"
+S = TypeVar("S", bound=GroundedSettings)
 
 
-class GroundedBatch(NamedTuple):
+class AnswerBatch(NamedTuple):
     """Some texts, and the images that they are about, each once."""
 
     features: Float[Tensor, "image cell dim"]
@@ -42,9 +43,9 @@ class GroundedBatch(NamedTuple):
     tokens: Int[Tensor, "text token"]
     targets: Float32[Tensor, "text answer"]
 
-    def to(self, device: torch.device) -> "GroundedBatch":
+    def to(self, device: torch.device) -> "AnswerBatch":
         """Return the batch with its tensors on `device`; from pinned memory, without waiting."""
-        return GroundedBatch(*(tensor.to(device, non_blocking=True) for tensor in self))
+        return AnswerBatch(*(tensor.to(device, non_blocking=True) for tensor in self))
 
     @property
     def inputs(self) -> tuple[Tensor, ...]:
@@ -53,32 +54,54 @@ class GroundedBatch(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Targets:
-    """The answers that score, of some texts: those of a text stand beside each other."""
+class SoftAnswers:
+    """The answers that score, of some texts; those of one text are adjacent."""
 
-    first: Int[np.ndarray, " bound"]  # where those of each text begin, and where the last one's end
-    answers: Int[np.ndarray, " answer"]
+    first: Int[
+        np.ndarray, " bound"
+    ]  # where the answers of each text begin, and the end of the last
+    answers: Int[np.ndarray, " answer"]  # numbers of classes
     scores: Float32[np.ndarray, " answer"]  # 0 to 1
 
     @staticmethod
-    def of(rows: Sequence[Mapping[int, float]]) -> "Targets":
-        """Return the targets of texts whose {answer: score} are given."""
+    def of(rows: Sequence[Mapping[int, float]]) -> "SoftAnswers":
+        """Return the answers of texts, given {answer: score} of each."""
         counts = [len(row) for row in rows]
         answers = np.fromiter(chain.from_iterable(rows), np.int64, sum(counts))
         scores = chain.from_iterable(row.values() for row in rows)
         first = np.concatenate(([0], np.cumsum(counts, dtype=np.int64)))
-        return Targets(first, answers, np.fromiter(scores, np.float32, sum(counts)))
+        return SoftAnswers(first, answers, np.fromiter(scores, np.float32, sum(counts)))
 
-    def table(
-        self, numbers: Int[np.ndarray, " text"], answers: int
-    ) -> Float32[Tensor, "text {answers}"]:
-        """Return the score of every answer to each of the texts at `numbers`."""
+    def table(self, numbers: Numbers, answers: int) -> Float32[Tensor, "text {answers}"]:
+        """Return the score of every class for each of the texts at `numbers`."""
         begins, counts = self.first[numbers], np.diff(self.first)[numbers]
         row = np.repeat(np.arange(len(numbers)), counts)
-        place = np.arange(len(row)) + np.repeat(begins - np.cumsum(counts) + counts, counts)
+        position = np.arange(len(row)) + np.repeat(begins - np.cumsum(counts) + counts, counts)
         table = torch.zeros(len(numbers), answers)
-        table.numpy()[row, self.answers[place]] = self.scores[place]
+        table.numpy()[row, self.answers[position]] = self.scores[position]
         return table
+
+    @cached_property
+    def _scores_before(self) -> Float64[np.ndarray, " sum"]:
+        """The sum of the scores before each answer; the last is that of all."""
+        return np.concatenate(([0.0], np.cumsum(self.scores, dtype=np.float64)))
+
+    def draw(
+        self, numbers: Numbers, uniforms: Float[np.ndarray, " text"]
+    ) -> Int[np.ndarray, " text"]:
+        """Return an answer to each text, drawn in proportion to its score; -1 where it has none.
+
+        `uniforms`, 0 to 1, decide.
+        """
+        before = self._scores_before
+        first, end = self.first[numbers], self.first[numbers + 1]
+        score = before[first] + uniforms * (before[end] - before[first])
+        position = np.searchsorted(before, score, side="right") - 1
+        position = np.clip(position, first, end - 1)  # rounding may lead to another text's
+        has_one = end > first
+        drawn = np.full(len(numbers), -1)
+        drawn[has_one] = self.answers[position[has_one]]
+        return drawn
 
 
 @dataclass(frozen=True)
@@ -89,28 +112,15 @@ class Examples:
     image_ids: tuple[str, ...]  # of the store, each once
     image_of_text: Int[np.ndarray, " text"]  # positions in image_ids
     tokens: Int[np.ndarray, "text token"]
-    targets: Targets | None  # None where none are known
+    targets: SoftAnswers | None  # None where none are known
 
     def __len__(self) -> int:
         return len(self.ids)
 
 
-def make_order(
-    image_of_text: Int[np.ndarray, " text"],
-    image_ids: Sequence[str],
-    store: FeatureStore,
-    settings: LoopSettings,
-) -> Order:
-    """Return the order that the settings ask for of texts about images of a store."""
-    shapes = None
-    if settings.by_shape:
-        _, shapes = np.unique(store.shapes(list(image_ids)), axis=0, return_inverse=True)
-    return Order(image_of_text, together=settings.together, shape_of_image=shapes)
-
-
 def read_batch(
-    reader: RecordReader, examples: Examples, numbers: Int[np.ndarray, " text"], *, answers: int
-) -> GroundedBatch:
+    reader: RecordReader, examples: Examples, numbers: Numbers, *, answers: int
+) -> AnswerBatch:
     """Return the texts at `numbers`; each image's record is read once.
 
     `answers` is the number of classes. Targets are zeros where none are known.
@@ -124,7 +134,7 @@ def read_batch(
     else:
         targets = examples.targets.table(numbers, answers)
     small = (torch.from_numpy(image_of_text), torch.from_numpy(tokens[:, :longest]), targets)
-    return GroundedBatch(*records, *(reader.pinned(tensor) for tensor in small))
+    return AnswerBatch(*records, *(reader.pinned(tensor) for tensor in small))
 
 
 @torch.inference_mode()
@@ -141,10 +151,10 @@ def predict(
     With several processes each answers its part of the batches.
     """
     model.eval()
-    read = functools.partial(read_batch, reader, examples, answers=len(answers))
+    read = partial(read_batch, reader, examples, answers=len(answers))
     order = np.argsort(examples.image_of_text, kind="stable")  # a record is read once
     best = torch.zeros(len(examples), dtype=torch.int64, device=accelerator.device)
-    size = part_size(settings)
+    size = eval_batch_size(settings)
     for numbers, batch in each_batch(order, read, accelerator, size=size, doing="answering"):
         logits = model(*batch.inputs).logits
         best[torch.from_numpy(numbers).to(best.device)] = logits.argmax(dim=1)
@@ -155,46 +165,11 @@ def predict(
     }
 
 
-Predictions = Mapping[Any, str]  # {example id: answer}
-S = TypeVar("S", bound=GroundedSettings)
-
-
-@dataclass(frozen=True)
-class Inputs:
-    """What a run learns from."""
-
-    task: str
-    features: FeatureStore
-    data: Path  # folder
-    files: tuple[Path, ...]  # with other contents it would be another run
-    vocabulary: Vocabulary
-    pretrained: Pretrained | None  # what the model starts from
-    examples: Examples
-    scored: Examples | None  # of the split that scores the model
-
-
-@dataclass(frozen=True)
-class Trained(Generic[S]):
-    """The best model of a run, with all that answering takes."""
-
-    folder: Path
-    model: nn.Module
-    vocabulary: Vocabulary
-    settings: S
-    card: RunCard
-    epoch: int  # of the checkpoint
-
-    def require_store(self, store: FeatureStore) -> None:
-        """Raise UsageError unless the model can be asked about the images of a store."""
-        require_features(store, self.card)
-        require_places(self.settings.model, store)
-
-
 def make_examples(
     ids: Sequence[int | str],
     images: Sequence[str],
     texts: Sequence[str],
-    targets: Targets | None,
+    targets: SoftAnswers | None,
     *,
     words: Words | WordPieces,
     max_tokens: int,
@@ -210,96 +185,87 @@ def make_examples(
     )
 
 
-def require_apart(
-    settings: SplitSettings, trained_on: Collection[Any], held_out: Collection[Any], *, of: str
-) -> None:
-    """Raise UsageError where the split that scores the model shares examples with training.
-
-    CLIP-ViL's MCAN was validated on questions that it was trained on.
-    """
-    shared = set(trained_on).intersection(held_out)
-    if shared:
-        raise UsageError(
-            f"eval_split {settings.eval_split} shares {len(shared):,} {of} with train_split "
-            f"{settings.train_split}, so that its score would mean nothing; "
-            'pass --set eval_split="" to train without one'
-        )
-
-
-def train_grounded(
-    inputs: Inputs,
-    settings: GroundedSettings,
-    *,
-    run: Path,
+def predict_with(
+    run: TrainedRun[S, Vocabulary, nn.Module],
+    reader: RecordReader,
+    examples: Examples,
     accelerator: Accelerator,
-    loss_of: Callable[[nn.Module, GroundedBatch], Tensor],
-    score: Callable[[Predictions], Mapping[str, float]] | None,
-) -> tuple[RecordReader, LoopTimes]:
-    """Train a model, or go on, until `run` holds its best checkpoint.
+) -> dict[int | str, str]:
+    """Return {id: answer} for every text by a trained model, on the accelerator's device."""
+    model = accelerator.prepare_model(run.model, evaluation_mode=True)
+    with inference_errors(run.settings.precision):
+        return predict(model, reader, examples, run.vocabulary.answers, run.settings, accelerator)
 
-    `score` takes what the model answers to `inputs.scored` after each epoch; both are there or
-    neither is. Returns the reader, which may have records cached, and the times. Raises
-    UsageError before the run is made.
-    """
-    examples, scored, answers = inputs.examples, inputs.scored, inputs.vocabulary.answers
-    reader = RecordReader(inputs.features, accelerator.device, settings.cache)
-    ids = {*examples.image_ids, *(scored.image_ids if scored else ())}
-    reader.require_room(ids, processes=accelerator.num_processes)
-    with memory_errors("the model does not fit; lower its sizes, such as model.hidden"):
-        model = new_model(
-            settings, inputs.features, examples.image_ids, inputs.vocabulary, inputs.pretrained
-        )
-    card = make_card(
-        inputs.task,
-        settings,
-        store=inputs.features,
-        data=inputs.data,
-        files=(*inputs.files, *start_files(settings)),
+
+class AnsweringTask(Task[S, nn.Module]):
+    """A task that chooses one of its vocabulary's answers to each text about an image."""
+
+    def __init__(
+        self,
+        settings: S,
+        *,
+        store: FeatureStore,
+        data: Path,
+        files: Sequence[Path],
+        vocabulary: Vocabulary,
+        pretrained: Pretrained | None,
+        examples: Examples,
+        held_out: Examples | None,
+        accelerator: Accelerator,
+    ):
+        """Make the model that training begins with; `held_out` are what it is scored on.
+
+        `files` are those of the data, and `pretrained` is what the model starts from. Raises
+        UsageError where the records do not fit the cache.
+        """
+        self.settings, self.store, self.data = settings, store, data
+        self.vocabulary, self.accelerator = vocabulary, accelerator
+        self.examples, self.held_out = examples, held_out
+        self.reader = RecordReader(store, accelerator.device, settings.cache)
+        image_ids = {*examples.image_ids, *(held_out.image_ids if held_out else ())}
+        self.reader.require_room(image_ids, processes=accelerator.num_processes)
+        with memory_errors(MODEL_SIZE_REMEDY):
+            self.model = new_model(settings, store, examples.image_ids, vocabulary, pretrained)
+        self.data_files = (*files, *start_files(settings))
+        self.order = make_order(examples.image_of_text, examples.image_ids, store, settings)
+
+    def batch(self, numbers: Numbers, epoch: int) -> AnswerBatch:
+        """Return the texts at `numbers`, in every epoch the same."""
+        return read_batch(self.reader, self.examples, numbers, answers=len(self.vocabulary.answers))
+
+    def evaluate(self, model: nn.Module) -> Mapping[str, float]:
+        """Return the scores of the answers to the held-out texts."""
+        return {} if self.held_out is None else self.score(self._answers(model, self.held_out))
+
+    @abstractmethod
+    def score(self, answers: Mapping[Any, str]) -> Mapping[str, float]:
+        """Return the scores of {id: answer} of the held-out texts, in percent."""
+        ...
+
+    def _answers(self, model: nn.Module, examples: Examples) -> dict[int | str, str]:
+        classes = self.vocabulary.answers
+        return predict(model, self.reader, examples, classes, self.settings, self.accelerator)
+
+    def vocabulary_record(self) -> Mapping[str, Any]:
+        """Return the words and the answers."""
+        return self.vocabulary.record()
+
+
+def load_answering_run(
+    folder: Path, task: str, settings_type: type[S]
+) -> TrainedRun[S, Vocabulary, nn.Module]:
+    """Return the best model of a run folder, on the CPU; raises as `load_trained` does."""
+    return load_trained(
+        folder,
+        task,
+        settings_type,
+        read_vocabulary=read_vocabulary,
+        norm="norm",
+        build=make_model,
     )
 
-    def evaluate(
-        score: Callable[[Predictions], Mapping[str, float]], scored: Examples, model: nn.Module
-    ) -> Mapping[str, float]:
-        return score(predict(model, reader, scored, answers, settings, accelerator))
 
-    with open_run(run, card, inputs.vocabulary, accelerator):
-        times = train(
-            model,
-            settings,
-            run=run,
-            accelerator=accelerator,
-            order=make_order(examples.image_of_text, examples.image_ids, inputs.features, settings),
-            read_batch=lambda numbers, epoch: read_batch(
-                reader, examples, numbers, answers=len(answers)
-            ),
-            loss_of=loss_of,
-            evaluate=functools.partial(evaluate, score, scored) if score and scored else None,
-        )
-    return reader, times
-
-
-def write_results(run: Path, result: Mapping[str, Any], scores: Mapping[str, Any] | None) -> None:
-    """Write what a run has come to: its result, its score of each example, its curves."""
-    write_json(run / RESULT, result)
-    if scores is not None:
-        write_json(run / SCORES, scores)
-    draw_curves(run, run / CURVES)
-
-
-def load_trained(run: Path, task: str, kind: type[S]) -> Trained[S]:
-    """Return the best model of a run folder, on the CPU.
-
-    Raises UsageError where the folder is no run of the task or has no checkpoint yet.
-    """
-    card = read_card(run)
-    if card.task != task:
-        raise UsageError(f"{run} is a run of task {card.task!r}, not {task}")
-    path = find_best(run)
-    settings = settings_of(kind, card.settings)
-    vocabulary = read_vocabulary(run / VOCABULARY)
-    tensors, state = read_checkpoint(path)
-    statistics = statistics_of(tensors, "model.norm", path)
-    build = functools.partial(make_model, settings, statistics, vocabulary)
-    model = rebuild(build, tensors, path)
-    epoch = field(state, "epoch", int, path)
-    return Trained(run, model, vocabulary, settings, card, epoch)
+def require_store(run: TrainedRun[S, Vocabulary, nn.Module], store: FeatureStore) -> None:
+    """Raise UsageError unless a model can answer texts about the images of a store."""
+    require_features(store, run.manifest)
+    require_places(run.settings.model, store)

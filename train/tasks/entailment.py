@@ -1,18 +1,17 @@
-"""From the pairs of a split to examples: its hypotheses as tokens, its images in a store."""
+"""The visual entailment task: from the pairs of a split to a trained model and its scores."""
 
-import functools
 from collections.abc import Container, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import Accelerator
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from ...base.errors import ClipfeatError, UsageError
 from ...featstore import FeatureStore
+from ..checkpoint import TrainedRun
 from ..data.ids import find_images
 from ..data.snli_ve import (
     LABELS,
@@ -25,25 +24,24 @@ from ..data.snli_ve import (
 )
 from ..data.vocabulary import Vocabulary, WordPieces, require_known
 from ..data.words import Words
-from ..devices import accelerator_of_trained, accelerator_on, inference_errors
-from ..log import LoopTimes
+from ..devices import accelerator_of_trained, accelerator_on
 from ..models.start import choose_words, find_start
 from ..records import RecordReader
+from ..task import Report, require_apart
 from .answering import (
+    AnswerBatch,
+    AnsweringTask,
     Examples,
-    GroundedBatch,
-    Inputs,
-    Predictions,
-    Targets,
-    Trained,
-    load_trained,
+    SoftAnswers,
+    load_answering_run,
     make_examples,
-    predict,
-    require_apart,
-    train_grounded,
-    write_results,
+    predict_with,
+    require_store,
 )
 from .settings import VeSettings
+
+PREDICTIONS = "predictions.jsonl"
+TrainedVe = TrainedRun[VeSettings, Vocabulary, nn.Module]
 
 
 def encode(
@@ -73,7 +71,7 @@ def encode(
         [pair.pair_id for pair, _ in kept],
         [stored for _, stored in kept],
         texts,
-        Targets.of([{LABELS.index(pair.label): 1.0} for pair, _ in kept]),
+        SoftAnswers.of([{LABELS.index(pair.label): 1.0} for pair, _ in kept]),
         words=words,
         max_tokens=max_tokens,
     )
@@ -83,15 +81,15 @@ def encode(
 
 
 @dataclass(frozen=True)
-class Asked:
-    """A split to answer: its pairs, and those of them whose images have features."""
+class EvalSplit:
+    """A split to answer: its pairs, and the examples of those whose images have features."""
 
     split: VeSplit
     examples: Examples
 
     def score_table(self, predictions: Path) -> dict[str, Any]:
         """Return 100 or 0 for each pair, right or wrong, with its image."""
-        said = read_predictions(predictions, self.split)
+        predicted = read_predictions(predictions, self.split)
         image_of = {pair.pair_id: pair.candidates[0] for pair in self.split.pairs}
         for pair_id, image in zip(self.examples.ids, self.examples.image_of_text, strict=True):
             image_of[str(pair_id)] = self.examples.image_ids[image]
@@ -99,13 +97,101 @@ class Asked:
             "split": self.split.name,
             "ids": list(self.split.ids),
             "images": [image_of[pair_id] for pair_id in self.split.ids],
-            "scores": [100 * (said[pair.pair_id] == pair.label) for pair in self.split.pairs],
+            "scores": [100 * (predicted[pair.pair_id] == pair.label) for pair in self.split.pairs],
         }
 
 
-def load_run(run: Path) -> Trained[VeSettings]:
-    """Return the best model of a run folder; UsageError where it is no `ve` run or has none."""
-    return load_trained(run, "ve", VeSettings)
+class EntailmentTask(AnsweringTask[VeSettings]):
+    """Train on the pairs of one split, and score the model on another."""
+
+    name = "ve"
+
+    def __init__(self, settings: VeSettings, *, store: Path, data: Path, device: str | None = None):
+        """Read both splits, and make the model that training begins with.
+
+        Raises UsageError before any work, StoreError for a store that cannot be read, and
+        ClipfeatError for data that do not fit it.
+        """
+        features = FeatureStore.open(store)
+        settings, pretrained = find_start(settings, features)
+        accelerator = accelerator_on(device, settings)
+        training = read_split(settings.dataset, data, settings.train_split)
+        held_out = None
+        if settings.eval_split:
+            held_out = read_split(settings.dataset, data, settings.eval_split)
+            require_apart(settings, training.ids, held_out.ids, of="pairs")
+        texts = (pair.hypothesis for pair in training.pairs)
+        vocabulary = Vocabulary(choose_words(settings.model, pretrained, texts), LABELS)
+        limits = {"max_tokens": settings.max_tokens, "skip_missing": settings.skip_missing}
+        examples = encode(training, vocabulary.words, features, **limits)
+        self.eval_split = (
+            EvalSplit(held_out, encode(held_out, vocabulary.words, features, **limits))
+            if held_out
+            else None
+        )
+        super().__init__(
+            settings,
+            store=features,
+            data=data,
+            files=(training.file, *((held_out.file,) if held_out else ())),
+            vocabulary=vocabulary,
+            pretrained=pretrained,
+            examples=examples,
+            held_out=self.eval_split.examples if self.eval_split else None,
+            accelerator=accelerator,
+        )
+
+    def loss(self, model: nn.Module, batch: AnswerBatch) -> Tensor:
+        """Return the mean cross-entropy of the labels, shape ()."""
+        return label_loss(model, batch)
+
+    def score(self, answers: Mapping[Any, str]) -> Mapping[str, float]:
+        """Return the accuracy, over all and by label; a pair without an answer counts as wrong."""
+        assert self.eval_split is not None
+        split = self.eval_split.split
+        complete = {pair_id: answers.get(pair_id, NO_ANSWER) for pair_id in split.ids}
+        scores = score(complete, split.pairs)
+        return {"score": scores["accuracy"], **scores["by_class"]}
+
+    def report(self, model: nn.Module, run: Path, epoch: int) -> Report:
+        """Label the held-out pairs, write the labels into the run and score them."""
+        if self.eval_split is None:
+            return Report({"split": "", "epoch": epoch, "blind": self.settings.blind})
+        labels = self._answers(model, self.eval_split.examples)
+        if not self.accelerator.is_main_process:
+            return Report({})
+        path = run / PREDICTIONS
+        result = score_labels(self.eval_split, labels, path, self.settings, epoch)
+        return Report(result, self.eval_split.score_table(path))
+
+
+def label_loss(model: nn.Module, batch: AnswerBatch) -> Tensor:
+    """Return the mean cross-entropy of the labels, summed over a model's heads; shape ()."""
+    outputs = model(*batch.inputs)
+    heads = (outputs.logits, *outputs.branches)
+    return torch.stack([cross_entropy(logits, batch.targets) for logits in heads]).sum()
+
+
+def score_labels(
+    eval_split: EvalSplit, labels: Mapping[Any, str], path: Path, settings: VeSettings, epoch: int
+) -> dict[str, Any]:
+    """Write the labels of a split's pairs to `path`; return the scores of that file."""
+    split = eval_split.split
+    write_predictions(path, labels, split)
+    return {
+        "split": split.name,
+        "epoch": epoch,
+        "blind": settings.blind,
+        **score(read_predictions(path, split), split.pairs),
+        "skipped": len(split.pairs) - len(eval_split.examples),
+        "dropped": split.dropped,
+        "predictions": str(path),
+    }
+
+
+def load_run(run: Path) -> TrainedVe:
+    """Return the best model of a run folder; raises UsageError as `load_trained` does."""
+    return load_answering_run(run, "ve", VeSettings)
 
 
 def eval_ve(
@@ -118,7 +204,7 @@ def eval_ve(
     skip_missing: int | None = None,
     blind: Path | None = None,
 ) -> dict[str, Any]:
-    """Answer a split with a run's best model, write the answers into the run, return the scores.
+    """Label a split with a run's best model, write the labels into the run, return the scores.
 
     `store`, `data` and `skip_missing` are by default those of the run. With `blind`, a run with
     `blind=true`, its scores on the same pairs stand under "hypothesis_only". Raises UsageError
@@ -126,61 +212,37 @@ def eval_ve(
     """
     trained = load_run(run)
     twin = None if blind is None else _load_blind(blind)
-    features = FeatureStore.open(store or Path(trained.card.store))
-    pairs = read_split(trained.settings.dataset, data or Path(trained.card.data), split)
-    skips = trained.settings.skip_missing if skip_missing is None else skip_missing
+    features = FeatureStore.open(store or Path(trained.manifest.store))
+    pairs = read_split(trained.settings.dataset, data or Path(trained.manifest.data), split)
+    skipped = trained.settings.skip_missing if skip_missing is None else skip_missing
 
-    def answer(trained: Trained[VeSettings]) -> dict[str, Any]:
-        trained.require_store(features)
-        words, max_tokens = trained.vocabulary.words, trained.settings.max_tokens
-        examples = encode(pairs, words, features, max_tokens=max_tokens, skip_missing=skips)
-        accelerator = accelerator_of_trained(device, trained.settings)
+    def result_of(trained: TrainedVe) -> dict[str, Any]:
+        settings, words = trained.settings, trained.vocabulary.words
+        require_store(trained, features)
+        examples = encode(
+            pairs, words, features, max_tokens=settings.max_tokens, skip_missing=skipped
+        )
+        accelerator = accelerator_of_trained(device, settings)
         reader = RecordReader(features, accelerator.device)
-        name = f"predictions_{split}.jsonl"
-        return answer_split(trained, Asked(pairs, examples), reader, accelerator, name)
+        labels = predict_with(trained, reader, examples, accelerator)
+        path = trained.folder / f"predictions_{split}.jsonl"
+        return score_labels(EvalSplit(pairs, examples), labels, path, settings, trained.epoch)
 
-    result = answer(trained)
-    return result if twin is None else result | {"hypothesis_only": answer(twin)}
+    result = result_of(trained)
+    return result if twin is None else result | {"hypothesis_only": result_of(twin)}
 
 
-def _load_blind(run: Path) -> Trained[VeSettings]:
+def _load_blind(run: Path) -> TrainedVe:
     twin = load_run(run)
     if not twin.settings.blind:
-        raise UsageError(f"--blind {run} was trained with blind=false; pass a run with blind=true")
+        raise UsageError(
+            f"--blind {run} was trained with blind=false; pass a run with blind=true",
+            code="E-RUN-BLIND",
+        )
     return twin
 
 
-def answer_split(
-    run: Trained[VeSettings],
-    asked: Asked,
-    reader: RecordReader,
-    accelerator: Accelerator,
-    name: str,
-) -> dict[str, Any]:
-    """Answer every pair of a split, write the answers into the run as `name`, score them.
-
-    All processes answer; the first writes and scores, and the result of the others is empty.
-    """
-    model = accelerator.prepare_model(run.model, evaluation_mode=True)
-    answers = run.vocabulary.answers
-    with inference_errors(run.settings.precision):
-        predictions = predict(model, reader, asked.examples, answers, run.settings, accelerator)
-    if not accelerator.is_main_process:
-        return {}
-    split, path = asked.split, run.folder / name
-    write_predictions(path, predictions, split)
-    return {
-        "split": split.name,
-        "epoch": run.epoch,
-        "blind": run.settings.blind,
-        **score(read_predictions(path, split), split.pairs),
-        "skipped": len(split.pairs) - len(asked.examples),
-        "dropped": split.dropped,
-        "predictions": str(path),
-    }
-
-
-def describe(result: Mapping[str, Any]) -> str:
+def format_result(result: Mapping[str, Any]) -> str:
     """Return a result as lines for people."""
     if not result["split"]:
         return f"trained to epoch {result['epoch']}; no eval_split, so that nothing is scored"
@@ -191,7 +253,7 @@ def describe(result: Mapping[str, Any]) -> str:
     ]
     if "hypothesis_only" in result:
         lines.append(f"{result['hypothesis_only']['accuracy']:6.2f}  hypothesis only (blind twin)")
-    lines += _describe_confusion(result["confusion"])
+    lines += _confusion_lines(result["confusion"])
     if result["dropped"]:
         lines.append(f"{result['dropped']} pairs dropped: they have no gold label")
     if result["skipped"]:
@@ -199,7 +261,7 @@ def describe(result: Mapping[str, Any]) -> str:
     return "\n".join([*lines, result["predictions"]])
 
 
-def _describe_confusion(confusion: Mapping[str, Mapping[str, int]]) -> list[str]:
+def _confusion_lines(confusion: Mapping[str, Mapping[str, int]]) -> list[str]:
     width = max(map(len, confusion))
     head = f"{'gold / predicted':>{width + 3}}" + "".join(f"{label:>15}" for label in confusion)
     rows = [
@@ -207,80 +269,3 @@ def _describe_confusion(confusion: Mapping[str, Mapping[str, int]]) -> list[str]
         for gold, row in confusion.items()
     ]
     return [head, *rows]
-
-
-PREDICTIONS = "predictions.jsonl"
-
-
-def train_ve(
-    settings: VeSettings, *, store: Path, data: Path, out: Path, device: str | None
-) -> tuple[dict[str, Any], LoopTimes]:
-    """Train on one split, score on another; return the best checkpoint's scores, and the times.
-
-    A run that was killed goes on from its last checkpoint. `out` then holds what
-    `clipfeat.train.run` lists. Raises UsageError before any work, StoreError for a store
-    that cannot be read, ClipfeatError for data that do not fit it.
-    """
-    features = FeatureStore.open(store)
-    settings, pretrained = find_start(settings, features)
-    accelerator = accelerator_on(device, settings)
-    train_split = read_split(settings.dataset, data, settings.train_split)
-    held_out = _read_held_out(settings, data, train_split)
-    texts = (pair.hypothesis for pair in train_split.pairs)
-    vocabulary = Vocabulary(choose_words(settings.model, pretrained, texts), LABELS)
-    encode_split = functools.partial(
-        encode,
-        words=vocabulary.words,
-        store=features,
-        max_tokens=settings.max_tokens,
-        skip_missing=settings.skip_missing,
-    )
-    examples = encode_split(train_split)
-    asked = None if held_out is None else Asked(held_out, encode_split(held_out))
-    inputs = Inputs(
-        task="ve",
-        features=features,
-        data=data,
-        files=(train_split.file, *((held_out.file,) if held_out else ())),
-        vocabulary=vocabulary,
-        pretrained=pretrained,
-        examples=examples,
-        scored=asked.examples if asked else None,
-    )
-    reader, times = train_grounded(
-        inputs,
-        settings,
-        run=out,
-        accelerator=accelerator,
-        loss_of=loss_of,
-        score=functools.partial(_score, asked.split) if asked else None,
-    )
-    best = load_run(out)
-    result: dict[str, Any] = {"split": "", "epoch": best.epoch, "blind": settings.blind}
-    if asked is not None:
-        result = answer_split(best, asked, reader, accelerator, PREDICTIONS)
-    if accelerator.is_main_process:
-        write_results(out, result, asked.score_table(out / PREDICTIONS) if asked else None)
-    return result, times
-
-
-def loss_of(model: nn.Module, batch: GroundedBatch) -> Tensor:
-    """Return the mean cross-entropy of the labels, summed over a model's heads."""
-    found = model(*batch.inputs)
-    heads = (found.logits, *found.branches)
-    return torch.stack([cross_entropy(logits, batch.targets) for logits in heads]).sum()
-
-
-def _score(split: VeSplit, predictions: Predictions) -> dict[str, float]:
-    complete = {pair_id: predictions.get(pair_id, NO_ANSWER) for pair_id in split.ids}
-    scores = score(complete, split.pairs)
-    return {"score": scores["accuracy"], **scores["by_class"]}
-
-
-def _read_held_out(settings: VeSettings, data: Path, train_split: VeSplit) -> VeSplit | None:
-    """Return the split that scores the model, None where the settings name none."""
-    if not settings.eval_split:
-        return None
-    split = read_split(settings.dataset, data, settings.eval_split)
-    require_apart(settings, train_split.ids, split.ids, of="pairs")
-    return split

@@ -1,13 +1,11 @@
-"""From the questions of a split to examples: its vocabulary, and its images in a store."""
+"""The VQA task: from the questions of a split to a trained model and its scores."""
 
-import functools
 from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import Accelerator
 from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits
 
@@ -18,25 +16,24 @@ from ..data.ids import ENDING, find_images
 from ..data.questions import Question, QuestionId, Split
 from ..data.vocabulary import Vocabulary, require_known
 from ..data.vqa_files import describe_scores, read_predictions, read_split, write_predictions
-from ..devices import accelerator_of_trained, accelerator_on, inference_errors
-from ..log import LoopTimes
+from ..devices import accelerator_of_trained, accelerator_on
 from ..metrics.vqa import SCORES, answer_classes, read_answer_list
 from ..models.start import choose_words, find_start
 from ..records import RecordReader
+from ..task import Report, require_apart
 from .answering import (
+    AnswerBatch,
+    AnsweringTask,
     Examples,
-    GroundedBatch,
-    Inputs,
-    Predictions,
-    Targets,
+    SoftAnswers,
     make_examples,
-    predict,
-    require_apart,
-    train_grounded,
-    write_results,
+    predict_with,
+    require_store,
 )
 from .settings import VqaSettings
-from .vqa_predict import TrainedVqa, load_run
+from .vqa_predict import load_run
+
+PREDICTIONS = "predictions.json"
 
 
 def choose_answers(
@@ -132,12 +129,14 @@ def encode(
     return examples
 
 
-def _targets(split: Split, questions: Sequence[Question], vocabulary: Vocabulary) -> Targets | None:
+def _targets(
+    split: Split, questions: Sequence[Question], vocabulary: Vocabulary
+) -> SoftAnswers | None:
     if split.annotations is None:
         return None
     numbers = {answer: number for number, answer in enumerate(vocabulary.answers)}
     soft = (split.annotations[question.question_id].soft() for question in questions)
-    return Targets.of(
+    return SoftAnswers.of(
         [
             {numbers[answer]: score for answer, score in scores.items() if answer in numbers}
             for scores in soft
@@ -146,15 +145,15 @@ def _targets(split: Split, questions: Sequence[Question], vocabulary: Vocabulary
 
 
 @dataclass(frozen=True)
-class Asked:
-    """A split to answer: its questions, and those of them whose images have features."""
+class EvalSplit:
+    """A split to answer: its questions, and the examples of those whose images have features."""
 
     split: Split
     examples: Examples
 
-    def complete(self, predictions: Mapping[QuestionId, str]) -> dict[QuestionId, str]:
-        """Return an answer to every question: the empty one where its image has no features."""
-        return {question_id: predictions.get(question_id, "") for question_id in self.split.ids}
+    def complete(self, answers: Mapping[QuestionId, str]) -> dict[QuestionId, str]:
+        """Return an answer to every question: "" where its image has no features."""
+        return {question_id: answers.get(question_id, "") for question_id in self.split.ids}
 
     def score_table(self, predictions: Path) -> dict[str, Any]:
         """Return the score of each question in percent, with the image that it asks about."""
@@ -168,6 +167,111 @@ class Asked:
             "images": [image_of[question_id] for question_id in scores],
             "scores": [round(100 * score, 2) for score in scores.values()],
         }
+
+
+class VqaTask(AnsweringTask[VqaSettings]):
+    """Train on the questions of one split, and score the model on another."""
+
+    name = "vqa"
+
+    def __init__(
+        self, settings: VqaSettings, *, store: Path, data: Path, device: str | None = None
+    ):
+        """Read both splits, and make the model that training begins with.
+
+        Raises UsageError before any work, StoreError for a store that cannot be read, and
+        ClipfeatError for data that do not fit it.
+        """
+        features = FeatureStore.open(store)
+        settings, pretrained = find_start(settings, features)
+        accelerator = accelerator_on(device, settings)
+        training = read_split(settings.dataset, data, settings.train_split, annotated=True)
+        held_out = None
+        if settings.eval_split:
+            held_out = read_split(settings.dataset, data, settings.eval_split, annotated=True)
+            require_apart(settings, training.ids, held_out.ids, of="questions")
+        answers = choose_answers(
+            training, min_answer_count=settings.min_answer_count, answer_list=settings.answer_list
+        )
+        texts = (question.text for question in training.questions)
+        vocabulary = Vocabulary(choose_words(settings.model, pretrained, texts), answers)
+        limits = {"max_tokens": settings.max_tokens, "skip_missing": settings.skip_missing}
+        examples = encode(training, vocabulary, features, **limits)
+        self.eval_split = (
+            EvalSplit(held_out, encode(held_out, vocabulary, features, **limits))
+            if held_out
+            else None
+        )
+        answer_list = (local_path(settings.answer_list),) if settings.answer_list else ()
+        super().__init__(
+            settings,
+            store=features,
+            data=data,
+            files=(*training.files, *(held_out.files if held_out else ()), *answer_list),
+            vocabulary=vocabulary,
+            pretrained=pretrained,
+            examples=examples,
+            held_out=self.eval_split.examples if self.eval_split else None,
+            accelerator=accelerator,
+        )
+
+    def loss(self, model: nn.Module, batch: AnswerBatch) -> Tensor:
+        """Return the binary cross-entropy against the soft scores, shape ()."""
+        return soft_score_loss(model, batch)
+
+    def score(self, answers: Mapping[Any, str]) -> Mapping[str, float]:
+        """Return the official accuracy, over all and by type of answer."""
+        assert self.eval_split is not None
+        scores = self.eval_split.split.score(self.eval_split.complete(answers))
+        return {"score": scores["overall"], **scores["by_answer_type"]}
+
+    def report(self, model: nn.Module, run: Path, epoch: int) -> Report:
+        """Answer the held-out questions, write the answers into the run and score them."""
+        if self.eval_split is None:
+            return Report({"split": "", "epoch": epoch, "blind": self.settings.blind})
+        answers = self._answers(model, self.eval_split.examples)
+        if not self.accelerator.is_main_process:
+            return Report({})
+        path = run / PREDICTIONS
+        result = score_answers(self.eval_split, answers, path, self.settings, epoch)
+        return Report(result, self.eval_split.score_table(path))
+
+
+def soft_score_loss(model: nn.Module, batch: AnswerBatch) -> Tensor:
+    """Return the binary cross-entropy against the soft scores, summed over answers and heads.
+
+    The sum over answers (mean times their number) is what Pythia and MCAN use; each further
+    head of a model adds its own, as in MoVie+MCAN. Shape ().
+    """
+    outputs = model(*batch.inputs)
+    losses = [
+        binary_cross_entropy_with_logits(logits, batch.targets) * logits.shape[1]
+        for logits in (outputs.logits, *outputs.branches)
+    ]
+    return torch.stack(losses).sum()
+
+
+def score_answers(
+    eval_split: EvalSplit,
+    answers: Mapping[QuestionId, str],
+    path: Path,
+    settings: VqaSettings,
+    epoch: int,
+) -> dict[str, Any]:
+    """Write the answers to every question of a split to `path`; return the scores of that file."""
+    split = eval_split.split
+    write_predictions(path, eval_split.complete(answers), split)
+    scores: dict[str, Any] = {"n": len(split.questions)} | dict.fromkeys(SCORES)
+    if split.annotations is not None:
+        scores = split.score(read_predictions(path, split))
+    return {
+        "split": split.name,
+        "epoch": epoch,
+        "blind": settings.blind,
+        **scores,
+        "skipped": len(split.questions) - len(eval_split.examples),
+        "predictions": str(path),
+    }
 
 
 def eval_vqa(
@@ -185,11 +289,11 @@ def eval_vqa(
     split without annotations. Raises UsageError for a store with other features than the run's.
     """
     trained = load_run(run)
-    accelerator = accelerator_of_trained(device, trained.settings)
-    features = FeatureStore.open(store or Path(trained.card.store))
-    trained.require_store(features)
     settings = trained.settings
-    folder = data or Path(trained.card.data)
+    accelerator = accelerator_of_trained(device, settings)
+    features = FeatureStore.open(store or Path(trained.manifest.store))
+    require_store(trained, features)
+    folder = data or Path(trained.manifest.data)
     questions = read_split(settings.dataset, folder, split, annotated=False)
     examples = encode(
         questions,
@@ -198,40 +302,14 @@ def eval_vqa(
         max_tokens=settings.max_tokens,
         skip_missing=settings.skip_missing if skip_missing is None else skip_missing,
     )
-    name = f"predictions_{split}.json"
-    reader = RecordReader(features, accelerator.device)
-    return answer_split(trained, Asked(questions, examples), reader, accelerator, name)
+    answers = predict_with(
+        trained, RecordReader(features, accelerator.device), examples, accelerator
+    )
+    path = run / f"predictions_{split}.json"
+    return score_answers(EvalSplit(questions, examples), answers, path, settings, trained.epoch)
 
 
-def answer_split(
-    run: TrainedVqa, asked: Asked, reader: RecordReader, accelerator: Accelerator, name: str
-) -> dict[str, Any]:
-    """Answer every question of a split, write the answers into the run as `name`, score them.
-
-    All processes answer; the first writes and scores, and the result of the others is empty.
-    """
-    model = accelerator.prepare_model(run.model, evaluation_mode=True)
-    answers = run.vocabulary.answers
-    with inference_errors(run.settings.precision):
-        predictions = predict(model, reader, asked.examples, answers, run.settings, accelerator)
-    if not accelerator.is_main_process:
-        return {}
-    split, path = asked.split, run.folder / name
-    write_predictions(path, asked.complete(predictions), split)
-    scores: dict[str, Any] = {"n": len(split.questions)} | dict.fromkeys(SCORES)
-    if split.annotations is not None:
-        scores = split.score(read_predictions(path, split))
-    return {
-        "split": split.name,
-        "epoch": run.epoch,
-        "blind": run.settings.blind,
-        **scores,
-        "skipped": len(split.questions) - len(asked.examples),
-        "predictions": str(path),
-    }
-
-
-def describe(result: Mapping[str, Any]) -> str:
+def format_result(result: Mapping[str, Any]) -> str:
     """Return a result as lines for people."""
     if not result["split"]:
         return f"trained to epoch {result['epoch']}; no eval_split, so that nothing is scored"
@@ -243,92 +321,3 @@ def describe(result: Mapping[str, Any]) -> str:
     if result["skipped"]:
         lines.append(f"{result['skipped']} questions skipped: their images have no features")
     return "\n".join([*lines, result["predictions"]])
-
-
-PREDICTIONS = "predictions.json"
-
-
-def train_vqa(
-    settings: VqaSettings, *, store: Path, data: Path, out: Path, device: str | None
-) -> tuple[dict[str, Any], LoopTimes]:
-    """Train on one split, score on another; return the best checkpoint's scores, and the times.
-
-    A run that was killed goes on from its last checkpoint. `out` then holds what
-    `clipfeat.train.run` lists. Raises UsageError before any work, StoreError for a store
-    that cannot be read, ClipfeatError for data that do not fit it.
-    """
-    features = FeatureStore.open(store)
-    settings, pretrained = find_start(settings, features)
-    accelerator = accelerator_on(device, settings)
-    train_split = read_split(settings.dataset, data, settings.train_split, annotated=True)
-    held_out = _read_held_out(settings, data, train_split)
-    answers = choose_answers(
-        train_split,
-        min_answer_count=settings.min_answer_count,
-        answer_list=settings.answer_list,
-    )
-    texts = (question.text for question in train_split.questions)
-    vocabulary = Vocabulary(choose_words(settings.model, pretrained, texts), answers)
-    encode_split = functools.partial(
-        encode,
-        vocabulary=vocabulary,
-        store=features,
-        max_tokens=settings.max_tokens,
-        skip_missing=settings.skip_missing,
-    )
-    examples = encode_split(train_split)
-    asked = None if held_out is None else Asked(held_out, encode_split(held_out))
-    given = (local_path(settings.answer_list),) if settings.answer_list else ()
-    inputs = Inputs(
-        task="vqa",
-        features=features,
-        data=data,
-        files=(*train_split.files, *(held_out.files if held_out else ()), *given),
-        vocabulary=vocabulary,
-        pretrained=pretrained,
-        examples=examples,
-        scored=asked.examples if asked else None,
-    )
-    reader, times = train_grounded(
-        inputs,
-        settings,
-        run=out,
-        accelerator=accelerator,
-        loss_of=loss_of,
-        score=functools.partial(_score, asked) if asked else None,
-    )
-    best = load_run(out)
-    result: dict[str, Any] = {"split": "", "epoch": best.epoch, "blind": settings.blind}
-    if asked is not None:
-        result = answer_split(best, asked, reader, accelerator, PREDICTIONS)
-    if accelerator.is_main_process:
-        write_results(out, result, asked.score_table(out / PREDICTIONS) if asked else None)
-    return result, times
-
-
-def loss_of(model: nn.Module, batch: GroundedBatch) -> Tensor:
-    """Return the binary cross-entropy against the soft scores, summed over answers and heads.
-
-    The sum over answers (mean times their number) is what Pythia and MCAN use; each further
-    head of a model adds its own, as in MoVie+MCAN.
-    """
-    found = model(*batch.inputs)
-    losses = [
-        binary_cross_entropy_with_logits(logits, batch.targets) * logits.shape[1]
-        for logits in (found.logits, *found.branches)
-    ]
-    return torch.stack(losses).sum()
-
-
-def _score(asked: Asked, predictions: Predictions) -> dict[str, float]:
-    scores = asked.split.score(asked.complete(predictions))
-    return {"score": scores["overall"], **scores["by_answer_type"]}
-
-
-def _read_held_out(settings: VqaSettings, data: Path, train_split: Split) -> Split | None:
-    """Return the split that scores the model, None where the settings name none."""
-    if not settings.eval_split:
-        return None
-    split = read_split(settings.dataset, data, settings.eval_split, annotated=True)
-    require_apart(settings, train_split.ids, split.ids, of="questions")
-    return split

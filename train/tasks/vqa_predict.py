@@ -1,8 +1,9 @@
-"""Ask a trained model one question: its answer, and where it looked."""
+"""Ask a trained VQA model one question: its answer, and where it looked."""
 
 import dataclasses
+import logging
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,21 +11,26 @@ from typing import Any
 import numpy as np
 import torch
 from jaxtyping import Float32
+from torch import nn
 
 from ...base.errors import UsageError
 from ...base.files import require_file
 from ...base.text import printable
 from ...featstore import FeatureStore
+from ..checkpoint import TrainedRun
+from ..data.vocabulary import Vocabulary
 from ..devices import accelerator_of_trained, inference_errors
 from ..pictures.attention import draw_answer, read_image
 from ..records import RecordReader
-from .answering import Trained, load_trained, make_examples, read_batch
+from .answering import load_answering_run, make_examples, read_batch, require_store
 from .settings import VqaSettings
+
+logger = logging.getLogger(__name__)
 
 TOP = 5  # answers that a question gets, the likeliest first
 
 
-TrainedVqa = Trained[VqaSettings]
+TrainedVqa = TrainedRun[VqaSettings, Vocabulary, nn.Module]
 
 
 @dataclass(frozen=True)
@@ -42,7 +48,7 @@ def load_run(run: Path) -> TrainedVqa:
 
     Raises UsageError where the folder is no VQA run or has no checkpoint yet.
     """
-    return load_trained(run, "vqa", VqaSettings)
+    return load_answering_run(run, "vqa", VqaSettings)
 
 
 @torch.inference_mode()
@@ -52,7 +58,7 @@ def answer(run: TrainedVqa, store: FeatureStore, image_id: str, question: str) -
     Raises UsageError where the store has other features than the run's, StoreError for
     an image without features.
     """
-    run.require_store(store)
+    require_store(run, store)
     words, max_tokens = run.vocabulary.words, run.settings.max_tokens
     examples = make_examples([0], [image_id], [question], None, words=words, max_tokens=max_tokens)
     model = run.model.eval()
@@ -60,14 +66,18 @@ def answer(run: TrainedVqa, store: FeatureStore, image_id: str, question: str) -
     reader = RecordReader(store, device)
     numbers = np.zeros(1, dtype=np.int64)
     batch = read_batch(reader, examples, numbers, answers=len(run.vocabulary.answers))
-    found = model(*batch.to(device).inputs)
-    logits, best = found.logits[0].float().topk(min(TOP, found.logits.shape[1]))
+    outputs = model(*batch.to(device).inputs)
+    logits, best = outputs.logits[0].float().topk(min(TOP, outputs.logits.shape[1]))
     texts = (run.vocabulary.answers[number] for number in best.tolist())
     top = tuple(zip(texts, logits.sigmoid().tolist(), strict=True))
     return Answer(
         *top[0],
         top=top,
-        attention=found.attention[0].float().cpu().numpy().reshape(*batch.grid_shapes[0].tolist()),
+        attention=outputs.attention[0]
+        .float()
+        .cpu()
+        .numpy()
+        .reshape(*batch.grid_shapes[0].tolist()),
     )
 
 
@@ -89,12 +99,11 @@ def ask(
     store: Path | None,
     out: Path | None,
     device: str | None,
-    say: Callable[[str], None],
 ) -> dict[str, Any]:
     """Answer a question, draw it into `out`, and return what `clipfeat predict --json` prints.
 
     `store` and `out` are by default those of the run; `image` is the file behind the features,
-    for the picture alone. `say` gets a line where training has met no word of the question.
+    for the picture alone. Logs a warning where training has met no word of the question.
     Raises UsageError and StoreError, as `answer` does, before anything is written.
     """
     if not question.strip():
@@ -110,17 +119,19 @@ def ask(
     accelerator = accelerator_of_trained(device, trained.settings)
     model = accelerator.prepare_model(trained.model, evaluation_mode=True)
     trained = dataclasses.replace(trained, model=model)
-    features = FeatureStore.open(store or Path(trained.card.store))
+    features = FeatureStore.open(store or Path(trained.manifest.store))
     with inference_errors(trained.settings.precision):
-        found = answer(trained, features, image_id, question)
+        given = answer(trained, features, image_id, question)
     if not knows_a_word(trained, question):
-        say("the model knows no word of the question; it goes by the image alone")
+        logger.warning(
+            "the model knows no word of the question; its answer depends on the image alone"
+        )
     picture = out or run / PICTURE
     draw_answer(
         picture,
         question=question,
-        top=found.top,
-        attention=found.attention,
+        top=given.top,
+        attention=given.attention,
         grid=features[image_id],
         mask=features.mask(image_id),
         image=pixels,
@@ -128,20 +139,20 @@ def ask(
     return {
         "image_id": image_id,
         "question": question,
-        "answer": found.answer,
-        "score": found.score,
-        "top": [list(pair) for pair in found.top],
-        "grid": list(found.attention.shape),
-        "attention": found.attention.tolist(),
+        "answer": given.answer,
+        "score": given.score,
+        "top": [list(pair) for pair in given.top],
+        "grid": list(given.attention.shape),
+        "attention": given.attention.tolist(),
         "picture": str(picture),
     }
 
 
-def describe(found: Mapping[str, Any]) -> str:
+def format_answer(answered: Mapping[str, Any]) -> str:
     """Return an answer as lines for people."""
-    lines = [f"{_shown(found['answer'])}  ({found['score']:.1%})", ""]
-    lines += [f"{score:6.1%}  {_shown(answer)}" for answer, score in found["top"]]
-    return "\n".join([*lines, "", found["picture"]])
+    lines = [f"{_shown(answered['answer'])}  ({answered['score']:.1%})", ""]
+    lines += [f"{score:6.1%}  {_shown(answer)}" for answer, score in answered["top"]]
+    return "\n".join([*lines, "", answered["picture"]])
 
 
 def _shown(answer: str) -> str:

@@ -1,4 +1,4 @@
-"""Captions beside the images of a store that keeps CLIP's embeddings of them."""
+"""Score a trained captioner on a split, and any captions beside a store's images."""
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from accelerate import Accelerator
 from jaxtyping import Float32
 
 from ....base.errors import ClipfeatError, UsageError, needs_extra
@@ -17,11 +16,12 @@ from ...data.captions import CaptionSplit
 from ...data.coco_captions import read_split
 from ...data.ids import any_candidates, find_images, require_different
 from ...devices import accelerator_of_trained, inference_errors
-from ...engine import require_features
 from ...metrics import cider_label, cider_remark
 from ...metrics.clipscore import clip_metrics
 from ...records import RecordReader
-from .examples import Asked, encode
+from ...run import require_features
+from ..settings import CaptionSettings
+from .examples import EvalSplit, encode
 from .model import TrainedCaptioner, find_stage, load_stage, write_captions
 from .page import write_page
 
@@ -117,28 +117,37 @@ def eval_caption(
     trained = load_stage(find_stage(run))
     if beam is not None:
         trained = with_beams(trained, beam)
-    settings, card = trained.settings, trained.card
+    settings, manifest = trained.settings, trained.manifest
     accelerator = accelerator_of_trained(device, settings)
-    features = FeatureStore.open(store or Path(card.store))
-    require_features(features, card)
+    features = FeatureStore.open(store or Path(manifest.store))
+    require_features(features, manifest)
     embed = None if embedder is None else embedder(features)
-    found = read_split(settings.dataset, data or Path(card.data), split, training=False)
+    images_of_split = read_split(
+        settings.dataset, data or Path(manifest.data), split, training=False
+    )
     examples = encode(
-        found,
+        images_of_split,
         trained.vocabulary,
         features,
         max_tokens=settings.max_tokens,
         skip_missing=settings.skip_missing if skip_missing is None else skip_missing,
     )
-    asked = Asked(found, examples)
+    eval_split = EvalSplit(images_of_split, examples)
+    model = accelerator.prepare_model(trained.model, evaluation_mode=True)
     reader = RecordReader(features, accelerator.device)
+    with inference_errors(settings.precision):
+        captions = eval_split.complete(
+            write_captions(model, reader, examples, trained.vocabulary, settings, accelerator)
+        )
     path = run / f"predictions_{split}.json"
-    result, captions = caption_split(trained, asked, reader, accelerator, path)
-    result |= library_scores(path, found)
+    result = score_captions(
+        eval_split, captions, path, settings, stage=trained.folder.name, epoch=trained.epoch
+    )
+    result |= library_scores(path, images_of_split)
     if embed is not None:
-        result |= clip_scores_of(asked, captions, features, embed)
+        result |= clip_scores_of(eval_split, captions, features, embed)
     if page:
-        result["page"] = str(write_page(run, trained, asked, captions, features, images))
+        result["page"] = str(write_page(run, trained, eval_split, captions, features, images))
     return result
 
 
@@ -149,47 +158,37 @@ def with_beams(trained: TrainedCaptioner, beams: int) -> TrainedCaptioner:
     return dataclasses.replace(trained, settings=settings)
 
 
-def caption_split(
-    run: TrainedCaptioner,
-    asked: Asked,
-    reader: RecordReader,
-    accelerator: Accelerator,
+def score_captions(
+    eval_split: EvalSplit,
+    captions: Mapping[int | str, str],
     path: Path,
-) -> tuple[dict[str, Any], dict[int | str, str]]:
-    """Caption every image of a split, write the captions as `path`, and score them.
-
-    Returns the result, and the captions by image id. All processes write captions; the first one
-    writes the file.
-    """
-    model = accelerator.prepare_model(run.model, evaluation_mode=True)
-    with inference_errors(run.settings.precision):
-        captions = write_captions(
-            model, reader, asked.examples, run.vocabulary, run.settings, accelerator
-        )
-    captions = asked.complete(captions)
-    if accelerator.is_main_process:
-        write_results(path, captions)
-    result = {
-        "split": asked.split.name,
-        "stage": run.folder.name,
-        "epoch": run.epoch,
-        "blind": run.settings.blind,
-        "beams": run.settings.decoding.beams,
+    settings: CaptionSettings,
+    *,
+    stage: str,
+    epoch: int,
+) -> dict[str, Any]:
+    """Write the caption of every image of a split to `path`; return how good they are."""
+    write_results(path, captions)
+    return {
+        "split": eval_split.split.name,
+        "stage": stage,
+        "epoch": epoch,
+        "blind": settings.blind,
+        "beams": settings.decoding.beams,
         "n": len(captions),
-        "cider_d": asked.score(captions),
-        "skipped": len(captions) - len(asked.examples.ids),
+        "cider_d": eval_split.score(captions),
+        "skipped": len(captions) - len(eval_split.examples.ids),
         "predictions": str(path),
         **cider_remark(len(captions)),
     }
-    return result, captions
 
 
 def clip_scores_of(
-    asked: Asked, captions: Mapping[int | str, str], store: FeatureStore, embed: Embed
+    eval_split: EvalSplit, captions: Mapping[int | str, str], store: FeatureStore, embed: Embed
 ) -> dict[str, float]:
     """Return CLIPScore and retrieval of captions by image id, over all images of the split."""
-    references = {image.image_id: image.references for image in asked.split.images}
-    examples = asked.examples
+    references = {image.image_id: image.references for image in eval_split.split.images}
+    examples = eval_split.examples
     return clip_scores(
         store,
         examples.image_ids,
@@ -214,7 +213,7 @@ def library_scores(predictions: Path, split: CaptionSplit) -> dict[str, Any]:
         return {"left_out": {LIBRARY: str(error)}}
 
 
-def describe(result: Mapping[str, Any]) -> str:
+def format_result(result: Mapping[str, Any]) -> str:
     """Return a result as lines for people."""
     if not result["split"]:
         return f"trained to epoch {result['epoch']}; no eval_split, so that nothing is scored"

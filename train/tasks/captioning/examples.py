@@ -149,8 +149,8 @@ def _padded(rows: list[list[int]], max_tokens: int) -> Int[np.ndarray, "caption 
 
 
 @dataclass(frozen=True)
-class Asked:
-    """A split to caption: its images, and those of them that have features."""
+class EvalSplit:
+    """A split to caption: its images, and the examples of those that have features."""
 
     split: CaptionSplit
     examples: CaptionExamples
@@ -167,8 +167,8 @@ class Asked:
     def score_each(self, captions: Mapping[Any, str]) -> Float64[np.ndarray, " image"]:
         """Return 100 times the CIDEr-D of every image's caption, in the split's order."""
         count = len(self.split.images)
-        said = list(self.complete(captions).values())
-        return 100 * self.cider.scores(said, range(count), ended=[True] * count)
+        texts = list(self.complete(captions).values())
+        return 100 * self.cider.scores(texts, range(count), ended=[True] * count)
 
     def score(self, captions: Mapping[int | str, str]) -> float:
         """Return 100 times the CIDEr-D of captions by image id, as papers print it."""

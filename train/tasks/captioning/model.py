@@ -1,8 +1,7 @@
-"""The captioner that the settings name."""
+"""Captioners: built, loaded from a run, and the captions that they write of a split."""
 
 import functools
 import math
-from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
 
@@ -13,10 +12,9 @@ from jaxtyping import Int
 from torch import Tensor, nn
 
 from ....base.errors import UsageError
-from ....base.jsonio import field
-from ...checkpoint import read_checkpoint, rebuild
+from ...checkpoint import TrainedRun, load_trained
 from ...data.caption_vocabulary import CaptionVocabulary, read_vocabulary
-from ...engine import each_batch, part_size
+from ...engine import each_batch, eval_batch_size
 from ...models.caption_transformer import Transformer
 from ...models.caption_updn import UpDn
 from ...models.captioner import Captioner
@@ -26,9 +24,8 @@ from ...models.settings import (
     TransformerCaptionerSettings,
     UpDnCaptionerSettings,
 )
-from ...records import ChannelStatistics, FeatureNorm, RecordReader, statistics_of
-from ...run import BEST, SETTINGS, VOCABULARY, RunCard, find_best, read_card, require_no_link
-from ...settings import settings_of
+from ...records import ChannelStatistics, FeatureNorm, RecordReader
+from ...run import BEST, SETTINGS, require_no_link
 from ..settings import STAGES, CaptionSettings, DecodingSettings
 from .examples import CaptionExamples, read_images
 
@@ -43,18 +40,7 @@ def build_captioner(settings: CaptionerSettings, norm: FeatureNorm, *, words: in
 
 
 TASK = "caption"
-
-
-@dataclass(frozen=True)
-class TrainedCaptioner:
-    """The best model of a stage, on the CPU, with all that writing captions takes."""
-
-    folder: Path
-    model: Captioner
-    vocabulary: CaptionVocabulary
-    settings: CaptionSettings
-    card: RunCard
-    epoch: int  # of the checkpoint
+TrainedCaptioner = TrainedRun[CaptionSettings, CaptionVocabulary, Captioner]
 
 
 def make_model(
@@ -83,22 +69,14 @@ def find_stage(run: Path) -> Path:
 
 
 def load_stage(folder: Path) -> TrainedCaptioner:
-    """Return the best model of a stage's folder.
-
-    Raises UsageError where it is no captioning run, or has no checkpoint yet.
-    """
-    card = read_card(folder)
-    if card.task != TASK:
-        raise UsageError(f"{folder} is a run of task {card.task!r}, not {TASK}")
-    path = find_best(folder)
-    settings = settings_of(CaptionSettings, card.settings)
-    vocabulary = read_vocabulary(folder / VOCABULARY)
-    tensors, state = read_checkpoint(path)
-    statistics = statistics_of(tensors, "model.cells.norm", path)
-    build = functools.partial(make_model, settings, statistics, vocabulary)
-    model = rebuild(build, tensors, path)
-    return TrainedCaptioner(
-        folder, model, vocabulary, settings, card, field(state, "epoch", int, path)
+    """Return the best model of a stage's folder; raises UsageError as `load_trained` does."""
+    return load_trained(
+        folder,
+        TASK,
+        CaptionSettings,
+        read_vocabulary=read_vocabulary,
+        norm="cells.norm",
+        build=make_model,
     )
 
 
@@ -117,7 +95,7 @@ def write_captions(
     captioner = cast(Captioner, model.eval())
     decoding = settings.decoding
     # What fits in training, where there are no beams, fits here.
-    size = math.ceil(part_size(settings) / decoding.beams)
+    size = math.ceil(eval_batch_size(settings) / decoding.beams)
     shape, device = (len(examples.ids), 1 + decoding.max_tokens), accelerator.device
     written = torch.zeros(shape, dtype=torch.int64, device=device)
     order = np.arange(len(examples.ids))

@@ -15,7 +15,7 @@ from ....featstore import FeatureStore
 from ...data.caption_vocabulary import CaptionVocabulary
 from ...pictures.attention import draw_words, read_image
 from ...records import RecordReader
-from .examples import Asked, read_images
+from .examples import EvalSplit, read_images
 from .model import TrainedCaptioner, best_captions
 
 SHARPEST = 5  # words of a caption
@@ -25,7 +25,7 @@ Words = list[tuple[str, Float[np.ndarray, "row col"]]]
 
 @torch.no_grad()
 def look(
-    trained: TrainedCaptioner, asked: Asked, store: FeatureStore, numbers: list[int]
+    trained: TrainedCaptioner, eval_split: EvalSplit, store: FeatureStore, numbers: list[int]
 ) -> list[Words]:
     """Return the words of each image's caption where attention is sharpest, in their order.
 
@@ -34,13 +34,13 @@ def look(
     model = trained.model.eval()
     device = next(model.parameters()).device
     reader = RecordReader(store, device)
-    batch = read_images(reader, asked.examples.image_ids, np.array(numbers)).to(device)
+    batch = read_images(reader, eval_split.examples.image_ids, np.array(numbers)).to(device)
     tokens = best_captions(model, batch.records, trained.settings.decoding)
     memory = model.encode(*batch.records)
     weights = model.attention(memory, tokens[:, :-1]).cpu().numpy()
     found = []
     for number, row, looked in zip(numbers, tokens.tolist(), weights, strict=True):
-        image_id = asked.examples.image_ids[number]
+        image_id = eval_split.examples.image_ids[number]
         mask = store.mask(image_id)
         real = np.ix_(mask.any(axis=1), mask.any(axis=0))
         maps = looked[:, : mask.size].reshape(-1, *mask.shape)
@@ -86,7 +86,7 @@ p, ul { margin: .3em 0 } li, .faint { color: #6b717a } img { max-width: 100%; di
 def write_page(
     run: Path,
     trained: TrainedCaptioner,
-    asked: Asked,
+    eval_split: EvalSplit,
     captions: Mapping[int | str, str],
     store: FeatureStore,
     folder: Path | None,
@@ -96,20 +96,20 @@ def write_page(
     Image files of `folder`, where it has them, are drawn into the page, which then needs no
     other file. Raises UsageError where it has none of those that are shown.
     """
-    scores = asked.score_each(captions)
-    position = {image_id: place for place, image_id in enumerate(asked.examples.ids)}
+    scores = eval_split.score_each(captions)
+    position = {image_id: place for place, image_id in enumerate(eval_split.examples.ids)}
     order = np.argsort(-scores, kind="stable").tolist()
-    seen = [n for n in order if asked.split.images[n].image_id in position]
+    seen = [n for n in order if eval_split.split.images[n].image_id in position]
     chosen = [seen[n] for n in np.linspace(0, len(seen) - 1, min(SHOWN, len(seen))).astype(int)]
-    images = [asked.split.images[n] for n in chosen]
-    stored = [asked.examples.image_ids[position[image.image_id]] for image in images]
+    images = [eval_split.split.images[n] for n in chosen]
+    stored = [eval_split.examples.image_ids[position[image.image_id]] for image in images]
     files = [None if folder is None else _find(folder, image_id) for image_id in stored]
     if folder is not None and not any(files):
         raise UsageError(
             f"--images {folder} has no file of any image shown, such as {stored[0]}.jpg; pass "
             "the folder that the store was extracted from, or leave it out"
         )
-    looked = look(trained, asked, store, [position[image.image_id] for image in images])
+    looked = look(trained, eval_split, store, [position[image.image_id] for image in images])
     articles = [
         _article(
             str(image.image_id),
@@ -121,7 +121,7 @@ def write_page(
         for number, image, words, file in zip(chosen, images, looked, files, strict=True)
     ]
     told = (
-        f"{len(images)} of {len(captions)} images of split {asked.split.name}, evenly from the "
+        f"{len(images)} of {len(captions)} images of split {eval_split.split.name}, evenly from the "
         f"best caption to the worst; model of {trained.folder.resolve().name}, epoch "
         f"{trained.epoch}, beams {trained.settings.decoding.beams}. The pictures show the "
         f"{SHARPEST} words for which the model looks most closely at some cells."

@@ -19,10 +19,11 @@ from ...data.caption_files import write_results
 from ...data.coco_captions import Listed, read_list
 from ...data.ids import find_images, require_different
 from ...devices import accelerator_of_trained, inference_errors
-from ...engine import each_batch, part_size, require_features
+from ...engine import each_batch, eval_batch_size
 from ...models.captioner import Captioner
 from ...models.decoding import DIVERSITY, Captions, beam_search, sample
 from ...records import RecordReader
+from ...run import require_features
 from ..settings import DecodingSettings
 from .examples import read_images
 from .model import TrainedCaptioner, find_stage, load_stage
@@ -31,7 +32,7 @@ Decode = Callable[[Captioner, Any], Captions]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Wanted:
+class CaptionRequest:
     """How many captions an image gets, and how they are found; None is as the run has it."""
 
     captions: int = 1  # of an image at most: different ones, the best first, or as they were drawn
@@ -68,7 +69,7 @@ class Captioned(NamedTuple):
 def predict_captions(
     run: Path,
     image_ids: Sequence[str],
-    wanted: Wanted,
+    request: CaptionRequest,
     *,
     listed: Path | None,
     out: Path | None,
@@ -79,7 +80,7 @@ def predict_captions(
 
     They are `image_ids`, the store's own, or those of `listed`, a file in COCO's format. `out` is
     the file for the first caption of each, as COCO's server takes it. Raises UsageError before
-    any work for what is asked wrongly, ClipfeatError for images without features.
+    any work for what is eval_split wrongly, ClipfeatError for images without features.
     """
     if (listed is None) == (not image_ids):
         raise UsageError("pass ids of images, or --list with the file that lists them, one of both")
@@ -91,21 +92,21 @@ def predict_captions(
     images = [Listed(i, (i,)) for i in image_ids] if listed is None else read_list(listed)
     trained = load_stage(find_stage(run))
     accelerator = accelerator_of_trained(device, trained.settings)
-    decode, each = decoder(trained.settings.decoding, wanted, accelerator.device)
-    features = FeatureStore.open(store or Path(trained.card.store))
-    require_features(features, trained.card)
-    wanted_of = [image.candidates for image in images]
-    found = find_images(wanted_of, features, texts="captions asked for are", skip_missing=None)
+    decode, each = decoder(trained.settings.decoding, request, accelerator.device)
+    features = FeatureStore.open(store or Path(trained.manifest.store))
+    require_features(features, trained.manifest)
+    candidates = [image.candidates for image in images]
+    found = find_images(candidates, features, texts="captions asked for are", skip_missing=None)
     of = str(listed) if listed is not None else "IMAGE_ID"
     require_different([image.image_id for image in images], found, of=of)
     stored = [image_id for image_id in found if image_id is not None]
     reader = RecordReader(features, accelerator.device)
     with inference_errors(trained.settings.precision):
         texts = _caption(trained, reader, stored, decode, each, accelerator)
-    if wanted.nucleus is None:
+    if request.nucleus is None:
         texts = [_distinct(own) for own in texts]
     captioned = [
-        Captioned(image.image_id, *zip(*own[: wanted.captions], strict=True))
+        Captioned(image.image_id, *zip(*own[: request.captions], strict=True))
         for image, own in zip(images, texts, strict=True)
     ]
     if out is not None:
@@ -113,30 +114,32 @@ def predict_captions(
     return captioned
 
 
-def decoder(settings: DecodingSettings, wanted: Wanted, device: torch.device) -> tuple[Decode, int]:
+def decoder(
+    settings: DecodingSettings, request: CaptionRequest, device: torch.device
+) -> tuple[Decode, int]:
     """Return what writes captions as a run's settings and the user have it, and how many an image.
 
     Raises UsageError for a rule out of range.
     """
-    no_repeat = settings.no_repeat if wanted.no_repeat is None else wanted.no_repeat
+    no_repeat = settings.no_repeat if request.no_repeat is None else request.no_repeat
     rules = {"max_tokens": settings.max_tokens, "no_repeat": no_repeat}
-    if wanted.nucleus is not None:
+    if request.nucleus is not None:
         draw = functools.partial(
             sample,
-            samples=wanted.captions,
-            generator=torch.Generator(device).manual_seed(wanted.seed or 0),
-            nucleus=wanted.nucleus,
-            temperature=1.0 if wanted.temperature is None else wanted.temperature,
+            samples=request.captions,
+            generator=torch.Generator(device).manual_seed(request.seed or 0),
+            nucleus=request.nucleus,
+            temperature=1.0 if request.temperature is None else request.temperature,
             **rules,
         )
-        return draw, wanted.captions
-    beams = max(settings.beams, wanted.captions) if wanted.beam is None else wanted.beam
+        return draw, request.captions
+    beams = max(settings.beams, request.captions) if request.beam is None else request.beam
     search = functools.partial(
         beam_search,
         beams=beams,
         alpha=settings.alpha,
-        groups=wanted.groups,
-        diversity=DIVERSITY if wanted.diversity is None else wanted.diversity,
+        groups=request.groups,
+        diversity=DIVERSITY if request.diversity is None else request.diversity,
         **rules,
     )
     return search, beams
@@ -154,7 +157,7 @@ def _caption(
     """Return the captions of each image with their log-probabilities."""
     prepared = accelerator.prepare_model(trained.model, evaluation_mode=True)
     model = cast(Captioner, prepared.eval())
-    size = math.ceil(part_size(trained.settings) / each)
+    size = math.ceil(eval_batch_size(trained.settings) / each)
     order, read = np.arange(len(stored)), functools.partial(read_images, reader, stored)
     found: list[list[tuple[str, float]]] = []
     for _, batch in each_batch(order, read, accelerator, size=size, doing="captioning"):
@@ -175,10 +178,10 @@ def _distinct(captions: list[tuple[str, float]]) -> list[tuple[str, float]]:
     return list(first.items())
 
 
-def describe(found: Sequence[Captioned]) -> str:
+def format_captions(captioned: Sequence[Captioned]) -> str:
     """Return a line for each caption: image, log-probability, caption, with tabs between."""
     return "\n".join(
         f"{printable(str(image.image_id))}\t{total:.2f}\t{printable(caption)}"
-        for image in found
+        for image in captioned
         for caption, total in zip(image.captions, image.log_probabilities, strict=True)
     )

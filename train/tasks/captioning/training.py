@@ -1,9 +1,8 @@
-"""What a captioner learns from: captions that people wrote, and its own."""
+"""The captioning task: two stages on the grids of a store, and what each of them learns from."""
 
 import dataclasses
-import functools
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -17,27 +16,28 @@ from torch.nn.functional import cross_entropy
 
 from ....base.errors import UsageError
 from ....featstore import FeatureStore
-from ...batches import Numbers, Order
+from ...batches import Numbers
 from ...data.caption_vocabulary import END, CaptionVocabulary, build_bpe, build_words
 from ...data.captions import CaptionSplit
 from ...data.coco_captions import read_split
 from ...data.words import PADDING
 from ...devices import accelerator_on, memory_errors
-from ...engine import make_card, open_run, say_once, train
+from ...engine import fit, log_once
 from ...log import LoopTimes
 from ...metrics import ONE_IMAGE
 from ...metrics.cider import TextCider
 from ...models.captioner import Captioner
 from ...models.decoding import Captions, greedy, of_tokens, sample
 from ...records import RecordReader, channel_statistics
-from ...run import BEST, RESULT, RunCard, require_no_link, require_same_run
-from ..answering import make_order, require_apart, write_results
+from ...run import BEST, RESULT, RunManifest, require_no_link, require_same_run
+from ...task import Report, Task, make_order, require_apart
+from ..answering import MODEL_SIZE_REMEDY
 from ..settings import SCST, STAGES, XE, CaptionSettings
-from .evaluation import caption_split, describe
+from .evaluation import format_result, score_captions
 from .examples import (
-    Asked,
     CaptionBatch,
     CaptionExamples,
+    EvalSplit,
     ImageBatch,
     encode,
     read_batch,
@@ -47,6 +47,7 @@ from .model import TASK, TrainedCaptioner, load_stage, make_model, write_caption
 
 logger = logging.getLogger(__name__)
 
+PREDICTIONS = "predictions.json"
 LARGEST_SEED = 1 << 62
 
 
@@ -78,7 +79,7 @@ class SelfCritical:
     settings: CaptionSettings
     accelerator: Accelerator
 
-    def loss_of(self, model: nn.Module, batch: ImageBatch) -> Float32[Tensor, ""]:
+    def loss(self, model: nn.Module, batch: ImageBatch) -> Float32[Tensor, ""]:
         """Return the mean over words of minus log-probability times advantage.
 
         Random numbers come from torch's, which the loop seeds for every update.
@@ -153,129 +154,174 @@ def policy_loss(
 
 
 @dataclass(frozen=True)
-class Inputs:
-    """A training split and, if there is one, the split that scores the model."""
+class CaptionData:
+    """What both stages learn from and, if there is one, the split that scores the model."""
 
-    features: FeatureStore
-    data: Path  # folder
-    files: tuple[Path, ...]  # with other contents it would be another run
+    store: FeatureStore
+    folder: Path
+    files: tuple[Path, ...]  # with other contents, a run is another run
     vocabulary: CaptionVocabulary
     examples: CaptionExamples
-    asked: Asked | None
+    eval_split: EvalSplit | None
 
     @property
     def image_ids(self) -> set[str]:
         """The store's ids of all images."""
-        return {*self.examples.image_ids, *(self.asked.examples.image_ids if self.asked else ())}
+        held_out = self.eval_split.examples.image_ids if self.eval_split else ()
+        return {*self.examples.image_ids, *held_out}
 
 
-def read_inputs(settings: CaptionSettings, features: FeatureStore, data: Path) -> Inputs:
+def read_data(settings: CaptionSettings, store: FeatureStore, folder: Path) -> CaptionData:
     """Return the splits that the settings name; raises as `read_split` and `encode` do."""
-    split = read_split(settings.dataset, data, settings.train_split, training=True)
-    held_out = _read_held_out(settings, data, split)
+    split = read_split(settings.dataset, folder, settings.train_split, training=True)
+    held_out = _read_held_out(settings, folder, split)
     vocabulary = (
         build_bpe(split.texts, size=settings.bpe)
         if settings.bpe
         else build_words(split.texts, min_count=settings.min_count)
     )
-    encode_split = functools.partial(
-        encode,
-        vocabulary=vocabulary,
-        store=features,
-        max_tokens=settings.max_tokens,
-        skip_missing=settings.skip_missing,
-    )
-    return Inputs(
-        features=features,
-        data=data,
+    limits = {"max_tokens": settings.max_tokens, "skip_missing": settings.skip_missing}
+    return CaptionData(
+        store=store,
+        folder=folder,
         files=(*split.files, *(held_out.files if held_out else ())),
         vocabulary=vocabulary,
-        examples=encode_split(split),
-        asked=None if held_out is None else Asked(held_out, encode_split(held_out)),
+        examples=encode(split, vocabulary, store, **limits),
+        eval_split=(
+            EvalSplit(held_out, encode(held_out, vocabulary, store, **limits)) if held_out else None
+        ),
     )
 
 
 def _read_held_out(
-    settings: CaptionSettings, data: Path, split: CaptionSplit
+    settings: CaptionSettings, folder: Path, split: CaptionSplit
 ) -> CaptionSplit | None:
     """Return the split that scores the model, None where the settings name none."""
     if not settings.eval_split:
         return None
-    held_out = read_split(settings.dataset, data, settings.eval_split, training=False)
-    ids, theirs = ({image.image_id for image in s.images} for s in (split, held_out))
-    require_apart(settings, ids, theirs, of="images")
-    if len(theirs) == 1:
-        logger.info(
+    held_out = read_split(settings.dataset, folder, settings.eval_split, training=False)
+    trained_on, scored = ({image.image_id for image in s.images} for s in (split, held_out))
+    require_apart(settings, trained_on, scored, of="images")
+    if len(scored) == 1:
+        logger.warning(
             f"eval_split {settings.eval_split} has one image: its CIDEr-D, which picks the best "
             f"checkpoint, is {ONE_IMAGE}",
         )
     return held_out
 
 
-@dataclass(frozen=True)
-class Stage:
-    """A stage, as the loop takes it."""
+class CaptioningTask(Task[CaptionSettings, Captioner]):
+    """A stage of captioning: the two differ in their examples, their loss and their start."""
 
-    settings: CaptionSettings
-    card: RunCard
-    vocabulary: CaptionVocabulary
-    model: Captioner
-    order: Order
-    read_batch: Callable[[Numbers, int], Any]
-    loss_of: Callable[[nn.Module, Any], Tensor]
+    name = TASK
 
+    def __init__(
+        self,
+        settings: CaptionSettings,
+        data: CaptionData,
+        vocabulary: CaptionVocabulary,
+        accelerator: Accelerator,
+    ):
+        """Read records into the cache that the settings ask for; the model is not made here."""
+        self.settings, self.accelerator, self.vocabulary = settings, accelerator, vocabulary
+        self.store, self.data, self.data_files = data.store, data.folder, data.files
+        self.examples, self.eval_split = data.examples, data.eval_split
+        self.reader = RecordReader(data.store, accelerator.device, settings.cache)
+        self.reader.require_room(data.image_ids, processes=accelerator.num_processes)
 
-def cross_entropy_stage(settings: CaptionSettings, inputs: Inputs, reader: RecordReader) -> Stage:
-    """Return the first stage, with a new model, the same one every time; examples are captions."""
-    examples, features = inputs.examples, inputs.features
-    statistics = channel_statistics(features, examples.image_ids, seed=settings.seed)
-    torch.manual_seed(settings.seed)
-    with memory_errors("the model does not fit; lower its sizes, such as model.hidden"):
-        model = make_model(settings, statistics, inputs.vocabulary)
-    return Stage(
-        settings,
-        cross_entropy_card(settings, inputs),
-        inputs.vocabulary,
-        model,
-        make_order(examples.image_of_caption, examples.image_ids, features, settings),
-        lambda numbers, _: read_batch(reader, examples, numbers),
-        functools.partial(caption_loss, smoothing=settings.label_smoothing),
-    )
+    def evaluate(self, model: nn.Module) -> Mapping[str, float]:
+        """Return 100 times the CIDEr-D of the held-out images' captions."""
+        if self.eval_split is None:
+            return {}
+        return {"score": self.eval_split.score(self._captions(model, self.eval_split))}
 
+    def report(self, model: nn.Module, run: Path, epoch: int) -> Report:
+        """Caption the held-out images, write the captions into the run and score them."""
+        blind = self.settings.blind
+        if self.eval_split is None:
+            return Report({"split": "", "stage": run.name, "epoch": epoch, "blind": blind})
+        captions = self.eval_split.complete(self._captions(model, self.eval_split))
+        if not self.accelerator.is_main_process:
+            return Report({})
+        path = run / PREDICTIONS
+        result = score_captions(
+            self.eval_split, captions, path, self.settings, stage=run.name, epoch=epoch
+        )
+        return Report(result, self.eval_split.score_table(captions))
 
-def self_critical_stage(
-    settings: CaptionSettings,
-    inputs: Inputs,
-    reader: RecordReader,
-    accelerator: Accelerator,
-    first: TrainedCaptioner,
-) -> Stage:
-    """Return the second stage, which goes on from the first one's model; examples are images."""
-    settings, examples = settings.self_critical, inputs.examples
-    files = (*inputs.files, first.folder / BEST)
-    critic = SelfCritical(
-        TextCider(examples.texts, end_is_word=True), first.vocabulary, settings, accelerator
-    )
-    images = np.arange(len(examples.ids))
-    return Stage(
-        settings,
-        make_card(TASK, settings, store=inputs.features, data=inputs.data, files=files),
-        first.vocabulary,
-        first.model,
-        make_order(images, examples.image_ids, inputs.features, settings),
-        lambda numbers, _: read_images(reader, examples.image_ids, numbers),
-        critic.loss_of,
-    )
+    def _captions(self, model: nn.Module, split: EvalSplit) -> dict[int | str, str]:
+        return write_captions(
+            model, self.reader, split.examples, self.vocabulary, self.settings, self.accelerator
+        )
+
+    def vocabulary_record(self) -> Mapping[str, Any]:
+        """Return the words, or parts of words."""
+        return self.vocabulary.record()
 
 
-def cross_entropy_card(settings: CaptionSettings, inputs: Inputs) -> RunCard:
-    """Return what makes the first stage the run it is; the second one's settings do not."""
-    card = make_card(TASK, settings, store=inputs.features, data=inputs.data, files=inputs.files)
-    own = {name: value for name, value in card.settings.items() if name != SCST}
-    return dataclasses.replace(card, settings=own)
+class CrossEntropyTask(CaptioningTask):
+    """The first stage: captions that people wrote; an example is a caption."""
+
+    def __init__(self, settings: CaptionSettings, data: CaptionData, accelerator: Accelerator):
+        """Make a new model, the same one every time."""
+        super().__init__(settings, data, data.vocabulary, accelerator)
+        examples = data.examples
+        statistics = channel_statistics(data.store, examples.image_ids, seed=settings.seed)
+        torch.manual_seed(settings.seed)
+        with memory_errors(MODEL_SIZE_REMEDY):
+            self.model = make_model(settings, statistics, data.vocabulary)
+        self.order = make_order(examples.image_of_caption, examples.image_ids, data.store, settings)
+
+    def batch(self, numbers: Numbers, epoch: int) -> CaptionBatch:
+        """Return the captions at `numbers`, with the grids of their images."""
+        return read_batch(self.reader, self.examples, numbers)
+
+    def loss(self, model: nn.Module, batch: CaptionBatch) -> Tensor:
+        """Return the mean cross-entropy of the words, shape ()."""
+        return caption_loss(model, batch, smoothing=self.settings.label_smoothing)
+
+    def settings_record(self) -> dict[str, Any]:
+        """Return the settings without those of the second stage."""
+        return cross_entropy_record(self.settings)
 
 
-PREDICTIONS = "predictions.json"
+class SelfCriticalTask(CaptioningTask):
+    """The second stage: the model's own captions, from the first one's model on.
+
+    An example is an image.
+    """
+
+    def __init__(
+        self,
+        settings: CaptionSettings,
+        data: CaptionData,
+        accelerator: Accelerator,
+        first: TrainedCaptioner,
+    ):
+        """Take over the model of the first stage."""
+        settings, examples = settings.self_critical, data.examples
+        super().__init__(settings, data, first.vocabulary, accelerator)
+        self.data_files = (*data.files, first.folder / BEST)
+        cider = TextCider(examples.texts, end_is_word=True)
+        self.critic = SelfCritical(cider, first.vocabulary, settings, accelerator)
+        self.model = first.model
+        images = np.arange(len(examples.ids))
+        self.order = make_order(images, examples.image_ids, data.store, settings)
+
+    def batch(self, numbers: Numbers, epoch: int) -> ImageBatch:
+        """Return the grids of the images at `numbers`."""
+        return read_images(self.reader, self.examples.image_ids, numbers)
+
+    def loss(self, model: nn.Module, batch: ImageBatch) -> Tensor:
+        """Return the loss of self-critical sequence training, shape ()."""
+        return self.critic.loss(model, batch)
+
+
+def cross_entropy_record(settings: CaptionSettings) -> dict[str, Any]:
+    """Return the settings that make a first stage the run it is: not those of the second."""
+    record = dataclasses.asdict(settings)
+    del record[SCST]
+    return record
 
 
 class StageTimes(dict[str, LoopTimes]):
@@ -286,85 +332,52 @@ class StageTimes(dict[str, LoopTimes]):
         return "\n".join(f"stage {stage}\n{times.table()}" for stage, times in self.items())
 
 
-def train_caption(
+def train_stages(
     settings: CaptionSettings,
+    out: Path,
     *,
     stages: Sequence[str],
     store: Path,
     data: Path,
-    out: Path,
-    device: str | None,
+    device: str | None = None,
 ) -> tuple[dict[str, Any], StageTimes]:
     """Train the named stages; return {stage: the best checkpoint's scores}, and the times.
 
-    A run that was killed goes on from its last checkpoint, in whichever stage that is. `out` then
+    A run that was killed resumes from its last checkpoint, in whichever stage that is. `out` then
     holds a folder for each stage, with what `clipfeat.train.run` lists. Raises UsageError
     before any work, StoreError for a store that cannot be read, ClipfeatError for data that do
     not fit it.
     """
     _require_folder(out, stages)
-    inputs = read_inputs(settings, FeatureStore.open(store), data)
+    features = FeatureStore.open(store)
+    read = read_data(settings, features, data)
     if XE not in stages:
-        require_same_run(out / XE, cross_entropy_card(settings, inputs))
+        record = cross_entropy_record(settings)
+        manifest = RunManifest.of(TASK, record, store=features, data=data, files=read.files)
+        require_same_run(out / XE, manifest)
     results: dict[str, Any] = {}
     times = StageTimes()
-    for name in stages:
+    for stage in stages:
         accelerator = accelerator_on(device, settings)
         if accelerator.is_main_process:
             out.mkdir(parents=True, exist_ok=True)
-        reader = RecordReader(inputs.features, accelerator.device, settings.cache)
-        reader.require_room(inputs.image_ids, processes=accelerator.num_processes)
-        if name == XE:
-            stage = cross_entropy_stage(settings, inputs, reader)
+        if stage == XE:
+            task = CrossEntropyTask(settings, read, accelerator)
         else:
             first = load_stage(out / XE)
             if not (out / XE / RESULT).is_file():
-                say_once(
-                    accelerator, f"{out / XE} is not done; going on from its epoch {first.epoch}"
+                log_once(
+                    accelerator,
+                    f"{out / XE} has not finished; stage {SCST} starts from its epoch {first.epoch}",
                 )
-            stage = self_critical_stage(settings, inputs, reader, accelerator, first)
-        results[name], times[name] = _train(stage, inputs, reader, accelerator, out / name)
+            task = SelfCriticalTask(settings, read, accelerator, first)
+        results[stage], times[stage] = fit(task, out / stage)
     return results, times
 
 
-def describe_stages(results: Mapping[str, Any]) -> str:
+def format_stages(results: Mapping[str, Any]) -> str:
     """Return the results of stages as lines for people."""
-    return "\n\n".join(describe(result) for result in results.values())
-
-
-def _train(
-    stage: Stage, inputs: Inputs, reader: RecordReader, accelerator: Accelerator, run: Path
-) -> tuple[dict[str, Any], LoopTimes]:
-    """Train a stage, or go on, until `run` holds its best checkpoint and what that comes to."""
-    asked, settings = inputs.asked, stage.settings
-
-    def evaluate(model: nn.Module) -> Mapping[str, float]:
-        assert asked is not None
-        captions = write_captions(
-            model, reader, asked.examples, stage.vocabulary, settings, accelerator
-        )
-        return {"score": asked.score(captions)}
-
-    with open_run(run, stage.card, stage.vocabulary, accelerator):
-        times = train(
-            stage.model,
-            settings,
-            run=run,
-            accelerator=accelerator,
-            order=stage.order,
-            read_batch=stage.read_batch,
-            loss_of=stage.loss_of,
-            evaluate=evaluate if asked else None,
-        )
-    best = load_stage(run)
-    result = {"split": "", "stage": run.name, "epoch": best.epoch, "blind": settings.blind}
-    table = None
-    if asked is not None:
-        result, captions = caption_split(best, asked, reader, accelerator, run / PREDICTIONS)
-        table = asked.score_table(captions)
-    if accelerator.is_main_process:
-        write_results(run, result, table)
-    return result, times
+    return "\n\n".join(format_result(result) for result in results.values())
 
 
 def _require_folder(out: Path, stages: Sequence[str]) -> None:

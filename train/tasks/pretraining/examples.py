@@ -1,4 +1,4 @@
-"""A corpus as it is gathered: its texts, images and answers, each once, and their numbers."""
+"""The sentences of a corpus: gathered from its files, as numbers, and in masked batches."""
 
 from array import array
 from collections.abc import Container, Iterable, Iterator, Sequence
@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Float32, Float64, Int
+from jaxtyping import Bool, Float, Float32, Int
 from torch import Tensor
 from tqdm import tqdm
 
@@ -21,8 +21,9 @@ from ...data.vocabulary import MASK, SPECIAL, WordPieces, require_known
 from ...data.words import PADDING
 from ...metrics.vqa import answer_classes
 from ...records import RecordReader
+from ..answering import SoftAnswers
 from ..settings import PretrainSettings
-from .masking import IGNORED, Purpose, chances, mask_words, replace_texts, sample_cells
+from .masking import IGNORED, RngStream, example_uniforms, mask_words, replace_texts, sample_cells
 
 
 @dataclass
@@ -73,34 +74,9 @@ def read_corpus(files: Iterable[Path]) -> Corpus:
     return corpus
 
 
-@dataclass(frozen=True)
-class Answers:
-    """The answers to each sentence, of those that are classes; most sentences have none."""
-
-    first: Int[np.ndarray, " bound"]  # of each sentence, and where the last one's end
-    numbers: Int[np.ndarray, " answer"]
-    total: Float64[np.ndarray, " sum"]  # of the scores of all answers before; the last of all
-
-    def draw(
-        self, sentences: Int[np.ndarray, " text"], chances: Float[np.ndarray, " text"]
-    ) -> Int[np.ndarray, " text"]:
-        """Return an answer to each sentence, drawn by score, -1 where it has none.
-
-        `chances` are the random numbers, 0 to 1, that decide.
-        """
-        first, end = self.first[sentences], self.first[sentences + 1]
-        score = self.total[first] + chances * (self.total[end] - self.total[first])
-        place = np.searchsorted(self.total, score, side="right") - 1
-        place = np.clip(place, first, end - 1)  # rounding leads out of the sentence's own
-        has_one = end > first
-        found = np.full(len(sentences), -1)
-        found[has_one] = self.numbers[place[has_one]]
-        return found
-
-
 def select_answers(
     corpus: Corpus, classes: Sequence[str], kept: Bool[np.ndarray, " sentence"]
-) -> Answers:
+) -> SoftAnswers:
     """Return the answers that are classes, of the sentences that are `kept`."""
     class_of = {answer: number for number, answer in enumerate(classes)}
     class_of_answer = np.array([class_of.get(answer, -1) for answer in corpus.answers] or [-1])
@@ -110,8 +86,8 @@ def select_answers(
     scores = np.asarray(corpus.score, dtype=np.float32)
     chosen = (numbers >= 0) & (scores > 0) & kept[sentence]
     counts = np.bincount(sentence[chosen], minlength=len(first) - 1)[kept]
-    total = np.concatenate(([0.0], np.cumsum(scores[chosen], dtype=np.float64)))
-    return Answers(np.concatenate(([0], np.cumsum(counts))), numbers[chosen], total)
+    first_of_kept = np.concatenate(([0], np.cumsum(counts)))
+    return SoftAnswers(first_of_kept, numbers[chosen], scores[chosen])
 
 
 CANDIDATES = 8  # texts that are tried as replacement of one, until one is not the image's own
@@ -146,7 +122,7 @@ class Sentences:
     tokens: Int[np.ndarray, "text token"]  # of every different text
     text_of_sentence: Int[np.ndarray, " sentence"]
     meaning_of_text: Int[np.ndarray, " text"]  # equal for texts that say the same
-    answers: Answers
+    answers: SoftAnswers
 
     def __len__(self) -> int:
         return len(self.image_of_sentence)
@@ -197,8 +173,8 @@ class BatchReader:
         sentences, objectives = self.sentences, self.settings.objectives
         width = sentences.tokens.shape[1]
         # Whether the text is replaced, which answer it has, what may replace it, then two a piece.
-        random = chances(
-            self.settings.seed, epoch, Purpose.TEXT, numbers, 2 + CANDIDATES + 2 * width
+        random = example_uniforms(
+            self.settings.seed, epoch, RngStream.TEXT, numbers, 2 + CANDIDATES + 2 * width
         )
         candidates = (random[:, 2 : 2 + CANDIDATES] * len(sentences)).astype(np.int64)
         others = sentences.text_of_sentence[candidates]
@@ -233,7 +209,7 @@ class BatchReader:
         objectives = self.settings.objectives
         records = self.reader.read([self.sentences.image_ids[image] for image in images])
         count = records.mask.shape[1]
-        random = chances(self.settings.seed, epoch, Purpose.GRID, images, 2 * count)
+        random = example_uniforms(self.settings.seed, epoch, RngStream.GRID, images, 2 * count)
         # By turns, so that a cell's numbers do not depend on how wide the batch is.
         sampled = sample_cells(
             records.mask.cpu().numpy(), random[:, ::2], self.sampled_cells or count
@@ -296,7 +272,7 @@ def _meanings(tokens: Int[np.ndarray, "text token"], words: WordPieces) -> Int[n
 
     What is not in their tokens, as upper case, makes no difference either.
     """
-    said = np.where(words.of_words[tokens], tokens, 0)
-    to_front = np.argsort(said == 0, axis=1, kind="stable")
-    _, meaning = np.unique(np.take_along_axis(said, to_front, 1), axis=0, return_inverse=True)
+    pieces = np.where(words.of_words[tokens], tokens, 0)
+    to_front = np.argsort(pieces == 0, axis=1, kind="stable")
+    _, meaning = np.unique(np.take_along_axis(pieces, to_front, 1), axis=0, return_inverse=True)
     return meaning.reshape(-1)

@@ -1,4 +1,7 @@
-"""Random numbers of an example: they depend on nothing but (seed, epoch, example)."""
+"""What is masked, replaced and sampled in pre-training: pure functions of random numbers.
+
+The random numbers of an example depend on nothing but (seed, epoch, example).
+"""
 
 from enum import IntEnum
 from typing import NamedTuple
@@ -7,24 +10,22 @@ import numpy as np
 from jaxtyping import Bool, Float64, Int
 
 
-class Purpose(IntEnum):
-    """What random numbers are for; those of one purpose say nothing of another's."""
+class RngStream(IntEnum):
+    """What random numbers are for; the streams are independent."""
 
     TEXT = 0
     GRID = 1
 
 
-def chances(
-    seed: int, epoch: int, purpose: Purpose, numbers: Int[np.ndarray, " example"], width: int
+def example_uniforms(
+    seed: int, epoch: int, stream: RngStream, numbers: Int[np.ndarray, " example"], width: int
 ) -> Float64[np.ndarray, "example width"]:
     """Return `width` uniform numbers, 0 to 1, for each example (or image) that is numbered.
 
     Whatever batch, part of a batch or process an example is in, it has the same ones: a resumed
     run sees what it would have seen, and so does one in more parts or processes.
     """
-    rows = [
-        np.random.default_rng((seed, epoch, purpose, n)).random(width) for n in numbers.tolist()
-    ]
+    rows = [np.random.default_rng((seed, epoch, stream, n)).random(width) for n in numbers.tolist()]
     return np.stack(rows)
 
 
@@ -41,7 +42,7 @@ class MaskedWords(NamedTuple):
 
 def mask_words(
     tokens: Int[np.ndarray, "text token"],
-    chances: Float64[np.ndarray, "text 2*token"],
+    uniforms: Float64[np.ndarray, "text 2*token"],
     *,
     rate: float,
     special: Int[np.ndarray, " special"],
@@ -54,8 +55,8 @@ def mask_words(
     any of which may come in for a random one but the first: that is padding, and would not be read.
     """
     width = tokens.shape[1]
-    chosen = (chances[:, :width] < rate) & ~np.isin(tokens, special)
-    kind = chances[:, width:]
+    chosen = (uniforms[:, :width] < rate) & ~np.isin(tokens, special)
+    kind = uniforms[:, width:]
     random = 1 + ((kind - TO_MASK) / (TO_RANDOM - TO_MASK) * (pieces - 1)).astype(np.int64)
     hidden = np.where(chosen & (kind < TO_MASK), mask, tokens)
     hidden = np.where(chosen & (kind >= TO_MASK) & (kind < TO_RANDOM), random, hidden)
@@ -73,7 +74,7 @@ def replace_texts(
     texts: Int[np.ndarray, " sentence"],
     candidates: Int[np.ndarray, "sentence candidate"],
     own: Bool[np.ndarray, "sentence candidate"],
-    chances: Float64[np.ndarray, " sentence"],
+    uniforms: Float64[np.ndarray, " sentence"],
     *,
     rate: float,
 ) -> Replaced:
@@ -82,7 +83,7 @@ def replace_texts(
     Where all are, as in a corpus whose images share their texts, the text stays.
     """
     first = (~own).argmax(axis=1)
-    replaced = (chances < rate) & ~own.all(axis=1)
+    replaced = (uniforms < rate) & ~own.all(axis=1)
     other = candidates[np.arange(len(texts)), first]
     return Replaced(np.where(replaced, other, texts), ~replaced)
 
@@ -96,11 +97,11 @@ class SampledCells(NamedTuple):
 
 def sample_cells(
     mask: Bool[np.ndarray, "image cell"],
-    chances: Float64[np.ndarray, "image cell"],
+    uniforms: Float64[np.ndarray, "image cell"],
     count: int,
 ) -> SampledCells:
     """Choose `count` of the real cells of each image at random; all, where there are no more."""
-    ranked = np.where(mask, chances, np.inf)
+    ranked = np.where(mask, uniforms, np.inf)
     count = min(count, mask.shape[1])
     cells = np.sort(np.argpartition(ranked, count - 1, axis=1)[:, :count], axis=1)
     return SampledCells(cells, np.take_along_axis(mask, cells, axis=1))

@@ -157,7 +157,7 @@ def tallies(outputs: PretrainOutputs, batch: PretrainBatch) -> dict[str, Tally]:
     return found
 
 
-def loss_of(model: nn.Module, batch: PretrainBatch, settings: PretrainSettings) -> Tensor:
+def objectives_loss(model: nn.Module, batch: PretrainBatch, settings: PretrainSettings) -> Tensor:
     """Return the sum of the objectives' mean losses, each with its weight."""
     weighted = [
         getattr(settings.objectives, name) * tally.loss / tally.asked.clamp(min=1)

@@ -1,0 +1,122 @@
+"""What a task brings to the training loop: data, a model, a loss and a score."""
+
+import dataclasses
+from abc import abstractmethod
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol, TypeVar, runtime_checkable
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from jaxtyping import Int
+from torch import Tensor, nn
+
+from ..base.errors import UsageError
+from ..featstore import FeatureStore
+from .batches import Numbers, Order
+from .settings import LoopSettings, SplitSettings
+
+S = TypeVar("S", bound=LoopSettings)
+M = TypeVar("M", bound=nn.Module)
+
+
+@runtime_checkable
+class TensorBatch(Protocol):
+    """A batch as the loop knows it: a NamedTuple of tensors with a method `to`."""
+
+    def to(self, device: torch.device) -> Any:
+        """Return the batch with its tensors on `device`."""
+        ...
+
+    def _asdict(self) -> dict[str, Any]: ...
+
+
+@dataclass(frozen=True)
+class Report:
+    """How good the best checkpoint of a run is."""
+
+    result: Mapping[str, Any]  # what RUN/result.json holds and the command prints
+    scores: Mapping[str, Any] | None = None  # of each example, for RUN/scores.json
+
+
+@runtime_checkable
+class Task(Protocol[S, M]):
+    """A task: all that `fit` knows of what it trains. Subclass it, and set the attributes.
+
+    docs/own-task.md has a whole one in 60 lines.
+    """
+
+    name: str  # such as "vqa"
+    settings: S
+    accelerator: Accelerator  # where the model computes: `accelerator_on(device, settings)`
+    store: FeatureStore  # a run belongs to the digest of its store
+    data: Path = Path()  # the folder of the annotations
+    data_files: Sequence[Path] = ()  # with other contents, a run is another run
+    model: M
+    order: Order  # which examples there are, and of which image each is
+
+    @abstractmethod
+    def batch(self, numbers: Numbers, epoch: int) -> TensorBatch:
+        """Return the examples at `numbers`, on the CPU; called in a thread.
+
+        What is random about a batch may depend on the settings' seed, `epoch` and the example.
+        """
+        ...
+
+    @abstractmethod
+    def loss(self, model: nn.Module, batch: Any) -> Tensor:
+        """Return the mean loss of a batch on the device, shape ()."""
+        ...
+
+    def evaluate(self, model: nn.Module) -> Mapping[str, float]:
+        """Return named numbers, after each epoch; the highest "score" is the best checkpoint.
+
+        Without one, as where no split is held out, the last checkpoint counts as the best.
+        """
+        return {}
+
+    def report(self, model: nn.Module, run: Path, epoch: int) -> Report:
+        """Return how good the best checkpoint is; `model` holds it, and it is of `epoch`.
+
+        All processes of a group call this; only the report of the first one counts.
+        """
+        return Report({"epoch": epoch, **self.evaluate(model)})
+
+    def settings_record(self) -> dict[str, Any]:
+        """Return the settings that make a run the run it is, for RUN/settings.json."""
+        return dataclasses.asdict(self.settings)
+
+    def vocabulary_record(self) -> Mapping[str, Any]:
+        """Return what the task read off its training data, for RUN/vocabulary.json."""
+        return {}
+
+
+def make_order(
+    image_of_text: Int[np.ndarray, " text"],
+    image_ids: Sequence[str],
+    store: FeatureStore,
+    settings: LoopSettings,
+) -> Order:
+    """Return the order that the settings ask for of texts about images of a store."""
+    shapes = None
+    if settings.bucket_by_grid_shape:
+        _, shapes = np.unique(store.shapes(list(image_ids)), axis=0, return_inverse=True)
+    return Order(image_of_text, max_per_image=settings.max_texts_per_image, shape_of_image=shapes)
+
+
+def require_apart(
+    settings: SplitSettings, trained_on: Collection[Any], held_out: Collection[Any], *, of: str
+) -> None:
+    """Raise UsageError where the split that scores the model shares examples with training.
+
+    CLIP-ViL's MCAN was validated on questions that it was trained on.
+    """
+    shared = set(trained_on).intersection(held_out)
+    if shared:
+        raise UsageError(
+            f"eval_split {settings.eval_split} shares {len(shared):,} {of} with train_split "
+            f"{settings.train_split}, so that its score would mean nothing; "
+            'pass --set eval_split="" to train without one'
+        )
