@@ -27,14 +27,13 @@ import psutil
 import torch
 
 from clipfeat.base.machine import slower_than_float32, usable_cores
-from clipfeat.extract.api import extract_images
+from clipfeat.extract import ExtractConfig, ExtractReport, extract_images
 from clipfeat.extract.backbones.backbone import DTYPES, choose_batch_size, normalised
 from clipfeat.extract.backbones.weights import load_backbone
-from clipfeat.extract.config import Request
 from clipfeat.extract.pixels.images import load_picture
+from clipfeat.extract.planning.config import Device, Precision
 from clipfeat.extract.planning.plan import BackboneSpec, Passes
 from clipfeat.extract.planning.recipe import Recipe, make_recipe
-from clipfeat.extract.report import Report
 from clipfeat.featstore.writing.writer import SHARD_RECORDS
 from clipfeat.manifests import folder_manifest
 
@@ -150,7 +149,9 @@ class PeakMemory:
         self._thread.join()
 
 
-def measure(case: str, precision: str, device: str, folder: Path, images: int | None) -> Result:
+def measure(
+    case: str, precision: Precision, device: Device, folder: Path, images: int | None
+) -> Result:
     """Measure one model and recipe."""
     model, name = case.split(":", 1)
     backbone, _ = load_backbone(BackboneSpec(model, "none", 0, precision), device)
@@ -172,8 +173,8 @@ def measure(case: str, precision: str, device: str, folder: Path, images: int | 
     rows, cols = size[0] // cell[0], size[1] // cell[1]
     most = int(BYTES / (2 * rows * cols * dim))  # float16
     count = images or max(2 * batch, min(int(4 * SECONDS * before), most) // batch * batch)
-    request = Request(model=model, pretrained="none", recipe=name, device=device,
-                      precision=precision, batch_size=batch)  # fmt: skip
+    config = ExtractConfig(model=model, pretrained="none", recipe=name, device=device,
+                           precision=precision, batch_size=batch)  # fmt: skip
     if device == "cuda":
         torch.cuda.reset_peak_memory_stats()
     with tempfile.TemporaryDirectory(dir=".") as temporary, PeakMemory() as memory:
@@ -182,7 +183,7 @@ def measure(case: str, precision: str, device: str, folder: Path, images: int | 
         started = time.perf_counter()
         manifest = folder_manifest(files)
         headers = time.perf_counter() - started
-        report = extract_images(manifest, root / "s.clipfeat", request, say=lambda line: None)
+        report = extract_images(manifest, root / "s.clipfeat", config)
         device_peak = torch.cuda.max_memory_allocated() / 1e6 if device == "cuda" else None
         after = bare_forward(tower, ready)
         del tower
@@ -197,7 +198,7 @@ def measure(case: str, precision: str, device: str, folder: Path, images: int | 
         bare=(before + after) / 2,
         end_to_end=count / (report.seconds + headers),
         plain=plain_rate,
-        waited=report.spent.waited,
+        waited=report.timings.waited,
         stage_ms=stage_ms(report),
         peak_mb=memory.peak,
         device_peak_mb=device_peak,
@@ -206,7 +207,7 @@ def measure(case: str, precision: str, device: str, folder: Path, images: int | 
     )
 
 
-def fast_precision(device: str) -> tuple[str, str]:
+def fast_precision(device: str) -> tuple[Precision, str]:
     """Return the precision to measure in on a device, and why it is that one."""
     if device != "cpu":
         return "float16", "the default on a GPU"
@@ -224,9 +225,9 @@ def linked(pool: list[Path], count: int, folder: Path) -> Path:
     return folder
 
 
-def stage_ms(report: Report) -> dict[str, float]:
+def stage_ms(report: ExtractReport) -> dict[str, float]:
     """Return the milliseconds an image of each stage."""
-    stages = asdict(report.spent)
+    stages = asdict(report.timings)
     return {name: 1000 * seconds / report.images for name, seconds in stages.items()}
 
 

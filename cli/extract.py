@@ -1,13 +1,19 @@
 """clipfeat extract: images to a feature store."""
 
 import logging
+import re
 import sys
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Any
 
 import click
 
+from ..base.errors import ExtractUsageError
+from ..base.text import printable
 from .options import LocalPath, StatusList, as_json, break_lock, file_ids, show, tell
+
+if TYPE_CHECKING:
+    from ..manifests import Manifest
 
 logger = logging.getLogger(__name__)
 
@@ -159,9 +165,9 @@ MOST_PIXELS = 1 << 40  # a million by a million; a decoder's limits follow from 
 @click.option(
     "--dry-run",
     is_flag=True,
-    help="Only say what it will come to: grids, shards, disk, time. Tries a few images.",
+    help="Only estimate grids, shards, disk space and time. Tries a few images.",
 )
-@click.option("--profile", is_flag=True, help="Say at the end where the time went.")
+@click.option("--profile", is_flag=True, help="Print at the end where the time went.")
 @break_lock
 @as_json
 @click.option("--strict", is_flag=True, help="Exit with 1 if any image gave no record.")
@@ -170,80 +176,68 @@ def extract(
     images: Path,
     ids: str,
     out: Path | None,
-    model: str,
-    pretrained: str | None,
-    seed: int,
-    recipe: str,
-    layer: Literal["final", "final-no-norm", "penultimate"],
-    decode: Literal["pillow", "device"],
-    gpus: str | None,
-    device: str | None,
-    procs: int,
-    scheduler: str | None,
-    precision: str | None,
-    dtype: str,
-    codec: str,
-    batch_size: int | None,
-    shard_size: int | None,
-    vector: Literal["embedding", "class_token"] | None,
-    decoders: int | None,
-    max_pixels: int,
-    accept_truncated: bool,
-    retry: tuple[str, ...],
+    decode: str,
     shard_range: str | None,
     dry_run: bool,
     profile: bool,
-    break_lock: bool,
     as_json: bool,
     strict: bool,
+    **options: Any,
 ) -> None:
     """Run images through a CLIP backbone and keep the grid of each in a store.
 
-    A run that was cut off goes on where it was when the same command is given again. On a
-    finished store the same command with more images adds them. Images that cannot be used are
-    counted, and recorded with the reason.
+    The same command resumes a run that was cut off. On a finished store the same command with
+    more images adds them. Images that cannot be used are counted, and recorded with the reason.
 
     \b
     $ clipfeat extract --model RN50x4 --gpus 8
     $ clipfeat extract --model RN50 --pretrained RN50.pt --images images.parquet --out coco.clipfeat
     """
-    from ..extract.api import extract_images
-    from ..extract.config import Request, default_out, load_images
+    from ..extract import ExtractConfig, extract_images
     from ..extract.estimate import estimate
     from ..featstore.layout import Part
 
-    request = Request(
-        model=model,
-        pretrained=pretrained,
-        seed=seed,
-        recipe=recipe,
-        gpus=gpus,
-        device=device,
-        procs=procs,
-        scheduler=scheduler,
-        precision=precision,
-        dtype=dtype,
-        codec=codec,
-        batch_size=batch_size,
-        shard_size=shard_size,
-        layer=layer,
-        vector=vector,
+    config = ExtractConfig(
         decoder="torchvision" if decode == "device" else "pillow",
-        decoders=decoders,
-        max_pixels=max_pixels,
-        accept_truncated=accept_truncated,
         part=None if shard_range is None else Part.parse(shard_range),
-        retry=retry,
-        break_lock=break_lock,
+        **options,
     )
-    manifest = load_images(images, ids, say=logger.info)
-    out = out or default_out(images, request)
+    manifest = load_images(images, ids)
+    out = out or default_out(images, config.model, config.recipe)
     if dry_run:
-        found = estimate(manifest, out, request, say=logger.info)
-        show(found.to_json(), found.text(), as_json=as_json)
+        estimated = estimate(manifest, out, config)
+        show(estimated.to_json(), estimated.text(), as_json=as_json)
         return
-    report = extract_images(manifest, out, request, say=logger.info)
+    report = extract_images(manifest, out, config)
     show(report.to_json(), report.text(), as_json=as_json)
     if profile and not as_json:
-        tell(report.spent.text(report.images))
+        tell(report.timings.text(report.images))
     sys.exit(1 if strict and report.refused else 0)
+
+
+def load_images(images: Path, ids: str = "stem") -> "Manifest":
+    """Return the manifest in a file, or the manifest of a folder of images.
+
+    `ids` is for a folder: see `folder_manifest`. Since a manifest may come from anywhere, the
+    root that it names is logged before it is read.
+    """
+    from ..manifests import folder_manifest, read_manifest
+    from ..manifests.contents import require_driver
+
+    if not images.is_file():
+        return folder_manifest(images, ids)
+    if ids != "stem":
+        raise ExtractUsageError(
+            f"--ids is for a folder of images; {images} is a manifest with ids; drop --ids",
+            code="E-MANIFEST-IDS",
+        )
+    manifest = read_manifest(images)
+    require_driver(manifest.root)
+    logger.info(f"{images}: images are read from {printable(manifest.root)}")
+    return manifest
+
+
+def default_out(images: Path, model: str, recipe: str) -> Path:
+    """Return the store's name, in the working folder, after images, model and recipe."""
+    parts = (images.resolve().stem, model, Path(recipe).stem)
+    return Path("-".join(re.sub(r"[^\w.-]+", "", part) for part in parts) + ".clipfeat")

@@ -185,7 +185,6 @@ def _recompute(
         pretrained=pretrained,
         device=device,
         seed=seed,
-        say=logger.info,
     )
     with patient_stdout():
         show(found.to_json(), found.text(), as_json=as_json)

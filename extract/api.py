@@ -1,13 +1,13 @@
-"""What must be known before the first image is read: devices, backbone, recipe, plan."""
+"""Images to a feature store: the devices, the backbone, the plan, and the run that follows it."""
 
 import contextlib
 import importlib.metadata
+import logging
 import math
 import time
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from ..base.errors import ExtractError, ExtractUsageError, needs_extra
 from ..base.machine import require_gpus, usable_cores
@@ -18,8 +18,8 @@ from ..featstore.writing.commit import complete_commit
 from ..featstore.writing.run import check_place, finished_store, shard_records_at, update_layout
 from ..featstore.writing.writer import SHARD_RECORDS, StoreWriter
 from ..manifests import Manifest
-from .config import CHANGED, Request
-from .executors.batches import Spent
+from .executors.results import Executor
+from .planning.config import CHANGED, ExtractConfig
 from .planning.plan import (
     BackboneSpec,
     Job,
@@ -31,177 +31,191 @@ from .planning.plan import (
     shortage,
 )
 from .planning.recipe import Recipe, check_recipe_name, make_recipe
-from .report import Progress, Report
+from .report import ExtractReport, Progress
 from .source_files import SourceFiles, aligned
 
-if TYPE_CHECKING:
-    from .executors.processes import Executor
+logger = logging.getLogger(__name__)
+
+
+def extract_images(manifest: Manifest, out: Path, config: ExtractConfig) -> ExtractReport:
+    """Extract the images of a manifest into a store, resuming where a run was cut off.
+
+    On a finished store, images that it does not have are added, and those that `config.retry`
+    names are tried again. An image that cannot be used costs its own record: the store says why.
+
+    Args:
+        manifest: The images, such as `folder_manifest("images")` returns.
+        out: The folder of the store.
+        config: What to extract, and on which devices.
+
+    Returns:
+        The report of the run; its `store` is the finished store. It is written beside the store
+        too, as `NAME.run.json`.
+
+    Raises:
+        ExtractUsageError: The request cannot be met; nothing was written.
+        StoreError: `out` holds something else, or a store of another kind, or is being written
+            by another process.
+        ExtractError: The run failed, or no image gave a record. What was written stays, and the
+            same call resumes from there.
+
+    Example:
+        ```python
+        from pathlib import Path
+
+        from clipfeat.extract import ExtractConfig, extract_images
+        from clipfeat.manifests import folder_manifest
+
+        manifest = folder_manifest(Path("images"))
+        report = extract_images(manifest, Path("photos.clipfeat"), ExtractConfig(model="RN50x4"))
+        print(report.text())
+        grid = report.store["beach"]  # of images/beach.jpg: float16 (row, col, dim)
+        ```
+    """
+    check_place(out)
+    with prepare(manifest, out, config) as prepared:
+        files = SourceFiles(manifest, out, prepared.recipe.views)
+        store = store_to_update(prepared)
+        shard_records = choose_shard_records(out, config.shard_size)
+        if store is None:
+            layout = lay_out(prepared.shapes, shard_records)
+        else:
+            layout = _plan_update(prepared, store, files)
+            if not layout.shards:
+                if config.part is None:  # it takes the lock of the whole store
+                    complete_commit(store, break_lock=config.break_lock)
+                logger.info(f"{out} is already complete")
+                return ExtractReport(out, None, store, refused_rows(store.index))
+        if warning := shortage(out, layout, prepared.identity):
+            logger.warning(warning)
+        report = _write(prepared, layout, store, files)
+    report.write()
+    return report
 
 
 @dataclass(frozen=True)
 class Prepared:
     """What is known before the first image is read."""
 
+    manifest: Manifest
+    out: Path
+    config: ExtractConfig
     devices: tuple[str, ...]  # that compute; this process's own, or one of each worker's
     cores: int  # for each device
-    executor: "Executor"
+    executor: Executor
     spec: BackboneSpec
     recipe: Recipe
     identity: Identity
-    shapes: dict[str, GridShape]
+    shapes: dict[str, GridShape]  # by image id
 
 
 @contextlib.contextmanager
 def prepare(
-    manifest: Manifest, request: Request, *, say: Callable[[str], None], first_only: bool = False
+    manifest: Manifest, out: Path, config: ExtractConfig, *, first_only: bool = False
 ) -> Iterator[Prepared]:
     """Plan the grids, and have ready what computes them until the block ends.
 
     With `first_only` only the first of several devices gets a process, and its share of the
     cores. Raises ExtractUsageError for what cannot be done.
     """
-    check_recipe_name(request.recipe, request.decoder)
+    check_recipe_name(config.recipe, config.decoder)
     with needs_extra("extract"):
         import torch
 
         from .backbones.backbone import cpu_threads, slow_precision
         from .backbones.weights import load_backbone
-        from .executors.processes import Here, Team
+        from .executors.pipeline import LocalExecutor
+        from .executors.processes import ProcessExecutor
 
     with contextlib.ExitStack() as stack:
-        own, team = "cpu", None  # to know grids and weights
-        if request.scheduler:
-            devices, cores = _devices_there(request)
+        processes = None
+        device = "cpu"  # of the backbone in this process; where others compute, to know its grids
+        if config.scheduler:
+            devices, cores = _cluster_devices(config.scheduler)
         else:
-            devices = choose_devices(
-                request.device, request.gpus, request.procs, torch.cuda.device_count()
-            )
+            devices = choose_devices(config, torch.cuda.device_count())
             cores = max(1, usable_cores() // len(devices))
             if len(devices) == 1:
-                own = devices[0]
+                device = devices[0]
             else:
                 threads = max(1, cpu_threads() // len(devices))
-                team = stack.enter_context(Team(devices[:1] if first_only else devices, threads))
-        precision = request.precision or default_precision(devices)
-        if not request.scheduler and (slow := slow_precision(precision, devices[0])):
-            say(slow)
-        spec = BackboneSpec(request.model, request.pretrained, request.seed, precision)
-        backbone, described = load_backbone(spec, own)
+                processes = ProcessExecutor(devices[:1] if first_only else devices, threads)
+                stack.enter_context(processes)
+        precision = config.precision or default_precision(devices)
+        if not config.scheduler and (warning := slow_precision(precision, devices[0])):
+            logger.warning(warning)
+        spec = BackboneSpec(config.model, config.pretrained, config.seed, precision)
+        backbone, described = load_backbone(spec, device)
         spec = replace(spec, model=described["model"])  # the twin that the weights need, everywhere
         recipe = make_recipe(
-            request.recipe,
+            config.recipe,
             backbone.native,
             backbone.cell,
-            layer=request.layer,
-            vector=request.vector,
-            decoder=request.decoder,
+            layer=config.layer,
+            vector=config.vector,
+            decoder=config.decoder,
         )
         backbone.check_recipe(recipe)
-        if request.scheduler:
-            from .executors.cluster import OnCluster
+        if config.scheduler:
+            from .executors.cluster import ClusterExecutor
 
-            executor = OnCluster(request.scheduler, spec)
-        elif team is not None:
-            team.load(spec)
-            executor = team
+            executor = ClusterExecutor(config.scheduler, spec)
+        elif processes is not None:
+            processes.load(spec)
+            executor = processes
         else:
-            executor = Here(backbone)
+            executor = LocalExecutor(backbone)
         identity = Identity(
             backbone=described,
             recipe=recipe.to_json(),
             precision=spec.precision,
-            dtype=request.dtype,
-            codec=request.codec,
+            dtype=config.dtype,
+            codec=config.codec,
             dim=backbone.pooled_dim if recipe.views else backbone.dim,
             pooled_dim=None if recipe.views else backbone.vector_dim(recipe),
         )
         shapes = plan_shapes(manifest, recipe, backbone.cell)
         del backbone  # others compute, or the executor keeps it
         check_record_sizes(shapes.values(), identity)
-        yield Prepared(devices, cores, executor, spec, recipe, identity, shapes)
+        yield Prepared(
+            manifest, out, config, devices, cores, executor, spec, recipe, identity, shapes
+        )
 
 
-def choose_devices(
-    device: str | None, gpus: str | None, procs: int, gpu_count: int
-) -> tuple[str, ...]:
+def choose_devices(config: ExtractConfig, gpu_count: int) -> tuple[str, ...]:
     """Return the torch device of each process, ("cuda:0", "cuda:1") or ("cpu",) for example.
 
-    `gpus` is a number of GPUs ("8"), a list of them ("0,3") or one ("3,"), counted among those
-    that this process sees. Without it one GPU is taken where there is one. Raises UsageError for
-    devices that are not there.
+    GPUs are counted among those that this process sees. Raises UsageError for one that does not
+    exist.
 
-    >>> choose_devices(None, "2", 1, 4)
+    >>> choose_devices(ExtractConfig(model="RN50", gpus="2"), gpu_count=4)
     ('cuda:0', 'cuda:1')
-    >>> choose_devices(None, None, 1, 0)
-    ('cpu',)
     """
-    if device == "cpu":
-        if gpus is not None:
-            raise ExtractUsageError("--gpus and --device cpu exclude each other; drop one")
-        return ("cpu",) * procs
-    if procs != 1:
-        raise ExtractUsageError("--procs is for --device cpu; for GPUs type --gpus N")
-    if gpus is None:
-        if gpu_count:
-            return ("cuda:0",)
-        if device == "cuda":
-            raise ExtractUsageError("--device cuda: this machine has no GPU; type --device cpu")
-        return ("cpu",)
-    return tuple(f"cuda:{index}" for index in require_gpus(gpus, gpu_count))
+    if config.gpus is not None:
+        return tuple(f"cuda:{index}" for index in require_gpus(config.gpus, gpu_count))
+    return (choose_device(config.device, gpu_count),) * config.procs
 
 
-def choose_shard_records(out: Path, asked: int | None) -> int:
-    """Return the shard size of the store at `out`, which cannot be changed, or of a new one."""
-    there = shard_records_at(out)
-    if there is not None and asked not in (None, there):
-        raise ExtractUsageError(f"--shard-size {asked}: {out} has {there} records a shard; drop it")
-    return there or asked or SHARD_RECORDS
+def choose_device(device: str | None, gpu_count: int) -> str:
+    """Return the torch device of one process: without a wish, a GPU if there is one.
 
-
-def _devices_there(request: Request) -> tuple[tuple[str, ...], int]:
-    """Return the device of each worker of the cluster, and each one's number of cores."""
-    if request.gpus or request.device or request.procs != 1:
+    >>> choose_device(None, gpu_count=1), choose_device(None, gpu_count=0)
+    ('cuda:0', 'cpu')
+    """
+    if device == "cuda" and not gpu_count:
         raise ExtractUsageError(
-            "--scheduler: the workers of the cluster compute, each on the device it has; drop "
-            "--gpus, --device and --procs"
+            "--device cuda: this machine has no GPU; type --device cpu", code="E-GPUS-ABSENT"
         )
-    if request.part:
-        raise ExtractUsageError("--scheduler and --shard-range exclude each other; drop one")
+    return "cuda:0" if gpu_count and device != "cpu" else "cpu"
+
+
+def _cluster_devices(scheduler: str) -> tuple[tuple[str, ...], int]:
+    """Return the device of each worker of a cluster, and each one's number of cores."""
     with needs_extra("cluster"):
         from .executors.cluster import connected, survey
-    with connected(request.scheduler or "") as client:
+    with connected(scheduler) as client:
         cluster = survey(client)
     return (cluster.device,) * len(cluster.workers), cluster.cores
-
-
-def make_job(
-    manifest: Manifest,
-    out: Path,
-    prepared: Prepared,
-    request: Request,
-    shard_records: int,
-) -> Job:
-    """Return what every device is told: the same, whatever of the plan is down already."""
-    views = prepared.recipe.views or 1
-    largest = largest_picture(manifest, prepared.recipe)
-    height, width, _ = largest[-3:]
-    images = request.batch_size or prepared.executor.batch_size(prepared.recipe, (height, width))
-    on_cpu = prepared.devices[0] == "cpu"
-    return Job(
-        store=out,
-        image_root=manifest.root,
-        backbone=prepared.spec,
-        recipe=prepared.recipe,
-        identity=prepared.identity,
-        shard_records=shard_records,
-        passes=Passes.of(images, views, shard_records, on_cpu=on_cpu),
-        picture_bytes=math.prod(largest),
-        decoders=request.decoders or prepared.cores,
-        threads=max(2, prepared.cores),
-        max_pixels=request.max_pixels,
-        accept_truncated=request.accept_truncated,
-        libraries=library_versions(prepared.recipe),
-    )
 
 
 def default_precision(devices: tuple[str, ...]) -> str:
@@ -209,138 +223,76 @@ def default_precision(devices: tuple[str, ...]) -> str:
     return "float32" if devices[0] == "cpu" else "float16"
 
 
-def library_versions(recipe: Recipe) -> dict[str, str]:
-    """Return the versions of what touches pixels."""
-    names = ("pillow", "torch", "open_clip_torch", recipe.decoder)
-    return {name: importlib.metadata.version(name) for name in names}
+def choose_shard_records(out: Path, wanted: int | None) -> int:
+    """Return the shard size of the store at `out`, which cannot be changed, or of a new one."""
+    existing = shard_records_at(out)
+    if existing is not None and wanted not in (None, existing):
+        raise ExtractUsageError(
+            f"--shard-size {wanted}: {out} has {existing} records a shard; drop it",
+            code="E-STORE-SHARD-SIZE",
+        )
+    return existing or wanted or SHARD_RECORDS
 
 
-def extract_images(
-    manifest: Manifest, out: Path, request: Request, *, say: Callable[[str], None]
-) -> Report:
-    """Extract the manifest's images into the store `out`, going on where a run was cut off.
+def store_to_update(prepared: Prepared) -> FeatureStore | None:
+    """Return the finished store at `out`, None if there is none or an unfinished one.
 
-    `say` takes lines for a person. Raises ExtractUsageError or StoreError before any work if
-    the request cannot be met, ExtractError if no image gave a record.
+    Raises StoreError if the request does not match that store.
     """
-    check_place(out)
-    with prepare(manifest, request, say=say) as prepared:
-        return _extract(manifest, out, request, prepared, say)
-
-
-def _extract(
-    manifest: Manifest, out: Path, request: Request, prepared: Prepared, say: Callable[[str], None]
-) -> Report:
-    identity = prepared.identity
-    store = store_to_update(manifest, out, request, identity)
-    shard_records = choose_shard_records(out, request.shard_size)
-    renew = CHANGED in request.retry
-    files = SourceFiles(manifest, out, prepared.recipe.views)
-    if store is None:
-        layout = lay_out(prepared.shapes, shard_records)
-    else:
-        changes = files.changes(store, read=renew)
-        if said := changes.text(read=renew):
-            say(said)
-        layout = update_layout(store, prepared.shapes, request.retry, changes.changed)
-        unchanged = {i: sha for i, sha in changes.hashes.items() if i not in changes.changed}
-        if unchanged:
-            files.record(request.part, unchanged, sorted(unchanged.items()))
-        if not layout.shards:
-            if request.part is None:  # it takes the lock of the whole store
-                complete_commit(store, break_lock=request.break_lock)
-            say(f"{out} is already complete")
-            return Report(out, None, store, refused_rows(store.index), 0, 0, 0.0, Spent())
-        say(f"{out} is finished; {_describe(layout, store, changes.changed, request.retry)}")
-    if warning := shortage(out, layout, identity):
-        say(warning)
-    started = time.monotonic()
-    with StoreWriter(
-        out, identity, layout, parent=store, part=request.part, break_lock=request.break_lock
-    ) as writer:
-        begun = [image_id for shard in writer.pending for image_id in shard.ids]
-        files.record(request.part, begun)  # before the first is read
-        progress = _run(manifest, out, layout.shard_records, writer, prepared, request, say)
-        finished = None
-        if request.part is None:
-            if writer.produced_no_records():
-                why = reasons_text(refused_rows(writer.rows()))
-                writer.rollback()
-                if store is None:
-                    files.forget(request.part)
-                what = "no store was written" if store is None else f"{out} is as it was"
-                raise ExtractError(f"no image gave a record, {what}: {why}")
-            finished = writer.commit()
-        rows = finished.index if finished else sorted(writer.rows())
-        hashes = ((row.image_id, row.source_sha256) for row in rows)
-        planned = (image_id for shard in writer.shards for image_id in shard.ids)
-        if n := files.record(request.part, begun, hashes, planned):
-            say(
-                f"files of which size or time changed after an earlier run had read them: {n}; "
-                f"--retry changed renews those that have another content"
-            )
-        refused = refused_rows(finished.index if finished else writer.rows())
-        odd = remarks(finished.index if finished else writer.rows())
-    seconds = time.monotonic() - started
-    report = Report(
-        out, request.part, finished, refused, progress.images, progress.bytes, seconds,
-        progress.spent, odd,
-    )  # fmt: skip
-    report.write()
-    return report
-
-
-def store_to_update(
-    manifest: Manifest, out: Path, request: Request, identity: Identity
-) -> FeatureStore | None:
-    """Return the finished store at `out`, None if there is none or only a beginning.
-
-    Raises StoreError if the request does not go with what is there.
-    """
-    store = finished_store(out, identity)
-    if store is None and request.retry:
-        raise StoreError(f"--retry tries ids of a finished store again; {out} is none")
-    if store is not None and CHANGED not in request.retry:
-        check_same_images(manifest, store)
+    out, retry = prepared.out, prepared.config.retry
+    store = finished_store(out, prepared.identity)
+    if store is None and retry:
+        raise StoreError(
+            f"--retry tries images of a finished store again, and {out} is not one; drop --retry",
+            code="E-STORE-UNFINISHED",
+        )
+    if store is not None and CHANGED not in retry:
+        check_same_images(prepared.manifest, store)
     return store
 
 
-def _run(
-    manifest: Manifest,
-    out: Path,
-    shard_records: int,
-    writer: StoreWriter,
-    prepared: Prepared,
-    request: Request,
-    say: Callable[[str], None],
-) -> Progress:
-    """Write the shards that are pending; return what was counted."""
-    tasks = shard_tasks(manifest, writer.pending, prepared.recipe)
-    total = sum(len(shard.ids) for shard in writer.shards)
-    down = total - sum(len(task.images) for task in tasks)
-    if down:
-        say(f"{down} images are already down; going on")
-    progress = Progress(total, down, say)
-    if not tasks:  # an earlier run was cut off while it finished the store
-        return progress
-    job = make_job(manifest, out, prepared, request, shard_records)
-    steps = prepared.executor.run(tasks, job)
-    try:
-        with progress, contextlib.closing(steps):
-            for step in steps:
-                progress.add(step)
-    except KeyboardInterrupt:
-        down = sum(1 for _ in writer.rows())
-        say(f"{down} of {total} images are written; those of the shards in hand are dropped")
-        raise
-    except ExtractError:
-        if request.part is None and next(writer.rows(), None) is None:
-            writer.rollback()  # nothing is down: another try may be of another kind
-        raise
-    return progress
+def check_same_images(manifest: Manifest, store: FeatureStore) -> None:
+    """Raise StoreError if ids of a finished store stand for pictures of other sizes now.
+
+    Sizes are what both know without reading a pixel; two data sets with the same ids differ in
+    them soon enough. An image that gave no record may have been replaced by a better one.
+    """
+    sizes = (
+        (row.image_id, row.width, row.height)
+        for row in store.index
+        if row.width and row.status == Status.OK
+    )
+    recorded = aligned(manifest.images.column("image_id"), sizes)
+    for image, rows in zip(manifest.images, recorded, strict=True):
+        if image.width and rows and rows[0][1:] != (image.width, image.height):
+            _, width, height = rows[0]
+            raise StoreError(
+                f"{store.path} exists and holds other images under the same ids: "
+                f"{image.image_id!r} is {width}x{height} pixels there and "
+                f"{image.width}x{image.height} in {manifest.root}; choose another --out, or "
+                f"--retry changed if these are the same images in new versions",
+                code="E-STORE-OTHER-IMAGES",
+            )
 
 
-def _describe(
+def _plan_update(prepared: Prepared, store: FeatureStore, files: SourceFiles) -> Layout:
+    """Return the shards that are added to a finished store, or written again; log what they are."""
+    config = prepared.config
+    read = CHANGED in config.retry
+    changes = files.changes(store, read=read)
+    if text := changes.text(read=read):
+        logger.warning(text)
+    unchanged = {i: sha for i, sha in changes.hashes.items() if i not in changes.changed}
+    layout = update_layout(store, prepared.shapes, config.retry, changes.changed)
+    if unchanged:
+        files.record(config.part, unchanged, sorted(unchanged.items()))
+    if layout.shards:
+        update = format_update(layout, store, changes.changed, config.retry)
+        logger.info(f"{prepared.out} is finished; {update}")
+    return layout
+
+
+def format_update(
     layout: Layout, store: FeatureStore, changed: Collection[str], retry: Collection[str]
 ) -> str:
     """Return what an update of a finished store is going to do."""
@@ -360,25 +312,108 @@ def _describe(
     return ", ".join(parts)
 
 
-def check_same_images(manifest: Manifest, store: FeatureStore) -> None:
-    """Raise StoreError if ids stand for pictures of other sizes in a store that is finished.
+def _write(
+    prepared: Prepared, layout: Layout, store: FeatureStore | None, files: SourceFiles
+) -> ExtractReport:
+    """Write the shards of a layout that are not written yet, and finish the store unless a part.
 
-    Sizes are what both know without reading a pixel; two data sets with the same ids differ in
-    them soon enough. An image that gave no record may have been replaced by a better one.
+    Raises ExtractError if no image gave a record; the store is as it was before, then.
     """
-    sizes = (
-        (row.image_id, row.width, row.height)
-        for row in store.index
-        if row.width and row.status == Status.OK
-    )
-    recorded = aligned(manifest.images.column("image_id"), sizes)
-    for image, there in zip(manifest.images, recorded, strict=True):
-        size = (image.width, image.height)
-        if image.width and there and there[0][1:] != size:
-            _, width, height = there[0]
-            raise StoreError(
-                f"{store.path} exists and holds other images under the same ids: "
-                f"{image.image_id!r} is {width}x{height} pixels there and {size[0]}x{size[1]} "
-                f"in {manifest.root}; choose another --out, or --retry changed if these are the "
-                f"same images in new versions"
+    out, part, finished = prepared.out, prepared.config.part, None
+    started = time.monotonic()
+    with StoreWriter(
+        out,
+        prepared.identity,
+        layout,
+        parent=store,
+        part=part,
+        break_lock=prepared.config.break_lock,
+    ) as writer:
+        begun = [image_id for shard in writer.pending for image_id in shard.ids]
+        files.record(part, begun)  # before the first is read
+        progress = _run(prepared, layout.shard_records, writer)
+        if part is None:
+            if writer.produced_no_records():
+                reasons = reasons_text(refused_rows(writer.rows()))
+                writer.rollback()
+                if store is None:
+                    files.forget(part)
+                result = "no store was written" if store is None else f"{out} is as it was"
+                raise ExtractError(
+                    f"no image gave a record, {result}: {reasons}", code="E-IMAGES-UNUSABLE"
+                )
+            finished = writer.commit()
+        rows = finished.index if finished else sorted(writer.rows())
+        hashes = ((row.image_id, row.source_sha256) for row in rows)
+        planned = (image_id for shard in writer.shards for image_id in shard.ids)
+        if n := files.record(part, begun, hashes, planned):
+            logger.warning(
+                f"files of which size or time changed after an earlier run had read them: {n}; "
+                f"--retry changed extracts those again that have another content"
             )
+        return ExtractReport(
+            path=out,
+            part=part,
+            finished=finished,
+            refused=refused_rows(finished.index if finished else writer.rows()),
+            images=progress.images,
+            bytes=progress.bytes,
+            seconds=time.monotonic() - started,
+            timings=progress.timings,
+            remarks=remarks(finished.index if finished else writer.rows()),
+        )
+
+
+def _run(prepared: Prepared, shard_records: int, writer: StoreWriter) -> Progress:
+    """Have the executor write the shards that are pending; return what was counted."""
+    tasks = shard_tasks(prepared.manifest, writer.pending, prepared.recipe)
+    total = sum(len(shard.ids) for shard in writer.shards)
+    done = total - sum(len(task.images) for task in tasks)
+    if done:
+        logger.info(f"{done} images already extracted; resuming")
+    progress = Progress(total, done)
+    if not tasks:  # an earlier run was cut off while it finished the store
+        return progress
+    results = prepared.executor.run(tasks, make_job(prepared, prepared.out, shard_records))
+    try:
+        with progress, contextlib.closing(results):
+            for result in results:
+                progress.add(result)
+    except KeyboardInterrupt:
+        written = sum(1 for _ in writer.rows())
+        logger.info(f"{written} of {total} images are written; unfinished shards are dropped")
+        raise
+    except ExtractError:
+        if prepared.config.part is None and next(writer.rows(), None) is None:
+            writer.rollback()  # nothing is written: another try may be of another kind
+        raise
+    return progress
+
+
+def make_job(prepared: Prepared, store: Path, shard_records: int) -> Job:
+    """Return what every device is told: the same, whatever of the plan is written already."""
+    config, recipe = prepared.config, prepared.recipe
+    largest = largest_picture(prepared.manifest, recipe)
+    height, width, _ = largest[-3:]
+    images = config.batch_size or prepared.executor.batch_size(recipe, (height, width))
+    on_cpu = prepared.devices[0] == "cpu"
+    return Job(
+        store=store,
+        image_root=prepared.manifest.root,
+        backbone=prepared.spec,
+        recipe=recipe,
+        identity=prepared.identity,
+        shard_records=shard_records,
+        passes=Passes.of(images, recipe.views or 1, shard_records, on_cpu=on_cpu),
+        picture_bytes=math.prod(largest),
+        decoders=config.decoders or prepared.cores,
+        threads=max(2, prepared.cores),
+        libraries=library_versions(recipe),
+        config=config,
+    )
+
+
+def library_versions(recipe: Recipe) -> dict[str, str]:
+    """Return the versions of what touches pixels."""
+    names = ("pillow", "torch", "open_clip_torch", recipe.decoder)
+    return {name: importlib.metadata.version(name) for name in names}

@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 from ..base.errors import ExtractUsageError
 from ..featstore import FeatureStore
-from .api import choose_devices
+from .api import choose_device
 from .backbones.weights import cache_if_hub_unreachable, load_model
 from .backbones.weights_file import quiet
 from .planning.plan import BackboneSpec
@@ -125,8 +125,8 @@ def text_embedder(
     """
     check_embeddings(store)
     spec = backbone_spec(store, pretrained)
-    (chosen,) = choose_devices(device, None, 1, torch.cuda.device_count())
-    tower, described = load_text_tower(spec, chosen)
+    device = choose_device(device, torch.cuda.device_count())
+    tower, described = load_text_tower(spec, device)
     check_weights(store, spec, described)
     if tower.dim != store.identity.pooled_dim:
         raise ExtractUsageError(

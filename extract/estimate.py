@@ -1,20 +1,20 @@
-"""What an extraction will come to, from a few of its images: `extract --dry-run`."""
+"""What an extraction will take, from a few of its images: `extract --dry-run`."""
 
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from ..base.errors import ExtractUsageError
+from ..base.text import counted
 from ..featstore.layout import Layout, lay_out
 from ..featstore.writing.run import check_place, update_layout
 from ..featstore.writing.writer import StoreWriter
 from ..manifests import Manifest
 from .api import Prepared, choose_shard_records, make_job, prepare, store_to_update
-from .config import CHANGED, Request
+from .planning.config import CHANGED, ExtractConfig
 from .planning.plan import free_bytes, layout_bytes, shard_tasks
 from .report import duration
 from .source_files import SourceFiles
@@ -24,7 +24,7 @@ BATCHES = 4  # that are timed, after a first one that warms up
 
 @dataclass(frozen=True)
 class Estimate:
-    """What an extraction will come to."""
+    """The grids, disk space and time of an extraction."""
 
     images: int
     grids: dict[str, int]  # grid shape to its number of images, the most frequent first
@@ -39,6 +39,7 @@ class Estimate:
     refused: int  # of these, that gave no record
 
     def to_json(self) -> dict[str, Any]:
+        """Return the estimate for scripts."""
         return asdict(self)
 
     def text(self) -> str:
@@ -55,33 +56,32 @@ class Estimate:
                 f"grids   {', '.join(grids[:5])}{more}",
                 f"shards  {self.shards:,}",
                 f"disk    {self.bytes / 1e9:.2f} GB; {self.free_bytes / 1e9:.1f} GB free{room}",
-                f"time    {duration(self.seconds)} on {self.devices} device"
-                f"{'s' * (self.devices != 1)}, as {self.sampled} of the images took",
+                f"time    {duration(self.seconds)} on {counted(self.devices, 'device')}, as "
+                f"{self.sampled} of the images took",
                 *(bad if self.refused else ()),
             )
         )
 
 
-def estimate(
-    manifest: Manifest, out: Path, request: Request, *, say: Callable[[str], None]
-) -> Estimate:
-    """Plan the extraction and run a few images of the most frequent grid shape for nothing.
+def estimate(manifest: Manifest, out: Path, config: ExtractConfig) -> Estimate:
+    """Plan the extraction and run a few images of the most frequent grid shape on trial.
 
     Their rate, and how well they compress, stand for all; several devices are taken to be as
     fast as this one each. Of a finished store at `out`, only what an update would compute is
     counted. Raises what `extract_images` raises before any work.
     """
-    if request.scheduler:
-        raise ExtractUsageError("--dry-run tries images on this machine; drop --scheduler")
+    if config.scheduler:
+        raise ExtractUsageError(
+            "--dry-run tries images on this machine; drop --scheduler", code="E-CONFIG-CONFLICT"
+        )
     check_place(out)
-    with prepare(manifest, request, say=say, first_only=True) as prepared:
-        return _estimate(manifest, out, request, prepared)
+    with prepare(manifest, out, config, first_only=True) as prepared:
+        return _estimate(prepared)
 
 
-def _estimate(manifest: Manifest, out: Path, request: Request, prepared: Prepared) -> Estimate:
-    identity = prepared.identity
-    shard_records = choose_shard_records(out, request.shard_size)
-    layout = _layout(manifest, out, request, prepared, shard_records)
+def _estimate(prepared: Prepared) -> Estimate:
+    identity, out = prepared.identity, prepared.out
+    layout = _layout(prepared)
     shapes = {image_id: shard.shape for shard in layout.shards for image_id in shard.ids}
     if not shapes:
         return Estimate(
@@ -93,25 +93,25 @@ def _estimate(manifest: Manifest, out: Path, request: Request, prepared: Prepare
     ids = [image_id for image_id, shape in shapes.items() if str(shape) == frequent]
     with tempfile.TemporaryDirectory() as folder:
         store = Path(folder) / "sample.clipfeat"
-        job = make_job(manifest, store, prepared, request, shard_records)
-        few = (1 + BATCHES) * job.passes.most
-        sample = {image_id: shapes[image_id] for image_id in ids[:: -(-len(ids) // few)]}
-        small = lay_out(sample, shard_records)
+        job = make_job(prepared, store, layout.shard_records)
+        sample_size = (1 + BATCHES) * job.passes.most
+        sample = {image_id: shapes[image_id] for image_id in ids[:: -(-len(ids) // sample_size)]}
+        small = lay_out(sample, layout.shard_records)
         with StoreWriter(store, identity, small) as writer:
-            tasks = shard_tasks(manifest, writer.pending, prepared.recipe)
-            times, steps = [time.perf_counter()], []
-            for step in prepared.executor.run(tasks, job):
-                if step.images:  # or it brings a remark alone
-                    steps.append(step)
+            tasks = shard_tasks(prepared.manifest, writer.pending, prepared.recipe)
+            times, results = [time.perf_counter()], []
+            for result in prepared.executor.run(tasks, job):
+                if result.images:  # or it brings a warning alone
+                    results.append(result)
                     times.append(time.perf_counter())
-    refused = sum(step.refused for step in steps)
+    refused = sum(result.refused for result in results)
     timed = [rows for shard in small.shards for rows in job.passes.rows(len(shard.ids))]
-    if len(steps) > 1:  # the first batch pays for starting
-        steps, times, timed = steps[1:], times[1:], timed[1:]
+    if len(results) > 1:  # the first batch pays for starting
+        results, times, timed = results[1:], times[1:], timed[1:]
     rows = sum(sum(job.passes.rows(len(shard.ids))) for shard in layout.shards)
     seconds = rows * (times[-1] - times[0]) / sum(timed)
-    stored = sum(step.bytes for step in steps)
-    ok = sum(step.images - step.refused for step in steps)
+    stored = sum(result.bytes for result in results)
+    ok = sum(result.images - result.refused for result in results)
     ratio = stored / ok / (layout_bytes(small, identity) / len(sample)) if ok else 1.0
     return Estimate(
         images=len(shapes),
@@ -128,15 +128,15 @@ def _estimate(manifest: Manifest, out: Path, request: Request, prepared: Prepare
     )
 
 
-def _layout(
-    manifest: Manifest, out: Path, request: Request, prepared: Prepared, shard_records: int
-) -> Layout:
+def _layout(prepared: Prepared) -> Layout:
     """Return the shards that the extraction is going to write, whatever is written already."""
-    store = store_to_update(manifest, out, request, prepared.identity)
+    out, retry = prepared.out, prepared.config.retry
+    store = store_to_update(prepared)
+    shard_records = choose_shard_records(out, prepared.config.shard_size)
     if store is None:
         return lay_out(prepared.shapes, shard_records)
     changed = frozenset()
-    if CHANGED in request.retry:
-        files = SourceFiles(manifest, out, prepared.recipe.views)
+    if CHANGED in retry:
+        files = SourceFiles(prepared.manifest, out, prepared.recipe.views)
         changed = files.changes(store, read=True).changed
-    return update_layout(store, prepared.shapes, request.retry, changed)
+    return update_layout(store, prepared.shapes, retry, changed)

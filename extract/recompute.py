@@ -1,9 +1,10 @@
-"""Extract a sample of a received store again, and say how far it is from what the store holds."""
+"""Extract a sample of a received store again, and compare it with what the store holds."""
 
+import logging
 import math
 import random
 import secrets
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -15,15 +16,17 @@ from ..base.errors import needs_extra
 from ..base.text import printable
 from ..featstore import FeatureStore, IndexRow, Status
 from ..manifests.contents import require_driver
-from .api import choose_devices
+from .api import choose_device
 from .embedding import backbone_spec, check_weights
+from .planning.config import MAX_PIXELS
 from .planning.plan import Passes, picture_shape
 from .planning.recipe import Recipe
 
 if TYPE_CHECKING:
-    from .executors.features import FeatureStream
+    from .executors.pipeline import FeatureStream
     from .pixels.images import Picture
 
+logger = logging.getLogger(__name__)
 
 BATCH = 16  # images
 OTHER_FILE = "another file than the one extracted (sha256)"
@@ -44,11 +47,11 @@ class Deviation:
 
 @dataclass(frozen=True)
 class Recomputation:
-    """What became of a sample."""
+    """The comparison of a sample."""
 
     deviations: tuple[Deviation, ...]
     skipped: tuple[tuple[str, str], ...]  # image id, why it could not be compared
-    other_files: tuple[str, ...]  # ids of those of them that are another file than was extracted
+    other_files: tuple[str, ...]  # ids of those skipped whose file is not the one extracted
     tolerance: float
     seed: int
 
@@ -56,11 +59,11 @@ class Recomputation:
     def verdict(self) -> str:
         """Return `same bits`, `same features`, `DIFFERENT`, `other files`, or `not compared`.
 
-        Where a sampled file is another one than was extracted, the store does not hold the
+        Where a sampled file is not the one that was extracted, the store does not hold the
         features of these images, however right those of the others are.
         """
         if not all(each.relative_error <= self.tolerance for each in self.deviations):
-            return "DIFFERENT"  # NaN is, too
+            return "DIFFERENT"  # so is NaN
         if self.other_files:
             return "other files"
         if not self.deviations:
@@ -71,14 +74,16 @@ class Recomputation:
 
     @property
     def is_good(self) -> bool:
+        """Whether all that could be compared has the features of the store."""
         return self.verdict in {"same bits", "same features"}
 
     def to_json(self) -> dict[str, Any]:
+        """Return the comparison for scripts."""
         return {"verdict": self.verdict, **asdict(self)}
 
     def text(self) -> str:
         """Return lines for a person."""
-        lines = [f"{image_id}: {why}" for image_id, why in self.skipped[:5]]
+        lines = [f"{image_id}: {reason}" for image_id, reason in self.skipped[:5]]
         if len(self.skipped) > 5:
             lines.append(f"... and {len(self.skipped) - 5} more that could not be compared")
         n = len(self.deviations)
@@ -104,7 +109,6 @@ def recompute(
     pretrained: str | None = None,
     device: str | None = None,
     seed: int | None = None,
-    say: Callable[[str], None],
 ) -> Recomputation:
     """Extract `count` records of `store` again from the images below `images`, a folder or URL.
 
@@ -117,38 +121,39 @@ def recompute(
         import torch
 
         from .backbones.weights import load_backbone
-        from .executors.features import FeatureStream
+        from .executors.pipeline import FeatureStream
         from .pixels.device_decoding import decode_one_on_device
     seed = secrets.randbelow(1 << 32) if seed is None else seed
     rows = sample((row for row in store.index if row.status == Status.OK), count, seed)
     identity = store.identity
     recipe = Recipe.from_json(identity.recipe)
     spec = backbone_spec(store, pretrained)
-    (where,) = choose_devices(device, None, 1, torch.cuda.device_count())
-    backbone, described = load_backbone(spec, where)
+    backbone, described = load_backbone(spec, choose_device(device, torch.cuda.device_count()))
     check_weights(store, spec, described)
     backbone.check_recipe(recipe)
     stream = FeatureStream(backbone, recipe, identity.dtype)
-    deviations: list[Deviation] = []
+    ready: list[tuple[IndexRow, np.ndarray]] = []
     skipped: list[tuple[str, str]] = []
     other_files: list[str] = []
-    ready: list[tuple[IndexRow, np.ndarray]] = []
-    pictures = decoded(rows, images, recipe)
+    pictures = decode_rows(rows, images, recipe)
     for row, picture in tqdm(pictures, "again", len(rows), unit="image", disable=None):
         if picture.jpeg is not None:
             picture = decode_one_on_device(picture, recipe, backbone.device)
-        why = not_comparable(row, picture)
-        if why is None and picture.pixels is not None:
+        reason = not_comparable(row, picture)
+        if reason is None and picture.pixels is not None:
             ready.append((row, picture.pixels))
         else:
-            skipped.append((row.image_id, f"{printable(row.source)}: {why}"))
-            other_files += [row.image_id] if why == OTHER_FILE else []
-    views = recipe.views or 1
-    passes = Passes.of(BATCH, views, BATCH, on_cpu=backbone.device.type == "cpu")
-    for batch, full in same_shape(ready, passes):
-        deviations += compared(store, batch, stream, full)
+            skipped.append((row.image_id, f"{printable(row.source)}: {reason}"))
+            other_files += [row.image_id] if reason == OTHER_FILE else []
+    deviations: list[Deviation] = []
+    on_cpu = backbone.device.type == "cpu"
+    passes = Passes.of(BATCH, recipe.views or 1, BATCH, on_cpu=on_cpu)
+    for batch, pass_rows in bucket_by_shape(ready, passes):
+        deviations += compare_batch(store, batch, stream, pass_rows)
     if skipped and not deviations:
-        say(f"none of the {len(rows)} sampled images could be compared; is {images} their folder?")
+        logger.warning(
+            f"none of the {len(rows)} sampled images could be compared; is {images} their folder?"
+        )
     order = {row.image_id: position for position, row in enumerate(rows)}
     deviations.sort(key=lambda deviation: order[deviation.image_id])
     return Recomputation(
@@ -163,26 +168,26 @@ def sample(rows: Iterable[IndexRow], count: int, seed: int) -> list[IndexRow]:
     for seen, row in enumerate(rows):
         if seen < count:
             kept.append(row)
-        elif (place := rng.randrange(seen + 1)) < count:
-            kept[place] = row
+        elif (position := rng.randrange(seen + 1)) < count:
+            kept[position] = row
     return kept
 
 
-def decoded(
+def decode_rows(
     rows: Sequence[IndexRow], images: str, recipe: Recipe
 ) -> Iterator[tuple[IndexRow, "Picture"]]:
-    """Yield each row with its picture, which a process apart decodes, as in an extraction.
+    """Yield each row with its picture, decoded in a process of its own, as in an extraction.
 
     Sizes are those of the index, which may come from anywhere: one that the recipe makes too
     large is refused before memory is taken for it.
     """
     from .pixels.decoding import Decoders, Limits
-    from .pixels.images import MAX_PIXELS, Picture, load_picture, resize_problem
+    from .pixels.images import Picture, load_picture, resize_problem
 
     todo = []
     for row in rows:
-        if refused := resize_problem(recipe, row.width, row.height):
-            yield row, Picture(*refused, row.width, row.height, "")
+        if problem := resize_problem(recipe, row.width, row.height):
+            yield row, Picture(*problem, row.width, row.height, "")
         else:
             todo.append((row, picture_shape(recipe, (row.width, row.height))))
     if not todo:
@@ -207,40 +212,38 @@ def not_comparable(row: IndexRow, picture: "Picture") -> str | None:
     return None if picture.status == Status.OK else picture.reason
 
 
-def same_shape(
+def bucket_by_shape(
     ready: Sequence[tuple[IndexRow, np.ndarray]], passes: Passes
-) -> Iterator[tuple[list[tuple[IndexRow, np.ndarray]], int]]:
-    """Yield batches of pictures of one shape, each with the rows of its pass."""
+) -> Iterator[tuple[Sequence[tuple[IndexRow, np.ndarray]], int]]:
+    """Yield batches of pictures of one shape, each with the number of rows of its pass."""
     shapes: dict[tuple[int, ...], list[tuple[IndexRow, np.ndarray]]] = {}
     for row, pixels in ready:
         shapes.setdefault(pixels.shape, []).append((row, pixels))
-    for alike in shapes.values():
-        start = 0
-        for rows in passes.rows(len(alike)):
-            yield alike[start : start + rows], rows
-            start += rows
+    for bucket in shapes.values():
+        yield from passes.cut(bucket)
 
 
-def compared(
+def compare_batch(
     store: FeatureStore,
-    batch: list[tuple[IndexRow, np.ndarray]],
+    batch: Sequence[tuple[IndexRow, np.ndarray]],
     stream: "FeatureStream",
-    full: int,
+    pass_rows: int,
 ) -> Iterator[Deviation]:
     """Yield the deviation of each picture's grid from its record."""
-    pixels = np.zeros((full, *batch[0][1].shape), np.uint8)
+    pixels = np.zeros((pass_rows, *batch[0][1].shape), np.uint8)
     pixels[: len(batch)] = [each for _, each in batch]
     features, _ = stream.compute(pixels).result()
-    for (row, _), ours in zip(batch, features["grid"].array, strict=False):
-        yield deviation(row.image_id, ours, store[row.image_id])
+    for (row, _), computed in zip(batch, features["grid"].array, strict=False):
+        yield deviation(row.image_id, computed, store[row.image_id])
 
 
-def deviation(image_id: str, ours: np.ndarray, stored: np.ndarray) -> Deviation:
+def deviation(image_id: str, computed: np.ndarray, stored: np.ndarray) -> Deviation:
     """Return how far (row, col, dim) features are from the stored ones."""
-    if ours.shape != stored.shape:
+    if computed.shape != stored.shape:
         return Deviation(image_id, 0.0, float("inf"), same_bits=False)
-    a, b = (grid.astype(np.float64).reshape(-1, grid.shape[-1]) for grid in (ours, stored))
+    a, b = (grid.astype(np.float64).reshape(-1, grid.shape[-1]) for grid in (computed, stored))
     norms = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
     cosines = np.where(norms > 0, (a * b).sum(axis=1) / np.maximum(norms, 1e-300), 1.0)
     error = np.linalg.norm(a - b) / max(float(np.linalg.norm(b)), 1e-300)
-    return Deviation(image_id, float(cosines.min()), float(error), np.array_equal(ours, stored))
+    same_bits = np.array_equal(computed, stored)
+    return Deviation(image_id, float(cosines.min()), float(error), same_bits)

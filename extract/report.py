@@ -1,36 +1,42 @@
-"""What a person sees of a run: one line that changes on a terminal, a line a while in a log."""
+"""What a person sees of a run: the progress, and the report at its end."""
 
 import json
+import logging
 import sys
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
 
 from ..base.files import write_atomically
+from ..base.text import counted
 from ..featstore import FeatureStore, IndexRow
 from ..featstore.layout import Part
 from ..featstore.tables import reasons, reasons_text, remarks_text
-from .executors.batches import Spent, Step
+from .executors.results import BatchResult, StageTimings
+
+logger = logging.getLogger(__name__)
 
 LOG_SECONDS = 30.0  # between the lines of a log
 
 
 class Progress:
-    """Follows the steps of a run of `total` images, `down` of which an earlier run has done."""
+    """Follows a run of `total` images, `done` of which an earlier run has extracted.
 
-    def __init__(self, total: int, down: int, say: Callable[[str], None]):
+    A terminal has one line that changes, a log gets a line now and then.
+    """
+
+    def __init__(self, total: int, done: int):
         self.images = self.refused = self.bytes = 0
-        self.spent = Spent()
-        self._total, self._down = total, down
-        self._say = say
-        self._started = self._said = time.monotonic()
+        self.timings = StageTimings()
+        self._total, self._done = total, done
+        self._started = self._logged = time.monotonic()
         shape = "{percentage:3.0f}%|{bar:16}| {desc}"
         self._bar = tqdm(
-            total=total, initial=down, bar_format=shape, disable=not sys.stderr.isatty()
+            total=total, initial=done, bar_format=shape, disable=not sys.stderr.isatty()
         )
 
     def __enter__(self) -> "Progress":
@@ -39,38 +45,38 @@ class Progress:
     def __exit__(self, *_: object) -> None:
         self._bar.close()
 
-    def add(self, step: Step) -> None:
-        """Count a step and, now and then, say so."""
-        self.images += step.images
-        self.refused += step.refused
-        self.bytes += step.bytes
-        self.spent += step.spent
-        if step.remark:
+    def add(self, result: BatchResult) -> None:
+        """Count a result, and show the progress now and then."""
+        self.images += result.images
+        self.refused += result.refused
+        self.bytes += result.bytes
+        self.timings += result.timings
+        if result.warning:
             with tqdm.external_write_mode(file=sys.stderr):  # the line makes room, and comes back
-                self._say(step.remark)
+                logger.warning(result.warning)
         now = time.monotonic()
         if not self._bar.disable:
             self._bar.set_description_str(self.line(now - self._started), refresh=False)
-            self._bar.update(step.images)
-        elif now - self._said > LOG_SECONDS:
-            self._said = now
-            self._say(self.line(now - self._started))
+            self._bar.update(result.images)
+        elif now - self._logged > LOG_SECONDS:
+            self._logged = now
+            logger.info(self.line(now - self._started))
 
     def line(self, seconds: float) -> str:
         """Return the state of the run after `seconds`.
 
-        >>> progress = Progress(1000, 0, print)
-        >>> progress.add(Step(200, 3, 80_000_000, Spent(wall=10.0, device=9.9), None))
+        >>> progress = Progress(1000, 0)
+        >>> progress.add(BatchResult(200, 3, 80_000_000, StageTimings(wall=10.0, device=9.9)))
         >>> progress.line(10.0)
         '200/1,000 images, 3 refused, 20.0 images/s, 8.0 MB/s, device waited 1 %, 40 s left'
         """
-        done = self._down + self.images
+        done = self._done + self.images
         rate = self.images / seconds if seconds else 0.0
         left = f"{duration((self._total - done) / rate)} left" if rate else "no rate yet"
         return (
             f"{done:,}/{self._total:,} images, {self.refused:,} refused, {rate:.1f} images/s, "
             f"{self.bytes / 1e6 / max(seconds, 1e-9):.1f} MB/s, "
-            f"device waited {100 * self.spent.waited:.0f} %, {left}"
+            f"device waited {100 * self.timings.waited:.0f} %, {left}"
         )
 
 
@@ -91,27 +97,39 @@ def duration(seconds: float) -> str:
 
 
 @dataclass(frozen=True)
-class Report:
-    """What an extraction, or one part of it, came to."""
+class ExtractReport:
+    """The result of an extraction, or of one part of it.
 
-    path: Path  # of the store
+    Attributes:
+        path: Of the store.
+        part: Which part was written; `None`: all of the store.
+        finished: The finished store; `None` after a part, since others may be missing.
+        refused: Rows of the index of images without a record: status, reason, path.
+        images: Number of images that this run extracted.
+        bytes: Of features, written by this run.
+        seconds: From the first image's file to the finished store.
+        timings: Seconds of each stage.
+        remarks: Remarks on images that have a record, each with a number and an example.
+    """
+
+    path: Path
     part: Part | None
-    finished: FeatureStore | None  # None: a part is down, and other parts may be missing
+    finished: FeatureStore | None
     refused: tuple[IndexRow, ...]
-    images: int  # extracted by this run
-    bytes: int  # of features, written by this run
-    seconds: float  # from the first image's file to the finished store
-    spent: Spent
-    remarks: Sequence[dict[str, Any]] = ()  # on images that have a record, counted
+    images: int = 0
+    bytes: int = 0
+    seconds: float = 0.0
+    timings: StageTimings = field(default_factory=StageTimings)
+    remarks: Sequence[dict[str, Any]] = ()
 
     @property
     def store(self) -> FeatureStore:
-        """Return the store; a part has none."""
+        """The finished store, opened for reading; a part has none."""
         assert self.finished is not None, "a part of a store is not a store"
         return self.finished
 
     def to_json(self) -> dict[str, Any]:
-        """Return the same for scripts; rates are None if nothing was left to do."""
+        """Return the report for scripts; rates are None if nothing was left to do."""
         return {
             "store": str(self.path),
             "part": str(self.part) if self.part else None,
@@ -123,15 +141,15 @@ class Report:
             "bytes": self.bytes,
             "seconds": self.seconds,
             "images_per_second": self.images / self.seconds if self.images else None,
-            "device_waited": self.spent.waited if self.images else None,
-            "stage_seconds": asdict(self.spent),
+            "device_waited": self.timings.waited if self.images else None,
+            "stage_seconds": asdict(self.timings),
         }
 
     def text(self) -> str:
         """Return lines for a person."""
         speed = ""
         if self.images:
-            rate, waited = self.images / self.seconds, 100 * self.spent.waited
+            rate, waited = self.images / self.seconds, 100 * self.timings.waited
             speed = f", {rate:.1f} images/s, device waited {waited:.0f} %"
         if self.finished is None:
             line = f"{self.path}: part {self.part} is written{speed}; when all parts are, type: "
@@ -141,30 +159,24 @@ class Report:
             line = f"{self.path}: {len(self.store)} records{speed}, digest {digest}..."
         lines = [line]
         if n := len(self.refused):
-            lines.append(f"{n} image{'s' * (n != 1)} gave no record: {reasons_text(self.refused)}")
+            lines.append(f"{counted(n, 'image')} gave no record: {reasons_text(self.refused)}")
         if self.remarks:
             lines.append(f"extracted, with a remark: {remarks_text(self.remarks)}")
         return "\n".join(lines)
 
     def write(self) -> None:
         """Write the figures beside the store: they are no part of it."""
-        write_atomically(
-            run_file(self.path, self.part), json.dumps(self.to_json(), indent=2).encode()
-        )
-
-
-def run_file(store: Path, part: Part | None) -> Path:
-    """Return where the figures of a store's last run lie."""
-    return beside(store, "run", part, "json")
+        path = beside(self.path, "run", self.part, "json")
+        write_atomically(path, json.dumps(self.to_json(), indent=2).encode())
 
 
 def beside(store: Path, kind: str, part: Part | None, ending: str) -> Path:
-    """Return where a file lies that belongs to a store, or one part of it, and is not in it.
+    """Return the path of a file that belongs to a store, or one part of it, and lies beside it.
 
     >>> beside(Path("a.clipfeat"), "run", None, "json").name
     'a.run.json'
     >>> beside(Path("a.clipfeat"), "run", Part(3, 16), "json").name
     'a.run-3-of-16.json'
     """
-    which = f"-{part.number}-of-{part.of}" if part else ""
-    return store.with_name(f"{store.name.removesuffix('.clipfeat')}.{kind}{which}.{ending}")
+    suffix = f"-{part.number}-of-{part.of}" if part else ""
+    return store.with_name(f"{store.name.removesuffix('.clipfeat')}.{kind}{suffix}.{ending}")

@@ -1,4 +1,4 @@
-"""How a process behaves that another one has started to work for it."""
+"""One process for each device of this machine, which take shards as they become free."""
 
 import contextlib
 import multiprocessing as mp
@@ -8,62 +8,19 @@ import threading
 from collections import deque
 from collections.abc import Generator, Iterator
 from multiprocessing.connection import Connection, wait
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import torch
 
 from ...base.errors import ClipfeatError, ExtractError
-from ..backbones.backbone import Backbone, choose_batch_size
+from ..backbones.backbone import choose_batch_size
 from ..backbones.weights import load_backbone
 from ..planning.plan import BackboneSpec, Job, ShardTask
 from ..planning.recipe import Recipe
-from .batches import Spent, Step, named_images
 from .pipeline import run_tasks
-
-
-def become_a_child() -> None:
-    """Leave Ctrl-C to the parent, which ends its children, and end when it is gone.
-
-    A parent that is killed cannot end anybody; a child that went on would write beside a new run.
-    """
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-
-
-def _end_with_parent() -> None:
-    parent = mp.parent_process()
-    if parent is not None:
-        parent.join()
-        os._exit(1)
-
+from .results import BatchResult, list_images
 
 MAX_DEATHS = 3  # of processes over one shard, before it is taken for the cause
-
-
-class Executor(Protocol):
-    """What computes the shards of a run."""
-
-    def batch_size(self, recipe: Recipe, size: tuple[int, int]) -> int:
-        """Return how many images of (height, width) pixels to compute at once."""
-        ...
-
-    def run(self, tasks: tuple[ShardTask, ...], job: Job) -> Generator[Step, None, None]:
-        """Run every task; yields as batches go down."""
-        ...
-
-
-class Here:
-    """This process, on the backbone's own device."""
-
-    def __init__(self, backbone: Backbone):
-        self._backbone = backbone
-
-    def batch_size(self, recipe: Recipe, size: tuple[int, int]) -> int:
-        return choose_batch_size(self._backbone, recipe, size)
-
-    def run(self, tasks: tuple[ShardTask, ...], job: Job) -> Generator[Step, None, None]:
-        return run_tasks(tasks, job, self._backbone)
 
 
 class Probe(NamedTuple):
@@ -73,21 +30,21 @@ class Probe(NamedTuple):
     size: tuple[int, int]
 
 
-class Team:
-    """One spawned process a device; this process itself touches none of the devices.
+class ProcessExecutor:
+    """One spawned process for each device; this process itself touches none of the devices.
 
     They start at once, since that takes seconds. `load` comes when the weights are known to be
-    there and right, then perhaps `batch_size`, then `run`. A context manager that ends them.
+    right, then perhaps `batch_size`, then `run`. A context manager that ends the processes.
     """
 
     def __init__(self, devices: tuple[str, ...], threads: int):
         self._threads = threads  # that compute in each, if its device is the CPU
-        self._told: list[BackboneSpec | Job] = []  # what a new process must hear as well
+        self._messages: list[BackboneSpec | Job] = []  # which a new process must get as well
         self._workers: list[Worker] = []
         for device in devices:
             self._workers.append(Worker(device, threads))
 
-    def __enter__(self) -> "Team":
+    def __enter__(self) -> "ProcessExecutor":
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -99,10 +56,10 @@ class Team:
 
     def load(self, spec: BackboneSpec) -> None:
         """Have every process load its backbone."""
-        self._tell(spec)
+        self._send(spec)
 
-    def _tell(self, message: BackboneSpec | Job) -> None:
-        self._told.append(message)
+    def _send(self, message: BackboneSpec | Job) -> None:
+        self._messages.append(message)
         for worker in self._workers:
             worker.send(message)
 
@@ -113,19 +70,19 @@ class Team:
         try:
             answer = first.connection.recv()
         except (EOFError, OSError):
-            raise ExtractError(first.obituary()) from None
-        if isinstance(answer, str):
-            raise ExtractError(answer)
+            raise _death(first) from None
+        if isinstance(answer, ExtractError):
+            raise answer
         return answer
 
-    def run(self, tasks: tuple[ShardTask, ...], job: Job) -> Generator[Step, None, None]:
+    def run(self, tasks: tuple[ShardTask, ...], job: Job) -> Generator[BatchResult, None, None]:
         """Run tasks, each process taking the next one when it is free.
 
-        Steps come in any order; the store they make is the same. What a process had in hand when
-        it died is done by another. Raises ExtractError if MAX_DEATHS of them die over one shard:
-        what is down stays down, and the same command goes on from there.
+        Results come in any order; the store they make is the same. The unfinished shards of a
+        process that dies are reprocessed by another. Raises ExtractError if MAX_DEATHS of them die
+        over one shard: what is written stays, and the same command resumes from there.
         """
-        self._tell(job)
+        self._send(job)
         todo = deque(tasks)
         deaths: dict[int, int] = {}  # by shard number
         workers = self._workers
@@ -137,27 +94,27 @@ class Team:
                         message = worker.connection.recv()
                     except (EOFError, OSError):
                         workers.remove(worker)
-                        if worker.in_hand:
-                            yield worker.undone()
+                        if worker.unfinished:
+                            yield worker.rollback()
                             _count_death(deaths, worker)
-                            todo.extendleft(reversed(worker.in_hand))
+                            todo.extendleft(reversed(worker.unfinished))
                             workers.append(self._successor(worker))
                         elif not worker.is_done:
-                            raise ExtractError(worker.obituary()) from None
+                            raise _death(worker) from None
                         continue
-                    if isinstance(message, str):
-                        raise ExtractError(message)
+                    if isinstance(message, ExtractError):
+                        raise message
                     if message is None:
                         worker.give(_next_task(todo, deaths, worker))
                     else:
-                        worker.note(message)
+                        worker.add(message)
                         yield message
         finally:
             self._end()  # before the caller clears up after them
 
     def _successor(self, dead: "Worker") -> "Worker":
         worker = Worker(dead.device, self._threads)
-        for message in self._told:
+        for message in self._messages:
             worker.send(message)
         return worker
 
@@ -165,82 +122,91 @@ class Team:
 def _next_task(
     todo: deque[ShardTask], deaths: dict[int, int], worker: "Worker"
 ) -> ShardTask | None:
-    """Return what a worker does next; None: first finish what it has in hand.
+    """Return what a worker does next; None: first finish the tasks that it has.
 
     A shard that a worker has died over is done alone, so that the next death has one cause.
     """
     if not todo:
         return None
-    suspects = [task for task in (todo[0], *worker.in_hand) if task.shard.number in deaths]
-    return None if worker.in_hand and suspects else todo.popleft()
+    suspects = [task for task in (todo[0], *worker.unfinished) if task.shard.number in deaths]
+    return None if worker.unfinished and suspects else todo.popleft()
 
 
 def _count_death(deaths: dict[int, int], worker: "Worker") -> None:
     """Count a death over the shards that a worker had; raise ExtractError at the third of one."""
-    for task in worker.in_hand:
+    for task in worker.unfinished:
         number = task.shard.number
         deaths[number] = deaths.get(number, 0) + 1
         if deaths[number] == MAX_DEATHS:
-            raise ExtractError(
-                f"{worker.obituary()}; {MAX_DEATHS} have died over the same "
-                f"{named_images(task.images)}, so the run stops"
+            images = list_images(task.images)
+            raise _death(
+                worker, f"; {MAX_DEATHS} have died over the same {images}, so the run stops"
             )
 
 
+def _death(worker: "Worker", more: str = "") -> ExtractError:
+    return ExtractError(
+        f"{worker.death_message()}; run the same command again to resume, with a smaller "
+        f"--batch-size perhaps{more}",
+        code="E-WORKER-DIED",
+    )
+
+
 class Worker:
-    """A process with one device, and what it has in hand."""
+    """A process with one device, and the tasks that it has not finished."""
 
     def __init__(self, device: str, threads: int):
         context = mp.get_context("spawn")
-        self.connection, theirs = context.Pipe()
+        self.connection, child_end = context.Pipe()
         self.device = device
-        self.in_hand: list[ShardTask] = []  # in the order taken
+        self.unfinished: list[ShardTask] = []  # in the order taken
         self.is_done = False  # it has been told to end
-        self._begun: list[Step] = []  # of the shard that it is at
-        self._process = context.Process(target=_work, args=(device, threads, theirs), daemon=True)
+        self._results: list[BatchResult] = []  # of the shard that is not complete yet
+        self._process = context.Process(
+            target=_work, args=(device, threads, child_end), daemon=True
+        )
         with _no_ctrl_c():
             self._process.start()
-        theirs.close()  # so that its death is the end of the file here
+        child_end.close()  # so that its death is the end of the file here
 
     def send(self, message: Any) -> None:
-        with contextlib.suppress(OSError):  # it has died; its end of the pipe says so next
+        """Send a message, unless the process has died; its end of the pipe says so next."""
+        with contextlib.suppress(OSError):
             self.connection.send(message)
 
     def give(self, task: ShardTask | None) -> None:
+        """Answer the question for the next task."""
         self.send(task)
         if task is not None:
-            self.in_hand.append(task)
-        elif not self.in_hand:
+            self.unfinished.append(task)
+        elif not self.unfinished:
             self.is_done = True
 
-    def note(self, step: Step) -> None:
-        """Strike out the task that a step has finished."""
-        self._begun.append(step)
-        if step.receipt is not None:
-            done = step.receipt.shard
-            self.in_hand = [task for task in self.in_hand if task.shard.number != done]
-            self._begun = []
+    def add(self, result: BatchResult) -> None:
+        """Take note of a result, and of the task that it completes."""
+        self._results.append(result)
+        if result.receipt is not None:
+            number = result.receipt.shard
+            self.unfinished = [task for task in self.unfinished if task.shard.number != number]
+            self._results = []
 
-    def undone(self) -> Step:
-        """Return a step that takes back what was said of a shard that is not down, and says why."""
-        images = sum(step.images for step in self._begun)
-        refused = sum(step.refused for step in self._begun)
-        stored = sum(step.bytes for step in self._begun)
-        remark = f"{self._death()}; what it had in hand is done again"
-        return Step(-images, -refused, -stored, Spent(), None, remark)
-
-    def obituary(self) -> str:
-        return (
-            f"{self._death()}; run the same command again to go on, with a smaller --batch-size "
-            f"perhaps"
+    def rollback(self) -> BatchResult:
+        """Return what takes back the results of a shard that was not completed, and says why."""
+        return BatchResult(
+            images=-sum(result.images for result in self._results),
+            refused=-sum(result.refused for result in self._results),
+            bytes=-sum(result.bytes for result in self._results),
+            warning=f"{self.death_message()}; its unfinished shards are reprocessed",
         )
 
-    def _death(self) -> str:
+    def death_message(self) -> str:
+        """Return how the process died, for an error or a warning."""
         self._process.join()
         code = self._process.exitcode
         return f"a worker process on {self.device} died (exit code {code}; out of memory?)"
 
     def end(self) -> None:
+        """End the process."""
         self._process.terminate()
         self._process.join()
 
@@ -257,19 +223,38 @@ def _no_ctrl_c() -> Iterator[None]:
 
 def _work(device: str, threads: int, connection: Connection) -> None:
     """Run tasks on one device until there are no more, or the parent is gone."""
-    become_a_child()
-    torch.set_num_threads(threads)
+    configure_worker(threads)
     try:
         backbone, _ = load_backbone(connection.recv(), device)
         while isinstance(message := connection.recv(), Probe):
             connection.send(choose_batch_size(backbone, message.recipe, message.size))
         while task := _ask(connection):
-            for step in run_tasks(_stream(task, connection), message, backbone):
-                connection.send(step)
-    except (ClipfeatError, OSError) as error:
-        connection.send(str(error))
+            for result in run_tasks(_stream(task, connection), message, backbone):
+                connection.send(result)
+    except ClipfeatError as error:
+        connection.send(ExtractError(str(error), code=error.code))
     except EOFError:
         pass  # the parent has gone
+    except OSError as error:
+        connection.send(ExtractError(str(error), code="E-WORKER-SYSTEM"))
+
+
+def configure_worker(threads: int) -> None:
+    """Leave Ctrl-C to the parent, which ends its children, and end when it is gone.
+
+    A parent that is killed cannot end anybody; a child that went on would write beside a new run.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    torch.set_num_threads(threads)
+
+
+def _end_with_parent() -> None:
+    parent = mp.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
 
 
 def _ask(connection: Connection) -> ShardTask | None:
@@ -278,7 +263,7 @@ def _ask(connection: Connection) -> ShardTask | None:
 
 
 def _stream(task: ShardTask | None, connection: Connection) -> Iterator[ShardTask]:
-    """Yield a task and those that come after it, until what is in hand is to be finished."""
+    """Yield a task and those that come after it, until those taken are to be finished first."""
     while task is not None:
         yield task
         task = _ask(connection)

@@ -1,9 +1,14 @@
-"""Features that cannot be right: NaN, Inf, numbers beyond the dtype, one grid for every image."""
+"""Features of batches to shards on disk; those that cannot be right stop the run.
+
+NaN, Inf and numbers beyond the dtype cost an image its record. If most images of a shard have
+such features, or all have the same, the shard is not written.
+"""
 
 import math
 import time
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import numpy as np
 
@@ -12,14 +17,22 @@ from ...featstore import Identity, IndexRow, Status
 from ...featstore.shards import as_bytes, checksum, encode
 from ...featstore.writing.writer import ShardTransaction
 from ..pixels.images import Picture
-from ..planning.plan import Job
-from .batches import Batch, Spent, Step
-from .features import Features
+from ..planning.plan import Batch, Job
+from .results import BatchResult, StageTimings
 
 MIN_IMAGES = 8  # different images in a shard, below which nothing is concluded from them
 # Median distance of the images' mean cells from their common mean, relative to that mean. Random
 # ResNets and ViTs on photographs and on grey squares gave 0.007 to 1.1 (docs/log.md).
 MIN_SPREAD = 5e-4
+
+
+@dataclass(frozen=True)
+class Features:
+    """One array of a batch as it will be stored, with what tells whether it can be right."""
+
+    array: np.ndarray  # (image, row, col, dim) or (image, dim), in the store's dtype
+    peaks: np.ndarray  # (image,) largest absolute value before rounding; NaN if there is one
+    means: np.ndarray  # (image, dim) float32, over cells
 
 
 def number_problem(peak: float, dtype: str) -> str | None:
@@ -46,7 +59,7 @@ def spread(vectors: np.ndarray) -> float:
 
 
 class ShardGate:
-    """Collects what the images of one shard gave and says whether it can be right.
+    """Collects the features of the images of one shard and checks whether they can be right.
 
     The published code once wrote the same vector for every image, and nobody noticed
     (CLIP-ViL, issue 18).
@@ -72,20 +85,22 @@ class ShardGate:
             raise ExtractError(
                 f"{len(self._problems)} of the {self._images} images of a shard gave no usable "
                 f"features ({self._problems[0]}), so the run stops: check the weights, "
-                f"--precision and --dtype"
+                f"--precision and --dtype",
+                code="E-FEATURES-INVALID",
             )
         for name, means in self._means.items():
-            found = spread(np.stack(list(means.values())))
-            if len(means) >= MIN_IMAGES and found < MIN_SPREAD:
+            relative = spread(np.stack(list(means.values())))
+            if len(means) >= MIN_IMAGES and relative < MIN_SPREAD:
                 raise ExtractError(
                     f"the {name} features of {len(means)} different images are all the same "
-                    f"(relative spread {found:.1g}; expected {MIN_SPREAD} or more), "
-                    f"so the run stops: check the weights"
+                    f"(relative spread {relative:.1g}; expected {MIN_SPREAD} or more), "
+                    f"so the run stops: check the weights",
+                    code="E-FEATURES-EQUAL",
                 )
 
 
 class BatchWriter:
-    """Compresses batches and appends them to the shard in hand; runs in the writer's thread."""
+    """Compresses batches and appends them to the shard at hand; runs in the writer's thread."""
 
     def __init__(self, job: Job, threads: ThreadPoolExecutor):
         self._job = job
@@ -95,8 +110,12 @@ class BatchWriter:
         self._rows: list[IndexRow] = []
 
     def write(
-        self, batch: Batch, pictures: list[Picture], features: dict[str, Features], spent: Spent
-    ) -> Step:
+        self,
+        batch: Batch,
+        pictures: list[Picture],
+        features: dict[str, Features],
+        timings: StageTimings,
+    ) -> BatchResult:
         """Write one batch; the last one of a shard commits it.
 
         Raises ExtractError if the features of the shard cannot be right.
@@ -115,31 +134,34 @@ class BatchWriter:
         refused = stored = 0
         encode_seconds = write_seconds = 0.0
         for position, (image, picture) in enumerate(zip(batch.images, pictures, strict=True)):
-            encoded, status, reason, seconds = encoding[position].result()
-            encode_seconds += seconds
+            record = encoding[position].result()
+            encode_seconds += record.seconds
             row = shard.rows[batch.start + position]
-            if encoded is not None:
+            check = ""
+            if record.arrays is None:
+                refused += 1
+            else:
                 started = time.perf_counter()
-                self._transaction.append(row - shard.first_row, encoded)
+                self._transaction.append(row - shard.first_row, record.arrays)
                 write_seconds += time.perf_counter() - started
-                stored += sum(map(len, encoded.values()))
-            refused += encoded is None
+                stored += sum(map(len, record.arrays.values()))
+                check = checksum(record.arrays.values())
             if picture.status == Status.OK:
                 means = {name: array.means[position] for name, array in features.items()}
-                self._gate.add(picture.sha256, "" if encoded else reason, means)
-            size = (picture.width or image.width, picture.height or image.height)
-            check = checksum(encoded.values()) if encoded else ""
+                problem = record.reason if record.arrays is None else ""
+                self._gate.add(picture.sha256, problem, means)
             self._rows.append(
                 IndexRow(
-                    image.image_id,
-                    status,
-                    reason,
-                    str(shard.shape),
-                    row,
-                    *size,
-                    picture.sha256,
-                    image.path,
-                    check,
+                    image_id=image.image_id,
+                    status=record.status,
+                    reason=record.reason,
+                    shape=str(shard.shape),
+                    row=row,
+                    width=picture.width or image.width,
+                    height=picture.height or image.height,
+                    source_sha256=picture.sha256,
+                    source=image.path,
+                    checksum=check,
                 )
             )
         receipt = None
@@ -149,28 +171,37 @@ class BatchWriter:
             receipt = self._transaction.commit(tuple(self._rows))
             write_seconds += time.perf_counter() - started
             self._transaction = None
-        spent = replace(spent, encode=encode_seconds, write=write_seconds)
-        return Step(len(pictures), refused, stored, spent, receipt)
+        timings = replace(timings, encode=encode_seconds, write=write_seconds)
+        return BatchResult(len(pictures), refused, stored, timings, receipt)
 
     def close(self) -> None:
-        """Drop the shard in hand, if any."""
+        """Drop the shard that is not complete, if any."""
         if self._transaction is not None:
             self._transaction.close()
 
 
+class _Record(NamedTuple):
+    """What becomes of one image: its arrays as they stand on disk, or None and why."""
+
+    arrays: dict[str, bytes] | None
+    status: Status
+    reason: str
+    seconds: float = 0.0  # that compressing took
+
+
 def _encode(
     picture: Picture, features: dict[str, Features], position: int, identity: Identity
-) -> tuple[dict[str, bytes] | None, Status, str, float]:
-    """Return the encoded arrays of one record, or None; its status and reason; seconds."""
+) -> _Record:
+    """Compress the arrays of the picture at `position` in its batch."""
     if picture.status != Status.OK:
-        return None, picture.status, picture.reason, 0.0
+        return _Record(None, picture.status, picture.reason)
     for name, array in features.items():
         problem = number_problem(float(array.peaks[position]), identity.dtype)
         if problem:
-            return None, Status.FAILED, f"{name} {problem}", 0.0
+            return _Record(None, Status.FAILED, f"{name} {problem}")
     started = time.perf_counter()
-    encoded = {
+    arrays = {
         name: encode(identity.codec, as_bytes(array.array[position]))
         for name, array in features.items()
     }
-    return encoded, Status.OK, picture.reason, time.perf_counter() - started
+    return _Record(arrays, Status.OK, picture.reason, time.perf_counter() - started)

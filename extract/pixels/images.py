@@ -18,6 +18,7 @@ from ...featstore.geometry import RGB, Crop, Pad
 from ...manifests import ManifestError, read_content, view_files
 from ...manifests.headers import FORMATS, PNG, pillow, pillow_for_any_file
 from ...manifests.manifest import MAX_SIDE
+from ..planning.config import MAX_PIXELS
 from ..planning.recipe import Recipe
 from .inspection import (
     CUT_OFF,
@@ -34,8 +35,6 @@ from .inspection import (
     why_unreadable,
 )
 
-# Pillow's own limit against decompression bombs (twice 1 GiB of 4:4:4 pixels / 3).
-MAX_PIXELS = 178_956_970
 # A side of one pixel is what tracking pixels and failed downloads look like, not a picture.
 MIN_SIDE = 2
 MAX_REASON = 200  # characters of a text from elsewhere

@@ -2,9 +2,10 @@
 
 import math
 import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 from ...base.errors import ExtractUsageError
 from ...base.text import IMAGE_SUFFIXES, suffix
@@ -13,7 +14,10 @@ from ...featstore.format import MAX_RECORD_BYTES
 from ...featstore.geometry import MAX_AREAS, Area
 from ...featstore.layout import Layout, Shard
 from ...manifests import Image, Manifest
+from .config import ExtractConfig
 from .recipe import Recipe
+
+Item = TypeVar("Item")
 
 # Images that a CPU thread computes at a time. The number is fixed, and each thread's kernels run
 # on it alone: how they sum then depends neither on the number of threads nor on the batch.
@@ -70,6 +74,13 @@ class Passes:
             left -= size
         return tuple(rows)
 
+    def cut(self, items: Sequence[Item]) -> Iterator[tuple[Sequence[Item], int]]:
+        """Yield the items of each pass over a shard of them, with its rows."""
+        start = 0
+        for rows in self.rows(len(items)):
+            yield items[start : start + rows], rows
+            start += rows
+
 
 def _rounded(number: int, unit: int) -> int:
     return -(-number // unit) * unit
@@ -104,9 +115,8 @@ class Job:
     picture_bytes: int  # of the largest picture of the plan, as it enters the backbone
     decoders: int  # processes that decode, per device
     threads: int  # that compress, per device
-    max_pixels: int  # of an image file, above which it is not decoded
-    accept_truncated: bool
     libraries: Mapping[str, str]  # versions of what touches pixels, by name
+    config: ExtractConfig
 
 
 @dataclass(frozen=True)
@@ -116,6 +126,20 @@ class ShardTask:
     shard: Shard
     images: tuple[Image, ...]  # in the order of the shard's rows
     picture_shape: tuple[int, ...]  # of each image's pixels: ([views,] height, width, 3)
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Consecutive images of one shard."""
+
+    task: ShardTask
+    start: int  # position of the first image in the shard
+    images: Sequence[Image]
+    rows: int  # of the pass through the backbone: more than there are images where it is padded
+
+    @property
+    def is_last(self) -> bool:
+        return self.start + len(self.images) == len(self.task.images)
 
 
 def plan_shapes(manifest: Manifest, recipe: Recipe, cell: tuple[int, int]) -> dict[str, GridShape]:
@@ -168,6 +192,15 @@ def _task(shard: Shard, images: tuple[Image, ...], recipe: Recipe) -> ShardTask:
     """All pictures of one grid shape have one size: that of any whose size is known."""
     known = ((image.width, image.height) for image in images if image.width)
     return ShardTask(shard, images, picture_shape(recipe, next(known, (0, 0))))
+
+
+def batches(tasks: Iterable[ShardTask], passes: Passes) -> Iterator[Batch]:
+    """Cut tasks into batches; no batch spans two shards, and a shard without ids has one."""
+    for task in tasks:
+        start = 0
+        for images, rows in passes.cut(task.images):
+            yield Batch(task, start, images, rows)
+            start += len(images)
 
 
 def largest_picture(manifest: Manifest, recipe: Recipe) -> tuple[int, ...]:

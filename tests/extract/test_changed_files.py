@@ -9,13 +9,13 @@ from functools import lru_cache
 
 import numpy as np
 import pytest
+from logged import logged
 from pictures import photograph, write_photographs
+from refused import refuses
 
 from clipfeat.base.errors import ExtractError, UsageError
-from clipfeat.extract import source_files
-from clipfeat.extract.api import extract_images
+from clipfeat.extract import ExtractConfig, extract_images, source_files
 from clipfeat.extract.backbones import weights
-from clipfeat.extract.config import Request
 from clipfeat.extract.report import Progress
 from clipfeat.extract.source_files import SourceFiles, file_sha256, file_stamp
 from clipfeat.featstore import FeatureStore, StoreError
@@ -32,8 +32,8 @@ def one_backbone():
     """Load the weights once: they are the same for all runs here."""
     load = lru_cache(weights.load_backbone)
 
-    def once(spec, device, *, say):
-        say("Random weights")
+    def once(spec, device):
+        weights.logger.info("Random weights")  # which a run logs first
         return load(spec, device)
 
     with pytest.MonkeyPatch.context() as patch:
@@ -42,13 +42,12 @@ def one_backbone():
 
 
 def run(folder, **changes):
-    """Extract folder/images into folder/s; return the report and what was said."""
-    said = []
-    request = Request(**{"model": "RN50", "pretrained": "none", "recipe": "square:64",
-                         "device": "cpu", "batch_size": 4, "shard_size": 4, "decoders": 1,
-                         **changes})  # fmt: skip
-    manifest = folder_manifest(folder / "images")
-    return extract_images(manifest, folder / "s", request, say=said.append), said
+    """Extract folder/images into folder/s; return the report and what was logged."""
+    config = ExtractConfig(**{"model": "RN50", "pretrained": "none", "recipe": "square:64",
+                              "device": "cpu", "batch_size": 4, "shard_size": 4, "decoders": 1,
+                              **changes})  # fmt: skip
+    with logged() as lines:
+        return extract_images(folder_manifest(folder / "images"), folder / "s", config), lines
 
 
 def renew(folder):
@@ -102,7 +101,7 @@ def test_replaced_files_are_counted_and_renewed_and_touched_ones_are_not(folder)
     said = run(folder)[1]
     assert said[1:] == [
         "3 files of another size or time than when extracted: --retry changed reads them, and "
-        "extracts anew what has changed",
+        "extracts those again that have changed",
         f"{folder}/s is already complete",
     ]
     assert FeatureStore.open(folder / "s").digest == old.digest
@@ -129,7 +128,7 @@ def test_replaced_files_are_counted_and_renewed_and_touched_ones_are_not(folder)
 
 def test_an_image_of_another_size_in_pixels_is_renewed_too(folder):
     photograph(7, 99, 33).save(folder / "images" / "p007.jpg")
-    with pytest.raises(StoreError, match="choose another --out, or --retry changed if these are"):
+    with refuses("E-STORE-OTHER-IMAGES", "--retry changed", kind=StoreError):
         run(folder)
     store = renew(folder)[0].store
     (row,) = (row for row in store.index if row.image_id == "p007")
@@ -156,9 +155,8 @@ def test_without_the_table_every_file_is_read_on_demand(folder):
     assert report.store.digest == digest
     assert run(folder)[1][1:] == [f"{folder}/s is already complete"]  # now they are known
     (folder / "s.files.parquet").write_bytes(b"no table")
-    with pytest.raises(UsageError) as refused:
+    with refuses("E-FILES-TABLE", kind=UsageError):
         run(folder)
-    assert refused.value.code == "E-FILES-TABLE"
 
 
 def test_times_are_no_part_of_the_digest(folder, tmp_path):
@@ -171,12 +169,12 @@ def test_times_are_no_part_of_the_digest(folder, tmp_path):
 
 @contextlib.contextmanager
 def stopped():
-    """Interrupt a run when its first shard is down."""
+    """Interrupt a run when its first shard is written."""
     add = Progress.add
 
-    def stop(self, step):
-        add(self, step)
-        if step.receipt is not None:
+    def stop(self, result):
+        add(self, result)
+        if result.receipt is not None:
             raise KeyboardInterrupt
 
     with pytest.MonkeyPatch.context() as patch:
@@ -185,14 +183,14 @@ def stopped():
             yield
 
 
-def test_a_renewal_that_was_cut_off_goes_on(folder):
+def test_a_renewal_that_was_cut_off_resumes(folder):
     for number in range(6):
         photograph(200 + number, 64 + number % 3 * 10).save(folder / f"images/p{number:03}.jpg")
     with stopped():
         renew(folder)
     report, said = renew(folder)
     assert "6 files read again, 6 of them changed" in said
-    assert "4 images are already down; going on" in said
+    assert "4 images already extracted; resuming" in said
     assert report.images == 2
     assert verify(folder / "s", Depth.DEEP) == []
     assert run(folder)[1][1:] == [f"{folder}/s is already complete"]
@@ -202,7 +200,7 @@ def test_a_file_replaced_between_a_run_that_was_cut_off_and_the_next_is_said(mad
     shutil.copytree(made / "images", tmp_path / "images")
     with stopped():
         run(tmp_path)
-    photograph(300, 64).save(tmp_path / "images/p000.jpg")  # which is down already
+    photograph(300, 64).save(tmp_path / "images/p000.jpg")  # which is extracted already
     said = run(tmp_path)[1]
     assert "changed after an earlier run had read them: 1; --retry changed" in said[-1]
     assert renew(tmp_path)[1][1] == "1 file read again, 1 of them changed"
@@ -299,11 +297,11 @@ def test_a_replaced_file_that_cannot_be_read_is_said(folder):
     )
 
 
-def test_a_try_that_comes_to_nothing_leaves_what_was_known(folder):
+def test_a_try_without_a_record_leaves_what_was_known(folder):
     (folder / "images/p002.jpg").write_bytes(b"<html>")
     renew(folder)
     for _ in range(2):
-        with pytest.raises(ExtractError, match="no image gave a record"):
+        with refuses("E-IMAGES-UNUSABLE", kind=ExtractError):
             run(folder, retry=("undecodable",))
         assert run(folder)[1][1:] == [f"{folder}/s is already complete"]
 

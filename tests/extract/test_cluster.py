@@ -6,7 +6,6 @@ import signal
 import subprocess
 import sys
 import time
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +14,10 @@ import pytest
 import torch
 from distributed import Client
 from pictures import write_photographs
+from refused import refuses
 
 from clipfeat.base.errors import ExtractError, ExtractUsageError
-from clipfeat.extract.api import extract_images
-from clipfeat.extract.config import Request
+from clipfeat.extract import ExtractConfig, extract_images
 from clipfeat.extract.executors.cluster import (
     check_devices,
     check_versions,
@@ -26,7 +25,7 @@ from clipfeat.extract.executors.cluster import (
     piece_size,
     survey,
 )
-from clipfeat.extract.executors.cluster_worker import Facts
+from clipfeat.extract.executors.cluster_worker import DeviceFacts
 from clipfeat.featstore.audit.verify import verify
 from clipfeat.featstore.layout import Part
 from clipfeat.manifests import folder_manifest
@@ -51,18 +50,18 @@ def address_in(scheduler_file):
 def scheduler(tmp_path_factory):
     """A client of a scheduler on the loopback device, and how to start a worker."""
     folder = tmp_path_factory.mktemp("cluster")
-    where = folder / "scheduler.json"
+    file = folder / "scheduler.json"
     processes = []
 
-    def start(what, *options):
-        command = [sys.executable, "-m", "dask", what, "--host", "127.0.0.1", "--no-dashboard"]
-        command += ["--dashboard-address", ":0", "--scheduler-file", str(where), *options]
+    def start(role, *options):
+        command = [sys.executable, "-m", "dask", role, "--host", "127.0.0.1", "--no-dashboard"]
+        command += ["--dashboard-address", ":0", "--scheduler-file", str(file), *options]
         with (folder / "log").open("a") as log:
             processes.append(subprocess.Popen(command, cwd=folder, stdout=log, stderr=log))
 
     try:
         start("scheduler", "--port", "0")
-        while (address := address_in(where)) is None:
+        while (address := address_in(file)) is None:
             assert processes[0].poll() is None, (folder / "log").read_text()
             time.sleep(0.05)
         with Client(address, set_as_default=False) as client:
@@ -105,55 +104,62 @@ def last_line(line):
 
 
 def run(images, out, client, **changes):
-    request = Request("RN50", "none", recipe="square:64", shard_size=8, batch_size=8,
-                      scheduler=client.scheduler.address)  # fmt: skip
-    return extract_images(folder_manifest(images), out, replace(request, **changes), say=print)
+    config = {"scheduler": client.scheduler.address, "recipe": "square:64", "shard_size": 8,
+              "batch_size": 8, "pretrained": "none"}  # fmt: skip
+    config = ExtractConfig(model="RN50", **{**config, **changes})
+    return extract_images(folder_manifest(images), out, config)
 
 
 def test_a_cluster_without_workers_is_refused(scheduler):
     client, _ = scheduler
-    with pytest.raises(ExtractUsageError, match="no workers; start some with: dask worker tcp://"):
+    with refuses("E-CLUSTER-EMPTY", "dask worker tcp://", kind=ExtractUsageError):
         survey(client)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("changes", "why"),
+    ("changes", "code", "name"),
     [
-        ({"scheduler": "nonsense"}, "no dask scheduler can be reached there .missing port number"),
-        ({"scheduler": "tcp://127.0.0.1:1"}, "no dask scheduler can be reached there .Timed out"),
-        ({"device": "cpu"}, "drop --gpus, --device and --procs"),
-        ({"procs": 2}, "drop --gpus, --device and --procs"),
-        ({"part": Part(1, 2)}, "--scheduler and --shard-range exclude each other; drop one"),
+        ({"scheduler": "nonsense"}, "E-CLUSTER-ADDRESS", "missing port number"),
+        ({"scheduler": "tcp://127.0.0.1:1"}, "E-CLUSTER-ADDRESS", "Timed out"),
+        ({"device": "cpu"}, "E-CONFIG-CONFLICT", "--device"),
+        ({"procs": 2}, "E-CONFIG-CONFLICT", "--procs"),
+        ({"part": Part(1, 2)}, "E-CONFIG-CONFLICT", "--shard-range"),
     ],
 )
-def test_what_cannot_be_met_touches_nothing(images, cluster, tmp_path, monkeypatch, changes, why):
+def test_what_cannot_be_met_touches_nothing(
+    images, cluster, tmp_path, monkeypatch, changes, code, name
+):
     monkeypatch.setattr("clipfeat.extract.executors.cluster.CONNECT_SECONDS", 0.5)
-    with pytest.raises(ExtractUsageError, match=why):
+    with refuses(code, name, kind=ExtractUsageError):
         run(images, tmp_path / "s", cluster, **changes)
     assert not (tmp_path / "s").exists()
 
 
 def test_workers_must_be_alike():
-    own = {"clipfeat": "0.1.0", "torch": "2.6"}
-    check_versions(own, {"worker a": own})
-    with pytest.raises(ExtractUsageError, match=r"worker b has torch 2\.7, this process 2\.6"):
-        check_versions(own, {"worker a": own, "worker b": {**own, "torch": "2.7"}})
-    with pytest.raises(ExtractUsageError, match="the scheduler has no clipfeat, this process 0"):
-        check_versions(own, {"the scheduler": {**own, "clipfeat": None}})
-    cpu, one, two = Facts("cpu", "", 8), Facts("cuda", "GPU-1", 8), Facts("cuda", "GPU-2", 8)
+    here = {"clipfeat": "0.1.0", "torch": "2.6"}
+    check_versions(here, {"worker a": here})
+    with refuses("E-CLUSTER-VERSION", "worker b has torch 2.7, this process 2.6"):
+        check_versions(here, {"worker a": here, "worker b": {**here, "torch": "2.7"}})
+    with refuses("E-CLUSTER-VERSION", "the scheduler has no clipfeat, this process 0"):
+        check_versions(here, {"the scheduler": {**here, "clipfeat": None}})
+    cpu, one, two = (
+        DeviceFacts("cpu", "", 8),
+        DeviceFacts("cuda", "GPU-1", 8),
+        DeviceFacts("cuda", "GPU-2", 8),
+    )
     assert (check_devices({"a": cpu, "b": cpu}), check_devices({"a": one, "b": two})) == (
         "cpu",
         "cuda",
     )
-    with pytest.raises(ExtractUsageError, match="worker b has a GPU and worker a has none"):
+    with refuses("E-CLUSTER-DEVICE", "worker b has a GPU and worker a has none"):
         check_devices({"a": cpu, "b": one})
-    with pytest.raises(ExtractUsageError, match="workers a and c compute on the same GPU"):
+    with refuses("E-CLUSTER-DEVICE", "workers a and c"):
         check_devices({"a": one, "b": two, "c": one})
 
 
 def test_workers_share_the_cores_that_they_have_in_common():
-    whole, job = Facts("cpu", "", 8, tuple(range(8))), Facts("cpu", "", 2, (8, 9))
+    whole, job = DeviceFacts("cpu", "", 8, tuple(range(8))), DeviceFacts("cpu", "", 2, (8, 9))
     assert cores_of_each({"a": ("node", whole), "b": ("node", whole)}) == 4
     assert cores_of_each({"a": ("node", whole), "b": ("other", whole)}) == 8
     assert cores_of_each({"a": ("node", whole), "b": ("node", job)}) == 2
@@ -170,7 +176,7 @@ def test_pieces_shrink_towards_the_end():
 @pytest.mark.slow
 def test_a_worker_must_see_the_store(images, cluster, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(ExtractError, match=r"worker tcp://.* does not see the store that is being"):
+    with refuses("E-CLUSTER-PATH", "worker tcp://", "the store that is being", kind=ExtractError):
         run(images, Path("/proc/self/cwd/s"), cluster)
     assert not Path("s").exists()
 
@@ -180,9 +186,7 @@ def test_a_worker_must_see_the_images(images, cluster, tmp_path, monkeypatch):
     monkeypatch.setattr(
         "clipfeat.extract.executors.cluster_worker.first_readable", lambda *_: ("p000.jpg", "00")
     )
-    with pytest.raises(
-        ExtractError, match=r"does not see the same image p000.jpg in .*; put the im"
-    ):
+    with refuses("E-CLUSTER-PATH", "the same image p000.jpg", kind=ExtractError):
         run(images, tmp_path / "s", cluster)
 
 
@@ -193,7 +197,7 @@ def test_an_error_of_a_worker_stops_the_run_with_its_line(images, cluster, tmp_p
     model.visual.conv1.weight.data.zero_()
     torch.save(model.state_dict(), tmp_path / "blind.pt")
     monkeypatch.chdir(tmp_path)  # the workers are in another folder
-    with pytest.raises(ExtractError, match=r"of 8 different images are all the .* \(on "):
+    with refuses("E-FEATURES-EQUAL", "of 8 different images", " (on ", kind=ExtractError):
         run(images, Path("s"), cluster, pretrained="blind.pt")
     assert not Path("s").exists()
 
@@ -203,7 +207,7 @@ def test_an_error_of_a_worker_stops_the_run_with_its_line(images, cluster, tmp_p
     ("number", "code"),
     [(signal.SIGKILL, -9), (signal.SIGTERM, 143)],
 )
-def test_a_run_goes_on_beside_what_is_left_of_one_that_was_ended(
+def test_a_run_resumes_beside_what_is_left_of_one_that_was_ended(
     clipfeat, images, digest, cluster, tmp_path, number, code
 ):
     out, address = tmp_path / "s", cluster.scheduler.address
@@ -214,7 +218,7 @@ def test_a_run_goes_on_beside_what_is_left_of_one_that_was_ended(
     done = clipfeat.run(*extract(images, out, "--scheduler", address))
     assert done.code == 0, done.errors
     assert json.loads(done.text)["digest"] == digest
-    assert "images are already down; going on" in done.errors
+    assert "images already extracted; resuming" in done.errors
     assert verify(out) == []
     assert not list(out.rglob("*.tmp"))
 

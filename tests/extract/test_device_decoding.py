@@ -337,6 +337,6 @@ class TestStore:
         assert "decoder" in str(done.exception)
 
     def test_recomputing_follows_the_recipe(self, images, store):
-        found = recompute(store, str(images), 12, seed=1, device="cpu", say=lambda line: None)
+        found = recompute(store, str(images), 12, seed=1, device="cpu")
         assert found.verdict == "same bits"
         assert len(found.deviations) == 12

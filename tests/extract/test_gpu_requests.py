@@ -11,14 +11,13 @@ from towers import pixels_of, recipe_of
 
 from clipfeat.base import machine
 from clipfeat.base.errors import ExtractError
-from clipfeat.extract.api import extract_images
+from clipfeat.extract import ExtractConfig, extract_images
 from clipfeat.extract.backbones import tower as precision
 from clipfeat.extract.backbones import weights
 from clipfeat.extract.backbones.backbone import Backbone, choose_batch_size
 from clipfeat.extract.backbones.weights import load_backbone
-from clipfeat.extract.config import Request
 from clipfeat.extract.executors import processes as executors
-from clipfeat.extract.executors.features import FeatureStream
+from clipfeat.extract.executors.pipeline import FeatureStream
 from clipfeat.extract.planning.plan import BackboneSpec
 from clipfeat.extract.planning.recipe import Preprocess, make_recipe
 from clipfeat.manifests import folder_manifest
@@ -78,23 +77,23 @@ def test_memory_that_the_system_does_not_pin_costs_a_line_and_no_kernel(refusal,
     runtime = Runtime(refusal)
     stream = stream_on(runtime, monkeypatch)
     memory = np.zeros(10, np.uint8)
-    with stream.reading(memory) as remark:
+    with stream.reading(memory) as warning:
         runtime.kernel()  # raises what is pending
         assert runtime.registered == (set() if refusal else {memory.ctypes.data})
-        assert bool(remark) == bool(refusal)
-        assert f"error {refusal}" in remark or not refusal
+        assert bool(warning) == bool(refusal)
+        assert f"error {refusal}" in warning or not refusal
     assert runtime.registered == set()
 
 
 def test_the_probe_measures_after_a_pass_that_makes_what_all_share(monkeypatch):
     """An image costs 100 MB, a workspace of 2,000 MB is made by the first pass and kept."""
-    free, used, peak, asked = 14_000 * MB, 0, 0, []
+    free, used, peak, sizes = 14_000 * MB, 0, 0, []
 
     def grids(pixels, _):
         nonlocal used, peak
         used = 2_000 * MB
         peak = max(peak, used + 100 * MB * len(pixels))
-        asked.append(len(pixels))
+        sizes.append(len(pixels))
 
     def reset(_):
         nonlocal peak
@@ -109,7 +108,7 @@ def test_the_probe_measures_after_a_pass_that_makes_what_all_share(monkeypatch):
     # 0.8 x 12,000 MB are 96 images. With the workspace in the first of two peaks, images would
     # have seemed to cost less than nothing.
     assert choose_batch_size(stand_in(grids), RECIPE, (448, 448)) == 64
-    assert asked == [4, 4, 8]
+    assert sizes == [4, 4, 8]
 
     def full(*_):
         raise torch.OutOfMemoryError
@@ -159,11 +158,11 @@ def test_float32_is_float32_inside_the_forward_pass(backbone):
     assert flags() == before != FULL
 
 
-@pytest.mark.parametrize("asked", ["tf32 for matrices", "old and new names", "tf32 for all"])
-def test_what_a_script_has_asked_of_float32_comes_back(switches, asked):
-    if asked == "tf32 for matrices":
+@pytest.mark.parametrize("setting", ["tf32 for matrices", "old and new names", "tf32 for all"])
+def test_what_a_script_has_asked_of_float32_comes_back(switches, setting):
+    if setting == "tf32 for matrices":
         torch.set_float32_matmul_precision("medium")
-    elif asked == "old and new names":
+    elif setting == "old and new names":
         switches.cuda.matmul.fp32_precision = "tf32"
         switches.cudnn.conv.fp32_precision = "ieee"
     else:
@@ -177,14 +176,14 @@ def test_what_a_script_has_asked_of_float32_comes_back(switches, asked):
 @pytest.mark.parametrize("times", [0.5, 1.2, 20.0])
 def test_a_precision_that_a_processor_only_emulates_is_said(monkeypatch, times):
     monkeypatch.setattr(machine, "_seconds", lambda dtype: 1.0 if dtype == torch.float32 else times)
-    said = precision.slow_precision("bfloat16", "cpu")
-    assert (said is None) == (times < 1.5)
-    assert said is None or "20.0 times as fast in float32" in said
+    warning = precision.slow_precision("bfloat16", "cpu")
+    assert (warning is None) == (times < 1.5)
+    assert warning is None or "20.0 times as fast in float32" in warning
     assert precision.slow_precision("float32", "cpu") is None
     assert precision.slow_precision("float16", "cuda:0") is None
 
 
-def test_the_own_process_touches_no_gpu_where_others_have_them(tmp_path, monkeypatch):
+def test_this_process_touches_no_gpu_where_others_have_them(tmp_path, monkeypatch):
     """The processes start before anything is loaded, and the first is asked for the batch."""
     manifest = folder_manifest(write_photographs(tmp_path / "images", 3))
     events = []
@@ -205,9 +204,9 @@ def test_the_own_process_touches_no_gpu_where_others_have_them(tmp_path, monkeyp
         def end(self):
             events.append(f"end {self.device}")
 
-    def own(spec, device, **more):
-        events.append(f"own {device} {spec.precision}")
-        return load_backbone(spec, device, **more)
+    def load_here(spec, device):
+        events.append(f"here {device} {spec.precision}")
+        return load_backbone(spec, device)
 
     def touched(*_):
         raise AssertionError("this process has touched a GPU")
@@ -217,16 +216,17 @@ def test_the_own_process_touches_no_gpu_where_others_have_them(tmp_path, monkeyp
 
     monkeypatch.setattr(executors, "Worker", Process)
     monkeypatch.setattr(executors, "wait", enough)
-    monkeypatch.setattr(weights, "load_backbone", own)
+    monkeypatch.setattr(weights, "load_backbone", load_here)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     monkeypatch.setattr(torch.cuda, "_lazy_init", touched)
-    request = Request("RN50", "none", recipe="square:64", gpus="2", shard_size=4)
+    config = ExtractConfig(model="RN50", pretrained="none", recipe="square:64", gpus="2",
+                           shard_size=4)  # fmt: skip
     with pytest.raises(ExtractError, match="enough"):
-        extract_images(manifest, tmp_path / "s", request, say=lambda line: None)
+        extract_images(manifest, tmp_path / "s", config)
     assert events[:8] == [
         "start cuda:0",
         "start cuda:1",
-        "own cpu float16",
+        "here cpu float16",
         "BackboneSpec cuda:0",
         "BackboneSpec cuda:1",
         "Probe cuda:0",

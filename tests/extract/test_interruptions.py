@@ -1,4 +1,4 @@
-"""What stops `clipfeat extract`, and how it goes on: signals, full disks, folders that go."""
+"""What stops `clipfeat extract`, and how it resumes: signals, full disks, folders that go."""
 
 import json
 import os
@@ -36,8 +36,8 @@ def digest(clipfeat, images, tmp_path_factory):
     return json.loads(done.text)["digest"]
 
 
-def check_goes_on(clipfeat, images, out, digest, *more):
-    """The same command ends with the same digest; return what it said."""
+def check_resumes(clipfeat, images, out, digest, *more):
+    """The same command ends with the same digest; return what it printed to stderr."""
     done = clipfeat.run(*extract(images, out, *more))
     assert done.code == 0, done.errors
     assert json.loads(done.text)["digest"] == digest
@@ -72,7 +72,7 @@ def wait_for_the_children(line):
     ],
 )
 @pytest.mark.parametrize("procs", [1, TWO])
-def test_a_signal_drops_the_shards_in_hand_and_says_so(
+def test_a_signal_drops_unfinished_shards_and_says_so(
     clipfeat, images, digest, tmp_path, number, group, code, word, procs
 ):
     out = tmp_path / "s"
@@ -80,12 +80,12 @@ def test_a_signal_drops_the_shards_in_hand_and_says_so(
     line.wait_for("journal/0*.json", out)
     assert line.end(number, group=group) == code, line.errors
     assert "Traceback" not in line.errors
-    assert re.search(r"\d+ of 40 images are written; those of the shards in hand are", line.errors)
+    assert re.search(r"\d+ of 40 images are written; unfinished shards are drop", line.errors)
     assert line.errors.rstrip().endswith(f"{word}; the same command goes on from here")
     assert not list(out.rglob("*.tmp"))
-    said = check_goes_on(clipfeat, images, out, digest)  # on one process, whatever it was
-    assert "Taking over" not in said
-    assert "images are already down; going on" in said
+    errors = check_resumes(clipfeat, images, out, digest)  # on one process, whatever it was
+    assert "Taking over" not in errors
+    assert "images already extracted; resuming" in errors
 
 
 @pytest.mark.slow
@@ -98,8 +98,8 @@ def test_a_kill_leaves_no_process_and_a_lock_to_take_over(
     line.wait_for("journal/0*.json", out)
     line.end(signal.SIGKILL)
     wait_for_the_children(line)
-    said = check_goes_on(clipfeat, images, out, digest)
-    assert f"Taking over the lock of process {line.pid} on " in said
+    errors = check_resumes(clipfeat, images, out, digest)
+    assert f"Taking over the lock of process {line.pid} on " in errors
 
 
 def test_the_lock_of_another_host_is_broken_on_demand(clipfeat, images, digest, tmp_path):
@@ -110,22 +110,22 @@ def test_the_lock_of_another_host_is_broken_on_demand(clipfeat, images, digest, 
     refused = clipfeat.run(*extract(images, out))
     assert refused.code == 1
     assert_one_line(refused, "is being written by process 7 on elsewhere", "add --break-lock")
-    check_goes_on(clipfeat, images, out, digest, "--break-lock")
+    check_resumes(clipfeat, images, out, digest, "--break-lock")
 
 
 @pytest.mark.parametrize(
-    ("condition", "where"),
+    ("condition", "file"),
     [
         ({"largest_file": 20_000}, "journal/"),  # a shard does not fit
         ({"largest_file_at_finish": 2_000}, "index.parquet"),
     ],
 )
-def test_a_full_disk_ends_the_run_with_a_line(clipfeat, images, digest, tmp_path, condition, where):
+def test_a_full_disk_ends_the_run_with_a_line(clipfeat, images, digest, tmp_path, condition, file):
     line = clipfeat.run(*extract(images, tmp_path / "s"), **condition)
     assert line.code == 1
-    assert_one_line(line, "File too large", f"{tmp_path}/s/{where}")
+    assert_one_line(line, "File too large", f"{tmp_path}/s/{file}")
     assert not list(tmp_path.rglob("c.*.tmp"))
-    check_goes_on(clipfeat, images, tmp_path / "s", digest)
+    check_resumes(clipfeat, images, tmp_path / "s", digest)
 
 
 def test_a_folder_that_cannot_be_written(clipfeat, images, tmp_path):
@@ -201,6 +201,6 @@ def test_files_that_all_crash_pillow_end_the_run_with_a_line(clipfeat, tmp_path,
             file.write(b"CRASH")
     line = clipfeat.run(*extract(images, out), python_path=crashing)
     assert line.code == 1
-    assert_one_line(line, "no image gave a record, no store was written: 10 undecodable", DIED)
+    assert_one_line(line, "no store was written: 10 undecodable", DIED, "[E-IMAGES-UNUSABLE]")
     assert not out.exists()
     wait_for_the_children(line)

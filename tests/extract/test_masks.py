@@ -4,14 +4,13 @@ import numpy as np
 import pytest
 from pictures import photograph
 
-from clipfeat.extract.api import extract_images
-from clipfeat.extract.config import Request
+from clipfeat.extract import ExtractConfig, extract_images
 from clipfeat.extract.pixels.inspection import CMYK, SEVERAL_FRAMES
 from clipfeat.extract.planning.recipe import Recipe
 from clipfeat.featstore.audit.verify import verify
 from clipfeat.manifests import Image, Manifest, folder_manifest
 
-REQUEST = {
+CONFIG = {
     "model": "RN50",
     "pretrained": "none",
     "device": "cpu",
@@ -31,8 +30,8 @@ def images(tmp_path):
 
 
 def report_of(manifest, out, recipe, **changes):
-    request = Request(**{**REQUEST, "recipe": str(recipe), **changes})
-    return extract_images(manifest, out, request, say=lambda line: None)
+    config = ExtractConfig(**{**CONFIG, "recipe": str(recipe), **changes})
+    return extract_images(manifest, out, config)
 
 
 def extract(manifest, out, recipe, **changes):

@@ -11,11 +11,10 @@ from click.testing import CliRunner
 from pictures import write_photographs
 
 from clipfeat.cli.main import clipfeat
-from clipfeat.extract.api import extract_images
+from clipfeat.extract import ExtractConfig, extract_images
 from clipfeat.extract.backbones.backbone import largest_batch
-from clipfeat.extract.config import Request
 from clipfeat.extract.estimate import estimate
-from clipfeat.extract.executors.features import Computing, FeatureStream
+from clipfeat.extract.executors.pipeline import FeatureStream, PendingFeatures
 from clipfeat.extract.planning.plan import CHUNK, Passes
 from clipfeat.featstore import GridShape
 from clipfeat.featstore.layout import lay_out
@@ -109,12 +108,13 @@ def test_a_dry_run_of_an_update_counts_what_the_update_computes(images, tmp_path
     part.mkdir()
     for file in sorted(images.iterdir())[:10]:
         shutil.copy2(file, part)
-    request = Request("RN50", "none", recipe="square:64", device="cpu", batch_size=4, shard_size=5)
-    extract_images(folder_manifest(part), tmp_path / "s", request, say=lambda line: None)
-    request = replace(request, shard_size=None)
+    config = ExtractConfig(model="RN50", pretrained="none", recipe="square:64", device="cpu",
+                           batch_size=4, shard_size=5)  # fmt: skip
+    extract_images(folder_manifest(part), tmp_path / "s", config)
+    config = replace(config, shard_size=None)
     for folder, count, shards, rows in ((images, 11, 3, 20), (part, 0, 0, 0)):
         manifest = folder_manifest(folder)
-        found = estimate(manifest, tmp_path / "s", request, say=lambda line: None)
+        found = estimate(manifest, tmp_path / "s", config)
         # 11 more in shards of 5, as the store has them: 5, 5 and 1, in chunks of 4.
         assert (found.images, found.shards, found.rows) == (count, shards, rows)
 
@@ -125,19 +125,20 @@ def test_a_device_that_is_as_late_as_it_may_be_reads_the_right_pixels(
 ):
     """A GPU reads a batch's pixels at any time until its features are asked for."""
 
-    class Late(Computing):
+    class Late(PendingFeatures):
         def __init__(self, *asked):
             self.__dict__["asked"] = asked
 
         def result(self):
             return compute(*self.__dict__["asked"]).result()
 
-    request = Request("RN50", "none", recipe="square:64", device="cpu", batch_size=4, shard_size=8)
+    config = ExtractConfig(model="RN50", pretrained="none", recipe="square:64", device="cpu",
+                           batch_size=4, shard_size=8)  # fmt: skip
     manifest = folder_manifest(images)
     digests = []
     compute = FeatureStream.compute
     for number in range(2):
-        report = extract_images(manifest, tmp_path / f"{number}", request, say=lambda line: None)
+        report = extract_images(manifest, tmp_path / f"{number}", config)
         digests.append(report.store.digest)
         monkeypatch.setattr(FeatureStream, "compute", lambda *asked: Late(*asked))
     assert digests[0] == digests[1]

@@ -3,8 +3,10 @@
 from pathlib import Path
 
 import pytest
+from refused import refuses
 
 from clipfeat.base.errors import ExtractUsageError, UsageError
+from clipfeat.extract import ExtractConfig
 from clipfeat.extract.api import choose_devices
 from clipfeat.extract.planning.plan import plan_shapes, shard_tasks
 from clipfeat.extract.planning.recipe import Preprocess, make_recipe
@@ -47,20 +49,21 @@ def test_pixels_that_do_not_fill_a_cell():
     ],
 )
 def test_devices(device, gpus, procs, gpu_count, expected):
-    assert choose_devices(device, gpus, procs, gpu_count) == expected
+    config = ExtractConfig(model="RN50", device=device, gpus=gpus, procs=procs)
+    assert choose_devices(config, gpu_count) == expected
 
 
 @pytest.mark.parametrize(
-    ("device", "gpus", "procs", "gpu_count", "why"),
+    ("device", "gpus", "procs", "code"),
     [
-        ("cuda", None, 1, 0, "--device cuda: this machine has no GPU"),
-        ("cpu", "1", 1, 4, "exclude each other"),
-        (None, None, 2, 0, "--procs is for --device cpu"),
+        ("cuda", None, 1, "E-GPUS-ABSENT"),
+        ("cpu", "1", 1, "E-CONFIG-CONFLICT"),
+        (None, None, 2, "E-CONFIG-CONFLICT"),
     ],
 )
-def test_devices_refused(device, gpus, procs, gpu_count, why):
-    with pytest.raises(ExtractUsageError, match=why):
-        choose_devices(device, gpus, procs, gpu_count)
+def test_devices_refused(device, gpus, procs, code):
+    with refuses(code, kind=ExtractUsageError):
+        choose_devices(ExtractConfig(model="RN50", device=device, gpus=gpus, procs=procs), 0)
 
 
 @pytest.mark.parametrize(
@@ -78,11 +81,12 @@ def test_devices_refused(device, gpus, procs, gpu_count, why):
 )
 def test_gpus_refused(gpus, gpu_count, code):
     with pytest.raises(UsageError) as refused:
-        choose_devices(None, gpus, 1, gpu_count)
+        choose_devices(ExtractConfig(model="RN50", gpus=gpus), gpu_count)
     assert refused.value.code == code
 
 
 def test_gpus_are_counted_among_those_that_are_listed(monkeypatch):
     """torch numbers the GPUs of the list anew, and processes inherit the list: cuda:1 is GPU 5."""
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,5,6,7")
-    assert choose_devices(None, "1,3", 1, 4) == ("cuda:1", "cuda:3")
+    config = ExtractConfig(model="RN50", gpus="1,3")
+    assert choose_devices(config, 4) == ("cuda:1", "cuda:3")

@@ -5,14 +5,14 @@ import json
 import numpy as np
 import pytest
 import torch
+from logged import logged
 from pictures import photograph, write_photographs
 
 from clipfeat.base.errors import ExtractUsageError
-from clipfeat.extract.api import extract_images
-from clipfeat.extract.config import Request
-from clipfeat.extract.executors.features import FeatureStream
+from clipfeat.extract import ExtractConfig, extract_images
+from clipfeat.extract.executors.pipeline import FeatureStream
 from clipfeat.extract.planning.recipe import Recipe
-from clipfeat.extract.recompute import decoded, deviation, recompute, sample
+from clipfeat.extract.recompute import decode_rows, deviation, recompute, sample
 from clipfeat.featstore import IndexRow
 from clipfeat.featstore.geometry import RGB, WholeCells
 from clipfeat.manifests import folder_manifest
@@ -26,9 +26,9 @@ def images(tmp_path_factory):
 
 
 def extract(images, out, **changes):
-    request = Request(**{"model": "RN50", "pretrained": "none", "recipe": "square:64",
-                         "device": "cpu", "batch_size": 4, **changes})  # fmt: skip
-    return extract_images(folder_manifest(images), out, request, say=lambda line: None).store
+    config = ExtractConfig(**{"model": "RN50", "pretrained": "none", "recipe": "square:64",
+                              "device": "cpu", "batch_size": 4, **changes})  # fmt: skip
+    return extract_images(folder_manifest(images), out, config).store
 
 
 @pytest.fixture(scope="module")
@@ -37,9 +37,9 @@ def store(images, tmp_path_factory):
 
 
 def again(store, images, count=8, **more):
-    said = []
-    found = recompute(store, str(images), count, seed=3, device="cpu", say=said.append, **more)
-    return found, said
+    """Return the comparison and what it logged."""
+    with logged() as lines:
+        return recompute(store, str(images), count, seed=3, device="cpu", **more), lines
 
 
 def test_a_store_of_this_machine_has_the_same_bits(store, images):
@@ -63,7 +63,7 @@ def test_a_size_in_the_index_that_no_recipe_allows_takes_no_memory(images):
     row = IndexRow("a", "ok", "", "1x1", 0, 1 << 20, 1 << 20, "", "p000.jpg", "")
     steps = (WholeCells(1 << 15, 1 << 16, (32, 32)), RGB())
     recipe = Recipe("own", steps, "bicubic", (0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
-    ((_, picture),) = decoded([row], str(images), recipe)
+    ((_, picture),) = decode_rows([row], str(images), recipe)
     assert picture.reason == "1048576x1048576 would be resized to 32768x32768"
 
 
@@ -97,10 +97,11 @@ def test_files_that_are_not_those_extracted_are_named_and_not_compared(store, im
         "p003": "p003.jpg: another file than the one extracted (sha256)",
         "p004": "p004.jpg: no such file",
     }
-    (tmp_path / "p003.jpg").unlink()  # what is lacking says nothing of what is there
+    (tmp_path / "p003.jpg").unlink()  # a missing file says nothing of the others
     assert again(store, tmp_path, IMAGES)[0].verdict == "same bits"
-    nothing, said = again(store, tmp_path / "elsewhere", 5)
+    nothing, (weights, *said) = again(store, tmp_path / "elsewhere", 5)
     assert (nothing.verdict, nothing.is_good) == ("not compared", False)
+    assert weights.startswith("Random weights")
     assert said == [f"none of the 5 sampled images could be compared; is {tmp_path}/elsewhere "
                     "their folder?"]  # fmt: skip
 
@@ -113,9 +114,9 @@ def test_other_weights_are_refused_before_any_comparison(images, tmp_path):
         torch.manual_seed(seed)
         torch.save(create_model("RN50").state_dict(), tmp_path / f"{seed}.pt")
     store = extract(images, tmp_path / "s", pretrained=str(tmp_path / "5.pt"))
-    with pytest.raises(ExtractUsageError, match="came from a file: give it with --pretrained"):
+    with pytest.raises(ExtractUsageError, match="--pretrained PATH"):
         again(store, images)
-    with pytest.raises(ExtractUsageError, match="are not those of the store: sha256"):
+    with pytest.raises(ExtractUsageError, match="sha256"):
         again(store, images, pretrained=str(tmp_path / "6.pt"))
     assert again(store, images, pretrained=str(tmp_path / "5.pt"))[0].verdict == "same bits"
 

@@ -6,20 +6,22 @@ import sys
 
 import pytest
 from click.testing import CliRunner
+from logged import logged
 from pictures import write_photographs
 from stores import make_identity
 
 from clipfeat.base.errors import ExtractUsageError
 from clipfeat.cli.main import clipfeat
 from clipfeat.extract.backbones.backbone import largest_batch
-from clipfeat.extract.executors.batches import Spent, Step
+from clipfeat.extract.executors.results import BatchResult, StageTimings
 from clipfeat.extract.planning.plan import check_record_sizes
 from clipfeat.extract.report import LOG_SECONDS, Progress, duration
 from clipfeat.featstore import GridShape
 
 
-def step(images=4, refused=0, device=0.9):
-    return Step(images, refused, 1_000_000, Spent(wall=1.0, device=device), None)
+def batch(images=4, refused=0, device=0.9, warning=""):
+    timings = StageTimings(wall=1.0, device=device)
+    return BatchResult(images, refused, 1_000_000, timings, warning=warning)
 
 
 class Terminal(io.StringIO):
@@ -30,45 +32,44 @@ class Terminal(io.StringIO):
 def test_a_terminal_has_one_line_that_changes(monkeypatch):
     terminal = Terminal()
     monkeypatch.setattr(sys, "stderr", terminal)
-    said = []
-    with Progress(8, 0, said.append) as progress:
-        progress.add(step())
-        progress.add(step(refused=1, device=0.7))
+    with logged() as lines, Progress(8, 0) as progress:
+        progress.add(batch())
+        progress.add(batch(refused=1, device=0.7))
     shown = terminal.getvalue().split("\r")[-1]
     assert "100%" in shown
     assert "8/8 images, 1 refused" in shown
     assert "device waited 20 %" in shown
-    assert said == []
+    assert lines == []
 
 
-def test_a_remark_has_a_line_of_its_own(monkeypatch):
+def test_a_warning_has_a_line_of_its_own(monkeypatch):
     terminal = Terminal()
     monkeypatch.setattr(sys, "stderr", terminal)
-    with Progress(8, 0, lambda line: print(line, file=terminal)) as progress:
-        progress.add(step())
-        progress.add(step(images=-4)._replace(remark="a process died"))
-        progress.add(step(images=8))
-    remark = next(line for line in terminal.getvalue().split("\n") if "died" in line)
-    assert remark.split("\r")[-1] == "a process died"  # written over what stood there
+    with Progress(8, 0) as progress:
+        progress.add(batch())
+        progress.add(batch(images=-4, warning="a process died"))
+        progress.add(batch(images=8))
+    warning = next(line for line in terminal.getvalue().split("\n") if "died" in line)
+    assert warning.split("\r")[-1] == "a process died"  # written over what stood there
 
 
 def test_a_log_has_lines_without_carriage_returns_now_and_then(monkeypatch, capsys):
     clock = iter([0.0, 1.0, LOG_SECONDS + 1, LOG_SECONDS + 2, 2 * LOG_SECONDS + 2])
     monkeypatch.setattr("clipfeat.extract.report.time.monotonic", lambda: next(clock))
-    said = []
-    with Progress(100, 20, said.append) as progress:
+    with logged() as lines, Progress(100, 20) as progress:
         for _ in range(4):
-            progress.add(step())
-    assert [line.partition(" images")[0] for line in said] == ["28/100", "36/100"]
-    assert said[1].endswith("0.3 images/s, 0.1 MB/s, device waited 10 %, 4 min left")
-    assert capsys.readouterr() == ("", "")
+            progress.add(batch())
+    assert [line.partition(" images")[0] for line in lines] == ["28/100", "36/100"]
+    assert lines[1].endswith("0.3 images/s, 0.1 MB/s, device waited 10 %, 4 min left")
+    assert capsys.readouterr() == ("", "".join(f"{line}\n" for line in lines))
 
 
 def test_the_share_of_waiting_is_that_of_all_devices():
-    both = Spent(wall=10.0, device=9.0, decode=3.0) + Spent(wall=10.0, device=5.0)
-    assert both == Spent(wall=20.0, device=14.0, decode=3.0)
+    first = StageTimings(wall=10.0, device=9.0, decode=3.0)
+    both = first + StageTimings(wall=10.0, device=5.0)
+    assert both == StageTimings(wall=20.0, device=14.0, decode=3.0)
     assert both.waited == pytest.approx(0.3)
-    assert Spent().waited == 0.0
+    assert StageTimings().waited == 0.0
     table = both.text(100).splitlines()
     assert table[0].split()[:5] == ["device", "14.00", "s", "140.00", "ms/image"]
     assert "the device waited 30.0 % of it" in table[-1]
@@ -128,7 +129,7 @@ def test_profile_says_where_the_time_went(images, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_dry_run_says_what_it_will_come_to_and_leaves_nothing(images, tmp_path):
+def test_a_dry_run_estimates_and_leaves_nothing(images, tmp_path):
     done = extract(images, tmp_path / "s", "--dry-run", "--json", "--batch-size", "4")
     found = json.loads(done.stdout)
     assert list(tmp_path.iterdir()) == []
@@ -147,5 +148,5 @@ def test_a_dry_run_says_what_it_will_come_to_and_leaves_nothing(images, tmp_path
 def test_a_grid_that_no_store_holds_is_refused_before_any_work():
     identity = make_identity(65536, dtype="float32")
     check_record_sizes([GridShape(16, 32), GridShape(4, 4)], identity)  # 2**27 bytes
-    with pytest.raises(ExtractUsageError, match="16x33x65536 float32 has 138,412,032 bytes, and"):
+    with pytest.raises(ExtractUsageError, match="16x33x65536 float32 has 138,412,032 bytes"):
         check_record_sizes([GridShape(16, 32), GridShape(16, 33)], identity)

@@ -17,10 +17,9 @@ from refused import refuses
 from towers import TEXT, relative
 
 from clipfeat.base.errors import ExtractUsageError
-from clipfeat.extract.api import extract_images
+from clipfeat.extract import ExtractConfig, extract_images
 from clipfeat.extract.backbones.backbone import normalised
 from clipfeat.extract.backbones.weights import load_backbone
-from clipfeat.extract.config import Request
 from clipfeat.extract.embedding import load_text_tower
 from clipfeat.extract.pixels.images import load_picture
 from clipfeat.extract.planning.plan import BackboneSpec
@@ -217,22 +216,14 @@ def test_a_store_says_which_model_was_run(tmp_path: Path) -> None:
     write_photographs(images, 3)
 
     def extract(name: str) -> Any:
-        request = Request(
+        config = ExtractConfig(
             model="tiny", pretrained=spec_of(tmp_path).pretrained, recipe="square:32", device="cpu"
         )
-        return extract_images(
-            folder_manifest(images), tmp_path / name, request, say=lambda line: None
-        ).store
+        return extract_images(folder_manifest(images), tmp_path / name, config).store
 
     def again(store: Any) -> str:
-        return recompute(
-            store,
-            str(images),
-            3,
-            pretrained=spec_of(tmp_path).pretrained,
-            device="cpu",
-            say=lambda line: None,
-        ).verdict
+        pretrained = spec_of(tmp_path).pretrained
+        return recompute(store, str(images), 3, pretrained=pretrained, device="cpu").verdict
 
     before = extract("before")
     assert before.identity.backbone["model"] == "tiny"

@@ -9,13 +9,14 @@ import unicodedata
 
 import pytest
 from lists import made, picture, write_json
+from logged import logged
 from pictures import photograph
 from PIL import Image as Pillow
 from refused import refuses
 
 from clipfeat.base.errors import ExtractUsageError, UsageError
 from clipfeat.base.text import IMAGE_SUFFIXES
-from clipfeat.extract.config import load_images
+from clipfeat.cli.extract import load_images
 from clipfeat.manifests import (
     Image,
     Manifest,
@@ -110,7 +111,7 @@ def test_two_files_of_one_stem(tmp_path):
     picture(tmp_path / "b/1.jpg")
     with refuses("E-MANIFEST-ID", "a/1.jpg and b/1.jpg", "--ids path", kind=ManifestError):
         made(tmp_path)
-    by_path = load_images(tmp_path, "path", say=lambda line: None)
+    by_path = load_images(tmp_path, "path")
     assert [image.image_id for image in by_path.images] == ["a/1", "b/1"]
     picture(tmp_path / "a/1.png")
     with refuses("E-MANIFEST-ID", "rename one"):  # --ids path would not help
@@ -121,18 +122,18 @@ def test_a_manifest_whose_root_nothing_here_can_read_is_refused_at_once(tmp_path
     """And not image by image, each a decoder that dies."""
     write_manifest(Manifest.of("abfs://x", [Image("a", "a.jpg", 9, 9)]), tmp_path / "m.parquet")
     with pytest.raises(UsageError) as refused:
-        load_images(tmp_path / "m.parquet", say=lambda line: None)
+        load_images(tmp_path / "m.parquet")
     assert refused.value.code == "E-URL-DRIVER"
 
 
 def test_a_root_that_a_manifest_names_is_said_before_it_is_read(tmp_path):
     picture(tmp_path / "images/a.jpg")
     write_manifest(folder_manifest(tmp_path / "images"), tmp_path / "m.parquet")
-    said = []
-    manifest = load_images(tmp_path / "m.parquet", say=said.append)
+    with logged() as said:
+        manifest = load_images(tmp_path / "m.parquet")
     assert said == [f"{tmp_path}/m.parquet: images are read from {tmp_path}/images"]
-    with pytest.raises(ExtractUsageError, match="--ids is for a folder"):
-        load_images(tmp_path / "m.parquet", "path", say=said.append)
+    with refuses("E-MANIFEST-IDS", kind=ExtractUsageError):
+        load_images(tmp_path / "m.parquet", "path")
     # Another root takes its place.
     (tmp_path / "images").rename(tmp_path / "mine")
     picture(tmp_path / "images/other.jpg")

@@ -1,0 +1,136 @@
+"""What a user asks of an extraction, checked before anything heavy is imported."""
+
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+from ...base.errors import ExtractUsageError
+from ...featstore import Status
+from ...featstore.format import CODECS, DTYPES
+from ...featstore.layout import Part
+from ...featstore.metadata import MAX_SHARD_RECORDS
+from .recipe import Decoder, Layer, Vector
+
+# Pillow's own limit against decompression bombs (twice 1 GiB of 4:4:4 pixels / 3).
+MAX_PIXELS = 178_956_970
+CHANGED = "changed"  # among the statuses of `retry`: files whose content has changed
+
+Device = Literal["cpu", "cuda"]
+Precision = Literal["float32", "bfloat16", "float16"]
+
+CHOICES = {
+    "layer": get_args(Layer),
+    "vector": (None, *get_args(Vector)),
+    "decoder": get_args(Decoder),
+    "device": (None, *get_args(Device)),
+    "precision": (None, *get_args(Precision)),
+    "dtype": DTYPES,
+    "codec": CODECS,
+}
+COUNTS = {  # name: whether it may be None
+    "procs": False,
+    "batch_size": True,
+    "shard_size": True,
+    "decoders": True,
+    "max_pixels": False,
+}
+RETRIES = (CHANGED, *(status for status in Status if status != Status.OK))
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExtractConfig:
+    """The options of an extraction; those of `clipfeat extract` have the same names.
+
+    `None` leaves the choice to the devices and the backbone that are found. Everything but
+    `model` has a default.
+
+    Attributes:
+        model: open_clip's name of a CLIP, such as `RN50x4` or `ViT-B-32`.
+        pretrained: The weights: a tag of open_clip's, the path of a file, or `"none"` for random
+            ones. `None` takes `openai` where the model has it.
+        seed: Of random weights.
+        recipe: How images become pixels: `caption448`, `vqa600`, `pretrain384`, `square:N`,
+            `aspect:S,L`, `model`, `views`, or the path of a TOML file.
+        layer: Of a ViT: `final`, `final-no-norm` (without the last norm) or `penultimate`.
+        vector: What is kept beside the grid: CLIP's `embedding`, the `class_token`, or nothing.
+        decoder: Of JPEG files: `pillow`, or `torchvision`, which decodes on the device.
+        gpus: A number of GPUs (`"8"`), a list of them (`"0,3"`), or one (`"3,"`).
+        device: `cpu` or `cuda`.
+        procs: Processes that compute, with `device="cpu"`.
+        scheduler: Address of a dask scheduler whose workers compute.
+        precision: Of the forward pass: `float32`, `bfloat16` or `float16`.
+        dtype: Of the numbers on disk: `float16` or `float32`.
+        codec: Compression on disk: `zstd` or `none`.
+        batch_size: Images in a forward pass.
+        shard_size: Records in a file of the store.
+        decoders: Processes that decode, for each device.
+        max_pixels: Largest image that is decoded, in pixels.
+        accept_truncated: Use files that are cut off or damaged as far as they can be read.
+        part: Which part of the shards to write; other machines write the others.
+        retry: Statuses of images of a finished store to try again, or `changed`.
+        break_lock: Take over from a dead process on another host.
+
+    Raises:
+        ExtractUsageError: A value that an option cannot have (`E-CONFIG-VALUE`), or options that
+            exclude each other (`E-CONFIG-CONFLICT`).
+
+    Example:
+        >>> ExtractConfig(model="RN50x4", vector="embedding").recipe
+        'caption448'
+    """
+
+    model: str
+    pretrained: str | None = None
+    seed: int = 0
+    recipe: str = "caption448"
+    layer: Layer = "final"
+    vector: Vector | None = None
+    decoder: Decoder = "pillow"
+    gpus: str | None = None
+    device: Device | None = None
+    procs: int = 1
+    scheduler: str | None = None
+    precision: Precision | None = None
+    dtype: Literal["float16", "float32"] = "float16"
+    codec: Literal["zstd", "none"] = "zstd"
+    batch_size: int | None = None
+    shard_size: int | None = None
+    decoders: int | None = None
+    max_pixels: int = MAX_PIXELS
+    accept_truncated: bool = False
+    part: Part | None = None
+    retry: tuple[str, ...] = ()
+    break_lock: bool = False
+
+    def __post_init__(self) -> None:
+        for name, allowed in CHOICES.items():
+            if getattr(self, name) not in allowed:
+                raise self._refused(name, f"one of {', '.join(map(str, allowed))}")
+        for name, is_optional in COUNTS.items():
+            value = getattr(self, name)
+            if not ((is_optional and value is None) or (type(value) is int and value >= 1)):
+                raise self._refused(name, "1 or more")
+        if self.shard_size is not None and self.shard_size > MAX_SHARD_RECORDS:
+            raise self._refused("shard_size", f"at most {MAX_SHARD_RECORDS:,} records")
+        if not set(self.retry) <= set(RETRIES):
+            raise self._refused("retry", f"a tuple of some of {', '.join(RETRIES)}")
+        if self.scheduler and (self.gpus is not None or self.device or self.procs != 1):
+            raise _conflict(
+                "--scheduler: the workers of the cluster compute, each on its own device; drop "
+                "--gpus, --device and --procs"
+            )
+        if self.scheduler and self.part:
+            raise _conflict("--scheduler and --shard-range exclude each other; drop one")
+        if self.gpus is not None and self.device == "cpu":
+            raise _conflict("--gpus and --device cpu exclude each other; drop one")
+        if self.procs != 1 and self.device != "cpu":
+            raise _conflict("--procs is for --device cpu; for GPUs type --gpus N")
+
+    def _refused(self, name: str, rule: str) -> ExtractUsageError:
+        value = getattr(self, name)
+        return ExtractUsageError(
+            f"{name}: expected {rule}; got {value!r:.80}", code="E-CONFIG-VALUE"
+        )
+
+
+def _conflict(text: str) -> ExtractUsageError:
+    return ExtractUsageError(text, code="E-CONFIG-CONFLICT")
