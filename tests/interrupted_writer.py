@@ -1,4 +1,4 @@
-"""Write a small store, telling each shard and pausing after it, so that a test can interrupt.
+"""Write a small store, printing and pausing after each shard, so that a test can interrupt it.
 
 Run as a process of its own: interrupted_writer.py STORE PAUSE [LARGEST FILE IN BYTES]
 """

@@ -1,4 +1,4 @@
-"""Open, verify and read stores with little memory to spare, telling what came of each as JSON.
+"""Open, verify and read stores with little memory to spare; print the results as JSON.
 
 Run as a process of its own: limited_reader.py STORE...
 """
@@ -20,17 +20,17 @@ SPARE = 1000 << 20
 def main(paths: list[Path]) -> None:
     used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
     resource.setrlimit(resource.RLIMIT_AS, (used + SPARE, used + SPARE))
-    found = {}
+    results = {}
     for path in paths:
-        found[path.name] = {
-            "verify": said(lambda path=path: [p.text() for p in verify(path, Depth.DEEP)]),
-            "read": said(lambda path=path: [read_all(path)]),
+        results[path.name] = {
+            "verify": outcome(lambda path=path: [p.text() for p in verify(path, Depth.DEEP)]),
+            "read": outcome(lambda path=path: [read_all(path)]),
         }
-    print(json.dumps(found))
+    print(json.dumps(results))
 
 
 def read_all(path: Path) -> str:
-    """Read what the index says is there, a record at a time."""
+    """Read all records of the index, one at a time."""
     store = FeatureStore.open(path)
     for image_id in store.ids:
         store.read([image_id])
@@ -38,8 +38,8 @@ def read_all(path: Path) -> str:
     return "read it all"
 
 
-def said(call: Callable[[], list[str]]) -> list[str]:
-    """Return what a call gave, or the StoreError that it raised, cut short."""
+def outcome(call: Callable[[], list[str]]) -> list[str]:
+    """Return the result of a call, or the StoreError that it raised, shortened."""
     try:
         return [text[:400] for text in call()]
     except StoreError as error:

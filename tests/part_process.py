@@ -1,6 +1,6 @@
-"""Write a part of a store of 15 shards, or all of it, telling each shard and pausing after it.
+"""Write a part of a store of 15 shards, or all of it, printing and pausing after each shard.
 
-Run as a process of its own: part_process.py STORE K/N|whole PAUSE [NAME OF THE RECIPE]. It says
+Run as a process of its own: part_process.py STORE K/N|whole PAUSE [NAME OF THE RECIPE]. It prints
 `ready`, and begins when it reads a line.
 """
 

@@ -15,6 +15,7 @@ from tqdm import tqdm
 
 from ...base.errors import CorruptStoreError, StoreError
 from ...base.files import is_plain, oddity, read_bytes, sha256_file
+from ...base.text import counted
 from ..checks import ODD_REMEDY, SHARD_PATH, check_files, size_problem
 from ..format import (
     JOURNAL,
@@ -65,7 +66,7 @@ class Problem:
 
     def text(self) -> str:
         """Return the problem as a line."""
-        affected = f" ({len(self.ids)} records)" if self.ids else ""
+        affected = f" ({counted(len(self.ids), 'record')})" if self.ids else ""
         return f"{self.path}: {self.problem}{affected}; {self.remedy}"
 
 

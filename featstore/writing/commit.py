@@ -18,6 +18,7 @@ from ...base.files import (
     sha256_file,
     write_atomically,
 )
+from ...base.text import counted
 from ..format import (
     FORMAT,
     TABLES,
@@ -70,8 +71,8 @@ def commit_store(run: Run, lock: StoreLock) -> FeatureStore:
     missing = len(run.layout.shards) - written.receipts
     if missing:
         raise StoreError(
-            f"{run.path}: {missing} shards are not written yet; run the same clipfeat extract "
-            f"command again",
+            f"{run.path}: not written yet: {counted(missing, 'shard')} of "
+            f"{len(run.layout.shards):,}; run the same clipfeat extract command again",
             code="E-STORE-MISSING-SHARDS",
         )
     shards = sorted(written.files.values())

@@ -241,7 +241,7 @@ class Journal:
         write_atomically(self._plan_path, plan.to_json())
 
     def write_first_plan(self, plan: Plan) -> Plan:
-        """Write a plan unless there is one; return the one that is there: of two at once one wins."""
+        """Write a plan unless there is one; return that in the journal: of two at once one wins."""
         content = plan.to_json()
         if not os.path.lexists(self._plan_path):
             with (

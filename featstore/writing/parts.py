@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from ...base.errors import StoreError, UsageError
+from ...base.text import counted
 from ..format import JOURNAL, STORE_JSON, Identity
 from ..layout import Layout, Part, part_with
 from ..store import FeatureStore
@@ -23,7 +24,7 @@ def commit_parts(path: Path, *, break_lock: bool = False) -> "FeatureStore | Mis
 
     A finished store is returned as it is. Every shard is read again, unless one has no receipt.
     Raises UsageError if nothing was begun at `path`, StoreError if the store is being written, if
-    the journal is not that of one plan, or if no image produced a record: then the run is undone.
+    the journal is not that of one plan, or if no image gave a record: then the run is rolled back.
     """
     journal = Journal(path)
     if not journal.folder.is_dir():
@@ -57,7 +58,7 @@ def commit_parts(path: Path, *, break_lock: bool = False) -> "FeatureStore | Mis
 def _commit_planned(
     path: Path, plan: Plan, parent: FeatureStore | None, lock: StoreLock
 ) -> "FeatureStore | MissingShards":
-    """Commit the run that plan and receipts describe, or undo it if it produced no records."""
+    """Commit the run that plan and receipts describe, or roll it back if no image gave a record."""
     identity = Identity.from_json(plan.identity)
     described = [
         (shard, receipt.files)
@@ -85,10 +86,8 @@ def _commit_planned(
         reasons = reasons_text(refused_rows(run.rows(layout.shards)))
         lock.check_held()
         rollback(run)
-        outcome = "no store was written" if parent is None else f"{path} is unchanged"
-        raise StoreError(
-            f"no image produced a record, {outcome}: {reasons}", code="E-STORE-NO-RECORDS"
-        )
+        result = "no store was written" if parent is None else f"{path} is as it was"
+        raise StoreError(f"no image gave a record, {result}: {reasons}", code="E-IMAGES-UNUSABLE")
     return commit_store(run, lock)
 
 
@@ -146,9 +145,8 @@ class MissingShards:
             for numbers in self.shards
         )
         option = f" with --shard-range {_listed(map(str, self.parts))}" if self.parts else ""
-        ids = "1 id" if self.ids == 1 else f"{self.ids} ids"
         return (
-            f"{self.path} lacks {ids} in {count} of {self.planned} shards ({reason}: {shards}); "
+            f"{self.path} lacks {counted(self.ids, 'id')} in {count} of {self.planned} shards ({reason}: {shards}); "
             f"run the same clipfeat extract command again{option}"
         )
 

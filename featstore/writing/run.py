@@ -7,6 +7,7 @@ from pathlib import Path
 
 from ...base.errors import StoreError
 from ...base.files import fsync_folder
+from ...base.text import counted
 from ..checks import check_files, check_folders, check_plain, size_problem
 from ..format import (
     JOURNAL,
@@ -50,7 +51,7 @@ def finished_store(path: Path, identity: Identity) -> FeatureStore | None:
     if different:
         raise StoreError(
             f"{path} exists: {'; '.join(different)}; choose another --out",
-            code="E-STORE-IDENTITY",
+            code="E-STORE-OTHER",
         )
     return store
 
@@ -93,9 +94,9 @@ def update_layout(
             tried_again[row.image_id] = shapes[row.image_id]
     if left_out:
         raise StoreError(
-            f"{store.path} exists and holds {len(left_out)} images that the manifest does not have "
-            f"(such as {left_out[0]!r}); to add to it, pass all of its images and the new ones, or "
-            f"choose another --out",
+            f"{store.path} exists and holds {counted(len(left_out), 'image')} that the manifest "
+            f"does not have (such as {left_out[0]!r}); to add to it, pass all of its images and "
+            f"the new ones, or choose another --out",
             code="E-STORE-IDS",
         )
     again: list[Shard] = []

@@ -230,7 +230,7 @@ class TestRefused:
     def test_no_record_at_all_undoes_the_run(self, path):
         write_most(path, [MISSING])
         reason = "1 missing (no such file; such as a1)"
-        with refuses("E-STORE-NO-RECORDS", "no store was written", reason, kind=StoreError):
+        with refuses("E-IMAGES-UNUSABLE", "no store was written", reason, kind=StoreError):
             commit_parts(path)
         assert not path.exists()
 
@@ -246,8 +246,8 @@ class TestRefused:
             patch.setattr(StoreWriter, "commit", stop)
             with pytest.raises(KeyboardInterrupt):
                 extend_store(store.path, records, retry=["missing"])
-        names = f"{store.path} is unchanged", "1 missing"
-        with refuses("E-STORE-NO-RECORDS", *names, kind=StoreError):
+        names = f"{store.path} is as it was", "1 missing"
+        with refuses("E-IMAGES-UNUSABLE", *names, kind=StoreError):
             commit_parts(store.path)
         after = snapshot(tmp_path / "s")
         assert {k: v[2] for k, v in after.items()} == {k: v[2] for k, v in before.items()}

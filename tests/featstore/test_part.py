@@ -3,6 +3,7 @@
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from refused import refuses
 
 from clipfeat.base.errors import UsageError
 from clipfeat.featstore.layout import Part, part_with
@@ -18,7 +19,7 @@ def test_parts_have_every_shard_once_and_about_as_many_each(count, of):
         assert all(part_with(shard, count, of) == part for shard in part.shards(count))
 
 
-def test_its_text():
+def test_the_text_of_a_part():
     assert Part.parse("3/16") == Part(3, 16)
     assert str(Part(3, 16)) == "3/16"
 
@@ -28,12 +29,12 @@ def test_its_text():
     ["", "3", "0/4", "5/4", "1/0", "-1/4", "1/4/", "1/1000000", "01/4", " 1/4", "x/y", "1/4\n",
      "1/\N{ARABIC-INDIC DIGIT FOUR}"],
 )  # fmt: skip
-def test_what_is_no_part(text):
-    with pytest.raises(UsageError, match="--shard-range must be K/N, part K of N, with K from 1"):
+def test_invalid_parts(text):
+    with refuses("E-PLAN-PART", repr(text), kind=UsageError):
         Part.parse(text)
 
 
-def test_the_name_of_its_lock():
+def test_the_name_of_the_lock():
     assert Part(3, 16).lock_name == "part-3-of-16.lock"
     assert Part.of_lock("part-3-of-16.lock") == Part(3, 16)
     for name in ("lock", "plan.json", "part-03-of-16.lock", "part-3-of-16.lock.tmp"):

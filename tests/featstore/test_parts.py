@@ -68,7 +68,7 @@ def begin(*processes):
 
 
 def write(path, what, most=None):
-    """Write a part in this process, or the first shards of it that are not down; return which."""
+    """Write a part in this process, or the first shards of it that are not written; return which."""
     with writer_of(path, what) as writer:
         shards = writer.pending[:most]
         for shard in shards:
@@ -144,7 +144,7 @@ def test_a_part_that_is_running_excludes_all_but_the_others(path, start, digest,
     holder.kill()
     holder.wait()
     do(path)
-    write(path, "whole")  # what is down is kept, whoever wrote it
+    write(path, "whole")  # written shards are kept, whoever wrote it
     assert finished(path).digest == digest
 
 

@@ -1,4 +1,4 @@
-"""A finished store grows: old files stay as they are, readers see the old store or the new."""
+"""A finished store is updated: old files do not change, readers see the old store or the new."""
 
 from typing import Any
 
@@ -55,7 +55,7 @@ def check(path, records):
     for row in store.index:
         grid = records[row.image_id]
         if grid is None:
-            with pytest.raises(MissingRecordError, match=r"has no record in .*: missing, no such"):
+            with refuses("E-STORE-NO-RECORD", "missing, no such", kind=MissingRecordError):
                 store[row.image_id]
         else:
             assert store[row.image_id].tobytes() == grid.tobytes()
@@ -75,14 +75,14 @@ def test_appended_ids_leave_every_old_file_as_it_was(store):
     assert not (store / "index.parquet").exists()
 
 
-def test_a_reader_that_was_open_goes_on_with_what_it_knows(store):
+def test_an_open_reader_still_reads_what_it_has_opened(store):
     reader = FeatureStore.open(store)
     extend_store(store, {**FIRST, **MORE})
     assert reader["a"].tobytes() == FIRST["a"].tobytes()  # pyright: ignore
     assert "z" not in reader
 
 
-def test_refused_ids_are_tried_again_behind_everything(store):
+def test_ids_without_a_record_are_tried_again_behind_all_others(store):
     before, old = FeatureStore.open(store), shards_of(store)
     records = {**FIRST, **FOUND}
     assert extend_store(store, records).digest == before.digest  # without retry: nothing to do
@@ -96,7 +96,7 @@ def test_refused_ids_are_tried_again_behind_everything(store):
     assert rows["lost"] >= 8
 
 
-def test_an_id_that_is_refused_again_may_be_tried_again(store):
+def test_an_id_may_be_tried_again_more_than_once(store):
     for image_id in ("gone", "lost"):
         records = {**FIRST, **{i: g for i, g in FOUND.items() if i <= image_id}}
         extend_store(store, records, retry={"missing"})
@@ -177,7 +177,7 @@ def test_dropped_shards_and_new_ids_in_one_update(store):
     assert (store / first.shards[0].path).read_bytes() != b"" != content
 
 
-def test_an_update_that_was_cut_off_goes_on_and_the_old_store_reads_meanwhile(store):
+def test_an_interrupted_update_is_resumed_and_the_old_store_reads_meanwhile(store):
     before = FeatureStore.open(store)
     records = {**FIRST, **MORE}
     encoded = encoded_records(before.identity, records)
@@ -204,7 +204,7 @@ def test_an_update_that_is_rolled_back_leaves_the_store_as_it_was(store):
     assert check(store, FIRST).digest == before.digest
 
 
-def test_an_update_of_a_store_that_has_grown_since_is_refused(store):
+def test_an_update_of_a_store_that_has_been_updated_since_is_refused(store):
     before = FeatureStore.open(store)
     records = {**FIRST, **MORE}
     layout = update_layout(before, shapes_of(records, SHAPE))

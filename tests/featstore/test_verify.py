@@ -1,4 +1,4 @@
-"""How deep verify looks: at sizes, at every byte, at every number."""
+"""What verify finds at each depth: sizes, then every byte, then every number."""
 
 import numpy as np
 import pytest
@@ -22,7 +22,7 @@ def codec(request):
 
 
 def write(path, codec, records):
-    """Write a store whose every hash is right, whatever is in its records."""
+    """Write a store whose hashes are all right, whatever its records contain."""
     identity = make_identity(4, codec)
     layout = lay_out(shapes_of(records), 4)
     return write_encoded(path, identity, layout, encoded_records(identity, records)).path
@@ -35,7 +35,7 @@ def found(path, depth):
 class TestQuick:
     """Sizes and presence, whatever the number of bytes."""
 
-    def test_a_flipped_byte_is_not_looked_for(self, tmp_path, codec):
+    def test_a_changed_byte_is_not_found(self, tmp_path, codec):
         path = make_store(tmp_path / "s", RECORDS, codec)
         content = bytearray((path / SHARD).read_bytes())
         content[5] ^= 1
@@ -65,7 +65,7 @@ class TestQuick:
         (path / name).unlink()
         assert found(path, Depth.QUICK) == [(name, "the file is missing")]
 
-    def test_a_file_too_many_is_found(self, tmp_path):
+    def test_an_extra_file_is_found(self, tmp_path):
         path = make_store(tmp_path / "s", RECORDS)
         (path / "features.zarr/2x3/grid/c.2.0.0.0").touch()
         assert [name for name, _ in found(path, Depth.QUICK)] == [
@@ -81,22 +81,22 @@ class TestQuick:
 
 
 class TestDeep:
-    """What a store says of itself with every hash right, and what its records are."""
+    """What is wrong although every hash is right."""
 
     def check(self, path, name, problem):
         assert found(path, Depth.FULL) == []
         assert found(path, Depth.DEEP) == [(name, problem)]
 
     @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
-    def test_a_record_that_was_written_with_a_number_that_is_none(self, tmp_path, codec, value):
+    def test_a_record_with_nan_or_inf(self, tmp_path, codec, value):
         records = {image_id: grid.copy() for image_id, grid in RECORDS.items()}
         records["i5"][1, 2, 3] = value
         path = write(tmp_path / "s", codec, records)
         self.check(path, LAST, "record 1 (i5) holds NaN or Inf")
 
-    def test_a_record_that_is_there_for_a_refused_id(self, tmp_path, codec):
+    def test_a_record_of_an_id_that_has_none_in_the_index(self, tmp_path, codec):
         path = write(tmp_path / "s", codec, RECORDS)
-        # The id is refused in the index; its bytes were written all the same.
+        # The id has no record according to the index; its bytes were written nevertheless.
         statuses = [*["ok"] * 4, "missing", "ok"]
         checks = [row.checksum for row in FeatureStore.open(path).index]
         forge_column(path, "index", "status", statuses)

@@ -53,7 +53,7 @@ def test_write_store_says_that_its_own_store_is_finished(tmp_path):
     assert snapshot(path) == before
 
 
-def test_a_file_that_may_not_grow_is_named_and_the_run_goes_on_later(tmp_path):
+def test_a_file_that_may_not_grow_is_named_and_the_run_resumes_later(tmp_path):
     path, whole = tmp_path / "s", FeatureStore.open(make_store(tmp_path / "whole", RECORDS))
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     named = set()
@@ -118,10 +118,10 @@ def test_a_row_costs_no_more_where_there_are_many_streams(monkeypatch):
     rows = [IndexRow(i, "ok", "", "1x1", k, 0, 0, "", "", "") for k, i in enumerate(ids)]
     found = merged(iter([index_batch(rows[k::800])]) for k in range(800))
     assert [row.image_id for row in index_rows(found)] == ids
-    assert asked < 100 * len(rows)  # each stream looked at for every batch: 800 a row and more
+    assert asked < 100 * len(rows)  # to check each stream for every batch takes 800 for each row
 
 
-def test_a_plan_that_could_not_be_read_again_is_not_written(tmp_path, monkeypatch):
+def test_a_plan_that_is_too_large_to_be_read_is_not_written(tmp_path, monkeypatch):
     monkeypatch.setattr(journal, "MAX_PLAN_BYTES", 100)
     again = (("2x3", 0),) * 20
     plan = journal.Plan({}, 4, layout="0" * 64, parent="1" * 64, again=again, shards=20, ids=80)
@@ -146,16 +146,16 @@ def test_lines_of_the_index_are_those_of_json():
         assert index_lines(index_batch(some)).decode() == expected
 
 
-@pytest.mark.parametrize("shards_down", [1, 4, 9])
-def test_a_killed_run_resumes_to_the_same_store(tmp_path, shards_down):
+@pytest.mark.parametrize("shards_written", [1, 4, 9])
+def test_a_killed_run_resumes_to_the_same_store(tmp_path, shards_written):
     child = run_writer(tmp_path / "s", 0.05)
-    for _ in range(shards_down):
+    for _ in range(shards_written):
         child.stdout.readline()
     kill(child)
-    with pytest.raises(StoreError, match="is unfinished"):
+    with refuses("E-STORE-UNFINISHED", kind=StoreError):
         FeatureStore.open(tmp_path / "s")
     with StoreWriter(tmp_path / "s", make_identity(16), layout()) as writer:
-        assert len(layout().shards) - len(writer.pending) >= shards_down
+        assert len(layout().shards) - len(writer.pending) >= shards_written
     resumed = FeatureStore.open(make_store(tmp_path / "s", RECORDS))
     whole = FeatureStore.open(make_store(tmp_path / "whole", RECORDS))
     assert resumed.digest == whole.digest
@@ -172,7 +172,7 @@ def test_a_second_writer_is_refused_while_the_first_lives(tmp_path):
 
 
 @pytest.mark.parametrize("damage", [lambda b: b[:-1], lambda b: b"x" + b[1:]])
-def test_a_damaged_shard_of_a_cut_off_run_is_written_again(tmp_path, damage):
+def test_a_damaged_shard_of_an_interrupted_run_is_written_again(tmp_path, damage):
     child = run_writer(tmp_path / "s", 30)
     child.stdout.readline()
     kill(child)
@@ -183,7 +183,7 @@ def test_a_damaged_shard_of_a_cut_off_run_is_written_again(tmp_path, damage):
 
 
 @pytest.mark.parametrize("left", [["lock"], ["lock", ".plan.json.0123456789abcdef.tmp"], []])
-def test_a_run_killed_before_its_plan_was_down_starts_again(tmp_path, left):
+def test_a_run_killed_before_its_plan_was_written_starts_again(tmp_path, left):
     (tmp_path / "s" / "journal").mkdir(parents=True)
     for name in left:
         (tmp_path / "s" / "journal" / name).touch()
@@ -209,7 +209,7 @@ def test_shards_may_be_written_in_any_order_by_any_process(tmp_path):
     path = tmp_path / "s"
     _, planned = small_world.layout_of(path, small_world.FIRST)
     with StoreWriter(path, small_world.IDENTITY, planned) as writer:
-        small_world.write_shard(path, writer.pending[-1])  # and no more: the run is cut off
+        small_world.write_shard(path, writer.pending[-1])  # and no more: the run is interrupted
     with StoreWriter(path, small_world.IDENTITY, planned) as writer:
         with ProcessPoolExecutor(2, mp.get_context("spawn")) as others:
             list(others.map(partial(small_world.write_shard, path), reversed(writer.pending)))
@@ -253,13 +253,13 @@ def test_an_unfinished_store_of_another_recipe_is_refused(tmp_path):
         pass
 
 
-def test_a_finished_store_is_recognised_or_what_differs_is_said(tmp_path):
+def test_a_finished_store_is_recognised_or_the_difference_is_named(tmp_path):
     path = make_store(tmp_path / "s", RECORDS)
     store = finished_store(path, make_identity(16))
     assert store is not None
     assert len(store) == 60
     differs = "dtype is float16 in the store, float32 asked for"
-    with refuses("E-STORE-IDENTITY", differs, kind=StoreError):
+    with refuses("E-STORE-OTHER", differs, kind=StoreError):
         finished_store(path, make_identity(16, dtype="float32"))
     shapes = dict.fromkeys(RECORDS, GridShape(2, 3))
     assert update_layout(store, shapes).shards == ()
