@@ -12,7 +12,7 @@ from towers import pixels_of, recipe_of
 from clipfeat.base import machine
 from clipfeat.base.errors import ExtractError
 from clipfeat.extract import ExtractConfig, extract_images
-from clipfeat.extract.backbones import tower as precision
+from clipfeat.extract.backbones import backbone as precision
 from clipfeat.extract.backbones import weights
 from clipfeat.extract.backbones.backbone import Backbone, choose_batch_size
 from clipfeat.extract.backbones.weights import load_backbone
