@@ -57,7 +57,7 @@ def pillow_for_any_file(*, accept_truncated: bool = False) -> Iterator[ModuleTyp
     These settings belong to the whole process. They are restored at the end, and another thread
     that enters such a block waits until then.
     """
-    image = pillow()
+    image: Any = pillow()
     from PIL import ImageFile
 
     pillow_logger, silent = logging.getLogger("PIL"), logging.NullHandler()

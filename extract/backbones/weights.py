@@ -329,5 +329,6 @@ def weights_digest(tensors: Mapping[str, Tensor]) -> str:
     for name in sorted(tensors):
         tensor = tensors[name].detach().cpu().contiguous()
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
-        digest.update(tensor.reshape(-1).view(torch.uint8).numpy())
+        content: Any = tensor.reshape(-1).view(torch.uint8).numpy()
+        digest.update(content)
     return digest.hexdigest()
