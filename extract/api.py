@@ -13,7 +13,7 @@ from ..base.errors import ExtractError, ExtractUsageError, needs_extra
 from ..base.machine import require_gpus, usable_cores
 from ..featstore import FeatureStore, GridShape, Identity, Status, StoreError
 from ..featstore.layout import Layout, is_written_again, lay_out
-from ..featstore.tables import reasons_text, refused_rows, remarks
+from ..featstore.tables import frequent_remarks, reasons_text, rows_without_record
 from ..featstore.writing.commit import complete_commit
 from ..featstore.writing.run import check_place, finished_store, shard_records_at, update_layout
 from ..featstore.writing.writer import SHARD_RECORDS, StoreWriter
@@ -250,7 +250,7 @@ def _extract(
             if request.part is None:  # it takes the lock of the whole store
                 complete_commit(store, break_lock=request.break_lock)
             say(f"{out} is already complete")
-            return Report(out, None, store, refused_rows(store.index), 0, 0, 0.0, Spent())
+            return Report(out, None, store, rows_without_record(store.index), 0, 0, 0.0, Spent())
         say(f"{out} is finished; {_describe(layout, store, changes.changed, request.retry)}")
     if warning := shortage(out, layout, identity):
         say(warning)
@@ -264,7 +264,7 @@ def _extract(
         finished = None
         if request.part is None:
             if writer.produced_no_records():
-                why = reasons_text(refused_rows(writer.rows()))
+                why = reasons_text(rows_without_record(writer.rows()))
                 writer.rollback()
                 if store is None:
                     files.forget(request.part)
@@ -279,8 +279,8 @@ def _extract(
                 f"files of which size or time changed after an earlier run had read them: {n}; "
                 f"--retry changed renews those that have another content"
             )
-        refused = refused_rows(finished.index if finished else writer.rows())
-        odd = remarks(finished.index if finished else writer.rows())
+        refused = rows_without_record(finished.index if finished else writer.rows())
+        odd = frequent_remarks(finished.index if finished else writer.rows())
     seconds = time.monotonic() - started
     report = Report(
         out, request.part, finished, refused, progress.images, progress.bytes, seconds,
@@ -344,12 +344,12 @@ def _describe(
     layout: Layout, store: FeatureStore, changed: Collection[str], retry: Collection[str]
 ) -> str:
     """Return what an update of a finished store is going to do."""
-    lengths = store.card["grid_shapes"]
+    lengths = store.metadata.grid_shapes
     new = [shard for shard in layout.shards if not is_written_again(shard, lengths)]
     added = sum(len(shard.ids) for shard in new)
     again = sum(len(shard.ids) for shard in layout.shards) - added
     renewed = sum(image_id in changed for shard in new for image_id in shard.ids)
-    refused = {row.image_id for row in refused_rows(store.index)} if retry else set()
+    refused = {row.image_id for row in rows_without_record(store.index)} if retry else set()
     refused.difference_update(changed)  # each image is counted once
     retried = sum(image_id in refused for shard in new for image_id in shard.ids)
     added -= renewed + retried

@@ -8,6 +8,7 @@ from pathlib import Path
 from ..base.errors import ExtractUsageError
 from ..base.text import printable
 from ..featstore.layout import Part
+from ..featstore.metadata import Codec, Dtype, Precision
 from ..manifests import Manifest, folder_manifest, read_manifest
 from ..manifests.contents import require_driver
 from .pixels.images import MAX_PIXELS
@@ -31,9 +32,9 @@ class Request:
     device: str | None = None
     procs: int = 1
     scheduler: str | None = None  # of a dask cluster whose workers compute
-    precision: str | None = None
-    dtype: str = "float16"
-    codec: str = "zstd"
+    precision: Precision | None = None
+    dtype: Dtype = "float16"
+    codec: Codec = "zstd"
     batch_size: int | None = None
     shard_size: int | None = None
     decoders: int | None = None  # processes that decode, for each device

@@ -13,7 +13,7 @@ from tqdm import tqdm
 from ..base.files import write_atomically
 from ..featstore import FeatureStore, IndexRow
 from ..featstore.layout import Part
-from ..featstore.tables import reasons, reasons_text, remarks_text
+from ..featstore.tables import frequent_reasons, reasons_text, remarks_text
 from .executors.batches import Spent, Step
 
 LOG_SECONDS = 30.0  # between the lines of a log
@@ -116,8 +116,8 @@ class Report:
             "store": str(self.path),
             "part": str(self.part) if self.part else None,
             "digest": self.store.digest if self.finished else None,
-            "counts": self.store.card["counts"] if self.finished else None,
-            "refused": reasons(self.refused, most=100),
+            "counts": self.store.metadata.counts if self.finished else None,
+            "refused": frequent_reasons(self.refused, most=100),
             "remarks": list(self.remarks),
             "images": self.images,
             "bytes": self.bytes,

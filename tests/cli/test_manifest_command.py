@@ -51,7 +51,11 @@ def test_several_folders_in_one_manifest(tmp_path):
     [
         (("none",), "E-MANIFEST-SOURCE", "none is neither a folder nor a file"),
         (("note.txt",), "E-MANIFEST-SOURCE", "one of .tar, .json, .parquet"),
-        (("images", "t.csv"), "E-MANIFEST-KINDS", "images is a folder of images and t.csv is a tab"),
+        (
+            ("images", "t.csv"),
+            "E-MANIFEST-KINDS",
+            "images is a folder of images and t.csv is a tab",
+        ),
         (("images", "--images", "other"), "E-MANIFEST-ROOT", "--images other"),
         (("images", "--images", "elsewhere"), "E-MANIFEST-ROOT", "images is not in --images"),
         (("images", "--images", "file:///"), "E-MANIFEST-ROOT", "file:///"),
