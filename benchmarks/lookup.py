@@ -27,9 +27,9 @@ from clipfeat.featstore import (
     MissingRecordError,
     Status,
 )
-from clipfeat.featstore.format import FORMAT, TABLES, table_file
+from clipfeat.featstore.layout import TABLES, table_file
 from clipfeat.featstore.lookup import LookupBuilder, lookup_bytes
-from clipfeat.featstore.metadata import write_card
+from clipfeat.featstore.metadata import StoreMetadata, write_metadata
 from clipfeat.featstore.tables import index_batch, write_index, write_shards
 from clipfeat.featstore.writing.writer import write_store
 
@@ -71,24 +71,22 @@ def write_tables(path: Path, ids: int) -> None:
     write_index(paths["index"], batches())
     write_shards(paths["shards"], [])
     write_atomically(paths["lookup"], lookup_bytes(builder.columns()))
-    refused = -(-ids // REFUSED)
-    counts = {status.value: 0 for status in Status}
-    counts |= {Status.OK: ids - refused, Status.MISSING: refused}
-    card = {
-        "format": FORMAT,
-        "clipfeat": "benchmark",
-        "created": "",
-        "identity": IDENTITY.to_json(),
-        "libraries": {},
-        "shard_records": 128,
-        "grid_shapes": {str(SHAPE): ids},
-        "counts": counts,
-        "parents": [],
-        "generation": 0,
-        "tables": {table: sha256_file(file) for table, file in paths.items()},
-        "digest": "0" * 64,
-    }
-    write_card(path, card)
+    missing = -(-ids // REFUSED)
+    counts = dict.fromkeys(Status, 0) | {Status.OK: ids - missing, Status.MISSING: missing}
+    metadata = StoreMetadata(
+        clipfeat="benchmark",
+        created="",
+        identity=IDENTITY,
+        libraries={},
+        shard_records=128,
+        grid_shapes={str(SHAPE): ids},
+        counts=counts,
+        parents=(),
+        generation=0,
+        tables={table: sha256_file(file) for table, file in paths.items()},
+        digest="0" * 64,
+    )
+    write_metadata(path, metadata)
 
 
 def resident() -> float:

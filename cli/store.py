@@ -59,11 +59,11 @@ def info(*, path: Path, as_json: bool) -> None:
     $ clipfeat store info coco.clipfeat
     """
     from ..featstore import FeatureStore
-    from ..featstore.report.summary import card_text, describe
+    from ..featstore.report.summary import summarize_store, summary_text
 
-    card = describe(FeatureStore.open(path))
+    summary = summarize_store(FeatureStore.open(path))
     with patient_stdout():
-        show(card, card_text(card), as_json=as_json)
+        show(summary.to_json(), summary_text(summary), as_json=as_json)
 
 
 @store.command()
@@ -308,7 +308,7 @@ def finish(*, path: Path, break_lock: bool, as_json: bool) -> None:
 
     done = commit_parts(path, break_lock=break_lock)
     if isinstance(done, FeatureStore):
-        counts = done.card["counts"]
+        counts = done.metadata.counts
         found = {"store": str(path), "finished": True, "digest": done.digest, "counts": counts}
         text = f"{path} is finished: {counted(len(done), 'record')}, digest {done.digest[:16]}..."
         show(found, text, as_json=as_json)

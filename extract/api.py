@@ -13,7 +13,7 @@ from ..base.errors import ExtractError, ExtractUsageError, needs_extra
 from ..base.machine import require_gpus, usable_cores
 from ..featstore import FeatureStore, GridShape, Identity, Status, StoreError
 from ..featstore.layout import Layout, is_written_again, lay_out
-from ..featstore.tables import reasons_text, refused_rows, remarks
+from ..featstore.tables import frequent_remarks, reasons_text, rows_without_record
 from ..featstore.writing.commit import complete_commit
 from ..featstore.writing.run import check_place, finished_store, shard_records_at, update_layout
 from ..featstore.writing.writer import SHARD_RECORDS, StoreWriter
@@ -85,7 +85,7 @@ def extract_images(manifest: Manifest, out: Path, config: ExtractConfig) -> Extr
                 if config.part is None:  # it takes the lock of the whole store
                     complete_commit(store, break_lock=config.break_lock)
                 logger.info(f"{out} is already complete")
-                return ExtractReport(out, None, store, refused_rows(store.index))
+                return ExtractReport(out, None, store, rows_without_record(store.index))
         if warning := shortage(out, layout, prepared.identity):
             logger.warning(warning)
         report = _write(prepared, layout, store, files)
@@ -296,12 +296,12 @@ def format_update(
     layout: Layout, store: FeatureStore, changed: Collection[str], retry: Collection[str]
 ) -> str:
     """Return what an update of a finished store is going to do."""
-    lengths = store.card["grid_shapes"]
+    lengths = store.metadata.grid_shapes
     new = [shard for shard in layout.shards if not is_written_again(shard, lengths)]
     added = sum(len(shard.ids) for shard in new)
     again = sum(len(shard.ids) for shard in layout.shards) - added
     renewed = sum(image_id in changed for shard in new for image_id in shard.ids)
-    refused = {row.image_id for row in refused_rows(store.index)} if retry else set()
+    refused = {row.image_id for row in rows_without_record(store.index)} if retry else set()
     refused.difference_update(changed)  # each image is counted once
     retried = sum(image_id in refused for shard in new for image_id in shard.ids)
     added -= renewed + retried
@@ -334,7 +334,7 @@ def _write(
         progress = _run(prepared, layout.shard_records, writer)
         if part is None:
             if writer.produced_no_records():
-                reasons = reasons_text(refused_rows(writer.rows()))
+                reasons = reasons_text(rows_without_record(writer.rows()))
                 writer.rollback()
                 if store is None:
                     files.forget(part)
@@ -355,12 +355,12 @@ def _write(
             path=out,
             part=part,
             finished=finished,
-            refused=refused_rows(finished.index if finished else writer.rows()),
+            refused=rows_without_record(finished.index if finished else writer.rows()),
             images=progress.images,
             bytes=progress.bytes,
             seconds=time.monotonic() - started,
             timings=progress.timings,
-            remarks=remarks(finished.index if finished else writer.rows()),
+            remarks=frequent_remarks(finished.index if finished else writer.rows()),
         )
 
 

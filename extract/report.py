@@ -15,7 +15,7 @@ from ..base.files import write_atomically
 from ..base.text import counted
 from ..featstore import FeatureStore, IndexRow
 from ..featstore.layout import Part
-from ..featstore.tables import reasons, reasons_text, remarks_text
+from ..featstore.tables import frequent_reasons, reasons_text, remarks_text
 from .executors.results import BatchResult, StageTimings
 
 logger = logging.getLogger(__name__)
@@ -134,8 +134,8 @@ class ExtractReport:
             "store": str(self.path),
             "part": str(self.part) if self.part else None,
             "digest": self.store.digest if self.finished else None,
-            "counts": self.store.card["counts"] if self.finished else None,
-            "refused": reasons(self.refused, most=100),
+            "counts": self.store.metadata.counts if self.finished else None,
+            "refused": frequent_reasons(self.refused, most=100),
             "remarks": list(self.remarks),
             "images": self.images,
             "bytes": self.bytes,

@@ -1,8 +1,11 @@
 """The feature store: an ordinary Zarr v3 group with an index, a packing list and a digest."""
 
 from ..base.errors import CorruptStoreError, MissingRecordError, StoreError
-from .format import GridShape, Identity, IndexRow, Status
+from .geometry import GridShape
+from .lookup import Status
+from .metadata import Identity, StoreMetadata
 from .store import FeatureBatch, FeatureStore
+from .tables import IndexRow
 
 __all__ = [
     "CorruptStoreError",
@@ -14,4 +17,5 @@ __all__ = [
     "MissingRecordError",
     "Status",
     "StoreError",
+    "StoreMetadata",
 ]

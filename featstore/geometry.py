@@ -1,45 +1,84 @@
-"""The steps of a recipe as numbers: which size an image has after each of them.
+"""Shapes of grids, the size of an image after each step of a recipe, and the cells it fills.
 
-Sizes are (width, height) in pixels. Pixels are moved elsewhere; what a store says of its images'
-real cells follows from these sizes alone.
+Sizes are (width, height) in pixels. Nothing here touches pixels: which cells of a grid hold a
+pixel of the image follows from these sizes alone.
 """
 
-import dataclasses
-import difflib
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, Literal, NamedTuple, Self, get_args
+from typing import Annotated, Any, Literal, NamedTuple, Self, cast
 
+import msgspec
 import numpy as np
+from msgspec import Meta
 
 from ..base.errors import StoreError
-from .format import GridShape
+from ..base.structs import as_struct
 
+MAX_GRID_SIDE = 1 << 12  # rows or cols
+MAX_SIDE = 4096  # pixels
+MAX_STEPS = 16
+
+
+class GridShape(NamedTuple):
+    """A grid's rows and columns; its text form, `14x14`, names its arrays on disk."""
+
+    rows: int
+    cols: int
+
+    def __str__(self) -> str:
+        return f"{self.rows}x{self.cols}"
+
+    @property
+    def cells(self) -> int:
+        """The number of cells."""
+        return self.rows * self.cols
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """Return the shape that `text` names, raising StoreError unless it is like `14x14`."""
+        rows, _, cols = text.partition("x")
+        if not all(n.isascii() and n.isdigit() and n.lstrip("0") == n for n in (rows, cols)):
+            raise StoreError(
+                f"a grid shape must read like 14x14; got {text!r:.80}", code="E-STORE-SHAPE"
+            )
+        shape = cls(int(rows[:9]), int(cols[:9]))
+        if not 1 <= min(shape) <= max(shape) <= MAX_GRID_SIDE:
+            raise StoreError(
+                f"a grid has 1 to {MAX_GRID_SIDE} rows and cols; got {text!r:.80}",
+                code="E-STORE-SHAPE",
+            )
+        return shape
+
+
+Side = Annotated[int, Meta(ge=1, le=MAX_SIDE, description=f"1 to {MAX_SIDE} pixels")]
+Cell = tuple[Side, Side]  # (height, width)
 Size = tuple[int, int]
 
 
-@dataclass(frozen=True)
-class Stretch:
+class _Transform(msgspec.Struct, frozen=True, tag_field="step", forbid_unknown_fields=True):
+    """A step of a recipe; `size` gives an image's (width, height) after it."""
+
+
+class Stretch(_Transform, frozen=True, tag="stretch"):
     """Resize to a size, whatever the aspect ratio."""
 
-    height: int
-    width: int
+    height: Side
+    width: Side
 
     def size(self, size: Size) -> Size:
         return self.width, self.height
 
 
-@dataclass(frozen=True)
-class Shortest:
+class Shortest(_Transform, frozen=True, tag="shortest"):
     """Resize the shorter side to `side`, the longer rounded down: torchvision's `Resize(side)`.
 
     >>> Shortest(224).size((640, 481))
     (298, 224)
     """
 
-    side: int
+    side: Side
 
     def size(self, size: Size) -> Size:
         width, height = size
@@ -48,8 +87,7 @@ class Shortest:
         return int(self.side * width / height), self.side
 
 
-@dataclass(frozen=True)
-class ShortestDetectron2:
+class ShortestDetectron2(_Transform, frozen=True, tag="shortest-detectron2"):
     """Resize the shorter side to `side`, or less so that the longer is not over `longest`.
 
     Both round to the nearest pixel, as Detectron2's `ResizeShortestEdge` rounds.
@@ -58,8 +96,8 @@ class ShortestDetectron2:
     (1000, 333)
     """
 
-    side: int
-    longest: int
+    side: Side
+    longest: Side
 
     def size(self, size: Size) -> Size:
         width, height = size
@@ -74,8 +112,7 @@ class ShortestDetectron2:
         return int(new_width + 0.5), int(new_height + 0.5)
 
 
-@dataclass(frozen=True)
-class ShortestMaskRCNN:
+class ShortestMaskRCNN(_Transform, frozen=True, tag="shortest-maskrcnn"):
     """Resize the shorter side to `side`, or less so that the longer is about `longest`.
 
     The shorter side is rounded first, the longer follows from it, rounded down, and may be a few
@@ -85,8 +122,8 @@ class ShortestMaskRCNN:
     (641, 200)
     """
 
-    side: int
-    longest: int
+    side: Side
+    longest: Side
 
     def size(self, size: Size) -> Size:
         width, height = size
@@ -101,12 +138,11 @@ class ShortestMaskRCNN:
         return int(side * width / height), side
 
 
-@dataclass(frozen=True)
-class Fit:
+class Fit(_Transform, frozen=True, tag="fit"):
     """Resize to the largest size inside a box, aspect kept: timm's `ResizeKeepRatio`, longest."""
 
-    height: int
-    width: int
+    height: Side
+    width: Side
 
     def size(self, size: Size) -> Size:
         width, height = size
@@ -114,12 +150,11 @@ class Fit:
         return round(width / ratio), round(height / ratio)
 
 
-@dataclass(frozen=True)
-class Cover:
+class Cover(_Transform, frozen=True, tag="cover"):
     """Resize to the smallest size around a box, aspect kept: `ResizeKeepRatio`, shortest."""
 
-    height: int
-    width: int
+    height: Side
+    width: Side
 
     def size(self, size: Size) -> Size:
         width, height = size
@@ -127,8 +162,7 @@ class Cover:
         return round(width / ratio), round(height / ratio)
 
 
-@dataclass(frozen=True)
-class WholeCells:
+class WholeCells(_Transform, frozen=True, tag="whole-cells"):
     """Resize to whole cells, aspect kept as nearly as they allow.
 
     The shorter side goes to `shortest`, or less so that the longer is not over `longest`; then
@@ -139,9 +173,9 @@ class WholeCells:
     (800, 608)
     """
 
-    shortest: int
-    longest: int
-    cell: tuple[int, int]  # (height, width)
+    shortest: Side
+    longest: Side
+    cell: Cell
 
     def size(self, size: Size) -> Size:
         short, long = min(size), max(size)
@@ -155,12 +189,11 @@ class WholeCells:
         return width, height
 
 
-@dataclass(frozen=True)
-class Crop:
+class Crop(_Transform, frozen=True, tag="crop"):
     """Cut the centre out of an image that is as large or larger; margins round half to even."""
 
-    height: int
-    width: int
+    height: Side
+    width: Side
 
     def size(self, size: Size) -> Size:
         return self.width, self.height
@@ -170,8 +203,7 @@ class Crop:
         return round((size[0] - self.width) / 2.0), round((size[1] - self.height) / 2.0)
 
 
-@dataclass(frozen=True)
-class Pad:
+class Pad(_Transform, frozen=True, tag="pad"):
     """Put the image into the centre of black, and cut off what reaches beyond.
 
     Where margins differ by a pixel, the wider one is at the left and top (`odd` is "first") or at
@@ -179,11 +211,11 @@ class Pad:
     height and width exchanged. `cell` tells which cells of the grid hold a pixel of the image.
     """
 
-    height: int
-    width: int
+    height: Side
+    width: Side
     turn: bool
     odd: Literal["first", "last"]
-    cell: tuple[int, int]  # (height, width)
+    cell: Cell
 
     def size(self, size: Size) -> Size:
         if self.turn and size[0] <= size[1]:
@@ -197,8 +229,7 @@ class Pad:
         return (width - size[0] + extra) // 2, (height - size[1] + extra) // 2
 
 
-@dataclass(frozen=True)
-class RGB:
+class RGB(_Transform, frozen=True, tag="rgb"):
     """Convert to RGB; until then an image is resized in its own mode."""
 
     def size(self, size: Size) -> Size:
@@ -211,76 +242,23 @@ ImageTransform = (
 )  # fmt: skip
 
 
-MAX_SIDE = 4096  # pixels
-MAX_STEPS = 16
-NAMES: dict[str, type[ImageTransform]] = {
-    "stretch": Stretch,
-    "shortest": Shortest,
-    "shortest-detectron2": ShortestDetectron2,
-    "shortest-maskrcnn": ShortestMaskRCNN,
-    "fit": Fit,
-    "cover": Cover,
-    "whole-cells": WholeCells,
-    "crop": Crop,
-    "pad": Pad,
-    "rgb": RGB,
-}
-
-
 def step_json(step: ImageTransform) -> dict[str, Any]:
     """Return a step as a JSON object: `step`, its name, and its numbers."""
-    name = next(name for name, kind in NAMES.items() if type(step) is kind)
-    numbers = {k: list(v) if isinstance(v, tuple) else v for k, v in vars(step).items()}
-    return {"step": name, **numbers}
+    return msgspec.json.decode(msgspec.json.encode(step))
 
 
 def parse_step(value: Any) -> ImageTransform:
     """Return the step that `step_json` gave, raising StoreError for any other value."""
-    if not isinstance(value, Mapping):
-        raise StoreError(f"a step must be an object with the key step; got {value!r:.80}")
-    name = value.get("step")
-    if not isinstance(name, str) or name not in NAMES:
-        near = difflib.get_close_matches(str(name)[:80], NAMES, n=1, cutoff=0.4)
-        hint = f"did you mean {near[0]}?" if near else f"use {', '.join(NAMES)}"
-        raise StoreError(f"step {name!r:.80}: no such step; {hint}")
-    fields = {field.name: field.type for field in dataclasses.fields(NAMES[name])}
-    given = {key: value[key] for key in value if key != "step"}
-    for key in given:
-        if key not in fields:
-            near = difflib.get_close_matches(str(key)[:80], fields, n=1, cutoff=0.4)
-            hint = f"did you mean {near[0]}?" if near else f"it has {', '.join(fields) or 'none'}"
-            raise StoreError(f"step {name}: no such key {key!r:.80}; {hint}")
-    for key, kind in fields.items():
-        if key not in given:
-            raise StoreError(f"step {name}: the key {key} is missing")
-        given[key] = _checked(f"step {name}: {key}", given[key], kind)
-    return NAMES[name](**given)
-
-
-def _checked(what: str, value: Any, kind: Any) -> Any:
-    """Return a number of a step, raising StoreError unless it is one of its kind."""
-
-    def is_side(number: Any) -> bool:
-        return type(number) is int and 1 <= number <= MAX_SIDE
-
-    if kind is int and is_side(value):
-        return value
-    if kind is bool and type(value) is bool:
-        return value
-    if get_args(kind) == (int, int) and isinstance(value, list | tuple) and len(value) == 2:
-        if all(map(is_side, value)):
-            return tuple(value)
-    elif isinstance(value, str) and value in get_args(kind):
-        return value
-    sides = f"1 to {MAX_SIDE} pixels"
-    expected = {int: sides, bool: "true or false", tuple[int, int]: f"two of {sides}"}
-    words = expected.get(kind) or " or ".join(map(str, get_args(kind)))
-    raise StoreError(f"{what}: expected {words}; got {value!r:.80}")
+    try:
+        return as_struct(value, cast("type[ImageTransform]", ImageTransform))
+    except ValueError as error:
+        name = value.get("step") if isinstance(value, dict) else None
+        raise StoreError(f"step {name!r:.80}: {error}", code="E-RECIPE-STEP") from None
 
 
 MAX_AREAS = 255  # different ones in a store, beside the whole grid
 NUMBER = "(0|[1-9][0-9]{0,3})"
-TEXT = re.compile(rf"{NUMBER}x{NUMBER}\+{NUMBER}\+{NUMBER}")
+AREA = re.compile(rf"{NUMBER}x{NUMBER}\+{NUMBER}\+{NUMBER}")
 
 
 class Area(NamedTuple):
@@ -295,12 +273,14 @@ class Area(NamedTuple):
         return f"{self.rows}x{self.cols}+{self.top}+{self.left}"
 
     @classmethod
-    def parse(cls, text: Any) -> Self:
+    def parse(cls, text: str) -> Self:
         """Return the area that `text` names, raising StoreError unless it is like 12x16+0+2."""
-        found = TEXT.fullmatch(text) if isinstance(text, str) else None
-        area = cls(*map(int, found.groups())) if found else None
+        match = AREA.fullmatch(text)
+        area = cls(*map(int, match.groups())) if match else None
         if area is None or not area.rows or not area.cols:
-            raise StoreError(f"an area must read like 12x16+0+2; got {text!r:.80}")
+            raise StoreError(
+                f"an area must read like 12x16+0+2; got {text!r:.80}", code="E-STORE-AREA"
+            )
         return area
 
     def lies_in(self, shape: GridShape) -> bool:

@@ -1,21 +1,98 @@
-"""Which record goes into which row of which shard: a pure function of ids and grid shapes."""
+"""Where everything lies: the files of a store, and which record goes into which row of which shard.
+
+Paths are relative to the store. The layout of a run is a pure function of ids and grid shapes.
+"""
 
 import hashlib
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from types import MappingProxyType
-from typing import Self
+from typing import Literal, Self
 
-from ..base.errors import UsageError
-from .format import ZARR_GROUP, GridShape, canonical_json
+from ..base.errors import CorruptStoreError, UsageError
+from ..base.files import is_plain, oddity
+from ..base.structs import canonical_json
+from .geometry import GridShape
 
-NOTHING: Mapping[GridShape, int] = MappingProxyType({})
+STORE_JSON = "store.json"
+ZARR_GROUP = "features.zarr"
+JOURNAL = "journal"
+
+TableName = Literal["index", "shards", "lookup"]
+TABLES: dict[TableName, str] = {"index": "parquet", "shards": "parquet", "lookup": "bin"}  # suffix
+TABLE_FILE = re.compile(r"(index|shards)(\.[1-9][0-9]*)?\.parquet|lookup(\.[1-9][0-9]*)?\.bin")
+
+NUMBER = "0|[1-9][0-9]{0,11}"
+SHARD_PATH = re.compile(
+    rf"{re.escape(ZARR_GROUP)}/(?P<shape>[0-9]+x[0-9]+)/"
+    rf"(?P<array>grid/c\.(?P<grid>{NUMBER})\.0\.0\.0|pooled/c\.(?P<pooled>{NUMBER})\.0)"
+)
+ZARR_JSON = re.compile(rf"{re.escape(ZARR_GROUP)}/([0-9]+x[0-9]+/((grid|pooled)/)?)?zarr\.json")
+
+ODD_REMEDY = {
+    "is a symbolic link": "put the file or folder that it leads to in its place",
+    "is a folder": "move it out of the store",
+    "is a pipe or a device": "remove it",
+}
+
+
+def table_file(table: TableName, generation: int) -> str:
+    """Return the file of a table; each update of a store writes its own beside the old ones.
+
+    >>> table_file("index", 0), table_file("lookup", 2)
+    ('index.parquet', 'lookup.2.bin')
+    """
+    return f"{table}{f'.{generation}' if generation else ''}.{TABLES[table]}"
+
+
+def is_table_file(name: str) -> bool:
+    """Return whether `name` is what `table_file` gives for some table and generation."""
+    return TABLE_FILE.fullmatch(name) is not None
+
+
+def shard_path(shape: GridShape | str, array: str, index: int) -> str:
+    """Return the file of shard `index` of an array ("grid" or "pooled")."""
+    zeros = ".0.0.0" if array == "grid" else ".0"
+    return f"{ZARR_GROUP}/{shape}/{array}/c.{index}{zeros}"
+
+
+def check_folders(store: Path, shapes: Iterable[str], arrays: tuple[str, ...]) -> None:
+    """Raise CorruptStoreError unless the folders of the store are folders: links lead anywhere."""
+    folders = [ZARR_GROUP]
+    for shape in shapes:
+        folders += [f"{ZARR_GROUP}/{shape}"]
+        folders += [f"{ZARR_GROUP}/{shape}/{array}" for array in arrays]
+    for folder in folders:
+        check_folder(store / folder)
+
+
+def check_folder(path: Path) -> None:
+    """Raise CorruptStoreError if something other than a folder exists at `path`."""
+    odd = "is a file" if is_plain(path) else oddity(path)
+    if odd and odd != "is a folder":
+        raise _odd(path, f"{odd}; put the folder itself in its place")
+
+
+def check_plain(paths: Iterable[Path]) -> None:
+    """Raise CorruptStoreError if something other than a plain file exists at one of `paths`."""
+    for path in paths:
+        odd = oddity(path)
+        if odd:
+            raise _odd(path, f"{odd}; {ODD_REMEDY[odd]}")
+
+
+def _odd(path: Path, problem: str) -> CorruptStoreError:
+    return CorruptStoreError(
+        f"{path}: {problem}: a store holds only folders and plain files",
+        code="E-STORE-LINK" if path.is_symlink() else "E-STORE-FILE",
+    )
 
 
 @dataclass(frozen=True)
 class Shard:
-    """One file of `grid` records, and its like of `pooled` vectors: what one task writes.
+    """One file of `grid` records, and the file of `pooled` vectors beside it: one task writes both.
 
     ::
 
@@ -29,10 +106,10 @@ class Shard:
     first_row: int
     records: int  # rows that it covers, gaps included
     ids: tuple[str, ...]
-    rows: Sequence[int]  # of the ids; a row that no id has is a gap
+    rows: Sequence[int]  # of the ids; a row without an id is a gap
 
     def path(self, array: str) -> str:
-        """Return the shard's file of `array` ("grid" or "pooled"), relative to the store."""
+        """Return the shard's file of `array` ("grid" or "pooled")."""
         return shard_path(self.shape, array, self.index)
 
 
@@ -45,7 +122,7 @@ class Layout:
 
     @property
     def records(self) -> dict[GridShape, int]:
-        """Return the length that the arrays of each grid shape need."""
+        """The length that the arrays of each grid shape need."""
         lengths: dict[GridShape, int] = {}
         for shard in self.shards:
             end = shard.first_row + shard.records
@@ -63,14 +140,11 @@ class Layout:
 
 
 def is_written_again(shard: Shard, lengths: Mapping[str, int]) -> bool:
-    """Return whether a shard lies in arrays that have these lengths, {grid shape: rows}, already."""
+    """Return whether a shard lies in arrays that already have these lengths, {shape: rows}."""
     return shard.first_row < lengths.get(str(shard.shape), 0)
 
 
-def shard_path(shape: GridShape | str, array: str, index: int) -> str:
-    """Return where shard `index` of an array lies, relative to the store."""
-    zeros = ".0.0.0" if array == "grid" else ".0"
-    return f"{ZARR_GROUP}/{shape}/{array}/c.{index}{zeros}"
+NOTHING: Mapping[GridShape, int] = MappingProxyType({})
 
 
 def lay_out(
@@ -81,9 +155,9 @@ def lay_out(
 ) -> Layout:
     """Return the layout of `{image_id: grid shape}`: by shape, then ids sorted, then cut.
 
-    It depends on nothing else, neither on devices nor on what is already written. In a store
-    that is added to, `taken` rows of a shape are: new ones start in a shard of their own. The
-    shards of `again` are written once more, where they are.
+    It depends on nothing else, neither on devices nor on what is already written. For a store
+    that is added to, `taken` are the rows that a shape already has: new rows start in a shard of
+    their own. The shards of `again` are rewritten in their old place.
     """
     by_shape: dict[GridShape, list[str]] = {}
     for image_id in sorted(shapes):
@@ -101,7 +175,7 @@ def lay_out(
 
 
 MAX_PARTS = 100_000
-TEXT = re.compile(r"([1-9][0-9]{0,5})/([1-9][0-9]{0,5})")
+PART = re.compile(r"([1-9][0-9]{0,5})/([1-9][0-9]{0,5})")
 LOCK_NAME = re.compile(r"part-([1-9][0-9]{0,5})-of-([1-9][0-9]{0,5})\.lock")
 
 
@@ -118,20 +192,21 @@ class Part:
     @classmethod
     def parse(cls, text: str) -> Self:
         """Return the part that `text` names, raising UsageError unless it is like `3/16`."""
-        match = TEXT.fullmatch(text)
+        match = PART.fullmatch(text)
         part = cls(*map(int, match.groups())) if match else None
         if part is None or not part.number <= part.of <= MAX_PARTS:
             raise UsageError(
                 f"--shard-range must be K/N, part K of N, with K from 1 to N, like 3/16; "
-                f"got {text!r:.80}"
+                f"got {text!r:.80}",
+                code="E-PLAN-PART",
             )
         return part
 
     def shards(self, count: int) -> range:
         """Return the numbers of this part's shards among `count`.
 
-        The parts lie one after another, share no shard and leave none out; one has at most one
-        shard more than another.
+        The parts follow one another, share no shard and omit none; their sizes differ by at most
+        one shard.
 
         >>> [list(Part(k, 3).shards(7)) for k in (1, 2, 3)]
         [[0, 1], [2, 3], [4, 5, 6]]
@@ -140,12 +215,12 @@ class Part:
 
     @property
     def lock_name(self) -> str:
-        """Return the file in the journal that says who writes this part."""
+        """The file in the journal that says who writes this part."""
         return f"part-{self.number}-of-{self.of}.lock"
 
     @classmethod
     def of_lock(cls, name: str) -> Self | None:
-        """Return the part whose lock a file of this name is, if it is one."""
+        """Return the part whose lock file has this name, None for another file."""
         match = LOCK_NAME.fullmatch(name)
         return cls(*map(int, match.groups())) if match else None
 

@@ -1,34 +1,47 @@
-"""lookup.bin: from image id to place, read where it is small, mapped where it is large.
+"""lookup.bin: from an image id to its status and the place of its record.
 
 The file is `b"clipfeat"`, the number n of ids as uint64, then four columns of n uint64, all
 little-endian, in the order of the first:
 
     key    the first 8 bytes of sha256(image id), as a big-endian number
-    place  row, then 40 bits up the number of the shape (in the order of store.json), then
-           52 bits up the number of the status (in the order of Status), then 56 bits up the
-           number of the real area: 0 for the whole grid, k for the k-th of store.json's `areas`
+    place  bits 0 to 39: the row; 40 to 51: the number of the grid shape (in the order of
+           store.json); 52 to 55: the number of the status (in the order of Status); 56 to 63:
+           the number of the real area: 0 for the whole grid, k for the k-th of store.json's `areas`
     check  the last 4 bytes of the record's grid on disk, then those of its pooled vector
     seal   the next 8 bytes of sha256(image id), XOR mix(place XOR mix(check))
 
-The seal holds an entry together: a changed bit in any column, or another id that happens to
-have the same key, does not fit it.
+The seal protects an entry: it does not fit if a bit of any column has changed, or for another id
+that happens to have the same key.
 """
 
+import enum
 import hashlib
 import mmap
 import os
 from bisect import bisect_left
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
+from unicodedata import normalize
 
 import numpy as np
 import pyarrow as pa
 
 from ..base.errors import CorruptStoreError, StoreError, open_code
 from ..base.files import open_plain
-from .format import NORMAL_FORMS, Status, in_normal_form
 from .geometry import MAX_AREAS, Area, area_rule
+
+
+class Status(enum.StrEnum):
+    """The result of extracting an image id. Only `ok` ids have a record."""
+
+    OK = "ok"
+    MISSING = "missing"  # the file that the manifest names does not exist
+    UNDECODABLE = "undecodable"  # the file exists, but cannot be decoded as an image
+    TOO_LARGE = "too_large"  # more pixels than are decoded
+    UNSUPPORTED = "unsupported"  # an image that the recipe cannot use
+    FAILED = "failed"  # anything else
+
 
 MAGIC = b"clipfeat"
 HEADER_BYTES = len(MAGIC) + 8
@@ -36,46 +49,80 @@ ENTRY_BYTES = 32
 SHAPE_BIT, STATUS_BIT, AREA_BIT = 40, 52, 56
 MAX_SHAPES = 1 << (STATUS_BIT - SHAPE_BIT)
 STATUS_MASK = (1 << (AREA_BIT - STATUS_BIT)) - 1
-# Up to this size a look-up is read: two million ids, in 20 ms. A mapped file that somebody cuts
-# short in its place ends the process that looks into it (SIGBUS); one that was read does not.
-# Larger ones are mapped, so that many processes share one copy in the page cache.
+# A look-up of up to this size is read: two million ids, in 20 ms. If a mapped file is truncated in
+# place, reading it kills the process (SIGBUS); a file that was read into memory is safe. Larger
+# ones are mapped, so that many processes share one copy in the page cache.
 READ_BYTES = 64 << 20
 MAX_SAME_KEY = 4  # two of ten million ids share a key once in 400,000 stores
 STATUSES = tuple(Status)
+BITS_64 = (1 << 64) - 1  # numpy drops higher bits by itself, Python does not
 
 U64 = np.ndarray[Any, np.dtype[np.uint64]]
-MASK = (1 << 64) - 1  # numpy keeps 64 bits by itself, Python does not
+ImageId = str | int | np.integer[Any]
+
+# Names of files come in either: macOS and some archives separate letters from their accents.
+NORMAL_FORMS: tuple[Literal["NFC", "NFD"], ...] = ("NFC", "NFD")
+
+
+def id_text(image_id: object) -> str:
+    """Return the id that a text or a whole number names; a number is its decimal text.
+
+    Raises TypeError for anything else.
+    """
+    if isinstance(image_id, str):
+        return image_id
+    if isinstance(image_id, int | np.integer) and not isinstance(image_id, bool):
+        return str(int(image_id))
+    raise TypeError(
+        f"an image id is a text or a whole number; got {image_id!r:.80} ({type(image_id).__name__})"
+    )
+
+
+def id_texts(ids: Iterable[ImageId]) -> list[str]:
+    """Return the ids that a list, a tuple or an array of texts or whole numbers names.
+
+    Raises TypeError for one that is neither, and for a single text, since Python would iterate
+    over its letters.
+    """
+    if isinstance(ids, str | bytes) or not isinstance(ids, Iterable):
+        raise TypeError(
+            f"expected a list of image ids; got {ids!r:.80} ({type(ids).__name__}); "
+            f"for a single id pass [id]"
+        )
+    items = ids.tolist() if isinstance(ids, np.ndarray) and ids.ndim else ids
+    return [item if type(item) is str else id_text(item) for item in items]
 
 
 class Places(NamedTuple):
-    """Where the records of some ids lie, an entry for each id.
+    """The places of the records of some ids, an entry for each id.
 
-    A state is 0 for a record whose whole grid is real, by far the most frequent.
+    A state holds a status and an area, see `status_of` and `area_of`. It is 0 for a record whose
+    whole grid is real, the most frequent case, and -1 for an id that the store does not have.
     """
 
-    state: np.ndarray  # (id,) what `status_of` and `area_of` take; -1: the store has no such id
+    state: np.ndarray  # (id,)
     shape: np.ndarray  # (id,) number of its grid shape
     row: np.ndarray  # (id,) in the arrays of its shape
     check: U64  # (id,) last bytes of its record on disk: grid low, pooled high
 
 
 def status_of(state: Any) -> Any:
-    """Return the number of the Status; none has that of an id that the store does not have."""
+    """Return the number of the Status in a state, 15 for an id that the store does not have."""
     return state & STATUS_MASK
 
 
 def area_of(state: Any) -> Any:
-    """Return the number of the real area."""
+    """Return the number of the real area in a state."""
     return state >> (AREA_BIT - STATUS_BIT)
 
 
 class Lookup:
-    """The ids of a store. A large file is mapped, and opening reads nothing but its header."""
+    """The ids of a store. A large file is mapped, and opening it reads only its header."""
 
     def __init__(self, path: Path, ids: int, sha256: str):
-        """Open `path`, raising CorruptStoreError unless it is a lookup of `ids` ids.
+        """Open `path`, raising CorruptStoreError unless it is a look-up of `ids` ids.
 
-        `sha256` is that of the file. It is compared once an id is not found, the first time.
+        `sha256` is that of the file. It is compared when an id is not found for the first time.
         """
         self._path = path
         self._sha256 = sha256
@@ -88,34 +135,34 @@ class Lookup:
         self._views = [numbers[k * ids : (k + 1) * ids] for k in range(4)]
 
     def find_one(self, image_id: str) -> tuple[int, int, int, int]:
-        """Return (state, shape, row, check) of one id, as `find` does, with less ado."""
-        found = self._find_one(image_id)
-        if found[0] < 0 and not image_id.isascii():
+        """Return (state, shape, row, check) of one id, as `find` does, but faster."""
+        place = self._find_one(image_id)
+        if place[0] < 0 and not image_id.isascii():
             for form in NORMAL_FORMS:
-                found = self._find_one(in_normal_form(form, image_id))
-                if found[0] >= 0:
-                    return found
-        if found[0] < 0:
+                place = self._find_one(normalize(form, image_id))
+                if place[0] >= 0:
+                    return place
+        if place[0] < 0:
             self._require_whole()
-        return found
+        return place
 
     def find(self, ids: Sequence[str]) -> Places:
         """Return the places of `ids`, raising CorruptStoreError for an entry that has changed.
 
-        An id that the store does not have as it is given is looked for in the other Unicode
-        normal forms. A changed key would lose its id, so the whole file is hashed before an id
-        is said not to be there: the first time, and then never again.
+        An id that the store does not have as it is written is searched in the other Unicode
+        normal forms. A changed key would lose its id, so the whole file is hashed before the first
+        id is reported as absent.
         """
         places = self._find(ids)
         if (places.state < 0).any():
             for form in NORMAL_FORMS:
                 unknown = np.flatnonzero(places.state < 0).tolist()
-                missed = [k for k in unknown if not ids[k].isascii()]
-                if not missed:
+                other = [k for k in unknown if not ids[k].isascii()]
+                if not other:
                     break
-                found = self._find([in_normal_form(form, ids[k]) for k in missed])
-                for column, values in zip(places, found, strict=True):
-                    column[missed] = values
+                others = self._find([normalize(form, ids[k]) for k in other])
+                for column, values in zip(places, others, strict=True):
+                    column[other] = values
             if (places.state < 0).any():
                 self._require_whole()
         return places
@@ -125,12 +172,15 @@ class Lookup:
         if self._is_whole:
             return
         if hashlib.sha256(self._content).hexdigest() != self._sha256:
-            raise CorruptStoreError(
-                f"{self._path}: has changed: its sha256 is not the one in store.json; "
-                f"type: clipfeat store repair {self._path.parent}",
-                code="E-STORE-LOOKUP-CHANGED",
+            raise self._damaged(
+                "has changed: its sha256 is not the one in store.json", "E-LOOKUP-CHANGED"
             )
         self._is_whole = True
+
+    def _damaged(self, problem: str, code: str) -> CorruptStoreError:
+        return CorruptStoreError(
+            f"{self._path}: {problem}; type: clipfeat store repair {self._path.parent}", code=code
+        )
 
     def _find_one(self, image_id: str) -> tuple[int, int, int, int]:
         digest = hashlib.sha256(image_id.encode("utf-8", "surrogatepass")).digest()
@@ -144,7 +194,7 @@ class Lookup:
                 return place >> STATUS_BIT, shape, place & ((1 << SHAPE_BIT) - 1), check
             at += 1
         if at > first:
-            raise CorruptStoreError(f"{self._path}: an entry does not match its seal")
+            raise self._damaged("an entry does not match its seal", "E-LOOKUP-SEAL")
         return -1, 0, 0, 0
 
     def _find(self, ids: Sequence[str]) -> Places:
@@ -152,23 +202,23 @@ class Lookup:
         order = np.argsort(key)  # neighbours are searched together: 1.6 times as fast
         at = np.empty(len(ids), np.int64)
         at[order] = np.searchsorted(self._keys, key[order])
-        found, seen = np.zeros((2, len(ids)), bool)
+        matches, seen = np.zeros((2, len(ids)), bool)
         end = len(self._keys)
         for _ in range(MAX_SAME_KEY):
             inside = np.minimum(at, end - 1)
             same = (at < end) & (self._keys[inside] == key)
             seen |= same
             place, check = self._places[inside], self._checks[inside]
-            found = same & (self._seals[inside] == second ^ _seal(place, check))
-            if (found == same).all():
+            matches = same & (self._seals[inside] == second ^ _seal(place, check))
+            if (matches == same).all():
                 break
-            at = at + (same & ~found)
+            at = at + (same & ~matches)
         else:
-            raise CorruptStoreError(f"{self._path}: too many entries share a key")
-        if (seen & ~found).any():
-            raise CorruptStoreError(f"{self._path}: an entry does not match its seal")
+            raise self._damaged(f"more than {MAX_SAME_KEY} entries share a key", "E-LOOKUP-KEYS")
+        if (seen & ~matches).any():
+            raise self._damaged("an entry does not match its seal", "E-LOOKUP-SEAL")
         return Places(
-            np.where(found, (place >> STATUS_BIT).astype(np.int64), -1),
+            np.where(matches, (place >> STATUS_BIT).astype(np.int64), -1),
             (place >> SHAPE_BIT & (MAX_SHAPES - 1)).astype(np.int64),
             (place & ((1 << SHAPE_BIT) - 1)).astype(np.int64),
             check,
@@ -176,15 +226,18 @@ class Lookup:
 
 
 def _content(path: Path, ids: int) -> bytes | mmap.mmap:
-    """Return the bytes of a lookup of `ids` ids, raising CorruptStoreError for anything else."""
+    """Return the bytes of a look-up of `ids` ids, raising CorruptStoreError for anything else."""
     try:
         with os.fdopen(open_plain(path), "rb") as file:
             size = os.fstat(file.fileno()).st_size
             header = file.read(HEADER_BYTES)
-            if size != HEADER_BYTES + ids * ENTRY_BYTES or header != MAGIC + ids.to_bytes(
-                8, "little"
-            ):
-                raise CorruptStoreError(f"{path}: {size} bytes are no lookup of {ids} ids")
+            expected = MAGIC + ids.to_bytes(8, "little")
+            if size != HEADER_BYTES + ids * ENTRY_BYTES or header != expected:
+                raise CorruptStoreError(
+                    f"{path}: its {size} bytes are not a look-up of {ids} ids; "
+                    f"type: clipfeat store repair {path.parent}",
+                    code="E-LOOKUP-SIZE",
+                )
             if size > READ_BYTES:
                 return mmap.mmap(file.fileno(), size, access=mmap.ACCESS_READ)
             file.seek(0)
@@ -194,12 +247,12 @@ def _content(path: Path, ids: int) -> bytes | mmap.mmap:
             f"{path}: cannot open it ({error.strerror})", code=open_code(error)
         ) from None
     if len(content) != size:
-        raise CorruptStoreError(f"{path}: was cut short while it was read")
+        raise CorruptStoreError(f"{path}: was truncated while it was read", code="E-LOOKUP-SIZE")
     return content
 
 
 class LookupBuilder:
-    """Collects index rows, 32 bytes for each, and gives the bytes of their lookup.
+    """Collects rows of the index, 32 bytes for each, and returns their look-up.
 
     `shapes` are the grid shapes of store.json, in its order, `recipe` that of the identity.
     """
@@ -212,7 +265,7 @@ class LookupBuilder:
         self._values = bytearray()
 
     def add(self, rows: pa.RecordBatch) -> None:
-        """Add rows of the index, raising ValueError or KeyError for one that cannot be."""
+        """Add rows of the index, raising ValueError or KeyError for impossible values."""
         row = rows.column("row").to_numpy().astype(np.int64)
         if len(row) and not 0 <= row.min() <= row.max() < 1 << SHAPE_BIT:
             raise ValueError(f"row {row.min()} to {row.max()}")
@@ -222,12 +275,10 @@ class LookupBuilder:
         place = row.astype(np.uint64) | _shifted(shapes, SHAPE_BIT)
         place |= _shifted([numbers[status] for status in statuses], STATUS_BIT)
         if self._area_of_image is not None:
-            sizes = zip(
-                *(rows.column(side).to_pylist() for side in ("width", "height")), strict=True
-            )
+            widths, heights = (rows.column(side).to_pylist() for side in ("width", "height"))
             areas = [
-                self._number(*size) if status == Status.OK else 0
-                for status, size in zip(statuses, sizes, strict=True)
+                self._area_number(width, height) if status == Status.OK else 0
+                for status, width, height in zip(statuses, widths, heights, strict=True)
             ]
             place |= _shifted(areas, AREA_BIT)
         checks = [
@@ -240,21 +291,23 @@ class LookupBuilder:
         self._hashes += _digests(rows.column("image_id").to_pylist())
         self._values += values.astype("<u8").tobytes()
 
-    def _number(self, width: int, height: int) -> int:
+    def _area_number(self, width: int, height: int) -> int:
         """Return the number of the real area of an image, in the order of the first rows."""
         area = None if self._area_of_image is None else self._area_of_image(width, height)
         if area is None:
             return 0
         if len(self._areas) == MAX_AREAS and area not in self._areas:
             raise StoreError(
-                f"{area}: a store has at most {MAX_AREAS} real areas; this is one more"
+                f"an image of {width} x {height} pixels would be real area {MAX_AREAS + 1} ({area}); "
+                f"a store has at most {MAX_AREAS}",
+                code="E-STORE-AREAS",
             )
         return self._areas.setdefault(area, len(self._areas) + 1)
 
     @property
-    def areas(self) -> list[str]:
-        """Return the real areas of the rows, as store.json lists them."""
-        return list(map(str, sorted(self._areas)))
+    def areas(self) -> tuple[str, ...]:
+        """The real areas of the rows, as store.json lists them."""
+        return tuple(map(str, sorted(self._areas)))
 
     def columns(self) -> U64:
         """Return key, place, check, seal of every row, sorted by key."""
@@ -271,7 +324,7 @@ class LookupBuilder:
 
 
 def lookup_bytes(columns: U64) -> bytes:
-    """Return the file that holds what `LookupBuilder.columns` gave."""
+    """Return the content of the file for `LookupBuilder.columns`."""
     return MAGIC + columns.shape[1].to_bytes(8, "little") + columns.astype("<u8").tobytes()
 
 
@@ -282,7 +335,7 @@ def _hashes(ids: Sequence[str]) -> tuple[U64, U64]:
 
 
 def _digests(ids: Sequence[str]) -> bytes:
-    """Return the first 16 bytes of each id's sha256, one behind the other."""
+    """Return the first 16 bytes of each id's sha256, joined."""
     return b"".join([hashlib.sha256(i.encode("utf-8", "surrogatepass")).digest()[:16] for i in ids])
 
 
@@ -291,12 +344,12 @@ def _shifted(numbers: Sequence[int], bits: int) -> U64:
 
 
 def _seal(place: Any, check: Any) -> Any:
-    """Return the seal of an entry, of numbers or of arrays, but for the id's own part."""
+    """Return the seal of an entry, of numbers or of arrays, without the part of the id."""
     return _mix(place ^ _mix(check))
 
 
 def _mix(value: Any) -> Any:
-    """Return the finaliser of splitmix64 (Steele, Lea, Flood 2014), which is one to one."""
-    value = (value ^ value >> 30) * 0xBF58476D1CE4E5B9 & MASK
-    value = (value ^ value >> 27) * 0x94D049BB133111EB & MASK
+    """Return the finaliser of splitmix64 (Steele, Lea, Flood 2014), a bijection."""
+    value = (value ^ value >> 30) * 0xBF58476D1CE4E5B9 & BITS_64
+    value = (value ^ value >> 27) * 0x94D049BB133111EB & BITS_64
     return value ^ value >> 31

@@ -1,35 +1,50 @@
-"""Memory of batches, used again once nobody refers to it."""
+"""Read many records at once: with several threads, in the order of the files, into reused memory."""
 
 import os
 import sys
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
-from typing import Any
+from functools import lru_cache, partial
+from itertools import groupby
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from ..base.machine import usable_cores
-
-Bytes = np.ndarray[Any, np.dtype[np.uint8]]
+from ..base.errors import CorruptStoreError
+from .layout import shard_path
+from .shards import (
+    ABSENT,
+    Buffer,
+    Index,
+    index_bytes,
+    opened,
+    read_index,
+    read_record,
+    thread_count,
+)
 
 KEPT = 2  # the batch that a loop works on, and the next one
+INLINE_BYTES = 1 << 18  # smaller batches are read faster without threads
+SPANS_PER_THREAD = 4  # parts that a batch is cut into for each thread, so that all end together
+INDEX_CACHE_BYTES = 64 << 20  # of shard indexes kept in memory
 
 
 class BufferPool:
     """Gives out memory, and the same memory again; at most `kept` buffers stay with it.
 
-    New memory must be cleared by the kernel before it can be filled, which takes about as long
-    as filling it. A buffer is given out again when no array, view or tensor refers to it any
-    more. There is no lock that a fork could find locked: a deque's own steps are atomic.
+    The kernel must clear new memory before it can be filled, which takes about as long as filling
+    it. A buffer is reused when no array, view or tensor refers to it any more. It needs no lock,
+    which a fork could find locked: a deque's own steps are atomic.
     """
 
     def __init__(self, kept: int = KEPT) -> None:
         self._kept = kept
-        self._buffers: deque[Bytes] = deque(maxlen=kept)
+        self._buffers: deque[Buffer] = deque(maxlen=kept)
 
-    def take(self, size: int) -> Bytes:
-        """Return `size` bytes of any content, which nobody else has."""
+    def take(self, size: int) -> Buffer:
+        """Return `size` bytes of any content that nothing else refers to."""
         for _ in range(self._kept):
             try:
                 held = [self._buffers.popleft()]
@@ -44,39 +59,31 @@ class BufferPool:
         return buffer[:]
 
 
-def _references(held: list[Bytes]) -> int:
-    """Return how many references there are to the buffer in a list, a few of them our own."""
+def _references(held: list[Buffer]) -> int:
+    """Return how many references exist to the buffer in a list, a few of them our own."""
     return sys.getrefcount(held[0])
 
 
 IDLE = _references([np.empty(0, np.uint8)])
 
 
-MOST_THREADS = 8
-
-
-def thread_count() -> int:
-    """Return how many threads read, hash or decode at a time."""
-    return min(MOST_THREADS, usable_cores())
-
-
 class ThreadsOfObject:
-    """As many threads as `thread_count` says, used again and again.
+    """`thread_count` threads, started at the first use, that end with this object.
 
     Safe to share between threads. A forked child has none of its parent's threads and starts
-    its own. There is no lock that a fork could find locked: two threads that come first at the
-    same time start threads each, and those of one of them end after their first work.
+    its own. It needs no lock, which a fork could find locked: two threads that are first at the
+    same time both start threads, and those of one of them end after their first work.
     """
 
     def __init__(self) -> None:
         self._pool: tuple[int, int, ThreadPoolExecutor] | None = None  # process, threads, pool
 
     def count(self) -> int:
-        """Return how many threads there are."""
+        """Return the number of threads."""
         return self._started()[1]
 
     def run(self, act: Callable[[Any], object], items: Sequence[Any]) -> None:
-        """Call `act` with each item; raise the first error, once no call is running any more."""
+        """Call `act` with each item; raise the first error after all calls have ended."""
         pool = self._started()[2]
         calls: list[Future[object]] = []
         try:
@@ -95,3 +102,75 @@ class ThreadsOfObject:
             threads = thread_count()
             pool = self._pool = os.getpid(), threads, ThreadPoolExecutor(threads, "clipfeat reader")
         return pool
+
+
+class WantedRecord(NamedTuple):
+    """One record to read."""
+
+    shape: str
+    shard: int  # index in the array
+    position: int  # in the shard
+    check: bytes  # the last bytes of the record on disk
+    out: Buffer  # filled with its bytes
+
+
+class RecordReader:
+    """Reads records from the shards of one store; no file stays open between reads.
+
+    With `verify=False` the checksums of raw records (codec `none`) are not computed.
+    """
+
+    def __init__(self, store: Path, codec: str, shard_records: int, *, verify: bool):
+        self._store = store
+        self._codec = codec
+        self._verify = verify
+        self._threads = ThreadsOfObject()
+        size = max(16, INDEX_CACHE_BYTES // index_bytes(shard_records))
+        # Not a method of this object, which would then live until the garbage collector runs.
+        self._shard_index: Callable[[str], Index] = lru_cache(size)(
+            partial(_load_index, shard_records)
+        )
+
+    def read(self, array: str, wanted: list[WantedRecord]) -> None:
+        """Fill the buffers of records that are in the order of the files.
+
+        `array` is "grid" or "pooled". Raises CorruptStoreError for bytes that have changed.
+        """
+        size = sum(record.out.size for record in wanted)
+        if size < INLINE_BYTES or min(len(wanted), self._threads.count()) < 2:
+            self._read_span(array, wanted)
+            return
+        size = -(-len(wanted) // (self._threads.count() * SPANS_PER_THREAD))
+        spans = [wanted[start : start + size] for start in range(0, len(wanted), size)]
+        self._threads.run(partial(self._read_span, array), spans)
+
+    def _read_span(self, array: str, wanted: list[WantedRecord]) -> None:
+        """Read records that are in the order of the files, opening each file once."""
+        for (shape, number), records in groupby(wanted, key=lambda w: (w.shape, w.shard)):
+            path = f"{self._store}/{shard_path(shape, array, number)}"
+            try:
+                index = self._shard_index(path)
+                with opened(path) as descriptor:
+                    for record in records:
+                        self._read_one(descriptor, index, record)
+            except CorruptStoreError as error:
+                raise CorruptStoreError(
+                    f"{path}: {error}; type: clipfeat store verify {self._store}", code=error.code
+                ) from None
+
+    def _read_one(self, descriptor: int, index: Index, record: WantedRecord) -> None:
+        offset, length = index[record.position].tolist()
+        try:
+            if offset == ABSENT:
+                raise CorruptStoreError("is absent, but its status is ok", code="E-SHARD-ABSENT")
+            entry = (offset, length)
+            read_record(
+                descriptor, entry, self._codec, record.check, record.out, verify=self._verify
+            )
+        except CorruptStoreError as error:
+            raise CorruptStoreError(f"record {record.position}: {error}", code=error.code) from None
+
+
+def _load_index(shard_records: int, path: str) -> Index:
+    with opened(path) as descriptor:
+        return read_index(descriptor, shard_records)

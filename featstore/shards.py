@@ -1,29 +1,57 @@
-"""The two codecs of a record: zstd with a checksum inside, or raw bytes with a crc32c behind."""
+"""One shard file: the codecs of its records, its index, writing it, reading from it, checking it.
+
+A record is compressed by zstd with a checksum inside (codec `zstd`), or raw bytes followed by
+their crc32c (codec `none`).
+"""
 
 import contextlib
 import hashlib
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import google_crc32c
 import numcodecs
 import numpy as np
+from tqdm import tqdm
 
 from ..base.errors import CorruptStoreError, open_code
-from ..base.files import fsync_folder, naming, open_plain, read_at, read_into
-from .format import ShardRow
+from ..base.files import (
+    fsync_folder,
+    naming,
+    oddity,
+    open_plain,
+    read_at,
+    read_into,
+    sha256_file,
+)
+from ..base.machine import usable_cores
 from .layout import Shard
 
 ZSTD_LEVEL = 1  # measured: 46% of the bytes at 335 MB/s; higher levels gain little
 CRC_BYTES = 4
 
+MAX_THREADS = 8
+
 Buffer = np.ndarray[Any, np.dtype[np.uint8]]
+
+
+class ShardRow(NamedTuple):
+    """One file of features, as a row of shards.parquet, the packing list."""
+
+    path: str  # relative to the store, with forward slashes
+    bytes: int
+    sha256: str
+    shape: str
+    first_row: int
+    records: int
+
 
 _BYTES = {"name": "bytes", "configuration": {"endian": "little"}}
 CRC32C = {"name": "crc32c"}
-# What stands in an array's zarr.json for each codec; the shard index is always INDEX_CODECS.
+# The `codecs` of an array's zarr.json for each codec; the shard index always has INDEX_CODECS.
 ZARR_CODECS: dict[str, list[dict[str, Any]]] = {
     "zstd": [_BYTES, {"name": "zstd", "configuration": {"level": ZSTD_LEVEL, "checksum": True}}],
     "none": [_BYTES, CRC32C],
@@ -44,19 +72,20 @@ def encode(codec: str, record: Buffer) -> bytes:
 def decode_zstd(encoded: bytes, out: Buffer) -> None:
     """Fill `out` from one zstd frame, raising CorruptStoreError on any changed bit.
 
-    The frame's own header is read first: a frame without a checksum would return wrong bytes
-    silently, one of another size would leave part of `out` as it was or want more memory.
+    The frame's header is read first: a frame without a checksum would return wrong bytes
+    silently, and one of another size would leave part of `out` as it was or need more memory.
     """
     size, has_checksum = zstd_frame_header(encoded)
     if size != out.size or not has_checksum:
         raise CorruptStoreError(
-            f"zstd frame says {size} bytes {'with' if has_checksum else 'without'} a checksum; "
-            f"expected {out.size} with one"
+            f"its zstd frame has {size} bytes {'with' if has_checksum else 'without'} a checksum; "
+            f"expected {out.size} with one",
+            code="E-SHARD-FRAME",
         )
     try:
         _zstd.decode(encoded, out)
     except (RuntimeError, ValueError) as error:  # ValueError: more frames behind the first
-        raise CorruptStoreError(str(error)) from None
+        raise CorruptStoreError(str(error), code="E-SHARD-DATA") from None
 
 
 def zstd_bound(size: int) -> int:
@@ -82,23 +111,23 @@ def zstd_frame_header(encoded: bytes) -> tuple[int, bool]:
 
 
 def checksum(encoded: Iterable[bytes]) -> str:
-    """Return the checksums inside the encoded arrays of one record, as the index keeps them.
+    """Return the checksums at the end of the encoded arrays of one record, as hex digits.
 
-    Both codecs end with four bytes that depend on the numbers alone: the crc32c, or the
-    XXH64 of a zstd frame (RFC 8878, section 3.1.1).
+    Both codecs end with four bytes that depend only on the numbers: the crc32c, or the XXH64 of a
+    zstd frame (RFC 8878, section 3.1.1).
     """
     return b"".join(content[-CRC_BYTES:] for content in encoded).hex()
 
 
 def crc32c(content: bytes | Buffer) -> bytes:
-    """Return the crc32c of `content` as it stands on disk: 4 bytes, little-endian."""
+    """Return the crc32c of `content` as it is stored: 4 bytes, little-endian."""
     if isinstance(content, np.ndarray):
         content = content.view()
-        content.flags.writeable = False  # the C function takes read-only buffers alone
+        content.flags.writeable = False  # the C function accepts only read-only buffers
     return google_crc32c.value(content).to_bytes(CRC_BYTES, "little")  # pyright: ignore[reportArgumentType]
 
 
-ABSENT = 2**64 - 1  # both offset and length of a record that is not there
+ABSENT = 2**64 - 1  # offset and length of an absent record
 
 Index = np.ndarray[Any, np.dtype[np.uint64]]  # (record, 2): offset, length in bytes
 
@@ -114,7 +143,7 @@ def empty_index(shard_records: int) -> Index:
 
 
 def encode_index(index: Index) -> bytes:
-    """Return the index as it stands on disk."""
+    """Return the bytes of the index on disk."""
     content = index.astype("<u8").tobytes()
     return content + crc32c(content)
 
@@ -126,20 +155,20 @@ def decode_index(content: bytes, file_bytes: int) -> Index:
     """
     entries, stored = content[:-CRC_BYTES], content[-CRC_BYTES:]
     if crc32c(entries) != stored:
-        raise CorruptStoreError("the shard index does not match its crc32c")
+        raise CorruptStoreError("the shard index does not match its crc32c", code="E-SHARD-INDEX")
     index = np.frombuffer(entries, dtype="<u8").reshape(-1, 2)
     offset, length = index[index[:, 0] != ABSENT].T
     end = file_bytes - len(content)
     if ((offset > end) | (length > end - np.minimum(offset, end))).any():
-        raise CorruptStoreError("the shard index points outside its file")
+        raise CorruptStoreError("the shard index points outside its file", code="E-SHARD-INDEX")
     return index
 
 
 class ShardWriter:
-    """One shard file: encoded records go in in row order, `commit` gives it its name.
+    """Writes one shard file: encoded records in row order; `commit` gives the file its name.
 
-    Nothing is kept in memory but the index. Until `commit` the bytes lie in a temporary file;
-    a crash at any instant leaves the final name absent or whole.
+    Only the index is kept in memory. Until `commit` the bytes are in a temporary file; after a
+    crash at any instant the final file is absent or complete.
     """
 
     def __init__(self, store: Path, temporary: Path, shard: Shard, array: str, shard_records: int):
@@ -153,7 +182,7 @@ class ShardWriter:
         self._bytes = 0
 
     def append(self, position: int, encoded: bytes) -> None:
-        """Write the record at `position` in the shard; one never appended stays absent."""
+        """Write the record at `position` in the shard; others stay absent."""
         self._index[position] = self._bytes, len(encoded)
         self._write(encoded)
 
@@ -164,7 +193,7 @@ class ShardWriter:
         self._bytes += len(content)
 
     def commit(self) -> ShardRow:
-        """Write the index, make the bytes durable, then give the file its final name."""
+        """Write the index, sync the bytes to disk, then give the file its final name."""
         self._write(encode_index(self._index))
         with naming(self._temporary):
             self._file.flush()
@@ -184,8 +213,8 @@ class ShardWriter:
         )
 
     def close(self) -> None:
-        """Drop the temporary file, unless it was committed."""
-        with contextlib.suppress(OSError):  # a full disk refuses the last bytes once more
+        """Remove the temporary file, unless it was committed."""
+        with contextlib.suppress(OSError):  # a full disk rejects the last bytes again
             self._file.close()
         self._temporary.unlink(missing_ok=True)
 
@@ -206,11 +235,13 @@ def opened(path: str) -> Iterator[int]:
 
 
 def read_index(descriptor: int, shard_records: int) -> Index:
-    """Return the index of an opened shard, raising CorruptStoreError unless it is sound."""
+    """Return the index of an opened shard, raising CorruptStoreError if it is damaged."""
     size = os.fstat(descriptor).st_size
     length = index_bytes(shard_records)
     if size < length:
-        raise CorruptStoreError(f"{size} bytes are no shard; its index alone has {length}")
+        raise CorruptStoreError(
+            f"has {size} bytes, too few for a shard: its index has {length}", code="E-SHARD-SIZE"
+        )
     return decode_index(read_at(descriptor, length, size - length), size)
 
 
@@ -219,24 +250,30 @@ def read_record(
 ) -> None:
     """Fill `out` (the record's bytes) from an opened shard.
 
-    `entry` is the record's offset and length in the file. Its last bytes must be `check`, the
-    index's own copy of the record's checksum: a sound record of another image is not taken for
-    this one. Without `verify` the checksum of a raw record is compared, but not computed.
+    `entry` is the record's offset and length in the file. Its last bytes must be `check`, the copy
+    of its checksum in the look-up, so that an intact record of another image is not mistaken for
+    it. Without `verify` the checksum of a raw record is compared, but not computed.
     """
     offset, length = entry
     if codec == "none":
-        # Straight into the caller's memory: no second copy of the record is made.
+        # Straight into the caller's memory, without a second copy.
         stored = bytearray(CRC_BYTES)
         if length != out.size + CRC_BYTES:
-            raise CorruptStoreError(f"raw record has {length} bytes, not {out.size + CRC_BYTES}")
+            raise CorruptStoreError(
+                f"has {length} bytes; expected {out.size + CRC_BYTES}", code="E-SHARD-FRAME"
+            )
         if read_into(descriptor, [out.data, memoryview(stored)], offset) != length:
-            raise CorruptStoreError("the file ends within the record")
+            raise CorruptStoreError("the file ends within the record", code="E-SHARD-SIZE")
         _compare(bytes(stored), check)
         if verify and crc32c(out) != stored:
-            raise CorruptStoreError("crc32c does not match: the bytes on disk have changed")
+            raise CorruptStoreError(
+                "crc32c does not match: the bytes on disk have changed", code="E-SHARD-DATA"
+            )
         return
     if length > zstd_bound(out.size):
-        raise CorruptStoreError(f"{length} bytes cannot be a zstd frame of {out.size}")
+        raise CorruptStoreError(
+            f"has {length} bytes, too many for a zstd frame of {out.size}", code="E-SHARD-FRAME"
+        )
     encoded = read_at(descriptor, length, offset)
     _compare(encoded[-CRC_BYTES:], check)
     decode_zstd(encoded, out)
@@ -245,11 +282,62 @@ def read_record(
 def _compare(stored: bytes, check: bytes) -> None:
     if stored != check:
         raise CorruptStoreError(
-            f"checksum is {stored.hex()}, but the index says {check.hex()}: "
-            f"the record of another image, or changed bytes"
+            f"its checksum is {stored.hex()}, but the index has {check.hex()}: "
+            f"the record of another image, or changed bytes",
+            code="E-SHARD-DATA",
         )
 
 
 def as_bytes(record: np.ndarray) -> Buffer:
     """Return a flat view of a C-contiguous array's bytes."""
     return record.reshape(-1).view(np.uint8)
+
+
+def thread_count() -> int:
+    """Return how many threads read, hash or decode at a time."""
+    return min(MAX_THREADS, usable_cores())
+
+
+def check_files(
+    store: Path, shards: Sequence[ShardRow], label: str
+) -> Iterator[tuple[ShardRow, str | None]]:
+    """Yield each shard with what is wrong with its file, None if it has its size and sha256.
+
+    Files are hashed in parallel, with a progress bar in bytes.
+    """
+    with (
+        tqdm(
+            total=sum(shard.bytes for shard in shards),
+            unit="B",
+            unit_scale=True,
+            desc=label,
+            disable=None if shards else True,
+        ) as bar,
+        ThreadPoolExecutor(thread_count()) as threads,
+    ):
+        problems = threads.map(lambda shard: _file_problem(store, shard), shards)
+        for shard, problem in zip(shards, problems, strict=True):
+            bar.update(shard.bytes)
+            yield shard, problem
+
+
+def _file_problem(store: Path, shard: ShardRow) -> str | None:
+    problem = shard_size_problem(store, shard)
+    if problem:
+        return problem
+    digest = sha256_file(store / shard.path)
+    return None if digest == shard.sha256 else f"sha256 is {digest}; expected {shard.sha256}"
+
+
+def shard_size_problem(store: Path, shard: ShardRow) -> str | None:
+    """Return what is wrong with a shard's file, as far as its size tells."""
+    path = store / shard.path
+    odd = oddity(path)
+    if odd:
+        return odd
+    if not path.exists():
+        return "the file is missing"
+    size = path.stat().st_size
+    if size != shard.bytes:
+        return f"has {size} bytes; the packing list says {shard.bytes}"
+    return None

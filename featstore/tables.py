@@ -1,11 +1,11 @@
-"""index.parquet and shards.parquet, to and from columns or rows."""
+"""index.parquet and shards.parquet: written, read back with all checks, and summed up for people."""
 
 import json
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -14,8 +14,11 @@ from ..base.errors import CorruptStoreError
 from ..base.files import atomic_file, sha256_file
 from ..base.parquet import as_batch, read_batches, rows_of, write_batches, write_rows
 from ..base.text import printable
-from .checks import check_plain
-from .format import Identity, IndexRow, ShardRow, Status
+from .geometry import GridShape
+from .layout import SHARD_PATH, check_plain
+from .lookup import Status
+from .metadata import StoreMetadata
+from .shards import ShardRow, index_bytes, zstd_bound
 
 INDEX_SCHEMA = pa.schema(
     [
@@ -42,11 +45,29 @@ SHARDS_SCHEMA = pa.schema(
     ]
 )
 
-
 TABLE_BYTES, ROW_BYTES = 1 << 26, 1 << 15  # that a table, and each row of it, may take on disk
-SAFE = r"^[ !#-\[\]-~]*$"  # texts that JSON leaves as they are
+JSON_SAFE = r"^[ !#-\[\]-~]*$"  # texts that JSON leaves as they are
+HASHES = {  # columns of both tables that hold hashes, in lower-case hex digits
+    "source_sha256": r"^([0-9a-f]{64})?$",
+    "checksum": r"^([0-9a-f]{8}){0,2}$",
+    "sha256": r"^[0-9a-f]{64}$",
+}
 FROM_SOURCE = "copy it again from its source"
-HASHES = {"source_sha256": r"^([0-9a-f]{64})?$", "checksum": r"^([0-9a-f]{8}){0,2}$"}
+
+
+class IndexRow(NamedTuple):
+    """One image id, with or without a record, as a row of index.parquet."""
+
+    image_id: str
+    status: str
+    reason: str
+    shape: str
+    row: int  # in the array of its shape
+    width: int  # pixels of the source image, 0 where it could not be read
+    height: int
+    source_sha256: str  # of the source file's bytes, "" where it could not be read
+    source: str  # path relative to the image root
+    checksum: str  # last 4 bytes of its grid on disk, then of its pooled vector, as hex digits
 
 
 def index_batch(rows: Iterable[IndexRow]) -> pa.RecordBatch:
@@ -75,79 +96,68 @@ def write_shards(path: Path, rows: Iterable[ShardRow]) -> None:
 def read_index(
     path: Path, sha256: str, ids: int, names: tuple[str, ...] = ()
 ) -> Iterator[pa.RecordBatch]:
-    """Yield an index of so many ids, whose file has this sha256: all columns, or some of them.
+    """Yield an index of `ids` ids, whose file has this sha256: all columns, or those of `names`.
 
-    `names` begin with image_id. Raises CorruptStoreError unless ids are sorted and stand there
-    once, and hashes are hashes.
+    `names` begin with image_id. Raises CorruptStoreError for another file, for ids that are not
+    sorted or not unique, and for columns of hashes that hold other texts.
     """
-    before = ""
-    for batch in _read(path, INDEX_SCHEMA, sha256, range(ids, ids + 1), names):
-        column = batch.column("image_id")
-        both = pa.concat_arrays([pa.array([before], pa.string()), column])
-        rising = pc.call_function("less", [both[:-1], both[1:]])
-        at = pc.call_function("index", [rising], pc.IndexOptions(pa.scalar(value=False))).as_py()
-        if at >= 0:
-            raise CorruptStoreError(
-                f"{path}: {both[at + 1].as_py()!r:.100} stands behind "
-                f"{both[at].as_py()!r:.100}; ids must be sorted, none empty, none twice"
-            )
-        before = column[-1].as_py()
-        for name in HASHES.keys() & set(batch.schema.names):
-            if not _all_match(batch.column(name), HASHES[name]):
-                raise CorruptStoreError(
-                    f"{path}: {name} must hold hashes, in lower-case hex digits",
-                    code="E-STORE-HASH",
-                )
-        yield batch
+    return _read(path, INDEX_SCHEMA, sha256, range(ids, ids + 1), names)
 
 
-def index_lines(batch: pa.RecordBatch) -> bytes:
-    """Return the canonical JSON of each row of the index, each ended by a newline."""
-    texts = [
-        _quoted(column) if pa.types.is_string(column.type) else column.cast(pa.string())
-        for column in batch.columns
-    ]
-    joined = pc.call_function("binary_join_element_wise", [*texts, ","])
-    return "".join(f"[{line}]\n" for line in joined.to_pylist()).encode()
+def read_shards(path: Path, metadata: StoreMetadata) -> list[ShardRow]:
+    """Return the packing list of a store.
 
-
-def _quoted(texts: pa.Array) -> pa.Array:
-    """Return each text as JSON, ASCII only."""
-    if _all_match(texts, SAFE):
-        return pc.call_function("binary_join_element_wise", ['"', texts, '"', ""])
-    return pa.array(list(map(json.dumps, texts.to_pylist())), pa.string())
-
-
-def _all_match(texts: pa.Array, pattern: str) -> bool:
-    found = pc.call_function("match_substring_regex", [texts], pc.MatchSubstringOptions(pattern))
-    return bool(pc.call_function("all", [found]).as_py())
-
-
-def most_shards(lengths: Mapping[str, int], shard_records: int, identity: Identity) -> int:
-    """Return how many rows the packing list of arrays of these lengths may have."""
-    return len(identity.arrays) * sum(-(-n // shard_records) for n in lengths.values())
-
-
-def read_shards(path: Path, sha256: str, most: int) -> list[ShardRow]:
-    """Return the packing list, of at most so many rows, whose file has this sha256.
-
-    Raises CorruptStoreError unless paths are sorted and stand there once: a few bytes of
-    Parquet can say the same row a billion times.
+    Raises CorruptStoreError as `read_index` does, for paths instead of ids, and unless paths and
+    rows follow from each other: a store from elsewhere may name any file, give one shard
+    another's place, or claim a size that takes days to read.
     """
+    arrays, size = len(metadata.identity.arrays), metadata.shard_records
+    most = arrays * sum(-(-length // size) for length in metadata.grid_shapes.values())
     shards: list[ShardRow] = []
-    for batch in _read(path, SHARDS_SCHEMA, sha256, range(most + 1)):
+    for batch in _read(path, SHARDS_SCHEMA, metadata.tables["shards"], range(most + 1)):
         for shard in map(ShardRow._make, rows_of(batch)):
-            if shards and shard.path <= shards[-1].path:
+            if not _is_possible(shard, metadata):
                 raise CorruptStoreError(
-                    f"{path}: {shard.path!r:.100} stands behind {shards[-1].path!r:.100}; "
-                    f"paths must be sorted, none twice"
+                    f"{path}: {shard.path!r:.200} cannot be the shard of {shard.records} records "
+                    f"of {shard.shape!r:.20} from row {shard.first_row}, {shard.bytes} bytes; "
+                    f"{FROM_SOURCE}",
+                    code="E-TABLE-SHARD",
                 )
             shards.append(shard)
     return shards
 
 
+def _is_possible(shard: ShardRow, metadata: StoreMetadata) -> bool:
+    """Return whether the values of a row of the packing list fit each other and the store."""
+    match = SHARD_PATH.fullmatch(shard.path)
+    length = metadata.grid_shapes.get(shard.shape, 0)
+    if match is None or match["shape"] != shard.shape or not length:
+        return False
+    number = int(match["grid"] or match["pooled"])
+    return (
+        shard.first_row == number * metadata.shard_records
+        and 1 <= shard.records <= metadata.shard_records
+        and shard.first_row + shard.records <= length
+        and shard.bytes in _possible_bytes(shard, match["grid"], metadata)
+    )
+
+
+def _possible_bytes(shard: ShardRow, grid: str | None, metadata: StoreMetadata) -> range:
+    """Return the sizes that an honest shard may have; none if the store has no such array."""
+    identity = metadata.identity
+    if grid is not None:
+        numbers = GridShape.parse(shard.shape).cells * identity.dim
+    elif identity.pooled_dim is not None:
+        numbers = identity.pooled_dim
+    else:
+        return range(0)
+    index = index_bytes(metadata.shard_records)
+    record = zstd_bound(numbers * identity.numpy_dtype.itemsize)
+    return range(index, index + shard.records * record + 1)
+
+
 def table_size_problem(path: Path, rows: int) -> str | None:
-    """Return what is wrong with the size of a table of at most so many rows, if anything is."""
+    """Return what is wrong with the size of a table of at most `rows` rows."""
     size = path.stat().st_size
     if size > TABLE_BYTES + rows * ROW_BYTES:
         return f"has {size:,} bytes, too many for {rows:,} rows"
@@ -157,10 +167,14 @@ def table_size_problem(path: Path, rows: int) -> str | None:
 def _read(
     path: Path, schema: pa.Schema, sha256: str, counts: range, names: tuple[str, ...] = ()
 ) -> Iterator[pa.RecordBatch]:
-    """Yield columns, raising CorruptStoreError for a file other than the one that was written."""
+    """Yield columns, checked; `counts` are the numbers of rows that the file may have.
 
-    def refuse(why: str) -> CorruptStoreError:
-        return CorruptStoreError(f"{path}: {why}; {FROM_SOURCE}")
+    The first column must be sorted and unique: a few bytes of Parquet can repeat one row a
+    billion times.
+    """
+
+    def refuse(problem: str, code: str = "E-TABLE-FILE") -> CorruptStoreError:
+        return CorruptStoreError(f"{path}: {problem}; {FROM_SOURCE}", code=code)
 
     check_plain([path])
     if not path.exists():
@@ -169,43 +183,82 @@ def _read(
     if problem:
         raise refuse(problem)
     if sha256_file(path) != sha256:
-        raise refuse("has changed: its sha256 is not the one in store.json")
-    return read_batches(path, schema, refuse, counts, names)
+        raise refuse("has changed: its sha256 is not the one in store.json", "E-TABLE-CHANGED")
+    before = ""
+    for batch in read_batches(path, schema, refuse, counts, names):
+        key = batch.column(0)
+        both = pa.concat_arrays([pa.array([before], pa.string()), key])
+        is_rising = pc.call_function("less", [both[:-1], both[1:]])
+        option = pc.IndexOptions(pa.scalar(value=False))
+        first_bad = pc.call_function("index", [is_rising], option).as_py()
+        if first_bad >= 0:
+            raise refuse(
+                f"{both[first_bad + 1].as_py()!r:.100} follows {both[first_bad].as_py()!r:.100}; "
+                f"{batch.schema.names[0]} must be sorted and unique, and not empty",
+                "E-TABLE-ORDER",
+            )
+        before = key[-1].as_py()
+        for name in HASHES.keys() & set(batch.schema.names):
+            if not _all_match(batch.column(name), HASHES[name]):
+                raise refuse(f"{name} must hold hashes, in lower-case hex digits", "E-STORE-HASH")
+        yield batch
 
 
-VIEW = re.compile(r"view \d+: ")  # of a panorama: before what is said of it
+def index_lines(batch: pa.RecordBatch) -> bytes:
+    """Return the canonical JSON of each row of the index, each ended by a newline."""
+    texts = [
+        _json_texts(column) if pa.types.is_string(column.type) else column.cast(pa.string())
+        for column in batch.columns
+    ]
+    joined = pc.call_function("binary_join_element_wise", [*texts, ","])
+    return "".join(f"[{line}]\n" for line in joined.to_pylist()).encode()
 
 
-def refused_rows(rows: Iterable[IndexRow]) -> tuple[IndexRow, ...]:
+def _json_texts(texts: pa.Array) -> pa.Array:
+    """Return each text as JSON, ASCII only."""
+    if _all_match(texts, JSON_SAFE):
+        return pc.call_function("binary_join_element_wise", ['"', texts, '"', ""])
+    return pa.array(list(map(json.dumps, texts.to_pylist())), pa.string())
+
+
+def _all_match(texts: pa.Array, pattern: str) -> bool:
+    matches = pc.call_function("match_substring_regex", [texts], pc.MatchSubstringOptions(pattern))
+    return bool(pc.call_function("all", [matches]).as_py())
+
+
+VIEW = re.compile(r"view \d+: ")  # of a panorama: before a remark on one of its views
+
+
+def rows_without_record(rows: Iterable[IndexRow]) -> tuple[IndexRow, ...]:
     """Return the rows of ids that have no record."""
     return tuple(row for row in rows if row.status != Status.OK)
 
 
-def reasons(refused: Sequence[IndexRow], most: int = 5) -> list[dict[str, Any]]:
-    """Return the most frequent reasons of refusal, each with its number and an id."""
-    counts = Counter((row.status, row.reason) for row in refused)
-    example = {(row.status, row.reason): row.image_id for row in reversed(refused)}
+def frequent_reasons(rows: Sequence[IndexRow], most: int = 5) -> list[dict[str, Any]]:
+    """Return the most frequent reasons of rows without a record, each with its number and an id."""
+    counts = Counter((row.status, row.reason) for row in rows)
+    example = {(row.status, row.reason): row.image_id for row in reversed(rows)}
     return [
-        {"images": n, "status": str(why[0]), "reason": why[1], "example": example[why]}
-        for why, n in counts.most_common(most)
+        {"images": n, "status": str(pair[0]), "reason": pair[1], "example": example[pair]}
+        for pair, n in counts.most_common(most)
     ]
 
 
-def reasons_text(refused: Sequence[IndexRow]) -> str:
-    """Return `reasons` for a person's terminal, and how many images have other ones."""
-    shown = reasons(refused)
+def reasons_text(rows: Sequence[IndexRow]) -> str:
+    """Return `frequent_reasons` as a line, and how many images have other ones."""
+    shown = frequent_reasons(rows)
     texts = [
-        printable("{images} {status} ({reason}; such as {example})".format_map(why))
-        for why in shown
+        printable("{images} {status} ({reason}; such as {example})".format_map(each))
+        for each in shown
     ]
-    others = len(refused) - sum(why["images"] for why in shown)
+    others = len(rows) - sum(each["images"] for each in shown)
     return "; ".join(texts + ([f"{others} for other reasons"] if others else []))
 
 
-def remarks(rows: Iterable[IndexRow], most: int = 10) -> list[dict[str, Any]]:
+def frequent_remarks(rows: Iterable[IndexRow], most: int = 10) -> list[dict[str, Any]]:
     """Return the most frequent remarks on images that have a record: number of images, an id.
 
-    An image may have several, parted by semicolons; it counts once for each.
+    An image may have several, separated by semicolons; it counts once for each.
     """
     counts: Counter[str] = Counter()
     example: dict[str, str] = {}
@@ -220,8 +273,8 @@ def remarks(rows: Iterable[IndexRow], most: int = 10) -> list[dict[str, Any]]:
     ]
 
 
-def remarks_text(found: Sequence[dict[str, Any]]) -> str:
-    """Return `remarks` for a person's terminal."""
+def remarks_text(remarks: Sequence[dict[str, Any]]) -> str:
+    """Return `frequent_remarks` as a line."""
     return "; ".join(
-        printable("{images}: {remark} (such as {example})".format_map(each)) for each in found
+        printable("{images}: {remark} (such as {example})".format_map(each)) for each in remarks
     )

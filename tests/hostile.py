@@ -9,8 +9,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from clipfeat.featstore import FeatureStore, Status
-from clipfeat.featstore.format import store_digest
 from clipfeat.featstore.lookup import LookupBuilder, lookup_bytes
+from clipfeat.featstore.metadata import store_digest
 from clipfeat.featstore.tables import index_lines
 
 

@@ -212,7 +212,7 @@ def look_and_redo(scenario: str, store: Path) -> dict[str, Any]:
         "lost": unreadable(finished, ALL if scenario.endswith("append") else FIRST),
         "problems": [problem.text() for problem in verify(store, Depth.DEEP)],
         "left": left,
-        "generation": finished.card["generation"],
+        "generation": finished.metadata.generation,
     }
 
 

@@ -43,7 +43,7 @@ def outcome(call: Callable[[], list[str]]) -> list[str]:
     try:
         return [text[:400] for text in call()]
     except StoreError as error:
-        return [f"{type(error).__name__}: {error!s:.400}"]
+        return [f"{error.code}: {error!s:.400}"]
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ import numcodecs
 import numpy as np
 
 from clipfeat.featstore import FeatureStore, Identity
-from clipfeat.featstore.reading import thread_count
+from clipfeat.featstore.shards import thread_count
 from clipfeat.featstore.writing.writer import write_store
 
 from .reader import Reader

@@ -5,9 +5,8 @@ from typing import Literal, get_args
 
 from ...base.errors import ExtractUsageError
 from ...featstore import Status
-from ...featstore.format import CODECS, DTYPES
 from ...featstore.layout import Part
-from ...featstore.metadata import MAX_SHARD_RECORDS
+from ...featstore.metadata import MAX_SHARD_RECORDS, Codec, Dtype, Precision
 from .recipe import Decoder, Layer, Vector
 
 # Pillow's own limit against decompression bombs (twice 1 GiB of 4:4:4 pixels / 3).
@@ -15,7 +14,6 @@ MAX_PIXELS = 178_956_970
 CHANGED = "changed"  # among the statuses of `retry`: files whose content has changed
 
 Device = Literal["cpu", "cuda"]
-Precision = Literal["float32", "bfloat16", "float16"]
 
 CHOICES = {
     "layer": get_args(Layer),
@@ -23,8 +21,8 @@ CHOICES = {
     "decoder": get_args(Decoder),
     "device": (None, *get_args(Device)),
     "precision": (None, *get_args(Precision)),
-    "dtype": DTYPES,
-    "codec": CODECS,
+    "dtype": get_args(Dtype),
+    "codec": get_args(Codec),
 }
 COUNTS = {  # name: whether it may be None
     "procs": False,
@@ -90,8 +88,8 @@ class ExtractConfig:
     procs: int = 1
     scheduler: str | None = None
     precision: Precision | None = None
-    dtype: Literal["float16", "float32"] = "float16"
-    codec: Literal["zstd", "none"] = "zstd"
+    dtype: Dtype = "float16"
+    codec: Codec = "zstd"
     batch_size: int | None = None
     shard_size: int | None = None
     decoders: int | None = None

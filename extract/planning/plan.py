@@ -10,9 +10,9 @@ from typing import TypeVar
 from ...base.errors import ExtractUsageError
 from ...base.text import IMAGE_SUFFIXES, suffix
 from ...featstore import GridShape, Identity
-from ...featstore.format import MAX_RECORD_BYTES
 from ...featstore.geometry import MAX_AREAS, Area
 from ...featstore.layout import Layout, Shard
+from ...featstore.metadata import MAX_RECORD_BYTES, Precision
 from ...manifests import Image, Manifest
 from .config import ExtractConfig
 from .recipe import Recipe
@@ -98,7 +98,7 @@ class BackboneSpec:
     model: str  # open_clip's name
     pretrained: str | None  # a tag of open_clip's, a file, or "none"; None: openai if there
     seed: int  # of random weights
-    precision: str  # float32, bfloat16 or float16
+    precision: Precision
 
 
 @dataclass(frozen=True)

@@ -5,10 +5,19 @@ from pathlib import Path
 from typing import Any
 
 from ...base.files import is_temporary, oddity, remove_plain, sha256_file, write_atomically
-from ..checks import SHARD_PATH, ZARR_JSON, check_plain
-from ..format import JOURNAL, STORE_JSON, TABLES, ZARR_GROUP, is_table_file, table_file
+from ..layout import (
+    JOURNAL,
+    SHARD_PATH,
+    STORE_JSON,
+    TABLES,
+    ZARR_GROUP,
+    ZARR_JSON,
+    check_plain,
+    is_table_file,
+    table_file,
+)
 from ..lookup import ENTRY_BYTES, HEADER_BYTES, LookupBuilder, lookup_bytes
-from ..metadata import read_card
+from ..metadata import read_metadata
 from ..store import FeatureStore
 from ..tables import read_index
 from ..writing.journal import Journal
@@ -54,16 +63,17 @@ def repair(path: Path, depth: Depth = Depth.FULL, *, break_lock: bool = False) -
 
 def _mend_lookup(path: Path) -> list[str]:
     """Write the lookup again if it has changed: without it the store cannot be opened."""
-    card = read_card(path)
-    name = table_file("lookup", card["generation"])
-    tables, lookup = card["tables"], path / name
+    metadata = read_metadata(path)
+    name = table_file("lookup", metadata.generation)
+    lookup = path / name
     check_plain([lookup])
-    ids = sum(card["counts"].values())
+    ids = metadata.id_count
     has_size = lookup.exists() and lookup.stat().st_size == HEADER_BYTES + ids * ENTRY_BYTES
-    if has_size and sha256_file(lookup) == tables["lookup"]:
+    if has_size and sha256_file(lookup) == metadata.tables["lookup"]:
         return []
-    builder = LookupBuilder(card["grid_shapes"], card["identity"]["recipe"])
-    for batch in read_index(path / table_file("index", card["generation"]), tables["index"], ids):
+    builder = LookupBuilder(metadata.grid_shapes, metadata.identity.recipe)
+    index = path / table_file("index", metadata.generation)
+    for batch in read_index(index, metadata.tables["index"], ids):
         builder.add(batch)
     write_atomically(lookup, lookup_bytes(builder.columns()))
     return [name]

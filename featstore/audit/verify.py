@@ -16,23 +16,24 @@ from tqdm import tqdm
 from ...base.errors import CorruptStoreError, StoreError
 from ...base.files import is_plain, oddity, read_bytes, sha256_file
 from ...base.text import counted
-from ..checks import ODD_REMEDY, SHARD_PATH, check_files, size_problem
-from ..format import (
-    JOURNAL,
-    STORE_JSON,
-    TABLES,
-    GridShape,
-    IndexRow,
+from ..geometry import GridShape
+from ..layout import JOURNAL, ODD_REMEDY, SHARD_PATH, STORE_JSON, TABLES
+from ..lookup import LookupBuilder, Status, lookup_bytes
+from ..metadata import is_written_canonically, store_digest
+from ..shards import (
+    ABSENT,
+    CRC_BYTES,
     ShardRow,
-    Status,
-    store_digest,
+    as_bytes,
+    check_files,
+    opened,
+    read_index,
+    read_record,
+    shard_size_problem,
+    thread_count,
 )
-from ..lookup import LookupBuilder, lookup_bytes
-from ..metadata import card_bytes
-from ..reading import thread_count
-from ..shards import ABSENT, CRC_BYTES, as_bytes, opened, read_index, read_record
 from ..store import FeatureStore
-from ..tables import FROM_SOURCE, index_lines, table_size_problem
+from ..tables import FROM_SOURCE, IndexRow, index_lines, table_size_problem
 from ..writing.journal import Journal
 
 REPAIR = "type: clipfeat store repair"
@@ -86,7 +87,7 @@ def verify(path: Path, depth: Depth = Depth.FULL) -> list[Problem]:
     problems = list(_check_other_files(store))
     if depth == Depth.QUICK:
         problems += _check_presence(store)
-        sizes = ((shard.path, size_problem(path, shard)) for shard in shards)
+        sizes = ((shard.path, shard_size_problem(path, shard)) for shard in shards)
         return problems + [_shard_problem(name, problem) for name, problem in sizes if problem]
     index = store.table_path("index").name
     problems += _check_tables(store)
@@ -175,17 +176,17 @@ def _check_presence(store: FeatureStore) -> Iterator[Problem]:
 
 def _check_tables(store: FeatureStore) -> Iterator[Problem]:
     """Hash the tables, and compare the bytes of store.json with those of its content."""
-    if not _contains(store.path / STORE_JSON, card_bytes(store.card)):
+    if not is_written_canonically(store.path):
         yield Problem(STORE_JSON, "is not the canonical form of its content", (), COPY)
     for table in TABLES:
         path = store.table_path(table)
         remedy = REPAIR if table == "lookup" else COPY
         problems = list(_file_problems(path, path.name, remedy))
         if not problems and table == "index":
-            too_large = table_size_problem(path, sum(store.card["counts"].values()))
+            too_large = table_size_problem(path, store.metadata.id_count)
             problems = [Problem(path.name, too_large, (), COPY)] if too_large else []
         yield from problems
-        if not problems and sha256_file(path) != store.card["tables"][table]:
+        if not problems and sha256_file(path) != store.metadata.tables[table]:
             yield Problem(path.name, "sha256 is not the one in store.json", (), remedy)
 
 
@@ -231,12 +232,12 @@ def _check_index(store: FeatureStore) -> Iterator[Problem]:
     if digest != store.digest:
         problem = f"digest is {store.digest}, but the tables give {digest}"
         yield Problem(STORE_JSON, problem, (), f"copy {STORE_JSON} and the tables again")
-    if {s: n for s, n in store.card["counts"].items() if n} != counts:
+    if {s: n for s, n in store.metadata.counts.items() if n} != counts:
         yield Problem(STORE_JSON, "counts are not those of the index", (), COPY)
-    if store.card.get("areas", []) != lookup.areas:
+    if store.metadata.areas != lookup.areas:
         yield Problem(STORE_JSON, "areas are not those of the index and the recipe", (), COPY)
     expected = hashlib.sha256(lookup_bytes(lookup.columns())).hexdigest()
-    if expected != store.card["tables"]["lookup"]:
+    if expected != store.metadata.tables["lookup"]:
         yield Problem(store.table_path("lookup").name, "is not that of the index", (), REPAIR)
     yield from coverage.problems()
 
@@ -249,8 +250,8 @@ class _Coverage:
 
     def __init__(self, store: FeatureStore):
         self._index = store.table_path("index").name
-        self._lengths = store.card["grid_shapes"]
-        self._shard_records = store.card["shard_records"]
+        self._lengths = store.metadata.grid_shapes
+        self._shard_records = store.metadata.shard_records
         self._taken: dict[tuple[str, int], np.ndarray] = {}  # by shape and first row
         self._without_row: list[str] = []  # ids
         self._ends = dict.fromkeys(self._lengths, 0)
@@ -289,7 +290,7 @@ class _Coverage:
 
 def _ids_by_shard(store: FeatureStore, paths: set[str]) -> dict[str, tuple[str, ...]]:
     """Return the ids whose records are in each shard file of `paths`."""
-    shard_records = store.card["shard_records"]
+    shard_records = store.metadata.shard_records
     at: dict[tuple[str, int], list[str]] = defaultdict(list)
     for shard in store.shards:
         if shard.path in paths:
@@ -333,7 +334,7 @@ def _rows_by_shard(store: FeatureStore) -> dict[tuple[str, int], Rows]:
     """Return the index rows of each shard, by (grid shape, first row)."""
     rows: dict[tuple[str, int], Rows] = defaultdict(dict)
     for row in store.index:
-        position = row.row % store.card["shard_records"]
+        position = row.row % store.metadata.shard_records
         rows[row.shape, row.row - position][position] = row
     return rows
 
@@ -347,7 +348,7 @@ def _check_shard(store: FeatureStore, shard: ShardRow, rows: Rows) -> str | None
     record = np.empty(size or 0, identity.numpy_dtype)
     try:
         with opened(f"{store.path}/{shard.path}") as descriptor:
-            index = read_index(descriptor, store.card["shard_records"])
+            index = read_index(descriptor, store.metadata.shard_records)
             for position, (offset, length) in enumerate(index.tolist()):
                 row = rows.get(position)
                 if row is None:  # a gap; an id may have had its record before

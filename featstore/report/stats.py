@@ -1,4 +1,4 @@
-"""Mean, spread, extremes and zeros of channels, in partial sums that can be merged."""
+"""Statistics of the features of a store: of each channel and of the norms, as numbers and text."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -13,20 +13,21 @@ from tqdm import tqdm
 from ...base.errors import StoreError
 from ...base.parquet import rows_of
 from ...base.text import printable
-from ..format import GridShape, Status
-from ..reading import thread_count
+from ..geometry import GridShape
+from ..lookup import Status
+from ..shards import thread_count
 from ..store import FeatureStore
 
 
 @dataclass(frozen=True)
 class Moments:
-    """What is known of n >= 1 vectors, channel by channel; arrays are (channel,).
+    """The moments of n >= 1 vectors, channel by channel; arrays are (channel,).
 
-    Numbers on disk have at most 24 bits, so float64 holds them exactly. Squares are taken
-    about the mean of a block, and blocks merge as Chan, Golub and LeVeque (1979) do: nothing
-    large is subtracted from something large. Measured over a million numbers with a spread
-    of a millionth of their mean, the standard deviation is right to 5e-13; from
-    sum(x^2) - sum(x)^2 / n it is right to 1e-4. That of a constant channel is exactly 0.
+    Numbers on disk have at most 24 bits, so float64 represents them exactly. Squares are taken
+    about the mean of a block, and blocks are merged as Chan, Golub and LeVeque (1979) do, which
+    avoids the difference of two large numbers. Measured over a million numbers with a spread of a
+    millionth of their mean, the error of the standard deviation is 5e-13; computed from
+    sum(x^2) - sum(x)^2 / n it is 1e-4. That of a constant channel is exactly 0.
     """
 
     n: int
@@ -65,35 +66,35 @@ class Moments:
 
     @property
     def std(self) -> np.ndarray:
-        """Return the standard deviation of each channel over all n vectors (divided by n)."""
+        """The standard deviation of each channel over all n vectors (divided by n)."""
         return np.sqrt(self.squares / self.n)
 
     @property
     def zero_rate(self) -> np.ndarray:
-        """Return the share of vectors, 0 to 1, that are 0 in each channel."""
+        """The fraction of vectors that are 0 in each channel."""
         return self.zeros / self.n
 
     @property
     def dead(self) -> list[int]:
-        """Return the channels that are 0 in every vector."""
+        """The channels that are 0 in every vector."""
         return np.flatnonzero(self.zeros == self.n).tolist()
 
     @property
     def constant(self) -> list[int]:
-        """Return the channels with one value, not 0, in all vectors; none if there is one."""
+        """The channels with the same value, not 0, in all of two or more vectors."""
         same = (self.low == self.high) & (self.zeros != self.n) & (self.n > 1)
         return np.flatnonzero(same).tolist()
 
 
-BINS_AN_OCTAVE = 16  # a bin of norms is 4.4% wide
+BINS_PER_OCTAVE = 16  # a bin of norms is 4.4% wide
 # Fixed edges, so that partial counts add up: powers of 2 ** (1 / 16) from the smallest float32
-# above 0 to beyond the norm of MAX_DIM channels of the largest. No norm falls outside.
-EDGES = np.exp2(np.arange(-149 * BINS_AN_OCTAVE, 137 * BINS_AN_OCTAVE + 1) / BINS_AN_OCTAVE)
+# above 0 to beyond the norm of MAX_DIM channels of the largest. No norm lies outside.
+EDGES = np.exp2(np.arange(-149 * BINS_PER_OCTAVE, 137 * BINS_PER_OCTAVE + 1) / BINS_PER_OCTAVE)
 
 
 @dataclass(frozen=True)
 class VectorStats:
-    """What is known of some vectors of `dim` channels."""
+    """The statistics of some vectors of `dim` channels."""
 
     channels: Moments  # (dim,)
     norms: Moments  # (1,), L2
@@ -118,8 +119,8 @@ class VectorStats:
     def histogram(self, most_bins: int | None = None) -> tuple[np.ndarray, np.ndarray]:
         """Return (edges, counts) of the norms above 0, from the first bin in use to the last.
 
-        There is one edge more than counts. Neighbours are joined, in twos, fours and so on,
-        until there are no more than `most_bins` (2 or more).
+        Edges are one more than counts. Neighbours are joined, in twos, fours and so on, until at
+        most `most_bins` (2 or more) are left.
         """
         if not self.counts.any():
             return np.empty(0), self.counts[:0]
@@ -167,7 +168,7 @@ Sums = dict[str, VectorStats]  # by array: grid, and pooled where the store has 
 
 @dataclass(frozen=True)
 class StoreStats:
-    """What the records of a store look like."""
+    """The statistics of the records of a store."""
 
     path: str
     digest: str
@@ -190,17 +191,18 @@ class StoreStats:
 def store_stats(store: FeatureStore) -> StoreStats:
     """Return the statistics of every record of `store`, each read and verified once.
 
-    A shard is a task, and gives sums of some 200 kB at 2,560 channels; a tree adds them up, in
-    an order that does not depend on the threads, so a store always gives the same numbers. A
-    thread holds one record, or as many as have BLOCK_NUMBERS numbers together; the ids are held
-    too, about 100 bytes each. Raises CorruptStoreError for a record that has changed, StoreError
-    for NaN or Inf, and if no id has a record.
+    A shard is a task, whose sums take about 200 kB at 2,560 channels; a tree merges them, in an
+    order that does not depend on the threads, so a store always has the same numbers. In memory
+    are the ids, about 100 bytes each, and for each thread one record, or as many as have
+    BLOCK_NUMBERS numbers together. Raises CorruptStoreError for a record that has changed,
+    StoreError for NaN or Inf, and if no id has a record.
     """
     shards = list(_ids_by_shard(store))
     if not shards:
         raise StoreError(
             f"{store.path}: no id has a record, so there is nothing to compute; "
-            f"for the reasons type: clipfeat store ls {store.path}"
+            f"for the reasons type: clipfeat store ls {store.path}",
+            code="E-STORE-EMPTY",
         )
     with tqdm(total=len(store), unit="record", desc="stats", disable=None) as bar:
         parts = [delayed(partial(_sum_shard, store, *shard, bar))() for shard in shards]
@@ -217,14 +219,14 @@ def _ids_by_shard(store: FeatureStore) -> Iterator[tuple[GridShape, list[str]]]:
     for batch in store.index_batches("image_id", "status", "shape", "row"):
         for image_id, status, shape, row in rows_of(batch):
             if status == Status.OK:
-                place = shape, row // store.card["shard_records"]
+                place = shape, row // store.metadata.shard_records
                 shards.setdefault(place, []).append(image_id)
     for (shape, _), ids in shards.items():
         yield GridShape.parse(shape), ids
 
 
 def _sum_shard(store: FeatureStore, shape: GridShape, ids: list[str], bar: tqdm) -> Sums:
-    """Return the sums over the records of `ids`, all of one grid shape, read some at a time."""
+    """Return the sums over the records of `ids`, all of one grid shape, a few read at a time."""
     sums: Sums = {}
     size = max(1, BLOCK_NUMBERS // (shape.cells * store.dim))
     for start in range(0, len(ids), size):
@@ -238,8 +240,9 @@ def _sum_shard(store: FeatureStore, shape: GridShape, ids: list[str], bar: tqdm)
                 if not _is_finite(block):
                     bad = next(i for i, v in zip(some, vectors, strict=True) if not _is_finite(v))
                     raise StoreError(
-                        f"{store.path}: the record of image id {bad!r:.100} holds NaN or "
-                        f"Inf; type: clipfeat store verify --deep {store.path}"
+                        f"{store.path}: the record of image id {bad!r:.100} contains NaN or "
+                        f"Inf; type: clipfeat store verify --deep {store.path}",
+                        code="E-STORE-NUMBERS",
                     )
                 new = VectorStats.of(block)
                 sums[array] = sums[array].merged(new) if array in sums else new
@@ -286,21 +289,15 @@ def stats_text(stats: StoreStats) -> str:
     return "\n".join(lines)
 
 
-def _section(what: str, stats: VectorStats) -> list[str]:
-    return [
-        "",
-        *_table(what, stats),
-        "",
-        *_histogram(what, stats),
-        "",
-        *_warnings(what, stats),
-    ]
+def _section(noun: str, stats: VectorStats) -> list[str]:
+    """Return the lines on some vectors, called `noun`."""
+    return ["", *_table(noun, stats), "", *_histogram(noun, stats), "", *_warnings(noun, stats)]
 
 
-def _table(what: str, stats: VectorStats) -> Iterator[str]:
-    """Yield the spread over channels of each channel's own numbers."""
+def _table(noun: str, stats: VectorStats) -> Iterator[str]:
+    """Yield the lowest, median and highest of all channels for each statistic."""
     channels = stats.channels
-    yield f"{f'over all {what}':<26}  lowest channel  median channel  highest channel"
+    yield f"{f'over all {noun}':<26}  lowest channel  median channel  highest channel"
     rows = (
         ("mean", channels.mean),
         ("standard deviation", channels.std),
@@ -313,13 +310,13 @@ def _table(what: str, stats: VectorStats) -> Iterator[str]:
         yield f"  {name:<24}" + "".join(f"{number:>16.4g}" for number in numbers)
 
 
-def _histogram(what: str, stats: VectorStats) -> Iterator[str]:
+def _histogram(noun: str, stats: VectorStats) -> Iterator[str]:
     """Yield the L2 norms as bars, a line a bin."""
     norms = stats.norms
     spread = f"mean {norms.mean.item():.4g}, standard deviation {norms.std.item():.4g}"
     extremes = f"from {norms.low.item():.4g} to {norms.high.item():.4g}"
-    yield f"L2 norm of {what}: {spread}, {extremes}"
-    yield f"  {'norm':>21}  number of {what}"
+    yield f"L2 norm of {noun}: {spread}, {extremes}"
+    yield f"  {'norm':>21}  number of {noun}"
     edges, counts = stats.histogram(MOST_BINS)
     highest = max([*counts.tolist(), norms.zeros.item()])
     if norms.zeros.item():
@@ -329,20 +326,20 @@ def _histogram(what: str, stats: VectorStats) -> Iterator[str]:
 
 
 def _bar(count: int, highest: int) -> str:
-    """Return a bar with its count; anything above 0 shows, however small its share."""
+    """Return a bar with its count; every count above 0 is visible."""
     eighths = -(-count * WIDTH * 8 // highest)
     full, rest = divmod(eighths, 8)
     bar = EIGHTHS[8] * full + EIGHTHS[rest].strip()
     return f"{bar} {count:,}"
 
 
-def _warnings(what: str, stats: VectorStats) -> Iterator[str]:
-    """Yield a line for each thing that features should not be, or one that says all is well."""
+def _warnings(noun: str, stats: VectorStats) -> Iterator[str]:
+    """Yield a line for each kind of suspicious features, or one if there are none."""
     channels, zero = stats.channels, stats.norms.zeros.item()
     dim = len(channels.mean)
     flags = (
-        (f"dead channels (0 in all {what})", channels.dead),
-        (f"constant channels (one other value in all {what})", channels.constant),
+        (f"dead channels (0 in all {noun})", channels.dead),
+        (f"constant channels (one other value in all {noun})", channels.constant),
     )
     for name, flagged in flags:
         if flagged:
@@ -350,6 +347,6 @@ def _warnings(what: str, stats: VectorStats) -> Iterator[str]:
             more = ", ..." if len(flagged) > MOST_CHANNELS else ""
             yield f"WARNING: {len(flagged):,} of {dim:,} are {name}: {named}{more}"
     if zero:
-        yield f"WARNING: {zero:,} of {channels.n:,} {what} are 0 in every channel"
+        yield f"WARNING: {zero:,} of {channels.n:,} {noun} are 0 in every channel"
     if not (channels.dead or channels.constant or zero):
-        yield f"No channel is dead or constant, and none of the {what} is 0 in every channel."
+        yield f"No channel is dead or constant, and none of the {noun} is 0 in every channel."

@@ -1,47 +1,72 @@
-"""What a store is, for people, for scripts and for the paper that cites it."""
+"""What a store is: for people, for scripts and for the paper that cites it."""
 
 from collections import Counter
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from ...base.parquet import rows_of
 from ...base.text import printable
-from ..format import GridShape, Identity, Status
+from ..geometry import GridShape
+from ..lookup import Status
+from ..metadata import Identity, StoreMetadata
 from ..store import FeatureStore
 
-MAX_REFUSED = 5  # examples of ids without a record
+MAX_EXAMPLES = 5  # of ids without a record
 NPY_HEADER_BYTES = 128  # of a .npy file of a grid or a vector
 
 
-def describe(store: FeatureStore) -> dict[str, Any]:
-    """Return the store's own card with its path, sizes, first refused ids and citation.
+@dataclass(frozen=True)
+class StoreSummary:
+    """The metadata of a store with its sizes, examples of ids without a record, and a citation."""
 
-    `bytes` are those of the shards, `float32_bytes` what the same records would take as
-    float32 .npy files, a file a grid and a file a pooled vector, uncompressed. Reads the index
-    once and holds none of it.
-    """
-    refused = []
+    path: str
+    metadata: StoreMetadata
+    records: int
+    records_by_shape: dict[str, int]
+    bytes: int  # of the shards
+    float32_bytes: int  # of the same records in uncompressed .npy files, one for each array
+    without_record: list[dict[str, str]]  # image_id, status, reason of the first few
+    cite: str
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the same for scripts."""
+        return {
+            "path": self.path,
+            **self.metadata.to_json(),
+            "records": self.records,
+            "records_by_shape": self.records_by_shape,
+            "bytes": self.bytes,
+            "float32_bytes": self.float32_bytes,
+            "refused": self.without_record,
+            "cite": self.cite,
+        }
+
+
+def summarize_store(store: FeatureStore) -> StoreSummary:
+    """Return what a store is. Reads the index once and keeps none of it in memory."""
+    without_record: list[dict[str, str]] = []
     shapes: Counter[str] = Counter()
     for batch in store.index_batches("image_id", "status", "reason", "shape"):
         for image_id, status, reason, shape in rows_of(batch):
             if status == Status.OK:
                 shapes[shape] += 1
-            elif len(refused) < MAX_REFUSED:
-                refused.append({"image_id": image_id, "status": status, "reason": reason})
-    return {
-        "path": str(store.path),
-        **store.card,
-        "records": len(store),
-        "records_by_shape": {str(s): shapes[str(s)] for s in store.grid_shapes if shapes[str(s)]},
-        "bytes": sum(shard.bytes for shard in store.shards),
-        "float32_bytes": _npy_bytes(shapes, store.identity),
-        "refused": refused,
-        "cite": _cite(store),
-    }
+            elif len(without_record) < MAX_EXAMPLES:
+                without_record.append({"image_id": image_id, "status": status, "reason": reason})
+    return StoreSummary(
+        path=str(store.path),
+        metadata=store.metadata,
+        records=len(store),
+        records_by_shape={s: shapes[s] for s in store.metadata.grid_shapes if shapes[s]},
+        bytes=sum(shard.bytes for shard in store.shards),
+        float32_bytes=_npy_bytes(shapes, store.identity),
+        without_record=without_record,
+        cite=_cite(store),
+    )
 
 
 def _npy_bytes(shapes: Mapping[str, int], identity: Identity) -> int:
-    """Return the bytes of float32 .npy files of so many records of each grid shape."""
+    """Return the bytes of float32 .npy files of {grid shape: number of records}."""
     total = 0
     for shape, records in shapes.items():
         total += records * (NPY_HEADER_BYTES + 4 * GridShape.parse(shape).cells * identity.dim)
@@ -51,81 +76,80 @@ def _npy_bytes(shapes: Mapping[str, int], identity: Identity) -> int:
 
 
 def _cite(store: FeatureStore) -> str:
-    """Return the line that a paper needs so that others can tell whether they have this store."""
+    """Return the line with which a paper lets others tell whether they have this store."""
     backbone, recipe = store.identity.backbone, store.identity.recipe
     facts = (
         str(backbone.get("model", "unnamed model")),
         f"pretrained: {backbone.get('pretrained', 'not recorded')}",
         f"recipe: {recipe.get('name', 'not recorded')}",
         _number(len(store), "record"),
-        f"clipfeat {store.card['clipfeat']}",
+        f"clipfeat {store.metadata.clipfeat}",
         f"sha256:{store.digest}",
     )
     return printable(f"{store.path.resolve().name} ({', '.join(facts)})")
 
 
-def card_text(card: Mapping[str, Any]) -> str:
-    """Return what `describe` gave as lines that a person reads."""
-    head = f"{card['path']} is {_sentence(card)}"
-    lines = [f"{name:<8}  {printable(value)}" for name, value in _rows(card)]
+def summary_text(summary: StoreSummary) -> str:
+    """Return a summary as lines that a person reads."""
+    head = f"{summary.path} is {_sentence(summary)}"
+    lines = [f"{name:<8}  {printable(value)}" for name, value in _rows(summary)]
     return "\n".join([printable(head), "", *lines])
 
 
-def _sentence(card: Mapping[str, Any]) -> str:
+def _sentence(summary: StoreSummary) -> str:
     """Return what the store is: the sentence that begins with its path."""
-    dim, shapes = card["identity"]["dim"], list(map(GridShape.parse, card["records_by_shape"]))
+    dim, shapes = (
+        summary.metadata.identity.dim,
+        list(map(GridShape.parse, summary.records_by_shape)),
+    )
     cells = f"{len(shapes)} grid shapes"
     if len(shapes) == 1:
         cells = f"{shapes[0].rows} x {shapes[0].cols} cells"
-    return f"a store of CLIP grid features: {cells} of {dim} channels for " + _number(
-        card["records"], "image"
-    )
+    images = _number(summary.records, "image")
+    return f"a store of CLIP grid features: {cells} of {dim} channels for {images}"
 
 
-def _rows(card: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    """Yield (name, value) of each line of the card."""
-    identity = card["identity"]
-    backbone, recipe = identity["backbone"], identity["recipe"]
-    yield "model", str(backbone.get("model", "not recorded"))
-    yield "weights", _listed(backbone, but="model")
-    yield "recipe", _recipe_text(recipe)
-    yield "ids", ", ".join(f"{n:,} {status}" for status, n in card["counts"].items() if n)
-    yield from _refused(card)
-    shapes = card["records_by_shape"]
+def _rows(summary: StoreSummary) -> Iterator[tuple[str, str]]:
+    """Yield (name, value) of each line."""
+    metadata = summary.metadata
+    identity = metadata.identity
+    yield "model", str(identity.backbone.get("model", "not recorded"))
+    yield "weights", _listed(identity.backbone, but="model")
+    yield "recipe", _recipe_text(identity.recipe)
+    yield "ids", ", ".join(f"{n:,} {status}" for status, n in metadata.counts.items() if n)
+    yield from _without_record(summary)
+    shapes = summary.records_by_shape
     if len(shapes) > 1:
         yield "grids", ", ".join(f"{n:,} of {shape}" for shape, n in shapes.items())
-    if identity["pooled_dim"]:
-        yield "pooled", f"a vector of {identity['pooled_dim']} channels for each image as well"
-    yield "numbers", f"computed in {identity['precision']}, kept in {identity['dtype']}"
-    npy = _size(card["float32_bytes"])
-    yield "size", f"{_size(card['bytes'])} on disk; as float32 .npy files it would be {npy}"
-    records = _number(card["shard_records"], "record")
-    yield "shards", f"of up to {records}, codec {identity['codec']}"
-    yield from _origin(card)
-
-
-def _origin(card: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    """Yield the lines on where the store comes from, and how to name it."""
-    yield "made", f"{card['created']} by clipfeat {card['clipfeat']}"
-    if card["libraries"]:
-        yield "with", _listed(card["libraries"])
-    for parent in card["parents"]:
+    if identity.pooled_dim:
+        yield "pooled", f"a vector of {identity.pooled_dim} channels for each image as well"
+    yield "numbers", f"computed in {identity.precision}, kept in {identity.dtype}"
+    npy = _size(summary.float32_bytes)
+    yield "size", f"{_size(summary.bytes)} on disk; as float32 .npy files it would be {npy}"
+    records = _number(metadata.shard_records, "record")
+    yield "shards", f"of up to {records}, codec {identity.codec}"
+    yield "made", f"{metadata.created} by clipfeat {metadata.clipfeat}"
+    if metadata.libraries:
+        yield "with", _listed(metadata.libraries)
+    for parent in metadata.parents:
         yield "parent", f"sha256:{parent}"
-    for key in ("licence", "note"):
-        if card.get(key):
-            yield key, str(card[key])
-    yield "digest", card["digest"]
-    yield "cite as", card["cite"]
+    if metadata.licence:
+        yield "licence", metadata.licence
+    if metadata.note:
+        yield "note", metadata.note
+    yield "digest", metadata.digest
+    yield "cite as", summary.cite
 
 
-def _refused(card: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+def _without_record(summary: StoreSummary) -> Iterator[tuple[str, str]]:
     """Yield a line for each example of an id without a record, and where to find the rest."""
-    for row in card["refused"]:
+    for row in summary.without_record:
         yield "", "{image_id}: {status}, {reason}".format(**row)
-    more = sum(card["counts"].values()) - card["records"] - len(card["refused"])
+    metadata = summary.metadata
+    more = metadata.id_count - summary.records - len(summary.without_record)
     if more:
-        statuses = ",".join(s for s, n in card["counts"].items() if n and s != Status.OK)
-        yield "", f"{more:,} more: clipfeat store ls {card['path']} --status {statuses}"
+        statuses = ",".join(s for s, n in metadata.counts.items() if n and s != Status.OK)
+        yield "", f"{more:,} more: clipfeat store ls {summary.path} --status {statuses}"
 
 
 def _recipe_text(recipe: Mapping[str, Any]) -> str:
@@ -139,7 +163,7 @@ def _recipe_text(recipe: Mapping[str, Any]) -> str:
 
 
 def _listed(values: Mapping[str, Any], but: str = "") -> str:
-    """Return "key value, key value" of what is given."""
+    """Return "key value, key value" of the values that are not None."""
     given = {key: value for key, value in values.items() if key != but and value is not None}
     return ", ".join(f"{key} {value}".strip() for key, value in given.items()) or "not recorded"
 
@@ -149,7 +173,7 @@ def _number(n: int, noun: str) -> str:
 
 
 def _size(count: int) -> str:
-    """Return a number of bytes in the largest unit that it fills.
+    """Return a number of bytes in the largest unit of which it has one or more.
 
     >>> _size(49_100_000_000)
     '49.1 GB'

@@ -19,26 +19,12 @@ from ...base.files import (
     write_atomically,
 )
 from ...base.text import counted
-from ..format import (
-    FORMAT,
-    TABLES,
-    IndexRow,
-    ShardRow,
-    Status,
-    is_table_file,
-    store_digest,
-)
-from ..layout import Shard
-from ..lookup import LookupBuilder, lookup_bytes
-from ..metadata import write_card
+from ..layout import TABLES, Shard, is_table_file
+from ..lookup import LookupBuilder, Status, lookup_bytes
+from ..metadata import StoreMetadata, store_digest, write_metadata
+from ..shards import ShardRow
 from ..store import FeatureStore
-from ..tables import (
-    index_batch,
-    index_lines,
-    read_index,
-    write_index,
-    write_shards,
-)
+from ..tables import IndexRow, index_batch, index_lines, read_index, write_index, write_shards
 from .journal import Journal
 from .lock import StoreLock
 from .run import Run
@@ -83,31 +69,28 @@ def commit_store(run: Run, lock: StoreLock) -> FeatureStore:
     index = read_index(paths["index"], tables["index"], counts.total())
     digest = store_digest(run.identity, shards, map(index_lines, index))
     if parent is not None and digest == parent.digest:
-        parents = parent.card["parents"]
+        parents = parent.metadata.parents
     else:
-        parents = [parent.digest] if parent else []
+        parents = (parent.digest,) if parent else ()
     for name, content in run.zarr_metadata().items():
         write_atomically(run.path / name, content)
-    write_card(
-        run.path,
-        {
-            "format": FORMAT,
-            "clipfeat": clipfeat_version(),
-            "created": datetime.now(UTC).isoformat(timespec="seconds"),
-            "identity": run.identity.to_json(),
-            "libraries": merge_libraries(written.libraries),
-            "shard_records": run.layout.shard_records,
-            "grid_shapes": lengths,
-            **({"areas": lookup.areas} if lookup.areas else {}),
-            "counts": {status.value: counts[status.value] for status in Status},
-            "parents": parents,
-            "licence": parent.card.get("licence") if parent else None,
-            "note": parent.card.get("note") if parent else None,
-            "generation": run.generation,
-            "tables": tables,
-            "digest": digest,
-        },
+    metadata = StoreMetadata(
+        clipfeat=clipfeat_version(),
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        identity=run.identity,
+        libraries=merge_libraries(written.libraries),
+        shard_records=run.layout.shard_records,
+        grid_shapes=lengths,
+        areas=lookup.areas,
+        counts={status: counts[status] for status in Status},
+        parents=parents,
+        licence=parent.metadata.licence if parent else None,
+        note=parent.metadata.note if parent else None,
+        generation=run.generation,
+        tables=tables,
+        digest=digest,
     )
+    write_metadata(run.path, metadata)
     remove_leftovers(run.path)
     return FeatureStore.open(run.path)
 
@@ -125,8 +108,7 @@ class _WrittenShards:
         self.libraries: list[dict[str, str]] = []
         if run.parent is not None:
             self.files = {shard.path: shard for shard in run.parent.shards}
-            known = run.parent.card["libraries"].items()
-            self.libraries = [{name: text for name, text in known if isinstance(text, str)}]
+            self.libraries = [run.parent.metadata.libraries]
 
     def index_streams(self) -> list[Iterator[pa.RecordBatch]]:
         """Return the rows of the index in streams, each of which is sorted by id."""

@@ -24,12 +24,13 @@ from ...base.files import (
     write_atomically,
 )
 from ...base.parquet import MAX_TEXT
-from ..checks import check_folder
-from ..format import JOURNAL, GridShape, IndexRow, ShardRow, Status, canonical_json, is_sha256
-from ..layout import Part, Shard
-from ..lookup import SHAPE_BIT
-from ..metadata import MAX_SHARD_RECORDS
-from ..shards import CRC_BYTES
+from ...base.structs import canonical_json
+from ..geometry import GridShape
+from ..layout import JOURNAL, Part, Shard, check_folder
+from ..lookup import SHAPE_BIT, Status
+from ..metadata import MAX_SHARD_RECORDS, Sha256, is_sha256
+from ..shards import CRC_BYTES, ShardRow
+from ..tables import IndexRow
 from .lock import LOCK, MAX_HOLDER_BYTES
 
 PLAN = "plan.json"
@@ -45,7 +46,6 @@ MAX_UTF8 = 4  # bytes of a character
 HEX = re.compile("[0-9a-f]*")
 STATUSES = {status.value for status in Status}
 
-Sha256 = Annotated[str, Meta(pattern=r"^[0-9a-f]{64}\Z")]
 Count = Annotated[int, Meta(ge=0, lt=1 << SHAPE_BIT)]
 
 

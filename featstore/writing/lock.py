@@ -17,8 +17,7 @@ import msgspec
 from ...base.errors import StoreError
 from ...base.files import naming, open_output, read_at, try_lock
 from ...base.text import printable
-from ..format import JOURNAL
-from ..layout import Part
+from ..layout import JOURNAL, Part
 
 logger = logging.getLogger(__name__)
 

@@ -7,10 +7,10 @@ from typing import Any
 
 from ...base.errors import StoreError, UsageError
 from ...base.text import counted
-from ..format import JOURNAL, STORE_JSON, Identity
-from ..layout import Layout, Part, part_with
+from ..layout import JOURNAL, STORE_JSON, Layout, Part, part_with
+from ..metadata import Identity
 from ..store import FeatureStore
-from ..tables import reasons_text, refused_rows
+from ..tables import reasons_text, rows_without_record
 from .commit import commit_store, remove_leftovers, rollback
 from .journal import Journal, Plan
 from .lock import StoreLock, started_parts
@@ -83,7 +83,7 @@ def _commit_planned(
         ids = sum(len(shard.ids) for shard in layout.shards if shard.number in changed)
         return _missing(path, numbers, plan.shards, ids, changed=True)
     if run.produced_no_records():
-        reasons = reasons_text(refused_rows(run.rows(layout.shards)))
+        reasons = reasons_text(rows_without_record(run.rows(layout.shards)))
         lock.check_held()
         rollback(run)
         result = "no store was written" if parent is None else f"{path} is as it was"

@@ -8,23 +8,26 @@ from pathlib import Path
 from ...base.errors import StoreError
 from ...base.files import fsync_folder
 from ...base.text import counted
-from ..checks import check_files, check_folders, check_plain, size_problem
-from ..format import (
+from ..geometry import GridShape
+from ..layout import (
     JOURNAL,
     STORE_JSON,
     TABLES,
     ZARR_GROUP,
-    GridShape,
-    Identity,
-    IndexRow,
-    ShardRow,
-    Status,
-    differences,
+    Layout,
+    Shard,
+    TableName,
+    check_folders,
+    check_plain,
+    is_written_again,
+    lay_out,
     table_file,
 )
-from ..layout import Layout, Shard, is_written_again, lay_out
-from ..metadata import metadata_files
+from ..lookup import Status
+from ..metadata import Identity, differences, zarr_metadata_files
+from ..shards import ShardRow, check_files, shard_size_problem
 from ..store import FeatureStore
+from ..tables import IndexRow
 from .journal import Journal, Plan, Receipt
 
 
@@ -59,7 +62,7 @@ def finished_store(path: Path, identity: Identity) -> FeatureStore | None:
 def shard_records_at(path: Path) -> int | None:
     """Return how many records a shard has in the store at `path`, finished or not."""
     if (path / STORE_JSON).exists():
-        return FeatureStore.open(path).card["shard_records"]
+        return FeatureStore.open(path).metadata.shard_records
     plan = Journal(path).plan()
     return None if plan is None else plan.shard_records
 
@@ -77,7 +80,7 @@ def update_layout(
     those in `changed`, to whose old records no id refers from then on. Raises StoreError if the
     store has an id that `shapes` does not have.
     """
-    shard_records: int = store.card["shard_records"]
+    shard_records: int = store.metadata.shard_records
     lost = _lost_shards(store)
     new = dict(shapes)
     left_out: list[str] = []
@@ -105,7 +108,7 @@ def update_layout(
         at, ids = tuple(row for row, _ in held), tuple(image_id for _, image_id in held)
         first_row, records = index * shard_records, lost[shape, index]
         again.append(Shard(0, GridShape.parse(shape), index, first_row, records, ids, at))
-    taken = {shape: store.card["grid_shapes"][str(shape)] for shape in store.grid_shapes}
+    taken = {shape: store.metadata.grid_shapes[str(shape)] for shape in store.grid_shapes}
     return lay_out({**new, **tried_again}, shard_records, taken, tuple(again))
 
 
@@ -114,13 +117,15 @@ def _lost_shards(store: FeatureStore) -> dict[tuple[str, int], int]:
 
     An update that was interrupted continues with those that it began with.
     """
-    places = {s: (s.shape, s.first_row // store.card["shard_records"]) for s in store.shards}
+    places = {s: (s.shape, s.first_row // store.metadata.shard_records) for s in store.shards}
     plan = Journal(store.path).plan()
     if plan is not None and plan.parent == store.digest:
         again = set(plan.again)
         return {place: shard.records for shard, place in places.items() if place in again}
     return {
-        place: shard.records for shard, place in places.items() if size_problem(store.path, shard)
+        place: shard.records
+        for shard, place in places.items()
+        if shard_size_problem(store.path, shard)
     }
 
 
@@ -178,7 +183,7 @@ class Run:
 
     def lengths(self) -> dict[str, int]:
         """Return the lengths of the arrays in records by grid shape, sorted by rows, then cols."""
-        lengths = {**(self.parent.card["grid_shapes"] if self.parent else {})}
+        lengths = {**(self.parent.metadata.grid_shapes if self.parent else {})}
         for shape, length in self.layout.records.items():
             lengths[str(shape)] = max(length, lengths.get(str(shape), 0))
         return {str(shape): lengths[str(shape)] for shape in sorted(map(GridShape.parse, lengths))}
@@ -186,13 +191,13 @@ class Run:
     def zarr_metadata(self) -> dict[str, bytes]:
         """Return {path relative to the store: bytes} of every zarr.json that the store will have."""
         records = {GridShape.parse(shape): n for shape, n in self.lengths().items()}
-        return metadata_files(self.identity, records, self.layout.shard_records)
+        return zarr_metadata_files(self.identity, records, self.layout.shard_records)
 
     @property
     def generation(self) -> int:
-        return self.parent.card["generation"] + 1 if self.parent else 0
+        return self.parent.metadata.generation + 1 if self.parent else 0
 
-    def tables(self) -> dict[str, Path]:
+    def tables(self) -> dict[TableName, Path]:
         """Return the file of each table that the run writes."""
         return {table: self.path / table_file(table, self.generation) for table in TABLES}
 
@@ -228,7 +233,7 @@ class Run:
     def is_in_parent(self, shard: Shard) -> bool:
         """Return whether a shard is one of the parent's, written again."""
         parent = self.parent
-        return parent is not None and is_written_again(shard, parent.card["grid_shapes"])
+        return parent is not None and is_written_again(shard, parent.metadata.grid_shapes)
 
     def receipts(self, shards: Iterable[Shard]) -> Iterator[tuple[Shard, Receipt]]:
         """Yield those of `shards` that have a receipt, with it."""

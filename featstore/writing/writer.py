@@ -9,11 +9,13 @@ import numpy as np
 
 from ...base.errors import StoreError
 from ...base.files import remove_temporaries
-from ..checks import check_folder, check_folders
-from ..format import GridShape, Identity, IndexRow, Status
-from ..layout import Layout, Part, Shard, lay_out
+from ..geometry import GridShape
+from ..layout import Layout, Part, Shard, check_folder, check_folders, lay_out
+from ..lookup import Status
+from ..metadata import Identity
 from ..shards import ShardWriter, as_bytes, checksum, encode
 from ..store import FeatureStore
+from ..tables import IndexRow
 from .commit import commit_store, complete_commit, remove_leftovers, rollback
 from .journal import Journal, Receipt, check_libraries
 from .lock import StoreLock

@@ -4,7 +4,9 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 
+import msgspec
 import numpy as np
 import pytest
 from command_lines import run_here
@@ -13,7 +15,7 @@ from stores import make_identity, make_store
 from clipfeat.cli.options import REFUSED
 from clipfeat.cli.store import id_lines, json_array
 from clipfeat.featstore import FeatureStore, GridShape, IndexRow, Status
-from clipfeat.featstore.report.summary import card_text, describe
+from clipfeat.featstore.report.summary import summarize_store, summary_text
 from clipfeat.featstore.writing.writer import write_store
 
 HOSTILE = "é\x1b[2J\t1\n"  # clears a screen, and breaks columns and lines
@@ -161,8 +163,15 @@ def test_info_of_a_store_from_an_extraction_and_an_update(tmp_path):
     grids = {i: np.ones((*shapes[i], 4), np.float16) for i in "ab"}
     path = tmp_path / "s.clipfeat"
     store = write_store(path, identity, shapes, grids.get)
-    extras = {"parents": ["12ab"], "note": "for \x1b[31mtests", "licence": "CC BY 4.0"}
-    text = card_text({**describe(store), **extras, "libraries": {"torch": "2.6"}})
+    summary = summarize_store(store)
+    metadata = msgspec.structs.replace(
+        summary.metadata,
+        parents=("12ab",),
+        note="for \x1b[31mtests",
+        licence="CC BY 4.0",
+        libraries={"torch": "2.6"},
+    )
+    text = summary_text(replace(summary, metadata=metadata))
     assert "2 grid shapes of 4 channels for 2 images" in text
     for line in (
         "model     RN50x4",

@@ -112,7 +112,7 @@ def test_replaced_files_are_counted_and_renewed_and_touched_ones_are_not(folder)
         f"{folder}/s is finished; 2 images that have changed are extracted again",
     ]
     new = report.store
-    assert (report.images, new.card["parents"], len(new)) == (2, [old.digest], IMAGES)
+    assert (report.images, new.metadata.parents, len(new)) == (2, (old.digest,), IMAGES)
     shutil.copytree(folder / "images", folder.with_name("whole") / "images")
     whole = run(folder.with_name("whole"))[0].store
     for image_id in new.ids:
@@ -140,7 +140,7 @@ def test_a_file_that_was_replaced_by_something_else_has_no_record_any_more(folde
     """Nor does it keep that of the file that was, where no other file has changed."""
     (folder / "images/p001.jpg").write_bytes(b"<html>")
     store = renew(folder)[0].store
-    assert ("p001" in store, store.card["counts"]["undecodable"]) == (False, 1)
+    assert ("p001" in store, store.metadata.counts["undecodable"]) == (False, 1)
     assert verify(folder / "s", Depth.DEEP) == []
     assert renew(folder)[1][-1].endswith("is already complete")
 

@@ -197,7 +197,7 @@ class TestUpdates:
             (folder / "more" / name).rename(folder / "images" / name)
         report, said = run(folder / "images", folder / "s", shard_size=None)
         assert said[-1] == f"{folder}/s is finished; 3 images are added to it"
-        assert report.store.card["parents"] == [old.digest]
+        assert report.store.metadata.parents == (old.digest,)
         assert (report.images, len(report.store)) == (3, 12)
         assert {p: (folder / "s" / p).stat().st_mtime_ns for p in before} == before
         whole = run(folder / "images", folder / "whole")[0].store
@@ -214,8 +214,8 @@ class TestUpdates:
         photograph(4, 99, 77).save(folder / "images" / "p004.jpg")  # of another size even
         store = run(folder / "images", folder / "s", retry=("undecodable",))[0].store
         assert store["p004"].any()
-        assert (len(store), store.card["counts"]["undecodable"]) == (10, 0)
-        assert store.card["parents"] == [old.digest]
+        assert (len(store), store.metadata.counts["undecodable"]) == (10, 0)
+        assert store.metadata.parents == (old.digest,)
         assert verify(folder / "s", Depth.DEEP) == []
 
     def test_a_dropped_shard_is_written_again_to_the_same_digest(self, folder):
@@ -225,7 +225,7 @@ class TestUpdates:
         assert [p.path for p in repair(folder / "s").dropped] == [old.shards[0].path]
         report, said = run(folder / "images", folder / "s")
         assert said[-1].endswith("is finished; 8 images of missing shards are extracted again")
-        assert (report.store.digest, report.store.card["parents"]) == (old.digest, [])
+        assert (report.store.digest, report.store.metadata.parents) == (old.digest, ())
         assert verify(folder / "s", Depth.DEEP) == []
 
     def test_an_update_of_another_kind_is_refused(self, folder):

@@ -55,8 +55,8 @@ def test_padded_images_have_masks(images, tmp_path):
     for image_id, mask in masks.items():
         np.testing.assert_array_equal(store.mask(image_id), np.array(mask, bool))
         assert store[image_id].shape == (*store.mask(image_id).shape, 2048)
-    assert store.card["areas"] == ["2x2+1+0"]
-    assert Recipe.from_json(store.card["identity"]["recipe"]).name == "own"
+    assert store.metadata.areas == ("2x2+1+0",)
+    assert Recipe.from_json(store.identity.recipe).name == "own"
     assert verify(store.path) == []
 
 

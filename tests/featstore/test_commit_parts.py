@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 import small_world
+from msgspec.structs import replace
 from refused import refuses
 from small_world import ALL, FIRST, IDENTITY, MISSING, layout_of, write, write_shard
 from stores import extend_store, files_of, make_store, snapshot
@@ -63,8 +64,8 @@ class TestFinished:
         whole = write(tmp_path / "whole")
         store = finished(path)
         assert store.digest == whole.digest
-        same = {**whole.card, "created": "", "checksum": "", "tables": {}}
-        assert {**store.card, "created": "", "checksum": "", "tables": {}} == same
+        same = replace(whole.metadata, created="", tables={})
+        assert replace(store.metadata, created="", tables={}) == same
         assert files_of(path) == files_of(tmp_path / "whole")
 
     def test_an_update(self, tmp_path, path):
@@ -76,7 +77,7 @@ class TestFinished:
         store = finished(path)
         assert store.digest == whole.digest
         for key in ("parents", "generation", "counts", "grid_shapes", "identity"):
-            assert store.card[key] == whole.card[key]
+            assert getattr(store.metadata, key) == getattr(whole.metadata, key)
 
     def test_a_store_that_is_finished_is_left_as_it_is(self, path):
         digest = write(path).digest
@@ -257,9 +258,9 @@ class TestLibraries:
     def test_those_of_all_who_wrote_are_named(self, path):
         write_most(path, but=(1,), libraries={"torch": "2.7", "pillow": "11"})
         write_most(path, libraries={"torch": "2.6", "pillow": "11"})
-        assert finished(path).card["libraries"] == {"pillow": "11", "torch": "2.6, 2.7"}
+        assert finished(path).metadata.libraries == {"pillow": "11", "torch": "2.6, 2.7"}
         write_most(path, ALL, libraries={"torch": "2.10", "numpy": "2"})
-        assert finished(path).card["libraries"] == {
+        assert finished(path).metadata.libraries == {
             "numpy": "2",
             "pillow": "11",
             "torch": "2.10, 2.6, 2.7",

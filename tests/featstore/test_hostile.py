@@ -102,64 +102,90 @@ def outcome(path):
 
 class TestOpenRefuses:
     def test_nothing_there(self, tmp_path):
-        with pytest.raises(StoreError, match="does not exist: expected a folder that holds store"):
+        with refuses("E-STORE-ABSENT", "none does not exist", kind=StoreError):
             FeatureStore.open(tmp_path / "none")
 
     def test_another_folder(self, tmp_path):
-        with pytest.raises(StoreError, match="is no feature store"):
+        with refuses("E-STORE-ABSENT", f"{tmp_path} is not a feature store", kind=StoreError):
             FeatureStore.open(tmp_path)
 
     def test_an_unfinished_store(self, tmp_path):
         (make_store(tmp_path / "s", grids(3)) / "store.json").unlink()
         (tmp_path / "s" / "journal").mkdir()
-        with pytest.raises(StoreError, match=r"is unfinished: .*run the same clipfeat extract"):
+        with refuses("E-STORE-UNFINISHED", "run the same clipfeat extract", kind=StoreError):
+            FeatureStore.open(tmp_path / "s")
+
+    def test_another_format(self, tmp_path):
+        reseal(make_store(tmp_path / "s", grids(3)), format=2)
+        with refuses("E-STORE-FORMAT", "format 2", "reads format 1", kind=StoreError):
             FeatureStore.open(tmp_path / "s")
 
     @pytest.mark.parametrize(
-        ("change", "why"),
+        ("change", "names"),
         [
-            ({"format": 2}, "format 2; this clipfeat reads format 1"),
-            ({"digest": 5}, "digest must be a str"),
-            ({"shard_records": 0}, "shard_records must be 1 to 1048576"),
-            ({"shard_records": True}, "shard_records must be a int"),
-            ({"created": None}, "created must be a str"),
-            ({"generation": -1}, "generation must be 0 or more"),
-            ({"tables": {"index": "../../etc/passwd"}}, "tables must have the keys index, shards"),
-            ({"identity": {}}, "identity must have the keys"),
-            ({"counts": {"ok": 2**62}}, "counts must have a number for each of"),
-            ({"grid_shapes": {"4096x4096": 3}}, "expected 1 to .* of at most 134,217,728 bytes"),
-            ({"grid_shapes": {"9999999999x1": 3}}, "a grid has 1 to 4096 rows and cols"),
-            ({"grid_shapes": {"3x4": 2**62}}, "4611686018427387904 records of 192 bytes at 3x4"),
-            ({"grid_shapes": {f"1x{k}": 1 for k in range(1, 4097)} | {"2x1": 1}}, "at most 4096"),
-            ({"grid_shapes": {"03x4": 3}}, "a grid shape must read like 14x14; got '03x4'"),
-            ({"grid_shapes": {"3x4": 3.0}}, "3.0 records of 192 bytes at 3x4; expected 1 to"),
-            ({"shard_records": 2**62}, "shard_records must be 1 to 1048576"),
-            ({"shard_records": 10**4000}, "shard_records must be 1 to 1048576"),
-            ({"counts": {**NO_COUNTS, "ok": 0}}, "counts must add up to 1 to 1099511627776 ids"),
-            ({"counts": {**NO_COUNTS, "ok": 10**4000}}, "counts must add up to 1 to 10995116277"),
-            ({"identity": make_identity(8).to_json() | {"dim": 10**9}}, "expected 1 to 65536 cha"),
-            ({"identity": make_identity(8).to_json() | {"dtype": ["float16"]}}, "dtype: expected"),
-            ({"libraries": NESTED}, "more than 64 levels deep"),
-            ({"note": NESTED}, "more than 64 levels deep"),
-            ({"identity": make_identity(8, recipe=NESTED).to_json()}, "more than 64 levels deep"),
+            ({"digest": 5}, "digest: 5"),
+            ({"shard_records": 0}, "shard_records: >=1 0"),
+            ({"shard_records": True}, "shard_records: int True"),
+            ({"created": None}, "created: str None"),
+            ({"generation": -1}, "generation: -1"),
+            ({"tables": {"index": "../../etc/passwd"}}, "tables: sha256 '../../etc/passwd'"),
+            ({"tables": {"index": "0" * 64}}, "tables index, shards, lookup"),
+            ({"identity": {}}, "identity: backbone missing"),
+            ({"counts": {"ok": 3}}, "counts ok, missing, undecodable,"),
+            ({"counts": {"ok": 2**62}}, "counts: 4611686018427387904"),
+            ({"grid_shapes": {"4096x4096": 3}}, "grid_shapes: 4096x4096 134,217,728"),
+            ({"grid_shapes": {"9999999999x1": 3}}, "4096 9999999999x1"),
+            ({"grid_shapes": {"3x4": 2**62}}, "grid_shapes: '3x4' 4611686018427387904"),
+            ({"grid_shapes": {f"1x{k}": 1 for k in range(1, 4097)} | {"2x1": 1}}, "<=4096"),
+            ({"grid_shapes": {"03x4": 3}}, "14x14 '03x4'"),
+            ({"grid_shapes": {"3x4": 3.0}}, "grid_shapes: int 3.0"),
+            ({"shard_records": 2**62}, "shard_records: <=1048576"),
+            ({"shard_records": 10**4000}, "shard_records: <=1048576"),
+            ({"counts": {**NO_COUNTS, "ok": 0}}, "counts 1099511627776"),
+            ({"counts": {**NO_COUNTS, "ok": 10**4000}}, "counts: <=1099511627775"),
+            ({"identity": make_identity(8).to_json() | {"dim": 10**9}}, "identity.dim: <=65536"),
+            ({"identity": make_identity(8).to_json() | {"dtype": ["float16"]}}, "identity.dtype:"),
+            ({"libraries": {"torch": 2}}, "libraries: 2"),
+            ({"note": 5}, "note: 5"),
         ],
     )
-    def test_a_strange_card(self, tmp_path, change, why):
+    def test_strange_metadata(self, tmp_path, change, names):
         reseal(make_store(tmp_path / "s", grids(3)), **change)
-        with pytest.raises(StoreError, match=why):
+        with refuses("E-STORE-METADATA", "store.json: ", kind=CorruptStoreError) as refused:
             FeatureStore.open(tmp_path / "s")
+        for name in names.split():
+            assert name in str(refused.value).replace("= ", "="), refused.value
+
+    @pytest.mark.parametrize(
+        "change",
+        [
+            {"libraries": NESTED},
+            {"note": NESTED},
+            {"identity": make_identity(8, recipe=NESTED).to_json()},
+        ],
+    )
+    def test_metadata_that_is_nested_too_deeply(self, tmp_path, change):
+        reseal(make_store(tmp_path / "s", grids(3)), **change)
+        with refuses("E-STORE-JSON", "64 levels", kind=CorruptStoreError):
+            FeatureStore.open(tmp_path / "s")
+
+    def test_keys_that_are_not_known_are_ignored(self, tmp_path):
+        store = make_store(tmp_path / "s", grids(3))
+        reseal(store, annotations={"a": [1]})
+        assert len(FeatureStore.open(store)) == 3
+        assert verify(store) == []
 
     def test_more_ids_than_the_lookup_has(self, tmp_path):
         store = make_store(tmp_path / "s", grids(3))
         counts = json.loads((store / "store.json").read_text())["counts"]
         reseal(store, counts={**counts, "ok": 2**39})
-        with pytest.raises(CorruptStoreError, match="112 bytes are no lookup of 549755813888 ids"):
+        with refuses("E-LOOKUP-SIZE", "112 bytes", "549755813888", kind=CorruptStoreError):
             FeatureStore.open(store)
 
     @pytest.mark.parametrize("content", ["[" * 100_000, "", "\0", " " * (1 << 23)])
-    def test_a_card_beyond_reason(self, tmp_path, content):
+    def test_store_json_beyond_reason(self, tmp_path, content):
         (make_store(tmp_path / "s", grids(3)) / "store.json").write_text(content)
-        with pytest.raises(CorruptStoreError, match=r"not valid JSON|more than 4,194,304 bytes"):
+        with refuses("E-STORE-JSON", "store.json", kind=CorruptStoreError):
             FeatureStore.open(tmp_path / "s")
 
 
@@ -183,7 +209,7 @@ class TestForgedTables:
         forge_column(store, "shards", "path", [path])
         forge_column(store, "shards", "first_row", [first_row])
         forge_column(store, "shards", "records", [records])
-        with pytest.raises(CorruptStoreError, match="cannot be the shard of"):
+        with refuses("E-TABLE-SHARD", repr(path), kind=CorruptStoreError):
             assert FeatureStore.open(store).shards
         assert [problem.path for problem in verify(store)] == ["shards.parquet"]
 
@@ -191,7 +217,7 @@ class TestForgedTables:
     def test_ids_twice_or_out_of_order(self, tmp_path, ids):
         store = make_store(tmp_path / "s", grids(3))
         forge_column(store, "index", "image_id", ids)
-        with pytest.raises(CorruptStoreError, match="ids must be sorted, none empty, none twice"):
+        with refuses("E-TABLE-ORDER", "'image000'", kind=CorruptStoreError):
             list(FeatureStore.open(store).index)
         for depth in (Depth.FULL, Depth.DEEP):
             assert "index.parquet" in {problem.path for problem in verify(store, depth)}
@@ -199,13 +225,13 @@ class TestForgedTables:
     def test_a_null(self, tmp_path):
         store = make_store(tmp_path / "s", grids(3))
         forge_column(store, "index", "reason", ["", None, ""])
-        with pytest.raises(CorruptStoreError, match="contains a null value"):
+        with refuses("E-TABLE-FILE", "index.parquet", "null", kind=CorruptStoreError):
             list(FeatureStore.open(store).index)
 
     def test_a_text_beyond_reason(self, tmp_path):
         store = make_store(tmp_path / "s", grids(3))
         forge_column(store, "index", "reason", ["", "x" * 10**8, ""])
-        with pytest.raises(CorruptStoreError, match="a text of 100,000,000 bytes; expected at mo"):
+        with refuses("E-TABLE-FILE", "100,000,000 bytes", kind=CorruptStoreError):
             list(FeatureStore.open(store).index)
 
     @pytest.mark.parametrize("table", ["index", "shards"])
@@ -213,7 +239,7 @@ class TestForgedTables:
         store = make_store(tmp_path / "s", grids(3))
         (store / f"{table}.parquet").write_bytes(b"PAR1 and so on")
         reseal(store)
-        with pytest.raises(CorruptStoreError, match=f"{table}.parquet: not a readable Parquet fil"):
+        with refuses("E-TABLE-FILE", f"{table}.parquet", kind=CorruptStoreError):
             list(getattr(FeatureStore.open(store), table))
 
     def test_a_table_with_other_columns(self, tmp_path):
@@ -221,7 +247,7 @@ class TestForgedTables:
         table = pq.read_table(store / "index.parquet").drop_columns(["status"])
         pq.write_table(table, store / "index.parquet")
         reseal(store)
-        with pytest.raises(CorruptStoreError, match="columns must be image_id string, status str"):
+        with refuses("E-TABLE-FILE", "image_id string, status string", kind=CorruptStoreError):
             list(FeatureStore.open(store).index)
 
 
@@ -258,9 +284,7 @@ class TestLinks:
         assert "store.json" in name or outcome(store) != []
         assert verify(store) != []
         if name in (SHARD, *FOLDERS):
-            with pytest.raises(
-                CorruptStoreError, match=r"is a symbolic link|cannot open the shard"
-            ):
+            with refuses("E-STORE-LINK", kind=CorruptStoreError):
                 FeatureStore.open(store)["image000"]
         mend_and_extend(store, {**grids(3), "new": grids(1)["image000"]})
         assert snapshot(outside) == before
@@ -273,28 +297,27 @@ class TestLinks:
         (store / "journal").mkdir()
         shutil.rmtree(store / name)
         (store / name).symlink_to(beside)
-        with pytest.raises(CorruptStoreError, match=r"is a symbolic link; .* a store holds"):
+        with refuses("E-STORE-LINK", name, kind=CorruptStoreError):
             make_store(store, grids(3))
 
     @pytest.mark.parametrize("name", FOLDERS)
     def test_a_file_in_the_place_of_a_folder_is_named(self, store, name):
         shutil.rmtree(store / name)
         (store / name).write_bytes(b"")
-        with pytest.raises(CorruptStoreError, match=f"{name}: is a file") as refused:
+        with refuses("E-STORE-FILE", f"{name}: is a file", kind=CorruptStoreError):
             FeatureStore.open(store)
-        assert refused.value.code == "E-STORE-FILE"
 
     @pytest.mark.parametrize("finished", [True, False])
     def test_a_journal_that_is_a_link_is_neither_written_nor_cleared(self, store, beside, finished):
         (store / "journal").symlink_to(beside)
         if not finished:
             (store / "store.json").unlink()
-            with pytest.raises(StoreError, match=r"journal: is a symbolic link; .* a store holds"):
+            with refuses("E-STORE-LINK", "journal", kind=StoreError):
                 make_store(store, grids(3))
             return
-        with pytest.raises(StoreError, match=r"journal: is a symbolic link; .* a store holds"):
+        with refuses("E-STORE-LINK", "journal", kind=StoreError):
             repair(store)
-        with pytest.raises(StoreError, match=r"journal: is a symbolic link; .* a store holds"):
+        with refuses("E-STORE-LINK", "journal", kind=StoreError):
             extend_store(store, {**grids(3), "new": grids(1)["image000"]})
         assert [problem.path for problem in verify(store)] == ["journal"]
 
@@ -353,21 +376,21 @@ class TestForgedLookup:
         reseal(store)
 
     @pytest.mark.parametrize(
-        ("bits", "why"),
+        ("bits", "code", "name"),
         [
-            (3, "names a row beyond its array"),
-            ((1 << SHAPE_BIT) - 1, "names a row beyond its array"),
-            (1 << SHAPE_BIT, "names a grid shape too many"),
-            (4095 << SHAPE_BIT, "names a grid shape too many"),
-            (6 << STATUS_BIT, "names a status too many"),
-            (4095 << STATUS_BIT, "names a status too many"),
-            (1 << STATUS_BIT, "has no record in .*: missing, "),
+            (3, "E-LOOKUP-PLACE", "row"),
+            ((1 << SHAPE_BIT) - 1, "E-LOOKUP-PLACE", "row"),
+            (1 << SHAPE_BIT, "E-LOOKUP-PLACE", "grid shape"),
+            (4095 << SHAPE_BIT, "E-LOOKUP-PLACE", "grid shape"),
+            (6 << STATUS_BIT, "E-LOOKUP-PLACE", "status"),
+            (4095 << STATUS_BIT, "E-LOOKUP-PLACE", "status"),
+            (1 << STATUS_BIT, "E-STORE-NO-RECORD", "missing"),
         ],
     )
-    def test_a_place_beyond_the_store(self, store, bits, why):
+    def test_a_place_beyond_the_store(self, store, bits, code, name):
         self.forge(store, lambda columns: columns[1].__setitem__(slice(None), bits))
         for image_id in ("image000", "image001"):
-            with pytest.raises(StoreError, match=why):
+            with refuses(code, name, kind=StoreError):
                 FeatureStore.open(store)[image_id]
         assert ("lookup.bin", "is not that of the index") in [
             (p.path, p.problem) for p in verify(store)
@@ -402,7 +425,7 @@ class TestForgedLookup:
         swapped = {i for i in records if _hashes([i])[0][0] in keys[:2]}
         assert len(swapped) == 2
         for image_id in swapped:
-            with pytest.raises(CorruptStoreError, match="the record of another image"):
+            with refuses("E-SHARD-DATA", kind=CorruptStoreError):
                 FeatureStore.open(store)[image_id]
         for image_id in records.keys() - swapped:
             assert FeatureStore.open(store)[image_id].tobytes() == records[image_id].tobytes()
@@ -436,18 +459,18 @@ def test_an_index_row_that_makes_no_sense_is_a_problem_and_no_crash(store, colum
 
 
 @pytest.mark.parametrize(
-    ("column", "values", "why"),
+    ("column", "values"),
     [
-        ("bytes", [2**62], "cannot be the shard of"),
-        ("bytes", [-1], "cannot be the shard of"),
-        ("path", ["features.zarr/3x4/pooled/c.0.0"], "cannot be the shard of"),
-        ("path", ["features.zarr/3x4/grid/c.00.0.0.0"], "cannot be the shard of"),
-        ("shape", ["3x5"], "cannot be the shard of"),
+        ("bytes", [2**62]),
+        ("bytes", [-1]),
+        ("path", ["features.zarr/3x4/pooled/c.0.0"]),
+        ("path", ["features.zarr/3x4/grid/c.00.0.0.0"]),
+        ("shape", ["3x5"]),
     ],
 )
-def test_a_packing_list_that_makes_no_sense(store, column, values, why):
+def test_a_packing_list_that_makes_no_sense(store, column, values):
     forge_column(store, "shards", column, values)
-    with pytest.raises(CorruptStoreError, match=why):
+    with refuses("E-TABLE-SHARD", str(values[0]), kind=CorruptStoreError):
         assert FeatureStore.open(store).shards
     assert [problem.path for problem in verify(store)] == ["shards.parquet"]
 
@@ -466,8 +489,9 @@ def test_text_that_is_no_utf8(store, table, name):
     assert first in content
     path.write_bytes(content.replace(first, first[:-1] + b"\xff"))
     reseal(store)
-    with pytest.raises(CorruptStoreError, match=r"UTF-?8|utf-?8|columns must be|cannot be the sh"):
+    with pytest.raises(CorruptStoreError) as refused:
         list(getattr(FeatureStore.open(store), table))
+    assert refused.value.code in ("E-TABLE-FILE", "E-TABLE-SHARD")
     outcome(store)
 
 
@@ -489,20 +513,20 @@ def frame(claims, blocks, *, window=None, checksum=b"\0\0\0\0"):
 
 HONEST = encode("zstd", np.zeros(192, np.uint8))
 RECORD_BOMBS = {
-    "a gigabyte of zeros": (frame(1 << 30, [1 << 17] * 8192), "cannot be a zstd frame of 192"),
-    "claims 4 EB": (frame(1 << 62, [192]), "says 4611686018427387904 bytes with a checksum"),
-    "claims little, holds 9 MB": (frame(192, [1 << 17] * 70, window=16 << 3), "decompress"),
-    "a window of 2 TB": (frame(192, [1 << 17] * 9, window=31 << 3), "decompress"),
-    "holds less than it claims": (frame(192, [100]), "decompress"),
-    "holds less than its record": (frame(100, [100]), "says 100 bytes"),
-    "two frames": (HONEST + HONEST, "destination buffer too small"),
+    "a gigabyte of zeros": (frame(1 << 30, [1 << 17] * 8192), "E-SHARD-FRAME: "),
+    "claims 4 EB": (frame(1 << 62, [192]), "E-SHARD-FRAME: "),
+    "claims little, holds 9 MB": (frame(192, [1 << 17] * 70, window=16 << 3), "E-SHARD-DATA: "),
+    "a window of 2 TB": (frame(192, [1 << 17] * 9, window=31 << 3), "E-SHARD-DATA: "),
+    "holds less than it claims": (frame(192, [100]), "E-SHARD-DATA: "),
+    "holds less than its record": (frame(100, [100]), "E-SHARD-FRAME: "),
+    "two frames": (HONEST + HONEST, "E-SHARD-DATA: "),
     "a frame and a hidden one": (
         HONEST[:-4] + b"\0\0\0\0" + b"\x50\x2a\x4d\x18" + (8).to_bytes(4, "little") + bytes(8),
-        "decompress",
+        "E-SHARD-DATA: ",
     ),
     "no size in the header": (
-        b"\x28\xb5\x2f\xfd" + bytes([4, 56]) + frame(192, [192])[13:], "says -1 bytes"),
-    "no checksum": (bytes(numcodecs.Zstd(1).encode(np.zeros(192, np.uint8))), "without a checks"),
+        b"\x28\xb5\x2f\xfd" + bytes([4, 56]) + frame(192, [192])[13:], "E-SHARD-FRAME: "),
+    "no checksum": (bytes(numcodecs.Zstd(1).encode(np.zeros(192, np.uint8))), "E-SHARD-FRAME: "),
 }  # fmt: skip
 
 
@@ -617,7 +641,7 @@ OTHER_BOMBS = {
         "index.parquet: ",
     ),
     "a sparse shard": (sparse_shard, "cannot be the shard of"),
-    "a sparse look-up": (sparse_lookup, "lookup.bin: cannot open it"),
+    "a sparse look-up": (sparse_lookup, "lookup.bin: "),
 }
 
 
@@ -639,39 +663,40 @@ def bombs(tmp_path_factory):
 
 @pytest.mark.parametrize("name", RECORD_BOMBS)
 def test_a_record_that_is_a_bomb_is_refused(bombs, name):
-    why = RECORD_BOMBS[name][1]
-    assert any(why in text for text in bombs[name]["read"]), bombs[name]
+    code = RECORD_BOMBS[name][1]
+    assert any(code in text for text in bombs[name]["read"]), bombs[name]
     assert any(SHARD in text for text in bombs[name]["verify"]), bombs[name]
 
 
 @pytest.mark.parametrize("name", OTHER_BOMBS)
 def test_a_file_that_is_a_bomb_is_refused(bombs, name):
-    why = OTHER_BOMBS[name][1]
-    assert any(why in text for text in bombs[name]["verify"]), bombs[name]
+    named = OTHER_BOMBS[name][1]
+    assert any(named in text for text in bombs[name]["verify"]), bombs[name]
 
 
 @pytest.mark.parametrize(
-    ("index", "why"),
+    ("index", "codes"),
     [
-        ([[0, 2**63]], "points outside its file"),
-        ([[2**63, 2**63]], "points outside its file"),
-        ([[2**64 - 2, 1]], "points outside its file"),
-        ([[0, ABSENT]], "points outside its file"),
-        ([[ABSENT, 5]], "is absent, though its id is ok"),
-        ([[0, 0]], "checksum is , but|raw record has 0 bytes"),
-        ([[0, 5]], "says -1 bytes|raw record has 5 bytes|checksum is"),
+        ([[0, 2**63]], ["E-SHARD-INDEX"]),
+        ([[2**63, 2**63]], ["E-SHARD-INDEX"]),
+        ([[2**64 - 2, 1]], ["E-SHARD-INDEX"]),
+        ([[0, ABSENT]], ["E-SHARD-INDEX"]),
+        ([[ABSENT, 5]], ["E-SHARD-ABSENT"]),
+        ([[0, 0]], ["E-SHARD-DATA", "E-SHARD-FRAME"]),
+        ([[0, 5]], ["E-SHARD-DATA", "E-SHARD-FRAME"]),
     ],
 )
 @pytest.mark.parametrize("codec", ["zstd", "none"])
-def test_a_shard_index_with_a_fitting_checksum_that_points_anywhere(tmp_path, codec, index, why):
+def test_a_shard_index_with_a_fitting_checksum_that_points_anywhere(tmp_path, codec, index, codes):
     path = make_store(tmp_path / "s", grids(1), codec, shard_size=1)
     content = (path / SHARD).read_bytes()
     (path / SHARD).write_bytes(content[:-20] + encode_index(np.array(index, np.uint64)))
     forge_column(
         path, "shards", "sha256", [hashlib.sha256((path / SHARD).read_bytes()).hexdigest()]
     )
-    with pytest.raises(CorruptStoreError, match=why):
+    with pytest.raises(CorruptStoreError) as refused:
         FeatureStore.open(path)["image000"]
+    assert refused.value.code in codes
     assert SHARD in {problem.path for problem in verify(path, Depth.DEEP)}
 
 
@@ -680,7 +705,7 @@ def test_a_raw_record_of_another_image_with_its_own_crc_is_refused(tmp_path):
     forged = np.zeros(192, np.uint8)
     content = (path / SHARD).read_bytes()
     (path / SHARD).write_bytes(forged.tobytes() + crc32c(forged) + content[196:])
-    with pytest.raises(CorruptStoreError, match="the record of another image, or changed bytes"):
+    with refuses("E-SHARD-DATA", kind=CorruptStoreError):
         FeatureStore.open(path)["image000"]
 
 
@@ -717,7 +742,7 @@ def test_a_plan_that_is_garbage_is_refused_clearly(tmp_path, content):
     (tmp_path / "s/journal/plan.json").write_bytes(content)
     with refuses("E-PLAN-INVALID", "plan.json", kind=StoreError):
         make_store(tmp_path / "s", records)
-    with pytest.raises(StoreError, match="is unfinished"):
+    with refuses("E-STORE-UNFINISHED", kind=StoreError):
         verify(tmp_path / "s")
 
 
@@ -856,7 +881,7 @@ def test_pooled_vectors_of_another_record_do_not_read(tmp_path):
     path = make_pooled_store(tmp_path / "s", identity, records, pooled, 1)
     folder = path / "features.zarr/3x4/pooled"
     shutil.copy(folder / "c.0.0", folder / "c.1.0")
-    with pytest.raises(CorruptStoreError, match="the record of another image"):
+    with refuses("E-SHARD-DATA", kind=CorruptStoreError):
         FeatureStore.open(path).read(["image001"])
     assert FeatureStore.open(path)["image001"].tobytes() == records["image001"].tobytes()
 
@@ -916,7 +941,7 @@ def test_a_journal_without_an_end_is_not_read_to_it(tmp_path, put):
     if put is sparse:
         assert isinstance(commit_parts(tmp_path / "s"), FeatureStore)
     else:
-        with pytest.raises(OSError, match=r"is a (symbolic link|pipe or a device)"):
+        with pytest.raises(OSError, match=r"journal/lock"):
             commit_parts(tmp_path / "s")
 
 
@@ -929,7 +954,7 @@ def test_a_footer_with_another_number_of_rows_is_refused_before_a_row_is_read(st
     rows = pa.concat_tables([rows, rows.slice(0, 1)]) if extra > 0 else rows.slice(0, len(rows) - 1)
     pq.write_table(rows, path)
     reseal(store)
-    with pytest.raises(CorruptStoreError, match=rf"has {len(rows)} rows; expected "):
+    with refuses("E-TABLE-FILE", f"has {len(rows)} rows", kind=CorruptStoreError):
         list(getattr(FeatureStore.open(store), table))
 
 

@@ -253,7 +253,7 @@ class TestUpdate:
         self.write(store.path, "3/3")
         grown = finished(store.path)
         assert len(grown) == 60
-        assert grown.card["parents"] == [store.digest]
+        assert grown.metadata.parents == (store.digest,)
         whole = write_encoded(tmp_path / "t", IDENTITY, LAYOUT, ENCODED)
         assert grown.digest == whole.digest  # its first 40 ids fill their shards
 

@@ -98,7 +98,7 @@ def test_a_broken_shard_is_dropped_and_written_again_to_the_same_digest(store, d
 
     again = extend_store(store, RECORDS, pooled=POOLED)
     assert again.digest == digest
-    assert again.card["parents"] == []
+    assert again.metadata.parents == ()
     assert verify(store, Depth.DEEP) == []
     assert readable(store) == ALL
     now = snapshot(store)

@@ -6,13 +6,13 @@ from unicodedata import normalize
 
 import numpy as np
 import pytest
+from refused import refuses
 from stores import extend_store, make_store
 
 from clipfeat.base.files import sha256_file
 from clipfeat.featstore import CorruptStoreError, FeatureStore, MissingRecordError, Status, tables
 from clipfeat.featstore.audit.verify import verify
-from clipfeat.featstore.format import IndexRow
-from clipfeat.featstore.tables import reasons_text
+from clipfeat.featstore.tables import IndexRow, reasons_text
 
 RNG = np.random.default_rng(0)
 
@@ -70,9 +70,9 @@ def test_a_refused_image_raises_and_is_never_zeros(tmp_path):
     store = FeatureStore.open(make_store(tmp_path / "s", {**grids(5), "gone": None}))
     assert "gone" not in store
     assert len(store) == 5
-    with pytest.raises(MissingRecordError, match=r"'gone' has no record in .*: missing, no such"):
+    with refuses("E-STORE-NO-RECORD", "'gone'", "missing, no such file", kind=MissingRecordError):
         store["gone"]
-    with pytest.raises(KeyError, match="has no image id 'other'; ids here look like 'image000'"):
+    with refuses("E-STORE-NO-ID", "'other'", "look like 'image000'", kind=MissingRecordError):
         store.read(["image001", "other"])
 
 
@@ -143,8 +143,9 @@ class TestWholeNumbers:
     @pytest.mark.parametrize("single", ["391895", b"391895", 391895, None])
     def test_a_single_id_is_no_list(self, store, single):
         for use in (store.read, store.statuses, store.shapes):
-            with pytest.raises(TypeError, match=r"expected a list of image ids; got .*pass \[id\]"):
+            with pytest.raises(TypeError, match=r"pass \[id\]") as refused:
                 use(single)
+            assert repr(single) in str(refused.value)
 
 
 def test_iterating_gives_the_ids_that_are_in_it(tmp_path):
@@ -169,7 +170,7 @@ def test_an_accent_may_be_written_in_either_normal_form(tmp_path, stored, asked)
     batch = store.read(["image001", image_id, there])
     assert [g.tobytes() for g in batch.features[1:]] == [records[there].tobytes()] * 2
     assert store.statuses([image_id, "th\u00e9"]) == [Status.OK, None]
-    with pytest.raises(MissingRecordError, match=r"has no record in .*: missing, no such file"):
+    with refuses("E-STORE-NO-RECORD", "missing, no such file", kind=MissingRecordError):
         store[normalize(asked, "g\u00e2teau")]
 
 
@@ -209,9 +210,9 @@ def test_ids_that_are_not_there_do_not_read_the_index_each_time(tmp_path, monkey
 def test_more_reasons_than_are_kept_name_where_to_look(tmp_path, monkeypatch):
     monkeypatch.setattr("clipfeat.featstore.store.MAX_REASONS", 1)
     store = FeatureStore.open(make_store(tmp_path / "s", {**grids(2), "x": None, "y": None}))
-    with pytest.raises(MissingRecordError, match="missing, no such file"):
+    with refuses("E-STORE-NO-RECORD", "missing, no such file", kind=MissingRecordError):
         store["x"]
-    with pytest.raises(MissingRecordError, match="missing, for its reason type: clipfeat store ls"):
+    with refuses("E-STORE-NO-RECORD", "clipfeat store ls", kind=MissingRecordError):
         store["y"]
 
 
@@ -236,7 +237,7 @@ def test_an_id_that_a_changed_lookup_has_lost_is_not_said_to_be_absent(tmp_path)
     ):
         with pytest.raises(CorruptStoreError) as refused:
             use()
-        assert refused.value.code == "E-STORE-LOOKUP-CHANGED"
+        assert refused.value.code == "E-LOOKUP-CHANGED"
 
 
 def test_another_working_directory_changes_nothing(tmp_path, monkeypatch):
@@ -271,9 +272,8 @@ def test_a_table_that_is_a_link_is_said_to_be_one(tmp_path, table):
     path = make_store(tmp_path / "s", grids(3))
     (path / table).rename(tmp_path / table)
     (path / table).symlink_to(tmp_path / table)
-    with pytest.raises(CorruptStoreError, match="is a symbolic link") as refused:
+    with refuses("E-STORE-LINK", table, kind=CorruptStoreError):
         tables_of(path)
-    assert refused.value.code == "E-STORE-LINK"
 
 
 def test_a_shard_that_is_a_link_is_said_to_be_one(tmp_path):
@@ -282,7 +282,6 @@ def test_a_shard_that_is_a_link_is_said_to_be_one(tmp_path):
     shard.rename(tmp_path / "moved")
     shard.symlink_to(tmp_path / "moved")
     for ids in (["image000"], ["image000", "image001"]):
-        with pytest.raises(CorruptStoreError, match="is a symbolic link") as refused:
+        with refuses("E-STORE-LINK", "c.0.0.0.0", kind=CorruptStoreError):
             FeatureStore.open(path).read(ids)
-        assert refused.value.code == "E-STORE-LINK"
     assert "is a symbolic link" in " ".join(problem.problem for problem in verify(path))

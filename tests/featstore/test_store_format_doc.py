@@ -5,16 +5,17 @@ import json
 import re
 import struct
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pytest
+from msgspec import inspect
 from stores import make_identity, make_store, padded_store
 
 from clipfeat.featstore import FeatureStore, GridShape
-from clipfeat.featstore.geometry import NAMES, Pad, parse_step, real_area
+from clipfeat.featstore.geometry import ImageTransform, Pad, parse_step, real_area
 from clipfeat.featstore.layout import lay_out
-from clipfeat.featstore.metadata import metadata_files
+from clipfeat.featstore.metadata import zarr_metadata_files
 
 DOC = (Path(__file__).parents[2] / "docs" / "store-format.md").read_text()
 
@@ -136,14 +137,15 @@ class TestMask:
             assert len(names["read_record"](store.path, image_id)) == 12 * 20 * 4
         section = DOC.split("\n## store.json\n")[1].split("\n`identity` has")[0]
         keys = re.findall(r"`(\w+)`", "".join(re.findall(r"^\|([^|]*)\|", section, re.M)))
-        assert keys == list(store.card)
+        assert keys == list(store.metadata.to_json())
 
 
 def test_every_step_is_documented_with_its_keys():
     section = DOC.split("\n| `step` | keys |")[1].split("\n\n")[0]
     rows = re.findall(r"^\| `([a-z0-9-]+)` \|([^|]*)\|", section, re.MULTILINE)
     documented = {name: re.findall(r"`(\w+)`", keys) for name, keys in rows}
-    assert documented == {name: list(kind.__annotations__) for name, kind in NAMES.items()}
+    steps = map(inspect.type_info, get_args(ImageTransform))
+    assert documented == {step.tag: [field.name for field in step.fields] for step in steps}
 
 
 def test_the_fingerprint_example():
@@ -153,7 +155,7 @@ def test_the_fingerprint_example():
 
 
 def test_the_zarr_example():
-    files = metadata_files(make_identity(2048), {GridShape(14, 14): 300}, 128)
+    files = zarr_metadata_files(make_identity(2048), {GridShape(14, 14): 300}, 128)
     shown = json.loads(block("Zarr metadata", "json"))
     assert files["features.zarr/14x14/grid/zarr.json"].decode() == json.dumps(shown, indent=2)
 

@@ -50,7 +50,7 @@ def check(path, records):
     group: Any = zarr.open_group(path / "features.zarr", mode="r")
     arrays = {str(shape): group[f"{shape}/grid"] for shape in store.grid_shapes}
     for shape, array in arrays.items():
-        assert array.shape[0] == store.card["grid_shapes"][shape]
+        assert array.shape[0] == store.metadata.grid_shapes[shape]
     assert [row.image_id for row in store.index] == sorted(records)
     for row in store.index:
         grid = records[row.image_id]
@@ -68,8 +68,8 @@ def test_appended_ids_leave_every_old_file_as_it_was(store):
     records = {**FIRST, **MORE}
     extend_store(store, records)
     now = check(store, records)
-    assert now.card["parents"] == [before.digest] != [now.digest]
-    assert now.card["grid_shapes"] == {"1x5": 1, "2x3": 11}  # 8 rows, then 3
+    assert now.metadata.parents == (before.digest,) != [now.digest]
+    assert now.metadata.grid_shapes == {"1x5": 1, "2x3": 11}  # 8 rows, then 3
     assert {name: shards_of(store)[name] for name in old} == old
     assert now.table_path("index").name == "index.1.parquet"
     assert not (store / "index.parquet").exists()
@@ -88,8 +88,8 @@ def test_ids_without_a_record_are_tried_again_behind_all_others(store):
     assert extend_store(store, records).digest == before.digest  # without retry: nothing to do
     extend_store(store, records, retry={"missing"})
     now = check(store, records)
-    assert now.card["parents"] == [before.digest]
-    assert now.card["counts"]["missing"] == 0
+    assert now.metadata.parents == (before.digest,)
+    assert now.metadata.counts["missing"] == 0
     assert {name: shards_of(store)[name] for name in old} == old
     rows = {row.image_id: row.row for row in now.index}
     assert rows["gone"] >= 8
@@ -123,8 +123,8 @@ def test_updates_upon_updates(store, retry_first):
         old = shards_of(store)
         extend_store(store, records, retry={"missing"})
         now = check(store, records)
-        assert now.card["parents"] == [digest]
-        assert now.card["generation"] == generation
+        assert now.metadata.parents == (digest,)
+        assert now.metadata.generation == generation
         assert {name: shards_of(store)[name] for name in old} == old
         digest = now.digest
 
@@ -162,7 +162,7 @@ def test_a_store_that_has_lost_every_record_is_a_store_and_grows_again(tmp_path)
     empty = extend_store(path, gone)
     assert (len(empty), bool(empty)) == (0, True)
     store = extend_store(path, full, retry={"missing"})
-    assert store.card["parents"][-1] == empty.digest
+    assert store.metadata.parents[-1] == empty.digest
     check(path, full)
 
 
