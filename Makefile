@@ -1,15 +1,22 @@
 # Everything here sets itself up: a virtual environment in .venv, from the pinned versions in
-# constraints.txt. Another Python: make test PYTHON=python3.12
+# constraints.txt. It takes 6 GB, most of it torch's CUDA packages, and 2 minutes to install.
+# Another Python: make test PYTHON=python3.12
 
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 CLIPFEAT := $(BIN)/clipfeat
 BENCH_VENV ?= .venv-bench
+MINIMUM_VENV ?= .venv-minimum
+# What is installed: this folder, so that changes count at once, or a wheel: PACKAGE=dist/clipfeat-....whl
+PACKAGE ?= -e .
+DIST ?= dist
+SITE ?= site
 # The stamps carry the Python version: another PYTHON means another environment.
 INSTALLED = .installed-$(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])')
 STAMP = $(VENV)/$(INSTALLED)
 BENCH_STAMP = $(BENCH_VENV)/$(INSTALLED)
+MINIMUM_STAMP = $(MINIMUM_VENV)/$(INSTALLED)
 
 # The demo: how many scenes, which model, which weights (openai, a path, or none = random).
 DEMO ?= demo-out
@@ -24,36 +31,42 @@ endif
 DEMO_MADE := data images.parquet scenes.clipfeat scenes.run.json scenes.files.parquet extract.json \
     corpus demo-vqa demo-vqa-blind demo.png
 
-.PHONY: help setup machine demo train-vqa train-ve train-caption pretrain test test-slow lint types bench-extract bench-store bench-lookup bench-plan bench-loader bench-steps bench-decode bench-vqa bench-train bench-pretrain bench-cider bench-caption clean
+.PHONY: help setup machine demo train-vqa train-ve train-caption pretrain test test-slow test-minimum coverage lint types docs wheel bench-extract bench-store bench-lookup bench-plan bench-loader bench-steps bench-decode bench-vqa bench-train bench-pretrain bench-cider bench-caption clean
 .DELETE_ON_ERROR:
 
 help:
-	@echo "make demo       draw scenes, extract, verify, train VQA, report (about 4 minutes)"
+	@echo "make demo       draw scenes, extract, verify, train VQA, report (4 minutes, after the installation)"
 	@echo "make train-vqa  train on the demo store, or: make train-vqa STORE=x.clipfeat DATA=vqa/"
 	@echo "make train-ve   the same for visual entailment: make train-ve STORE=x.clipfeat DATA=snli_ve/"
 	@echo "make pretrain   the same for pre-training; CONFIG=demo_finetune INIT=run then starts from it"
 	@echo "make train-caption  the same for captions, both stages: ... STORE=x.clipfeat DATA=captions/"
-	@echo "make test       the tests            make test-slow lint types   what CI checks besides"
+	@echo "make test       the fast tests       make test-slow lint types docs   what CI checks besides"
+	@echo "make test-minimum   some of them with the oldest packages that setup.cfg allows (Python 3.11)"
+	@echo "make coverage   the fast tests, and which lines they run     make wheel   dist/ for a release"
 	@echo "make bench-extract bench-store bench-lookup bench-plan bench-loader bench-steps bench-train"
 	@echo "make bench-vqa bench-pretrain bench-decode bench-cider bench-caption"
 	@echo "                the numbers in docs/log.md"
 
 setup: $(STAMP)
 
-# $(call install,extra,constraints): the recipe of a stamp, a fresh environment around it.
+# $(call install,extra,constraints): the recipe of a stamp, a fresh environment around it. Compiling all
+# modules would take half of the time; Python compiles those that are imported.
 define install
 	@$(PYTHON) -c 'import sys; sys.exit("clipfeat needs Python >= 3.11, this is %s; type: make PYTHON=python3.12" % sys.version.split()[0] if sys.version_info < (3, 11) else 0)'
 	$(PYTHON) -m venv --clear $(@D)
-	$(@D)/bin/python -m pip install --quiet -c $2 -e '.[$1]'
+	$(@D)/bin/python -m pip install --quiet --no-compile -c $2 $(PACKAGE)'[$1]'
 	@touch $@
 endef
 
-$(VENV)/.installed-%: constraints.txt setup.cfg pyproject.toml
+$(VENV)/.installed-%: constraints.txt setup.cfg setup.py pyproject.toml
 	$(call install,dev,constraints.txt)
 
 # The peers need older versions of some packages than ours are tested with.
-$(BENCH_VENV)/.installed-%: constraints-bench.txt setup.cfg pyproject.toml
+$(BENCH_VENV)/.installed-%: constraints-bench.txt setup.cfg setup.py pyproject.toml
 	$(call install,bench,constraints-bench.txt)
+
+$(MINIMUM_VENV)/.installed-%: constraints-minimum.txt setup.cfg setup.py pyproject.toml
+	$(call install,dev,constraints-minimum.txt)
 
 # The mark tells the demo's folder from one of yours that has the same name: a new folder, or an
 # empty one, gets it, and nothing is made or deleted in any other.
@@ -140,12 +153,26 @@ endif
 # order: by default those of few tests, which are the slow ones, would come last, to one process.
 # Some of them: make test TESTS=tests/featstore
 # Those that are marked slow, for the many processes that they start or kill, have a target of their own.
-PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder \
+    --durations=20
 test: $(STAMP)
 	$(PYTEST) -m "not slow" $(TESTS)
 
 test-slow: $(STAMP)
 	$(PYTEST) -m slow $(TESTS)
+
+# The lower bounds of setup.cfg, in an environment of their own: make test-minimum PYTHON=python3.11
+# Old packages call what newer ones of other projects have deprecated: that is no error here.
+MINIMUM_TESTS = tests/base tests/cli tests/demo tests/featstore tests/manifests \
+    tests/extract/test_backbone.py tests/extract/test_extraction.py tests/extract/test_weights_file.py \
+    tests/train/test_models.py tests/train/test_single_stream.py tests/train/test_loop.py \
+    tests/train/test_tensorboard.py tests/train/test_vqa_cli.py
+test-minimum: BIN = $(MINIMUM_VENV)/bin
+test-minimum: $(MINIMUM_STAMP)
+	$(PYTEST) -m "not slow" -W default::DeprecationWarning $(or $(TESTS),$(MINIMUM_TESTS))
+
+coverage: $(STAMP)
+	$(PYTEST) -m "not slow" --cov --cov-report=term --cov-report=html $(TESTS)
 
 lint: $(STAMP)
 	$(BIN)/ruff check .
@@ -154,7 +181,16 @@ lint: $(STAMP)
 types: $(STAMP) .typing/clipfeat
 	$(BIN)/pyright --pythonpath $(BIN)/python
 
-# pyright reads the tests' `clipfeat.…` through this link; editable installs hide it.
+docs: $(STAMP) .typing/clipfeat
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet --strict --site-dir $(abspath $(SITE))
+
+# The sdist, and the wheel that is built from it.
+wheel: $(STAMP)
+	rm -rf $(DIST)
+	$(BIN)/python -m build --no-isolation --outdir $(DIST) > /dev/null
+	@ls $(DIST)
+
+# pyright and make docs find `clipfeat.…` through this link; editable installs hide it.
 .typing/clipfeat:
 	@mkdir -p .typing && ln -sfn "$(CURDIR)" $@
 
@@ -209,5 +245,5 @@ bench-cider: machine
 	$(BIN)/python -m benchmarks.cider $(BENCH)
 
 clean:
-	rm -rf $(VENV) $(BENCH_VENV) .typing build *.egg-info
+	rm -rf $(VENV) $(BENCH_VENV) $(MINIMUM_VENV) .typing *.egg-info $(DIST) $(SITE) htmlcov .coverage*
 	@test ! -e $(DEMO)/.demo || rm -rf $(addprefix $(DEMO)/,$(DEMO_MADE))

@@ -1,12 +1,16 @@
-"""The package list is whole, arrows point one way, and light commands stay light."""
+"""The wheel is whole, arrows point one way, and light commands stay light."""
 
 import ast
 import configparser
+import shutil
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
+from packaging.version import Version
 
 ROOT = Path(__file__).parent.parent
 # Who may import whom; `base` is the floor, `cli` the roof.
@@ -57,17 +61,66 @@ def imports_of(file: Path) -> set[str]:
     return names
 
 
-def test_the_package_list_is_every_folder_of_code():
+@pytest.fixture(scope="module")
+def tracked() -> list[str]:
+    """The files that git tracks."""
+    command = ["git", "-C", str(ROOT), "ls-files", "-z"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    return [name for name in done.stdout.split("\0") if (ROOT / name).is_file()]
+
+
+@pytest.fixture(scope="module")
+def release(tracked: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of the sdist of the tracked files, and of the wheel that was built from it."""
+    folder = tmp_path_factory.mktemp("release")
+    for name in tracked:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(ROOT / name, folder / name)
+    command = [sys.executable, "-m", "build", "--no-isolation", "--outdir", "dist"]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return folder / "dist"
+
+
+@pytest.fixture(scope="module")
+def setup_cfg() -> configparser.ConfigParser:
     setup = configparser.ConfigParser()
     setup.read(ROOT / "setup.cfg")
-    listed = set(setup["options"]["packages"].split())
-    found = {
-        ".".join(["clipfeat", *init.parent.relative_to(ROOT).parts])
-        for room in ARROWS
-        for init in (ROOT / room).rglob("__init__.py")
+    return setup
+
+
+def test_the_wheel_has_every_module_and_preset(release: Path, tracked: list[str]) -> None:
+    with zipfile.ZipFile(next(release.glob("*.whl"))) as wheel:
+        files = {name for name in wheel.namelist() if ".dist-info/" not in name}
+    assert files == {f"clipfeat/{name}" for name in tracked if name.partition("/")[0] in ARROWS}
+    assert {f"clipfeat/{room}/py.typed" for room in ARROWS} <= files
+    assert any(name.endswith("/default.toml") for name in files)
+
+
+def test_the_version_is_that_of_setup_cfg(release: Path, setup_cfg) -> None:
+    version = setup_cfg["metadata"]["version"]
+    assert {path.name for path in release.iterdir()} == {
+        f"clipfeat-{version}.tar.gz",
+        f"clipfeat-{version}-py3-none-any.whl",
     }
-    assert listed == found
-    assert all((ROOT / room / "py.typed").exists() for room in ARROWS)
+    assert f"\nversion: {version}\n" in (ROOT / "CITATION.cff").read_text()
+    assert (ROOT / "CHANGELOG.md").read_text().startswith(f"# Changelog\n\n## {version} ")
+
+
+def test_the_minimum_versions_are_the_lower_bounds_of_setup_cfg(setup_cfg) -> None:
+    """Of each package the highest, where several extras have one; the peers of `bench` stand apart."""
+    extras = dict(setup_cfg["options.extras_require"])
+    del extras["bench"]
+    lines = "\n".join([setup_cfg["options"]["install_requires"], *extras.values()]).split("\n")
+    lowest: dict[str, Version] = {}
+    for requirement in map(Requirement, filter(None, lines)):
+        for bound in requirement.specifier:
+            if bound.operator == ">=":
+                version = Version(bound.version)
+                lowest[requirement.name] = max(version, lowest.get(requirement.name, version))
+    pins = (ROOT / "constraints-minimum.txt").read_text().splitlines()
+    pairs = [line.split("==") for line in pins if not line.startswith("#")]
+    assert {name: Version(version) for name, version in pairs} == lowest
 
 
 @pytest.mark.parametrize("room", ARROWS)
