@@ -21,7 +21,7 @@ def epoch_order(
 ) -> Numbers:
     """Return all example numbers, images in random order and each image's examples together.
 
-    The order depends on nothing but the arguments, so that a resumed run goes on with the very
+    The order depends on nothing but the arguments, so that a resumed run sees the very
     batches it would have seen. Examples of one image stay together so that its record is read
     once in an epoch (twice where a batch ends inside an image); with `max_per_image` they are dealt
     out in groups of at most so many, for batches with more images.

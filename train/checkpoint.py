@@ -100,7 +100,9 @@ def load_model(model: nn.Module, tensors: Tensors, path: Path, *, assign: bool =
         model.load_state_dict(_under("model.", tensors), assign=assign)
     except RuntimeError as error:
         reason = printable(" ".join(str(error).split())[:1000])
-        raise ClipfeatError(f"{path}: the checkpoint is of another model ({reason})") from None
+        raise ClipfeatError(
+            f"{path}: the checkpoint is of another model ({reason})", code="E-RUN-MODEL"
+        ) from None
 
 
 def rebuild(build: Callable[[], M], tensors: Tensors, path: Path) -> M:
@@ -147,7 +149,9 @@ def load_training(run: Path, model: nn.Module, optimizer: Optimizer) -> State | 
             tensors, state = read_checkpoint(path)
         except DamagedCheckpointError as error:
             if number == len(paths):
-                raise ClipfeatError(f"{error}; delete {run} to start again") from None
+                raise ClipfeatError(
+                    f"{error}; delete {run} to start again", code="E-RUN-RESUME"
+                ) from None
             logger.info(f"{error}; resuming from {paths[number]}")
             continue
         load_model(model, tensors, path)
@@ -168,7 +172,8 @@ def _load_optimizer(optimizer: Optimizer, tensors: Tensors, path: Path) -> None:
         optimizer.load_state_dict({"state": memory, "param_groups": groups})
     except (KeyError, ValueError, RuntimeError, TypeError) as error:
         raise ClipfeatError(
-            f"{path}: no training can go on from this ({printable(str(error)[:300])}); delete it to start again"
+            f"{path}: training cannot resume from it ({printable(str(error)[:300])}); delete it to start again",
+            code="E-RUN-RESUME",
         ) from None
 
 

@@ -68,7 +68,10 @@ def _accelerator(precision: str, *, cpu: bool) -> Accelerator:
 
 def _is_cpu(device: str | None) -> bool:
     if device == "cuda" and not torch.cuda.is_available():
-        raise UsageError("--device cuda: torch finds no GPU here; type --device cpu")
+        raise UsageError(
+            "--device cuda: torch finds no GPU on this machine; pass --device cpu",
+            code="E-GPUS-ABSENT",
+        )
     return device == "cpu" or not torch.cuda.is_available()
 
 
@@ -111,7 +114,7 @@ def memory_errors(remedy: str) -> Iterator[None]:
         texts = ("out of memory", "not enough memory", "can't allocate memory")
         if not any(text in str(error).lower() for text in texts):
             raise
-        raise ClipfeatError(f"out of memory: {remedy}") from None
+        raise ClipfeatError(f"out of memory: {remedy}", code="E-RUN-MEMORY") from None
 
 
 @contextlib.contextmanager

@@ -25,12 +25,12 @@ class EventWriter:
     def __init__(self, folder: Path, *, purge_step: int):
         """Begin a file in `folder`, and hide the steps from `purge_step` on of those before it.
 
-        A run that goes on from the checkpoint of step 40 passes 41: a killed process may have
+        A run that resumes from the checkpoint of step 40 passes 41: a killed process may have
         written more.
         """
         folder.mkdir(parents=True, exist_ok=True)
         # Names carry the second at which a file was begun. The suffix keeps them in order where a
-        # run is killed and goes on within one, and nobody can put a link in a file's place before.
+        # run is killed and resumes within one, and nobody can put a link in a file's place before.
         suffix = f".{purge_step:09}.{secrets.token_hex(8)}"
         self._file = EventsWriter(str(folder / "events"), suffix)
         started = SessionLog(status=SessionLog.START)
@@ -72,7 +72,7 @@ class Log(Protocol):
 
 @contextlib.contextmanager
 def open_log(run: Path, *, step: int) -> Iterator[Log]:
-    """Open the log of a run that goes on after update `step`; what lies beyond it is forgotten."""
+    """Open the log of a run that resumes after update `step`; later entries are dropped."""
     require_no_link(run / EVENTS)
     with (
         open_metrics(run, step=step) as metrics,

@@ -56,7 +56,8 @@ class RecordReader:
         if needed > SPARED * free:
             raise UsageError(
                 f"cache {what} needs {needed / 1e9:.1f} GB for {len(ids):,} records, and "
-                f"{free / 1e9:.1f} GB are free; pass --set cache=none"
+                f"{free / 1e9:.1f} GB are free; pass --set cache=none",
+                code="E-RUN-CACHE",
             )
 
     def pinned(self, tensor: Tensor) -> Tensor:
@@ -158,7 +159,8 @@ def channel_statistics(store: FeatureStore, ids: Sequence[str], *, seed: int) ->
         grid = store[image_id][store.mask(image_id)].astype(np.float64)  # cell dim
         if not np.isfinite(grid).all():
             raise ClipfeatError(
-                f"the features of image {image_id} hold NaN or infinity; extract it again"
+                f"the features of image {image_id} hold NaN or infinity; extract it again",
+                code="E-FEATURES-FINITE",
             )
         cells += len(grid)
         total += grid.sum(axis=0)
@@ -167,8 +169,9 @@ def channel_statistics(store: FeatureStore, ids: Sequence[str], *, seed: int) ->
     variance = np.maximum(squares / cells - np.square(mean), 0)
     if not variance.any():
         raise ClipfeatError(
-            f"all {len(chosen)} sampled records hold one constant feature vector: nothing can "
-            "be learned from this store; extract it again"
+            f"all {len(chosen)} sampled records have the same feature vector in every cell: a model "
+            "cannot learn from this store; extract it again",
+            code="E-FEATURES-CONSTANT",
         )
     std = np.sqrt(variance + FLOOR**2 * variance.mean())
     return ChannelStatistics(*(torch.from_numpy(a.astype(np.float32)) for a in (mean, std)))
@@ -183,7 +186,8 @@ def statistics_of(tensors: Mapping[str, Tensor], norm: str, path: Path) -> Chann
     if mean.dim() != 1 or mean.shape != std.shape or {mean.dtype, std.dtype} != {torch.float32}:
         raise ClipfeatError(
             f"{path}: {norm}.mean and std must be a float32 for each channel; got "
-            f"{tuple(mean.shape)} of {mean.dtype} and {tuple(std.shape)} of {std.dtype}"
+            f"{tuple(mean.shape)} of {mean.dtype} and {tuple(std.shape)} of {std.dtype}",
+            code="E-RUN-STATISTICS",
         )
     return ChannelStatistics(mean, std)
 

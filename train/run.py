@@ -51,7 +51,7 @@ BEST = "best.safetensors"
 RESULT = "result.json"
 SCORES = "scores.json"
 BAD_BATCH = "bad_batch.safetensors"
-# Settings that a run may go on with; a run that lacked memory needs more parts to go on at all.
+# Settings that may change when a run resumes: one that lacked memory needs smaller parts.
 CHANGES_NOTHING = {"gradient_accumulation_steps", "cache", "log_every", "checkpoint_every"}
 EVENTS = "tensorboard"
 CURVES = "curves.png"
@@ -110,7 +110,8 @@ def require_features(store: FeatureStore, manifest: RunManifest) -> None:
         if theirs != ours:
             raise UsageError(
                 f"the run was trained on features whose {part} is {theirs!r}, and that of "
-                f"{store.path} is {ours!r}; extract these images as those of {manifest.store} were"
+                f"{store.path} is {ours!r}; extract these images as those of {manifest.store} were",
+                code="E-RUN-FEATURES",
             )
 
 
@@ -124,10 +125,13 @@ def require_same_run(folder: Path, manifest: RunManifest) -> None:
         if differing:
             raise UsageError(
                 f"{folder} holds a run with {'; '.join(differing)}; "
-                "pass another --out, or what that run was started with"
+                "pass another --out, or what that run was started with",
+                code="E-RUN-DIFFERS",
             )
     elif folder.exists() and not (folder.is_dir() and all(map(_is_trace, folder.iterdir()))):
-        raise UsageError(f"{folder} exists and is no run folder; pass another --out")
+        raise UsageError(
+            f"{folder} exists and is not a run folder; pass another --out", code="E-RUN-FOLDER"
+        )
 
 
 def _is_trace(path: Path) -> bool:
@@ -168,7 +172,7 @@ def require_no_link(folder: Path) -> None:
 
 
 def find_best(folder: Path) -> Path:
-    """Return the checkpoint of a run's best model; UsageError where there is none yet."""
+    """Return the checkpoint of a run's best model; UsageError where it does not exist yet."""
     if not os.path.lexists(folder / BEST):
         raise UsageError(
             f"{folder} has no {BEST}: its first epoch is not done, or the file is gone",
@@ -183,18 +187,25 @@ def write_manifest(folder: Path, manifest: RunManifest) -> None:
 
 
 def read_manifest(folder: Path) -> RunManifest:
-    """Return what a run folder says of its run; UsageError if it is none."""
+    """Return the manifest of a run folder; raises UsageError for another folder."""
     path = folder / SETTINGS
     if not os.path.lexists(path):
         inside = sorted(path.parent.name for path in folder.glob(f"*/{SETTINGS}"))[:3]
         hint = f"; runs in it are {', '.join(inside)}" if inside else ""
-        raise UsageError(f"{folder} is no run folder: it has no {SETTINGS}{printable(hint)}")
+        raise UsageError(
+            f"{folder} is not a run folder: it has no {SETTINGS}{printable(hint)}",
+            code="E-RUN-FOLDER",
+        )
     record = read_json(path, MAX_RUN_BYTES, follow=False)
     if _is_deeper(record, DEEPEST):
-        raise ClipfeatError(f"{path}: tables are nested more than {DEEPEST} deep")
+        raise ClipfeatError(
+            f"{path}: tables are nested more than {DEEPEST} deep", code="E-RUN-NESTED"
+        )
     digests = field(record, "data_files", dict, path)
     if not all(isinstance(digest, str) for digest in digests.values()):
-        raise ClipfeatError(f"{path}: data_files must hold a sha256, a text, for each file")
+        raise ClipfeatError(
+            f"{path}: data_files must have a sha256, as text, for each file", code="E-RUN-DIGESTS"
+        )
     return RunManifest(
         task=field(record, "task", str, path),
         settings=field(record, "settings", dict, path),

@@ -23,17 +23,16 @@ MOST_TOML = 1 << 20  # bytes of a file of settings
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class LoopSettings:
-    """What the shared loop obeys; a task's own settings extend it with their fields."""
+    """The settings of the training loop; those of a task extend them with fields of their own."""
 
     seed: int = 0
     epochs: int = 15
     updates: int = 0  # where not 0, training ends after so many, whatever `epochs` says
     batch_size: int = 64  # examples an update, of all processes together
     bucket_by_grid_shape: bool = False  # batches of images with one grid shape: less padding
-    max_texts_per_image: int = 0  # most texts about one image beside each other in a batch; 0: all
-    gradient_accumulation_steps: int = (
-        1  # parts that a batch is computed in; more parts take less memory
-    )
+    max_texts_per_image: int = 0  # most adjacent texts about one image in a batch; 0: all
+    # Parts that a batch is computed in; more parts take less memory.
+    gradient_accumulation_steps: int = 1
     optimizer: str = "adamw"
     lr: float = 2e-3  # highest learning rate of the schedule
     betas: tuple[float, ...] = (0.9, 0.999)
@@ -48,8 +47,8 @@ class LoopSettings:
     clip_norm: float = 1.0  # largest norm of the gradient; 0 leaves it as it is
     precision: str = "float32"  # of the forward pass; weights stay float32
     cache: str = "none"  # "memory" or "device" keeps the records that were read there
-    log_every: int = 10  # updates a line of metrics.jsonl
-    checkpoint_every: int = 1000  # updates; there is one at each epoch's end besides
+    log_every: int = 10  # updates that share a line of metrics.jsonl
+    checkpoint_every: int = 1000  # updates; one more is written at each epoch's end
 
     def __post_init__(self) -> None:
         require_at_least(self, 1, "epochs", "batch_size", "gradient_accumulation_steps")
@@ -63,31 +62,47 @@ class LoopSettings:
         require_choice(self, "cache", CACHES)
         for name in ("warmup", "warmup_from", "lr_end"):
             if not 0 <= getattr(self, name) <= 1:
-                raise UsageError(f"{name} is a share, 0 to 1; got {getattr(self, name)}")
+                raise UsageError(
+                    f"{name} must be a share from 0 to 1; got {getattr(self, name)}",
+                    code="E-SETTINGS-RANGE",
+                )
         for name in ("lr", "eps", "decay"):
             if getattr(self, name) <= 0:
-                raise UsageError(f"{name} must be more than 0; got {getattr(self, name)}")
+                raise UsageError(
+                    f"{name} must be more than 0; got {getattr(self, name)}",
+                    code="E-SETTINGS-RANGE",
+                )
         if len(self.betas) != 2 or not all(0 <= beta < 1 for beta in self.betas):
-            raise UsageError(f"betas must be two numbers from 0 to below 1; got {self.betas}")
+            raise UsageError(
+                f"betas must be two numbers from 0 to below 1; got {self.betas}",
+                code="E-SETTINGS-RANGE",
+            )
         if bool(self.milestones) != (self.schedule == "step"):
             raise UsageError(
-                f"milestones go with schedule step, and it with them; got schedule "
-                f"{self.schedule} and milestones {self.milestones}"
+                f"schedule step requires milestones, and only it accepts them; got schedule "
+                f"{self.schedule} and milestones {self.milestones}",
+                code="E-SETTINGS-SCHEDULE",
             )
         if self.schedule == "noam" and not self.warmup:
-            raise UsageError("schedule noam falls as the warm-up rose; it needs warmup above 0")
+            raise UsageError(
+                "schedule noam requires warmup above 0, since its decay follows from it",
+                code="E-SETTINGS-SCHEDULE",
+            )
         if not all(0 < share < 1 for share in self.milestones):
-            raise UsageError(f"milestones are shares of all updates; got {self.milestones}")
+            raise UsageError(
+                f"milestones must be shares of all updates, between 0 and 1; got {self.milestones}",
+                code="E-SETTINGS-RANGE",
+            )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class SplitSettings(LoopSettings):
-    """What every task obeys that learns from one split and is scored on another."""
+    """The settings of every task that learns from one split and is scored on another."""
 
     train_split: str = "train"
     eval_split: str = "val"  # scores the model after each epoch; "" trains without one
-    skip_missing: int = 0  # most texts of a split that may lack their image's features
-    blind: bool = False  # features as zeros: what the texts alone give away
+    skip_missing: int = 0  # most texts of a split whose image may have no features
+    blind: bool = False  # features are zeros: the model has the texts alone
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -98,27 +113,38 @@ def require_at_least(settings: object, least: int, *names: str) -> None:
     """Raise UsageError where a named setting is below `least`."""
     for name in names:
         if getattr(settings, name) < least:
-            raise UsageError(f"{name} must be at least {least}; got {getattr(settings, name)}")
+            raise UsageError(
+                f"{name} must be at least {least}; got {getattr(settings, name)}",
+                code="E-SETTINGS-RANGE",
+            )
 
 
 def require_at_most(settings: object, most: int, *names: str) -> None:
     """Raise UsageError where a named setting is above `most`."""
     for name in names:
         if getattr(settings, name) > most:
-            raise UsageError(f"{name} must be at most {most}; got {getattr(settings, name)}")
+            raise UsageError(
+                f"{name} must be at most {most}; got {getattr(settings, name)}",
+                code="E-SETTINGS-RANGE",
+            )
 
 
 def require_share(settings: object, name: str) -> None:
     """Raise UsageError unless the named setting is at least 0 and below 1."""
     if not 0 <= getattr(settings, name) < 1:
-        raise UsageError(f"{name} must be at least 0 and below 1; got {getattr(settings, name)}")
+        raise UsageError(
+            f"{name} must be at least 0 and below 1; got {getattr(settings, name)}",
+            code="E-SETTINGS-RANGE",
+        )
 
 
 def require_choice(settings: object, name: str, choices: Sequence[str]) -> None:
-    """Raise UsageError where the named setting is none of `choices`."""
+    """Raise UsageError where the named setting is not one of `choices`."""
     value = getattr(settings, name)
     if value not in choices:
-        raise UsageError(f"{name} must be one of {', '.join(choices)}; got {value!r}")
+        raise UsageError(
+            f"{name} must be one of {', '.join(choices)}; got {value!r}", code="E-SETTINGS-CHOICE"
+        )
 
 
 S = TypeVar("S")
@@ -151,7 +177,10 @@ def find_config(name: str, presets: Path) -> Path:
     if preset.is_file():
         return preset
     known = ", ".join(sorted(path.stem for path in presets.glob("*.toml")))
-    raise UsageError(f"no settings file {name}; pass the path of a TOML file or one of: {known}")
+    raise UsageError(
+        f"no settings file {name}; pass the path of a TOML file or one of: {known}",
+        code="E-SETTINGS-FILE",
+    )
 
 
 def _read_toml(path: Path) -> dict[str, Any]:
@@ -159,19 +188,25 @@ def _read_toml(path: Path) -> dict[str, Any]:
         return tomllib.loads(read_text(path, MOST_TOML))
     except (OSError, ValueError, RecursionError) as error:
         reason = error.strerror if isinstance(error, OSError) else error
-        raise UsageError(f"{path}: not a TOML settings file ({reason})") from None
+        raise UsageError(
+            f"{path}: not a TOML settings file ({reason})", code="E-SETTINGS-FILE"
+        ) from None
 
 
 def _parse_assignment(text: str) -> tuple[str, Any]:
     key, equals, value = text.partition("=")
     if not equals or not key.strip():
-        raise UsageError(f"--set takes key=value, such as --set epochs=3; got {text!r}")
+        raise UsageError(
+            f"--set takes key=value, such as --set epochs=3; got {text!r}", code="E-SETTINGS-ASSIGN"
+        )
     try:
         parsed = tomllib.loads(f"value = {value}")["value"]
     except ValueError:  # or a number of thousands of digits
         parsed = value.strip()  # a bare word, which TOML would want in quotes
     except RecursionError:
-        raise UsageError(f"--set {key.strip()}: its value is nested too deeply") from None
+        raise UsageError(
+            f"--set {key.strip()}: its value is nested too deeply", code="E-SETTINGS-ASSIGN"
+        ) from None
     return key.strip(), parsed
 
 
@@ -185,12 +220,15 @@ def _assign(values: dict[str, Any], key: str, value: Any) -> None:
     if isinstance(inside, str):  # model=mcan, and now model.hidden=64
         inside = values[table] = {"name": inside}
     if not isinstance(inside, dict):
-        raise UsageError(f"{table} is {inside!r}, no table; it has no {inner!r}")
+        raise UsageError(
+            f"{table} is {inside!r}, not a table; {inner!r} cannot be set in it",
+            code="E-SETTINGS-TABLE",
+        )
     _assign(inside, inner, value)
 
 
 def _checked(table: str, key: str, value: Any, types: Mapping[str, Any]) -> Any:
-    """Return a value as its setting has it; UsageError where it is none."""
+    """Return a value in the type of its setting; UsageError where it has another type."""
     name = table + key
     if key not in types:
         _refuse_key(name, [table + known for known in types])
@@ -213,33 +251,44 @@ def _table(name: str, value: Any, kinds: Mapping[str, type], default: str) -> An
     if isinstance(value, str):
         value = {"name": value}  # --set model=mcan: all else at that model's defaults
     if not isinstance(value, dict):
-        raise UsageError(f"{name} must be a table with a name; got {value!r:.60}")
+        raise UsageError(
+            f"{name} must be a table with a name; got {value!r:.60}", code="E-SETTINGS-TABLE"
+        )
     chosen = value.get("name", default)
     if not isinstance(chosen, str) or chosen not in kinds:
-        raise UsageError(f"{name} must be one of {', '.join(kinds)}; got {chosen!r:.60}")
+        raise UsageError(
+            f"{name} must be one of {', '.join(kinds)}; got {chosen!r:.60}",
+            code="E-SETTINGS-CHOICE",
+        )
     return settings_of(kinds[chosen], value, f"{name}.")
 
 
 def _array(name: str, value: Any, wanted: Any) -> tuple[Any, ...]:
     if not isinstance(value, (list, tuple)):
-        raise UsageError(f"{name} must be an array, such as [0.9, 0.98]; got {value!r:.60}")
+        raise UsageError(
+            f"{name} must be an array, such as [0.9, 0.98]; got {value!r:.60}",
+            code="E-SETTINGS-TYPE",
+        )
     return tuple(_scalar(f"each of {name}", entry, wanted) for entry in value)
 
 
 def _scalar(name: str, value: Any, wanted: Any) -> Any:
     if type(value) is int and not abs(value) < LARGEST:
         raise UsageError(
-            f"{name} must be less than 2^63; got a number of {value.bit_length()} bits"
+            f"{name} must be less than 2^63; got a number of {value.bit_length()} bits",
+            code="E-SETTINGS-RANGE",
         )
     if wanted is float and type(value) is int:
         value = float(value)
     if type(value) is not wanted or (wanted is float and not math.isfinite(value)):
         article = "an" if wanted is int else "a"
-        raise UsageError(f"{name} must be {article} {wanted.__name__}; got {value!r:.60}")
+        raise UsageError(
+            f"{name} must be {article} {wanted.__name__}; got {value!r:.60}", code="E-SETTINGS-TYPE"
+        )
     return value
 
 
 def _refuse_key(name: str, known: Sequence[str]) -> NoReturn:
     near = difflib.get_close_matches(name, known, n=3)
     hint = f"did you mean {', '.join(near)}?" if near else f"known: {', '.join(known)}"
-    raise UsageError(f"no setting is named {name!r}; {hint}")
+    raise UsageError(f"no setting is named {name!r}; {hint}", code="E-SETTINGS-NAME")

@@ -117,6 +117,7 @@ def require_apart(
     if shared:
         raise UsageError(
             f"eval_split {settings.eval_split} shares {len(shared):,} {of} with train_split "
-            f"{settings.train_split}, so that its score would mean nothing; "
-            'pass --set eval_split="" to train without one'
+            f"{settings.train_split}, so its score would not be one on unseen examples; "
+            'pass --set eval_split="" to train without one',
+            code="E-SPLIT-SHARED",
         )

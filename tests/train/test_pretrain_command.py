@@ -311,7 +311,10 @@ def test_a_start_that_is_none_is_refused(
     command = ["train", task, *(["demo"] if task == "pretrain" else [])]
     command += [*words(world, out, "max_tokens=12"), *splits]
     err = refusal([*command, "--init", tmp_path / "nowhere"], typed, out)
-    assert err == f"Error: {tmp_path / 'nowhere'} is no run folder: it has no settings.json\n"
+    assert (
+        err
+        == f"Error: {tmp_path / 'nowhere'} is not a run folder: it has no settings.json [E-RUN-FOLDER]\n"
+    )
 
     begun = shutil.copytree(stage1, tmp_path / "begun")
     (begun / "best.safetensors").unlink()
@@ -332,7 +335,10 @@ def test_a_start_that_is_none_is_refused(
 
 def test_eval_of_what_is_no_pretraining_run(stage1: Path, tmp_path: Path, typed: Typed) -> None:
     code, _, err = typed("eval", "pretrain", tmp_path, "--split", "heldout")
-    assert (code, err) == (2, f"Error: {tmp_path} is no run folder: it has no settings.json\n")
+    assert (code, err) == (
+        2,
+        f"Error: {tmp_path} is not a run folder: it has no settings.json [E-RUN-FOLDER]\n",
+    )
     code, _, err = typed("eval", "pretrain", stage1, "--split", "nothing")
     assert (code, err.count("\n")) == (2, 1)
     assert "has no part 'nothing' of corpus 'nothing'" in err

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 import torch
+from refused import refuses
 from torch import Tensor, nn
 
 from clipfeat.base.errors import UsageError
@@ -118,16 +119,16 @@ def test_a_batch_that_asks_nothing_costs_nothing_and_has_a_gradient() -> None:
 
 
 @pytest.mark.parametrize(
-    ("objectives", "message"),
+    ("objectives", "code", "names"),
     [
-        ({"words": 0.0, "matching": 0.0}, "objectives: at least one of words, matching, answers"),
-        ({"answers": -1.0}, "answers must be at least 0; got -1.0"),
-        ({"mask_words": 1.0}, "mask_words must be at least 0 and below 1; got 1.0"),
-        ({"mismatch": -0.1}, "mismatch must be at least 0 and below 1; got -0.1"),
+        ({"words": 0.0, "matching": 0.0}, "E-SETTINGS-OBJECTIVES", ("words", "answers")),
+        ({"answers": -1.0}, "E-SETTINGS-RANGE", ("answers", "-1.0")),
+        ({"mask_words": 1.0}, "E-SETTINGS-RANGE", ("mask_words", "1.0")),
+        ({"mismatch": -0.1}, "E-SETTINGS-RANGE", ("mismatch", "-0.1")),
     ],
 )
 def test_objectives_that_make_no_sense_are_refused(
-    objectives: dict[str, Any], message: str
+    objectives: dict[str, Any], code: str, names: tuple[str, ...]
 ) -> None:
-    with pytest.raises(UsageError, match=message):
+    with refuses(code, *names, kind=UsageError):
         ObjectiveSettings(**objectives)

@@ -6,6 +6,7 @@ import numpy as np
 import psutil
 import pytest
 import torch
+from refused import refuses
 from stores import make_store
 
 from clipfeat.base.errors import UsageError
@@ -78,7 +79,7 @@ def test_a_cache_that_does_not_fit_is_refused(store: FeatureStore, monkeypatch) 
     monkeypatch.setattr(psutil, "virtual_memory", lambda: free)
     reader = RecordReader(store, CPU, "memory")
     reader.require_room(GRIDS, processes=1)
-    with pytest.raises(UsageError, match=r"cache memory needs 0\.0 GB for 5 records"):
+    with refuses("E-RUN-CACHE", "cache memory", "5 records", kind=UsageError):
         reader.require_room(GRIDS, processes=2)
     RecordReader(store, CPU).require_room(GRIDS, processes=1000)
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from refused import refuses
 
 from clipfeat.base.errors import ClipfeatError, UsageError
 from clipfeat.base.files import temporary_name
@@ -235,7 +236,7 @@ def test_tables_in_tables_of_settings_have_an_end(run: Path) -> None:
         deep = {"a": deep}
     card["settings"] = deep
     (run / "settings.json").write_text(json.dumps(card))
-    with pytest.raises(ClipfeatError, match="tables are nested more than 10 deep"):
+    with refuses("E-RUN-NESTED"):
         read_manifest(run)
 
 
@@ -282,5 +283,5 @@ def test_a_run_that_was_killed_as_it_began_can_begin_again(tmp_path: Path) -> No
         (tmp_path / "run" / temporary_name(".settings.json")).write_bytes(b"{")
     require_same_run(tmp_path / "run", MANIFEST)
     (tmp_path / "run" / "letter.txt").touch()
-    with pytest.raises(UsageError, match="exists and is no run folder"):
+    with refuses("E-RUN-FOLDER", kind=UsageError):
         require_same_run(tmp_path / "run", MANIFEST)

@@ -1,6 +1,7 @@
 """Learning rates, against the published schedules worked by hand."""
 
 import pytest
+from refused import refuses
 
 from clipfeat.base.errors import UsageError
 from clipfeat.train.schedule import learning_rate, total_updates, updates_an_epoch
@@ -45,7 +46,7 @@ def test_a_rate_need_not_fall_to_nothing(schedule: str) -> None:
 
 
 def test_an_end_that_is_no_share_is_refused() -> None:
-    with pytest.raises(UsageError, match=r"lr_end is a share, 0 to 1; got 1\.5"):
+    with refuses("E-SETTINGS-RANGE", "lr_end", "1.5", kind=UsageError):
         LoopSettings(lr_end=1.5)
 
 

@@ -5,6 +5,7 @@ import json
 from pathlib import Path
 
 import pytest
+from refused import refuses
 
 from clipfeat.base.errors import UsageError
 from clipfeat.train.models.settings import McanSettings
@@ -36,65 +37,58 @@ def test_assignments_go_on_top_of_the_file(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("assignment", "message"),
+    ("assignment", "kind", "names"),
     [
-        ("epoch=3", "no setting is named 'epoch'; did you mean epochs"),
-        ("zzz=3", "no setting is named 'zzz'; known: seed, epochs"),
-        ("epochs=3.0", "epochs must be an int; got 3.0"),
-        ("epochs=true", "epochs must be an int; got True"),
-        ("lr=fast", "lr must be a float; got 'fast'"),
-        ("lr=nan", "lr must be a float; got nan"),
-        ("blind=1", "blind must be a bool; got 1"),
-        (
-            "model=ban",
-            "model must be one of updn, pythia, mcan, movie_mcan, single_stream; got 'ban'",
-        ),
-        (
-            "model={name=[1]}",
-            "model must be one of updn, pythia, mcan, movie_mcan, single_stream; got [1]",
-        ),
-        (f"seed={1 << 64}", "seed must be less than 2^63; got a number of 65 bits"),
-        (f"lr=1{'0' * 400}", "lr must be less than 2^63; got a number of"),
-        ("epochs=" + 3000 * "[", "--set epochs: its value is nested too deeply"),
-        ("epochs=0", "epochs must be at least 1; got 0"),
-        ("lr=0", "lr must be more than 0; got 0.0"),
-        ("warmup=2", "warmup is a share, 0 to 1; got 2.0"),
-        ("model.dropout=1", "dropout must be at least 0 and below 1; got 1.0"),
-        ("precision=fp8", "precision must be one of float32, bfloat16, float16; got 'fp8'"),
-        ("betas=0.9", "betas must be an array, such as [0.9, 0.98]; got 0.9"),
-        ("betas=[0.9]", "betas must be two numbers from 0 to below 1; got (0.9,)"),
-        ("betas=[0.9, 1]", "betas must be two numbers from 0 to below 1; got (0.9, 1.0)"),
-        ("betas=[0.9, true]", "each of betas must be a float; got True"),
-        ("schedule=step", "milestones go with schedule step"),
-        ("milestones=[0.5]", "milestones go with schedule step"),
-        ("cache=disk", "cache must be one of none, memory, device; got 'disk'"),
-        ("model.hiden=3", "no setting is named 'model.hiden'; did you mean model.hidden"),
-        ("model.hidden=big", "model.hidden must be an int; got 'big'"),
-        ("model=3", "model must be a table with a name; got 3"),
-        ("max_tokens=513", "max_tokens must be at most 512; got 513"),
-        ("seed.x=3", "seed must be an int; got {'x': 3}"),
-        ("epochs", "--set takes key=value, such as --set epochs=3; got 'epochs'"),
-        ("=3", "--set takes key=value"),
+        ("epoch=3", "NAME", ("'epoch'", "did you mean epochs")),
+        ("zzz=3", "NAME", ("'zzz'", "known: seed, epochs")),
+        ("epochs=3.0", "TYPE", ("epochs must be an int", "3.0")),
+        ("epochs=true", "TYPE", ("epochs must be an int", "True")),
+        ("lr=fast", "TYPE", ("lr must be a float", "'fast'")),
+        ("lr=nan", "TYPE", ("lr must be a float", "nan")),
+        ("blind=1", "TYPE", ("blind must be a bool", "1")),
+        ("model=ban", "CHOICE", ("updn, pythia, mcan, movie_mcan, single_stream", "'ban'")),
+        ("model={name=[1]}", "CHOICE", ("updn, pythia, mcan, movie_mcan, single_stream", "[1]")),
+        (f"seed={1 << 64}", "RANGE", ("seed", "2^63", "65 bits")),
+        (f"lr=1{'0' * 400}", "RANGE", ("lr", "2^63")),
+        ("epochs=" + 3000 * "[", "ASSIGN", ("--set epochs",)),
+        ("epochs=0", "RANGE", ("epochs must be at least 1", "0")),
+        ("lr=0", "RANGE", ("lr must be more than 0", "0.0")),
+        ("warmup=2", "RANGE", ("warmup", "2.0")),
+        ("model.dropout=1", "RANGE", ("dropout must be at least 0 and below 1", "1.0")),
+        ("precision=fp8", "CHOICE", ("precision", "float32, bfloat16, float16", "'fp8'")),
+        ("betas=0.9", "TYPE", ("betas must be an array", "0.9")),
+        ("betas=[0.9]", "RANGE", ("betas must be two numbers", "(0.9,)")),
+        ("betas=[0.9, 1]", "RANGE", ("betas must be two numbers", "(0.9, 1.0)")),
+        ("betas=[0.9, true]", "TYPE", ("each of betas", "True")),
+        ("schedule=step", "SCHEDULE", ("milestones",)),
+        ("milestones=[0.5]", "SCHEDULE", ("milestones", "0.5")),
+        ("cache=disk", "CHOICE", ("cache", "none, memory, device", "'disk'")),
+        ("model.hiden=3", "NAME", ("'model.hiden'", "did you mean model.hidden")),
+        ("model.hidden=big", "TYPE", ("model.hidden must be an int", "'big'")),
+        ("model=3", "TABLE", ("model", "3")),
+        ("max_tokens=513", "RANGE", ("max_tokens must be at most 512", "513")),
+        ("seed.x=3", "TYPE", ("seed must be an int", "{'x': 3}")),
+        ("epochs", "ASSIGN", ("--set epochs=3", "'epochs'")),
+        ("=3", "ASSIGN", ("key=value",)),
     ],
 )
-def test_wrong_assignments_are_refused(assignment: str, message: str) -> None:
-    with pytest.raises(UsageError) as error:
+def test_wrong_assignments_are_refused(assignment: str, kind: str, names: tuple[str, ...]) -> None:
+    with refuses(f"E-SETTINGS-{kind}", *names, kind=UsageError):
         settings(assignment)
-    assert message in str(error.value)
 
 
 def test_noam_needs_a_warm_up() -> None:
-    with pytest.raises(UsageError, match="noam falls as the warm-up rose; it needs warmup above 0"):
+    with refuses("E-SETTINGS-SCHEDULE", "noam", "warmup", kind=UsageError):
         settings("schedule=noam", "warmup=0")
 
 
 def test_broken_files_are_refused(tmp_path: Path) -> None:
     broken = tmp_path / "broken.toml"
     broken.write_text("epochs = = 3")
-    with pytest.raises(UsageError, match=r"broken\.toml: not a TOML settings file"):
+    with refuses("E-SETTINGS-FILE", "broken.toml", kind=UsageError):
         settings(config=broken)
     broken.write_bytes(b"\xff\xfe")
-    with pytest.raises(UsageError, match=r"broken\.toml: not a TOML settings file"):
+    with refuses("E-SETTINGS-FILE", "broken.toml", kind=UsageError):
         settings(config=broken)
 
 
@@ -103,7 +97,7 @@ def test_a_config_is_a_path_or_the_name_of_a_preset(tmp_path: Path) -> None:
     mine.touch()
     assert find_config(str(mine), VQA_PRESETS) == mine
     assert find_config("default", VQA_PRESETS) == VQA_PRESETS / "default.toml"
-    with pytest.raises(UsageError, match=r"no settings file nowhere; .* one of: default"):
+    with refuses("E-SETTINGS-FILE", "nowhere", "default", kind=UsageError):
         find_config("nowhere", VQA_PRESETS)
 
 

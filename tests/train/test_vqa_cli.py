@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 from pictures import photograph
+from refused import refuses
 from stores import make_store
 from vqa_world import FAST, grid, make_world, write_gqa, write_split, write_visual_genome
 
@@ -172,7 +173,10 @@ def test_mistakes_get_one_line(
 
 def test_eval_of_no_run_gets_one_line(tmp_path: Path, typed: Typed) -> None:
     code, _, err = typed("eval", "vqa", tmp_path, "--split", "val")
-    assert (code, err) == (2, f"Error: {tmp_path} is no run folder: it has no settings.json\n")
+    assert (code, err) == (
+        2,
+        f"Error: {tmp_path} is not a run folder: it has no settings.json [E-RUN-FOLDER]\n",
+    )
 
 
 def test_one_question_is_answered_as_in_its_split(run: Path, world: tuple[Path, Path]) -> None:
@@ -287,7 +291,7 @@ def test_compare_as_typed(run: Path, tmp_path: Path, typed: Typed) -> None:
 
 def test_one_question_needs_the_store_of_the_run(run: Path, tmp_path: Path) -> None:
     other = FeatureStore.open(other_store(tmp_path))
-    with pytest.raises(UsageError, match="the run was trained on features whose backbone is"):
+    with refuses("E-RUN-FEATURES", "backbone", kind=UsageError):
         answer(load_run(run), other, "COCO_val2014_000000000004", "Why?")
 
 

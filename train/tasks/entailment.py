@@ -65,7 +65,10 @@ def encode(
     )
     kept = [(pair, stored) for pair, stored in zip(split.pairs, ids, strict=True) if stored]
     if not kept:
-        raise ClipfeatError(f"split {split.name!r}: none of its images has features in the store")
+        raise ClipfeatError(
+            f"split {split.name!r}: none of its images has features in the store",
+            code="E-IMAGES-NONE",
+        )
     texts = [pair.hypothesis for pair, _ in kept]
     examples = make_examples(
         [pair.pair_id for pair, _ in kept],

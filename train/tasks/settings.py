@@ -79,7 +79,10 @@ class ObjectiveSettings:
         for name in ("mask_words", "mismatch", "mask_cells"):
             require_share(self, name)
         if not any((self.words, self.matching, self.answers, self.cells)):
-            raise UsageError("objectives: at least one of words, matching, answers, cells counts")
+            raise UsageError(
+                "objectives: at least one of words, matching, answers and cells must be above 0",
+                code="E-SETTINGS-OBJECTIVES",
+            )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -141,11 +144,12 @@ class SelfCriticalSettings:
         require_at_most(self, LONGEST, "samples")
         if self.baseline == "mean" and self.samples < 2:
             raise UsageError(
-                "baseline mean is that of the other samples of an image; samples must be at "
-                f"least 2; got {self.samples}"
+                "baseline mean is the mean of the other samples of an image: samples must be at "
+                f"least 2; got {self.samples}",
+                code="E-SETTINGS-RANGE",
             )
         if self.lr <= 0:
-            raise UsageError(f"scst.lr must be more than 0; got {self.lr}")
+            raise UsageError(f"scst.lr must be more than 0; got {self.lr}", code="E-SETTINGS-RANGE")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

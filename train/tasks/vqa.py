@@ -50,14 +50,16 @@ def choose_answers(
         if not set(answers).intersection(common):
             raise UsageError(
                 f"answer_list {answer_list}: none of its {len(answers)} answers, such as "
-                f"{answers[0]!r}, is one of split {split.name!r}; pass this data set's list"
+                f"{answers[0]!r}, is one of split {split.name!r}; pass this data set's list",
+                code="E-ANSWERS-LIST",
             )
     else:
         answers = answer_classes(common, min_count=min_answer_count)
     if not answers:
         raise ClipfeatError(
             f"no answer of split {split.name!r} occurs {min_answer_count} times in its "
-            f"{len(common)} questions; pass --set min_answer_count=1"
+            f"{len(common)} questions; pass --set min_answer_count=1",
+            code="E-ANSWERS-NONE",
         )
     return answers
 
@@ -94,7 +96,8 @@ def _require_one_collection(
                 f"split {split!r} has questions about image {stored} of {owner} and of "
                 f"{question.collection}, and the store has one image {stored}; extract Visual "
                 f"Genome's images as VG_<id>, such as VG_{stored}: write these ids into the "
-                "manifest, for instance through a table"
+                "manifest, for instance through a table",
+                code="E-IMAGES-SAME",
             )
 
 
@@ -114,7 +117,10 @@ def encode(
     ids = store_ids(split.questions, split.name, store, skip_missing=skip_missing)
     kept = [q for q, stored in zip(split.questions, ids, strict=True) if stored is not None]
     if not kept:
-        raise ClipfeatError(f"split {split.name!r}: none of its images has features in the store")
+        raise ClipfeatError(
+            f"split {split.name!r}: none of its images has features in the store",
+            code="E-IMAGES-NONE",
+        )
     texts = [question.text for question in kept]
     examples = make_examples(
         [question.question_id for question in kept],

@@ -107,11 +107,16 @@ def ask(
     Raises UsageError and StoreError, as `answer` does, before anything is written.
     """
     if not question.strip():
-        raise UsageError("--question is empty; pass one, such as --question 'What is this?'")
+        raise UsageError(
+            "--question is empty; pass one, such as --question 'What is this?'",
+            code="E-OPTION-QUESTION",
+        )
     try:  # in a locale without UTF-8, Python gives its bytes another meaning
         question = os.fsencode(question).decode()
     except UnicodeError:
-        raise UsageError(f"--question must be UTF-8; got {question!r:.60}") from None
+        raise UsageError(
+            f"--question must be UTF-8; got {question!r:.60}", code="E-OPTION-QUESTION"
+        ) from None
     if out is not None:
         require_file(out, "--out")
     pixels = None if image is None else read_image(image)

@@ -43,8 +43,8 @@ def clip_scores(
 ) -> dict[str, float]:
     """Return CLIPScore, RefCLIPScore and retrieval of one caption for each of a store's images.
 
-    `skipped` images of the split have no features. Raises ClipfeatError for a text that is none
-    and for embeddings that are no numbers.
+    `skipped` images of the split have no features. Raises ClipfeatError for invalid text and
+    for embeddings that are not finite.
     """
     said = [PROMPT + text for text in captions]
     wanted = [[PROMPT + text for text in own] for own in references]
@@ -52,13 +52,17 @@ def clip_scores(
     distinct = list(dict.fromkeys([*said, *(text for own in wanted for text in own)]))
     broken = next((text for text in distinct if not is_unicode(text)), None)
     if broken is not None:
-        raise ClipfeatError(f"a caption holds half a surrogate pair: {broken!r:.80}; mend it")
+        raise ClipfeatError(
+            f"a caption contains half of a surrogate pair, which is not text: {broken!r:.80}; correct it",
+            code="E-CAPTIONS-UNICODE",
+        )
     pooled = store.pooled(images)
     finite = np.isfinite(pooled).all(axis=1)
     if not finite.all():
         bad = images[int(np.argmin(finite))]
         raise ClipfeatError(
-            f"{store.path}: the embedding of {bad!r:.60} is not finite; extract it again"
+            f"{store.path}: the embedding of {bad!r:.60} is not finite; extract it again",
+            code="E-FEATURES-FINITE",
         )
     vectors = embed(distinct)
     row = {text: number for number, text in enumerate(distinct)}
@@ -111,9 +115,12 @@ def eval_caption(
     other features than the run's.
     """
     if images is not None and not page:
-        raise UsageError("--images is for the page of examples; pass --page too")
+        raise UsageError("--images requires --page, the page of examples", code="E-OPTION-EXCLUDES")
     if images is not None and not images.is_dir():
-        raise UsageError(f"--images takes the folder of the image files; {images} is none")
+        raise UsageError(
+            f"--images {images} is not a folder; pass the folder of the image files",
+            code="E-OPTION-FOLDER",
+        )
     trained = load_stage(find_stage(run))
     if beam is not None:
         trained = with_beams(trained, beam)

@@ -132,7 +132,10 @@ def _with_features(
     )
     kept = [(image, stored) for image, stored in found if stored is not None]
     if not kept:
-        raise ClipfeatError(f"split {split.name!r}: none of its images has features in the store")
+        raise ClipfeatError(
+            f"split {split.name!r}: none of its images has features in the store",
+            code="E-IMAGES-NONE",
+        )
     return [image for image, _ in kept], tuple(stored for _, stored in kept)
 
 

@@ -63,8 +63,9 @@ def find_stage(run: Path) -> Path:
         if (run / stage / BEST).is_file():
             return run / stage
     raise UsageError(
-        f"{run} holds no captioning run with a model: neither "
-        f"{' nor '.join(str(run / stage / BEST) for stage in STAGES)} is there"
+        f"{run} has no captioning run with a model: "
+        f"{' and '.join(str(run / stage / BEST) for stage in STAGES)} do not exist",
+        code="E-RUN-BEST",
     )
 
 

@@ -107,7 +107,8 @@ def write_page(
     if folder is not None and not any(files):
         raise UsageError(
             f"--images {folder} has no file of any image shown, such as {stored[0]}.jpg; pass "
-            "the folder that the store was extracted from, or leave it out"
+            "the folder that the store was extracted from, or leave it out",
+            code="E-OPTION-FOLDER",
         )
     looked = look(trained, eval_split, store, [position[image.image_id] for image in images])
     articles = [

@@ -47,14 +47,24 @@ class CaptionRequest:
     def __post_init__(self) -> None:
         drawn = self.nucleus is not None
         if drawn and (self.beam is not None or self.groups > 1 or self.diversity is not None):
-            raise UsageError("--nucleus draws captions, without beams; leave --beam and its like")
+            raise UsageError(
+                "--nucleus draws captions without beams; remove --beam, --groups and --diversity",
+                code="E-OPTION-EXCLUDES",
+            )
         if not drawn and (self.temperature is not None or self.seed is not None):
-            raise UsageError("--temperature and --seed go with --nucleus; pass --nucleus 1 too")
+            raise UsageError(
+                "--temperature and --seed require --nucleus; pass --nucleus 1 too",
+                code="E-OPTION-EXCLUDES",
+            )
         if self.groups == 1 and self.diversity is not None:
-            raise UsageError("--diversity is between groups of beams; pass --groups too")
+            raise UsageError(
+                "--diversity requires --groups, since it is between groups of beams",
+                code="E-OPTION-EXCLUDES",
+            )
         if self.beam is not None and self.captions > self.beam:
             raise UsageError(
-                f"--captions {self.captions} are that many beams; got --beam {self.beam}"
+                f"--captions {self.captions} requires as many beams; got --beam {self.beam}",
+                code="E-OPTION-RANGE",
             )
 
 
@@ -83,10 +93,13 @@ def predict_captions(
     any work for what is eval_split wrongly, ClipfeatError for images without features.
     """
     if (listed is None) == (not image_ids):
-        raise UsageError("pass ids of images, or --list with the file that lists them, one of both")
+        raise UsageError(
+            "pass either ids of images, or --list with the file that lists them",
+            code="E-OPTION-EXCLUDES",
+        )
     twice = next((image for image in image_ids if image_ids.count(image) > 1), None)
     if twice is not None:
-        raise UsageError(f"image {twice!r:.60} is asked for twice; leave one out")
+        raise UsageError(f"image {twice!r:.60} is given twice; remove one", code="E-IMAGES-TWICE")
     if out is not None:
         require_file(out, "--out")
     images = [Listed(i, (i,)) for i in image_ids] if listed is None else read_list(listed)

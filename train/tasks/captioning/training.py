@@ -387,11 +387,13 @@ def _require_folder(out: Path, stages: Sequence[str]) -> None:
     strange = out.is_dir() and any(out.iterdir()) and not any((out / s).is_dir() for s in STAGES)
     if strange or (out.exists() and not out.is_dir()):
         raise UsageError(
-            f"{out} exists and is no run folder of captioning, which has a folder for each "
-            "stage; pass another --out"
+            f"{out} exists and is not a run folder of captioning, which has a folder for "
+            "each stage; pass another --out",
+            code="E-RUN-FOLDER",
         )
     if SCST in stages and XE not in stages and not (out / XE / BEST).is_file():
         raise UsageError(
-            f"stage {SCST} goes on from the best model of stage {XE}, and {out / XE} has none; "
-            f"train it first, or pass --stage {XE},{SCST}"
+            f"stage {SCST} starts from the best model of stage {XE}, and {out / XE} has none; "
+            f"train that stage first, or pass --stage {XE},{SCST}",
+            code="E-RUN-BEST",
         )

@@ -251,7 +251,9 @@ def encode(
     )
     kept = np.array([image_id is not None for image_id in stored])
     if not kept.any():
-        raise ClipfeatError(f"corpus {name!r}: none of its images has features in the store")
+        raise ClipfeatError(
+            f"corpus {name!r}: none of its images has features in the store", code="E-IMAGES-NONE"
+        )
     numbers: dict[str, int] = {}
     images = [numbers.setdefault(image_id, len(numbers)) for image_id in stored if image_id]
     texts = list(corpus.texts)

@@ -156,7 +156,8 @@ def _choose_answers(
     if not answers:
         raise ClipfeatError(
             f"no answer of corpus {settings.train_split!r} is that of {settings.min_answer_count} "
-            "questions; pass --set min_answer_count=1, or --set objectives.answers=0"
+            "questions; pass --set min_answer_count=1, or --set objectives.answers=0",
+            code="E-ANSWERS-NONE",
         )
     return answers
 
