@@ -100,7 +100,7 @@ def test_other_pictures_under_the_same_ids_are_not_taken_for_these(store, tmp_pa
     ],
 )
 def test_a_store_of_another_kind_is_never_touched(images, store, changes, difference):
-    with refuses("E-STORE-IDENTITY", difference, kind=StoreError):
+    with refuses("E-STORE-OTHER", difference, kind=StoreError):
         run(images, store.path, **{"vector": "embedding", **changes})
     assert FeatureStore.open(store.path).digest == store.digest
 
@@ -231,12 +231,12 @@ class TestUpdates:
     def test_an_update_of_another_kind_is_refused(self, folder):
         with refuses("E-STORE-SHARD-SIZE", "/s has 8 records a shard"):
             run(folder / "images", folder / "s", shard_size=4)
-        with refuses("E-STORE-IDENTITY", "dtype is float16", "float32", kind=StoreError):
+        with refuses("E-STORE-OTHER", "dtype is float16", "float32", kind=StoreError):
             run(folder / "images", folder / "s", dtype="float32")
 
     def test_fewer_images_are_refused(self, folder):
         (folder / "images" / "p000.jpg").unlink()
-        with refuses("E-STORE-IDS", "holds 1 images", "such as 'p000'", kind=StoreError):
+        with refuses("E-STORE-IDS", "holds 1 image", "such as 'p000'", kind=StoreError):
             run(folder / "images", folder / "s")
 
     def test_a_retry_needs_a_finished_store(self, folder):
