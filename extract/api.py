@@ -338,9 +338,9 @@ def _write(
                 writer.rollback()
                 if store is None:
                     files.forget(part)
-                result = "no store was written" if store is None else f"{out} is as it was"
+                outcome = "no store was written" if store is None else f"{out} is unchanged"
                 raise ExtractError(
-                    f"no image gave a record, {result}: {reasons}", code="E-IMAGES-UNUSABLE"
+                    f"no image produced a record, {outcome}: {reasons}", code="E-STORE-NO-RECORDS"
                 )
             finished = writer.commit()
         rows = finished.index if finished else sorted(writer.rows())

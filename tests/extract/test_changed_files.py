@@ -301,7 +301,7 @@ def test_a_try_without_a_record_leaves_what_was_known(folder):
     (folder / "images/p002.jpg").write_bytes(b"<html>")
     renew(folder)
     for _ in range(2):
-        with refuses("E-IMAGES-UNUSABLE", kind=ExtractError):
+        with refuses("E-STORE-NO-RECORDS", kind=ExtractError):
             run(folder, retry=("undecodable",))
         assert run(folder)[1][1:] == [f"{folder}/s is already complete"]
 

@@ -91,16 +91,16 @@ def test_other_pictures_under_the_same_ids_are_not_taken_for_these(store, tmp_pa
 
 
 @pytest.mark.parametrize(
-    ("changes", "why"),
+    ("changes", "difference"),
     [
-        ({"recipe": "square:96"}, "recipe.steps.0.height is 64 in the store, 96 asked for"),
-        ({"seed": 1}, "backbone.seed is 0 in the store, 1 asked for"),
-        ({"precision": "bfloat16"}, "precision is float32 in the store, bfloat16 asked for"),
-        ({"vector": None}, "pooled_dim is 1024 in the store, None asked for"),
+        ({"recipe": "square:96"}, "recipe.steps.0.height is 64 in the store, 96 "),
+        ({"seed": 1}, "backbone.seed is 0 in the store, 1 "),
+        ({"precision": "bfloat16"}, "precision is float32 in the store, bfloat16 "),
+        ({"vector": None}, "pooled_dim is 1024 in the store, None "),
     ],
 )
-def test_a_store_of_another_kind_is_never_touched(images, store, changes, why):
-    with pytest.raises(StoreError, match=why):
+def test_a_store_of_another_kind_is_never_touched(images, store, changes, difference):
+    with refuses("E-STORE-OTHER", difference, kind=StoreError):
         run(images, store.path, **{"vector": "embedding", **changes})
     assert FeatureStore.open(store.path).digest == store.digest
 
@@ -134,7 +134,7 @@ def test_no_image_at_all_leaves_no_store(tmp_path):
     write_photographs(tmp_path / "images", 1)
     manifest = folder_manifest(tmp_path / "images")
     (tmp_path / "images" / "p000.jpg").write_bytes(b"broken since")
-    with refuses("E-IMAGES-UNUSABLE", "no store was written: 1 und", kind=ExtractError):
+    with refuses("E-STORE-NO-RECORDS", "no store was written: 1 und", kind=ExtractError):
         run(manifest, tmp_path / "s")
     assert not (tmp_path / "s").exists()
 
@@ -154,7 +154,7 @@ def test_values_beyond_float16_are_refused_not_clipped(images, tmp_path):
     with refuses("E-FEATURES-INVALID", "8 of the 8 images", "65504 of float16"):
         run(images, tmp_path / "s", pretrained=loud)
     few = Manifest.of(images, folder_manifest(images).images[:3])
-    with refuses("E-IMAGES-UNUSABLE", "1 failed (grid reaches 3.", "e+08, beyond the 65504 of f"):
+    with refuses("E-STORE-NO-RECORDS", "1 failed (grid reaches 3.", "e+08, beyond the 65504 of f"):
         run(few, tmp_path / "few", pretrained=loud)
 
 
@@ -208,7 +208,7 @@ class TestUpdates:
     def test_refused_images_are_tried_again_when_asked(self, folder):
         old = FeatureStore.open(folder / "s")
         assert run(folder / "images", folder / "s")[1][-1].endswith("is already complete")
-        with refuses("E-IMAGES-UNUSABLE", "/s is as it was: 1 und", kind=ExtractError):
+        with refuses("E-STORE-NO-RECORDS", "/s is unchanged: 1 und", kind=ExtractError):
             run(folder / "images", folder / "s", retry=("undecodable",))
         assert (FeatureStore.open(folder / "s").digest, verify(folder / "s")) == (old.digest, [])
         photograph(4, 99, 77).save(folder / "images" / "p004.jpg")  # of another size even
@@ -231,14 +231,12 @@ class TestUpdates:
     def test_an_update_of_another_kind_is_refused(self, folder):
         with refuses("E-STORE-SHARD-SIZE", "/s has 8 records a shard"):
             run(folder / "images", folder / "s", shard_size=4)
-        with pytest.raises(StoreError, match="dtype is float16 in the store, float32 asked for"):
+        with refuses("E-STORE-OTHER", "dtype is float16", "float32", kind=StoreError):
             run(folder / "images", folder / "s", dtype="float32")
 
     def test_fewer_images_are_refused(self, folder):
         (folder / "images" / "p000.jpg").unlink()
-        with pytest.raises(
-            StoreError, match=r"holds 1 images that are not asked for .such as 'p000'"
-        ):
+        with refuses("E-STORE-IDS", "holds 1 image", "such as 'p000'", kind=StoreError):
             run(folder / "images", folder / "s")
 
     def test_a_retry_needs_a_finished_store(self, folder):
@@ -278,15 +276,15 @@ def test_a_killed_extraction_goes_on_and_ends_as_if_it_had_not_been(images, stor
 
 
 @pytest.mark.parametrize(
-    ("changes", "why"),
+    ("changes", "remedy"),
     [
-        ({"model": "RN51"}, "no such model; did you mean RN5"),
-        ({"recipe": "caption"}, "did you mean caption448"),
-        ({"device": None, "gpus": "999"}, "torch finds .*; type --"),
+        ({"model": "RN51"}, "RN5"),
+        ({"recipe": "caption"}, "caption448"),
+        ({"device": None, "gpus": "999"}, "torch finds"),
     ],
 )
-def test_a_request_that_cannot_be_met_touches_nothing(images, tmp_path, changes, why):
-    with pytest.raises(UsageError, match=why):
+def test_a_request_that_cannot_be_met_touches_nothing(images, tmp_path, changes, remedy):
+    with pytest.raises(UsageError, match=remedy):
         run(images, tmp_path / "s", **changes)
     assert not (tmp_path / "s").exists()
 

@@ -201,6 +201,6 @@ def test_files_that_all_crash_pillow_end_the_run_with_a_line(clipfeat, tmp_path,
             file.write(b"CRASH")
     line = clipfeat.run(*extract(images, out), python_path=crashing)
     assert line.code == 1
-    assert_one_line(line, "no store was written: 10 undecodable", DIED, "[E-IMAGES-UNUSABLE]")
+    assert_one_line(line, "no store was written: 10 undecodable", DIED, "[E-STORE-NO-RECORDS]")
     assert not out.exists()
     wait_for_the_children(line)
