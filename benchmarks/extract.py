@@ -32,7 +32,7 @@ from clipfeat.extract.backbones.backbone import DTYPES, choose_batch_size, norma
 from clipfeat.extract.backbones.weights import load_backbone
 from clipfeat.extract.pixels.images import load_picture
 from clipfeat.extract.planning.config import Device, Precision
-from clipfeat.extract.planning.plan import BackboneSpec, Passes
+from clipfeat.extract.planning.plan import BackboneSpec, Batching
 from clipfeat.extract.planning.recipe import Recipe, make_recipe
 from clipfeat.featstore.writing.writer import SHARD_RECORDS
 from clipfeat.manifests import folder_manifest
@@ -160,7 +160,7 @@ def measure(
     # No batch spans two shards; on a CPU any multiple of a chunk is as good.
     on_cpu = device == "cpu"
     images_at_once = choose_batch_size(backbone, recipe, size)
-    batch = Passes.of(images_at_once, 1, SHARD_RECORDS, on_cpu=on_cpu).most
+    batch = Batching.of(images_at_once, 1, SHARD_RECORDS, on_cpu=on_cpu).max_rows
     cell, dim = backbone.cell, backbone.dim
     del backbone
     pool = sorted(folder.glob("*.jpg"))

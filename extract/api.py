@@ -22,13 +22,13 @@ from .executors.results import Executor
 from .planning.config import CHANGED, ExtractConfig
 from .planning.plan import (
     BackboneSpec,
+    Batching,
     Job,
-    Passes,
     check_record_sizes,
+    disk_space_warning,
     largest_picture,
     plan_shapes,
     shard_tasks,
-    shortage,
 )
 from .planning.recipe import Recipe, check_recipe_name, make_recipe
 from .report import ExtractReport, Progress
@@ -86,7 +86,7 @@ def extract_images(manifest: Manifest, out: Path, config: ExtractConfig) -> Extr
                     complete_commit(store, break_lock=config.break_lock)
                 logger.info(f"{out} is already complete")
                 return ExtractReport(out, None, store, rows_without_record(store.index))
-        if warning := shortage(out, layout, prepared.identity):
+        if warning := disk_space_warning(out, layout, prepared.identity):
             logger.warning(warning)
         report = _write(prepared, layout, store, files)
     report.write()
@@ -404,7 +404,7 @@ def make_job(prepared: Prepared, store: Path, shard_records: int) -> Job:
         recipe=recipe,
         identity=prepared.identity,
         shard_records=shard_records,
-        passes=Passes.of(images, recipe.views or 1, shard_records, on_cpu=on_cpu),
+        batching=Batching.of(images, recipe.views or 1, shard_records, on_cpu=on_cpu),
         picture_bytes=math.prod(largest),
         decoders=config.decoders or prepared.cores,
         threads=max(2, prepared.cores),

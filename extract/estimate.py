@@ -94,7 +94,7 @@ def _estimate(prepared: Prepared) -> Estimate:
     with tempfile.TemporaryDirectory() as folder:
         store = Path(folder) / "sample.clipfeat"
         job = make_job(prepared, store, layout.shard_records)
-        sample_size = (1 + BATCHES) * job.passes.most
+        sample_size = (1 + BATCHES) * job.batching.max_rows
         sample = {image_id: shapes[image_id] for image_id in ids[:: -(-len(ids) // sample_size)]}
         small = lay_out(sample, layout.shard_records)
         with StoreWriter(store, identity, small) as writer:
@@ -105,10 +105,10 @@ def _estimate(prepared: Prepared) -> Estimate:
                     results.append(result)
                     times.append(time.perf_counter())
     refused = sum(result.refused for result in results)
-    timed = [rows for shard in small.shards for rows in job.passes.rows(len(shard.ids))]
+    timed = [rows for shard in small.shards for rows in job.batching.rows(len(shard.ids))]
     if len(results) > 1:  # the first batch pays for starting
         results, times, timed = results[1:], times[1:], timed[1:]
-    rows = sum(sum(job.passes.rows(len(shard.ids))) for shard in layout.shards)
+    rows = sum(sum(job.batching.rows(len(shard.ids))) for shard in layout.shards)
     seconds = rows * (times[-1] - times[0]) / sum(timed)
     stored = sum(result.bytes for result in results)
     ok = sum(result.images - result.refused for result in results)

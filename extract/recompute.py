@@ -19,7 +19,7 @@ from ..manifests.contents import require_driver
 from .api import choose_device
 from .embedding import backbone_spec, check_weights
 from .planning.config import MAX_PIXELS
-from .planning.plan import Passes, picture_shape
+from .planning.plan import Batching, picture_shape
 from .planning.recipe import Recipe
 
 if TYPE_CHECKING:
@@ -147,9 +147,9 @@ def recompute(
             other_files += [row.image_id] if reason == OTHER_FILE else []
     deviations: list[Deviation] = []
     on_cpu = backbone.device.type == "cpu"
-    passes = Passes.of(BATCH, recipe.views or 1, BATCH, on_cpu=on_cpu)
-    for batch, pass_rows in bucket_by_shape(ready, passes):
-        deviations += compare_batch(store, batch, stream, pass_rows)
+    batching = Batching.of(BATCH, recipe.views or 1, BATCH, on_cpu=on_cpu)
+    for batch, rows_in_batch in bucket_by_shape(ready, batching):
+        deviations += compare_batch(store, batch, stream, rows_in_batch)
     if skipped and not deviations:
         logger.warning(
             f"none of the {len(rows)} sampled images could be compared; is {images} their folder?"
@@ -213,24 +213,24 @@ def not_comparable(row: IndexRow, picture: "Picture") -> str | None:
 
 
 def bucket_by_shape(
-    ready: Sequence[tuple[IndexRow, np.ndarray]], passes: Passes
+    ready: Sequence[tuple[IndexRow, np.ndarray]], batching: Batching
 ) -> Iterator[tuple[Sequence[tuple[IndexRow, np.ndarray]], int]]:
-    """Yield batches of pictures of one shape, each with the number of rows of its pass."""
+    """Yield batches of pictures of one shape, each with its number of rows."""
     shapes: dict[tuple[int, ...], list[tuple[IndexRow, np.ndarray]]] = {}
     for row, pixels in ready:
         shapes.setdefault(pixels.shape, []).append((row, pixels))
     for bucket in shapes.values():
-        yield from passes.cut(bucket)
+        yield from batching.split(bucket)
 
 
 def compare_batch(
     store: FeatureStore,
     batch: Sequence[tuple[IndexRow, np.ndarray]],
     stream: "FeatureStream",
-    pass_rows: int,
+    rows_in_batch: int,
 ) -> Iterator[Deviation]:
     """Yield the deviation of each picture's grid from its record."""
-    pixels = np.zeros((pass_rows, *batch[0][1].shape), np.uint8)
+    pixels = np.zeros((rows_in_batch, *batch[0][1].shape), np.uint8)
     pixels[: len(batch)] = [each for _, each in batch]
     features, _ = stream.compute(pixels).result()
     for (row, _), computed in zip(batch, features["grid"].array, strict=False):

@@ -10,16 +10,17 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import open_clip
 from open_clip.model import CLIPTextCfg, CLIPVisionCfg
 from open_clip.transform import PreprocessCfg, merge_preprocess_dict
 
-from ...base.errors import ExtractUsageError
+from ...base.errors import ExtractUsageError, reason_of
 from ...base.files import read_text, split_lines
 from ...base.jsonio import parse_json
+from ...base.structs import as_struct
 from ...base.text import printable
-from ...featstore import StoreError
-from ..planning.recipe import Interpolation, Resize, check_triple, check_word
+from ..planning.recipe import Deviations, Interpolation, Means, Resize
 
 CONFIG_FILE = "open_clip_config.json"
 CHECKPOINTS, PARAMS = "checkpoints", "params.txt"  # of a training run: a folder, a file beside it
@@ -29,6 +30,15 @@ TRAINING_ONLY = {
     *("timm_drop", "timm_drop_path", "timm_model_pretrained", "patch_dropout"),
     "hf_model_pretrained",
 }
+
+
+class PreprocessConfig(msgspec.Struct):
+    """What clipfeat takes over from open_clip's `preprocess_cfg`."""
+
+    mean: Means
+    std: Deviations
+    interpolation: Interpolation
+    resize_mode: Resize
 
 
 @dataclass(frozen=True)
@@ -87,10 +97,8 @@ def read_config(weights: Path) -> WeightsConfig | None:
             return _checked(path, parse(read_text(path, MAX_BYTES)))
         except FileNotFoundError:
             continue
-        except OSError as error:
-            reason = error.strerror
-        except (ValueError, StoreError) as error:
-            reason = printable(str(error))
+        except (OSError, ValueError) as error:
+            reason = printable(reason_of(error))
         raise ExtractUsageError(
             f"{path}, which describes the weights: {reason}; correct it, or move it to another "
             f"folder if it is not about them",
@@ -123,7 +131,7 @@ def _parse_params(text: str) -> dict[str, Any]:
 
 
 def _checked(path: Path, content: Any) -> WeightsConfig:
-    """Return the content of a file that open_clip could obey; ValueError or StoreError for others."""
+    """Return the content of a file that open_clip and clipfeat can obey; ValueError for others."""
     model = content.get("model_cfg") if isinstance(content, dict) else None
     if not isinstance(model, dict):
         raise ValueError("has no model_cfg, with which open_clip describes a model")
@@ -135,14 +143,9 @@ def _checked(path: Path, content: Any) -> WeightsConfig:
         raise ValueError("preprocess_cfg: clipfeat reads images as RGB and pads them with black")
     for key in ("mean", "std"):
         numbers = settings[key]
-        is_single = isinstance(numbers, int | float)  # one number stands for all channels
-        settings[key] = check_triple(key, [numbers] * 3 if is_single else numbers)
-    preprocessing = {
-        "mean": settings["mean"],
-        "std": settings["std"],
-        "interpolation": check_word("interpolation", settings["interpolation"], Interpolation),
-        "resize_mode": check_word("resize_mode", settings["resize_mode"], Resize),
-    }
+        if isinstance(numbers, int | float):  # one number stands for all channels
+            settings[key] = [numbers] * 3
+    preprocessing = msgspec.structs.asdict(as_struct(settings, PreprocessConfig, "preprocess_cfg"))
     return WeightsConfig(path, bool(model.get("quick_gelu")), preprocessing, model)
 
 

@@ -24,7 +24,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from ...base.errors import ExtractUsageError
+from ...base.errors import ExtractUsageError, reason_of
 from ...base.files import check_tensorfile, open_plain
 from ...base.text import printable
 
@@ -123,7 +123,7 @@ def _read(path: Path) -> Any:
         raise _wrong_kind(path, "a folder", f"pass a file in it{_examples(path)}") from None
     except OSError as error:
         raise ExtractUsageError(
-            f"--pretrained {path}: {error.strerror}", code="E-WEIGHTS-FILE"
+            f"--pretrained {path}: {reason_of(error)}", code="E-WEIGHTS-FILE"
         ) from None
     if not head.strip():
         raise _wrong_kind(path, "an empty file", AGAIN)

@@ -65,7 +65,7 @@ def run_tasks(
         accept_truncated=job.config.accept_truncated,
     )
     limits = Limits.of(job.config.max_pixels, views)
-    slots, slot_bytes = 2 * AHEAD + 3, job.passes.most * job.picture_bytes
+    slots, slot_bytes = 2 * AHEAD + 3, job.batching.max_rows * job.picture_bytes
     stream = FeatureStream(backbone, job.recipe, job.identity.dtype)
     with (
         Decoders(load, job.decoders, slots, slot_bytes, limits=limits) as decoders,
@@ -79,7 +79,7 @@ def run_tasks(
         writing: deque[Future[BatchResult]] = deque()
         since = time.perf_counter()
         try:
-            for batch, decoding in _decode_ahead(batches(tasks, job.passes), decoders):
+            for batch, decoding in _decode_ahead(batches(tasks, job.batching), decoders):
                 pictures, decode_seconds = decoding.result()
                 pixels = decoding.pixels
                 try:

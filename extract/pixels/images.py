@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from ...base.errors import UsageError
+from ...base.errors import UsageError, reason_of
 from ...featstore import Status
 from ...featstore.geometry import RGB, Crop, Pad
 from ...manifests import ManifestError, read_content, view_files
@@ -86,7 +86,7 @@ def load_picture(
     except FileNotFoundError:
         return Picture(Status.MISSING, "no such file")
     except OSError as error:
-        reason = f"cannot read the file: {error.strerror or error}"
+        reason = f"cannot read the file: {reason_of(error)}"
         return Picture(Status.FAILED, reason[:MAX_REASON])
     except ManifestError as error:
         return Picture(Status.UNSUPPORTED, str(error))

@@ -1,4 +1,7 @@
-"""How the records of a shard are cut into passes through the backbone: a pure function."""
+"""The plan of an extraction: grids of images, tasks of shards, batches, and bytes on disk.
+
+Everything here follows from the sizes of the images; no image is read.
+"""
 
 import math
 import shutil
@@ -19,86 +22,89 @@ from .recipe import Recipe
 
 Item = TypeVar("Item")
 
-# Images that a CPU thread computes at a time. The number is fixed, and each thread's kernels run
-# on it alone: how they sum then depends neither on the number of threads nor on the batch.
-CHUNK = 4
-SPARE = 10  # for so many records of a shard a GPU computes at most one black one more
-
-
-@dataclass(frozen=True)
-class Passes:
-    """How many records go through the backbone at once.
-
-    What a record's numbers depend on, beside its pixels, is the number of rows of its pass: how
-    kernels sum is chosen by it. So the passes of a shard follow from its length alone, never from
-    what is already written or who computes, and a pass that is not full is padded with black.
-    """
-
-    most: int  # records in one pass
-    unit: int | None  # on a CPU, which computes any multiple of it alike; None: a GPU
-
-    @classmethod
-    def of(cls, images: int, views: int, shard_records: int, *, on_cpu: bool) -> "Passes":
-        """Return the passes of at most `images` images, of which a record has `views`.
-
-        No pass spans two shards, so none is larger than one of `shard_records`. On a CPU the
-        number is rounded up to whole chunks.
-        """
-        records = max(1, images // views)
-        if on_cpu:
-            unit = CHUNK // math.gcd(CHUNK, views)
-            return cls(_rounded(min(records, shard_records), unit), unit)
-        return cls(min(records, _power_of_two(shard_records)), None)
-
-    def rows(self, records: int) -> tuple[int, ...]:
-        """Return the rows of each pass over a shard of `records`: the last ones may be padded.
-
-        On a GPU the rest of a shard takes powers of two, ever smaller ones, as long as a larger
-        one would be padded by more than a tenth of the shard.
-
-        >>> Passes(64, None).rows(128), Passes(64, None).rows(100), Passes(64, None).rows(7)
-        ((64, 64), (64, 32, 4), (4, 2, 1))
-        >>> Passes(16, 4).rows(21)
-        (16, 8)
-        """
-        rows: list[int] = []
-        spare, left = records // SPARE, max(1, records)  # a shard of no records has one pass, too
-        while left > 0:
-            if self.unit is not None:
-                size = min(self.most, _rounded(left, self.unit))
-            else:
-                size = min(self.most, _power_of_two(left))
-                while size - left > spare:
-                    size = _power_of_two(size) // 2
-            rows.append(size)
-            left -= size
-        return tuple(rows)
-
-    def cut(self, items: Sequence[Item]) -> Iterator[tuple[Sequence[Item], int]]:
-        """Yield the items of each pass over a shard of them, with its rows."""
-        start = 0
-        for rows in self.rows(len(items)):
-            yield items[start : start + rows], rows
-            start += rows
-
-
-def _rounded(number: int, unit: int) -> int:
-    return -(-number // unit) * unit
-
-
-def _power_of_two(number: int) -> int:
-    """Return the least power of two that is not below `number`."""
-    return 1 << (number - 1).bit_length()
-
 
 @dataclass(frozen=True)
 class BackboneSpec:
     """Which backbone, with which weights, computing in which precision."""
 
     model: str  # open_clip's name
-    pretrained: str | None  # a tag of open_clip's, a file, or "none"; None: openai if there
+    pretrained: str | None  # a tag of open_clip's, a file, or "none"; None: openai if it has that
     seed: int  # of random weights
     precision: Precision
+
+
+# Images that a CPU thread computes at a time. The number is fixed, and each thread's kernels run
+# on it alone: how they sum then depends neither on the number of threads nor on the batch.
+CHUNK = 4
+RECORDS_PER_SPARE_ROW = 10  # on a GPU: a shard has at most a tenth more rows than records
+
+
+@dataclass(frozen=True)
+class Batching:
+    """How many records go through the backbone at once.
+
+    Beside its pixels, the features of a record depend on the number of rows of its batch, by which
+    kernels choose how to sum. So the batches of a shard follow from its length alone, never from
+    what is already written or which process computes, and a batch that is not full is padded with
+    black images.
+    """
+
+    max_rows: int  # records in one batch
+    multiple_of: int | None  # rows on a CPU, where any multiple gives the same bits; None: a GPU
+
+    @classmethod
+    def of(cls, images: int, views: int, shard_records: int, *, on_cpu: bool) -> "Batching":
+        """Return batches of at most `images` images, of which a record has `views`.
+
+        No batch spans two shards, so none is larger than a shard of `shard_records`. On a CPU the
+        number is rounded up to whole chunks.
+        """
+        records = max(1, images // views)
+        if on_cpu:
+            rows = CHUNK // math.gcd(CHUNK, views)
+            return cls(_rounded_up(min(records, shard_records), rows), rows)
+        return cls(min(records, _power_of_two(shard_records)), None)
+
+    def rows(self, records: int) -> tuple[int, ...]:
+        """Return the rows of each batch of a shard of `records`: the last ones may be padded.
+
+        On a GPU the rest of a shard takes smaller and smaller powers of two, as long as a larger
+        one would be padded by more than a tenth of the shard.
+
+        >>> Batching(64, None).rows(128), Batching(64, None).rows(100), Batching(64, None).rows(7)
+        ((64, 64), (64, 32, 4), (4, 2, 1))
+        >>> Batching(16, 4).rows(21)
+        (16, 8)
+        """
+        batches: list[int] = []
+        spare = records // RECORDS_PER_SPARE_ROW
+        left = max(1, records)  # a shard without records has one batch, too
+        while left > 0:
+            if self.multiple_of is not None:
+                rows = min(self.max_rows, _rounded_up(left, self.multiple_of))
+            else:
+                rows = min(self.max_rows, _power_of_two(left))
+                while rows - left > spare:
+                    rows = _power_of_two(rows) // 2
+            batches.append(rows)
+            left -= rows
+        return tuple(batches)
+
+    def split(self, items: Sequence[Item]) -> Iterator[tuple[Sequence[Item], int]]:
+        """Yield the items of each batch of a shard, with the rows of the batch."""
+        start = 0
+        for rows in self.rows(len(items)):
+            yield items[start : start + rows], rows
+            start += rows
+
+
+def _rounded_up(number: int, unit: int) -> int:
+    return -(-number // unit) * unit
+
+
+def _power_of_two(number: int) -> int:
+    """Return the least power of two that is not below `number`."""
+    return 1 << (number - 1).bit_length()
 
 
 @dataclass(frozen=True)
@@ -111,17 +117,17 @@ class Job:
     recipe: Recipe
     identity: Identity
     shard_records: int
-    passes: Passes
+    batching: Batching
     picture_bytes: int  # of the largest picture of the plan, as it enters the backbone
     decoders: int  # processes that decode, per device
     threads: int  # that compress, per device
-    libraries: Mapping[str, str]  # versions of what touches pixels, by name
+    libraries: Mapping[str, str]  # versions of what decides pixels and features, by name
     config: ExtractConfig
 
 
 @dataclass(frozen=True)
 class ShardTask:
-    """One shard to write: the unit that is handed to a device, done whole or not at all."""
+    """One shard to write: the unit of work of a device, written whole or not at all."""
 
     shard: Shard
     images: tuple[Image, ...]  # in the order of the shard's rows
@@ -135,7 +141,7 @@ class Batch:
     task: ShardTask
     start: int  # position of the first image in the shard
     images: Sequence[Image]
-    rows: int  # of the pass through the backbone: more than there are images where it is padded
+    rows: int  # that the backbone computes: more than the images where the batch is padded
 
     @property
     def is_last(self) -> bool:
@@ -143,11 +149,11 @@ class Batch:
 
 
 def plan_shapes(manifest: Manifest, recipe: Recipe, cell: tuple[int, int]) -> dict[str, GridShape]:
-    """Return the grid shape that each image of the manifest will have, as its size says.
+    """Return the grid shape of each image of the manifest by its id, from its size.
 
-    Images of one size share one GridShape, and each size is looked at once. Raises
-    ExtractUsageError if an image would not fill one cell of the backbone, if views are asked of
-    a file, and if padding would leave more different real areas than a store can hold.
+    Equal shapes are one object, and each size is planned once. Raises ExtractUsageError if an
+    image would not fill one cell of the backbone, for a file where the recipe needs a folder of
+    views, and if padding would leave more different real areas than a store can hold.
     """
     by_size: dict[tuple[int, int], GridShape] = {}
     shared: dict[GridShape, GridShape] = {}
@@ -157,7 +163,8 @@ def plan_shapes(manifest: Manifest, recipe: Recipe, cell: tuple[int, int]) -> di
         if recipe.views is not None and suffix(image.path) in IMAGE_SUFFIXES:
             raise ExtractUsageError(
                 f"--recipe {recipe.name}: {image.path!r:.200} is a file, not a folder of "
-                f"{recipe.views} views; make a manifest with: clipfeat manifest --views DIR"
+                f"{recipe.views} views; make a manifest with: clipfeat manifest --views DIR",
+                code="E-RECIPE-VIEWS",
             )
         size = (image.width, image.height)
         shape = by_size.get(size)
@@ -167,7 +174,8 @@ def plan_shapes(manifest: Manifest, recipe: Recipe, cell: tuple[int, int]) -> di
                 height, width = recipe.size(*size)
                 raise ExtractUsageError(
                     f"--recipe {recipe.name}: {height}x{width} pixels are less than one "
-                    f"{cell[0]}x{cell[1]} cell of this backbone; use square:{max(cell)} or more"
+                    f"{cell[0]}x{cell[1]} cell of this backbone; use square:{max(cell)} or more",
+                    code="E-RECIPE-SIZE",
                 )
             areas.add(recipe.real_cells(size))
             by_size[size] = shape = shared.setdefault(shape, shape)
@@ -175,7 +183,8 @@ def plan_shapes(manifest: Manifest, recipe: Recipe, cell: tuple[int, int]) -> di
     if len(areas) - 1 > MAX_AREAS:
         raise ExtractUsageError(
             f"--recipe {recipe.name}: padding would leave {len(areas) - 1} different areas of "
-            f"real cells, and a store holds {MAX_AREAS}; use whole-cells, which does not pad"
+            f"real cells, and a store holds {MAX_AREAS}; use whole-cells, which does not pad",
+            code="E-RECIPE-AREAS",
         )
     return shapes
 
@@ -189,32 +198,29 @@ def shard_tasks(
 
 
 def _task(shard: Shard, images: tuple[Image, ...], recipe: Recipe) -> ShardTask:
-    """All pictures of one grid shape have one size: that of any whose size is known."""
+    """All images of one grid shape have equally many pixels: those of any whose size is known."""
     known = ((image.width, image.height) for image in images if image.width)
     return ShardTask(shard, images, picture_shape(recipe, next(known, (0, 0))))
 
 
-def batches(tasks: Iterable[ShardTask], passes: Passes) -> Iterator[Batch]:
-    """Cut tasks into batches; no batch spans two shards, and a shard without ids has one."""
+def batches(tasks: Iterable[ShardTask], batching: Batching) -> Iterator[Batch]:
+    """Yield the batches of tasks; no batch spans two shards, and a shard without ids has one."""
     for task in tasks:
         start = 0
-        for images, rows in passes.cut(task.images):
+        for images, rows in batching.split(task.images):
             yield Batch(task, start, images, rows)
             start += len(images)
 
 
 def largest_picture(manifest: Manifest, recipe: Recipe) -> tuple[int, ...]:
     """Return the shape of the largest pixels, ([views,] height, width, 3), of any image."""
-    sizes = set(
-        zip(
-            *(manifest.images.column(side).to_pylist() for side in ("width", "height")), strict=True
-        )
-    )
+    widths, heights = (manifest.images.column(side).to_pylist() for side in ("width", "height"))
+    sizes = set(zip(widths, heights, strict=True))
     return max((picture_shape(recipe, size) for size in sizes), key=math.prod)
 
 
 def picture_shape(recipe: Recipe, size: tuple[int, int]) -> tuple[int, ...]:
-    """Return the shape of an image's pixels, of (width, height) `size`, as the recipe makes it."""
+    """Return the shape of the pixels, ([views,] height, width, 3), of an image of (width, height)."""
     views = (recipe.views,) if recipe.views else ()
     return (*views, *recipe.size(*size), 3)
 
@@ -232,7 +238,8 @@ def check_record_sizes(shapes: Iterable[GridShape], identity: Identity) -> None:
     if size > MAX_RECORD_BYTES:
         raise ExtractUsageError(
             f"a grid of {largest}x{identity.dim} {identity.dtype} has {size:,} bytes, and a store "
-            f"holds grids of at most {MAX_RECORD_BYTES:,}; choose a recipe with fewer pixels"
+            f"holds grids of at most {MAX_RECORD_BYTES:,}; choose a recipe with fewer pixels",
+            code="E-RECIPE-SIZE",
         )
 
 
@@ -242,19 +249,19 @@ def layout_bytes(layout: Layout, identity: Identity) -> int:
 
 
 def free_bytes(path: Path) -> int:
-    """Return the free bytes of the disk on which `path` lies or will lie."""
+    """Return the free bytes of the disk on which `path` is or will be."""
     path = path.absolute()
     while not path.exists():
         path = path.parent
     return shutil.disk_usage(path).free
 
 
-def shortage(out: Path, layout: Layout, identity: Identity) -> str | None:
+def disk_space_warning(out: Path, layout: Layout, identity: Identity) -> str | None:
     """Return a warning if the features might not fit on the disk of `out`."""
-    most, free = layout_bytes(layout, identity), free_bytes(out)
-    if most <= free:
+    needed, free = layout_bytes(layout, identity), free_bytes(out)
+    if needed <= free:
         return None
     return (
-        f"the features take up to {most / 1e9:.1f} GB before compression, and {free / 1e9:.1f} GB "
-        f"are free; --dry-run measures how much it will be"
+        f"the features take up to {needed / 1e9:.1f} GB before compression, and {free / 1e9:.1f} "
+        f"GB are free; --dry-run measures how much it will be"
     )

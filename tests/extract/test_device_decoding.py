@@ -3,12 +3,14 @@
 import dataclasses
 import io
 
+import msgspec
 import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
 from pictures import photograph, write_bad_files, write_photographs
 from PIL import Image
+from refused import refuses
 
 from clipfeat.base.errors import ExtractUsageError
 from clipfeat.cli.main import clipfeat
@@ -118,7 +120,7 @@ def test_odd_files_get_the_remarks_that_they_get_with_pillow():
         assert picture.jpeg is not None
         picture = decode_one_on_device(picture, recipe, CPU)
         assert (picture.status, picture.reason) == ("ok", remark)
-        assert decode(content, dataclasses.replace(recipe, decoder="pillow")).reason == remark
+        assert decode(content, msgspec.structs.replace(recipe, decoder="pillow")).reason == remark
 
 
 class TestWhichFilesAreHandedThrough:
@@ -262,7 +264,7 @@ class TestRecipe:
         assert by_pillow != on_device
         assert list(on_device.to_json())[-1] == "decoder"
         assert Recipe.from_json(on_device.to_json()) == on_device
-        with pytest.raises(StoreError, match="decoder: expected pillow or torchvision"):
+        with refuses("E-RECIPE-VALUE", "pillow, torchvision", kind=StoreError):
             Recipe.from_json({**on_device.to_json(), "decoder": "device"})
         own = tmp_path / "own.toml"
         own.write_text(
@@ -270,14 +272,14 @@ class TestRecipe:
             'steps = [{ step = "stretch", height = 64, width = 64 }]'
         )
         assert make_recipe(str(own), CLIP, CELL).decoder == "torchvision"
-        with pytest.raises(ExtractUsageError, match="has a decoder of its own; drop --decode"):
+        with refuses("E-RECIPE-CONFLICT", "drop --decode", kind=ExtractUsageError):
             make_recipe(str(own), CLIP, CELL, decoder="torchvision")
 
     def test_views_are_refused(self):
-        with pytest.raises(ExtractUsageError, match="views is decoded by Pillow alone; drop --dec"):
+        with refuses("E-RECIPE-VIEWS", "drop --decode", kind=ExtractUsageError):
             make_recipe("views", CLIP, CELL, decoder="torchvision")
         views = make_recipe("views", CLIP, CELL).to_json()
-        with pytest.raises(StoreError, match="views are decoded by pillow alone"):
+        with refuses("E-RECIPE-VIEWS", kind=StoreError):
             Recipe.from_json({**views, "decoder": "torchvision"})
 
 

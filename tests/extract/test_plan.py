@@ -32,7 +32,7 @@ def test_tasks_carry_the_images_of_their_rows():
 
 
 def test_pixels_that_do_not_fill_a_cell():
-    with pytest.raises(ExtractUsageError, match="16x16 pixels are less than one 32x32 cell"):
+    with refuses("E-RECIPE-SIZE", "16x16", "32x32", kind=ExtractUsageError):
         plan_shapes(MANIFEST, make_recipe("square:16", CLIP, CELL), CELL)
 
 

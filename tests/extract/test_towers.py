@@ -1,9 +1,9 @@
 """Every family of towers against stock open_clip, and against formulas written by hand."""
 
 import copy
-import dataclasses
 from typing import Any
 
+import msgspec
 import pytest
 import timm
 import torch
@@ -181,12 +181,12 @@ class TestLayers:
         assert vector is None
         assert relative(grid, as_grid(seen[0], backbone, rows, cols)) <= 1e-5
         if backbone.tower.has_class_token:
-            with_token = dataclasses.replace(recipe, vector="class_token")
+            with_token = msgspec.structs.replace(recipe, vector="class_token")
             again, token = backbone.grids(pixels, with_token)
             assert backbone.vector_dim(with_token) == backbone.dim
             assert torch.equal(again, grid)
             assert relative(token, seen[0][:, 0]) <= 1e-5
-        embedding = backbone.grids(pixels, dataclasses.replace(recipe, vector="embedding"))[1]
+        embedding = backbone.grids(pixels, msgspec.structs.replace(recipe, vector="embedding"))[1]
         assert relative(embedding, output[0] if isinstance(output, tuple) else output) <= 1e-5
 
     @pytest.mark.parametrize(

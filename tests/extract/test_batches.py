@@ -1,4 +1,4 @@
-"""How shards are cut into passes: few black rows, and bits that nothing but the plan decides."""
+"""How shards are cut into batches: few black rows, and bits that nothing but the plan decides."""
 
 import json
 import shutil
@@ -15,7 +15,7 @@ from clipfeat.extract import ExtractConfig, extract_images
 from clipfeat.extract.backbones.backbone import largest_batch
 from clipfeat.extract.estimate import estimate
 from clipfeat.extract.executors.pipeline import FeatureStream, PendingFeatures
-from clipfeat.extract.planning.plan import CHUNK, Passes
+from clipfeat.extract.planning.plan import CHUNK, Batching
 from clipfeat.featstore import GridShape
 from clipfeat.featstore.layout import lay_out
 from clipfeat.featstore.writing.writer import SHARD_RECORDS
@@ -26,54 +26,54 @@ PEAKS = {4: 500_000_000, 8: 900_000_000}
 FREE = [5e9, 11e9, 24e9, 40e9, 80e9]
 
 
-def totals(counts, passes):
+def totals(counts, batching):
     """Return images and rows of a store with so many images of each grid shape."""
     shapes = {
         f"{number:02}-{image:05}": GridShape(1, 1 + number)
         for number, count in enumerate(counts)
         for image in range(count)
     }
-    rows = [passes.rows(len(shard.ids)) for shard in lay_out(shapes, SHARD_RECORDS).shards]
+    rows = [batching.rows(len(shard.ids)) for shard in lay_out(shapes, SHARD_RECORDS).shards]
     return sum(counts), sum(map(sum, rows))
 
 
 @pytest.mark.parametrize("free", FREE)
 def test_a_gpu_computes_at_most_a_tenth_more_rows_than_images(free):
-    passes = Passes.of(largest_batch(int(free), PEAKS), 1, SHARD_RECORDS, on_cpu=False)
-    assert SHARD_RECORDS % passes.most == 0
+    batching = Batching.of(largest_batch(int(free), PEAKS), 1, SHARD_RECORDS, on_cpu=False)
+    assert SHARD_RECORDS % batching.max_rows == 0
     rng = np.random.default_rng(0)
     stores = [(n,) for n in (1, 5, 127, 128, 129, 1000, 5000)]
     stores += [tuple(rng.integers(1, 700, shapes).tolist()) for shapes in (3, 17, 60)]
     for counts in stores:
-        images, rows = totals(counts, passes)
+        images, rows = totals(counts, batching)
         assert images <= rows <= 1.1 * images
 
 
 def test_every_image_has_a_row_and_no_pass_is_larger_than_the_batch():
     for most, records in product((1, 2, 7, 12, 64, 100, 128), range(1, 300)):
-        rows = Passes(most, None).rows(records)
+        rows = Batching(most, None).rows(records)
         assert sum(rows[:-1]) < records <= sum(rows) <= records + records // 10
         assert max(rows) <= most
         assert len(rows) <= records // most + most.bit_length() + 1
-        on_cpu = Passes.of(most, 1, 512, on_cpu=True).rows(records)
+        on_cpu = Batching.of(most, 1, 512, on_cpu=True).rows(records)
         assert records <= sum(on_cpu) < records + CHUNK
         assert all(each % CHUNK == 0 for each in on_cpu)
 
 
 def test_a_worked_example():
-    assert Passes.of(256, 1, 128, on_cpu=False).rows(128) == (128,)  # was one pass of 256
-    assert Passes.of(256, 1, 128, on_cpu=False).rows(120) == (128,)  # 8 black rows of 120
-    assert Passes.of(256, 1, 128, on_cpu=False).rows(100) == (64, 32, 4)
-    assert Passes.of(48, 1, 128, on_cpu=False).rows(128) == (48, 48, 32)  # as the user has asked
-    assert Passes.of(3, 1, 128, on_cpu=True).rows(10) == (4, 4, 4)
-    assert Passes.of(512, 1, 128, on_cpu=True).rows(128) == (128,)  # 64 cores
-    assert Passes.of(8, 1, 128, on_cpu=True).rows(0) == (4,)  # all have moved to other shards
+    assert Batching.of(256, 1, 128, on_cpu=False).rows(128) == (128,)  # was one pass of 256
+    assert Batching.of(256, 1, 128, on_cpu=False).rows(120) == (128,)  # 8 black rows of 120
+    assert Batching.of(256, 1, 128, on_cpu=False).rows(100) == (64, 32, 4)
+    assert Batching.of(48, 1, 128, on_cpu=False).rows(128) == (48, 48, 32)  # as the user has asked
+    assert Batching.of(3, 1, 128, on_cpu=True).rows(10) == (4, 4, 4)
+    assert Batching.of(512, 1, 128, on_cpu=True).rows(128) == (128,)  # 64 cores
+    assert Batching.of(8, 1, 128, on_cpu=True).rows(0) == (4,)  # all have moved to other shards
 
 
 def test_a_record_of_36_views_is_not_padded_on_a_cpu():
     """36 views are nine whole chunks; a pass of one record was padded with three black ones."""
-    assert Passes.of(16, 36, 128, on_cpu=True).rows(5) == (1, 1, 1, 1, 1)
-    assert Passes.of(256, 36, 128, on_cpu=False).rows(128) == (7,) * 18 + (2,)
+    assert Batching.of(16, 36, 128, on_cpu=True).rows(5) == (1, 1, 1, 1, 1)
+    assert Batching.of(256, 36, 128, on_cpu=False).rows(128) == (7,) * 18 + (2,)
 
 
 @pytest.fixture(scope="module")
