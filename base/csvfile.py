@@ -19,7 +19,7 @@ def csv_rows(
     The options and the errors are those of `table_rows`.
     """
     rows = table_rows(path, tabs=tabs, multiline=multiline)
-    _, heading = next(rows, (0, []))
+    heading = next(rows, (0, list[str]()))[1]
     for number, values in rows:
         yield f"{path}, line {number}", dict(zip(heading, values, strict=True))
 

@@ -2,7 +2,7 @@
 
 import contextlib
 import errno
-from collections.abc import Iterator
+from collections.abc import Generator
 
 OWN_PACKAGE = __name__.partition(".")[0]  # clipfeat
 DISTRIBUTIONS = {"PIL": "Pillow"}  # modules whose package is installed under another name
@@ -65,7 +65,7 @@ def open_code(error: OSError) -> str:
 
 
 @contextlib.contextmanager
-def needs_extra(extra: str) -> Iterator[None]:
+def needs_extra(extra: str) -> Generator[None]:
     """Import the packages of an optional extra, such as "train", in this block.
 
     Raises UsageError that says how to install the extra, for a package that is not installed

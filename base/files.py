@@ -7,7 +7,7 @@ import os
 import re
 import secrets
 import stat
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from pathlib import Path
 from typing import BinaryIO
 
@@ -229,7 +229,7 @@ def check_tensorfile(path: str | Path, limit: int | None = None, *, follow: bool
 
 
 @contextlib.contextmanager
-def atomic_file(path: Path, *, replace: bool = True) -> Iterator[BinaryIO]:
+def atomic_file(path: Path, *, replace: bool = True) -> Generator[BinaryIO]:
     """Open a temporary file that takes the name `path` when the block ends without an error.
 
     The bytes reach the disk before the name does (fsync, rename, fsync of the folder), so that
@@ -365,7 +365,7 @@ def local_path(text: str, *, remedy: str = "pass a path on this machine") -> Pat
 
 
 @contextlib.contextmanager
-def naming(path: str | Path) -> Iterator[None]:
+def naming(path: str | Path) -> Generator[None]:
     """Add the file's name to an OSError without one, such as that of a write to a full disk."""
     try:
         yield

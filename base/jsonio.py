@@ -7,7 +7,7 @@ byte-order mark, hold NaN, or hold half of a surrogate pair in one of a million 
 import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from .errors import ClipfeatError, reason_of
 from .files import read_bytes, text_lines, write_atomically
@@ -113,11 +113,12 @@ def identifier(record: Any, key: str, where: object) -> int | str:
 
 
 def _value(record: Any, key: str, where: object) -> Any:
-    if not isinstance(record, dict):
+    if type(record) is not dict:
         raise ClipfeatError(
             f"{where}: expected an object with {key!r}; got {record!r:.60}", code="E-JSON-TYPE"
         )
-    if key not in record:
-        keys = ", ".join(map(repr, record))
+    values = cast(dict[str, Any], record)
+    if key not in values:
+        keys = ", ".join(map(repr, values))
         raise ClipfeatError(f"{where}: no key {key!r}; found {keys:.200}", code="E-JSON-KEY")
-    return record[key]
+    return values[key]

@@ -100,7 +100,7 @@ def _seconds(dtype: "torch.dtype") -> float:
     images = torch.ones(2, 64, 14, 14, dtype=dtype).to(memory_format=torch.channels_last)
     filters = torch.ones(64, 64, 3, 3, dtype=dtype).to(memory_format=torch.channels_last)
     matrix = torch.ones(192, 192, dtype=dtype)
-    measured, threads = [], torch.get_num_threads()
+    threads, measured = torch.get_num_threads(), list[float]()
     torch.set_num_threads(1)
     try:
         for _ in range(1 + REPEATS):

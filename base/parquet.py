@@ -1,5 +1,10 @@
 """Parquet tables: written in row groups, and read in bounded memory, whoever wrote them."""
 
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
+# pyright: reportMissingTypeStubs=false
+# pyright: reportUnknownArgumentType=false, reportUnknownParameterType=false
+# pyarrow has no types.
+
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
@@ -52,6 +57,11 @@ def write_batches(file: BinaryIO, schema: pa.Schema, batches: Iterable[pa.Record
 def read_schema(path: Path, refuse: Callable[[str], Exception]) -> pa.Schema:
     """Return the schema of the Parquet file `path`, with its metadata."""
     return _opened(path, refuse)[1].schema_arrow
+
+
+def column_names(path: Path, refuse: Callable[[str], Exception]) -> list[str]:
+    """Return the names of the columns of the Parquet file `path`."""
+    return read_schema(path, refuse).names
 
 
 def count_rows(path: Path, refuse: Callable[[str], Exception]) -> int:

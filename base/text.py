@@ -93,6 +93,11 @@ def suffix(path: str) -> str:
     return os.path.splitext(path)[1].lower()  # noqa: PTH122
 
 
+def tell(lines: str) -> None:
+    """Print a result for people to stdout, made printable."""
+    print(printable_lines(lines))
+
+
 class TerminalHandler(logging.Handler):
     """Prints messages to stderr, made printable, since they contain names from anywhere.
 

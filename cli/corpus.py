@@ -48,7 +48,8 @@ def corpus(
     about held-out images are only in mscoco_minival.json, whichever data set they come from.
 
     \b
-    $ clipfeat corpus --captions annotations/ --vqa vqa/ --visual-genome vg/ --gqa gqa/ --out corpus/
+    $ clipfeat corpus --captions annotations/ --vqa vqa/ --visual-genome vg/ --gqa gqa/ \\
+          --out corpus/
     """
     from ..train.data.corpus import Sources
     from ..train.data.corpus_files import remarks, table, to_json, write_corpus

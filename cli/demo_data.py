@@ -4,8 +4,8 @@ from pathlib import Path
 
 import click
 
-from ..base.text import counted
-from .options import LocalPath, tell
+from ..base.text import counted, tell
+from .options import LocalPath
 
 
 @click.command("demo-data")

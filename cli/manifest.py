@@ -6,8 +6,8 @@ from typing import Any
 import click
 
 from ..base.errors import UsageError
-from ..base.text import counted
-from .options import LocalPath, as_json, file_ids, patient_stdout, show, tell
+from ..base.text import counted, tell
+from .options import LocalPath, as_json, file_ids, patient_stdout, show
 
 URL_REMEDY = "pass a table or JSON on this machine, and the URL as --images"
 

@@ -11,7 +11,7 @@ from typing import Any
 import click
 
 from ..base.files import local_path
-from ..base.text import printable_lines
+from ..base.text import tell
 
 REFUSED = ("missing", "undecodable", "too_large", "unsupported", "failed")
 
@@ -129,11 +129,6 @@ def show(record: object, lines: str, *, as_json: bool) -> None:
         show_json(record)
     else:
         tell(lines)
-
-
-def tell(lines: str) -> None:
-    """Print lines for people, made printable."""
-    print(printable_lines(lines))
 
 
 def show_json(record: object) -> None:

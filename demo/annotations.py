@@ -1,4 +1,4 @@
-"""Five captions of a scene."""
+"""Captions, statements and questions about a scene, like those that people wrote for photos."""
 
 from collections import Counter
 from collections.abc import Callable
@@ -10,6 +10,28 @@ from .scenes import COLORS, NAMES, SHAPES, Scene, Thing, scene_generator
 
 NUMBERS = ("no", "one", "two", "three", "four")
 ROWS, COLS = ("top", "", "bottom"), ("left", "", "right")
+TEMPLATES = (
+    "there is {}.",
+    "the picture shows {}.",
+    "someone has put {} in this scene.",
+    "{} is part of it.",
+)
+JUDGES = 5
+UNDECIDED = 0.02  # of pairs have no majority and the gold label "-", as in SNLI
+LABELS = ("entailment", "neutral", "contradiction")
+ANNOTATORS = 10
+# Each annotator errs with this chance, and at most three of ten do: the majority is right.
+ERROR_RATE, MAX_ERRORS = 0.06, 3
+CLEARLY = 0.15  # of the picture's side: the least difference in position that is asked about
+# What an annotator says by mistake.
+MISTAKES = {
+    "red": "orange", "orange": "red", "blue": "purple", "purple": "blue", "green": "blue",
+    "yellow": "orange", "white": "gray", "black": "dark",
+    "circle": "ball", "square": "rectangle", "triangle": "cone", "star": "flower",
+    "big": "large", "small": "tiny", "yes": "no", "no": "yes",
+    "0": "none", "1": "2", "2": "3", "3": "2", "4": "3",
+}  # fmt: skip
+assert MISTAKES.keys() >= {*COLORS, *SHAPES}, "every answer needs a mistake"
 
 
 def make_captions(scene: Scene) -> tuple[str, ...]:
@@ -23,7 +45,7 @@ def make_captions(scene: Scene) -> tuple[str, ...]:
     if len(things) == 1:
         relation = f"just {_a(first.name)} and nothing else of color"
     return tuple(
-        text[0].upper() + text[1:] + "."
+        _capitalized(text) + "."
         for text in (
             _list([f"{_a(f'{t.size} {t.name}')} {_where(t)}" for t in things]) + box[0],
             f"a picture of {_list([_a(t.name) for t in things])}",
@@ -34,7 +56,12 @@ def make_captions(scene: Scene) -> tuple[str, ...]:
     )
 
 
+def _capitalized(text: str) -> str:
+    return text[0].upper() + text[1:]
+
+
 def _a(name: str) -> str:
+    """Return a name with its article."""
     return f"{'an' if name[0] in 'aeiou' else 'a'} {name}"
 
 
@@ -54,17 +81,6 @@ def _relation(one: Thing, other: Thing) -> str:
     return "above" if dy > 0 else "below"
 
 
-TEMPLATES = (
-    "There is a {}.",
-    "The picture shows a {}.",
-    "Someone has put a {} in this scene.",
-    "A {} is part of it.",
-)
-JUDGES = 5
-UNDECIDED = 0.02  # of pairs have no majority and the gold label "-", as in SNLI
-LABELS = ("entailment", "neutral", "contradiction")
-
-
 @dataclass(frozen=True)
 class Pair:
     """One premise and hypothesis in the terms of SNLI-VE."""
@@ -76,9 +92,9 @@ class Pair:
 
 
 def make_pairs(scene: Scene, seed: int) -> tuple[Pair, ...]:
-    """Return three pairs: one true, two about things that are not to be seen.
+    """Return three pairs: one true, two about things that are not visible.
 
-    Half of the scenes have a box, so that each label comes about equally often.
+    Half of the scenes have a box, so that the three labels are about equally frequent.
     """
     rng = scene_generator(seed, scene.image_id, 3)
     absent = [name for name in NAMES if not scene.has(name)]
@@ -93,28 +109,12 @@ def make_pairs(scene: Scene, seed: int) -> tuple[Pair, ...]:
 def _pair(scene: Scene, premise: str, name: str, rng: np.random.Generator) -> Pair:
     unseen = "neutral" if scene.box else "contradiction"
     label = "entailment" if scene.has(name) else unseen
-    hypothesis = TEMPLATES[rng.integers(len(TEMPLATES))].format(name)
-    hypothesis = hypothesis.replace(" a orange", " an orange").replace("A orange", "An orange")
+    hypothesis = _capitalized(TEMPLATES[rng.integers(len(TEMPLATES))].format(_a(name)))
     if rng.random() < UNDECIDED:
         other = LABELS[(LABELS.index(label) + 1) % 3]
         third = LABELS[(LABELS.index(label) + 2) % 3]
         return Pair(premise, hypothesis, "-", (label, label, other, other, third))
     return Pair(premise, hypothesis, label, (label,) * JUDGES)
-
-
-ANNOTATORS = 10
-# Each annotator slips with this chance, and at most three of ten do: the majority is right.
-SLIP, MOST_SLIPS = 0.06, 3
-CLEARLY = 0.15  # of the picture: what is left of what differs by at least this
-
-# What an annotator says instead.
-SLIPS = {
-    "red": "orange", "orange": "red", "blue": "purple", "purple": "blue", "green": "blue",
-    "yellow": "orange", "white": "gray", "black": "dark",
-    "circle": "ball", "square": "rectangle", "triangle": "cone", "star": "flower",
-    "big": "large", "small": "tiny", "yes": "no", "no": "yes",
-    "0": "none", "1": "2", "2": "3", "3": "2", "4": "3",
-}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -128,42 +128,42 @@ class Question:
     answers: tuple[str, ...]  # of the ten annotators
 
 
-Asked = tuple[str, str, str, str]  # text, answer, question type, answer type
+AnsweredText = tuple[str, str, str, str]  # text, answer, question type, answer type
 
 
 def make_questions(scene: Scene, seed: int) -> tuple[Question, ...]:
     """Return four or five questions about a scene, each answered by ten annotators.
 
-    Which answer is right depends on the picture: over many scenes the answers to one text are
-    spread evenly, so that a model without the picture does little better than chance.
+    The right answer depends on the picture: over many scenes the answers to one text are evenly
+    distributed, so that a model without the picture is little better than chance.
     """
     rng = scene_generator(seed, scene.image_id, 2)
-    askers: list[Callable[[Scene, np.random.Generator], Asked | None]] = [
+    askers: list[Callable[[Scene, np.random.Generator], AnsweredText | None]] = [
         _color_of_shape,
         _shape_of_color,
         _color_at_end,
         _is_there if rng.random() < 0.5 else _is_left_of,
         _how_many if rng.random() < 0.6 else _how_big,
     ]
-    asked = [ask(scene, rng) for ask in askers]
+    answered = [ask(scene, rng) for ask in askers]
     return tuple(
-        Question(text, answer, kind, answer_type, _annotate(answer, rng))
-        for text, answer, kind, answer_type in (a for a in asked if a is not None)
+        Question(text, answer, question_type, answer_type, _annotate(answer, rng))
+        for text, answer, question_type, answer_type in filter(None, answered)
     )
 
 
 def _annotate(answer: str, rng: np.random.Generator) -> tuple[str, ...]:
     """Return ten answers, most of them `answer`."""
-    slips = min(MOST_SLIPS, int(rng.binomial(ANNOTATORS, SLIP)))
-    answers = [SLIPS[answer]] * slips + [answer] * (ANNOTATORS - slips)
-    return tuple(str(a) for a in rng.permutation(answers))
+    errors = min(MAX_ERRORS, int(rng.binomial(ANNOTATORS, ERROR_RATE)))
+    answers = [MISTAKES[answer]] * errors + [answer] * (ANNOTATORS - errors)
+    return tuple(str(each) for each in rng.permutation(answers))
 
 
 def _pick(things: list[Thing], rng: np.random.Generator) -> Thing | None:
     return things[rng.integers(len(things))] if things else None
 
 
-def _color_of_shape(scene: Scene, rng: np.random.Generator) -> Asked | None:
+def _color_of_shape(scene: Scene, rng: np.random.Generator) -> AnsweredText | None:
     counts = Counter(thing.shape for thing in scene.things)
     thing = _pick([t for t in scene.things if counts[t.shape] == 1], rng)
     if thing is None:
@@ -171,15 +171,15 @@ def _color_of_shape(scene: Scene, rng: np.random.Generator) -> Asked | None:
     return f"What color is the {thing.shape}?", thing.color, "what color is the", "other"
 
 
-def _shape_of_color(scene: Scene, rng: np.random.Generator) -> Asked | None:
+def _shape_of_color(scene: Scene, rng: np.random.Generator) -> AnsweredText | None:
     thing = _pick(list(scene.things), rng)
     if thing is None:
         return None
     return f"What shape is the {thing.color} object?", thing.shape, "what shape is the", "other"
 
 
-def _color_at_end(scene: Scene, rng: np.random.Generator) -> Asked | None:
-    """Ask for the thing that is clearly furthest to one side."""
+def _color_at_end(scene: Scene, rng: np.random.Generator) -> AnsweredText | None:
+    """Ask about the thing that is clearly closest to one side."""
     ends = []
     for side, position in (
         ("on the left", lambda t: t.x),
@@ -196,15 +196,14 @@ def _color_at_end(scene: Scene, rng: np.random.Generator) -> Asked | None:
     return f"What color is the object {side}?", color, "what color is the", "other"
 
 
-def _is_there(scene: Scene, rng: np.random.Generator) -> Asked | None:
-    """Half of the answers are yes; a no names a color and a shape at random."""
+def _is_there(scene: Scene, rng: np.random.Generator) -> AnsweredText | None:
+    """Half of the answers are yes; otherwise the color and the shape are random."""
     yes = rng.random() < 0.5
     name = str(rng.choice([n for n in NAMES if scene.has(n) == yes]))
-    article = "an" if name[0] in "aeiou" else "a"
-    return f"Is there {article} {name}?", "yes" if yes else "no", "is there a", "yes/no"
+    return f"Is there {_a(name)}?", "yes" if yes else "no", "is there a", "yes/no"
 
 
-def _is_left_of(scene: Scene, rng: np.random.Generator) -> Asked | None:
+def _is_left_of(scene: Scene, rng: np.random.Generator) -> AnsweredText | None:
     pairs = [
         (one, other)
         for one in scene.things
@@ -218,7 +217,7 @@ def _is_left_of(scene: Scene, rng: np.random.Generator) -> Asked | None:
     return text, "yes" if one.x < other.x else "no", "is the", "yes/no"
 
 
-def _how_many(scene: Scene, rng: np.random.Generator) -> Asked | None:
+def _how_many(scene: Scene, rng: np.random.Generator) -> AnsweredText | None:
     if rng.random() < 0.5:
         return "How many shapes are there?", str(len(scene.things)), "how many", "number"
     shape = str(rng.choice(SHAPES))
@@ -226,11 +225,8 @@ def _how_many(scene: Scene, rng: np.random.Generator) -> Asked | None:
     return f"How many {shape}s are there?", str(count), "how many", "number"
 
 
-def _how_big(scene: Scene, rng: np.random.Generator) -> Asked | None:
+def _how_big(scene: Scene, rng: np.random.Generator) -> AnsweredText | None:
     thing = _pick(list(scene.things), rng)
     if thing is None:
         return None
     return f"Is the {thing.color} object big or small?", thing.size, "is the", "other"
-
-
-assert SLIPS.keys() >= {*COLORS, *SHAPES}, "every answer needs a slip"

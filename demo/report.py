@@ -1,4 +1,4 @@
-"""The demo's picture: scenes, their grids as colours, questions, answers and attention."""
+"""The report on a demo run: a table of numbers, and a picture of scenes, grids and attention."""
 
 import argparse
 import io
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..base.text import printable
+from ..base.text import tell
 from ..featstore import FeatureStore
 from ..train.pictures.attention import grid_colors, read_image, show, show_lit
 from ..train.pictures.canvas import GREEN, INK, bare, new_figure, save
@@ -21,30 +21,36 @@ if TYPE_CHECKING:
 
 
 RIGHT, WRONG = GREEN, "#b42318"
+RUN, BLIND_RUN = "demo-vqa", "demo-vqa-blind"
+MIN_GAIN = 25.0  # points of VQA accuracy that the features must add
+SCENES = 1200  # of the whole demo
+SAMPLE = 64  # records from which the size of npz files is estimated
+SCENES_SHOWN = 4
+QUESTIONS_SHOWN = (0, 2)  # of those about a scene: one by shape and one by position
 
 
 @dataclass(frozen=True)
-class Asked:
-    """One question with the model's answer."""
+class AnsweredQuestion:
+    """A question with the model's answer."""
 
-    question: str
+    text: str
     answer: str
     truth: str
     attention: np.ndarray  # (row, col), sums to 1
 
 
 @dataclass(frozen=True)
-class Shown:
-    """One scene of the picture."""
+class ShownScene:
+    """A scene of the picture."""
 
     image: Path
     grid: np.ndarray  # (row, col, dim)
-    asked: tuple[Asked, ...]
+    questions: tuple[AnsweredQuestion, ...]
 
 
-def draw_picture(scenes: list[Shown], out: Path) -> None:
-    """Write the picture as a PNG: a column for each scene."""
-    rows = 2 + max(len(scene.asked) for scene in scenes)
+def draw_picture(scenes: list[ShownScene], out: Path) -> None:
+    """Write the picture as a PNG file, with a column for each scene."""
+    rows = 2 + max(len(scene.questions) for scene in scenes)
     figure = new_figure(2.9 * len(scenes), 3.05 * rows)
     axes = figure.subplots(rows, len(scenes), squeeze=False)
     for axis in axes.flat:
@@ -54,20 +60,20 @@ def draw_picture(scenes: list[Shown], out: Path) -> None:
         picture = read_image(scene.image)
         show(axes[0, column], picture)
         axes[1, column].imshow(colors, aspect=_aspect(picture, colors))
-        for row, asked in enumerate(scene.asked, start=2):
-            _draw_asked(axes[row, column], picture, asked)
+        for row, question in enumerate(scene.questions, start=2):
+            _draw_question(axes[row, column], picture, question)
     names = ("scene", "its grid of features", *["attention"] * (rows - 2))
     for axis, name in zip(axes[:, 0], names, strict=True):
         axis.set_ylabel(name, fontsize=11, color=INK)
     save(figure, out, dpi=80)
 
 
-def _draw_asked(axis: "Axes", picture: np.ndarray, asked: Asked) -> None:
-    """Draw the scene lit where the model looks, under the question and its answer."""
-    show_lit(axis, picture, asked.attention)
-    right = asked.answer == asked.truth
-    verdict = asked.answer if right else f"{asked.answer} (it is {asked.truth})"
-    axis.set_title(asked.question, fontsize=9.5, color=INK, pad=16)
+def _draw_question(axis: "Axes", picture: np.ndarray, question: AnsweredQuestion) -> None:
+    """Draw the scene, bright where the attention is, under the question and its answer."""
+    show_lit(axis, picture, question.attention)
+    right = question.answer == question.truth
+    verdict = question.answer if right else f"{question.answer} (it is {question.truth})"
+    axis.set_title(question.text, fontsize=9.5, color=INK, pad=16)
     axis.text(
         0.5, 1.015, verdict, transform=axis.transAxes, ha="center", va="bottom",
         fontsize=10, fontweight="bold", color=RIGHT if right else WRONG,
@@ -75,16 +81,8 @@ def _draw_asked(axis: "Axes", picture: np.ndarray, asked: Asked) -> None:
 
 
 def _aspect(picture: np.ndarray, colors: np.ndarray) -> float:
-    """Return the height of a cell over its width, so that the grid has the picture's shape."""
+    """Return height / width of a cell, so that the grid has the shape of the picture."""
     return (picture.shape[0] / colors.shape[0]) / (picture.shape[1] / colors.shape[1])
-
-
-RUN, BLIND_RUN = "demo-vqa", "demo-vqa-blind"
-LEAST_GAIN = 25.0  # points of VQA accuracy that the features must be worth
-SCENES = 1200  # of the whole demo
-SAMPLE = 64  # records that stand for the store when npz sizes are measured
-SCENES_SHOWN = 4
-QUESTIONS_SHOWN = (0, 2)  # of those about a scene: what stands where, by shape and by place
 
 
 @dataclass(frozen=True)
@@ -107,11 +105,11 @@ class Report:
 
     @property
     def is_too_low(self) -> bool:
-        """Return whether the features of enough scenes are worth less than they should."""
-        return self.gain < LEAST_GAIN and self.images >= SCENES
+        """Return whether the features add too little, in a demo of full size."""
+        return self.gain < MIN_GAIN and self.images >= SCENES
 
     def table(self) -> str:
-        """Return the table that `make demo` ends with."""
+        """Return the table that `make demo` prints at its end."""
         weights = "random weights" if self.weights == "none" else f"{self.weights} weights"
         rows = [
             (f"images ({self.model}, {weights})", f"{self.images:,}"),
@@ -120,15 +118,15 @@ class Report:
             ("the same as float32 npz", f"{self.npz_bytes / 1e6:.1f} MB (estimated)"),
             ("store / npz", f"{self.store_bytes / self.npz_bytes:.2f}"),
             (f"VQA accuracy, {self.questions:,} held-out questions", f"{self.accuracy:.1f} %"),
-            ("the blind twin (features zeroed)", f"{self.blind_accuracy:.1f} %"),
-            ("the features are worth", f"{self.gain:.1f} points"),
+            ("the same without features (zeros)", f"{self.blind_accuracy:.1f} %"),
+            ("gain by the features", f"{self.gain:.1f} points"),
         ]
         width = max(len(name) for name, _ in rows)
         return "\n".join(f"{name:<{width}}  {value:>18}" for name, value in rows)
 
 
 def make_report(folder: Path) -> Report:
-    """Collect the numbers that a demo run left in `folder`."""
+    """Return the numbers of the demo run in `folder`."""
     store = FeatureStore.open(folder / "scenes.clipfeat")
     extracted = _read(folder / "extract.json")
     sighted, blind = (_read(folder / run / "result.json") for run in (RUN, BLIND_RUN))
@@ -146,7 +144,7 @@ def make_report(folder: Path) -> Report:
 
 
 def npz_bytes(store: FeatureStore) -> int:
-    """Return what the store's grids would take as float32 npz files, from a sample of them."""
+    """Return the size of the store's grids as float32 npz files, estimated from a sample."""
     ids = store.ids[:: max(1, len(store) // SAMPLE)]
     total = 0
     for image_id in ids:
@@ -156,8 +154,8 @@ def npz_bytes(store: FeatureStore) -> int:
     return total * len(store) // len(ids)
 
 
-def shown_scenes(folder: Path) -> list[Shown]:
-    """Answer questions about the first held-out scenes that have enough of them."""
+def shown_scenes(folder: Path) -> list[ShownScene]:
+    """Return the first held-out scenes with enough questions, and the model's answers."""
     store = FeatureStore.open(folder / "scenes.clipfeat")
     run = load_run(folder / RUN)
     data = folder / "data"
@@ -168,15 +166,18 @@ def shown_scenes(folder: Path) -> list[Shown]:
     for question in questions:
         by_image.setdefault(question["image_id"], []).append(question)
     chosen = [q for q in by_image.values() if len(q) >= 4][:SCENES_SHOWN]
-    shown = []
-    for of_image in chosen:
-        image_id = f"COCO_val2014_{of_image[0]['image_id']:012}"
-        asked = []
-        for question in (of_image[number] for number in QUESTIONS_SHOWN):
+    shown: list[ShownScene] = []
+    for scene_questions in chosen:
+        image_id = f"COCO_val2014_{scene_questions[0]['image_id']:012}"
+        answered: list[AnsweredQuestion] = []
+        for question in (scene_questions[number] for number in QUESTIONS_SHOWN):
             given = answer(run, store, image_id, question["question"])
             right = truth[question["question_id"]]
-            asked.append(Asked(question["question"], given.answer, right, given.attention))
-        shown.append(Shown(data / "images" / f"{image_id}.jpg", store[image_id], tuple(asked)))
+            answered.append(
+                AnsweredQuestion(question["question"], given.answer, right, given.attention)
+            )
+        image = data / "images" / f"{image_id}.jpg"
+        shown.append(ShownScene(image, store[image_id], tuple(answered)))
     return shown
 
 
@@ -190,13 +191,12 @@ def main() -> None:
     folder = parser.parse_args().folder
     report = make_report(folder)
     draw_picture(shown_scenes(folder), folder / "demo.png")
-    print(report.table())
-    print(f"picture: {printable(str(folder / 'demo.png'))}")
-    expected = f"{LEAST_GAIN} points are expected of {SCENES:,} scenes"
+    tell(f"{report.table()}\npicture: {folder / 'demo.png'}")
+    expected = f"a gain of {MIN_GAIN} points is expected with {SCENES:,} scenes"
     if report.is_too_low:
-        sys.exit(f"Error: {expected}, and the features are worth {report.gain:.1f}")
-    if report.gain < LEAST_GAIN:
-        print(f"{expected}; fewer teach less")
+        sys.exit(f"Error: {expected}; got {report.gain:.1f}")
+    if report.gain < MIN_GAIN:
+        tell(f"{expected}; fewer scenes give less")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Scenes of coloured shapes: what there is to see in each picture, before it is drawn."""
+"""Scenes of coloured shapes: what a picture shows, and how it is drawn."""
 
 import itertools
 import math
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image, ImageDraw
 
-# Names and RGB; far enough apart that JPEG does not confuse them.
+# Names and RGB values, so different that JPEG does not confuse them.
 COLORS = {
     "red": (214, 39, 40),
     "green": (44, 150, 44),
@@ -21,10 +21,13 @@ COLORS = {
 SHAPES = ("circle", "square", "triangle", "star")
 RADIUS = {"big": 0.15, "small": 0.09}  # of the picture's shorter side
 PICTURE_SIZES = ((256, 256), (256, 192), (192, 256))  # (width, height) in pixels
-MOST_THINGS = 4
-# Things stand in the cells of a 3x3 layout, off its centres by at most this part of a side.
+MAX_THINGS = 4
+# Things are in the cells of a 3x3 layout, off their centres by at most this part of a side.
 JITTER = 0.03
 VAL_EVERY = 5  # every fifth image is held out
+SCALE = 3  # pictures are drawn this much larger and then reduced, which smooths the edges
+NOISE = 7.0  # standard deviation in levels; a JPEG of flat color would be unrealistic
+BOX_GRAY, BOX_EDGE = (88, 88, 92), (50, 50, 54)
 
 
 @dataclass(frozen=True)
@@ -46,10 +49,10 @@ class Thing:
 
 @dataclass(frozen=True)
 class Scene:
-    """One picture. No two things share a color.
+    """One picture. No two things have the same color.
 
-    `box` is the (x, y) of a closed gray box, or None: what is inside cannot be known, which is
-    what makes a statement about the picture neither true nor false.
+    `box` is the (x, y) of a closed gray box, or None. Since nobody knows what is inside, a
+    statement about the picture may be neither true nor false.
     """
 
     image_id: int
@@ -74,23 +77,23 @@ class Scene:
         return f"COCO_{self.split}_{self.image_id:012}.jpg"
 
     def has(self, name: str) -> bool:
-        """Return whether a thing called `name`, "red circle" say, is to be seen."""
+        """Return whether a thing called `name`, such as "red circle", is visible."""
         return any(thing.name == name for thing in self.things)
 
 
-# Every (color, shape) there is, as "red circle".
+# All colors and shapes, as "red circle".
 NAMES = tuple(f"{color} {shape}" for color, shape in itertools.product(COLORS, SHAPES))
 
 
 def scene_generator(seed: int, image_id: int, purpose: int) -> np.random.Generator:
-    """Return the random numbers of one image for one purpose; no other image changes them."""
+    """Return the random numbers of one image for one purpose, independent of other images."""
     return np.random.default_rng((seed, image_id, purpose))
 
 
 def make_scene(seed: int, image_id: int) -> Scene:
-    """Return the scene of one image id; it depends on the seed and the id alone."""
+    """Return the scene of one image id, which depends only on the seed and the id."""
     rng = scene_generator(seed, image_id, 0)
-    count = int(rng.integers(1, MOST_THINGS + 1))
+    count = int(rng.integers(1, MAX_THINGS + 1))
     colors = rng.permutation(list(COLORS))[:count]
     cells = rng.permutation(9)[: count + 1]
     centers = [_center(int(cell), rng) for cell in cells]
@@ -116,11 +119,6 @@ def _center(cell: int, rng: np.random.Generator) -> tuple[float, float]:
     x, y = (cell % 3 + 0.5) / 3, (cell // 3 + 0.5) / 3
     dx, dy = rng.uniform(-JITTER, JITTER, 2)
     return float(x + dx), float(y + dy)
-
-
-SCALE = 3  # drawn this much larger, then reduced: that smooths the edges
-NOISE = 7.0  # standard deviation in levels; without it a JPEG of flat color is no test
-BOX_GRAY, BOX_EDGE = (88, 88, 92), (50, 50, 54)
 
 
 def draw(scene: Scene, seed: int) -> Image.Image:
@@ -163,7 +161,7 @@ def _draw_thing(
 def _corners(
     x: float, y: float, radius: float, points: int, inner: float
 ) -> list[tuple[float, float]]:
-    """Return a polygon with a corner at the top; with `inner` < 1 its sides are drawn in."""
+    """Return a polygon with a corner at the top; with `inner` < 1 it is a star."""
     radii = [radius] if inner == 1.0 else [radius, radius * inner]
     corners = []
     for k in range(points * len(radii)):

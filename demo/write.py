@@ -1,4 +1,4 @@
-"""Annotations in the formats that VQA v2, COCO, Karpathy's splits and SNLI-VE publish."""
+"""Write the demo's data set, in the formats of VQA v2, COCO, Karpathy's splits and SNLI-VE."""
 
 import json
 import re
@@ -20,6 +20,8 @@ from .scenes import Scene, make_scene
 INFO = {"description": "scenes of colored shapes, drawn by clipfeat demo-data", "version": "1.0"}
 LICENSE = {"name": "CC0", "url": "https://creativecommons.org/publicdomain/zero/1.0/"}
 TASK = "Open-Ended"
+MIN_IMAGES, MAX_IMAGES = 10, 100_000
+JPEG_QUALITY = 90
 
 
 def vqa_files(scenes: Sequence[Scene], seed: int) -> dict[str, Any]:
@@ -140,10 +142,6 @@ def _snli_ve_rows(scene: Scene, seed: int) -> Iterator[dict[str, Any]]:
         }
 
 
-FEWEST, MOST = 10, 100_000
-JPEG_QUALITY = 90
-
-
 @dataclass(frozen=True)
 class DemoData:
     """What was written."""
@@ -155,18 +153,24 @@ class DemoData:
 
 
 def write_demo_data(folder: Path, images: int, seed: int) -> DemoData:
-    """Draw `images` scenes into `folder` with all their annotations; whole or not at all.
+    """Draw `images` scenes into `folder` with all annotations, completely or not at all.
 
-    Raises UsageError if the folder holds something already, or Pillow is not installed.
+    Raises UsageError if there are too few or too many (E-DEMO-IMAGES), the folder is not empty
+    (E-DEMO-FOLDER), or Pillow is not installed.
     """
-    if not FEWEST <= images <= MOST:
-        raise UsageError(f"--images {images}: expected {FEWEST} to {MOST}")
+    if not MIN_IMAGES <= images <= MAX_IMAGES:
+        raise UsageError(
+            f"--images {images}: expected {MIN_IMAGES} to {MAX_IMAGES}", code="E-DEMO-IMAGES"
+        )
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise UsageError(f"{folder} exists and is not empty; delete it or choose another DIR")
+        raise UsageError(
+            f"{folder} exists and is not empty; delete it or choose another DIR",
+            code="E-DEMO-FOLDER",
+        )
     with needs_extra("demo"):
         from .scenes import draw
 
-    # Everything goes into a folder beside, which takes the final name when it is whole.
+    # Everything is written to another folder, which gets the final name when it is complete.
     final = folder.resolve()
     unfinished = final.with_name(temporary_name(f".{final.name}"))
     (unfinished / "images").mkdir(parents=True)

@@ -6,12 +6,15 @@ called). A manifest contains UTF-8: there such a byte is written `\\xe9`, and a 
 would look like the beginning of such an escape, is doubled.
 """
 
+# pyright: reportMissingTypeStubs=false, reportUnknownMemberType=false
+# fsspec has no types.
+
 import contextlib
 import errno
 import io
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Generator
 from pathlib import Path
 from typing import BinaryIO, cast
 from urllib.parse import quote
@@ -126,7 +129,7 @@ def read_content(root: str, path: str) -> bytes:
 
 
 @contextlib.contextmanager
-def open_content(root: str, path: str) -> Iterator[BinaryIO]:
+def open_content(root: str, path: str) -> Generator[BinaryIO]:
     """Open an image file for seeking and reading, so that its header can be read alone.
 
     The arguments and the errors are those of `read_content`.
@@ -193,7 +196,7 @@ def require_driver(root: str) -> None:
 
 
 @contextlib.contextmanager
-def _remote(root: str, path: str) -> Iterator[BinaryIO]:
+def _remote(root: str, path: str) -> Generator[BinaryIO]:
     protocol = root.partition(":")[0]
     if protocol.startswith("http"):
         path = quote(path.encode("utf-8", "surrogateescape"))  # ? and # are part of the name

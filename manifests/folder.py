@@ -136,7 +136,7 @@ def _walk(
     this = (status.st_dev, status.st_ino)
     if this in parents:
         return
-    folders = []
+    folders: list[tuple[str, str]] = []
     with os.scandir(folder) as entries:
         for entry in entries:
             name = from_disk(entry.name)

@@ -8,7 +8,7 @@ import os
 import struct
 import threading
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from types import ModuleType
 from typing import Any
@@ -48,7 +48,7 @@ def pillow() -> ModuleType:
 
 
 @contextlib.contextmanager
-def pillow_for_any_file(*, accept_truncated: bool = False) -> Iterator[ModuleType]:
+def pillow_for_any_file(*, accept_truncated: bool = False) -> Generator[ModuleType]:
     """Yield PIL.Image, set up in this block for files from anywhere.
 
     Pillow's limit on pixels is off: callers decide by the header, before decoding. Its warnings and

@@ -6,13 +6,13 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 from urllib.parse import urlsplit
 
 from ..base.csvfile import table_rows
 from ..base.errors import ClipfeatError, ManifestError, UsageError
 from ..base.jsonio import field, identifier, read_json, read_json_lines
-from ..base.parquet import read_columns, read_schema
+from ..base.parquet import column_names, read_columns
 from ..base.text import printable
 from .contents import as_utf8, escaped, is_escaped
 from .manifest import Image, require_bounded
@@ -158,18 +158,21 @@ def _record(place: str, values: Any) -> Record:
 def _read_json(path: Path) -> Listing:
     """Return what a JSON file lists; its kind is told by its keys."""
     content = read_json(path, MAX_JSON_BYTES, object_hook=kept_keys)
-    if isinstance(content, dict) and isinstance(content.get("images"), list):
-        images, first = content["images"], (content["images"] or [{}])[0]
-        read = _karpathy if isinstance(first, dict) and "filename" in first else _coco
-    elif isinstance(content, list):
-        images, read = content, _visual_genome
-    else:
+    is_object = isinstance(content, dict)
+    images = cast(dict[str, Any], content).get("images") if is_object else content
+    if not isinstance(images, list):
         raise ManifestError(
             f"{path} has neither a list of images nor a key images; {REMEDY}", code="E-JSON-KEY"
         )
-    records = [_record(f"{path} image {k}", values) for k, values in enumerate(images)]
+    records = [
+        _record(f"{path} image {number}", values)
+        for number, values in enumerate(cast(list[Any], images))
+    ]
+    read = _visual_genome
+    if is_object:
+        read = _karpathy if records and "filename" in records[0].values else _coco
     listing = read(path, records)
-    counts = Counter({"images": len(images)})
+    counts = Counter({"images": len(records)})
     if listing.kind == "Karpathy":
         counts.update(record.text("split") for record in records)
     for difference in count_differences(path.name, counts):
@@ -302,7 +305,7 @@ def _json_lines(path: Path, columns: ColumnChoice) -> Iterator[Image]:
 
 def _csv(path: Path, columns: ColumnChoice) -> Iterator[Image]:
     rows = table_rows(path)
-    _, heading = next(rows, (0, []))
+    heading = next(rows, (0, list[str]()))[1]
     names = _column_names(path, heading, columns)
     for number, row in rows:
         values: dict[str, Any] = dict(zip(heading, row, strict=True))
@@ -320,7 +323,7 @@ def _parquet(path: Path, columns: ColumnChoice) -> Iterator[Image]:
         return ManifestError(f"{path}: {reason}; write the table again", code="E-MANIFEST-TABLE")
 
     require_bounded(path, refuse)
-    names = _column_names(path, tuple(read_schema(path, refuse).names), columns)
+    names = _column_names(path, column_names(path, refuse), columns)
     keys = (*names[:2], *SIZE_COLUMNS)
     for number, row in enumerate(read_columns(path, names, refuse)):
         yield _row_image(

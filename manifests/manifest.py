@@ -1,5 +1,10 @@
 """A manifest: images in columns, checked when it is made, and stored as a Parquet file."""
 
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
+# pyright: reportMissingTypeStubs=false
+# pyright: reportUnknownArgumentType=false, reportUnknownParameterType=false
+# pyarrow has no types.
+
 import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence

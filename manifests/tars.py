@@ -8,7 +8,7 @@ import os
 import struct
 import threading
 import zlib
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from typing import Any, BinaryIO, NamedTuple, cast
 
 from ..base.files import open_plain, read_at
@@ -84,7 +84,7 @@ def _read_headers(path: str, _: int, size: int) -> Contents:
 
 
 @contextlib.contextmanager
-def open_archive(path: str) -> Iterator[int]:
+def open_archive(path: str) -> Generator[int]:
     """Open a tar and yield its descriptor, for `read_at`."""
     descriptor = open_plain(path, follow=True)
     try:

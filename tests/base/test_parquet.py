@@ -26,7 +26,9 @@ def written(path, rows):
     return path
 
 
-@settings(max_examples=50, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=50, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 @given(st.lists(ROWS, max_size=40))
 def test_rows_come_back(tmp_path, rows):
     assert list(read_rows(written(tmp_path / "t", rows), SCHEMA, RefusedError)) == rows
@@ -70,7 +72,9 @@ def test_a_pipe_is_not_waited_for(tmp_path):
         list(read_rows(tmp_path / "t", SCHEMA, RefusedError))
 
 
-@settings(max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 @given(st.integers(0, 2**20), st.integers(1, 255))
 @example(81, 2)  # the third text of two
 def test_a_changed_byte_gives_rows_or_a_refusal_and_no_crash(tmp_path, position, change):

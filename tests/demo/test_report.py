@@ -8,7 +8,7 @@ from pictures import photograph
 from PIL import Image
 from stores import make_store
 
-from clipfeat.demo.report import Asked, Report, Shown, draw_picture, npz_bytes
+from clipfeat.demo.report import AnsweredQuestion, Report, ShownScene, draw_picture, npz_bytes
 from clipfeat.featstore import FeatureStore
 
 RNG = np.random.default_rng(0)
@@ -43,12 +43,14 @@ def test_npz_bytes_are_those_of_real_files(tmp_path):
 def test_the_picture_has_a_column_a_scene(tmp_path):
     photograph(0, 80, 60).save(tmp_path / "a.jpg")
     attention = np.full((3, 3), 1 / 9)
-    asked = (
-        Asked("What color is it?", "red", "red", attention),
-        Asked("What shape is it?", "star", "circle", attention),
+    questions = (
+        AnsweredQuestion("What color is it?", "red", "red", attention),
+        AnsweredQuestion("What shape is it?", "star", "circle", attention),
     )
     scenes = [
-        Shown(tmp_path / "a.jpg", RNG.standard_normal((3, 3, 16)).astype(np.float16), asked)
+        ShownScene(
+            tmp_path / "a.jpg", RNG.standard_normal((3, 3, 16)).astype(np.float16), questions
+        )
         for _ in range(2)
     ]
     draw_picture(scenes, tmp_path / "out.png")
