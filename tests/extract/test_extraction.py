@@ -18,7 +18,7 @@ from clipfeat.base.errors import ClipfeatError, ExtractError, UsageError
 from clipfeat.extract.api import extract_images
 from clipfeat.extract.config import Request, default_out
 from clipfeat.extract.executors.features import FeatureStream
-from clipfeat.featstore import FeatureStore, StoreError
+from clipfeat.featstore import FeatureStore, Status, StoreError
 from clipfeat.featstore.audit.repair import repair
 from clipfeat.featstore.audit.verify import Depth, verify
 from clipfeat.manifests import Image, Manifest, folder_manifest
@@ -216,7 +216,7 @@ class TestUpdates:
         photograph(4, 99, 77).save(folder / "images" / "p004.jpg")  # of another size even
         store = run(folder / "images", folder / "s", retry=("undecodable",))[0].store
         assert store["p004"].any()
-        assert (len(store), store.metadata.counts["undecodable"]) == (10, 0)
+        assert (len(store), store.metadata.counts[Status.UNDECODABLE]) == (10, 0)
         assert store.metadata.parents == (old.digest,)
         assert verify(folder / "s", Depth.DEEP) == []
 
