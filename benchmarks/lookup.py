@@ -27,7 +27,7 @@ from clipfeat.featstore import (
     MissingRecordError,
     Status,
 )
-from clipfeat.featstore.layout import TABLES, table_file
+from clipfeat.featstore.layout import TABLES, TableName, table_file
 from clipfeat.featstore.lookup import LookupBuilder, lookup_bytes
 from clipfeat.featstore.metadata import StoreMetadata, write_metadata
 from clipfeat.featstore.tables import index_batch, write_index, write_shards
@@ -67,12 +67,13 @@ def write_tables(path: Path, ids: int) -> None:
             yield batch
 
     path.mkdir()
-    paths = {table: path / table_file(table, 0) for table in TABLES}
+    paths: dict[TableName, Path] = {table: path / table_file(table, 0) for table in TABLES}
     write_index(paths["index"], batches())
     write_shards(paths["shards"], [])
     write_atomically(paths["lookup"], lookup_bytes(builder.columns()))
     missing = -(-ids // REFUSED)
     counts = dict.fromkeys(Status, 0) | {Status.OK: ids - missing, Status.MISSING: missing}
+    tables: dict[TableName, str] = {table: sha256_file(file) for table, file in paths.items()}
     metadata = StoreMetadata(
         clipfeat="benchmark",
         created="",
@@ -83,7 +84,7 @@ def write_tables(path: Path, ids: int) -> None:
         counts=counts,
         parents=(),
         generation=0,
-        tables={table: sha256_file(file) for table, file in paths.items()},
+        tables=tables,
         digest="0" * 64,
     )
     write_metadata(path, metadata)

@@ -20,6 +20,7 @@ from torch.nn import functional
 from clipfeat.extract.backbones.weights import load_backbone
 from clipfeat.extract.planning.plan import BackboneSpec
 from clipfeat.extract.planning.recipe import make_recipe
+from clipfeat.featstore.metadata import Precision
 
 from .photographs import write_photographs
 
@@ -34,7 +35,7 @@ def photographs(count: int, side: int = 448) -> Tensor:
     return torch.from_numpy(np.stack(pixels))
 
 
-def grids(model: str, precision: str, pixels: Tensor) -> Tensor:
+def grids(model: str, precision: Precision, pixels: Tensor) -> Tensor:
     """Return the grids of a model with random weights, as float32."""
     backbone, _ = load_backbone(BackboneSpec(model, "none", 0, precision), "cpu")
     recipe = make_recipe("square:448", backbone.native, backbone.cell)

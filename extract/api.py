@@ -13,6 +13,7 @@ from ..base.errors import ExtractError, ExtractUsageError, needs_extra
 from ..base.machine import require_gpus, usable_cores
 from ..featstore import FeatureStore, GridShape, Identity, Status, StoreError
 from ..featstore.layout import Layout, is_written_again, lay_out
+from ..featstore.metadata import Precision
 from ..featstore.tables import frequent_remarks, reasons_text, rows_without_record
 from ..featstore.writing.commit import complete_commit
 from ..featstore.writing.run import check_place, finished_store, shard_records_at, update_layout
@@ -218,7 +219,7 @@ def _cluster_devices(scheduler: str) -> tuple[tuple[str, ...], int]:
     return (cluster.device,) * len(cluster.workers), cluster.cores
 
 
-def default_precision(devices: tuple[str, ...]) -> str:
+def default_precision(devices: tuple[str, ...]) -> Precision:
     """Return float16 on a GPU, as CLIP was published, and float32 on a CPU."""
     return "float32" if devices[0] == "cpu" else "float16"
 

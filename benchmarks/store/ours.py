@@ -8,6 +8,7 @@ import numcodecs
 import numpy as np
 
 from clipfeat.featstore import FeatureStore, Identity
+from clipfeat.featstore.metadata import Codec
 from clipfeat.featstore.shards import thread_count
 from clipfeat.featstore.writing.writer import write_store
 
@@ -17,7 +18,7 @@ from .records import Records
 STORE = "records.clipfeat"
 
 
-def write_ours(codec: str, records: Records, folder: Path) -> None:
+def write_ours(codec: Codec, records: Records, folder: Path) -> None:
     """Write a store of the records with a codec of ours: none or zstd."""
     kind = records.kind
     identity = Identity({"model": "bench"}, {}, "float32", "float16", codec, kind.dim, None)

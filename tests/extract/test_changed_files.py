@@ -18,7 +18,7 @@ from clipfeat.extract import ExtractConfig, extract_images, source_files
 from clipfeat.extract.backbones import weights
 from clipfeat.extract.report import Progress
 from clipfeat.extract.source_files import SourceFiles, file_sha256, file_stamp
-from clipfeat.featstore import FeatureStore, StoreError
+from clipfeat.featstore import FeatureStore, Status, StoreError
 from clipfeat.featstore.audit.verify import Depth, verify
 from clipfeat.featstore.layout import Part
 from clipfeat.featstore.writing.parts import commit_parts
@@ -140,7 +140,7 @@ def test_a_file_that_was_replaced_by_something_else_has_no_record_any_more(folde
     """Nor does it keep that of the file that was, where no other file has changed."""
     (folder / "images/p001.jpg").write_bytes(b"<html>")
     store = renew(folder)[0].store
-    assert ("p001" in store, store.metadata.counts["undecodable"]) == (False, 1)
+    assert ("p001" in store, store.metadata.counts[Status.UNDECODABLE]) == (False, 1)
     assert verify(folder / "s", Depth.DEEP) == []
     assert renew(folder)[1][-1].endswith("is already complete")
 

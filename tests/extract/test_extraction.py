@@ -20,7 +20,7 @@ from clipfeat.base.errors import ExtractError, UsageError
 from clipfeat.cli.extract import default_out
 from clipfeat.extract import ExtractConfig, extract_images
 from clipfeat.extract.executors.pipeline import FeatureStream
-from clipfeat.featstore import FeatureStore, StoreError
+from clipfeat.featstore import FeatureStore, Status, StoreError
 from clipfeat.featstore.audit.repair import repair
 from clipfeat.featstore.audit.verify import Depth, verify
 from clipfeat.manifests import Image, Manifest, folder_manifest
@@ -214,7 +214,7 @@ class TestUpdates:
         photograph(4, 99, 77).save(folder / "images" / "p004.jpg")  # of another size even
         store = run(folder / "images", folder / "s", retry=("undecodable",))[0].store
         assert store["p004"].any()
-        assert (len(store), store.metadata.counts["undecodable"]) == (10, 0)
+        assert (len(store), store.metadata.counts[Status.UNDECODABLE]) == (10, 0)
         assert store.metadata.parents == (old.digest,)
         assert verify(folder / "s", Depth.DEEP) == []
 

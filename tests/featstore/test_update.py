@@ -16,7 +16,7 @@ from stores import (
     write_shard,
 )
 
-from clipfeat.featstore import FeatureStore, GridShape, MissingRecordError, StoreError
+from clipfeat.featstore import FeatureStore, GridShape, MissingRecordError, Status, StoreError
 from clipfeat.featstore.audit.verify import Depth, verify
 from clipfeat.featstore.writing.run import update_layout
 from clipfeat.featstore.writing.writer import StoreWriter
@@ -89,7 +89,7 @@ def test_ids_without_a_record_are_tried_again_behind_all_others(store):
     extend_store(store, records, retry={"missing"})
     now = check(store, records)
     assert now.metadata.parents == (before.digest,)
-    assert now.metadata.counts["missing"] == 0
+    assert now.metadata.counts[Status.MISSING] == 0
     assert {name: shards_of(store)[name] for name in old} == old
     rows = {row.image_id: row.row for row in now.index}
     assert rows["gone"] >= 8
