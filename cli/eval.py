@@ -207,11 +207,11 @@ def _caption_file(
     if embedder is not None and store is None:
         raise UsageError("--results and --clipscore need --store, which has the images")
     with needs_extra("caption"):
-        from ..train.metrics.captions import describe, score
-    from ..train.data.caption_files import matched, read_references, read_results
+        from ..train.metrics.captions import format_scores, score
+    from ..train.data.caption_files import match_references, read_references, read_results
 
     said = read_results(results)
-    own = matched(said, read_references(references, split), subset=subset)
+    own = match_references(said, read_references(references, split), subset=subset)
     found: dict[str, float] = {}
     if store is not None and embedder is not None:
         from ..featstore import FeatureStore
@@ -220,7 +220,7 @@ def _caption_file(
         opened = FeatureStore.open(store)
         found = score_results(opened, said, own, embedder(opened))
     scores = score(said, own) | found
-    show(scores, "\n".join(describe(scores)), as_json=as_json)
+    show(scores, "\n".join(format_scores(scores)), as_json=as_json)
 
 
 def _refuse(options: dict[str, Any], given: str) -> None:
@@ -247,8 +247,9 @@ def _eval_file(
     predictions: Path, questions: Path, annotations: Path | None, *, as_json: bool
 ) -> None:
     """Score a file of predictions; this way needs no torch."""
-    from ..train.data.vqa_files import describe_scores, read_files, score_file
+    from ..train.data.questions import format_scores, score_file
+    from ..train.data.vqa_files import read_question_files
 
-    result = score_file(predictions, read_files(questions, annotations))
-    lines = [f"{predictions}: {result['n']} questions", *describe_scores(result)]
+    result = score_file(predictions, read_question_files(questions, annotations))
+    lines = [f"{predictions}: {result['n']} questions", *format_scores(result)]
     show(result, "\n".join(lines), as_json=as_json)

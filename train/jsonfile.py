@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 from ..base import jsonio
 from ..base.errors import ClipfeatError
 from ..base.files import write_atomically
+from ..base.text import is_unicode
 
 T = TypeVar("T")
 DATA = 1 << 33  # bytes of a file of a data set; the largest, of GQA, have less than 1 GB
@@ -50,7 +51,9 @@ def field(record: Any, key: str, kind: type[T], where: object) -> T:
     """Return `record[key]`, a `kind`; ClipfeatError names `where` if it is not there or not one."""
     value = _value(record, key, where)
     if type(value) is not kind:  # a bool is no int here
-        raise ClipfeatError(f"{where}: {key} must be of type {kind.__name__}; got {value!r:.60}")
+        raise ClipfeatError(
+            f"{where}: {key} must be of type {kind.__name__}; got {value!r:.60}", code="E-JSON-TYPE"
+        )
     return value
 
 
@@ -58,15 +61,20 @@ def identifier(record: Any, key: str, where: object) -> int | str:
     """Return `record[key]`, a number or a text; ClipfeatError names `where` if it is neither."""
     value = _value(record, key, where)
     if not isinstance(value, int | str) or isinstance(value, bool):
-        raise ClipfeatError(f"{where}: {key} must be a number or text; got {value!r:.60}")
+        raise ClipfeatError(
+            f"{where}: {key} must be a number or text; got {value!r:.60}", code="E-JSON-TYPE"
+        )
     return value
 
 
 def _value(record: Any, key: str, where: object) -> Any:
     if not isinstance(record, dict):
-        raise ClipfeatError(f"{where}: expected an object with {key!r}; got {record!r:.60}")
+        raise ClipfeatError(
+            f"{where}: expected an object with {key!r}; got {record!r:.60}", code="E-JSON-TYPE"
+        )
     if key not in record:
-        raise ClipfeatError(f"{where}: no key {key!r}; found {', '.join(map(repr, record))}")
+        keys = ", ".join(map(repr, record))
+        raise ClipfeatError(f"{where}: no key {key!r}; found {keys:.200}", code="E-JSON-KEY")
     return record[key]
 
 
@@ -88,4 +96,40 @@ def require_ids(
         if ids
     ]
     if told:
-        raise ClipfeatError(f"{path}: {'; '.join(told)}; score a split with its own predictions")
+        raise ClipfeatError(
+            f"{path}: {'; '.join(told)}; score a split with its own predictions",
+            code="E-PREDICTIONS-IDS",
+        )
+
+
+def list_items(value: Any, where: object, *, of: str) -> Iterator[tuple[str, Any]]:
+    """Yield (where it is, item) of each item of a list; `of` says in errors what the items are.
+
+    Raises ClipfeatError (E-JSON-TYPE) where `value` is not a list.
+    """
+    if not isinstance(value, list):
+        raise ClipfeatError(
+            f"{where}: expected a list of {of}; got {value!r:.60}", code="E-JSON-TYPE"
+        )
+    for number, item in enumerate(value):
+        yield f"{where}: [{number}]", item
+
+
+def field_items(record: Any, key: str, where: object) -> Iterator[tuple[str, Any]]:
+    """Yield (where it is, item) of each item of the list `record[key]`; raises as `field` does."""
+    joint = ": " if isinstance(where, Path) else "."
+    for number, item in enumerate(field(record, key, list, where)):
+        yield f"{where}{joint}{key}[{number}]", item
+
+
+def require_unicode(text: str, name: str, where: object) -> str:
+    """Return `text`; ClipfeatError (E-JSON-UNICODE) where it has half of a surrogate pair.
+
+    JSON can express such a text, but no encoding can.
+    """
+    if not is_unicode(text):
+        raise ClipfeatError(
+            f"{where}: {name} has half of a surrogate pair: {text!r:.60}; correct the text",
+            code="E-JSON-UNICODE",
+        )
+    return text

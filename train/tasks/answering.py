@@ -17,15 +17,14 @@ from ...base.errors import UsageError
 from ...featstore import FeatureStore
 from ..batches import Order
 from ..checkpoint import read_checkpoint, rebuild
-from ..data.vocabulary import Vocabulary, WordPieces, read_vocabulary
-from ..data.words import PADDING, Words
+from ..data.vocabulary import PADDING, TextVocabulary, Vocabulary, read_vocabulary
 from ..devices import memory_errors
 from ..engine import each_batch, make_card, open_run, part_size, require_features, train
 from ..jsonfile import field, write_json
 from ..log import LoopTimes
 from ..models.pretrained import Pretrained
 from ..models.settings import GroundedSettings
-from ..models.start import make_model, new_model, require_places, start_files
+from ..models.start import make_model, new_model, require_grid_side, start_files
 from ..pictures.curves import draw_curves
 from ..records import RecordReader, statistics_of
 from ..run import CURVES, RESULT, SCORES, VOCABULARY, RunCard, find_best, read_card
@@ -187,7 +186,7 @@ class Trained(Generic[S]):
     def require_store(self, store: FeatureStore) -> None:
         """Raise UsageError unless the model can be asked about the images of a store."""
         require_features(store, self.card)
-        require_places(self.settings.model, store)
+        require_grid_side(self.settings.model, store)
 
 
 def make_examples(
@@ -196,7 +195,7 @@ def make_examples(
     texts: Sequence[str],
     targets: Targets | None,
     *,
-    words: Words | WordPieces,
+    words: TextVocabulary,
     max_tokens: int,
 ) -> Examples:
     """Return texts as numbers, each with the store's id of its image."""

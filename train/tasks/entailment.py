@@ -18,13 +18,12 @@ from ..data.snli_ve import (
     LABELS,
     NO_ANSWER,
     VeSplit,
-    read_predictions,
-    read_split,
-    score,
-    write_predictions,
+    read_labels,
+    read_pairs,
+    score_pairs,
+    write_labels,
 )
-from ..data.vocabulary import Vocabulary, WordPieces, require_known
-from ..data.words import Words
+from ..data.vocabulary import TextVocabulary, Vocabulary, require_known
 from ..devices import accelerator_of_trained, accelerator_on, inference_errors
 from ..log import LoopTimes
 from ..models.start import choose_words, find_start
@@ -48,7 +47,7 @@ from .settings import VeSettings
 
 def encode(
     split: VeSplit,
-    words: Words | WordPieces,
+    words: TextVocabulary,
     store: Container[str],
     *,
     max_tokens: int,
@@ -91,7 +90,7 @@ class Asked:
 
     def score_table(self, predictions: Path) -> dict[str, Any]:
         """Return 100 or 0 for each pair, right or wrong, with its image."""
-        said = read_predictions(predictions, self.split)
+        said = read_labels(predictions, self.split)
         image_of = {pair.pair_id: pair.candidates[0] for pair in self.split.pairs}
         for pair_id, image in zip(self.examples.ids, self.examples.image_of_text, strict=True):
             image_of[str(pair_id)] = self.examples.image_ids[image]
@@ -127,7 +126,7 @@ def eval_ve(
     trained = load_run(run)
     twin = None if blind is None else _load_blind(blind)
     features = FeatureStore.open(store or Path(trained.card.store))
-    pairs = read_split(trained.settings.dataset, data or Path(trained.card.data), split)
+    pairs = read_pairs(trained.settings.dataset, data or Path(trained.card.data), split)
     skips = trained.settings.skip_missing if skip_missing is None else skip_missing
 
     def answer(trained: Trained[VeSettings]) -> dict[str, Any]:
@@ -168,12 +167,12 @@ def answer_split(
     if not accelerator.is_main_process:
         return {}
     split, path = asked.split, run.folder / name
-    write_predictions(path, predictions, split)
+    write_labels(path, predictions, split)
     return {
         "split": split.name,
         "epoch": run.epoch,
         "blind": run.settings.blind,
-        **score(read_predictions(path, split), split.pairs),
+        **score_pairs(read_labels(path, split), split.pairs),
         "skipped": len(split.pairs) - len(asked.examples),
         "dropped": split.dropped,
         "predictions": str(path),
@@ -224,7 +223,7 @@ def train_ve(
     features = FeatureStore.open(store)
     settings, pretrained = find_start(settings, features)
     accelerator = accelerator_on(device, settings)
-    train_split = read_split(settings.dataset, data, settings.train_split)
+    train_split = read_pairs(settings.dataset, data, settings.train_split)
     held_out = _read_held_out(settings, data, train_split)
     texts = (pair.hypothesis for pair in train_split.pairs)
     vocabulary = Vocabulary(choose_words(settings.model, pretrained, texts), LABELS)
@@ -267,13 +266,13 @@ def train_ve(
 def loss_of(model: nn.Module, batch: GroundedBatch) -> Tensor:
     """Return the mean cross-entropy of the labels, summed over a model's heads."""
     found = model(*batch.inputs)
-    heads = (found.logits, *found.branches)
+    heads = (found.logits, *found.auxiliary_logits)
     return torch.stack([cross_entropy(logits, batch.targets) for logits in heads]).sum()
 
 
 def _score(split: VeSplit, predictions: Predictions) -> dict[str, float]:
     complete = {pair_id: predictions.get(pair_id, NO_ANSWER) for pair_id in split.ids}
-    scores = score(complete, split.pairs)
+    scores = score_pairs(complete, split.pairs)
     return {"score": scores["accuracy"], **scores["by_class"]}
 
 
@@ -281,6 +280,6 @@ def _read_held_out(settings: VeSettings, data: Path, train_split: VeSplit) -> Ve
     """Return the split that scores the model, None where the settings name none."""
     if not settings.eval_split:
         return None
-    split = read_split(settings.dataset, data, settings.eval_split)
+    split = read_pairs(settings.dataset, data, settings.eval_split)
     require_apart(settings, train_split.ids, split.ids, of="pairs")
     return split

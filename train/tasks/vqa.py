@@ -14,13 +14,20 @@ from torch.nn.functional import binary_cross_entropy_with_logits
 from ...base.errors import ClipfeatError, UsageError
 from ...base.files import local_path
 from ...featstore import FeatureStore
-from ..data.ids import ENDING, find_images
-from ..data.questions import Question, QuestionId, Split
-from ..data.vocabulary import Vocabulary, require_known
-from ..data.vqa_files import describe_scores, read_predictions, read_split, write_predictions
+from ..data.ids import JPEG, find_images
+from ..data.questions import (
+    Question,
+    QuestionId,
+    QuestionSplit,
+    format_scores,
+    read_predictions,
+    write_predictions,
+)
+from ..data.vocabulary import Vocabulary, answer_classes, read_answer_list, require_known
+from ..data.vqa_files import read_questions
 from ..devices import accelerator_of_trained, accelerator_on, inference_errors
 from ..log import LoopTimes
-from ..metrics.vqa import SCORES, answer_classes, read_answer_list
+from ..metrics.vqa import SCORES
 from ..models.start import choose_words, find_start
 from ..records import RecordReader
 from .answering import (
@@ -40,7 +47,7 @@ from .vqa_predict import TrainedVqa, load_run
 
 
 def choose_answers(
-    split: Split, *, min_answer_count: int, answer_list: str = ""
+    split: QuestionSplit, *, min_answer_count: int, answer_list: str = ""
 ) -> tuple[str, ...]:
     """Return the common answers of a training split, or those of a file.
 
@@ -89,7 +96,7 @@ def _require_one_collection(
     """Raise ClipfeatError where a bare number would be an image of COCO and of Visual Genome."""
     owners: dict[str, str] = {}
     for question, stored in zip(questions, ids, strict=True):
-        if stored is None or not stored.removesuffix(ENDING).isdigit():
+        if stored is None or not stored.removesuffix(JPEG).isdigit():
             continue
         owner = owners.setdefault(stored, question.collection)
         if owner != question.collection:
@@ -102,7 +109,7 @@ def _require_one_collection(
 
 
 def encode(
-    split: Split,
+    split: QuestionSplit,
     vocabulary: Vocabulary,
     store: Container[str],
     *,
@@ -132,7 +139,9 @@ def encode(
     return examples
 
 
-def _targets(split: Split, questions: Sequence[Question], vocabulary: Vocabulary) -> Targets | None:
+def _targets(
+    split: QuestionSplit, questions: Sequence[Question], vocabulary: Vocabulary
+) -> Targets | None:
     if split.annotations is None:
         return None
     numbers = {answer: number for number, answer in enumerate(vocabulary.answers)}
@@ -149,7 +158,7 @@ def _targets(split: Split, questions: Sequence[Question], vocabulary: Vocabulary
 class Asked:
     """A split to answer: its questions, and those of them whose images have features."""
 
-    split: Split
+    split: QuestionSplit
     examples: Examples
 
     def complete(self, predictions: Mapping[QuestionId, str]) -> dict[QuestionId, str]:
@@ -190,7 +199,7 @@ def eval_vqa(
     trained.require_store(features)
     settings = trained.settings
     folder = data or Path(trained.card.data)
-    questions = read_split(settings.dataset, folder, split, annotated=False)
+    questions = read_questions(settings.dataset, folder, split, annotated=False)
     examples = encode(
         questions,
         trained.vocabulary,
@@ -239,7 +248,7 @@ def describe(result: Mapping[str, Any]) -> str:
     if result["overall"] is None:
         lines.append("no annotations here: predictions only, nothing scored")
     else:
-        lines += describe_scores(result)
+        lines += format_scores(result)
     if result["skipped"]:
         lines.append(f"{result['skipped']} questions skipped: their images have no features")
     return "\n".join([*lines, result["predictions"]])
@@ -260,7 +269,7 @@ def train_vqa(
     features = FeatureStore.open(store)
     settings, pretrained = find_start(settings, features)
     accelerator = accelerator_on(device, settings)
-    train_split = read_split(settings.dataset, data, settings.train_split, annotated=True)
+    train_split = read_questions(settings.dataset, data, settings.train_split, annotated=True)
     held_out = _read_held_out(settings, data, train_split)
     answers = choose_answers(
         train_split,
@@ -315,7 +324,7 @@ def loss_of(model: nn.Module, batch: GroundedBatch) -> Tensor:
     found = model(*batch.inputs)
     losses = [
         binary_cross_entropy_with_logits(logits, batch.targets) * logits.shape[1]
-        for logits in (found.logits, *found.branches)
+        for logits in (found.logits, *found.auxiliary_logits)
     ]
     return torch.stack(losses).sum()
 
@@ -325,10 +334,12 @@ def _score(asked: Asked, predictions: Predictions) -> dict[str, float]:
     return {"score": scores["overall"], **scores["by_answer_type"]}
 
 
-def _read_held_out(settings: VqaSettings, data: Path, train_split: Split) -> Split | None:
+def _read_held_out(
+    settings: VqaSettings, data: Path, train_split: QuestionSplit
+) -> QuestionSplit | None:
     """Return the split that scores the model, None where the settings name none."""
     if not settings.eval_split:
         return None
-    split = read_split(settings.dataset, data, settings.eval_split, annotated=True)
+    split = read_questions(settings.dataset, data, settings.eval_split, annotated=True)
     require_apart(settings, train_split.ids, split.ids, of="questions")
     return split

@@ -14,11 +14,10 @@ from torch import Tensor, nn
 
 from ....base.errors import UsageError
 from ...checkpoint import read_checkpoint, rebuild
-from ...data.caption_vocabulary import CaptionVocabulary, read_vocabulary
+from ...data.caption_vocabulary import CaptionVocabulary, read_caption_vocabulary
 from ...engine import each_batch, part_size
 from ...jsonfile import field
-from ...models.caption_transformer import Transformer
-from ...models.caption_updn import UpDn
+from ...models.caption_transformer import TransformerCaptioner
 from ...models.captioner import Captioner
 from ...models.decoding import beam_search
 from ...models.settings import (
@@ -26,6 +25,7 @@ from ...models.settings import (
     TransformerCaptionerSettings,
     UpDnCaptionerSettings,
 )
+from ...models.updn import UpDnCaptioner
 from ...records import ChannelStatistics, FeatureNorm, RecordReader, statistics_of
 from ...run import BEST, SETTINGS, VOCABULARY, RunCard, find_best, read_card, require_no_link
 from ...settings import settings_of
@@ -37,9 +37,9 @@ def build_captioner(settings: CaptionerSettings, norm: FeatureNorm, *, words: in
     """Return a new captioner; `words` is the number of tokens that there are."""
     match settings:
         case TransformerCaptionerSettings():
-            return Transformer(settings, norm, words=words)
+            return TransformerCaptioner(settings, norm, words=words)
         case UpDnCaptionerSettings():
-            return UpDn(settings, norm, words=words)
+            return UpDnCaptioner(settings, norm, words=words)
 
 
 TASK = "caption"
@@ -92,7 +92,7 @@ def load_stage(folder: Path) -> TrainedCaptioner:
         raise UsageError(f"{folder} is a run of task {card.task!r}, not {TASK}")
     path = find_best(folder)
     settings = settings_of(CaptionSettings, card.settings)
-    vocabulary = read_vocabulary(folder / VOCABULARY)
+    vocabulary = read_caption_vocabulary(folder / VOCABULARY)
     tensors, state = read_checkpoint(path)
     statistics = statistics_of(tensors, "model.cells.norm", path)
     build = functools.partial(make_model, settings, statistics, vocabulary)

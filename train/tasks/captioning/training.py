@@ -18,10 +18,9 @@ from torch.nn.functional import cross_entropy
 from ....base.errors import UsageError
 from ....featstore import FeatureStore
 from ...batches import Numbers, Order
-from ...data.caption_vocabulary import END, CaptionVocabulary, build_bpe, build_words
-from ...data.captions import CaptionSplit
-from ...data.coco_captions import read_split
-from ...data.words import PADDING
+from ...data.caption_vocabulary import END, CaptionVocabulary, build_bpe, build_caption_words
+from ...data.captions import CaptionSplit, read_captions
+from ...data.vocabulary import PADDING
 from ...devices import accelerator_on, memory_errors
 from ...engine import make_card, open_run, say_once, train
 from ...log import LoopTimes
@@ -171,12 +170,12 @@ class Inputs:
 
 def read_inputs(settings: CaptionSettings, features: FeatureStore, data: Path) -> Inputs:
     """Return the splits that the settings name; raises as `read_split` and `encode` do."""
-    split = read_split(settings.dataset, data, settings.train_split, training=True)
+    split = read_captions(settings.dataset, data, settings.train_split, training=True)
     held_out = _read_held_out(settings, data, split)
     vocabulary = (
         build_bpe(split.texts, size=settings.bpe)
         if settings.bpe
-        else build_words(split.texts, min_count=settings.min_count)
+        else build_caption_words(split.texts, min_count=settings.min_count)
     )
     encode_split = functools.partial(
         encode,
@@ -201,7 +200,7 @@ def _read_held_out(
     """Return the split that scores the model, None where the settings name none."""
     if not settings.eval_split:
         return None
-    held_out = read_split(settings.dataset, data, settings.eval_split, training=False)
+    held_out = read_captions(settings.dataset, data, settings.eval_split, training=False)
     ids, theirs = ({image.image_id for image in s.images} for s in (split, held_out))
     require_apart(settings, ids, theirs, of="images")
     if len(theirs) == 1:

@@ -16,15 +16,13 @@ from ....base.files import local_path
 from ....featstore import FeatureStore
 from ...batches import epoch_order
 from ...checkpoint import rebuild
-from ...data.lxmert import corpus_files
-from ...data.vocabulary import Vocabulary, WordPieces
+from ...data.lxmert import find_corpus
+from ...data.vocabulary import Vocabulary, WordPieces, read_answer_list
 from ...devices import accelerator_of_trained, accelerator_on, inference_errors, memory_errors
 from ...engine import each_batch, make_card, open_run, part_size, require_features, train
 from ...log import LoopTimes
-from ...metrics.vqa import read_answer_list
-from ...models.bert import find_bert, start_from
-from ...models.pretrained import TASK, Pretrained, load_pretrained
-from ...models.start import choose_words, find_start, require_places, start_files
+from ...models.pretrained import TASK, Pretrained, find_bert, load_bert, load_pretrained
+from ...models.start import choose_words, find_start, require_grid_side, start_files
 from ...records import ChannelStatistics, FeatureNorm, RecordReader, channel_statistics
 from ...run import BEST, RunCard
 from ...settings import settings_of
@@ -91,10 +89,12 @@ class TrainedEncoder:
 def load_run(run: Path) -> TrainedEncoder:
     """Return the best model of a run folder, on the CPU; UsageError where there is none."""
     pretrained = load_pretrained(run)
-    settings = settings_of(PretrainSettings, pretrained.card.settings)
+    settings = settings_of(PretrainSettings, pretrained.manifest.settings)
     build = functools.partial(make_model, settings, pretrained.statistics, pretrained.vocabulary)
     model = rebuild(build, pretrained.tensors, run / BEST)
-    return TrainedEncoder(model, pretrained.vocabulary, settings, pretrained.card, pretrained.epoch)
+    return TrainedEncoder(
+        model, pretrained.vocabulary, settings, pretrained.manifest, pretrained.epoch
+    )
 
 
 def make_model(
@@ -102,7 +102,7 @@ def make_model(
 ) -> Pretrainer:
     """Return a model of random weights."""
     norm = FeatureNorm(statistics, blind=settings.blind)
-    tokens, answers = vocabulary.words.tokens, len(vocabulary.answers)
+    tokens, answers = vocabulary.words.size, len(vocabulary.answers)
     return Pretrainer(settings, norm, tokens=tokens, answers=answers)
 
 
@@ -125,9 +125,9 @@ def eval_pretrain(
     accelerator = accelerator_of_trained(device, settings)
     features = FeatureStore.open(store or Path(card.store))
     require_features(features, card)
-    require_places(settings.model, features)
+    require_grid_side(settings.model, features)
     sentences = encode(
-        read_corpus(corpus_files(data or Path(card.data), split)),
+        read_corpus(find_corpus(data or Path(card.data), split)),
         split,
         features,
         words=cast(WordPieces, trained.vocabulary.words),
@@ -191,8 +191,8 @@ def train_pretrain(
     settings, pretrained = find_start(settings, features)
     accelerator = accelerator_on(device, settings)
     listed = read_answer_list(local_path(settings.answer_list)) if settings.answer_list else ()
-    files = corpus_files(data, settings.train_split)
-    held_out_files = corpus_files(data, settings.eval_split) if settings.eval_split else ()
+    files = find_corpus(data, settings.train_split)
+    held_out_files = find_corpus(data, settings.eval_split) if settings.eval_split else ()
     corpus, held_out = read_corpus(files), read_corpus(held_out_files)
     vocabulary = Vocabulary(
         choose_words(settings.model, pretrained, corpus.texts),
@@ -285,7 +285,7 @@ def _new_model(
     if pretrained is not None:
         _go_on_from(pretrained, model, vocabulary)
     elif settings.model.bert:
-        bert = start_from(model.encoder.bert, find_bert(settings.model.bert))
+        bert = load_bert(model.encoder.bert, find_bert(settings.model.bert))
         model.word.start_from(bert)
     return model
 
