@@ -4,7 +4,7 @@ import dataclasses
 from pathlib import Path
 
 from ...base.errors import UsageError
-from ..data.coco_captions import CAPTION_DATASETS
+from ..data.captions import CAPTION_DATASETS
 from ..data.snli_ve import VE_DATASETS
 from ..data.vqa_files import VQA_DATASETS
 from ..models.settings import (
