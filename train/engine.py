@@ -5,7 +5,7 @@ import functools
 import logging
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -53,7 +53,7 @@ logger = logging.getLogger(__name__)
 B = TypeVar("B", bound=TensorBatch)
 
 
-def fit(task: Task[Any, Any], run: Path) -> tuple[Mapping[str, Any], LoopTimes]:
+def fit(task: Task[Any, Any], run: Path) -> tuple[dict[str, Any], LoopTimes]:
     """Train a task's model until `run` holds its best checkpoint, and score that.
 
     A run that was killed resumes from its last checkpoint. `run` then holds what
@@ -80,7 +80,7 @@ def fit(task: Task[Any, Any], run: Path) -> tuple[Mapping[str, Any], LoopTimes]:
     return evaluate(task, run), times
 
 
-def evaluate(task: Task[Any, Any], run: Path) -> Mapping[str, Any]:
+def evaluate(task: Task[Any, Any], run: Path) -> dict[str, Any]:
     """Score the best checkpoint of `run`, and write its result, scores and curves there.
 
     `task.model` then has the weights of that checkpoint. Returns what RUN/result.json holds; of

@@ -37,7 +37,7 @@ class TensorBatch(Protocol):
 class Report:
     """How good the best checkpoint of a run is."""
 
-    result: Mapping[str, Any]  # what RUN/result.json holds and the command prints
+    result: dict[str, Any]  # what RUN/result.json holds and the command prints
     scores: Mapping[str, Any] | None = None  # of each example, for RUN/scores.json
 
 

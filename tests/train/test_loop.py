@@ -176,6 +176,7 @@ class RowTask(Task[LoopSettings, torch.nn.Module]):
     """Three examples, all of them the same batch, and a loss of what the model makes of it."""
 
     name = "rows"
+    store: Any = None  # `train` reads batches of the task alone
 
     def __init__(
         self,

@@ -21,7 +21,7 @@ from clipfeat.train.data.vocabulary import WordVocabulary, read_answer_list
 from clipfeat.train.data.vqa2 import IMAGE_PARTS, read_vqa2
 from clipfeat.train.metrics.vqa import Annotation
 from clipfeat.train.records import RecordReader
-from clipfeat.train.tasks.answering import Targets, read_batch
+from clipfeat.train.tasks.answering import SoftAnswers, read_batch
 from clipfeat.train.tasks.vqa import choose_answers, encode, store_ids
 
 
@@ -303,12 +303,12 @@ def test_targets_of_a_batch_are_those_of_its_texts() -> None:
         dict(zip(rng.permutation(50)[:count].tolist(), rng.random(count).tolist(), strict=True))
         for count in rng.integers(0, 4, 100).tolist()
     ]
-    targets = Targets.of(rows)
+    targets = SoftAnswers.of(rows)
     for numbers in ([], [0], [99, 0, 0], rng.integers(0, 100, 64).tolist()):
         expected = torch.zeros(len(numbers), 50)
         for place, number in enumerate(numbers):
             for answer, score in rows[number].items():
                 expected[place, answer] = score
         assert torch.equal(targets.table(np.array(numbers, np.int64), 50), expected)
-    nothing = Targets.of([{}, {}])
+    nothing = SoftAnswers.of([{}, {}])
     assert nothing.table(np.array([1, 0]), 3).tolist() == [[0, 0, 0], [0, 0, 0]]

@@ -13,7 +13,7 @@ from ....base.text import is_unicode
 from ....featstore import FeatureStore
 from ...data.caption_files import Captions, References, read_results, write_results
 from ...data.captions import CaptionSplit, read_captions
-from ...data.ids import any_candidates, require_different
+from ...data.ids import any_candidates, require_different, require_images
 from ...devices import accelerator_of_trained, inference_errors
 from ...metrics import cider_label, cider_remark
 from ...metrics.clipscore import clip_metrics

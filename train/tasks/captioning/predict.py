@@ -17,7 +17,7 @@ from ....base.text import printable
 from ....featstore import FeatureStore
 from ...data.caption_files import write_results
 from ...data.captions import ListedImage, read_image_list
-from ...data.ids import require_different
+from ...data.ids import require_different, require_images
 from ...devices import accelerator_of_trained, inference_errors
 from ...engine import each_batch, eval_batch_size
 from ...models.captioner import Captioner
