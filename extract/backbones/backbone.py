@@ -65,7 +65,7 @@ class Backbone:
             )
 
     def vector_dim(self, recipe: Recipe) -> int | None:
-        """Return the channels of the vector that the recipe keeps beside the grid, None for none."""
+        """Return the channels of the vector that the recipe keeps beside the grid, or None."""
         return {None: None, "embedding": self.pooled_dim, "class_token": self.dim}[recipe.vector]
 
     def grids(self, pixels: UInt8[Tensor, "image height width 3"], recipe: Recipe) -> Output:

@@ -88,7 +88,7 @@ def read_weights(path: Path) -> Weights:
         if AVERAGED in content:
             warning = (
                 f"{path} holds {STATE} and {AVERAGED} (averaged weights): {STATE} is used, as "
-                f"open_clip does; for the other, save it as a file of its own"
+                f"open_clip does; for the other, save it as a separate file"
             )
         content = content[STATE]
     if not isinstance(content, dict) or not all(isinstance(key, str) for key in content):

@@ -1,1 +1,1 @@
-"""Image files to pixels: decoding, resizing, and what becomes of bad files."""
+"""Image files to pixels: decoding, resizing, and the reasons for files that give none."""

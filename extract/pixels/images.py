@@ -43,7 +43,7 @@ MAX_REASON = 200  # characters of a text from elsewhere
 SEVERAL_COPIES = ("WEBP", "JPEG2000", "AVIF")
 PREMULTIPLIED = {"LA": "La", "RGBA": "RGBa"}  # modes in which Pillow resizes images with alpha
 
-CHUNK_HEAD, CHUNK_END = 8, 4  # bytes of a PNG file's chunk before and behind its data
+CHUNK_HEAD, CHUNK_END = 8, 4  # bytes of a PNG file's chunk before and after its data
 ANCILLARY = 0x20  # the bit of a chunk's first letter that says it holds no pixel (PNG, 5.4)
 TRANSPARENCY = b"tRNS"  # of the ancillary chunks, the one that decides pixels
 
@@ -195,7 +195,7 @@ def _remarked(picture: Picture, remark: str) -> Picture:
 
 
 def _without_side_chunks(content: bytes) -> bytes | None:
-    """Return a PNG file without texts, profiles and the like; None where there is none of them.
+    """Return a PNG file without texts, profiles and the like; None if it has no such chunk.
 
     Such chunks may be damaged, or longer than Pillow reads, in a file whose pixels are sound.
     Critical chunks stay as they are, and so do bytes at the end that form no chunk.

@@ -79,15 +79,15 @@ def is_plain(content: bytes) -> bool:
 def is_sequential(content: bytes) -> bool:
     """Return whether a JPEG file is decoded row by row, so that memory holds only the image.
 
-    Otherwise the coefficients of the whole image are held beside it: progressive files, and
-    those whose first scan has not all components (ITU-T T.81, B.2.2 and B.2.3).
+    Otherwise the coefficients of the whole image are in memory too: in progressive files, and where
+    the first scan does not have all components (ITU-T T.81, B.2.2 and B.2.3).
     """
     scan = _first_scan(content)
     return scan is not None and scan.frame in (BASELINE, EXTENDED) and scan.is_whole
 
 
 def padded(content: bytes) -> bytes:
-    """Return a JPEG file with codes added behind those of its first scan.
+    """Return a JPEG file with codes added after those of its first scan.
 
     They change nothing in an image whose codes are complete, since no decoder reads them; otherwise
     they become pixels where the decoder would fill. Other files are returned unchanged.

@@ -1,1 +1,1 @@
-"""Recipe and plan of an extraction: pure functions, without images or a device."""
+"""Config, recipe and plan of an extraction: pure, without images or a device."""

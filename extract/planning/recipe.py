@@ -38,10 +38,8 @@ from ...manifests import VIEWS
 LIMIT = 1e6  # far beyond any mean of channels in 0...1, far below what overflows
 Mean = Annotated[float, Meta(gt=-LIMIT, lt=LIMIT)]
 Deviation = Annotated[float, Meta(gt=1 / LIMIT, lt=LIMIT)]
-Means, Deviations = (
-    tuple[Mean, Mean, Mean],
-    tuple[Deviation, Deviation, Deviation],
-)  # of red, green, blue
+Means = tuple[Mean, Mean, Mean]  # of red, green and blue
+Deviations = tuple[Deviation, Deviation, Deviation]
 Interpolation = Literal["bicubic", "bilinear"]
 Resize = Literal["shortest", "squash", "longest"]
 Layer = Literal["final", "final-no-norm", "penultimate"]
@@ -60,22 +58,37 @@ MAX_FILE_BYTES = 1 << 16
 
 
 class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """From an image file to what is kept: decode, the steps, scale to 0...1, normalise.
+    """How an image file becomes features: decode, the steps, scale to 0...1, normalise, keep.
 
     EXIF orientation is ignored, as stock CLIP ignores it. One of the steps is the conversion to
     RGB, and the last that changes the size leaves one of few sizes, so that all images of one
-    grid shape have the same number of pixels. StoreError for steps that break these rules.
+    grid shape have the same number of pixels.
+
+    Attributes:
+        name: A text for people; it decides nothing.
+        steps: What is done to the image, in order.
+        interpolation: Of every resize.
+        mean: Of red, green and blue, scaled to 0...1; it is subtracted.
+        std: The standard deviation; pixels are divided by it.
+        layer: Of a ViT; the grid of a ResNet is the output of layer 4.
+        vector: What is kept beside the grid: CLIP's `embedding`, the `class_token`, or nothing.
+        views: 36 where so many pictures are one record, and their vectors are its grid.
+        decoder: Of plain JPEG files: `pillow`, or `torchvision`, which decodes on the device.
+
+    Raises:
+        StoreError: The steps break the rules above (`E-RECIPE-STEPS`), or the recipe has views and
+            a vector or a decoder that views cannot have (`E-RECIPE-VIEWS`).
     """
 
-    name: str  # any text; it decides nothing
+    name: str
     steps: Annotated[tuple[ImageTransform, ...], Meta(min_length=1, max_length=MAX_STEPS)]
-    interpolation: Interpolation  # of every resize
-    mean: Means  # of channels scaled to 0...1
+    interpolation: Interpolation
+    mean: Means
     std: Deviations
-    layer: Layer = "final"  # of a ViT; the grid of a ResNet is that of layer 4
-    vector: Vector | None = None  # kept beside the grid: CLIP's embedding or the class token
-    views: Views | None = None  # so many pictures are one record, and their vectors its grid
-    decoder: Decoder = "pillow"  # of plain JPEG files; torchvision's runs on the device
+    layer: Layer = "final"
+    vector: Vector | None = None
+    views: Views | None = None
+    decoder: Decoder = "pillow"
 
     def __post_init__(self) -> None:
         last = next((step for step in reversed(self.steps) if not isinstance(step, RGB)), None)

@@ -49,7 +49,7 @@ def test_a_gpu_computes_at_most_a_tenth_more_rows_than_images(free):
         assert images <= rows <= 1.1 * images
 
 
-def test_every_image_has_a_row_and_no_pass_is_larger_than_the_batch():
+def test_every_image_has_a_row_and_no_batch_is_larger_than_allowed():
     for most, records in product((1, 2, 7, 12, 64, 100, 128), range(1, 300)):
         rows = Batching(most, None).rows(records)
         assert sum(rows[:-1]) < records <= sum(rows) <= records + records // 10
@@ -61,7 +61,7 @@ def test_every_image_has_a_row_and_no_pass_is_larger_than_the_batch():
 
 
 def test_a_worked_example():
-    assert Batching.of(256, 1, 128, on_cpu=False).rows(128) == (128,)  # was one pass of 256
+    assert Batching.of(256, 1, 128, on_cpu=False).rows(128) == (128,)  # was one batch of 256
     assert Batching.of(256, 1, 128, on_cpu=False).rows(120) == (128,)  # 8 black rows of 120
     assert Batching.of(256, 1, 128, on_cpu=False).rows(100) == (64, 32, 4)
     assert Batching.of(48, 1, 128, on_cpu=False).rows(128) == (48, 48, 32)  # as the user has asked
@@ -71,7 +71,7 @@ def test_a_worked_example():
 
 
 def test_a_record_of_36_views_is_not_padded_on_a_cpu():
-    """36 views are nine whole chunks; a pass of one record was padded with three black ones."""
+    """36 views are nine whole chunks; a batch of one record was padded with three black ones."""
     assert Batching.of(16, 36, 128, on_cpu=True).rows(5) == (1, 1, 1, 1, 1)
     assert Batching.of(256, 36, 128, on_cpu=False).rows(128) == (7,) * 18 + (2,)
 

@@ -1,4 +1,4 @@
-"""Checkpoints as they come: files of every kind, tags from the hub's cache, hostile ones."""
+"""Checkpoints from everywhere: files of every kind, tags in the hub's cache, hostile ones."""
 
 import contextlib
 import os
@@ -75,7 +75,7 @@ class TestFiles:
         assert weights_warning(described) is None  # a ResNet's grid meets no GELU
 
     def test_a_state_dict_of_openais_archive_loads(self, tmp_path, rn50):
-        """It keeps three buffers that are no weights, and its matrices are in float16."""
+        """It keeps three buffers that are not weights, and its matrices are in float16."""
         state = {key: t.half() if t.ndim > 1 else t for key, t in rn50.items()}
         for key in ("input_resolution", "context_length", "vocab_size"):
             state[key] = torch.tensor(224)
@@ -106,7 +106,7 @@ class TestFiles:
         assert refused.value.code in ("E-WEIGHTS-FIT", "E-WEIGHTS-CONTENT")
         assert "RN50" in str(refused.value)
 
-    def test_names_found_stand_beside_names_expected(self, tmp_path, rn50):
+    def test_an_error_names_the_tensors_found_and_expected(self, tmp_path, rn50):
         """Weights of another library, and a file that lacks one tensor and has one too many."""
         torch.save({"vision_model.\x1b[2Jembeddings": torch.zeros(2)}, tmp_path / "other.pt")
         names = (r"vision_model.\x1b[2Jembeddings", "visual.conv1.weight")
@@ -121,7 +121,7 @@ class TestFiles:
             load("RN50", tmp_path / "w.pt")
 
     @pytest.mark.parametrize("name", ["w.pt", "w.safetensors"])
-    def test_a_file_that_is_no_checkpoint(self, tmp_path, name):
+    def test_a_file_that_is_not_a_checkpoint(self, tmp_path, name):
         (tmp_path / name).write_bytes(b"\x80 not a checkpoint")
         with refuses("E-WEIGHTS-CONTENT", "RN50"):
             load("RN50", tmp_path / name)
@@ -147,7 +147,7 @@ class TestFiles:
 class TestActivation:
     """OpenAI's ViTs need QuickGELU, LAION's GELU, and no tensor says which."""
 
-    def test_a_float32_file_runs_with_the_models_activation_and_that_is_said(self, tmp_path, vit):
+    def test_a_float32_file_runs_with_the_models_activation_and_a_warning(self, tmp_path, vit):
         torch.save(vit, tmp_path / "w.pt")
         gelu, quick = (
             load("ViT-B-32", tmp_path / "w.pt"),

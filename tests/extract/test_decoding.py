@@ -38,7 +38,7 @@ def load(path: str, folder: Path) -> Picture:
         os.kill(os.getpid(), signal.SIGSEGV)
     while path == "endless":
         pass
-    if path == "asleep":  # as for a slow disk, which is no fault of the file's
+    if path == "asleep":  # as for a slow disk, which is not the file's fault
         time.sleep(2 * LIMITS.seconds)
         path = "p000.jpg"
     if path.startswith("once "):  # as where memory is short for a moment
@@ -126,7 +126,7 @@ def test_a_crash_costs_its_own_image(decoders, folder):
     assert check(decoders.submit(names(9), 8, SHAPE), folder, names(9)) == ["ok"]
 
 
-def test_the_image_behind_one_that_crashes_has_its_second_try(decoders, folder):
+def test_the_image_after_one_that_crashes_is_tried_again(decoders, folder):
     paths = ["segfault", "once p001.jpg", "endless", "once p002.jpg"]
     pictures = decoders.submit(paths, 4, SHAPE).result().pictures
     assert [picture.status for picture in pictures] == ["undecodable", "ok", "undecodable", "ok"]
@@ -161,7 +161,7 @@ def test_limits_leave_room_for_the_largest_image_that_is_allowed():
 
 
 def report_state(path: str, root: str) -> Picture:
-    """Return the picture in a file with what its process has by now for a reason."""
+    """Return the picture in a file with the state of its process as its reason."""
     picture = load_picture(path, root, RECIPE)
     process = psutil.Process()
     state = (
@@ -172,7 +172,7 @@ def report_state(path: str, root: str) -> Picture:
 
 
 def test_a_decoder_does_not_grow(folder):
-    """Nor become slower: each image once left a handler behind, and a warnings filter."""
+    """Nor become slower: each image once added a handler and a warnings filter."""
     load_one = functools.partial(report_state, root=str(folder))
     paths = names(*range(12)) * 20
     with Decoders(load_one, 1, 1, 240 * 64 * 64 * 3, limits=LIMITS) as pool:
@@ -186,7 +186,7 @@ def test_a_decoder_does_not_grow(folder):
     assert last[4] - first[4] < 2 << 20  # bytes
 
 
-def test_pillow_is_set_up_once():
+def test_using_pillow_adds_no_handler_and_no_filter():
     before = pillow()
     state = len(logging.getLogger("PIL").handlers), len(warnings.filters)
     assert all(pillow() is before for _ in range(20_000))

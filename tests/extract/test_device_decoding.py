@@ -91,7 +91,7 @@ class TestPixels:
 
     @pytest.mark.parametrize("kind", PLAIN)
     def test_without_a_resize_they_are_the_same(self, kind):
-        """So crop and pad, odd margins and what reaches beyond, are Pillow's to the pixel."""
+        """So crop and pad, with odd margins and beyond the image, equal Pillow's to the pixel."""
         for name, size in (
             ("pretrain384", (384, 501)),
             ("pretrain384", (641, 200)),  # a pixel too wide
@@ -102,8 +102,8 @@ class TestPixels:
             assert recipe.sizes(*size)[0] == size
             assert not off(jpeg(size=size, **PLAIN[kind]), name).any()
 
-    def test_damage_that_markers_do_not_show_is_as_pillow_has_it(self):
-        """Both fill up with gray; the remark is ours."""
+    def test_damage_that_markers_do_not_show_gives_pillows_pixels(self):
+        """Both fill the rest with gray; the remark is clipfeat's."""
         content = jpeg(size=(161, 119))
         holed = content[: len(content) * 2 // 3] + content[-2:]
         assert is_plain(holed)
@@ -145,7 +145,7 @@ class TestWhichFilesAreHandedThrough:
             photograph(1).save(content, kind)
             self.check_pillow(content.getvalue())
 
-    def test_bytes_behind_the_end_are_for_pillow(self):
+    def test_bytes_after_the_end_are_for_pillow(self):
         self.check_pillow(jpeg() + b"\0")
 
     def test_a_lost_restart_is_for_pillow(self):
@@ -175,7 +175,7 @@ class TestWhichFilesAreHandedThrough:
         content = jpeg(**PLAIN[kind])
         assert not any(is_plain(content[:end]) for end in range(len(content)))
 
-    def test_a_file_that_is_cut_off_is_refused_or_accepted_as_ever(self):
+    def test_a_file_that_is_cut_off_is_treated_as_with_pillow(self):
         by_pillow, on_device = recipes("square:64")
         content = jpeg(size=(160, 120))
         content = content[: len(content) // 2]
@@ -193,7 +193,7 @@ class TestWhichFilesAreHandedThrough:
 
 
 def without_its_table(content):
-    """Return a JPEG whose luma wants a quantisation table that is not there."""
+    """Return a JPEG whose luma refers to a quantisation table that is missing."""
     frame = content.index(b"\xff\xc0")
     broken = bytearray(content)
     broken[frame + 12] = 3
@@ -333,7 +333,7 @@ class TestStore:
         for image_id in ("cmyk", "other"):  # which Pillow decoded in both
             np.testing.assert_array_equal(by_pillow[image_id], store[image_id])
 
-    def test_pillow_never_goes_on_with_it(self, images, store):
+    def test_pillow_never_continues_it(self, images, store):
         done = extract(images, store.path)
         assert isinstance(done.exception, StoreError)
         assert "decoder" in str(done.exception)

@@ -1,4 +1,4 @@
-"""A bad image is a value with a reason; an odd one is a picture with a remark."""
+"""A bad image gives a status with a reason; an unusual one gives a picture with a remark."""
 
 import hashlib
 import io
@@ -101,7 +101,7 @@ class TestRefused:
         why = "16383x16383 is more than 44,739,242 pixels, 1/4 of the limit"
         assert (picture.status, picture.reason[: len(why)]) == ("too_large", why)
 
-    def test_a_line_that_a_step_would_blow_up_is_not_decoded(self):
+    def test_a_line_that_a_step_would_enlarge_too_much_is_not_decoded(self):
         content = content_of(Image.new("L", (60_000, 3)))
         picture = decode(content, make_recipe("model", CLIP, (32, 32)))
         # 224 * 60000 / 3 = 4480000: a gigapixel
@@ -182,7 +182,7 @@ class TestTruncated:
         np.testing.assert_array_equal(picture.pixels, strict.pixels)
 
     @pytest.mark.parametrize("content", [b"", b"this is no image", b"\xff\xd8\xff\xe0\0\x10JFIF"])
-    def test_what_is_no_image_stays_none(self, content):
+    def test_what_is_not_an_image_stays_undecodable(self, content):
         assert decode(content, RECIPE, accept_truncated=True).status == "undecodable"
 
     def test_a_file_that_is_damaged_is_not_called_cut_off(self):
@@ -198,7 +198,7 @@ class TestTruncated:
 
 class TestFrames:
     @pytest.mark.parametrize("kind", ["GIF", "TIFF", "PNG", "WEBP"])
-    def test_the_first_is_taken_and_that_is_said(self, kind):
+    def test_the_first_is_used_with_a_remark(self, kind):
         frames = [photograph(seed, 40, 30) for seed in range(3)]
         options = {"lossless": True} if kind == "WEBP" else {}
         content = content_of(frames[0], kind, save_all=True, append_images=frames[1:], **options)
@@ -209,7 +209,7 @@ class TestFrames:
         np.testing.assert_array_equal(picture.pixels, np.asarray(expected))
 
     @pytest.mark.parametrize("kind", FORMATS)
-    def test_one_frame_is_nothing_to_speak_of(self, kind):
+    def test_one_frame_has_no_remark(self, kind):
         assert decode(content_of(photograph(0, 40, 30), kind), RECIPE).reason == ""
 
 
@@ -283,7 +283,7 @@ class TestViews:
 
 
 def test_a_decoder_that_lacks_the_package_of_a_url_says_so():
-    """As one worker of several may."""
+    """One worker of several may lack it."""
     picture = load_picture("a.jpg", "abfs://x", RECIPE)
     assert (picture.status, "adlfs" in picture.reason) == ("failed", True)
 

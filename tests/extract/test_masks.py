@@ -60,7 +60,7 @@ def test_padded_images_have_masks(images, tmp_path):
     assert verify(store.path) == []
 
 
-def test_ragged_grids_lie_in_arrays_of_their_own(images, tmp_path):
+def test_ragged_grids_are_in_separate_arrays(images, tmp_path):
     store = extract(images, tmp_path / "s", "aspect:64,128")
     shapes = {image_id: store[image_id].shape[:2] for image_id in SIZES}
     # 90 x 40 at 128 / 90 is 128 x 56.9; 400 x 20 at 128 / 400 is 128 x 6.4.

@@ -25,7 +25,7 @@ SIZES = [(300, 231), (97, 301), (224, 224), (640, 480), (2, 3), (900, 70)]
 
 @pytest.fixture(autouse=True)
 def rows_first(monkeypatch):
-    """Have every resize of stock code go the way it goes in Pillow 12: test_resizing.py."""
+    """Have every resize of stock code work as in Pillow 12: test_resizing.py."""
     one_call = Image.Image.resize
 
     def two_calls(image, size, resample=None, *rest):

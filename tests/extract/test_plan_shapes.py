@@ -22,7 +22,7 @@ def manifest_of(*sizes):
     return Manifest.of(Path("/root"), images)
 
 
-def test_images_of_one_shape_lie_together_whatever_their_size():
+def test_images_of_one_shape_are_stored_together_whatever_their_size():
     manifest = manifest_of((640, 480), (480, 640), (1000, 300), (0, 0))
     recipe = make_recipe("pretrain384", CLIP, CELL)
     shapes = plan_shapes(manifest, recipe, CELL)

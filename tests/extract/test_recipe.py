@@ -234,7 +234,7 @@ class TestJson:
         with refuses("E-RECIPE-VALUE", f"the key {key} is missing", kind=StoreError):
             Recipe.from_json(value)
 
-    def test_nothing_comes_behind_pad(self):
+    def test_only_rgb_comes_after_pad(self):
         pad = Pad(64, 64, turn=False, odd="last", cell=CELL)
         with refuses("E-RECIPE-STEPS", "pad", kind=StoreError):
             Recipe("r", (pad, Stretch(64, 64), RGB()), "bicubic", CLIP.mean, CLIP.std)

@@ -1,4 +1,4 @@
-"""What is odd about an image is remarked, and its pixels stay those that stock CLIP sees."""
+"""An unusual image has a remark, and its pixels are those that stock CLIP sees."""
 
 import io
 import re
@@ -69,7 +69,7 @@ class TestPixels:
         assert remark(content_of(image, transparency=image.getpixel((5, 5)))) == TRANSPARENT
         assert remark(content_of(image)) == ""
 
-    def test_a_colour_that_is_called_a_is_no_alpha_channel(self):
+    def test_a_colour_that_is_called_a_is_not_an_alpha_channel(self):
         assert remark(content_of(photo("LAB"), "TIFF")) == ""
 
     def test_cmyk(self):
@@ -83,10 +83,10 @@ class TestPixels:
         exif[0x0112] = 1  # "as it is"
         assert remark(content_of(photo(), kind, exif=exif)) == ""
 
-    def test_broken_exif_data_is_nobody_s_problem(self):
+    def test_broken_exif_data_is_ignored(self):
         assert remark(content_of(photo(), "JPEG", exif=b"Exif\0\0MM\0*\xff\xff\xff\xff")) == ""
 
-    def test_several_remarks_are_parted_by_semicolons(self):
+    def test_several_remarks_are_separated_by_semicolons(self):
         exif = Image.Exif()
         exif[0x0112] = 3
         frames = [photograph(seed, 64, 48).convert("RGBA") for seed in range(2)]
@@ -109,7 +109,7 @@ class TestEndsEarly:
 
     @pytest.mark.parametrize("options", JPEGS)
     @pytest.mark.parametrize("mode", ["RGB", "L"])
-    def test_a_gray_corner_is_nothing_to_speak_of(self, mode, options):
+    def test_a_gray_corner_has_no_remark(self, mode, options):
         """Of gray as libjpeg fills it: of bars below a picture, or of nothing else."""
         image = photo(mode)
         image.paste(Image.new(mode, (64, 16), "#808080"), (0, 32))
@@ -154,19 +154,19 @@ class TestEndsEarly:
 
     @pytest.mark.parametrize("orientation", [1, 6])
     @pytest.mark.parametrize("strip", [{}, {278: 5}])
-    def test_a_whole_tiff_is_nothing_to_speak_of(self, strip, orientation):
+    def test_a_whole_tiff_has_no_remark(self, strip, orientation):
         """Nor is one that Pillow turns."""
         content = content_of(photo(), "TIFF", tiffinfo={274: orientation, **strip})
         assert remark(content) == ""
 
     @pytest.mark.parametrize("mode", ["1", "L", "P", "LA", "RGB", "RGBA", "I;16"])
-    def test_black_is_nothing_to_speak_of(self, mode):
+    def test_a_black_image_has_no_remark(self, mode):
         black = Image.new(mode, (64, 48), None if mode != "RGBA" else (0, 0, 0, 255))
         assert ENDED not in remark(content_of(black))
 
 
 class TestSideChunks:
-    """A PNG is not lost to what is beside its pixels."""
+    """Damage outside the pixels of a PNG costs nothing."""
 
     def broken(self, image, **options):
         info = PngImagePlugin.PngInfo()

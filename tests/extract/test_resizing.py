@@ -63,7 +63,7 @@ def test_rows_are_resized_first(mode, size, to, interpolation, pillow12, pillow1
     assert hashlib.sha256(np.asarray(whole).tobytes()).hexdigest()[:16] in (pillow12, pillow13)
 
 
-def test_a_size_that_is_there_already_is_left_alone():
+def test_an_image_of_the_right_size_is_unchanged():
     """Alpha is not multiplied in and out again, which would round."""
     image = pattern("RGBA", 50, 40)
     ours = resized(image, stretch((50, 40)))

@@ -273,7 +273,7 @@ class TestFormulas:
     @pytest.mark.parametrize("name", ["EVA02-B-16", "PE-Core-T-16-384", "ViT-B-32-SigLIP2-256"])
     @torch.no_grad()
     def test_timm_fits_the_same_tables_in_its_forward_pass(self, name):
-        """timm's `dynamic_img_size` is another road to other sizes than `set_input_size`."""
+        """timm's `dynamic_img_size` is another way to other sizes than `set_input_size`."""
         visual: Any = stock_model(name).visual
         backbone = backbone_around(stock_model(name), name)
         kind = visual.trunk.pretrained_cfg["architecture"]

@@ -1,4 +1,4 @@
-"""Of a file that is no image, the reason says what it is."""
+"""For a file that is not an image, the reason says what it is."""
 
 import io
 

@@ -1,4 +1,4 @@
-"""What lies with a file of weights, against stock open_clip given the folder or the options."""
+"""The files that describe weights, against stock open_clip given the folder or the options."""
 
 import copy
 import json
@@ -135,7 +135,7 @@ def test_a_training_run_says_what_its_checkpoints_need(tmp_path: Path) -> None:
         load_backbone(spec, "cpu")
 
 
-def test_texts_are_embedded_with_the_activation_that_is_said(tmp_path: Path) -> None:
+def test_texts_are_embedded_with_the_described_activation(tmp_path: Path) -> None:
     config = copy.deepcopy(TINY) | {"quick_gelu": True}
     stock, _ = published(tmp_path, {"model_cfg": config, "preprocess_cfg": SIGLIPS})
     tower, described = load_text_tower(spec_of(tmp_path), "cpu")
@@ -205,8 +205,8 @@ def test_a_description_that_cannot_be_obeyed_is_refused(
         load_backbone(spec_of(tmp_path), "cpu")
 
 
-def test_a_store_says_which_model_was_run(tmp_path: Path) -> None:
-    """And one that was made without looking is not taken for right."""
+def test_a_store_says_which_model_was_used(tmp_path: Path) -> None:
+    """A store that was made without the description is not accepted as right."""
     published(tmp_path, {"model_cfg": TINY})
     described = tmp_path / "open_clip_config.json"
     content = json.loads(described.read_text())

@@ -98,7 +98,7 @@ def test_the_content_says_what_a_file_is(tmp_path: Path, name: str, kind: str) -
     assert warning is None
 
 
-def test_objects_beside_the_tensors_are_passed_over(tmp_path: Path) -> None:
+def test_objects_beside_the_tensors_are_ignored(tmp_path: Path) -> None:
     """Arguments, numpy's numbers and paths, as training scripts leave them."""
     torch.save(
         {
@@ -114,7 +114,7 @@ def test_objects_beside_the_tensors_are_passed_over(tmp_path: Path) -> None:
         assert same(read_weights(tmp_path / "w.pt").tensors)
 
 
-def test_averaged_weights_beside_the_others_are_said(tmp_path: Path) -> None:
+def test_averaged_weights_beside_the_others_give_a_warning(tmp_path: Path) -> None:
     torch.save({"state_dict": STATE, "state_dict_ema": {}}, tmp_path / "w.pt")
     found, warning = read_weights(tmp_path / "w.pt")
     assert same(found)
@@ -170,7 +170,7 @@ def test_what_is_not_a_file_of_weights_is_named(tmp_path: Path) -> None:
     [torch.nn.Linear(1, 1), {"args": argparse.Namespace()}, {"a": {1}}, {"b": np.ones(2)}],
 )
 def test_torchs_advice_to_execute_a_file_is_not_passed_on(tmp_path: Path, content: Any) -> None:
-    """What torch itself says of these files has escape codes and ends with that advice."""
+    """torch's own errors for these files have escape codes and end with that advice."""
     for new in (True, False):
         path = tmp_path / f"{new}.pt"
         torch.save(content, path, _use_new_zipfile_serialization=new)
@@ -204,7 +204,7 @@ def test_an_archive_that_claims_more_than_it_has_is_not_unpacked(tmp_path: Path)
 
 
 def test_large_files_take_no_memory(tmp_path: Path) -> None:
-    """Sparse ones: what is mapped is not read, and what would have to be read is refused."""
+    """Sparse files: what is mapped is not read, and what would have to be read is rejected."""
     before = start_peak()
     large = 3 << 30
     tensors = {
