@@ -19,7 +19,7 @@ from ...base.files import (
     write_atomically,
 )
 from ...base.text import counted
-from ..layout import TABLES, Shard, is_table_file
+from ..layout import TABLES, Shard, TableName, is_table_file
 from ..lookup import LookupBuilder, Status, lookup_bytes
 from ..metadata import StoreMetadata, store_digest, write_metadata
 from ..shards import ShardRow
@@ -64,7 +64,7 @@ def commit_store(run: Run, lock: StoreLock) -> FeatureStore:
     shards = sorted(written.files.values())
     write_shards(paths["shards"], shards)
     write_atomically(paths["lookup"], lookup_bytes(lookup.columns()))
-    tables = {table: sha256_file(path) for table, path in paths.items()}
+    tables: dict[TableName, str] = {table: sha256_file(path) for table, path in paths.items()}
     # Read back from the disk: the digest is that of the file, not of what it should contain.
     index = read_index(paths["index"], tables["index"], counts.total())
     digest = store_digest(run.identity, shards, map(index_lines, index))
