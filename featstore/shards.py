@@ -7,7 +7,7 @@ their crc32c (codec `none`).
 import contextlib
 import hashlib
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -305,6 +305,13 @@ def check_files(
 
     Files are hashed in parallel, with a progress bar in bytes.
     """
+    return check_shards(shards, lambda shard: _file_problem(store, shard), label)
+
+
+def check_shards(
+    shards: Sequence[ShardRow], find_problem: Callable[[ShardRow], str | None], label: str
+) -> Iterator[tuple[ShardRow, str | None]]:
+    """Yield each shard with what `find_problem` returns for it, called in parallel."""
     with (
         tqdm(
             total=sum(shard.bytes for shard in shards),
@@ -315,8 +322,7 @@ def check_files(
         ) as bar,
         ThreadPoolExecutor(thread_count()) as threads,
     ):
-        problems = threads.map(lambda shard: _file_problem(store, shard), shards)
-        for shard, problem in zip(shards, problems, strict=True):
+        for shard, problem in zip(shards, threads.map(find_problem, shards), strict=True):
             bar.update(shard.bytes)
             yield shard, problem
 

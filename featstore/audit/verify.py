@@ -4,14 +4,12 @@ import enum
 import hashlib
 from collections import Counter, defaultdict
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
-from tqdm import tqdm
 
 from ...base.errors import CorruptStoreError, StoreError
 from ...base.files import is_plain, oddity, read_bytes, sha256_file
@@ -26,11 +24,11 @@ from ..shards import (
     ShardRow,
     as_bytes,
     check_files,
+    check_shards,
     opened,
     read_index,
     read_record,
     shard_size_problem,
-    thread_count,
 )
 from ..store import FeatureStore
 from ..tables import FROM_SOURCE, IndexRow, index_lines, table_size_problem
@@ -310,24 +308,14 @@ def check_records(store: FeatureStore, skip: set[str]) -> Iterator[tuple[str, st
     The shards of `skip` are omitted.
     """
     rows = _rows_by_shard(store)
+
+    def find_problem(shard: ShardRow) -> str | None:
+        return _record_problem(store, shard, rows[shard.shape, shard.first_row])
+
     shards = [shard for shard in store.shards if shard.path not in skip]
-    with (
-        tqdm(
-            total=sum(shard.bytes for shard in shards),
-            unit="B",
-            unit_scale=True,
-            desc="decode",
-            disable=None,
-        ) as bar,
-        ThreadPoolExecutor(thread_count()) as threads,
-    ):
-        problems = threads.map(
-            lambda shard: _check_shard(store, shard, rows[shard.shape, shard.first_row]), shards
-        )
-        for shard, problem in zip(shards, problems, strict=True):
-            bar.update(shard.bytes)
-            if problem:
-                yield shard.path, problem
+    for shard, problem in check_shards(shards, find_problem, "decode"):
+        if problem:
+            yield shard.path, problem
 
 
 def _rows_by_shard(store: FeatureStore) -> dict[tuple[str, int], Rows]:
@@ -339,7 +327,7 @@ def _rows_by_shard(store: FeatureStore) -> dict[tuple[str, int], Rows]:
     return rows
 
 
-def _check_shard(store: FeatureStore, shard: ShardRow, rows: Rows) -> str | None:
+def _record_problem(store: FeatureStore, shard: ShardRow, rows: Rows) -> str | None:
     """Return the first thing that is wrong with the records of a shard."""
     identity = store.identity
     array = shard.path.split("/")[-2]

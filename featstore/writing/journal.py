@@ -7,12 +7,11 @@ import re
 from collections.abc import Container, Iterable, Iterator, Mapping
 from itertools import pairwise
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import msgspec
-from msgspec import Meta
 
-from ...base.errors import StoreError
+from ...base.errors import StoreError, reason_of
 from ...base.files import (
     TEMPORARY,
     atomic_file,
@@ -23,12 +22,13 @@ from ...base.files import (
     temporary_name,
     write_atomically,
 )
+from ...base.jsonio import parse_json
 from ...base.parquet import MAX_TEXT
-from ...base.structs import canonical_json
+from ...base.structs import as_struct, canonical_json
 from ..geometry import GridShape
 from ..layout import JOURNAL, Part, Shard, check_folder
-from ..lookup import SHAPE_BIT, Status
-from ..metadata import MAX_SHARD_RECORDS, Sha256, is_sha256
+from ..lookup import Status
+from ..metadata import MAX_IDS, Count, Sha256, ShardRecords, is_sha256
 from ..shards import CRC_BYTES, ShardRow
 from ..tables import IndexRow
 from .lock import LOCK, MAX_HOLDER_BYTES
@@ -46,14 +46,12 @@ MAX_UTF8 = 4  # bytes of a character
 HEX = re.compile("[0-9a-f]*")
 STATUSES = {status.value for status in Status}
 
-Count = Annotated[int, Meta(ge=0, lt=1 << SHAPE_BIT)]
-
 
 class Plan(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What a run writes, as plan.json contains it; a run continues only an equal plan."""
 
     identity: dict[str, Any]  # of the store, as JSON
-    shard_records: Annotated[int, Meta(ge=1, le=MAX_SHARD_RECORDS)]
+    shard_records: ShardRecords
     layout: Sha256  # fingerprint of the layout
     parent: Sha256 | None  # digest of the store that is updated
     again: tuple[tuple[str, int], ...]  # grid shape and index of shards that are written again
@@ -130,7 +128,7 @@ class Receipt(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             )
             bounds = (first_row - 1, *rows, first_row + records)
             if (
-                0 <= first_row < 1 << SHAPE_BIT
+                0 <= first_row < MAX_IDS
                 and first_row % shard_records == 0
                 and 1 <= records <= shard_records
                 and all(a < b for a, b in pairwise(bounds))
@@ -205,7 +203,7 @@ class Journal:
                 fsync_folder(folder)
         except OSError as error:
             raise StoreError(
-                f"cannot write {self.folder}: {error.strerror}; make its folder writable, "
+                f"cannot write {self.folder}: {reason_of(error)}; make its folder writable, "
                 f"or choose another --out",
                 code="E-STORE-WRITE",
             ) from None
@@ -229,10 +227,11 @@ class Journal:
     def _read_plan(self) -> Plan:
         path = self._plan_path
         try:
-            return msgspec.json.decode(read_bytes(path, MAX_PLAN_BYTES), type=Plan)
-        except (OSError, ValueError, RecursionError) as error:
+            return as_struct(parse_json(read_bytes(path, MAX_PLAN_BYTES)), Plan)
+        except (OSError, ValueError) as error:
             raise StoreError(
-                f"{path} is not a plan of this clipfeat ({error!s:.200}); choose another --out",
+                f"{path} is not a plan of this clipfeat ({reason_of(error):.200}); choose another "
+                f"--out",
                 code="E-PLAN-INVALID",
             ) from None
 
