@@ -120,7 +120,7 @@ class TestDeep:
         assert found(path, Depth.FULL) == []
         [(name, problem)] = found(path, Depth.DEEP)
         assert name == SHARD
-        assert f"checksum is {checks[0]}, but the index says {checks[1]}" in problem
+        assert f"checksum is {checks[0]}, but the index has {checks[1]}" in problem
 
     def test_shards_that_are_broken_already_are_not_decoded(self, tmp_path, codec):
         path = write(tmp_path / "s", codec, RECORDS)
