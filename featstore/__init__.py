@@ -1,21 +1,32 @@
 """The feature store: an ordinary Zarr v3 group with an index, a packing list and a digest."""
 
 from ..base.errors import CorruptStoreError, MissingRecordError, StoreError
+from .audit.repair import Repair, repair
+from .audit.verify import Depth, Problem, verify
 from .geometry import GridShape
 from .lookup import Status
 from .metadata import Identity, StoreMetadata
+from .shards import ShardRow
 from .store import FeatureBatch, FeatureStore
 from .tables import IndexRow
+from .writing.writer import write_store
 
 __all__ = [
     "CorruptStoreError",
+    "Depth",
     "FeatureBatch",
     "FeatureStore",
     "GridShape",
     "Identity",
     "IndexRow",
     "MissingRecordError",
+    "Problem",
+    "Repair",
+    "ShardRow",
     "Status",
     "StoreError",
     "StoreMetadata",
+    "repair",
+    "verify",
+    "write_store",
 ]

@@ -12,7 +12,7 @@ from types import MappingProxyType
 from typing import Literal, Self
 
 from ..base.errors import CorruptStoreError, UsageError
-from ..base.files import is_plain, oddity
+from ..base.files import is_plain, oddity, read_bytes
 from ..base.structs import canonical_json
 from .geometry import GridShape
 
@@ -81,6 +81,14 @@ def check_plain(paths: Iterable[Path]) -> None:
         odd = oddity(path)
         if odd:
             raise _odd(path, f"{odd}; {ODD_REMEDY[odd]}")
+
+
+def has_content(path: Path, content: bytes) -> bool:
+    """Return whether a plain file has this content; no more of it is read than that."""
+    try:
+        return read_bytes(path, len(content)) == content
+    except OSError:
+        return False
 
 
 def _odd(path: Path, problem: str) -> CorruptStoreError:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from functools import cached_property, partial
 from itertools import islice
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 from unicodedata import normalize
 
 import numpy as np
@@ -33,6 +33,10 @@ from .metadata import StoreMetadata, read_metadata, zarr_metadata_files
 from .reading import BufferPool, RecordReader, WantedRecord
 from .shards import CRC_BYTES, ShardRow, as_bytes
 from .tables import IndexRow, index_rows, read_index, read_shards
+
+if TYPE_CHECKING:
+    from xarray import Dataset
+    from zarr import Group
 
 MAX_REASONS = 1 << 16  # of ids without a record, kept in memory for messages
 EXAMPLE_ROWS = 1000  # of the index, searched for an example of an id
@@ -197,6 +201,17 @@ class FeatureStore:
         shape, area, _, _ = self._find_one(image_id)
         return np.ones(shape, bool) if area is None else area.mask(shape)
 
+    def masks(self, ids: Iterable[ImageId]) -> np.ndarray:
+        """Return the mask of each id as `read` does, without reading records: (image, cell) bool.
+
+        Raises MissingRecordError for an id without a record.
+        """
+        places = self._find(ids)
+        counts = self._sizes[places.shape].prod(axis=1)
+        mask = np.arange(counts.max(initial=0)) < counts[:, None]
+        self._mask_padding(mask, places)
+        return mask
+
     def _find_one(self, image_id: ImageId) -> tuple[GridShape, Area | None, int, int]:
         """Return grid shape, real area, row and check of a record."""
         text = id_text(image_id)
@@ -289,6 +304,36 @@ class FeatureStore:
         """Return {path relative to the store: bytes} of every zarr.json it must have."""
         lengths = dict(zip(self.grid_shapes, self.metadata.grid_shapes.values(), strict=True))
         return zarr_metadata_files(self.identity, lengths, self._shard_records)
+
+    def zarr(self) -> "Group":
+        """Return the store as a zarr group, read-only: `store.zarr()["14x14/grid"]`.
+
+        Its arrays are `<grid shape>/grid` (record, row, col, dim) and, where the store has pooled
+        vectors, `<grid shape>/pooled` (record, dim). The index says which record belongs to which
+        id: `IndexRow.shape` and `IndexRow.row`. A row without a record reads as zeros. Writing
+        raises an error of zarr's. Raises CorruptStoreError if a zarr.json has changed, and for a
+        shard that is missing, of another size or a link.
+        """
+        from .arrays import open_group
+
+        return open_group(self)
+
+    def to_xarray(self, grid_shape: GridShape | str | None = None) -> "Dataset":
+        """Return the records of one grid shape as an xarray Dataset, which reads them when used.
+
+        Variables are `grid` (record, row, col, dim), `mask` (record, row, col) bool, True where a
+        cell holds pixels of the image, and where the store has pooled vectors `pooled` (record,
+        pooled_dim). The coordinate `image_id` (record) names each record; ids without one are
+        left out. `grid_shape` may be omitted if the store has only one. Ids and the mask are in
+        memory: about 100 bytes, and a byte for each cell of a record. For dask arrays of whole
+        shards call `.chunk(record=store.metadata.shard_records)`.
+
+        Raises UsageError if xarray is not installed, StoreError for an unknown grid shape,
+        CorruptStoreError as `zarr` does.
+        """
+        from .arrays import open_dataset
+
+        return open_dataset(self, grid_shape)
 
     def _find(self, ids: Iterable[ImageId]) -> Places:
         """Return the places of the records of `ids`; raise for the first id without one."""

@@ -227,7 +227,8 @@ def test_a_path_that_is_no_store_is_one_line(tmp_path, command):
     done = clipfeat(command, tmp_path)
     assert (done.returncode, done.stdout) == (1, "")
     (line,) = done.stderr.splitlines()
-    assert line.startswith(f"Error: {tmp_path} is no feature store")
+    assert line.startswith(f"Error: {tmp_path} is not a feature store")
+    assert line.endswith("[E-STORE-ABSENT]")
 
 
 def test_the_statuses_that_options_take_are_those_of_the_format():

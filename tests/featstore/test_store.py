@@ -9,12 +9,23 @@ import pytest
 from refused import refuses
 from stores import extend_store, make_store
 
+from clipfeat import featstore
 from clipfeat.base.files import sha256_file
 from clipfeat.featstore import CorruptStoreError, FeatureStore, MissingRecordError, Status, tables
 from clipfeat.featstore.audit.verify import verify
 from clipfeat.featstore.tables import IndexRow, reasons_text
 
 RNG = np.random.default_rng(0)
+
+
+def test_the_public_names():
+    assert set(featstore.__all__) == {
+        "FeatureBatch", "FeatureStore", "StoreMetadata", "Identity", "GridShape",
+        "IndexRow", "ShardRow", "Status",
+        "write_store", "verify", "Depth", "Problem", "repair", "Repair",
+        "StoreError", "CorruptStoreError", "MissingRecordError",
+    }  # fmt: skip
+    assert all(hasattr(featstore, name) for name in featstore.__all__)
 
 
 def grids(count, rows=3, cols=4, dim=8):
