@@ -23,8 +23,8 @@ from ...base.files import (
     temporary_name,
     write_atomically,
 )
+from ...base.jsonio import canonical_json
 from ...base.parquet import MAX_TEXT
-from ...base.structs import canonical_json
 from ..geometry import GridShape
 from ..layout import JOURNAL, Part, Shard, check_folder
 from ..lookup import SHAPE_BIT, Status
