@@ -137,9 +137,9 @@ def _value(record: Any, key: str, where: object) -> Any:
 
 
 def list_items(value: Any, where: object, *, of: str) -> Iterator[tuple[str, Any]]:
-    """Yield (where it is, item) of each item of a list; `of` says in errors what the items are.
+    """Yield (place, item) of each item of a list; `of` names the items in errors.
 
-    Raises ClipfeatError (E-JSON-TYPE) where `value` is not a list.
+    Raises ClipfeatError (E-JSON-TYPE) if `value` is not a list.
     """
     if not isinstance(value, list):
         raise ClipfeatError(
@@ -150,20 +150,20 @@ def list_items(value: Any, where: object, *, of: str) -> Iterator[tuple[str, Any
 
 
 def field_items(record: Any, key: str, where: object) -> Iterator[tuple[str, Any]]:
-    """Yield (where it is, item) of each item of the list `record[key]`; raises as `field` does."""
+    """Yield (place, item) of each item of the list `record[key]`; raises as `field` does."""
     joint = ": " if isinstance(where, Path) else "."
     for number, item in enumerate(cast(list[Any], field(record, key, list, where))):
         yield f"{where}{joint}{key}[{number}]", item
 
 
 def require_unicode(text: str, name: str, where: object) -> str:
-    """Return `text`; ClipfeatError (E-JSON-UNICODE) where it has half of a surrogate pair.
+    """Return `text`; ClipfeatError (E-JSON-UNICODE) if it contains half a surrogate pair.
 
     JSON can express such a text, but no encoding can.
     """
     if not is_unicode(text):
         raise ClipfeatError(
-            f"{where}: {name} has half of a surrogate pair: {text!r:.60}; correct the text",
+            f"{where}: {name} contains half a surrogate pair: {text!r:.60}; correct the text",
             code="E-JSON-UNICODE",
         )
     return text
@@ -219,7 +219,8 @@ def _explain(message: str, value: Any, kind: inspect.Type, whole: str) -> str:
         return f"{prefix}expected one of {', '.join(choices)}; got {value!r:.80}{hint}"
     expected = re.sub(", got .*", "", rule.removeprefix("Expected ")).replace("`", "")
     if isinstance(kind, inspect.Metadata):
-        expected = (kind.extra_json_schema or {}).get("description", expected)
+        schema = cast(dict[str, Any], kind.extra_json_schema or {})
+        expected = schema.get("description", expected)
     return f"{prefix}expected {expected}; got {value!r:.80}"
 
 
@@ -251,7 +252,7 @@ def _struct_of(value: Any, kind: inspect.Type) -> inspect.StructType | None:
         if isinstance(member, inspect.StructType):
             tag_field = member.tag_field
             if tag_field is None or (
-                isinstance(value, dict) and value.get(tag_field) == member.tag
+                isinstance(value, dict) and cast(dict[str, Any], value).get(tag_field) == member.tag
             ):
                 return member
     return None
