@@ -219,7 +219,7 @@ def _explain(message: str, value: Any, kind: inspect.Type, whole: str) -> str:
         return f"{prefix}expected one of {', '.join(choices)}; got {value!r:.80}{hint}"
     expected = re.sub(", got .*", "", rule.removeprefix("Expected ")).replace("`", "")
     if isinstance(kind, inspect.Metadata):
-        schema = cast(dict[str, Any], kind.extra_json_schema or {})
+        schema: dict[str, Any] = cast(Any, kind).extra_json_schema or {}
         expected = schema.get("description", expected)
     return f"{prefix}expected {expected}; got {value!r:.80}"
 
