@@ -1,4 +1,4 @@
-"""What every other room stands on: errors, files, JSON, tables, texts for people, the machine."""
+"""What all other packages use: errors, files, JSON, tables, texts for people, the machine."""
 
 from importlib import metadata
 

@@ -9,15 +9,15 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ..base.errors import ExtractUsageError
-from ..base.text import printable
-from .options import LocalPath, StatusList, as_json, break_lock, file_ids, show, tell
+from ..base.text import printable, tell
+from .options import LocalPath, StatusList, as_json, break_lock, file_ids, show
 
 if TYPE_CHECKING:
     from ..manifests import Manifest
 
 logger = logging.getLogger(__name__)
 
-MODELS = "open_clip's name of a CLIP: RN50x4, ViT-B-32, ViT-B-16-SigLIP, ... (docs/backbones.md)"
+MODELS = "open_clip's name of a model: RN50x4, ViT-B-32, ViT-B-16-SigLIP, ... (docs/backbones.md)"
 
 MOST_PIXELS = 1 << 40  # a million by a million; a decoder's limits follow from it
 
@@ -25,24 +25,24 @@ MOST_PIXELS = 1 << 40  # a million by a million; a decoder's limits follow from 
 @click.command()
 @click.option(
     "--images",
-    type=LocalPath("images are named by a manifest: clipfeat manifest LIST --images URL"),
+    type=LocalPath("make a manifest of them: clipfeat manifest LIST --images URL"),
     default=Path("images"),
     show_default=True,
     metavar="DIR|MANIFEST",
-    help="A folder of images, or a manifest of one.",
+    help="Folder of images, or a manifest.",
 )
 @file_ids
 @click.option(
     "--out",
     type=LocalPath(),
     metavar="STORE",
-    help="The store to write.  [default: IMAGES-MODEL-RECIPE.clipfeat]",
+    help="Store to write.  [default: IMAGES-MODEL-RECIPE.clipfeat]",
 )
 @click.option("--model", required=True, help=MODELS)
 @click.option(
     "--pretrained",
     metavar="TAG|PATH|none",
-    help="Weights: a tag of open_clip's, a file, or none for random ones.  [default: openai]",
+    help="Weights: a tag of open_clip, a file, or none for random weights.  [default: openai]",
 )
 @click.option("--seed", type=int, default=0, show_default=True, help="Of random weights.")
 @click.option(
@@ -57,21 +57,22 @@ MOST_PIXELS = 1 << 40  # a million by a million; a decoder's limits follow from 
     type=click.Choice(["final", "final-no-norm", "penultimate"]),
     default="final",
     show_default=True,
-    help="Of a ViT: all blocks and the last norm, without that norm, or all blocks but one.",
+    help="Output of a ViT: after all blocks and the last norm, before that norm, or after all "
+    "blocks but one.",
 )
 @click.option(
     "--decode",
     type=click.Choice(["pillow", "device"]),
     default="pillow",
     show_default=True,
-    help="Who decodes JPEGs: Pillow in processes, or torchvision on the device, which gives "
+    help="What decodes JPEG files: Pillow in processes, or torchvision on the device, which gives "
     "other pixels (docs/recipes.md).",
 )
 @click.option(
     "--gpus",
     metavar="N|0,3|3,",
-    help="How many GPUs (8), which (0,3), or which one (3,), of those that CUDA_VISIBLE_DEVICES "
-    "lists.  [default: one, if any]",
+    help="GPUs: a count (8), their numbers (0,3), or one number (3,), among those of "
+    "CUDA_VISIBLE_DEVICES.  [default: one, if there is one]",
 )
 @click.option("--device", type=click.Choice(["cpu", "cuda"]), help="Where to compute.")
 @click.option(
@@ -89,78 +90,78 @@ MOST_PIXELS = 1 << 40  # a million by a million; a decoder's limits follow from 
 @click.option(
     "--precision",
     type=click.Choice(["float32", "bfloat16", "float16"]),
-    help="Of the forward pass.  [default: float16 on a GPU, float32 on a CPU]",
+    help="Type of the forward pass.  [default: float16 on a GPU, float32 on a CPU]",
 )
 @click.option(
     "--dtype",
     type=click.Choice(["float16", "float32"]),
     default="float16",
     show_default=True,
-    help="Of the numbers on disk.",
+    help="Type of the numbers on disk.",
 )
 @click.option(
     "--codec",
     type=click.Choice(["zstd", "none"]),
     default="zstd",
     show_default=True,
-    help="Compression on disk; a checksum stands inside either way.",
+    help="Compression on disk; records have a checksum with both.",
 )
 @click.option(
     "--batch-size",
     type=click.IntRange(1, 4096),
-    help="Images a forward pass, at most a shard.  [default: what fits the memory of a GPU, 8 for "
-    "each core of a CPU]",
+    help="Images per forward pass, at most a shard.  [default: as many as fit into the memory of "
+    "a GPU, 8 for each core of a CPU]",
 )
 @click.option(
     "--shard-size",
     type=click.IntRange(1, 1 << 16),
     metavar="RECORDS",
-    help="Records in a file, the unit that a killed run loses.  [default: 128]",
+    help="Records per shard; a killed run loses its unfinished shards.  [default: 128]",
 )
 @click.option(
     "--pooled",
     "vector",
     flag_value="embedding",
-    help="Keep CLIP's pooled embedding beside the grid.",
+    help="Also store CLIP's pooled embedding.",
 )
 @click.option(
     "--class-token",
     "vector",
     flag_value="class_token",
-    help="Keep the class token of the layer beside the grid instead.",
+    help="Also store the class token of the layer, instead of the pooled embedding.",
 )
 @click.option(
     "--decoders",
     type=click.IntRange(1, 256),
     metavar="N",
-    help="Processes that decode, for each device.  [default: its share of the cores]",
+    help="Decoder processes for each device.  [default: its share of the cores]",
 )
 @click.option(
     "--max-pixels",
     type=click.IntRange(1, MOST_PIXELS),
     default=178_956_970,
     show_default=True,
-    help="Refuse images of more pixels before decoding them. The limit is a quarter of it for WebP, "
-    "JPEG 2000 and AVIF, and half of it for progressive JPEG.",
+    help="Reject larger images before decoding them. The limit is a quarter of this number for "
+    "WebP, JPEG 2000 and AVIF, and half of it for progressive JPEG.",
 )
 @click.option(
     "--accept-truncated",
     is_flag=True,
-    help="Use files that are cut off or damaged as far as they can be read, with a remark; those "
-    "of a finished store with --retry undecodable.",
+    help="Use damaged and incomplete files as far as they can be decoded, with a remark; for those "
+    "of a finished store, add --retry undecodable.",
 )
 @click.option(
     "--retry",
     type=StatusList("changed"),
     default=(),
     metavar="STATUS,...",
-    help="Try ids of a finished store again that gave no record, e.g. missing,undecodable; "
-    "changed: those whose file has another content now.",
+    help="Try ids of a finished store again that have no record, such as missing,undecodable; "
+    "changed: those whose file has changed.",
 )
 @click.option(
     "--shard-range",
     metavar="K/N",
-    help="Write only part K of N, as one of many machines; then: clipfeat store finish.",
+    help="Extract only part K of N on this machine; clipfeat store finish joins the parts.",
 )
 @click.option(
     "--dry-run",
@@ -184,10 +185,10 @@ def extract(
     strict: bool,
     **options: Any,
 ) -> None:
-    """Run images through a CLIP backbone and keep the grid of each in a store.
+    """Extract the grid of each image with a CLIP backbone into a store.
 
-    The same command resumes a run that was cut off. On a finished store the same command with
-    more images adds them. Images that cannot be used are counted, and recorded with the reason.
+    The same command resumes an interrupted run. With more images, it adds them to a finished
+    store. Images that cannot be used are counted, and recorded with the reason.
 
     \b
     $ clipfeat extract --model RN50x4 --gpus 8

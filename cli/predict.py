@@ -67,7 +67,7 @@ def vqa(
     """
     with needs_extra("train"):
         from ..train.tasks.vqa_predict import ask, format_answer
-    found = ask(
+    answered = ask(
         run,
         image_id=image_id,
         question=question,
@@ -76,7 +76,7 @@ def vqa(
         out=out,
         device=device,
     )
-    show(found, format_answer(found), as_json=as_json)
+    show(answered, format_answer(answered), as_json=as_json)
 
 
 @predict.command()
@@ -164,7 +164,7 @@ def caption(
             format_captions,
             predict_captions,
         )
-    found = predict_captions(
+    captioned = predict_captions(
         run,
         image_ids,
         CaptionRequest(**request),
@@ -175,6 +175,6 @@ def caption(
     )
     with patient_stdout():
         if as_json:
-            show_json([image._asdict() for image in found])
+            show_json([image._asdict() for image in captioned])
         else:
-            sys.stdout.write(f"{format_captions(found)}\n")  # printable, but for the tabs in it
+            sys.stdout.write(f"{format_captions(captioned)}\n")  # printable, except its tabs

@@ -159,9 +159,9 @@ def stats(*, path: Path, as_json: bool) -> None:
     from ..featstore import FeatureStore
     from ..featstore.report.stats import stats_text, store_stats
 
-    found = store_stats(FeatureStore.open(path))
+    statistics = store_stats(FeatureStore.open(path))
     with patient_stdout():
-        show(found.to_json(), stats_text(found), as_json=as_json)
+        show(statistics.to_json(), stats_text(statistics), as_json=as_json)
 
 
 @store.command()
@@ -241,7 +241,7 @@ def _recompute(
     from ..extract.recompute import recompute
     from ..featstore import FeatureStore
 
-    found = recompute(
+    comparison = recompute(
         FeatureStore.open(path),
         images,
         count,
@@ -250,8 +250,8 @@ def _recompute(
         seed=seed,
     )
     with patient_stdout():
-        show(found.to_json(), found.text(), as_json=as_json)
-    sys.exit(0 if found.is_good else 1)
+        show(comparison.to_json(), comparison.text(), as_json=as_json)
+    sys.exit(0 if comparison.is_good else 1)
 
 
 @store.command()
@@ -309,9 +309,9 @@ def finish(*, path: Path, break_lock: bool, as_json: bool) -> None:
     done = commit_parts(path, break_lock=break_lock)
     if isinstance(done, FeatureStore):
         counts = done.metadata.counts
-        found = {"store": str(path), "finished": True, "digest": done.digest, "counts": counts}
+        record = {"store": str(path), "finished": True, "digest": done.digest, "counts": counts}
         text = f"{path} is finished: {counted(len(done), 'record')}, digest {done.digest[:16]}..."
-        show(found, text, as_json=as_json)
+        show(record, text, as_json=as_json)
         return
     if not as_json:
         raise StoreError(done.text(), code="E-STORE-PARTS")

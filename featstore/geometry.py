@@ -14,7 +14,7 @@ import numpy as np
 from msgspec import Meta
 
 from ..base.errors import StoreError
-from ..base.structs import as_struct
+from ..base.jsonio import as_struct
 
 MAX_GRID_SIDE = 1 << 12  # rows or cols
 MAX_SIDE = 4096  # pixels

@@ -13,7 +13,7 @@ from typing import Literal, Self
 
 from ..base.errors import CorruptStoreError, UsageError
 from ..base.files import is_plain, oddity, read_bytes
-from ..base.structs import canonical_json
+from ..base.jsonio import canonical_json
 from .geometry import GridShape
 
 STORE_JSON = "store.json"

@@ -17,8 +17,7 @@ from msgspec import Meta
 
 from ..base.errors import CorruptStoreError, StoreError
 from ..base.files import read_bytes, write_atomically
-from ..base.jsonio import parse_json
-from ..base.structs import as_struct, canonical_json, check_fields
+from ..base.jsonio import as_struct, canonical_json, check_fields, parse_json
 from .geometry import MAX_AREAS, Area, GridShape
 from .layout import STORE_JSON, TABLES, ZARR_GROUP, TableName, check_plain
 from .lookup import MAX_SHAPES, SHAPE_BIT, Status

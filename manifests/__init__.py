@@ -1,9 +1,14 @@
 """Which images to extract: folders, tar files and lists of images become a checked manifest.
 
->>> from clipfeat.manifests import make_manifest, read_content, write_manifest
->>> manifest = make_manifest([Path("images/")])
->>> write_manifest(manifest, Path("images.parquet"))
->>> read_content(manifest.root, manifest.images[0].path)  # the bytes of the first image
+```python
+from pathlib import Path
+
+from clipfeat.manifests import make_manifest, read_content, write_manifest
+
+manifest = make_manifest([Path("images")])
+write_manifest(manifest, Path("images.parquet"))
+read_content(manifest.root, manifest.images[0].path)  # the bytes of the first image
+```
 """
 
 from ..base.errors import ManifestError

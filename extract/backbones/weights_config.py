@@ -17,8 +17,7 @@ from open_clip.transform import PreprocessCfg, merge_preprocess_dict
 
 from ...base.errors import ExtractUsageError, reason_of
 from ...base.files import read_text, split_lines
-from ...base.jsonio import parse_json
-from ...base.structs import as_struct
+from ...base.jsonio import as_struct, parse_json
 from ...base.text import printable
 from ..planning.recipe import Deviations, Interpolation, Means, Resize
 

@@ -14,7 +14,7 @@ from msgspec import Meta
 
 from ...base.errors import ExtractUsageError, reason_of
 from ...base.files import local_path, read_bytes
-from ...base.structs import as_struct
+from ...base.jsonio import as_struct
 from ...featstore import GridShape, StoreError
 from ...featstore.geometry import (
     MAX_SIDE,

@@ -22,9 +22,8 @@ from ...base.files import (
     temporary_name,
     write_atomically,
 )
-from ...base.jsonio import parse_json
+from ...base.jsonio import as_struct, canonical_json, parse_json
 from ...base.parquet import MAX_TEXT
-from ...base.structs import as_struct, canonical_json
 from ..geometry import GridShape
 from ..layout import JOURNAL, Part, Shard, check_folder
 from ..lookup import Status

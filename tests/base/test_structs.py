@@ -8,7 +8,7 @@ import msgspec
 import pytest
 from msgspec import Meta
 
-from clipfeat.base.structs import as_struct, canonical_json, check_fields
+from clipfeat.base.jsonio import as_struct, canonical_json, check_fields
 
 
 class Colour(enum.StrEnum):

@@ -83,6 +83,7 @@ class TestPixels:
         exif[0x0112] = 1  # "as it is"
         assert remark(content_of(photo(), kind, exif=exif)) == ""
 
+    @pytest.mark.filterwarnings("ignore:Corrupt EXIF data")  # of Pillow as the test calls it
     def test_broken_exif_data_is_ignored(self):
         assert remark(content_of(photo(), "JPEG", exif=b"Exif\0\0MM\0*\xff\xff\xff\xff")) == ""
 

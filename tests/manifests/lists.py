@@ -39,8 +39,10 @@ def coco(numbers: Any, split: str = "train2014") -> dict[str, Any]:
     return {"info": {}, "images": images, "annotations": annotations, "licenses": []}
 
 
-def made(*sources: Path, root: object = None, **options: Any) -> tuple[Manifest, list[str]]:
+def made(
+    *sources: Path, root: Path | str | None = None, **options: Any
+) -> tuple[Manifest, list[str]]:
     """Return the manifest of sources and what was logged."""
     with logged() as said:
-        manifest = make_manifest(sources, root and str(root), SourceOptions(**options))
+        manifest = make_manifest(sources, str(root) if root else None, SourceOptions(**options))
     return manifest, said
