@@ -11,6 +11,7 @@ from typing import Any, TypeVar, cast
 
 from .errors import ClipfeatError, reason_of
 from .files import read_bytes, text_lines, write_atomically
+from .text import is_unicode
 
 T = TypeVar("T")
 MAX_DATA_BYTES = 1 << 33  # of a file of a data set; the largest, of GQA, have less than 1 GB
@@ -110,6 +111,39 @@ def identifier(record: Any, key: str, where: object) -> int | str:
             f"{where}: {key} must be a number or text; got {value!r:.60}", code="E-JSON-TYPE"
         )
     return value
+
+
+def list_items(value: Any, where: object, *, of: str) -> Iterator[tuple[str, Any]]:
+    """Yield (where it is, item) of each item of a list; `of` says in errors what the items are.
+
+    Raises ClipfeatError (E-JSON-TYPE) where `value` is not a list.
+    """
+    if not isinstance(value, list):
+        raise ClipfeatError(
+            f"{where}: expected a list of {of}; got {value!r:.60}", code="E-JSON-TYPE"
+        )
+    for number, item in enumerate(value):
+        yield f"{where}: [{number}]", item
+
+
+def field_items(record: Any, key: str, where: object) -> Iterator[tuple[str, Any]]:
+    """Yield (where it is, item) of each item of the list `record[key]`; raises as `field` does."""
+    joint = ": " if isinstance(where, Path) else "."
+    for number, item in enumerate(field(record, key, list, where)):
+        yield f"{where}{joint}{key}[{number}]", item
+
+
+def require_unicode(text: str, name: str, where: object) -> str:
+    """Return `text`; ClipfeatError (E-JSON-UNICODE) where it has half of a surrogate pair.
+
+    JSON can express such a text, but no encoding can.
+    """
+    if not is_unicode(text):
+        raise ClipfeatError(
+            f"{where}: {name} has half of a surrogate pair: {text!r:.60}; correct the text",
+            code="E-JSON-UNICODE",
+        )
+    return text
 
 
 def _value(record: Any, key: str, where: object) -> Any:

@@ -16,8 +16,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from clipfeat.train.data.caption_vocabulary import END, SPECIAL
-from clipfeat.train.models.caption_transformer import Memory, Transformer
+from clipfeat.train.data.caption_vocabulary import END, SPECIAL_TOKENS
+from clipfeat.train.models.caption_transformer import Memory, TransformerCaptioner
 from clipfeat.train.models.captioner import Captioner, select
 from clipfeat.train.models.decoding import beam_search
 from clipfeat.train.models.settings import TransformerCaptionerSettings
@@ -35,7 +35,7 @@ class Prefix(NamedTuple):
 class Recomputing(Captioner):
     """A captioner without its cache: each step reads the caption from its beginning."""
 
-    def __init__(self, model: Transformer) -> None:
+    def __init__(self, model: TransformerCaptioner) -> None:
         super().__init__()
         self._model = model
 
@@ -60,12 +60,14 @@ class Recomputing(Captioner):
         return self._model.classifier(words[:, -1]), Prefix(tokens)
 
 
-def make_model(device: torch.device) -> Transformer:
+def make_model(device: torch.device) -> TransformerCaptioner:
     """Return a model of random weights that never ends a caption."""
     norm = FeatureNorm(ChannelStatistics(torch.zeros(DIM), torch.ones(DIM)), blind=False)
     torch.manual_seed(0)
     model = (
-        Transformer(TransformerCaptionerSettings(), norm, words=SPECIAL + WORDS).to(device).eval()
+        TransformerCaptioner(TransformerCaptionerSettings(), norm, words=SPECIAL_TOKENS + WORDS)
+        .to(device)
+        .eval()
     )
     model.classifier.bias.data[END] = -1e4
     return model

@@ -22,6 +22,6 @@ def compare(*, runs: tuple[Path, ...], as_json: bool) -> None:
     """
     with needs_extra("train"):
         from ..train.compare import compare as compare_runs
-        from ..train.compare import table, to_json
+        from ..train.compare import format_table, to_json
     compared = compare_runs(runs)
-    show(to_json(compared), table(compared), as_json=as_json)
+    show(to_json(compared), format_table(compared), as_json=as_json)

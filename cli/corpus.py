@@ -51,10 +51,10 @@ def corpus(
     $ clipfeat corpus --captions annotations/ --vqa vqa/ --visual-genome vg/ --gqa gqa/ \\
           --out corpus/
     """
-    from ..train.data.corpus import Sources
-    from ..train.data.corpus_files import remarks, table, to_json, write_corpus
+    from ..train.data.corpus import format_notes, format_table, to_json, write_corpus
+    from ..train.data.corpus_sources import Sources
 
     written = write_corpus(Sources(captions, vqa, visual_genome, gqa), out, held_out)
-    for remark in remarks(written):
-        logger.info(remark)
-    show(to_json(written), table(written), as_json=as_json)
+    for note in format_notes(written):
+        logger.info(note)
+    show(to_json(written), format_table(written), as_json=as_json)

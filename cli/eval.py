@@ -234,11 +234,11 @@ def _caption_file(
             code="E-OPTION-MISSING",
         )
     with needs_extra("caption"):
-        from ..train.metrics.captions import describe, score
-    from ..train.data.caption_files import matched, read_references, read_results
+        from ..train.metrics.captions import format_scores, score
+    from ..train.data.caption_files import match_references, read_references, read_results
 
     captions = read_results(results)
-    human = matched(captions, read_references(references, split), subset=subset)
+    human = match_references(captions, read_references(references, split), subset=subset)
     clip_scores: dict[str, float] = {}
     if store is not None and embedder is not None:
         from ..featstore import FeatureStore
@@ -247,7 +247,7 @@ def _caption_file(
         opened = FeatureStore.open(store)
         clip_scores = score_results(opened, captions, human, embedder(opened))
     scores = score(captions, human) | clip_scores
-    show(scores, "\n".join(describe(scores)), as_json=as_json)
+    show(scores, "\n".join(format_scores(scores)), as_json=as_json)
 
 
 def _refuse(options: dict[str, Any], given: str) -> None:
@@ -277,8 +277,9 @@ def _eval_file(
     predictions: Path, questions: Path, annotations: Path | None, *, as_json: bool
 ) -> None:
     """Score a file of predictions; torch is not needed."""
-    from ..train.data.vqa_files import describe_scores, read_files, score_file
+    from ..train.data.questions import format_scores, score_file
+    from ..train.data.vqa_files import read_question_files
 
-    result = score_file(predictions, read_files(questions, annotations))
-    lines = [f"{predictions}: {counted(result['n'], 'question')}", *describe_scores(result)]
+    result = score_file(predictions, read_question_files(questions, annotations))
+    lines = [f"{predictions}: {counted(result['n'], 'question')}", *format_scores(result)]
     show(result, "\n".join(lines), as_json=as_json)

@@ -158,7 +158,7 @@ def test_arrows_point_one_way_inside_a_room_too(room, inner):
         ("import clipfeat.featstore.report.stats", {"torch"}),
         ("import clipfeat.train.tasks.vqa, clipfeat.train.tasks.vqa_predict", {"PIL", "open_clip"}),
         (
-            "import clipfeat.train.data.vqa_files, clipfeat.train.data.vqa_files",
+            "import clipfeat.train.data.vqa_files, clipfeat.train.data.questions",
             {"torch", "jaxtyping", "numpy"},
         ),
         (
@@ -172,7 +172,7 @@ def test_arrows_point_one_way_inside_a_room_too(room, inner):
         ),
         ("import clipfeat.train.compare", {"torch", "matplotlib"}),
         (
-            "import clipfeat.train.data.lxmert, clipfeat.train.data.corpus_files",
+            "import clipfeat.train.data.lxmert, clipfeat.train.data.corpus",
             {"torch", "jaxtyping"},
         ),
     ],

@@ -1,4 +1,4 @@
-"""How sure a mean over questions is, by drawing the images anew."""
+"""Compare runs on the same examples, with bootstrap intervals over images."""
 
 import dataclasses
 import os
@@ -15,7 +15,69 @@ from ..base.jsonio import MAX_RUN_BYTES, field, read_json
 from .run import SCORES, RunManifest, flat_settings, read_manifest
 
 RESAMPLES, SEED = 2000, 0
-PERCENTILES = (2.5, 97.5)  # between them lie 95% of the resamples
+PERCENTILES = (2.5, 97.5)  # between them are 95% of the resamples
+MAX_SCORE = 1e6  # more than any metric gives; sums of smaller scores stay finite
+
+
+@dataclass(frozen=True)
+class ScoredRun:
+    """A run with its score of each example."""
+
+    run: Path
+    manifest: RunManifest
+    split: str
+    images: Mapping[int | str, int | str]  # {example id: image id}
+    scores: Mapping[int | str, float]  # {example id: percent}
+
+
+@dataclass(frozen=True)
+class ComparedRun:
+    """A run in comparison with the first one."""
+
+    run: Path
+    settings: dict[str, Any]  # those that are not the same in all runs
+    score: float  # mean over examples, percent
+    difference: float | None  # to the first run, points; None for the first
+    interval: tuple[float, float] | None  # of the difference, 95%
+
+    @property
+    def is_sure(self) -> bool:
+        """Whether the interval excludes that there is no difference."""
+        return self.interval is not None and not self.interval[0] <= 0 <= self.interval[1]
+
+
+def compare(runs: Sequence[Path]) -> tuple[ComparedRun, ...]:
+    """Compare runs with the first of them.
+
+    Raises UsageError for fewer than two runs, for one named twice, and where tasks, splits or
+    examples differ.
+    """
+    if len({run.resolve() for run in runs}) < max(2, len(runs)):
+        names = ", ".join(map(str, runs)) or "none"
+        raise UsageError(
+            f"comparing takes at least two different runs; got {names}", code="E-COMPARE-RUNS"
+        )
+    scored = [read_scored(run) for run in runs]
+    first = scored[0]
+    for other in scored[1:]:
+        _check_comparable(first, other)
+    ids = list(first.scores)
+    scores = np.array([[run.scores[i] for run in scored] for i in ids], dtype=np.float64)
+    numbers = {image: n for n, image in enumerate(dict.fromkeys(first.images.values()))}
+    image_of = np.array([numbers[first.images[i]] for i in ids])
+    differences = scores - scores[:, :1]
+    low, high = interval_of_mean(differences, image_of)
+    settings = differing_settings([run.manifest for run in scored])
+    return tuple(
+        ComparedRun(
+            run=run.run,
+            settings=settings[n],
+            score=float(scores[:, n].mean()),
+            difference=float(differences[:, n].mean()) if n else None,
+            interval=(float(low[n]), float(high[n])) if n else None,
+        )
+        for n, run in enumerate(scored)
+    )
 
 
 def interval_of_mean(
@@ -24,8 +86,8 @@ def interval_of_mean(
     """Return the ends of the 95% bootstrap interval of each column's mean.
 
     `image_of` numbers the images from 0. They are drawn with replacement, each with all of its
-    examples: questions about one image share its features, so that they err together. All
-    columns share the draws.
+    examples: questions about one image share its features, so that their errors are correlated.
+    All columns share the draws.
     """
     images = int(image_of.max()) + 1
     columns = [*values.T, np.ones(len(values))]
@@ -42,149 +104,94 @@ def interval_of_mean(
     return low, high
 
 
-LARGEST = 1e6  # a score that no metric gives; sums of smaller ones stay finite
-
-
-@dataclass(frozen=True)
-class Scored:
-    """A run with its score of each example."""
-
-    run: Path
-    card: RunManifest
-    split: str
-    images: Mapping[int | str, int | str]  # {example id: image id}
-    scores: Mapping[int | str, float]  # {example id: percent}
-
-
-@dataclass(frozen=True)
-class Compared:
-    """A run beside the first one."""
-
-    run: Path
-    settings: dict[str, Any]  # those that are not the same in all runs
-    score: float  # mean over examples, percent
-    difference: float | None  # to the first run, points; None for the first
-    interval: tuple[float, float] | None  # of the difference, 95%
-
-    @property
-    def is_sure(self) -> bool:
-        """Whether the interval excludes that there is no difference."""
-        return self.interval is not None and not self.interval[0] <= 0 <= self.interval[1]
-
-
-def compare(runs: Sequence[Path]) -> tuple[Compared, ...]:
-    """Compare runs with the first of them.
-
-    Raises UsageError for fewer than two, for one named twice, and where tasks, splits or examples differ.
-    """
-    if len({run.resolve() for run in runs}) < max(2, len(runs)):
-        told = ", ".join(map(str, runs)) or "none"
-        raise UsageError(f"comparing takes at least two runs, none of them twice; got {told}")
-    scored = [read_scored(run) for run in runs]
-    first = scored[0]
-    for other in scored[1:]:
-        _check_comparable(first, other)
-    ids = list(first.scores)
-    scores = np.array([[of_run.scores[i] for of_run in scored] for i in ids], dtype=np.float64)
-    numbers = {image: n for n, image in enumerate(dict.fromkeys(first.images.values()))}
-    image_of = np.array([numbers[first.images[i]] for i in ids])
-    differences = scores - scores[:, :1]
-    low, high = interval_of_mean(differences, image_of)
-    settings = differing_settings([of_run.card for of_run in scored])
-    return tuple(
-        Compared(
-            run=of_run.run,
-            settings=settings[n],
-            score=float(scores[:, n].mean()),
-            difference=float(differences[:, n].mean()) if n else None,
-            interval=(float(low[n]), float(high[n])) if n else None,
-        )
-        for n, of_run in enumerate(scored)
-    )
-
-
-def read_scored(run: Path) -> Scored:
-    """Return what a run folder says of its scores; UsageError if it has none."""
-    card, path = read_manifest(run), run / SCORES
+def read_scored(run: Path) -> ScoredRun:
+    """Return the scores of a run folder; UsageError if it has none."""
+    manifest, path = read_manifest(run), run / SCORES
     if not os.path.lexists(path):
-        raise UsageError(f"{run} has no {SCORES}: its training is not done; type its command again")
+        raise UsageError(
+            f"{run} has no {SCORES}: its training is not finished; run its command again",
+            code="E-COMPARE-SCORES",
+        )
     record = read_json(path, MAX_RUN_BYTES, follow=False)
     ids, images, scores = (field(record, key, list, path) for key in ("ids", "images", "scores"))
     if not all(type(value) in (int, str) for value in (*ids, *images)):
-        raise ClipfeatError(f"{path}: ids and images must be numbers or texts")
-    if not len(ids) == len(images) == len(scores) == len(set(ids)) > 0:
-        raise ClipfeatError(f"{path}: must hold an image and a score for each id, each id once")
-    if not all(type(score) in (int, float) and abs(score) < LARGEST for score in scores):
-        raise ClipfeatError(f"{path}: scores must be numbers below a million")
+        problem = "ids and images must be numbers or texts"
+    elif not len(ids) == len(images) == len(scores) == len(set(ids)) > 0:
+        problem = "must have an image and a score for each id, each id once"
+    elif not all(type(score) in (int, float) and abs(score) < MAX_SCORE for score in scores):
+        problem = "scores must be numbers below a million"
+    else:
+        problem = ""
+    if problem:
+        raise ClipfeatError(f"{path}: {problem}", code="E-COMPARE-SCORES")
     split = field(record, "split", str, path)
     image_of = dict(zip(ids, images, strict=True))
-    return Scored(run, card, split, image_of, dict(zip(ids, map(float, scores), strict=True)))
+    return ScoredRun(
+        run, manifest, split, image_of, dict(zip(ids, map(float, scores), strict=True))
+    )
 
 
-def _check_comparable(first: Scored, other: Scored) -> None:
+def _check_comparable(first: ScoredRun, other: ScoredRun) -> None:
     """Raise UsageError unless two runs answered the same questions."""
     pairs = (
-        ("task", first.card.task, other.card.task),
+        ("task", first.manifest.task, other.manifest.task),
         ("split", first.split, other.split),
         ("number of examples", len(first.scores), len(other.scores)),
     )
-    for what, one, two in pairs:
-        if one != two:
-            raise UsageError(
-                f"{first.run} and {other.run} differ in {what}, {one!r} and {two!r}; "
-                "runs are compared on the same examples"
-            )
-    if first.images != other.images:
-        strays = first.images.items() ^ other.images.items()
-        example = min(str(example_id) for example_id, _ in strays)
+    problem = next((f"differ in {what}, {a!r} and {b!r}" for what, a, b in pairs if a != b), "")
+    if not problem and first.images != other.images:
+        differing = first.images.items() ^ other.images.items()
+        example = min(str(example_id) for example_id, _ in differing)
+        problem = f"were scored on different examples, such as {example}"
+    if problem:
         raise UsageError(
-            f"{first.run} and {other.run} were scored on other examples, such as {example}; "
-            "runs are compared on the same examples"
+            f"{first.run} and {other.run} {problem}; runs are compared on the same examples",
+            code="E-COMPARE-EXAMPLES",
         )
 
 
-def differing_settings(cards: Sequence[RunManifest]) -> list[dict[str, Any]]:
-    """Return, for each run, what it was told and not all runs were: settings, store, data files."""
-    told = [
-        flat_settings(card.settings)
-        | {"store": card.store_digest[:12]}
-        | {name: digest[:12] for name, digest in card.data_files.items()}
-        for card in cards
+def differing_settings(manifests: Sequence[RunManifest]) -> list[dict[str, Any]]:
+    """Return, for each run, the inputs that differ: settings, store, data files."""
+    inputs = [
+        flat_settings(manifest.settings)
+        | {"store": manifest.store_digest[:12]}
+        | {name: digest[:12] for name, digest in manifest.data_files.items()}
+        for manifest in manifests
     ]
-    names = dict.fromkeys(name for of_run in told for name in of_run)
+    names = dict.fromkeys(name for of_run in inputs for name in of_run)
     missing = object()
     differing = [
         name
         for name in names
-        if any(of_run.get(name, missing) != told[0].get(name, missing) for of_run in told)
+        if any(of_run.get(name, missing) != inputs[0].get(name, missing) for of_run in inputs)
     ]
-    return [{name: of_run[name] for name in differing if name in of_run} for of_run in told]
+    return [{name: of_run[name] for name in differing if name in of_run} for of_run in inputs]
 
 
-def table(compared: Sequence[Compared]) -> str:
+def format_table(compared: Sequence[ComparedRun]) -> str:
     """Return the comparison as lines for people; a star marks a difference that is sure."""
     rows = [("run", "score", "difference", "95% interval", "settings that differ")]
-    for of_run in compared:
+    for run in compared:
         difference = interval = "-"
-        if of_run.difference is not None and of_run.interval is not None:
-            difference = f"{of_run.difference:+.2f} {'*' if of_run.is_sure else ' '}"
-            interval = "{:+.2f} to {:+.2f}".format(*of_run.interval)
-        settings = ", ".join(f"{name}={value}" for name, value in of_run.settings.items()) or "-"
-        rows.append((str(of_run.run), f"{of_run.score:.2f}", difference, interval, settings))
+        if run.difference is not None and run.interval is not None:
+            difference = f"{run.difference:+.2f} {'*' if run.is_sure else ' '}"
+            interval = "{:+.2f} to {:+.2f}".format(*run.interval)
+        settings = ", ".join(f"{name}={value}" for name, value in run.settings.items()) or "-"
+        rows.append((str(run.run), f"{run.score:.2f}", difference, interval, settings))
     widths = [max(len(row[n]) for row in rows) for n in range(4)]
     lines = [
         f"{run:<{widths[0]}}  {score:>{widths[1]}}  {difference:>{widths[2]}}  "
         f"{interval:>{widths[3]}}  {settings}"
         for run, score, difference, interval, settings in rows
     ]
-    if any(of_run.is_sure for of_run in compared[1:]):
+    if any(run.is_sure for run in compared[1:]):
         lines.append("* the interval excludes 0")
     return "\n".join(lines)
 
 
-def to_json(compared: Sequence[Compared]) -> list[dict[str, Any]]:
+def to_json(compared: Sequence[ComparedRun]) -> list[dict[str, Any]]:
     """Return the comparison for scripts."""
     return [
-        dataclasses.asdict(of_run) | {"run": str(of_run.run), "excludes_0": of_run.is_sure}
-        for of_run in compared
+        dataclasses.asdict(run) | {"run": str(run.run), "excludes_0": run.is_sure}
+        for run in compared
     ]

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from clipfeat.train.data.caption_vocabulary import SPECIAL
+from clipfeat.train.data.caption_vocabulary import SPECIAL_TOKENS
 from clipfeat.train.models.captioner import Captioner
 from clipfeat.train.models.settings import (
     CaptionerSettings,
@@ -41,7 +41,7 @@ def captioner(name: str, *, words: int = WORDS, positions: bool = True) -> Capti
     torch.manual_seed(0)
     settings = dataclasses.replace(TINY[name], positions=positions)
     norm = FeatureNorm(ChannelStatistics(torch.zeros(DIM), torch.ones(DIM)), blind=False)
-    model = build_captioner(settings, norm, words=SPECIAL + words).eval()
+    model = build_captioner(settings, norm, words=SPECIAL_TOKENS + words).eval()
     for parameter in model.parameters():  # biases too, which would hide leaks at zero
         nn.init.normal_(parameter, std=0.4)
     return model

@@ -11,7 +11,13 @@ from vqa_world import COLOURS, grid, questions_of, scene, write_split
 NAME = "COCO_train2014_{:012}"
 FAST = (
     *("train_split=train", "eval_split=heldout", "min_answer_count=1", "sampled_cells=4"),
-    *("model.hidden=16", "model.layers=1", "model.heads=2", "model.places=3", "model.pieces=90"),
+    *(
+        "model.hidden=16",
+        "model.layers=1",
+        "model.heads=2",
+        "model.max_grid_side=3",
+        "model.vocab_size=90",
+    ),
     *("epochs=2", "batch_size=32", "log_every=1", "lr=1e-2", "max_tokens=12", "model.dropout=0.1"),
     *("objectives.mask_words=0.15", "objectives.mismatch=0.5"),
 )

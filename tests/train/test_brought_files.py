@@ -1,4 +1,4 @@
-"""Text files that people bring: a byte-order mark is no part of them, and none is without bounds."""
+"""Text files of users: a byte-order mark is not part of them, and all are read within bounds."""
 
 import copy
 import json
@@ -9,19 +9,23 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from refused import refuses
 
 from clipfeat.base.errors import ClipfeatError
 from clipfeat.train.data.caption_files import read_references, read_results
-from clipfeat.train.data.caption_vocabulary import read_vocabulary as read_caption_vocabulary
-from clipfeat.train.data.coco_captions import read_list
-from clipfeat.train.data.coco_captions import read_split as read_captions
-from clipfeat.train.data.corpus import read_held_out
+from clipfeat.train.data.caption_vocabulary import read_caption_vocabulary
+from clipfeat.train.data.captions import read_captions, read_image_list
+from clipfeat.train.data.corpus_sources import read_held_out
 from clipfeat.train.data.lxmert import read_sentences
-from clipfeat.train.data.snli_ve import read_predictions as read_labels
-from clipfeat.train.data.snli_ve import read_split as read_pairs
-from clipfeat.train.data.vocabulary import SPECIAL, read_pieces, read_vocabulary
-from clipfeat.train.data.vqa_files import read_files, read_predictions
-from clipfeat.train.metrics.vqa import read_answer_list
+from clipfeat.train.data.questions import read_predictions
+from clipfeat.train.data.snli_ve import read_labels, read_pairs
+from clipfeat.train.data.vocabulary import (
+    SPECIAL_PIECES,
+    read_answer_list,
+    read_pieces,
+    read_vocabulary,
+)
+from clipfeat.train.data.vqa_files import read_question_files
 
 MARK = b"\xef\xbb\xbf"
 PAIR = {"Flickr30K_ID": "1", "pairID": "a", "sentence2": "Été.", "gold_label": "neutral"}
@@ -40,7 +44,7 @@ def of_gqa(path: Path) -> Any:
     """Read predictions of the questions above."""
     questions = path.with_name("q.json")
     questions.write_text(json.dumps(GQA))
-    return read_predictions(path, read_files(questions, None))
+    return read_predictions(path, read_question_files(questions, None))
 
 
 def of_pairs(path: Path) -> Any:
@@ -52,10 +56,10 @@ def of_pairs(path: Path) -> Any:
 READ: dict[str, tuple[str, Callable[[Path], Any]]] = {
     "answers.json": ('["été", "yes"]', read_answer_list),
     "answers.txt": ("été\nyes\n", read_answer_list),
-    "vocab.txt": ("\n".join((*SPECIAL, "é")), read_pieces),
+    "vocab.txt": ("\n".join((*SPECIAL_PIECES, "é")), read_pieces),
     "held_out.txt": ("42\nCOCO_val2014_000000000043\n", read_held_out),
     "held_out.json": ('[{"img_id": "42"}]', read_held_out),
-    "gqa.json": (json.dumps(GQA), lambda path: read_files(path, None)),
+    "gqa.json": (json.dumps(GQA), lambda path: read_question_files(path, None)),
     "predictions.json": ('[{"questionId": "1", "prediction": "café"}]', of_gqa),
     "snli_ve_dev.jsonl": (
         json.dumps(PAIR, ensure_ascii=False),
@@ -72,7 +76,7 @@ READ: dict[str, tuple[str, Callable[[Path], Any]]] = {
         json.dumps(COCO, ensure_ascii=False),
         lambda path: read_captions("coco", path.parent, "val", training=False),
     ),
-    "images.json": (json.dumps({"images": [{"id": 1}]}), read_list),
+    "images.json": (json.dumps({"images": [{"id": 1}]}), read_image_list),
     "corpus.json": (
         '[{"img_id": "1", "sentf": {"a": ["Un café."]}}]',
         lambda path: list(read_sentences(path)),
@@ -83,7 +87,7 @@ READ: dict[str, tuple[str, Callable[[Path], Any]]] = {
 
 
 @pytest.mark.parametrize("name", READ)
-def test_a_byte_order_mark_is_no_part_of_a_file(tmp_path: Path, name: str) -> None:
+def test_a_byte_order_mark_is_not_part_of_a_file(tmp_path: Path, name: str) -> None:
     text, read = READ[name]
     path = tmp_path / name
     path.write_bytes(text.encode())
@@ -95,7 +99,7 @@ def test_a_byte_order_mark_is_no_part_of_a_file(tmp_path: Path, name: str) -> No
 
 
 @pytest.mark.parametrize("name", READ)
-def test_no_file_is_without_bounds(tmp_path: Path, name: str) -> None:
+def test_every_file_is_read_within_bounds(tmp_path: Path, name: str) -> None:
     """A hole of 100 GB, a pipe that nobody writes into, and a device that never ends."""
     _, read = READ[name]
     path = tmp_path / name
@@ -111,7 +115,7 @@ def test_no_file_is_without_bounds(tmp_path: Path, name: str) -> None:
 
 
 def refuse(read: Callable[[Path], Any], path: Path) -> None:
-    """Read what is refused as unreadable or, in a data set's folder, is not one of its files."""
+    """Assert that a file is unreadable or, in a data set's folder, counts as missing."""
     with pytest.raises(ClipfeatError) as refused:
         read(path)
     lacking = f"{path.parent} has no " in str(refused.value) and path.name in str(refused.value)
@@ -126,7 +130,7 @@ def test_questions_and_annotations_may_begin_with_a_mark(tmp_path: Path) -> None
     paths = [tmp_path / name for name in ("q.json", "a.json")]
     for path, content in zip(paths, contents, strict=True):
         path.write_bytes(MARK + json.dumps(content, ensure_ascii=False).encode())
-    split = read_files(*paths)
+    split = read_question_files(*paths)
     assert split.ids == (1,)
     assert split.score({1: "été"})["overall"] == 100
 
@@ -141,13 +145,12 @@ def test_few_annotators_are_scored_as_published_and_told_of(
     paths = [tmp_path / name for name in ("q.json", "a.json")]
     for path, content in zip(paths, (QUESTIONS, {"annotations": [record]}), strict=True):
         path.write_text(json.dumps(content))
-    assert read_files(*paths).score({1: "red"})["overall"] == score
+    assert read_question_files(*paths).score({1: "red"})["overall"] == score
     told = "1 of 1 questions have fewer than 4 answers; what all n annotators said scores (n-1)/3"
     assert (told in capsys.readouterr().err) == (annotators < 4)
     paths[1].write_text(json.dumps({"annotations": [record | {"answers": []}]}))
-    with pytest.raises(ClipfeatError, match="has no answers; leave the question out") as refused:
-        read_files(*paths)
-    assert refused.value.code == "E-VQA-ANSWERS"
+    with refuses("E-VQA-ANSWERS", "annotations[0]"):
+        read_question_files(*paths)
 
 
 def test_the_empty_answer_of_a_json_list_is_an_answer(tmp_path: Path) -> None:

@@ -12,8 +12,8 @@ from captioners import TINY, WORDS, Table, alone, captioner, grids, table_memory
 from torch import Tensor
 
 from clipfeat.base.errors import UsageError
-from clipfeat.train.data.caption_vocabulary import BEGIN, END, SPECIAL
-from clipfeat.train.data.words import PADDING, UNKNOWN
+from clipfeat.train.data.caption_vocabulary import BEGIN, END, SPECIAL_TOKENS
+from clipfeat.train.data.vocabulary import PADDING, UNKNOWN
 from clipfeat.train.models.captioner import Captioner
 from clipfeat.train.models.decoding import (
     Captions,
@@ -24,7 +24,7 @@ from clipfeat.train.models.decoding import (
     within_nucleus,
 )
 
-A, B, C = range(SPECIAL, SPECIAL + WORDS)
+A, B, C = range(SPECIAL_TOKENS, SPECIAL_TOKENS + WORDS)
 every_model = pytest.mark.parametrize("name", TINY)
 Decode = Callable[..., Captions]
 DECODERS: dict[str, Decode] = {
@@ -112,7 +112,7 @@ def test_greedy_takes_the_likeliest_word_each_time(name: str) -> None:
 def test_beams_by_hand() -> None:
     """a is likelier than b, but b a (0.4 x 0.9) than a a (0.6 x 0.5): greedy is led astray."""
     table = {BEGIN: {A: 0.6, B: 0.4}, A: {A: 0.5, C: 0.25, END: 0.25}, B: {A: 0.9, END: 0.1}}
-    model = Table(table, tokens=SPECIAL + WORDS)
+    model = Table(table, tokens=SPECIAL_TOKENS + WORDS)
     memory = table_memory(model)
     assert greedy(model, memory, max_tokens=2).tokens.tolist() == [[[BEGIN, A, A]]]
     found = beam_search(model, memory, beams=2, max_tokens=2)
@@ -124,7 +124,7 @@ def test_beams_by_hand() -> None:
 def test_length_counts_by_alpha() -> None:
     """Nothing: 0.4 in 1 token; a: 0.6 x 0.6 = 0.36 in 2, of which the root is 0.6."""
     table = {BEGIN: {END: 0.4, A: 0.6}, A: {END: 0.6, B: 0.4}, B: {END: 1.0}}
-    model = Table(table, tokens=SPECIAL + WORDS)
+    model = Table(table, tokens=SPECIAL_TOKENS + WORDS)
     memory = table_memory(model)
     plain = beam_search(model, memory, beams=2, max_tokens=5)
     assert plain.tokens.tolist() == [[[BEGIN, END, PADDING], [BEGIN, A, END]]]
@@ -138,7 +138,7 @@ def test_length_counts_by_alpha() -> None:
 def test_a_group_pays_for_the_words_of_earlier_groups() -> None:
     """Here b overtakes a where a costs more than ln(0.5 / 0.3) = 0.51, and c later."""
     after = {word: {END: 1.0} for word in (A, B, C)}
-    model = Table({BEGIN: {A: 0.5, B: 0.3, C: 0.2}, **after}, tokens=SPECIAL + WORDS)
+    model = Table({BEGIN: {A: 0.5, B: 0.3, C: 0.2}, **after}, tokens=SPECIAL_TOKENS + WORDS)
     memory = table_memory(model)
 
     def first_words(groups: int, diversity: float) -> list[int]:
@@ -157,7 +157,7 @@ def test_a_group_pays_for_the_words_of_earlier_groups() -> None:
 
 def test_a_penalty_decides_and_is_no_part_of_the_score() -> None:
     after = {word: {END: 1.0} for word in (A, B, C)}
-    model = Table({BEGIN: {A: 0.5, B: 0.3, C: 0.2}, **after}, tokens=SPECIAL + WORDS)
+    model = Table({BEGIN: {A: 0.5, B: 0.3, C: 0.2}, **after}, tokens=SPECIAL_TOKENS + WORDS)
     found = beam_search(model, table_memory(model), beams=3, groups=3, diversity=2.0)
     torch.testing.assert_close(found.totals, torch.tensor([[0.5, 0.3, 0.2]]).log())
 
@@ -168,7 +168,7 @@ def test_a_caption_that_has_ended_pays_no_more() -> None:
     The empty caption has 0.6, and leads both groups; then come a b with 0.16, and a a with 0.12.
     """
     table = {BEGIN: {END: 0.6, A: 0.4}, A: {A: 0.31, B: 0.4, C: 0.29}}
-    model = Table(table, tokens=SPECIAL + WORDS)
+    model = Table(table, tokens=SPECIAL_TOKENS + WORDS)
     found = beam_search(model, table_memory(model), beams=4, groups=2, diversity=5.0, max_tokens=2)
     assert [written(tokens) for tokens in found.tokens[0]] == [(END,), (END,), (A, B), (A, A)]
 
@@ -248,7 +248,7 @@ def test_scores_are_those_of_teacher_forcing(name: str, decode: Decode) -> None:
 
 def test_log_probabilities_by_hand() -> None:
     table = {BEGIN: {A: 0.6, B: 0.4}, A: {B: 0.5, END: 0.5}, B: {END: 0.25, A: 0.75}}
-    model = Table(table, tokens=SPECIAL + WORDS)
+    model = Table(table, tokens=SPECIAL_TOKENS + WORDS)
     tokens = torch.tensor([[BEGIN, A, B, END], [BEGIN, B, END, PADDING], [BEGIN, B, A, B]])
     found = log_probabilities(model, table_memory(model), tokens)
     expected = torch.tensor([[0.6, 0.5, 0.25], [0.4, 0.25, 1.0], [0.4, 0.75, 0.5]]).log()
@@ -274,7 +274,7 @@ def test_words_are_drawn_as_often_as_they_should_be(
         A: {B: 0.9, END: 0.1},
         B: {END: 1.0},
     }
-    model = Table(table, tokens=SPECIAL + WORDS)
+    model = Table(table, tokens=SPECIAL_TOKENS + WORDS)
     count = 20_000
     found = sample(
         model,
@@ -338,7 +338,7 @@ def test_the_generator_decides_what_is_drawn() -> None:
 @every_decoder
 def test_captions_are_cut_off_at_the_limit(decode: Decode) -> None:
     table = {BEGIN: {A: 1.0}, A: {B: 1.0}, B: {END: 1.0}}
-    model = Table(table, tokens=SPECIAL + WORDS)
+    model = Table(table, tokens=SPECIAL_TOKENS + WORDS)
     memory = table_memory(model, images=2)
     cut = decode(model, memory, max_tokens=2)
     assert cut.tokens[:, 0].tolist() == [[BEGIN, A, B]] * 2
@@ -349,7 +349,7 @@ def test_captions_are_cut_off_at_the_limit(decode: Decode) -> None:
 
 def test_writing_stops_when_all_captions_have_ended() -> None:
     table = {BEGIN: {A: 0.5, B: 0.5}, A: {B: 1.0}, B: {END: 1.0}}
-    model = Table(table, tokens=SPECIAL + WORDS)
+    model = Table(table, tokens=SPECIAL_TOKENS + WORDS)
     for found in (
         sample(model, table_memory(model), samples=9, generator=seeded(), max_tokens=9),
         beam_search(model, table_memory(model), beams=2, max_tokens=9),
@@ -365,8 +365,8 @@ def test_writing_stops_when_all_captions_have_ended() -> None:
         (lambda *of: greedy(*of, no_repeat=-1), "no_repeat is a number of words"),
         (lambda *of: beam_search(*of, beams=0), "beams must be at least 1; got 0"),
         (lambda *of: beam_search(*of, beams=1, max_tokens=0), "max_tokens must be at least 1"),
-        (lambda *of: beam_search(*of, beams=4, groups=3), "groups must divide beams, 4; got 3"),
-        (lambda *of: beam_search(*of, beams=4, groups=0), "groups must divide beams, 4; got 0"),
+        (lambda *of: beam_search(*of, beams=4, groups=3), "groups must divide 4 beams; got 3"),
+        (lambda *of: beam_search(*of, beams=4, groups=0), "groups must divide 4 beams; got 0"),
         (lambda *of: beam_search(*of, beams=1, alpha=-1.0), "alpha must be at least 0"),
         (lambda *of: beam_search(*of, beams=1, alpha=math.nan), "alpha must be at least 0"),
         (lambda *of: beam_search(*of, beams=1, diversity=-0.1), "diversity must be at least 0"),
@@ -382,6 +382,6 @@ def test_writing_stops_when_all_captions_have_ended() -> None:
     ],
 )
 def test_rules_out_of_range_are_refused(decode: Decode, message: str) -> None:
-    model = Table({BEGIN: {END: 1.0}}, tokens=SPECIAL + WORDS)
+    model = Table({BEGIN: {END: 1.0}}, tokens=SPECIAL_TOKENS + WORDS)
     with pytest.raises(UsageError, match=message):
         decode(model, table_memory(model))

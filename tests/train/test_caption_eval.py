@@ -25,7 +25,7 @@ from stores import make_store
 from vqa_world import grid
 
 from clipfeat.featstore import FeatureStore
-from clipfeat.train.data.caption_vocabulary import WORD, BpeVocabulary
+from clipfeat.train.data.caption_vocabulary import WORD_START, BpeVocabulary
 from clipfeat.train.metrics import cider_remark
 from clipfeat.train.settings import load_settings
 from clipfeat.train.tasks.captioning.evaluation import format_result, with_beams
@@ -252,9 +252,9 @@ def test_beams_are_those_that_are_asked_for(run: Path) -> None:
 
 
 def test_the_attention_of_a_word_is_the_mean_of_its_parts() -> None:
-    vocabulary = BpeVocabulary((f"{WORD}", "r", "e", "d", "a"), ())
+    vocabulary = BpeVocabulary((f"{WORD_START}", "r", "e", "d", "a"), ())
     spell = {piece: number for number, piece in enumerate(vocabulary.pieces, start=4)}
-    tokens = [2, *(spell[p] for p in (WORD, "a", WORD, "r", "e", "d")), 3, 0]
+    tokens = [2, *(spell[p] for p in (WORD_START, "a", WORD_START, "r", "e", "d")), 3, 0]
     maps = np.arange(8.0)[:, None, None] * np.ones((1, 2, 1))
     words = by_word(vocabulary, tokens, maps)
     assert [(word, looked[0, 0]) for word, looked in words] == [("a", 1.0), ("red", 4.0)]

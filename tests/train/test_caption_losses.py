@@ -10,7 +10,7 @@ from accelerate import Accelerator
 from captioners import Table, TableState
 from torch import Tensor
 
-from clipfeat.train.data.caption_vocabulary import WordVocabulary
+from clipfeat.train.data.caption_vocabulary import CaptionWordVocabulary
 from clipfeat.train.engine import seed_update
 from clipfeat.train.metrics.cider import TextCider
 from clipfeat.train.tasks.captioning.examples import CaptionBatch, ImageBatch
@@ -75,7 +75,7 @@ def test_the_loss_of_captions_is_a_mean_over_words_and_ends(smoothing: float) ->
     assert float(found) == pytest.approx(float(sum(each)) / 5, rel=1e-5)
 
 
-WORDS = WordVocabulary(("a", "b"))
+WORDS = CaptionWordVocabulary(("a", "b"))
 # The likeliest caption is "a", of a half; "b" has a quarter, no word at all another one.
 CHANCES = {BEGIN: {A: 0.5, B: 0.25, END: 0.25}, A: {END: 1.0}, B: {END: 1.0}}
 

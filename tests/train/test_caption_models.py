@@ -1,7 +1,6 @@
 """The captioners: padding, steps against whole captions, torch's layers, and that they learn."""
 
 import math
-import re
 from typing import Any
 
 import pytest
@@ -12,12 +11,12 @@ from torch.nn.functional import cross_entropy
 
 from clipfeat.base.errors import UsageError
 from clipfeat.train.data.caption_vocabulary import BEGIN, END
-from clipfeat.train.models.caption_transformer import Transformer, sinusoids
-from clipfeat.train.models.caption_updn import UpDn
+from clipfeat.train.models.caption_transformer import TransformerCaptioner, sinusoids
 from clipfeat.train.models.captioner import Captioner, select
 from clipfeat.train.models.decoding import greedy
 from clipfeat.train.models.layers import MultiHeadAttention
 from clipfeat.train.models.settings import TransformerCaptionerSettings, UpDnCaptionerSettings
+from clipfeat.train.models.updn import UpDnCaptioner
 
 every_model = pytest.mark.parametrize("name", TINY)
 # Two captions of each of the two images.
@@ -195,7 +194,9 @@ def copy_parts(ours: nn.Module, theirs: nn.Module, pairs: dict[str, str]) -> Non
         theirs.get_submodule(their_name).load_state_dict(part.state_dict())
 
 
-def torchs_layers(model: Transformer) -> tuple[nn.TransformerEncoder, nn.TransformerDecoder]:
+def torchs_layers(
+    model: TransformerCaptioner,
+) -> tuple[nn.TransformerEncoder, nn.TransformerDecoder]:
     """Return torch's encoder and decoder with the weights of ours."""
     sizes = {"dim_feedforward": 64, "dropout": 0.0, "batch_first": True, "norm_first": True}
     encoder = nn.TransformerEncoder(
@@ -221,7 +222,7 @@ def torchs_layers(model: Transformer) -> tuple[nn.TransformerEncoder, nn.Transfo
 def test_the_transformer_is_that_of_torch() -> None:
     """What torch has not are the projection, the words and their positions, done here by hand."""
     model, batch = captioner("transformer", positions=False), grids()
-    assert isinstance(model, Transformer)
+    assert isinstance(model, TransformerCaptioner)
     encoder, decoder = torchs_layers(model)
     projection: Any = model.cells.project[0]
     cells = (batch.features.float() @ projection.weight.T + projection.bias).clamp(min=0)
@@ -267,7 +268,7 @@ def lstm(cell: nn.LSTMCell, inputs: Tensor, hidden: Tensor, kept: Tensor) -> tup
 def test_updn_is_that_of_the_paper() -> None:
     """Anderson et al. 2018, equations 2 to 6, for one caption and cell after the other."""
     model, batch = captioner("updn", positions=False), grids()
-    assert isinstance(model, UpDn)
+    assert isinstance(model, UpDnCaptioner)
     found = model.logits(model.encode(*batch), TOKENS)
     looked = model.attention(model.encode(*batch), TOKENS)
     projection: Any = model.cells.project[0]
@@ -299,25 +300,17 @@ def test_the_sizes_are_those_of_the_experiments() -> None:
 
 
 @pytest.mark.parametrize(
-    ("kind", "values", "message"),
+    ("kind", "values", "named"),
     [
-        (TransformerCaptionerSettings, {"hidden": 0}, "hidden must be at least 1; got 0"),
-        (TransformerCaptionerSettings, {"layers": 0}, "layers must be at least 1"),
-        (
-            TransformerCaptionerSettings,
-            {"heads": 3},
-            "hidden must be a multiple of heads, 3; got 512",
-        ),
-        (TransformerCaptionerSettings, {"hidden": 3, "heads": 1}, "hidden must be even"),
-        (TransformerCaptionerSettings, {"dropout": 1.0}, "dropout must be at least 0 and below 1"),
-        (
-            UpDnCaptionerSettings,
-            {"cell_dropout": -0.1},
-            "cell_dropout must be at least 0 and below 1",
-        ),
-        (UpDnCaptionerSettings, {"attention": 0}, "attention must be at least 1"),
+        (TransformerCaptionerSettings, {"hidden": 0}, r"hidden .* 1; got 0"),
+        (TransformerCaptionerSettings, {"layers": 0}, r"layers .* 1; got 0"),
+        (TransformerCaptionerSettings, {"heads": 3}, r"hidden .* heads, 3; got 512"),
+        (TransformerCaptionerSettings, {"hidden": 3, "heads": 1}, r"hidden .* got 3"),
+        (TransformerCaptionerSettings, {"dropout": 1.0}, r"dropout .* got 1\.0"),
+        (UpDnCaptionerSettings, {"cell_dropout": -0.1}, r"cell_dropout .* got -0\.1"),
+        (UpDnCaptionerSettings, {"attention": 0}, r"attention .* 1; got 0"),
     ],
 )
-def test_sizes_that_cannot_be_are_refused(kind: Any, values: dict, message: str) -> None:
-    with pytest.raises(UsageError, match=re.escape(message)):
+def test_impossible_sizes_are_refused(kind: Any, values: dict[str, Any], named: str) -> None:
+    with pytest.raises(UsageError, match=rf"^{named}"):
         kind(**values)

@@ -1,4 +1,4 @@
-"""Vocabularies of captions: which words, round trips, and files that are none."""
+"""Vocabularies of captions: which words, round trips, and files that are not vocabularies."""
 
 import json
 import random
@@ -6,40 +6,40 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from refused import refuses
 
-from clipfeat.base.errors import ClipfeatError
 from clipfeat.base.jsonio import write_json
 from clipfeat.train.data.caption_vocabulary import (
     BEGIN,
     END,
-    SPECIAL,
-    WORD,
+    SPECIAL_TOKENS,
+    WORD_START,
     BpeVocabulary,
     CaptionVocabulary,
-    WordVocabulary,
+    CaptionWordVocabulary,
     build_bpe,
-    build_words,
-    read_vocabulary,
+    build_caption_words,
+    read_caption_vocabulary,
 )
-from clipfeat.train.data.words import PADDING, UNKNOWN
+from clipfeat.train.data.vocabulary import PADDING, UNKNOWN
 
 TEXTS = ["low low low low low", "lower lower", "newest " * 6, "widest " * 3]
 
 
 def test_the_first_tokens_stand_for_no_word() -> None:
-    assert (PADDING, UNKNOWN, BEGIN, END, SPECIAL) == (0, 1, 2, 3, 4)
+    assert (PADDING, UNKNOWN, BEGIN, END, SPECIAL_TOKENS) == (0, 1, 2, 3, 4)
 
 
 def test_a_word_counts_that_is_there_more_than_five_times() -> None:
     texts = ["b " * 6, "c " * 5, "a b a a", "a a a"]
-    assert build_words(texts).words == ("a", "b")
-    assert build_words(texts, min_count=5).words == ("a", "b", "c")
-    with pytest.raises(ClipfeatError, match=r"none of the 3 words .* is there 8 times"):
-        build_words(texts, min_count=8)
+    assert build_caption_words(texts).words == ("a", "b")
+    assert build_caption_words(texts, min_count=5).words == ("a", "b", "c")
+    with refuses("E-VOCAB-EMPTY", "3 words", "8 times"):
+        build_caption_words(texts, min_count=8)
 
 
 def test_words_to_tokens_and_back() -> None:
-    vocabulary = WordVocabulary(("a", "café", "man's"))
+    vocabulary = CaptionWordVocabulary(("a", "café", "man's"))
     assert vocabulary.size == 7
     assert vocabulary.encode("a man's hat café") == [4, 6, 1, 5]
     assert vocabulary.encode("") == []
@@ -54,7 +54,7 @@ def test_pairs_merge_in_the_order_of_their_counts() -> None:
     Of the pairs that are there 7 times, _l and lo, l comes before _, and so lo, _lo.
     """
     merges = build_bpe(TEXTS, size=40).merges
-    assert merges[:4] == (("e", "s"), ("es", "t"), ("l", "o"), (WORD, "lo"))
+    assert merges[:4] == (("e", "s"), ("es", "t"), ("l", "o"), (WORD_START, "lo"))
 
 
 def test_parts_of_words_make_the_words_again() -> None:
@@ -62,7 +62,7 @@ def test_parts_of_words_make_the_words_again() -> None:
     assert vocabulary.size <= 40
     for text in ("low", "lower newest", "wow new", "lowest widest"):
         tokens = vocabulary.encode(text)
-        assert min(tokens) >= SPECIAL
+        assert min(tokens) >= SPECIAL_TOKENS
         assert vocabulary.decode([BEGIN, *tokens, END, 5]) == text
     assert len(vocabulary.encode("newest")) == 1
     assert vocabulary.encode("zz")[-2:] == [UNKNOWN, UNKNOWN]
@@ -82,19 +82,19 @@ def test_bpe_is_the_same_each_time() -> None:
 
 
 def test_bpe_wants_room_for_the_letters() -> None:
-    with pytest.raises(ClipfeatError, match="10 tokens cannot hold the letters"):
+    with refuses("E-VOCAB-SIZE", "10 tokens"):
         build_bpe(TEXTS, size=10)
 
 
 @pytest.mark.parametrize(
-    "vocabulary", [WordVocabulary(("a", "café")), build_bpe([*TEXTS, "café"], size=40)]
+    "vocabulary", [CaptionWordVocabulary(("a", "café")), build_bpe([*TEXTS, "café"], size=40)]
 )
 def test_a_vocabulary_comes_back_from_its_file(
     tmp_path: Path, vocabulary: CaptionVocabulary
 ) -> None:
     path = tmp_path / "vocabulary.json"
     write_json(path, vocabulary.record())
-    back = read_vocabulary(path)
+    back = read_caption_vocabulary(path)
     assert type(back) is type(vocabulary)
     assert back.record() == vocabulary.record() == json.loads(path.read_text())
     assert back.size == vocabulary.size
@@ -102,28 +102,30 @@ def test_a_vocabulary_comes_back_from_its_file(
 
 
 @pytest.mark.parametrize(
-    ("content", "message"),
+    ("content", "code", "named"),
     [
-        ([], "expected an object with 'kind'"),
-        ({"kind": "pickle"}, "kind must be words or bpe; got 'pickle'"),
-        ({"kind": 3}, "kind must be of type str"),
-        ({"kind": "words"}, "no key 'words'"),
-        ({"kind": "words", "words": [3]}, "words must be texts"),
-        ({"kind": "words", "words": ["\ud800"]}, "words must be texts"),
-        ({"kind": "bpe", "pieces": ["a"], "merges": ["ab"]}, r"merges\[0\] must be two pieces"),
-        ({"kind": "bpe", "pieces": ["a"], "merges": [["a"]]}, r"merges\[0\] must be two pieces"),
-        ({"kind": "bpe", "pieces": ["a"], "merges": [["a", None]]}, "merges must be texts"),
-        ({"kind": "bpe", "pieces": ["a"], "merges": [["a", "x"]]}, "x. out of vocabulary"),
-        ({"kind": "bpe", "pieces": [None], "merges": []}, "pieces must be texts"),
+        ([], "E-JSON-TYPE", "expected an object with 'kind'"),
+        ({"kind": "pickle"}, "E-VOCAB-KIND", "'pickle'"),
+        ({"kind": 3}, "E-JSON-TYPE", "kind"),
+        ({"kind": "words"}, "E-JSON-KEY", "'words'"),
+        ({"kind": "words", "words": [3]}, "E-VOCAB-TEXTS", "words"),
+        ({"kind": "words", "words": ["\ud800"]}, "E-VOCAB-TEXTS", "words"),
+        ({"kind": "bpe", "pieces": ["a"], "merges": ["ab"]}, "E-VOCAB-MERGES", "merges[0]"),
+        ({"kind": "bpe", "pieces": ["a"], "merges": [["a"]]}, "E-VOCAB-MERGES", "merges[0]"),
+        ({"kind": "bpe", "pieces": ["a"], "merges": [["a", None]]}, "E-VOCAB-TEXTS", "merges"),
+        ({"kind": "bpe", "pieces": ["a"], "merges": [["a", "x"]]}, "E-VOCAB-MERGES", "x"),
+        ({"kind": "bpe", "pieces": [None], "merges": []}, "E-VOCAB-TEXTS", "pieces"),
     ],
 )
-def test_a_file_that_is_no_vocabulary_is_named(tmp_path: Path, content: Any, message: str) -> None:
+def test_a_file_that_is_not_a_vocabulary_is_named(
+    tmp_path: Path, content: Any, code: str, named: str
+) -> None:
     path = tmp_path / "vocabulary.json"
     path.write_text(json.dumps(content))
-    with pytest.raises(ClipfeatError, match=rf"{path}: .*{message}"):
-        read_vocabulary(path)
+    with refuses(code, f"{path}: ", named):
+        read_caption_vocabulary(path)
 
 
-def test_bpe_refuses_merges_of_parts_that_are_not_there() -> None:
+def test_bpe_refuses_merges_of_unknown_parts() -> None:
     with pytest.raises(ValueError, match="out of vocabulary"):
         BpeVocabulary(("a",), (("a", "b"),))

@@ -1,13 +1,11 @@
 """The models: shapes, padding, places, gradients, and that they learn."""
 
 import dataclasses
-from typing import cast
 
 import pytest
 import torch
 from torch import nn
 
-from clipfeat.train.models.layers import Words
 from clipfeat.train.models.settings import (
     McanSettings,
     ModelSettings,
@@ -17,7 +15,7 @@ from clipfeat.train.models.settings import (
     UpDnSettings,
 )
 from clipfeat.train.models.single_stream import SingleStream
-from clipfeat.train.models.start import build_model
+from clipfeat.train.models.start import build_model, word_embedding
 from clipfeat.train.records import ChannelStatistics, FeatureNorm
 from clipfeat.train.tasks.answering import AnswerBatch
 from clipfeat.train.tasks.vqa import soft_score_loss as loss_of
@@ -33,7 +31,7 @@ TINY: dict[str, ModelSettings] = {
         embedding=8, hidden=16, layers=1, heads=2, movie_layers=2, joint=16, dropout=0.0
     ),
 }
-SINGLE_STREAM = SingleStreamSettings(hidden=16, layers=2, heads=2, places=3, dropout=0.0)
+SINGLE_STREAM = SingleStreamSettings(hidden=16, layers=2, heads=2, max_grid_side=3, dropout=0.0)
 every_model = pytest.mark.parametrize("name", [*TINY, "single_stream"])
 every_model_of_words = pytest.mark.parametrize("name", TINY)
 
@@ -79,7 +77,7 @@ def pad(tensor: torch.Tensor, value: float) -> torch.Tensor:
 def all_logits(model: torch.nn.Module, batch: AnswerBatch) -> torch.Tensor:
     """Return the logits of every head, side by side."""
     outputs = model(*batch.inputs)
-    return torch.cat((outputs.logits, *outputs.branches), dim=1)
+    return torch.cat((outputs.logits, *outputs.auxiliary_logits), dim=1)
 
 
 def change_by_order(model: torch.nn.Module, order: list[int]) -> float:
@@ -94,9 +92,9 @@ def change_by_order(model: torch.nn.Module, order: list[int]) -> float:
 @every_model
 def test_shapes_and_attention_on_real_cells_only(name: str) -> None:
     batch = batch_of()
-    logits, weights, branches = model_of(name)(*batch.inputs)
+    logits, weights, auxiliary = model_of(name)(*batch.inputs)
     assert (logits.shape, weights.shape) == ((5, 4), (5, 6))
-    assert [branch.shape for branch in branches] == [(5, 4)] * (2 if name == "movie_mcan" else 0)
+    assert [extra.shape for extra in auxiliary] == [(5, 4)] * (2 if name == "movie_mcan" else 0)
     torch.testing.assert_close(weights.sum(dim=1), torch.ones(5))
     assert weights[batch.image_of_text == 1, 4:].abs().max() == 0
 
@@ -199,7 +197,7 @@ def test_the_blind_twin_has_the_same_weights_and_sees_nothing(name: str) -> None
 def test_words_are_there_to_be_filled(name: str) -> None:
     model, batch = model_of(name), batch_of()
     before = all_logits(model, batch)
-    cast(Words, model.words).fill(torch.arange(8), torch.ones(8, 8))
+    word_embedding(model).fill(torch.arange(8), torch.ones(8, 8))
     assert not torch.equal(all_logits(model, batch), before)
     assert len(model.state_dict()) == len({t.data_ptr() for t in model.state_dict().values()})
 

@@ -6,13 +6,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from refused import refuses
 from transformers import BertTokenizer
 from transformers.models.bert.tokenization_bert_legacy import BertTokenizerLegacy
 
 from clipfeat.base.errors import ClipfeatError, UsageError
 from clipfeat.base.jsonio import write_json
 from clipfeat.train.data.vocabulary import (
-    SPECIAL,
+    SPECIAL_PIECES,
     Vocabulary,
     WordPieces,
     read_pieces,
@@ -24,7 +25,7 @@ LETTERS = "abcdefghijklmnopqrstuvwxyz0123456789"
 WORDS = ("a", "cat", "##s", "dog", "play", "##ing", "un", "##play", "##able", "cafe", "naive", "is")
 PIECES = tuple(
     dict.fromkeys(
-        [*SPECIAL, *"?!.,'-$", "猫", "是", *LETTERS, *(f"##{c}" for c in LETTERS), *WORDS]
+        [*SPECIAL_PIECES, *"?!.,'-$", "猫", "是", *LETTERS, *(f"##{c}" for c in LETTERS), *WORDS]
     )
 )
 TEXTS = (
@@ -117,13 +118,13 @@ def test_trained_pieces_are_letters_and_what_is_often_together() -> None:
     texts = ["Playing cats, playing dogs", "PLAYING café", "once"]
     pieces = train_pieces(texts, size=200).pieces
     letters = sorted(set("playingcatsdogsplayingcaféonce,"))
-    assert pieces[: len(SPECIAL) + len(letters)] == (*SPECIAL, *letters)
+    assert pieces[: len(SPECIAL_PIECES) + len(letters)] == (*SPECIAL_PIECES, *letters)
     assert set(pieces) >= {f"##{letter}" for letter in letters}
     assert "playing" in pieces
     assert not {"dogs", "once", "café", "##nce"} & set(pieces)  # they occur once
-    least = len(SPECIAL) + 2 * len(letters)
+    least = len(SPECIAL_PIECES) + 2 * len(letters)
     assert len(train_pieces(texts, size=least + 2).pieces) == least + 2
-    with pytest.raises(UsageError, match=rf"model\.pieces must be at least {least} for the"):
+    with refuses("E-VOCAB-SIZE", f"model.vocab_size must be at least {least} ", kind=UsageError):
         train_pieces(texts, size=least - 1)
 
 
@@ -153,10 +154,10 @@ def test_a_vocabulary_that_cannot_be_read_is_refused(tmp_path: Path) -> None:
 
 
 def test_pieces_are_kept_in_a_runs_folder(tmp_path: Path) -> None:
-    for words in (WordPieces(PIECES), WordPieces((*SPECIAL, "\u2028", "é"))):
+    for words in (WordPieces(PIECES), WordPieces((*SPECIAL_PIECES, "\u2028", "é"))):
         vocabulary = Vocabulary(words, ("yes",))
         write_json(tmp_path / "v.json", vocabulary.record())
         assert read_vocabulary(tmp_path / "v.json") == vocabulary
-    write_json(tmp_path / "v.json", {"pieces": [*SPECIAL, 5], "answers": []})
+    write_json(tmp_path / "v.json", {"pieces": [*SPECIAL_PIECES, 5], "answers": []})
     with pytest.raises(ClipfeatError, match=r"v\.json: pieces must be texts"):
         read_vocabulary(tmp_path / "v.json")

@@ -26,8 +26,8 @@ from vqa_world import COLOURS, DIM, grid
 from clipfeat.featstore import FeatureStore
 from clipfeat.train import fit
 from clipfeat.train.checkpoint import read_checkpoint, write_checkpoint
-from clipfeat.train.data.lxmert import corpus_files
-from clipfeat.train.data.vocabulary import SPECIAL, WordPieces
+from clipfeat.train.data.lxmert import find_corpus
+from clipfeat.train.data.vocabulary import SPECIAL_PIECES, WordPieces
 from clipfeat.train.devices import accelerator_on
 from clipfeat.train.records import RecordReader
 from clipfeat.train.settings import load_settings
@@ -160,7 +160,7 @@ def test_a_score_does_not_depend_on_the_size_of_batches(world: World, stage2: Pa
         pieces = run.vocabulary.words
         assert isinstance(pieces, WordPieces)
         sentences = encode(
-            read_corpus(corpus_files(world[1], "heldout")), "heldout", store,
+            read_corpus(find_corpus(world[1], "heldout")), "heldout", store,
             words=pieces, answers=run.vocabulary.answers, max_tokens=12, skip_missing=0,
         )  # fmt: skip
         device = accelerator_on("cpu", run.settings)
@@ -239,7 +239,12 @@ def test_ve_starts_with_the_encoder(
 
 
 def test_a_bert_gives_its_pieces_and_weights(world: World, tmp_path: Path, typed: Typed) -> None:
-    pieces = [*SPECIAL, *"abcdefghinorstuy?.", *(f"##{c}" for c in "abcdefghinorstuy"), "shape"]
+    pieces = [
+        *SPECIAL_PIECES,
+        *"abcdefghinorstuy?.",
+        *(f"##{c}" for c in "abcdefghinorstuy"),
+        "shape",
+    ]
     config = BertConfig(
         vocab_size=len(pieces), hidden_size=16, num_hidden_layers=1, num_attention_heads=2,
         intermediate_size=64,
@@ -400,15 +405,15 @@ def test_a_checkpoint_that_was_tampered_with_is_refused(
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ("model.places=2", "model.places is 2, and"),
+        ("model.max_grid_side=2", "model.max_grid_side is 2, and"),
         ("max_tokens=2", "max_tokens must be at least 3; got 2"),
         ("objectives.mask_words=1", "mask_words must be at least 0 and below 1; got 1.0"),
         ("model=mcan", "model must be one of single_stream; got 'mcan'"),
         ("eval_split=train", "eval_split train shares 24 images with train_split train"),
         ("train_split=nothing", "has no part 'nothing' of corpus 'nothing'"),
-        ("model.pieces=10", "model.pieces must be at least"),
+        ("model.vocab_size=10", "model.vocab_size must be at least"),
         ("answer_list=nowhere", "answer_list nowhere: not a readable list of answers"),
-        ("model.bert=/nowhere/at/all", "model.bert /nowhere/at/all: no such folder"),
+        ("model.bert=/nowhere/at/all", "model.bert /nowhere/at/all: not a folder"),
         ("objectives.color=1", "no setting is named 'objectives.color'"),
     ],
 )
@@ -432,10 +437,10 @@ def test_a_grid_that_only_held_out_images_have_needs_its_places(
     records = {NAME.format(i): np.ones((1, 4 if i > 24 else 2, DIM), np.float16) for i in (1, 33)}
     store, out = make_store(tmp_path / "a.clipfeat", records), tmp_path / "run"
     preset = ["demo"] if task == "pretrain" else []
-    changes = ("model=single_stream", "model.places=3")
+    changes = ("model=single_stream", "model.max_grid_side=3")
     command = ["train", task, *preset, *words((store, world[1]), out, *changes)]
     err = refusal(command, typed, out)
-    assert f"model.places is 3, and {store} has grids of 4 rows or columns; pass --set mod" in err
+    assert f"model.max_grid_side is 3, and {store} has grids of 4 rows or columns; " in err
 
 
 def test_no_answer_is_common_enough(world: World, tmp_path: Path, typed: Typed) -> None:

@@ -14,7 +14,7 @@ from test_pretrain_masking import share_is
 from clipfeat.base.errors import ClipfeatError
 from clipfeat.featstore import FeatureStore
 from clipfeat.train.data.lxmert import Sentence
-from clipfeat.train.data.vocabulary import SPECIAL, WordPieces
+from clipfeat.train.data.vocabulary import SPECIAL_PIECES, WordPieces
 from clipfeat.train.records import RecordReader
 from clipfeat.train.tasks.answering import SoftAnswers
 from clipfeat.train.tasks.pretraining.examples import (
@@ -27,7 +27,7 @@ from clipfeat.train.tasks.pretraining.examples import (
 from clipfeat.train.tasks.settings import ObjectiveSettings, PretrainSettings
 
 LETTERS = "abcdefghijklmnopqrstuvwxyz0123456789"
-WORDS = WordPieces((*SPECIAL, *".!?", *LETTERS, *(f"##{letter}" for letter in LETTERS)))
+WORDS = WordPieces((*SPECIAL_PIECES, *".!?", *LETTERS, *(f"##{letter}" for letter in LETTERS)))
 UNK, CLS, SEP, MASK = (WORDS.number(piece) for piece in ("[UNK]", "[CLS]", "[SEP]", "[MASK]"))
 IMAGES, DIM, WIDTH = 60, 3, 12
 SHAPES = ((2, 3), (3, 3), (1, 2))
@@ -115,9 +115,9 @@ def test_shares_over_an_epoch(store: FeatureStore) -> None:
     texts = np.concatenate([texts_of(batch) for batch in batches])
     pieces = torch.cat([batch.pieces for batch in batches])
     assert share_is(0.15, (texts > MASK).sum(), len(pieces))
-    assert not set(pieces.tolist()) & set(range(len(SPECIAL)))
+    assert not set(pieces.tolist()) & set(range(len(SPECIAL_PIECES)))
     now = torch.cat([batch.tokens.flatten()[batch.masked] for batch in batches])
-    random_hits = 0.1 / (WORDS.tokens - 1)
+    random_hits = 0.1 / (WORDS.size - 1)
     assert share_is(0.8 + random_hits, len(pieces), int((now == MASK).sum()))
     assert share_is(0.1 + random_hits, len(pieces), int((now == pieces).sum()))
     matched = torch.cat([batch.matched for batch in batches])

@@ -60,7 +60,11 @@ def forge(run: Path, change: dict[str, Any], file: str = "settings.json") -> Non
         ("vqa", {"hidden": 1 << 62}, "hidden must be at most 16777216; got 4611686018427387904"),
         ("vqa", {"name": "mcan"}, "best.safetensors: the checkpoint is of another model (Error"),
         ("pretrain", {"hidden": HUGE}, "best.safetensors: the checkpoint is of another model"),
-        ("pretrain", {"places": 1 << 62}, "places must be at most 16777216; got 4611686018427"),
+        (
+            "pretrain",
+            {"max_grid_side": 1 << 62},
+            "max_grid_side must be at most 16777216; got 4611686018427",
+        ),
         ("pretrain", {"layers": 1 << 31}, "layers must be at most 1000; got 2147483648"),
         ("caption", {"hidden": HUGE}, "best.safetensors: the checkpoint is of another model"),
         ("caption", {"layers": 1 << 31}, "layers must be at most 1000; got 2147483648"),

@@ -9,21 +9,22 @@ from pathlib import Path
 import pytest
 import torch
 from jaxtyping import Float
+from refused import refuses
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import BertConfig, BertForMaskedLM, BertModel
 
 from clipfeat.base.errors import UsageError
-from clipfeat.train.models.bert import find_bert, start_from
+from clipfeat.train.models.pretrained import find_bert, load_bert
 from clipfeat.train.models.settings import SingleStreamSettings
-from clipfeat.train.models.single_stream import SingleStreamEncoder, all_places
+from clipfeat.train.models.single_stream import SingleStreamEncoder, grid_positions
 from clipfeat.train.records import ChannelStatistics, FeatureNorm
 from clipfeat.train.tasks.pretraining.examples import PretrainBatch
 from clipfeat.train.tasks.pretraining.model import Pretrainer, PretrainOutputs
 from clipfeat.train.tasks.settings import ObjectiveSettings, PretrainSettings
 
 DIM, TOKENS, ANSWERS = 6, 20, 4
-SIZES = SingleStreamSettings(hidden=16, layers=3, heads=2, places=4, dropout=0.0)
+SIZES = SingleStreamSettings(hidden=16, layers=3, heads=2, max_grid_side=4, dropout=0.0)
 SETTINGS = PretrainSettings(model=SIZES, objectives=ObjectiveSettings(answers=1.0, cells=1.0))
 CONFIG = BertConfig(
     vocab_size=TOKENS, hidden_size=16, num_hidden_layers=3, num_attention_heads=2,
@@ -52,7 +53,7 @@ def bert(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def encoder_of(bert: Path) -> SingleStreamEncoder:
     encoder = SingleStreamEncoder(SIZES, dim=DIM, tokens=TOKENS)
     lively(encoder.grid)
-    start_from(encoder.bert, find_bert(str(bert)))
+    load_bert(encoder.bert, find_bert(str(bert)))
     return encoder.eval()
 
 
@@ -67,7 +68,7 @@ def test_a_text_without_cells_is_read_as_by_bert(bert: Path) -> None:
     states, _ = encoder_of(bert)(
         torch.randn(1, 4, DIM),
         torch.zeros(1, 4, dtype=torch.bool),
-        all_places(torch.tensor([[2, 2]]), 4),
+        grid_positions(torch.tensor([[2, 2]]), 4),
         torch.zeros(3, dtype=torch.int64),
         TEXTS,
     )
@@ -114,7 +115,7 @@ def test_a_cell_is_its_features_row_and_column() -> None:
     grid = encoder.grid
     lively(grid)
     features = torch.randn(1, 6, DIM)
-    found = grid(features, all_places(torch.tensor([[2, 3]]), 6))[0]
+    found = grid(features, grid_positions(torch.tensor([[2, 3]]), 6))[0]
     for cell, (row, col) in enumerate([(0, 0), (0, 1), (0, 2), (1, 0), (1, 1), (1, 2)]):
         sums = grid.project.weight @ features[0, cell] + grid.project.bias
         sums = sums + grid.rows.weight[row] + grid.cols.weight[col]
@@ -205,7 +206,7 @@ def test_a_blind_model_has_the_features_as_target() -> None:
 
 def test_the_head_for_words_is_that_of_bert(bert: Path) -> None:
     model, batch = pretrainer(), batch_of()
-    model.word.start_from(start_from(model.encoder.bert, find_bert(str(bert))))
+    model.word.start_from(load_bert(model.encoder.bert, find_bert(str(bert))))
     batch = batch._replace(mask=torch.zeros(2, 5, dtype=torch.bool))
     theirs = BertForMaskedLM.from_pretrained(bert).eval()
     logits = theirs(input_ids=TEXTS, attention_mask=(TEXTS > 0).long()).logits
@@ -219,38 +220,38 @@ def test_a_bert_of_other_sizes_is_refused(bert: Path, change: dict[str, int]) ->
     encoder = SingleStreamEncoder(dataclasses.replace(SIZES, **change), dim=DIM, tokens=TOKENS)
     ((name, ours),) = change.items()
     theirs = getattr(SIZES, name)
-    with pytest.raises(
-        UsageError, match=rf"model\.{name} is {ours}, and the BERT of .* --set mod.*={theirs}$"
+    with refuses(
+        "E-BERT-FIT", f"model.{name} is {ours}", f"--set model.{name}={theirs}", kind=UsageError
     ):
-        start_from(encoder.bert, bert)
+        load_bert(encoder.bert, bert)
 
 
 def test_a_bert_of_other_pieces_is_refused(bert: Path) -> None:
     encoder = SingleStreamEncoder(SIZES, dim=DIM, tokens=TOKENS + 1)
-    with pytest.raises(UsageError, match=r"does not fit \(vocab_size is 20, and must be 21"):
-        start_from(encoder.bert, bert)
+    with refuses("E-BERT-FIT", "vocab_size is 20, and must be 21", kind=UsageError):
+        load_bert(encoder.bert, bert)
 
 
-def test_what_is_no_bert_is_refused_in_one_line(
+def test_other_files_are_refused_in_one_line(
     bert: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def offline(*_: object, **__: object) -> str:
         raise OSError("no network\nand more")
 
     monkeypatch.setattr("huggingface_hub.snapshot_download", offline)
-    with pytest.raises(UsageError, match=r"no such folder, and not to be had from the hub \(no n"):
+    with refuses("E-BERT-FILE", str(tmp_path / "nowhere"), "(no network)", kind=UsageError):
         find_bert(str(tmp_path / "nowhere"))
     for name in ("config.json", "vocab.txt", "model.safetensors"):
-        with pytest.raises(UsageError, match=f"has no {name}$"):
+        with refuses("E-BERT-FILE", f"has no {name}", kind=UsageError):
             find_bert(str(tmp_path))
         (tmp_path / name).write_bytes((bert / name).read_bytes())
     assert find_bert(str(tmp_path)) == tmp_path
     encoder = SingleStreamEncoder(SIZES, dim=DIM, tokens=TOKENS)
     for name in ("model.safetensors", "config.json"):
         (tmp_path / name).write_bytes(b'{"model_type": 5')
-        with pytest.raises(UsageError, match="not a BERT") as error:
-            start_from(encoder.bert, tmp_path)
-        assert "\n" not in str(error.value)
+        with refuses("E-BERT-READ", str(tmp_path), kind=UsageError) as refused:
+            load_bert(encoder.bert, tmp_path)
+        assert "\n" not in str(refused.value)
 
 
 def copied(bert: Path, folder: Path, **changes: object) -> Path:
@@ -276,16 +277,15 @@ def test_a_bert_that_computes_otherwise_is_refused(
     bert: Path, tmp_path: Path, change: dict[str, object]
 ) -> None:
     encoder = SingleStreamEncoder(SIZES, dim=DIM, tokens=TOKENS)
-    with pytest.raises(UsageError) as refused:
-        start_from(encoder.bert, copied(bert, tmp_path, **change))
-    assert refused.value.code == "E-BERT-FIT"
+    with refuses("E-BERT-FIT", *change, kind=UsageError):
+        load_bert(encoder.bert, copied(bert, tmp_path, **change))
 
 
 def test_what_a_config_has_beside_sizes_is_not_obeyed(bert: Path, tmp_path: Path) -> None:
     """Code of the hub for attention, as an example."""
     strange = {"_attn_implementation": "somebody/kernel", "auto_map": {"AutoModel": "x--y.Z"}}
     encoder = SingleStreamEncoder(SIZES, dim=DIM, tokens=TOKENS)
-    start_from(encoder.bert, copied(bert, tmp_path, **strange))
+    load_bert(encoder.bert, copied(bert, tmp_path, **strange))
     expected = load_file(bert / "model.safetensors")["bert.embeddings.word_embeddings.weight"]
     assert torch.equal(encoder.bert.embeddings.word_embeddings.weight, expected)
 
@@ -297,14 +297,12 @@ def test_a_bert_without_all_tensors_is_refused(bert: Path, tmp_path: Path) -> No
     del tensors["bert.encoder.layer.1.output.dense.weight"]
     save_file(tensors, tmp_path / "model.safetensors", {"format": "pt"})
     encoder = SingleStreamEncoder(SIZES, dim=DIM, tokens=TOKENS)
-    with pytest.raises(UsageError) as refused:
-        start_from(encoder.bert, tmp_path)
-    assert refused.value.code == "E-BERT-FIT"
+    with refuses("E-BERT-FIT", kind=UsageError):
+        load_bert(encoder.bert, tmp_path)
 
 
 @pytest.mark.parametrize("name", ["config.json", "vocab.txt", "model.safetensors"])
 def test_a_bert_of_a_hundred_gigabytes_is_refused(bert: Path, tmp_path: Path, name: str) -> None:
     os.truncate(copied(bert, tmp_path) / name, 100 << 30)
-    with pytest.raises(UsageError) as refused:
+    with refuses("E-BERT-SIZE", name, kind=UsageError):
         find_bert(str(tmp_path))
-    assert refused.value.code == "E-BERT-SIZE"

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from refused import refuses
 from torch import nn
 
-from clipfeat.base.errors import ClipfeatError
-from clipfeat.train.data.snli_ve import Pair, VeSplit, read_predictions, score, write_predictions
+from clipfeat.train.data.snli_ve import Pair, VeSplit, read_labels, score_pairs, write_labels
 from clipfeat.train.models.layers import Outputs
 from clipfeat.train.tasks.answering import AnswerBatch
 from clipfeat.train.tasks.entailment import label_loss as loss_of
@@ -25,7 +25,7 @@ def split_of(*labels: str) -> VeSplit:
 def test_a_score_worked_out_by_hand() -> None:
     split = split_of(E, E, E, N, N, C)
     said = dict(zip("012345", (E, E, N, N, C, C), strict=True))
-    assert score(said, split.pairs) == {
+    assert score_pairs(said, split.pairs) == {
         "n": 6,
         "accuracy": 66.67,  # 4 of 6
         "by_class": {E: 66.67, N: 50.0, C: 100.0},
@@ -38,37 +38,37 @@ def test_a_score_worked_out_by_hand() -> None:
 
 
 def test_no_answer_is_wrong_and_a_class_without_pairs_has_no_score() -> None:
-    found = score({"0": E, "1": ""}, split_of(E, E).pairs)
+    found = score_pairs({"0": E, "1": ""}, split_of(E, E).pairs)
     assert (found["n"], found["accuracy"], found["by_class"]) == (2, 50.0, {E: 50.0})
     assert sum(found["confusion"][E].values()) == 1
 
 
 def test_predictions_come_back_as_written(tmp_path: Path) -> None:
     path, split = tmp_path / "p.jsonl", split_of(E, N, C)
-    write_predictions(path, {"0": E, "2": N}, split)
+    write_labels(path, {"0": E, "2": N}, split)
     lines = [json.loads(line) for line in path.read_text().splitlines()]
     assert lines[0] == {"pairID": "0", "prediction": E}
-    assert read_predictions(path, split) == {"0": E, "1": "", "2": N}
+    assert read_labels(path, split) == {"0": E, "1": "", "2": N}
 
 
 @pytest.mark.parametrize(
-    ("content", "message"),
+    ("content", "code", "named"),
     [
-        ("{", r"line 1 is not JSON"),
-        ('{"pairID": 0.5, "prediction": "neutral"}', "pairID must be a number or text; got 0.5"),
-        ('{"pairID": "0"}', "no key 'prediction'"),
-        ('{"pairID": "0", "prediction": "yes"}', "prediction must be entailment, .* got 'yes'"),
-        ('{"pairID": "0", "prediction": ""}\n' * 2, "line 2: pairID '0' is there twice"),
-        ('{"pairID": "9", "prediction": ""}', "1 pairs have no prediction, such as '0'; 1 predict"),
+        ("{", "E-JSON-READ", "line 1"),
+        ('{"pairID": 0.5, "prediction": "neutral"}', "E-JSON-TYPE", "pairID"),
+        ('{"pairID": "0"}', "E-JSON-KEY", "'prediction'"),
+        ('{"pairID": "0", "prediction": "yes"}', "E-VE-LABEL", "got 'yes'"),
+        ('{"pairID": "0", "prediction": ""}\n' * 2, "E-DATA-TWICE", "line 2: pairID '0'"),
+        ('{"pairID": "9", "prediction": ""}', "E-PREDICTIONS-IDS", "such as '0'; 1 predictions"),
     ],
 )
-def test_bad_predictions_are_named(tmp_path: Path, content: str, message: str) -> None:
+def test_bad_predictions_are_named(tmp_path: Path, content: str, code: str, named: str) -> None:
     path = tmp_path / "p.jsonl"
     path.write_text(content)
-    with pytest.raises(ClipfeatError, match=message):
-        read_predictions(path, split_of(E))
-    with pytest.raises(ClipfeatError, match="cannot be read"):
-        read_predictions(tmp_path / "nowhere", split_of(E))
+    with refuses(code, str(path), named):
+        read_labels(path, split_of(E))
+    with refuses("E-JSON-READ", str(tmp_path / "nowhere")):
+        read_labels(tmp_path / "nowhere", split_of(E))
 
 
 class Even(nn.Module):

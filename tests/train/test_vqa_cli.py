@@ -244,7 +244,7 @@ def test_predict_says_when_it_knows_no_word(run: Path, tmp_path: Path, typed: Ty
         (["61", "Why?"], 1, "has no image id '61'; ids here look like 'COCO_"),
         (["COCO_val2014_000000000061", " "], 2, "--question is empty"),
         (["COCO_val2014_000000000061", "\udcff"], 2, "--question must be UTF-8; got"),
-        (["COCO_val2014_000000000061", "Why?", "--image", "no.jpg"], 2, "no.jpg is no readable"),
+        (["COCO_val2014_000000000061", "Why?", "--image", "no.jpg"], 2, "no.jpg is not a readable"),
         (["COCO_val2014_000000000061", "Why?", "--store", "nowhere"], 1, "nowhere does not exist"),
     ],
 )
@@ -285,8 +285,8 @@ def test_compare_as_typed(run: Path, tmp_path: Path, typed: Typed) -> None:
     assert [entry["difference"] for entry in json.loads(out)] == [None, 50]
     code, out, err = typed("compare", runs[0])
     assert (code, out) == (2, "")
-    told = f"comparing takes at least two runs, none of them twice; got {runs[0]}"
-    assert err == f"Error: {told}\n"
+    told = f"comparing takes at least two different runs; got {runs[0]}"
+    assert err == f"Error: {told} [E-COMPARE-RUNS]\n"
 
 
 def test_one_question_needs_the_store_of_the_run(run: Path, tmp_path: Path) -> None:
@@ -315,7 +315,7 @@ def test_questions_without_features_are_answered_by_nothing(
         assert err == (
             "Error: 3 of 9 questions of split 'val' ask about 1 images that have no features, "
             "such as COCO_val2014_000000000999 or 000000000999; extract these images into the "
-            "store, or pass --skip-missing 3\n"
+            "store, or pass --skip-missing 3 [E-IMAGES-MISSING]\n"
         )
     code, out, err = typed(*words, "--skip-missing", "3")
     assert (code, err.count("\n")) == (0, 1)

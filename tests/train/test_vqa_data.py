@@ -2,7 +2,6 @@
 
 import dataclasses
 import doctest
-import importlib
 import json
 from pathlib import Path
 from typing import Any
@@ -10,14 +9,16 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from refused import refuses
 from vqa_world import COLOURS, grid, make_world, questions_of, vocabulary_of
 
 from clipfeat.base.errors import ClipfeatError, UsageError
 from clipfeat.featstore import FeatureStore
+from clipfeat.train.data import vocabulary as vocabulary_module
 from clipfeat.train.data.ids import coco_candidates
 from clipfeat.train.data.questions import Question
-from clipfeat.train.data.vqa2 import IMAGES, read_split
-from clipfeat.train.data.words import Words
+from clipfeat.train.data.vocabulary import WordVocabulary, read_answer_list
+from clipfeat.train.data.vqa2 import IMAGE_PARTS, read_vqa2
 from clipfeat.train.metrics.vqa import Annotation
 from clipfeat.train.records import RecordReader
 from clipfeat.train.tasks.answering import SoftAnswers, read_batch
@@ -30,14 +31,13 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 
 
 def test_doctests() -> None:
-    for name in ("words", "ids"):
-        results = doctest.testmod(importlib.import_module(f"clipfeat.train.data.{name}"))
-        assert (results.failed, results.attempted > 0) == (0, True)
+    results = doctest.testmod(vocabulary_module)
+    assert (results.failed, results.attempted) == (0, 2)
 
 
 def test_a_split_is_read_under_either_name(world: tuple[Path, Path], tmp_path: Path) -> None:
     _, data = world
-    official = read_split(data, "train", annotated=True)
+    official = read_vqa2(data, "train", annotated=True)
     assert len(official.questions) == 3 * 24
     assert official.annotations is not None
     annotation = official.annotations[11]
@@ -46,34 +46,34 @@ def test_a_split_is_read_under_either_name(world: tuple[Path, Path], tmp_path: P
     plain_names = ("questions_mini.json", "annotations_mini.json")
     for file, name in zip(official.files, plain_names, strict=True):
         (tmp_path / name).write_bytes(file.read_bytes())
-    plain = read_split(tmp_path, "mini", annotated=True)
+    plain = read_vqa2(tmp_path, "mini", annotated=True)
     assert plain.annotations == official.annotations
     for mine, theirs in zip(plain.questions, official.questions, strict=True):
         # Its images may be of any part of COCO.
         assert set(mine.candidates) > set(theirs.candidates)
         assert dataclasses.replace(mine, candidates=theirs.candidates) == theirs
     (tmp_path / "annotations_mini.json").unlink()
-    assert read_split(tmp_path, "mini", annotated=False).annotations is None
+    assert read_vqa2(tmp_path, "mini", annotated=False).annotations is None
 
 
 @pytest.mark.parametrize(
-    ("split", "message"),
+    ("split", "named"),
     [
         ("test-dev", "v2_OpenEnded_mscoco_test-dev2015_questions.json or questions_test-dev.json"),
-        ("mini", "has no questions of split 'mini': expected questions_mini.json"),
+        ("mini", "'mini': expected questions_mini.json"),
     ],
 )
-def test_missing_files_are_named(world: tuple[Path, Path], split: str, message: str) -> None:
-    with pytest.raises(UsageError, match=message):
-        read_split(world[1], split, annotated=False)
+def test_missing_files_are_named(world: tuple[Path, Path], split: str, named: str) -> None:
+    with refuses("E-DATA-FILE", named, kind=UsageError):
+        read_vqa2(world[1], split, annotated=False)
 
 
 def test_missing_annotations_are_named(world: tuple[Path, Path], tmp_path: Path) -> None:
     name = "v2_OpenEnded_mscoco_val2014_questions.json"
     (tmp_path / name).write_bytes((world[1] / name).read_bytes())
-    message = "expected v2_mscoco_val2014_annotations.json or annotations_val.json"
-    with pytest.raises(UsageError, match=message):
-        read_split(tmp_path, "val", annotated=True)
+    named = "v2_mscoco_val2014_annotations.json or annotations_val.json"
+    with refuses("E-DATA-FILE", named, kind=UsageError):
+        read_vqa2(tmp_path, "val", annotated=True)
 
 
 COCO_42 = "COCO_val2014_000000000042"
@@ -88,33 +88,29 @@ ANNOTATION = {
 
 
 @pytest.mark.parametrize(
-    ("questions", "annotations", "message"),
+    ("questions", "annotations", "code", "named"),
     [
-        ("{", [ANNOTATION], "questions_x.json: not a readable JSON file"),
-        ([], [ANNOTATION], "questions_x.json: questions is empty"),
-        ("[1]", [ANNOTATION], r"questions_x.json: expected an object with 'questions'; got \[1\]"),
-        ([QUESTION | {"question_id": 1.5}], [ANNOTATION], r"questions\[0\]: question_id must be"),
-        ([QUESTION | {"image_id": None}], [ANNOTATION], r"questions\[0\]: image_id must be a num"),
-        (
-            [{"question_id": 1}],
-            [ANNOTATION],
-            r"questions\[0\]: no key 'image_id'; found 'question_id'",
-        ),
-        ([QUESTION, QUESTION], [ANNOTATION], r"questions\[1\]: question_id 1 is there twice"),
-        ([QUESTION], [ANNOTATION | {"question_id": 2}], "1 of 1 questions have no annotation"),
-        ([QUESTION], [ANNOTATION | {"answers": []}], r"annotations\[0\]: has no answers"),
-        ([QUESTION], [ANNOTATION | {"answers": ["yes"] * 10}], "expected an object with 'answer'"),
-        ([QUESTION], [{"question_id": 1}], r"annotations\[0\]: no key 'answers'; found"),
+        ("{", [ANNOTATION], "E-JSON-READ", "questions_x.json"),
+        ([], [ANNOTATION], "E-DATA-EMPTY", "questions_x.json: questions"),
+        ("[1]", [ANNOTATION], "E-JSON-TYPE", "questions_x.json: expected an object with 'questi"),
+        ([QUESTION | {"question_id": 1.5}], [ANNOTATION], "E-JSON-TYPE", "[0]: question_id"),
+        ([QUESTION | {"image_id": None}], [ANNOTATION], "E-JSON-TYPE", "questions[0]: image_id"),
+        ([{"question_id": 1}], [ANNOTATION], "E-JSON-KEY", "[0]: no key 'image_id'; found 'ques"),
+        ([QUESTION, QUESTION], [ANNOTATION], "E-DATA-TWICE", "questions[1]: question_id 1 "),
+        ([QUESTION], [ANNOTATION | {"question_id": 2}], "E-VQA-ANNOTATIONS", "1 of 1 questions"),
+        ([QUESTION], [ANNOTATION | {"answers": []}], "E-VQA-ANSWERS", "annotations[0]"),
+        ([QUESTION], [ANNOTATION | {"answers": ["yes"] * 10}], "E-JSON-TYPE", "'answer'"),
+        ([QUESTION], [{"question_id": 1}], "E-JSON-KEY", "annotations[0]: no key 'answers'"),
     ],
 )
 def test_files_in_another_format_are_refused(
-    tmp_path: Path, questions: Any, annotations: Any, message: str
+    tmp_path: Path, questions: Any, annotations: Any, code: str, named: str
 ) -> None:
     for name, content in (("questions", questions), ("annotations", annotations)):
         text = content if isinstance(content, str) else json.dumps({name: content})
         (tmp_path / f"{name}_x.json").write_text(text)
-    with pytest.raises(ClipfeatError, match=message):
-        read_split(tmp_path, "x", annotated=True)
+    with refuses(code, str(tmp_path), named):
+        read_vqa2(tmp_path, "x", annotated=True)
 
 
 def test_the_commonest_answer_is_counted_where_a_file_has_none(tmp_path: Path) -> None:
@@ -123,18 +119,18 @@ def test_the_commonest_answer_is_counted_where_a_file_has_none(tmp_path: Path) -
     del annotation["multiple_choice_answer"]
     for name, content in (("questions", [QUESTION]), ("annotations", [annotation])):
         (tmp_path / f"{name}_x.json").write_text(json.dumps({name: content}))
-    split = read_split(tmp_path, "x", annotated=True)
+    split = read_vqa2(tmp_path, "x", annotated=True)
     assert choose_answers(split, min_answer_count=1) == ("yes",)
 
 
 def test_vocabulary(world: tuple[Path, Path]) -> None:
-    split = read_split(world[1], "train", annotated=True)
+    split = read_vqa2(world[1], "train", annotated=True)
     vocabulary = vocabulary_of(split)
     assert set(vocabulary.answers) == {*COLOURS, "yes", "no"}
-    assert isinstance(vocabulary.words, Words)
+    assert isinstance(vocabulary.words, WordVocabulary)
     assert "colour" in vocabulary.words.words
-    assert vocabulary.words.tokens == len(vocabulary.words.words) + 2
-    with pytest.raises(ClipfeatError, match="occurs 999 times in its 72 questions; pass --set"):
+    assert vocabulary.words.size == len(vocabulary.words.words) + 2
+    with pytest.raises(ClipfeatError, match=r"'train' .* 999 .* 72 questions.* --set min_answer_c"):
         choose_answers(split, min_answer_count=999)
 
 
@@ -142,38 +138,43 @@ def test_vocabulary(world: tuple[Path, Path]) -> None:
 def test_answers_can_be_a_given_list(world: tuple[Path, Path], tmp_path: Path, text: str) -> None:
     path = tmp_path / "answers"
     path.write_text(text)
-    split = read_split(world[1], "train", annotated=True)
+    split = read_vqa2(world[1], "train", annotated=True)
     answers = choose_answers(split, min_answer_count=999, answer_list=str(path))
     assert answers == ("red", "yes")
 
 
 @pytest.mark.parametrize(
-    ("text", "message"),
+    ("text", "code", "named"),
     [
-        (None, "not a readable list of answers"),
-        ("[1]", "each answer must be a text; got 1"),
-        ('["red"', "not a readable list of answers"),
-        ("[" * 100_000, "not a readable list of answers"),
-        ("", "holds no answers"),
-        ("<unk>\n", "holds no answers"),
-        ("red\nred", "'red' is there twice"),
-        ("mauve\npuce", "none of its 2 answers, such as 'mauve', is one of split 'train'"),
+        (None, "E-ANSWERS-READ", "No such file"),
+        ("[1]", "E-ANSWERS-LIST", "got 1"),
+        ('["red"', "E-ANSWERS-READ", ""),
+        ("[" * 100_000, "E-ANSWERS-READ", ""),
+        ("", "E-ANSWERS-LIST", ""),
+        ("<unk>\n", "E-ANSWERS-LIST", ""),
+        ("red\nred", "E-ANSWERS-LIST", "'red'"),
     ],
 )
 def test_other_lists_of_answers_are_refused(
-    world: tuple[Path, Path], tmp_path: Path, text: str | None, message: str
+    tmp_path: Path, text: str | None, code: str, named: str
 ) -> None:
     path = tmp_path / "answers"
     if text is not None:
         path.write_text(text)
-    split = read_split(world[1], "train", annotated=True)
-    with pytest.raises(UsageError) as error:
+    with refuses(code, f"answer_list {path}", named, kind=UsageError):
+        read_answer_list(path)
+
+
+def test_a_list_of_other_answers_is_refused(world: tuple[Path, Path], tmp_path: Path) -> None:
+    path = tmp_path / "answers"
+    path.write_text("mauve\npuce")
+    split = read_vqa2(world[1], "train", annotated=True)
+    with pytest.raises(UsageError, match=r"2 answers, such as 'mauve', .* split 'train'"):
         choose_answers(split, min_answer_count=1, answer_list=str(path))
-    assert message in str(error.value)
 
 
 def test_questions_without_features_are_left_out(world: tuple[Path, Path]) -> None:
-    split = read_split(world[1], "train", annotated=True)
+    split = read_vqa2(world[1], "train", annotated=True)
     vocabulary = vocabulary_of(split)
     store = set(FeatureStore.open(world[0]).ids) - {"COCO_train2014_000000000002"}
     whole = encode(split, vocabulary, FeatureStore.open(world[0]), max_tokens=20)
@@ -185,19 +186,19 @@ def test_questions_without_features_are_left_out(world: tuple[Path, Path]) -> No
     table = whole.targets.table(np.array(kept), len(vocabulary.answers))
     assert torch.equal(some.targets.table(np.arange(len(kept)), len(vocabulary.answers)), table)
     np.testing.assert_array_equal(some.tokens, whole.tokens[kept])
-    with pytest.raises(ClipfeatError, match="none of its images has features in the store"):
+    with pytest.raises(ClipfeatError, match="split 'train'"):
         encode(split, vocabulary, set(), max_tokens=20, skip_missing=999)
 
 
 def test_tokens() -> None:
     texts = ["Is it red?", "is is is is red", "", "?!"]
-    tokens = Words(("is", "red")).encode(texts, max_tokens=4)
+    tokens = WordVocabulary(("is", "red")).encode(texts, max_tokens=4)
     assert tokens.tolist() == [[2, 1, 3, 0], [2, 2, 2, 2], [1, 0, 0, 0], [1, 0, 0, 0]]
 
 
 def ask(image_id: int | str, *subsets: str) -> Question:
     """Return a question about an image of COCO."""
-    candidates = coco_candidates(image_id, subsets or IMAGES)
+    candidates = coco_candidates(image_id, subsets or IMAGE_PARTS)
     return Question(1, image_id, "Why?", "COCO", candidates)
 
 
@@ -224,7 +225,7 @@ def test_image_ids_are_found_in_a_store(
     (tmp_path / f"questions_{split}.json").write_text(
         json.dumps({"questions": [QUESTION | {"image_id": image_id}]})
     )
-    questions = read_split(tmp_path, split, annotated=False).questions
+    questions = read_vqa2(tmp_path, split, annotated=False).questions
     assert store_ids(questions, split, {stored}) == [stored]
 
 
@@ -246,7 +247,7 @@ def test_ids_of_ones_own_are_found_as_they_are(
 ) -> None:
     questions = [QUESTION | {"image_id": image_id}]
     (tmp_path / "questions_val.json").write_text(json.dumps({"questions": questions}))
-    split = read_split(tmp_path, "val", annotated=False)
+    split = read_vqa2(tmp_path, "val", annotated=False)
     ids = store_ids(split.questions, "val", {stored}, skip_missing=1)
     assert [stored for stored in ids if stored] == found
 
@@ -269,18 +270,15 @@ def test_images_without_features_are_counted_and_named(capsys: pytest.CaptureFix
     store = {"COCO_train2014_000000000007", "1"}
     questions = [ask(image_id, "val2014") for image_id in (7, 7, "scan_3", 1)]
     for allowed in (0, 2):
-        with pytest.raises(ClipfeatError) as error:
+        with refuses("E-IMAGES-MISSING", told, "--skip-missing 3"):
             store_ids(questions, "val", store, skip_missing=allowed)
-        assert str(error.value) == (
-            told + "extract these images into the store, or pass --skip-missing 3"
-        )
     assert store_ids(questions, "val", store, skip_missing=3) == [None, None, None, "1"]
     assert capsys.readouterr().err == told + "skipped\n"
 
 
 def test_a_batch_reads_each_record_once(world: tuple[Path, Path]) -> None:
     store = FeatureStore.open(world[0])
-    split = read_split(world[1], "train", annotated=True)
+    split = read_vqa2(world[1], "train", annotated=True)
     vocabulary = vocabulary_of(split)
     examples = encode(split, vocabulary, store, max_tokens=20)
     reader = RecordReader(store, torch.device("cpu"))

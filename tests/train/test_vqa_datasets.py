@@ -5,18 +5,20 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from refused import refuses
 from vqa_world import make_world, vocabulary_of, write_gqa, write_split, write_visual_genome
 
 from clipfeat.base.errors import ClipfeatError, UsageError
-from clipfeat.train.data import gqa, visual_genome
-from clipfeat.train.data.vqa_files import read_files, read_split
+from clipfeat.train.data.gqa import read_gqa
+from clipfeat.train.data.vqa2 import read_visual_genome
+from clipfeat.train.data.vqa_files import read_question_files, read_questions
 from clipfeat.train.tasks.vqa import choose_answers, encode, store_ids
 
 
 def test_parts_are_joined(tmp_path: Path) -> None:
     _, data = make_world(tmp_path, train=2, val=1)
     write_visual_genome(data, [1, 2])
-    split = read_split("vqa2", data, "train+val+vg", annotated=True)
+    split = read_questions("vqa2", data, "train+val+vg", annotated=True)
     assert split.name == "train+val+vg"
     assert split.ids == (*range(10, 13), *range(20, 23), *range(30, 33), "VG_10", "VG_20")
     assert [file.name for file in split.files] == [
@@ -41,23 +43,21 @@ def test_parts_without_annotations_leave_the_whole_without(tmp_path: Path) -> No
     _, data = make_world(tmp_path, train=1, val=1)
     write_split(data, "test2015", [3], annotated=False)
     for name in ("test", "test-std"):
-        assert read_split("vqa2", data, name, annotated=False).ids == (30, 31, 32)
-    assert read_split("vqa2", data, "train+test", annotated=False).annotations is None
+        assert read_questions("vqa2", data, name, annotated=False).ids == (30, 31, 32)
+    assert read_questions("vqa2", data, "train+test", annotated=False).annotations is None
 
 
 def test_question_ids_must_differ_between_parts(tmp_path: Path) -> None:
     _, data = make_world(tmp_path, train=2, val=1)
-    message = "6 question ids are in part 'train' and in part 'train' too, such as 10; leave one"
-    with pytest.raises(ClipfeatError, match=message):
-        read_split("vqa2", data, "train+val+train", annotated=True)
+    with refuses("E-SPLIT-SHARED", "6 question ids are in part 'train'", "10"):
+        read_questions("vqa2", data, "train+val+train", annotated=True)
 
 
 def test_bare_numbers_must_not_mix_coco_and_visual_genome(tmp_path: Path) -> None:
     _, data = make_world(tmp_path, train=2, val=1)
     write_visual_genome(data, [2, 9])
-    split = read_split("vqa2", data, "train+vg", annotated=True)
-    message = "image 2 of COCO and of Visual Genome, and .* such as VG_2: write these ids into the"
-    with pytest.raises(ClipfeatError, match=message):
+    split = read_questions("vqa2", data, "train+vg", annotated=True)
+    with pytest.raises(ClipfeatError, match=r"image 2 of COCO and of Visual Genome.* VG_2"):
         store_ids(split.questions, split.name, {"1", "2", "9"})
     fine = {"COCO_train2014_000000000001": "1", "000000000002": "2"}
     for store in ({*fine, "2", "9"}, {"1", "2", "VG_2", "9"}, {"1", "2", "VG_2", "VG_9"}):
@@ -66,37 +66,41 @@ def test_bare_numbers_must_not_mix_coco_and_visual_genome(tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize(
-    ("content", "message"),
+    ("content", "code", "named"),
     [
-        ({"questions": []}, "expected a list of images; got"),
-        ([], "holds no questions"),
-        ([{"id": 1, "qas": []}], "holds no questions"),
-        ([{"id": 1}], r"\[0\]: no key 'qas'; found 'id'"),
-        ([{"qas": [3]}], r"\[0\].qas\[0\]: expected an object with 'qa_id'; got 3"),
-        ([{"qas": [{"qa_id": True}]}], "qa_id must be a number or text; got True"),
-        ([{"qas": [{"qa_id": 1}]}], "no key 'image_id'; found 'qa_id'"),
-        ([{"qas": [{"qa_id": 1, "image_id": 1}]}], "no key 'question'"),
-        ([{"qas": [{"qa_id": 1, "image_id": 1, "question": "?"}]}], "no key 'answer'"),
+        ({"questions": []}, "E-JSON-TYPE", "got {'questions'"),
+        ([], "E-DATA-EMPTY", ""),
+        ([{"id": 1, "qas": []}], "E-DATA-EMPTY", ""),
+        ([{"id": 1}], "E-JSON-KEY", "[0]: no key 'qas'; found 'id'"),
+        ([{"qas": [3]}], "E-JSON-TYPE", "[0].qas[0]: expected an object with 'qa_id'; got 3"),
+        ([{"qas": [{"qa_id": True}]}], "E-JSON-TYPE", "qa_id"),
+        ([{"qas": [{"qa_id": 1}]}], "E-JSON-KEY", "no key 'image_id'; found 'qa_id'"),
+        ([{"qas": [{"qa_id": 1, "image_id": 1}]}], "E-JSON-KEY", "'question'"),
+        ([{"qas": [{"qa_id": 1, "image_id": 1, "question": "?"}]}], "E-JSON-KEY", "'answer'"),
         (
             [{"qas": [{"qa_id": 1, "image_id": 1, "question": "?", "answer": "a"}] * 2}],
-            r"\[0\].qas\[1\]: qa_id 1 is there twice",
+            "E-DATA-TWICE",
+            "[0].qas[1]: qa_id 'VG_1'",
         ),
     ],
 )
-def test_other_files_are_not_visual_genomes(tmp_path: Path, content: Any, message: str) -> None:
-    (tmp_path / "question_answers.json").write_text(json.dumps(content))
-    with pytest.raises(ClipfeatError, match=message):
-        visual_genome.read_split(tmp_path)
+def test_other_files_are_not_visual_genomes(
+    tmp_path: Path, content: Any, code: str, named: str
+) -> None:
+    path = tmp_path / "question_answers.json"
+    path.write_text(json.dumps(content))
+    with refuses(code, str(path), named):
+        read_visual_genome(tmp_path)
 
 
 def test_missing_files_are_named(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match=r"has no question_answers\.json, which is what part 'vg'"):
-        read_split("vqa2", tmp_path, "vg", annotated=True)
-    with pytest.raises(UsageError, match=r"no .*/train_questions\.json; a split of GQA, such as"):
-        read_split("gqa", tmp_path, "train", annotated=True)
+    with refuses("E-DATA-FILE", "question_answers.json", "'vg'", kind=UsageError):
+        read_questions("vqa2", tmp_path, "vg", annotated=True)
+    with refuses("E-DATA-FILE", str(tmp_path / "train_questions.json"), kind=UsageError):
+        read_questions("gqa", tmp_path, "train", annotated=True)
     (tmp_path / "train_all_questions").mkdir()
-    with pytest.raises(UsageError, match=r"no .*/train_all_questions; a split of GQA"):
-        read_split("gqa", tmp_path, "train_all", annotated=True)
+    with refuses("E-DATA-FILE", str(tmp_path / "train_all_questions"), kind=UsageError):
+        read_questions("gqa", tmp_path, "train_all", annotated=True)
 
 
 def test_gqa_is_read_from_a_file_or_a_folder(tmp_path: Path) -> None:
@@ -104,8 +108,8 @@ def test_gqa_is_read_from_a_file_or_a_folder(tmp_path: Path) -> None:
     for number in (1, 2):
         name = f"train_all_questions/train_all_questions_{number}.json"
         write_gqa(tmp_path / name, [number])
-    whole = read_split("gqa", tmp_path, "train_balanced", annotated=True)
-    parts = read_split("gqa", tmp_path, "train_all", annotated=True)
+    whole = read_questions("gqa", tmp_path, "train_balanced", annotated=True)
+    parts = read_questions("gqa", tmp_path, "train_all", annotated=True)
     assert whole.ids == ("10", "11", "12", "20", "21", "22")
     assert (parts.questions, parts.annotations) == (whole.questions, whole.annotations)
     assert [file.name[-6:] for file in parts.files] == ["1.json", "2.json"]
@@ -117,13 +121,13 @@ def test_gqa_is_read_from_a_file_or_a_folder(tmp_path: Path) -> None:
     assert examples.targets.scores.tolist() == [1.0] * 6
     assert examples.targets.first.tolist() == list(range(7))
     write_gqa(tmp_path / "train_all_questions/train_all_questions_3.json", [2])
-    with pytest.raises(ClipfeatError, match="20: this question is in another file of the split"):
-        read_split("gqa", tmp_path, "train_all", annotated=True)
+    with refuses("E-DATA-TWICE", "train_all_questions_3.json: 20: "):
+        read_questions("gqa", tmp_path, "train_all", annotated=True)
 
 
 def test_gqa_answers_are_not_normalised(tmp_path: Path) -> None:
     write_gqa(tmp_path / "mini_questions.json", [1], answer="The one")
-    split = read_split("gqa", tmp_path, "mini", annotated=True)
+    split = read_questions("gqa", tmp_path, "mini", annotated=True)
     assert "The one" in choose_answers(split, min_answer_count=1)
 
 
@@ -138,36 +142,38 @@ QUESTION = {
 
 
 @pytest.mark.parametrize(
-    ("content", "message"),
+    ("content", "code", "named"),
     [
-        ("{", "not a readable JSON file"),
-        ("[" * 100_000, "not a readable JSON file"),
-        ([QUESTION], r"expected \{question id: question\}; got \["),
-        ({}, "holds no questions"),
-        ({"1": 3}, "1: expected an object with 'imageId'; got 3"),
-        ({"1": QUESTION | {"imageId": None}}, "1: imageId must be a number or text; got None"),
-        ({"1": QUESTION | {"question": 1}}, "1: question must be of type str; got 1"),
-        ({"1": QUESTION | {"answer": 1}}, "1: answer must be of type str; got 1"),
-        ({"1": QUESTION | {"isBalanced": 1}}, "1: isBalanced must be of type bool; got 1"),
-        ({"1": QUESTION | {"types": []}}, "1: types must be of type dict"),
-        ({"1": QUESTION | {"types": {}}}, "1: no key 'structural'"),
-        ({"1": QUESTION | {"entailed": [1]}}, r"1: entailed must be question ids; got \[1\]"),
+        ("{", "E-JSON-READ", ""),
+        ("[" * 100_000, "E-JSON-READ", ""),
+        ([QUESTION], "E-JSON-TYPE", "got ["),
+        ({}, "E-DATA-EMPTY", ""),
+        ({"1": 3}, "E-JSON-TYPE", ": 1: expected an object with 'imageId'; got 3"),
+        ({"1": QUESTION | {"imageId": None}}, "E-JSON-TYPE", ": 1: imageId"),
+        ({"1": QUESTION | {"question": 1}}, "E-JSON-TYPE", ": 1: question"),
+        ({"1": QUESTION | {"answer": 1}}, "E-JSON-TYPE", ": 1: answer"),
+        ({"1": QUESTION | {"isBalanced": 1}}, "E-JSON-TYPE", ": 1: isBalanced"),
+        ({"1": QUESTION | {"types": []}}, "E-JSON-TYPE", ": 1: types"),
+        ({"1": QUESTION | {"types": {}}}, "E-JSON-KEY", ": 1: no key 'structural'"),
+        ({"1": QUESTION | {"entailed": [1]}}, "E-JSON-TYPE", ": 1: entailed"),
         (
             {"1": QUESTION, "2": {"question": "Why?", "imageId": "1", "isBalanced": True}},
-            "1 of 2 questions have no answer, such as 2; the splits test, challenge",
+            "E-VQA-ANNOTATIONS",
+            "1 of 2 questions have no answer, such as 2",
         ),
     ],
 )
-def test_other_files_are_not_gqas(tmp_path: Path, content: Any, message: str) -> None:
+def test_other_files_are_not_gqas(tmp_path: Path, content: Any, code: str, named: str) -> None:
     text = content if isinstance(content, str) else json.dumps(content)
-    (tmp_path / "x_questions.json").write_text(text)
-    with pytest.raises(ClipfeatError, match=message):
-        read_split("gqa", tmp_path, "x", annotated=False)
+    path = tmp_path / "x_questions.json"
+    path.write_text(text)
+    with refuses(code, str(path), named):
+        read_questions("gqa", tmp_path, "x", annotated=False)
 
 
 def test_gqa_without_answers(tmp_path: Path) -> None:
     path = tmp_path / "test_questions.json"
     path.write_text(json.dumps({"1": {"question": "?", "imageId": "1", "isBalanced": True}}))
-    assert gqa.read_split(tmp_path, "test", annotated=False).annotations is None
-    with pytest.raises(ClipfeatError, match="1 of 1 questions have no answer, such as 1"):
-        read_files(path, None)
+    assert read_gqa(tmp_path, "test", annotated=False).annotations is None
+    with refuses("E-VQA-ANNOTATIONS", "1 of 1 questions have no answer, such as 1"):
+        read_question_files(path, None)

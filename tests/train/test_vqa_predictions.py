@@ -8,15 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from refused import refuses
 from vqa_world import make_world, questions_of, write_gqa
 
-from clipfeat.base.errors import ClipfeatError, UsageError
-from clipfeat.train.data.vqa_files import (
-    read_files,
-    read_predictions,
-    read_split,
-    write_predictions,
-)
+from clipfeat.base.errors import UsageError
+from clipfeat.train.data.questions import read_predictions, write_predictions
+from clipfeat.train.data.vqa_files import read_question_files, read_questions
 
 Typed = Callable[..., tuple[int, str, str]]
 
@@ -39,7 +36,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_what_is_written_is_read(
     data: Path, tmp_path: Path, dataset: str, name: str, first: dict[str, Any]
 ) -> None:
-    split = read_split(dataset, data, name, annotated=True)
+    split = read_questions(dataset, data, name, annotated=True)
     answers = dict.fromkeys(split.ids, "é")
     path = tmp_path / "predictions.json"
     write_predictions(path, answers, split)
@@ -51,32 +48,33 @@ GOOD = [{"question_id": number, "answer": "yes"} for number in (30, 31, 32, 40, 
 
 
 @pytest.mark.parametrize(
-    ("content", "message"),
+    ("content", "code", "named"),
     [
-        ("[", "not a readable JSON file"),
-        ("[" * 100_000, "not a readable JSON file"),
-        ({"answers": GOOD}, "expected a list of {'question_id': ..., 'answer': ...}; got"),
-        ([3], "[0]: expected an object with 'question_id'; got 3"),
-        ([{"question_id": "30", "answer": ""}], "question_id must be of type int; got '30'"),
-        ([{"question_id": True, "answer": ""}], "must be a number or text; got True"),
-        ([{"question_id": 30}], "[0]: no key 'answer'; found 'question_id'"),
-        ([{"question_id": 30, "answer": 2}], "[0]: answer must be of type str; got 2"),
-        ([*GOOD, GOOD[0]], "[6]: question_id 30 is there twice"),
-        ([], "6 questions have no prediction, such as 30, 31, 32; score"),
+        ("[", "E-JSON-READ", ""),
+        ("[" * 100_000, "E-JSON-READ", ""),
+        ({"answers": GOOD}, "E-JSON-TYPE", "{'question_id': ..., 'answer': ...}; got {'answers'"),
+        ([3], "E-JSON-TYPE", "[0]: expected an object with 'question_id'; got 3"),
+        ([{"question_id": "30", "answer": ""}], "E-JSON-TYPE", "type int; got '30'"),
+        ([{"question_id": True, "answer": ""}], "E-JSON-TYPE", "got True"),
+        ([{"question_id": 30}], "E-JSON-KEY", "[0]: no key 'answer'; found 'question_id'"),
+        ([{"question_id": 30, "answer": 2}], "E-JSON-TYPE", "[0]: answer"),
+        ([*GOOD, GOOD[0]], "E-DATA-TWICE", "[6]: question_id 30 "),
+        ([], "E-PREDICTIONS-IDS", "6 questions have no prediction, such as 30, 31, 32"),
         (
             [*GOOD[1:], {"question_id": 7, "answer": ""}],
-            "1 questions have no prediction, such as 30; 1 predictions are of no question, such "
-            "as 7; score a split with its own predictions",
+            "E-PREDICTIONS-IDS",
+            "such as 30; 1 predictions are of no question, such as 7",
         ),
     ],
 )
-def test_other_files_are_refused(data: Path, tmp_path: Path, content: Any, message: str) -> None:
+def test_other_files_are_refused(
+    data: Path, tmp_path: Path, content: Any, code: str, named: str
+) -> None:
     path = tmp_path / "p.json"
     path.write_text(content if isinstance(content, str) else json.dumps(content))
-    with pytest.raises(ClipfeatError) as error:
-        read_predictions(path, read_split("vqa2", data, "val", annotated=True))
-    assert str(error.value).startswith(f"{path}: ")
-    assert message in str(error.value)
+    with refuses(code, named) as refused:
+        read_predictions(path, read_questions("vqa2", data, "val", annotated=True))
+    assert str(refused.value).startswith(f"{path}: ")
 
 
 def eval_file(*words: object) -> subprocess.CompletedProcess[str]:
@@ -162,8 +160,11 @@ def test_predictions_of_gqa_are_scored(data: Path, tmp_path: Path, typed: Typed)
         ("run --split val --annotations A", "RUN and --annotations exclude each other"),
         ("--predictions P --questions V --split val", "--predictions and --split exclude each"),
         ("--predictions P --questions V --skip-missing 0", "--predictions and --skip-missing"),
-        ("--predictions P --questions V", "is VQA v2's and has no answers; pass --annotations"),
-        ("--predictions P --questions G --annotations A", "has the answers; leave --annotations"),
+        ("--predictions P --questions V", "without answers; pass --annotations too [E-VQA-OPTION]"),
+        (
+            "--predictions P --questions G --annotations A",
+            "with the answers; leave --annotations out [E-VQA-OPTION]",
+        ),
         ("run --split val --skip-missing -1", "-1 is not in the range x>=0"),
     ],
 )
@@ -210,12 +211,11 @@ def test_what_the_published_script_scores_is_scored(tmp_path: Path, typed: Typed
 def test_questions_and_annotations_in_each_others_place_are_told(data: Path, swapped: str) -> None:
     questions = data / "v2_OpenEnded_mscoco_val2014_questions.json"
     annotations = data / "v2_mscoco_val2014_annotations.json"
-    with pytest.raises(UsageError) as refused:
-        read_files(
+    with refuses("E-VQA-SWAPPED", kind=UsageError):
+        read_question_files(
             questions if swapped == "annotations" else annotations,
             annotations if swapped == "questions" else questions,
         )
-    assert refused.value.code == "E-VQA-SWAPPED"
 
 
 @pytest.mark.parametrize("content", ["[]", '{"1": []}'])

@@ -6,9 +6,8 @@ from pathlib import Path
 import numpy as np
 from stores import make_store
 
-from clipfeat.train.data.questions import Split
-from clipfeat.train.data.vocabulary import Vocabulary
-from clipfeat.train.data.words import Words, build_words
+from clipfeat.train.data.questions import QuestionSplit
+from clipfeat.train.data.vocabulary import Vocabulary, build_words
 from clipfeat.train.tasks.vqa import choose_answers
 
 COLOURS = ("red", "green", "blue")
@@ -80,9 +79,9 @@ def make_world(
     return store, folder / "vqa"
 
 
-def vocabulary_of(split: Split) -> Vocabulary:
+def vocabulary_of(split: QuestionSplit) -> Vocabulary:
     """Return the words and all the answers of a split."""
-    words = Words(build_words(question.text for question in split.questions))
+    words = build_words(question.text for question in split.questions)
     return Vocabulary(words, choose_answers(split, min_answer_count=1))
 
 

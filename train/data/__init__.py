@@ -1,1 +1,1 @@
-"""Data sets: their files, the names of their images, and vocabularies."""
+"""Readers of data sets: their files, the ids of their images, and vocabularies."""

@@ -1,163 +1,185 @@
-"""Files of captions: results in COCO's format, and references in any of the field's."""
+"""Files of captions: results in COCO's format, and references in the formats of the field."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from ...base.errors import ClipfeatError, UsageError
-from ...base.jsonio import field, identifier, read_json, write_json
-from .captions import choose_splits
+from ...base.jsonio import field, field_items, identifier, list_items, read_json, write_json
+from .ids import require_unique
 
-# An image goes by its id as text, so that 42 and "42" are one image: keys of JSON are text.
+RESTVAL = "restval"  # images of COCO's validation set that are in no other of Karpathy's splits
+
+# Images are identified by their ids as text, so that 42 and "42" are one image: JSON keys are text.
 Captions = dict[str, str]
 References = dict[str, list[str]]
 
 
 def write_results(path: Path, captions: Mapping[Any, str]) -> None:
-    """Write a caption for each image in COCO's format; ids that are numbers as text as numbers."""
+    """Write a caption for each image in COCO's format; numbers as text become numbers."""
     write_json(
         path,
-        [{"image_id": _number(image), "caption": caption} for image, caption in captions.items()],
+        [
+            {"image_id": _as_number(image), "caption": caption}
+            for image, caption in captions.items()
+        ],
     )
+
+
+def _as_number(image: int | str) -> int | str:
+    text = str(image)
+    is_number = text.isascii() and text.isdecimal() and (text == "0" or text[0] != "0")
+    return int(text) if is_number else image
 
 
 def read_results(path: Path) -> Captions:
     """Return {image id: caption} of a file in COCO's format, [{"image_id": 42, "caption": "a"}].
 
-    Raises ClipfeatError for another format, for an image that is there twice, and for no image.
+    Raises ClipfeatError for another format, for an image that occurs twice, and for no captions.
     """
-    records = read_json(path)
-    if not isinstance(records, list):
-        raise ClipfeatError(
-            f"{path}: expected a list of {{'image_id': ..., 'caption': ...}}; got {records!r:.60}"
-        )
     captions: Captions = {}
-    for number, record in enumerate(records):
-        where = f"{path}: [{number}]"
+    for where, record in list_items(read_json(path), path, of="{'image_id': ..., 'caption': ...}"):
         image = str(identifier(record, "image_id", where))
-        if image in captions:
-            raise ClipfeatError(f"{where}: image_id {image!r:.60} is there twice; drop one")
+        require_unique(image, captions, "image_id", where)
         captions[image] = field(record, "caption", str, where)
     if not captions:
-        raise ClipfeatError(f"{path}: holds no captions")
+        raise ClipfeatError(f"{path}: holds no captions", code="E-CAPTIONS-EMPTY")
     return captions
 
 
 def read_references(path: Path, split: str | None = None) -> References:
-    """Return {image id: its captions} of a file that is, as its keys tell, one of
+    """Return {image id: its captions} of a file in one of three formats, told by its keys:
 
     - COCO's captions_val2014.json: `annotations` with `image_id` and `caption`;
     - Karpathy's dataset_coco.json and its like: `images` with `sentences`, those of `split`, which
-      means what it does in training: "train" takes in restval. An image goes by its `cocoid`, or
-      where there is none by its file's name without ".jpg";
+      means the same as in training: "train" includes restval. The id of an image is its `cocoid`
+      or, without one, the name of its file without the suffix;
     - plain: {"image id": ["a caption", "another"]}.
 
-    Raises UsageError for a split that is missing, unknown or in the way, ClipfeatError for
+    Raises UsageError for a split that is missing, unknown or not needed, ClipfeatError for
     another format and for an image without captions.
     """
     content = read_json(path)
     if not isinstance(content, dict):
         raise ClipfeatError(
-            f"{path}: expected an object, such as {{'42': ['a caption']}}; got {content!r:.60}"
+            f"{path}: expected an object, such as {{'42': ['a caption']}}; got {content!r:.60}",
+            code="E-CAPTIONS-FORMAT",
         )
-    if _has_objects(content, "images", "sentences"):
-        return _karpathy(path, content["images"], split)
+    if _has_records(content, "images", "sentences"):
+        return _karpathy_references(path, content, split)
     if split is not None:
-        raise UsageError(f"{path} has no splits, as Karpathy's files do; leave --split out")
-    coco = _has_objects(content, "annotations", "caption")
-    return _coco(path, content["annotations"]) if coco else _plain(path, content)
+        raise UsageError(
+            f"{path} has no splits, as Karpathy's files do; leave --split out",
+            code="E-SPLIT-OPTION",
+        )
+    if _has_records(content, "annotations", "caption"):
+        return _coco_references(path, content)
+    return _plain_references(path, content)
 
 
-def matched(results: Captions, references: References, *, subset: bool) -> References:
+def match_references(results: Captions, references: References, *, subset: bool) -> References:
     """Return the references of the images that have a result.
 
     Raises ClipfeatError for results without references and, unless `subset`, for references
-    without a result: most scores are no means over images, and depend on which they are.
+    without a result: most scores are not means over images, and depend on the set of images.
     """
-    strays = results.keys() - references.keys()
-    if strays:
+    unknown = results.keys() - references.keys()
+    if unknown:
         raise ClipfeatError(
-            f"{len(strays)} of {len(results)} images of the results have no references, "
-            f"such as {_some(strays)}; score a split with its own references"
+            f"{len(unknown)} of {len(results)} images of the results have no references, "
+            f"such as {_examples(unknown)}; score a split with its own references",
+            code="E-CAPTIONS-IMAGES",
         )
     missing = references.keys() - results.keys()
     if missing and not subset:
         raise ClipfeatError(
             f"the results lack {len(missing)} of {len(references)} images of the references, "
-            f"such as {_some(missing)}; caption them, or pass --subset to score the others alone"
+            f"such as {_examples(missing)}; caption them, or pass --subset to score the others",
+            code="E-CAPTIONS-IMAGES",
         )
     return {image: references[image] for image in results}
 
 
-def _karpathy(path: Path, images: list[Any], split: str | None) -> References:
-    places = [f"{path}: images[{number}]" for number in range(len(images))]
+def _examples(images: set[str]) -> str:
+    return ", ".join(f"{image!r:.60}" for image in sorted(images)[:3])
+
+
+def choose_karpathy(path: Path, content: Any, parts: Sequence[str]) -> Iterator[tuple[str, Any]]:
+    """Yield (where it is, record) of each image of a Karpathy file that is in one of `parts`.
+
+    Part "train" is his train and, in COCO's file, restval: what the field calls COCO's training
+    split. Raises UsageError for a part that the file does not have, and for no part.
+    """
     splits = [
-        field(image, "split", str, where) for image, where in zip(images, places, strict=True)
+        (where, image, field(image, "split", str, where))
+        for where, image in field_items(content, "images", path)
     ]
-    if split is None:
-        raise UsageError(f"{path} needs --split, one of {', '.join(sorted(set(splits)))}")
-    wanted = choose_splits(path, split.split("+"), splits)
+    names = {split for _, _, split in splits}
+    known = ", ".join(sorted(names)) or "none"
+    if not parts:
+        raise UsageError(f"{path} needs --split, one of {known}", code="E-SPLIT-OPTION")
+    for part in parts:
+        if part not in names:
+            raise UsageError(
+                f"{path} has no images of split {part!r}; its splits: {known}",
+                code="E-SPLIT-UNKNOWN",
+            )
+    wanted = {*parts, *((RESTVAL,) if "train" in parts else ())}
+    for where, image, split in splits:
+        if split in wanted:
+            yield where, image
+
+
+def _karpathy_references(path: Path, content: Any, split: str | None) -> References:
     references: References = {}
-    for image, name, where in zip(images, splits, places, strict=True):
-        if name in wanted:
-            own = [
-                field(sentence, "raw", str, f"{where}.sentences[{place}]")
-                for place, sentence in enumerate(field(image, "sentences", list, where))
-            ]
-            _add(references, _karpathy_id(image, where), own, where)
+    for where, image in choose_karpathy(path, content, split.split("+") if split else ()):
+        captions = [
+            field(sentence, "raw", str, spot)
+            for spot, sentence in field_items(image, "sentences", where)
+        ]
+        if "cocoid" in image:
+            image_id = str(identifier(image, "cocoid", where))
+        else:
+            image_id = PurePosixPath(field(image, "filename", str, where)).stem
+        _add(references, image_id, captions, where)
     return references
 
 
-def _karpathy_id(image: Any, where: str) -> str:
-    if "cocoid" in image:
-        return str(identifier(image, "cocoid", where))
-    return PurePosixPath(field(image, "filename", str, where)).stem
-
-
-def _coco(path: Path, annotations: list[Any]) -> References:
+def _coco_references(path: Path, content: Any) -> References:
     references: References = {}
-    for number, record in enumerate(annotations):
-        where = f"{path}: annotations[{number}]"
+    for where, record in field_items(content, "annotations", path):
         image = str(identifier(record, "image_id", where))
         references.setdefault(image, []).append(field(record, "caption", str, where))
     return references
 
 
-def _plain(path: Path, content: dict[str, Any]) -> References:
+def _plain_references(path: Path, content: dict[str, Any]) -> References:
     if not content:
-        raise ClipfeatError(f"{path}: holds no captions")
+        raise ClipfeatError(f"{path}: holds no captions", code="E-CAPTIONS-EMPTY")
     references: References = {}
-    for image, own in content.items():
+    for image, captions in content.items():
         where = f"{path}: {image!r:.60}"
-        if not isinstance(own, list) or not all(isinstance(caption, str) for caption in own):
+        if not isinstance(captions, list) or not all(isinstance(text, str) for text in captions):
             raise ClipfeatError(
                 f"{where}: expected a list of captions, in COCO's, Karpathy's or the plain "
-                f"format; got {own!r:.60}"
+                f"format; got {captions!r:.60}",
+                code="E-CAPTIONS-FORMAT",
             )
-        _add(references, image, own, where)
+        _add(references, image, captions, where)
     return references
 
 
-def _add(references: References, image: str, own: list[str], where: str) -> None:
-    if not own:
-        raise ClipfeatError(f"{where}: has no captions; leave the image out")
-    if image in references:
-        raise ClipfeatError(f"{where}: image {image!r:.60} is there twice; drop one")
-    references[image] = own
+def _add(references: References, image: str, captions: list[str], where: str) -> None:
+    if not captions:
+        raise ClipfeatError(
+            f"{where}: has no captions; leave the image out", code="E-CAPTIONS-NONE"
+        )
+    require_unique(image, references, "image", where)
+    references[image] = captions
 
 
-def _has_objects(content: dict[str, Any], key: str, inner: str) -> bool:
+def _has_records(content: dict[str, Any], key: str, inner: str) -> bool:
     """Return whether `key` is a list whose first value is an object with `inner`."""
     values = content.get(key)
     first = values[0] if isinstance(values, list) and values else None
     return isinstance(first, dict) and inner in first
-
-
-def _number(image: int | str) -> int | str:
-    text = str(image)
-    plain = text.isascii() and text.isdecimal() and (text == "0" or text[0] != "0")
-    return int(text) if plain else image
-
-
-def _some(images: set[str]) -> str:
-    return ", ".join(f"{image!r:.60}" for image in sorted(images)[:3])

@@ -1,22 +1,41 @@
-"""A split of captioned images: all that training on it and scoring it take, whatever its files."""
+"""Splits of captioned images, from the files of COCO and of Karpathy (COCO, Flickr30k)."""
 
 import logging
-from collections.abc import Collection, Sequence
+import unicodedata
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import NamedTuple
+from pathlib import Path, PurePosixPath
+from typing import Any, NamedTuple
 
 from ...base.errors import ClipfeatError, UsageError
+from ...base.jsonio import field, field_items, identifier, read_json, require_unicode
+from .caption_files import choose_karpathy
+from .ids import (
+    COCO_SPLITS,
+    JPEG,
+    any_candidates,
+    coco_candidates,
+    file_candidates,
+    require_unique,
+    without_suffix,
+)
+from .vocabulary import tokenize
 
 logger = logging.getLogger(__name__)
 
-RESTVAL = "restval"  # images of COCO's validation set that are in no other of Karpathy's splits
+KARPATHY_FILES = {
+    "karpathy_coco": "dataset_coco.json",
+    "karpathy_flickr30k": "dataset_flickr30k.json",
+}
+CAPTION_DATASETS = (*KARPATHY_FILES, "coco")
+
+Caption = tuple[str, str]  # as it was written, and as words with one space between two
 
 
 class CaptionedImage(NamedTuple):
-    """An image, and what people said about it."""
+    """An image and the captions that people gave it."""
 
-    image_id: int | str  # the data set's own
+    image_id: int | str  # of the data set
     candidates: tuple[str, ...]  # what a store may call it, the least ambiguous first
     references: tuple[str, ...]  # its captions as they were written
     texts: tuple[str, ...]  # the same captions as words, one space between two
@@ -32,64 +51,202 @@ class CaptionSplit:
 
     @property
     def texts(self) -> list[str]:
-        """Every caption as words, those of an image side by side."""
+        """All captions as words, those of an image next to each other."""
         return [text for image in self.images for text in image.texts]
 
 
-def make_split(
-    name: str, found: Sequence[CaptionedImage], files: tuple[Path, ...], *, training: bool
-) -> CaptionSplit:
-    """Return the split of the images `found`, less those without captions.
+class ListedImage(NamedTuple):
+    """An image to caption."""
 
-    A caption without a word is none. Raises ClipfeatError where an image is there twice, where
-    no image has a caption, and, `training`, where any has none; else such images are named.
+    image_id: int | str  # of the data set
+    candidates: tuple[str, ...]  # what a store may call it, the least ambiguous first
+
+
+def read_captions(dataset: str, data: Path, name: str, *, training: bool) -> CaptionSplit:
+    """Return split `name` of the folder `data`: one part, or several such as "train+val".
+
+    Images without captions are left out and logged; with `training`, a model will learn from the
+    split, and every image must have a caption. Raises UsageError for missing files and unknown
+    splits; ClipfeatError for files in another format, for an image that occurs twice, and where
+    no image, or with `training` not every image, has a caption.
     """
-    _require_once(name, found)
-    images = [_worded(image) for image in found]
-    dropped = sum(len(image.texts) for image in found) - sum(len(image.texts) for image in images)
+    if not data.is_dir():
+        raise UsageError(
+            f"{data} is not a folder; --data takes the folder of the caption files",
+            code="E-DATA-FOLDER",
+        )
+    parts = name.split("+")
+    for number, part in enumerate(parts):
+        if part in parts[:number]:
+            raise UsageError(
+                f"split {name!r} names part {part!r} twice; leave one out", code="E-SPLIT-TWICE"
+            )
+    if dataset == "coco":
+        files = tuple(_find_coco(data, part) for part in parts)
+        images = [
+            image
+            for part, path in zip(parts, files, strict=True)
+            for image in _coco_images(part, path)
+        ]
+    else:
+        files = (data / KARPATHY_FILES[dataset],)
+        images = list(_karpathy_images(dataset, files[0], parts))
+    if not images:
+        raise ClipfeatError(
+            f"split {name!r} has no images; {' and '.join(map(str, files))}", code="E-SPLIT-EMPTY"
+        )
+    return CaptionSplit(name, _with_captions(name, images, training=training), files)
+
+
+def read_image_list(path: Path) -> list[ListedImage]:
+    """Return the images of a file in COCO's format, with or without captions.
+
+    Such a file is image_info_test2014.json. Raises ClipfeatError where it cannot be read or has
+    another format, for an image that occurs twice, and for no image.
+    """
+    images = [
+        ListedImage(image_id, _coco_names(any_candidates(image_id), record, where))
+        for where, image_id, record in _coco_records(read_json(path), path)
+    ]
+    if not images:
+        raise ClipfeatError(f"{path}: lists no images", code="E-DATA-EMPTY")
+    return images
+
+
+def _find_coco(data: Path, part: str) -> Path:
+    """Return the file captions_<part of COCO>.json, the official name, or captions_<part>.json."""
+    names = [f"captions_{COCO_SPLITS[part]}.json"] if part in COCO_SPLITS else []
+    names.append(f"captions_{part}.json")
+    for name in names:
+        if (data / name).is_file():
+            return data / name
+    raise UsageError(
+        f"{data} has no captions of split {part!r}: expected {' or '.join(names)}",
+        code="E-DATA-FILE",
+    )
+
+
+def _coco_images(part: str, path: Path) -> Iterator[CaptionedImage]:
+    content = read_json(path)
+    # A split of the user's own may have images of any part of COCO.
+    known = (COCO_SPLITS[part],) if part in COCO_SPLITS else tuple(COCO_SPLITS.values())
+    images = [
+        (image_id, _coco_names(coco_candidates(image_id, known), record, where))
+        for where, image_id, record in _coco_records(content, path)
+    ]
+    captions: dict[str, list[Caption]] = {str(image_id): [] for image_id, _ in images}
+    for where, record in field_items(content, "annotations", path):
+        image_id = str(identifier(record, "image_id", where))
+        if image_id not in captions:
+            raise ClipfeatError(
+                f"{where}: image_id {image_id} is not among the images of the file",
+                code="E-CAPTIONS-IMAGES",
+            )
+        captions[image_id].append(_caption(record, "caption", where))
+    for image_id, candidates in images:
+        yield _captioned(image_id, candidates, captions[str(image_id)])
+
+
+def _coco_records(content: Any, path: Path) -> Iterator[tuple[str, int | str, Any]]:
+    """Yield (where it is, id, record) of each image that a file lists; 42 and "42" are one."""
+    seen: set[str] = set()
+    for where, record in field_items(content, "images", path):
+        image_id = identifier(record, "id", where)
+        require_unique(str(image_id), seen, "id", where)
+        seen.add(str(image_id))
+        yield where, image_id, record
+
+
+def _coco_names(known: tuple[str, ...], record: Any, where: str) -> tuple[str, ...]:
+    """Return what a store may call an image: the path of its file, its name, then its ids.
+
+    Files of several folders may have one name, which therefore comes after the path.
+    """
+    if "file_name" not in record:
+        return known
+    path = PurePosixPath(field(record, "file_name", str, where))
+    names = (str(path).removesuffix(JPEG), path.stem) if path.stem else ()
+    return tuple(dict.fromkeys((*names, *known)))
+
+
+def _karpathy_images(dataset: str, path: Path, parts: Sequence[str]) -> Iterator[CaptionedImage]:
+    if not path.is_file():
+        raise UsageError(
+            f"{path.parent} has no {path.name}, Karpathy's captions and splits; add it",
+            code="E-DATA-FILE",
+        )
+    for where, image in choose_karpathy(path, read_json(path), parts):
+        captions = [
+            _caption(sentence, "raw", spot)
+            for spot, sentence in field_items(image, "sentences", where)
+        ]
+        if dataset == "karpathy_coco":
+            image_id = identifier(image, "cocoid", where)
+            candidates = (_karpathy_name(image, where), *coco_candidates(image_id, ()))
+        else:
+            image_id = _karpathy_name(image, where)
+            candidates = file_candidates(image_id)
+        yield _captioned(image_id, candidates, captions)
+
+
+def _karpathy_name(image: Any, where: str) -> str:
+    """Return the name of an image's file without its suffix, as COCO_val2014_000000000042."""
+    name = without_suffix(field(image, "filename", str, where))
+    if not name:
+        raise ClipfeatError(f"{where}: filename is empty", code="E-CAPTIONS-FILE-NAME")
+    return name
+
+
+def _captioned(
+    image_id: int | str, candidates: tuple[str, ...], captions: Sequence[Caption]
+) -> CaptionedImage:
+    return CaptionedImage(
+        image_id,
+        candidates,
+        references=tuple(written for written, _ in captions),
+        texts=tuple(text for _, text in captions),
+    )
+
+
+def _caption(record: Any, key: str, where: str) -> Caption:
+    """Return the caption `record[key]` as written and as words in NFC.
+
+    The words are the record's own `tokens`, where it has them.
+    """
+    written = field(record, key, str, where)
+    words = field(record, "tokens", list, where) if "tokens" in record else tokenize(written)
+    if not all(isinstance(word, str) for word in words):
+        raise ClipfeatError(f"{where}: tokens must be texts; got {words!r:.60}", code="E-JSON-TYPE")
+    text = unicodedata.normalize("NFC", " ".join(" ".join(words).split()))
+    return require_unicode(written, key, where), require_unicode(text, key, where)
+
+
+def _with_captions(
+    name: str, images: Sequence[CaptionedImage], *, training: bool
+) -> tuple[CaptionedImage, ...]:
+    """Return the images that have captions, less those captions that have no word."""
+    seen: set[int | str] = set()
+    for image in images:
+        require_unique(image.image_id, seen, "image", f"split {name!r}")
+        seen.add(image.image_id)
+    kept = [_without_blank(image) for image in images]
+    dropped = sum(len(image.texts) for image in images) - sum(len(image.texts) for image in kept)
     if dropped:
         logger.info(f"split {name!r}: {dropped} captions have no word; dropped")
-    bare = [image.image_id for image in images if not image.texts]
+    bare = [image.image_id for image in kept if not image.texts]
     if bare:
-        examples = ", ".join(map(str, bare[:3]))
-        told = f"split {name!r}: {len(bare)} of {len(images)} images have no caption, such as "
+        problem = (
+            f"split {name!r}: {len(bare)} of {len(images)} images have no caption, such as "
+            f"{', '.join(map(str, bare[:3]))}"
+        )
         if training or len(bare) == len(images):
-            remedy = "take them out of the file, or complete it"
-            raise ClipfeatError(f"{told}{examples}; {remedy}")
-        logger.info(f"{told}{examples}; left out")
-    return CaptionSplit(name, tuple(image for image in images if image.texts), files)
-
-
-def choose_splits(path: Path, parts: Sequence[str], found: Collection[str]) -> set[str]:
-    """Return the splits of a file of Karpathy's that the named parts are.
-
-    Part "train" is his train and, in COCO's file, restval: what the field calls COCO's training
-    split. Raises UsageError for a part that is none of those `found`.
-    """
-    for part in parts:
-        if part not in found:
-            known = ", ".join(sorted(set(found))) or "none"
-            raise UsageError(f"{path} has no images of split {part!r}; its splits: {known}")
-    return {*parts, *((RESTVAL,) if "train" in parts else ())}
-
-
-def _require_once(name: str, found: Sequence[CaptionedImage]) -> None:
-    seen: set[int | str] = set()
-    for image in found:
-        if image.image_id in seen:
             raise ClipfeatError(
-                f"split {name!r}: image {image.image_id} is there twice; drop one, or leave out "
-                "the part that repeats it"
+                f"{problem}; remove them from the file, or complete it", code="E-CAPTIONS-NONE"
             )
-        seen.add(image.image_id)
+        logger.info(f"{problem}; left out")
+    return tuple(image for image in kept if image.texts)
 
 
-def _worded(image: CaptionedImage) -> CaptionedImage:
-    """Return the image with those of its captions that have a word."""
-    if all(image.texts):
-        return image
-    kept = [number for number, text in enumerate(image.texts) if text]
-    references, texts = (
-        tuple(captions[number] for number in kept) for captions in (image.references, image.texts)
-    )
-    return image._replace(references=references, texts=texts)
+def _without_blank(image: CaptionedImage) -> CaptionedImage:
+    captions = zip(image.references, image.texts, strict=True)
+    return _captioned(image.image_id, image.candidates, [pair for pair in captions if pair[1]])

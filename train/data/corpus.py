@@ -1,226 +1,55 @@
-"""The sentences of COCO, VQA v2, Visual Genome and GQA, from the files as they are published.
+"""A corpus for pre-training in LXMERT's format: gathered by image, divided into files, written.
 
-Images of COCO go by the names of their files, COCO_val2014_000000000042; those of Visual Genome and
-GQA by their numbers.
+Images are held out of training in all data sets at once. VQA v2's val is divided in the same way,
+so that fine-tuning can train on the images that are not held out and be scored on the others.
 """
 
 import dataclasses
 import hashlib
+import json
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
+
+from tqdm import tqdm
 
 from ...base.errors import ClipfeatError, UsageError
-from ...base.files import read_text, split_lines
-from ...base.jsonio import MAX_DATA_BYTES, field, identifier, parse_json, read_json
-from . import gqa, visual_genome, vqa2
-from .ids import COCO_NAME, coco_candidates, coco_number
-from .lxmert import Sentence, require_unicode
-from .questions import Split
-
-COCO_PARTS = {"train": "train2014", "val": "val2014"}
-GQA_SPLITS = ("train_balanced", "val_balanced")
-IMAGE_DATA = "image_data.json"
-# LXMERT's files have Visual Genome's questions under this name; their "vg" is its region captions.
-VG_QUESTIONS = "visual7w"
-
-
-@dataclass(frozen=True)
-class Sources:
-    """The folders of the data sets' own files; None for one that is left out."""
-
-    captions: Path | None = None
-    vqa: Path | None = None
-    visual_genome: Path | None = None
-    gqa: Path | None = None
-
-
-def require_files(sources: Sources) -> None:
-    """Raise UsageError where a file is missing, before the first one is read."""
-    if sources == Sources():
-        raise UsageError("no source; pass --captions, --vqa, --visual-genome or several of them")
-    if sources.gqa and not sources.visual_genome:
-        raise UsageError(
-            f"--gqa needs --visual-genome, a folder with {IMAGE_DATA}: it tells which images of "
-            "GQA are COCO's, and without it questions about held-out images may leak"
-        )
-    if sources.captions:
-        for part in COCO_PARTS.values():
-            _require(_captions_file(sources.captions, part), "--captions")
-    if sources.vqa:
-        for split in COCO_PARTS:
-            for what in ("questions", "annotations"):
-                vqa2.find_file(sources.vqa, split, what)
-    if sources.visual_genome:
-        _require(sources.visual_genome / IMAGE_DATA, "--visual-genome")
-        if not sources.gqa:  # which may be all that is wanted about its images
-            _require(sources.visual_genome / visual_genome.FILE, "--visual-genome")
-    if sources.gqa:
-        for split in GQA_SPLITS:
-            gqa.files_of(gqa.split_path(sources.gqa, split))
-
-
-def coco_sentences(sources: Sources) -> Iterator[Sentence]:
-    """Yield COCO's captions and VQA v2's questions, as far as they are among the sources."""
-    for split, part in COCO_PARTS.items():
-        if sources.captions:
-            yield from _captions(_captions_file(sources.captions, part), part)
-        if sources.vqa:
-            read = vqa2.read_split(sources.vqa, split, annotated=True)
-            for question, sentence in zip(read.questions, _questions(read, "vqa"), strict=True):
-                where = f"{read.files[0]}: question {question.question_id}"
-                yield sentence._replace(image_id=_coco_name(question.image_id, part, where))
-
-
-def vg_sentences(sources: Sources, coco_of: Mapping[str, int | None]) -> Iterator[Sentence]:
-    """Yield the questions of Visual Genome and GQA; `coco_of` is what `read_image_data` returns.
-
-    Raises ClipfeatError for a question about an image that `coco_of` does not have.
-    """
-    for source, split in _vg_splits(sources):
-        for sentence in _questions(split, source):
-            if sentence.image_id not in coco_of:
-                raise ClipfeatError(
-                    f"{split.files[0]}: {IMAGE_DATA} has no image {sentence.image_id!r:.60}, and "
-                    "nothing else tells whether it is one of COCO's; take both from one release"
-                )
-            yield sentence
-
-
-def read_image_data(folder: Path) -> dict[str, int | None]:
-    """Return {number of an image in Visual Genome: its number in COCO}; None if it is not there."""
-    path = folder / IMAGE_DATA
-    images = read_json(path)
-    if not isinstance(images, list):
-        raise ClipfeatError(f"{path}: expected a list of images; got {images!r:.60}")
-    coco_of: dict[str, int | None] = {}
-    for number, image in enumerate(images):
-        where = f"{path}: [{number}]"
-        image_id = str(identifier(image, "image_id", where))
-        if image_id in coco_of:
-            raise ClipfeatError(f"{where}: image_id {image_id} is there twice; drop one")
-        known = "coco_id" in image and image["coco_id"] is None
-        coco_of[image_id] = None if known else _number(image, "coco_id", where)
-    return coco_of
-
-
-def _vg_splits(sources: Sources) -> Iterator[tuple[str, Split]]:
-    folder = sources.visual_genome
-    if folder and (folder / visual_genome.FILE).is_file():
-        yield VG_QUESTIONS, visual_genome.read_split(folder)
-    if sources.gqa:
-        for name in GQA_SPLITS:
-            yield "gqa", gqa.read_split(sources.gqa, name, annotated=True)
-
-
-def _questions(split: Split, source: str) -> Iterator[Sentence]:
-    """Yield the questions of a split, with the answers that score."""
-    for question in split.questions:
-        where = f"{split.files[0]}: question {question.question_id}"
-        soft = split.annotations[question.question_id].soft() if split.annotations else {}
-        answers = {
-            require_unicode(answer, "answer", where): score
-            for answer, score in soft.items()
-            if score > 0
-        }
-        text = require_unicode(question.text, "question", where)
-        yield Sentence(str(question.image_id), text, source, answers)
-
-
-def _captions(path: Path, part: str) -> Iterator[Sentence]:
-    for number, record in enumerate(field(read_json(path), "annotations", list, path)):
-        where = f"{path}: annotations[{number}]"
-        text = require_unicode(field(record, "caption", str, where), "caption", where)
-        image_id = _coco_name(identifier(record, "image_id", where), part, where)
-        yield Sentence(image_id, text, "mscoco", None)
-
-
-def _captions_file(folder: Path, part: str) -> Path:
-    return folder / f"captions_{part}.json"
-
-
-def _require(path: Path, option: str) -> None:
-    if not path.is_file():
-        raise UsageError(f"{path.parent} has no {path.name}, which is what {option} reads")
-
-
-def _number(image: Any, key: str, where: str) -> int:
-    image_id = identifier(image, key, where)
-    number = coco_number(image_id)
-    if number is None:
-        raise ClipfeatError(f"{where}: {key} must be a number of COCO; got {image_id!r:.60}")
-    return number
-
-
-def _coco_name(image_id: int | str, part: str, where: str) -> str:
-    _number({"image_id": image_id}, "image_id", where)
-    return coco_candidates(image_id, (part,))[0]
-
-
-def read_held_out(path: Path) -> frozenset[int]:
-    """Return the numbers in COCO of the images that a file lists.
-
-    It has an image a line, a number or a name such as COCO_val2014_000000000042, or is a JSON list
-    of records with `img_id`, as LXMERT's minival files are; an image may come many times. Raises
-    ClipfeatError for another file, and for one that lists none.
-    """
-    try:
-        text = read_text(path, MAX_DATA_BYTES)
-        content = parse_json(text) if text.lstrip().startswith(("[", "{")) else None
-    except OSError as error:
-        raise ClipfeatError(
-            f"{path}: cannot be read ({error.strerror})", code="E-HELD-OUT-READ"
-        ) from None
-    except ValueError as error:
-        raise ClipfeatError(f"{path}: not a readable JSON file ({error})") from None
-    if content is not None:
-        listed = _records(path, content)
-    else:
-        lines = enumerate(split_lines(text), start=1)
-        listed = [(f"{path}, line {number}", line.strip()) for number, line in lines]
-    numbers = frozenset(_image_number(image, where) for where, image in listed if image)
-    if not numbers:
-        raise ClipfeatError(f"{path}: lists no image; leave --held-out away to have some chosen")
-    return numbers
-
-
-def _records(path: Path, content: Any) -> list[tuple[str, str]]:
-    if not isinstance(content, list):
-        raise ClipfeatError(f"{path}: expected a list of records with img_id; got {content!r:.60}")
-    places = ((f"{path}: [{number}]", record) for number, record in enumerate(content))
-    return [(where, str(identifier(record, "img_id", where))) for where, record in places]
-
-
-def _image_number(image: str, where: str) -> int:
-    number = coco_number(image)
-    if number is None:
-        raise ClipfeatError(
-            f"{where}: expected a number of COCO, or a name such as COCO_val2014_000000000042; "
-            f"got {image!r:.60}"
-        )
-    return number
-
+from ...base.files import atomic_file
+from ...base.jsonio import read_json
+from .corpus_sources import (
+    Sources,
+    coco_sentences,
+    read_held_out,
+    read_image_data,
+    require_files,
+    vg_sentences,
+)
+from .ids import COCO_NAME, COCO_SPLITS, coco_number
+from .lxmert import Sentence
+from .vqa2 import find_vqa2
 
 HELD_OUT = "mscoco_minival"
-VISUAL_GENOME = "vgnococo"
-FILE_OF = {"train2014": "mscoco_train", "val2014": "mscoco_nominival"}
-FILES = (*FILE_OF.values(), HELD_OUT, VISUAL_GENOME)
-MOST_HELD_OUT, SHARE_HELD_OUT = 5000, 8  # LXMERT holds 5,000 of 40,504 images out: an eighth
+NO_COCO = "vgnococo"  # images of Visual Genome that are not COCO's
+FILE_OF_PART = {COCO_SPLITS["train"]: "mscoco_train", COCO_SPLITS["val"]: "mscoco_nominival"}
+FILES = (*FILE_OF_PART.values(), HELD_OUT, NO_COCO)
+MAX_HELD_OUT, HELD_OUT_DIVISOR = 5000, 8  # LXMERT holds 5,000 of 40,504 images out: an eighth
+KINDS = ("questions", "annotations")  # files of VQA v2
+HALVES = ("nominival", "minival")  # of VQA v2's val: the images that are not held out, and the rest
 
-Record = dict[str, Any]  # an image as LXMERT's files have it: img_id, sentf, labelf
+Record = dict[str, Any]  # an image in LXMERT's files: img_id, sentf, labelf
 
 
 @dataclass
 class Gathered:
-    """The sentences so far, by image; and what was dropped."""
+    """The sentences so far, by image, and the number of those that were dropped."""
 
     images: dict[str, Record] = dataclasses.field(default_factory=dict)
     blank: int = 0  # sentences without a word
-    strays: Counter[str] = dataclasses.field(
-        default_factory=Counter
-    )  # VG's images of COCO, of unknown part
+    # {image of Visual Genome: its sentences}, of images of COCO whose part is unknown
+    unknown_part: Counter[str] = dataclasses.field(default_factory=Counter)
 
     def add(self, sentences: Iterable[Sentence]) -> None:
         """File each sentence under its image."""
@@ -240,7 +69,7 @@ class Gathered:
         coco_of: Mapping[str, int | None],
         names: Mapping[int, str],
     ) -> None:
-        """File sentences about images of Visual Genome, those of COCO's under COCO's name.
+        """File sentences about images of Visual Genome, those of COCO under COCO's name.
 
         `coco_of` has the number in COCO of each image, or None, and `names` the name of each
         number. An image whose number has no name is left out: it may be one that is held out.
@@ -252,19 +81,21 @@ class Gathered:
             elif number in names:
                 self.add([sentence._replace(image_id=names[number])])
             else:
-                self.strays[sentence.image_id] += 1
+                self.unknown_part[sentence.image_id] += 1
 
 
 def coco_names(image_ids: Iterable[str]) -> dict[int, str]:
-    """Return {number: name} of images of COCO; ClipfeatError where one is in two parts of it."""
+    """Return {number: name} of the images of COCO; ClipfeatError for one in two parts of it."""
     names: dict[int, str] = {}
     for image_id in image_ids:
-        if coco := COCO_NAME.fullmatch(image_id):
-            other = names.setdefault(int(coco[2]), image_id)
-            if other != image_id:
+        if match := COCO_NAME.fullmatch(image_id):
+            number = int(match[2])
+            name = names.setdefault(number, image_id)
+            if name != image_id:
                 raise ClipfeatError(
-                    f"image {int(coco[2])} is both {other} and {image_id}; each image of COCO is "
-                    "in one part, so one of its files is another's under a wrong name"
+                    f"image {number} is both {name} and {image_id}; each image of COCO is in one "
+                    "part, so one of its files has a wrong name",
+                    code="E-CORPUS-PARTS",
                 )
     return names
 
@@ -273,30 +104,211 @@ def choose_held_out(names: Mapping[int, str]) -> frozenset[int]:
     """Return the numbers of the images to hold out where no list names them.
 
     They are an eighth of val2014, rounded up, and at most 5,000: those whose names have the
-    smallest sha256, so that the same images give the same choice anywhere.
+    smallest sha256, so that the same images give the same choice everywhere.
     """
     ranks = sorted(
         (hashlib.sha256(name.encode()).digest(), number)
         for number, name in names.items()
-        if "_val2014_" in name
+        if f"_{COCO_SPLITS['val']}_" in name
     )
-    count = min(MOST_HELD_OUT, -(-len(ranks) // SHARE_HELD_OUT))
+    count = min(MAX_HELD_OUT, -(-len(ranks) // HELD_OUT_DIVISOR))
     return frozenset(number for _, number in ranks[:count])
 
 
 def divide(images: Mapping[str, Record], held_out: Collection[int]) -> dict[str, list[Record]]:
     """Return {file: its images, by img_id} of the files that have any.
 
-    Images of COCO whose number is in `held_out` are in mscoco_minival and nowhere else.
+    Images of COCO whose number is in `held_out` are in mscoco_minival and in no other file.
     """
     files: dict[str, list[Record]] = {name: [] for name in FILES}
     for image_id in sorted(images):
-        files[_file_of(image_id, held_out)].append(images[image_id])
+        match = COCO_NAME.fullmatch(image_id)
+        if match is None:
+            file = NO_COCO
+        else:
+            file = HELD_OUT if int(match[2]) in held_out else FILE_OF_PART[match[1]]
+        files[file].append(images[image_id])
     return {name: records for name, records in files.items() if records}
 
 
-def _file_of(image_id: str, held_out: Collection[int]) -> str:
-    coco = COCO_NAME.fullmatch(image_id)
-    if coco is None:
-        return VISUAL_GENOME
-    return HELD_OUT if int(coco[2]) in held_out else FILE_OF[coco[1]]
+def divide_val(vqa: Path, held_out: Collection[int]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield (file name, content) of VQA v2's val, divided into nominival and minival.
+
+    `held_out` are the numbers in COCO of the images of minival. The files are in VQA v2's own
+    format, and in the order of the official ones, which have been read once without an error.
+    """
+    questions, annotations = (read_json(find_vqa2(vqa, "val", kind)) for kind in KINDS)
+    in_minival = {
+        question["question_id"]
+        for question in questions["questions"]
+        if coco_number(question["image_id"]) in held_out
+    }
+    for kind, content in zip(KINDS, (questions, annotations), strict=True):
+        for half in HALVES:
+            wanted = half == "minival"
+            kept = [r for r in content[kind] if (r["question_id"] in in_minival) is wanted]
+            if kept:
+                yield _val_file(kind, half), content | {kind: kept}
+
+
+def _val_file(kind: str, half: str) -> str:
+    return f"{kind}_{half}.json"
+
+
+class FileCounts(NamedTuple):
+    """The numbers of records of a file."""
+
+    images: int
+    sentences: int  # questions included
+    questions: int
+
+
+@dataclass(frozen=True)
+class WrittenCorpus:
+    """What was written, and what was left out."""
+
+    out: Path
+    files: dict[str, FileCounts]  # by the file's name, less .json
+    held_out: int  # images
+    held_out_without_sentence: int
+    stray_images: int  # of COCO, says Visual Genome, but of none of its parts that were given
+    stray_sentences: int
+    blank: int  # sentences
+
+
+def write_corpus(sources: Sources, out: Path, held_out: Path | None) -> WrittenCorpus:
+    """Write the files of the corpus that `sources` make up into the folder `out`, all or none.
+
+    Images that the list `held_out` names, or else those of `choose_held_out`, are in
+    mscoco_minival.json and in no other file. VQA v2's val is written too, divided in the same
+    way. Raises UsageError for a missing source, for files that already exist, and for a list of
+    which no image is known; ClipfeatError for wrong data.
+    """
+    require_files(sources)
+    _require_new_files(out)
+    listed = read_held_out(held_out) if held_out else None
+
+    gathered = Gathered()
+    gathered.add(_with_bar(coco_sentences(sources), "COCO"))
+    names = coco_names(gathered.images)
+    if listed is not None and not listed & names.keys():
+        raise UsageError(
+            f"none of the {len(listed)} images of {held_out} is in the captions or in VQA's "
+            "questions, which --held-out is about; it may be another data set's",
+            code="E-CORPUS-HELD-OUT",
+        )
+    if sources.visual_genome:
+        coco_of = read_image_data(sources.visual_genome)
+        sentences = _with_bar(vg_sentences(sources, coco_of), "Visual Genome")
+        gathered.add_visual_genome(sentences, coco_of, names)
+
+    chosen = choose_held_out(names) if listed is None else listed
+    files = divide(gathered.images, chosen)
+    if not files:
+        raise ClipfeatError(
+            "the sources hold no sentence that could be kept; nothing is written",
+            code="E-DATA-EMPTY",
+        )
+    _write(out, files, divide_val(sources.vqa, chosen) if sources.vqa else ())
+    return WrittenCorpus(
+        out,
+        {name: _counts(records) for name, records in files.items()},
+        len(files.get(HELD_OUT, ())),
+        len(chosen - names.keys()),
+        len(gathered.unknown_part),
+        gathered.unknown_part.total(),
+        gathered.blank,
+    )
+
+
+def _with_bar(sentences: Iterator[Sentence], title: str) -> Iterator[Sentence]:
+    yield from tqdm(sentences, title, unit=" sentences", disable=None)
+
+
+def _require_new_files(out: Path) -> None:
+    if out.exists() and not out.is_dir():
+        raise UsageError(
+            f"{out} is not a folder; --out takes one, or the name of a new one",
+            code="E-CORPUS-OUT",
+        )
+    names = [f"{name}.json" for name in FILES]
+    names += [_val_file(kind, half) for half in HALVES for kind in KINDS]
+    existing = [name for name in names if (out / name).exists()]
+    if existing:
+        raise UsageError(
+            f"{out} has {', '.join(existing)} already; delete them or name another --out",
+            code="E-CORPUS-OUT",
+        )
+
+
+def _write(
+    out: Path, files: dict[str, list[Record]], more: Iterable[tuple[str, dict[str, Any]]]
+) -> None:
+    """Write each file under a temporary name, and rename all of them when the last is complete."""
+    out.mkdir(parents=True, exist_ok=True)
+    total = sum(len(records) for records in files.values())
+    with (
+        ExitStack() as stack,
+        tqdm(total=total, desc="writing", unit=" images", disable=None) as bar,
+    ):
+        for name, records in files.items():
+            file = stack.enter_context(atomic_file(out / f"{name}.json", replace=False))
+            for line in _json_lines(records):
+                file.write(line)
+                bar.update()
+        for name, content in more:
+            file = stack.enter_context(atomic_file(out / name, replace=False))
+            file.write((json.dumps(content) + "\n").encode())
+
+
+def _json_lines(records: Sequence[Record]) -> Iterator[bytes]:
+    """Yield a JSON list of records in parts, a record a line; in ASCII, as all JSON here."""
+    before = "[\n"
+    for record in records:
+        after = "\n]\n" if record is records[-1] else ""
+        yield f"{before}{json.dumps(record)}{after}".encode()
+        before = ",\n"
+
+
+def _counts(records: Sequence[Record]) -> FileCounts:
+    sentences, questions = (
+        sum(len(texts) for record in records for texts in record[key].values())
+        for key in ("sentf", "labelf")
+    )
+    return FileCounts(len(records), sentences, questions)
+
+
+def format_table(written: WrittenCorpus) -> str:
+    """Return a line for each file: how many images, sentences, and questions among these."""
+    rows = [
+        (f"{name}.json", *(f"{count:,}" for count in counts))
+        for name, counts in written.files.items()
+    ]
+    return "\n".join(
+        f"{name:<22}" + "".join(f"{cell:>12}" for cell in cells)
+        for name, *cells in [("file", *FileCounts._fields), *rows]
+    )
+
+
+def format_notes(written: WrittenCorpus) -> Iterator[str]:
+    """Yield a line for each thing that a person should know about what was left out."""
+    if written.held_out:
+        yield f"held out: {written.held_out:,} images of COCO, in {HELD_OUT}.json and nowhere else"
+    else:
+        yield "nothing is held out: no image of COCO's val2014 has a sentence"
+    if written.held_out_without_sentence:
+        yield f"{written.held_out_without_sentence:,} images of the list have no caption or question"
+    if written.stray_images:
+        yield (
+            f"left out: {written.stray_sentences:,} questions about {written.stray_images:,} images "
+            "of Visual Genome that are COCO's, because neither captions nor VQA v2's questions tell "
+            "their part of it; pass --captions or --vqa, or both completely"
+        )
+    if written.blank:
+        yield f"left out: {written.blank:,} blank sentences"
+
+
+def to_json(written: WrittenCorpus) -> dict[str, Any]:
+    """Return the same as a JSON record."""
+    files = {name: counts._asdict() for name, counts in written.files.items()}
+    return asdict(written) | {"out": str(written.out), "files": files}

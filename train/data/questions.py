@@ -1,4 +1,4 @@
-"""A split of questions: all that training on it and scoring it take, whatever data set it is of."""
+"""A split of questions of any data set, with its answers, and files of predictions for it."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -6,6 +6,8 @@ from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 from ...base.errors import ClipfeatError
+from ...base.jsonio import field, identifier, list_items, read_json, write_json
+from .ids import require_ids, require_unique
 
 QuestionId = int | str
 
@@ -15,15 +17,15 @@ class Question:
     """One question about one image."""
 
     question_id: QuestionId
-    image_id: int | str  # the data set's own
+    image_id: int | str  # of the data set
     text: str
-    collection: str  # whose numbers its image goes by: "COCO" or "Visual Genome"
+    collection: str  # that the image's number is of: ids.COCO or ids.VISUAL_GENOME
     candidates: tuple[str, ...]  # what a store may call its image, the least ambiguous first
 
 
 @runtime_checkable
-class Answered(Protocol):
-    """What people answered to one question."""
+class AnswerAnnotation(Protocol):
+    """The answers that people gave to one question."""
 
     def soft(self) -> dict[str, float]:
         """Return {answer: score, 0 to 1} of the answers that count."""
@@ -48,12 +50,12 @@ class Leaderboard:
 
 
 @dataclass(frozen=True)
-class Split:
+class QuestionSplit:
     """The questions of a split and, where it has them, their annotations by question id."""
 
     name: str
     questions: tuple[Question, ...]
-    annotations: Mapping[Any, Answered] | None
+    annotations: Mapping[Any, AnswerAnnotation] | None
     files: tuple[Path, ...]
     leaderboard: Leaderboard
 
@@ -71,27 +73,78 @@ class Split:
         return self.leaderboard.score(predictions, self.annotations)
 
 
-def join(name: str, parts: Sequence[Split]) -> Split:
-    """Return the parts as one split; annotated if all of them are.
+def join_splits(name: str, parts: Sequence[QuestionSplit]) -> QuestionSplit:
+    """Return the parts as one split, which has annotations if all of them have.
 
-    Raises ClipfeatError where two parts have a question id in common.
+    Raises ClipfeatError (E-SPLIT-SHARED) where two parts have a question id in common.
     """
     part_of: dict[QuestionId, str] = {}
+    annotations: dict[QuestionId, AnswerAnnotation] = {}
     for part in parts:
-        clashes = [question_id for question_id in part.ids if question_id in part_of]
-        if clashes:
+        shared = [question_id for question_id in part.ids if question_id in part_of]
+        if shared:
             raise ClipfeatError(
-                f"split {name!r}: {len(clashes)} question ids are in part {part_of[clashes[0]]!r} "
-                f"and in part {part.name!r} too, such as {clashes[0]!r}; leave one part out"
+                f"split {name!r}: {len(shared)} question ids are in part {part_of[shared[0]]!r} "
+                f"and in part {part.name!r} too, such as {shared[0]!r}; leave one part out",
+                code="E-SPLIT-SHARED",
             )
         part_of |= dict.fromkeys(part.ids, part.name)
-    known: dict[QuestionId, Answered] = {}
-    for part in parts:
-        known |= part.annotations or {}
-    return Split(
+        annotations |= part.annotations or {}
+    return QuestionSplit(
         name,
         tuple(question for part in parts for question in part.questions),
-        known if all(part.annotations is not None for part in parts) else None,
+        annotations if all(part.annotations is not None for part in parts) else None,
         tuple(file for part in parts for file in part.files),
         parts[0].leaderboard,
     )
+
+
+def write_predictions(path: Path, predictions: Mapping[Any, str], split: QuestionSplit) -> None:
+    """Write an answer for each question of `split`, in its order and its leaderboard's format."""
+    form = split.leaderboard
+    write_json(
+        path,
+        [
+            {form.id_key: question_id, form.answer_key: predictions[question_id]}
+            for question_id in split.ids
+        ],
+    )
+
+
+def read_predictions(path: Path, split: QuestionSplit) -> dict[QuestionId, str]:
+    """Return {question id: answer} of a file in the format of the split's leaderboard.
+
+    Raises ClipfeatError for another format, and unless the file answers each question of the
+    split once, and no other question.
+    """
+    form = split.leaderboard
+    id_types = {type(question_id) for question_id in split.ids}
+    predictions: dict[QuestionId, str] = {}
+    expected = f"{{{form.id_key!r}: ..., {form.answer_key!r}: ...}}"
+    for where, record in list_items(read_json(path), path, of=expected):
+        question_id = identifier(record, form.id_key, where)
+        if type(question_id) not in id_types:
+            names = " or ".join(sorted(id_type.__name__ for id_type in id_types))
+            raise ClipfeatError(
+                f"{where}: {form.id_key} must be of type {names}; got {question_id!r:.60}",
+                code="E-JSON-TYPE",
+            )
+        require_unique(question_id, predictions, form.id_key, where)
+        predictions[question_id] = field(record, form.answer_key, str, where)
+    require_ids(path, predictions, split.ids, of="questions")
+    return predictions
+
+
+def score_file(path: Path, split: QuestionSplit) -> dict[str, Any]:
+    """Return the scores of a file of predictions of an annotated split."""
+    return split.score(read_predictions(path, split))
+
+
+def format_scores(result: Mapping[str, Any]) -> list[str]:
+    """Return scores as lines for people."""
+    lines = [f"{result['overall']:6.2f}  overall"]
+    if result.get("consistency") is not None:
+        lines.append(f"{result['consistency']:6.2f}  consistency")
+    for key in ("by_answer_type", "by_question_type", "by_semantic_type"):
+        lines += [f"{score:6.2f}  {name}" for name, score in result.get(key, {}).items()]
+    return lines

@@ -1,4 +1,4 @@
-"""Hypotheses about images and their labels, in the files of SNLI-VE and of e-SNLI-VE."""
+"""SNLI-VE and e-SNLI-VE: hypotheses about images, their labels, predictions and scores."""
 
 import json
 import logging
@@ -12,21 +12,22 @@ from ...base.csvfile import csv_rows
 from ...base.errors import ClipfeatError, UsageError
 from ...base.files import write_atomically
 from ...base.jsonio import field, identifier, read_json_lines
-from .ids import file_candidates, require_ids
+from .ids import file_candidates, require_ids, require_unique
 
 logger = logging.getLogger(__name__)
 
 LABELS = ("entailment", "neutral", "contradiction")
 UNDECIDED = "-"  # the annotators had no majority
+NO_ANSWER = ""  # to a pair whose image has no features; it counts as wrong
 VE_DATASETS = {"snli_ve": "snli_ve_{}.jsonl", "esnlive": "esnlive_{}.csv"}
 PUBLISHED = {"train": 529_527, "dev": 17_858, "test": 17_901}  # pairs of SNLI-VE with a label
-# The names that fields go by, less case and underscores. SNLI-VE's own generator and its readers
-# do not agree on Flickr30K_ID, Flickr30kID and Flikr30kID.
+# The names of fields, in lower case and without underscores. SNLI-VE's own generator and its
+# readers do not agree on Flickr30K_ID, Flickr30kID and Flikr30kID.
 IMAGE = ("flickr30kid", "flikr30kid")
 PAIR = ("pairid",)
 HYPOTHESIS = ("sentence2", "hypothesis")
 LABEL = ("goldlabel",)
-EXPLANATION = ("explanation",)  # of e-SNLI-VE, not read; people typed line ends into it
+EXPLANATION = ("explanation",)  # of e-SNLI-VE, not read; some have line ends
 
 
 class Pair(NamedTuple):
@@ -44,7 +45,7 @@ class VeSplit:
 
     name: str
     pairs: tuple[Pair, ...]
-    dropped: int  # pairs without one
+    dropped: int  # pairs without a label
     file: Path
 
     @property
@@ -53,69 +54,83 @@ class VeSplit:
         return tuple(pair.pair_id for pair in self.pairs)
 
 
-def read_split(dataset: str, data: Path, name: str) -> VeSplit:
+def read_pairs(dataset: str, data: Path, name: str) -> VeSplit:
     """Return split `name` of the folder `data`.
 
-    Raises UsageError for a missing file, ClipfeatError for one in another format, a label that is
-    none, a pair id that is there twice, and where no pair has a label.
+    Raises UsageError for a missing file; ClipfeatError for one in another format, an unknown
+    label, a pair id that occurs twice, and where no pair has a label.
     """
     if not data.is_dir():
-        raise UsageError(f"{data} is not a folder; --data takes the folder of the SNLI-VE files")
+        raise UsageError(
+            f"{data} is not a folder; --data takes the folder of the SNLI-VE files",
+            code="E-DATA-FOLDER",
+        )
     path = data / VE_DATASETS[dataset].format(name)
     if not path.is_file():
-        others = "snli_ve (jsonl) or esnlive (csv)"
+        datasets = "snli_ve (jsonl) or esnlive (csv)"
         raise UsageError(
-            f"{data} has no {path.name} of split {name!r}; add it, or choose --set dataset={others}"
+            f"{data} has no {path.name} of split {name!r}; add it, or choose --set "
+            f"dataset={datasets}",
+            code="E-DATA-FILE",
         )
-    found: dict[str, Pair] = {}
+    pairs_by_id: dict[str, Pair] = {}
     for where, record in _records(path):
         pair = _pair(record, where)
-        if pair.pair_id in found:
-            raise ClipfeatError(f"{where}: pairID {pair.pair_id!r} is there twice; drop one")
-        found[pair.pair_id] = pair
-    pairs = tuple(pair for pair in found.values() if pair.label != UNDECIDED)
+        require_unique(pair.pair_id, pairs_by_id, "pairID", where)
+        pairs_by_id[pair.pair_id] = pair
+    pairs = tuple(pair for pair in pairs_by_id.values() if pair.label != UNDECIDED)
     if not pairs:
-        raise ClipfeatError(f"{path}: no pair has a label; found {len(found)} without one")
+        raise ClipfeatError(
+            f"{path}: no pair has a label; found {len(pairs_by_id)} without one",
+            code="E-DATA-EMPTY",
+        )
     if dataset == "snli_ve":
-        _remark_on_count(path, name, len(pairs))
-    return VeSplit(name, pairs, len(found) - len(pairs), path)
+        _compare_with_published(path, name, len(pairs))
+    return VeSplit(name, pairs, len(pairs_by_id) - len(pairs), path)
 
 
 def _records(path: Path) -> Iterator[tuple[str, Any]]:
-    """Yield (where it stands, record) of each line of JSON or row of CSV."""
-    yield from (
-        read_json_lines(path) if path.suffix == ".jsonl" else csv_rows(path, multiline=EXPLANATION)
-    )
+    """Yield (where it is, record) of each line of JSON or row of CSV."""
+    if path.suffix == ".jsonl":
+        return read_json_lines(path)
+    return csv_rows(path, multiline=EXPLANATION)
 
 
 def _pair(record: Any, where: str) -> Pair:
     if not isinstance(record, dict):
-        raise ClipfeatError(f"{where}: expected an object; got {record!r:.60}")
+        raise ClipfeatError(f"{where}: expected an object; got {record!r:.60}", code="E-JSON-TYPE")
     plain = {key.lower().replace("_", ""): value for key, value in record.items()}
     image_id = _text(plain, IMAGE, "Flickr30K_ID", where)
     pair_id = _text(plain, PAIR, "pairID", where)
     hypothesis = _text(plain, HYPOTHESIS, "sentence2 or hypothesis", where)
     label = _text(plain, LABEL, "gold_label", where)
     if label not in (*LABELS, UNDECIDED):
-        expected = f"{', '.join(LABELS)} or {UNDECIDED}"
-        raise ClipfeatError(f"{where}: gold_label must be {expected}; got {label!r:.60}")
+        raise ClipfeatError(
+            f"{where}: gold_label must be {', '.join(LABELS)} or {UNDECIDED}; got {label!r:.60}",
+            code="E-VE-LABEL",
+        )
     return Pair(pair_id, file_candidates(image_id), hypothesis, label)
 
 
-def _text(plain: dict[str, Any], names: tuple[str, ...], called: str, where: str) -> str:
+def _text(plain: dict[str, Any], names: tuple[str, ...], usual_name: str, where: str) -> str:
     name = next((name for name in names if name in plain), None)
     if name is None:
-        raise ClipfeatError(f"{where}: no {called}; found {', '.join(map(repr, plain))}")
+        raise ClipfeatError(
+            f"{where}: no {usual_name}; found {', '.join(map(repr, plain)):.200}",
+            code="E-JSON-KEY",
+        )
     value = plain[name]
     if type(value) is int and names in (IMAGE, PAIR):
-        return str(value)  # ids are texts, and some write them as numbers
+        return str(value)  # ids are texts, and some files have them as numbers
     if not isinstance(value, str) or not value.strip():
-        raise ClipfeatError(f"{where}: {called} must be a text; got {value!r:.60}")
+        raise ClipfeatError(
+            f"{where}: {usual_name} must be a text; got {value!r:.60}", code="E-JSON-TYPE"
+        )
     return value
 
 
-def _remark_on_count(path: Path, name: str, count: int) -> None:
-    """Say where a file that is nearly as long as the published one may have been cut off."""
+def _compare_with_published(path: Path, name: str, count: int) -> None:
+    """Log where a file is about as long as the published one, and may have been cut off."""
     published = PUBLISHED.get(name, 0)
     if count != published and 2 * count > published > 0 and count < 2 * published:
         logger.info(
@@ -123,24 +138,49 @@ def _remark_on_count(path: Path, name: str, count: int) -> None:
         )
 
 
-NO_ANSWER = ""  # of a pair whose image has no features; it is wrong
+def write_labels(path: Path, predictions: Mapping[Any, str], split: VeSplit) -> None:
+    """Write a line with the predicted label of each pair of `split`, empty where there is none."""
+    lines = [
+        json.dumps({"pairID": pair_id, "prediction": predictions.get(pair_id, NO_ANSWER)})
+        for pair_id in split.ids
+    ]
+    write_atomically(path, ("\n".join(lines) + "\n").encode())
 
 
-def score(predictions: Mapping[Any, str], pairs: Sequence[Pair]) -> dict[str, Any]:
+def read_labels(path: Path, split: VeSplit) -> dict[str, str]:
+    """Return {pair id: predicted label} of a file that `write_labels` wrote.
+
+    Raises ClipfeatError for another format, and unless the file answers each pair of the split
+    once, and no other pair.
+    """
+    predictions: dict[str, str] = {}
+    for where, record in read_json_lines(path):
+        pair_id = str(identifier(record, "pairID", where))
+        label = field(record, "prediction", str, where)
+        if label not in (*LABELS, NO_ANSWER):
+            raise ClipfeatError(
+                f"{where}: prediction must be {', '.join(LABELS)}, or empty; got {label!r:.60}",
+                code="E-VE-LABEL",
+            )
+        require_unique(pair_id, predictions, "pairID", where)
+        predictions[pair_id] = label
+    require_ids(path, predictions, split.ids, of="pairs")
+    return predictions
+
+
+def score_pairs(predictions: Mapping[Any, str], pairs: Sequence[Pair]) -> dict[str, Any]:
     """Return {n, accuracy, by_class, confusion}: percentages with two decimals, and counts.
 
-    `predictions` are by pair id. `confusion[gold][predicted]` counts pairs; a row lacks those
-    without an answer. A class that no pair has is not in `by_class`.
+    `predictions` are by pair id. `confusion[gold][predicted]` counts pairs; a row does not count
+    those without an answer. A class without pairs is not in `by_class`.
     """
     counts = Counter((pair.label, predictions[pair.pair_id]) for pair in pairs)
-    of_class = Counter(pair.label for pair in pairs)
+    size = Counter(pair.label for pair in pairs)
     right = {label: counts[label, label] for label in LABELS}
     return {
         "n": len(pairs),
         "accuracy": _percent(sum(right.values()), len(pairs)),
-        "by_class": {
-            label: _percent(right[label], of_class[label]) for label in LABELS if of_class[label]
-        },
+        "by_class": {label: _percent(right[label], size[label]) for label in LABELS if size[label]},
         "confusion": {
             gold: {predicted: counts[gold, predicted] for predicted in LABELS} for gold in LABELS
         },
@@ -149,34 +189,3 @@ def score(predictions: Mapping[Any, str], pairs: Sequence[Pair]) -> dict[str, An
 
 def _percent(right: int, n: int) -> float:
     return round(100 * right / n, 2)
-
-
-def write_predictions(path: Path, predictions: Mapping[Any, str], split: VeSplit) -> None:
-    """Write a line for each pair of `split`, in its order; no answer where there is none."""
-    lines = [
-        json.dumps(
-            {"pairID": pair_id, "prediction": predictions.get(pair_id, NO_ANSWER)},
-        )
-        for pair_id in split.ids
-    ]
-    write_atomically(path, ("\n".join(lines) + "\n").encode())
-
-
-def read_predictions(path: Path, split: VeSplit) -> dict[str, str]:
-    """Return {pair id: label} of a file.
-
-    Raises ClipfeatError for another format, and unless the file answers each pair of the split
-    once, and no other.
-    """
-    predictions: dict[str, str] = {}
-    for where, record in read_json_lines(path):
-        pair_id = str(identifier(record, "pairID", where))
-        label = field(record, "prediction", str, where)
-        if label not in (*LABELS, NO_ANSWER):
-            expected = f"{', '.join(LABELS)}, or empty"
-            raise ClipfeatError(f"{where}: prediction must be {expected}; got {label!r:.60}")
-        if pair_id in predictions:
-            raise ClipfeatError(f"{where}: pairID {pair_id!r} is there twice")
-        predictions[pair_id] = label
-    require_ids(path, predictions, split.ids, of="pairs")
-    return predictions

@@ -1,4 +1,7 @@
-"""VQA v2's questions and annotations, in its official JSON files."""
+"""VQA v2's questions and annotations, and Visual Genome's questions as more training data.
+
+Both are in their official JSON files and share the leaderboard of VQA v2.
+"""
 
 import logging
 from pathlib import Path
@@ -6,66 +9,87 @@ from statistics import mode
 from typing import Any
 
 from ...base.errors import ClipfeatError, UsageError
-from ...base.jsonio import field, identifier, read_json
-from ..metrics.vqa import Annotation, score_each, score_split
-from .ids import coco_candidates
-from .questions import Leaderboard, Question, QuestionId, Split
+from ...base.jsonio import field, field_items, identifier, list_items, read_json
+from ..metrics.vqa import Annotation, normalize_answer, score_each, score_split
+from .ids import COCO, COCO_SPLITS, VISUAL_GENOME, coco_candidates, require_unique, vg_candidates
+from .questions import Leaderboard, Question, QuestionId, QuestionSplit
 
 logger = logging.getLogger(__name__)
 
 # {split: the part of COCO that its official files name}; other splits have no official files.
-SUBSETS = {
-    "train": "train2014",
-    "val": "val2014",
+OFFICIAL_PARTS = {
+    **COCO_SPLITS,
     "test": "test2015",
-    "test-std": "test2015",  # is scored on a part of the test set that nobody else knows
+    "test-std": "test2015",  # is scored on a secret part of the test set
     "test-dev": "test-dev2015",
 }
-IMAGES = ("test2015", "train2014", "val2014")  # the parts that COCO's image files name
-LEAST_ANSWERS = 4  # with fewer, not even what everyone said counts in full: it takes 3 others
+IMAGE_PARTS = ("test2015", *COCO_SPLITS.values())  # of COCO, that questions are about
+# With fewer answers, not even the answer of all annotators counts in full: it takes 3 others.
+MIN_ANSWERS = 4
 VQA_V2 = Leaderboard("question_id", "answer", score_each, score_split)
 
 
-def read_split(data: Path, name: str, *, annotated: bool) -> Split:
-    """Return split `name` of the folder `data`; with `annotated`, its annotations must be there.
+def read_vqa2(data: Path, name: str, *, annotated: bool) -> QuestionSplit:
+    """Return split `name` of the folder `data`; with `annotated`, it must have annotations.
 
     Files have their official names or are called questions_<split>.json and
     annotations_<split>.json. Raises UsageError for a missing file, ClipfeatError for one that is
     not in the official format.
     """
-    questions = find_file(data, name, "questions")
-    expected = _file_names(name, "annotations")
-    there = annotated or any((data / name).is_file() for name in expected)
-    annotations = find_file(data, name, "annotations") if there else None
-    return split_of(name, questions, read_json(questions), annotations)
-
-
-def split_of(name: str, questions_file: Path, content: Any, annotations_file: Path | None) -> Split:
-    """Return the split that a file of questions, read already, and one of annotations hold."""
-    subset = SUBSETS.get(name, "").replace("-dev", "")
-    # A split of one's own may draw on any part of COCO.
-    questions = _questions(questions_file, content, (subset,) if subset else IMAGES)
+    questions_file = find_vqa2(data, name, "questions")
+    names = _file_names(name, "annotations")
+    has_annotations = annotated or any((data / name).is_file() for name in names)
+    annotations_file = find_vqa2(data, name, "annotations") if has_annotations else None
+    part = OFFICIAL_PARTS.get(name, "").replace("-dev", "")
+    # A split of the user's own may have images of any part of COCO.
+    questions = _questions(questions_file, (part,) if part else IMAGE_PARTS)
     if annotations_file is None:
-        return Split(name, questions, None, (questions_file,), VQA_V2)
-    annotations = _annotations(annotations_file, least=LEAST_ANSWERS)
+        return QuestionSplit(name, questions, None, (questions_file,), VQA_V2)
+    annotations = _annotations(annotations_file, min_answers=MIN_ANSWERS)
     return _annotated(name, questions_file, questions, annotations_file, annotations)
 
 
-def split_to_score(name: str, questions_file: Path, content: Any, annotations_file: Path) -> Split:
-    """Return what `split_of` does, for scoring alone: of a question its id is read, and no more."""
+def split_to_score(
+    name: str, questions_file: Path, content: Any, annotations_file: Path
+) -> QuestionSplit:
+    """Return the split of a file of questions, which holds `content`, and one of annotations.
+
+    For scoring alone: only the ids of the questions are read.
+    """
     questions = tuple(
-        Question(question_id, "", "", "COCO", ())
+        Question(question_id, "", "", COCO, ())
         for _, question_id, _ in _records(questions_file, content, "questions")
     )
-    annotations = _annotations(annotations_file, least=1)
-    few = sum(len(annotation.answers) < LEAST_ANSWERS for annotation in annotations.values())
+    annotations = _annotations(annotations_file, min_answers=1)
+    few = sum(len(annotation.answers) < MIN_ANSWERS for annotation in annotations.values())
     if few:
         logger.info(
             f"{annotations_file}: {few} of {len(annotations)} questions have fewer than "
-            f"{LEAST_ANSWERS} answers; what all n annotators said scores (n-1)/3 there, so 0 where "
-            "there is one"
+            f"{MIN_ANSWERS} answers; what all n annotators said scores (n-1)/3 there, so 0 where "
+            "there is only one"
         )
     return _annotated(name, questions_file, questions, annotations_file, annotations)
+
+
+def find_vqa2(data: Path, split: str, kind: str) -> Path:
+    """Return the file of a split's "questions" or "annotations"; UsageError if there is none."""
+    names = _file_names(split, kind)
+    for name in names:
+        if (data / name).is_file():
+            return data / name
+    raise UsageError(
+        f"{data} has no {kind} of split {split!r}: expected {' or '.join(names)}",
+        code="E-DATA-FILE",
+    )
+
+
+def _file_names(split: str, kind: str) -> list[str]:
+    """Return the names a split's questions or annotations may have, the official one first."""
+    plain = f"{kind}_{split}.json"
+    if split not in OFFICIAL_PARTS:
+        return [plain]
+    form = "OpenEnded_mscoco" if kind == "questions" else "mscoco"
+    return [f"v2_{form}_{OFFICIAL_PARTS[split]}_{kind}.json", plain]
 
 
 def _annotated(
@@ -74,64 +98,45 @@ def _annotated(
     questions: tuple[Question, ...],
     annotations_file: Path,
     annotations: dict[QuestionId, Annotation],
-) -> Split:
+) -> QuestionSplit:
     """Return the questions with their annotations; ClipfeatError where some have none."""
     ids = [question.question_id for question in questions]
     missing = [question_id for question_id in ids if question_id not in annotations]
     if missing:
         raise ClipfeatError(
             f"{annotations_file}: {len(missing)} of {len(questions)} questions have no "
-            f"annotation, such as question_id {missing[0]}; take both files from one release"
+            f"annotation, such as question_id {missing[0]}; take both files from one release",
+            code="E-VQA-ANNOTATIONS",
         )
     kept = {question_id: annotations[question_id] for question_id in ids}
-    return Split(name, questions, kept, (questions_file, annotations_file), VQA_V2)
-
-
-def _file_names(split: str, what: str) -> list[str]:
-    """Return the names a split's questions or annotations may have, the official one first."""
-    plain = f"{what}_{split}.json"
-    if split not in SUBSETS:
-        return [plain]
-    kind = "OpenEnded_mscoco" if what == "questions" else "mscoco"
-    return [f"v2_{kind}_{SUBSETS[split]}_{what}.json", plain]
-
-
-def find_file(data: Path, split: str, what: str) -> Path:
-    """Return the file of a split's "questions" or "annotations"; UsageError if there is none."""
-    names = _file_names(split, what)
-    for name in names:
-        if (data / name).is_file():
-            return data / name
-    raise UsageError(f"{data} has no {what} of split {split!r}: expected {' or '.join(names)}")
+    return QuestionSplit(name, questions, kept, (questions_file, annotations_file), VQA_V2)
 
 
 def _records(path: Path, content: Any, key: str) -> list[tuple[str, QuestionId, Any]]:
-    """Return (where it stands, question_id, record) of each record of a file; ids are unique."""
+    """Return (where it is, question_id, record) of each record of a file; ids are unique."""
     records = []
     seen = set()
-    for number, record in enumerate(field(content, key, list, path)):
-        where = f"{path}: {key}[{number}]"
+    for where, record in field_items(content, key, path):
         question_id = identifier(record, "question_id", where)
-        if question_id in seen:
-            raise ClipfeatError(f"{where}: question_id {question_id} is there twice")
+        require_unique(question_id, seen, "question_id", where)
         seen.add(question_id)
         records.append((where, question_id, record))
     if not records:
-        raise ClipfeatError(f"{path}: {key} is empty")
+        raise ClipfeatError(f"{path}: {key} is empty", code="E-DATA-EMPTY")
     return records
 
 
-def _questions(path: Path, content: Any, subsets: tuple[str, ...]) -> tuple[Question, ...]:
+def _questions(path: Path, parts: tuple[str, ...]) -> tuple[Question, ...]:
     questions = []
-    for where, question_id, record in _records(path, content, "questions"):
+    for where, question_id, record in _records(path, read_json(path), "questions"):
         image_id = identifier(record, "image_id", where)
         text = field(record, "question", str, where)
-        candidates = coco_candidates(image_id, subsets)
-        questions.append(Question(question_id, image_id, text, "COCO", candidates))
+        candidates = coco_candidates(image_id, parts)
+        questions.append(Question(question_id, image_id, text, COCO, candidates))
     return tuple(questions)
 
 
-def _annotations(path: Path, *, least: int) -> dict[QuestionId, Annotation]:
+def _annotations(path: Path, *, min_answers: int) -> dict[QuestionId, Annotation]:
     content = read_json(path)
     if isinstance(content, dict) and "annotations" not in content and "questions" in content:
         raise UsageError(
@@ -140,12 +145,12 @@ def _annotations(path: Path, *, least: int) -> dict[QuestionId, Annotation]:
             code="E-VQA-SWAPPED",
         )
     return {
-        question_id: _annotation(record, where, least)
+        question_id: _annotation(record, where, min_answers)
         for where, question_id, record in _records(path, content, "annotations")
     }
 
 
-def _annotation(record: Any, where: str, least: int) -> Annotation:
+def _annotation(record: Any, where: str, min_answers: int) -> Annotation:
     answers = tuple(
         field(answer, "answer", str, where) for answer in field(record, "answers", list, where)
     )
@@ -153,18 +158,54 @@ def _annotation(record: Any, where: str, least: int) -> Annotation:
         raise ClipfeatError(
             f"{where}: has no answers; leave the question out", code="E-VQA-ANSWERS"
         )
-    if len(answers) < least:
+    if len(answers) < min_answers:
         raise ClipfeatError(
-            f"{where}: {len(answers)} answers; the VQA accuracy needs at least {least}, "
-            "so write an only answer ten times",
+            f"{where}: {len(answers)} answers; the VQA accuracy needs at least {min_answers}, "
+            "so write a single answer ten times",
             code="E-VQA-ANSWERS",
         )
-    # The published script does not look at the commonest answer, and not all files have it.
-    given = "multiple_choice_answer" in record
-    common = field(record, "multiple_choice_answer", str, where) if given else mode(answers)
+    # The published script does not use the most common answer, and not all files have it.
+    has_common = "multiple_choice_answer" in record
+    common = field(record, "multiple_choice_answer", str, where) if has_common else mode(answers)
     return Annotation(
         answers,
         common,
         field(record, "answer_type", str, where),
         field(record, "question_type", str, where),
     )
+
+
+VG_PART = "vg"
+VG_FILE = "question_answers.json"
+VG_ANNOTATORS = 10  # one person answered, and counts in full: as if ten had given this answer
+
+
+def read_visual_genome(data: Path) -> QuestionSplit:
+    """Return all questions of `data`/question_answers.json.
+
+    Raises UsageError where that file is missing, ClipfeatError where it has another format.
+    """
+    path = data / VG_FILE
+    if not path.is_file():
+        raise UsageError(
+            f"{data} has no {VG_FILE}, which part {VG_PART!r} of a split reads", code="E-DATA-FILE"
+        )
+    questions: list[Question] = []
+    annotations: dict[str, Annotation] = {}
+    for image_at, image in list_items(read_json(path), path, of="images"):
+        for where, record in field_items(image, "qas", image_at):
+            # The ids of both data sets are counted from small numbers: unchanged, some would clash.
+            question_id = f"VG_{identifier(record, 'qa_id', where)}"
+            require_unique(question_id, annotations, "qa_id", where)
+            image_id = identifier(record, "image_id", where)
+            text = field(record, "question", str, where)
+            questions.append(
+                Question(question_id, image_id, text, VISUAL_GENOME, vg_candidates(image_id))
+            )
+            answer = normalize_answer(field(record, "answer", str, where))
+            annotations[question_id] = Annotation(
+                (answer,) * VG_ANNOTATORS, answer, VG_PART, VG_PART
+            )
+    if not questions:
+        raise ClipfeatError(f"{path}: holds no questions", code="E-DATA-EMPTY")
+    return QuestionSplit(VG_PART, tuple(questions), annotations, (path,), VQA_V2)

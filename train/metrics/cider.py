@@ -1,4 +1,7 @@
-"""Count the n-grams of many captions at once; an n-gram is a number."""
+"""CIDEr-D (Vedantam et al. 2015, CIDEr, section 4) of many captions at once.
+
+A caption is a sequence of tokens, an n-gram of it one number of 64 bits.
+"""
 
 from collections.abc import Sequence
 from itertools import chain
@@ -9,31 +12,36 @@ from jaxtyping import Float, Float64, Int, UInt64
 
 from ...base.errors import ClipfeatError
 
-LONGEST = 4  # n-grams are those of n = 1, 2, 3, 4
+MAX_N = 4  # n-grams have n = 1, 2, 3, 4
 BITS = 16  # of a word, so that four fill 64
 TOKENS = (1 << BITS) - 1  # one less than 16 bits hold: a word is its token + 1, and never 0
+SIGMA = 6.0  # words; of the Gaussian that penalizes another length than the reference's
+SCALE = 10.0
+AT_A_TIME = 4096  # images that are counted together: COCO's at once would take 3 GB
 
-Words = Sequence[Sequence[int]]  # of captions, as token ids
+TokenLists = Sequence[Sequence[int]]  # the tokens of captions
 Ngrams = UInt64[np.ndarray, " ngram"]
+Numbers = Int[np.ndarray, " _"]
 
 
-class Counts(NamedTuple):
-    """How often an n-gram is in a caption: an entry for each pair of which that is not 0.
+class NgramCounts(NamedTuple):
+    """How often an n-gram is in a caption: one entry for each pair with a count above 0.
 
-    Entries rise by caption, and within a caption by n-gram.
+    Entries are sorted by caption, then by n-gram.
     """
 
-    distinct: Ngrams  # of all captions, rising
+    distinct: Ngrams  # of all captions, sorted
     caption: Int[np.ndarray, " entry"]
     ngram: Int[np.ndarray, " entry"]  # positions in `distinct`
     times: Int[np.ndarray, " entry"]
 
 
-def count_ngrams(captions: Words) -> Counts:
+def count_ngrams(captions: TokenLists) -> NgramCounts:
     """Count the n-grams of captions.
 
-    An n-gram is packed into 64 bits, its last word lowest; as no word is 0, no two n-grams of any
-    length become one number. Raises ClipfeatError for a token that is not one of 0..65534.
+    An n-gram is packed into 64 bits, its last word in the lowest; since no word is 0, different
+    n-grams of any length are different numbers. Raises ClipfeatError (E-CIDER-TOKEN) for a token
+    outside 0..65534.
     """
     lengths = np.fromiter(map(len, captions), np.int64, len(captions))
     tokens = np.fromiter(chain.from_iterable(captions), np.int64, lengths.sum())
@@ -41,35 +49,38 @@ def count_ngrams(captions: Words) -> Counts:
     if len(wrong):
         raise ClipfeatError(
             f"token {wrong[0]}: n-grams are counted for token ids 0 to {TOKENS - 1}, since four "
-            "words are packed into 64 bits; use a smaller vocabulary"
+            "words are packed into 64 bits; use a smaller vocabulary",
+            code="E-CIDER-TOKEN",
         )
     words = (tokens + 1).astype(np.uint64)
     caption_of = np.repeat(np.arange(len(captions)), lengths)
-    ngrams, found = words, [(caption_of, words)]
-    for more in range(1, LONGEST):
+    ngrams, counted = words, [(caption_of, words)]
+    for more in range(1, MAX_N):
         ngrams = ngrams[:-1] << np.uint64(BITS) | words[more:]
-        begins = caption_of[: len(ngrams)]
-        whole = begins == caption_of[more:]  # it ends in the caption in which it begins
-        found.append((begins[whole], ngrams[whole]))
-    rows, packed = (np.concatenate(parts) for parts in zip(*found, strict=True))
+        first = caption_of[: len(ngrams)]
+        whole = first == caption_of[more:]  # it begins and ends in one caption
+        counted.append((first[whole], ngrams[whole]))
+    rows, packed = (np.concatenate(parts) for parts in zip(*counted, strict=True))
     distinct, ngram = np.unique(packed, return_inverse=True)
     width = max(1, len(distinct))
     pairs, times = np.unique(rows * width + ngram, return_counts=True)
-    return Counts(distinct, *np.divmod(pairs, width), times)
+    return NgramCounts(distinct, *np.divmod(pairs, width), times)
 
 
 def order_of(ngrams: UInt64[np.ndarray, " wanted"]) -> Int[np.ndarray, " wanted"]:
     """Return n - 1 of each n-gram."""
-    shortest = np.array([1 << BITS * n for n in range(1, LONGEST)], np.uint64)
+    shortest = np.array([1 << BITS * n for n in range(1, MAX_N)], np.uint64)
     return np.searchsorted(shortest, ngrams, side="right")
 
 
-def find(table: Ngrams, wanted: UInt64[np.ndarray, " wanted"]) -> Int[np.ndarray, " wanted"]:
-    """Return where each n-gram stands in a rising table, -1 where it is not there."""
-    place = np.searchsorted(table, wanted)
-    place[place == len(table)] = -1
-    place[(table[place] if len(table) else 0) != wanted] = -1
-    return place
+def positions_of(
+    wanted: UInt64[np.ndarray, " wanted"], table: Ngrams
+) -> Int[np.ndarray, " wanted"]:
+    """Return the position of each n-gram in a sorted table, -1 where it is not in it."""
+    position = np.searchsorted(table, wanted)
+    position[position == len(table)] = -1
+    position[(table[position] if len(table) else 0) != wanted] = -1
+    return position
 
 
 def sum_by_order(
@@ -78,25 +89,22 @@ def sum_by_order(
     order: Int[np.ndarray, " entry"],
     rows: int,
 ) -> Float[np.ndarray, "{rows} order"]:
-    """Return the sums of entries of one row and one order, which is n - 1."""
-    sums = np.bincount(row * LONGEST + order, values, minlength=rows * LONGEST)
-    return sums.reshape(rows, LONGEST).astype(np.float64)  # bincount has integers of no entries
-
-
-AT_A_TIME = 4096  # images that are counted together: COCO's at once would take 3 GB
+    """Return the sums of the entries of each row and order, which is n - 1."""
+    sums = np.bincount(row * MAX_N + order, values, minlength=rows * MAX_N)
+    return sums.reshape(rows, MAX_N).astype(np.float64)  # of no entries, bincount returns integers
 
 
 class Ending(NamedTuple):
-    """The token that ends a caption, and whether it is a word, as in "dog <end>".
+    """The token that ends a caption, and whether it counts as a word, as in "dog <end>".
 
-    What stands from that token on is padding. Where it is a word, every reference ends with it,
-    but a caption that was cut off does not.
+    Everything after that token is padding. Where it counts as a word, every reference ends with
+    it, but a caption that was cut off does not.
     """
 
     token: int
     is_word: bool
 
-    def captions(self, captions: Words) -> Words:
+    def captions(self, captions: TokenLists) -> TokenLists:
         """Return the words of captions, which may be padded."""
         return [
             caption[: caption.index(self.token) + self.is_word]
@@ -105,20 +113,20 @@ class Ending(NamedTuple):
             for caption in captions
         ]
 
-    def references(self, references: Words) -> Words:
-        """Return the words of references, whether or not they have the token at their ends."""
+    def references(self, references: TokenLists) -> TokenLists:
+        """Return the words of references, with or without the token at their ends."""
         return self.captions([[*reference, self.token] for reference in references])
 
 
-class References(NamedTuple):
+class ReferenceCounts(NamedTuple):
     """The counts of n-grams in the references of images.
 
-    References are numbered through all images. An entry says how often an n-gram is in a
-    reference; entries rise by image, then by n-gram.
+    References are numbered across all images. An entry says how often an n-gram is in a
+    reference; entries are sorted by image, then by n-gram.
     """
 
     ending: Ending
-    references_of: Int[np.ndarray, " image+1"]  # where an image's begin, and those of the last end
+    references_of: Int[np.ndarray, " image+1"]  # image k has those from [k] to before [k + 1]
     lengths: Int[np.ndarray, " reference"]  # in words
     entries_of: Int[np.ndarray, " image+1"]
     ngram: UInt64[np.ndarray, " entry"]  # packed
@@ -127,23 +135,26 @@ class References(NamedTuple):
 
 
 class DocumentFrequencies(NamedTuple):
-    """In the references of how many images an n-gram occurs."""
+    """The number of images in whose references an n-gram occurs."""
 
-    ngrams: Ngrams  # packed, rising
+    ngrams: Ngrams  # packed, sorted
     images: Int[np.ndarray, " ngram"]
     documents: int  # images in all
 
 
-def count_references(references: Sequence[Words], *, end: int, end_is_word: bool) -> References:
+def count_references(
+    references: Sequence[TokenLists], *, end: int, end_is_word: bool
+) -> ReferenceCounts:
     """Count the n-grams of each image's references, which are sequences of token ids.
 
-    Raises ClipfeatError for an image without references, for none with a word in it, and for a
-    token that is not one of 0..65534.
+    Raises ClipfeatError (E-REFERENCES-EMPTY) for an image without references and where no
+    reference has a word, and as `count_ngrams` does.
     """
-    without = [image for image, own in enumerate(references) if not len(own)]
+    without = [image for image, of_image in enumerate(references) if not len(of_image)]
     if without or not references:
         raise ClipfeatError(
-            f"{len(without)} of {len(references)} images have no references, such as {without[:3]}"
+            f"{len(without)} of {len(references)} images have no references, such as {without[:3]}",
+            code="E-REFERENCES-EMPTY",
         )
     ending = Ending(end, end_is_word)
     per_image = np.fromiter(map(len, references), np.int64, len(references))
@@ -151,52 +162,48 @@ def count_references(references: Sequence[Words], *, end: int, end_is_word: bool
     entries, ngrams, numbers, times = [], [], [], []
     for start in range(0, len(references), AT_A_TIME):
         part = references[start : start + AT_A_TIME]
-        words = ending.references([reference for own in part for reference in own])
+        words = ending.references([reference for of_image in part for reference in of_image])
         image_of = np.repeat(np.arange(len(part)), per_image[start : start + AT_A_TIME])
-        found = count_ngrams(words)
-        image = image_of[found.caption]
-        order = np.lexsort((found.ngram, image))
+        counts = count_ngrams(words)
+        image = image_of[counts.caption]
+        order = np.lexsort((counts.ngram, image))
         entries.append(np.bincount(image, minlength=len(part)))
-        ngrams.append(found.distinct[found.ngram[order]])
-        numbers.append((found.caption[order] + len(lengths)).astype(np.int32))
-        times.append(found.times[order].astype(np.int32))
+        ngrams.append(counts.distinct[counts.ngram[order]])
+        numbers.append((counts.caption[order] + len(lengths)).astype(np.int32))
+        times.append(counts.times[order].astype(np.int32))
         lengths += map(len, words)
     if not any(lengths):
-        raise ClipfeatError(f"the references of {len(references)} images hold no word")
-    return References(
+        raise ClipfeatError(
+            f"the references of {len(references)} images have no word", code="E-REFERENCES-EMPTY"
+        )
+    return ReferenceCounts(
         ending,
-        ends(per_image),
+        bounds(per_image),
         np.array(lengths),
-        ends(np.concatenate(entries)),
+        bounds(np.concatenate(entries)),
         np.concatenate(ngrams),
         np.concatenate(numbers),
         np.concatenate(times),
     )
 
 
-def document_frequencies(references: References) -> DocumentFrequencies:
-    """Return in the references of how many images each n-gram occurs."""
-    ngram, begins = references.ngram, references.entries_of
-    first = np.ones(len(ngram), bool)  # of its image's entries that are of this n-gram
+def document_frequencies(references: ReferenceCounts) -> DocumentFrequencies:
+    """Return the number of images in whose references each n-gram occurs."""
+    ngram, starts = references.ngram, references.entries_of
+    first = np.ones(len(ngram), bool)  # among its image's entries of the same n-gram
     first[1:] = ngram[1:] != ngram[:-1]
-    first[begins[begins < len(ngram)]] = True
+    first[starts[starts < len(ngram)]] = True
     ngrams, images = np.unique(ngram[first], return_counts=True)
-    return DocumentFrequencies(ngrams, images, len(begins) - 1)
+    return DocumentFrequencies(ngrams, images, len(starts) - 1)
 
 
-def ends(sizes: Int[np.ndarray, " row"]) -> Int[np.ndarray, " row+1"]:
-    """Return where rows of these sizes begin, one after the other, and where the last ends."""
+def bounds(sizes: Int[np.ndarray, " row"]) -> Int[np.ndarray, " row+1"]:
+    """Return where consecutive rows of these sizes start, and where the last one ends."""
     return np.concatenate([[0], np.cumsum(sizes)])
 
 
-SIGMA = 6.0  # words, of the Gaussian by which another length than the reference's costs
-SCALE = 10.0
-
-Numbers = Int[np.ndarray, " _"]
-
-
 class CiderD:
-    """Scores captions of the images whose references it was given.
+    """Scores captions of images by the images' references.
 
     >>> references = count_references([[[5, 6, 7, 8]], [[5, 9]]], end=0, end_is_word=False)
     >>> cider = CiderD(references, document_frequencies(references))
@@ -204,14 +211,14 @@ class CiderD:
     array([10.,  0.])
     """
 
-    def __init__(self, references: References, frequencies: DocumentFrequencies):
+    def __init__(self, references: ReferenceCounts, frequencies: DocumentFrequencies):
         """Weigh the references by document frequencies: their own, or a training set's."""
         self._references = references
         self._ngrams = frequencies.ngrams
-        # An n-gram of no reference counts as one of a single image; -1 of `find` is the last.
+        # An n-gram of no reference counts as one of a single image, at -1 of `positions_of`.
         images = np.append(frequencies.images, 1)
         self._idf = np.log(frequencies.documents) - np.log(images)
-        idf = self._idf[find(self._ngrams, references.ngram)]
+        idf = self._idf[positions_of(references.ngram, self._ngrams)]
         self._norms = np.sqrt(
             sum_by_order(
                 (references.times * idf) ** 2,
@@ -223,20 +230,20 @@ class CiderD:
 
     def scores(
         self,
-        captions: Words | Int[np.ndarray, "caption token"],
+        captions: TokenLists | Int[np.ndarray, "caption token"],
         images: Sequence[int] | Int[np.ndarray, " caption"],
     ) -> Float64[np.ndarray, " caption"]:
         """Return the CIDEr-D, 0 to 10, of each caption as one of its image.
 
-        Captions end before the first end token, if they have one; `images` are positions in what
-        the references were counted from. Raises ClipfeatError for a token beyond 65534.
+        Captions end before the first end token, if they have one; `images` are positions in the
+        references as they were counted. Raises ClipfeatError as `count_ngrams` does.
         """
         refs, images = self._references, np.asarray(images, np.int64)
         words = captions.tolist() if isinstance(captions, np.ndarray) else captions
         words = refs.ending.captions(words)
         lengths = np.fromiter(map(len, words), np.int64, len(words))
         counts = count_ngrams(words)
-        idf = self._idf[find(self._ngrams, counts.distinct)][counts.ngram]
+        idf = self._idf[positions_of(counts.distinct, self._ngrams)][counts.ngram]
         order = order_of(counts.distinct)[counts.ngram]
         squares = sum_by_order((counts.times * idf) ** 2, counts.caption, order, len(words))
 
@@ -244,12 +251,12 @@ class CiderD:
         pairs = refs.references_of[images + 1] - refs.references_of[images]
         caption = np.repeat(np.arange(len(words)), pairs)
         reference = _ranges(refs.references_of[images], pairs)
-        mine, other = _shared(counts, images, refs)
-        pair = (ends(pairs)[:-1] - refs.references_of[images])[counts.caption[mine]]
-        # Both vectors have the idf in common, so that weights are clipped where counts are.
-        clipped = np.minimum(counts.times[mine], refs.times[other])
-        products = clipped * refs.times[other] * idf[mine] ** 2
-        dots = sum_by_order(products, pair + refs.reference[other], order[mine], len(caption))
+        entry, ref_entry = _shared_entries(counts, images, refs)
+        pair = (bounds(pairs)[:-1] - refs.references_of[images])[counts.caption[entry]]
+        # Both vectors share the idf, so that clipping the counts clips the weights.
+        clipped = np.minimum(counts.times[entry], refs.times[ref_entry])
+        products = clipped * refs.times[ref_entry] * idf[entry] ** 2
+        dots = sum_by_order(products, pair + refs.reference[ref_entry], order[entry], len(caption))
         norms = np.sqrt(squares)[caption] * self._norms[reference]
         cosines = np.divide(dots, norms, out=np.zeros_like(dots), where=norms > 0)
 
@@ -258,56 +265,59 @@ class CiderD:
         return SCALE * np.bincount(caption, similar, minlength=len(words)) / pairs
 
 
-def _shared(counts: Counts, images: Numbers, refs: References) -> tuple[Numbers, Numbers]:
-    """Return each entry of a caption beside each of its image's references with that n-gram.
+def _shared_entries(
+    counts: NgramCounts, images: Numbers, refs: ReferenceCounts
+) -> tuple[Numbers, Numbers]:
+    """Return each entry of a caption with each of its image's entries of the same n-gram.
 
     Both are positions: in the entries of `counts` and in those of `refs`.
     """
     batch, slot = np.unique(images, return_inverse=True)
     sizes = refs.entries_of[batch + 1] - refs.entries_of[batch]
     entry = _ranges(refs.entries_of[batch], sizes)
-    ngram = find(counts.distinct, refs.ngram[entry])
+    ngram = positions_of(refs.ngram[entry], counts.distinct)
     known = ngram >= 0
-    # Numbers of (image, n-gram), which rise as the references' entries do.
-    theirs = (np.repeat(np.arange(len(batch)), sizes) * len(counts.distinct) + ngram)[known]
-    mine = slot[counts.caption] * len(counts.distinct) + counts.ngram
-    first = np.searchsorted(theirs, mine)
-    hits = np.searchsorted(theirs, mine, side="right") - first
-    return np.repeat(np.arange(len(mine)), hits), entry[known][_ranges(first, hits)]
+    # Numbers of (image, n-gram), sorted as the references' entries are.
+    ref_keys = (np.repeat(np.arange(len(batch)), sizes) * len(counts.distinct) + ngram)[known]
+    keys = slot[counts.caption] * len(counts.distinct) + counts.ngram
+    first = np.searchsorted(ref_keys, keys)
+    hits = np.searchsorted(ref_keys, keys, side="right") - first
+    return np.repeat(np.arange(len(keys)), hits), entry[known][_ranges(first, hits)]
 
 
 def _ranges(starts: Numbers, sizes: Numbers) -> Numbers:
-    """Return the numbers of all ranges: `sizes[0]` from `starts[0]` on, and so forth."""
-    return np.repeat(starts - ends(sizes)[:-1], sizes) + np.arange(sizes.sum())
+    """Return the numbers of all ranges: `sizes[0]` numbers from `starts[0]`, and so on."""
+    return np.repeat(starts - bounds(sizes)[:-1], sizes) + np.arange(sizes.sum())
 
 
 def _bigrams(lengths: Numbers) -> Numbers:
     return np.maximum(lengths - 1, 0)
 
 
-END = 0  # the first word is 1
+END = 0  # of TextCider; its first word is 1
 
 
 class TextCider:
-    """Scores captions of images by the words of their references, with their own frequencies.
+    """Scores captions of images by the words of the images' references.
 
-    The numbers are those of pycocoevalcap's CIDEr on the same words. With `end_is_word`, for
-    rewards, the end of a caption is a word, so that one that was cut off lacks it.
+    Document frequencies are those of these references, and the scores those of pycocoevalcap's
+    CIDEr on the same words. With `end_is_word`, for rewards, the end of a caption is a word, so
+    that one that was cut off lacks it.
     """
 
     def __init__(self, references: Sequence[Sequence[str]], *, end_is_word: bool) -> None:
         """Count the references of each image; words have one space between two."""
-        words = dict.fromkeys(word for own in references for text in own for word in text.split())
-        self._numbers = {word: number for number, word in enumerate(words, start=END + 1)}
-        counted = count_references(
+        words = (word for texts in references for text in texts for word in text.split())
+        self._token_of = {word: n for n, word in enumerate(dict.fromkeys(words), start=END + 1)}
+        counts = count_references(
             [
-                [[self._numbers[word] for word in text.split()] for text in own]
-                for own in references
+                [[self._token_of[word] for word in text.split()] for text in texts]
+                for texts in references
             ],
             end=END,
             end_is_word=end_is_word,
         )
-        self._cider = CiderD(counted, document_frequencies(counted))
+        self._cider = CiderD(counts, document_frequencies(counts))
 
     def scores(
         self,
@@ -320,15 +330,15 @@ class TextCider:
 
         `images` are positions in the references; `ended` says which captions have their end.
         """
-        strangers: dict[str, int] = {}  # words of no reference
-        first = END + 1 + len(self._numbers)
+        new_words: dict[str, int] = {}  # that no reference has
+        first = END + 1 + len(self._token_of)
 
-        def number(word: str) -> int:
-            known = self._numbers.get(word)
-            return strangers.setdefault(word, first + len(strangers)) if known is None else known
+        def token(word: str) -> int:
+            known = self._token_of.get(word)
+            return new_words.setdefault(word, first + len(new_words)) if known is None else known
 
         tokens = [
-            [*map(number, caption.split()), *([END] if whole else [])]
+            [*map(token, caption.split()), *([END] if whole else [])]
             for caption, whole in zip(captions, ended, strict=True)
         ]
         return self._cider.scores(tokens, images)

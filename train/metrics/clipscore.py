@@ -1,4 +1,7 @@
-"""CLIPScore, RefCLIPScore and retrieval, from embeddings of images, captions and references."""
+"""CLIPScore, RefCLIPScore and retrieval, from embeddings of images, captions and references.
+
+Hessel et al. 2021, CLIPScore, section 3.
+"""
 
 from collections.abc import Sequence
 from typing import Any
@@ -6,27 +9,27 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Float64, Int
 
-WEIGHT = 2.5  # stretches cosines, which are hardly ever above 0.4, to about 0 to 1
+WEIGHT = 2.5  # scales cosines, which are hardly ever above 0.4, to about 0 to 1
 AT_RANKS = (1, 5, 10)
-TIE = 1e-6  # cosines this close are the same: float32 has no more to say
+TIE = 1e-6  # cosines that differ by less are equal: float32 is not more precise
 AT_A_TIME = 1024  # rows of similarities; all of a large split would not fit into memory
 
 Vectors = Float[np.ndarray, "row dim"]  # of any norm
-References = Float[np.ndarray, "_ dim"]  # of one image, as many as it has
+ImageReferences = Float[np.ndarray, "_ dim"]  # of one image, as many as it has
 PerImage = Float64[np.ndarray, " image"]
 
 
 def clip_metrics(
-    images: Vectors, captions: Vectors, references: Sequence[References], *, skipped: int = 0
+    images: Vectors, captions: Vectors, references: Sequence[ImageReferences], *, skipped: int = 0
 ) -> dict[str, float]:
     """Return all scores of a split; rows of `images` and `captions` belong together.
 
     `CLIPScore` is 0 to 2.5, `RefCLIPScore` 0 to 10/7. `image_R@k` is the share, 0 to 1, of
     captions whose image is among the k nearest, `text_R@k` that of images whose caption is;
     `image_median_rank` and `text_median_rank` count from 1. `skipped` images, which have no
-    vectors, score 0 and are never found: their rank is the last.
+    vectors, score 0 and are never found: they have the last rank.
     """
-    images, captions = normalised(images), normalised(captions)
+    images, captions = normalized(images), normalized(captions)
     scores = clip_scores(images, captions)
     with_references = ref_clip_scores(scores, captions, references)
     total = len(images) + skipped
@@ -41,24 +44,24 @@ def clip_metrics(
 def clip_scores(images: Vectors, captions: Vectors) -> PerImage:
     """Return the CLIPScore of each caption: 2.5 * max(cos(caption, image), 0).
 
-    Vectors have norm 1. Hessel et al. 2021, CLIPScore, section 3.
+    Vectors have norm 1.
     """
     cosines = np.einsum("ij,ij->i", images, captions, dtype=np.float64)
     return WEIGHT * np.maximum(cosines, 0)
 
 
 def ref_clip_scores(
-    scores: PerImage, captions: Vectors, references: Sequence[References]
+    scores: PerImage, captions: Vectors, references: Sequence[ImageReferences]
 ) -> PerImage:
     """Return the RefCLIPScore of each caption, given its CLIPScore.
 
-    It is the harmonic mean of the CLIPScore, its weight of 2.5 included, and of the cosine to the
-    nearest reference, at least 0. Hessel et al. 2021, CLIPScore, section 3.
+    It is the harmonic mean of the CLIPScore, including its weight of 2.5, and of the cosine to the
+    nearest reference, at least 0.
     """
     nearest = np.array(
         [
-            (normalised(own) @ caption.astype(np.float64)).max()
-            for caption, own in zip(captions, references, strict=True)
+            (normalized(of_image) @ caption.astype(np.float64)).max()
+            for caption, of_image in zip(captions, references, strict=True)
         ]
     )
     nearest = np.maximum(nearest, 0)
@@ -67,9 +70,9 @@ def ref_clip_scores(
 
 
 def own_ranks(queries: Vectors, items: Vectors) -> Int[np.ndarray, " query"]:
-    """Return at which place, from 1, each query finds the item of its own row, by cosine.
+    """Return the rank, from 1, at which each query finds the item of its own row, by cosine.
 
-    Vectors have norm 1. An item that is as near as the own one stands before it.
+    Vectors have norm 1. An item that is as near as the own one ranks before it.
     """
     ranks = np.empty(len(queries), np.int64)
     for start in range(0, len(queries), AT_A_TIME):
@@ -80,7 +83,7 @@ def own_ranks(queries: Vectors, items: Vectors) -> Int[np.ndarray, " query"]:
     return ranks
 
 
-def normalised(vectors: Vectors) -> Float64[np.ndarray, "row dim"]:
+def normalized(vectors: Vectors) -> Float64[np.ndarray, "row dim"]:
     """Return vectors of norm 1; zeros stay zeros."""
     wide = vectors.astype(np.float64)
     norms = np.linalg.norm(wide, axis=1, keepdims=True)

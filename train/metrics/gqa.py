@@ -11,16 +11,16 @@ QUERY = "query"  # the one structural type whose questions are open; yes/no and 
 
 
 class GqaAnnotation(NamedTuple):
-    """The answer to one question, and how it is filed."""
+    """The answer to one question, and its types."""
 
     answer: str
-    balanced: bool  # scores are over the balanced questions alone
+    balanced: bool  # only balanced questions are scored
     structural: str  # "query", "verify", "logical", "choose", "compare"
     semantic: str  # "attr", "cat", "global", "obj", "rel"
-    entailed: tuple[str, ...]  # questions whose answers follow from this one's
+    entailed: tuple[str, ...]  # ids of questions whose answers follow from this one
 
     def soft(self) -> dict[str, float]:
-        """Return the answer, which counts in full; GQA compares to the letter."""
+        """Return the answer, which counts in full; GQA compares answers exactly."""
         return {self.answer: 1.0}
 
     def common(self) -> str:
@@ -43,8 +43,9 @@ def score_each(
     }
     if not scores:
         raise ClipfeatError(
-            f"none of the {len(annotations)} questions is balanced, and GQA scores those alone; "
-            "take the files of a balanced split"
+            f"none of the {len(annotations)} questions is balanced, and GQA scores only those; "
+            "take the files of a balanced split",
+            code="E-GQA-BALANCED",
         )
     return scores
 
@@ -78,7 +79,7 @@ def score_split(
 def _consistency(
     predictions: Mapping[str, str], annotations: Mapping[str, GqaAnnotation]
 ) -> float | None:
-    """Return the mean over the questions answered rightly of the accuracy on what they entail."""
+    """Return the mean, over the questions answered rightly, of the accuracy on what they entail."""
     shares = []
     for question_id, annotation in annotations.items():
         others = [other for other in annotation.entailed if other != question_id]

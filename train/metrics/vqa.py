@@ -1,18 +1,15 @@
-"""Answer strings: the official normalisation, and the soft score of an answer."""
+"""VQA v2's accuracy: the official normalisation of answers, and their scores."""
 
 import functools
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple, TypeVar
 
-from ...base.errors import ClipfeatError, UsageError
-from ...base.files import read_text, split_lines
-from ...base.jsonio import parse_json
+from ...base.errors import ClipfeatError
 
-# Each is a contraction that the published table restores; what it restores it from is the word
-# less any one of its apostrophes. "let's" and "she's" are not restored: they would eat words.
+# Contractions that the published table restores, from the word without any one of its apostrophes.
+# "let's" and "she's" are not among them: "lets", for example, is a word of its own.
 CONTRACTIONS = """
     ain't aren't can't could've couldn't couldn't've didn't doesn't don't hadn't hadn't've hasn't
     haven't he'd he'd've he's how'd how'll how's isn't it'd it'd've it'll ma'am mightn't
@@ -29,16 +26,14 @@ RESTORED = {
     for word in CONTRACTIONS
     for place, letter in enumerate(word)
     if letter == "'"
-} | {"somebody'd": "somebodyd"}  # the one entry of the table that runs backwards
+} | {"somebody'd": "somebodyd"}  # the one entry of the table that removes an apostrophe
 NUMBERS = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten"]
 DIGITS = {word: str(value) for value, word in enumerate(NUMBERS)} | {"none": "0"}
 ARTICLES = {"a", "an", "the"}
 PUNCTUATION = ';/[]"{}()=+\\_-><@`,?!'  # not the apostrophe, nor the colon of "2:50"
 COMMA_IN_NUMBER = re.compile(r"\d,\d")
 PERIOD = re.compile(r"\.(?!\d)")
-UNKNOWN = "<unk>"
-LONGEST_LIST = 1 << 26  # bytes
-MAX_PERIODS = 32  # the published script strips no more: it passes a flag where a count goes
+MAX_PERIODS = 32  # the published script removes at most so many: it passes a flag as the count
 
 
 @functools.lru_cache(maxsize=1 << 16)  # answers repeat: a split has ten for each question
@@ -46,9 +41,10 @@ def normalize_answer(text: str) -> str:
     """Return an answer as the VQA evaluation compares it.
 
     The rules are those of visualqa.org/evaluation, in the order and with the quirks of its
-    published script: a mark beside a space vanishes everywhere in the answer, any other becomes
-    a space; where the answer has a comma between digits, all marks vanish; a period goes unless
-    a digit follows it. Then lower case, number words to digits, articles out, apostrophes back.
+    published script: a mark beside a space is removed everywhere in the answer, any other becomes
+    a space; where the answer has a comma between digits, all marks are removed; a period is
+    removed unless a digit follows it. Then the answer becomes lower case, number words become
+    digits, articles are removed and apostrophes restored.
     """
     text = text.replace("\n", " ").replace("\t", " ").strip()
     marked = text
@@ -73,49 +69,9 @@ def soft_score(matches: int, annotators: int) -> float:
 
 
 def soft_scores(answers: Sequence[str]) -> dict[str, float]:
-    """Return {normalised answer: soft score} of all that a question's annotators said."""
+    """Return {normalised answer: soft score} of all answers of a question's annotators."""
     counts = Counter(map(normalize_answer, answers))
     return {answer: soft_score(count, len(answers)) for answer, count in counts.items()}
-
-
-def answer_classes(answers: Iterable[str], *, min_count: int) -> tuple[str, ...]:
-    """Return the answers that occur at least `min_count` times, commonest first.
-
-    Given the commonest answer of each question, normalised: 3,129 classes come of VQA v2 train
-    and val with `min_count` 9, the choice that most published models share. One of them is the
-    empty answer, which is what normalisation leaves of an article.
-    """
-    counts = Counter(answers)
-    kept = [answer for answer, count in counts.items() if count >= min_count]
-    return tuple(sorted(kept, key=lambda answer: (-counts[answer], answer)))
-
-
-def read_answer_list(path: Path) -> tuple[str, ...]:
-    """Return the answers of a file: a JSON list of texts, or one answer a line.
-
-    Those are LXMERT's trainval_label2ans.json, whose empty answer is one, and mmf's
-    answers_vqa.txt, whose "<unk>" stands for all other answers and is none; a blank line is none
-    either. Raises UsageError for a file that cannot be read or is empty, and where an answer is
-    there twice.
-    """
-    try:
-        text = read_text(path, LONGEST_LIST)
-        listed = text.lstrip().startswith("[")
-        found = parse_json(text) if listed else [x for x in split_lines(text) if x.strip()]
-    except (OSError, ValueError) as error:
-        why = error.strerror if isinstance(error, OSError) else error
-        raise UsageError(
-            f"answer_list {path}: not a readable list of answers ({why})", code="E-ANSWERS-READ"
-        ) from None
-    strange = [answer for answer in found if not isinstance(answer, str)]
-    if strange:
-        raise UsageError(f"answer_list {path}: each answer must be a text; got {strange[0]!r:.60}")
-    answers = [answer.strip() for answer in found if answer.strip() != UNKNOWN]
-    twice = [answer for answer, count in Counter(answers).items() if count > 1]
-    if twice or not answers:
-        what = f"{twice[0]!r} is there twice" if twice else "holds no answers"
-        raise UsageError(f"answer_list {path}: {what}")
-    return tuple(answers)
 
 
 Id = TypeVar("Id", bound=int | str)
@@ -123,10 +79,10 @@ SCORES = ("overall", "by_answer_type", "by_question_type")
 
 
 class Annotation(NamedTuple):
-    """What people said of one question, and how it is filed."""
+    """The answers that people gave to one question, and its types."""
 
     answers: tuple[str, ...]  # ten in the official files
-    multiple_choice_answer: str  # the commonest
+    multiple_choice_answer: str  # the most common one
     answer_type: str  # "yes/no", "number", "other"
     question_type: str  # the question's first words, such as "how many"
 
@@ -135,24 +91,24 @@ class Annotation(NamedTuple):
         return soft_scores(self.answers)
 
     def common(self) -> str:
-        """Return the commonest answer, normalised."""
+        """Return the most common answer, normalised."""
         return normalize_answer(self.multiple_choice_answer)
 
 
 def accuracy(answer: str, annotators: Sequence[str]) -> float:
-    """Return the accuracy, 0 to 1, of `answer` against what the annotators said.
+    """Return the accuracy, 0 to 1, of `answer` against the answers of the annotators.
 
     As in the published script, answers are normalised only where the annotators differ; where
-    they agree to the letter, `answer` must agree to the letter too (spaces at its ends aside).
+    they agree exactly, `answer` must agree exactly too (except for spaces at its ends).
     """
-    said = [_on_one_line(text) for text in annotators]
-    given = _on_one_line(answer)
-    if len(set(said)) > 1:
-        said = [normalize_answer(text) for text in said]
-        given = normalize_answer(given)
-    matches = said.count(given)
-    # `soft_score` is the same but for the last bit, which decides how 30.625 is rounded.
-    return sum(min(1, (matches - (text == given)) / 3) for text in said) / len(said)
+    references = [_on_one_line(text) for text in annotators]
+    predicted = _on_one_line(answer)
+    if len(set(references)) > 1:
+        references = [normalize_answer(text) for text in references]
+        predicted = normalize_answer(predicted)
+    matches = references.count(predicted)
+    # `soft_score` is equal except for the last bit, which decides how 30.625 is rounded.
+    return sum(min(1, (matches - (text == predicted)) / 3) for text in references) / len(references)
 
 
 def score_each(
@@ -194,15 +150,16 @@ def score_split(
 def require_same_questions(predictions: Mapping[Id, str], annotations: Mapping[Id, Any]) -> None:
     """Raise ClipfeatError unless both hold the same questions."""
     if predictions.keys() != annotations.keys():
-        strays = sorted(predictions.keys() ^ annotations.keys(), key=str)
+        unmatched = sorted(predictions.keys() ^ annotations.keys(), key=str)
         raise ClipfeatError(
-            f"predictions and annotations must hold the same questions; {len(strays)} are in "
-            f"one alone, such as {strays[:3]}"
+            f"predictions and annotations must hold the same questions; {len(unmatched)} are in "
+            f"only one of them, such as {unmatched[:3]}",
+            code="E-PREDICTIONS-IDS",
         )
 
 
 def percent(scores: Sequence[float]) -> float:
-    """Return the mean of scores in percent, with the two decimals that the field prints."""
+    """Return the mean of scores in percent, with two decimals, as papers print it."""
     return round(100 * sum(scores) / len(scores), 2)
 
 

@@ -1,1 +1,1 @@
-"""Models that read a text and a grid: their settings, their parts, one file each."""
+"""Models that read grids: answers to texts, and captions; their parts, settings and starts."""

@@ -1,4 +1,4 @@
-"""The layers of a transformer whose norms come first, and the positions of words."""
+"""A transformer that writes captions (Vaswani et al. 2017), with norms first as in CLIP-ViL."""
 
 import math
 from typing import NamedTuple
@@ -7,35 +7,35 @@ import torch
 from jaxtyping import Bool, Float, Float32, Int
 from torch import Tensor, nn
 
-from ..data.words import PADDING
+from ..data.vocabulary import PADDING
 from ..records import FeatureNorm
 from .captioner import Captioner, Cells
-from .layers import MultiHeadAttention, Words
+from .layers import MultiHeadAttention, WordEmbedding
 from .mcan import feed_forward
 from .settings import TransformerCaptionerSettings
 
-SLOWEST = 10_000  # the longest wavelength, in words and over 2 pi (Vaswani et al. 2017, 3.5)
+MAX_WAVELENGTH = 10_000  # in words, times 2 pi (Vaswani et al. 2017, section 3.5)
 
 
 class KeysValues(NamedTuple):
-    """What attention keeps of items."""
+    """The keys and values of items that attention reads."""
 
     keys: Float[Tensor, "text head item part"]
     values: Float[Tensor, "text head item part"]
 
 
-class Read(NamedTuple):
-    """What a decoder layer makes of words."""
+class DecoderOutputs(NamedTuple):
+    """The outputs of a decoder layer."""
 
     words: Float[Tensor, "caption token channel"]
-    queries: Float[Tensor, "caption token channel"]  # with which it looked at the cells
-    past: KeysValues  # of its words, those before among them
+    queries: Float[Tensor, "caption token channel"]  # of its attention to the cells
+    past: KeysValues  # of all words so far, including the new ones
 
 
 class EncoderLayer(nn.Module):
-    """Cells read each other, then a perceptron at each: Vaswani et al. 2017, section 3.1.
+    """Self-attention over cells, then a perceptron for each (Vaswani et al. 2017, section 3.1).
 
-    The norms stand before each part, not after it, as in CLIP-ViL's captioner.
+    The norms come before each part, not after it, as in CLIP-ViL's captioner.
     """
 
     def __init__(self, channels: int, *, heads: int, dropout: float) -> None:
@@ -48,14 +48,14 @@ class EncoderLayer(nn.Module):
     def forward(
         self, cells: Float[Tensor, "image cell channel"], mask: Bool[Tensor, "image cell"]
     ) -> Float[Tensor, "image cell channel"]:
-        """Return the cells, each having read the real ones."""
+        """Return the cells after attention to the real ones."""
         normed = self.among_norm(cells)
         cells = cells + self.dropout(self.among(normed, normed, mask))
         return cells + self.dropout(self.feed(self.feed_norm(cells)))
 
 
 class DecoderLayer(nn.Module):
-    """Words read those before them, then cells, then a perceptron at each; norms come first."""
+    """Attention to the words before, then to cells, then a perceptron; norms come first."""
 
     def __init__(self, channels: int, *, heads: int, dropout: float) -> None:
         super().__init__()
@@ -74,49 +74,47 @@ class DecoderLayer(nn.Module):
         seen: Bool[Tensor, "1 1 token item"],
         cells: KeysValues,
         mask: Bool[Tensor, "image cell"],
-    ) -> Read:
-        """Return new words, each having read the items it has `seen`: the past, and new words.
+    ) -> DecoderOutputs:
+        """Return the new words after attention to the words where `seen` is true, and to the cells.
 
-        Captions of one image stand side by side, equally many for each.
+        The items of `seen` are the past and the new words. Captions of one image are next to each
+        other, the same number for each image.
         """
         normed = self.before_norm(words)
-        items = KeysValues(*map(_joined, past, self.before.project(normed)))
+        new = self.before.project(normed)
+        items = KeysValues(*(torch.cat(pair, dim=2) for pair in zip(past, new, strict=True)))
         words = words + self.dropout(self.before.gather(normed, *items, seen))
 
         queries = self.across_norm(words)
-        found = self.across.gather(by_image(queries, len(mask)), *cells, mask[:, None, None])
-        words = words + self.dropout(found.view_as(words))
+        gathered = self.across.gather(by_image(queries, len(mask)), *cells, mask[:, None, None])
+        words = words + self.dropout(gathered.view_as(words))
         words = words + self.dropout(self.feed(self.feed_norm(words)))
-        return Read(words, queries, items)
+        return DecoderOutputs(words, queries, items)
 
 
 def by_image(
     words: Float[Tensor, "caption token channel"], images: int
 ) -> Float[Tensor, "image words channel"]:
-    """Return the words of all captions of an image in one row."""
+    """Return the words of all captions of an image as one sequence."""
     return words.reshape(images, -1, words.shape[-1])
 
 
 def sinusoids(
     first: int, count: int, channels: int, device: torch.device
 ) -> Float32[Tensor, "position channel"]:
-    """Return the positions from `first` on: sines and cosines by turns.
+    """Return the position signals from position `first` on: sines and cosines alternate.
 
     Vaswani et al. 2017, section 3.5: channels 2i and 2i+1 at position p are the sine and the
     cosine of p / 10000^(2i / channels).
     """
     position = torch.arange(first, first + count, device=device)[:, None]
     even = torch.arange(0, channels, 2, device=device)
-    angles = position * torch.exp(even * (-math.log(SLOWEST) / channels))
+    angles = position * torch.exp(even * (-math.log(MAX_WAVELENGTH) / channels))
     return torch.stack((angles.sin(), angles.cos()), dim=-1).flatten(1)
 
 
-def _joined(past: Tensor, new: Tensor) -> Tensor:
-    return torch.cat((past, new), dim=2)
-
-
 class Memory(NamedTuple):
-    """What each decoder layer reads of the cells, projected once an image."""
+    """The keys and values of the cells for each decoder layer, projected once per image."""
 
     keys: Float[Tensor, "image layer head cell part"]
     values: Float[Tensor, "image layer head cell part"]
@@ -124,17 +122,17 @@ class Memory(NamedTuple):
 
 
 class State(NamedTuple):
-    """What each decoder layer reads of the words written so far."""
+    """The keys and values of the words so far for each decoder layer."""
 
     keys: Float[Tensor, "caption layer head token part"]
     values: Float[Tensor, "caption layer head token part"]
 
 
-class Transformer(Captioner):
+class TransformerCaptioner(Captioner):
     """The captioner of CLIP-ViL's experiments (Vaswani et al. 2017, with norms first).
 
-    Differences: features are standardised; a key has no bias, which softmax would drop; dropout
-    in a sum, in a perceptron and in attention is one number.
+    Differences: features are standardised; keys have no bias, which softmax would cancel; there is
+    one dropout rate for sums, perceptrons and attention.
     """
 
     def __init__(
@@ -147,7 +145,7 @@ class Transformer(Captioner):
             EncoderLayer(hidden, heads=heads, dropout=dropout) for _ in range(settings.layers)
         )
         self.encoder_norm = nn.LayerNorm(hidden)
-        self.words = Words(words, hidden)
+        self.words = WordEmbedding(words, hidden)
         self.dropout = nn.Dropout(dropout)
         self.decoder = nn.ModuleList(
             DecoderLayer(hidden, heads=heads, dropout=dropout) for _ in range(settings.layers)
@@ -165,7 +163,7 @@ class Transformer(Captioner):
         mask: Bool[Tensor, "image cell"],
         grid_shapes: Int[Tensor, "image 2"],
     ) -> Memory:
-        """Return the memory of images; `mask` is true for real cells, and no other counts."""
+        """Return the memory of images; only cells where `mask` is true have an effect."""
         cells = self.cells(features, mask, grid_shapes)
         for layer in self.encoder:
             cells = layer(cells, mask)
@@ -177,15 +175,15 @@ class Transformer(Captioner):
     def logits(
         self, memory: Memory, tokens: Int[Tensor, "caption token"]
     ) -> Float[Tensor, "caption token word"]:
-        """Return the logits of the word that follows each token, given those up to it."""
-        words, _, _ = self.read(memory, _nothing(memory, len(tokens)), tokens)
+        """Return the logits of the word after each token, given the tokens up to it."""
+        words, _, _ = self.read(memory, _start_state(memory, len(tokens)), tokens)
         return self.classifier(words)
 
     def attention(
         self, memory: Memory, tokens: Int[Tensor, "caption token"]
     ) -> Float32[Tensor, "caption token cell"]:
-        """Return where the last layer looks after each token, as a mean over its heads."""
-        _, queries, _ = self.read(memory, _nothing(memory, len(tokens)), tokens)
+        """Return the last layer's attention over cells after each token, the mean of its heads."""
+        _, queries, _ = self.read(memory, _start_state(memory, len(tokens)), tokens)
         across = self._layers[-1].across
         weights = across.weights(
             by_image(queries, len(memory.mask)), memory.keys[:, -1], memory.mask
@@ -193,13 +191,13 @@ class Transformer(Captioner):
         return weights.view(*tokens.shape, -1)
 
     def start(self, memory: Memory) -> State:
-        """Return the state of one caption an image, of which nothing is written."""
-        return _nothing(memory, len(memory.mask))
+        """Return the state of one empty caption per image."""
+        return _start_state(memory, len(memory.mask))
 
     def step(
         self, memory: Memory, state: State, last: Int[Tensor, " caption"]
     ) -> tuple[Float[Tensor, "caption word"], State]:
-        """Return the logits of the next word after `last`, and the state that has read `last`."""
+        """Return the logits of the word after `last`, and the state that has read `last`."""
         words, _, state = self.read(memory, state, last[:, None])
         return self.classifier(words[:, 0]), state
 
@@ -208,14 +206,14 @@ class Transformer(Captioner):
     ) -> tuple[
         Float[Tensor, "caption token channel"], Float[Tensor, "caption token channel"], State
     ]:
-        """Return tokens as the last layer has them, its queries to the cells, and the state."""
+        """Return the last layer's vectors of tokens, its queries to the cells, and the state."""
         count, before = tokens.shape[1], state.keys.shape[3]
         vectors = self.words(tokens) * self.words.embedding_dim**0.5
         words = self.dropout(
             vectors + sinusoids(before, count, self.words.embedding_dim, tokens.device)
         )
         seen = torch.ones(count, before + count, dtype=torch.bool, device=tokens.device)
-        seen = seen.tril(before)[None, None]  # a token sees itself and those before
+        seen = seen.tril(before)[None, None]  # a token sees itself and the ones before
         queries, pasts = words, []
         for number, layer in enumerate(self._layers):
             past = KeysValues(state.keys[:, number], state.values[:, number])
@@ -230,7 +228,7 @@ class Transformer(Captioner):
         return [layer for layer in self.decoder if isinstance(layer, DecoderLayer)]
 
 
-def _nothing(memory: Memory, captions: int) -> State:
+def _start_state(memory: Memory, captions: int) -> State:
     _, layers, heads, _, part = memory.keys.shape
-    nothing = memory.keys.new_empty(captions, layers, heads, 0, part)
-    return State(nothing, nothing)
+    empty = memory.keys.new_empty(captions, layers, heads, 0, part)
+    return State(empty, empty)

@@ -1,4 +1,4 @@
-"""Which words may come next."""
+"""Decoding captions: greedy, by sampling, and by beam search."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -10,18 +10,23 @@ from torch.nn.functional import cross_entropy
 
 from ...base.errors import UsageError
 from ..data.caption_vocabulary import BEGIN, END
-from ..data.words import PADDING, UNKNOWN
+from ..data.vocabulary import PADDING, UNKNOWN
 from .captioner import Captioner, select
 
-NEVER = (PADDING, UNKNOWN, BEGIN)  # are never written
+NEVER = (PADDING, UNKNOWN, BEGIN)  # tokens that are never written
+MAX_TOKENS = 20  # of a caption, including END; the field writes no longer ones
+DIVERSITY = 0.5  # the cost of a word for each earlier group of beams that has it
 
 
 def require_rules(*, max_tokens: int, no_repeat: int) -> None:
     """Raise UsageError where the rules that every decoder has are out of range."""
-    if max_tokens < 1:
-        raise UsageError(f"max_tokens must be at least 1; got {max_tokens}")
-    if no_repeat < 0:
-        raise UsageError(f"no_repeat is a number of words, 0 for no such rule; got {no_repeat}")
+    _require(max_tokens >= 1, f"max_tokens must be at least 1; got {max_tokens}")
+    _require(no_repeat >= 0, f"no_repeat is a number of words, 0 for no rule; got {no_repeat}")
+
+
+def _require(condition: bool, message: str) -> None:  # noqa: FBT001
+    if not condition:
+        raise UsageError(message, code="E-DECODING-RANGE")
 
 
 def allowed(
@@ -32,12 +37,12 @@ def allowed(
 ) -> Float32[Tensor, "row word"]:
     """Return the log-probabilities with -inf for every word that may not follow `tokens`.
 
-    UNKNOWN is never written. Where `no_repeat` is n > 0, no n words follow each other twice.
+    UNKNOWN is never written. Where `no_repeat` is n > 0, no sequence of n words occurs twice.
     """
     barred = torch.zeros_like(log_probabilities, dtype=torch.bool)
     barred[:, list(NEVER)] = True
     if 0 < no_repeat < tokens.shape[1]:
-        grams = tokens.unfold(1, no_repeat, 1)  # row place n
+        grams = tokens.unfold(1, no_repeat, 1)  # row position n
         ending = tokens[:, tokens.shape[1] - no_repeat + 1 :]  # what the next word would complete
         matches = (grams[:, :, :-1] == ending[:, None]).all(dim=-1)
         barred.scatter_(1, torch.where(matches, grams[:, :, -1], PADDING), value=True)
@@ -45,10 +50,10 @@ def allowed(
 
 
 class Captions(NamedTuple):
-    """Some captions of each image: BEGIN, words, END, padding; without END where cut off.
+    """Captions of each image: BEGIN, words, END, padding; without END where they were cut off.
 
-    A caption's log-probability is that of its words and END under the model as it is, whatever
-    rules a decoder put on top. -inf marks places for which there was no caption.
+    A caption's log-probability is that of its words and END under the model alone, without the
+    rules of a decoder. -inf marks positions for which there was no caption.
     """
 
     tokens: Int[Tensor, "image caption token"]
@@ -65,10 +70,10 @@ def log_probabilities(
 ) -> Float32[Tensor, "caption step"]:
     """Return the log-probability of each token after the first, with gradients; 0 in padding.
 
-    Captions are BEGIN, words, END, padding, equally many of each image of the memory, side by
-    side. What a decoder returned may be scored again thus, to learn from it:
-    `log_probabilities(model, memory, captions.tokens.flatten(0, 1))`; or with `of_tokens` and the
-    logits of the model called as a whole, which training on several GPUs wants.
+    Captions are BEGIN, words, END, padding, the same number for each image of the memory, next to
+    each other. To learn from what a decoder returned, score it again:
+    `log_probabilities(model, memory, captions.tokens.flatten(0, 1))`; or, as training on several
+    GPUs requires, call the whole model, and `of_tokens` with its logits.
     """
     return of_tokens(model.logits(memory, tokens[:, :-1]), tokens)
 
@@ -77,29 +82,26 @@ def of_tokens(
     logits: Float[Tensor, "caption step word"], tokens: Int[Tensor, "caption token"]
 ) -> Float32[Tensor, "caption step"]:
     """Return the log-probability of each token after the first by its logits; 0 in padding."""
-    # `ignore_index` gives 0 there, of no gradient.
+    # `ignore_index` gives 0 there, without a gradient.
     return -cross_entropy(
         logits.float().transpose(1, 2), tokens[:, 1:], ignore_index=PADDING, reduction="none"
     )
 
 
-MAX_TOKENS = 20  # of a caption, END among them; the field writes no longer ones
-
-
 def greedy(
     model: Captioner, memory: Any, *, max_tokens: int = MAX_TOKENS, no_repeat: int = 0
 ) -> Captions:
-    """Return one caption of each image, the likeliest word at each place.
+    """Return one caption of each image, the most likely word at each position.
 
-    It ends with END or after `max_tokens`; where `no_repeat` is n > 0, no n words follow each
-    other twice. As every decoder, it takes no gradients and the model in the mode it is in, so
-    set that to evaluation before. Raises UsageError for a rule out of range.
+    It ends with END or after `max_tokens`; where `no_repeat` is n > 0, no sequence of n words
+    occurs twice. Like all decoders, it computes no gradients, and does not change the mode of the
+    model, so set that to evaluation before. Raises UsageError for a rule out of range.
     """
 
-    def likeliest(scores: Float32[Tensor, "row word"]) -> Int[Tensor, " row"]:
+    def most_likely(scores: Float32[Tensor, "row word"]) -> Int[Tensor, " row"]:
         return scores.argmax(dim=1)
 
-    return _write(model, memory, likeliest, each=1, max_tokens=max_tokens, no_repeat=no_repeat)
+    return _write(model, memory, most_likely, each=1, max_tokens=max_tokens, no_repeat=no_repeat)
 
 
 def sample(
@@ -116,35 +118,31 @@ def sample(
     """Return `samples` captions of each image, each word drawn by `generator`, on its device.
 
     A word's probability is the softmax of its logit over `temperature`, among the words that may
-    follow. With `nucleus` below 1 only the likeliest words are drawn from, as few as together
-    have so much of it (Holtzman et al. 2020, section 3.1). Takes no gradients; to learn from the
-    captions, score them with `log_probabilities`. Raises UsageError for a rule out of range.
+    follow. With `nucleus` below 1 only the smallest set of most likely words is drawn from that
+    together has this probability (Holtzman et al. 2020, section 3.1). Computes no gradients; to
+    learn from the captions, score them with `log_probabilities`. Raises UsageError for a rule out
+    of range.
     """
-    if samples < 1:
-        raise UsageError(f"samples must be at least 1; got {samples}")
-    if not temperature > 0:
-        raise UsageError(f"temperature must be more than 0; got {temperature}")
-    if not 0 < nucleus <= 1:
-        raise UsageError(f"nucleus must be more than 0 and at most 1; got {nucleus}")
+    _require(samples >= 1, f"samples must be at least 1; got {samples}")
+    _require(temperature > 0, f"temperature must be more than 0; got {temperature}")
+    _require(0 < nucleus <= 1, f"nucleus must be more than 0 and at most 1; got {nucleus}")
 
-    def by_chance(scores: Float32[Tensor, "row word"]) -> Int[Tensor, " row"]:
-        chances = (scores / temperature).softmax(dim=1)
+    def draw(scores: Float32[Tensor, "row word"]) -> Int[Tensor, " row"]:
+        probabilities = (scores / temperature).softmax(dim=1)
         if nucleus < 1:
-            chances = within_nucleus(chances, nucleus)
-        return torch.multinomial(chances, 1, generator=generator).squeeze(1)
+            probabilities = within_nucleus(probabilities, nucleus)
+        return torch.multinomial(probabilities, 1, generator=generator).squeeze(1)
 
-    return _write(
-        model, memory, by_chance, each=samples, max_tokens=max_tokens, no_repeat=no_repeat
-    )
+    return _write(model, memory, draw, each=samples, max_tokens=max_tokens, no_repeat=no_repeat)
 
 
 def within_nucleus(
-    chances: Float32[Tensor, "row word"], share: float
+    probabilities: Float32[Tensor, "row word"], share: float
 ) -> Float32[Tensor, "row word"]:
-    """Return the chances of the likeliest words that together have `share`, zero for the rest."""
-    ordered, words = chances.sort(dim=1, descending=True)
+    """Return the probabilities of the most likely words that together have `share`, else zero."""
+    ordered, words = probabilities.sort(dim=1, descending=True)
     enough = ordered.cumsum(dim=1) - ordered >= share  # the words before have it already
-    return torch.zeros_like(chances).scatter_(1, words, ordered.masked_fill(enough, 0.0))
+    return torch.zeros_like(probabilities).scatter_(1, words, ordered.masked_fill(enough, 0.0))
 
 
 @torch.no_grad()
@@ -157,7 +155,7 @@ def _write(
     max_tokens: int,
     no_repeat: int,
 ) -> Captions:
-    """Return `each` captions an image; `choose` takes the scores of the words that may follow."""
+    """Return `each` captions per image; `choose` takes the scores of the words that may follow."""
     require_rules(max_tokens=max_tokens, no_repeat=no_repeat)
     state = model.start(memory)
     device, images = state[0].device, len(state[0])
@@ -177,11 +175,8 @@ def _write(
     )
 
 
-DIVERSITY = 0.5  # what a word costs for each earlier group of beams that has it
-
-
 class Beams(NamedTuple):
-    """Captions begun, beam by beam for each image; -inf is the total of a beam not yet in use."""
+    """Unfinished captions, beam by beam for each image; the total of an unused beam is -inf."""
 
     tokens: Int[Tensor, "image beam token"]
     steps: Float32[Tensor, "image beam step"]  # log-probabilities
@@ -189,7 +184,7 @@ class Beams(NamedTuple):
 
     @property
     def ended(self) -> Bool[Tensor, "image beam"]:
-        """Which captions are written to their end."""
+        """Which captions are complete."""
         return (self.tokens[..., -1] == END) | (self.tokens[..., -1] == PADDING)
 
 
@@ -207,45 +202,37 @@ def beam_search(
 ) -> Captions:
     """Return the captions in the beams of each image, the best first.
 
-    Captions are ranked by log-probability over length^alpha (Wu et al. 2016, section 7), END and
-    words both counted; a caption that has ended keeps its beam as long as no other outranks it,
+    Captions are ranked by log-probability over length^alpha (Wu et al. 2016, section 7), where the
+    length counts words and END. A complete caption keeps its beam as long as no other outranks it,
     and one beam is greedy decoding. With `groups`, each has its part of the beams, and a word
-    costs `diversity` for each time that an earlier group has it at the same place (diverse beam
-    search, Vijayakumar et al. 2016, with Hamming diversity); the ranking at the end is without.
+    costs `diversity` for each time that an earlier group has it at the same position (diverse beam
+    search, Vijayakumar et al. 2016, with Hamming diversity); the final ranking ignores this cost.
     Rules are those of `greedy`. Raises UsageError where one is out of range.
     """
     require_rules(max_tokens=max_tokens, no_repeat=no_repeat)
-    _require_beams(beams, alpha, groups, diversity)
+    _require(beams >= 1, f"beams must be at least 1; got {beams}")
+    _require(alpha >= 0, f"alpha must be at least 0; got {alpha}")
+    _require(groups >= 1 and beams % groups == 0, f"groups must divide {beams} beams; got {groups}")
+    _require(diversity >= 0, f"diversity must be at least 0; got {diversity}")
     state = model.start(memory)
-    found = _start(len(state[0]), beams, groups, state[0].device)
-    first = torch.arange(found.totals.numel(), device=state[0].device)  # of all images' beams
+    current = _start(len(state[0]), beams, groups, state[0].device)
+    first = torch.arange(current.totals.numel(), device=state[0].device)  # of all images' beams
     state = select(state, first // beams)
     for length in range(1, max_tokens + 1):
-        logits, state = model.step(memory, state, found.tokens[..., -1].flatten())
+        logits, state = model.step(memory, state, current.tokens[..., -1].flatten())
         scores = logits.float().log_softmax(dim=1)
-        scores = allowed(scores, found.tokens.flatten(0, 1), no_repeat=no_repeat)
-        scores = _ended_stay(scores.unflatten(0, found.totals.shape), found.ended)
-        parents, words = _choose(found, scores, length, alpha, groups, diversity)
-        found = _grow(found, scores, parents, words)
-        if bool((found.ended | found.totals.isinf()).all()):
+        scores = allowed(scores, current.tokens.flatten(0, 1), no_repeat=no_repeat)
+        scores = _keep_ended(scores.unflatten(0, current.totals.shape), current.ended)
+        parents, words = _choose(current, scores, length, alpha, groups, diversity)
+        current = _grow(current, scores, parents, words)
+        if bool((current.ended | current.totals.isinf()).all()):
             break
         state = select(state, (first.view_as(parents) // beams * beams + parents).flatten())
-    return _ranked(found, alpha)
-
-
-def _require_beams(beams: int, alpha: float, groups: int, diversity: float) -> None:
-    if beams < 1:
-        raise UsageError(f"beams must be at least 1; got {beams}")
-    if not alpha >= 0:
-        raise UsageError(f"alpha must be at least 0; got {alpha}")
-    if groups < 1 or beams % groups:
-        raise UsageError(f"groups must divide beams, {beams}; got {groups}")
-    if not diversity >= 0:
-        raise UsageError(f"diversity must be at least 0; got {diversity}")
+    return _ranked(current, alpha)
 
 
 def _start(images: int, beams: int, groups: int, device: torch.device) -> Beams:
-    """Return beams of which the first of each group is in use, with nothing written."""
+    """Return empty captions of which the first one of each group is in use."""
     totals = torch.full((images, groups, beams // groups), -torch.inf, device=device)
     totals[:, :, 0] = 0.0
     return Beams(
@@ -255,46 +242,46 @@ def _start(images: int, beams: int, groups: int, device: torch.device) -> Beams:
     )
 
 
-def _ended_stay(
+def _keep_ended(
     scores: Float32[Tensor, "image beam word"], ended: Bool[Tensor, "image beam"]
 ) -> Float32[Tensor, "image beam word"]:
-    """Return the scores with padding, at no cost, as all that follows a caption's end."""
+    """Return the scores such that only padding, at no cost, follows a caption's end."""
     scores = scores.masked_fill(ended[..., None], -torch.inf)
     scores[..., PADDING] = scores[..., PADDING].masked_fill(ended, 0.0)
     return scores
 
 
 def _choose(
-    found: Beams,
+    current: Beams,
     scores: Float32[Tensor, "image beam word"],
     length: int,
     alpha: float,
     groups: int,
     diversity: float,
 ) -> tuple[Int[Tensor, "image beam"], Int[Tensor, "image beam"]]:
-    """Return for each beam the beam that it goes on from, of the same group, and its next word.
+    """Return for each beam the beam that it continues, of the same group, and its next word.
 
-    `length` is that of captions that go on, the next word among it.
+    `length` is that of continued captions, including the next word.
     """
     images, beams, words = scores.shape
     size = beams // groups
-    lengths = torch.where(found.ended, _lengths(found.tokens), length)
-    taken = scores.new_zeros(images, words)  # how often an earlier group has a word
+    lengths = torch.where(current.ended, _lengths(current.tokens), length)
+    taken = scores.new_zeros(images, words)  # the number of earlier groups that have a word
     chosen = []
     for start in range(0, beams, size):
         group = slice(start, start + size)
-        totals = found.totals[:, group, None] + scores[:, group] - diversity * taken[:, None]
+        totals = current.totals[:, group, None] + scores[:, group] - diversity * taken[:, None]
         ranks = totals / lengths[:, group, None] ** alpha
         best = ranks.flatten(1).topk(size, dim=1).indices  # image size
         chosen.append((start + best // words, best % words))
         taken = taken.scatter_add(1, best % words, torch.ones_like(best, dtype=taken.dtype))
-        taken[:, PADDING] = 0.0  # no word
+        taken[:, PADDING] = 0.0  # not a word
     parents, following = (torch.cat(parts, dim=1) for parts in zip(*chosen, strict=True))
     return parents, following
 
 
 def _grow(
-    found: Beams,
+    current: Beams,
     scores: Float32[Tensor, "image beam word"],
     parents: Int[Tensor, "image beam"],
     words: Int[Tensor, "image beam"],
@@ -302,18 +289,18 @@ def _grow(
     """Return the beams with one more word each."""
     step = scores.flatten(1).gather(1, parents * scores.shape[2] + words)
     return Beams(
-        tokens=torch.cat((_reordered(found.tokens, parents), words[..., None]), dim=2),
-        steps=torch.cat((_reordered(found.steps, parents), step[..., None]), dim=2),
-        totals=found.totals.gather(1, parents) + step,
+        tokens=torch.cat((_reordered(current.tokens, parents), words[..., None]), dim=2),
+        steps=torch.cat((_reordered(current.steps, parents), step[..., None]), dim=2),
+        totals=current.totals.gather(1, parents) + step,
     )
 
 
-def _ranked(found: Beams, alpha: float) -> Captions:
+def _ranked(current: Beams, alpha: float) -> Captions:
     """Return the captions of each image, the best first."""
-    ranks = found.totals / _lengths(found.tokens) ** alpha
+    ranks = current.totals / _lengths(current.tokens) ** alpha
     order = ranks.argsort(dim=1, descending=True, stable=True)
-    unused = found.totals.gather(1, order).isinf()[..., None]
-    tokens, steps = _reordered(found.tokens, order), _reordered(found.steps, order)
+    unused = current.totals.gather(1, order).isinf()[..., None]
+    tokens, steps = _reordered(current.tokens, order), _reordered(current.steps, order)
     tokens[..., 1:] = tokens[..., 1:].masked_fill(unused, PADDING)
     return Captions(tokens, steps.masked_fill(unused, -torch.inf))
 
@@ -323,5 +310,5 @@ def _reordered(rows: Tensor, beams: Int[Tensor, "image beam"]) -> Tensor:
 
 
 def _lengths(tokens: Int[Tensor, "image beam token"]) -> Int[Tensor, "image beam"]:
-    """Return how many words each caption has, END among them; BEGIN is none."""
+    """Return the number of words of each caption, including END but not BEGIN."""
     return (tokens != PADDING).sum(dim=2) - 1

@@ -1,4 +1,4 @@
-"""Words as vectors, learned or started from GloVe."""
+"""Parts that several models share: words, positions of cells, attention, and heads."""
 
 from typing import NamedTuple
 
@@ -7,27 +7,32 @@ from jaxtyping import Bool, Float, Float32, Int
 from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
 
-from ..data.words import PADDING, SPECIAL
+from ..data.vocabulary import PADDING, SPECIAL_TOKENS
+
+# Wavelengths of the position signal, in grids: 2 orders the whole grid, 1/4 separates the
+# neighbours of a grid of 8 cells a side.
+WAVELENGTHS = (2.0, 1.0, 0.5, 0.25)
+EPSILON = 1e-12  # of BERT's layer norms
 
 
-class Words(nn.Embedding):
-    """Vectors of tokens; the padding token's is zero and stays so."""
+class Outputs(NamedTuple):
+    """Logits of each text, and the model's attention over the grid."""
+
+    logits: Float[Tensor, "text answer"]
+    attention: Float[Tensor, "text cell"]  # sums to 1; zero in padding cells
+    # Logits of further heads, which add to the loss and are not used at inference.
+    auxiliary_logits: tuple[Float[Tensor, "text answer"], ...] = ()
+
+
+class WordEmbedding(nn.Embedding):
+    """Vectors of tokens; that of padding is zero and stays zero."""
 
     def __init__(self, tokens: int, channels: int) -> None:
         super().__init__(tokens, channels, padding_idx=PADDING)
 
     def fill(self, rows: Int[Tensor, " word"], vectors: Float32[Tensor, "word channel"]) -> None:
-        """Start the vectors of the words numbered `rows` (0 is the first) from given ones."""
-        self.weight.data[rows + SPECIAL] = vectors
-
-
-class Outputs(NamedTuple):
-    """Logits of each text, and where the model looked."""
-
-    logits: Float[Tensor, "text answer"]
-    attention: Float[Tensor, "text cell"]  # over the grid, sums to 1; zero in padding cells
-    # Logits of further heads, which are trained beside and not asked at inference.
-    branches: tuple[Float[Tensor, "text answer"], ...] = ()
+        """Set the vectors of the words numbered `rows` (0 is the first)."""
+        self.weight.data[rows + SPECIAL_TOKENS] = vectors
 
 
 class WordStates(nn.Module):
@@ -35,7 +40,7 @@ class WordStates(nn.Module):
 
     def __init__(self, *, tokens: int, embedding: int, hidden: int) -> None:
         super().__init__()
-        self.words = Words(tokens, embedding)
+        self.words = WordEmbedding(tokens, embedding)
         self.lstm = nn.LSTM(embedding, hidden, batch_first=True)
 
     def forward(
@@ -43,22 +48,17 @@ class WordStates(nn.Module):
     ) -> tuple[Float[Tensor, "text token hidden"], Bool[Tensor, "text token"]]:
         """Return the states, and which are of real words.
 
-        It reads forwards only, so that padding after the last word changes no real state.
+        The LSTM reads forwards only, so that padding after the last word changes no real state.
         """
-        # oneDNN has a bfloat16 LSTM only where the processor has AVX-512 or AMX for it. On any CPU
-        # an LSTM is float32, so that a run does not depend on which; GPUs are not concerned.
+        # oneDNN has a bfloat16 LSTM only on processors with AVX-512 or AMX for it. On any CPU an
+        # LSTM is float32 here, so that a run does not depend on the processor; GPUs are unaffected.
         with torch.autocast("cpu", enabled=False):
             states, _ = self.lstm(self.words(tokens))
         return states, tokens != PADDING
 
 
-# Wavelengths of the position signal, in grids: 2 orders the whole grid, 1/4 tells apart the
-# neighbours of a grid of 8 cells a side.
-WAVELENGTHS = (2.0, 1.0, 0.5, 0.25)
-
-
-class GridPlace(nn.Module):
-    """A learned vector for each cell's place, from coordinates in 0..1, for any grid shape."""
+class GridPosition(nn.Module):
+    """A learned vector for each cell's position, from coordinates in 0..1, for any grid shape."""
 
     wavelengths: Float32[Tensor, " wave"]
 
@@ -71,25 +71,36 @@ class GridPlace(nn.Module):
     def forward(
         self, grid_shapes: Int[Tensor, "image 2"], cells: int
     ) -> Float[Tensor, "image cell channel"]:
-        """Return the places of the first `cells` cells, row by row; past a grid, of no meaning."""
+        """Return the positions of the first `cells` cells, row by row; meaningless past a grid."""
         rows, cols = grid_shapes[:, :1], grid_shapes[:, 1:]  # image 1
         cell = torch.arange(cells, device=grid_shapes.device)
-        place = torch.stack(((cell // cols + 0.5) / rows, (cell % cols + 0.5) / cols), dim=-1)
-        angles = (2 * torch.pi * place[..., None] / self.wavelengths).flatten(-2)  # image cell 8
+        position = torch.stack(((cell // cols + 0.5) / rows, (cell % cols + 0.5) / cols), dim=-1)
+        angles = (2 * torch.pi * position[..., None] / self.wavelengths).flatten(-2)  # image cell 8
         return self.project(torch.cat((angles.sin(), angles.cos()), dim=-1))
+
+
+def add_positions(
+    cells: Float[Tensor, "image cell channel"],
+    position: nn.Module | None,
+    grid_shapes: Int[Tensor, "image 2"],
+) -> Float[Tensor, "image cell channel"]:
+    """Return cells with the vectors of a GridPosition added; None adds nothing."""
+    if position is None:
+        return cells
+    return cells + position(grid_shapes, cells.shape[1]).to(cells.dtype)
 
 
 def masked_softmax(
     scores: Float[Tensor, "*batch item"], real: Bool[Tensor, "*#batch item"]
 ) -> Float32[Tensor, "*batch item"]:
-    """Return weights over the real items, in float32 under any autocast; padding gets zero."""
+    """Return weights over the real items, in float32 under any autocast; zero for padding."""
     return scores.float().masked_fill(~real, -torch.inf).softmax(dim=-1)
 
 
 class MultiHeadAttention(nn.Module):
     """Scaled dot-product attention in several heads (Vaswani et al. 2017, section 3.2).
 
-    A key has no bias: it would add one number to all scores of a query, which softmax drops.
+    Keys have no bias: it would add one number to all scores of a query, which softmax cancels.
     """
 
     def __init__(self, channels: int, *, heads: int, dropout: float) -> None:
@@ -106,13 +117,13 @@ class MultiHeadAttention(nn.Module):
         items: Float[Tensor, "text item channel"],
         real: Bool[Tensor, "text item"],
     ) -> Float[Tensor, "text query channel"]:
-        """Return what each query gathers from the real items, of which a text has one at least."""
+        """Return what each query gathers from the real items; each text must have at least one."""
         return self.gather(queries, *self.project(items), real[:, None, None])
 
     def project(
         self, items: Float[Tensor, "text item channel"]
     ) -> tuple[Float[Tensor, "text head item part"], Float[Tensor, "text head item part"]]:
-        """Return the keys and the values of items, which may be kept for later queries."""
+        """Return the keys and the values of items, which can be kept for later queries."""
         return self._split(self.key(items)), self._split(self.value(items))
 
     def gather(
@@ -122,7 +133,7 @@ class MultiHeadAttention(nn.Module):
         values: Float[Tensor, "text head item part"],
         seen: Bool[Tensor, "#text 1 #query item"] | None,
     ) -> Float[Tensor, "text query channel"]:
-        """Return what each query gathers from the items that it has `seen`; None is all."""
+        """Return what each query gathers from the items where `seen` is true; None is all items."""
         heads = scaled_dot_product_attention(
             self._split(self.query(queries)),
             keys,
@@ -149,7 +160,7 @@ class MultiHeadAttention(nn.Module):
 
 
 class Reduction(nn.Module):
-    """Some items to a few vectors: sums of them, weighted by a perceptron and a softmax.
+    """Reduces items to a few vectors: sums of them, weighted by a perceptron and a softmax.
 
     Yu et al. 2019 (MCAN), section 3.3, with one glimpse; Pythia's question attention, with two.
     """
@@ -160,7 +171,7 @@ class Reduction(nn.Module):
             nn.Linear(channels, inner),
             nn.ReLU(),
             nn.Dropout(dropout),
-            nn.Linear(inner, glimpses, bias=False),  # softmax drops a bias
+            nn.Linear(inner, glimpses, bias=False),  # softmax cancels a bias
         )
 
     def forward(
@@ -181,16 +192,13 @@ class SumHead(nn.Module):
         self.classifier = nn.Linear(joint, answers)
 
     def forward(self, *vectors: Float[Tensor, "text channel"]) -> Float[Tensor, "text answer"]:
-        """Return each text's logits, from as many vectors as the head was made for."""
+        """Return each text's logits, from as many vectors as the head was built for."""
         projected = [project(v) for project, v in zip(self.project, vectors, strict=True)]
         return self.classifier(self.norm(torch.stack(projected).sum(dim=0)))
 
 
-EPSILON = 1e-12  # of BERT's layer norms
-
-
 class AnswerHead(nn.Sequential):
-    """Logits of answers from the first piece's state, as LXMERT and CLIP-ViL_p have them."""
+    """Logits of answers from the state of the first piece, as in LXMERT and CLIP-ViL_p."""
 
     def __init__(self, channels: int, answers: int) -> None:
         super().__init__(

@@ -1,15 +1,23 @@
-"""The layers of deep modular co-attention: words among themselves, and cells guided by words."""
+"""MCAN, deep modular co-attention (Yu et al. 2019), and its layers: words, then cells by words."""
 
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from ..records import FeatureNorm
-from .layers import GridPlace, MultiHeadAttention, Outputs, Reduction, SumHead, Words, WordStates
+from .layers import (
+    GridPosition,
+    MultiHeadAttention,
+    Outputs,
+    Reduction,
+    SumHead,
+    WordStates,
+    add_positions,
+)
 from .settings import McanSettings
 
 
 class Residual(nn.Module):
-    """The norm of an input and what a layer made of it (post-norm, as published)."""
+    """The norm of an input plus the output of a layer for it (post-norm, as published)."""
 
     def __init__(self, channels: int, dropout: float) -> None:
         super().__init__()
@@ -19,12 +27,12 @@ class Residual(nn.Module):
     def forward(
         self, items: Float[Tensor, "text item channel"], change: Float[Tensor, "text item channel"]
     ) -> Float[Tensor, "text item channel"]:
-        """Return items and their change, added and normed."""
+        """Return the normalised sum of items and their change."""
         return self.norm(items + self.dropout(change))
 
 
 def feed_forward(channels: int, dropout: float) -> nn.Sequential:
-    """Return the perceptron at each item, four times as wide inside."""
+    """Return the perceptron of each item, four times as wide inside."""
     return nn.Sequential(
         nn.Linear(channels, 4 * channels),
         nn.ReLU(),
@@ -46,7 +54,7 @@ class SelfAttention(nn.Module):
     def forward(
         self, words: Float[Tensor, "text token channel"], real: Bool[Tensor, "text token"]
     ) -> Float[Tensor, "text token channel"]:
-        """Return the words, each having read the real ones; padding words hold no meaning."""
+        """Return the words after attention to the real ones; padding words are meaningless."""
         words = self.among_sum(words, self.among(words, words, real))
         return self.feed_sum(words, self.feed(words))
 
@@ -70,7 +78,7 @@ class GuidedAttention(nn.Module):
         words: Float[Tensor, "text token channel"],
         real: Bool[Tensor, "text token"],
     ) -> Float[Tensor, "text cell channel"]:
-        """Return the cells, each having read the `seen` cells and the `real` words."""
+        """Return the cells after attention to the `seen` cells and to the `real` words."""
         cells = self.among_sum(cells, self.among(cells, cells, seen))
         cells = self.guided_sum(cells, self.guided(cells, words, real))
         return self.feed_sum(cells, self.feed(cells))
@@ -79,8 +87,8 @@ class GuidedAttention(nn.Module):
 class Mcan(nn.Module):
     """The encoder-decoder cascade of Yu et al. 2019 (MCAN), section 3.
 
-    Differences from OpenVQA's code: biases that softmax drops are left out, and the reduction is
-    `hidden` wide inside at every size, as in the paper, where OpenVQA's large model keeps 512.
+    Differences from OpenVQA's code: biases that softmax cancels are left out, and the reduction is
+    `hidden` wide inside at every size, as in the paper; OpenVQA's large model has 512.
     """
 
     def __init__(
@@ -91,7 +99,7 @@ class Mcan(nn.Module):
         self.norm = norm
         self.states = WordStates(tokens=tokens, embedding=settings.embedding, hidden=hidden)
         self.appearance = nn.Sequential(nn.Linear(len(norm.mean), hidden), nn.LayerNorm(hidden))
-        self.place = GridPlace(hidden) if settings.positions else None
+        self.position = GridPosition(hidden) if settings.positions else None
         self.encoder = nn.ModuleList(
             SelfAttention(hidden, heads=heads, dropout=dropout) for _ in range(settings.layers)
         )
@@ -101,11 +109,6 @@ class Mcan(nn.Module):
         self.reduce_words = Reduction(hidden, inner=hidden, glimpses=1, dropout=dropout)
         self.reduce_cells = Reduction(hidden, inner=hidden, glimpses=1, dropout=dropout)
         self.head = SumHead(hidden, vectors=2, joint=settings.joint, answers=answers)
-
-    @property
-    def words(self) -> Words:
-        """The vectors of words."""
-        return self.states.words
 
     def forward(
         self,
@@ -124,8 +127,7 @@ class Mcan(nn.Module):
             words = layer(words, real)
 
         cells = self.appearance(self.norm(features, mask))  # image cell hidden
-        if self.place is not None:
-            cells = cells + self.place(grid_shapes, features.shape[1]).to(cells.dtype)
+        cells = add_positions(cells, self.position, grid_shapes)
         # index_select, not indexing: its gradient adds up in a fixed order on the CPU.
         cells = cells.index_select(0, image_of_text)  # text cell hidden
         seen = mask.index_select(0, image_of_text)

@@ -1,11 +1,11 @@
-"""MoVie: residual bottlenecks over the grid, modulated by a question."""
+"""MoVie+MCAN: convolutions over the grid, modulated by the question, beside MCAN's attention."""
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from ..records import FeatureNorm
-from .layers import GridPlace, Outputs, Reduction, SumHead, Words, WordStates
+from .layers import GridPosition, Outputs, Reduction, SumHead, WordStates
 from .mcan import GuidedAttention, SelfAttention
 from .settings import MovieMcanSettings
 
@@ -15,9 +15,9 @@ def cell_maps(
     mask: Bool[Tensor, "image cell"],
     grid_shapes: Int[Tensor, "image 2"],
 ) -> tuple[Float[Tensor, "image row col channel"], Bool[Tensor, "image row col"]]:
-    """Return grids as maps of the batch's most rows and columns, and where a cell is real.
+    """Return grids as maps with the largest numbers of rows and columns, and which cells are real.
 
-    The maps are zero elsewhere: past a grid's edge, and in cells of it that `mask` leaves out.
+    The maps are zero elsewhere: outside a grid, and in its cells where `mask` is false.
     """
     rows, cols = grid_shapes[:, 0, None, None], grid_shapes[:, 1, None, None]
     height, width = grid_shapes.amax(dim=0).tolist()
@@ -25,19 +25,19 @@ def cell_maps(
     col = torch.arange(width, device=cells.device)
     inside = (row < rows) & (col < cols)  # image row col
     first = torch.arange(len(cells), device=cells.device)[:, None, None] * cells.shape[1]
-    cell = torch.where(inside, first + row * cols + col, 0).flatten()  # among all images' cells
+    cell = torch.where(inside, first + row * cols + col, 0).flatten()  # of all images' cells
     real = inside & mask.flatten().index_select(0, cell).view(inside.shape)
     maps = cells.flatten(0, 1).index_select(0, cell).unflatten(0, inside.shape)
     return maps.masked_fill(~real[..., None], 0.0), real
 
 
 class ModulatedBottleneck(nn.Module):
-    """A bottleneck of Nguyen et al. 2020 (MoVie), section 3: its input scaled by the question.
+    """A bottleneck of Nguyen et al. 2020 (MoVie), section 3: the question scales its input.
 
     Differences: a norm over the channels of each position in place of BatchNorm, whose
-    statistics would mix in padding and the other images of a batch (mmf freezes its BatchNorm,
-    untrained, at no effect); the question scales the whole input by 1 + delta, where mmf adds a
-    second projection of delta times the input; no squeeze-and-excitation after it, as mmf has.
+    statistics would include padding and the other images of a batch (mmf freezes its BatchNorm
+    untrained, so that it has no effect); the question scales the whole input by 1 + delta, where
+    mmf adds a second projection of delta times the input; no squeeze-and-excitation, which mmf has.
     """
 
     def __init__(self, channels: int) -> None:
@@ -57,21 +57,21 @@ class ModulatedBottleneck(nn.Module):
         real: Bool[Tensor, "text row col"],
         question: Float[Tensor, "text channel"],
     ) -> Float[Tensor, "text row col channel"]:
-        """Return the maps after one block; zero where `real` is false, as they came."""
+        """Return the maps after one block; zero where `real` is false, as the inputs must be."""
         padding = ~real[..., None]
         modulated = maps * (1 + self.delta(question))[:, None, None]
         inner = self.narrow_norm(self.narrow(modulated)).relu()
-        # A norm's bias fills padding, which the convolution would bring to the real neighbours.
+        # A norm's bias fills padding, and the convolution would spread it to real neighbours.
         inner = inner.masked_fill(padding, 0.0).permute(0, 3, 1, 2)  # text inner row col
         inner = self.around_norm(self.around(inner).permute(0, 2, 3, 1)).relu()
         return (maps + self.widen_norm(self.widen(inner))).relu().masked_fill(padding, 0.0)
 
 
 class Movie(nn.Module):
-    """Some modulated bottlenecks, then the mean over real positions, normed.
+    """Modulated bottlenecks, then the normalised mean over real positions.
 
-    mmf pads every map with zeros to 32x32, convolves the padding too, and takes the mean over all
-    of it; here a map is as large as the batch needs, and padding stays zero.
+    mmf pads every map with zeros to 32x32, convolves the padding too, and takes the mean over the
+    whole map; here a map is as large as the batch needs, and padding stays zero.
     """
 
     def __init__(self, channels: int, layers: int) -> None:
@@ -85,7 +85,7 @@ class Movie(nn.Module):
         real: Bool[Tensor, "text row col"],
         question: Float[Tensor, "text channel"],
     ) -> Float[Tensor, "text channel"]:
-        """Return one vector a text; `maps` must be zero where `real` is false."""
+        """Return one vector per text; `maps` must be zero where `real` is false."""
         for block in self.blocks:
             maps = block(maps, real, question)
         # float32: under autocast a sum over a large grid would lose its last cells
@@ -95,11 +95,11 @@ class Movie(nn.Module):
 class MovieMcan(nn.Module):
     """The three-branch model of Nguyen et al. 2020 (MoVie), section 3.3, after mmf's `movie_mcan`.
 
-    Words are reduced to two vectors: one modulates MoVie, one is the question in the heads. As
-    in mmf, a head fuses question, MCAN and MoVie, and two further heads, trained beside it, see
-    MCAN with the question and MoVie alone. Differences from mmf: `clipfeat.train.models.movie_mcan`
-    lists those of its blocks, which read features projected to `hidden`, once an image, where
-    mmf's first block reads the features themselves; biases that softmax drops are left out.
+    Words are reduced to two vectors: one modulates MoVie, one is the question in the heads. As in
+    mmf, one head fuses question, MCAN and MoVie, and two auxiliary heads see MCAN with the question
+    and MoVie alone. Differences from mmf: those of `ModulatedBottleneck`; the blocks read features
+    projected to `hidden`, once per image, where mmf's first block reads the features themselves;
+    biases that softmax cancels are left out.
     """
 
     def __init__(
@@ -114,7 +114,7 @@ class MovieMcan(nn.Module):
             SelfAttention(hidden, heads=heads, dropout=dropout) for _ in range(settings.layers)
         )
         self.reduce_words = Reduction(hidden, inner=hidden // 2, glimpses=2, dropout=dropout)
-        self.place = GridPlace(hidden) if settings.positions else None
+        self.position = GridPosition(hidden) if settings.positions else None
 
         self.mcan_appearance = nn.Sequential(nn.Linear(dim, hidden), nn.LayerNorm(hidden))
         self.decoder = nn.ModuleList(
@@ -129,11 +129,6 @@ class MovieMcan(nn.Module):
         self.mcan_head = SumHead(hidden, vectors=2, joint=joint, answers=answers)
         self.movie_head = SumHead(hidden, vectors=1, joint=joint, answers=answers)
 
-    @property
-    def words(self) -> Words:
-        """The vectors of words."""
-        return self.states.words
-
     def forward(
         self,
         features: Float[Tensor, "image cell dim"],
@@ -142,7 +137,7 @@ class MovieMcan(nn.Module):
         image_of_text: Int[Tensor, " text"],
         tokens: Int[Tensor, "text token"],
     ) -> Outputs:
-        """Return each text's logits, MCAN's weights over cells, and the logits of two branches.
+        """Return each text's logits, MCAN's weights over cells, and the logits of two further heads.
 
         `mask` is true for real cells; what padding cells hold changes nothing.
         """
@@ -154,9 +149,9 @@ class MovieMcan(nn.Module):
 
         features = self.norm(features, mask)
         cells, movie_cells = self.mcan_appearance(features), self.movie_appearance(features)
-        if self.place is not None:
-            place = self.place(grid_shapes, features.shape[1]).to(cells.dtype)
-            cells, movie_cells = cells + place, movie_cells + place
+        if self.position is not None:
+            position = self.position(grid_shapes, features.shape[1]).to(cells.dtype)
+            cells, movie_cells = cells + position, movie_cells + position
 
         # index_select, not indexing: its gradient adds up in a fixed order on the CPU.
         cells = cells.index_select(0, image_of_text)  # text cell hidden
@@ -169,5 +164,5 @@ class MovieMcan(nn.Module):
         maps, on_map = cell_maps(movie_cells, mask, grid_shapes)  # image row col hidden
         maps, on_map = (part.index_select(0, image_of_text) for part in (maps, on_map))
         movie = self.movie(maps, on_map, modulator)
-        branches = (self.mcan_head(question, mcan), self.movie_head(movie))
-        return Outputs(self.head(question, mcan, movie), weights[:, 0], branches)
+        auxiliary_logits = (self.mcan_head(question, mcan), self.movie_head(movie))
+        return Outputs(self.head(question, mcan, movie), weights[:, 0], auxiliary_logits)

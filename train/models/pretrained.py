@@ -1,15 +1,25 @@
-"""The encoder of a pre-training run, as the start of another model."""
+"""Weights that a model starts from: GloVe's word vectors, a BERT, or a pre-training run."""
 
+import codecs
+import copy
+import functools
 import logging
-from collections.abc import Sequence
+import os
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, BinaryIO
 
+import huggingface_hub
+import numpy as np
 import torch
+from jaxtyping import Float32, Int
 from torch import Tensor, nn
 
-from ...base.errors import UsageError
-from ...base.jsonio import field
+from ...base.errors import UsageError, reason_of
+from ...base.files import check_tensorfile, open_plain, read_bytes
+from ...base.jsonio import field, parse_json
+from ...base.text import printable
 from ...featstore import FeatureStore
 from ..checkpoint import read_checkpoint
 from ..data.vocabulary import Vocabulary, read_vocabulary
@@ -21,91 +31,348 @@ from .settings import SingleStreamSettings
 
 logger = logging.getLogger(__name__)
 
+MAX_GLOVE_BYTES = 32 << 30  # the largest published file, 840B with 300 numbers, has 5.6e9
+MAX_LINE_BYTES = 1 << 20
+
+
+def require_glove(path: Path) -> Path:
+    """Return `path`; UsageError unless it is a file that can be read, and not too large."""
+    try:
+        _open_glove(path).close()
+    except OSError as error:
+        raise _unreadable_glove(path, error) from None
+    return path
+
+
+def read_glove(
+    path: Path, words: Sequence[str], *, channels: int
+) -> tuple[Int[Tensor, " word"], Float32[Tensor, "word channel"]]:
+    """Return (positions in `words`, their vectors) of the words that a GloVe file has.
+
+    A line is a word and its numbers with spaces between, in UTF-8 with or without a byte-order
+    mark; the file is read once, and only the lines of `words` are kept. Raises UsageError that
+    names the line of a file in another format, and where the file's vectors have another length or
+    it has none of the words, is too large, or is a pipe or a device.
+    """
+    row_of = {word.encode(): row for row, word in enumerate(words)}
+    vectors: dict[int, np.ndarray] = {}
+    for where, word, numbers in _glove_lines(path, channels):
+        row = row_of.get(word)
+        if row is not None and row not in vectors:  # 840B has some words twice
+            vectors[row] = _vector(numbers, where)
+    if not vectors:
+        raise UsageError(
+            f"model.glove {path}: has none of the {len(words)} words of the training texts",
+            code="E-GLOVE-WORDS",
+        )
+    return torch.tensor(list(vectors)), torch.from_numpy(np.stack(list(vectors.values())))
+
+
+def _open_glove(path: Path) -> BinaryIO:
+    file = os.fdopen(open_plain(path, follow=True), "rb")
+    size = os.fstat(file.fileno()).st_size
+    if size > MAX_GLOVE_BYTES:
+        file.close()
+        raise UsageError(
+            f"model.glove {path}: {size:,} bytes; such a file has at most {MAX_GLOVE_BYTES:,}",
+            code="E-GLOVE-SIZE",
+        )
+    return file
+
+
+def _unreadable_glove(path: Path, error: OSError) -> UsageError:
+    return UsageError(
+        f"model.glove {path}: cannot be read ({reason_of(error)})", code="E-GLOVE-FILE"
+    )
+
+
+def _glove_lines(path: Path, channels: int) -> Iterator[tuple[str, bytes, list[bytes]]]:
+    """Yield (where it is, word, numbers) of each line."""
+    number = 0
+    try:
+        with _open_glove(path) as file:
+            while line := file.readline(MAX_LINE_BYTES):
+                number += 1
+                where = f"model.glove {path}, line {number}"
+                if len(line) == MAX_LINE_BYTES:
+                    raise UsageError(
+                        f"{where}: longer than {MAX_LINE_BYTES:,} bytes; pass a text file with a "
+                        "word and its numbers in each line",
+                        code="E-GLOVE-LINE",
+                    )
+                if number == 1:
+                    line = line.removeprefix(codecs.BOM_UTF8)
+                    _require_length(line, channels, where)
+                # From the right: words of the 840B file may have spaces.
+                word, *numbers = line.rstrip(b"\r\n").rsplit(b" ", channels)
+                if len(numbers) != channels:
+                    raise UsageError(
+                        f"{where}: expected a word and {channels} numbers; got {len(numbers)} "
+                        f"numbers after {word.decode(errors='replace')!r:.40}",
+                        code="E-GLOVE-LINE",
+                    )
+                yield where, word, numbers
+    except OSError as error:
+        raise _unreadable_glove(path, error) from None
+    if not number:
+        raise UsageError(f"model.glove {path}: the file is empty", code="E-GLOVE-WORDS")
+
+
+def _require_length(line: bytes, channels: int, where: str) -> None:
+    """Raise UsageError unless the file's first line ends with exactly `channels` numbers."""
+    fields = line.split()
+    length = next(
+        (n for n, text in enumerate(reversed(fields[1:])) if not _is_number(text)),
+        max(0, len(fields) - 1),
+    )
+    if not length:
+        raise UsageError(
+            f"{where}: expected a word and {channels} numbers; the last field is not a number",
+            code="E-GLOVE-LINE",
+        )
+    if length != channels:
+        raise UsageError(
+            f"{where}: {length} numbers after its word, but model.embedding is {channels}; "
+            f"pass --set model.embedding={length}, or a file with {channels} numbers",
+            code="E-GLOVE-LENGTH",
+        )
+
+
+def _is_number(text: bytes) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
+
+
+def _vector(numbers: list[bytes], where: str) -> np.ndarray:
+    try:
+        vector = np.array([float(number) for number in numbers])
+    except ValueError as error:
+        raise UsageError(f"{where}: {error}", code="E-GLOVE-LINE") from None
+    if not (np.abs(vector) <= np.finfo(np.float32).max).all():
+        raise UsageError(f"{where}: numbers must be finite, as float32 too", code="E-GLOVE-LINE")
+    return vector.astype(np.float32)
+
+
+BERT_SIZES = {
+    "model.hidden": "hidden_size",
+    "model.layers": "num_hidden_layers",
+    "model.heads": "num_attention_heads",
+}
+# These are in no tensor's shape, or must be checked before any tensor is made; a config that lacks
+# one has the value of BertConfig.
+BERT_KEYS = (
+    *("vocab_size", "intermediate_size", "max_position_embeddings", "type_vocab_size"),
+    *("hidden_act", "layer_norm_eps", "is_decoder", "model_type"),
+)
+CONFIG, PIECES, WEIGHTS = BERT_FILES = ("config.json", "vocab.txt", "model.safetensors")
+MAX_BERT_BYTES = {CONFIG: 1 << 20, PIECES: 16 << 20, WEIGHTS: 16 << 30}
+
+
+@functools.cache  # several callers need it, and the hub may be slow to answer
+def find_bert(name: str) -> Path:
+    """Return the folder of a BERT's files, downloaded from the hub unless `name` is a folder.
+
+    Raises UsageError where there is none, or where a file is missing or too large. Weights are
+    read only from safetensors: to read the older files means to execute them.
+    """
+    folder = Path(name)
+    if not folder.is_dir():
+        try:
+            folder = Path(huggingface_hub.snapshot_download(name, allow_patterns=list(BERT_FILES)))
+        except (OSError, ValueError) as error:
+            reason = str(error).splitlines()[0]
+            raise UsageError(
+                f"model.bert {name}: not a folder, and cannot be downloaded from the hub "
+                f"({reason:.200}); pass a folder with {', '.join(BERT_FILES)}",
+                code="E-BERT-FILE",
+            ) from None
+    missing = [file for file in BERT_FILES if not (folder / file).is_file()]
+    if missing:
+        raise UsageError(f"model.bert {name}: {folder} has no {missing[0]}", code="E-BERT-FILE")
+    for file, limit in MAX_BERT_BYTES.items():
+        if (size := (folder / file).stat().st_size) > limit:
+            raise UsageError(
+                f"model.bert {name}: {file} has {size:,} bytes, and a BERT's at most {limit:,}",
+                code="E-BERT-SIZE",
+            )
+    return folder
+
+
+@torch.no_grad()
+def load_bert(bert: nn.Module, folder: Path) -> nn.Module:
+    """Copy the weights of a folder's BERT into `bert`, a BertModel; return the BertForMaskedLM.
+
+    Raises UsageError where the folder's files are not those of a BERT, or of one of other sizes.
+    """
+    import transformers  # takes seconds, and few runs start from a BERT
+
+    library: Any = transformers.BertForMaskedLM
+    config: Any = bert.config
+    _require_same_config(config, _read_config(folder, transformers.BertConfig()), folder)
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
+    try:
+        check_tensorfile(folder / WEIGHTS, MAX_BERT_BYTES[WEIGHTS], follow=True)
+        # With our own config: the library takes more than sizes from the folder's.
+        published, report = library.from_pretrained(
+            folder,
+            config=copy.deepcopy(config),
+            use_safetensors=True,
+            local_files_only=True,
+            output_loading_info=True,
+        )
+    except Exception as error:  # a broken file can make the library raise anything
+        raise _not_a_bert(folder, error) from None
+    # The library fills missing tensors with random numbers.
+    missing = sorted(key for key in report["missing_keys"] if key.startswith("bert."))
+    if missing:
+        raise _misfit(folder, f"lacks {len(missing)} tensors: {missing[0]}, ...")
+    try:
+        bert.load_state_dict(published.bert.state_dict())
+    except RuntimeError as error:
+        raise _misfit(folder, error) from None
+    logger.info(f"starting from {folder}, a BERT")
+    return published
+
+
+def _read_config(folder: Path, usual: Any) -> dict[str, Any]:
+    """Return the values of a BERT's config that must fit; `usual` is BERT's own config."""
+    try:
+        record = parse_json(read_bytes(folder / CONFIG, MAX_BERT_BYTES[CONFIG], follow=True))
+    except (OSError, ValueError) as error:
+        raise _not_a_bert(folder, f"{CONFIG}: {error}") from None
+    if not isinstance(record, dict):
+        raise _not_a_bert(folder, f"{CONFIG} is not an object")
+    return {key: record.get(key, getattr(usual, key)) for key in (*BERT_SIZES.values(), *BERT_KEYS)}
+
+
+def _require_same_config(config: Any, values: dict[str, Any], folder: Path) -> None:
+    """Raise UsageError where a BERT's `values` differ from `config`, before any memory is taken."""
+    differing = {
+        key: printable(f"{value!r:.40}")
+        for key, value in values.items()
+        if value != getattr(config, key)
+    }
+    for name, size in BERT_SIZES.items():
+        if size in differing:
+            raise UsageError(
+                f"{name} is {getattr(config, size)}, and the BERT of {folder} has "
+                f"{differing[size]}; pass --set {name}={differing[size]}",
+                code="E-BERT-FIT",
+            )
+    for key, value in differing.items():
+        raise _misfit(folder, f"{key} is {value}, and must be {getattr(config, key)!r}")
+
+
+def _not_a_bert(folder: Path, reason: object) -> UsageError:
+    return UsageError(f"model.bert {folder}: not a BERT ({_short(reason)})", code="E-BERT-READ")
+
+
+def _misfit(folder: Path, reason: object) -> UsageError:
+    return UsageError(f"model.bert {folder}: does not fit ({_short(reason)})", code="E-BERT-FIT")
+
+
+def _short(reason: object) -> str:
+    return printable(" ".join(str(reason).split())[:200])
+
+
 TASK = "pretrain"
-LAST = "3."  # the last layer of an answer head, which has a row for each answer
+LAST = "3."  # prefix of the last layer of an answer head, which has a row for each answer
 
 
 @dataclass(frozen=True)
 class Pretrained:
-    """The best checkpoint of a pre-training run, and all that starting from it takes."""
+    """The best checkpoint of a pre-training run, with what a model needs to start from it."""
 
     folder: Path
     manifest: RunManifest
     settings: SingleStreamSettings
     vocabulary: Vocabulary
     tensors: dict[str, Tensor]
-    statistics: ChannelStatistics  # the scale that features had
+    statistics: ChannelStatistics  # of the features of pre-training
     epoch: int
 
     def require_features_of(self, store: FeatureStore) -> None:
-        """Raise UsageError unless a store's features are of the backbone and width of pre-training.
+        """Raise UsageError unless a store's features have the backbone and width of pre-training.
 
-        Another recipe may be meant, as a larger size for fine-tuning is, and gets a remark.
+        Another recipe may be intended, such as larger images for fine-tuning, and is logged.
         """
-        theirs, ours = self.manifest.features, features_of(store)
-        told = {part: f"{theirs.get(part)!r}, and {store.path} has {ours[part]!r}" for part in ours}
-        if theirs.get("backbone") != ours["backbone"]:
+        trained, given = self.manifest.features, features_of(store)
+        differ = {
+            part: f"{trained.get(part)!r}, and {store.path} has {given[part]!r}" for part in given
+        }
+        if trained.get("backbone") != given["backbone"]:
             raise UsageError(
                 f"init {self.folder} was trained on features of another backbone: "
-                f"{told['backbone']}; extract these images with that backbone"
+                f"{differ['backbone']}; extract these images with that backbone",
+                code="E-INIT-FEATURES",
             )
         if len(self.statistics.mean) != store.dim:
             raise UsageError(
-                f"init {self.folder} was trained on features of {len(self.statistics.mean)} channels, "
-                f"and those of {store.path} have {store.dim}; extract these images as it was"
+                f"init {self.folder} was trained on features of {len(self.statistics.mean)} "
+                f"channels, and those of {store.path} have {store.dim}; extract these images in "
+                "the same way",
+                code="E-INIT-FEATURES",
             )
-        if theirs.get("recipe") != ours["recipe"]:
-            logger.info(
-                f"init {self.folder} was trained on another recipe: {told['recipe']}",
-            )
+        if trained.get("recipe") != given["recipe"]:
+            logger.info(f"init {self.folder} was trained on another recipe: {differ['recipe']}")
 
     def has(self, name: str) -> bool:
         """Return whether the run's model has a part of that name."""
         return any(tensor.startswith(f"model.{name}.") for tensor in self.tensors)
 
     def fill(self, part: nn.Module, name: str) -> None:
-        """Give a part of a model the weights of the run's part of that name.
+        """Copy the weights of the run's part `name` into a part of a model.
 
         Raises UsageError where the run's model has no such part, or one of another size.
         """
         prefix = f"model.{name}."
-        found = {n.removeprefix(prefix): t for n, t in self.tensors.items() if n.startswith(prefix)}
+        state = {
+            key.removeprefix(prefix): tensor
+            for key, tensor in self.tensors.items()
+            if key.startswith(prefix)
+        }
         try:
-            part.load_state_dict(found)
+            part.load_state_dict(state)
         except RuntimeError as error:
-            reason = " ".join(str(error).split())
             raise UsageError(
-                f"init {self.folder}: its {name} does not fit ({reason:.200})"
+                f"init {self.folder}: its {name} does not fit ({_short(error)})",
+                code="E-INIT-FIT",
             ) from None
 
     @torch.no_grad()
     def fill_answers(self, head: AnswerHead, answers: Sequence[str]) -> int:
-        """Start a head for `answers` from the run's; return how many of them it knew.
+        """Copy the run's weights into a head for `answers`; return how many of them it knew.
 
-        A new answer's row is zero, as in LXMERT. A run that answered no questions gives nothing.
+        A new answer's row is zero, as in LXMERT. A run without answers changes nothing.
         """
         known = {answer: row for row, answer in enumerate(self.vocabulary.answers)}
         pairs = [(row, known[answer]) for row, answer in enumerate(answers) if answer in known]
         if not pairs:
             return 0
-        theirs = AnswerHead(self.settings.hidden, len(known))
-        self.fill(theirs, "answer")
-        rows, sources = (torch.tensor(numbers) for numbers in zip(*pairs, strict=True))
-        weights = theirs.state_dict()
+        source = AnswerHead(self.settings.hidden, len(known))
+        self.fill(source, "answer")
+        rows, source_rows = (torch.tensor(numbers) for numbers in zip(*pairs, strict=True))
+        weights = source.state_dict()
         for name, tensor in head.state_dict().items():
             if name.startswith(LAST):
                 tensor.zero_()
-                tensor[rows] = weights[name][sources]
+                tensor[rows] = weights[name][source_rows]
             else:
                 tensor.copy_(weights[name])
         return len(pairs)
 
 
 def load_pretrained(folder: Path) -> Pretrained:
-    """Return what a pre-training run has learned; UsageError where the folder is no such run."""
+    """Return the best model of a pre-training run; UsageError for any other folder."""
     manifest = read_manifest(folder)
     if manifest.task != TASK:
-        raise UsageError(f"{folder} is a run of task {manifest.task!r}, not {TASK}")
+        raise UsageError(
+            f"{folder} is a run of task {manifest.task!r}, not {TASK}", code="E-RUN-TASK"
+        )
     path = find_best(folder)
     model = field(manifest.settings, "model", dict, folder)
     settings = settings_of(SingleStreamSettings, model, "model.")

@@ -1,4 +1,4 @@
-"""Pythia: a text attends to its own words, then once to the cells of a grid."""
+"""Pythia v0.1: a text attends to its own words, then once to the cells of a grid."""
 
 import torch
 from jaxtyping import Bool, Float, Float32, Int
@@ -6,14 +6,14 @@ from torch import Tensor, nn
 from torch.nn.utils.parametrizations import weight_norm
 
 from ..records import FeatureNorm
-from .layers import GridPlace, Outputs, Reduction, Words, WordStates, masked_softmax
+from .layers import GridPosition, Outputs, Reduction, WordStates, add_positions, masked_softmax
 from .settings import PythiaSettings
 
 GLIMPSES = 2  # of the question's words
 
 
 def weight_normed(inputs: int, outputs: int, *, bias: bool = True) -> nn.Module:
-    """Return a linear layer whose weights are a direction times one length, that of them all."""
+    """Return a linear layer whose weight matrix is a direction times one length."""
     return weight_norm(nn.Linear(inputs, outputs, bias=bias), dim=-1)
 
 
@@ -24,7 +24,7 @@ class ProductAttention(nn.Module):
         super().__init__()
         self.cell = nn.Sequential(weight_normed(dim, joint), nn.ReLU())
         self.question = nn.Sequential(weight_normed(question, joint), nn.ReLU())
-        self.score = weight_normed(joint, 1, bias=False)  # softmax drops a bias
+        self.score = weight_normed(joint, 1, bias=False)  # softmax cancels a bias
         self.dropout = nn.Dropout(dropout)
 
     def forward(
@@ -37,8 +37,8 @@ class ProductAttention(nn.Module):
         """Return each text's weights over the real cells of its image, which sum to 1.
 
         A score is linear in the product, so its weights go into the question's factor, and no
-        product is stored: at 512 texts, 558 cells and 5000 channels each is 5.7 GB, beside as
-        much for the cells of each text.
+        product is stored: with 512 texts, 558 cells and 5000 channels it would take 5.7 GB, and the
+        cells of each text as much.
         """
         query = self.dropout(self.question(question)) * self.score.weight  # text joint
         cells = self.cell(features).index_select(0, image_of_text)  # text cell joint
@@ -49,9 +49,10 @@ class ProductAttention(nn.Module):
 class Pythia(nn.Module):
     """Pythia v0.1 (Jiang et al. 2018, section 2) in the sizes of mmf's `pythia`.
 
-    Differences from mmf: dropout before the attention's score falls on the question's factor of
-    the products, hence on all cells alike; there is no fine-tuned layer under the features;
-    padding words get no weight. With `positions` a cell's place is added to its features.
+    Differences from mmf: dropout before the attention's score is on the question's factor of the
+    products, so that it is the same for all cells; there is no fine-tuned layer under the
+    features; padding words get no weight. With `positions` a cell's position is added to its
+    features.
     """
 
     def __init__(
@@ -63,18 +64,13 @@ class Pythia(nn.Module):
         self.norm = norm
         self.states = WordStates(tokens=tokens, embedding=settings.embedding, hidden=hidden)
         self.reduce_words = Reduction(hidden, inner=hidden // 2, glimpses=GLIMPSES, dropout=0.0)
-        self.place = GridPlace(dim) if settings.positions else None
+        self.position = GridPosition(dim) if settings.positions else None
         self.attention = ProductAttention(dim=dim, question=question, joint=joint, dropout=dropout)
         self.question_for_fusion = nn.Sequential(weight_normed(question, joint), nn.ReLU())
         self.image_for_fusion = nn.Sequential(weight_normed(dim, joint), nn.ReLU())
         self.text_head = _head(joint, settings.text_head, answers)
         self.image_head = _head(joint, settings.image_head, answers)
         self.dropout = nn.Dropout(dropout)
-
-    @property
-    def words(self) -> Words:
-        """The vectors of words."""
-        return self.states.words
 
     def forward(
         self,
@@ -92,9 +88,7 @@ class Pythia(nn.Module):
         glimpses, _ = self.reduce_words(self.dropout(states), real)
         question = glimpses.flatten(1)  # text 2*hidden
 
-        cells = self.norm(features, mask)  # image cell dim
-        if self.place is not None:
-            cells = cells + self.place(grid_shapes, features.shape[1]).to(cells.dtype)
+        cells = add_positions(self.norm(features, mask), self.position, grid_shapes)
         weights = self.attention(cells, mask, image_of_text, question)
         # index_select, not indexing: its gradient adds up in a fixed order on the CPU.
         attended = torch.einsum("tc,tcd->td", weights, cells.index_select(0, image_of_text))

@@ -1,4 +1,4 @@
-"""The models there are, and the sizes of each; without torch, so that mistakes are told at once."""
+"""The settings of each model; importable without torch, so that mistakes are reported at once."""
 
 import dataclasses
 from typing import Literal
@@ -6,17 +6,17 @@ from typing import Literal
 from ...base.errors import UsageError
 from ..settings import SplitSettings, require_at_least, require_at_most, require_share
 
-MOST_LAYERS = 1000  # more than any model has; making one takes time, whatever its width
-LARGEST_SIZE = 1 << 24  # channels, places or pieces; a matrix of so many squared has no overflow
-MOST_TOKENS = 512  # words of a text; every text of a split takes memory for so many
+MAX_LAYERS = 1000  # more than any model has; to make one takes time, whatever its width
+MAX_SIZE = 1 << 24  # of a dimension of a tensor; a square matrix of this size does not overflow
+MAX_TOKENS = 512  # words of a text; every text of a split takes memory for so many
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TextSettings:
-    """How every model here reads its words."""
+    """How a model reads whole words."""
 
     embedding: int = 300  # channels of a word
-    glove: str = ""  # a file of GloVe vectors of that many channels; "" learns the words' vectors
+    glove: str = ""  # a file of GloVe vectors with so many channels; "" learns the words' vectors
 
     def __post_init__(self) -> None:
         require_sizes(self, "embedding")
@@ -24,12 +24,12 @@ class TextSettings:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class UpDnSettings(TextSettings):
-    """Bottom-up and top-down attention, the small default."""
+    """Bottom-up and top-down attention, in a small size; the default model."""
 
     name: Literal["updn"] = "updn"
     embedding: int = 128
-    hidden: int = 384  # channels of a question, a cell and their fusion
-    positions: bool = True  # cells carry their place in the grid
+    hidden: int = 384  # channels of a question, of a cell and of their fusion
+    positions: bool = True  # whether cells carry their position in the grid
     dropout: float = 0.1
 
     def __post_init__(self) -> None:
@@ -79,14 +79,14 @@ class McanSettings(TextSettings):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class MovieMcanSettings(TextSettings):
-    """MoVie and MCAN in three branches: what CLIP-ViL's table calls MCAN."""
+    """MoVie and MCAN with three heads; CLIP-ViL's table calls this model MCAN."""
 
     name: Literal["movie_mcan"] = "movie_mcan"
     hidden: int = 1024  # channels of words and cells
     layers: int = 6  # as in mcan
     heads: int = 8
     movie_layers: int = 4  # modulated convolutions over the grid
-    joint: int = 2048  # channels of each branch
+    joint: int = 2048  # channels of each head
     positions: bool = False
     dropout: float = 0.1
 
@@ -104,16 +104,18 @@ class SingleStreamSettings:
     """Words and cells in one BERT encoder, in the size of BERT-base."""
 
     name: Literal["single_stream"] = "single_stream"
-    hidden: int = 768  # channels of word pieces and cells; a feed-forward layer has four times more
+    hidden: int = (
+        768  # channels of word pieces and cells; four times as many in a feed-forward layer
+    )
     layers: int = 12
     heads: int = 12
-    places: int = 25  # rows, and columns, that a grid may have
-    pieces: int = 30_522  # word pieces at most, where the texts and not a BERT give them
+    max_grid_side: int = 25  # largest number of rows, and of columns, of a grid
+    vocab_size: int = 30_522  # most word pieces; a BERT brings its own
     bert: str = ""  # a BERT to start from: a folder, or a name on Hugging Face's hub
     dropout: float = 0.1
 
     def __post_init__(self) -> None:
-        require_sizes(self, "hidden", "heads", "places", "pieces")
+        require_sizes(self, "hidden", "heads", "max_grid_side", "vocab_size")
         require_layers(self, "layers")
         require_share(self, "dropout")
         require_heads(self.hidden, self.heads)
@@ -127,41 +129,43 @@ ModelSettings = (
 def require_sizes(settings: object, *names: str) -> None:
     """Raise UsageError unless the named settings can be sizes of tensors."""
     require_at_least(settings, 1, *names)
-    require_at_most(settings, LARGEST_SIZE, *names)
+    require_at_most(settings, MAX_SIZE, *names)
 
 
 def require_layers(settings: object, *names: str) -> None:
     """Raise UsageError unless the named settings can be numbers of layers."""
     require_at_least(settings, 1, *names)
-    require_at_most(settings, MOST_LAYERS, *names)
+    require_at_most(settings, MAX_LAYERS, *names)
 
 
 def require_heads(channels: int, heads: int) -> None:
     """Raise UsageError unless `heads` divides `channels`."""
     if channels % heads:
-        raise UsageError(f"hidden must be a multiple of heads, {heads}; got {channels}")
+        raise UsageError(
+            f"hidden must be a multiple of heads, {heads}; got {channels}", code="E-SETTINGS-HEADS"
+        )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class GroundedSettings(SplitSettings):
-    """What every task obeys that chooses an answer to a text about an image."""
+class AnsweringSettings(SplitSettings):
+    """The settings of every task that chooses an answer to a text about an image."""
 
     max_tokens: int = 20  # words of a text that are read
-    init: str = ""  # a pre-training run to start from, which then says what the model is
+    init: str = ""  # a pre-training run to start from, which then determines the model
     model: ModelSettings = dataclasses.field(default_factory=UpDnSettings)
 
     def __post_init__(self) -> None:
         super().__post_init__()
         of_pieces = isinstance(self.model, SingleStreamSettings)  # [CLS], a piece, [SEP]
         require_at_least(self, 3 if of_pieces else 1, "max_tokens")
-        require_at_most(self, MOST_TOKENS, "max_tokens")
+        require_at_most(self, MAX_TOKENS, "max_tokens")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class CellSettings:
-    """How every captioner here reads the cells of a grid."""
+    """How a captioner reads the cells of a grid."""
 
-    positions: bool = False  # cells carry their place in the grid
+    positions: bool = False  # whether cells carry their position in the grid
     cell_dropout: float = 0.5  # of projected cells
 
     def __post_init__(self) -> None:
@@ -185,7 +189,10 @@ class TransformerCaptionerSettings(CellSettings):
         require_share(self, "dropout")
         require_heads(self.hidden, self.heads)
         if self.hidden % 2:
-            raise UsageError(f"hidden must be even, for sines and cosines; got {self.hidden}")
+            raise UsageError(
+                f"hidden must be even, for sines and cosines; got {self.hidden}",
+                code="E-SETTINGS-HIDDEN",
+            )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -196,7 +203,7 @@ class UpDnCaptionerSettings(CellSettings):
     embedding: int = 1000  # channels of a word
     hidden: int = 1000  # channels of both LSTMs, and of a cell
     attention: int = 512  # channels in which cells are weighed
-    dropout: float = 0.5  # of words, and of the state that a word is chosen from
+    dropout: float = 0.5  # of words, and of the state from which a word is chosen
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -1,4 +1,4 @@
-"""One BERT encoder over the pieces of a text and the cells of a grid, and the head for answers."""
+"""The single-stream model of CLIP-ViL_p (Shen et al. 2021): one BERT encoder over text and grid."""
 
 import math
 from typing import Any
@@ -8,41 +8,42 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from transformers import BertConfig, BertModel
 
-from ..data.words import PADDING
+from ..data.vocabulary import PADDING
 from ..records import FeatureNorm
 from .layers import EPSILON, AnswerHead, Outputs
-from .settings import MOST_TOKENS, SingleStreamSettings
+from .settings import MAX_TOKENS, SingleStreamSettings
 
-# Weights of BERT-base begin with this std; narrower layers, with more, pass on as much.
+# Weights of BERT-base start with this std; that of narrower layers is larger, so that the variance
+# of their outputs is the same.
 BERT_STD, BERT_HIDDEN = 0.02, 768
-PLACE = 0.5  # std of places at first: that of projected features, so that neither drowns the other
+POSITION_STD = 0.5  # initial std of positions: that of projected features, so that both count
 
 
 class GridEmbedding(nn.Module):
-    """Cells as the encoder takes them: a projection, and what stands for their row and column.
+    """Cells as inputs of the encoder: projected features plus vectors of row and column.
 
     CLIP-ViL adds rows and columns to the features before the projection, which is linear: the
-    sum after it can say the same with fewer weights.
+    sum after it can express the same with fewer weights.
     """
 
-    def __init__(self, dim: int, channels: int, *, places: int, dropout: float) -> None:
+    def __init__(self, dim: int, channels: int, *, max_grid_side: int, dropout: float) -> None:
         super().__init__()
         self.project = nn.Linear(dim, channels)
-        self.rows, self.cols = nn.Embedding(places, channels), nn.Embedding(places, channels)
+        self.rows, self.cols = (nn.Embedding(max_grid_side, channels) for _ in range(2))
         self.layer_norm = nn.LayerNorm(channels, eps=EPSILON)
         self.dropout = nn.Dropout(dropout)
         for embedding in (self.rows, self.cols):
-            nn.init.normal_(embedding.weight, std=PLACE)
+            nn.init.normal_(embedding.weight, std=POSITION_STD)
 
     def forward(
         self,
         features: Float[Tensor, "image cell dim"],
-        places: Int[Tensor, "image cell 2"],
+        positions: Int[Tensor, "image cell 2"],
     ) -> Float[Tensor, "image cell channel"]:
-        """Return the cells of standardised features."""
+        """Return the cells of standardised features; a position is a row and a column."""
         cells = self.project(features)
         last = self.rows.num_embeddings - 1
-        row, col = places.clamp(max=last).unbind(-1)  # those beyond are padding, and masked
+        row, col = positions.clamp(max=last).unbind(-1)  # larger ones are of masked padding
         return self.dropout(self.layer_norm(cells + self.rows(row) + self.cols(col)))
 
 
@@ -60,30 +61,33 @@ class SingleStreamEncoder(nn.Module):
             hidden_dropout_prob=settings.dropout,
             attention_probs_dropout_prob=settings.dropout,
             initializer_range=BERT_STD * math.sqrt(BERT_HIDDEN / settings.hidden),
-            max_position_embeddings=MOST_TOKENS,
+            max_position_embeddings=MAX_TOKENS,
             pad_token_id=PADDING,
         )
         self.bert = BertModel(config, add_pooling_layer=False)
         self.grid = GridEmbedding(
-            dim, settings.hidden, places=settings.places, dropout=settings.dropout
+            dim,
+            settings.hidden,
+            max_grid_side=settings.max_grid_side,
+            dropout=settings.dropout,
         )
 
     def forward(
         self,
         features: Float[Tensor, "image cell dim"],
         mask: Bool[Tensor, "image cell"],
-        places: Int[Tensor, "image cell 2"],
+        positions: Int[Tensor, "image cell 2"],
         image_of_text: Int[Tensor, " text"],
         tokens: Int[Tensor, "text token"],
     ) -> tuple[Float[Tensor, "text item channel"], Float[Tensor, "text cell"]]:
-        """Return the states of a text's pieces, then of its image's cells; and where it looked.
+        """Return the states of a text's pieces, then of its image's cells; and the attention.
 
-        `features` are standardised. The second is the last layer's attention from the first piece
-        to the cells, the mean of its heads, which sums to 1. What padding pieces and cells hold
-        changes nothing else.
+        `features` are standardised. The attention is that of the last layer from the first piece
+        to the cells, the mean of its heads, which sums to 1. The contents of padding pieces and
+        cells change nothing else.
         """
         # index_select, not indexing: its gradient adds up in a fixed order on the CPU.
-        cells = self.grid(features, places).index_select(0, image_of_text)
+        cells = self.grid(features, positions).index_select(0, image_of_text)
         seen = mask.index_select(0, image_of_text)
         states = torch.cat((self.bert.embeddings(tokens).to(cells.dtype), cells), dim=1)
         real = torch.cat((tokens != PADDING, seen), dim=1)[:, None, None]  # text head query item
@@ -96,7 +100,7 @@ class SingleStreamEncoder(nn.Module):
     def _attention(
         self, states: Float[Tensor, "text item channel"], seen: Bool[Tensor, "text cell"]
     ) -> Float[Tensor, "text cell"]:
-        """Return what the last layer, given these states, attends to from the first piece."""
+        """Return the attention of the last layer, given its inputs, from the first piece to cells."""
         attention: Any = self.bert.encoder.layer[-1].get_submodule("attention.self")
         split = (attention.num_attention_heads, attention.attention_head_size)
         query = attention.query(states[:, 0]).unflatten(-1, split)  # text head part
@@ -106,7 +110,7 @@ class SingleStreamEncoder(nn.Module):
 
 
 class SingleStream(nn.Module):
-    """The encoder with a head for answers: what is fine-tuned."""
+    """The encoder with a head for answers, as it is fine-tuned."""
 
     def __init__(
         self, settings: SingleStreamSettings, norm: FeatureNorm, *, tokens: int, answers: int
@@ -125,14 +129,14 @@ class SingleStream(nn.Module):
         tokens: Int[Tensor, "text token"],
     ) -> Outputs:
         """Return each text's logits and its attention over the cells."""
-        places = all_places(grid_shapes, features.shape[1])
+        positions = grid_positions(grid_shapes, features.shape[1])
         features = self.norm(features, mask)
-        states, attention = self.encoder(features, mask, places, image_of_text, tokens)
+        states, attention = self.encoder(features, mask, positions, image_of_text, tokens)
         return Outputs(self.answer(states[:, 0]), attention)
 
 
-def all_places(grid_shapes: Int[Tensor, "image 2"], cells: int) -> Int[Tensor, "image cell 2"]:
-    """Return row and column of the first `cells` cells, row by row; past a grid, of no meaning."""
+def grid_positions(grid_shapes: Int[Tensor, "image 2"], cells: int) -> Int[Tensor, "image cell 2"]:
+    """Return row and column of the first `cells` cells, row by row; meaningless past a grid."""
     cols = grid_shapes[:, 1:]
     cell = torch.arange(cells, device=grid_shapes.device)
     return torch.stack((cell // cols, cell % cols), dim=-1)

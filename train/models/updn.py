@@ -1,15 +1,22 @@
-"""UpDn: a question attends to the cells of a grid, once."""
+"""UpDn, bottom-up and top-down attention (Anderson et al. 2018): for answers and for captions.
+
+The answering model attends to the cells of a grid once. The captioner has two LSTMs: at each word
+one attends to the cells, and the other writes.
+"""
+
+from typing import NamedTuple
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Float32, Int
 from torch import Tensor, nn
 
-from ..data.words import PADDING
+from ..data.vocabulary import PADDING
 from ..records import FeatureNorm
-from .layers import GridPlace, Outputs, Words, masked_softmax
-from .settings import UpDnSettings
+from .captioner import Captioner, Cells
+from .layers import GridPosition, Outputs, WordEmbedding, masked_softmax
+from .settings import UpDnCaptionerSettings, UpDnSettings
 
-PLACE = 64  # channels of a place
+POSITION = 64  # channels of a cell's position
 
 
 class QuestionEncoder(nn.Module):
@@ -17,21 +24,21 @@ class QuestionEncoder(nn.Module):
 
     def __init__(self, *, tokens: int, embedding: int, hidden: int) -> None:
         super().__init__()
-        self.words = Words(tokens, embedding)
+        self.words = WordEmbedding(tokens, embedding)
         self.gru = nn.GRU(embedding, hidden, batch_first=True)
 
     def forward(self, tokens: Int[Tensor, "text token"]) -> Float[Tensor, "text hidden"]:
-        """Return one vector a question; padding after the last word changes nothing."""
+        """Return one vector per question; padding after the last word changes nothing."""
         states, _ = self.gru(self.words(tokens))  # text token hidden
         last = (tokens != PADDING).sum(dim=1) - 1
         return states[torch.arange(len(tokens), device=tokens.device), last]
 
 
 class UpDn(nn.Module):
-    """Top-down attention over grid cells, in the manner of Anderson et al. 2018, section 3.3.
+    """The VQA model of Anderson et al. 2018, section 3.3, over grid cells.
 
-    Differences: a cell is its features and its place side by side, since it has no box; a
-    product in place of a concatenation scores a cell; ReLU in place of gated tanh.
+    Differences: the input of a cell is its features and its position, concatenated, since it has
+    no box; a cell is scored by a product in place of a concatenation; ReLU replaces gated tanh.
     """
 
     def __init__(
@@ -39,15 +46,15 @@ class UpDn(nn.Module):
     ) -> None:
         super().__init__()
         hidden, dropout = settings.hidden, settings.dropout
-        cell = hidden + PLACE if settings.positions else hidden
+        cell = hidden + POSITION if settings.positions else hidden
         self.norm = norm
         self.question = QuestionEncoder(tokens=tokens, embedding=settings.embedding, hidden=hidden)
         self.appearance = nn.Sequential(
             nn.Linear(len(norm.mean), hidden), nn.LayerNorm(hidden), nn.ReLU()
         )
-        self.place = GridPlace(PLACE) if settings.positions else None
+        self.position = GridPosition(POSITION) if settings.positions else None
         self.query = nn.Sequential(nn.Linear(hidden, cell), nn.ReLU())
-        self.attention = nn.Linear(cell, 1, bias=False)  # softmax drops a bias
+        self.attention = nn.Linear(cell, 1, bias=False)  # softmax cancels a bias
         self.question_for_fusion = nn.Sequential(nn.Linear(hidden, hidden), nn.ReLU())
         self.image_for_fusion = nn.Sequential(nn.Linear(cell, hidden), nn.ReLU())
         self.classifier = nn.Sequential(
@@ -57,11 +64,6 @@ class UpDn(nn.Module):
             nn.Linear(2 * hidden, answers),
         )
         self.dropout = nn.Dropout(dropout)
-
-    @property
-    def words(self) -> Words:
-        """The vectors of words."""
-        return self.question.words
 
     def forward(
         self,
@@ -77,16 +79,128 @@ class UpDn(nn.Module):
         """
         question = self.question(tokens)  # text hidden
         cells = self.appearance(self.norm(features, mask))  # image cell hidden
-        if self.place is not None:
-            place = self.place(grid_shapes, features.shape[1]).to(cells.dtype)
-            cells = torch.cat((cells, place), dim=-1)
+        if self.position is not None:
+            position = self.position(grid_shapes, features.shape[1]).to(cells.dtype)
+            cells = torch.cat((cells, position), dim=-1)
         cells = self.dropout(cells)
 
         # index_select, not indexing: its gradient adds up in a fixed order on the CPU.
-        cells = cells.index_select(0, image_of_text)  # text cell hidden+place
+        cells = cells.index_select(0, image_of_text)  # text cell hidden+position
         scores = self.attention(self.dropout(cells * self.query(question)[:, None])).squeeze(-1)
         weights = masked_softmax(scores, mask.index_select(0, image_of_text))  # text cell
         attended = torch.einsum("tc,tch->th", weights.to(cells.dtype), cells)
 
         fused = self.question_for_fusion(question) * self.image_for_fusion(attended)
         return Outputs(self.classifier(fused), weights)
+
+
+class Memory(NamedTuple):
+    """What the captioner keeps of images."""
+
+    cells: Float[Tensor, "image cell hidden"]
+    keys: Float[Tensor, "image cell attention"]
+    mean: Float[Tensor, "image hidden"]  # of the real cells
+    mask: Bool[Tensor, "image cell"]
+
+
+class State(NamedTuple):
+    """What the two LSTMs keep of unfinished captions."""
+
+    attention_hidden: Float[Tensor, "caption hidden"]
+    attention_cell: Float[Tensor, "caption hidden"]
+    language_hidden: Float[Tensor, "caption hidden"]
+    language_cell: Float[Tensor, "caption hidden"]
+
+
+class UpDnCaptioner(Captioner):
+    """The captioner of Anderson et al. 2018, section 3.2.
+
+    Differences: features are standardised and projected; there is dropout on words and on the
+    state from which a word is chosen, which the paper does not mention.
+    """
+
+    def __init__(self, settings: UpDnCaptionerSettings, norm: FeatureNorm, *, words: int) -> None:
+        super().__init__()
+        embedding, hidden, attention = settings.embedding, settings.hidden, settings.attention
+        self.cells = Cells(settings, norm, hidden)
+        self.words = WordEmbedding(words, embedding)
+        self.attention_lstm = nn.LSTMCell(2 * hidden + embedding, hidden)
+        self.key = nn.Linear(hidden, attention, bias=False)  # nor has the query
+        self.query = nn.Linear(hidden, attention, bias=False)
+        self.score = nn.Linear(attention, 1, bias=False)
+        self.language_lstm = nn.LSTMCell(2 * hidden, hidden)
+        self.classifier = nn.Linear(hidden, words)
+        self.dropout = nn.Dropout(settings.dropout)
+
+    def encode(
+        self,
+        features: Float[Tensor, "image cell dim"],
+        mask: Bool[Tensor, "image cell"],
+        grid_shapes: Int[Tensor, "image 2"],
+    ) -> Memory:
+        """Return the memory of images; only cells where `mask` is true have an effect."""
+        cells = self.cells(features, mask, grid_shapes)
+        # float32: under autocast a sum over a large grid would lose its last cells
+        total = torch.where(mask[..., None], cells, 0.0).sum(dim=1, dtype=torch.float32)
+        mean = total / mask.sum(dim=1)[:, None]
+        return Memory(cells, self.key(cells), mean.to(cells.dtype), mask)
+
+    def logits(
+        self, memory: Memory, tokens: Int[Tensor, "caption token"]
+    ) -> Float[Tensor, "caption token word"]:
+        """Return the logits of the word after each token, given the tokens up to it."""
+        hidden, _ = self._read(memory, tokens)
+        return self.classifier(self.dropout(hidden))
+
+    def attention(
+        self, memory: Memory, tokens: Int[Tensor, "caption token"]
+    ) -> Float32[Tensor, "caption token cell"]:
+        """Return the attention over cells for the word after each token; it sums to 1."""
+        _, weights = self._read(memory, tokens)
+        return weights
+
+    def start(self, memory: Memory) -> State:
+        """Return the state of one empty caption per image."""
+        return _start_state(memory, len(memory.mask))
+
+    def step(
+        self, memory: Memory, state: State, last: Int[Tensor, " caption"]
+    ) -> tuple[Float[Tensor, "caption word"], State]:
+        """Return the logits of the word after `last`, and the state that has read `last`."""
+        state, _ = self._advance(memory, state, self.dropout(self.words(last)))
+        return self.classifier(self.dropout(state.language_hidden)), state
+
+    def _read(
+        self, memory: Memory, tokens: Int[Tensor, "caption token"]
+    ) -> tuple[Float[Tensor, "caption token hidden"], Float32[Tensor, "caption token cell"]]:
+        """Return the language LSTM's state after each token, and the weights over cells."""
+        state = _start_state(memory, len(tokens))
+        hidden, weights = [], []
+        for vectors in self.dropout(self.words(tokens)).unbind(dim=1):
+            state, attention = self._advance(memory, state, vectors)
+            hidden.append(state.language_hidden)
+            weights.append(attention)
+        return torch.stack(hidden, dim=1), torch.stack(weights, dim=1)
+
+    def _advance(
+        self, memory: Memory, state: State, vectors: Float[Tensor, "caption embedding"]
+    ) -> tuple[State, Float32[Tensor, "caption cell"]]:
+        """Return the state that has read one more word, and the weights over cells."""
+        images = len(memory.mask)
+        each = len(vectors) // images  # captions per image
+        mean = memory.mean.repeat_interleave(each, dim=0)
+        inputs = torch.cat((state.language_hidden, mean, vectors), dim=1)
+        hidden, cell = self.attention_lstm(inputs, (state.attention_hidden, state.attention_cell))
+
+        queries = self.query(hidden).view(images, each, 1, -1)
+        scores = self.score((memory.keys[:, None] + queries).tanh()).squeeze(-1)
+        weights = masked_softmax(scores, memory.mask[:, None])  # image each cell
+        attended = (weights.to(memory.cells.dtype) @ memory.cells).flatten(0, 1)
+
+        inputs = torch.cat((attended, hidden), dim=1)
+        language = self.language_lstm(inputs, (state.language_hidden, state.language_cell))
+        return State(hidden, cell, *language), weights.flatten(0, 1)
+
+
+def _start_state(memory: Memory, captions: int) -> State:
+    return State(*memory.mean.new_zeros(4, captions, memory.mean.shape[1]))

@@ -1,1 +1,1 @@
-"""Pictures of a run: its curves, and where a model looks. Only here does train use matplotlib."""
+"""Pictures of a run: its curves, and the attention of a model. Only they use matplotlib here."""

@@ -1,4 +1,4 @@
-"""What every picture here shares: colours, bare axes, and writing a PNG."""
+"""What all pictures share: colours, axes without a frame, and writing a PNG."""
 
 import contextlib
 import warnings
@@ -15,17 +15,17 @@ if TYPE_CHECKING:
 
 INK, FAINT = "#222222", "#8a8f98"
 BLUE, GREEN, ORANGE = "#2563a8", "#1a7f37", "#c2660a"
-DOTS = 110  # an inch
+DPI = 110
 
 
 def new_figure(width: float, height: float) -> "Figure":
-    """Return an empty figure, in inches; it needs no screen, and no backend is chosen for others."""
+    """Return an empty figure, in inches; it needs no screen, and leaves matplotlib's backend alone."""
     from matplotlib.figure import Figure
 
     return Figure(figsize=(width, height), layout="constrained")
 
 
-def save(figure: "Figure", out: Path, *, dpi: int = DOTS) -> None:
+def save(figure: "Figure", out: Path, *, dpi: int = DPI) -> None:
     """Write a figure as a PNG."""
     out.parent.mkdir(parents=True, exist_ok=True)
     with missing_glyphs(), atomic_file(out) as file:
@@ -34,14 +34,14 @@ def save(figure: "Figure", out: Path, *, dpi: int = DOTS) -> None:
 
 @contextlib.contextmanager
 def missing_glyphs() -> Iterator[None]:
-    """Let texts of any alphabet be drawn; what the font lacks becomes boxes."""
+    """Draw texts of any alphabet without a warning; letters that the font lacks become boxes."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph .* missing from font")
         yield
 
 
 def bare(axis: "Axes") -> None:
-    """Take away ticks and frame, for pictures."""
+    """Remove ticks and frame."""
     axis.set_xticks([])
     axis.set_yticks([])
     for spine in axis.spines.values():

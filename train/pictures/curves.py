@@ -14,15 +14,15 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 
-SMOOTHED_OVER = 80  # the smooth line's Gaussian is an 80th of the run wide, to either side
-LARGEST = 1e30  # of the numbers that are drawn; nothing that trains has larger ones
-LOG_FROM = 10.0  # a loss that falls to a tenth is drawn on a logarithmic axis
+SMOOTHING = 80  # the standard deviation of the smooth line's Gaussian is an 80th of the run
+MAX_VALUE = 1e30  # of the numbers that are drawn; no successful training has larger ones
+LOG_RATIO = 10.0  # a loss that falls to a tenth is drawn on a logarithmic axis
 
 
 def draw_curves(run: Path, out: Path) -> None:
     """Write a PNG of a run's metrics: loss, score and learning rate over its updates.
 
-    Raises UsageError for a folder that is no run's.
+    Raises UsageError for a folder that is not a run.
     """
     task, lines = read_manifest(run).task, read_metrics(run)
     losses = _with(lines, "step", "loss", "lr")
@@ -42,12 +42,12 @@ def draw_curves(run: Path, out: Path) -> None:
 
 
 def smooth(values: Float64[np.ndarray, " line"]) -> Float64[np.ndarray, " line"]:
-    """Return the Gaussian mean around each value; near the ends, of those that there are.
+    """Return the Gaussian mean around each value; near the ends, of the values that exist.
 
     >>> smooth(np.array([3.0, 1.0])).tolist()
     [3.0, 1.0]
     """
-    width = len(values) // SMOOTHED_OVER
+    width = len(values) // SMOOTHING
     if width == 0:
         return values
     weights = np.exp(-0.5 * (np.arange(-3 * width, 3 * width + 1) / width) ** 2)
@@ -58,23 +58,23 @@ def smooth(values: Float64[np.ndarray, " line"]) -> Float64[np.ndarray, " line"]
 def _draw_loss(axis: "Axes", lines: Sequence[dict[str, Any]]) -> None:
     axis.set_ylabel("loss", color=INK)
     if not lines:
-        return _say_none(axis, "no losses")
+        return _say_empty(axis, "no losses")
     steps, losses = _column(lines, "step"), _column(lines, "loss")
     smoothed = smooth(losses)
-    if losses.min() > 0 and smoothed.max() > LOG_FROM * smoothed.min():
+    if losses.min() > 0 and smoothed.max() > LOG_RATIO * smoothed.min():
         axis.set_yscale("log")
-        smoothed = np.exp(smooth(np.log(losses)))  # what the eye averages on such an axis
+        smoothed = np.exp(smooth(np.log(losses)))  # the mean that such an axis shows
     axis.plot(steps, losses, color=BLUE, alpha=0.25, linewidth=1)
-    axis.plot(steps, smoothed, color=BLUE, linewidth=1.8, **_dot(lines))
+    axis.plot(steps, smoothed, color=BLUE, linewidth=1.8, **_marker(lines))
     _label(axis, f"{smoothed[-1]:.3g}", (steps[-1], smoothed[-1]), BLUE)
 
 
 def _draw_score(axis: "Axes", lines: Sequence[dict[str, Any]]) -> None:
     axis.set_ylabel("score", color=INK)
     if not lines:
-        return _say_none(axis, "no evaluations")
+        return _say_empty(axis, "no evaluations")
     steps, scores = _column(lines, "step"), _column(lines, "score")
-    best = int(scores.argmax())  # the first of equals, as the best checkpoint is
+    best = int(scores.argmax())  # the first of equal scores, as for the best checkpoint
     axis.plot(steps, scores, color=GREEN, linewidth=1.8, marker="o", markersize=3.5)
     axis.plot(steps[best], scores[best], marker="*", markersize=14, color=ORANGE, zorder=3)
     text = f"best {scores[best]:.2f}, epoch {lines[best]['epoch']}"
@@ -85,17 +85,17 @@ def _draw_score(axis: "Axes", lines: Sequence[dict[str, Any]]) -> None:
 def _draw_rate(axis: "Axes", lines: Sequence[dict[str, Any]]) -> None:
     axis.set_ylabel("rate", color=INK)
     if not lines:
-        return _say_none(axis, "no learning rates")
-    axis.plot(_column(lines, "step"), _column(lines, "lr"), color=FAINT, **_dot(lines))
+        return _say_empty(axis, "no learning rates")
+    axis.plot(_column(lines, "step"), _column(lines, "lr"), color=FAINT, **_marker(lines))
     axis.ticklabel_format(axis="y", style="sci", scilimits=(0, 0))
     axis.set_ylim(bottom=0)
 
 
 def _with(lines: Sequence[dict[str, Any]], *columns: str) -> list[dict[str, Any]]:
-    """Return the lines that have a number in each of the columns, as far as it can be drawn."""
+    """Return the lines that have a number that can be drawn in each of the columns."""
 
     def is_number(value: Any) -> bool:
-        return type(value) in (int, float) and abs(value) < LARGEST
+        return type(value) in (int, float) and abs(value) < MAX_VALUE
 
     return [line for line in lines if all(is_number(line.get(column)) for column in columns)]
 
@@ -104,13 +104,13 @@ def _column(lines: Sequence[dict[str, Any]], key: str) -> Float64[np.ndarray, " 
     return np.array([line[key] for line in lines], dtype=np.float64)
 
 
-def _dot(lines: Sequence[object]) -> dict[str, Any]:
-    """Return how to draw a curve: one point alone has no line that could be seen."""
+def _marker(lines: Sequence[object]) -> dict[str, Any]:
+    """Return options for a curve: a single point has no visible line, and needs a marker."""
     return {"marker": "o"} if len(lines) == 1 else {}
 
 
 def _label(axis: "Axes", text: str, point: tuple[float, float], color: str) -> None:
-    """Write above a point, on the side where there is more room."""
+    """Write above a point, on the side with more space."""
     left, right = axis.get_xlim()
     side = "right" if point[0] > (left + right) / 2 else "left"
     axis.annotate(
@@ -126,13 +126,13 @@ def _label(axis: "Axes", text: str, point: tuple[float, float], color: str) -> N
 
 
 def _updates(scores: Sequence[dict[str, Any]]) -> str:
-    """Return the label of the common axis, with what an epoch is."""
-    if len(scores) < 2 or scores[0]["epoch"] < 1:  # the only epoch may have been cut short
+    """Return the label of the common axis, with the number of updates of an epoch."""
+    if len(scores) < 2 or scores[0]["epoch"] < 1:  # the only epoch may be incomplete
         return "update"
     return f"update ({scores[0]['step'] // scores[0]['epoch']:,} an epoch)"
 
 
-def _say_none(axis: "Axes", what: str) -> None:
+def _say_empty(axis: "Axes", what: str) -> None:
     axis.set_yticks([])
     axis.text(0.5, 0.5, f"{what} yet", transform=axis.transAxes, ha="center", color=FAINT)
 

@@ -17,20 +17,19 @@ from torch import Tensor, nn
 from ...featstore import FeatureStore
 from ..batches import Numbers
 from ..checkpoint import TrainedRun, load_trained
-from ..data.vocabulary import Vocabulary, WordPieces, read_vocabulary
-from ..data.words import PADDING, Words
+from ..data.vocabulary import PADDING, TextVocabulary, Vocabulary, read_vocabulary
 from ..devices import inference_errors, memory_errors
 from ..engine import each_batch, eval_batch_size
 from ..models.pretrained import Pretrained
-from ..models.settings import GroundedSettings
-from ..models.start import make_model, new_model, require_places, start_files
+from ..models.settings import AnsweringSettings
+from ..models.start import make_model, new_model, require_grid_side, start_files
 from ..records import RecordReader
 from ..run import require_features
 from ..settings import LoopSettings
 from ..task import Task, make_order
 
 MODEL_SIZE_REMEDY = "the model does not fit; lower its sizes, such as model.hidden"
-S = TypeVar("S", bound=GroundedSettings)
+S = TypeVar("S", bound=AnsweringSettings)
 
 
 class AnswerBatch(NamedTuple):
@@ -171,7 +170,7 @@ def make_examples(
     texts: Sequence[str],
     targets: SoftAnswers | None,
     *,
-    words: Words | WordPieces,
+    words: TextVocabulary,
     max_tokens: int,
 ) -> Examples:
     """Return texts as numbers, each with the store's id of its image."""
@@ -268,4 +267,4 @@ def load_answering_run(
 def require_store(run: TrainedRun[S, Vocabulary, nn.Module], store: FeatureStore) -> None:
     """Raise UsageError unless a model can answer texts about the images of a store."""
     require_features(store, run.manifest)
-    require_places(run.settings.model, store)
+    require_grid_side(run.settings.model, store)

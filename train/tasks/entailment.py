@@ -17,13 +17,12 @@ from ..data.snli_ve import (
     LABELS,
     NO_ANSWER,
     VeSplit,
-    read_predictions,
-    read_split,
-    score,
-    write_predictions,
+    read_labels,
+    read_pairs,
+    score_pairs,
+    write_labels,
 )
-from ..data.vocabulary import Vocabulary, WordPieces, require_known
-from ..data.words import Words
+from ..data.vocabulary import TextVocabulary, Vocabulary, require_known
 from ..devices import accelerator_of_trained, accelerator_on
 from ..models.start import choose_words, find_start
 from ..records import RecordReader
@@ -46,7 +45,7 @@ TrainedVe = TrainedRun[VeSettings, Vocabulary, nn.Module]
 
 def encode(
     split: VeSplit,
-    words: Words | WordPieces,
+    words: TextVocabulary,
     store: Container[str],
     *,
     max_tokens: int,
@@ -92,7 +91,7 @@ class EvalSplit:
 
     def score_table(self, predictions: Path) -> dict[str, Any]:
         """Return 100 or 0 for each pair, right or wrong, with its image."""
-        predicted = read_predictions(predictions, self.split)
+        predicted = read_labels(predictions, self.split)
         image_of = {pair.pair_id: pair.candidates[0] for pair in self.split.pairs}
         for pair_id, image in zip(self.examples.ids, self.examples.image_of_text, strict=True):
             image_of[str(pair_id)] = self.examples.image_ids[image]
@@ -118,10 +117,10 @@ class EntailmentTask(AnsweringTask[VeSettings]):
         features = FeatureStore.open(store)
         settings, pretrained = find_start(settings, features)
         accelerator = accelerator_on(device, settings)
-        training = read_split(settings.dataset, data, settings.train_split)
+        training = read_pairs(settings.dataset, data, settings.train_split)
         held_out = None
         if settings.eval_split:
-            held_out = read_split(settings.dataset, data, settings.eval_split)
+            held_out = read_pairs(settings.dataset, data, settings.eval_split)
             require_apart(settings, training.ids, held_out.ids, of="pairs")
         texts = (pair.hypothesis for pair in training.pairs)
         vocabulary = Vocabulary(choose_words(settings.model, pretrained, texts), LABELS)
@@ -153,7 +152,7 @@ class EntailmentTask(AnsweringTask[VeSettings]):
         assert self.eval_split is not None
         split = self.eval_split.split
         complete = {pair_id: answers.get(pair_id, NO_ANSWER) for pair_id in split.ids}
-        scores = score(complete, split.pairs)
+        scores = score_pairs(complete, split.pairs)
         return {"score": scores["accuracy"], **scores["by_class"]}
 
     def report(self, model: nn.Module, run: Path, epoch: int) -> Report:
@@ -171,7 +170,7 @@ class EntailmentTask(AnsweringTask[VeSettings]):
 def label_loss(model: nn.Module, batch: AnswerBatch) -> Tensor:
     """Return the mean cross-entropy of the labels, summed over a model's heads; shape ()."""
     outputs = model(*batch.inputs)
-    heads = (outputs.logits, *outputs.branches)
+    heads = (outputs.logits, *outputs.auxiliary_logits)
     return torch.stack([cross_entropy(logits, batch.targets) for logits in heads]).sum()
 
 
@@ -180,12 +179,12 @@ def score_labels(
 ) -> dict[str, Any]:
     """Write the labels of a split's pairs to `path`; return the scores of that file."""
     split = eval_split.split
-    write_predictions(path, labels, split)
+    write_labels(path, labels, split)
     return {
         "split": split.name,
         "epoch": epoch,
         "blind": settings.blind,
-        **score(read_predictions(path, split), split.pairs),
+        **score_pairs(read_labels(path, split), split.pairs),
         "skipped": len(split.pairs) - len(eval_split.examples),
         "dropped": split.dropped,
         "predictions": str(path),
@@ -216,7 +215,7 @@ def eval_ve(
     trained = load_run(run)
     twin = None if blind is None else _load_blind(blind)
     features = FeatureStore.open(store or Path(trained.manifest.store))
-    pairs = read_split(trained.settings.dataset, data or Path(trained.manifest.data), split)
+    pairs = read_pairs(trained.settings.dataset, data or Path(trained.manifest.data), split)
     skipped = trained.settings.skip_missing if skip_missing is None else skip_missing
 
     def result_of(trained: TrainedVe) -> dict[str, Any]:

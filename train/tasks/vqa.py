@@ -12,12 +12,19 @@ from torch.nn.functional import binary_cross_entropy_with_logits
 from ...base.errors import ClipfeatError, UsageError
 from ...base.files import local_path
 from ...featstore import FeatureStore
-from ..data.ids import ENDING, find_images
-from ..data.questions import Question, QuestionId, Split
-from ..data.vocabulary import Vocabulary, require_known
-from ..data.vqa_files import describe_scores, read_predictions, read_split, write_predictions
+from ..data.ids import JPEG, find_images
+from ..data.questions import (
+    Question,
+    QuestionId,
+    QuestionSplit,
+    format_scores,
+    read_predictions,
+    write_predictions,
+)
+from ..data.vocabulary import Vocabulary, answer_classes, read_answer_list, require_known
+from ..data.vqa_files import read_questions
 from ..devices import accelerator_of_trained, accelerator_on
-from ..metrics.vqa import SCORES, answer_classes, read_answer_list
+from ..metrics.vqa import SCORES
 from ..models.start import choose_words, find_start
 from ..records import RecordReader
 from ..task import Report, require_apart
@@ -37,7 +44,7 @@ PREDICTIONS = "predictions.json"
 
 
 def choose_answers(
-    split: Split, *, min_answer_count: int, answer_list: str = ""
+    split: QuestionSplit, *, min_answer_count: int, answer_list: str = ""
 ) -> tuple[str, ...]:
     """Return the common answers of a training split, or those of a file.
 
@@ -88,7 +95,7 @@ def _require_one_collection(
     """Raise ClipfeatError where a bare number would be an image of COCO and of Visual Genome."""
     owners: dict[str, str] = {}
     for question, stored in zip(questions, ids, strict=True):
-        if stored is None or not stored.removesuffix(ENDING).isdigit():
+        if stored is None or not stored.removesuffix(JPEG).isdigit():
             continue
         owner = owners.setdefault(stored, question.collection)
         if owner != question.collection:
@@ -102,7 +109,7 @@ def _require_one_collection(
 
 
 def encode(
-    split: Split,
+    split: QuestionSplit,
     vocabulary: Vocabulary,
     store: Container[str],
     *,
@@ -136,7 +143,7 @@ def encode(
 
 
 def _targets(
-    split: Split, questions: Sequence[Question], vocabulary: Vocabulary
+    split: QuestionSplit, questions: Sequence[Question], vocabulary: Vocabulary
 ) -> SoftAnswers | None:
     if split.annotations is None:
         return None
@@ -154,7 +161,7 @@ def _targets(
 class EvalSplit:
     """A split to answer: its questions, and the examples of those whose images have features."""
 
-    split: Split
+    split: QuestionSplit
     examples: Examples
 
     def complete(self, answers: Mapping[QuestionId, str]) -> dict[QuestionId, str]:
@@ -191,10 +198,10 @@ class VqaTask(AnsweringTask[VqaSettings]):
         features = FeatureStore.open(store)
         settings, pretrained = find_start(settings, features)
         accelerator = accelerator_on(device, settings)
-        training = read_split(settings.dataset, data, settings.train_split, annotated=True)
+        training = read_questions(settings.dataset, data, settings.train_split, annotated=True)
         held_out = None
         if settings.eval_split:
-            held_out = read_split(settings.dataset, data, settings.eval_split, annotated=True)
+            held_out = read_questions(settings.dataset, data, settings.eval_split, annotated=True)
             require_apart(settings, training.ids, held_out.ids, of="questions")
         answers = choose_answers(
             training, min_answer_count=settings.min_answer_count, answer_list=settings.answer_list
@@ -252,7 +259,7 @@ def soft_score_loss(model: nn.Module, batch: AnswerBatch) -> Tensor:
     outputs = model(*batch.inputs)
     losses = [
         binary_cross_entropy_with_logits(logits, batch.targets) * logits.shape[1]
-        for logits in (outputs.logits, *outputs.branches)
+        for logits in (outputs.logits, *outputs.auxiliary_logits)
     ]
     return torch.stack(losses).sum()
 
@@ -300,7 +307,7 @@ def eval_vqa(
     features = FeatureStore.open(store or Path(trained.manifest.store))
     require_store(trained, features)
     folder = data or Path(trained.manifest.data)
-    questions = read_split(settings.dataset, folder, split, annotated=False)
+    questions = read_questions(settings.dataset, folder, split, annotated=False)
     examples = encode(
         questions,
         trained.vocabulary,
@@ -323,7 +330,7 @@ def format_result(result: Mapping[str, Any]) -> str:
     if result["overall"] is None:
         lines.append("no annotations here: predictions only, nothing scored")
     else:
-        lines += describe_scores(result)
+        lines += format_scores(result)
     if result["skipped"]:
         lines.append(f"{result['skipped']} questions skipped: their images have no features")
     return "\n".join([*lines, result["predictions"]])

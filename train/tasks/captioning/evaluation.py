@@ -12,9 +12,8 @@ from ....base.errors import ClipfeatError, UsageError, needs_extra
 from ....base.text import is_unicode
 from ....featstore import FeatureStore
 from ...data.caption_files import Captions, References, read_results, write_results
-from ...data.captions import CaptionSplit
-from ...data.coco_captions import read_split
-from ...data.ids import any_candidates, find_images, require_different
+from ...data.captions import CaptionSplit, read_captions
+from ...data.ids import any_candidates, require_different, require_images
 from ...devices import accelerator_of_trained, inference_errors
 from ...metrics import cider_label, cider_remark
 from ...metrics.clipscore import clip_metrics
@@ -82,9 +81,8 @@ def score_results(
     Raises ClipfeatError, as that does, and for images that the store does not have.
     """
     names = [any_candidates(image) for image in results]
-    found = find_images(names, store, texts="captions of the results are", skip_missing=None)
-    require_different(list(results), found, of="the results")
-    images = [image for image in found if image is not None]
+    images = require_images(names, store, texts="captions of the results are")
+    require_different(list(results), images, of="the results")
     own = [references[image] for image in results]
     return clip_scores(store, images, list(results.values()), own, embed)
 
@@ -129,7 +127,7 @@ def eval_caption(
     features = FeatureStore.open(store or Path(manifest.store))
     require_features(features, manifest)
     embed = None if embedder is None else embedder(features)
-    images_of_split = read_split(
+    images_of_split = read_captions(
         settings.dataset, data or Path(manifest.data), split, training=False
     )
     examples = encode(

@@ -14,8 +14,7 @@ from ....base.errors import ClipfeatError
 from ...data.caption_vocabulary import BEGIN, END, UNKNOWN_WORD, CaptionVocabulary
 from ...data.captions import CaptionedImage, CaptionSplit
 from ...data.ids import find_images, require_different
-from ...data.vocabulary import require_known
-from ...data.words import PADDING, UNKNOWN
+from ...data.vocabulary import PADDING, UNKNOWN, require_known
 from ...metrics.cider import TextCider
 from ...records import RecordReader
 

@@ -13,10 +13,9 @@ from torch import Tensor, nn
 
 from ....base.errors import UsageError
 from ...checkpoint import TrainedRun, load_trained
-from ...data.caption_vocabulary import CaptionVocabulary, read_vocabulary
+from ...data.caption_vocabulary import CaptionVocabulary, read_caption_vocabulary
 from ...engine import each_batch, eval_batch_size
-from ...models.caption_transformer import Transformer
-from ...models.caption_updn import UpDn
+from ...models.caption_transformer import TransformerCaptioner
 from ...models.captioner import Captioner
 from ...models.decoding import beam_search
 from ...models.settings import (
@@ -24,6 +23,7 @@ from ...models.settings import (
     TransformerCaptionerSettings,
     UpDnCaptionerSettings,
 )
+from ...models.updn import UpDnCaptioner
 from ...records import ChannelStatistics, FeatureNorm, RecordReader
 from ...run import BEST, SETTINGS, require_no_link
 from ..settings import STAGES, CaptionSettings, DecodingSettings
@@ -34,9 +34,9 @@ def build_captioner(settings: CaptionerSettings, norm: FeatureNorm, *, words: in
     """Return a new captioner; `words` is the number of tokens that there are."""
     match settings:
         case TransformerCaptionerSettings():
-            return Transformer(settings, norm, words=words)
+            return TransformerCaptioner(settings, norm, words=words)
         case UpDnCaptionerSettings():
-            return UpDn(settings, norm, words=words)
+            return UpDnCaptioner(settings, norm, words=words)
 
 
 TASK = "caption"
@@ -75,7 +75,7 @@ def load_stage(folder: Path) -> TrainedCaptioner:
         folder,
         TASK,
         CaptionSettings,
-        read_vocabulary=read_vocabulary,
+        read_vocabulary=read_caption_vocabulary,
         norm="cells.norm",
         build=make_model,
     )

@@ -16,8 +16,8 @@ from ....base.files import require_file
 from ....base.text import printable
 from ....featstore import FeatureStore
 from ...data.caption_files import write_results
-from ...data.coco_captions import Listed, read_list
-from ...data.ids import find_images, require_different
+from ...data.captions import ListedImage, read_image_list
+from ...data.ids import require_different, require_images
 from ...devices import accelerator_of_trained, inference_errors
 from ...engine import each_batch, eval_batch_size
 from ...models.captioner import Captioner
@@ -102,17 +102,18 @@ def predict_captions(
         raise UsageError(f"image {twice!r:.60} is given twice; remove one", code="E-IMAGES-TWICE")
     if out is not None:
         require_file(out, "--out")
-    images = [Listed(i, (i,)) for i in image_ids] if listed is None else read_list(listed)
+    images = (
+        [ListedImage(i, (i,)) for i in image_ids] if listed is None else read_image_list(listed)
+    )
     trained = load_stage(find_stage(run))
     accelerator = accelerator_of_trained(device, trained.settings)
     decode, each = decoder(trained.settings.decoding, request, accelerator.device)
     features = FeatureStore.open(store or Path(trained.manifest.store))
     require_features(features, trained.manifest)
     candidates = [image.candidates for image in images]
-    found = find_images(candidates, features, texts="captions asked for are", skip_missing=None)
+    stored = require_images(candidates, features, texts="captions asked for are")
     of = str(listed) if listed is not None else "IMAGE_ID"
-    require_different([image.image_id for image in images], found, of=of)
-    stored = [image_id for image_id in found if image_id is not None]
+    require_different([image.image_id for image in images], stored, of=of)
     reader = RecordReader(features, accelerator.device)
     with inference_errors(trained.settings.precision):
         texts = _caption(trained, reader, stored, decode, each, accelerator)

@@ -17,10 +17,9 @@ from torch.nn.functional import cross_entropy
 from ....base.errors import UsageError
 from ....featstore import FeatureStore
 from ...batches import Numbers
-from ...data.caption_vocabulary import END, CaptionVocabulary, build_bpe, build_words
-from ...data.captions import CaptionSplit
-from ...data.coco_captions import read_split
-from ...data.words import PADDING
+from ...data.caption_vocabulary import END, CaptionVocabulary, build_bpe, build_caption_words
+from ...data.captions import CaptionSplit, read_captions
+from ...data.vocabulary import PADDING
 from ...devices import accelerator_on, memory_errors
 from ...engine import fit, log_once
 from ...log import LoopTimes
@@ -172,13 +171,13 @@ class CaptionData:
 
 
 def read_data(settings: CaptionSettings, store: FeatureStore, folder: Path) -> CaptionData:
-    """Return the splits that the settings name; raises as `read_split` and `encode` do."""
-    split = read_split(settings.dataset, folder, settings.train_split, training=True)
+    """Return the splits that the settings name; raises as `read_captions` and `encode` do."""
+    split = read_captions(settings.dataset, folder, settings.train_split, training=True)
     held_out = _read_held_out(settings, folder, split)
     vocabulary = (
         build_bpe(split.texts, size=settings.bpe)
         if settings.bpe
-        else build_words(split.texts, min_count=settings.min_count)
+        else build_caption_words(split.texts, min_count=settings.min_count)
     )
     limits = {"max_tokens": settings.max_tokens, "skip_missing": settings.skip_missing}
     return CaptionData(
@@ -199,7 +198,7 @@ def _read_held_out(
     """Return the split that scores the model, None where the settings name none."""
     if not settings.eval_split:
         return None
-    held_out = read_split(settings.dataset, folder, settings.eval_split, training=False)
+    held_out = read_captions(settings.dataset, folder, settings.eval_split, training=False)
     trained_on, scored = ({image.image_id for image in s.images} for s in (split, held_out))
     require_apart(settings, trained_on, scored, of="images")
     if len(scored) == 1:

@@ -15,11 +15,16 @@ from tqdm import tqdm
 
 from ....base.errors import ClipfeatError
 from ....base.text import printable
-from ...data.ids import find_images
-from ...data.lxmert import Sentence, image_candidates, read_sentences
-from ...data.vocabulary import MASK, SPECIAL, WordPieces, require_known
-from ...data.words import PADDING
-from ...metrics.vqa import answer_classes
+from ...data.ids import find_images, lxmert_candidates
+from ...data.lxmert import Sentence, read_sentences
+from ...data.vocabulary import (
+    MASK,
+    PADDING,
+    SPECIAL_PIECES,
+    WordPieces,
+    answer_classes,
+    require_known,
+)
 from ...records import RecordReader
 from ..answering import SoftAnswers
 from ..settings import PretrainSettings
@@ -190,9 +195,9 @@ class BatchReader:
             tokens,
             random[:, 2 + CANDIDATES :],
             rate=objectives.mask_words if objectives.words else 0.0,
-            special=np.array([self.words.number(piece) for piece in SPECIAL]),
+            special=np.array([self.words.number(piece) for piece in SPECIAL_PIECES]),
             mask=self.words.number(MASK),
-            pieces=self.words.tokens,
+            pieces=self.words.size,
         )
         longest = int((tokens != PADDING).sum(axis=1).max())
         labels = labels[:, :longest].ravel()
@@ -242,7 +247,7 @@ def encode(
     Those about images without features are left out, at most `skip_missing` of them. Raises
     ClipfeatError where more lack them, or all, and as `require_known` does.
     """
-    candidates = [image_candidates(image) for image in corpus.images]
+    candidates = [lxmert_candidates(image) for image in corpus.images]
     stored = find_images(
         [candidates[image] for image in corpus.image_of_sentence],
         store,

@@ -14,14 +14,12 @@ from ....base.files import local_path
 from ....featstore import FeatureStore
 from ...batches import Numbers, epoch_order
 from ...checkpoint import TrainedRun, load_trained
-from ...data.lxmert import corpus_files
-from ...data.vocabulary import Vocabulary, WordPieces, read_vocabulary
+from ...data.lxmert import find_corpus
+from ...data.vocabulary import Vocabulary, WordPieces, read_answer_list, read_vocabulary
 from ...devices import accelerator_of_trained, accelerator_on, inference_errors, memory_errors
 from ...engine import each_batch, eval_batch_size
-from ...metrics.vqa import read_answer_list
-from ...models.bert import find_bert, start_from
-from ...models.pretrained import TASK, Pretrained
-from ...models.start import choose_words, find_start, require_places, start_files
+from ...models.pretrained import TASK, Pretrained, find_bert, load_bert
+from ...models.start import choose_words, find_start, require_grid_side, start_files
 from ...records import ChannelStatistics, FeatureNorm, RecordReader, channel_statistics
 from ...run import require_features
 from ...task import Report, Task, make_order, require_apart
@@ -53,8 +51,8 @@ class PretrainingTask(Task[PretrainSettings, Pretrainer]):
         accelerator = accelerator_on(device, settings)
         answer_list = (local_path(settings.answer_list),) if settings.answer_list else ()
         listed = read_answer_list(*answer_list) if answer_list else ()
-        files = corpus_files(data, settings.train_split)
-        held_out_files = corpus_files(data, settings.eval_split) if settings.eval_split else ()
+        files = find_corpus(data, settings.train_split)
+        held_out_files = find_corpus(data, settings.eval_split) if settings.eval_split else ()
         corpus, held_out = read_corpus(files), read_corpus(held_out_files)
         vocabulary = Vocabulary(
             choose_words(settings.model, pretrained, corpus.texts),
@@ -139,7 +137,7 @@ def make_model(
 ) -> Pretrainer:
     """Return a model of random weights."""
     norm = FeatureNorm(statistics, blind=settings.blind)
-    tokens, answers = vocabulary.words.tokens, len(vocabulary.answers)
+    tokens, answers = vocabulary.words.size, len(vocabulary.answers)
     return Pretrainer(settings, norm, tokens=tokens, answers=answers)
 
 
@@ -179,7 +177,7 @@ def _new_model(
     if pretrained is not None:
         _start_from(pretrained, model, vocabulary)
     elif settings.model.bert:
-        bert = start_from(model.encoder.bert, find_bert(settings.model.bert))
+        bert = load_bert(model.encoder.bert, find_bert(settings.model.bert))
         model.word.start_from(bert)
     return model
 
@@ -269,8 +267,8 @@ def eval_pretrain(
     accelerator = accelerator_of_trained(device, settings)
     features = FeatureStore.open(store or Path(manifest.store))
     require_features(features, manifest)
-    require_places(settings.model, features)
-    corpus = read_corpus(corpus_files(data or Path(manifest.data), split))
+    require_grid_side(settings.model, features)
+    corpus = read_corpus(find_corpus(data or Path(manifest.data), split))
     sentences = encode_corpus(corpus, split, trained.vocabulary, features, settings, skip_missing)
     reader = RecordReader(features, accelerator.device)
     words = cast(WordPieces, trained.vocabulary.words)

@@ -1,0 +1,200 @@
+"""The sentences of COCO, VQA v2, Visual Genome and GQA, from their published files.
+
+The ids of COCO's images are the names of their files, COCO_val2014_000000000042; those of Visual
+Genome's and GQA's images are their numbers.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from ...base.errors import ClipfeatError, UsageError, reason_of
+from ...base.files import read_text, split_lines
+from ...base.jsonio import (
+    MAX_DATA_BYTES,
+    field,
+    field_items,
+    identifier,
+    list_items,
+    parse_json,
+    read_json,
+    require_unicode,
+)
+from . import gqa, vqa2
+from .ids import COCO_SPLITS, coco_candidates, coco_number, require_unique
+from .lxmert import Sentence
+from .questions import QuestionSplit
+
+GQA_SPLITS = ("train_balanced", "val_balanced")
+IMAGE_DATA = "image_data.json"
+# LXMERT's files have Visual Genome's questions under this name; their "vg" is its region captions.
+VG_QUESTIONS = "visual7w"
+
+
+@dataclass(frozen=True)
+class Sources:
+    """The folders of the data sets' own files; None for one that is left out."""
+
+    captions: Path | None = None
+    vqa: Path | None = None
+    visual_genome: Path | None = None
+    gqa: Path | None = None
+
+
+def require_files(sources: Sources) -> None:
+    """Raise UsageError where a file is missing, before the first one is read."""
+    if sources == Sources():
+        raise UsageError(
+            "no source; pass --captions, --vqa, --visual-genome or several of them",
+            code="E-CORPUS-SOURCES",
+        )
+    if sources.gqa and not sources.visual_genome:
+        raise UsageError(
+            f"--gqa needs --visual-genome, a folder with {IMAGE_DATA}: it tells which images of "
+            "GQA are COCO's, and without it questions about held-out images may leak",
+            code="E-CORPUS-SOURCES",
+        )
+    if sources.captions:
+        for part in COCO_SPLITS.values():
+            _require(_captions_file(sources.captions, part), "--captions")
+    if sources.vqa:
+        for split in COCO_SPLITS:
+            for kind in ("questions", "annotations"):
+                vqa2.find_vqa2(sources.vqa, split, kind)
+    if sources.visual_genome:
+        _require(sources.visual_genome / IMAGE_DATA, "--visual-genome")
+        if not sources.gqa:  # the folder may be given for IMAGE_DATA alone
+            _require(sources.visual_genome / vqa2.VG_FILE, "--visual-genome")
+    if sources.gqa:
+        for split in GQA_SPLITS:
+            gqa.files_of(gqa.split_path(sources.gqa, split))
+
+
+def _require(path: Path, option: str) -> None:
+    if not path.is_file():
+        raise UsageError(
+            f"{path.parent} has no {path.name}, which {option} reads", code="E-MAX_DATA_BYTES-FILE"
+        )
+
+
+def _captions_file(folder: Path, part: str) -> Path:
+    return folder / f"captions_{part}.json"
+
+
+def coco_sentences(sources: Sources) -> Iterator[Sentence]:
+    """Yield COCO's captions and VQA v2's questions, as far as they are among the sources."""
+    for split, part in COCO_SPLITS.items():
+        if sources.captions:
+            yield from _captions(_captions_file(sources.captions, part), part)
+        if sources.vqa:
+            questions = vqa2.read_vqa2(sources.vqa, split, annotated=True)
+            for sentence, where in _questions(questions, "vqa"):
+                yield sentence._replace(image_id=_coco_name(sentence.image_id, part, where))
+
+
+def vg_sentences(sources: Sources, coco_of: Mapping[str, int | None]) -> Iterator[Sentence]:
+    """Yield the questions of Visual Genome and GQA; `coco_of` is what `read_image_data` returns.
+
+    Raises ClipfeatError for a question about an image that `coco_of` does not have.
+    """
+    for source, split in _vg_splits(sources):
+        for sentence, _ in _questions(split, source):
+            if sentence.image_id not in coco_of:
+                raise ClipfeatError(
+                    f"{split.files[0]}: {IMAGE_DATA} has no image {sentence.image_id!r:.60}, and "
+                    "nothing else tells whether it is one of COCO's; take both from one release",
+                    code="E-CORPUS-IMAGE",
+                )
+            yield sentence
+
+
+def _vg_splits(sources: Sources) -> Iterator[tuple[str, QuestionSplit]]:
+    folder = sources.visual_genome
+    if folder and (folder / vqa2.VG_FILE).is_file():
+        yield VG_QUESTIONS, vqa2.read_visual_genome(folder)
+    if sources.gqa:
+        for name in GQA_SPLITS:
+            yield "gqa", gqa.read_gqa(sources.gqa, name, annotated=True)
+
+
+def _captions(path: Path, part: str) -> Iterator[Sentence]:
+    for where, record in field_items(read_json(path), "annotations", path):
+        text = require_unicode(field(record, "caption", str, where), "caption", where)
+        image_id = _coco_name(identifier(record, "image_id", where), part, where)
+        yield Sentence(image_id, text, "mscoco", None)
+
+
+def _questions(split: QuestionSplit, source: str) -> Iterator[tuple[Sentence, str]]:
+    """Yield each question of a split with the answers that score, and where it is."""
+    for question in split.questions:
+        where = f"{split.files[0]}: question {question.question_id}"
+        soft = split.annotations[question.question_id].soft() if split.annotations else {}
+        answers = {
+            require_unicode(answer, "answer", where): score
+            for answer, score in soft.items()
+            if score > 0
+        }
+        text = require_unicode(question.text, "question", where)
+        yield Sentence(str(question.image_id), text, source, answers), where
+
+
+def read_image_data(folder: Path) -> dict[str, int | None]:
+    """Return {number of an image in Visual Genome: its number in COCO, None if it has none}."""
+    path = folder / IMAGE_DATA
+    coco_of: dict[str, int | None] = {}
+    for where, image in list_items(read_json(path), path, of="images"):
+        image_id = str(identifier(image, "image_id", where))
+        require_unique(image_id, coco_of, "image_id", where)
+        if "coco_id" in image and image["coco_id"] is None:
+            coco_of[image_id] = None
+        else:
+            coco_of[image_id] = _coco_number(identifier(image, "coco_id", where), "coco_id", where)
+    return coco_of
+
+
+def read_held_out(path: Path) -> frozenset[int]:
+    """Return the numbers in COCO of the images that a file lists.
+
+    It has an image a line, a number or a name such as COCO_val2014_000000000042, or is a JSON list
+    of records with `img_id`, as LXMERT's minival files are; an image may occur several times.
+    Raises ClipfeatError for another file, and for one that lists no image.
+    """
+    try:
+        text = read_text(path, MAX_DATA_BYTES)
+        is_json = text.lstrip().startswith(("[", "{"))
+        content = parse_json(text) if is_json else None
+    except (OSError, ValueError) as error:
+        raise ClipfeatError(
+            f"{path}: not a readable list of images ({reason_of(error)})", code="E-HELD-OUT-READ"
+        ) from None
+    if is_json:
+        images = [
+            (where, str(identifier(record, "img_id", where)))
+            for where, record in list_items(content, path, of="records with img_id")
+        ]
+    else:
+        lines = enumerate(split_lines(text), start=1)
+        images = [(f"{path}, line {number}", line.strip()) for number, line in lines]
+    numbers = frozenset(_coco_number(image, "an image", where) for where, image in images if image)
+    if not numbers:
+        raise ClipfeatError(
+            f"{path}: lists no image; leave --held-out out to have some chosen",
+            code="E-MAX_DATA_BYTES-EMPTY",
+        )
+    return numbers
+
+
+def _coco_number(image_id: int | str, name: str, where: str) -> int:
+    number = coco_number(image_id)
+    if number is None:
+        raise ClipfeatError(
+            f"{where}: {name} must be a number of COCO, or a name such as "
+            f"COCO_val2014_000000000042; got {image_id!r:.60}",
+            code="E-CORPUS-IMAGE",
+        )
+    return number
+
+
+def _coco_name(image_id: int | str, part: str, where: str) -> str:
+    _coco_number(image_id, "image_id", where)
+    return coco_candidates(image_id, (part,))[0]
