@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from ...base.errors import ClipfeatError, UsageError
+from ...base.errors import ClipfeatError, UsageError, reason_of
 from ...base.files import read_text, split_lines
 from ...base.jsonio import (
     MAX_DATA_BYTES,
@@ -164,8 +164,9 @@ def read_held_out(path: Path) -> frozenset[int]:
         is_json = text.lstrip().startswith(("[", "{"))
         content = parse_json(text) if is_json else None
     except (OSError, ValueError) as error:
-        reason = error.strerror if isinstance(error, OSError) else f"not JSON: {error}"
-        raise ClipfeatError(f"{path}: cannot be read ({reason})", code="E-HELD-OUT-READ") from None
+        raise ClipfeatError(
+            f"{path}: not a readable list of images ({reason_of(error)})", code="E-HELD-OUT-READ"
+        ) from None
     if is_json:
         images = [
             (where, str(identifier(record, "img_id", where)))

@@ -200,7 +200,7 @@ def require_unique(new_id: object, known: Container[object], name: str, where: o
 def require_ids(
     path: Path, predicted: Collection[int | str], wanted: Collection[int | str], *, of: str
 ) -> None:
-    """Raise ClipfeatError that counts and names the ids which only one side has.
+    """Raise ClipfeatError (E-PREDICTIONS-IDS) that counts and names the ids of one side only.
 
     `path` is the file of predictions; `of` says in the plural what has the ids: "questions".
     """

@@ -18,7 +18,7 @@ from tokenizers import Regex, Tokenizer, normalizers, pre_tokenizers
 from tokenizers.models import WordPiece
 from tokenizers.trainers import WordPieceTrainer
 
-from ...base.errors import ClipfeatError, UsageError
+from ...base.errors import ClipfeatError, UsageError, reason_of
 from ...base.files import read_text, split_lines
 from ...base.jsonio import MAX_RUN_BYTES, field, parse_json, read_json
 from ...base.text import is_unicode
@@ -220,7 +220,7 @@ def read_pieces(path: Path) -> WordPieces:
         text = read_text(path, MAX_PIECES_BYTES).replace("\r\n", "\n")
     except OSError as error:
         raise UsageError(
-            f"{path}: not a readable vocabulary ({error.strerror})", code="E-PIECES-READ"
+            f"{path}: not a readable vocabulary ({reason_of(error)})", code="E-PIECES-READ"
         ) from None
     pieces = tuple(text.removesuffix("\n").split("\n"))
     if problem := problem_with(pieces):
@@ -351,9 +351,8 @@ def read_answer_list(path: Path) -> tuple[str, ...]:
         is_json = text.lstrip().startswith("[")
         listed = parse_json(text) if is_json else [x for x in split_lines(text) if x.strip()]
     except (OSError, ValueError) as error:
-        reason = error.strerror if isinstance(error, OSError) else error
         raise UsageError(
-            f"answer_list {path}: not a readable list of answers ({reason})",
+            f"answer_list {path}: not a readable list of answers ({reason_of(error)})",
             code="E-ANSWERS-READ",
         ) from None
     other = [answer for answer in listed if not isinstance(answer, str)]

@@ -16,9 +16,9 @@ import torch
 from jaxtyping import Float32, Int
 from torch import Tensor, nn
 
-from ...base.errors import UsageError
-from ...base.files import check_tensorfile, open_plain
-from ...base.jsonio import field, read_json
+from ...base.errors import UsageError, reason_of
+from ...base.files import check_tensorfile, open_plain, read_bytes
+from ...base.jsonio import field, parse_json
 from ...base.text import printable
 from ...featstore import FeatureStore
 from ..checkpoint import read_checkpoint
@@ -81,7 +81,9 @@ def _open_glove(path: Path) -> BinaryIO:
 
 
 def _unreadable_glove(path: Path, error: OSError) -> UsageError:
-    return UsageError(f"model.glove {path}: cannot be read ({error.strerror})", code="E-GLOVE-FILE")
+    return UsageError(
+        f"model.glove {path}: cannot be read ({reason_of(error)})", code="E-GLOVE-FILE"
+    )
 
 
 def _glove_lines(path: Path, channels: int) -> Iterator[tuple[str, bytes, list[bytes]]]:
@@ -239,7 +241,7 @@ def load_bert(bert: nn.Module, folder: Path) -> nn.Module:
 def _read_config(folder: Path, usual: Any) -> dict[str, Any]:
     """Return the values of a BERT's config that must fit; `usual` is BERT's own config."""
     try:
-        record = read_json(folder / CONFIG, MAX_BERT_BYTES[CONFIG], follow=True)
+        record = parse_json(read_bytes(folder / CONFIG, MAX_BERT_BYTES[CONFIG], follow=True))
     except (OSError, ValueError) as error:
         raise _not_a_bert(folder, f"{CONFIG}: {error}") from None
     if not isinstance(record, dict):

@@ -147,7 +147,7 @@ def require_heads(channels: int, heads: int) -> None:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class GroundedSettings(SplitSettings):
+class AnsweringSettings(SplitSettings):
     """The settings of every task that chooses an answer to a text about an image."""
 
     max_tokens: int = 20  # words of a text that are read

@@ -37,7 +37,7 @@ from .pretrained import (
 )
 from .pythia import Pythia
 from .settings import (
-    GroundedSettings,
+    AnsweringSettings,
     McanSettings,
     ModelSettings,
     MovieMcanSettings,
@@ -52,7 +52,7 @@ if TYPE_CHECKING:
     from .single_stream import SingleStream
 
 logger = logging.getLogger(__name__)
-S = TypeVar("S", bound=GroundedSettings)
+S = TypeVar("S", bound=AnsweringSettings)
 
 
 def find_start(settings: S, store: FeatureStore) -> tuple[S, Pretrained | None]:
@@ -106,7 +106,7 @@ def choose_words(
             return build_words(texts)
 
 
-def start_files(settings: GroundedSettings) -> tuple[Path, ...]:
+def start_files(settings: AnsweringSettings) -> tuple[Path, ...]:
     """Return the files that a new model is made from."""
     match settings.model:
         case SingleStreamSettings() if settings.init:
@@ -120,7 +120,7 @@ def start_files(settings: GroundedSettings) -> tuple[Path, ...]:
 
 
 def new_model(
-    settings: GroundedSettings,
+    settings: AnsweringSettings,
     store: FeatureStore,
     image_ids: Sequence[str],
     vocabulary: Vocabulary,
@@ -145,7 +145,7 @@ def new_model(
 
 
 def make_model(
-    settings: GroundedSettings, statistics: ChannelStatistics, vocabulary: Vocabulary
+    settings: AnsweringSettings, statistics: ChannelStatistics, vocabulary: Vocabulary
 ) -> nn.Module:
     """Return a model of random weights."""
     norm = FeatureNorm(statistics, blind=settings.blind)

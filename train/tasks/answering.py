@@ -21,7 +21,7 @@ from ..data.vocabulary import PADDING, TextVocabulary, Vocabulary, read_vocabula
 from ..devices import inference_errors, memory_errors
 from ..engine import each_batch, eval_batch_size
 from ..models.pretrained import Pretrained
-from ..models.settings import GroundedSettings
+from ..models.settings import AnsweringSettings
 from ..models.start import make_model, new_model, require_grid_side, start_files
 from ..records import RecordReader
 from ..run import require_features
@@ -29,7 +29,7 @@ from ..settings import LoopSettings
 from ..task import Task, make_order
 
 MODEL_SIZE_REMEDY = "the model does not fit; lower its sizes, such as model.hidden"
-S = TypeVar("S", bound=GroundedSettings)
+S = TypeVar("S", bound=AnsweringSettings)
 
 
 class AnswerBatch(NamedTuple):

@@ -8,8 +8,8 @@ from ..data.captions import CAPTION_DATASETS
 from ..data.snli_ve import VE_DATASETS
 from ..data.vqa_files import VQA_DATASETS
 from ..models.settings import (
+    AnsweringSettings,
     CaptionerSettings,
-    GroundedSettings,
     SingleStreamSettings,
     TransformerCaptionerSettings,
 )
@@ -26,7 +26,7 @@ VQA_PRESETS = PRESETS / "vqa"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class VqaSettings(GroundedSettings):
+class VqaSettings(AnsweringSettings):
     """Settings of one VQA run; `presets/vqa/default.toml` lists them with their reasons.
 
     Both splits may be several, such as "train+val+vg".
@@ -46,7 +46,7 @@ VE_PRESETS = PRESETS / "ve"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class VeSettings(GroundedSettings):
+class VeSettings(AnsweringSettings):
     """Settings of one run; `presets/ve/default.toml` lists them with their reasons."""
 
     dataset: str = "snli_ve"  # or "esnlive"
@@ -86,7 +86,7 @@ class ObjectiveSettings:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class PretrainSettings(GroundedSettings):
+class PretrainSettings(AnsweringSettings):
     """Settings of one pre-training run; `presets/pretrain/stage1.toml` lists them with their reasons."""
 
     train_split: str = "mscoco_train+mscoco_nominival+vgnococo"

@@ -171,7 +171,7 @@ class CaptionData:
 
 
 def read_data(settings: CaptionSettings, store: FeatureStore, folder: Path) -> CaptionData:
-    """Return the splits that the settings name; raises as `read_split` and `encode` do."""
+    """Return the splits that the settings name; raises as `read_captions` and `encode` do."""
     split = read_captions(settings.dataset, folder, settings.train_split, training=True)
     held_out = _read_held_out(settings, folder, split)
     vocabulary = (
