@@ -12,8 +12,8 @@ import numpy as np
 
 from ..base.text import tell
 from ..featstore import FeatureStore
-from ..train.pictures.attention import grid_colors, read_image, show, show_lit
-from ..train.pictures.canvas import GREEN, INK, bare, new_figure, save
+from ..train.attention_maps import grid_colors, read_image, show, show_lit
+from ..train.figures import GREEN, INK, bare, new_figure, save
 from ..train.tasks.vqa_predict import answer, load_run
 
 if TYPE_CHECKING:

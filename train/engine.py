@@ -29,8 +29,8 @@ from .checkpoint import (
     write_training,
 )
 from .devices import inference_errors, memory_errors, precision_errors, restored_random_state
+from .figures import draw_curves
 from .log import LoopTimes, log_nothing, open_log
-from .pictures.curves import draw_curves
 from .run import (
     BAD_BATCH,
     BEST,

@@ -12,15 +12,14 @@ from PIL import Image
 from refused import refuses
 
 from clipfeat.base.errors import UsageError
-from clipfeat.train.pictures.attention import (
+from clipfeat.train.attention_maps import (
     draw_answer,
     draw_words,
     grid_colors,
     read_image,
     show_lit,
 )
-from clipfeat.train.pictures.canvas import new_figure, save
-from clipfeat.train.pictures.curves import draw_curves, smooth
+from clipfeat.train.figures import draw_curves, new_figure, save, smooth
 
 RNG = np.random.default_rng(0)
 CARD = {

@@ -15,8 +15,8 @@ from refused import refuses
 
 from clipfeat.base.errors import ClipfeatError, UsageError
 from clipfeat.base.files import temporary_name
+from clipfeat.train.figures import draw_curves
 from clipfeat.train.log import open_log
-from clipfeat.train.pictures.curves import draw_curves
 from clipfeat.train.run import (
     RunManifest,
     append_metrics,

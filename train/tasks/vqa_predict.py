@@ -17,10 +17,10 @@ from ...base.errors import UsageError
 from ...base.files import require_file
 from ...base.text import printable
 from ...featstore import FeatureStore
+from ..attention_maps import draw_answer, read_image
 from ..checkpoint import TrainedRun
 from ..data.vocabulary import Vocabulary
 from ..devices import accelerator_of_trained, inference_errors
-from ..pictures.attention import draw_answer, read_image
 from ..records import RecordReader
 from .answering import load_answering_run, make_examples, read_batch, require_store
 from .settings import VqaSettings

@@ -12,8 +12,8 @@ from jaxtyping import Float
 from ....base.errors import UsageError
 from ....base.files import write_atomically
 from ....featstore import FeatureStore
+from ...attention_maps import draw_words, read_image
 from ...data.caption_vocabulary import CaptionVocabulary
-from ...pictures.attention import draw_words, read_image
 from ...records import RecordReader
 from .examples import EvalSplit, read_images
 from .model import TrainedCaptioner, best_captions

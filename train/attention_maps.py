@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from jaxtyping import Bool, Float, Shaped
 
-from ...base.errors import UsageError
-from .canvas import BLUE, FAINT, INK, bare, missing_glyphs, new_figure, save
+from ..base.errors import UsageError
+from .figures import BLUE, FAINT, INK, bare, missing_glyphs, new_figure, save
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
