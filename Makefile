@@ -174,25 +174,26 @@ test-minimum: $(MINIMUM_STAMP)
 coverage: $(STAMP)
 	$(PYTEST) -m "not slow" --cov --cov-report=term --cov-report=html $(TESTS)
 
+# pyright and make docs find `clipfeat.…` through these links; editable installs hide it.
+LINKS = $(patsubst %/py.typed,.typing/clipfeat/%,$(wildcard */py.typed))
+.typing/clipfeat/%:
+	@mkdir -p $(@D) && ln -sfn "$(CURDIR)/$*" $@
+
 lint: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
-types: $(STAMP) .typing/clipfeat
+types: $(STAMP) $(LINKS)
 	$(BIN)/pyright --pythonpath $(BIN)/python
 
-docs: $(STAMP) .typing/clipfeat
-	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet --strict --site-dir $(abspath $(SITE))
+docs: $(STAMP) $(LINKS)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --site-dir $(abspath $(SITE))
 
 # The sdist, and the wheel that is built from it.
 wheel: $(STAMP)
 	rm -rf $(DIST)
 	$(BIN)/python -m build --no-isolation --outdir $(DIST) > /dev/null
 	@ls $(DIST)
-
-# pyright and make docs find `clipfeat.…` through this link; editable installs hide it.
-.typing/clipfeat:
-	@mkdir -p .typing && ln -sfn "$(CURDIR)" $@
 
 # Every benchmark begins with the processor and its instruction sets: numbers hold for those alone.
 machine: $(STAMP)
