@@ -124,18 +124,6 @@ def identifier(record: Any, key: str, where: object) -> int | str:
     return value
 
 
-def _value(record: Any, key: str, where: object) -> Any:
-    if type(record) is not dict:
-        raise ClipfeatError(
-            f"{where}: expected an object with {key!r}; got {record!r:.60}", code="E-JSON-TYPE"
-        )
-    values = cast(dict[str, Any], record)
-    if key not in values:
-        keys = ", ".join(map(repr, values))
-        raise ClipfeatError(f"{where}: no key {key!r}; found {keys:.200}", code="E-JSON-KEY")
-    return values[key]
-
-
 def list_items(value: Any, where: object, *, of: str) -> Iterator[tuple[str, Any]]:
     """Yield (place, item) of each item of a list; `of` names the items in errors.
 
@@ -169,12 +157,24 @@ def require_unicode(text: str, name: str, where: object) -> str:
     return text
 
 
+def _value(record: Any, key: str, where: object) -> Any:
+    if type(record) is not dict:
+        raise ClipfeatError(
+            f"{where}: expected an object with {key!r}; got {record!r:.60}", code="E-JSON-TYPE"
+        )
+    values = cast(dict[str, Any], record)
+    if key not in values:
+        keys = ", ".join(map(repr, values))
+        raise ClipfeatError(f"{where}: no key {key!r}; found {keys:.200}", code="E-JSON-KEY")
+    return values[key]
+
+
 def as_struct(value: Any, kind: type[T], name: str = "") -> T:
     """Return parsed JSON or TOML as `kind`, a msgspec struct or another type that msgspec knows.
 
     Nothing is converted: 1.0 is not an integer, and "1" is not a number. Raises ValueError such as
-    "identity.dim: expected int <= 65536; got 100000" for a value that does not fit; `name` is what
-    the whole value is called. A type with a `Meta(description=...)` is named by it.
+    "identity.dim: expected int <= 65536; got 100000" for a value that does not fit. In it, `name`
+    stands for the whole value, and the description of a type's `Meta` for the type.
     """
     try:
         return msgspec.convert(value, kind)
@@ -185,7 +185,7 @@ def as_struct(value: Any, kind: type[T], name: str = "") -> T:
 def check_fields(struct: msgspec.Struct, name: str) -> None:
     """Raise ValueError unless `as_struct` would take the value of each field.
 
-    For `__post_init__`: constructing a struct checks nothing by itself.
+    Call it in `__post_init__`: msgspec does not check the arguments of a constructor.
     """
     for each in msgspec.structs.fields(struct):
         as_struct(getattr(struct, each.name), each.type, f"{name}.{each.name}")
@@ -194,8 +194,8 @@ def check_fields(struct: msgspec.Struct, name: str) -> None:
 def _explain(message: str, value: Any, kind: inspect.Type, whole: str) -> str:
     """Return msgspec's message in plain words, with the value that it is about.
 
-    `value` and `kind` are the whole value and its type, `whole` its name. The path that msgspec
-    gives has no keys of a dict.
+    `value` and `kind` are the whole value and its type, `whole` is its name. msgspec's paths do not
+    contain the keys of a dict.
     """
     rule, _, path = message.partition(" - at ")
     path, in_dict, _ = path.partition("[...]")
@@ -230,7 +230,7 @@ def _hint(word: str, known: list[str]) -> str:
 
 
 def _inner(value: Any, kind: inspect.Type, name: str) -> tuple[Any, inspect.Type]:
-    """Return the value and the type of a field `name`, or of a list's item of that number."""
+    """Return the value and the type of the field `name`, or of the list item with this number."""
     if isinstance(kind, inspect.Metadata):
         kind = kind.type
     struct = _struct_of(value, kind)
@@ -247,7 +247,7 @@ def _members(kind: inspect.Type) -> tuple[inspect.Type, ...]:
 
 
 def _struct_of(value: Any, kind: inspect.Type) -> inspect.StructType | None:
-    """Return the struct that `value` should be: of several, the one whose tag it has."""
+    """Return the struct type of `value`: if there are several, the one with its tag."""
     for member in _members(kind):
         if isinstance(member, inspect.StructType):
             tag_field = member.tag_field
