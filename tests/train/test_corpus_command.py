@@ -286,7 +286,7 @@ def test_a_list_of_held_out_images(tmp_path: Path, content: str, numbers: set[in
         ('[{"img_id": 1.5}]', "E-JSON-TYPE", "img_id"),
         ('[{"img_id": "\\ud800"}]', "E-CORPUS-IMAGE", r"got '\ud800'"),
         ('{"img_id": "2"}', "E-JSON-TYPE", "img_id"),
-        ("[", "E-HELD-OUT-READ", "JSON"),
+        ("[", "E-HELD-OUT-READ", "line 1 column 2"),
         (b"\xff", "E-HELD-OUT-READ", ""),
     ],
 )

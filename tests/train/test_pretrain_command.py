@@ -329,12 +329,12 @@ def test_a_start_that_is_none_is_refused(
     card = read(begun / "settings.json")
     (begun / "settings.json").write_text(json.dumps(card | {"task": "vqa"}))
     err = refusal([*command, "--init", begun], typed, out)
-    assert err == f"Error: {begun} is a run of task 'vqa', not pretrain\n"
+    assert err == f"Error: {begun} is a run of task 'vqa', not pretrain [E-RUN-TASK]\n"
 
     more = ["--set", "model=single_stream", "--set", "model.hidden=32", "--set", "model.heads=2"]
     err = refusal([*command, *more, "--init", stage1], typed, out)
     assert "brings its own model" in err
-    assert err.endswith("; leave out model\n")
+    assert err.endswith("; leave out model [E-INIT-MODEL]\n")
     assert "--set max_tokens" not in err
 
 

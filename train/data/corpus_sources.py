@@ -73,7 +73,7 @@ def require_files(sources: Sources) -> None:
 def _require(path: Path, option: str) -> None:
     if not path.is_file():
         raise UsageError(
-            f"{path.parent} has no {path.name}, which {option} reads", code="E-MAX_DATA_BYTES-FILE"
+            f"{path.parent} has no {path.name}, which {option} reads", code="E-DATA-FILE"
         )
 
 
@@ -179,7 +179,7 @@ def read_held_out(path: Path) -> frozenset[int]:
     if not numbers:
         raise ClipfeatError(
             f"{path}: lists no image; leave --held-out out to have some chosen",
-            code="E-MAX_DATA_BYTES-EMPTY",
+            code="E-DATA-EMPTY",
         )
     return numbers
 

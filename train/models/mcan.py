@@ -120,7 +120,7 @@ class Mcan(nn.Module):
     ) -> Outputs:
         """Return each text's logits and the weights of the last reduction over cells.
 
-        `mask` is true for real cells; what padding cells hold changes nothing.
+        `mask` is true for real cells; the contents of padding cells change nothing.
         """
         words, real = self.states(tokens)
         for layer in self.encoder:

@@ -139,7 +139,7 @@ class MovieMcan(nn.Module):
     ) -> Outputs:
         """Return each text's logits, MCAN's weights over cells, and the logits of two further heads.
 
-        `mask` is true for real cells; what padding cells hold changes nothing.
+        `mask` is true for real cells; the contents of padding cells change nothing.
         """
         words, real = self.states(tokens)
         for layer in self.encoder:

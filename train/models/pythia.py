@@ -82,7 +82,7 @@ class Pythia(nn.Module):
     ) -> Outputs:
         """Return each text's logits and its attention weights, which sum to 1 over cells.
 
-        `mask` is true for real cells; what padding cells hold changes nothing.
+        `mask` is true for real cells; the contents of padding cells change nothing.
         """
         states, real = self.states(tokens)
         glimpses, _ = self.reduce_words(self.dropout(states), real)

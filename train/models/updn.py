@@ -75,7 +75,7 @@ class UpDn(nn.Module):
     ) -> Outputs:
         """Return each text's logits and its attention weights, which sum to 1 over cells.
 
-        `mask` is true for real cells; what padding cells hold changes nothing.
+        `mask` is true for real cells; the contents of padding cells change nothing.
         """
         question = self.question(tokens)  # text hidden
         cells = self.appearance(self.norm(features, mask))  # image cell hidden
