@@ -38,38 +38,37 @@ RETRIES = (CHANGED, *(status for status in Status if status != Status.OK))
 class ExtractConfig:
     """The options of an extraction; those of `clipfeat extract` have the same names.
 
-    `None` leaves the choice to the devices and the backbone that are found. Everything but
-    `model` has a default.
+    Only `model` is required. `None` means: choose by the devices and the backbone.
 
     Attributes:
-        model: open_clip's name of a CLIP, such as `RN50x4` or `ViT-B-32`.
-        pretrained: The weights: a tag of open_clip's, the path of a file, or `"none"` for random
-            ones. `None` takes `openai` where the model has it.
-        seed: Of random weights.
+        model: open_clip's name of a model, such as `RN50x4` or `ViT-B-32`.
+        pretrained: The weights: a tag of open_clip, the path of a file, or `"none"` for random
+            weights. `None` takes `openai` if the model has it.
+        seed: Seed of random weights.
         recipe: How images become pixels: `caption448`, `vqa600`, `pretrain384`, `square:N`,
             `aspect:S,L`, `model`, `views`, or the path of a TOML file.
-        layer: Of a ViT: `final`, `final-no-norm` (without the last norm) or `penultimate`.
-        vector: What is kept beside the grid: CLIP's `embedding`, the `class_token`, or nothing.
-        decoder: Of JPEG files: `pillow`, or `torchvision`, which decodes on the device.
-        gpus: A number of GPUs (`"8"`), a list of them (`"0,3"`), or one (`"3,"`).
-        device: `cpu` or `cuda`.
+        layer: Output of a ViT: `final`, `final-no-norm` (before the last norm) or `penultimate`.
+        vector: What is stored beside the grid: CLIP's `embedding`, the `class_token`, or nothing.
+        decoder: What decodes JPEG files: `pillow`, or `torchvision` on the device.
+        gpus: A count of GPUs (`"8"`), their numbers (`"0,3"`), or one number (`"3,"`).
+        device: Where to compute: `cpu` or `cuda`.
         procs: Processes that compute, with `device="cpu"`.
         scheduler: Address of a dask scheduler whose workers compute.
-        precision: Of the forward pass: `float32`, `bfloat16` or `float16`.
-        dtype: Of the numbers on disk: `float16` or `float32`.
+        precision: Type of the forward pass: `float32`, `bfloat16` or `float16`.
+        dtype: Type of the numbers on disk: `float16` or `float32`.
         codec: Compression on disk: `zstd` or `none`.
-        batch_size: Images in a forward pass.
-        shard_size: Records in a file of the store.
-        decoders: Processes that decode, for each device.
+        batch_size: Images per forward pass.
+        shard_size: Records per shard.
+        decoders: Decoder processes for each device.
         max_pixels: Largest image that is decoded, in pixels.
-        accept_truncated: Use files that are cut off or damaged as far as they can be read.
-        part: Which part of the shards to write; other machines write the others.
+        accept_truncated: Use damaged and incomplete files as far as they can be decoded.
+        part: The part of the shards to write; other machines write the others.
         retry: Statuses of images of a finished store to try again, or `changed`.
-        break_lock: Take over from a dead process on another host.
+        break_lock: Take over the lock of a dead process on another host.
 
     Raises:
-        ExtractUsageError: A value that an option cannot have (`E-CONFIG-VALUE`), or options that
-            exclude each other (`E-CONFIG-CONFLICT`).
+        UsageError: An option has an invalid value (`E-CONFIG-VALUE`), or options exclude each
+            other (`E-CONFIG-CONFLICT`).
 
     Example:
         >>> ExtractConfig(model="RN50x4", vector="embedding").recipe
