@@ -13,7 +13,6 @@ from ..base.errors import ExtractError, ExtractUsageError, needs_extra
 from ..base.machine import require_gpus, usable_cores
 from ..featstore import FeatureStore, GridShape, Identity, Status, StoreError
 from ..featstore.layout import Layout, is_written_again, lay_out
-from ..featstore.metadata import Precision
 from ..featstore.tables import frequent_remarks, reasons_text, rows_without_record
 from ..featstore.writing.commit import complete_commit
 from ..featstore.writing.run import check_place, finished_store, shard_records_at, update_layout
@@ -142,7 +141,7 @@ def prepare(
                 threads = max(1, cpu_threads() // len(devices))
                 processes = ProcessExecutor(devices[:1] if first_only else devices, threads)
                 stack.enter_context(processes)
-        precision = config.precision or default_precision(devices)
+        precision = config.precision or ("float32" if devices[0] == "cpu" else "float16")
         if not config.scheduler and (warning := slow_precision(precision, devices[0])):
             logger.warning(warning)
         spec = BackboneSpec(config.model, config.pretrained, config.seed, precision)
@@ -219,11 +218,6 @@ def _cluster_devices(scheduler: str) -> tuple[tuple[str, ...], int]:
     with connected(scheduler) as client:
         cluster = survey(client)
     return (cluster.device,) * len(cluster.workers), cluster.cores
-
-
-def default_precision(devices: tuple[str, ...]) -> Precision:
-    """Return float16 on a GPU, as CLIP was published, and float32 on a CPU."""
-    return "float32" if devices[0] == "cpu" else "float16"
 
 
 def choose_shard_records(out: Path, wanted: int | None) -> int:
@@ -400,6 +394,7 @@ def make_job(prepared: Prepared, store: Path, shard_records: int) -> Job:
     height, width, _ = largest[-3:]
     images = config.batch_size or prepared.executor.batch_size(recipe, (height, width))
     on_cpu = prepared.devices[0] == "cpu"
+    libraries = ("pillow", "torch", "open_clip_torch", recipe.decoder)
     return Job(
         store=store,
         image_root=prepared.manifest.root,
@@ -411,12 +406,6 @@ def make_job(prepared: Prepared, store: Path, shard_records: int) -> Job:
         picture_bytes=math.prod(largest),
         decoders=config.decoders or prepared.cores,
         threads=max(2, prepared.cores),
-        libraries=library_versions(recipe),
+        libraries={name: importlib.metadata.version(name) for name in libraries},
         config=config,
     )
-
-
-def library_versions(recipe: Recipe) -> dict[str, str]:
-    """Return the versions of what touches pixels."""
-    names = ("pillow", "torch", "open_clip_torch", recipe.decoder)
-    return {name: importlib.metadata.version(name) for name in names}

@@ -15,22 +15,17 @@ CHANGED = "changed"  # among the statuses of `retry`: files whose content has ch
 
 Device = Literal["cpu", "cuda"]
 
+# What values other than the defaults must be.
 CHOICES = {
-    "layer": get_args(Layer),
-    "vector": (None, *get_args(Vector)),
-    "decoder": get_args(Decoder),
-    "device": (None, *get_args(Device)),
-    "precision": (None, *get_args(Precision)),
-    "dtype": get_args(Dtype),
-    "codec": get_args(Codec),
+    "layer": Layer,
+    "vector": Vector,
+    "decoder": Decoder,
+    "device": Device,
+    "precision": Precision,
+    "dtype": Dtype,
+    "codec": Codec,
 }
-COUNTS = {  # name: whether it may be None
-    "procs": False,
-    "batch_size": True,
-    "shard_size": True,
-    "decoders": True,
-    "max_pixels": False,
-}
+COUNTS = ("procs", "batch_size", "shard_size", "decoders", "max_pixels")
 RETRIES = (CHANGED, *(status for status in Status if status != Status.OK))
 
 
@@ -99,12 +94,13 @@ class ExtractConfig:
     break_lock: bool = False
 
     def __post_init__(self) -> None:
-        for name, allowed in CHOICES.items():
+        for name, kind in CHOICES.items():
+            allowed = (getattr(type(self), name), *get_args(kind))
             if getattr(self, name) not in allowed:
-                raise self._refused(name, f"one of {', '.join(map(str, allowed))}")
-        for name, is_optional in COUNTS.items():
-            value = getattr(self, name)
-            if not ((is_optional and value is None) or (type(value) is int and value >= 1)):
+                raise self._refused(name, f"one of {', '.join(get_args(kind))}")
+        for name in COUNTS:
+            value, default = getattr(self, name), getattr(type(self), name)
+            if value is not default and (type(value) is not int or value < 1):
                 raise self._refused(name, "1 or more")
         if self.shard_size is not None and self.shard_size > MAX_SHARD_RECORDS:
             raise self._refused("shard_size", f"at most {MAX_SHARD_RECORDS:,} records")
