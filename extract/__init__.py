@@ -7,7 +7,7 @@ The names below are the public face. Those of other modules are imported when fi
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from ..base.errors import ExtractError, ExtractUsageError
+from ..base.errors import ExtractError, UsageError
 
 if TYPE_CHECKING:
     from .api import extract_images
@@ -19,8 +19,8 @@ __all__ = [
     "ExtractConfig",
     "ExtractError",
     "ExtractReport",
-    "ExtractUsageError",
     "Recipe",
+    "UsageError",
     "extract_images",
 ]
 

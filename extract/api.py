@@ -13,7 +13,6 @@ from ..base.errors import ExtractError, ExtractUsageError, needs_extra
 from ..base.machine import require_gpus, usable_cores
 from ..featstore import FeatureStore, GridShape, Identity, Status, StoreError
 from ..featstore.layout import Layout, is_written_again, lay_out
-from ..featstore.metadata import Precision
 from ..featstore.tables import frequent_remarks, reasons_text, rows_without_record
 from ..featstore.writing.commit import complete_commit
 from ..featstore.writing.run import check_place, finished_store, shard_records_at, update_layout
@@ -39,26 +38,26 @@ logger = logging.getLogger(__name__)
 
 
 def extract_images(manifest: Manifest, out: Path, config: ExtractConfig) -> ExtractReport:
-    """Extract the images of a manifest into a store, resuming where a run was cut off.
+    """Extract the grids of the images of a manifest into a store; resume an interrupted run.
 
-    On a finished store, images that it does not have are added, and those that `config.retry`
-    names are tried again. An image that cannot be used costs its own record: the store says why.
+    A finished store gets the images that it does not have yet, and those that `config.retry` names
+    are tried again. An image that cannot be used has no record; the index holds the reason.
 
     Args:
-        manifest: The images, such as `folder_manifest("images")` returns.
+        manifest: The images, for example those of `folder_manifest(Path("images"))`.
         out: The folder of the store.
         config: What to extract, and on which devices.
 
     Returns:
-        The report of the run; its `store` is the finished store. It is written beside the store
-        too, as `NAME.run.json`.
+        The report of the run; its `store` is the finished store. The report is also written
+        beside the store, as `NAME.run.json`.
 
     Raises:
-        ExtractUsageError: The request cannot be met; nothing was written.
-        StoreError: `out` holds something else, or a store of another kind, or is being written
-            by another process.
-        ExtractError: The run failed, or no image gave a record. What was written stays, and the
-            same call resumes from there.
+        UsageError: The extraction is not possible as requested; nothing was written.
+        StoreError: `out` is not a store, or a store of another identity, or another process
+            writes it.
+        ExtractError: The run failed, or no image produced a record. Complete shards are kept, and
+            the same call resumes from there.
 
     Example:
         ```python
@@ -101,7 +100,7 @@ class Prepared:
     manifest: Manifest
     out: Path
     config: ExtractConfig
-    devices: tuple[str, ...]  # that compute; this process's own, or one of each worker's
+    devices: tuple[str, ...]  # that compute: one for each process or worker
     cores: int  # for each device
     executor: Executor
     spec: BackboneSpec
@@ -114,10 +113,10 @@ class Prepared:
 def prepare(
     manifest: Manifest, out: Path, config: ExtractConfig, *, first_only: bool = False
 ) -> Iterator[Prepared]:
-    """Plan the grids, and have ready what computes them until the block ends.
+    """Plan the grids, and start what computes them; it ends with the block.
 
-    With `first_only` only the first of several devices gets a process, and its share of the
-    cores. Raises ExtractUsageError for what cannot be done.
+    With `first_only` only the first of several devices gets a process, with its share of the
+    cores. Raises UsageError where the extraction is not possible as requested.
     """
     check_recipe_name(config.recipe, config.decoder)
     with needs_extra("extract"):
@@ -142,12 +141,14 @@ def prepare(
                 threads = max(1, cpu_threads() // len(devices))
                 processes = ProcessExecutor(devices[:1] if first_only else devices, threads)
                 stack.enter_context(processes)
-        precision = config.precision or default_precision(devices)
+        precision = config.precision or ("float32" if devices[0] == "cpu" else "float16")
         if not config.scheduler and (warning := slow_precision(precision, devices[0])):
             logger.warning(warning)
         spec = BackboneSpec(config.model, config.pretrained, config.seed, precision)
         backbone, described = load_backbone(spec, device)
-        spec = replace(spec, model=described["model"])  # the twin that the weights need, everywhere
+        spec = replace(
+            spec, model=described["model"]
+        )  # perhaps its QuickGELU variant, for all processes
         recipe = make_recipe(
             config.recipe,
             backbone.native,
@@ -198,7 +199,7 @@ def choose_devices(config: ExtractConfig, gpu_count: int) -> tuple[str, ...]:
 
 
 def choose_device(device: str | None, gpu_count: int) -> str:
-    """Return the torch device of one process: without a wish, a GPU if there is one.
+    """Return the torch device of one process: by default a GPU, if there is one.
 
     >>> choose_device(None, gpu_count=1), choose_device(None, gpu_count=0)
     ('cuda:0', 'cpu')
@@ -217,11 +218,6 @@ def _cluster_devices(scheduler: str) -> tuple[tuple[str, ...], int]:
     with connected(scheduler) as client:
         cluster = survey(client)
     return (cluster.device,) * len(cluster.workers), cluster.cores
-
-
-def default_precision(devices: tuple[str, ...]) -> Precision:
-    """Return float16 on a GPU, as CLIP was published, and float32 on a CPU."""
-    return "float32" if devices[0] == "cpu" else "float16"
 
 
 def choose_shard_records(out: Path, wanted: int | None) -> int:
@@ -253,10 +249,10 @@ def store_to_update(prepared: Prepared) -> FeatureStore | None:
 
 
 def check_same_images(manifest: Manifest, store: FeatureStore) -> None:
-    """Raise StoreError if ids of a finished store stand for pictures of other sizes now.
+    """Raise StoreError if images of a finished store have other sizes in the manifest.
 
-    Sizes are what both know without reading a pixel; two data sets with the same ids differ in
-    them soon enough. An image that gave no record may have been replaced by a better one.
+    Sizes are known without decoding an image, and two data sets with the same ids differ in them.
+    An image without a record may have been replaced by a better file.
     """
     sizes = (
         (row.image_id, row.width, row.height)
@@ -316,9 +312,9 @@ def format_update(
 def _write(
     prepared: Prepared, layout: Layout, store: FeatureStore | None, files: SourceFiles
 ) -> ExtractReport:
-    """Write the shards of a layout that are not written yet, and finish the store unless a part.
+    """Write the shards that are not written yet, then commit the store; a part is not committed.
 
-    Raises ExtractError if no image gave a record; the store is as it was before, then.
+    Raises ExtractError if no image produced a record; the store is then unchanged.
     """
     out, part, finished = prepared.out, prepared.config.part, None
     started = time.monotonic()
@@ -386,18 +382,19 @@ def _run(prepared: Prepared, shard_records: int, writer: StoreWriter) -> Progres
         raise
     except ExtractError:
         if prepared.config.part is None and next(writer.rows(), None) is None:
-            writer.rollback()  # nothing is written: another try may be of another kind
+            writer.rollback()  # nothing is written, so another identity may be tried next
         raise
     return progress
 
 
 def make_job(prepared: Prepared, store: Path, shard_records: int) -> Job:
-    """Return what every device is told: the same, whatever of the plan is written already."""
+    """Return what every device needs to know; it does not depend on what is already written."""
     config, recipe = prepared.config, prepared.recipe
     largest = largest_picture(prepared.manifest, recipe)
     height, width, _ = largest[-3:]
     images = config.batch_size or prepared.executor.batch_size(recipe, (height, width))
     on_cpu = prepared.devices[0] == "cpu"
+    libraries = ("pillow", "torch", "open_clip_torch", recipe.decoder)
     return Job(
         store=store,
         image_root=prepared.manifest.root,
@@ -409,12 +406,6 @@ def make_job(prepared: Prepared, store: Path, shard_records: int) -> Job:
         picture_bytes=math.prod(largest),
         decoders=config.decoders or prepared.cores,
         threads=max(2, prepared.cores),
-        libraries=library_versions(recipe),
+        libraries={name: importlib.metadata.version(name) for name in libraries},
         config=config,
     )
-
-
-def library_versions(recipe: Recipe) -> dict[str, str]:
-    """Return the versions of what touches pixels."""
-    names = ("pillow", "torch", "open_clip_torch", recipe.decoder)
-    return {name: importlib.metadata.version(name) for name in names}

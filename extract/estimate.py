@@ -35,7 +35,7 @@ class Estimate:
     rows: int  # that go through the backbone: the images, and black ones that fill batches
     seconds: float
     devices: int
-    sampled: int  # images that were extracted to know
+    sampled: int  # images that were extracted for this estimate
     refused: int  # of these, that gave no record
 
     def to_json(self) -> dict[str, Any]:
@@ -56,19 +56,19 @@ class Estimate:
                 f"grids   {', '.join(grids[:5])}{more}",
                 f"shards  {self.shards:,}",
                 f"disk    {self.bytes / 1e9:.2f} GB; {self.free_bytes / 1e9:.1f} GB free{room}",
-                f"time    {duration(self.seconds)} on {counted(self.devices, 'device')}, as "
-                f"{self.sampled} of the images took",
+                f"time    {duration(self.seconds)} on {counted(self.devices, 'device')}, measured "
+                f"with {counted(self.sampled, 'image')}",
                 *(bad if self.refused else ()),
             )
         )
 
 
 def estimate(manifest: Manifest, out: Path, config: ExtractConfig) -> Estimate:
-    """Plan the extraction and run a few images of the most frequent grid shape on trial.
+    """Plan the extraction, and extract a few images of the most frequent grid shape on trial.
 
-    Their rate, and how well they compress, stand for all; several devices are taken to be as
-    fast as this one each. Of a finished store at `out`, only what an update would compute is
-    counted. Raises what `extract_images` raises before any work.
+    Their rate and compression are taken for those of all images, and the first device for as fast
+    as the others. For a finished store at `out`, the update is estimated. Raises what
+    `extract_images` raises before any work.
     """
     if config.scheduler:
         raise ExtractUsageError(

@@ -48,7 +48,7 @@ Result = TypeVar("Result")
 
 @dataclass(frozen=True)
 class Changes:
-    """What became of the files that the records of a finished store came from."""
+    """Differences of files from those that the records of a finished store were extracted from."""
 
     touched: int  # files that have another size or time
     unknown: int  # files whose size and time were not recorded
@@ -91,7 +91,7 @@ class _Suspect(NamedTuple):
 
 
 class SourceFiles:
-    """The files of a manifest's images as they are now, beside what a table says of them."""
+    """The files of a manifest's images as they are now, and the table of what they were."""
 
     def __init__(self, manifest: Manifest, store: Path, views: int | None):
         """Take the files of `manifest`; none is looked at before it is asked for."""

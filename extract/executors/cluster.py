@@ -22,7 +22,8 @@ from .cluster_worker import DeviceFacts, RunContext, WorkerSetup, run_shards
 from .results import BatchResult, list_images
 
 CONNECT_SECONDS = 10
-# That make the numbers; the first two read the tasks, which the scheduler does too.
+# They decide the features, so that all workers need the same versions. The first two also read the
+# tasks, as the scheduler does.
 PACKAGES = ("clipfeat", "dask", "torch", "open_clip_torch", "pillow")
 AHEAD = 2  # pieces of work submitted for each worker: the next is ready when one is done
 # What a piece takes: its shards run through a pipeline that costs seconds to start and drain, and

@@ -1,4 +1,4 @@
-"""What an executor is, and what it reports of each batch; light to import."""
+"""The interface of executors, and what they report of each batch; light to import."""
 
 from collections.abc import Generator, Sequence
 from dataclasses import astuple, dataclass
@@ -45,7 +45,7 @@ class StageTimings:
 
 
 class BatchResult(NamedTuple):
-    """What came of a batch that is written, or of several of one shard."""
+    """The counts of a written batch, or the sum of several of one shard."""
 
     images: int = 0
     refused: int = 0

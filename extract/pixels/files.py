@@ -1,4 +1,4 @@
-"""What the disk says of an image's files: size, time of change, and hash."""
+"""Size, time of change and hash of an image's files."""
 
 import hashlib
 import os
@@ -41,7 +41,7 @@ def _paths(root: str, path: str, views: int | None) -> list[str]:
 
 
 def _status(root: str, path: str) -> os.stat_result:
-    """Return what the system says of the file `path`, without escapes, or of the tar it is in."""
+    """Return the system's record of the file `path`, without escapes, or of the tar it is in."""
     try:
         return os.stat(disk_path(root, path))  # noqa: PTH116
     except NotADirectoryError:

@@ -15,22 +15,17 @@ CHANGED = "changed"  # among the statuses of `retry`: files whose content has ch
 
 Device = Literal["cpu", "cuda"]
 
+# What values other than the defaults must be.
 CHOICES = {
-    "layer": get_args(Layer),
-    "vector": (None, *get_args(Vector)),
-    "decoder": get_args(Decoder),
-    "device": (None, *get_args(Device)),
-    "precision": (None, *get_args(Precision)),
-    "dtype": get_args(Dtype),
-    "codec": get_args(Codec),
+    "layer": Layer,
+    "vector": Vector,
+    "decoder": Decoder,
+    "device": Device,
+    "precision": Precision,
+    "dtype": Dtype,
+    "codec": Codec,
 }
-COUNTS = {  # name: whether it may be None
-    "procs": False,
-    "batch_size": True,
-    "shard_size": True,
-    "decoders": True,
-    "max_pixels": False,
-}
+COUNTS = ("procs", "batch_size", "shard_size", "decoders", "max_pixels")
 RETRIES = (CHANGED, *(status for status in Status if status != Status.OK))
 
 
@@ -38,38 +33,37 @@ RETRIES = (CHANGED, *(status for status in Status if status != Status.OK))
 class ExtractConfig:
     """The options of an extraction; those of `clipfeat extract` have the same names.
 
-    `None` leaves the choice to the devices and the backbone that are found. Everything but
-    `model` has a default.
+    Only `model` is required. `None` means: choose by the devices and the backbone.
 
     Attributes:
-        model: open_clip's name of a CLIP, such as `RN50x4` or `ViT-B-32`.
-        pretrained: The weights: a tag of open_clip's, the path of a file, or `"none"` for random
-            ones. `None` takes `openai` where the model has it.
-        seed: Of random weights.
+        model: open_clip's name of a model, such as `RN50x4` or `ViT-B-32`.
+        pretrained: The weights: a tag of open_clip, the path of a file, or `"none"` for random
+            weights. `None` takes `openai` if the model has it.
+        seed: Seed of random weights.
         recipe: How images become pixels: `caption448`, `vqa600`, `pretrain384`, `square:N`,
             `aspect:S,L`, `model`, `views`, or the path of a TOML file.
-        layer: Of a ViT: `final`, `final-no-norm` (without the last norm) or `penultimate`.
-        vector: What is kept beside the grid: CLIP's `embedding`, the `class_token`, or nothing.
-        decoder: Of JPEG files: `pillow`, or `torchvision`, which decodes on the device.
-        gpus: A number of GPUs (`"8"`), a list of them (`"0,3"`), or one (`"3,"`).
-        device: `cpu` or `cuda`.
+        layer: Output of a ViT: `final`, `final-no-norm` (before the last norm) or `penultimate`.
+        vector: What is stored beside the grid: CLIP's `embedding`, the `class_token`, or nothing.
+        decoder: What decodes JPEG files: `pillow`, or `torchvision` on the device.
+        gpus: A count of GPUs (`"8"`), their numbers (`"0,3"`), or one number (`"3,"`).
+        device: Where to compute: `cpu` or `cuda`.
         procs: Processes that compute, with `device="cpu"`.
         scheduler: Address of a dask scheduler whose workers compute.
-        precision: Of the forward pass: `float32`, `bfloat16` or `float16`.
-        dtype: Of the numbers on disk: `float16` or `float32`.
+        precision: Type of the forward pass: `float32`, `bfloat16` or `float16`.
+        dtype: Type of the numbers on disk: `float16` or `float32`.
         codec: Compression on disk: `zstd` or `none`.
-        batch_size: Images in a forward pass.
-        shard_size: Records in a file of the store.
-        decoders: Processes that decode, for each device.
+        batch_size: Images per forward pass.
+        shard_size: Records per shard.
+        decoders: Decoder processes for each device.
         max_pixels: Largest image that is decoded, in pixels.
-        accept_truncated: Use files that are cut off or damaged as far as they can be read.
-        part: Which part of the shards to write; other machines write the others.
+        accept_truncated: Use damaged and incomplete files as far as they can be decoded.
+        part: The part of the shards to write; other machines write the others.
         retry: Statuses of images of a finished store to try again, or `changed`.
-        break_lock: Take over from a dead process on another host.
+        break_lock: Take over the lock of a dead process on another host.
 
     Raises:
-        ExtractUsageError: A value that an option cannot have (`E-CONFIG-VALUE`), or options that
-            exclude each other (`E-CONFIG-CONFLICT`).
+        UsageError: An option has an invalid value (`E-CONFIG-VALUE`), or options exclude each
+            other (`E-CONFIG-CONFLICT`).
 
     Example:
         >>> ExtractConfig(model="RN50x4", vector="embedding").recipe
@@ -100,12 +94,13 @@ class ExtractConfig:
     break_lock: bool = False
 
     def __post_init__(self) -> None:
-        for name, allowed in CHOICES.items():
+        for name, kind in CHOICES.items():
+            allowed = (getattr(type(self), name), *get_args(kind))
             if getattr(self, name) not in allowed:
-                raise self._refused(name, f"one of {', '.join(map(str, allowed))}")
-        for name, is_optional in COUNTS.items():
-            value = getattr(self, name)
-            if not ((is_optional and value is None) or (type(value) is int and value >= 1)):
+                raise self._refused(name, f"one of {', '.join(get_args(kind))}")
+        for name in COUNTS:
+            value, default = getattr(self, name), getattr(type(self), name)
+            if value is not default and (type(value) is not int or value < 1):
                 raise self._refused(name, "1 or more")
         if self.shard_size is not None and self.shard_size > MAX_SHARD_RECORDS:
             raise self._refused("shard_size", f"at most {MAX_SHARD_RECORDS:,} records")

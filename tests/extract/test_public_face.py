@@ -21,7 +21,7 @@ import clipfeat.extract
 
 assert not {"torch", "open_clip", "pyarrow", "PIL"} & set(sys.modules)
 
-from clipfeat.extract import ExtractConfig, ExtractUsageError, Recipe, extract_images
+from clipfeat.extract import ExtractConfig, Recipe, UsageError, extract_images
 from clipfeat.manifests import folder_manifest
 
 manifest = folder_manifest(Path("images"))
@@ -31,7 +31,7 @@ print(report.images, report.store["p001"].shape)
 print(Recipe.from_json(report.store.identity.recipe).name)
 try:
     extract_images(manifest, Path("other.clipfeat"), ExtractConfig(model="RN51", device="cpu"))
-except ExtractUsageError as error:
+except UsageError as error:
     print(error.exit_code)
 """
 
@@ -41,8 +41,8 @@ def test_the_exported_names():
         "ExtractConfig",
         "ExtractError",
         "ExtractReport",
-        "ExtractUsageError",
         "Recipe",
+        "UsageError",
         "extract_images",
     ]
     for name in clipfeat.extract.__all__:
@@ -81,12 +81,12 @@ CONSTRUCT = """
 import ast
 import sys
 
-from clipfeat.extract import ExtractConfig, ExtractUsageError
+from clipfeat.extract import ExtractConfig, UsageError
 
 for options in ast.literal_eval(sys.argv[1]):
     try:
         ExtractConfig(model="RN50", **options)
-    except ExtractUsageError as error:
+    except UsageError as error:
         print(error.code, error)
 assert "torch" not in sys.modules
 """
