@@ -241,6 +241,8 @@ ImageTransform = (
     | Fit | Cover | WholeCells | Crop | Pad | RGB
 )  # fmt: skip
 
+Steps = Annotated[list[ImageTransform], Meta(max_length=MAX_STEPS)]
+
 
 def step_json(step: ImageTransform) -> dict[str, Any]:
     """Return a step as a JSON object: `step`, its name, and its numbers."""
@@ -250,9 +252,9 @@ def step_json(step: ImageTransform) -> dict[str, Any]:
 def parse_step(value: Any) -> ImageTransform:
     """Return the step that `step_json` gave, raising StoreError for any other value."""
     try:
-        return as_struct(value, cast("type[ImageTransform]", ImageTransform))
+        return as_struct(value, ImageTransform)
     except ValueError as error:
-        name = value.get("step") if isinstance(value, dict) else None
+        name = cast(dict[str, Any], value).get("step") if isinstance(value, dict) else None
         raise StoreError(f"step {name!r:.80}: {error}", code="E-RECIPE-STEP") from None
 
 
@@ -312,7 +314,7 @@ def real_area(steps: Sequence[ImageTransform], size: tuple[int, int]) -> Area | 
 
 def _inside(pad: Pad, size: tuple[int, int]) -> Area | None:
     """Return the cells in which an image of (width, height) lies when it is padded."""
-    spans = []
+    spans: list[tuple[int, int, int]] = []
     for whole, side, start, cell in zip(
         pad.size(size), size, pad.corner(size), reversed(pad.cell), strict=True
     ):
@@ -332,13 +334,14 @@ def area_rule(recipe: Mapping[str, Any]) -> Callable[[int, int], Area | None] | 
     `recipe` is that of an identity. None if it never pads, and for a recipe that is not one of
     clipfeat's, since nothing is known of what made such a grid. Views of one record are all real.
     """
-    steps = recipe.get("steps")
-    if not isinstance(steps, list) or len(steps) > MAX_STEPS or recipe.get("views") is not None:
-        return None
     try:
-        parsed = [parse_step(step) for step in steps]
-    except StoreError:
+        steps: list[ImageTransform] = as_struct(recipe.get("steps"), Steps)
+    except ValueError:
         return None
-    if not any(isinstance(step, Pad) for step in parsed):
+    if recipe.get("views") is not None or not any(isinstance(step, Pad) for step in steps):
         return None
-    return lru_cache(1 << 16)(lambda width, height: real_area(parsed, (width, height)))
+
+    def area_of_image(width: int, height: int) -> Area | None:
+        return real_area(steps, (width, height))
+
+    return lru_cache(1 << 16)(area_of_image)
