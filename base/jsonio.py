@@ -124,39 +124,6 @@ def identifier(record: Any, key: str, where: object) -> int | str:
     return value
 
 
-def list_items(value: Any, where: object, *, of: str) -> Iterator[tuple[str, Any]]:
-    """Yield (where it is, item) of each item of a list; `of` says in errors what the items are.
-
-    Raises ClipfeatError (E-JSON-TYPE) where `value` is not a list.
-    """
-    if not isinstance(value, list):
-        raise ClipfeatError(
-            f"{where}: expected a list of {of}; got {value!r:.60}", code="E-JSON-TYPE"
-        )
-    for number, item in enumerate(value):
-        yield f"{where}: [{number}]", item
-
-
-def field_items(record: Any, key: str, where: object) -> Iterator[tuple[str, Any]]:
-    """Yield (where it is, item) of each item of the list `record[key]`; raises as `field` does."""
-    joint = ": " if isinstance(where, Path) else "."
-    for number, item in enumerate(field(record, key, list, where)):
-        yield f"{where}{joint}{key}[{number}]", item
-
-
-def require_unicode(text: str, name: str, where: object) -> str:
-    """Return `text`; ClipfeatError (E-JSON-UNICODE) where it has half of a surrogate pair.
-
-    JSON can express such a text, but no encoding can.
-    """
-    if not is_unicode(text):
-        raise ClipfeatError(
-            f"{where}: {name} has half of a surrogate pair: {text!r:.60}; correct the text",
-            code="E-JSON-UNICODE",
-        )
-    return text
-
-
 def _value(record: Any, key: str, where: object) -> Any:
     if type(record) is not dict:
         raise ClipfeatError(
