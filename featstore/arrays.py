@@ -3,6 +3,11 @@
 Both are lazy: opening reads metadata, and numbers are read when they are used.
 """
 
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
+# pyright: reportMissingTypeStubs=false
+# pyright: reportUnknownArgumentType=false, reportUnknownParameterType=false
+# pyarrow has no types, and those of zarr and xarray are partial.
+
 from typing import TYPE_CHECKING, Any
 
 import numpy as np

@@ -58,7 +58,7 @@ Size = tuple[int, int]
 
 
 class _Transform(msgspec.Struct, frozen=True, tag_field="step", forbid_unknown_fields=True):
-    """A step of a recipe; `size` gives an image's (width, height) after it."""
+    """A step of a recipe; its `size` is an image's (width, height) after the step."""
 
 
 class Stretch(_Transform, frozen=True, tag="stretch"):
@@ -88,7 +88,7 @@ class Shortest(_Transform, frozen=True, tag="shortest"):
 
 
 class ShortestDetectron2(_Transform, frozen=True, tag="shortest-detectron2"):
-    """Resize the shorter side to `side`, or less so that the longer is not over `longest`.
+    """Resize the shorter side to `side`, or less so that the longer does not exceed `longest`.
 
     Both round to the nearest pixel, as Detectron2's `ResizeShortestEdge` rounds.
 
@@ -115,8 +115,9 @@ class ShortestDetectron2(_Transform, frozen=True, tag="shortest-detectron2"):
 class ShortestMaskRCNN(_Transform, frozen=True, tag="shortest-maskrcnn"):
     """Resize the shorter side to `side`, or less so that the longer is about `longest`.
 
-    The shorter side is rounded first, the longer follows from it, rounded down, and may be a few
-    pixels over `longest`: the rule of maskrcnn-benchmark, which CLIP-ViL's pretraining took over.
+    The shorter side is rounded first; the longer follows from it, rounded down, and may exceed
+    `longest` by a few pixels. This is the rule of maskrcnn-benchmark, which CLIP-ViL's pre-training
+    uses.
 
     >>> ShortestMaskRCNN(384, 640).size((1000, 312))
     (641, 200)
@@ -139,7 +140,8 @@ class ShortestMaskRCNN(_Transform, frozen=True, tag="shortest-maskrcnn"):
 
 
 class Fit(_Transform, frozen=True, tag="fit"):
-    """Resize to the largest size inside a box, aspect kept: timm's `ResizeKeepRatio`, longest."""
+    """Resize to the largest size inside a box, keeping the aspect ratio: timm's `ResizeKeepRatio`
+    with `longest=1`."""
 
     height: Side
     width: Side
@@ -151,7 +153,8 @@ class Fit(_Transform, frozen=True, tag="fit"):
 
 
 class Cover(_Transform, frozen=True, tag="cover"):
-    """Resize to the smallest size around a box, aspect kept: `ResizeKeepRatio`, shortest."""
+    """Resize to the smallest size around a box, keeping the aspect ratio: `ResizeKeepRatio` with
+    `longest=0`."""
 
     height: Side
     width: Side
@@ -163,11 +166,11 @@ class Cover(_Transform, frozen=True, tag="cover"):
 
 
 class WholeCells(_Transform, frozen=True, tag="whole-cells"):
-    """Resize to whole cells, aspect kept as nearly as they allow.
+    """Resize to whole cells, with nearly the same aspect ratio.
 
-    The shorter side goes to `shortest`, or less so that the longer is not over `longest`; then
-    each is rounded to the nearest number of cells (half a cell up), at least one. In integers,
-    so that there is nothing to round before that.
+    The shorter side becomes `shortest`, or less so that the longer does not exceed `longest`; then
+    each is rounded to the nearest number of cells (half a cell up), at least one. Computed in
+    integers, so that nothing else is rounded.
 
     >>> WholeCells(600, 1000, (32, 32)).size((640, 480))
     (800, 608)
@@ -190,7 +193,7 @@ class WholeCells(_Transform, frozen=True, tag="whole-cells"):
 
 
 class Crop(_Transform, frozen=True, tag="crop"):
-    """Cut the centre out of an image that is as large or larger; margins round half to even."""
+    """Keep the centre of an image that is as large or larger; margins round half to even."""
 
     height: Side
     width: Side
@@ -199,16 +202,16 @@ class Crop(_Transform, frozen=True, tag="crop"):
         return self.width, self.height
 
     def corner(self, size: Size) -> tuple[int, int]:
-        """Return (left, top) of what is kept, as torchvision's CenterCrop rounds it."""
+        """Return (left, top) of the kept part, rounded as torchvision's CenterCrop does."""
         return round((size[0] - self.width) / 2.0), round((size[1] - self.height) / 2.0)
 
 
 class Pad(_Transform, frozen=True, tag="pad"):
-    """Put the image into the centre of black, and cut off what reaches beyond.
+    """Put the image on the centre of a black frame, and cut off what lies outside.
 
     Where margins differ by a pixel, the wider one is at the left and top (`odd` is "first") or at
-    the right and bottom ("last"). With `turn`, an image that is no wider than high goes into
-    height and width exchanged. `cell` tells which cells of the grid hold a pixel of the image.
+    the right and bottom ("last"). With `turn`, height and width of the frame are exchanged for an
+    image that is not wider than high. `cell` decides which cells of the grid hold its pixels.
     """
 
     height: Side
@@ -223,7 +226,7 @@ class Pad(_Transform, frozen=True, tag="pad"):
         return self.width, self.height
 
     def corner(self, size: Size) -> tuple[int, int]:
-        """Return (left, top) of the image in the black; negative where it reaches beyond."""
+        """Return (left, top) of the image in the frame; negative where it is cut off."""
         width, height = self.size(size)
         extra = 1 if self.odd == "first" else 0
         return (width - size[0] + extra) // 2, (height - size[1] + extra) // 2
@@ -241,6 +244,8 @@ ImageTransform = (
     | Fit | Cover | WholeCells | Crop | Pad | RGB
 )  # fmt: skip
 
+Steps = Annotated[list[ImageTransform], Meta(max_length=MAX_STEPS)]
+
 
 def step_json(step: ImageTransform) -> dict[str, Any]:
     """Return a step as a JSON object: `step`, its name, and its numbers."""
@@ -250,13 +255,13 @@ def step_json(step: ImageTransform) -> dict[str, Any]:
 def parse_step(value: Any) -> ImageTransform:
     """Return the step that `step_json` gave, raising StoreError for any other value."""
     try:
-        return as_struct(value, cast("type[ImageTransform]", ImageTransform))
+        return as_struct(value, ImageTransform)
     except ValueError as error:
-        name = value.get("step") if isinstance(value, dict) else None
+        name = cast(dict[str, Any], value).get("step") if isinstance(value, dict) else None
         raise StoreError(f"step {name!r:.80}: {error}", code="E-RECIPE-STEP") from None
 
 
-MAX_AREAS = 255  # different ones in a store, beside the whole grid
+MAX_AREAS = 255  # in a store, besides the whole grid
 NUMBER = "(0|[1-9][0-9]{0,3})"
 AREA = re.compile(rf"{NUMBER}x{NUMBER}\+{NUMBER}\+{NUMBER}")
 
@@ -284,7 +289,7 @@ class Area(NamedTuple):
         return area
 
     def lies_in(self, shape: GridShape) -> bool:
-        """Return whether a grid has all of these cells."""
+        """Return whether a grid contains all of these cells."""
         return self.top + self.rows <= shape.rows and self.left + self.cols <= shape.cols
 
     def mask(self, shape: GridShape) -> np.ndarray:
@@ -295,9 +300,9 @@ class Area(NamedTuple):
 
 
 def real_area(steps: Sequence[ImageTransform], size: tuple[int, int]) -> Area | None:
-    """Return the cells that hold a pixel of an image of (width, height), None for all.
+    """Return the cells that hold a pixel of an image of (width, height), None for all cells.
 
-    Without a step that pads all are real, and so they are for an image of unknown size.
+    Without a step that pads, and for an image of unknown size, these are all cells.
     """
     if min(size) < 1:
         return None
@@ -311,12 +316,12 @@ def real_area(steps: Sequence[ImageTransform], size: tuple[int, int]) -> Area | 
 
 
 def _inside(pad: Pad, size: tuple[int, int]) -> Area | None:
-    """Return the cells in which an image of (width, height) lies when it is padded."""
-    spans = []
+    """Return the cells that a padded image of (width, height) covers."""
+    spans: list[tuple[int, int, int]] = []
     for whole, side, start, cell in zip(
         pad.size(size), size, pad.corner(size), reversed(pad.cell), strict=True
     ):
-        cells = whole // cell  # a remainder is dropped, as by the backbone
+        cells = whole // cell  # the backbone drops a remainder, too
         first = min(max(start, 0) // cell, cells - 1)
         end = min(-(-(start + side) // cell), cells)
         spans.append((cells, first, max(end, first + 1) - first))
@@ -329,16 +334,17 @@ def _inside(pad: Pad, size: tuple[int, int]) -> Area | None:
 def area_rule(recipe: Mapping[str, Any]) -> Callable[[int, int], Area | None] | None:
     """Return the function from an image's width and height to its real area.
 
-    `recipe` is that of an identity. None if it never pads, and for a recipe that is not one of
-    clipfeat's, since nothing is known of what made such a grid. Views of one record are all real.
+    `recipe` is that of an identity. None if it never pads, if a record holds views, and for a
+    recipe that clipfeat did not make, since the origin of its grids is unknown.
     """
-    steps = recipe.get("steps")
-    if not isinstance(steps, list) or len(steps) > MAX_STEPS or recipe.get("views") is not None:
-        return None
     try:
-        parsed = [parse_step(step) for step in steps]
-    except StoreError:
+        steps: list[ImageTransform] = as_struct(recipe.get("steps"), Steps)
+    except ValueError:
         return None
-    if not any(isinstance(step, Pad) for step in parsed):
+    if recipe.get("views") is not None or not any(isinstance(step, Pad) for step in steps):
         return None
-    return lru_cache(1 << 16)(lambda width, height: real_area(parsed, (width, height)))
+
+    def area_of_image(width: int, height: int) -> Area | None:
+        return real_area(steps, (width, height))
+
+    return lru_cache(1 << 16)(area_of_image)

@@ -14,6 +14,11 @@ The seal protects an entry: it does not fit if a bit of any column has changed, 
 that happens to have the same key.
 """
 
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
+# pyright: reportMissingTypeStubs=false
+# pyright: reportUnknownArgumentType=false, reportUnknownParameterType=false
+# pyarrow has no types.
+
 import enum
 import hashlib
 import mmap
@@ -58,6 +63,7 @@ STATUSES = tuple(Status)
 BITS_64 = (1 << 64) - 1  # numpy drops higher bits by itself, Python does not
 
 U64 = np.ndarray[Any, np.dtype[np.uint64]]
+I64 = np.ndarray[Any, np.dtype[np.int64]]
 ImageId = str | int | np.integer[Any]
 
 # Names of files come in either: macOS and some archives separate letters from their accents.
@@ -84,7 +90,7 @@ def id_texts(ids: Iterable[ImageId]) -> list[str]:
     Raises TypeError for one that is neither, and for a single text, since Python would iterate
     over its letters.
     """
-    if isinstance(ids, str | bytes) or not isinstance(ids, Iterable):
+    if isinstance(ids, str | bytes) or not hasattr(ids, "__iter__"):
         raise TypeError(
             f"expected a list of image ids; got {ids!r:.80} ({type(ids).__name__}); "
             f"for a single id pass [id]"
@@ -100,9 +106,9 @@ class Places(NamedTuple):
     whole grid is real, the most frequent case, and -1 for an id that the store does not have.
     """
 
-    state: np.ndarray  # (id,)
-    shape: np.ndarray  # (id,) number of its grid shape
-    row: np.ndarray  # (id,) in the arrays of its shape
+    state: I64  # (id,)
+    shape: I64  # (id,) number of its grid shape
+    row: I64  # (id,) in the arrays of its shape
     check: U64  # (id,) last bytes of its record on disk: grid low, pooled high
 
 

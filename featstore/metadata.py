@@ -9,7 +9,7 @@ import json
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, cast
 
 import msgspec
 import numpy as np
@@ -153,10 +153,9 @@ def read_metadata(store: Path) -> StoreMetadata:
     """
     path = store / STORE_JSON
     content = _read_content(path)
-    if not isinstance(content, dict) or content.get("format") != FORMAT:
-        version = content.get("format") if isinstance(content, dict) else None
+    if content.get("format") != FORMAT:
         raise StoreError(
-            f"{path}: format {version!r:.80}; this clipfeat reads format {FORMAT}. "
+            f"{path}: format {content.get('format')!r:.80}; this clipfeat reads format {FORMAT}. "
             f"A newer clipfeat may read it",
             code="E-STORE-FORMAT",
         )
@@ -175,11 +174,11 @@ def read_metadata(store: Path) -> StoreMetadata:
     return metadata
 
 
-def _read_content(path: Path) -> Any:
+def _read_content(path: Path) -> dict[str, Any]:
     """Return the parsed JSON of store.json, bounded in size and depth."""
     check_plain([path])
     try:
-        content = parse_json(read_bytes(path, MAX_STORE_JSON_BYTES))
+        content: Any = parse_json(read_bytes(path, MAX_STORE_JSON_BYTES))
     except OSError as error:
         if error.errno != errno.EFBIG:
             raise
@@ -189,20 +188,22 @@ def _read_content(path: Path) -> Any:
         ) from None
     except ValueError as error:
         raise CorruptStoreError(f"{path}: not valid JSON: {error}", code="E-STORE-JSON") from None
-    if _depth(content) > MAX_DEPTH:
+    if not isinstance(content, dict):
+        raise CorruptStoreError(f"{path}: is not a JSON object", code="E-STORE-JSON")
+    values: list[Any] = [content]  # of one level, then of the next
+    for _ in range(MAX_DEPTH):
+        values = [inner for value in values for inner in _inner_values(value)]
+    if any(isinstance(value, dict | list) for value in values):
         raise CorruptStoreError(
             f"{path}: objects are nested more than {MAX_DEPTH} levels deep", code="E-STORE-JSON"
         )
-    return content
+    return cast(dict[str, Any], content)
 
 
-def _depth(value: Any) -> int:
-    """Return how many objects and arrays are nested in one another, without recursion."""
-    depth, level = 0, [value]
-    while level := [v for v in level if isinstance(v, dict | list)]:
-        depth += 1
-        level = [inner for v in level for inner in (v.values() if isinstance(v, dict) else v)]
-    return depth
+def _inner_values(value: Any) -> Iterable[Any]:
+    if isinstance(value, dict):
+        return cast(dict[str, Any], value).values()
+    return cast(list[Any], value) if isinstance(value, list) else ()
 
 
 def _check_values(metadata: StoreMetadata) -> None:
@@ -266,21 +267,25 @@ def differences(
     ['a.b is 1 in the store, 2 asked for']
     """
     for key in sorted(stored.keys() | wanted.keys()):
-        old, new = _by_key(stored.get(key)), _by_key(wanted.get(key))
-        if isinstance(old, Mapping) and isinstance(new, Mapping):
-            yield from differences(old, new, f"{at}{key}.")
+        old, new = stored.get(key), wanted.get(key)
+        inner_old, inner_new = _as_object(old), _as_object(new)
+        if inner_old is not None and inner_new is not None:
+            yield from differences(inner_old, inner_new, f"{at}{key}.")
         elif old != new:
             yield f"{at}{key} is {old} in the store, {new} asked for"
 
 
-def _by_key(value: Any) -> Any:
-    """Return a list of objects as an object, by position; anything else as it is."""
-    if isinstance(value, list) and value and all(isinstance(item, Mapping) for item in value):
-        return {str(position): item for position, item in enumerate(value)}
-    return value
+def _as_object(value: Any) -> Mapping[str, Any] | None:
+    """Return an object as it is, a list of objects by position, None for anything else."""
+    if isinstance(value, Mapping):
+        return cast(Mapping[str, Any], value)
+    items = cast(list[Any], value) if isinstance(value, list) else []
+    if items and all(isinstance(item, Mapping) for item in items):
+        return {str(position): item for position, item in enumerate(items)}
+    return None
 
 
-GROUP = {"zarr_format": 3, "node_type": "group", "attributes": {}}
+GROUP: dict[str, Any] = {"zarr_format": 3, "node_type": "group", "attributes": {}}
 
 
 def zarr_metadata_files(

@@ -4,11 +4,16 @@ A record is compressed by zstd with a checksum inside (codec `zstd`), or raw byt
 their crc32c (codec `none`).
 """
 
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
+# pyright: reportMissingTypeStubs=false, reportUnknownArgumentType=false
+# numcodecs has no types, and those of google_crc32c are partial.
+
 import contextlib
 import hashlib
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -121,10 +126,12 @@ def checksum(encoded: Iterable[bytes]) -> str:
 
 def crc32c(content: bytes | Buffer) -> bytes:
     """Return the crc32c of `content` as it is stored: 4 bytes, little-endian."""
+    readable: Any = content
     if isinstance(content, np.ndarray):
-        content = content.view()
-        content.flags.writeable = False  # the C function accepts only read-only buffers
-    return google_crc32c.value(content).to_bytes(CRC_BYTES, "little")  # pyright: ignore[reportArgumentType]
+        readable = content.view()
+        readable.flags.writeable = False  # the C function accepts only read-only buffers
+    crc: int = google_crc32c.value(readable)
+    return crc.to_bytes(CRC_BYTES, "little")
 
 
 ABSENT = 2**64 - 1  # offset and length of an absent record
@@ -220,7 +227,7 @@ class ShardWriter:
 
 
 @contextlib.contextmanager
-def opened(path: str) -> Iterator[int]:
+def opened(path: str) -> Generator[int]:
     """Open a shard for reading and yield its descriptor; symbolic links are not followed."""
     try:
         descriptor = open_plain(path)
@@ -265,7 +272,7 @@ def read_record(
         if read_into(descriptor, [out.data, memoryview(stored)], offset) != length:
             raise CorruptStoreError("the file ends within the record", code="E-SHARD-SIZE")
         _compare(bytes(stored), check)
-        if verify and crc32c(out) != stored:
+        if verify and crc32c(out) != check:
             raise CorruptStoreError(
                 "crc32c does not match: the bytes on disk have changed", code="E-SHARD-DATA"
             )
@@ -305,7 +312,7 @@ def check_files(
 
     Files are hashed in parallel, with a progress bar in bytes.
     """
-    return check_shards(shards, lambda shard: _file_problem(store, shard), label)
+    return check_shards(shards, partial(_file_problem, store), label)
 
 
 def check_shards(

@@ -1,5 +1,10 @@
 """index.parquet and shards.parquet: written, read back with all checks, and summed up for people."""
 
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
+# pyright: reportMissingTypeStubs=false
+# pyright: reportUnknownArgumentType=false, reportUnknownParameterType=false
+# pyarrow has no types.
+
 import json
 import re
 from collections import Counter

@@ -1,5 +1,10 @@
 """Statistics of the features of a store: of each channel and of the norms, as numbers and text."""
 
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
+# pyright: reportMissingTypeStubs=false
+# pyright: reportUnknownArgumentType=false, reportUnknownParameterType=false
+# pyarrow has no types, and those of dask are partial.
+
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial, reduce
@@ -225,7 +230,7 @@ def _ids_by_shard(store: FeatureStore) -> Iterator[tuple[GridShape, list[str]]]:
         yield GridShape.parse(shape), ids
 
 
-def _sum_shard(store: FeatureStore, shape: GridShape, ids: list[str], bar: tqdm) -> Sums:
+def _sum_shard(store: FeatureStore, shape: GridShape, ids: list[str], bar: "tqdm[Any]") -> Sums:
     """Return the sums over the records of `ids`, all of one grid shape, a few read at a time."""
     sums: Sums = {}
     size = max(1, BLOCK_NUMBERS // (shape.cells * store.dim))

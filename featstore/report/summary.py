@@ -1,5 +1,10 @@
 """What a store is: for people, for scripts and for the paper that cites it."""
 
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
+# pyright: reportMissingTypeStubs=false
+# pyright: reportUnknownArgumentType=false, reportUnknownParameterType=false
+# pyarrow has no types.
+
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
