@@ -1,4 +1,4 @@
-"""CSV and TSV row by row: a quote too many never swallows a row, and errors name the line."""
+"""CSV and TSV row by row: a stray quote never swallows a row, and errors name the line."""
 
 import csv
 import io
@@ -32,7 +32,7 @@ def test_in_tsv_a_quote_is_text(tmp_path):
 @pytest.mark.parametrize(
     ("content", "choices", "code", "line"),
     [
-        # A quote too many, closed by the next one: three rows would become one.
+        # A stray quote, closed by the next one: three rows would become one.
         ('id,c\n1,a\n2,"b\n3,c\n4,d"\n', {}, "E-TABLE-QUOTE", 3),
         ('id,c\n1,a\n2,"b\n3,c\n', {}, "E-TABLE-QUOTE", 3),
         ('id,c\n"1,a\n2,b\n', {}, "E-TABLE-QUOTE", 2),

@@ -48,7 +48,7 @@ def test_sha256_of_the_published_vector(tmp_path):
     )
 
 
-def test_what_is_no_plain_file_is_not_read(tmp_path: Path) -> None:
+def test_only_regular_files_are_read(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"content")
     (tmp_path / "link").symlink_to("file")
     (tmp_path / "folder").mkdir()
@@ -105,14 +105,14 @@ def test_writing_never_reaches_another_file(tmp_path: Path) -> None:
 
 
 def test_a_large_limit_takes_no_memory(tmp_path: Path) -> None:
-    """Python makes room for all that a read may give before it reads."""
+    """Python allocates the memory for a whole read before it reads."""
     (tmp_path / "a.json").write_bytes(b'{"a": 1}')
     assert read_bytes(tmp_path / "a.json", 1 << 62) == b'{"a": 1}'
     assert len(read_bytes("/proc/self/maps", 1 << 62)) > 0  # says that it has no bytes
 
 
 @pytest.mark.parametrize("kind", ["pipe", "device"])
-def test_what_has_no_end_has_no_sha256(tmp_path, kind):
+def test_files_without_an_end_have_no_sha256(tmp_path, kind):
     path = Path("/dev/zero")
     if kind == "pipe":
         path = tmp_path / "pipe"

@@ -1,4 +1,4 @@
-"""Rows to Parquet and back, and files that are no such table."""
+"""Rows are written to Parquet and read back; other files are rejected."""
 
 import contextlib
 import os
@@ -60,7 +60,7 @@ def test_the_longest_text_comes_back_and_one_more_byte_is_refused(tmp_path):
         (b"PAR1" + bytes(50) + (50).to_bytes(4, "little") + b"PARE", "not a readable Parquet fil"),
     ],
 )
-def test_what_is_no_parquet_file_is_refused(tmp_path, content, why):
+def test_other_files_are_refused(tmp_path, content, why):
     (tmp_path / "t").write_bytes(content)
     with pytest.raises(RefusedError, match=why):
         list(read_rows(tmp_path / "t", SCHEMA, RefusedError))
@@ -78,7 +78,7 @@ def test_a_pipe_is_not_waited_for(tmp_path):
 @given(st.integers(0, 2**20), st.integers(1, 255))
 @example(81, 2)  # the third text of two
 def test_a_changed_byte_gives_rows_or_a_refusal_and_no_crash(tmp_path, position, change):
-    """Tables are checked by their sha256 before; here nothing stands before the reader."""
+    """Stores check the sha256 of a table before; here the reader has no such protection."""
     content = bytearray(written(tmp_path / "t", [("a", 1, 2), ("b", 3, 4)]).read_bytes())
     content[position % len(content)] ^= change
     (tmp_path / "t").write_bytes(content)

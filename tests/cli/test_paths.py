@@ -1,4 +1,4 @@
-"""Paths as they are typed: a URL keeps its slashes, and is said to be none."""
+"""Paths on the command line: a URL is rejected, and shown as it was typed."""
 
 from collections.abc import Iterator
 

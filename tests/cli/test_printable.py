@@ -1,4 +1,4 @@
-"""Whatever a store, a file or its name holds, nothing that a terminal acts on reaches it."""
+"""Whatever a store, a file or its name contains, terminals receive no control characters."""
 
 import ast
 import io

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from refused import refuses
 
 from clipfeat.base.errors import UsageError
 from clipfeat.demo.annotations import make_captions, make_pairs, make_questions
@@ -233,12 +234,12 @@ def test_into_the_folder_one_stands_in(tmp_path, monkeypatch):
 class TestRefused:
     def test_a_folder_that_holds_something(self, tmp_path):
         (tmp_path / "thesis.tex").write_text("...")
-        with pytest.raises(UsageError, match="exists and is not empty; delete it or choose"):
+        with refuses("E-DEMO-FOLDER", kind=UsageError):
             write_demo_data(tmp_path, 20, seed=0)
         assert [p.name for p in tmp_path.iterdir()] == ["thesis.tex"]
 
     @pytest.mark.parametrize("images", [-1, 0, 9, 10**9])
     def test_numbers_of_images(self, tmp_path, images):
-        with pytest.raises(UsageError, match="expected 10 to 100000"):
+        with refuses("E-DEMO-IMAGES", "10 to 100000", kind=UsageError):
             write_demo_data(tmp_path / "d", images, seed=0)
         assert not (tmp_path / "d").exists()

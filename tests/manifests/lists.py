@@ -1,4 +1,4 @@
-"""Small data sets in the shape of the field's large ones."""
+"""Small data sets in the formats of the well-known large ones."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""The one door to an image's bytes: folders, links, and URLs read through fsspec."""
+"""The bytes of an image: in folders, through links, and behind URLs that fsspec reads."""
 
 import errno
 import functools

@@ -1,4 +1,4 @@
-"""What a folder holds, judged by what is in it: nothing vanishes without a word."""
+"""The images in folders: by their endings and their content; whatever is skipped is logged."""
 
 import errno
 import os
@@ -64,7 +64,7 @@ def test_files_of_other_names_are_judged_by_what_they_hold(tmp_path):
     assert manifest.images == (
         Image("0a1b2c", "0a1b2c", 30, 20),
         Image("a", "a.jpg", 50, 20),
-        Image("a.jpg~", "a.jpg~", 50, 20),  # what is no image's ending belongs to the id
+        Image("a.jpg~", "a.jpg~", 50, 20),  # an ending that is not an image's belongs to the id
         Image("v1.5", "v1.5", 40, 20),
     )
     assert said[0].startswith(f"{tmp_path}: skipped files that are not images: 3, such as ")
@@ -119,7 +119,7 @@ def test_two_files_of_one_stem(tmp_path):
 
 
 def test_a_manifest_whose_root_nothing_here_can_read_is_refused_at_once(tmp_path):
-    """And not image by image, each a decoder that dies."""
+    """And not for each image, in a decoder that dies."""
     write_manifest(Manifest.of("abfs://x", [Image("a", "a.jpg", 9, 9)]), tmp_path / "m.parquet")
     with pytest.raises(UsageError) as refused:
         load_images(tmp_path / "m.parquet")

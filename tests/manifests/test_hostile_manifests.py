@@ -1,4 +1,4 @@
-"""Files that mean harm, or were never looked at: one line that says what is wrong."""
+"""Files that are hostile or were never checked: one line says what is wrong."""
 
 import io
 import json

@@ -1,4 +1,4 @@
-"""Tar shards: keys by webdataset's rule, bytes without unpacking, and tars that lie."""
+"""Tar shards: keys by webdataset's rule, bytes without unpacking, and damaged tars."""
 
 import io
 import os
