@@ -9,7 +9,7 @@ import json
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar, cast, overload
 
 import msgspec
 from msgspec import inspect
@@ -169,7 +169,11 @@ def _value(record: Any, key: str, where: object) -> Any:
     return values[key]
 
 
-def as_struct(value: Any, kind: type[T], name: str = "") -> T:
+@overload
+def as_struct(value: Any, kind: type[T], name: str = "") -> T: ...
+@overload
+def as_struct(value: Any, kind: Any, name: str = "") -> Any: ...
+def as_struct(value: Any, kind: Any, name: str = "") -> Any:
     """Return parsed JSON or TOML as `kind`, a msgspec struct or another type that msgspec knows.
 
     Nothing is converted: 1.0 is not an integer, and "1" is not a number. Raises ValueError such as

@@ -1,5 +1,10 @@
 """Remove what is broken in a store, so that the next extraction writes just that again."""
 
+# pyarrow has no types.
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
+# pyright: reportMissingTypeStubs=false
+# pyright: reportUnknownArgumentType=false, reportUnknownParameterType=false
+
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any

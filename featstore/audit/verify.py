@@ -1,5 +1,10 @@
 """What is wrong with a store: `clipfeat store verify`, in three depths."""
 
+# pyarrow has no types.
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
+# pyright: reportMissingTypeStubs=false
+# pyright: reportUnknownArgumentType=false, reportUnknownParameterType=false
+
 import enum
 import hashlib
 from collections import Counter, defaultdict

@@ -1,5 +1,10 @@
 """Commit a store: tables from the receipts of all shards, then store.json, or take it all back."""
 
+# pyarrow has no types.
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
+# pyright: reportMissingTypeStubs=false
+# pyright: reportUnknownArgumentType=false, reportUnknownParameterType=false
+
 import contextlib
 from bisect import bisect_right
 from collections import Counter
