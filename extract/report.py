@@ -84,7 +84,7 @@ def duration(seconds: float) -> str:
     """Return seconds for a person.
 
     >>> duration(40), duration(3700), duration(200_000)
-    ('40 s', '1 h 2 min', '2 d 8 h')
+    ('40 s', '1 h 1 min', '2 d 7 h')
     """
     minutes, hours, days = seconds / 60, seconds / 3600, seconds / 86400
     if seconds < 90:
