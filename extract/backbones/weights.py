@@ -18,7 +18,7 @@ from torch import Tensor
 
 from ...base.errors import ExtractUsageError
 from ...base.files import local_path
-from ...base.structs import as_struct
+from ...base.jsonio import as_struct
 from ..planning.plan import BackboneSpec
 from ..planning.recipe import Preprocess
 from .backbone import Backbone
