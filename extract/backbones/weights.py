@@ -18,11 +18,12 @@ from torch import Tensor
 
 from ...base.errors import ExtractUsageError
 from ...base.files import local_path
+from ...base.jsonio import as_struct
 from ..planning.plan import BackboneSpec
 from ..planning.recipe import Preprocess
 from .backbone import Backbone
 from .tower import make_tower
-from .weights_config import WeightsConfig, read_config
+from .weights_config import PreprocessConfig, WeightsConfig, read_config
 from .weights_file import (
     is_openai_checkpoint,
     load_image_tower,
@@ -36,10 +37,9 @@ logger = logging.getLogger(__name__)
 HUB_SECONDS = 10  # until the first answer of the hub
 # Extraction reads images alone; a small text tower takes no time and downloads nothing.
 SMALL_TEXT_TOWER = {"context_length": 8, "vocab_size": 8, "width": 64, "heads": 1, "layers": 1}
-PREPROCESSING = ("mean", "std", "interpolation", "resize_mode")
-CLIP_PREPROCESSING = (
-    open_clip.OPENAI_DATASET_MEAN, open_clip.OPENAI_DATASET_STD, "bicubic", "shortest",
-)  # fmt: skip
+CLIP_PREPROCESSING = PreprocessConfig(
+    open_clip.OPENAI_DATASET_MEAN, open_clip.OPENAI_DATASET_STD, "bicubic", "shortest"
+)
 QUICK_GELU = "-quickgelu"  # how open_clip names the twin of a model that has this activation
 
 
@@ -49,7 +49,7 @@ class LoadedModel(NamedTuple):
     name: str  # open_clip's, of the model that is used: it has the activation that the weights need
     model: Any  # open_clip's
     described: dict[str, Any]  # what a store says of it
-    preprocessing: dict[str, Any]  # see PREPROCESSING
+    preprocessing: PreprocessConfig
     warnings: tuple[str, ...]  # what a user should know of the weights
 
 
@@ -121,7 +121,10 @@ def load_model(spec: BackboneSpec, *, whole: bool = False) -> LoadedModel:
     }
     if warning := config.warning(spec.model, name) if config else weights_warning(described):
         warnings.append(warning)
-    preprocessing = config.preprocessing if config else tag or usual_preprocessing(name)
+    if config:
+        preprocessing = config.preprocessing
+    else:
+        preprocessing = tag_preprocessing(name, pretrained) if tag else usual_preprocessing(name)
     return LoadedModel(name, model, described, preprocessing, tuple(warnings))
 
 
@@ -281,12 +284,8 @@ def weights_warning(described: Mapping[str, Any]) -> str | None:
     if _is_vit(model) and twin in open_clip.list_models():
         used, other = ("QuickGELU", "GELU") if has_quick_gelu else ("GELU", "QuickGELU")
         assumptions.append(f"run with {used}; if they need {other}, stop and use --model {twin}")
-    usual = tuple(usual_preprocessing(model).values())
-    others = [
-        tag
-        for tag in open_clip.list_pretrained_tags_by_model(model)
-        if _preprocessing_of(model, tag) != usual
-    ]
+    tags, usual = open_clip.list_pretrained_tags_by_model(model), usual_preprocessing(model)
+    others = [tag for tag in tags if tag_preprocessing(model, tag) != usual]
     if others:
         assumptions.append(
             f"preprocessed as most of {model}'s are; {', '.join(others)} need another"
@@ -294,30 +293,24 @@ def weights_warning(described: Mapping[str, Any]) -> str | None:
     return f"Weights from a file, {', and '.join(assumptions)}" if assumptions else None
 
 
-def usual_preprocessing(name: str) -> dict[str, Any]:
+def usual_preprocessing(name: str) -> PreprocessConfig:
     """Return the preprocessing of most of a model's tags, for weights that carry no tag.
 
     A model without tags has open_clip's default, CLIP's own.
     """
-    counts = Counter(
-        _preprocessing_of(name, tag) for tag in open_clip.list_pretrained_tags_by_model(name)
-    )
-    usual = counts.most_common(1)[0][0] if counts else CLIP_PREPROCESSING
-    return dict(zip(PREPROCESSING, usual, strict=True))
+    tags = open_clip.list_pretrained_tags_by_model(name)
+    counts = Counter(tag_preprocessing(name, tag) for tag in tags)
+    return counts.most_common(1)[0][0] if counts else CLIP_PREPROCESSING
 
 
-def _preprocessing_of(name: str, tag: str) -> tuple[Any, ...]:
-    config: dict[str, Any] = open_clip.get_pretrained_cfg(name, tag) or {}
-    return tuple(config[key] for key in PREPROCESSING)
+def tag_preprocessing(name: str, tag: str) -> PreprocessConfig:
+    """Return the preprocessing of a tag in open_clip's table."""
+    return as_struct(open_clip.get_pretrained_cfg(name, tag), PreprocessConfig)
 
 
-def preprocess(config: Mapping[str, Any], size: int | tuple[int, int]) -> Preprocess:
-    """Return open_clip's own preprocessing of a model for images of `size` pixels."""
-    (red, green, blue), (red_std, green_std, blue_std) = (
-        map(float, config[key]) for key in ("mean", "std")
-    )
-    mean, std = (red, green, blue), (red_std, green_std, blue_std)
-    return Preprocess(size, config["resize_mode"], config["interpolation"], mean, std)
+def preprocess(config: PreprocessConfig, size: int | tuple[int, int]) -> Preprocess:
+    """Return the preprocessing of a model for images of `size` pixels."""
+    return Preprocess(size, config.resize_mode, config.interpolation, config.mean, config.std)
 
 
 def weights_digest(tensors: Mapping[str, Tensor]) -> str:

@@ -31,8 +31,8 @@ TRAINING_ONLY = {
 }
 
 
-class PreprocessConfig(msgspec.Struct):
-    """What clipfeat takes over from open_clip's `preprocess_cfg`."""
+class PreprocessConfig(msgspec.Struct, frozen=True):
+    """The part of open_clip's preprocessing settings that clipfeat uses."""
 
     mean: Means
     std: Deviations
@@ -46,7 +46,7 @@ class WeightsConfig:
 
     path: Path  # of the file
     quick_gelu: bool
-    preprocessing: dict[str, Any]  # mean, std, interpolation, resize_mode
+    preprocessing: PreprocessConfig
     model: dict[str, Any]  # model_cfg, unchanged
 
     def check_architecture(self, name: str, *, whole: bool) -> None:
@@ -144,7 +144,7 @@ def _checked(path: Path, content: Any) -> WeightsConfig:
         numbers = settings[key]
         if isinstance(numbers, int | float):  # one number stands for all channels
             settings[key] = [numbers] * 3
-    preprocessing = msgspec.structs.asdict(as_struct(settings, PreprocessConfig, "preprocess_cfg"))
+    preprocessing = as_struct(settings, PreprocessConfig, "preprocess_cfg")
     return WeightsConfig(path, bool(model.get("quick_gelu")), preprocessing, model)
 
 

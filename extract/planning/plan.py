@@ -193,14 +193,14 @@ def shard_tasks(
     manifest: Manifest, shards: tuple[Shard, ...], recipe: Recipe
 ) -> tuple[ShardTask, ...]:
     """Return the tasks that write `shards`."""
-    images = {image.image_id: image for image in manifest.images}
-    return tuple(_task(shard, tuple(images[i] for i in shard.ids), recipe) for shard in shards)
-
-
-def _task(shard: Shard, images: tuple[Image, ...], recipe: Recipe) -> ShardTask:
-    """All images of one grid shape have equally many pixels: those of any whose size is known."""
-    known = ((image.width, image.height) for image in images if image.width)
-    return ShardTask(shard, images, picture_shape(recipe, next(known, (0, 0))))
+    by_id = {image.image_id: image for image in manifest.images}
+    tasks = []
+    for shard in shards:
+        images = tuple(by_id[image_id] for image_id in shard.ids)
+        # All images of a grid shape have equally many pixels: those of any whose size is known.
+        known = ((image.width, image.height) for image in images if image.width)
+        tasks.append(ShardTask(shard, images, picture_shape(recipe, next(known, (0, 0)))))
+    return tuple(tasks)
 
 
 def batches(tasks: Iterable[ShardTask], batching: Batching) -> Iterator[Batch]:
