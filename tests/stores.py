@@ -58,14 +58,14 @@ def encoded_records(
     identity: Identity, records: Records, pooled: Mapping[str, np.ndarray] | None = None
 ) -> dict[str, dict[str, bytes] | None]:
     """Return the bytes on disk of each record."""
-    found: dict[str, dict[str, bytes] | None] = {}
+    encoded: dict[str, dict[str, bytes] | None] = {}
     for image_id, grid in records.items():
         arrays = {"grid": grid} if pooled is None else {"grid": grid, "pooled": pooled[image_id]}
-        found[image_id] = None if grid is None else {
+        encoded[image_id] = None if grid is None else {
             name: encode(identity.codec, as_bytes(np.ascontiguousarray(a, identity.numpy_dtype)))
             for name, a in arrays.items() if a is not None
         }  # fmt: skip
-    return found
+    return encoded
 
 
 def write_encoded(
@@ -174,15 +174,15 @@ def extend_store(
 
 def files_of(store: Path) -> list[str]:
     """Return every file of a store, sorted, relative to it."""
-    found = (path for path in store.rglob("*") if path.is_symlink() or not path.is_dir())
-    return sorted(path.relative_to(store).as_posix() for path in found)
+    files = (path for path in store.rglob("*") if path.is_symlink() or not path.is_dir())
+    return sorted(path.relative_to(store).as_posix() for path in files)
 
 
 def snapshot(folder: Path) -> dict[str, tuple[int, int, bytes]]:
     """Return (inode, time of change, content) of every file and folder below `folder`."""
-    found = {}
+    states = {}
     for path in [folder, *folder.rglob("*")]:
         state = path.lstat()
         content = path.read_bytes() if path.is_file() and not path.is_symlink() else b""
-        found[path.relative_to(folder).as_posix()] = (state.st_ino, state.st_mtime_ns, content)
-    return found
+        states[path.relative_to(folder).as_posix()] = (state.st_ino, state.st_mtime_ns, content)
+    return states

@@ -71,7 +71,7 @@ def test_a_packing_list(run, store, column):
 
 
 @pytest.mark.parametrize("key", ["digest", "checksum", "parents", "tables"])
-def test_a_hash_that_is_none_is_refused(run, store, key):
+def test_a_text_that_is_not_a_hash_is_refused(run, store, key):
     tables = json.loads((store / "store.json").read_text())["tables"]
     values = {"parents": [ESCAPE], "tables": {**tables, "index": ESCAPE}, "digest": ESCAPE}
     if key == "checksum":

@@ -223,7 +223,7 @@ def test_stats_of_a_store_with_a_flipped_bit_is_one_line(store, arguments):
 
 
 @pytest.mark.parametrize("command", ["ls", "stats", "info"])
-def test_a_path_that_is_no_store_is_one_line(tmp_path, command):
+def test_a_path_that_is_not_a_store_is_one_line(tmp_path, command):
     done = clipfeat(command, tmp_path)
     assert (done.returncode, done.stdout) == (1, "")
     (line,) = done.stderr.splitlines()

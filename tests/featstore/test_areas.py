@@ -68,8 +68,8 @@ class TestRule:
         ],
     )
     def test_pretraining_by_hand(self, size, area):
-        found = real_area(PRETRAIN, size)
-        assert (None if found is None else str(found)) == area
+        area_of_image = real_area(PRETRAIN, size)
+        assert (None if area_of_image is None else str(area_of_image)) == area
 
     @given(SIDES, SIDES, SIDES, SIDES, st.booleans(), st.sampled_from(["first", "last"]),
            st.sampled_from([(8, 8), (14, 14), (16, 8), (32, 32)]))  # fmt: skip
@@ -86,8 +86,8 @@ class TestRule:
         canvas[max(top, 0) : top + height, max(left, 0) : left + width] = True
         cells = canvas[: rows * cell[0], : cols * cell[1]]
         expected = cells.reshape(rows, cell[0], cols, cell[1]).any(axis=(1, 3))
-        found = np.ones((rows, cols), bool) if area is None else area.mask(GridShape(rows, cols))
-        np.testing.assert_array_equal(found, expected)
+        mask = np.ones((rows, cols), bool) if area is None else area.mask(GridShape(rows, cols))
+        np.testing.assert_array_equal(mask, expected)
         assert area is None or not expected.all()
 
     @pytest.mark.parametrize(
@@ -107,7 +107,7 @@ class TestRule:
     @pytest.mark.parametrize(
         "text", ["", "1x1", "1x1+0", "0x1+0+0", "01x1+0+0", "1x1+0+0 ", "1x1-1+0", "1x99999+0+0"]
     )
-    def test_other_texts_are_no_area(self, text):
+    def test_other_texts_are_not_areas(self, text):
         with refuses("E-STORE-AREA", repr(text), kind=StoreError):
             Area.parse(text)
 

@@ -62,11 +62,11 @@ def test_another_reader_gives_the_very_same_bytes(made, read):
     assert {array.dtype for array in arrays.values()} == {store.identity.numpy_dtype}
     for row in store.index:
         for name, wanted in (("grid", records), ("pooled", pooled)):
-            theirs = arrays[row.shape, name][row.row]
+            record = arrays[row.shape, name][row.row]
             if row.status == "ok":
-                assert theirs.tobytes() == wanted[row.image_id].tobytes()
+                assert record.tobytes() == wanted[row.image_id].tobytes()
             else:
-                assert not theirs.any()  # the fill value: what is absent reads as zeros there
+                assert not record.any()  # the fill value
         if row.status == "ok":
             assert store[row.image_id].tobytes() == records[row.image_id].tobytes()
 
@@ -100,21 +100,21 @@ def test_what_zarr_python_writes_with_the_same_metadata_reads_here(made, tmp_pat
 
 def rewrite_with_zarr_python(folder, scratch, codec):
     """Replace the shards of an array by those that zarr-python writes with the same settings."""
-    ours: Any = zarr.open_array(folder, mode="r")
-    theirs: Any = zarr.create_array(
+    original: Any = zarr.open_array(folder, mode="r")
+    rewritten: Any = zarr.create_array(
         scratch,
-        shape=ours.shape,
-        dtype=ours.dtype,
-        chunks=ours.chunks,
-        shards=ours.shards,
+        shape=original.shape,
+        dtype=original.dtype,
+        chunks=original.chunks,
+        shards=original.shards,
         serializer=BytesCodec(endian="little"),
         compressors=[ZstdCodec(level=1, checksum=True) if codec == "zstd" else Crc32cCodec()],
         chunk_key_encoding={"name": "default", "separator": "."},
-        dimension_names=ours.metadata.dimension_names,
+        dimension_names=original.metadata.dimension_names,
         fill_value=0.0,
     )
-    theirs[:] = ours[:]
-    assert theirs.metadata.to_dict()["codecs"] == ours.metadata.to_dict()["codecs"]
+    rewritten[:] = original[:]
+    assert rewritten.metadata.to_dict()["codecs"] == original.metadata.to_dict()["codecs"]
     names = sorted(path.name for path in scratch.glob("c.*"))
     assert names == sorted(path.name for path in folder.glob("c.*"))
     for name in names:

@@ -51,14 +51,14 @@ def test_identity_survives_json_and_refuses_nonsense():
 
 def test_differences_name_the_nested_value():
     stored = {"recipe": {"height": 448, "name": "a"}, "dim": 8}
-    asked = {"recipe": {"height": 224, "name": "a"}, "dim": 8}
-    assert list(differences(stored, asked)) == ["recipe.height is 448 in the store, 224 asked for"]
+    wanted = {"recipe": {"height": 224, "name": "a"}, "dim": 8}
+    assert list(differences(stored, wanted)) == ["recipe.height is 448 in the store, 224 asked for"]
 
 
 def test_differences_lead_into_lists_of_objects():
     stored = {"steps": [{"step": "stretch", "height": 64}, {"step": "rgb"}], "mean": [0.5, 0.5]}
-    asked = {"steps": [{"step": "stretch", "height": 96}], "mean": [0.5, 0.25]}
-    assert list(differences(stored, asked)) == [
+    wanted = {"steps": [{"step": "stretch", "height": 96}], "mean": [0.5, 0.25]}
+    assert list(differences(stored, wanted)) == [
         "mean is [0.5, 0.5] in the store, [0.5, 0.25] asked for",
         "steps.0.height is 64 in the store, 96 asked for",
         "steps.1 is {'step': 'rgb'} in the store, None asked for",

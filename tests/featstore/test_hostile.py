@@ -83,21 +83,21 @@ def outcome(path):
     Neither they nor a reader write anything.
     """
     before = snapshot(path)
-    said = []
+    problems = []
     for depth in Depth:
         try:
-            said += [problem.text() for problem in verify(path, depth)]
+            problems += [problem.text() for problem in verify(path, depth)]
         except StoreError as error:
-            said.append(str(error))
+            problems.append(str(error))
     try:
         opened = FeatureStore.open(path)
         for image_id in opened.ids:
             opened.read([image_id])
-        said += [shard.path for shard in opened.shards if shard.path == ""]
+        problems += [shard.path for shard in opened.shards if shard.path == ""]
     except StoreError as error:
-        said.append(str(error))
+        problems.append(str(error))
     assert snapshot(path) == before
-    return said
+    return problems
 
 
 class TestOpenRefuses:
@@ -235,7 +235,7 @@ class TestForgedTables:
             list(FeatureStore.open(store).index)
 
     @pytest.mark.parametrize("table", ["index", "shards"])
-    def test_a_table_that_is_none(self, tmp_path, table):
+    def test_a_table_that_is_not_parquet(self, tmp_path, table):
         store = make_store(tmp_path / "s", grids(3))
         (store / f"{table}.parquet").write_bytes(b"PAR1 and so on")
         reseal(store)
@@ -477,7 +477,7 @@ def test_a_packing_list_that_makes_no_sense(store, column, values):
 
 @pytest.mark.parametrize("table", ["index", "shards"])
 @pytest.mark.parametrize("name", ["text", "column name"])
-def test_text_that_is_no_utf8(store, table, name):
+def test_text_that_is_not_utf8(store, table, name):
     path = store / f"{table}.parquet"
     old = pq.read_table(path)
     first = b"image000" if table == "index" else SHARD.encode()
@@ -866,11 +866,11 @@ def test_a_folder_of_a_hostile_plan_of_an_update_is_refused_or_ignored(store):
         "again": [["../../beside", 0], ["3x4", 10**30], ["3x4", -1]],
     }
     (store / "journal/plan.json").write_text(json.dumps(plan))
-    found = finished_store(store, make_identity(8))
-    assert found is not None
+    finished = finished_store(store, make_identity(8))
+    assert finished is not None
     with refuses("E-PLAN-OTHER", kind=StoreError):
         extend_store(store, {**grids(3), "new": grids(1)["image000"]})
-    assert GridShape(3, 4) in found.grid_shapes
+    assert GridShape(3, 4) in finished.grid_shapes
     assert files_of(store)[-1] == "store.json"
 
 
@@ -959,25 +959,25 @@ def test_a_footer_with_another_number_of_rows_is_refused_before_a_row_is_read(st
 
 
 @pytest.mark.parametrize("value", ["AB" * 32, "ab" * 31, "ab" * 32 + "\n", "\x1b[31m", "g" * 64])
-@pytest.mark.parametrize("where", ["source_sha256", "sha256", "receipt", "plan"])
-def test_a_hash_that_is_none_is_refused(tmp_path, store, where, value):
-    if where in ("source_sha256", "sha256"):
-        table = "index" if where == "source_sha256" else "shards"
-        forge_column(store, table, where, [value, "", ""] if table == "index" else [value])
+@pytest.mark.parametrize("place", ["source_sha256", "sha256", "receipt", "plan"])
+def test_a_text_that_is_not_a_hash_is_refused(tmp_path, store, place, value):
+    if place in ("source_sha256", "sha256"):
+        table = "index" if place == "source_sha256" else "shards"
+        forge_column(store, table, place, [value, "", ""] if table == "index" else [value])
         with pytest.raises(CorruptStoreError) as refused:
             list(getattr(FeatureStore.open(store), table))
         assert refused.value.code == "E-STORE-HASH"
         return
     records = grids(6)
     interrupted(tmp_path / "new", records)
-    path = tmp_path / "new/journal" / ("plan.json" if where == "plan" else "00000001.json")
+    path = tmp_path / "new/journal" / ("plan.json" if place == "plan" else "00000001.json")
     content = json.loads(path.read_bytes())
-    if where == "plan":
+    if place == "plan":
         content["layout"] = value
     else:
         content["files"][0][2] = value
     path.write_text(json.dumps(content))
-    if where == "plan":
+    if place == "plan":
         with refuses("E-PLAN-INVALID", kind=StoreError):
             commit_parts(tmp_path / "new")
     else:

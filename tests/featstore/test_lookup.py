@@ -132,18 +132,18 @@ def test_half_a_million_ids_take_little_memory_to_open_and_to_look_up(tmp_path, 
     check = place * np.uint64(3)
     columns = np.stack([key, place, check, second ^ _seal(place, check)])
     (tmp_path / "lookup.bin").write_bytes(lookup_bytes(columns[:, np.argsort(key)]))
-    asked = ids[:: count // 511]
+    sample = ids[:: count // 511]
     sha256 = hashlib.sha256((tmp_path / "lookup.bin").read_bytes()).hexdigest()
     tracemalloc.start()
     try:
         lookup = Lookup(tmp_path / "lookup.bin", count, sha256)
         opened = tracemalloc.get_traced_memory()[1]
-        places = lookup.find(asked)
+        places = lookup.find(sample)
         looked_up = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
-    assert places.row.tolist() == [int(image_id) for image_id in asked]
-    assert places.check.tolist() == [3 * int(image_id) for image_id in asked]
+    assert places.row.tolist() == [int(image_id) for image_id in sample]
+    assert places.check.tolist() == [3 * int(image_id) for image_id in sample]
     assert lookup.find(["unknown"]).state.tolist() == [-1]
     assert opened < 50_000  # bytes; the file has 16,000,000
     assert looked_up < 500_000

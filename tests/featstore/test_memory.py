@@ -36,11 +36,11 @@ def test_memory_that_nobody_has_is_given_out_again():
 def test_memory_that_somebody_has_is_not(keep):
     pool = BufferPool()
     taken = pool.take(1000)
-    where = address(taken)
+    start = address(taken)
     kept = keep(taken)
     del taken
     others = [pool.take(1000) for _ in range(3)]
-    assert where not in map(address, others)
+    assert start not in map(address, others)
     assert kept is not None
 
 

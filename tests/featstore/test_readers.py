@@ -50,10 +50,10 @@ def test_a_child_process_reads(tmp_path, method):
     records = grids(5)
     store = FeatureStore.open(make_store(tmp_path / "s", records))
     store.read(store.ids)  # threads and indexes have been used before the child starts
-    ours, theirs = mp.get_context(method).Pipe()
-    child = mp.get_context(method).Process(target=read_in_child, args=(store, theirs))
+    parent_end, child_end = mp.get_context(method).Pipe()
+    child = mp.get_context(method).Process(target=read_in_child, args=(store, child_end))
     child.start()
-    assert ours.recv() == records["image003"].tobytes()
+    assert parent_end.recv() == records["image003"].tobytes()
     child.join()
 
 
@@ -118,11 +118,11 @@ def test_a_fork_in_the_middle_of_reading_reads(tmp_path):
     try:
         context = mp.get_context("fork")
         for _ in range(10):
-            ours, theirs = context.Pipe()
-            child = context.Process(target=read_all_in_child, args=(store, theirs))
+            parent_end, child_end = context.Pipe()
+            child = context.Process(target=read_all_in_child, args=(store, child_end))
             child.start()
-            assert ours.poll(60), "the child hangs"
-            assert ours.recv() == [records[i].tobytes() for i in ids]
+            assert parent_end.poll(60), "the child hangs"
+            assert parent_end.recv() == [records[i].tobytes() for i in ids]
             child.join()
             assert child.exitcode == 0
     finally:

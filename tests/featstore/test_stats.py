@@ -43,8 +43,8 @@ def cells_of(records):
     )
 
 
-def assert_sums(found: VectorStats, vectors: np.ndarray):
-    channels = found.channels
+def assert_sums(result: VectorStats, vectors: np.ndarray):
+    channels = result.channels
     assert channels.n == len(vectors)
     np.testing.assert_allclose(channels.mean, vectors.mean(0), rtol=1e-13, atol=1e-14)
     np.testing.assert_allclose(channels.std, vectors.std(0), rtol=1e-13)
@@ -52,11 +52,11 @@ def assert_sums(found: VectorStats, vectors: np.ndarray):
     np.testing.assert_array_equal(channels.high, vectors.max(0))
     np.testing.assert_array_equal(channels.zero_rate, (vectors == 0).mean(0))
     norms = np.linalg.norm(vectors, axis=1)
-    np.testing.assert_allclose(found.norms.mean, [norms.mean()], rtol=1e-13)
-    np.testing.assert_allclose(found.norms.std, [norms.std()], rtol=1e-12)
-    np.testing.assert_allclose(found.norms.high, [norms.max()], rtol=1e-15)
-    assert found.norms.zeros.item() == (norms == 0).sum()
-    edges, counts = found.histogram()
+    np.testing.assert_allclose(result.norms.mean, [norms.mean()], rtol=1e-13)
+    np.testing.assert_allclose(result.norms.std, [norms.std()], rtol=1e-12)
+    np.testing.assert_allclose(result.norms.high, [norms.max()], rtol=1e-15)
+    assert result.norms.zeros.item() == (norms == 0).sum()
+    edges, counts = result.histogram()
     np.testing.assert_array_equal(counts, np.histogram(norms[norms > 0], edges)[0])
     assert counts.sum() == (norms > 0).sum()
     assert (counts[0] > 0, counts[-1] > 0) == (True, True)
@@ -64,14 +64,14 @@ def assert_sums(found: VectorStats, vectors: np.ndarray):
 
 def test_grids_of_all_shapes_and_no_refused_image(tmp_path):
     records = {**ragged(), "gone": None}
-    found = store_stats(FeatureStore.open(make_store(tmp_path / "s", records)))
-    assert_sums(found.grid, cells_of(records))
-    assert (found.records, found.pooled) == (23, None)
-    assert (found.grid.channels.dead, found.grid.channels.constant) == ([DEAD], [CONSTANT])
-    assert found.grid.channels.std[CONSTANT] == 0
-    written = found.to_json()
+    result = store_stats(FeatureStore.open(make_store(tmp_path / "s", records)))
+    assert_sums(result.grid, cells_of(records))
+    assert (result.records, result.pooled) == (23, None)
+    assert (result.grid.channels.dead, result.grid.channels.constant) == ([DEAD], [CONSTANT])
+    assert result.grid.channels.std[CONSTANT] == 0
+    written = result.to_json()
     assert (written["cells"], written["pooled"]) == (len(cells_of(records)), None)
-    assert written["grid"]["channels"]["mean"] == found.grid.channels.mean.tolist()
+    assert written["grid"]["channels"]["mean"] == result.grid.channels.mean.tolist()
 
 
 def test_blocks_threads_and_the_tree_do_not_show(tmp_path, monkeypatch):
@@ -93,10 +93,10 @@ def test_small_records_are_read_many_at_a_time(tmp_path, monkeypatch):
     sizes = []
     read = FeatureStore.read
     monkeypatch.setattr(FeatureStore, "read", lambda s, ids: sizes.append(len(ids)) or read(s, ids))
-    found = store_stats(store)
+    result = store_stats(store)
     assert sorted(sizes) == [20, 40, 40]
     numbers = np.stack(list(records.values())).reshape(-1, 4).astype(np.float64)
-    np.testing.assert_allclose(found.grid.channels.mean, numbers.mean(0), rtol=1e-13)
+    np.testing.assert_allclose(result.grid.channels.mean, numbers.mean(0), rtol=1e-13)
     monkeypatch.setattr(stats, "BLOCK_NUMBERS", 7 * 8)  # seven records
     sizes.clear()
     again = store_stats(store)
@@ -137,12 +137,12 @@ def test_pooled_vectors_have_statistics_of_their_own(tmp_path):
     for vector in pooled.values():
         vector[2] = 0.25
     records = {i: (grid, pooled[i]) for i, grid in ragged().items()}
-    found = store_stats(FeatureStore.open(make_pooled_store(tmp_path / "s", records)))
-    assert_sums(found.grid, cells_of(ragged()))
-    assert found.pooled is not None
-    assert_sums(found.pooled, np.stack(list(pooled.values())).astype(np.float64))
-    assert (found.pooled.channels.dead, found.pooled.channels.constant) == ([], [2])
-    text = stats_text(found)
+    result = store_stats(FeatureStore.open(make_pooled_store(tmp_path / "s", records)))
+    assert_sums(result.grid, cells_of(ragged()))
+    assert result.pooled is not None
+    assert_sums(result.pooled, np.stack(list(pooled.values())).astype(np.float64))
+    assert (result.pooled.channels.dead, result.pooled.channels.constant) == ([], [2])
+    text = stats_text(result)
     assert "pooled vectors: 23 of 5 channels" in text
     assert "1 of 5 are constant channels (one other value in all pooled vectors): 2" in text
 
@@ -163,18 +163,18 @@ def test_every_norm_that_a_store_can_hold_has_a_bin():
     smallest, largest = np.float32(2**-149), np.finfo(np.float32).max
     vectors = np.zeros((2, 1 << 16))
     vectors[0, 0], vectors[1] = smallest, largest
-    found = VectorStats.of(vectors)
-    assert found.counts.sum() == 2
-    assert np.flatnonzero(found.counts)[0] == 0
-    assert found.norms.high.item() < EDGES[-1]
+    result = VectorStats.of(vectors)
+    assert result.counts.sum() == 2
+    assert np.flatnonzero(result.counts)[0] == 0
+    assert result.norms.high.item() < EDGES[-1]
 
 
 @pytest.mark.parametrize("most_bins", [2, 3, 16, 500])
 def test_joined_bins_hold_the_same_vectors(most_bins):
     rng = np.random.default_rng(0)
     vectors = 10.0 ** rng.uniform(-3, 3, (500, 1)) * rng.standard_normal((500, 4))
-    found = VectorStats.of(vectors)
-    edges, counts = found.histogram(most_bins)
+    result = VectorStats.of(vectors)
+    edges, counts = result.histogram(most_bins)
     assert len(counts) <= most_bins
     assert len(edges) == len(counts) + 1
     norms = np.linalg.norm(vectors, axis=1)
@@ -183,17 +183,17 @@ def test_joined_bins_hold_the_same_vectors(most_bins):
 
 def test_nothing_but_zeros(tmp_path):
     zeros = {"a": np.zeros((1, 2, 4), np.float16)}
-    found = store_stats(FeatureStore.open(make_store(tmp_path / "s", zeros)))
-    assert found.grid.channels.dead == [0, 1, 2, 3]
-    assert found.to_json()["grid"]["norms"]["counts"] == []
-    assert "2 of 2 cells are 0 in every channel" in stats_text(found)
+    result = store_stats(FeatureStore.open(make_store(tmp_path / "s", zeros)))
+    assert result.grid.channels.dead == [0, 1, 2, 3]
+    assert result.to_json()["grid"]["norms"]["counts"] == []
+    assert "2 of 2 cells are 0 in every channel" in stats_text(result)
 
 
 def test_one_cell_has_no_constant_channel(tmp_path):
     one = {"a": np.ones((1, 1, 4), np.float16)}
-    found = store_stats(FeatureStore.open(make_store(tmp_path / "s", one)))
-    assert found.grid.channels.constant == []
-    assert "No channel is dead or constant" in stats_text(found)
+    result = store_stats(FeatureStore.open(make_store(tmp_path / "s", one)))
+    assert result.grid.channels.constant == []
+    assert "No channel is dead or constant" in stats_text(result)
 
 
 def test_a_store_without_a_record_is_refused(tmp_path):
@@ -204,7 +204,7 @@ def test_a_store_without_a_record_is_refused(tmp_path):
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])
-def test_a_number_that_is_none_is_named(tmp_path, value):
+def test_a_number_that_is_not_finite_is_named(tmp_path, value):
     records = ragged()
     records["i05"][0, 0, 4] = value
     store = FeatureStore.open(make_store(tmp_path / "s", records))
@@ -213,7 +213,7 @@ def test_a_number_that_is_none_is_named(tmp_path, value):
 
 
 @pytest.mark.parametrize("codec", ["zstd", "none"])
-def test_a_flipped_bit_is_an_error_and_no_number(tmp_path, codec):
+def test_a_flipped_bit_is_an_error(tmp_path, codec):
     path = make_store(tmp_path / "s", ragged(), codec)
     shard = path / "features.zarr/2x3/grid/c.1.0.0.0"
     content = bytearray(shard.read_bytes())

@@ -152,7 +152,7 @@ class TestWholeNumbers:
             assert str(refused.value).startswith(wanted)
 
     @pytest.mark.parametrize("single", ["391895", b"391895", 391895, None])
-    def test_a_single_id_is_no_list(self, store, single):
+    def test_a_single_id_is_not_a_list(self, store, single):
         for use in (store.read, store.statuses, store.shapes):
             with pytest.raises(TypeError, match=r"pass \[id\]") as refused:
                 use(single)
@@ -169,20 +169,20 @@ def test_iterating_gives_the_ids_that_are_in_it(tmp_path):
 COFFEE = "caf\u00e9"  # NFC; its NFD is five characters and an accent
 
 
-@pytest.mark.parametrize(("stored", "asked"), [("NFC", "NFD"), ("NFD", "NFC"), ("NFC", "NFC")])
-def test_an_accent_may_be_written_in_either_normal_form(tmp_path, stored, asked):
+@pytest.mark.parametrize(("stored", "queried"), [("NFC", "NFD"), ("NFD", "NFC"), ("NFC", "NFC")])
+def test_an_accent_may_be_written_in_either_normal_form(tmp_path, stored, queried):
     records = dict(grids(2))
-    there, image_id = normalize(stored, COFFEE), normalize(asked, COFFEE)
-    records[there] = grids(1)["image000"]
+    stored_id, image_id = normalize(stored, COFFEE), normalize(queried, COFFEE)
+    records[stored_id] = grids(1)["image000"]
     gone = normalize(stored, "g\u00e2teau")
     store = FeatureStore.open(make_store(tmp_path / "s", {**records, gone: None}))
     assert image_id in store
-    assert store[image_id].tobytes() == records[there].tobytes()
-    batch = store.read(["image001", image_id, there])
-    assert [g.tobytes() for g in batch.features[1:]] == [records[there].tobytes()] * 2
+    assert store[image_id].tobytes() == records[stored_id].tobytes()
+    batch = store.read(["image001", image_id, stored_id])
+    assert [g.tobytes() for g in batch.features[1:]] == [records[stored_id].tobytes()] * 2
     assert store.statuses([image_id, "th\u00e9"]) == [Status.OK, None]
     with refuses("E-STORE-NO-RECORD", "missing, no such file", kind=MissingRecordError):
-        store[normalize(asked, "g\u00e2teau")]
+        store[normalize(queried, "g\u00e2teau")]
 
 
 def test_both_forms_of_a_name_may_be_there(tmp_path):

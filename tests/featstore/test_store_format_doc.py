@@ -123,8 +123,8 @@ class TestMask:
             assert before == "{} x {}".format(*resized)
             assert frame == "{} x {}".format(*pad.size(resized))
             assert corner == "{}, {}".format(*pad.corner(resized))
-            found = real_area(steps, (width, height))
-            assert area == (f"`{found}`" if found else "none: all cells")
+            real = real_area(steps, (width, height))
+            assert area == (f"`{real}`" if real else "none: all cells")
 
     def test_the_documented_reader_reads_it(self, tmp_path):
         sizes = {"a": (640, 480), "b": (640, 384), "c": (1000, 300)}
