@@ -188,7 +188,7 @@ def test_a_split_of_ones_own_may_be_of_any_part_of_coco(tmp_path: Path) -> None:
         ("karpathy_coco", "train", "E-DATA-FILE", "dataset_coco.json"),
         ("karpathy_flickr30k", "train", "E-DATA-FILE", "dataset_flickr30k.json"),
         ("coco", "val", "E-DATA-FILE", "captions_val2014.json or captions_val.json"),
-        ("coco", "mine", "E-DATA-FILE", "split 'mine': expected captions_mine.json"),
+        ("coco", "mine", "E-DATA-FILE", "captions_mine.json, the captions of split 'mine'"),
         ("coco", "val+val", "E-SPLIT-TWICE", "'val'"),
     ],
 )

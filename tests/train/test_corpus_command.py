@@ -221,7 +221,7 @@ def test_what_is_missing_is_told_before_anything_is_read(
     empty.mkdir()
     for option, told in (
         ("captions", "has no captions_train2014.json, which --captions reads"),
-        ("vqa", "has no questions of split 'train'"),
+        ("vqa", "the questions of split 'train' [E-DATA-FILE]"),
         ("visual-genome", "has no image_data.json"),
     ):
         assert told in refused(f"--{option}", empty)

@@ -60,7 +60,7 @@ def test_a_split_is_read_under_either_name(world: tuple[Path, Path], tmp_path: P
     ("split", "named"),
     [
         ("test-dev", "v2_OpenEnded_mscoco_test-dev2015_questions.json or questions_test-dev.json"),
-        ("mini", "'mini': expected questions_mini.json"),
+        ("mini", "questions_mini.json, the questions of split 'mini'"),
     ],
 )
 def test_missing_files_are_named(world: tuple[Path, Path], split: str, named: str) -> None:
