@@ -47,8 +47,8 @@ def model_of(name: str, *, positions: bool = True, blind: bool = False) -> torch
         if isinstance(module, nn.LayerNorm):  # as in training; at zero they would hide leaks
             nn.init.normal_(module.bias, std=0.5)
     if isinstance(model, SingleStream):  # begins with positions that hardly differ
-        for positions in (model.encoder.grid.rows, model.encoder.grid.cols):
-            nn.init.normal_(positions.weight, std=0.5)
+        for embedding in (model.encoder.grid.rows, model.encoder.grid.cols):
+            nn.init.normal_(embedding.weight, std=0.5)
     return model
 
 
