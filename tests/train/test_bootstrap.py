@@ -1,4 +1,4 @@
-"""The bootstrap interval against the normal approximation, and what clusters do to it."""
+"""The bootstrap interval against the normal approximation, and the effect of clusters."""
 
 import time
 
@@ -29,7 +29,7 @@ def test_images_with_different_numbers_of_questions_give_that_of_a_ratio() -> No
     assert error > 1.3 * 1.96 * values.std() / np.sqrt(len(values))  # taken as independent
 
 
-def test_asking_the_same_twice_makes_nothing_surer() -> None:
+def test_repeated_examples_do_not_narrow_the_interval() -> None:
     values, image_of = RNG.normal(1, 10, (300, 2)), np.arange(300)
     once = interval_of_mean(values, image_of)
     often = interval_of_mean(np.repeat(values, 9, axis=0), np.repeat(image_of, 9))

@@ -136,7 +136,7 @@ def test_questions_and_annotations_may_begin_with_a_mark(tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize(("annotators", "score"), [(1, 0), (2, 33.33), (3, 66.67), (4, 100)])
-def test_few_annotators_are_scored_as_published_and_told_of(
+def test_few_annotators_are_scored_as_published_and_reported(
     tmp_path: Path, annotators: int, score: float, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """The published script compares each annotator with the others, of whom 3 must agree."""
@@ -165,7 +165,7 @@ def test_the_empty_answer_of_a_json_list_is_an_answer(tmp_path: Path) -> None:
 
 
 def places(value: Any, at: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
-    """Yield where each value of a JSON text stands."""
+    """Yield the position of each value of a JSON text."""
     yield at
     keys = (
         value if isinstance(value, dict) else range(len(value)) if isinstance(value, list) else ()
@@ -175,7 +175,7 @@ def places(value: Any, at: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
 
 
 def replaced(value: Any, at: tuple[Any, ...], new: Any) -> Any:
-    """Return a JSON value with another one at a place."""
+    """Return a JSON value with another value at one position."""
     if not at:
         return new
     changed = copy.deepcopy(value)
@@ -192,7 +192,7 @@ BROKEN = (b"[" * 200_000, b'{"a":' * 100_000, b"9" * 10_000, b"\xff", b"[1,", b"
 
 @pytest.mark.parametrize("name", [name for name in READ if not name.endswith(".txt")])
 def test_whatever_is_in_a_file_costs_one_line(tmp_path: Path, name: str) -> None:
-    """Huge numbers, deep nesting, bad bytes and every other value at every place."""
+    """Huge numbers, deep nesting, bad bytes and every other value at every position."""
     text, read = READ[name]
     path, value = tmp_path / name, json.loads(text)
     strange = (replaced(value, at, new) for at in places(value) for new in STRANGE)

@@ -1,4 +1,4 @@
-"""The caption files: what is read of them, what is refused, and the examples that come of it."""
+"""The caption files: what is read, what is refused, and the resulting examples."""
 
 import json
 from pathlib import Path
@@ -103,7 +103,7 @@ def test_a_caption_is_kept_as_written_and_as_the_words_of_the_file(tmp_path: Pat
     assert second.candidates[0] == "COCO_val2014_000000000002"
 
 
-def test_flickr30k_images_go_by_their_file_names(tmp_path: Path) -> None:
+def test_flickr30k_images_have_the_names_of_their_files(tmp_path: Path) -> None:
     rows = [flickr_row("36979.jpg", "train", "A man."), flickr_row("8.jpg", "val", "A dog.")]
     write(tmp_path / "dataset_flickr30k.json", {"images": rows})
     split = read_captions("karpathy_flickr30k", tmp_path, "train+val", training=True)
@@ -170,7 +170,7 @@ def test_images_of_one_name_in_several_folders_are_several_images(tmp_path: Path
         encode(split, vocabulary, {"1"}, skip_missing=0)
 
 
-def test_a_split_of_ones_own_may_be_of_any_part_of_coco(tmp_path: Path) -> None:
+def test_a_user_split_may_have_images_of_any_part_of_coco(tmp_path: Path) -> None:
     content = official_content((7, "A dog"))
     split = official(tmp_path, content, "mine")
     assert split.images[0].candidates[0] == "COCO_val2014_000000000007"  # as its file is called
@@ -188,7 +188,7 @@ def test_a_split_of_ones_own_may_be_of_any_part_of_coco(tmp_path: Path) -> None:
         ("karpathy_coco", "train", "E-DATA-FILE", "dataset_coco.json"),
         ("karpathy_flickr30k", "train", "E-DATA-FILE", "dataset_flickr30k.json"),
         ("coco", "val", "E-DATA-FILE", "captions_val2014.json or captions_val.json"),
-        ("coco", "mine", "E-DATA-FILE", "split 'mine': expected captions_mine.json"),
+        ("coco", "mine", "E-DATA-FILE", "captions_mine.json, the captions of split 'mine'"),
         ("coco", "val+val", "E-SPLIT-TWICE", "'val'"),
     ],
 )

@@ -1,4 +1,4 @@
-"""Decoding against enumeration, against tables worked by hand, and rules that it must keep."""
+"""Decoding against enumeration, against tables computed by hand, and its rules."""
 
 import itertools
 import math
@@ -155,7 +155,7 @@ def test_a_group_pays_for_the_words_of_earlier_groups() -> None:
     assert first_words(3, 2.0) == [A, B, C]
 
 
-def test_a_penalty_decides_and_is_no_part_of_the_score() -> None:
+def test_a_penalty_decides_and_is_not_part_of_the_score() -> None:
     after = {word: {END: 1.0} for word in (A, B, C)}
     model = Table({BEGIN: {A: 0.5, B: 0.3, C: 0.2}, **after}, tokens=SPECIAL_TOKENS + WORDS)
     found = beam_search(model, table_memory(model), beams=3, groups=3, diversity=2.0)
@@ -163,7 +163,7 @@ def test_a_penalty_decides_and_is_no_part_of_the_score() -> None:
 
 
 def test_a_caption_that_has_ended_pays_no_more() -> None:
-    """Its padding is no word. At 5 a word, a b of the first group bars a b from the second only.
+    """Padding is not a word. At 5 a word, a b of the first group bars a b from the second only.
 
     The empty caption has 0.6, and leads both groups; then come a b with 0.16, and a a with 0.12.
     """
@@ -219,7 +219,7 @@ def test_no_words_follow_each_other_twice(name: str, decode: Decode, size: int) 
 
 @every_model
 @every_decoder
-def test_what_is_no_word_is_never_written(name: str, decode: Decode) -> None:
+def test_special_tokens_are_never_written(name: str, decode: Decode) -> None:
     model = captioner(name)
     classifier = model.get_submodule("classifier")
     assert isinstance(classifier.bias, Tensor)
@@ -268,7 +268,7 @@ def test_log_probabilities_by_hand() -> None:
 def test_words_are_drawn_as_often_as_they_should_be(
     temperature: float, nucleus: float, first: dict[int, float], second: dict[int, float]
 ) -> None:
-    """UNKNOWN has half of the first place, and is no word: the others are drawn twice as often."""
+    """UNKNOWN has half of the probability and is not a word: the others are drawn twice as often."""
     table = {
         BEGIN: {UNKNOWN: 0.5, A: 0.25, B: 0.15, END: 0.1},
         A: {B: 0.9, END: 0.1},

@@ -1,4 +1,4 @@
-"""Published caption scores: worked by hand, where Java fails, and where it is not there."""
+"""Published caption scores: computed by hand, where Java fails, and where it is missing."""
 
 import json
 import os
@@ -84,7 +84,7 @@ def test_no_line_end_moves_words_to_another_text() -> None:
     assert found == {mark: ["one two", "", "three"] for mark in ends}
 
 
-def test_half_a_surrogate_pair_is_a_question_mark() -> None:
+def test_half_of_a_surrogate_pair_becomes_a_question_mark() -> None:
     assert tokenize({0: ["one \ud800 two", "three"]}) == {0: ["one two", "three"]}
 
 

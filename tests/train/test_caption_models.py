@@ -59,7 +59,7 @@ def test_cells_of_a_grid_that_hold_no_pixels_never_change_an_output(name: str) -
 
 @every_model
 def test_words_that_follow_never_change_a_logit(name: str) -> None:
-    """Padding is among them, and so are words that are not written yet."""
+    """These include padding and words that are not written yet."""
     model = captioner(name)
     memory = model.encode(*grids())
     expected = model.logits(memory, TOKENS)
@@ -115,7 +115,7 @@ def test_a_state_may_be_reordered_between_steps(name: str) -> None:
 
 
 @every_model
-def test_places_of_cells_count_only_where_wished(name: str) -> None:
+def test_positions_of_cells_count_only_where_set(name: str) -> None:
     assert change_by_order(captioner(name, positions=False)) < 1e-5
     assert change_by_order(captioner(name, positions=True)) > 1e-3
 
@@ -178,7 +178,7 @@ def test_positions_by_hand() -> None:
 
 
 def copy_attention(ours: MultiHeadAttention, theirs: nn.MultiheadAttention) -> None:
-    """Copy the weights; the key's bias, which ours has not, becomes some numbers."""
+    """Copy the weights; the key's bias, which ours lacks, becomes random."""
     with torch.no_grad():
         theirs.in_proj_weight.copy_(
             torch.cat((ours.query.weight, ours.key.weight, ours.value.weight))
@@ -220,7 +220,7 @@ def torchs_layers(
 
 
 def test_the_transformer_is_that_of_torch() -> None:
-    """What torch has not are the projection, the words and their positions, done here by hand."""
+    """Torch lacks the projection, the words and their positions, which are computed here."""
     model, batch = captioner("transformer", positions=False), grids()
     assert isinstance(model, TransformerCaptioner)
     encoder, decoder = torchs_layers(model)

@@ -61,7 +61,7 @@ def test_three_formats_hold_the_same(tmp_path: Path, content: Any, split: str | 
     assert read_references(put(tmp_path / "r.json", content), split) == PLAIN
 
 
-def test_flickr30k_goes_by_file_names(tmp_path: Path) -> None:
+def test_flickr30k_images_have_the_names_of_their_files(tmp_path: Path) -> None:
     path = put(tmp_path / "dataset_flickr30k.json", KARPATHY)
     assert read_references(path, "val") == {"36979": ["Men."]}
 

@@ -159,7 +159,7 @@ def test_training_without_a_held_out_split(world: World, tmp_path: Path, typed: 
     [
         ({"--data": "nowhere"}, 2, "nowhere is not a folder"),
         ({"--set": "dataset=vqa2"}, 2, "dataset must be one of karpathy_coco"),
-        ({"--set": "dataset=coco"}, 2, "has no captions of split 'train'"),
+        ({"--set": "dataset=coco"}, 2, "the captions of split 'train' [E-DATA-FILE]"),
         ({"--set": "train_split=dev"}, 2, "has no images of split 'dev'; its splits: test, train"),
         ({"--set": "eval_split=train"}, 2, "eval_split train shares 30 images with train_split"),
         ({"--set": "min_count=6000"}, 1, "pass --set min_count=1"),

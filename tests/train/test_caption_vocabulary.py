@@ -26,11 +26,11 @@ from clipfeat.train.data.vocabulary import PADDING, UNKNOWN
 TEXTS = ["low low low low low", "lower lower", "newest " * 6, "widest " * 3]
 
 
-def test_the_first_tokens_stand_for_no_word() -> None:
+def test_the_first_tokens_do_not_stand_for_words() -> None:
     assert (PADDING, UNKNOWN, BEGIN, END, SPECIAL_TOKENS) == (0, 1, 2, 3, 4)
 
 
-def test_a_word_counts_that_is_there_more_than_five_times() -> None:
+def test_words_that_occur_more_than_five_times_are_kept() -> None:
     texts = ["b " * 6, "c " * 5, "a b a a", "a a a"]
     assert build_caption_words(texts).words == ("a", "b")
     assert build_caption_words(texts, min_count=5).words == ("a", "b", "c")
@@ -71,7 +71,7 @@ def test_parts_of_words_make_the_words_again() -> None:
 
 
 def test_bpe_is_the_same_each_time() -> None:
-    """Pairs that are there equally often are merged in the order of the alphabet.
+    """Equally frequent pairs are merged in alphabetical order.
 
     The library's hash tables have another order each time that they are made.
     """

@@ -114,7 +114,7 @@ def test_a_broken_file_of_scores_is_named(tmp_path: Path, changes: dict[str, Any
         compare([one, make_run(tmp_path / "b", [1.0, 2, 3])])
 
 
-def test_digests_that_are_no_texts_are_named(tmp_path: Path) -> None:
+def test_digests_that_are_not_texts_are_named(tmp_path: Path) -> None:
     one = make_run(tmp_path / "a", [1.0, 2, 3], data_files={"q.json": 1})
     with refuses("E-RUN-DIGESTS", "a/settings.json: data_files"):
         compare([one, make_run(tmp_path / "b", [1.0, 2, 3])])

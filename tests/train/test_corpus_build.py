@@ -55,7 +55,7 @@ def test_sentences_are_filed_by_image_and_source() -> None:
     }
 
 
-def test_images_of_visual_genome_go_by_cocos_names() -> None:
+def test_images_of_visual_genome_get_cocos_names() -> None:
     gathered = Gathered()
     found = [Sentence(image, f"{image}?", "gqa", {}) for image in ("1", "2", "3", "3", "4")]
     coco_of = {"1": 7, "2": None, "3": 999, "4": 0}
@@ -65,7 +65,7 @@ def test_images_of_visual_genome_go_by_cocos_names() -> None:
     assert dict(gathered.unknown_part) == {"3": 2}
 
 
-def test_held_out_images_are_in_one_file_alone() -> None:
+def test_held_out_images_are_in_one_file_only() -> None:
     ids = [name(3), "20", name(9, "train2014"), "103", name(2), name(1, "train2014")]
     images = {image_id: {"img_id": image_id} for image_id in ids}
 

@@ -118,8 +118,8 @@ def test_numbers_written_as_texts_are_the_same_images(sources: Sources, tmp_path
         assert ours == read(path), path.name
 
 
-def test_images_go_by_the_names_of_their_files_too(sources: Sources, tmp_path: Path) -> None:
-    """As in the caption and question files that some make themselves, and in COCO 2017's names."""
+def test_ids_may_be_the_names_of_the_files(sources: Sources, tmp_path: Path) -> None:
+    """As in files that users make themselves, and in COCO 2017's names."""
     (tmp_path / "list").write_text("000000000002.jpg\n")
     as_numbers = write_corpus(sources, tmp_path / "numbers", tmp_path / "list")
     for name, start in (
@@ -208,7 +208,7 @@ def test_gqa_needs_to_know_which_images_are_cocos(
     assert "held-out images may leak" in err
 
 
-def test_what_is_missing_is_told_before_anything_is_read(
+def test_missing_files_are_named_before_any_is_read(
     sources: Sources, tmp_path: Path, typed: Typed
 ) -> None:
     def refused(*words: object) -> str:
@@ -221,7 +221,7 @@ def test_what_is_missing_is_told_before_anything_is_read(
     empty.mkdir()
     for option, told in (
         ("captions", "has no captions_train2014.json, which --captions reads"),
-        ("vqa", "has no questions of split 'train'"),
+        ("vqa", "the questions of split 'train' [E-DATA-FILE]"),
         ("visual-genome", "has no image_data.json"),
     ):
         assert told in refused(f"--{option}", empty)
@@ -232,7 +232,7 @@ def test_what_is_missing_is_told_before_anything_is_read(
     assert "does not exist" in refused("--captions", tmp_path / "nowhere")
 
 
-def test_files_that_are_there_are_kept(sources: Sources, tmp_path: Path, typed: Typed) -> None:
+def test_existing_files_are_kept(sources: Sources, tmp_path: Path, typed: Typed) -> None:
     (tmp_path / "vgnococo.json").write_text("mine")
     code, _, err = typed("corpus", "--captions", sources.captions, "--out", tmp_path)
     assert (code, (tmp_path / "vgnococo.json").read_text()) == (2, "mine")

@@ -219,7 +219,7 @@ def test_a_corpus_is_several_files(tmp_path: Path) -> None:
         (
             "cc+vg",
             "E-DATA-FILE",
-            "'vg' of corpus 'cc+vg': expected vg.json, vg.csv, vg.tsv, vg.par",
+            "vg.json or vg.csv or vg.tsv or vg.parquet, part 'vg' of corpus 'cc+vg'",
         ),
         ("cc+", "E-DATA-FILE", "''"),
         ("cc+cc", "E-SPLIT-TWICE", "corpus 'cc+cc' has part 'cc'"),

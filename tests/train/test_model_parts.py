@@ -29,7 +29,7 @@ def copy_linear(ours: nn.Linear, theirs: nn.Linear) -> None:
 
 
 def copy_attention(ours: MultiHeadAttention, theirs: nn.MultiheadAttention) -> None:
-    """Copy the weights; the key's bias, which ours has not, becomes some numbers."""
+    """Copy the weights; the key's bias, which ours lacks, becomes random."""
     key_bias = torch.randn(CHANNELS)
     with torch.no_grad():
         theirs.in_proj_weight.copy_(
@@ -131,7 +131,7 @@ def test_pythias_attention_by_hand() -> None:
     torch.testing.assert_close(found, torch.tensor(expected))
 
 
-def test_cells_stand_on_the_map_row_by_row() -> None:
+def test_cells_are_on_the_map_row_by_row() -> None:
     cells = torch.arange(1.0, 13).view(2, 6, 1)  # a grid of 2x3, and one of 3x1 with a dead cell
     mask = torch.tensor([[True] * 6, [True, False, True] + [False] * 3])
     maps, real = cell_maps(cells, mask, torch.tensor([[2, 3], [3, 1]]))
@@ -167,7 +167,7 @@ def normed(image: Tensor, norm: nn.LayerNorm) -> Tensor:
     )
 
 
-def test_movie_answers_as_if_there_were_no_padding() -> None:
+def test_padding_changes_nothing_for_movie() -> None:
     movie = Movie(CHANNELS, layers=3)
     for parameter in movie.parameters():  # biases too, which would fill padding
         nn.init.normal_(parameter, std=0.5)
@@ -180,7 +180,7 @@ def test_movie_answers_as_if_there_were_no_padding() -> None:
     torch.testing.assert_close(movie(large, real, question), expected, rtol=1e-4, atol=1e-5)
 
 
-def test_a_head_wants_as_many_vectors_as_it_was_made_for() -> None:
+def test_a_head_takes_as_many_vectors_as_it_was_built_for() -> None:
     head = SumHead(CHANNELS, vectors=2, joint=8, answers=3)
     with pytest.raises(ValueError, match="zip"):
         head(torch.randn(TEXTS, CHANNELS))

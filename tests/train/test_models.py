@@ -1,4 +1,4 @@
-"""The models: shapes, padding, places, gradients, and that they learn."""
+"""The models: shapes, padding, positions, gradients, and that they learn."""
 
 import dataclasses
 
@@ -46,9 +46,9 @@ def model_of(name: str, *, positions: bool = True, blind: bool = False) -> torch
     for module in model.modules():
         if isinstance(module, nn.LayerNorm):  # as in training; at zero they would hide leaks
             nn.init.normal_(module.bias, std=0.5)
-    if isinstance(model, SingleStream):  # begins with places that hardly differ
-        for places in (model.encoder.grid.rows, model.encoder.grid.cols):
-            nn.init.normal_(places.weight, std=0.5)
+    if isinstance(model, SingleStream):  # begins with positions that hardly differ
+        for embedding in (model.encoder.grid.rows, model.encoder.grid.cols):
+            nn.init.normal_(embedding.weight, std=0.5)
     return model
 
 
@@ -147,17 +147,17 @@ def test_a_text_is_answered_alike_in_any_company(name: str) -> None:
 
 
 @every_model
-def test_a_cell_is_told_by_its_place(name: str) -> None:
+def test_the_position_of_a_cell_counts(name: str) -> None:
     """Exchanging two cells changes the logits."""
     assert change_by_order(model_of(name), [1, 0, 2, 3, 4, 5]) > 1e-5
 
 
 @pytest.mark.parametrize("name", ["updn", "pythia", "mcan"])
-def test_without_places_the_order_of_cells_is_nothing(name: str) -> None:
+def test_without_positions_the_order_of_cells_does_not_count(name: str) -> None:
     assert change_by_order(model_of(name, positions=False), [5, 3, 1, 0, 2, 4]) < 1e-5
 
 
-def test_movie_sees_the_arrangement_of_cells_even_without_places() -> None:
+def test_movie_sees_the_arrangement_of_cells_even_without_positions() -> None:
     model = model_of("movie_mcan", positions=False)
     assert change_by_order(model, [5, 3, 1, 0, 2, 4]) > 1e-4
 
@@ -173,7 +173,7 @@ def test_every_parameter_gets_a_gradient(name: str, positions: bool) -> None:  #
 
 
 def test_every_parameter_of_the_single_stream_gets_a_gradient() -> None:
-    """But for the bias of keys, which adds one number to all scores of a query."""
+    """Except the bias of keys, which adds one number to all scores of a query."""
     model = model_of("single_stream")
     loss_of(model, batch_of(32)).backward()
     for parameter_name, parameter in model.named_parameters():
@@ -194,7 +194,7 @@ def test_the_blind_twin_has_the_same_weights_and_sees_nothing(name: str) -> None
 
 
 @every_model_of_words
-def test_words_are_there_to_be_filled(name: str) -> None:
+def test_word_vectors_can_be_filled(name: str) -> None:
     model, batch = model_of(name), batch_of()
     before = all_logits(model, batch)
     word_embedding(model).fill(torch.arange(8), torch.ones(8, 8))
@@ -239,7 +239,7 @@ def test_the_loss_is_summed_over_answers() -> None:
 
 
 @every_model
-def test_it_learns_32_examples_by_heart(name: str) -> None:
+def test_it_memorises_32_examples(name: str) -> None:
     model, batch = model_of(name), batch_of(32)
     torch.manual_seed(1)
     answer = torch.randint(4, (32,))

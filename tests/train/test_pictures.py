@@ -1,4 +1,4 @@
-"""Pictures of runs: what they hold is looked at by people; that they come out is tested here."""
+"""Pictures of runs: people look at their content; that they are drawn is tested here."""
 
 import io
 import json
@@ -59,7 +59,7 @@ def size_of(picture: Path) -> tuple[int, int]:
         pytest.param([line | {"loss": 0.0} for line in LOSSES], id="a loss that has no logarithm"),
     ],
 )
-def test_curves_come_out_whatever_there_is(tmp_path: Path, lines: list[dict[str, Any]]) -> None:
+def test_curves_are_drawn_for_any_metrics(tmp_path: Path, lines: list[dict[str, Any]]) -> None:
     draw_curves(run_with(tmp_path, lines), tmp_path / "curves.png")
     assert size_of(tmp_path / "curves.png") == (792, 704)
     assert {path.name for path in tmp_path.iterdir()} == {
@@ -157,7 +157,7 @@ def test_image_files_of_any_kind_have_three_channels(tmp_path: Path, kind: str, 
     assert read_image(tmp_path / f"a.{kind}").shape == (10, 20, 3)
 
 
-def test_a_file_that_is_no_image_is_refused(tmp_path: Path) -> None:
+def test_a_file_that_is_not_an_image_is_refused(tmp_path: Path) -> None:
     photograph(0, 64, 64).save(tmp_path / "cut.png")
     (tmp_path / "cut.png").write_bytes((tmp_path / "cut.png").read_bytes()[:200])
     (tmp_path / "text.jpg").write_text("no image")

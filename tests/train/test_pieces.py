@@ -1,4 +1,4 @@
-"""Word pieces, against the two tokenizers of transformers: the one in Rust, and the Python it replaced."""
+"""Word pieces, against the two tokenizers of transformers: in Rust, and in Python, which it replaced."""
 
 import subprocess
 import sys
@@ -66,8 +66,8 @@ def test_a_text_is_split_as_berts_tokenizers_do(folder: Path, width: int) -> Non
     assert (ours == PIECES.index("[SEP]")).sum(axis=1).tolist() == [1] * len(TEXTS)
 
 
-def test_what_is_typed_is_no_special_piece() -> None:
-    """Else a caption could say where it ends."""
+def test_a_text_cannot_have_special_pieces() -> None:
+    """Otherwise a caption could mark its own end."""
     words = WordPieces(PIECES)
     row = words.encode(["[SEP] [MASK]"], max_tokens=20)[0]
     assert [PIECES[token] for token in row if token][1:-1] == [
@@ -136,7 +136,9 @@ def test_trained_pieces_are_letters_and_what_is_often_together() -> None:
         ("[PAD]\n[UNK]\n[CLS]\n[SEP]\n[MASK]\na\na\n", "has a piece twice"),
     ],
 )
-def test_what_is_no_vocabulary_is_refused(tmp_path: Path, text: str, message: str) -> None:
+def test_files_that_are_not_vocabularies_are_refused(
+    tmp_path: Path, text: str, message: str
+) -> None:
     path = tmp_path / "vocab.txt"
     path.write_text(text)
     with pytest.raises(UsageError, match=message):

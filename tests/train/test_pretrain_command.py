@@ -346,7 +346,7 @@ def test_eval_of_what_is_no_pretraining_run(stage1: Path, tmp_path: Path, typed:
     )
     code, _, err = typed("eval", "pretrain", stage1, "--split", "nothing")
     assert (code, err.count("\n")) == (2, 1)
-    assert "has no part 'nothing' of corpus 'nothing'" in err
+    assert "part 'nothing' of corpus 'nothing' [E-DATA-FILE]" in err
 
 
 def test_a_store_of_other_features_is_refused(
@@ -410,7 +410,7 @@ def test_a_checkpoint_that_was_tampered_with_is_refused(
         ("objectives.mask_words=1", "mask_words must be at least 0 and below 1; got 1.0"),
         ("model=mcan", "model must be one of single_stream; got 'mcan'"),
         ("eval_split=train", "eval_split train shares 24 images with train_split train"),
-        ("train_split=nothing", "has no part 'nothing' of corpus 'nothing'"),
+        ("train_split=nothing", "part 'nothing' of corpus 'nothing' [E-DATA-FILE]"),
         ("model.vocab_size=10", "model.vocab_size must be at least"),
         ("answer_list=nowhere", "answer_list nowhere: not a readable list of answers"),
         ("model.bert=/nowhere/at/all", "model.bert /nowhere/at/all: not a folder"),

@@ -84,9 +84,9 @@ class MorePieces(nn.Module):
         super().__init__()
         self.embeddings, self.pieces = embeddings, pieces
 
-    def forward(self, features: Tensor, places: Tensor) -> Float[Tensor, "image cell channel"]:
-        positions = 5 + torch.arange(self.pieces.shape[1])
-        return self.embeddings(self.pieces, position_ids=positions.expand_as(self.pieces))
+    def forward(self, features: Tensor, positions: Tensor) -> Float[Tensor, "image cell channel"]:
+        ids = 5 + torch.arange(self.pieces.shape[1])
+        return self.embeddings(self.pieces, position_ids=ids.expand_as(self.pieces))
 
 
 def test_states_and_attention_are_those_of_berts_eager_layers(bert: Path) -> None:
@@ -96,8 +96,8 @@ def test_states_and_attention_are_those_of_berts_eager_layers(bert: Path) -> Non
     seen = torch.tensor([[True, True, False, True], [True, True, False, False]])
     encoder.add_module("grid", MorePieces(encoder.bert.embeddings, cells))
     image_of_text = torch.tensor([1, 0, 0])
-    places = torch.zeros(2, 4, 2, dtype=torch.int64)
-    states, attention = encoder(torch.zeros(2, 4, DIM), seen, places, image_of_text, TEXTS)
+    positions = torch.zeros(2, 4, 2, dtype=torch.int64)
+    states, attention = encoder(torch.zeros(2, 4, DIM), seen, positions, image_of_text, TEXTS)
 
     whole = torch.cat((TEXTS, cells[image_of_text]), dim=1)
     real = torch.cat((TEXTS > 0, seen[image_of_text]), dim=1)
@@ -281,8 +281,8 @@ def test_a_bert_that_computes_otherwise_is_refused(
         load_bert(encoder.bert, copied(bert, tmp_path, **change))
 
 
-def test_what_a_config_has_beside_sizes_is_not_obeyed(bert: Path, tmp_path: Path) -> None:
-    """Code of the hub for attention, as an example."""
+def test_other_keys_of_a_config_have_no_effect(bert: Path, tmp_path: Path) -> None:
+    """For example code from the hub for attention."""
     strange = {"_attn_implementation": "somebody/kernel", "auto_map": {"AutoModel": "x--y.Z"}}
     encoder = SingleStreamEncoder(SIZES, dim=DIM, tokens=TOKENS)
     load_bert(encoder.bert, copied(bert, tmp_path, **strange))

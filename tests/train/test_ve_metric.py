@@ -1,4 +1,4 @@
-"""Accuracy, confusion and the file of predictions, against values worked out by hand."""
+"""Accuracy, confusion and the file of predictions, against values computed by hand."""
 
 import json
 import math

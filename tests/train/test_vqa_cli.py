@@ -145,7 +145,7 @@ def test_a_store_of_other_images_will_do_and_one_of_other_features_not(
         ({"--set": "train_split=train+vg"}, 2, "has no question_answers.json"),
         ({"--set": "answer_list=nowhere"}, 2, "answer_list nowhere: not a readable list"),
         ({"--set": "model.glove=nowhere"}, 2, "model.glove nowhere: cannot be read"),
-        ({"--set": "train_split=mini"}, 2, "has no questions of split 'mini'"),
+        ({"--set": "train_split=mini"}, 2, "the questions of split 'mini' [E-DATA-FILE]"),
         ({"--set": "min_answer_count=999"}, 1, "pass --set min_answer_count=1"),
         ({"--device": "cuda"}, 2, "torch finds no GPU here; type --device cpu"),
     ],

@@ -60,7 +60,7 @@ def test_a_split_is_read_under_either_name(world: tuple[Path, Path], tmp_path: P
     ("split", "named"),
     [
         ("test-dev", "v2_OpenEnded_mscoco_test-dev2015_questions.json or questions_test-dev.json"),
-        ("mini", "'mini': expected questions_mini.json"),
+        ("mini", "questions_mini.json, the questions of split 'mini'"),
     ],
 )
 def test_missing_files_are_named(world: tuple[Path, Path], split: str, named: str) -> None:
@@ -113,7 +113,7 @@ def test_files_in_another_format_are_refused(
         read_vqa2(tmp_path, "x", annotated=True)
 
 
-def test_the_commonest_answer_is_counted_where_a_file_has_none(tmp_path: Path) -> None:
+def test_the_most_common_answer_is_counted_where_a_file_lacks_it(tmp_path: Path) -> None:
     answers = [{"answer": text} for text in ["no"] * 3 + ["yes"] * 4 + ["maybe"] * 3]
     annotation = ANNOTATION | {"answers": answers}
     del annotation["multiple_choice_answer"]
@@ -242,7 +242,7 @@ def test_image_ids_are_found_in_a_store(
         (-1, "-1", ["-1"]),
     ],
 )
-def test_ids_of_ones_own_are_found_as_they_are(
+def test_other_ids_are_found_unchanged(
     tmp_path: Path, image_id: int | str, stored: str, found: list[str]
 ) -> None:
     questions = [QUESTION | {"image_id": image_id}]

@@ -208,7 +208,7 @@ def test_what_the_published_script_scores_is_scored(tmp_path: Path, typed: Typed
 
 
 @pytest.mark.parametrize("swapped", ["both", "questions", "annotations"])
-def test_questions_and_annotations_in_each_others_place_are_told(data: Path, swapped: str) -> None:
+def test_exchanged_questions_and_annotations_are_refused(data: Path, swapped: str) -> None:
     questions = data / "v2_OpenEnded_mscoco_val2014_questions.json"
     annotations = data / "v2_mscoco_val2014_annotations.json"
     with refuses("E-VQA-SWAPPED", kind=UsageError):

@@ -1,4 +1,4 @@
-"""Words of all scripts: by hand, by BERT's tokenizer, by Unicode's graphemes, and English as ever."""
+"""Words of all scripts: by hand, by BERT's tokenizer, by Unicode's graphemes, and English as before."""
 # ruff: noqa: RUF001 - letters and marks of other scripts look like those of English
 
 import json
@@ -141,7 +141,7 @@ def test_sentences_that_differ_in_a_vowel_sign_do_not_say_the_same(tmp_path: Pat
     assert (first == other, first == same) == (False, True)
 
 
-def test_a_sentence_without_spaces_is_no_unknown_piece() -> None:
+def test_a_sentence_without_spaces_is_not_one_unknown_piece() -> None:
     """A word of more than 100 letters is one to BERT's tokenizer, and a Thai sentence such a word."""
     sentence = "แมวตัวนี้สีอะไร" * 10
     own = train_pieces([sentence], size=200)
@@ -228,7 +228,7 @@ def test_a_split_of_unknown_words_is_an_error(tmp_path: Path, asked: tuple[str, 
             encode_captions(captions, vocabulary, {"1"}, skip_missing=0)
 
 
-def test_a_few_unknown_texts_are_told_of(
+def test_a_few_unknown_texts_are_reported(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     write_questions(tmp_path, (*ENGLISH, "Что?"))

@@ -16,6 +16,8 @@ from .ids import (
     any_candidates,
     coco_candidates,
     file_candidates,
+    find_file,
+    require_folder,
     require_unique,
     without_suffix,
 )
@@ -70,11 +72,7 @@ def read_captions(dataset: str, data: Path, name: str, *, training: bool) -> Cap
     splits; ClipfeatError for files in another format, for an image that occurs twice, and where
     no image, or with `training` not every image, has a caption.
     """
-    if not data.is_dir():
-        raise UsageError(
-            f"{data} is not a folder; --data takes the folder of the caption files",
-            code="E-DATA-FOLDER",
-        )
+    require_folder(data, "the caption files")
     parts = name.split("+")
     for number, part in enumerate(parts):
         if part in parts[:number]:
@@ -89,7 +87,7 @@ def read_captions(dataset: str, data: Path, name: str, *, training: bool) -> Cap
             for image in _coco_images(part, path)
         ]
     else:
-        files = (data / KARPATHY_FILES[dataset],)
+        files = (find_file(data, [KARPATHY_FILES[dataset]], "Karpathy's captions and splits"),)
         images = list(_karpathy_images(dataset, files[0], parts))
     if not images:
         raise ClipfeatError(
@@ -117,13 +115,7 @@ def _find_coco(data: Path, part: str) -> Path:
     """Return the file captions_<part of COCO>.json, the official name, or captions_<part>.json."""
     names = [f"captions_{COCO_SPLITS[part]}.json"] if part in COCO_SPLITS else []
     names.append(f"captions_{part}.json")
-    for name in names:
-        if (data / name).is_file():
-            return data / name
-    raise UsageError(
-        f"{data} has no captions of split {part!r}: expected {' or '.join(names)}",
-        code="E-DATA-FILE",
-    )
+    return find_file(data, names, f"the captions of split {part!r}")
 
 
 def _coco_images(part: str, path: Path) -> Iterator[CaptionedImage]:
@@ -170,11 +162,6 @@ def _coco_names(known: tuple[str, ...], record: Any, where: str) -> tuple[str, .
 
 
 def _karpathy_images(dataset: str, path: Path, parts: Sequence[str]) -> Iterator[CaptionedImage]:
-    if not path.is_file():
-        raise UsageError(
-            f"{path.parent} has no {path.name}, Karpathy's captions and splits; add it",
-            code="E-DATA-FILE",
-        )
     for where, image in choose_karpathy(path, read_json(path), parts):
         captions = [
             _caption(sentence, "raw", spot)

@@ -21,7 +21,7 @@ from ...base.jsonio import (
     require_unicode,
 )
 from . import gqa, vqa2
-from .ids import COCO_SPLITS, coco_candidates, coco_number, require_unique
+from .ids import COCO_SPLITS, coco_candidates, coco_number, find_file, require_unique
 from .lxmert import Sentence
 from .questions import QuestionSplit
 
@@ -56,36 +56,29 @@ def require_files(sources: Sources) -> None:
         )
     if sources.captions:
         for part in COCO_SPLITS.values():
-            _require(_captions_file(sources.captions, part), "--captions")
+            _find_captions(sources.captions, part)
     if sources.vqa:
         for split in COCO_SPLITS:
             for kind in ("questions", "annotations"):
                 vqa2.find_vqa2(sources.vqa, split, kind)
     if sources.visual_genome:
-        _require(sources.visual_genome / IMAGE_DATA, "--visual-genome")
-        if not sources.gqa:  # the folder may be given for IMAGE_DATA alone
-            _require(sources.visual_genome / vqa2.VG_FILE, "--visual-genome")
+        # With --gqa, the folder may be there for IMAGE_DATA only.
+        for name in (IMAGE_DATA, *(() if sources.gqa else (vqa2.VG_FILE,))):
+            find_file(sources.visual_genome, [name], "which --visual-genome reads")
     if sources.gqa:
         for split in GQA_SPLITS:
             gqa.files_of(gqa.split_path(sources.gqa, split))
 
 
-def _require(path: Path, option: str) -> None:
-    if not path.is_file():
-        raise UsageError(
-            f"{path.parent} has no {path.name}, which {option} reads", code="E-DATA-FILE"
-        )
-
-
-def _captions_file(folder: Path, part: str) -> Path:
-    return folder / f"captions_{part}.json"
+def _find_captions(folder: Path, part: str) -> Path:
+    return find_file(folder, [f"captions_{part}.json"], "which --captions reads")
 
 
 def coco_sentences(sources: Sources) -> Iterator[Sentence]:
     """Yield COCO's captions and VQA v2's questions, as far as they are among the sources."""
     for split, part in COCO_SPLITS.items():
         if sources.captions:
-            yield from _captions(_captions_file(sources.captions, part), part)
+            yield from _captions(_find_captions(sources.captions, part), part)
         if sources.vqa:
             questions = vqa2.read_vqa2(sources.vqa, split, annotated=True)
             for sentence, where in _questions(questions, "vqa"):

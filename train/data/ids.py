@@ -1,4 +1,7 @@
-"""Image ids: what a store may call an image of a data set, and which of these ids it has."""
+"""Image ids: what a store may call an image of a data set, and which of these ids it has.
+
+And the checks of files and ids that all readers of data sets share.
+"""
 
 import logging
 import os
@@ -7,7 +10,7 @@ from collections.abc import Collection, Container, Sequence
 from functools import lru_cache
 from pathlib import Path
 
-from ...base.errors import ClipfeatError
+from ...base.errors import ClipfeatError, UsageError
 from ...base.text import IMAGE_SUFFIXES, suffix
 
 logger = logging.getLogger(__name__)
@@ -184,6 +187,26 @@ def require_different(
                 "gives them",
                 code="E-IMAGES-SAME",
             )
+
+
+def require_folder(data: Path, of: str) -> None:
+    """Raise UsageError (E-DATA-FOLDER) unless `data` is a folder; `of` says of which files."""
+    if not data.is_dir():
+        raise UsageError(
+            f"{data} is not a folder; --data takes the folder of {of}", code="E-DATA-FOLDER"
+        )
+
+
+def find_file(data: Path, names: Sequence[str], of: str) -> Path:
+    """Return the first of the files `names` that the folder `data` has.
+
+    `of` says in errors what they are, such as "the pairs of split 'dev'". Raises UsageError
+    (E-DATA-FILE) where there is none of them.
+    """
+    for name in names:
+        if (data / name).is_file():
+            return data / name
+    raise UsageError(f"{data} has no {' or '.join(names)}, {of}", code="E-DATA-FILE")
 
 
 def require_unique(new_id: object, known: Container[object], name: str, where: object) -> None:

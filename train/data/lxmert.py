@@ -9,7 +9,7 @@ from ...base.csvfile import csv_rows
 from ...base.errors import ClipfeatError, UsageError
 from ...base.jsonio import field, identifier, list_items, read_json, require_unicode
 from ...base.parquet import read_columns, read_schema
-from .ids import require_unique
+from .ids import find_file, require_folder, require_unique
 
 logger = logging.getLogger(__name__)
 
@@ -35,32 +35,25 @@ def find_corpus(data: Path, name: str) -> tuple[Path, ...]:
     .parquet. Raises UsageError for a part that is missing, that is in several files, or that is
     named twice.
     """
-    if not data.is_dir():
-        raise UsageError(
-            f"{data} is not a folder; --data takes the folder of the corpus files",
-            code="E-DATA-FOLDER",
-        )
+    require_folder(data, "the corpus files")
     files: list[Path] = []
     for part in name.split("+"):
         possible = [data / f"{part}{suffix}" for suffix in SUFFIXES]
         existing = [path for path in possible if path.is_file()]
-        if not existing:
-            expected = ", ".join(path.name for path in possible)
-            raise UsageError(
-                f"{data} has no part {part!r} of corpus {name!r}: expected {expected}",
-                code="E-DATA-FILE",
-            )
         if len(existing) > 1:
             names = " and ".join(path.name for path in existing)
             raise UsageError(
                 f"{data} has {names}, and part {part!r} is one file; move one away",
                 code="E-DATA-FILE",
             )
-        if existing[0] in files:
+        file = find_file(
+            data, [path.name for path in possible], f"part {part!r} of corpus {name!r}"
+        )
+        if file in files:
             raise UsageError(
                 f"corpus {name!r} has part {part!r} twice; name it once", code="E-SPLIT-TWICE"
             )
-        files.append(existing[0])
+        files.append(file)
     return tuple(files)
 
 

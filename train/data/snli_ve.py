@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ...base.csvfile import csv_rows
-from ...base.errors import ClipfeatError, UsageError
+from ...base.errors import ClipfeatError
 from ...base.files import write_atomically
 from ...base.jsonio import field, identifier, read_json_lines
-from .ids import file_candidates, require_ids, require_unique
+from .ids import file_candidates, find_file, require_folder, require_ids, require_unique
 
 logger = logging.getLogger(__name__)
 
@@ -60,19 +60,12 @@ def read_pairs(dataset: str, data: Path, name: str) -> VeSplit:
     Raises UsageError for a missing file; ClipfeatError for one in another format, an unknown
     label, a pair id that occurs twice, and where no pair has a label.
     """
-    if not data.is_dir():
-        raise UsageError(
-            f"{data} is not a folder; --data takes the folder of the SNLI-VE files",
-            code="E-DATA-FOLDER",
-        )
-    path = data / VE_DATASETS[dataset].format(name)
-    if not path.is_file():
-        datasets = "snli_ve (jsonl) or esnlive (csv)"
-        raise UsageError(
-            f"{data} has no {path.name} of split {name!r}; add it, or choose --set "
-            f"dataset={datasets}",
-            code="E-DATA-FILE",
-        )
+    require_folder(data, "the SNLI-VE files")
+    path = find_file(
+        data,
+        [VE_DATASETS[dataset].format(name)],
+        f"the pairs of split {name!r}; add it, or pass --set dataset=snli_ve (jsonl) or esnlive (csv)",
+    )
     pairs_by_id: dict[str, Pair] = {}
     for where, record in _records(path):
         pair = _pair(record, where)

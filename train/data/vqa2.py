@@ -11,7 +11,15 @@ from typing import Any
 from ...base.errors import ClipfeatError, UsageError
 from ...base.jsonio import field, field_items, identifier, list_items, read_json
 from ..metrics.vqa import Annotation, normalize_answer, score_each, score_split
-from .ids import COCO, COCO_SPLITS, VISUAL_GENOME, coco_candidates, require_unique, vg_candidates
+from .ids import (
+    COCO,
+    COCO_SPLITS,
+    VISUAL_GENOME,
+    coco_candidates,
+    find_file,
+    require_unique,
+    vg_candidates,
+)
 from .questions import Leaderboard, Question, QuestionId, QuestionSplit
 
 logger = logging.getLogger(__name__)
@@ -73,14 +81,7 @@ def split_to_score(
 
 def find_vqa2(data: Path, split: str, kind: str) -> Path:
     """Return the file of a split's "questions" or "annotations"; UsageError if there is none."""
-    names = _file_names(split, kind)
-    for name in names:
-        if (data / name).is_file():
-            return data / name
-    raise UsageError(
-        f"{data} has no {kind} of split {split!r}: expected {' or '.join(names)}",
-        code="E-DATA-FILE",
-    )
+    return find_file(data, _file_names(split, kind), f"the {kind} of split {split!r}")
 
 
 def _file_names(split: str, kind: str) -> list[str]:
@@ -185,11 +186,7 @@ def read_visual_genome(data: Path) -> QuestionSplit:
 
     Raises UsageError where that file is missing, ClipfeatError where it has another format.
     """
-    path = data / VG_FILE
-    if not path.is_file():
-        raise UsageError(
-            f"{data} has no {VG_FILE}, which part {VG_PART!r} of a split reads", code="E-DATA-FILE"
-        )
+    path = find_file(data, [VG_FILE], f"which part {VG_PART!r} of a split reads")
     questions: list[Question] = []
     annotations: dict[str, Annotation] = {}
     for image_at, image in list_items(read_json(path), path, of="images"):

@@ -5,6 +5,7 @@ from pathlib import Path
 from ...base.errors import ClipfeatError, UsageError
 from ...base.jsonio import read_json
 from . import gqa, vqa2
+from .ids import require_folder
 from .questions import QuestionSplit, join_splits
 
 VQA_DATASETS = ("vqa2", "gqa")
@@ -16,11 +17,7 @@ def read_questions(dataset: str, data: Path, name: str, *, annotated: bool) -> Q
     With `annotated`, it must have answers. Raises UsageError for missing files, ClipfeatError for
     files in another format and for question ids that two parts share.
     """
-    if not data.is_dir():
-        raise UsageError(
-            f"{data} is not a folder; --data takes the folder of the JSON files",
-            code="E-DATA-FOLDER",
-        )
+    require_folder(data, "the JSON files")
     parts = [_read_part(dataset, data, part, annotated=annotated) for part in name.split("+")]
     return parts[0] if len(parts) == 1 else join_splits(name, parts)
 
