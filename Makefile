@@ -49,8 +49,8 @@ help:
 
 setup: $(STAMP)
 
-# $(call install,extra,constraints): the recipe of a stamp, a fresh environment around it. Compiling all
-# modules would take half of the time; Python compiles those that are imported.
+# $(call install,extra,constraints): the recipe of a stamp, a fresh environment around it. Python
+# compiles the modules that it imports; compiling all 14,000 here would only take time.
 define install
 	@$(PYTHON) -c 'import sys; sys.exit("clipfeat needs Python >= 3.11, this is %s; type: make PYTHON=python3.12" % sys.version.split()[0] if sys.version_info < (3, 11) else 0)'
 	$(PYTHON) -m venv --clear $(@D)
