@@ -1,4 +1,4 @@
-"""Where everything lies: the files of a store, and which record goes into which row of which shard.
+"""Names of the files of a store, checks of what they are, and the row of each record in its shard.
 
 Paths are relative to the store. The layout of a run is a pure function of ids and grid shapes.
 """
@@ -148,7 +148,7 @@ class Layout:
 
 
 def is_written_again(shard: Shard, lengths: Mapping[str, int]) -> bool:
-    """Return whether a shard lies in arrays that already have these lengths, {shape: rows}."""
+    """Return whether a shard is part of arrays that already have these lengths, {shape: rows}."""
     return shard.first_row < lengths.get(str(shard.shape), 0)
 
 

@@ -136,13 +136,13 @@ class RecordReader:
 
         `array` is "grid" or "pooled". Raises CorruptStoreError for bytes that have changed.
         """
-        size = sum(record.out.size for record in wanted)
-        if size < INLINE_BYTES or min(len(wanted), self._threads.count()) < 2:
+        is_large = len(wanted) > 1 and sum(w.out.size for w in wanted) >= INLINE_BYTES
+        if is_large and (threads := self._threads.count()) > 1:
+            size = -(-len(wanted) // (threads * SPANS_PER_THREAD))
+            spans = [wanted[start : start + size] for start in range(0, len(wanted), size)]
+            self._threads.run(partial(self._read_span, array), spans)
+        else:
             self._read_span(array, wanted)
-            return
-        size = -(-len(wanted) // (self._threads.count() * SPANS_PER_THREAD))
-        spans = [wanted[start : start + size] for start in range(0, len(wanted), size)]
-        self._threads.run(partial(self._read_span, array), spans)
 
     def _read_span(self, array: str, wanted: list[WantedRecord]) -> None:
         """Read records that are in the order of the files, opening each file once."""

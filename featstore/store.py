@@ -51,7 +51,7 @@ EXAMPLE_ROWS = 1000  # of the index, searched for an example of an id
 class FeatureBatch:
     """The records of the requested ids, in that order."""
 
-    features: np.ndarray  # (image, cell, dim), dtype of the store, zeros behind a smaller grid
+    features: np.ndarray  # (image, cell, dim), dtype of the store, zeros after a smaller grid
     mask: np.ndarray  # (image, cell) bool, True where a cell holds pixels of the image
     grid_shapes: np.ndarray  # (image, 2) int64: rows, cols
     pooled: np.ndarray | None  # (image, dim), where the store has pooled vectors
