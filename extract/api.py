@@ -11,6 +11,7 @@ from pathlib import Path
 
 from ..base.errors import ExtractError, ExtractUsageError, needs_extra
 from ..base.machine import require_gpus, usable_cores
+from ..base.text import counted
 from ..featstore import FeatureStore, GridShape, Identity, Status, StoreError
 from ..featstore.layout import Layout, is_written_again, lay_out
 from ..featstore.tables import frequent_remarks, reasons_text, rows_without_record
@@ -302,10 +303,10 @@ def format_update(
     refused.difference_update(changed)  # each image is counted once
     retried = sum(image_id in refused for shard in new for image_id in shard.ids)
     added -= renewed + retried
-    parts = [f"{again} images of missing shards are extracted again"] if again else []
-    parts += [f"{renewed} images that have changed are extracted again"] if renewed else []
-    parts += [f"{retried} images without a record are tried again"] if retried else []
-    parts += [f"{added} images are added to it"] if added else []
+    parts = [f"{counted(again, 'image')} of missing shards to extract again"] if again else []
+    parts += [f"{counted(renewed, 'changed image')} to extract again"] if renewed else []
+    parts += [f"{counted(retried, 'image')} without a record to try again"] if retried else []
+    parts += [f"{counted(added, 'image')} to add"] if added else []
     return ", ".join(parts)
 
 
@@ -367,7 +368,7 @@ def _run(prepared: Prepared, shard_records: int, writer: StoreWriter) -> Progres
     total = sum(len(shard.ids) for shard in writer.shards)
     done = total - sum(len(task.images) for task in tasks)
     if done:
-        logger.info(f"{done} images already extracted; resuming")
+        logger.info(f"{counted(done, 'image')} already extracted; resuming")
     progress = Progress(total, done)
     if not tasks:  # an earlier run was cut off while it finished the store
         return progress
@@ -378,7 +379,9 @@ def _run(prepared: Prepared, shard_records: int, writer: StoreWriter) -> Progres
                 progress.add(result)
     except KeyboardInterrupt:
         written = sum(1 for _ in writer.rows())
-        logger.info(f"{written} of {total} images are written; unfinished shards are dropped")
+        logger.info(
+            f"{written} of {counted(total, 'image')} written; unfinished shards are dropped"
+        )
         raise
     except ExtractError:
         if prepared.config.part is None and next(writer.rows(), None) is None:

@@ -156,7 +156,7 @@ class ExtractReport:
             line += f"clipfeat store finish {self.path}"
         else:
             digest = self.store.digest[:16]
-            line = f"{self.path}: {len(self.store)} records{speed}, digest {digest}..."
+            line = f"{self.path}: {counted(len(self.store), 'record')}{speed}, digest {digest}..."
         lines = [line]
         if n := len(self.refused):
             lines.append(f"{counted(n, 'image')} gave no record: {reasons_text(self.refused)}")

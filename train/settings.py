@@ -147,6 +147,13 @@ def require_choice(settings: object, name: str, choices: Sequence[str]) -> None:
         )
 
 
+def require_local_paths(settings: object, *names: str) -> None:
+    """Raise UsageError where a named setting, which is a path or "", is a URL."""
+    for name in names:
+        if path := getattr(settings, name):
+            local_path(path)
+
+
 S = TypeVar("S")
 
 

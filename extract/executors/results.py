@@ -4,6 +4,7 @@ from collections.abc import Generator, Sequence
 from dataclasses import astuple, dataclass
 from typing import NamedTuple, Protocol, runtime_checkable
 
+from ...base.text import counted
 from ...featstore.writing.journal import Receipt
 from ...manifests import Image
 from ..planning.plan import Job, ShardTask
@@ -83,4 +84,4 @@ def list_images(images: Sequence[Image]) -> str:
     """Return how many images these are, and which, for an error: 2 images ('a', 'b')."""
     ids = [image.image_id for image in images]
     names = ", ".join(map(repr, ids[:3])) + (f" ... {ids[-1]!r}" if len(ids) > 3 else "")
-    return f"{len(ids)} images ({names})"
+    return f"{counted(len(ids), 'image')} ({names})"

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ...base.parquet import rows_of
-from ...base.text import printable
+from ...base.text import counted, printable
 from ..geometry import GridShape
 from ..lookup import Status
 from ..metadata import Identity, StoreMetadata
@@ -87,7 +87,7 @@ def _cite(store: FeatureStore) -> str:
         str(backbone.get("model", "unnamed model")),
         f"pretrained: {backbone.get('pretrained', 'not recorded')}",
         f"recipe: {recipe.get('name', 'not recorded')}",
-        _number(len(store), "record"),
+        counted(len(store), "record"),
         f"clipfeat {store.metadata.clipfeat}",
         f"sha256:{store.digest}",
     )
@@ -110,7 +110,7 @@ def _sentence(summary: StoreSummary) -> str:
     cells = f"{len(shapes)} grid shapes"
     if len(shapes) == 1:
         cells = f"{shapes[0].rows} x {shapes[0].cols} cells"
-    images = _number(summary.records, "image")
+    images = counted(summary.records, "image")
     return f"a store of CLIP grid features: {cells} of {dim} channels for {images}"
 
 
@@ -131,7 +131,7 @@ def _rows(summary: StoreSummary) -> Iterator[tuple[str, str]]:
     yield "numbers", f"computed in {identity.precision}, kept in {identity.dtype}"
     npy = _size(summary.float32_bytes)
     yield "size", f"{_size(summary.bytes)} on disk; as float32 .npy files it would be {npy}"
-    records = _number(metadata.shard_records, "record")
+    records = counted(metadata.shard_records, "record")
     yield "shards", f"of up to {records}, codec {identity.codec}"
     yield "made", f"{metadata.created} by clipfeat {metadata.clipfeat}"
     if metadata.libraries:
@@ -171,10 +171,6 @@ def _listed(values: Mapping[str, Any], but: str = "") -> str:
     """Return "key value, key value" of the values that are not None."""
     given = {key: value for key, value in values.items() if key != but and value is not None}
     return ", ".join(f"{key} {value}".strip() for key, value in given.items()) or "not recorded"
-
-
-def _number(n: int, noun: str) -> str:
-    return f"{n:,} {noun}{'' if n == 1 else 's'}"
 
 
 def _size(count: int) -> str:

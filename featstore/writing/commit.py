@@ -10,6 +10,7 @@ from bisect import bisect_right
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 
 import pyarrow as pa
@@ -184,7 +185,7 @@ def _merge_few(streams: list[Iterator[pa.RecordBatch]]) -> Iterator[pa.RecordBat
         taken: list[pa.RecordBatch] = []
         left: list[tuple[pa.RecordBatch, Iterator[pa.RecordBatch]]] = []
         for head, stream in heads:
-            end = bisect_right(range(len(head)), bound, key=lambda k, head=head: _id(head, k))
+            end = bisect_right(range(len(head)), bound, key=partial(_id, head))
             if end:
                 taken.append(head.slice(0, end))
             rest = head.slice(end) if end < len(head) else _next(stream)

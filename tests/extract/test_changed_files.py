@@ -109,7 +109,7 @@ def test_replaced_files_are_counted_and_renewed_and_touched_ones_are_not(folder)
     report, said = renew(folder)
     assert said[1:] == [
         "3 files read again, 2 of them changed",
-        f"{folder}/s is finished; 2 images that have changed are extracted again",
+        f"{folder}/s is finished; 2 changed images to extract again",
     ]
     new = report.store
     assert (report.images, new.metadata.parents, len(new)) == (2, (old.digest,), IMAGES)
@@ -311,7 +311,7 @@ def test_a_file_that_could_not_be_used_and_was_replaced_is_counted_once(folder):
     renew(folder)
     photograph(102, 64, 48).save(folder / "images/p002.jpg")
     report, said = renew(folder)
-    assert said[-1] == f"{folder}/s is finished; 1 images that have changed are extracted again"
+    assert said[-1] == f"{folder}/s is finished; 1 changed image to extract again"
     assert "p002" in report.store
 
 

@@ -196,7 +196,7 @@ class TestUpdates:
         for name in ("p010.jpg", "p011.jpg", "p012.jpg"):
             (folder / "more" / name).rename(folder / "images" / name)
         report, said = run(folder / "images", folder / "s", shard_size=None)
-        assert said[-1] == f"{folder}/s is finished; 3 images are added to it"
+        assert said[-1] == f"{folder}/s is finished; 3 images to add"
         assert report.store.metadata.parents == (old.digest,)
         assert (report.images, len(report.store)) == (3, 12)
         assert {p: (folder / "s" / p).stat().st_mtime_ns for p in before} == before
@@ -224,7 +224,7 @@ class TestUpdates:
         shard.write_bytes(shard.read_bytes()[:-7])
         assert [p.path for p in repair(folder / "s").dropped] == [old.shards[0].path]
         report, said = run(folder / "images", folder / "s")
-        assert said[-1].endswith("is finished; 8 images of missing shards are extracted again")
+        assert said[-1].endswith("is finished; 8 images of missing shards to extract again")
         assert (report.store.digest, report.store.metadata.parents) == (old.digest, ())
         assert verify(folder / "s", Depth.DEEP) == []
 

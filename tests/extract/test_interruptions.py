@@ -80,7 +80,7 @@ def test_a_signal_drops_unfinished_shards_and_says_so(
     line.wait_for("journal/0*.json", out)
     assert line.end(number, group=group) == code, line.errors
     assert "Traceback" not in line.errors
-    assert re.search(r"\d+ of 40 images are written; unfinished shards are drop", line.errors)
+    assert re.search(r"\d+ of 40 images written; unfinished shards are drop", line.errors)
     assert line.errors.rstrip().endswith(f"{word}; run the same command again to resume")
     assert not list(out.rglob("*.tmp"))
     errors = check_resumes(clipfeat, images, out, digest)  # on one process, whatever it was

@@ -222,7 +222,7 @@ def test_an_image_without_captions_ends_training_and_is_left_out_elsewhere(
     assert [image.image_id for image in split.images] == [7]
     err = capsys.readouterr().err
     assert f"{told}; left out\n" in err
-    assert "split 'val': 1 captions have no word; dropped\n" in err
+    assert "split 'val': dropped 1 caption without a word\n" in err
     with refuses("E-CAPTIONS-NONE", "1 of 1 images", "3"):
         karpathy(tmp_path, [coco_row(3, "val")], "val", training=False)
 

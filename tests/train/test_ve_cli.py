@@ -116,8 +116,8 @@ def test_train_as_typed(world: World, tmp_path: Path, typed: Typed) -> None:
     assert read(tmp_path / "run" / "scores.json")["images"][-1] == "999"
     code, out, _ = typed("eval", "ve", tmp_path / "run", "--split", "dev", "--device", "cpu")
     assert code == 0
-    assert "1 pairs dropped: they have no gold label" in out
-    assert "1 pairs without features count as wrong" in out
+    assert "1 pair dropped, without a gold label" in out
+    assert "counted as wrong: 1 pair without features" in out
 
 
 @pytest.mark.parametrize(

@@ -319,7 +319,7 @@ def test_questions_without_features_are_answered_by_nothing(
         )
     code, out, err = typed(*words, "--skip-missing", "3")
     assert (code, err.count("\n")) == (0, 1)
-    assert "\n3 questions skipped: their images have no features\n" in out
+    assert "\n3 questions skipped, about images without features\n" in out
     result = json.loads(typed(*words, "--skip-missing", "3", "--json")[1])
     said = read(run / "predictions_val.json")
     assert [record["answer"] for record in said[6:]] == [""] * 3

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 from ...base.errors import ClipfeatError, UsageError
 from ...base.jsonio import field, field_items, identifier, read_json, require_unicode
+from ...base.text import counted
 from .caption_files import choose_karpathy
 from .ids import (
     COCO_SPLITS,
@@ -219,7 +220,7 @@ def _with_captions(
     kept = [_without_blank(image) for image in images]
     dropped = sum(len(image.texts) for image in images) - sum(len(image.texts) for image in kept)
     if dropped:
-        logger.info(f"split {name!r}: {dropped} captions have no word; dropped")
+        logger.info(f"split {name!r}: dropped {counted(dropped, 'caption')} without a word")
     bare = [image.image_id for image in kept if not image.texts]
     if bare:
         problem = (

@@ -22,6 +22,7 @@ from pycocoevalcap.spice import spice
 from pycocoevalcap.tokenizer import ptbtokenizer
 
 from ...base.errors import ClipfeatError, UsageError
+from ...base.text import counted
 from . import cider_label, cider_remark
 
 Id = TypeVar("Id", bound=int | str)
@@ -83,7 +84,7 @@ def format_scores(result: Mapping[str, Any]) -> list[str]:
     numbers = {k: value for k, value in result.items() if k not in ("n", "left_out", "remark")}
     names = {"CIDEr": cider_label("CIDEr", result["n"])}
     return [
-        f"{result['n']} images",
+        counted(result["n"], "image"),
         *(f"{value:7.4f}  {names.get(name, name)}" for name, value in numbers.items()),
         *(f"{name} is left out: {reason}" for name, reason in result["left_out"].items()),
     ]

@@ -4,7 +4,13 @@ import dataclasses
 from typing import Literal
 
 from ...base.errors import UsageError
-from ..settings import SplitSettings, require_at_least, require_at_most, require_share
+from ..settings import (
+    SplitSettings,
+    require_at_least,
+    require_at_most,
+    require_local_paths,
+    require_share,
+)
 
 MAX_LAYERS = 1000  # more than any model has; to make one takes time, whatever its width
 MAX_SIZE = 1 << 24  # of a dimension of a tensor; a square matrix of this size does not overflow
@@ -20,6 +26,7 @@ class TextSettings:
 
     def __post_init__(self) -> None:
         require_sizes(self, "embedding")
+        require_local_paths(self, "glove")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -159,6 +166,7 @@ class AnsweringSettings(SplitSettings):
         of_pieces = isinstance(self.model, SingleStreamSettings)  # [CLS], a piece, [SEP]
         require_at_least(self, 3 if of_pieces else 1, "max_tokens")
         require_at_most(self, MAX_TOKENS, "max_tokens")
+        require_local_paths(self, "init")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

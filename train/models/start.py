@@ -10,7 +10,6 @@ import torch
 from torch import nn
 
 from ...base.errors import UsageError
-from ...base.files import local_path
 from ...featstore import FeatureStore
 from ..data.vocabulary import (
     TextVocabulary,
@@ -64,7 +63,7 @@ def find_start(settings: S, store: FeatureStore) -> tuple[S, Pretrained | None]:
     if not settings.init:
         require_grid_side(settings.model, store)
         return settings, None
-    pretrained = load_pretrained(local_path(settings.init))
+    pretrained = load_pretrained(Path(settings.init))
     if settings.model not in (type(settings)().model, pretrained.settings):
         raise UsageError(
             f"init {settings.init} brings its own model, {pretrained.settings}, and the settings "
@@ -110,11 +109,11 @@ def start_files(settings: AnsweringSettings) -> tuple[Path, ...]:
     """Return the files that a new model is made from."""
     match settings.model:
         case SingleStreamSettings() if settings.init:
-            return (local_path(settings.init) / BEST,)
+            return (Path(settings.init) / BEST,)
         case SingleStreamSettings(bert=bert) if bert:
             return (find_bert(bert) / WEIGHTS, find_bert(bert) / PIECES)
         case TextSettings(glove=glove) if glove:
-            return (require_glove(local_path(glove)),)
+            return (require_glove(Path(glove)),)
         case _:
             return ()
 

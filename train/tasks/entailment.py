@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from ...base.errors import ClipfeatError, UsageError
+from ...base.text import counted
 from ...featstore import FeatureStore
 from ..checkpoint import TrainedRun
 from ..data.ids import find_images
@@ -249,7 +250,7 @@ def format_result(result: Mapping[str, Any]) -> str:
     if not result["split"]:
         return f"trained to epoch {result['epoch']}; no eval_split, so that nothing is scored"
     lines = [
-        f"split {result['split']}: {result['n']} pairs, epoch {result['epoch']}",
+        f"split {result['split']}: {counted(result['n'], 'pair')}, epoch {result['epoch']}",
         f"{result['accuracy']:6.2f}  accuracy",
         *(f"{percent:6.2f}  {label}" for label, percent in result["by_class"].items()),
     ]
@@ -257,9 +258,9 @@ def format_result(result: Mapping[str, Any]) -> str:
         lines.append(f"{result['hypothesis_only']['accuracy']:6.2f}  hypothesis only (blind twin)")
     lines += _confusion_lines(result["confusion"])
     if result["dropped"]:
-        lines.append(f"{result['dropped']} pairs dropped: they have no gold label")
+        lines.append(f"{counted(result['dropped'], 'pair')} dropped, without a gold label")
     if result["skipped"]:
-        lines.append(f"{result['skipped']} pairs without features count as wrong")
+        lines.append(f"counted as wrong: {counted(result['skipped'], 'pair')} without features")
     return "\n".join([*lines, result["predictions"]])
 
 

@@ -18,6 +18,7 @@ from ..settings import (
     require_at_least,
     require_at_most,
     require_choice,
+    require_local_paths,
     require_share,
 )
 
@@ -40,6 +41,7 @@ class VqaSettings(AnsweringSettings):
         super().__post_init__()
         require_at_least(self, 1, "min_answer_count")
         require_choice(self, "dataset", VQA_DATASETS)
+        require_local_paths(self, "answer_list")
 
 
 VE_PRESETS = PRESETS / "ve"
@@ -101,6 +103,7 @@ class PretrainSettings(AnsweringSettings):
         super().__post_init__()
         require_at_least(self, 0, "sampled_cells")
         require_at_least(self, 1, "min_answer_count")
+        require_local_paths(self, "answer_list")
 
 
 CAPTION_PRESETS = PRESETS / "caption"

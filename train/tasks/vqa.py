@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits
 
 from ...base.errors import ClipfeatError, UsageError
-from ...base.files import local_path
+from ...base.text import counted
 from ...featstore import FeatureStore
 from ..data.ids import JPEG, find_images
 from ..data.questions import (
@@ -53,7 +53,7 @@ def choose_answers(
     """
     common = [annotation.common() for annotation in (split.annotations or {}).values()]
     if answer_list:
-        answers = read_answer_list(local_path(answer_list))
+        answers = read_answer_list(Path(answer_list))
         if not set(answers).intersection(common):
             raise UsageError(
                 f"answer_list {answer_list}: none of its {len(answers)} answers, such as "
@@ -215,7 +215,7 @@ class VqaTask(AnsweringTask[VqaSettings]):
             if held_out
             else None
         )
-        answer_list = (local_path(settings.answer_list),) if settings.answer_list else ()
+        answer_list = (Path(settings.answer_list),) if settings.answer_list else ()
         super().__init__(
             settings,
             store=features,
@@ -326,11 +326,15 @@ def format_result(result: Mapping[str, Any]) -> str:
     """Return a result as lines for people."""
     if not result["split"]:
         return f"trained to epoch {result['epoch']}; no eval_split, so that nothing is scored"
-    lines = [f"split {result['split']}: {result['n']} questions, epoch {result['epoch']}"]
+    lines = [
+        f"split {result['split']}: {counted(result['n'], 'question')}, epoch {result['epoch']}"
+    ]
     if result["overall"] is None:
         lines.append("no annotations here: predictions only, nothing scored")
     else:
         lines += format_scores(result)
     if result["skipped"]:
-        lines.append(f"{result['skipped']} questions skipped: their images have no features")
+        lines.append(
+            f"{counted(result['skipped'], 'question')} skipped, about images without features"
+        )
     return "\n".join([*lines, result["predictions"]])

@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Float32
 
 from ....base.errors import ClipfeatError, UsageError, needs_extra
-from ....base.text import is_unicode
+from ....base.text import counted, is_unicode
 from ....featstore import FeatureStore
 from ...data.caption_files import Captions, References, read_results, write_results
 from ...data.captions import CaptionSplit, read_captions
@@ -226,7 +226,7 @@ def format_result(result: Mapping[str, Any]) -> str:
     names = {"CIDEr": cider_label("CIDEr, times 100", result["n"])}
     told = {*given, *MEDIAN_RANKS, "predictions", "page", "left_out", "remark"}
     lines = [
-        f"split {result['split']}: {result['n']} images, stage {result['stage']}, "
+        f"split {result['split']}: {counted(result['n'], 'image')}, stage {result['stage']}, "
         f"epoch {result['epoch']}, beams {result['beams']}",
         f"{result['cider_d']:7.2f}  {cider_label('CIDEr-D, times 100', result['n'])}",
         *(
@@ -239,7 +239,9 @@ def format_result(result: Mapping[str, Any]) -> str:
     left_out = result.get("left_out", {})
     lines += [f"left out: {name}: {why}" for name, why in left_out.items()]
     if result["skipped"]:
-        lines.append(f"{result['skipped']} images without features count with an empty caption")
+        lines.append(
+            f"scored with an empty caption: {counted(result['skipped'], 'image')} without features"
+        )
     return "\n".join(
         [*lines, result["predictions"], *([result["page"]] if "page" in result else [])]
     )

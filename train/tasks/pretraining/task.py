@@ -10,7 +10,7 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 
 from ....base.errors import ClipfeatError
-from ....base.files import local_path
+from ....base.text import counted
 from ....featstore import FeatureStore
 from ...batches import Numbers, epoch_order
 from ...checkpoint import TrainedRun, load_trained
@@ -49,7 +49,7 @@ class PretrainingTask(Task[PretrainSettings, Pretrainer]):
         features = FeatureStore.open(store)
         settings, pretrained = find_start(settings, features)
         accelerator = accelerator_on(device, settings)
-        answer_list = (local_path(settings.answer_list),) if settings.answer_list else ()
+        answer_list = (Path(settings.answer_list),) if settings.answer_list else ()
         listed = read_answer_list(*answer_list) if answer_list else ()
         files = find_corpus(data, settings.train_split)
         held_out_files = find_corpus(data, settings.eval_split) if settings.eval_split else ()
@@ -310,7 +310,9 @@ def format_result(result: Mapping[str, Any]) -> str:
         "matching": "text and image match or do not",
         "answers": "answers",
     }
-    lines = [f"corpus {result['split']}: {result['n']} sentences, epoch {result['epoch']}"]
+    lines = [
+        f"corpus {result['split']}: {counted(result['n'], 'sentence')}, epoch {result['epoch']}"
+    ]
     for name, what in told.items():
         if name in result:
             line = f"{result[name]:6.2f}  {what}"
