@@ -12,10 +12,8 @@ import click
 from ..base import clipfeat_version
 from ..base.errors import ClipfeatError, reason_of
 from ..base.text import log_to_terminal
-from .compare import compare
-from .corpus import corpus
-from .demo_data import demo_data
-from .eval import eval_
+from .data import corpus, demo_data
+from .eval import compare, eval_
 from .extract import extract
 from .manifest import manifest
 from .predict import predict

@@ -1,10 +1,11 @@
-"""clipfeat corpus: collect the sentences of several data sets for pre-training."""
+"""clipfeat corpus and clipfeat demo-data: the commands that write training data."""
 
 import logging
 from pathlib import Path
 
 import click
 
+from ..base.text import counted, tell
 from .options import LocalPath, as_json, show
 
 logger = logging.getLogger(__name__)
@@ -58,3 +59,25 @@ def corpus(
     for note in format_notes(written):
         logger.info(note)
     show(to_json(written), format_table(written), as_json=as_json)
+
+
+@click.command("demo-data")
+@click.argument("folder", metavar="DIR", type=LocalPath())
+@click.option("--images", default=1200, show_default=True, help="Number of scenes.")
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of the scenes.")
+def demo_data(*, folder: Path, images: int, seed: int) -> None:
+    """Draw scenes of coloured shapes, with questions, captions and statements about them.
+
+    DIR/images contains JPEG files with COCO's names; every fifth is held out. DIR/vqa has the
+    format of VQA v2, DIR/captions those of COCO and of Karpathy's splits, DIR/snli_ve that of
+    SNLI-VE.
+
+    \b
+    $ clipfeat demo-data demo --images 1200 --seed 0
+    """
+    from ..demo import write_demo_data
+
+    data = write_demo_data(folder, images, seed)
+    tell(f"{data.folder}: {counted(data.images, 'scene')}, {data.held_out} of them held out")
+    tell(f"{counted(data.questions, 'question')} in vqa/; captions/ and snli_ve/ beside it")
+    tell(f"next: clipfeat manifest {data.folder}/images -o images.parquet")
