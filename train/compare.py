@@ -138,7 +138,7 @@ def _check_comparable(first: ScoredRun, other: ScoredRun) -> None:
         ("split", first.split, other.split),
         ("number of examples", len(first.scores), len(other.scores)),
     )
-    problem = next((f"differ in {what}, {a!r} and {b!r}" for what, a, b in pairs if a != b), "")
+    problem = next((f"differ in {name}, {a!r} and {b!r}" for name, a, b in pairs if a != b), "")
     if not problem and first.images != other.images:
         differing = first.images.items() ^ other.images.items()
         example = min(str(example_id) for example_id, _ in differing)

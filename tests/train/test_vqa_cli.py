@@ -147,7 +147,11 @@ def test_a_store_of_other_images_will_do_and_one_of_other_features_not(
         ({"--set": "model.glove=nowhere"}, 2, "model.glove nowhere: cannot be read"),
         ({"--set": "train_split=mini"}, 2, "the questions of split 'mini' [E-DATA-FILE]"),
         ({"--set": "min_answer_count=999"}, 1, "pass --set min_answer_count=1"),
-        ({"--device": "cuda"}, 2, "torch finds no GPU here; type --device cpu"),
+        (
+            {"--device": "cuda"},
+            2,
+            "torch finds no GPU on this machine; pass --device cpu [E-GPUS-ABSENT]",
+        ),
     ],
 )
 def test_mistakes_get_one_line(

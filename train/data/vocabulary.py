@@ -263,18 +263,18 @@ TextVocabulary = WordVocabulary | WordPieces
 
 
 def require_known(
-    known: Bool[np.ndarray, " text"], texts: Sequence[str], *, of: str, what: str
+    known: Bool[np.ndarray, " text"], texts: Sequence[str], *, of: str, noun: str
 ) -> None:
     """Log how many texts have no word of the vocabulary; `known` are those that have one.
 
-    `of` and `what` say in errors what they are, as "split 'val'" and "questions". Raises
+    `of` and `noun` say in errors what they are, as "split 'val'" and "questions". Raises
     ClipfeatError (E-TEXT-UNKNOWN) where most texts have none: training and scoring would not
     notice.
     """
     unknown = np.flatnonzero(~known)
     if not len(unknown):
         return
-    message = f"{of}: {len(unknown)} of {len(known)} {what} have no word of the vocabulary"
+    message = f"{of}: {len(unknown)} of {len(known)} {noun} have no word of the vocabulary"
     if 2 * len(unknown) > len(known):
         raise ClipfeatError(
             f"{message}, such as {texts[int(unknown[0])]!r:.60}; the vocabulary has the words that "

@@ -79,7 +79,7 @@ def encode(
         max_tokens=max_tokens,
     )
     known = words.known(examples.tokens)
-    require_known(known, texts, of=f"split {split.name!r}", what="hypotheses")
+    require_known(known, texts, of=f"split {split.name!r}", noun="hypotheses")
     return examples
 
 

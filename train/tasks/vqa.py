@@ -138,7 +138,7 @@ def encode(
         max_tokens=max_tokens,
     )
     known = vocabulary.words.known(examples.tokens)
-    require_known(known, texts, of=f"split {split.name!r}", what="questions")
+    require_known(known, texts, of=f"split {split.name!r}", noun="questions")
     return examples
 
 

@@ -84,7 +84,7 @@ def encode(
     texts = [text for image in images for text in image.texts]
     rows = [vocabulary.encode(text)[:max_tokens] for text in texts]
     known = np.array([_has_word(row, vocabulary) for row in rows])
-    require_known(known, texts, of=f"split {split.name!r}", what="captions")
+    require_known(known, texts, of=f"split {split.name!r}", noun="captions")
     return CaptionExamples(
         ids=tuple(image.image_id for image in images),
         image_ids=stored,

@@ -263,7 +263,7 @@ def encode(
     images = [numbers.setdefault(image_id, len(numbers)) for image_id in stored if image_id]
     texts = list(corpus.texts)
     tokens = words.encode(texts, max_tokens=max_tokens)
-    require_known(words.known(tokens), texts, of=f"corpus {name!r}", what="different sentences")
+    require_known(words.known(tokens), texts, of=f"corpus {name!r}", noun="different sentences")
     return Sentences(
         image_ids=tuple(numbers),
         image_of_sentence=np.array(images),
