@@ -1,4 +1,4 @@
-"""Checkpoints: one safetensors file each, with JSON in its header; nothing in it is executed."""
+"""Checkpoints, one safetensors file each with JSON in its header, and the best model of a run."""
 
 import hashlib
 import json

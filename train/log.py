@@ -1,4 +1,4 @@
-"""A run's metrics as TensorBoard's event files."""
+"""What a run records while it trains: lines of metrics, TensorBoard's events, and timings."""
 
 import contextlib
 import secrets

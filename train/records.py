@@ -1,4 +1,4 @@
-"""Records of a store as tensors: in pinned memory for a GPU, and from a cache if there is one."""
+"""Records of a store as tensors, and the scale that models read them in."""
 
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""The learning rate of each update, and which update is the last."""
+"""The learning rate of each update, which update is the last, and the optimizer."""
 
 import math
 

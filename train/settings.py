@@ -1,4 +1,4 @@
-"""Settings: one frozen dataclass for each task, read from TOML with `key=value` on top."""
+"""Settings: a frozen dataclass for each task, read from TOML files and `key=value` texts."""
 
 import dataclasses
 import difflib

@@ -1,4 +1,4 @@
-"""What a VQA run obeys."""
+"""The settings of each task; without torch, so that mistakes are reported at once."""
 
 import dataclasses
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""The captions of a split as numbers, and batches of them with the images' grids."""
+"""The captions of a split as numbers, batches of them with their grids, and a split to score."""
 
 import functools
 from collections.abc import Container, Mapping, Sequence

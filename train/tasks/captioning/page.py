@@ -1,4 +1,4 @@
-"""Where a captioner looks for the words that it writes."""
+"""A page of examples: captions, references, and where the captioner looks for its words."""
 
 import base64
 from collections.abc import Mapping
