@@ -195,7 +195,7 @@ def test_curves_are_drawn_of_what_can_be(run: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "why"),
     [
-        ("settings.json", "is larger than the"),
+        ("settings.json", "settings.json: not a readable JSON file"),
         ("metrics.jsonl", "line 1 has more than 1,048,576 bytes"),
     ],
 )
