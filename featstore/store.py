@@ -321,7 +321,7 @@ class FeatureStore:
         """
         from .arrays import open_group
 
-        return open_group(self)
+        return open_group(self.path, self.zarr_metadata(), self.shards)
 
     def to_xarray(self, grid_shape: GridShape | str | None = None) -> "Dataset":
         """Return the records of one grid shape as an xarray Dataset, which reads them when used.
@@ -336,9 +336,13 @@ class FeatureStore:
         Raises UsageError if xarray is not installed, StoreError for an unknown grid shape,
         CorruptStoreError as `zarr` does.
         """
-        from .arrays import open_dataset
+        from .arrays import choose_shape, open_dataset, records_of_shape
 
-        return open_dataset(self, grid_shape)
+        shape = choose_shape(self.path, self.grid_shapes, grid_shape)
+        index = self.index_batches("image_id", "status", "shape", "row")
+        ids, rows = records_of_shape(index, shape)
+        dataset = open_dataset(self.zarr(), shape, ids, rows, self.masks(ids))
+        return dataset.assign_attrs(digest=self.digest)
 
     def _find(self, ids: Iterable[ImageId]) -> Places:
         """Return the places of the records of `ids`; raise for the first id without one."""
