@@ -49,12 +49,12 @@ help:
 
 setup: $(STAMP)
 
-# $(call install,extra,constraints): the recipe of a stamp, a fresh environment around it. Python
-# compiles the modules that it imports; compiling all 14,000 here would only take time.
+# $(call install,extra,constraints): the recipe of a stamp, a fresh environment around it. pip compiles
+# all modules: where PYTHONDONTWRITEBYTECODE is set, each process would compile what it imports.
 define install
 	@$(PYTHON) -c 'import sys; sys.exit("clipfeat needs Python >= 3.11, this is %s; type: make PYTHON=python3.12" % sys.version.split()[0] if sys.version_info < (3, 11) else 0)'
 	$(PYTHON) -m venv --clear $(@D)
-	$(@D)/bin/python -m pip install --quiet --no-compile -c $2 $(PACKAGE)'[$1]'
+	$(@D)/bin/python -m pip install --quiet -c $2 $(PACKAGE)'[$1]'
 	@touch $@
 endef
 

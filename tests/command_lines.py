@@ -124,6 +124,7 @@ class CommandLine:
 
 def _serve() -> None:
     import open_clip
+    import pyarrow as pa
     import torch
 
     import clipfeat.cli.extract
@@ -131,6 +132,7 @@ def _serve() -> None:
     import clipfeat.extract.backbones.weights
     import clipfeat.extract.executors.processes
 
+    pa.array([0])  # imports pandas, where it is installed: not in each child
     assert open_clip
     assert torch
     assert clipfeat

@@ -30,6 +30,7 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 from small_world import (
     ALL,
     DROPPED,
@@ -46,6 +47,8 @@ from small_world import write_shard as write_one
 from clipfeat.featstore import FeatureStore, StoreError
 from clipfeat.featstore.audit.verify import Depth, verify
 from clipfeat.featstore.writing.writer import StoreWriter
+
+pa.array([0])  # imports pandas, where it is installed: not in each child
 
 BY_PATH = ("rename", "replace", "mkdir", "unlink", "remove", "rmdir", "link", "symlink")
 BY_FILE = ("fsync", "fdatasync", "ftruncate", "pwrite", "utime")

@@ -17,7 +17,11 @@ World = tuple[Path, Path]  # store, data
 # A server that has imported torch once and forks: a process starts in no time, and is a real one.
 FORKS = multiprocessing.get_context("forkserver")
 FORKS.set_forkserver_preload(
-    ["clipfeat.cli.main", "clipfeat.train.tasks.vqa"]
+    [
+        "clipfeat.cli.main",
+        "clipfeat.train.tasks.vqa",
+        "pandas",
+    ]  # which pyarrow imports, if it is there
     + [f"clipfeat.train.tasks.{task}" for task in ("captioning.training", "pretraining.task")]
 )
 
