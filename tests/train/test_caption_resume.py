@@ -53,7 +53,7 @@ def test_a_run_killed_in_both_stages_goes_on_bit_for_bit(
     code, _, messages = typed(*command_line(world, run, *CHANGES)[3:])
     assert code == 0, messages
     assert f"resuming {run / 'xe'} after update 24 of 24" in messages
-    assert f"of 12 of {run / 'scst'}" in messages
+    assert f"resuming {run / 'scst'} after update" in messages
     for stage in ("xe", "scst"):
         assert numbers(run / stage) == numbers(whole / stage)
         for name in FILES:
