@@ -19,6 +19,7 @@ from clipfeat.train.models.start import build_model
 from clipfeat.train.records import ChannelStatistics, FeatureNorm
 from clipfeat.train.schedule import make_optimizer
 from clipfeat.train.settings import load_settings
+from clipfeat.train.task import on_device
 from clipfeat.train.tasks.answering import AnswerBatch
 from clipfeat.train.tasks.settings import PRESETS, VqaSettings
 from clipfeat.train.tasks.vqa import soft_score_loss
@@ -48,7 +49,7 @@ def measure(preset: Path, precision: str, device: str | None, questions: int, st
     model = build_model(settings.model, norm, tokens=WORDS, answers=ANSWERS)
     accelerator = accelerator_on(device, settings)
     prepared, optimizer = accelerator.prepare(model, make_optimizer(model, settings))
-    batch = make_batch(questions).to(accelerator.device)
+    batch = on_device(make_batch(questions), accelerator.device)
     seconds = []
     for _ in range(steps + 1):
         started = time.perf_counter()

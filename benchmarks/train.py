@@ -23,6 +23,7 @@ from clipfeat.train.devices import accelerator_on
 from clipfeat.train.models.settings import SingleStreamSettings
 from clipfeat.train.records import ChannelStatistics, FeatureNorm
 from clipfeat.train.schedule import make_optimizer
+from clipfeat.train.task import on_device
 from clipfeat.train.tasks.pretraining.examples import PretrainBatch
 from clipfeat.train.tasks.pretraining.model import Pretrainer, objectives_loss
 from clipfeat.train.tasks.settings import ObjectiveSettings, PretrainSettings
@@ -95,7 +96,7 @@ def measure(size: str, precision: str, device: str | None, texts: int, steps: in
     best = peak(accelerator.device, precision)
     model, optimizer = accelerator.prepare(plain, make_optimizer(plain, settings))
     model.train()
-    batch = make_batch(texts).to(accelerator.device)
+    batch = on_device(make_batch(texts), accelerator.device)
 
     def step() -> None:
         accelerator.backward(objectives_loss(model, batch, settings))

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from .engine import evaluate, fit
     from .records import FeatureNorm, RecordReader, channel_statistics
     from .settings import LoopSettings, load_settings
-    from .task import Report, Task
+    from .task import Report, Task, on_device
     from .tasks import load_run
 
 # Where each name is; imported at its first use, since torch takes seconds.
@@ -31,6 +31,7 @@ _HOMES = {
     "fit": "engine",
     "load_run": "tasks",
     "load_settings": "settings",
+    "on_device": "task",
 }
 __all__ = [
     "FeatureNorm",
@@ -46,6 +47,7 @@ __all__ = [
     "fit",
     "load_run",
     "load_settings",
+    "on_device",
 ]
 
 

@@ -106,6 +106,17 @@ def restored_random_state(device: torch.device) -> Iterator[None]:
 
 
 @contextlib.contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """Make a model of random weights in this block, on the CPU: the same one for a seed every time."""
+    with torch.random.fork_rng([]):
+        torch.default_generator.manual_seed(seed)
+        yield
+
+
+MODEL_SIZE_REMEDY = "the model does not fit; lower its sizes, such as model.hidden"
+
+
+@contextlib.contextmanager
 def memory_errors(remedy: str) -> Iterator[None]:
     """Turn what torch raises where a device, or the host, has not enough memory into one line."""
     try:

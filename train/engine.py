@@ -46,7 +46,7 @@ from .run import (
 )
 from .schedule import learning_rate, make_optimizer, total_updates, updates_an_epoch
 from .settings import LoopSettings
-from .task import Report, Task, TensorBatch
+from .task import Report, Task, TensorBatch, on_device
 
 logger = logging.getLogger(__name__)
 
@@ -227,7 +227,7 @@ def _update(
     for number, (share, batch) in enumerate(microbatches, start=1):
         last = number == len(microbatches)  # processes exchange their gradients once
         with contextlib.nullcontext() if last else accelerator.no_sync(model):
-            loss = task.loss(model, batch.to(accelerator.device)) * share
+            loss = task.loss(model, on_device(batch, accelerator.device)) * share
             # Gradients are averaged over processes, and shares are of the batch.
             accelerator.backward(loss * accelerator.num_processes)
         total += loss.detach()
@@ -304,5 +304,5 @@ def each_batch(
     )
     with bar, contextlib.closing(prefetch(mine, read_batch)) as stream:
         for numbers, batch in zip(mine, stream, strict=True):
-            yield numbers, batch.to(accelerator.device)
+            yield numbers, on_device(batch, accelerator.device)
             bar.update(len(numbers))

@@ -2,7 +2,7 @@
 
 import dataclasses
 from abc import abstractmethod
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, TypeVar, runtime_checkable
@@ -24,13 +24,19 @@ M = TypeVar("M", bound=nn.Module)
 
 @runtime_checkable
 class TensorBatch(Protocol):
-    """A batch as the loop knows it: a NamedTuple of tensors with a method `to`."""
+    """A batch as the loop knows it: a NamedTuple of tensors."""
 
-    def to(self, device: torch.device) -> Any:
-        """Return the batch with its tensors on `device`."""
-        ...
+    def __iter__(self) -> Iterator[Any]: ...
 
     def _asdict(self) -> dict[str, Any]: ...
+
+
+B = TypeVar("B", bound=TensorBatch)
+
+
+def on_device(batch: B, device: torch.device) -> B:
+    """Return a batch with its tensors on `device`; from pinned memory, without waiting."""
+    return type(batch)(*(tensor.to(device, non_blocking=True) for tensor in batch))
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ from clipfeat.featstore import FeatureStore
 from clipfeat.train.data.caption_vocabulary import CaptionWordVocabulary, build_caption_words
 from clipfeat.train.data.captions import CaptionSplit, read_captions
 from clipfeat.train.records import RecordReader
+from clipfeat.train.task import on_device
 from clipfeat.train.tasks.captioning.examples import encode, read_batch
 
 
@@ -347,7 +348,7 @@ def test_a_batch_reads_each_image_once(tmp_path: Path) -> None:
     store = FeatureStore.open(make_store(tmp_path / "x.clipfeat", grids))
     examples = encode(split, WORDS, store, skip_missing=0)
     reader = RecordReader(store, torch.device("cpu"))
-    batch = read_batch(reader, examples, np.array([3, 0, 1])).to(torch.device("cpu"))
+    batch = on_device(read_batch(reader, examples, np.array([3, 0, 1])), torch.device("cpu"))
     assert batch.features.shape == (2, 4, 2)
     assert batch.features[:, 0, 0].tolist() == [1, 4]
     assert batch.image_of_caption.tolist() == [1, 0, 0]

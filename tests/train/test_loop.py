@@ -31,9 +31,6 @@ class Row(NamedTuple):
 
     row: torch.Tensor
 
-    def to(self, device: torch.device) -> "Row":
-        return Row(self.row.to(device))
-
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
@@ -319,3 +316,9 @@ def test_a_model_too_large_for_memory_is_said_before_the_run_is_made(
     with refuses("E-RUN-MEMORY", "model.hidden"):
         run_here(world, tmp_path / "run", "model.hidden=16777216")
     assert not (tmp_path / "run").exists()
+
+
+def test_the_callers_random_numbers_stay(world: tuple[Path, Path], tmp_path: Path) -> None:
+    before = torch.get_rng_state()
+    run_here(world, tmp_path / "run", "epochs=1")
+    assert torch.equal(torch.get_rng_state(), before)

@@ -6,7 +6,6 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar, cast
 
-import torch
 from torch import nn
 
 from ...base.errors import UsageError
@@ -19,6 +18,7 @@ from ..data.vocabulary import (
     read_pieces,
     train_pieces,
 )
+from ..devices import seeded
 from ..records import ChannelStatistics, FeatureNorm, channel_statistics
 from ..run import BEST
 from .layers import WordEmbedding
@@ -133,8 +133,8 @@ def new_model(
         statistics = pretrained.statistics
     else:
         statistics = channel_statistics(store, image_ids, seed=settings.seed)
-    torch.manual_seed(settings.seed)
-    model = make_model(settings, statistics, vocabulary)
+    with seeded(settings.seed):
+        model = make_model(settings, statistics, vocabulary)
     match settings.model:
         case SingleStreamSettings() as sizes:
             _start_single_stream(cast("SingleStream", model), sizes, vocabulary.answers, pretrained)

@@ -18,7 +18,7 @@ from ...featstore import FeatureStore
 from ..batches import Numbers
 from ..checkpoint import TrainedRun, load_trained
 from ..data.vocabulary import PADDING, TextVocabulary, Vocabulary, read_vocabulary
-from ..devices import inference_errors, memory_errors
+from ..devices import MODEL_SIZE_REMEDY, inference_errors, memory_errors
 from ..engine import each_batch, eval_batch_size
 from ..models.pretrained import Pretrained
 from ..models.settings import AnsweringSettings
@@ -26,9 +26,8 @@ from ..models.start import make_model, new_model, require_grid_side, start_files
 from ..records import RecordReader
 from ..run import require_features
 from ..settings import LoopSettings
-from ..task import Task, make_order
+from ..task import Report, Task, make_order
 
-MODEL_SIZE_REMEDY = "the model does not fit; lower its sizes, such as model.hidden"
 S = TypeVar("S", bound=AnsweringSettings)
 
 
@@ -42,10 +41,6 @@ class AnswerBatch(NamedTuple):
     tokens: Int[Tensor, "text token"]
     targets: Float32[Tensor, "text answer"]
 
-    def to(self, device: torch.device) -> "AnswerBatch":
-        """Return the batch with its tensors on `device`; from pinned memory, without waiting."""
-        return AnswerBatch(*(tensor.to(device, non_blocking=True) for tensor in self))
-
     @property
     def inputs(self) -> tuple[Tensor, ...]:
         """All but the targets, in the order in which a model takes them."""
@@ -56,9 +51,7 @@ class AnswerBatch(NamedTuple):
 class SoftAnswers:
     """The answers that score, of some texts; those of one text are adjacent."""
 
-    first: Int[
-        np.ndarray, " bound"
-    ]  # where the answers of each text begin, and the end of the last
+    first: Int[np.ndarray, " bound"]  # where each text's answers begin, and the last one's end
     answers: Int[np.ndarray, " answer"]  # numbers of classes
     scores: Float32[np.ndarray, " answer"]  # 0 to 1
 
@@ -239,6 +232,20 @@ class AnsweringTask(Task[S, nn.Module]):
     @abstractmethod
     def score(self, answers: Mapping[Any, str]) -> Mapping[str, float]:
         """Return the scores of {id: answer} of the held-out texts, in percent."""
+        ...
+
+    def report(self, model: nn.Module, run: Path, epoch: int) -> Report:
+        """Answer the held-out texts, write the answers into the run and score them."""
+        if self.held_out is None:
+            return Report({"split": "", "epoch": epoch, "blind": self.settings.blind})
+        answers = self._answers(model, self.held_out)
+        return (
+            self.score_file(answers, run, epoch) if self.accelerator.is_main_process else Report({})
+        )
+
+    @abstractmethod
+    def score_file(self, answers: Mapping[Any, str], run: Path, epoch: int) -> Report:
+        """Write {id: answer} of the held-out texts into the run, and score that file."""
         ...
 
     def _answers(self, model: nn.Module, examples: Examples) -> dict[int | str, str]:

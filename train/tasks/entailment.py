@@ -156,15 +156,11 @@ class EntailmentTask(AnsweringTask[VeSettings]):
         scores = score_pairs(complete, split.pairs)
         return {"score": scores["accuracy"], **scores["by_class"]}
 
-    def report(self, model: nn.Module, run: Path, epoch: int) -> Report:
-        """Label the held-out pairs, write the labels into the run and score them."""
-        if self.eval_split is None:
-            return Report({"split": "", "epoch": epoch, "blind": self.settings.blind})
-        labels = self._answers(model, self.eval_split.examples)
-        if not self.accelerator.is_main_process:
-            return Report({})
+    def score_file(self, answers: Mapping[Any, str], run: Path, epoch: int) -> Report:
+        """Write the labels of the held-out pairs into the run, and score that file."""
+        assert self.eval_split is not None
         path = run / PREDICTIONS
-        result = score_labels(self.eval_split, labels, path, self.settings, epoch)
+        result = score_labels(self.eval_split, answers, path, self.settings, epoch)
         return Report(result, self.eval_split.score_table(path))
 
 

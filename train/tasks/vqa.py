@@ -238,13 +238,9 @@ class VqaTask(AnsweringTask[VqaSettings]):
         scores = self.eval_split.split.score(self.eval_split.complete(answers))
         return {"score": scores["overall"], **scores["by_answer_type"]}
 
-    def report(self, model: nn.Module, run: Path, epoch: int) -> Report:
-        """Answer the held-out questions, write the answers into the run and score them."""
-        if self.eval_split is None:
-            return Report({"split": "", "epoch": epoch, "blind": self.settings.blind})
-        answers = self._answers(model, self.eval_split.examples)
-        if not self.accelerator.is_main_process:
-            return Report({})
+    def score_file(self, answers: Mapping[Any, str], run: Path, epoch: int) -> Report:
+        """Write the answers to the held-out questions into the run, and score that file."""
+        assert self.eval_split is not None
         path = run / PREDICTIONS
         result = score_answers(self.eval_split, answers, path, self.settings, epoch)
         return Report(result, self.eval_split.score_table(path))

@@ -44,10 +44,6 @@ class CaptionBatch(NamedTuple):
     image_of_caption: Int[Tensor, " caption"]
     tokens: Int[Tensor, "caption token"]
 
-    def to(self, device: torch.device) -> "CaptionBatch":
-        """Return the batch with its tensors on `device`; from pinned memory, without waiting."""
-        return CaptionBatch(*(tensor.to(device, non_blocking=True) for tensor in self))
-
 
 class ImageBatch(NamedTuple):
     """Some images, without captions."""
@@ -56,10 +52,6 @@ class ImageBatch(NamedTuple):
     mask: Bool[Tensor, "image cell"]
     grid_shapes: Int[Tensor, "image 2"]
     images: Int[Tensor, " image"]  # positions in the split
-
-    def to(self, device: torch.device) -> "ImageBatch":
-        """Return the batch with its tensors on `device`; from pinned memory, without waiting."""
-        return ImageBatch(*(tensor.to(device, non_blocking=True) for tensor in self))
 
     @property
     def records(self) -> tuple[Tensor, ...]:

@@ -15,6 +15,7 @@ from ....featstore import FeatureStore
 from ...attention_maps import draw_words, read_image
 from ...data.caption_vocabulary import CaptionVocabulary
 from ...records import RecordReader
+from ...task import on_device
 from .examples import EvalSplit, read_images
 from .model import TrainedCaptioner, best_captions
 
@@ -34,7 +35,8 @@ def look(
     model = trained.model.eval()
     device = next(model.parameters()).device
     reader = RecordReader(store, device)
-    batch = read_images(reader, eval_split.examples.image_ids, np.array(numbers)).to(device)
+    images = read_images(reader, eval_split.examples.image_ids, np.array(numbers))
+    batch = on_device(images, device)
     tokens = best_captions(model, batch.records, trained.settings.decoding)
     memory = model.encode(*batch.records)
     weights = model.attention(memory, tokens[:, :-1]).cpu().numpy()

@@ -20,7 +20,7 @@ from ...batches import Numbers
 from ...data.caption_vocabulary import END, CaptionVocabulary, build_bpe, build_caption_words
 from ...data.captions import CaptionSplit, read_captions
 from ...data.vocabulary import PADDING
-from ...devices import accelerator_on, memory_errors
+from ...devices import MODEL_SIZE_REMEDY, accelerator_on, memory_errors, seeded
 from ...engine import fit, log_once
 from ...log import LoopTimes
 from ...metrics import ONE_IMAGE
@@ -30,7 +30,6 @@ from ...models.decoding import Captions, greedy, of_tokens, sample
 from ...records import RecordReader, channel_statistics
 from ...run import BEST, RESULT, RunManifest, require_no_link, require_same_run
 from ...task import Report, Task, make_order, require_apart
-from ..answering import MODEL_SIZE_REMEDY
 from ..settings import SCST, STAGES, XE, CaptionSettings
 from .evaluation import format_result, score_captions
 from .examples import (
@@ -266,8 +265,7 @@ class CrossEntropyTask(CaptioningTask):
         super().__init__(settings, data, data.vocabulary, accelerator)
         examples = data.examples
         statistics = channel_statistics(data.store, examples.image_ids, seed=settings.seed)
-        torch.manual_seed(settings.seed)
-        with memory_errors(MODEL_SIZE_REMEDY):
+        with memory_errors(MODEL_SIZE_REMEDY), seeded(settings.seed):
             self.model = make_model(settings, statistics, data.vocabulary)
         self.order = make_order(examples.image_of_caption, examples.image_ids, data.store, settings)
 

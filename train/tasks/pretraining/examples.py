@@ -113,10 +113,6 @@ class PretrainBatch(NamedTuple):
     matched: Float32[Tensor, " text"]  # 1 where the text is about the image
     answers: Int[Tensor, " text"]  # -1 where there is none to give
 
-    def to(self, device: torch.device) -> "PretrainBatch":
-        """Return the batch with its tensors on `device`; from pinned memory, without waiting."""
-        return PretrainBatch(*(tensor.to(device, non_blocking=True) for tensor in self))
-
 
 @dataclass(frozen=True)
 class Sentences:

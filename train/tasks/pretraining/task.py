@@ -16,14 +16,20 @@ from ...batches import Numbers, epoch_order
 from ...checkpoint import TrainedRun, load_trained
 from ...data.lxmert import find_corpus
 from ...data.vocabulary import Vocabulary, WordPieces, read_answer_list, read_vocabulary
-from ...devices import accelerator_of_trained, accelerator_on, inference_errors, memory_errors
+from ...devices import (
+    MODEL_SIZE_REMEDY,
+    accelerator_of_trained,
+    accelerator_on,
+    inference_errors,
+    memory_errors,
+    seeded,
+)
 from ...engine import each_batch, eval_batch_size
 from ...models.pretrained import TASK, Pretrained, find_bert, load_bert
 from ...models.start import choose_words, find_start, require_grid_side, start_files
 from ...records import ChannelStatistics, FeatureNorm, RecordReader, channel_statistics
 from ...run import require_features
 from ...task import Report, Task, make_order, require_apart
-from ..answering import MODEL_SIZE_REMEDY
 from ..settings import PretrainSettings
 from .examples import BatchReader, Corpus, PretrainBatch, Sentences, encode, read_corpus
 from .model import Pretrainer, objectives_loss, tallies
@@ -172,8 +178,8 @@ def _new_model(
         statistics = pretrained.statistics
     else:
         statistics = channel_statistics(store, sentences.image_ids, seed=settings.seed)
-    torch.manual_seed(settings.seed)
-    model = make_model(settings, statistics, vocabulary)
+    with seeded(settings.seed):
+        model = make_model(settings, statistics, vocabulary)
     if pretrained is not None:
         _start_from(pretrained, model, vocabulary)
     elif settings.model.bert:
