@@ -4,8 +4,9 @@ from ..base.errors import CorruptStoreError, MissingRecordError, StoreError
 from .audit.repair import Repair, repair
 from .audit.verify import Depth, Problem, verify
 from .geometry import GridShape
+from .identity import Identity
 from .lookup import Status
-from .metadata import Identity, StoreMetadata
+from .metadata import StoreMetadata
 from .shards import ShardRow
 from .store import FeatureBatch, FeatureStore
 from .tables import IndexRow

@@ -7,7 +7,8 @@ little-endian, in the order of the first:
     place  bits 0 to 39: the row; 40 to 51: the number of the grid shape (in the order of
            store.json); 52 to 55: the number of the status (in the order of Status); 56 to 63:
            the number of the real area: 0 for the whole grid, k for the k-th of store.json's `areas`
-    check  the last 4 bytes of the record's grid on disk, then those of its pooled vector
+    check  the last 4 bytes of the record's grid on disk, then the exclusive or of those of its
+           other arrays
     seal   the next 8 bytes of sha256(image id), XOR mix(place XOR mix(check))
 
 The seal protects an entry: it does not fit if a bit of any column has changed, or for another id
@@ -25,6 +26,8 @@ import mmap
 import os
 from bisect import bisect_left
 from collections.abc import Iterable, Mapping, Sequence
+from functools import reduce
+from operator import xor
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 from unicodedata import normalize
@@ -109,7 +112,7 @@ class Places(NamedTuple):
     state: I64  # (id,)
     shape: I64  # (id,) number of its grid shape
     row: I64  # (id,) in the arrays of its shape
-    check: U64  # (id,) last bytes of its record on disk: grid low, pooled high
+    check: U64  # (id,) last bytes of its record on disk: grid low, the others high
 
 
 def status_of(state: Any) -> Any:
@@ -287,13 +290,8 @@ class LookupBuilder:
                 for status, width, height in zip(statuses, widths, heights, strict=True)
             ]
             place |= _shifted(areas, AREA_BIT)
-        checks = [
-            bytes.fromhex(checksum).ljust(8, b"\0")
-            for checksum in rows.column("checksum").to_pylist()
-        ]
-        if set(map(len, checks)) - {8}:
-            raise ValueError("a checksum of more than 8 bytes")
-        values = np.stack([place, np.frombuffer(b"".join(checks), "<u8")], axis=1)
+        checks = [_check(checksum) for checksum in rows.column("checksum").to_pylist()]
+        values = np.stack([place, np.array(checks, np.uint64)], axis=1)
         self._hashes += _digests(rows.column("image_id").to_pylist())
         self._values += values.astype("<u8").tobytes()
 
@@ -327,6 +325,12 @@ class LookupBuilder:
             place = rest | numbers[place >> np.uint64(AREA_BIT)] << np.uint64(AREA_BIT)
         order = np.argsort(key, kind="stable")
         return np.stack([key, place, check, second ^ _seal(place, check)])[:, order]
+
+
+def _check(checksum: str) -> int:
+    """Return the number that the look-up has for a `checksum` of the index, 0 for ""."""
+    lasts = np.frombuffer(bytes.fromhex(checksum), "<u4").tolist()
+    return (lasts[0] if lasts else 0) | reduce(xor, lasts[1:], 0) << 32
 
 
 def lookup_bytes(columns: U64) -> bytes:

@@ -7,6 +7,7 @@
 
 import enum
 import hashlib
+import math
 from collections import Counter, defaultdict
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -20,6 +21,7 @@ from ...base.errors import CorruptStoreError, StoreError
 from ...base.files import is_plain, oddity, read_bytes, sha256_file
 from ...base.text import counted
 from ..geometry import GridShape
+from ..identity import Identity
 from ..layout import JOURNAL, ODD_REMEDY, SHARD_PATH, STORE_JSON, TABLES
 from ..lookup import LookupBuilder, Status, lookup_bytes
 from ..metadata import is_written_canonically, store_digest
@@ -335,10 +337,9 @@ def _rows_by_shard(store: FeatureStore) -> dict[tuple[str, int], Rows]:
 def _record_problem(store: FeatureStore, shard: ShardRow, rows: Rows) -> str | None:
     """Return the first thing that is wrong with the records of a shard."""
     identity = store.identity
-    array = shard.path.split("/")[-2]
-    shape = GridShape.parse(shard.shape)
-    size = shape.cells * identity.dim if array == "grid" else identity.pooled_dim
-    record = np.empty(size or 0, identity.numpy_dtype)
+    name = shard.path.split("/")[-2]
+    array = identity.array(name, GridShape.parse(shard.shape))
+    record = np.empty(math.prod(array.shape), array.dtype)
     try:
         with opened(f"{store.path}/{shard.path}") as descriptor:
             index = read_index(descriptor, store.metadata.shard_records)
@@ -351,7 +352,7 @@ def _record_problem(store: FeatureStore, shard: ShardRow, rows: Rows) -> str | N
                     state = "absent" if offset == ABSENT else "present"
                     return f"record {position} is {state}, but it is {row.status} in the index"
                 if is_ok:
-                    check = _checksum_of(row, array)
+                    check = _hash_of(row.checksum, CRC_BYTES, identity, name)
                     entry = (offset, length)
                     out = as_bytes(record)
                     read_record(descriptor, entry, identity.codec, check, out, verify=True)
@@ -362,6 +363,7 @@ def _record_problem(store: FeatureStore, shard: ShardRow, rows: Rows) -> str | N
     return None
 
 
-def _checksum_of(row: IndexRow, array: str) -> bytes:
-    checks = bytes.fromhex(row.checksum)
-    return checks[:CRC_BYTES] if array == "grid" else checks[CRC_BYTES:]
+def _hash_of(digits: str, size: int, identity: Identity, array: str) -> bytes:
+    """Return the bytes of one array among the hex digits of all, `size` bytes each."""
+    start = 2 * size * identity.arrays.index(array)
+    return bytes.fromhex(digits[start : start + 2 * size])

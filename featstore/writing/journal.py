@@ -25,10 +25,11 @@ from ...base.files import (
 from ...base.jsonio import as_struct, canonical_json, parse_json
 from ...base.parquet import MAX_TEXT
 from ..geometry import GridShape
+from ..identity import Sha256, is_sha256
 from ..layout import JOURNAL, Part, Shard, check_folder
 from ..lookup import Status
-from ..metadata import MAX_IDS, Count, Sha256, ShardRecords, is_sha256
-from ..shards import CRC_BYTES, ShardRow
+from ..metadata import MAX_IDS, Count, ShardRecords
+from ..shards import CRC_BYTES, SHA_BYTES, ShardRow
 from ..tables import IndexRow
 from .lock import LOCK, MAX_HOLDER_BYTES
 
@@ -139,14 +140,15 @@ class Receipt(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 def _fits_index(record: IndexRow, arrays: int) -> bool:
     """Return whether the index of a store with so many arrays can have this row."""
-    digits = 2 * CRC_BYTES * arrays if record.status == Status.OK else 0
+    arrays = arrays if record.status == Status.OK else 0
     return (
         record.status in STATUSES
         and 0 <= record.width < MAX_SIDE
         and 0 <= record.height < MAX_SIDE
         and (not record.source_sha256 or is_sha256(record.source_sha256))
-        and len(record.checksum) == digits
-        and HEX.fullmatch(record.checksum) is not None
+        and len(record.checksum) == 2 * CRC_BYTES * arrays
+        and len(record.record_sha256) == 2 * SHA_BYTES * arrays
+        and HEX.fullmatch(record.checksum + record.record_sha256) is not None
         and all(_fits_table(text) for text in (record.image_id, record.reason, record.source))
     )
 

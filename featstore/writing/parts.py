@@ -7,8 +7,8 @@ from typing import Any
 
 from ...base.errors import StoreError, UsageError
 from ...base.text import counted
+from ..identity import Identity
 from ..layout import JOURNAL, STORE_JSON, Layout, Part, part_with
-from ..metadata import Identity
 from ..store import FeatureStore
 from ..tables import reasons_text, rows_without_record
 from .commit import commit_store, remove_leftovers, rollback

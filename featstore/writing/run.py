@@ -9,6 +9,7 @@ from ...base.errors import StoreError
 from ...base.files import fsync_folder
 from ...base.text import counted
 from ..geometry import GridShape
+from ..identity import Identity
 from ..layout import (
     JOURNAL,
     STORE_JSON,
@@ -24,7 +25,7 @@ from ..layout import (
     table_file,
 )
 from ..lookup import Status
-from ..metadata import Identity, differences, zarr_metadata_files
+from ..metadata import differences, zarr_metadata_files
 from ..shards import ShardRow, check_files, shard_size_problem
 from ..store import FeatureStore
 from ..tables import IndexRow
