@@ -8,14 +8,16 @@ from concurrent.futures import Future, ThreadPoolExecutor, wait
 from functools import lru_cache, partial
 from itertools import groupby
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
 from ..base.errors import CorruptStoreError
 from .layout import shard_path
+from .lookup import SHAPE_BIT, Places
 from .shards import (
     ABSENT,
+    CRC_BYTES,
     Buffer,
     Index,
     as_bytes,
@@ -127,9 +129,13 @@ class RecordReader:
     With `verify=False` the checksums of raw records (codec `none`) are not computed.
     """
 
-    def __init__(self, store: Path, codec: str, shard_records: int, *, verify: bool):
+    def __init__(
+        self, store: Path, codec: str, shapes: Sequence[str], shard_records: int, *, verify: bool
+    ):
         self._store = store
         self._codec = codec
+        self._shapes = shapes  # in the order of their numbers
+        self._shard_records = shard_records
         self._verify = verify
         self._threads = ThreadsOfObject()
         size = max(16, INDEX_CACHE_BYTES // index_bytes(shard_records))
@@ -137,6 +143,39 @@ class RecordReader:
         self._shard_index: Callable[[str], Index] = lru_cache(size)(
             partial(_load_index, shard_records)
         )
+
+    def fill(
+        self,
+        array: str,
+        dtype: np.dtype[Any],
+        places: Places,
+        checks: Buffer | None,
+        outs: Sequence[np.ndarray],
+        convert: Convert | None = None,
+        last: Buffer | None = None,
+    ) -> None:
+        """Fill `outs` with the records of one array at `places`; each is read once.
+
+        Either `checks` are the last bytes that the records must have on disk, (record, 4), or
+        `last` is filled with those that they have.
+        """
+        place = places.shape << SHAPE_BIT | places.row
+        _, firsts, inverse = np.unique(place, return_index=True, return_inverse=True)
+        every: list[bytes | None] = [None] * len(firsts)
+        if checks is not None:
+            every = np.ascontiguousarray(checks[firsts]).view(f"V{CRC_BYTES}")[:, 0].tolist()
+        numbers, rows = places.shape[firsts].tolist(), places.row[firsts].tolist()
+        wanted: list[WantedRecord] = []
+        for k, n, row, check in zip(firsts.tolist(), numbers, rows, every, strict=True):
+            shard, position = divmod(row, self._shard_records)
+            got = None if last is None else last[k]
+            wanted.append(WantedRecord(self._shapes[n], shard, position, check, outs[k], got))
+        self.read(array, dtype, wanted, convert)
+        for k in np.flatnonzero(firsts[inverse] != np.arange(len(inverse))).tolist():
+            first = int(firsts[inverse[k]])
+            outs[k][...] = outs[first]
+            if last is not None:
+                last[k] = last[first]
 
     def read(
         self,
@@ -205,6 +244,12 @@ class RecordReader:
             raise CorruptStoreError(f"record {record.position}: {error}", code=error.code) from None
         if record.last is not None:
             record.last[:] = np.frombuffer(last, np.uint8)
+
+
+def last_bytes(places: Places, of: Literal["grid", "beside"]) -> Buffer:
+    """Return the bytes (record, 4) that the look-up has of grids, or of what is beside them."""
+    checks = places.check.astype("<u8").view(np.uint8).reshape(-1, 2, CRC_BYTES)
+    return checks[:, 0 if of == "grid" else 1]
 
 
 def copy_blocks(stored: np.ndarray, out: np.ndarray) -> None:

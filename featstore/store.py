@@ -6,7 +6,7 @@
 # pyarrow has no types.
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property, partial
 from itertools import islice
@@ -24,7 +24,6 @@ from .geometry import Area, GridShape
 from .layout import JOURNAL, STORE_JSON, TableName, check_folders, table_file
 from .lookup import (
     NORMAL_FORMS,
-    SHAPE_BIT,
     STATUSES,
     ImageId,
     Lookup,
@@ -37,7 +36,7 @@ from .lookup import (
 )
 from .metadata import StoreMetadata, read_metadata, zarr_metadata_files
 from .quantise import Scale, read_scale
-from .reading import BufferPool, Convert, RecordReader, WantedRecord
+from .reading import BufferPool, Convert, RecordReader, WantedRecord, last_bytes
 from .shards import CRC_BYTES, ShardRow
 from .tables import IndexRow, index_rows, read_index, read_shards
 
@@ -46,7 +45,6 @@ if TYPE_CHECKING:
     from zarr import Group
 
 MAX_REASONS = 1 << 16  # of ids without a record, kept in memory for messages
-Bytes = np.ndarray[Any, np.dtype[np.uint8]]
 EXAMPLE_ROWS = 1000  # of the index, searched for an example of an id
 
 
@@ -82,7 +80,6 @@ class FeatureStore:
         self.identity = metadata.identity
         self.digest = metadata.digest
         self.grid_shapes = tuple(map(GridShape.parse, metadata.grid_shapes))  # sorted
-        self._names = tuple(metadata.grid_shapes)
         self._sizes = np.array(self.grid_shapes, np.int64).reshape(-1, 2)  # rows, cols
         self._lengths = np.array(list(metadata.grid_shapes.values()))
         self._areas = tuple(map(Area.parse, metadata.areas))
@@ -98,7 +95,11 @@ class FeatureStore:
         if self.identity.scale_sha256 is not None:
             self.scale = read_scale(self.path, self.dim, self.identity.scale_sha256)
         self._reader = RecordReader(
-            self.path, self.identity.codec, metadata.shard_records, verify=verify
+            self.path,
+            self.identity.codec,
+            tuple(metadata.grid_shapes),
+            metadata.shard_records,
+            verify=verify,
         )
 
     @classmethod
@@ -307,7 +308,9 @@ class FeatureStore:
         real = [(slice(None), slice(n)) if self._is_first else slice(n) for n in counts.tolist()]
         outs = [record[part] for record, part in zip(turned, real, strict=True)]
         convert = None if raw else self._convert
-        self._fill("grid", self._stored_dtype, places, _checks(places, 0), outs, convert)
+        self._reader.fill(
+            "grid", self._stored_dtype, places, last_bytes(places, "grid"), outs, convert
+        )
         return FeatureBatch(out, mask, grid_shapes, **self._read_beside(places, out.shape[axis]))
 
     def pooled(self, ids: Iterable[ImageId]) -> np.ndarray:
@@ -335,7 +338,7 @@ class FeatureStore:
         if not names:
             return beside
         counts = self._sizes[places.shape].prod(axis=1).tolist()
-        wanted = _checks(places, 1)
+        wanted = last_bytes(places, "beside")
         together = np.zeros((len(counts), CRC_BYTES), np.uint8)
         for name in names:
             array = self.identity.array(name, GridShape(cells, 1))
@@ -344,10 +347,10 @@ class FeatureStore:
             if name != "pooled":
                 outs = [record[:n] for record, n in zip(outs, counts, strict=True)]
             if len(names) == 1:
-                self._fill(name, array.dtype, places, wanted, outs)
+                self._reader.fill(name, array.dtype, places, wanted, outs)
             else:
                 last = np.zeros_like(together)
-                self._fill(name, array.dtype, places, None, outs, last=last)
+                self._reader.fill(name, array.dtype, places, None, outs, last=last)
                 together ^= last
             beside[name] = values
         if len(names) > 1 and (bad := (together != wanted).any(axis=1)).any():
@@ -466,48 +469,6 @@ class FeatureStore:
         """Why ids have no record, for messages: of the first MAX_REASONS such ids."""
         without_record = (row for row in self._statuses() if row[1] != Status.OK)
         return {image_id: reason for image_id, _, reason in islice(without_record, MAX_REASONS)}
-
-    def _fill(
-        self,
-        name: str,
-        dtype: np.dtype[Any],
-        places: Places,
-        checks: Bytes | None,
-        outs: Sequence[np.ndarray],
-        convert: Convert | None = None,
-        last: Bytes | None = None,
-    ) -> None:
-        """Read the records of one array into `outs`, each once, in the order of the files.
-
-        Either `checks` are the last bytes that the records must have, (image, 4), or `last` is
-        filled with those that they have.
-        """
-        place = places.shape << SHAPE_BIT | places.row
-        _, firsts, inverse = np.unique(place, return_index=True, return_inverse=True)
-        check = [None] * len(firsts) if checks is None else _each(checks[firsts])
-        numbers, rows = places.shape[firsts].tolist(), places.row[firsts].tolist()
-        wanted: list[WantedRecord] = []
-        for k, n, row, wanted_last in zip(firsts.tolist(), numbers, rows, check, strict=True):
-            number, position = divmod(row, self._shard_records)
-            got = None if last is None else last[k]
-            shape = self._names[n]
-            wanted.append(WantedRecord(shape, number, position, wanted_last, outs[k], got))
-        self._reader.read(name, dtype, wanted, convert)
-        for k in np.flatnonzero(firsts[inverse] != np.arange(len(inverse))).tolist():
-            outs[k][...] = outs[int(firsts[inverse[k]])]
-            if last is not None:
-                last[k] = last[firsts[inverse[k]]]
-
-
-def _checks(places: Places, half: int) -> Bytes:
-    """Return the last bytes of records on disk, (image, 4): of grids (0), or of what is beside."""
-    checks = places.check.astype("<u8").view(np.uint8).reshape(-1, 2, CRC_BYTES)
-    return checks[:, half]
-
-
-def _each(checks: Bytes) -> list[bytes | None]:
-    """Return the rows of (image, 4) bytes as Python's bytes."""
-    return np.ascontiguousarray(checks).view(f"V{CRC_BYTES}")[:, 0].tolist()
 
 
 def _check_out(out: np.ndarray, shape: tuple[int, ...], axis: int, dtype: np.dtype[Any]) -> None:
