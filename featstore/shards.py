@@ -122,21 +122,24 @@ def zstd_frame_header(encoded: bytes) -> tuple[int, bool]:
     return (size if size_bytes else -1), bool(descriptor >> 2 & 1)
 
 
-def checksum(encoded: Iterable[bytes]) -> str:
-    """Return the checksums at the end of the encoded arrays of one record, as hex digits.
+class RecordHashes(NamedTuple):
+    """What the index has of the encoded arrays of one record, as hex digits; "" without a record.
 
     Both codecs end with four bytes that depend only on the numbers: the crc32c, or the XXH64 of a
-    zstd frame (RFC 8878, section 3.1.1).
+    zstd frame (RFC 8878, section 3.1.1). The sha256 protects a record that was fetched alone
+    against a forger, which no checksum does.
     """
-    return b"".join(content[-CRC_BYTES:] for content in encoded).hex()
 
+    checksum: str = ""  # the last 4 bytes of each array
+    record_sha256: str = ""  # the first 16 bytes of the sha256 of each
 
-def record_sha256(encoded: Iterable[bytes]) -> str:
-    """Return the first 16 bytes of the sha256 of each encoded array of one record, as hex digits.
-
-    They protect a record that was fetched alone against a forger, which no checksum does.
-    """
-    return b"".join(hashlib.sha256(content).digest()[:SHA_BYTES] for content in encoded).hex()
+    @classmethod
+    def of(cls, encoded: Iterable[bytes]) -> "RecordHashes":
+        """Return the hashes of the arrays of a record as stored, in their order."""
+        arrays = list(encoded)
+        lasts = b"".join(content[-CRC_BYTES:] for content in arrays)
+        digests = b"".join(hashlib.sha256(content).digest()[:SHA_BYTES] for content in arrays)
+        return cls(lasts.hex(), digests.hex())
 
 
 def crc32c(content: bytes | Buffer) -> bytes:

@@ -75,8 +75,8 @@ class IndexRow(NamedTuple):
     source_sha256: str  # of the source file's bytes, "" where it could not be read
     source: str  # path relative to the image root
     # Of its grid as stored, then of each other array, as hex digits; "" without a record:
-    checksum: str  # the last 4 bytes
-    record_sha256: str  # the first 16 bytes of the sha256
+    checksum: str = ""  # the last 4 bytes
+    record_sha256: str = ""  # the first 16 bytes of the sha256
 
 
 def index_batch(rows: Iterable[IndexRow]) -> pa.RecordBatch:

@@ -14,7 +14,7 @@ import numpy as np
 
 from ...base.errors import ExtractError
 from ...featstore import Identity, IndexRow, Status
-from ...featstore.shards import as_bytes, checksum, encode, record_sha256
+from ...featstore.shards import RecordHashes, as_bytes, encode
 from ...featstore.writing.writer import ShardTransaction
 from ..pixels.images import Picture
 from ..planning.plan import Batch, Job
@@ -159,8 +159,8 @@ class BatchWriter:
                     height=picture.height or image.height,
                     source_sha256=picture.sha256,
                     source=image.path,
-                    checksum=record.hashes[0],
-                    record_sha256=record.hashes[1],
+                    checksum=record.hashes.checksum,
+                    record_sha256=record.hashes.record_sha256,
                 )
             )
         receipt = None
@@ -185,7 +185,7 @@ class _Record(NamedTuple):
     arrays: dict[str, bytes] | None
     status: Status
     reason: str
-    hashes: tuple[str, str] = ("", "")  # `checksum` and `record_sha256` of the index
+    hashes: RecordHashes = RecordHashes()
     seconds: float = 0.0  # that compressing took
 
 
@@ -204,5 +204,5 @@ def _encode(
         name: encode(identity.codec, as_bytes(array.array[position]))
         for name, array in features.items()
     }
-    hashes = checksum(arrays.values()), record_sha256(arrays.values())
+    hashes = RecordHashes.of(arrays.values())
     return _Record(arrays, Status.OK, picture.reason, hashes, time.perf_counter() - started)

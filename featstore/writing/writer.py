@@ -13,7 +13,7 @@ from ..geometry import GridShape
 from ..identity import Identity
 from ..layout import Layout, Part, Shard, check_folder, check_folders, lay_out
 from ..lookup import Status
-from ..shards import ShardWriter, as_bytes, checksum, encode, record_sha256
+from ..shards import RecordHashes, ShardWriter, as_bytes, encode
 from ..store import FeatureStore
 from ..tables import IndexRow
 from .commit import commit_store, complete_commit, remove_leftovers, rollback
@@ -66,11 +66,11 @@ def _append(
     image_id, row, shape = shard.ids[position], shard.rows[position], str(shard.shape)
     if grid is None:
         reason = "no such file"
-        return IndexRow(image_id, Status.MISSING, reason, shape, row, 0, 0, "", image_id, "", "")
+        return IndexRow(image_id, Status.MISSING, reason, shape, row, 0, 0, "", image_id)
     record = {"grid": grid} if isinstance(grid, np.ndarray) else grid
     encoded = encode_record(identity, shard.shape, record)
     files.append(row - shard.first_row, encoded)
-    hashes = checksum(encoded.values()), record_sha256(encoded.values())
+    hashes = RecordHashes.of(encoded.values())
     return IndexRow(image_id, Status.OK, "", shape, row, 0, 0, "", image_id, *hashes)
 
 
