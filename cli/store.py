@@ -332,3 +332,84 @@ def digest(*, path: Path, as_json: bool) -> None:
 
     value = FeatureStore.open(path).digest
     show({"digest": value}, value, as_json=as_json)
+
+
+@store.command()
+@store_argument
+@click.option("--title", metavar="TEXT")
+@click.option("--description", metavar="TEXT")
+@click.option("--licence", metavar="TEXT", help="Of the features, such as CC-BY-4.0.")
+@click.option("--source-licence", metavar="TEXT", help="Of the images that they were made from.")
+@click.option("--citation", metavar="TEXT")
+@click.option("--homepage", metavar="URL")
+@break_lock
+@as_json
+def describe(*, path: Path, break_lock: bool, as_json: bool, **about: str | None) -> None:
+    """Say in STORE what people should know about it; the digest stays the same.
+
+    An empty text removes a field. Also lists the documents of the store with their sha256, so that
+    store verify checks them: README.md, LICENSE, CITATION.cff, croissant.json, and the files in
+    its folder documents/.
+
+    \b
+    $ clipfeat store describe coco.clipfeat --title "COCO, RN50x4" --licence CC-BY-4.0
+    """
+    import msgspec
+
+    from ..featstore import describe as describe_store
+
+    given = {name: text or None for name, text in about.items() if text is not None}
+    metadata = describe_store(path, given, break_lock=break_lock)
+    record = {"about": msgspec.to_builtins(metadata.about), "documents": metadata.documents}
+    lines = [f"{name.replace('_', ' ')}: {text}" for name, text in record["about"].items() if text]
+    lines += [f"document: {name}" for name in metadata.documents]
+    show(record, "\n".join(map(printable, lines)) or f"{path}: no description", as_json=as_json)
+
+
+@store.command()
+@store_argument
+@click.argument("out", metavar="OUT", type=LocalPath())
+@click.option(
+    "--dtype",
+    type=click.Choice(["float16", "float32", "uint8"]),
+    help="Numbers of the new store; uint8: 256 values between the bounds of each channel.",
+)
+@click.option(
+    "--mantissa-bits",
+    type=click.IntRange(1, 9),
+    metavar="N",
+    help="Round float16 to N bits of its mantissa of 10; 7 is a good choice.",
+)
+@click.option("--codec", type=click.Choice(["zstd", "none"]))
+@as_json
+def convert(
+    *,
+    path: Path,
+    out: Path,
+    dtype: str | None,
+    mantissa_bits: int | None,
+    codec: str | None,
+    as_json: bool,
+) -> None:
+    """Write STORE again as OUT, with smaller numbers or another codec.
+
+    OUT has an identity and a digest of its own, and names STORE as its origin. Readers get float16
+    from each of them. At the end the loss is measured; clipfeat store info shows it. Run the same
+    command again to continue a conversion that was interrupted.
+
+    \b
+    $ clipfeat store convert coco.clipfeat coco-8bit.clipfeat --dtype uint8
+    $ clipfeat store convert coco.clipfeat coco-raw.clipfeat --codec none
+    """
+    from ..featstore import FeatureStore
+    from ..featstore import convert as convert_store
+    from ..featstore.report.summary import summarize_store, summary_text
+
+    if dtype is None and mantissa_bits is None and codec is None:
+        raise UsageError(
+            "nothing to convert; give --dtype, --mantissa-bits or --codec", code="E-STORE-CONVERT"
+        )
+    options: dict[str, Any] = {"dtype": dtype, "mantissa_bits": mantissa_bits, "codec": codec}
+    summary = summarize_store(convert_store(FeatureStore.open(path), out, **options))
+    with patient_stdout():
+        show(summary.to_json(), summary_text(summary), as_json=as_json)

@@ -10,6 +10,8 @@ from .metadata import StoreMetadata
 from .shards import ShardRow
 from .store import FeatureBatch, FeatureStore
 from .tables import IndexRow
+from .writing.convert import convert
+from .writing.describe import describe
 from .writing.writer import write_store
 
 __all__ = [
@@ -27,6 +29,8 @@ __all__ = [
     "Status",
     "StoreError",
     "StoreMetadata",
+    "convert",
+    "describe",
     "repair",
     "verify",
     "write_store",

@@ -34,6 +34,7 @@ SHARD_PATH = re.compile(
 )
 ZARR_JSON = re.compile(rf"{re.escape(ZARR_GROUP)}/([0-9]+x[0-9]+/(({ARRAY})/)?|scale/)?zarr\.json")
 # Files for people, which may lie in a store; in the folder `documents` under any plain name.
+DOCUMENTS = "documents"
 SIGNATURES = ("store.json.minisig", "store.json.sig")
 DOCUMENT = re.compile(
     r"^(README\.md|LICENSE|CITATION\.cff|croissant\.json|documents/[A-Za-z0-9_-][A-Za-z0-9._-]{0,99})\Z"

@@ -8,7 +8,7 @@ import numpy as np
 
 from ..base.errors import CorruptStoreError
 from ..base.files import read_bytes
-from .layout import ZARR_GROUP, check_plain
+from .layout import ZARR_GROUP, check_folder, check_plain
 from .shards import CRC_BYTES, crc32c
 
 SCALE_FILE = f"{ZARR_GROUP}/scale/c.0.0"
@@ -52,12 +52,18 @@ class Scale(NamedTuple):
         return content + crc32c(content)
 
 
+def scale_sha256(scale: Scale) -> str:
+    """Return the sha256 of SCALE_FILE, which the identity has."""
+    return hashlib.sha256(scale.to_bytes()).hexdigest()
+
+
 def read_scale(store: Path, dim: int, sha256: str) -> Scale:
     """Return the scale of a store of `dim` channels.
 
     Raises CorruptStoreError unless its file has this sha256 and holds finite numbers.
     """
     path = store / SCALE_FILE
+    check_folder(path.parent)
     check_plain([path])
     size = 2 * 4 * dim + CRC_BYTES
     try:

@@ -164,9 +164,11 @@ class RecordReader:
         every: list[bytes | None] = [None] * len(firsts)
         if checks is not None:
             every = np.ascontiguousarray(checks[firsts]).view(f"V{CRC_BYTES}")[:, 0].tolist()
-        numbers, rows = places.shape[firsts].tolist(), places.row[firsts].tolist()
+        numbers: list[int] = places.shape[firsts].tolist()
+        rows: list[int] = places.row[firsts].tolist()
         wanted: list[WantedRecord] = []
-        for k, n, row, check in zip(firsts.tolist(), numbers, rows, every, strict=True):
+        ks: list[int] = firsts.tolist()
+        for k, n, row, check in zip(ks, numbers, rows, every, strict=True):
             shard, position = divmod(row, self._shard_records)
             got = None if last is None else last[k]
             wanted.append(WantedRecord(self._shapes[n], shard, position, check, outs[k], got))

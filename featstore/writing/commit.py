@@ -28,6 +28,7 @@ from ...base.text import counted
 from ..layout import TABLES, Shard, TableName, is_table_file
 from ..lookup import LookupBuilder, Status, lookup_bytes
 from ..metadata import About, StoreMetadata, store_digest, write_metadata
+from ..quantise import SCALE_FILE
 from ..shards import ShardRow
 from ..store import FeatureStore
 from ..tables import IndexRow, index_batch, index_lines, read_index, write_index, write_shards
@@ -258,7 +259,7 @@ def rollback(run: Run) -> None:
             for array in run.identity.arrays:
                 remove_plain(run.path / shard.path(array))
     if run.parent is None:
-        for name in run.zarr_metadata():
+        for name in [*run.zarr_metadata(), SCALE_FILE]:
             remove_plain(run.path / name)
         remove_temporaries(run.path)
         for path in run.tables().values():

@@ -13,6 +13,7 @@ from ..geometry import GridShape
 from ..identity import Identity
 from ..layout import Layout, Part, Shard, check_folder, check_folders, lay_out
 from ..lookup import Status
+from ..quantise import Scale
 from ..shards import RecordHashes, ShardWriter, as_bytes, encode
 from ..store import FeatureStore
 from ..tables import IndexRow
@@ -108,7 +109,7 @@ class StoreWriter:
 
     `shards` are all that it is for, `pending` those that are not written yet. With a `parent`, the
     finished store at `path`, the shards are added to it. Until `commit` has written store.json,
-    readers see the parent; from then on the new store.
+    readers see the parent; from then on the new store. A new store of uint8 needs its `scale`.
 
     The writer of a `part` does not commit: `commit_parts` does, once all parts are written. Parts
     may start in any order, also at the same time. The first writes the plan, and the others must
@@ -129,9 +130,10 @@ class StoreWriter:
         *,
         parent: FeatureStore | None = None,
         part: Part | None = None,
+        scale: Scale | None = None,
         break_lock: bool = False,
     ):
-        self._run = Run(path, identity, layout, parent)
+        self._run = Run(path, identity, layout, parent, scale)
         self._lock = StoreLock(path, part, break_lock=break_lock)
         self._numbers = part.shards(len(layout.shards)) if part else None
         self.shards = layout.shards
