@@ -54,6 +54,7 @@ class Status(enum.StrEnum):
 MAGIC = b"clipfeat"
 HEADER_BYTES = len(MAGIC) + 8
 ENTRY_BYTES = 32
+CHECK_BYTES = 4  # of each array of a record
 SHAPE_BIT, STATUS_BIT, AREA_BIT = 40, 52, 56
 MAX_SHAPES = 1 << (STATUS_BIT - SHAPE_BIT)
 STATUS_MASK = (1 << (AREA_BIT - STATUS_BIT)) - 1
@@ -329,6 +330,8 @@ class LookupBuilder:
 
 def _check(checksum: str) -> int:
     """Return the number that the look-up has for a `checksum` of the index, 0 for ""."""
+    if len(checksum) % (2 * CHECK_BYTES):
+        raise ValueError(f"a checksum of {len(checksum)} hex digits")
     lasts = np.frombuffer(bytes.fromhex(checksum), "<u4").tolist()
     return (lasts[0] if lasts else 0) | reduce(xor, lasts[1:], 0) << 32
 
