@@ -188,7 +188,7 @@ def _cells(store: FeatureStore, label: str) -> Iterator[np.ndarray]:
             some = ids[start : start + CHUNK]
             counts = store.shapes(some).prod(axis=1)
             features = store.read(some).features
-            inside: np.ndarray = np.arange(features.shape[1]) < counts[:, None]
+            inside = np.less.outer(np.arange(features.shape[1]), counts).T
             yield features[inside]
             bar.update(len(some))
 

@@ -1,6 +1,7 @@
 """Converted stores: smaller numbers, a measured loss, an identity of their own."""
 
 import json
+from typing import Any
 
 import numpy as np
 import pytest
@@ -84,7 +85,8 @@ class TestUint8:
     def test_values_are_low_and_steps(self, source, tmp_path):
         store = convert(source, tmp_path / "o", dtype="uint8")
         values = cells_of(source).astype(np.float32)
-        low, step = zarr.open_array(store.path / "features.zarr/scale", mode="r")[:]
+        scale: Any = zarr.open_array(store.path / "features.zarr/scale", mode="r")
+        low, step = scale[:]
         assert np.array_equal(low, np.minimum(values.min(0), 0))
         assert np.allclose(step, (values.max(0) - low) / 255)
         ids = list(store.ids)
@@ -92,7 +94,7 @@ class TestUint8:
         assert (raw.features.dtype, read.features.dtype) == (np.uint8, np.float16)
         by_hand = (raw.features * step + low).astype(np.float16)
         assert np.array_equal(read.features[read.mask], by_hand[read.mask])
-        group = store.zarr()
+        group: Any = store.zarr()
         row = next(row for row in store.index if row.image_id == "i1")
         assert np.array_equal(
             group["2x3/grid"][row.row].reshape(6, DIM), raw.features[ids.index("i1"), :6]

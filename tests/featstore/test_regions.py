@@ -1,6 +1,7 @@
 """Stores of regions: boxes, classes and scores beside the cells, read by the same call."""
 
 import shutil
+from typing import Any
 
 import numpy as np
 import pytest
@@ -64,7 +65,7 @@ def test_other_readers_see_the_arrays_with_their_names(tmp_path):
     row = next(row for row in store.index if row.image_id == "i1").row
     dims = {"boxes": ("record", "region", "side"), "classes": ("record", "region")}
     for name in ("boxes", "classes", "scores"):
-        array = zarr.open_array(folder / name, mode="r")
+        array: Any = zarr.open_array(folder / name, mode="r")
         spec = {"driver": "zarr3", "kvstore": {"driver": "file", "path": str(folder / name)}}
         other = tensorstore.open(spec, read=True).result().read().result()
         assert np.array_equal(array[row], records["i1"][name])
