@@ -186,7 +186,7 @@ def _cells(store: FeatureStore, label: str) -> Iterator[np.ndarray]:
     with tqdm(total=len(ids), desc=label, unit="image", disable=None) as bar:
         for start in range(0, len(ids), CHUNK):
             some = ids[start : start + CHUNK]
-            counts = store.shapes(some).prod(axis=1)
+            counts: np.ndarray = store.shapes(some).prod(axis=1)
             features = store.read(some).features
             inside = np.less.outer(np.arange(features.shape[1]), counts).T
             yield features[inside]
