@@ -113,17 +113,23 @@ def find_images(
     `candidates` are the ids that an image may have, with or without the suffix of its file; `texts`
     says in errors what the texts are, such as "questions of split 'val' ask". Raises ClipfeatError
     (E-IMAGES-MISSING) that counts and names the images without features where more than
-    `skip_missing` texts are about them.
+    `skip_missing` texts are about them, and (E-IMAGES-NONE) where all texts are.
     """
     ids, problem = _look_up(candidates, store, texts)
-    if problem:
-        skipped = ids.count(None)
-        if skipped > skip_missing:
-            raise ClipfeatError(
-                f"{problem}; extract these images into the store, or pass --skip-missing {skipped}",
-                code="E-IMAGES-MISSING",
-            )
-        logger.info(f"{problem}; skipped")
+    if not problem:
+        return ids
+    skipped = ids.count(None)
+    if skipped > skip_missing:
+        raise ClipfeatError(
+            f"{problem}; extract these images into the store, or pass --skip-missing {skipped}",
+            code="E-IMAGES-MISSING",
+        )
+    if skipped == len(ids):
+        raise ClipfeatError(
+            f"{problem}: no text is left; extract these images, or pass the store that has them",
+            code="E-IMAGES-NONE",
+        )
+    logger.info(f"{problem}; skipped")
     return ids
 
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from ..data.vocabulary import PADDING
 from ..records import FeatureNorm
 from .captioner import Captioner, Cells
-from .layers import GridPosition, Outputs, WordEmbedding, masked_softmax
+from .layers import AnswerBatch, GridPosition, Outputs, WordEmbedding, masked_softmax
 from .settings import UpDnCaptionerSettings, UpDnSettings
 
 POSITION = 64  # channels of a cell's position
@@ -65,29 +65,24 @@ class UpDn(nn.Module):
         )
         self.dropout = nn.Dropout(dropout)
 
-    def forward(
-        self,
-        features: Float[Tensor, "image cell dim"],
-        mask: Bool[Tensor, "image cell"],
-        grid_shapes: Int[Tensor, "image 2"],
-        image_of_text: Int[Tensor, " text"],
-        tokens: Int[Tensor, "text token"],
-    ) -> Outputs:
+    def forward(self, batch: AnswerBatch) -> Outputs:
         """Return each text's logits and its attention weights, which sum to 1 over cells.
 
-        `mask` is true for real cells; the contents of padding cells change nothing.
+        The contents of padding cells change nothing.
         """
-        question = self.question(tokens)  # text hidden
-        cells = self.appearance(self.norm(features, mask))  # image cell hidden
+        question = self.question(batch.tokens)  # text hidden
+        cells = self.appearance(self.norm(batch.features, batch.mask))  # image cell hidden
         if self.position is not None:
-            position = self.position(grid_shapes, features.shape[1]).to(cells.dtype)
+            position = self.position(batch.grid_shapes, batch.features.shape[1]).to(cells.dtype)
             cells = torch.cat((cells, position), dim=-1)
         cells = self.dropout(cells)
 
         # index_select, not indexing: its gradient adds up in a fixed order on the CPU.
-        cells = cells.index_select(0, image_of_text)  # text cell hidden+position
+        cells = cells.index_select(0, batch.image_of_text)  # text cell hidden+position
         scores = self.attention(self.dropout(cells * self.query(question)[:, None])).squeeze(-1)
-        weights = masked_softmax(scores, mask.index_select(0, image_of_text))  # text cell
+        weights = masked_softmax(
+            scores, batch.mask.index_select(0, batch.image_of_text)
+        )  # text cell
         attended = torch.einsum("tc,tch->th", weights.to(cells.dtype), cells)
 
         fused = self.question_for_fusion(question) * self.image_for_fusion(attended)

@@ -6,12 +6,12 @@ from dataclasses import dataclass
 from functools import cached_property, partial
 from itertools import chain
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
 from accelerate import Accelerator
-from jaxtyping import Bool, Float, Float32, Float64, Int
+from jaxtyping import Float, Float32, Float64, Int
 from torch import Tensor, nn
 
 from ...featstore import FeatureStore
@@ -20,6 +20,7 @@ from ..checkpoint import TrainedRun, load_trained
 from ..data.vocabulary import PADDING, TextVocabulary, Vocabulary, read_vocabulary
 from ..devices import MODEL_SIZE_REMEDY, inference_errors, memory_errors
 from ..engine import each_batch, eval_batch_size
+from ..models.layers import AnswerBatch
 from ..models.pretrained import Pretrained
 from ..models.settings import AnsweringSettings
 from ..models.start import make_model, new_model, require_grid_side, start_files
@@ -29,22 +30,6 @@ from ..settings import LoopSettings
 from ..task import Report, Task, make_order
 
 S = TypeVar("S", bound=AnsweringSettings)
-
-
-class AnswerBatch(NamedTuple):
-    """Some texts, and the images that they are about, each once."""
-
-    features: Float[Tensor, "image cell dim"]
-    mask: Bool[Tensor, "image cell"]
-    grid_shapes: Int[Tensor, "image 2"]
-    image_of_text: Int[Tensor, " text"]
-    tokens: Int[Tensor, "text token"]
-    targets: Float32[Tensor, "text answer"]
-
-    @property
-    def inputs(self) -> tuple[Tensor, ...]:
-        """All but the targets, in the order in which a model takes them."""
-        return self[:-1]
 
 
 @dataclass(frozen=True)
@@ -148,7 +133,7 @@ def predict(
     best = torch.zeros(len(examples), dtype=torch.int64, device=accelerator.device)
     size = eval_batch_size(settings)
     for numbers, batch in each_batch(order, read, accelerator, size=size, doing="answering"):
-        logits = model(*batch.inputs).logits
+        logits = model(batch).logits
         best[torch.from_numpy(numbers).to(best.device)] = logits.argmax(dim=1)
     # Each text is answered in one process, and 0 in the others.
     chosen: list[int] = torch.as_tensor(accelerator.reduce(best, "sum")).tolist()

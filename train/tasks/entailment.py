@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from ...base.errors import ClipfeatError, UsageError
+from ...base.errors import UsageError
 from ...base.text import counted
 from ...featstore import FeatureStore
 from ..checkpoint import TrainedRun
@@ -64,11 +64,6 @@ def encode(
         skip_missing=skip_missing,
     )
     kept = [(pair, stored) for pair, stored in zip(split.pairs, ids, strict=True) if stored]
-    if not kept:
-        raise ClipfeatError(
-            f"split {split.name!r}: none of its images has features in the store",
-            code="E-IMAGES-NONE",
-        )
     texts = [pair.hypothesis for pair, _ in kept]
     examples = make_examples(
         [pair.pair_id for pair, _ in kept],
@@ -166,7 +161,7 @@ class EntailmentTask(AnsweringTask[VeSettings]):
 
 def label_loss(model: nn.Module, batch: AnswerBatch) -> Tensor:
     """Return the mean cross-entropy of the labels, summed over a model's heads; shape ()."""
-    outputs = model(*batch.inputs)
+    outputs = model(batch)
     heads = (outputs.logits, *outputs.auxiliary_logits)
     return torch.stack([cross_entropy(logits, batch.targets) for logits in heads]).sum()
 

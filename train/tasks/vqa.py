@@ -123,11 +123,6 @@ def encode(
     """
     ids = store_ids(split.questions, split.name, store, skip_missing=skip_missing)
     kept = [q for q, stored in zip(split.questions, ids, strict=True) if stored is not None]
-    if not kept:
-        raise ClipfeatError(
-            f"split {split.name!r}: none of its images has features in the store",
-            code="E-IMAGES-NONE",
-        )
     texts = [question.text for question in kept]
     examples = make_examples(
         [question.question_id for question in kept],
@@ -252,7 +247,7 @@ def soft_score_loss(model: nn.Module, batch: AnswerBatch) -> Tensor:
     The sum over answers (mean times their number) is what Pythia and MCAN use; each further
     head of a model adds its own, as in MoVie+MCAN. Shape ().
     """
-    outputs = model(*batch.inputs)
+    outputs = model(batch)
     losses = [
         binary_cross_entropy_with_logits(logits, batch.targets) * logits.shape[1]
         for logits in (outputs.logits, *outputs.auxiliary_logits)

@@ -67,7 +67,7 @@ def answer(run: TrainedVqa, store: FeatureStore, image_id: str, question: str) -
     reader = RecordReader(store, device)
     numbers = np.zeros(1, dtype=np.int64)
     batch = read_batch(reader, examples, numbers, answers=len(run.vocabulary.answers))
-    outputs = model(*on_device(batch, device).inputs)
+    outputs = model(on_device(batch, device))
     logits, best = outputs.logits[0].float().topk(min(TOP, outputs.logits.shape[1]))
     texts = (run.vocabulary.answers[number] for number in best.tolist())
     top = tuple(zip(texts, logits.sigmoid().tolist(), strict=True))

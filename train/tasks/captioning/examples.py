@@ -10,7 +10,6 @@ import torch
 from jaxtyping import Bool, Float, Float64, Int
 from torch import Tensor
 
-from ....base.errors import ClipfeatError
 from ...data.caption_vocabulary import BEGIN, END, UNKNOWN_WORD, CaptionVocabulary
 from ...data.captions import CaptionedImage, CaptionSplit
 from ...data.ids import find_images, require_different
@@ -122,11 +121,6 @@ def _with_features(
         of=f"split {split.name!r}",
     )
     kept = [(image, stored) for image, stored in found if stored is not None]
-    if not kept:
-        raise ClipfeatError(
-            f"split {split.name!r}: none of its images has features in the store",
-            code="E-IMAGES-NONE",
-        )
     return [image for image, _ in kept], tuple(stored for _, stored in kept)
 
 

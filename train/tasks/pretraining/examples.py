@@ -13,7 +13,6 @@ from jaxtyping import Bool, Float, Float32, Int
 from torch import Tensor
 from tqdm import tqdm
 
-from ....base.errors import ClipfeatError
 from ....base.text import printable
 from ...data.ids import find_images, lxmert_candidates
 from ...data.lxmert import Sentence, read_sentences
@@ -251,10 +250,6 @@ def encode(
         skip_missing=skip_missing,
     )
     kept = np.array([image_id is not None for image_id in stored])
-    if not kept.any():
-        raise ClipfeatError(
-            f"corpus {name!r}: none of its images has features in the store", code="E-IMAGES-NONE"
-        )
     numbers: dict[str, int] = {}
     images = [numbers.setdefault(image_id, len(numbers)) for image_id in stored if image_id]
     texts = list(corpus.texts)
