@@ -18,7 +18,7 @@ E, N, C = "entailment", "neutral", "contradiction"
 
 def split_of(*labels: str) -> VeSplit:
     pairs = tuple(Pair(str(n), ("1",), "A.", label) for n, label in enumerate(labels))
-    return VeSplit("dev", pairs, 0, Path("dev.jsonl"))
+    return VeSplit("dev", pairs, 0, (Path("dev.jsonl"),))
 
 
 def test_a_score_worked_out_by_hand() -> None:

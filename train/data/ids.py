@@ -215,14 +215,14 @@ def find_file(data: Path, names: Sequence[str], of: str) -> Path:
     raise UsageError(f"{data} has no {' or '.join(names)}, {of}", code="E-DATA-FILE")
 
 
-def require_unique(new_id: object, known: Container[object], name: str, where: object) -> None:
+def require_unique(new_id: object, known: Container[object], name: str, place: object) -> None:
     """Raise ClipfeatError (E-DATA-TWICE) where an id of a file is already among the `known` ones.
 
     `name` is what the file calls the id, such as "question_id".
     """
     if new_id in known:
         raise ClipfeatError(
-            f"{where}: {name} {new_id!r:.60} occurs twice; keep one", code="E-DATA-TWICE"
+            f"{place}: {name} {new_id!r:.60} occurs twice; keep one", code="E-DATA-TWICE"
         )
 
 

@@ -11,7 +11,7 @@ from jaxtyping import Bool, Float, Float32, Int
 from torch import Tensor, nn
 
 from ..data.vocabulary import PADDING
-from ..records import FeatureNorm
+from ..records import FeatureNorm, Records
 from .captioner import Captioner, Cells
 from .layers import AnswerBatch, GridPosition, Outputs, WordEmbedding, masked_softmax
 from .settings import UpDnCaptionerSettings, UpDnSettings
@@ -127,18 +127,13 @@ class UpDnCaptioner(Captioner):
         self.classifier = nn.Linear(hidden, words)
         self.dropout = nn.Dropout(settings.dropout)
 
-    def encode(
-        self,
-        features: Float[Tensor, "image cell dim"],
-        mask: Bool[Tensor, "image cell"],
-        grid_shapes: Int[Tensor, "image 2"],
-    ) -> Memory:
-        """Return the memory of images; only cells where `mask` is true have an effect."""
-        cells = self.cells(features, mask, grid_shapes)
+    def encode(self, records: Records) -> Memory:
+        """Return the memory of images; only cells where the mask is true have an effect."""
+        cells = self.cells(records)
         # float32: under autocast a sum over a large grid would lose its last cells
-        total = torch.where(mask[..., None], cells, 0.0).sum(dim=1, dtype=torch.float32)
-        mean = total / mask.sum(dim=1)[:, None]
-        return Memory(cells, self.key(cells), mean.to(cells.dtype), mask)
+        total = torch.where(records.mask[..., None], cells, 0.0).sum(dim=1, dtype=torch.float32)
+        mean = total / records.mask.sum(dim=1)[:, None]
+        return Memory(cells, self.key(cells), mean.to(cells.dtype), records.mask)
 
     def logits(
         self, memory: Memory, tokens: Int[Tensor, "caption token"]
