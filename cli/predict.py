@@ -56,7 +56,7 @@ def vqa(
     device: str | None,
     as_json: bool,
 ) -> None:
-    """Answer a question about an image, and draw the attention of the model.
+    """Answer a question about an image and draw the attention.
 
     Prints the five best answers with the accuracy that the model expects of each. The picture
     assumes that the grid covers the whole image, which is wrong for recipes that crop.

@@ -149,7 +149,7 @@ def test_without_the_table_every_file_is_read_on_demand(folder):
     digest = FeatureStore.open(folder / "s").digest
     (folder / "s.files.parquet").unlink()
     said = run(folder)[1]
-    assert said[1].startswith("10 files whose size and time then are not known: --retry changed")
+    assert said[1].startswith("the earlier size and time of 10 files are not known")
     report, said = renew(folder)
     assert said[1] == "10 files read again, 0 of them changed"
     assert report.store.digest == digest
