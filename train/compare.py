@@ -110,7 +110,7 @@ def read_scored(run: Path) -> ScoredRun:
     if not os.path.lexists(path):
         raise UsageError(
             f"{run} has no {SCORES}; if its training was interrupted, run its command again; a task "
-            "of your own must write the file in `report` (docs/own-task.md)",
+            "of your own must return scores from `report` (docs/own-task.md)",
             code="E-COMPARE-SCORES",
         )
     record = read_json(path, MAX_RUN_BYTES, follow=False)
