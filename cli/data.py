@@ -87,4 +87,4 @@ def demo_data(*, folder: Path, images: int, seed: int) -> None:
     data = write_demo_data(folder, images, seed)
     tell(f"{data.folder}: {counted(data.images, 'scene')}, {data.held_out} of them held out")
     tell(f"{counted(data.questions, 'question')} in vqa/; captions/ and snli_ve/ beside it")
-    tell(f"next: clipfeat manifest {data.folder}/images -o images.parquet")
+    tell(f"next: clipfeat manifest {data.folder}/images -o {data.folder}/images.parquet")
