@@ -52,10 +52,11 @@ def eval_() -> None:
 @click.option("--annotations", type=A_PATH, help="Annotations of the questions; GQA has none.")
 @as_json
 def vqa(*, run: Path | None, as_json: bool, **options: Any) -> None:
-    """Answer the questions of a split and write RUN/predictions_<split>.json.
+    """Answer the questions of a split and score the answers.
 
-    Prints the official accuracy in percent if the split has annotations. With --predictions it
-    scores a file in the format of the VQA v2 or GQA leaderboard, and needs no run.
+    Writes RUN/predictions_<split>.json, and prints the official accuracy in percent if the split
+    has annotations. With --predictions it scores a file in the format of the VQA v2 or GQA
+    leaderboard, and needs no run.
 
     \b
     $ clipfeat eval vqa run --split test-dev --data vqa/
@@ -86,9 +87,10 @@ def vqa(*, run: Path | None, as_json: bool, **options: Any) -> None:
 )
 @as_json
 def ve(*, run: Path, blind: Path | None, as_json: bool, **options: Any) -> None:
-    """Label the hypotheses of a split and write RUN/predictions_<split>.jsonl.
+    """Label the hypotheses of a split and score the labels.
 
-    Prints the accuracy in percent, overall and for each class, and the confusion matrix.
+    Writes RUN/predictions_<split>.jsonl, and prints the accuracy in percent, overall and for each
+    class, and the confusion matrix.
 
     \b
     $ clipfeat eval ve run --split test --blind blind --json
@@ -105,9 +107,10 @@ def ve(*, run: Path, blind: Path | None, as_json: bool, **options: Any) -> None:
 @scored_on
 @as_json
 def pretrain(*, run: Path, as_json: bool, **options: Any) -> None:
-    """Score a pre-trained run on hidden words, answers and replaced texts of a corpus.
+    """Score a pre-training run on its objectives.
 
-    Prints accuracies in percent, and those of the same model with all features set to zero.
+    Prints accuracies in percent for masked words, answers and replaced texts of a corpus, and those
+    of the same model with all features set to zero.
 
     \b
     $ clipfeat eval pretrain stage1 --split mscoco_minival --json
@@ -158,12 +161,12 @@ def caption(
     as_json: bool,
     **options: Any,
 ) -> None:
-    """Caption the images of a split and write RUN/predictions_<split>.json.
+    """Caption the images of a split and score the captions.
 
-    RUN is the folder of both stages, of which the last is scored, or the folder of one stage.
-    Prints CIDEr-D, and, if java is installed, BLEU, METEOR, ROUGE-L and CIDEr. With --results it
-    scores a file of captions, and needs neither a run nor torch. --clipscore needs a store with
-    embeddings (clipfeat extract --pooled).
+    Writes RUN/predictions_<split>.json. RUN is the folder of both stages, of which the last is
+    scored, or the folder of one stage. Prints CIDEr-D, and, if java is installed, BLEU, METEOR,
+    ROUGE-L and CIDEr. With --results it scores a file of captions, and needs neither a run nor
+    torch. --clipscore needs a store with embeddings (clipfeat extract --pooled).
 
     \b
     $ clipfeat eval caption run --split test --beam 5 --json
@@ -287,8 +290,9 @@ def _eval_file(
 @click.argument("runs", metavar="RUN RUN...", nargs=-1, type=LocalPath())
 @as_json
 def compare(*, runs: tuple[Path, ...], as_json: bool) -> None:
-    """Compare runs of one task with the first RUN, on the examples that all of them were scored on.
+    """Compare the scores of runs of one task.
 
+    Each run is compared with the first one, on the examples that all of them were scored on.
     Prints each run's score, its difference from the first, and the 95% bootstrap interval of that
     difference. Images are resampled with all of their questions, which are not independent.
 

@@ -114,6 +114,7 @@ def training(data_help: str, *, init: bool = True) -> Decorator:
         *((from_pretraining,) if init else ()),
         click.option(
             "--gpus",
+            metavar="N|0,3|3,",
             help="GPUs to train on: a count (8), their numbers (0,3), or one number (3,).",
         ),
         click.option(

@@ -46,7 +46,7 @@ def predict() -> None:
 @device_option
 @as_json
 def vqa(*, run: Path, as_json: bool, **options: Any) -> None:
-    """Answer a question about an image, and draw the attention of the model.
+    """Answer a question about an image and draw the attention.
 
     Prints the five best answers with the accuracy that the model expects of each. The picture
     assumes that the grid covers the whole image, which is wrong for recipes that crop.

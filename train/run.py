@@ -125,7 +125,7 @@ def require_same_run(folder: Path, manifest: RunManifest) -> None:
         if differing:
             raise UsageError(
                 f"{folder} holds a run with {'; '.join(differing)}; "
-                "pass another --out, or what that run was started with",
+                "pass another --out, or the settings and data of that run",
                 code="E-RUN-DIFFERS",
             )
     elif folder.exists() and not (folder.is_dir() and all(map(_is_trace, folder.iterdir()))):

@@ -172,7 +172,8 @@ def find_config(name: str, presets: Path) -> Path:
         return preset
     known = ", ".join(sorted(path.stem for path in presets.glob("*.toml")))
     raise UsageError(
-        f"no settings file {name}; pass the path of a TOML file or one of: {known}",
+        f"no settings file or preset is named {name}; pass the path of a TOML file, or one of the "
+        f"presets {known}",
         code="E-SETTINGS-FILE",
     )
 

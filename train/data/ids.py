@@ -212,7 +212,10 @@ def find_file(data: Path, names: Sequence[str], of: str) -> Path:
     for name in names:
         if (data / name).is_file():
             return data / name
-    raise UsageError(f"{data} has no {' or '.join(names)}, {of}", code="E-DATA-FILE")
+    raise UsageError(
+        f"{data} is not the right folder; pass the one that contains {' or '.join(names)}, {of}",
+        code="E-DATA-FILE",
+    )
 
 
 def require_unique(new_id: object, known: Container[object], name: str, place: object) -> None:
