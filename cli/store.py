@@ -30,9 +30,9 @@ logger = logging.getLogger(__name__)
 
 store_argument = click.argument("path", metavar="STORE", type=LocalPath())
 WHOLE = {
-    None: "every file is whole",
+    None: "every file is complete and unchanged",
     "quick": "every file exists and has its size",
-    "deep": "every file and every record is whole",
+    "deep": "every file is complete and unchanged, every record can be decoded",
 }
 HEADING = ("image id", "status", "grid", "image size", "reason")
 WIDTHS = (24, 11, 7, 11)  # of the columns on a terminal; the first grows with the ids
@@ -41,7 +41,9 @@ UNKNOWN = "-"
 
 @click.group()
 def store() -> None:
-    """Describe, list, verify, repair and cite a feature store; torch is not needed.
+    """Describe, list, verify, repair and cite a feature store.
+
+    torch is not needed, except for store verify --recompute.
 
     \b
     $ clipfeat store info coco.clipfeat
@@ -53,7 +55,7 @@ def store() -> None:
 @store_argument
 @as_json
 def info(*, path: Path, as_json: bool) -> None:
-    """Describe STORE: model, weights, recipe, counts by status, sizes, how to cite it.
+    """Describe STORE: model, recipe, counts, sizes, how to cite it.
 
     \b
     $ clipfeat store info coco.clipfeat
@@ -78,11 +80,12 @@ def info(*, path: Path, as_json: bool) -> None:
 )
 @as_json
 def ls(*, path: Path, statuses: tuple[str, ...], as_json: bool) -> None:
-    """List the image ids of STORE: status, grid shape, image size, reason if there is no record.
+    """List the image ids of STORE with the status of each.
 
-    Prints a line for each id, sorted; a dash stands for an unknown value. In a pipe the columns are
-    separated by tabs and have no heading. --json prints an array of objects, one per line, with
-    image_id, status, reason, shape, width, height and source.
+    Prints a line for each id, sorted: status, grid shape (rows x cols), image size (width x
+    height), and the reason if there is no record. A dash stands for an unknown value. In a pipe the
+    columns are separated by tabs and have no heading. --json prints an array of objects, one per
+    line, with image_id, status, reason, shape, width, height and source.
 
     \b
     $ clipfeat store ls coco.clipfeat
@@ -147,7 +150,7 @@ def _id_record(row: "IndexRow") -> dict[str, Any]:
 @store_argument
 @as_json
 def stats(*, path: Path, as_json: bool) -> None:
-    """Print statistics of the features: spread of channels, norms of cells, dead channels.
+    """Print statistics of the channels and cells of STORE.
 
     Reads and verifies every record once, on all cores. A dead channel is 0 in every cell of every
     record; a constant channel has one other value. --json adds mean, standard deviation, minimum,
@@ -193,7 +196,7 @@ def verify(
     device: str | None,
     as_json: bool,
 ) -> None:
-    """Check every file of STORE against its packing list (sha256) and its digest.
+    """Check the sha256 of every file of STORE, and its digest.
 
     Exits with 1 if anything is wrong. Hashes cannot show that the features were right when they
     were written; --recompute can.
@@ -260,10 +263,10 @@ def _recompute(
 @break_lock
 @as_json
 def repair(*, path: Path, deep: bool, break_lock: bool, as_json: bool) -> None:
-    """Remove the damaged shards of STORE; the next clipfeat extract writes only those again.
+    """Remove the damaged shards of STORE.
 
-    Links, folders and files that clipfeat did not write are reported and left alone. Exits with 1
-    if a problem remains.
+    The next clipfeat extract writes only those again. Links, folders and files that clipfeat did
+    not write are reported and left alone. Exits with 1 if a problem remains.
 
     \b
     $ clipfeat store repair coco.clipfeat
@@ -292,7 +295,7 @@ def repair(*, path: Path, deep: bool, break_lock: bool, as_json: bool) -> None:
 @break_lock
 @as_json
 def finish(*, path: Path, break_lock: bool, as_json: bool) -> None:
-    """Complete STORE when all parts of an extraction have been written.
+    """Complete STORE after all parts have been written.
 
     Checks that no shard is missing, and reads all of them again; needs neither the images nor
     torch. If some are missing, it exits with 1 and prints which --shard-range to run again. Also

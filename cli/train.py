@@ -76,9 +76,10 @@ def ve(**options: Any) -> None:
 @train.command()
 @training("Folder of the corpus, from clipfeat corpus, or of tables of captions.")
 def pretrain(**options: Any) -> None:
-    """Pre-train an encoder of words and grid cells, from which vqa and ve can start.
+    """Pre-train an encoder of words and grid cells.
 
-    CONFIG is a TOML file of settings, or the name of a preset: stage1 by default, then stage2.
+    vqa and ve can start from it (--init). CONFIG is a TOML file of settings, or the name of a
+    preset: stage1 by default, then stage2.
 
     \b
     $ clipfeat train pretrain --store coco.clipfeat --data corpus/ --out stage1
@@ -104,9 +105,10 @@ def pretrain(**options: Any) -> None:
     help="Cross-entropy training, self-critical training from its best model, or both.",
 )
 def caption(*, stage: str, **options: Any) -> None:
-    """Train captioning on Karpathy's splits of COCO and Flickr30k, or on COCO's own files.
+    """Train captioning on COCO or Flickr30k.
 
-    CONFIG is a TOML file of settings, or the name of a preset. Each stage has a folder in --out.
+    Reads the files of Karpathy's splits, or COCO's own. CONFIG is a TOML file of settings, or the
+    name of a preset. Each stage has a folder in --out.
 
     \b
     $ clipfeat train caption transformer --store coco.clipfeat --data captions/ --out run

@@ -93,9 +93,10 @@ class Recomputation:
             cosine = min(deviation.cosine for deviation in self.deviations)
             same = sum(deviation.same_bits for deviation in self.deviations)
             lines.append(
-                f"{n} records again: {same} with the same bits; relative error {errors[n // 2]:.2g} "
-                f"(median), {errors[-1]:.2g} (worst, {printable(worst.image_id)}; "
-                f"{self.tolerance:g} allowed); least cosine of a cell {cosine:.6f}"
+                f"{n} records extracted again: {same} with the same bits; relative error: "
+                f"{errors[n // 2]:.2g} (median), {errors[-1]:.2g} (worst, "
+                f"{printable(worst.image_id)}), {self.tolerance:g} (allowed); "
+                f"least cosine of a cell {cosine:.6f}"
             )
         lines.append(f"verdict: {self.verdict} (sample of --seed {self.seed})")
         return "\n".join(lines)

@@ -84,7 +84,7 @@ def id_text(image_id: object) -> str:
     if isinstance(image_id, int | np.integer) and not isinstance(image_id, bool):
         return str(int(image_id))
     raise TypeError(
-        f"an image id is a text or a whole number; got {image_id!r:.80} ({type(image_id).__name__})"
+        f"an image id is a string or a whole number; got {image_id!r:.80} ({type(image_id).__name__})"
     )
 
 

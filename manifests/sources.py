@@ -79,7 +79,7 @@ def folder_manifest(folder: Path, ids: str = "stem") -> Manifest:
     """
     if not folder.is_dir():
         raise ManifestError(
-            f"{folder} is not a folder; pass the folder that contains the images",
+            f"{folder} is not a folder; pass the folder that contains the images with --images",
             code="E-MANIFEST-SOURCE",
         )
     return make_manifest([folder], options=SourceOptions(ids))

@@ -109,7 +109,8 @@ def read_scored(run: Path) -> ScoredRun:
     manifest, path = read_manifest(run), run / SCORES
     if not os.path.lexists(path):
         raise UsageError(
-            f"{run} has no {SCORES}: its training is not finished; run its command again",
+            f"{run} has no {SCORES}; if its training was interrupted, run its command again; a task "
+            "of your own must return scores from `report` (docs/own-task.md)",
             code="E-COMPARE-SCORES",
         )
     record = read_json(path, MAX_RUN_BYTES, follow=False)
