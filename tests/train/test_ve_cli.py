@@ -69,6 +69,15 @@ def test_a_run_folder_is_whole(run: Path) -> None:
     )
 
 
+def test_where_eval_writes_is_checked_before_it_computes(
+    run: Path, typed: Typed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("os.access", lambda *_: False)
+    monkeypatch.setattr("clipfeat.train.tasks.entailment.predict_with", None)
+    code, _, err = typed("eval", "ve", run, "--split", "dev")
+    assert (code, err.split()[-1]) == (2, "[E-PATH-WRITE]")
+
+
 def test_eval_gives_the_result_of_training(run: Path, typed: Typed) -> None:
     code, out, err = typed("eval", "ve", run, "--split", "dev", "--json", "--device", "cpu")
     assert (code, err) == (0, "")

@@ -75,6 +75,15 @@ def test_features_beat_the_blind_twin(
     assert seeing["overall"] > blind["overall"] + 25
 
 
+def test_where_eval_writes_is_checked_before_it_computes(
+    run: Path, typed: Typed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("os.access", lambda *_: False)
+    monkeypatch.setattr("clipfeat.train.tasks.vqa.predict_with", None)
+    code, _, err = typed("eval", "vqa", run, "--split", "val")
+    assert (code, err.split()[-1]) == (2, "[E-PATH-WRITE]")
+
+
 def test_eval_gives_the_score_of_its_predictions(run: Path, typed: Typed) -> None:
     code, out, err = typed("eval", "vqa", run, "--split", "val", "--json", "--device", "cpu")
     assert (code, err) == (0, "")
@@ -317,7 +326,7 @@ def test_questions_without_features_are_answered_by_nothing(
         code, out, err = typed(*words, *allowed)
         assert (code, out) == (1, "")
         assert err == (
-            "Error: 3 of 9 questions of split 'val' ask about 1 images that have no features, "
+            "Error: 3 of 9 questions of split 'val' ask about 1 image without features, "
             "such as COCO_val2014_000000000999 or 000000000999; extract these images into the "
             "store, or pass --skip-missing 3 [E-IMAGES-MISSING]\n"
         )

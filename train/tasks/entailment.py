@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from ...base.errors import ClipfeatError, UsageError
+from ...base.files import require_file
 from ...base.text import counted
 from ...featstore import FeatureStore
 from ..checkpoint import TrainedRun
@@ -216,6 +217,7 @@ def eval_ve(
     skipped = trained.settings.skip_missing if skip_missing is None else skip_missing
 
     def result_of(trained: TrainedVe) -> dict[str, Any]:
+        require_file(path := trained.folder / f"predictions_{split}.jsonl", "predictions")
         settings, words = trained.settings, trained.vocabulary.words
         require_store(trained, features)
         examples = encode(
@@ -224,7 +226,6 @@ def eval_ve(
         accelerator = accelerator_of_trained(device, settings)
         reader = RecordReader(features, accelerator.device)
         labels = predict_with(trained, reader, examples, accelerator)
-        path = trained.folder / f"predictions_{split}.jsonl"
         return score_labels(EvalSplit(pairs, examples), labels, path, settings, trained.epoch)
 
     result = result_of(trained)

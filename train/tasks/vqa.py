@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits
 
 from ...base.errors import ClipfeatError, UsageError
+from ...base.files import require_file
 from ...base.text import counted
 from ...featstore import FeatureStore
 from ..data.ids import JPEG, find_images
@@ -299,6 +300,7 @@ def eval_vqa(
     """
     trained = load_run(run)
     settings = trained.settings
+    require_file(path := run / f"predictions_{split}.json", "predictions")
     accelerator = accelerator_of_trained(device, settings)
     features = FeatureStore.open(store or Path(trained.manifest.store))
     require_store(trained, features)
@@ -314,7 +316,6 @@ def eval_vqa(
     answers = predict_with(
         trained, RecordReader(features, accelerator.device), examples, accelerator
     )
-    path = run / f"predictions_{split}.json"
     return score_answers(EvalSplit(questions, examples), answers, path, settings, trained.epoch)
 
 

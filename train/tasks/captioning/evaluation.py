@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import Float32
 
 from ....base.errors import ClipfeatError, UsageError, needs_extra
+from ....base.files import require_file
 from ....base.text import counted, is_unicode
 from ....featstore import FeatureStore
 from ...data.caption_files import Captions, References, read_results, write_results
@@ -120,6 +121,7 @@ def eval_caption(
             code="E-OPTION-FOLDER",
         )
     trained = load_stage(find_stage(run))
+    require_file(path := run / f"predictions_{split}.json", "predictions")
     if beam is not None:
         trained = with_beams(trained, beam)
     settings, manifest = trained.settings, trained.manifest
@@ -144,7 +146,6 @@ def eval_caption(
         captions = eval_split.complete(
             write_captions(model, reader, examples, trained.vocabulary, settings, accelerator)
         )
-    path = run / f"predictions_{split}.json"
     result = score_captions(
         eval_split, captions, path, settings, stage=trained.folder.name, epoch=trained.epoch
     )
