@@ -2,6 +2,7 @@
 
 import base64
 import json
+import os
 import re
 import shutil
 from collections.abc import Callable, Mapping
@@ -63,7 +64,7 @@ def read(path: Path) -> Any:
 def test_where_captions_are_written_is_checked_before_they_are_computed(
     run: Path, typed: Typed, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("os.access", lambda *_: False)
+    monkeypatch.setattr("os.access", lambda _, mode: mode == os.R_OK)
     monkeypatch.setattr("clipfeat.train.tasks.captioning.evaluation.write_captions", None)
     code, _, err = typed("eval", "caption", run, "--split", "test")
     assert (code, err.split()[-1]) == (2, "[E-PATH-WRITE]")

@@ -1,6 +1,7 @@
 """`clipfeat train vqa` and `clipfeat eval vqa` as typed, and answering one question."""
 
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -78,7 +79,7 @@ def test_features_beat_the_blind_twin(
 def test_where_eval_writes_is_checked_before_it_computes(
     run: Path, typed: Typed, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("os.access", lambda *_: False)
+    monkeypatch.setattr("os.access", lambda _, mode: mode == os.R_OK)
     monkeypatch.setattr("clipfeat.train.tasks.vqa.predict_with", None)
     code, _, err = typed("eval", "vqa", run, "--split", "val")
     assert (code, err.split()[-1]) == (2, "[E-PATH-WRITE]")
