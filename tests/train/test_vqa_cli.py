@@ -109,7 +109,7 @@ def test_a_split_without_annotations_gets_predictions_only(
     questions = tmp_path / "v2_OpenEnded_mscoco_test2015_questions.json"
     code, out, err = typed(*words)
     assert (code, out) == (1, "")
-    assert "have no features, such as COCO_test2015_000000000003 or 000000000003" in err
+    assert "without features, such as COCO_test2015_000000000003 or 000000000003" in err
     questions.write_text(
         questions.read_text().replace('"image_id": 3', '"image_id": "COCO_train2014_000000000003"')
     )
