@@ -6,7 +6,7 @@ from functools import cached_property
 from pathlib import Path
 
 from ...base.errors import StoreError
-from ...base.files import fsync_folder
+from ...base.files import fsync_folder, require_folder
 from ...base.text import counted
 from ..geometry import GridShape
 from ..layout import (
@@ -39,6 +39,8 @@ def check_place(path: Path) -> None:
             f"{path} exists and is not a feature store; choose another --out",
             code="E-STORE-OCCUPIED",
         )
+    if not path.exists():
+        require_folder(path, "--out")
 
 
 def finished_store(path: Path, identity: Identity) -> FeatureStore | None:

@@ -25,7 +25,7 @@ SHARD_RECORDS = 128
 
 
 def write_store(
-    path: Path,
+    path: str | Path,
     identity: Identity,
     shapes: Mapping[str, GridShape],
     read: Callable[[str], np.ndarray | None],
@@ -36,6 +36,7 @@ def write_store(
     `read` returns the grid of an id, (row, col, dim), or None for an image that is missing. One
     record is held at a time. Raises StoreError if a finished store or something else is at `path`.
     """
+    path = Path(path)
     if finished_store(path, identity) is not None:
         raise StoreError(
             f"{path} is a finished store already; open it, or choose another path",
