@@ -70,7 +70,10 @@ file_ids = click.option(
     help="Ids of files in a folder: the name or the path, without the ending.",
 )
 from_pretraining = click.option(
-    "--init", metavar="RUN", help="Pre-training run to start from; it determines the model."
+    "--init",
+    type=LocalPath(),
+    metavar="RUN",
+    help="Pre-training run to start from; it determines the model.",
 )
 
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 import click
 
 from ..base.errors import UsageError, needs_extra
+from ..base.files import require_folder
 from ..base.machine import require_gpus, visible_devices
 from .options import show, training
 
@@ -132,7 +133,7 @@ def _settings(kind: type[S], presets: Path, options: Mapping[str, Any]) -> S:
     if options["skip_missing"] is not None:
         assignments = (*assignments, f"skip_missing={options['skip_missing']}")
     if options.get("init") is not None:
-        assignments = (*assignments, f"init={json.dumps(options['init'])}")
+        assignments = (*assignments, f"init={json.dumps(str(options['init']))}")
     path = None if config is None else find_config(config, presets)
     return load_settings(kind, config=path, assignments=assignments)
 
@@ -157,6 +158,7 @@ def _train(
     from ..train.devices import leave_group
     from ..train.launch import in_group, is_first
 
+    require_folder(options["out"], "--out")
     if options["gpus"] is not None and not in_group():
         _train_on(options["gpus"], options["device"])
     given = {name: options[name] for name in ("store", "data", "device")}

@@ -39,7 +39,7 @@ from .source_files import SourceFiles, aligned
 logger = logging.getLogger(__name__)
 
 
-def extract_images(manifest: Manifest, out: Path, config: ExtractConfig) -> ExtractReport:
+def extract_images(manifest: Manifest, out: str | Path, config: ExtractConfig) -> ExtractReport:
     """Extract the grids of the images of a manifest into a store; resume an interrupted run.
 
     A finished store gets the images that it does not have yet, and those that `config.retry` names
@@ -74,6 +74,7 @@ def extract_images(manifest: Manifest, out: Path, config: ExtractConfig) -> Extr
         grid = report.store["beach"]  # of images/beach.jpg: float16 (row, col, dim)
         ```
     """
+    out = Path(out)
     check_place(out)
     with prepare(manifest, out, config) as prepared:
         files = SourceFiles(manifest, out, prepared.recipe.views)

@@ -52,7 +52,7 @@ def compare(runs: Sequence[Path]) -> tuple[ComparedRun, ...]:
     Raises UsageError for fewer than two runs, for one named twice, and where tasks, splits or
     examples differ.
     """
-    if len({run.resolve() for run in runs}) < max(2, len(runs)):
+    if len({os.path.realpath(run) for run in runs}) < max(2, len(runs)):
         names = ", ".join(map(str, runs)) or "none"
         raise UsageError(
             f"comparing takes at least two different runs; got {names}", code="E-COMPARE-RUNS"

@@ -1,6 +1,7 @@
 """What a task brings to the training loop: data, a model, a loss and a score."""
 
 import dataclasses
+import math
 from abc import abstractmethod
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -109,6 +110,70 @@ class Task(Protocol[S, M]):
     def vocabulary_record(self) -> Mapping[str, Any]:
         """Return what the task learned from the texts of its training data, for RUN/vocabulary.json."""
         return {}
+
+
+def require_task(task: Task[Any, Any]) -> None:
+    """Raise UsageError unless a task has its attributes, and examples to train on."""
+    attributes = ("name", "settings", "accelerator", "store", "model", "order")
+    missing = [name for name in attributes if not hasattr(task, name)]
+    if missing:
+        raise UsageError(
+            f"{type(task).__name__} does not set {', '.join(missing)}; docs/own-task.md says what "
+            "a task sets",
+            code="E-TASK-ATTRIBUTE",
+        )
+    if not len(task.order.image_of_example):
+        raise UsageError(
+            f"task {task.name!r}: its order has no example; pass data to train on",
+            code="E-TASK-EXAMPLES",
+        )
+
+
+def require_batch(batch: object) -> TensorBatch:
+    """Return what a task's `batch` returned, if it is a NamedTuple of tensors.
+
+    Raises UsageError (E-TASK-BATCH) for anything else.
+    """
+    if isinstance(batch, TensorBatch) and all(isinstance(part, Tensor) for part in batch):
+        return batch
+    raise UsageError(
+        f"a task's batch must return a NamedTuple of tensors; got {batch!r:.80}",
+        code="E-TASK-BATCH",
+    )
+
+
+def require_loss(loss: object) -> Tensor:
+    """Return what a task's `loss` returned, if a model can be trained with it.
+
+    Raises UsageError (E-TASK-LOSS) for anything but a tensor of shape () that has a gradient.
+    """
+    if isinstance(loss, Tensor) and loss.shape == () and loss.requires_grad:
+        return loss
+    got = f"shape {tuple(loss.shape)}" if isinstance(loss, Tensor) else f"{loss!r:.80}"
+    raise UsageError(
+        "a task's loss must be a tensor of shape () that is computed from the model's outputs; "
+        f"got {got}",
+        code="E-TASK-LOSS",
+    )
+
+
+def require_scores(scores: object) -> Mapping[str, float]:
+    """Return what a task's `evaluate` returned, if it can be recorded and compared.
+
+    Raises UsageError (E-TASK-SCORES) for anything but Python's numbers, or groups of them, by name,
+    and for a "score" that is not finite.
+    """
+    if isinstance(scores, Mapping) and all(
+        isinstance(value, (int, float, Mapping)) for value in scores.values()
+    ):
+        score = scores.get("score", 0.0)
+        if isinstance(score, (int, float)) and math.isfinite(score):
+            return scores
+    raise UsageError(
+        "a task's evaluate must return numbers by name, and a finite one as score; got "
+        f"{scores!r:.200}; for a tensor, call .item()",
+        code="E-TASK-SCORES",
+    )
 
 
 def make_order(

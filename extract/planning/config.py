@@ -107,6 +107,8 @@ class ExtractConfig:
             raise self._refused("shard_size", f"at most {MAX_SHARD_RECORDS:,} records")
         if not set(self.retry) <= set(RETRIES):
             raise self._refused("retry", f"a tuple of some of {', '.join(RETRIES)}")
+        if self.scheduler == "":
+            raise self._refused("scheduler", "an address, such as tcp://host:8786")
         if self.scheduler and (self.gpus is not None or self.device or self.procs != 1):
             raise _conflict(
                 "--scheduler: the workers of the cluster compute, each on its own device; drop "

@@ -80,7 +80,7 @@ class Problem:
         return f"{self.path}: {self.problem}{affected}; {self.remedy}"
 
 
-def verify(path: Path, depth: Depth = Depth.FULL) -> list[Problem]:
+def verify(path: str | Path, depth: Depth = Depth.FULL) -> list[Problem]:
     """Return what is wrong with the store at `path`; nothing, if it is the one that was written.
 
     Checks that every file exists at its size, and that no other files do (quick). Hashes every file
@@ -88,6 +88,7 @@ def verify(path: Path, depth: Depth = Depth.FULL) -> list[Problem]:
     index, and computes the digest again (full). Decodes every record (deep). Raises StoreError if
     there is no store at `path`, or one of another format version.
     """
+    path, depth = Path(path), Depth(depth)
     try:
         store = FeatureStore.open(path)
         shards = store.shards

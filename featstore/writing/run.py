@@ -6,7 +6,7 @@ from functools import cached_property
 from pathlib import Path
 
 from ...base.errors import StoreError
-from ...base.files import fsync_folder, write_atomically
+from ...base.files import fsync_folder, require_folder, write_atomically
 from ...base.text import counted
 from ..geometry import GridShape
 from ..identity import Identity
@@ -42,6 +42,8 @@ def check_place(path: Path) -> None:
             f"{path} exists and is not a feature store; choose another --out",
             code="E-STORE-OCCUPIED",
         )
+    if not path.exists():
+        require_folder(path, "--out")
 
 
 def finished_store(path: Path, identity: Identity) -> FeatureStore | None:

@@ -26,7 +26,7 @@ SHARD_RECORDS = 128
 
 
 def write_store(
-    path: Path,
+    path: str | Path,
     identity: Identity,
     shapes: Mapping[str, GridShape],
     read: Callable[[str], np.ndarray | Mapping[str, np.ndarray] | None],
@@ -39,6 +39,7 @@ def write_store(
     record is held at a time. Raises StoreError if a finished store or something else is at `path`,
     and for an array of another shape.
     """
+    path = Path(path)
     if finished_store(path, identity) is not None:
         raise StoreError(
             f"{path} is a finished store already; open it, or choose another path",

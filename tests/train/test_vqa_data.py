@@ -265,7 +265,7 @@ def test_the_least_ambiguous_id_comes_first() -> None:
 
 def test_images_without_features_are_counted_and_named(capsys: pytest.CaptureFixture[str]) -> None:
     told = (
-        "3 of 4 questions of split 'val' ask about 2 images that have no features, such as "
+        "3 of 4 questions of split 'val' ask about 2 images without features, such as "
         "COCO_val2014_000000000007 or 000000000007, scan_3; "
     )
     store = {"COCO_train2014_000000000007", "1"}

@@ -11,7 +11,7 @@ from functools import lru_cache
 from pathlib import Path
 
 from ...base.errors import ClipfeatError, UsageError
-from ...base.text import IMAGE_SUFFIXES, suffix
+from ...base.text import IMAGE_SUFFIXES, counted, suffix
 
 logger = logging.getLogger(__name__)
 
@@ -156,7 +156,7 @@ def _look_up(
         return ids, ""
     examples = ", ".join(" or ".join(names[:2]) for names in missing[:3])
     return ids, (
-        f"{ids.count(None)} of {len(ids)} {texts} about {len(missing)} images that have no "
+        f"{ids.count(None)} of {len(ids)} {texts} about {counted(len(missing), 'image')} without "
         f"features, such as {examples}"
     )
 

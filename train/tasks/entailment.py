@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from ...base.errors import UsageError
+from ...base.files import require_file
 from ...base.text import counted
 from ..checkpoint import EvalRequest, TrainedRun
 from ..data.ids import find_images
@@ -154,6 +155,8 @@ def eval_ve(run: Path, request: EvalRequest, *, blind: Path | None = None) -> di
     pairs = read_pairs(trained.settings.dataset, data, request.split)
 
     def result_of(scored: TrainedVe) -> dict[str, Any]:
+        path = scored.folder / f"predictions_{request.split}.jsonl"
+        require_file(path, "predictions")
         settings, words = scored.settings, scored.vocabulary.words
         accelerator = accelerator_of_trained(request.device, settings)
         require_store(scored, store)
@@ -165,7 +168,6 @@ def eval_ve(run: Path, request: EvalRequest, *, blind: Path | None = None) -> di
             skip_missing=trained.settings.skip_missing,
         )
         labels = predict_with(scored, store, examples, accelerator)
-        path = scored.folder / f"predictions_{request.split}.jsonl"
         return score_labels(EvalSplit(pairs, examples), labels, path, settings, scored.epoch)
 
     result = result_of(trained)

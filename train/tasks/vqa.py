@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits
 
 from ...base.errors import ClipfeatError, UsageError
+from ...base.files import require_file
 from ...base.text import counted
 from ..checkpoint import EvalRequest
 from ..data.ids import JPEG, find_images
@@ -248,6 +249,7 @@ def eval_vqa(run: Path, request: EvalRequest) -> dict[str, Any]:
     """
     trained, store, data = request.open(load_run(run))
     settings = trained.settings
+    require_file(path := run / f"predictions_{request.split}.json", "predictions")
     accelerator = accelerator_of_trained(request.device, settings)
     require_store(trained, store)
     split = read_questions(settings.dataset, data, request.split, annotated=False)
@@ -259,7 +261,6 @@ def eval_vqa(run: Path, request: EvalRequest) -> dict[str, Any]:
         skip_missing=settings.skip_missing,
     )
     answers = predict_with(trained, store, examples, accelerator)
-    path = run / f"predictions_{request.split}.json"
     return score_answers(EvalSplit(split, examples), answers, path, settings, trained.epoch)
 
 

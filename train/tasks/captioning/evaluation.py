@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import Float32
 
 from ....base.errors import ClipfeatError, UsageError, needs_extra
+from ....base.files import require_file
 from ....base.text import counted, is_unicode
 from ....featstore import FeatureStore
 from ...checkpoint import EvalRequest
@@ -118,6 +119,7 @@ def eval_caption(
             code="E-OPTION-FOLDER",
         )
     trained, store, data = request.open(load_stage(find_stage(run)))
+    require_file(path := run / f"predictions_{request.split}.json", "predictions")
     if beam is not None:
         trained = with_beams(trained, beam)
     settings = trained.settings
@@ -139,7 +141,6 @@ def eval_caption(
         captions = eval_split.complete(
             write_captions(model, reader, examples, trained.vocabulary, settings, accelerator)
         )
-    path = run / f"predictions_{request.split}.json"
     result = score_captions(
         eval_split, captions, path, settings, stage=trained.folder.name, epoch=trained.epoch
     )
