@@ -133,6 +133,6 @@ def resized(image: UInt8[Tensor, "3 high wide"], recipe: Recipe) -> UInt8[Tensor
             right, bottom = width - before[0] - left, height - before[1] - top
             image = torch.nn.functional.pad(image, (left, right, top, bottom))
         elif not isinstance(step, RGB):
-            mode = InterpolationMode(recipe.interpolation)
+            mode = InterpolationMode(step.interpolation)
             image = transforms.resize(image, [height, width], mode, antialias=True)
     return image.permute(1, 2, 0)

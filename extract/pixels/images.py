@@ -254,7 +254,6 @@ def resized(image: Any, recipe: Recipe) -> np.ndarray:
     Each step works in the mode that the image has by then. Stock CLIP converts to RGB last; so
     do most recipes, since for palette and CMYK images the order changes the pixels.
     """
-    resample = pillow().Resampling[recipe.interpolation.upper()]
     for step in recipe.steps:
         width, height = step.size(image.size)
         if isinstance(step, RGB):
@@ -266,6 +265,7 @@ def resized(image: Any, recipe: Recipe) -> np.ndarray:
             left, top = step.corner(image.size)
             image = image.crop((-left, -top, width - left, height - top))
         else:
+            resample = pillow().Resampling[step.interpolation.upper()]
             image = _resize(image, (width, height), resample)
     return np.asarray(image)
 
@@ -273,9 +273,8 @@ def resized(image: Any, recipe: Recipe) -> np.ndarray:
 def _resize(image: Any, size: tuple[int, int], resample: Any) -> Any:
     """Return an image at (width, height) `size`: first each row is resized, then each column.
 
-    Both passes round to whole numbers, so that their order decides pixels. Up to Pillow 12 one
-    call went this way, but for the thinnest of lines; Pillow 13 resizes columns first where
-    that is less work. One axis a call gives the same bits in either.
+    Up to Pillow 12 one call went this way, but for the thinnest of lines; Pillow 13 resizes
+    columns first where that is less work. One axis a call gives the same bits in either.
     """
     if image.size == size:
         return image

@@ -17,6 +17,8 @@ from ...base.files import local_path, read_bytes
 from ...base.jsonio import as_struct
 from ...featstore import GridShape, StoreError
 from ...featstore.geometry import (
+    BICUBIC,
+    BILINEAR,
     MAX_SIDE,
     MAX_STEPS,
     RGB,
@@ -25,6 +27,7 @@ from ...featstore.geometry import (
     Crop,
     Fit,
     ImageTransform,
+    Interpolation,
     Pad,
     Shortest,
     ShortestDetectron2,
@@ -40,7 +43,6 @@ Mean = Annotated[float, Meta(gt=-LIMIT, lt=LIMIT)]
 Deviation = Annotated[float, Meta(gt=1 / LIMIT, lt=LIMIT)]
 Means = tuple[Mean, Mean, Mean]  # of red, green and blue
 Deviations = tuple[Deviation, Deviation, Deviation]
-Interpolation = Literal["bicubic", "bilinear"]
 Resize = Literal["shortest", "squash", "longest"]
 Layer = Literal["final", "final-no-norm", "penultimate"]
 Vector = Literal["embedding", "class_token"]
@@ -67,7 +69,6 @@ class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     Attributes:
         name: A text for people; it decides nothing.
         steps: What is done to the image, in order.
-        interpolation: Of every resize.
         mean: Of red, green and blue, scaled to 0...1; it is subtracted.
         std: The standard deviation; pixels are divided by it.
         layer: Of a ViT; the grid of a ResNet is the output of layer 4.
@@ -82,7 +83,6 @@ class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     name: str
     steps: Annotated[tuple[ImageTransform, ...], Meta(min_length=1, max_length=MAX_STEPS)]
-    interpolation: Interpolation
     mean: Means
     std: Deviations
     layer: Layer = "final"
@@ -179,18 +179,19 @@ class Preprocess(msgspec.Struct, frozen=True):
         """The size as (height, width)."""
         return (self.size, self.size) if isinstance(self.size, int) else self.size
 
-    def steps(self, cell: tuple[int, int]) -> tuple[tuple[ImageTransform, ...], Interpolation]:
-        """Return the steps that open_clip's transform takes, and their interpolation."""
+    def steps(self, cell: tuple[int, int]) -> tuple[ImageTransform, ...]:
+        """Return the steps that open_clip's transform takes."""
         height, width = self.height_width
+        how = BICUBIC if self.interpolation == "bicubic" else BILINEAR
         if self.resize == "squash":
-            return (Stretch(height, width), RGB()), self.interpolation
+            return Stretch(height, width, **how), RGB()
         if self.resize == "longest":
             pad = Pad(height, width, turn=False, odd="last", cell=cell)
-            return (Fit(height, width), pad, RGB()), self.interpolation
+            return Fit(height, width, **how), pad, RGB()
         if height == width:
-            return (Shortest(height), Crop(height, width), RGB()), self.interpolation
+            return Shortest(height, **how), Crop(height, width), RGB()
         # open_clip does not pass the interpolation on here, so it is always bicubic.
-        return (Cover(height, width), Crop(height, width), RGB()), "bicubic"
+        return Cover(height, width, **BICUBIC), Crop(height, width), RGB()
 
 
 def check_recipe_name(name: str, decoder: Decoder = "pillow") -> str:
@@ -224,26 +225,24 @@ def make_recipe(
     if name.endswith(".toml"):
         return _from_file(name, native, cell, layer, vector, decoder)
     canonical, views = ALIASES.get(name, name), None
-    interpolation: Interpolation = "bicubic"
     steps: tuple[ImageTransform, ...]
     if canonical == "vqa600":
-        steps = (ShortestDetectron2(600, 1000), Stretch(600, 1000), RGB())
-        interpolation = "bilinear"
+        shortest = ShortestDetectron2(600, 1000, **BILINEAR)
+        steps = (shortest, Stretch(600, 1000, **BILINEAR), RGB())
     elif canonical == "pretrain384":
         pad = Pad(384, 640, turn=True, odd="first", cell=cell)
-        steps = (ShortestMaskRCNN(384, 640), RGB(), pad)
-        interpolation = "bilinear"
+        steps = (ShortestMaskRCNN(384, 640, **BILINEAR), RGB(), pad)
     elif canonical in ("model", "views"):
-        steps, interpolation = native.steps(cell)
+        steps = native.steps(cell)
     elif match := SQUARE.fullmatch(canonical):
         side = _side(name, match[1])
-        canonical, steps = f"square:{side}", (Stretch(side, side), RGB())
+        canonical, steps = f"square:{side}", (Stretch(side, side, **BICUBIC), RGB())
     elif match := ASPECT.fullmatch(canonical):
-        shortest, longest = _side(name, match[1]), _side(name, match[2])
-        if shortest > longest:
+        shorter, longer = _side(name, match[1]), _side(name, match[2])
+        if shorter > longer:
             raise _invalid(name, "S is more than L; type aspect:600,1000", "E-RECIPE-SIDE")
-        canonical = f"aspect:{shortest},{longest}"
-        steps = (WholeCells(shortest, longest, cell), RGB())
+        canonical = f"aspect:{shorter},{longer}"
+        steps = (WholeCells(shorter, longer, cell, **BICUBIC), RGB())
     else:
         near = difflib.get_close_matches(name, [*NAMED, "square:224"], n=1, cutoff=0.5)
         hint = f"did you mean {near[0]}? " if near else ""
@@ -256,9 +255,7 @@ def make_recipe(
         if decoder != "pillow":
             raise _invalid(name, "only Pillow decodes views; drop --decode", "E-RECIPE-VIEWS")
         views, vector = VIEWS, "embedding"
-    return Recipe(
-        canonical, steps, interpolation, native.mean, native.std, layer, vector, views, decoder
-    )
+    return Recipe(canonical, steps, native.mean, native.std, layer, vector, views, decoder)
 
 
 def _invalid(name: str, problem: str, code: str) -> ExtractUsageError:
@@ -303,7 +300,6 @@ def _from_file(
         if key in given and is_set:
             raise _invalid(path, f"sets {key} itself; drop {options}", "E-RECIPE-CONFLICT")
     content = {
-        "interpolation": "bicubic",
         "mean": native.mean,
         "std": native.std,
         "layer": layer,
@@ -323,16 +319,18 @@ def _from_file(
 def _with_defaults(steps: Any, cell: tuple[int, int]) -> Any:
     """Return the steps of a file with what they may leave out; other values are returned as is.
 
-    Steps that count in cells get the backbone's `cell`, (height, width) in pixels; a conversion to
-    RGB is added at the end where there is none.
+    Steps that resize do it bicubically. Steps that count in cells get the backbone's `cell`,
+    (height, width) in pixels. A conversion to RGB is added at the end where there is none.
     """
     if not isinstance(steps, list) or not all(isinstance(step, dict) for step in steps):
         return steps
-    defaults = {
+    defaults: dict[str, dict[str, Any]] = {
+        "crop": {},
         "pad": {"turn": False, "odd": "last", "cell": cell},
-        "whole-cells": {"cell": cell},
+        "rgb": {},
+        "whole-cells": {**BICUBIC, "cell": cell},
     }
-    complete = [{**defaults.get(str(step.get("step")), {}), **step} for step in steps]
+    complete = [{**defaults.get(str(step.get("step")), BICUBIC), **step} for step in steps]
     if not any(step.get("step") == "rgb" for step in steps):
         complete.append({"step": "rgb"})
     return complete
