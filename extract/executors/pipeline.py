@@ -22,7 +22,6 @@ from jaxtyping import Float
 from ...base.errors import ExtractError
 from ..backbones.backbone import Backbone, choose_batch_size
 from ..pixels.decoding import Decoders, Limits, PendingBatch
-from ..pixels.device_decoding import decode_on_device
 from ..pixels.images import Picture, load_picture
 from ..planning.plan import Batch, Job, ShardTask, batches
 from ..planning.recipe import Recipe
@@ -81,13 +80,8 @@ def run_tasks(
         try:
             for batch, decoding in _decode_ahead(batches(tasks, job.batching), decoders):
                 pictures, decode_seconds = decoding.result()
-                pixels = decoding.pixels
                 try:
-                    if job.recipe.decoder == "torchvision":
-                        pictures, pixels = decode_on_device(
-                            pictures, pixels, job.recipe, backbone.device
-                        )
-                    pending = stream.compute(pixels)
+                    pending = stream.compute(decoding.pixels)
                 except torch.OutOfMemoryError:
                     images = batch.rows * views
                     raise ExtractError(
@@ -213,11 +207,8 @@ class FeatureStream:
         torch.zeros(1, device=device)  # raises an error that stays, before anything is computed
         torch.cuda.synchronize(device)
 
-    def compute(self, pixels: np.ndarray | torch.Tensor) -> PendingFeatures:
-        """Begin with a batch of (image, height, width, 3) or (record, view, height, width, 3).
-
-        A tensor is on the device already.
-        """
+    def compute(self, pixels: np.ndarray) -> PendingFeatures:
+        """Begin with a batch of (image, height, width, 3) or (record, view, height, width, 3)."""
         if self._copies is None:
             started = time.perf_counter()
             arrays = self._arrays(pixels)
@@ -236,9 +227,9 @@ class FeatureStream:
         copied.record(self._copies)
         return PendingFeatures(arrays, 0.0, (begun, computed, copied))
 
-    def _arrays(self, pixels: np.ndarray | torch.Tensor) -> dict[str, tuple[torch.Tensor, ...]]:
+    def _arrays(self, pixels: np.ndarray) -> dict[str, tuple[torch.Tensor, ...]]:
         views = self._recipe.views
-        images = torch.as_tensor(pixels).flatten(0, -4)
+        images = torch.from_numpy(pixels).flatten(0, -4)
         grids, vectors = self._backbone.grids(images, self._recipe)
         if views:
             assert vectors is not None

@@ -59,10 +59,7 @@ class Chunk(NamedTuple):
 
 
 class Decoded(NamedTuple):
-    """The pictures of a chunk or a batch, without pixels: these are in the shared memory.
-
-    JPEG files that the device is to decode come in their pictures; their pixels are undefined.
-    """
+    """The pictures of a chunk or a batch, without pixels: these are in the shared memory."""
 
     pictures: list[Picture]
     seconds: float  # of the decoder processes, summed

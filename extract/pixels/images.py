@@ -28,7 +28,6 @@ from .inspection import (
     SEVERAL_FRAMES,
     SIDE_CHUNK,
     ends_early,
-    is_for_device,
     is_sequential,
     lacks_strips,
     remarks,
@@ -52,7 +51,7 @@ NO_MEMORY = "decoding it takes more memory than a decoder may have"
 
 @dataclass(frozen=True)
 class Picture:
-    """What came of one image file; `pixels` and `jpeg` are None unless `status` is ok."""
+    """What came of one image file; `pixels` are None unless `status` is ok."""
 
     status: Status
     reason: str  # why there are no pixels; of an ok picture, what is odd about it
@@ -60,7 +59,6 @@ class Picture:
     height: int = 0
     sha256: str = ""  # of the file's bytes, "" where they could not be read
     pixels: np.ndarray | None = None  # ([view,] height, width, 3) uint8 RGB, as the recipe sizes it
-    jpeg: bytes | None = None  # in place of pixels: the file, which the device is to decode
 
 
 def load_picture(
@@ -76,9 +74,7 @@ def load_picture(
     An image of more than `max_pixels` is refused before it is decoded (of fewer, where a format
     takes more memory a pixel), and so is one that a step would enlarge to more than MAX_PIXELS.
     With `accept_truncated`, a file that is cut off or damaged gives what can be decoded of it, with
-    a remark. If the recipe's decoder is torchvision, a plain JPEG file comes as it is, checked but
-    not decoded; Pillow decodes all others. For a recipe of views, `path` is the folder of a
-    viewpoint.
+    a remark. For a recipe of views, `path` is the folder of a viewpoint.
     """
     try:
         paths = [path] if recipe.views is None else view_files(root, path)
@@ -165,8 +161,6 @@ def _decode(content: bytes, recipe: Recipe, max_pixels: int) -> Picture:
                 if max(width, height) > MAX_SIDE:
                     width = height = 0
                 return Picture(*refused, width, height)
-            if recipe.decoder == "torchvision" and is_for_device(image, content, recipe):
-                return Picture(Status.OK, "; ".join(remarks(image)), width, height, jpeg=content)
             notes = [SEVERAL_FRAMES] if getattr(image, "is_animated", False) else []
             ended = lacks_strips(image)
             image.load()

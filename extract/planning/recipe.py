@@ -46,7 +46,6 @@ Deviations = tuple[Deviation, Deviation, Deviation]
 Resize = Literal["shortest", "squash", "longest"]
 Layer = Literal["final", "final-no-norm", "penultimate"]
 Vector = Literal["embedding", "class_token"]
-Decoder = Literal["pillow", "torchvision"]
 Views = Annotated[int, Meta(ge=VIEWS, le=VIEWS)]
 
 # The paper's captioning recipe: 448 x 448 bicubic, aspect ratio ignored (CLIP-ViL, section 3.2).
@@ -74,11 +73,10 @@ class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         layer: Of a ViT; the grid of a ResNet is the output of layer 4.
         vector: What is kept beside the grid: CLIP's `embedding`, the `class_token`, or nothing.
         views: 36 where so many pictures are one record, and their vectors are its grid.
-        decoder: Of plain JPEG files: `pillow`, or `torchvision`, which decodes on the device.
 
     Raises:
         StoreError: The steps break the rules above (`E-RECIPE-STEPS`), or the recipe has views and
-            a vector or a decoder that views cannot have (`E-RECIPE-VIEWS`).
+            no vector (`E-RECIPE-VIEWS`).
     """
 
     name: str
@@ -88,7 +86,6 @@ class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     layer: Layer = "final"
     vector: Vector | None = None
     views: Views | None = None
-    decoder: Decoder = "pillow"
 
     def __post_init__(self) -> None:
         last = next((step for step in reversed(self.steps) if not isinstance(step, RGB)), None)
@@ -105,10 +102,6 @@ class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         if self.views is not None and self.vector is None:
             raise StoreError(
                 "views: their vectors are the grid; vector must not be null", code="E-RECIPE-VIEWS"
-            )
-        if self.views is not None and self.decoder != "pillow":
-            raise StoreError(
-                f"decoder: only pillow decodes views; got {self.decoder}", code="E-RECIPE-VIEWS"
             )
 
     def to_json(self) -> dict[str, Any]:
@@ -194,17 +187,16 @@ class Preprocess(msgspec.Struct, frozen=True):
         return Cover(height, width, **BICUBIC), Crop(height, width), RGB()
 
 
-def check_recipe_name(name: str, decoder: Decoder = "pillow") -> str:
+def check_recipe_name(name: str) -> str:
     """Return the canonical name of a recipe, before any backbone is known.
 
-    Raises ExtractUsageError for an unknown name, for an invalid recipe file, and for a decoder
-    that the recipe cannot have.
+    Raises ExtractUsageError for an unknown name, and for an invalid recipe file.
 
     >>> check_recipe_name("caption448")
     'square:448'
     """
     clip = Preprocess(224, "shortest", "bicubic", (0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
-    return make_recipe(name, clip, (32, 32), decoder=decoder).name
+    return make_recipe(name, clip, (32, 32)).name
 
 
 def make_recipe(
@@ -214,7 +206,6 @@ def make_recipe(
     *,
     layer: Layer = "final",
     vector: Vector | None = None,
-    decoder: Decoder = "pillow",
 ) -> Recipe:
     """Return the recipe called `name` for a backbone trained on `native`.
 
@@ -223,7 +214,7 @@ def make_recipe(
     unknown name, for an invalid file, and for options that the recipe cannot have.
     """
     if name.endswith(".toml"):
-        return _from_file(name, native, cell, layer, vector, decoder)
+        return _from_file(name, native, cell, layer, vector)
     canonical, views = ALIASES.get(name, name), None
     steps: tuple[ImageTransform, ...]
     if canonical == "vqa600":
@@ -252,10 +243,8 @@ def make_recipe(
         if layer != "final" or vector == "class_token":
             rule = "keeps the embedding of each view; drop --layer and --class-token"
             raise _invalid(name, rule, "E-RECIPE-VIEWS")
-        if decoder != "pillow":
-            raise _invalid(name, "only Pillow decodes views; drop --decode", "E-RECIPE-VIEWS")
         views, vector = VIEWS, "embedding"
-    return Recipe(canonical, steps, native.mean, native.std, layer, vector, views, decoder)
+    return Recipe(canonical, steps, native.mean, native.std, layer, vector, views)
 
 
 def _invalid(name: str, problem: str, code: str) -> ExtractUsageError:
@@ -274,7 +263,6 @@ def _from_file(
     cell: tuple[int, int],
     layer: Layer,
     vector: Vector | None,
-    decoder: Decoder,
 ) -> Recipe:
     """Return the recipe in a TOML file; what it leaves out is the caller's or the backbone's."""
     try:
@@ -295,7 +283,6 @@ def _from_file(
     for key, options, is_set in (
         ("layer", "--layer", layer != "final"),
         ("vector", "--pooled and --class-token", vector is not None),
-        ("decoder", "--decode", decoder != "pillow"),
     ):
         if key in given and is_set:
             raise _invalid(path, f"sets {key} itself; drop {options}", "E-RECIPE-CONFLICT")
@@ -305,7 +292,6 @@ def _from_file(
         "layer": layer,
         "vector": vector,
         "views": None,
-        "decoder": decoder,
         **given,
     }
     if "steps" in given:

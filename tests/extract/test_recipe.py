@@ -186,7 +186,6 @@ class TestJson:
             "layer": "final",
             "vector": None,
             "views": None,
-            "decoder": "pillow",
         }
 
     @pytest.mark.parametrize(
