@@ -6,6 +6,7 @@ image comes, and never torch.
 
 import hashlib
 import io
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any
@@ -14,7 +15,7 @@ import numpy as np
 
 from ...base.errors import UsageError, reason_of
 from ...featstore import Status
-from ...featstore.geometry import RGB, Crop, Pad
+from ...featstore.geometry import RGB, Crop, ImageTransform, Pad
 from ...manifests import ManifestError, read_content, view_files
 from ...manifests.headers import FORMATS, PNG, pillow, pillow_for_any_file
 from ...manifests.manifest import MAX_SIDE
@@ -170,7 +171,7 @@ def _decode(content: bytes, recipe: Recipe, max_pixels: int) -> Picture:
             notes += remarks(image)
             if ended or ends_early(image, content):
                 notes.append(ENDED)
-            pixels = resized(image, recipe)
+            pixels = resized(image, recipe.steps)
     except MemoryError:
         return Picture(Status.TOO_LARGE, NO_MEMORY, width, height)
     # Pillow's parsers raise whatever broken bytes lead them to: a fact about the file.
@@ -242,13 +243,13 @@ def resize_problem(recipe: Recipe, width: int, height: int) -> tuple[Status, str
     return None
 
 
-def resized(image: Any, recipe: Recipe) -> np.ndarray:
-    """Return a PIL image as (height, width, 3) uint8 RGB at the recipe's size.
+def resized(image: Any, steps: Sequence[ImageTransform]) -> np.ndarray:
+    """Return a PIL image after a recipe's steps as (height, width, 3) uint8 RGB.
 
     Each step works in the mode that the image has by then. Stock CLIP converts to RGB last; so
     do most recipes, since for palette and CMYK images the order changes the pixels.
     """
-    for step in recipe.steps:
+    for step in steps:
         width, height = step.size(image.size)
         if isinstance(step, RGB):
             image = image.convert("RGB")
