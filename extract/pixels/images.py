@@ -9,7 +9,7 @@ import io
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -60,6 +60,14 @@ class Picture:
     height: int = 0
     sha256: str = ""  # of the file's bytes, "" where they could not be read
     pixels: np.ndarray | None = None  # ([view,] height, width, 3) uint8 RGB, as the recipe sizes it
+    is_as_decoded: bool = False  # the pixels have the file's size: no step has been taken
+
+
+class Room(NamedTuple):
+    """Memory for an image as it is decoded, before a device takes the steps of the recipe."""
+
+    memory: np.ndarray  # (bytes,) uint8
+    size: tuple[int, int]  # (height, width) that the steps must give
 
 
 def load_picture(
@@ -69,13 +77,15 @@ def load_picture(
     *,
     max_pixels: int = MAX_PIXELS,
     accept_truncated: bool = False,
+    room: Room | None = None,
 ) -> Picture:
     """Return the picture in the file `path` under `root`, never raising for what it holds.
 
     An image of more than `max_pixels` is refused before it is decoded (of fewer, where a format
     takes more memory a pixel), and so is one that a step would enlarge to more than MAX_PIXELS.
     With `accept_truncated`, a file that is cut off or damaged gives what can be decoded of it, with
-    a remark. For a recipe of views, `path` is the folder of a viewpoint.
+    a remark. An image that fits into `room` is left there as it is decoded. For a recipe of views,
+    `path` is the folder of a viewpoint, and `room` must be None.
     """
     try:
         paths = [path] if recipe.views is None else view_files(root, path)
@@ -96,7 +106,9 @@ def load_picture(
         sha256.update(content)
     pictures: list[Picture] = []
     for view, content in enumerate(contents):
-        picture = decode(content, recipe, max_pixels=max_pixels, accept_truncated=accept_truncated)
+        picture = decode(
+            content, recipe, max_pixels=max_pixels, accept_truncated=accept_truncated, room=room
+        )
         picture = replace(picture, sha256=sha256.hexdigest())
         if recipe.views is None:
             return picture
@@ -129,30 +141,31 @@ def decode(
     *,
     max_pixels: int = MAX_PIXELS,
     accept_truncated: bool = False,
+    room: Room | None = None,
 ) -> Picture:
     """Return the picture in the bytes of an image file, without their sha256."""
     if not content:
         return Picture(Status.UNDECODABLE, "the file is empty")
     with pillow_for_any_file():
-        strict = _decode(content, recipe, max_pixels)
+        strict = _decode(content, recipe, max_pixels, room)
         if strict.status != Status.UNDECODABLE:
             return strict
         if (bare := _without_side_chunks(content)) is not None:
-            picture = _decode(bare, recipe, max_pixels)
+            picture = _decode(bare, recipe, max_pixels, room)
             if picture.status != Status.UNDECODABLE:
                 return _remarked(picture, SIDE_CHUNK)
             strict, content = picture, bare
     if not accept_truncated or not strict.width:
         return strict
     with pillow_for_any_file(accept_truncated=True):
-        picture = _decode(content, recipe, max_pixels)
+        picture = _decode(content, recipe, max_pixels, room)
     if picture.status != Status.OK:
         return strict
     # Pillow raises OSError in both cases; only its text tells them apart.
     return _remarked(picture, CUT_OFF if "truncated" in strict.reason.lower() else DAMAGED)
 
 
-def _decode(content: bytes, recipe: Recipe, max_pixels: int) -> Picture:
+def _decode(content: bytes, recipe: Recipe, max_pixels: int, room: Room | None) -> Picture:
     width = height = 0
     try:
         with pillow().open(io.BytesIO(content), formats=FORMATS) as image:
@@ -171,14 +184,33 @@ def _decode(content: bytes, recipe: Recipe, max_pixels: int) -> Picture:
             notes += remarks(image)
             if ended or ends_early(image, content):
                 notes.append(ENDED)
-            pixels = resized(image, recipe.steps)
+            if room is not None and _fits(image, recipe, room):
+                pixels, is_as_decoded = _pixels_in(room, image), True
+                pixels[:] = np.asarray(image if image.mode == "RGB" else image.convert("RGB"))
+            else:
+                pixels, is_as_decoded = resized(image, recipe.steps), False
     except MemoryError:
         return Picture(Status.TOO_LARGE, NO_MEMORY, width, height)
     # Pillow's parsers raise whatever broken bytes lead them to: a fact about the file.
     except Exception as error:
         reason = str(error) if width else why_unreadable(content)
         return Picture(Status.UNDECODABLE, reason[:MAX_REASON], width, height)
-    return Picture(Status.OK, "; ".join(notes), width, height, pixels=pixels)
+    reason = "; ".join(notes)
+    return Picture(Status.OK, reason, width, height, pixels=pixels, is_as_decoded=is_as_decoded)
+
+
+def _fits(image: Any, recipe: Recipe, room: Room) -> bool:
+    """Return whether a device can take the steps: in RGB they give what they give in gray."""
+    return (
+        image.mode in ("L", "RGB")
+        and 3 * image.width * image.height <= room.memory.size
+        and recipe.size(*image.size) == room.size
+    )
+
+
+def _pixels_in(room: Room, image: Any) -> np.ndarray:
+    """Return the part of `room` for the (height, width, 3) uint8 pixels of an image."""
+    return room.memory[: 3 * image.width * image.height].reshape(image.height, image.width, 3)
 
 
 def _remarked(picture: Picture, remark: str) -> Picture:

@@ -5,6 +5,7 @@ bits. Here these sums are matrix products. They are exact in floating point: all
 integers below 2**24 (float32) or 2**53 (float64), so that no order of summation rounds.
 """
 
+import math
 from collections.abc import Sequence
 from functools import lru_cache
 from typing import NamedTuple
@@ -15,14 +16,46 @@ from jaxtyping import Float, Float64, Int64, UInt8
 from torch import Tensor
 
 from ...featstore.geometry import Crop, ImageTransform, Interpolation, Pad, ResizeStep
+from .decoding import PendingBatch
+from .images import Picture
 
 WEIGHT_BITS = 22  # Pillow's PRECISION_BITS
 # Weights, of which the largest is less than 2, are split in two parts of 11 bits and a sign: so
 # float32 holds their sums, and even TF32 holds the parts.
 LOW_BITS = 12
 BLOCK = 32  # outputs of one matrix product: with more, more of the matrix is zeros
+GROUP_PIXELS = 1 << 22  # of images that are resized together: some 250 MB in between
 CACHED = 512  # pairs of lengths, some 0.2 MB each
 SUPPORT = {"bilinear": 1.0, "bicubic": 2.0}  # pixels on each side, where an image does not shrink
+
+
+def pixels_on_device(
+    slot: UInt8[Tensor, " bytes"],
+    batch: PendingBatch,
+    pictures: Sequence[Picture],
+    steps: Sequence[ImageTransform],
+) -> UInt8[Tensor, "image *view height width 3"]:
+    """Return the pixels of a batch after all steps of its recipe, on the device of `slot`.
+
+    `slot` is a copy of the batch's memory. Images of one size go through the steps together.
+    """
+    planned = math.prod(batch.shape)
+    images = [slot[start : start + planned].view(batch.shape) for start in batch.starts]
+    by_size: dict[tuple[int, int], list[int]] = {}
+    for position, picture in enumerate(pictures):
+        if picture.is_as_decoded:
+            by_size.setdefault((picture.height, picture.width), []).append(position)
+    for (height, width), positions in by_size.items():
+        together = max(1, GROUP_PIXELS // (height * width))
+        for first in range(0, len(positions), together):
+            group = positions[first : first + together]
+            starts = [batch.starts[position] for position in group]
+            decoded = [slot[start : start + 3 * height * width] for start in starts]
+            channels = torch.stack(decoded).view(-1, height, width, 3).permute(0, 3, 1, 2)
+            done = take_steps(channels, steps).permute(0, 2, 3, 1)
+            for position, image in zip(group, done, strict=True):
+                images[position] = image
+    return torch.stack(images)
 
 
 def take_steps(
