@@ -25,6 +25,7 @@ from .inspection import (
     CUT_OFF,
     DAMAGED,
     ENDED,
+    JPEG_FILL,
     JPEGS,
     SEVERAL_FRAMES,
     SIDE_CHUNK,
@@ -34,6 +35,7 @@ from .inspection import (
     remarks,
     why_unreadable,
 )
+from .jpeg import decode_jpeg
 
 # A side of one pixel is what tracking pixels and failed downloads look like, not a picture.
 MIN_SIDE = 2
@@ -175,6 +177,14 @@ def _decode(content: bytes, recipe: Recipe, max_pixels: int, room: Room | None) 
                 if max(width, height) > MAX_SIDE:
                     width = height = 0
                 return Picture(*refused, width, height)
+            if room is not None and image.format == "JPEG" and _fits(image, recipe, room):
+                pixels = _pixels_in(room, image)
+                # Such a last pixel may be the filling of an image that ends early: see below.
+                if decode_jpeg(content, pixels) and not JPEG_FILL.issuperset(pixels[-1, -1]):
+                    reason = "; ".join(remarks(image))
+                    return Picture(
+                        Status.OK, reason, width, height, pixels=pixels, is_as_decoded=True
+                    )
             notes = [SEVERAL_FRAMES] if getattr(image, "is_animated", False) else []
             ended = lacks_strips(image)
             image.load()
