@@ -15,7 +15,7 @@ from typing import NamedTuple
 from clipfeat.extract.pixels.decoding import Decoders, Limits
 from clipfeat.extract.pixels.images import MAX_PIXELS, load_picture
 from clipfeat.extract.planning.recipe import Recipe
-from clipfeat.featstore.geometry import RGB, Stretch
+from clipfeat.featstore.geometry import BICUBIC, RGB, Stretch
 
 from .photographs import write_photographs
 
@@ -35,7 +35,7 @@ class Pace(NamedTuple):
 def paces(images: int) -> tuple[Pace, Pace]:
     """Return the pace of one decoder when it is warm, and at its last images."""
     zero, one = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
-    recipe = Recipe("own", (Stretch(SIDE, SIDE), RGB()), "bicubic", zero, one)
+    recipe = Recipe("own", (Stretch(SIDE, SIDE, **BICUBIC), RGB()), zero, one)
     found = []
     with tempfile.TemporaryDirectory() as temporary:
         folder = write_photographs(Path(temporary) / "small", FILES, SIDE, SIDE)

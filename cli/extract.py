@@ -61,14 +61,6 @@ MOST_PIXELS = 1 << 40  # a million by a million; a decoder's limits follow from 
     "blocks but one.",
 )
 @click.option(
-    "--decode",
-    type=click.Choice(["pillow", "device"]),
-    default="pillow",
-    show_default=True,
-    help="What decodes JPEG files: Pillow in processes, or torchvision on the device, which gives "
-    "other pixels (docs/recipes.md).",
-)
-@click.option(
     "--gpus",
     metavar="N|0,3|3,",
     help="GPUs: a count (8), their numbers (0,3), or one number (3,), among those of "
@@ -177,7 +169,6 @@ def extract(
     images: Path,
     ids: str,
     out: Path | None,
-    decode: str,
     shard_range: str | None,
     dry_run: bool,
     profile: bool,
@@ -199,7 +190,6 @@ def extract(
     from ..featstore.layout import Part
 
     config = ExtractConfig(
-        decoder="torchvision" if decode == "device" else "pillow",
         part=None if shard_range is None else Part.parse(shard_range),
         **options,
     )

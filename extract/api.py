@@ -121,7 +121,7 @@ def prepare(
     With `first_only` only the first of several devices gets a process, with its share of the
     cores. Raises UsageError where the extraction is not possible as requested.
     """
-    check_recipe_name(config.recipe, config.decoder)
+    check_recipe_name(config.recipe)
     with needs_extra("extract"):
         import torch
 
@@ -158,7 +158,6 @@ def prepare(
             backbone.cell,
             layer=config.layer,
             vector=config.vector,
-            decoder=config.decoder,
         )
         backbone.check_recipe(recipe)
         if config.scheduler:
@@ -412,7 +411,7 @@ def make_job(prepared: Prepared, store: Path, shard_records: int) -> Job:
     height, width, _ = largest[-3:]
     images = config.batch_size or prepared.executor.batch_size(recipe, (height, width))
     on_cpu = prepared.devices[0] == "cpu"
-    libraries = ("pillow", "torch", "open_clip_torch", recipe.decoder)
+    libraries = ("pillow", "torch", "open_clip_torch")
     return Job(
         store=store,
         image_root=prepared.manifest.root,

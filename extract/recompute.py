@@ -123,7 +123,6 @@ def recompute(
 
         from .backbones.weights import load_backbone
         from .executors.pipeline import FeatureStream
-        from .pixels.device_decoding import decode_one_on_device
     seed = secrets.randbelow(1 << 32) if seed is None else seed
     rows = sample((row for row in store.index if row.status == Status.OK), count, seed)
     identity = store.identity
@@ -138,8 +137,6 @@ def recompute(
     other_files: list[str] = []
     pictures = decode_rows(rows, images, recipe)
     for row, picture in tqdm(pictures, "again", len(rows), unit="image", disable=None):
-        if picture.jpeg is not None:
-            picture = decode_one_on_device(picture, recipe, backbone.device)
         reason = not_comparable(row, picture)
         if reason is None and picture.pixels is not None:
             ready.append((row, picture.pixels))
@@ -200,7 +197,7 @@ def decode_rows(
         for row, shape in todo:
             decoding = decoders.submit([row.source], 1, shape)
             (picture,) = decoding.result().pictures
-            if picture.status == Status.OK and picture.jpeg is None:
+            if picture.status == Status.OK:
                 picture = replace(picture, pixels=decoding.pixels[0].copy())
             decoding.release()
             yield row, picture

@@ -7,7 +7,7 @@ pixel of the image follows from these sizes alone.
 import re
 from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
-from typing import Annotated, Any, Literal, NamedTuple, Self, cast
+from typing import Annotated, Any, Literal, NamedTuple, Self, TypedDict, cast
 
 import msgspec
 import numpy as np
@@ -52,16 +52,36 @@ class GridShape(NamedTuple):
         return shape
 
 
+Interpolation = Literal["bicubic", "bilinear"]
+Passes = Literal["horizontal-first"]
 Side = Annotated[int, Meta(ge=1, le=MAX_SIDE, description=f"1 to {MAX_SIDE} pixels")]
 Cell = tuple[Side, Side]  # (height, width)
 Size = tuple[int, int]
+
+
+class Resampling(TypedDict):
+    """What every step that resizes says: the filter, and the order of the two passes."""
+
+    interpolation: Interpolation
+    passes: Passes
+
+
+BICUBIC: Resampling = {"interpolation": "bicubic", "passes": "horizontal-first"}
+BILINEAR: Resampling = {"interpolation": "bilinear", "passes": "horizontal-first"}
 
 
 class _Transform(msgspec.Struct, frozen=True, tag_field="step", forbid_unknown_fields=True):
     """A step of a recipe; its `size` is an image's (width, height) after the step."""
 
 
-class Stretch(_Transform, frozen=True, tag="stretch"):
+class ResizeStep(_Transform, frozen=True, kw_only=True):
+    """A step that resizes; each of its two passes rounds, so that their order decides pixels."""
+
+    interpolation: Interpolation
+    passes: Passes
+
+
+class Stretch(ResizeStep, frozen=True, tag="stretch"):
     """Resize to a size, whatever the aspect ratio."""
 
     height: Side
@@ -71,10 +91,10 @@ class Stretch(_Transform, frozen=True, tag="stretch"):
         return self.width, self.height
 
 
-class Shortest(_Transform, frozen=True, tag="shortest"):
+class Shortest(ResizeStep, frozen=True, tag="shortest"):
     """Resize the shorter side to `side`, the longer rounded down: torchvision's `Resize(side)`.
 
-    >>> Shortest(224).size((640, 481))
+    >>> Shortest(224, **BICUBIC).size((640, 481))
     (298, 224)
     """
 
@@ -87,12 +107,12 @@ class Shortest(_Transform, frozen=True, tag="shortest"):
         return int(self.side * width / height), self.side
 
 
-class ShortestDetectron2(_Transform, frozen=True, tag="shortest-detectron2"):
+class ShortestDetectron2(ResizeStep, frozen=True, tag="shortest-detectron2"):
     """Resize the shorter side to `side`, or less so that the longer does not exceed `longest`.
 
     Both round to the nearest pixel, as Detectron2's `ResizeShortestEdge` rounds.
 
-    >>> ShortestDetectron2(600, 1000).size((1000, 333))
+    >>> ShortestDetectron2(600, 1000, **BILINEAR).size((1000, 333))
     (1000, 333)
     """
 
@@ -112,14 +132,14 @@ class ShortestDetectron2(_Transform, frozen=True, tag="shortest-detectron2"):
         return int(new_width + 0.5), int(new_height + 0.5)
 
 
-class ShortestMaskRCNN(_Transform, frozen=True, tag="shortest-maskrcnn"):
+class ShortestMaskRCNN(ResizeStep, frozen=True, tag="shortest-maskrcnn"):
     """Resize the shorter side to `side`, or less so that the longer is about `longest`.
 
     The shorter side is rounded first; the longer follows from it, rounded down, and may exceed
     `longest` by a few pixels. This is the rule of maskrcnn-benchmark, which CLIP-ViL's pre-training
     uses.
 
-    >>> ShortestMaskRCNN(384, 640).size((1000, 312))
+    >>> ShortestMaskRCNN(384, 640, **BILINEAR).size((1000, 312))
     (641, 200)
     """
 
@@ -139,7 +159,7 @@ class ShortestMaskRCNN(_Transform, frozen=True, tag="shortest-maskrcnn"):
         return int(side * width / height), side
 
 
-class Fit(_Transform, frozen=True, tag="fit"):
+class Fit(ResizeStep, frozen=True, tag="fit"):
     """Resize to the largest size inside a box, keeping the aspect ratio: timm's `ResizeKeepRatio`
     with `longest=1`."""
 
@@ -152,7 +172,7 @@ class Fit(_Transform, frozen=True, tag="fit"):
         return round(width / ratio), round(height / ratio)
 
 
-class Cover(_Transform, frozen=True, tag="cover"):
+class Cover(ResizeStep, frozen=True, tag="cover"):
     """Resize to the smallest size around a box, keeping the aspect ratio: `ResizeKeepRatio` with
     `longest=0`."""
 
@@ -165,14 +185,14 @@ class Cover(_Transform, frozen=True, tag="cover"):
         return round(width / ratio), round(height / ratio)
 
 
-class WholeCells(_Transform, frozen=True, tag="whole-cells"):
+class WholeCells(ResizeStep, frozen=True, tag="whole-cells"):
     """Resize to whole cells, with nearly the same aspect ratio.
 
     The shorter side becomes `shortest`, or less so that the longer does not exceed `longest`; then
     each is rounded to the nearest number of cells (half a cell up), at least one. Computed in
     integers, so that nothing else is rounded.
 
-    >>> WholeCells(600, 1000, (32, 32)).size((640, 480))
+    >>> WholeCells(600, 1000, (32, 32), **BICUBIC).size((640, 480))
     (800, 608)
     """
 

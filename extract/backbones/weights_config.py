@@ -19,7 +19,8 @@ from ...base.errors import ExtractUsageError, reason_of
 from ...base.files import read_text, split_lines
 from ...base.jsonio import as_struct, parse_json
 from ...base.text import printable
-from ..planning.recipe import Deviations, Interpolation, Means, Resize
+from ...featstore.geometry import Interpolation
+from ..planning.recipe import Deviations, Means, Resize
 
 CONFIG_FILE = "open_clip_config.json"
 CHECKPOINTS, PARAMS = "checkpoints", "params.txt"  # of a training run: a folder, a file beside it

@@ -1,5 +1,7 @@
 """Decoder processes: they read, decode and resize images into memory that they share with this one.
 
+Where a device takes the steps of the recipe, they only decode images that fit the memory.
+
 They keep the run alive: a file that crashes the image library, or keeps it busy without end, costs
 its own record and a new process.
 """
@@ -18,6 +20,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import accumulate, pairwise
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import NamedTuple
@@ -25,12 +28,14 @@ from typing import NamedTuple
 import numpy as np
 
 from ...featstore import Status
-from .images import MAX_PIXELS, Picture, not_as_planned
+from .images import MAX_PIXELS, Picture, Room, not_as_planned
 
 CHUNK = 4  # images that a decoder takes at a time: few enough to share a batch among many
 TOO_SLOW = -signal.SIGPROF  # exit code of a decoder that has used up its time
 
-Load = Callable[[str], Picture]  # it is pickled: a partial of a module's function
+# Called with a path and, where a device takes the steps of the recipe, with `room`. It is pickled:
+# a partial of a module's function.
+Load = Callable[..., Picture]
 
 
 class Limits(NamedTuple):
@@ -54,15 +59,13 @@ class Chunk(NamedTuple):
     """Consecutive images of a batch, and where in the shared memory their pixels belong."""
 
     paths: tuple[str, ...]
-    offset: int  # bytes
-    shape: tuple[int, ...]  # of the pixels of each
+    places: tuple[range, ...]  # of each image: its bytes
+    shape: tuple[int, ...]  # of the pixels that the steps of the recipe give
+    is_for_device: bool  # images that fit their place stay as they are decoded
 
 
 class Decoded(NamedTuple):
-    """The pictures of a chunk or a batch, without pixels: these are in the shared memory.
-
-    JPEG files that the device is to decode come in their pictures; their pixels are undefined.
-    """
+    """The pictures of a chunk or a batch, without pixels: these are in the shared memory."""
 
     pictures: list[Picture]
     seconds: float  # of the decoder processes, summed
@@ -74,21 +77,27 @@ class PendingBatch:
 
     decoders: "Decoders"
     slot: int
-    pixels: np.ndarray  # (image, *shape) uint8: the slot itself, black where a picture failed
+    memory: np.ndarray  # (bytes,) uint8: the used part of the slot
+    starts: tuple[int, ...]  # of each image, and of the padding: where its pixels begin
+    shape: tuple[int, ...]  # of the pixels that the steps of the recipe give
     futures: tuple[Future[Decoded], ...]
 
+    @property
+    def pixels(self) -> np.ndarray:
+        """(image, *shape) uint8, where all steps are taken: `memory` itself."""
+        return self.memory.reshape(-1, *self.shape)
+
     def result(self) -> Decoded:
-        """Wait for the pictures; `pixels` of those that are not ok, and of the padding, are black."""
+        """Wait for the pictures; pixels of those that are not ok, and of the padding, are black."""
         parts = [future.result() for future in self.futures]
         pictures = [picture for part in parts for picture in part.pictures]
-        for position, picture in enumerate(pictures):
-            if picture.status != Status.OK:
-                self.pixels[position] = 0
-        self.pixels[len(pictures) :] = 0
+        for position, start in enumerate(self.starts):
+            if position >= len(pictures) or pictures[position].status != Status.OK:
+                self.memory[start : start + math.prod(self.shape)] = 0
         return Decoded(pictures, sum(part.seconds for part in parts))
 
     def release(self) -> None:
-        """Give the slot back; `pixels` must not be read any more."""
+        """Give the slot back; `memory` must not be read any more."""
         self.decoders.free.append(self.slot)
 
 
@@ -123,17 +132,41 @@ class Decoders:
             self._idle.get().end()
         os.close(self._descriptor)  # the mapping ends with the last array that uses it
 
-    def submit(self, paths: Sequence[str], images: int, shape: tuple[int, ...]) -> PendingBatch:
-        """Begin to decode `paths` into a free slot for `images` pictures of `shape`."""
+    def submit(
+        self,
+        paths: Sequence[str],
+        images: int,
+        shape: tuple[int, ...],
+        decoded_bytes: Sequence[int] | None = None,
+    ) -> PendingBatch:
+        """Begin to decode `paths` into a free slot for `images` pictures of `shape`.
+
+        Where a device takes the steps of the recipe, `decoded_bytes` has the bytes that each image
+        has before them, by its manifest; as many as the slot holds come as they are decoded.
+        """
         slot = self.free.pop()
-        start, image_bytes = slot * self._slot_bytes, math.prod(shape)
+        rooms = [math.prod(shape)] * images
+        spare = self._slot_bytes - sum(rooms)
+        for position, needed in enumerate(decoded_bytes or ()):
+            more = max(0, needed - rooms[position])
+            if more <= spare:
+                rooms[position] += more
+                spare -= more
+        offset = slot * self._slot_bytes
+        *starts, end = accumulate(rooms, initial=0)
+        places = [range(offset + a, offset + b) for a, b in pairwise((*starts, end))]
         chunks = [
-            Chunk(tuple(paths[first : first + CHUNK]), start + first * image_bytes, shape)
+            Chunk(
+                tuple(paths[first : first + CHUNK]),
+                tuple(places[first : min(first + CHUNK, len(paths))]),
+                shape,
+                decoded_bytes is not None,
+            )
             for first in range(0, len(paths), CHUNK)
         ]
         futures = tuple(self._threads.submit(self._decode, chunk) for chunk in chunks)
-        pixels = self.memory[start : start + images * image_bytes].reshape(images, *shape)
-        return PendingBatch(self, slot, pixels, futures)
+        memory = self.memory[offset : offset + end]
+        return PendingBatch(self, slot, memory, tuple(starts), shape, futures)
 
     def _decode(self, chunk: Chunk) -> Decoded:
         """Have an idle process decode a chunk; where it dies, a new one continues."""
@@ -224,11 +257,12 @@ def serve(connection: Connection, memory: int, size: int) -> None:
         signal.signal(signal.SIGPROF, signal.SIG_DFL)  # the timer ends the process
         while True:
             chunk, first = connection.recv()
-            pixels = np.ndarray((len(chunk.paths), *chunk.shape), np.uint8, mapped, chunk.offset)
-            for path, target in zip(chunk.paths[first:], pixels[first:], strict=True):
+            for path, place in zip(chunk.paths[first:], chunk.places[first:], strict=True):
                 started = time.perf_counter()
+                target = np.frombuffer(mapped, np.uint8, len(place), place.start)
+                room = {"room": Room(target, chunk.shape[:2])} if chunk.is_for_device else {}
                 signal.setitimer(signal.ITIMER_PROF, limits.seconds)
-                picture = _copied(load(path), target)
+                picture = _in_place(load(path, **room), target, chunk.shape)
                 signal.setitimer(signal.ITIMER_PROF, 0)
                 connection.send((picture, time.perf_counter() - started))
 
@@ -245,11 +279,12 @@ def _limit_memory(memory: int) -> None:
         resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
 
 
-def _copied(picture: Picture, target: np.ndarray) -> Picture:
-    """Copy a picture's pixels into `target`; return it without them, or why they do not fit."""
+def _in_place(picture: Picture, target: np.ndarray, shape: tuple[int, ...]) -> Picture:
+    """Return a picture without its pixels, which are now in `target`, or why they do not fit."""
     if picture.pixels is None:
         return picture
-    if picture.pixels.shape != target.shape:
-        return not_as_planned(picture)
-    target[:] = picture.pixels
+    if not picture.is_as_decoded:
+        if picture.pixels.shape != shape:
+            return not_as_planned(picture)
+        target[: math.prod(shape)].reshape(shape)[:] = picture.pixels
     return dataclasses.replace(picture, pixels=None)

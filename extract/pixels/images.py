@@ -6,15 +6,16 @@ image comes, and never torch.
 
 import hashlib
 import io
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from ...base.errors import UsageError, reason_of
 from ...featstore import Status
-from ...featstore.geometry import RGB, Crop, Pad
+from ...featstore.geometry import RGB, Crop, ImageTransform, Pad
 from ...manifests import ManifestError, read_content, view_files
 from ...manifests.headers import FORMATS, PNG, pillow, pillow_for_any_file
 from ...manifests.manifest import MAX_SIDE
@@ -24,16 +25,17 @@ from .inspection import (
     CUT_OFF,
     DAMAGED,
     ENDED,
+    JPEG_FILL,
     JPEGS,
     SEVERAL_FRAMES,
     SIDE_CHUNK,
     ends_early,
-    is_for_device,
     is_sequential,
     lacks_strips,
     remarks,
     why_unreadable,
 )
+from .jpeg import decode_jpeg
 
 # A side of one pixel is what tracking pixels and failed downloads look like, not a picture.
 MIN_SIDE = 2
@@ -52,7 +54,7 @@ NO_MEMORY = "decoding it takes more memory than a decoder may have"
 
 @dataclass(frozen=True)
 class Picture:
-    """What came of one image file; `pixels` and `jpeg` are None unless `status` is ok."""
+    """What came of one image file; `pixels` are None unless `status` is ok."""
 
     status: Status
     reason: str  # why there are no pixels; of an ok picture, what is odd about it
@@ -60,7 +62,14 @@ class Picture:
     height: int = 0
     sha256: str = ""  # of the file's bytes, "" where they could not be read
     pixels: np.ndarray | None = None  # ([view,] height, width, 3) uint8 RGB, as the recipe sizes it
-    jpeg: bytes | None = None  # in place of pixels: the file, which the device is to decode
+    is_as_decoded: bool = False  # the pixels have the file's size: no step has been taken
+
+
+class Room(NamedTuple):
+    """Memory for an image as it is decoded, before a device takes the steps of the recipe."""
+
+    memory: np.ndarray  # (bytes,) uint8
+    size: tuple[int, int]  # (height, width) that the steps must give
 
 
 def load_picture(
@@ -70,15 +79,15 @@ def load_picture(
     *,
     max_pixels: int = MAX_PIXELS,
     accept_truncated: bool = False,
+    room: Room | None = None,
 ) -> Picture:
     """Return the picture in the file `path` under `root`, never raising for what it holds.
 
     An image of more than `max_pixels` is refused before it is decoded (of fewer, where a format
     takes more memory a pixel), and so is one that a step would enlarge to more than MAX_PIXELS.
     With `accept_truncated`, a file that is cut off or damaged gives what can be decoded of it, with
-    a remark. If the recipe's decoder is torchvision, a plain JPEG file comes as it is, checked but
-    not decoded; Pillow decodes all others. For a recipe of views, `path` is the folder of a
-    viewpoint.
+    a remark. An image that fits into `room` is left there as it is decoded. For a recipe of views,
+    `path` is the folder of a viewpoint, and `room` must be None.
     """
     try:
         paths = [path] if recipe.views is None else view_files(root, path)
@@ -99,7 +108,9 @@ def load_picture(
         sha256.update(content)
     pictures: list[Picture] = []
     for view, content in enumerate(contents):
-        picture = decode(content, recipe, max_pixels=max_pixels, accept_truncated=accept_truncated)
+        picture = decode(
+            content, recipe, max_pixels=max_pixels, accept_truncated=accept_truncated, room=room
+        )
         picture = replace(picture, sha256=sha256.hexdigest())
         if recipe.views is None:
             return picture
@@ -132,30 +143,31 @@ def decode(
     *,
     max_pixels: int = MAX_PIXELS,
     accept_truncated: bool = False,
+    room: Room | None = None,
 ) -> Picture:
     """Return the picture in the bytes of an image file, without their sha256."""
     if not content:
         return Picture(Status.UNDECODABLE, "the file is empty")
     with pillow_for_any_file():
-        strict = _decode(content, recipe, max_pixels)
+        strict = _decode(content, recipe, max_pixels, room)
         if strict.status != Status.UNDECODABLE:
             return strict
         if (bare := _without_side_chunks(content)) is not None:
-            picture = _decode(bare, recipe, max_pixels)
+            picture = _decode(bare, recipe, max_pixels, room)
             if picture.status != Status.UNDECODABLE:
                 return _remarked(picture, SIDE_CHUNK)
             strict, content = picture, bare
     if not accept_truncated or not strict.width:
         return strict
     with pillow_for_any_file(accept_truncated=True):
-        picture = _decode(content, recipe, max_pixels)
+        picture = _decode(content, recipe, max_pixels, room)
     if picture.status != Status.OK:
         return strict
     # Pillow raises OSError in both cases; only its text tells them apart.
     return _remarked(picture, CUT_OFF if "truncated" in strict.reason.lower() else DAMAGED)
 
 
-def _decode(content: bytes, recipe: Recipe, max_pixels: int) -> Picture:
+def _decode(content: bytes, recipe: Recipe, max_pixels: int, room: Room | None) -> Picture:
     width = height = 0
     try:
         with pillow().open(io.BytesIO(content), formats=FORMATS) as image:
@@ -165,8 +177,14 @@ def _decode(content: bytes, recipe: Recipe, max_pixels: int) -> Picture:
                 if max(width, height) > MAX_SIDE:
                     width = height = 0
                 return Picture(*refused, width, height)
-            if recipe.decoder == "torchvision" and is_for_device(image, content, recipe):
-                return Picture(Status.OK, "; ".join(remarks(image)), width, height, jpeg=content)
+            if room is not None and image.format == "JPEG" and _fits(image, recipe, room):
+                pixels = _pixels_in(room, image)
+                # Such a last pixel may be the filling of an image that ends early: see below.
+                if decode_jpeg(content, pixels) and not JPEG_FILL.issuperset(pixels[-1, -1]):
+                    reason = "; ".join(remarks(image))
+                    return Picture(
+                        Status.OK, reason, width, height, pixels=pixels, is_as_decoded=True
+                    )
             notes = [SEVERAL_FRAMES] if getattr(image, "is_animated", False) else []
             ended = lacks_strips(image)
             image.load()
@@ -176,14 +194,33 @@ def _decode(content: bytes, recipe: Recipe, max_pixels: int) -> Picture:
             notes += remarks(image)
             if ended or ends_early(image, content):
                 notes.append(ENDED)
-            pixels = resized(image, recipe)
+            if room is not None and _fits(image, recipe, room):
+                pixels, is_as_decoded = _pixels_in(room, image), True
+                pixels[:] = np.asarray(image if image.mode == "RGB" else image.convert("RGB"))
+            else:
+                pixels, is_as_decoded = resized(image, recipe.steps), False
     except MemoryError:
         return Picture(Status.TOO_LARGE, NO_MEMORY, width, height)
     # Pillow's parsers raise whatever broken bytes lead them to: a fact about the file.
     except Exception as error:
         reason = str(error) if width else why_unreadable(content)
         return Picture(Status.UNDECODABLE, reason[:MAX_REASON], width, height)
-    return Picture(Status.OK, "; ".join(notes), width, height, pixels=pixels)
+    reason = "; ".join(notes)
+    return Picture(Status.OK, reason, width, height, pixels=pixels, is_as_decoded=is_as_decoded)
+
+
+def _fits(image: Any, recipe: Recipe, room: Room) -> bool:
+    """Return whether a device can take the steps: in RGB they give what they give in gray."""
+    return (
+        image.mode in ("L", "RGB")
+        and 3 * image.width * image.height <= room.memory.size
+        and recipe.size(*image.size) == room.size
+    )
+
+
+def _pixels_in(room: Room, image: Any) -> np.ndarray:
+    """Return the part of `room` for the (height, width, 3) uint8 pixels of an image."""
+    return room.memory[: 3 * image.width * image.height].reshape(image.height, image.width, 3)
 
 
 def _remarked(picture: Picture, remark: str) -> Picture:
@@ -248,14 +285,13 @@ def resize_problem(recipe: Recipe, width: int, height: int) -> tuple[Status, str
     return None
 
 
-def resized(image: Any, recipe: Recipe) -> np.ndarray:
-    """Return a PIL image as (height, width, 3) uint8 RGB at the recipe's size.
+def resized(image: Any, steps: Sequence[ImageTransform]) -> np.ndarray:
+    """Return a PIL image after a recipe's steps as (height, width, 3) uint8 RGB.
 
     Each step works in the mode that the image has by then. Stock CLIP converts to RGB last; so
     do most recipes, since for palette and CMYK images the order changes the pixels.
     """
-    resample = pillow().Resampling[recipe.interpolation.upper()]
-    for step in recipe.steps:
+    for step in steps:
         width, height = step.size(image.size)
         if isinstance(step, RGB):
             image = image.convert("RGB")
@@ -266,6 +302,7 @@ def resized(image: Any, recipe: Recipe) -> np.ndarray:
             left, top = step.corner(image.size)
             image = image.crop((-left, -top, width - left, height - top))
         else:
+            resample = pillow().Resampling[step.interpolation.upper()]
             image = _resize(image, (width, height), resample)
     return np.asarray(image)
 
@@ -273,9 +310,8 @@ def resized(image: Any, recipe: Recipe) -> np.ndarray:
 def _resize(image: Any, size: tuple[int, int], resample: Any) -> Any:
     """Return an image at (width, height) `size`: first each row is resized, then each column.
 
-    Both passes round to whole numbers, so that their order decides pixels. Up to Pillow 12 one
-    call went this way, but for the thinnest of lines; Pillow 13 resizes columns first where
-    that is less work. One axis a call gives the same bits in either.
+    Up to Pillow 12 one call went this way, but for the thinnest of lines; Pillow 13 resizes
+    columns first where that is less work. One axis a call gives the same bits in either.
     """
     if image.size == size:
         return image

@@ -1,4 +1,4 @@
-"""What the bytes of an image file say: may a device decode it, what is odd, why is it unreadable.
+"""What the bytes of an image file say: how it is decoded, what is odd, why it is unreadable.
 
 Three parts: the segments of JPEG files (ITU-T T.81), the remarks on images that Pillow has opened,
 and the reasons for files that it does not open.
@@ -7,73 +7,19 @@ and the reasons for files that it does not open.
 import io
 import re
 from collections.abc import Callable, Iterator
-from itertools import islice, pairwise
+from itertools import islice
 from typing import Any, NamedTuple
 
 from ...manifests.headers import FORMATS, FRAMES, pillow
-from ..planning.recipe import Recipe
 
 BASELINE, EXTENDED, PROGRESSIVE = 0xC0, 0xC1, 0xC2  # begin a frame with Huffman codes
-HUFFMAN, QUANTISATION = 0xC4, 0xDB
-START, END, SCAN, ADOBE, COMMENT = 0xD8, 0xD9, 0xDA, 0xEE, 0xFE
-ASIDE = {*range(0xE0, 0xF0), COMMENT}  # EXIF, colour profiles: nothing of the image
-# (horizontal, vertical) of the luma where each chroma has (1, 1): 4:4:4, 4:2:2, 4:4:0, 4:2:0.
-SAMPLINGS = {(1, 1), (2, 1), (1, 2), (2, 2)}
-YCBCR = 1  # what an Adobe segment calls it; 0 would be RGB
-MAX_BYTES = 1 << 24  # of a file that the device decodes: a few batches of them are in memory
-# With about 45, a GPU's antialiased bicubic resize needs more shared memory than there is.
-MAX_SHRINK = 32
+START, END, SCAN = 0xD8, 0xD9, 0xDA
 MAX_SEGMENTS = 1000  # colour profile and EXIF may have some hundred
 BEHIND_CODES = re.compile(rb"\xff[^\x00]")  # within codes, a zero follows each byte of ones
 BEHIND_SCAN = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")  # restarts belong to a scan
 # Codes without meaning, for the scan that is being read and for any restart interval that follows.
 NOISE = bytes(89 * k % 251 for k in range(1, 512))
 PADDING = NOISE + b"".join(bytes((0xFF, restart)) + NOISE for restart in range(0xD0, 0xD8))
-
-
-def is_for_device(image: Any, content: bytes, recipe: Recipe) -> bool:
-    """Return whether the device is to decode `content`, which Pillow has opened as `image`."""
-    if image.format != "JPEG" or image.mode not in ("L", "RGB") or len(content) > MAX_BYTES:
-        return False
-    sizes = [image.size, *recipe.sizes(*image.size)]
-    shrinks = any(
-        before > MAX_SHRINK * after
-        for befores, afters in pairwise(sizes)
-        for before, after in zip(befores, afters, strict=True)
-    )
-    return not shrinks and is_plain(content)
-
-
-def is_plain(content: bytes) -> bool:
-    """Return whether a JPEG file is one that all decoders read in the same way.
-
-    It has one frame of 8 bits, baseline in one scan or progressive, gray or YCbCr in one of the
-    usual samplings; its segments follow one another without a gap, and the marker of the end is
-    the file's last two bytes. Files with restart intervals are excluded: after damage, decoders
-    resume at the next interval, each in its own way. Only markers are read: damage within the
-    codes stays undetected.
-    """
-    try:
-        segments = list(islice(_segments(content), MAX_SEGMENTS + 1))
-    except (IndexError, ValueError):  # cut off, or no marker where one must be
-        return False
-    markers = [marker for marker, _ in segments]
-    frames = [place for place, marker in enumerate(markers) if marker in (BASELINE, PROGRESSIVE)]
-    known = {BASELINE, PROGRESSIVE, HUFFMAN, QUANTISATION, SCAN, *ASIDE}
-    if len(segments) > MAX_SEGMENTS or len(frames) != 1:
-        return False
-    if not {HUFFMAN, QUANTISATION, SCAN} <= set(markers) <= known:
-        return False
-    (frame,), first_scan = frames, markers.index(SCAN)
-    if frame > first_scan or not _is_plain_frame(segments[frame][1]):
-        return False
-    components = segments[frame][1][5]
-    if markers[frame] == BASELINE:
-        in_scan = segments[first_scan][1][:1]
-        if markers.count(SCAN) != 1 or in_scan != bytes((components,)):
-            return False
-    adobe = [body for marker, body in segments if marker == ADOBE and body.startswith(b"Adobe")]
-    return components == 1 or all(body[11:] == bytes((YCBCR,)) for body in adobe)
 
 
 def is_sequential(content: bytes) -> bool:
@@ -98,18 +44,6 @@ def padded(content: bytes) -> bytes:
     marker = BEHIND_SCAN.search(content, scan.start)
     end = marker.start() if marker else len(content)
     return content[:end] + PADDING + content[end:]
-
-
-def _is_plain_frame(body: bytes) -> bool:
-    """Return whether a frame has 8 bits, and is gray or has luma and two chroma components."""
-    if len(body) < 6 or len(body) != 6 + 3 * body[5] or body[0] != 8:
-        return False
-    names = list(body[6::3])
-    samplings = [(factors >> 4, factors & 15) for factors in body[7::3]]
-    if len(names) == 1:
-        return samplings == [(1, 1)]
-    # Components that are called R, G and B instead are RGB to libjpeg.
-    return names == [1, 2, 3] and samplings[0] in SAMPLINGS and samplings[1:] == [(1, 1), (1, 1)]
 
 
 class _Scan(NamedTuple):

@@ -8,7 +8,7 @@ from ...featstore import Status
 from ...featstore.identity import Codec, FloatDtype, Precision
 from ...featstore.layout import Part
 from ...featstore.metadata import MAX_SHARD_RECORDS
-from .recipe import Decoder, Layer, Vector
+from .recipe import Layer, Vector
 
 # Pillow's own limit against decompression bombs (twice 1 GiB of 4:4:4 pixels / 3).
 MAX_PIXELS = 178_956_970
@@ -20,7 +20,6 @@ Device = Literal["cpu", "cuda"]
 CHOICES = {
     "layer": Layer,
     "vector": Vector,
-    "decoder": Decoder,
     "device": Device,
     "precision": Precision,
     "dtype": FloatDtype,
@@ -45,7 +44,6 @@ class ExtractConfig:
             `aspect:S,L`, `model`, `views`, or the path of a TOML file.
         layer: Output of a ViT: `final`, `final-no-norm` (before the last norm) or `penultimate`.
         vector: What is stored beside the grid: CLIP's `embedding`, the `class_token`, or nothing.
-        decoder: What decodes JPEG files: `pillow`, or `torchvision` on the device.
         gpus: A count of GPUs (`"8"`), their numbers (`"0,3"`), or one number (`"3,"`).
         device: Where to compute: `cpu` or `cuda`.
         procs: Processes that compute, with `device="cpu"`.
@@ -77,7 +75,6 @@ class ExtractConfig:
     recipe: str = "caption448"
     layer: Layer = "final"
     vector: Vector | None = None
-    decoder: Decoder = "pillow"
     gpus: str | None = None
     device: Device | None = None
     procs: int = 1

@@ -17,6 +17,8 @@ from ...base.files import local_path, read_bytes
 from ...base.jsonio import as_struct
 from ...featstore import GridShape, StoreError
 from ...featstore.geometry import (
+    BICUBIC,
+    BILINEAR,
     MAX_SIDE,
     MAX_STEPS,
     RGB,
@@ -25,6 +27,7 @@ from ...featstore.geometry import (
     Crop,
     Fit,
     ImageTransform,
+    Interpolation,
     Pad,
     Shortest,
     ShortestDetectron2,
@@ -40,11 +43,9 @@ Mean = Annotated[float, Meta(gt=-LIMIT, lt=LIMIT)]
 Deviation = Annotated[float, Meta(gt=1 / LIMIT, lt=LIMIT)]
 Means = tuple[Mean, Mean, Mean]  # of red, green and blue
 Deviations = tuple[Deviation, Deviation, Deviation]
-Interpolation = Literal["bicubic", "bilinear"]
 Resize = Literal["shortest", "squash", "longest"]
 Layer = Literal["final", "final-no-norm", "penultimate"]
 Vector = Literal["embedding", "class_token"]
-Decoder = Literal["pillow", "torchvision"]
 Views = Annotated[int, Meta(ge=VIEWS, le=VIEWS)]
 
 # The paper's captioning recipe: 448 x 448 bicubic, aspect ratio ignored (CLIP-ViL, section 3.2).
@@ -67,28 +68,24 @@ class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     Attributes:
         name: A text for people; it decides nothing.
         steps: What is done to the image, in order.
-        interpolation: Of every resize.
         mean: Of red, green and blue, scaled to 0...1; it is subtracted.
         std: The standard deviation; pixels are divided by it.
         layer: Of a ViT; the grid of a ResNet is the output of layer 4.
         vector: What is kept beside the grid: CLIP's `embedding`, the `class_token`, or nothing.
         views: 36 where so many pictures are one record, and their vectors are its grid.
-        decoder: Of plain JPEG files: `pillow`, or `torchvision`, which decodes on the device.
 
     Raises:
         StoreError: The steps break the rules above (`E-RECIPE-STEPS`), or the recipe has views and
-            a vector or a decoder that views cannot have (`E-RECIPE-VIEWS`).
+            no vector (`E-RECIPE-VIEWS`).
     """
 
     name: str
     steps: Annotated[tuple[ImageTransform, ...], Meta(min_length=1, max_length=MAX_STEPS)]
-    interpolation: Interpolation
     mean: Means
     std: Deviations
     layer: Layer = "final"
     vector: Vector | None = None
     views: Views | None = None
-    decoder: Decoder = "pillow"
 
     def __post_init__(self) -> None:
         last = next((step for step in reversed(self.steps) if not isinstance(step, RGB)), None)
@@ -105,10 +102,6 @@ class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         if self.views is not None and self.vector is None:
             raise StoreError(
                 "views: their vectors are the grid; vector must not be null", code="E-RECIPE-VIEWS"
-            )
-        if self.views is not None and self.decoder != "pillow":
-            raise StoreError(
-                f"decoder: only pillow decodes views; got {self.decoder}", code="E-RECIPE-VIEWS"
             )
 
     def to_json(self) -> dict[str, Any]:
@@ -179,31 +172,31 @@ class Preprocess(msgspec.Struct, frozen=True):
         """The size as (height, width)."""
         return (self.size, self.size) if isinstance(self.size, int) else self.size
 
-    def steps(self, cell: tuple[int, int]) -> tuple[tuple[ImageTransform, ...], Interpolation]:
-        """Return the steps that open_clip's transform takes, and their interpolation."""
+    def steps(self, cell: tuple[int, int]) -> tuple[ImageTransform, ...]:
+        """Return the steps that open_clip's transform takes."""
         height, width = self.height_width
+        how = BICUBIC if self.interpolation == "bicubic" else BILINEAR
         if self.resize == "squash":
-            return (Stretch(height, width), RGB()), self.interpolation
+            return Stretch(height, width, **how), RGB()
         if self.resize == "longest":
             pad = Pad(height, width, turn=False, odd="last", cell=cell)
-            return (Fit(height, width), pad, RGB()), self.interpolation
+            return Fit(height, width, **how), pad, RGB()
         if height == width:
-            return (Shortest(height), Crop(height, width), RGB()), self.interpolation
+            return Shortest(height, **how), Crop(height, width), RGB()
         # open_clip does not pass the interpolation on here, so it is always bicubic.
-        return (Cover(height, width), Crop(height, width), RGB()), "bicubic"
+        return Cover(height, width, **BICUBIC), Crop(height, width), RGB()
 
 
-def check_recipe_name(name: str, decoder: Decoder = "pillow") -> str:
+def check_recipe_name(name: str) -> str:
     """Return the canonical name of a recipe, before any backbone is known.
 
-    Raises ExtractUsageError for an unknown name, for an invalid recipe file, and for a decoder
-    that the recipe cannot have.
+    Raises ExtractUsageError for an unknown name, and for an invalid recipe file.
 
     >>> check_recipe_name("caption448")
     'square:448'
     """
     clip = Preprocess(224, "shortest", "bicubic", (0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
-    return make_recipe(name, clip, (32, 32), decoder=decoder).name
+    return make_recipe(name, clip, (32, 32)).name
 
 
 def make_recipe(
@@ -213,7 +206,6 @@ def make_recipe(
     *,
     layer: Layer = "final",
     vector: Vector | None = None,
-    decoder: Decoder = "pillow",
 ) -> Recipe:
     """Return the recipe called `name` for a backbone trained on `native`.
 
@@ -222,28 +214,26 @@ def make_recipe(
     unknown name, for an invalid file, and for options that the recipe cannot have.
     """
     if name.endswith(".toml"):
-        return _from_file(name, native, cell, layer, vector, decoder)
+        return _from_file(name, native, cell, layer, vector)
     canonical, views = ALIASES.get(name, name), None
-    interpolation: Interpolation = "bicubic"
     steps: tuple[ImageTransform, ...]
     if canonical == "vqa600":
-        steps = (ShortestDetectron2(600, 1000), Stretch(600, 1000), RGB())
-        interpolation = "bilinear"
+        shortest = ShortestDetectron2(600, 1000, **BILINEAR)
+        steps = (shortest, Stretch(600, 1000, **BILINEAR), RGB())
     elif canonical == "pretrain384":
         pad = Pad(384, 640, turn=True, odd="first", cell=cell)
-        steps = (ShortestMaskRCNN(384, 640), RGB(), pad)
-        interpolation = "bilinear"
+        steps = (ShortestMaskRCNN(384, 640, **BILINEAR), RGB(), pad)
     elif canonical in ("model", "views"):
-        steps, interpolation = native.steps(cell)
+        steps = native.steps(cell)
     elif match := SQUARE.fullmatch(canonical):
         side = _side(name, match[1])
-        canonical, steps = f"square:{side}", (Stretch(side, side), RGB())
+        canonical, steps = f"square:{side}", (Stretch(side, side, **BICUBIC), RGB())
     elif match := ASPECT.fullmatch(canonical):
-        shortest, longest = _side(name, match[1]), _side(name, match[2])
-        if shortest > longest:
+        shorter, longer = _side(name, match[1]), _side(name, match[2])
+        if shorter > longer:
             raise _invalid(name, "S is more than L; type aspect:600,1000", "E-RECIPE-SIDE")
-        canonical = f"aspect:{shortest},{longest}"
-        steps = (WholeCells(shortest, longest, cell), RGB())
+        canonical = f"aspect:{shorter},{longer}"
+        steps = (WholeCells(shorter, longer, cell, **BICUBIC), RGB())
     else:
         near = difflib.get_close_matches(name, [*NAMED, "square:224"], n=1, cutoff=0.5)
         hint = f"did you mean {near[0]}? " if near else ""
@@ -253,12 +243,8 @@ def make_recipe(
         if layer != "final" or vector == "class_token":
             rule = "keeps the embedding of each view; drop --layer and --class-token"
             raise _invalid(name, rule, "E-RECIPE-VIEWS")
-        if decoder != "pillow":
-            raise _invalid(name, "only Pillow decodes views; drop --decode", "E-RECIPE-VIEWS")
         views, vector = VIEWS, "embedding"
-    return Recipe(
-        canonical, steps, interpolation, native.mean, native.std, layer, vector, views, decoder
-    )
+    return Recipe(canonical, steps, native.mean, native.std, layer, vector, views)
 
 
 def _invalid(name: str, problem: str, code: str) -> ExtractUsageError:
@@ -277,7 +263,6 @@ def _from_file(
     cell: tuple[int, int],
     layer: Layer,
     vector: Vector | None,
-    decoder: Decoder,
 ) -> Recipe:
     """Return the recipe in a TOML file; what it leaves out is the caller's or the backbone's."""
     try:
@@ -298,18 +283,15 @@ def _from_file(
     for key, options, is_set in (
         ("layer", "--layer", layer != "final"),
         ("vector", "--pooled and --class-token", vector is not None),
-        ("decoder", "--decode", decoder != "pillow"),
     ):
         if key in given and is_set:
             raise _invalid(path, f"sets {key} itself; drop {options}", "E-RECIPE-CONFLICT")
     content = {
-        "interpolation": "bicubic",
         "mean": native.mean,
         "std": native.std,
         "layer": layer,
         "vector": vector,
         "views": None,
-        "decoder": decoder,
         **given,
     }
     if "steps" in given:
@@ -323,16 +305,18 @@ def _from_file(
 def _with_defaults(steps: Any, cell: tuple[int, int]) -> Any:
     """Return the steps of a file with what they may leave out; other values are returned as is.
 
-    Steps that count in cells get the backbone's `cell`, (height, width) in pixels; a conversion to
-    RGB is added at the end where there is none.
+    Steps that resize do it bicubically. Steps that count in cells get the backbone's `cell`,
+    (height, width) in pixels. A conversion to RGB is added at the end where there is none.
     """
     if not isinstance(steps, list) or not all(isinstance(step, dict) for step in steps):
         return steps
-    defaults = {
+    defaults: dict[str, dict[str, Any]] = {
+        "crop": {},
         "pad": {"turn": False, "odd": "last", "cell": cell},
-        "whole-cells": {"cell": cell},
+        "rgb": {},
+        "whole-cells": {**BICUBIC, "cell": cell},
     }
-    complete = [{**defaults.get(str(step.get("step")), {}), **step} for step in steps]
+    complete = [{**defaults.get(str(step.get("step")), BICUBIC), **step} for step in steps]
     if not any(step.get("step") == "rgb" for step in steps):
         complete.append({"step": "rgb"})
     return complete

@@ -24,11 +24,11 @@ from clipfeat.extract.pixels.decoding import Decoders, Limits
 from clipfeat.extract.pixels.images import MAX_PIXELS, Picture, load_picture
 from clipfeat.extract.planning.recipe import Recipe
 from clipfeat.featstore import Status
-from clipfeat.featstore.geometry import RGB, Stretch
+from clipfeat.featstore.geometry import BICUBIC, RGB, Stretch
 from clipfeat.manifests.headers import pillow
 
 SHAPE = (48, 64, 3)
-RECIPE = Recipe("own", (Stretch(64, 64), RGB()), "bicubic", (0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
+RECIPE = Recipe("own", (Stretch(64, 64, **BICUBIC), RGB()), (0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
 LIMITS = Limits(memory=1 << 29, seconds=0.3)
 
 

@@ -40,8 +40,9 @@ def extract(manifest, out, recipe, **changes):
 
 def test_padded_images_have_masks(images, tmp_path):
     (tmp_path / "own.toml").write_text(
-        'name = "own"\ninterpolation = "bilinear"\n'
-        'steps = [{ step = "shortest-maskrcnn", side = 64, longest = 128 }, { step = "rgb" },\n'
+        'name = "own"\n'
+        'steps = [{ step = "shortest-maskrcnn", side = 64, longest = 128, '
+        'interpolation = "bilinear" }, { step = "rgb" },\n'
         '         { step = "pad", height = 64, width = 128, turn = true, odd = "first" }]'
     )
     store = extract(images, tmp_path / "s", tmp_path / "own.toml")

@@ -176,8 +176,8 @@ def test_exif_orientation_is_ignored_as_stock_clip_ignores_it(name):
 
 def test_a_recipe_of_ones_own(tmp_path):
     (tmp_path / "own.toml").write_text(
-        'name = "own"\ninterpolation = "bilinear"\n'
-        'steps = [{ step = "rgb" }, { step = "shortest", side = 50 },\n'
+        'name = "own"\n'
+        'steps = [{ step = "rgb" }, { step = "shortest", side = 50, interpolation = "bilinear" },\n'
         '         { step = "crop", height = 40, width = 30 }]'
     )
     recipe = make_recipe(str(tmp_path / "own.toml"), CLIP, CELL)

@@ -64,7 +64,6 @@ def test_a_plain_script_extracts_images(tmp_path):
 IMPOSSIBLE = [
     {"layer": "last"},
     {"vector": "pooled"},
-    {"decoder": "device"},
     {"device": "gpu"},
     {"precision": "float64"},
     {"dtype": "bfloat16"},

@@ -12,20 +12,29 @@ from refused import refuses
 from clipfeat.base.errors import ExtractUsageError
 from clipfeat.extract.planning.recipe import Preprocess, Recipe, check_recipe_name, make_recipe
 from clipfeat.featstore import GridShape, StoreError
-from clipfeat.featstore.geometry import RGB, Crop, Pad, Shortest, Stretch
+from clipfeat.featstore.geometry import (
+    BICUBIC,
+    BILINEAR,
+    RGB,
+    Crop,
+    Pad,
+    Shortest,
+    ShortestMaskRCNN,
+    Stretch,
+)
 
 CLIP = Preprocess(224, "shortest", "bicubic", OPENAI_DATASET_MEAN, OPENAI_DATASET_STD)
 CELL = (32, 32)
+STRETCH = {"step": "stretch", "height": 64, "width": 64, **BICUBIC}
 SIZES = st.tuples(st.integers(2, 3000), st.integers(2, 3000))
 OWN = """
 name = "own"
-interpolation = "bilinear"
 std = [0.5, 0.5, 0.5]
 layer = "penultimate"
 vector = "class_token"
 steps = [
     { step = "rgb" },
-    { step = "shortest-maskrcnn", side = 320, longest = 512 },
+    { step = "shortest-maskrcnn", side = 320, longest = 512, interpolation = "bilinear" },
     { step = "pad", height = 320, width = 512, turn = true },
 ]
 """
@@ -39,13 +48,13 @@ class TestNames:
     def test_an_alias_is_stored_under_its_canonical_name(self):
         assert recipe_of("caption448") == recipe_of("square:448")
         assert recipe_of("square:448") == Recipe(
-            "square:448", (Stretch(448, 448), RGB()), "bicubic", CLIP.mean, CLIP.std
+            "square:448", (Stretch(448, 448, **BICUBIC), RGB()), CLIP.mean, CLIP.std
         )
         assert check_recipe_name("square:0224") == "square:224"
         assert check_recipe_name("aspect:600,1000") == "aspect:600,1000"
 
     def test_model_is_the_backbones_own(self):
-        assert recipe_of("model").steps == (Shortest(224), Crop(224, 224), RGB())
+        assert recipe_of("model").steps == (Shortest(224, **BICUBIC), Crop(224, 224), RGB())
         views = recipe_of("views")
         assert (views.steps, views.views, views.name) == (recipe_of("model").steps, 36, "views")
         assert views.vector == "embedding"
@@ -161,7 +170,7 @@ class TestJson:
         assert recipe_of("pretrain384").to_json() == {
             "name": "pretrain384",
             "steps": [
-                {"step": "shortest-maskrcnn", "side": 384, "longest": 640},
+                {"step": "shortest-maskrcnn", "side": 384, "longest": 640, **BILINEAR},
                 {"step": "rgb"},
                 {
                     "step": "pad",
@@ -172,13 +181,11 @@ class TestJson:
                     "cell": [32, 32],
                 },
             ],
-            "interpolation": "bilinear",
             "mean": list(OPENAI_DATASET_MEAN),
             "std": list(OPENAI_DATASET_STD),
             "layer": "final",
             "vector": None,
             "views": None,
-            "decoder": "pillow",
         }
 
     @pytest.mark.parametrize(
@@ -199,7 +206,10 @@ class TestJson:
             ({"steps": [{"step": "shortest", "side": 10**9}]}, "4096"),
             ({"steps": [{"step": "whole-cells", "shortest": 1, "longest": 1, "cell": [0, 1]}]},
              "recipe.steps.0.cell.0"),
-            ({"interpolation": "lanczos"}, "bicubic"),
+            ({"steps": [{**STRETCH, "interpolation": "lanczos"}]}, "bicubic"),
+            ({"steps": [{**STRETCH, "passes": "vertical-first"}]}, "horizontal-first"),
+            ({"steps": [{"step": "stretch", "height": 1, "width": 1}]}, "interpolation is missing"),
+            ({"interpolation": "bicubic"}, "'interpolation'"),
             ({"mean": [0, 0]}, "recipe.mean"),
             ({"mean": [0, 0, float("nan")]}, "recipe.mean.2"),
             ({"std": [1, 1, 0]}, "recipe.std.2"),
@@ -237,7 +247,7 @@ class TestJson:
     def test_only_rgb_comes_after_pad(self):
         pad = Pad(64, 64, turn=False, odd="last", cell=CELL)
         with refuses("E-RECIPE-STEPS", "pad", kind=StoreError):
-            Recipe("r", (pad, Stretch(64, 64), RGB()), "bicubic", CLIP.mean, CLIP.std)
+            Recipe("r", (pad, Stretch(64, 64, **BICUBIC), RGB()), CLIP.mean, CLIP.std)
 
 
 class TestFile:
@@ -248,8 +258,8 @@ class TestFile:
     def test_what_it_leaves_out_is_the_backbones(self, tmp_path):
         recipe = self.own(tmp_path, OWN, (16, 16))
         pad = Pad(320, 512, turn=True, odd="last", cell=(16, 16))
-        assert (recipe.name, recipe.interpolation) == ("own", "bilinear")
-        assert (recipe.steps[0], recipe.steps[2]) == (RGB(), pad)
+        shortest = ShortestMaskRCNN(320, 512, **BILINEAR)
+        assert (recipe.name, recipe.steps) == ("own", (RGB(), shortest, pad))
         assert (recipe.mean, recipe.std) == (CLIP.mean, (0.5, 0.5, 0.5))
         assert (recipe.layer, recipe.vector) == ("penultimate", "class_token")
         assert check_recipe_name(str(tmp_path / "own.toml")) == "own"
@@ -257,8 +267,8 @@ class TestFile:
     def test_the_conversion_to_rgb_is_the_last_step_unless_it_says_otherwise(self, tmp_path):
         text = 'name = "a"\nsteps = [{ step = "stretch", height = 96, width = 64 }]'
         recipe = self.own(tmp_path, text, layer="final-no-norm")
-        assert recipe.steps == (Stretch(96, 64), RGB())
-        assert (recipe.interpolation, recipe.layer) == ("bicubic", "final-no-norm")
+        assert recipe.steps == (Stretch(96, 64, **BICUBIC), RGB())
+        assert recipe.layer == "final-no-norm"
 
     @pytest.mark.parametrize(
         ("old", "new", "code", "hint"),
@@ -269,7 +279,7 @@ class TestFile:
             ("steps", "stepz", "E-RECIPE-VALUE", "did you mean steps"),
             ("longest", "longer", "E-RECIPE-VALUE", "did you mean longest"),
             ('"pad"', '"pda"', "E-RECIPE-VALUE", "did you mean pad"),
-            ("= 512 }", "= 5120 }", "E-RECIPE-VALUE", "recipe.steps.1.longest"),
+            ("= 512,", "= 5120,", "E-RECIPE-VALUE", "recipe.steps.1.longest"),
             ("bilinear", "nearest", "E-RECIPE-VALUE", "bicubic"),
             ("[0.5, 0.5, 0.5]", '"half"', "E-RECIPE-VALUE", "recipe.std"),
             ("penultimate", "penultimat", "E-RECIPE-VALUE", "did you mean penultimate"),

@@ -14,7 +14,7 @@ from clipfeat.extract.executors.pipeline import FeatureStream
 from clipfeat.extract.planning.recipe import Recipe
 from clipfeat.extract.recompute import decode_rows, deviation, recompute, sample
 from clipfeat.featstore import IndexRow
-from clipfeat.featstore.geometry import RGB, WholeCells
+from clipfeat.featstore.geometry import BICUBIC, RGB, WholeCells
 from clipfeat.manifests import folder_manifest
 
 IMAGES = 12
@@ -61,8 +61,8 @@ def test_no_image_is_decoded_in_the_process_that_compares(store, images, monkeyp
 
 def test_a_size_in_the_index_that_no_recipe_allows_takes_no_memory(images):
     row = IndexRow("a", "ok", "", "1x1", 0, 1 << 20, 1 << 20, "", "p000.jpg", "")
-    steps = (WholeCells(1 << 15, 1 << 16, (32, 32)), RGB())
-    recipe = Recipe("own", steps, "bicubic", (0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
+    steps = (WholeCells(1 << 15, 1 << 16, (32, 32), **BICUBIC), RGB())
+    recipe = Recipe("own", steps, (0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
     ((_, picture),) = decode_rows([row], str(images), recipe)
     assert picture.reason == "1048576x1048576 would be resized to 32768x32768"
 

@@ -7,8 +7,8 @@ import pytest
 from PIL import Image
 
 from clipfeat.extract.pixels.images import resize_problem, resized
-from clipfeat.extract.planning.recipe import Interpolation, Recipe
-from clipfeat.featstore.geometry import RGB, Stretch
+from clipfeat.extract.planning.recipe import Recipe
+from clipfeat.featstore.geometry import BICUBIC, BILINEAR, RGB, Resampling, Stretch
 
 # What `image.resize(size).convert("RGB")`, one call, gave under Pillow 12.3.0 and under 13.0.0: the
 # first 16 hex digits of the pixels' sha256. Where the two differ, 13 resized the columns first.
@@ -48,15 +48,15 @@ def pattern(mode: str, width: int, height: int) -> Image.Image:
     return image
 
 
-def stretch(size: tuple[int, int], interpolation: Interpolation = "bicubic") -> Recipe:
-    steps = (Stretch(size[1], size[0]), RGB())
-    return Recipe("own", steps, interpolation, (0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
+def stretch(size: tuple[int, int], resampling: Resampling = BICUBIC) -> Recipe:
+    steps = (Stretch(size[1], size[0], **resampling), RGB())
+    return Recipe("own", steps, (0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
 
 
 @pytest.mark.parametrize(("mode", "size", "to", "interpolation", "pillow12", "pillow13"), ONE_CALL)
 def test_rows_are_resized_first(mode, size, to, interpolation, pillow12, pillow13):
     image = pattern(mode, *size)
-    ours = resized(image, stretch(to, interpolation))
+    ours = resized(image, stretch(to, BICUBIC if interpolation == "bicubic" else BILINEAR).steps)
     assert hashlib.sha256(ours.tobytes()).hexdigest()[:16] == pillow12
     # The hashes are of these pixels, and not of other numbers.
     whole = image.resize(to, Image.Resampling[interpolation.upper()]).convert("RGB")
@@ -66,7 +66,7 @@ def test_rows_are_resized_first(mode, size, to, interpolation, pillow12, pillow1
 def test_an_image_of_the_right_size_is_unchanged():
     """Alpha is not multiplied in and out again, which would round."""
     image = pattern("RGBA", 50, 40)
-    ours = resized(image, stretch((50, 40)))
+    ours = resized(image, stretch((50, 40)).steps)
     np.testing.assert_array_equal(ours, np.asarray(image)[..., :3])
 
 

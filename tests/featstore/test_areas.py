@@ -22,6 +22,8 @@ from clipfeat.featstore import (
 from clipfeat.featstore.audit.repair import repair
 from clipfeat.featstore.audit.verify import Depth, verify
 from clipfeat.featstore.geometry import (
+    BICUBIC,
+    BILINEAR,
     RGB,
     Area,
     Fit,
@@ -35,7 +37,7 @@ from clipfeat.featstore.lookup import LookupBuilder, lookup_bytes
 from clipfeat.featstore.tables import index_batch
 
 PRETRAIN = (
-    ShortestMaskRCNN(384, 640),
+    ShortestMaskRCNN(384, 640, **BILINEAR),
     RGB(),
     Pad(384, 640, turn=True, odd="first", cell=(32, 32)),
 )
@@ -43,7 +45,7 @@ PRETRAIN = (
 SMALL = {
     "name": "small",
     "steps": [
-        step_json(Fit(64, 96)),
+        step_json(Fit(64, 96, **BICUBIC)),
         step_json(Pad(64, 96, turn=False, odd="last", cell=(32, 32))),
         {"step": "rgb"},
     ],

@@ -12,7 +12,14 @@ import pytest
 from stores import make_identity, make_store, padded_store
 
 from clipfeat.featstore import FeatureStore, GridShape
-from clipfeat.featstore.geometry import ImageTransform, Pad, parse_step, real_area
+from clipfeat.featstore.geometry import (
+    BILINEAR,
+    ImageTransform,
+    Pad,
+    ResizeStep,
+    parse_step,
+    real_area,
+)
 from clipfeat.featstore.layout import lay_out
 from clipfeat.featstore.metadata import zarr_metadata_files
 
@@ -104,7 +111,7 @@ def test_the_lookup_example(drawn):
 
 
 PRETRAIN = [
-    {"step": "shortest-maskrcnn", "side": 384, "longest": 640},
+    {"step": "shortest-maskrcnn", "side": 384, "longest": 640, **BILINEAR},
     {"step": "rgb"},
     {"step": "pad", "height": 384, "width": 640, "turn": True, "odd": "first", "cell": [32, 32]},
 ]
@@ -144,8 +151,13 @@ def test_every_step_is_documented_with_its_keys():
     section = DOC.split("\n| `step` | keys |")[1].split("\n\n")[0]
     rows = re.findall(r"^\| `([a-z0-9-]+)` \|([^|]*)\|", section, re.MULTILINE)
     documented = {name: re.findall(r"`(\w+)`", keys) for name, keys in rows}
-    kinds = get_args(ImageTransform)
-    assert documented == {k.__struct_config__.tag: list(k.__struct_fields__) for k in kinds}
+    added = DOC.split("\n| key | value | meaning |\n")[1].split("\n\n")[0]
+    assert re.findall(r"^\| `(\w+)` \|", added, re.MULTILINE) == list(BILINEAR)
+    for kind in get_args(ImageTransform):
+        keys = documented.pop(kind.__struct_config__.tag)
+        keys += BILINEAR if issubclass(kind, ResizeStep) else []
+        assert keys == list(kind.__struct_fields__)
+    assert not documented
 
 
 def test_the_fingerprint_example():
