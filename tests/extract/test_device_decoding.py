@@ -23,8 +23,11 @@ from clipfeat.extract.recompute import recompute
 from clipfeat.featstore import FeatureStore, Status, StoreError
 from clipfeat.featstore.audit.verify import verify
 
-# torchvision announces that its decoders will move to another package.
-pytestmark = pytest.mark.filterwarnings("ignore:The image decoding and:DeprecationWarning")
+pytestmark = [
+    pytest.mark.usefixtures("one_backbone"),
+    # torchvision announces that its decoders will move to another package.
+    pytest.mark.filterwarnings("ignore:The image decoding and:DeprecationWarning"),
+]
 
 CPU = torch.device("cpu")
 CLIP = Preprocess(224, "shortest", "bicubic", (0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
@@ -284,7 +287,7 @@ class TestRecipe:
 
 
 ARGUMENTS = ("--model", "RN50", "--pretrained", "none", "--recipe", "square:64", "--device", "cpu",
-             "--batch-size", "4", "--shard-size", "8")  # fmt: skip
+             "--batch-size", "4", "--shard-size", "8", "--decoders", "1")  # fmt: skip
 
 
 def extract(images, out, *options):

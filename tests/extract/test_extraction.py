@@ -32,7 +32,10 @@ CONFIG = {
     "device": "cpu",
     "batch_size": 4,
     "shard_size": 8,
+    "decoders": 1,
 }
+
+pytestmark = pytest.mark.usefixtures("one_backbone")
 
 
 def run(images, out, **changes):
