@@ -25,7 +25,7 @@ def images(tmp_path_factory):
 def extract(images, out, *more):
     return ("extract", "--images", images, "--out", out, "--model", "RN50", "--pretrained", "none",
             "--recipe", "square:64", "--device", "cpu", "--batch-size", "4", "--shard-size", "4",
-            "--json", *more)  # fmt: skip
+            "--decoders", "1", "--json", *more)  # fmt: skip
 
 
 @pytest.fixture(scope="module")
