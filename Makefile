@@ -12,8 +12,8 @@ MINIMUM_VENV ?= .venv-minimum
 PACKAGE ?= -e .
 DIST ?= dist
 SITE ?= site
-# The stamps carry the Python version: another PYTHON means another environment.
-INSTALLED = .installed-$(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])')
+# The stamps carry the Python version: another PYTHON means another environment. := asks it once.
+INSTALLED := .installed-$(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])')
 STAMP = $(VENV)/$(INSTALLED)
 BENCH_STAMP = $(BENCH_VENV)/$(INSTALLED)
 MINIMUM_STAMP = $(MINIMUM_VENV)/$(INSTALLED)
