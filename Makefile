@@ -12,8 +12,8 @@ MINIMUM_VENV ?= .venv-minimum
 PACKAGE ?= -e .
 DIST ?= dist
 SITE ?= site
-# The stamps carry the Python version: another PYTHON means another environment.
-INSTALLED = .installed-$(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])')
+# The stamps carry the Python version: another PYTHON means another environment. := asks it once.
+INSTALLED := .installed-$(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])')
 STAMP = $(VENV)/$(INSTALLED)
 BENCH_STAMP = $(BENCH_VENV)/$(INSTALLED)
 MINIMUM_STAMP = $(MINIMUM_VENV)/$(INSTALLED)
@@ -31,7 +31,7 @@ endif
 DEMO_MADE := data images.parquet scenes.clipfeat scenes.run.json scenes.files.parquet extract.json \
     corpus demo-vqa demo-vqa-blind demo.png
 
-.PHONY: help setup machine demo train-vqa train-ve train-caption pretrain test test-slow test-minimum coverage lint types docs wheel bench-extract bench-store bench-lookup bench-plan bench-loader bench-steps bench-decode bench-vqa bench-train bench-pretrain bench-cider bench-caption clean
+.PHONY: help setup machine demo train-vqa train-ve train-caption pretrain test test-slow test-all test-minimum coverage lint types docs wheel bench-extract bench-store bench-lookup bench-plan bench-loader bench-steps bench-decode bench-vqa bench-train bench-pretrain bench-cider bench-caption clean
 .DELETE_ON_ERROR:
 
 help:
@@ -41,6 +41,7 @@ help:
 	@echo "make pretrain   the same for pre-training; CONFIG=demo_finetune INIT=run then starts from it"
 	@echo "make train-caption  the same for captions, both stages: ... STORE=x.clipfeat DATA=captions/"
 	@echo "make test       the fast tests       make test-slow lint types docs   what CI checks besides"
+	@echo "make test-all   both in one"
 	@echo "make test-minimum   some of them with the oldest packages that setup.cfg allows (Python 3.11)"
 	@echo "make coverage   the fast tests, and which lines they run     make wheel   dist/ for a release"
 	@echo "make bench-extract bench-store bench-lookup bench-plan bench-loader bench-steps bench-train"
@@ -152,14 +153,19 @@ endif
 # Two processes of one thread each: most of the time goes to commands that are started. Files in their
 # order: by default those of few tests, which are the slow ones, would come last, to one process.
 # Some of them: make test TESTS=tests/featstore
-# Those that are marked slow, for the many processes that they start or kill, have a target of their own.
-PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder \
-    --durations=20
+# Bytecode is written even where the environment forbids it: else every process compiles all tests.
+# Those that are marked slow, for the many processes that they start or kill, have a target of their
+# own; test-all, both in one, imports torch once less.
+PYTEST = OMP_NUM_THREADS=1 PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -n 2 --dist loadfile \
+    --no-loadscope-reorder --durations=20
 test: $(STAMP)
 	$(PYTEST) -m "not slow" $(TESTS)
 
 test-slow: $(STAMP)
 	$(PYTEST) -m slow $(TESTS)
+
+test-all: $(STAMP)
+	$(PYTEST) $(TESTS)
 
 # The lower bounds of setup.cfg, in an environment of their own: make test-minimum PYTHON=python3.11
 # Old packages call what newer ones of other projects have deprecated: that is no error here.

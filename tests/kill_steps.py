@@ -7,10 +7,11 @@ Run as a process of its own: kill_steps.py SCENARIO FOLDER steps
 A scenario is `fresh`, `append`, `rewrite`, `rollback` or `rollback-append`; or `parts` or
 `parts-append`, which do the same as the first two in two parts and then commit. For each kill this
 process, which stays single-threaded, forks a child in which everything is imported already. The
-child does the scenario and kills itself (SIGKILL) before step k = 0, 1, 2, ... of those that change
-the disk; "after step k" is the same instant as "before step k + 1". A second child then records
-what a reader sees, does the scenario again without a kill, and records the result. One line of
-JSON is printed for each kill, after a first line with the expected digests.
+child does the scenario and kills itself (SIGKILL) before one of the steps that change the disk;
+"after step k" is the same instant as "before step k + 1". Of steps that differ in nothing but the
+number of their shard or the like, one is chosen at random. A second child then records what a
+reader sees, does the scenario again without a kill, and records the result. One line of JSON is
+printed for each kill, after a first line with the expected digests.
 """
 
 import builtins
@@ -18,6 +19,7 @@ import io
 import json
 import os
 import random
+import re
 import shutil
 import signal
 import stat
@@ -25,8 +27,8 @@ import sys
 import threading
 import time
 import traceback
+from collections import defaultdict
 from collections.abc import Callable
-from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -234,20 +236,35 @@ def do_counted(scenario: str, store: Path, last: int | None, tell: Tell) -> None
     do_scenario(scenario, store)
 
 
-def kill_before(scenario: str, store: Path, last: int) -> list[str] | None:
-    """Kill the scenario before a step and return the step; None if it ended before that."""
-    code, step = end(*start(lambda tell: do_counted(scenario, store, last, tell)))
-    assert code in (0, -signal.SIGKILL), code
-    return step[-1] if code else None
+def steps_of(scenario: str, folder: Path) -> list[list[str]]:
+    """Return every step of an undisturbed run: what it is, its path, its target."""
+    store = begin(folder)
+    code, steps = end(*start(lambda tell: do_counted(scenario, store, None, tell)))
+    assert code == 0, code
+    return steps
 
 
-def kill_at_every_step(scenario: str, folder: Path) -> None:
-    for last in count():
+def one_of_each(steps: list[list[str]]) -> list[int]:
+    """Return the numbers of steps: of those alike but for numbers in their paths, one at random."""
+    alike: dict[tuple[str, str], list[int]] = defaultdict(list)
+    for number, (kind, path, _) in enumerate(steps):
+        alike[kind, re.sub(r"[0-9a-f]{16}|[0-9]+", "#", path)].append(number)
+    rng = random.Random(0)
+    return sorted(rng.choice(numbers) for numbers in alike.values())
+
+
+def kill_before(scenario: str, store: Path, last: int) -> dict[str, str]:
+    """Kill the scenario before a step; return what that step is."""
+    code, told = end(*start(lambda tell: do_counted(scenario, store, last, tell)))
+    assert code == -signal.SIGKILL, code
+    ((step, path, _),) = told
+    return {"step": step, "path": path}
+
+
+def kill_at_steps(scenario: str, folder: Path) -> None:
+    for last in one_of_each(steps_of(scenario, folder)):
         store = begin(folder)
-        step = kill_before(scenario, store, last)
-        if step is None:
-            return
-        tell_what_is_left({"step": step[0], "path": step[1]}, scenario, store)
+        tell_what_is_left(kill_before(scenario, store, last), scenario, store)
 
 
 def kill_at_random(scenario: str, folder: Path, seed: int, times: int) -> None:
@@ -270,22 +287,14 @@ def tell_what_is_left(kill: dict[str, Any], scenario: str, store: Path) -> None:
     print(json.dumps({**kill, **found}), flush=True)
 
 
-def trace(scenario: str, folder: Path) -> None:
-    """Print every step of an undisturbed run: what it is, its path, its target."""
-    store = begin(folder)
-    code, steps = end(*start(lambda tell: do_counted(scenario, store, None, tell)))
-    assert code == 0, code
-    print("\n".join(map(json.dumps, steps)))
-
-
 def main(scenario: str, folder: Path, how: str, *numbers: str) -> None:
     print(json.dumps(told_by(lambda tell: tell(prepare(scenario, folder)))), flush=True)
     if how == "steps":
-        kill_at_every_step(scenario, folder)
+        kill_at_steps(scenario, folder)
     elif how == "random":
         kill_at_random(scenario, folder, *map(int, numbers))
     else:
-        trace(scenario, folder)
+        print("\n".join(map(json.dumps, steps_of(scenario, folder))))
 
 
 if __name__ == "__main__":

@@ -25,6 +25,8 @@ from clipfeat.manifests import folder_manifest
 PEAKS = {4: 500_000_000, 8: 900_000_000}
 FREE = [5e9, 11e9, 24e9, 40e9, 80e9]
 
+pytestmark = pytest.mark.usefixtures("one_backbone")
+
 
 def totals(counts, batching):
     """Return images and rows of a store with so many images of each grid shape."""
@@ -92,7 +94,7 @@ def test_the_backbone_is_given_the_rows_that_the_dry_run_counts(images, tmp_path
     monkeypatch.setattr(FeatureStream, "compute", counted)
     arguments = ["extract", "--images", str(images), "--out", str(tmp_path / "s"), "--json"]
     arguments += ["--model", "RN50", "--pretrained", "none", "--recipe", "square:64"]
-    arguments += ["--device", "cpu", "--batch-size", "4", "--shard-size", "9"]
+    arguments += ["--device", "cpu", "--batch-size", "4", "--shard-size", "9", "--decoders", "1"]
     found = CliRunner().invoke(clipfeat, [*arguments, "--dry-run"], catch_exceptions=False)
     given.clear()
     done = CliRunner().invoke(clipfeat, arguments, catch_exceptions=False)
@@ -109,7 +111,7 @@ def test_a_dry_run_of_an_update_counts_what_the_update_computes(images, tmp_path
     for file in sorted(images.iterdir())[:10]:
         shutil.copy2(file, part)
     config = ExtractConfig(model="RN50", pretrained="none", recipe="square:64", device="cpu",
-                           batch_size=4, shard_size=5)  # fmt: skip
+                           batch_size=4, shard_size=5, decoders=1)  # fmt: skip
     extract_images(folder_manifest(part), tmp_path / "s", config)
     config = replace(config, shard_size=None)
     for folder, count, shards, rows in ((images, 11, 3, 20), (part, 0, 0, 0)):
@@ -133,7 +135,7 @@ def test_a_device_that_is_as_late_as_it_may_be_reads_the_right_pixels(
             return compute(*self.__dict__["asked"]).result()
 
     config = ExtractConfig(model="RN50", pretrained="none", recipe="square:64", device="cpu",
-                           batch_size=4, shard_size=8)  # fmt: skip
+                           batch_size=4, shard_size=8, decoders=1)  # fmt: skip
     manifest = folder_manifest(images)
     digests = []
     compute = FeatureStream.compute

@@ -5,7 +5,6 @@ import hashlib
 import os
 import shutil
 import tarfile
-from functools import lru_cache
 
 import numpy as np
 import pytest
@@ -15,7 +14,6 @@ from refused import refuses
 
 from clipfeat.base.errors import ExtractError, UsageError
 from clipfeat.extract import ExtractConfig, extract_images, source_files
-from clipfeat.extract.backbones import weights
 from clipfeat.extract.report import Progress
 from clipfeat.extract.source_files import SourceFiles, file_sha256, file_stamp
 from clipfeat.featstore import FeatureStore, Status, StoreError
@@ -27,18 +25,7 @@ from clipfeat.manifests import folder_manifest
 IMAGES = 10
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_backbone():
-    """Load the weights once: they are the same for all runs here."""
-    load = lru_cache(weights.load_backbone)
-
-    def once(spec, device):
-        weights.logger.info("Random weights")  # which a run logs first
-        return load(spec, device)
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(weights, "load_backbone", once)
-        yield
+pytestmark = pytest.mark.usefixtures("one_backbone")
 
 
 def run(folder, **changes):

@@ -85,8 +85,8 @@ def cluster(scheduler, tmp_path_factory):
 
 def extract(images, out, *more):
     return ("extract", "--images", images, "--out", out, "--model", "RN50", "--pretrained", "none",
-            "--recipe", "square:64", "--batch-size", "2", "--shard-size", "4", "--json",
-            *more)  # fmt: skip
+            "--recipe", "square:64", "--batch-size", "2", "--shard-size", "4",
+            "--decoders", "1", "--json", *more)  # fmt: skip
 
 
 @pytest.fixture(scope="module")

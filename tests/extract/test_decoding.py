@@ -171,6 +171,7 @@ def report_state(path: str, root: str) -> Picture:
     return dataclasses.replace(picture, reason=json.dumps(state))
 
 
+@pytest.mark.slow
 def test_a_decoder_does_not_grow(folder):
     """Nor become slower: each image once added a handler and a warnings filter."""
     load_one = functools.partial(report_state, root=str(folder))
@@ -199,6 +200,7 @@ def test_a_picture_of_another_size_than_planned_is_refused_with_both(decoders):
     assert "64x48 pixels are not what the manifest says" in picture.reason
 
 
+@pytest.mark.slow
 def test_decoders_end_with_the_process_that_started_them(folder):
     code = (
         "import functools, time\n"

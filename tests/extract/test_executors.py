@@ -4,6 +4,7 @@ import os
 import signal
 
 import pytest
+from forks import FORKS
 from logged import logged
 from pictures import write_photographs
 from refused import refuses
@@ -26,9 +27,15 @@ def manifest(tmp_path_factory):
 
 def run(manifest, out, **changes):
     config = ExtractConfig(model="RN50", pretrained="none", recipe="square:64", device="cpu",
-                           batch_size=4, shard_size=8, **changes)  # fmt: skip
+                           batch_size=4, shard_size=8, decoders=1, **changes)  # fmt: skip
     with logged() as lines:
         return extract_images(manifest, out, config), lines
+
+
+@pytest.fixture(autouse=True)
+def _forked_workers(monkeypatch):
+    """Workers fork from a process that has imported torch; test_extraction has spawned ones."""
+    monkeypatch.setattr(executors.mp, "get_context", lambda _: FORKS)
 
 
 @pytest.fixture

@@ -32,7 +32,10 @@ CONFIG = {
     "device": "cpu",
     "batch_size": 4,
     "shard_size": 8,
+    "decoders": 1,
 }
+
+pytestmark = pytest.mark.usefixtures("one_backbone")
 
 
 def run(images, out, **changes):
@@ -165,6 +168,7 @@ def test_weights_that_give_one_grid_for_every_image_stop_the_run(images, tmp_pat
     assert not (tmp_path / "s").exists()
 
 
+@pytest.mark.slow
 def test_nan_stops_the_run_and_is_named(images, tmp_path):
     broken = weights(tmp_path / "nan.pt", lambda tower: tower.conv1.weight.data.fill_(np.nan))
     with refuses("E-FEATURES-INVALID", "8 of the 8 images", "grid holds NaN", kind=ExtractError):

@@ -14,7 +14,7 @@ from clipfeat.featstore.audit.verify import verify
 
 IMAGES = 40
 
-TWO = pytest.param(2, marks=pytest.mark.slow)
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
@@ -25,7 +25,7 @@ def images(tmp_path_factory):
 def extract(images, out, *more):
     return ("extract", "--images", images, "--out", out, "--model", "RN50", "--pretrained", "none",
             "--recipe", "square:64", "--device", "cpu", "--batch-size", "4", "--shard-size", "4",
-            "--json", *more)  # fmt: skip
+            "--decoders", "1", "--json", *more)  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -68,10 +68,10 @@ def wait_for_the_children(line):
     [
         (signal.SIGTERM, False, 143, "Terminated"),  # from a scheduler
         # Ctrl-C goes to the whole group.
-        pytest.param(signal.SIGINT, True, 130, "Interrupted", marks=pytest.mark.slow),
+        (signal.SIGINT, True, 130, "Interrupted"),
     ],
 )
-@pytest.mark.parametrize("procs", [1, TWO])
+@pytest.mark.parametrize("procs", [1, 2])
 def test_a_signal_drops_unfinished_shards_and_says_so(
     clipfeat, images, digest, tmp_path, number, group, code, word, procs
 ):
@@ -88,7 +88,6 @@ def test_a_signal_drops_unfinished_shards_and_says_so(
     assert "images already extracted; resuming" in errors
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("procs", [1, 2])
 def test_a_kill_leaves_no_process_and_a_lock_to_take_over(
     clipfeat, images, digest, tmp_path, procs
@@ -172,7 +171,6 @@ def crashing(tmp_path):
 DIED = "the process that decoded it died (exit code -11): it crashes the image library, or"
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("procs", [1, 2])
 def test_a_file_that_crashes_pillow_costs_its_own_record(clipfeat, tmp_path, crashing, procs):
     images, out = write_photographs(tmp_path / "images", IMAGES), tmp_path / "s"
@@ -193,7 +191,6 @@ def test_a_file_that_crashes_pillow_costs_its_own_record(clipfeat, tmp_path, cra
     assert len(FeatureStore.open(out)) == IMAGES
 
 
-@pytest.mark.slow
 def test_files_that_all_crash_pillow_end_the_run_with_a_line(clipfeat, tmp_path, crashing):
     images, out = write_photographs(tmp_path / "images", 10), tmp_path / "s"
     for path in images.iterdir():

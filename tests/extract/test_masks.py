@@ -18,6 +18,7 @@ CONFIG = {
     "shard_size": 8,
     "decoders": 2,
 }
+pytestmark = pytest.mark.usefixtures("one_backbone")
 SIZES = {"wide": (90, 40), "high": (40, 90), "square": (64, 64), "line": (400, 20)}
 
 

@@ -51,6 +51,7 @@ def test_the_exported_names():
         _ = clipfeat.extract.nothing
 
 
+@pytest.mark.slow
 def test_a_plain_script_extracts_images(tmp_path):
     write_photographs(tmp_path / "images", 3)
     done = subprocess.run(

@@ -19,6 +19,8 @@ from clipfeat.manifests import folder_manifest
 
 IMAGES = 12
 
+pytestmark = pytest.mark.usefixtures("one_backbone")
+
 
 @pytest.fixture(scope="module")
 def images(tmp_path_factory):
@@ -27,7 +29,7 @@ def images(tmp_path_factory):
 
 def extract(images, out, **changes):
     config = ExtractConfig(**{"model": "RN50", "pretrained": "none", "recipe": "square:64",
-                              "device": "cpu", "batch_size": 4, **changes})  # fmt: skip
+                              "device": "cpu", "batch_size": 4, "decoders": 1, **changes})  # fmt: skip
     return extract_images(folder_manifest(images), out, config).store
 
 

@@ -18,6 +18,8 @@ from clipfeat.extract.planning.plan import check_record_sizes
 from clipfeat.extract.report import LOG_SECONDS, Progress, duration
 from clipfeat.featstore import GridShape
 
+pytestmark = pytest.mark.usefixtures("one_backbone")
+
 
 def batch(images=4, refused=0, device=0.9, warning=""):
     timings = StageTimings(wall=1.0, device=device)
@@ -101,7 +103,8 @@ def images(tmp_path_factory):
 
 def extract(images, out, *more):
     arguments = ["extract", "--images", str(images), "--out", str(out), "--model", "RN50"]
-    arguments += ["--pretrained", "none", "--recipe", "square:64", "--device", "cpu", *more]
+    arguments += ["--pretrained", "none", "--recipe", "square:64", "--device", "cpu"]
+    arguments += ["--decoders", "1", *more]
     done = CliRunner().invoke(clipfeat, arguments, catch_exceptions=False)
     assert done.exit_code == 0, done.output
     return done

@@ -8,7 +8,7 @@ import numpy as np
 import open_clip
 import pytest
 import torch
-from command_lines import CommandLines
+from command_lines import CommandLines, run_here
 from PIL import Image
 from refused import refuses
 
@@ -29,9 +29,7 @@ def stock() -> Any:
 
 
 @pytest.fixture(scope="module")
-def world(
-    tmp_path_factory: pytest.TempPathFactory, clipfeat: CommandLines, stock: Any
-) -> tuple[Path, Path, Path]:
+def world(tmp_path_factory: pytest.TempPathFactory, stock: Any) -> tuple[Path, Path, Path]:
     """Return a store with embeddings, one without, and the file of weights of both."""
     folder = tmp_path_factory.mktemp("world")
     (folder / "images").mkdir()
@@ -41,12 +39,12 @@ def world(
     weights = folder / "weights.pt"
     torch.save(stock.state_dict(), weights)
     for out, more in (("pooled", ["--pooled"]), ("plain", [])):
-        done = clipfeat.run(
+        done = run_here(
             *("extract", "--model", MODEL, "--pretrained", weights, "--recipe", "model", *more),
             *("--images", folder / "images", "--out", folder / f"{out}.clipfeat"),
             *("--device", "cpu", "--precision", "float32"),
         )
-        assert done.wait() == 0, done.errors
+        assert done.returncode == 0, done.stderr
     return folder / "pooled.clipfeat", folder / "plain.clipfeat", weights
 
 

@@ -17,6 +17,9 @@ from clipfeat.featstore.shards import decode_index, encode, encode_index, index_
 
 RNG = np.random.default_rng(0)
 FLIPS = 250  # for each codec
+BOTH_CODECS = pytest.mark.parametrize(
+    "codec", ["zstd", pytest.param("none", marks=pytest.mark.slow)]
+)
 # Two grid shapes, pooled vectors, two missing images, a short last shard: 24 files, 7 KB.
 TINY = {f"t{k}": RNG.standard_normal((1, 2, 4)).astype(np.float16) for k in range(5)}
 TINY |= {f"u{k}": RNG.standard_normal((2, 1, 4)).astype(np.float16) for k in range(3)}
@@ -107,6 +110,7 @@ def test_a_store_as_written_has_no_problem(store, tiny):
     assert readable(tiny) == {i for i, grid in TINY.items() if grid is not None}
 
 
+@BOTH_CODECS
 def test_a_flipped_bit_in_any_file_is_found_and_never_gives_other_values(tiny):
     rng = np.random.default_rng(1)
     names = files_of(tiny)
@@ -124,6 +128,7 @@ def test_a_flipped_bit_in_any_file_is_found_and_never_gives_other_values(tiny):
     assert problems(tiny) == []
 
 
+@BOTH_CODECS
 def test_a_file_cut_short_is_found_and_its_records_do_not_read(tiny):
     everything = readable(tiny)
     for name in files_of(tiny):

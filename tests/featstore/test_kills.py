@@ -1,8 +1,10 @@
 """A writer killed at any instant leaves the store readable, and its work to the next writer."""
 
 import json
+import os
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +18,17 @@ STEPS = {
 }  # fmt: skip
 
 
-def slow(scenario: str) -> Any:
-    return pytest.param(scenario, marks=pytest.mark.slow)
+MEMORY = Path("/dev/shm")
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """A folder in memory, where the system has one: a kill loses nothing that waits for a disk."""
+    if not os.access(MEMORY, os.W_OK):
+        yield tmp_path
+        return
+    with tempfile.TemporaryDirectory(dir=MEMORY) as name:
+        yield Path(name)
 
 
 def kill(scenario: str, folder: Path, *how: object) -> tuple[dict[str, Any], list[dict[str, Any]]]:
@@ -40,11 +51,11 @@ def check(expected: dict[str, Any], kills: list[dict[str, Any]]) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("scenario", ["fresh", "append", "rewrite", "parts"])
-def test_killed_before_and_after_every_step(tmp_path, scenario):
-    expected, kills = kill(scenario, tmp_path, "steps")
+def test_killed_before_and_after_every_kind_of_step(folder, scenario):
+    expected, kills = kill(scenario, folder, "steps")
     check(expected, kills)
     assert {found["step"] for found in kills} >= STEPS
-    assert len(kills) > 100
+    assert len(kills) > 60
     # The commit is one step: from it on, and not before, readers see the new store.
     seen = [found["seen"] == expected["new"] for found in kills]
     assert scenario == "rewrite" or (not seen[0] and seen[-1] and seen == sorted(seen))
@@ -52,22 +63,21 @@ def test_killed_before_and_after_every_step(tmp_path, scenario):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("scenario", ["rollback", "rollback-append"])
-def test_killed_at_every_step_of_a_rollback(tmp_path, scenario):
-    check(*kill(scenario, tmp_path, "steps"))
+def test_killed_at_every_kind_of_step_of_a_rollback(folder, scenario):
+    check(*kill(scenario, folder, "steps"))
 
 
-@pytest.mark.parametrize("scenario", ["append", slow("fresh"), slow("parts-append")])
-def test_killed_at_random_times(tmp_path, scenario):
-    expected, kills = kill(scenario, tmp_path, "random", 0, 40)
+@pytest.mark.slow
+@pytest.mark.parametrize("scenario", ["append", "fresh", "parts-append"])
+def test_killed_at_random_times(folder, scenario):
+    expected, kills = kill(scenario, folder, "random", 0, 40)
     check(expected, kills)
     assert sum(found["killed"] for found in kills) >= 10
 
 
 @pytest.mark.parametrize("scenario", ["fresh", "append", "rewrite", "parts"])
-def test_bytes_are_on_the_disk_before_names_and_both_before_what_vouches_for_them(
-    tmp_path, scenario
-):
-    _, steps = kill(scenario, tmp_path, "trace")
+def test_bytes_are_on_the_disk_before_names_and_both_before_what_vouches_for_them(folder, scenario):
+    _, steps = kill(scenario, folder, "trace")
     contents, names = set(), set()  # what a loss of power may still take
     committed = False
     for kind, path, target in steps:

@@ -100,6 +100,7 @@ def test_parts_that_start_at_once_make_the_store_of_one_run(path, start, digest,
     assert finished(path).digest == digest
 
 
+@pytest.mark.slow
 def test_a_part_that_is_killed_while_others_write_is_run_again(path, start, digest):
     rng = random.Random(0)
     for _ in range(3):

@@ -1,6 +1,5 @@
 """Training as a user types it, in processes that tests can kill."""
 
-import multiprocessing
 import os
 import signal
 import subprocess
@@ -10,20 +9,10 @@ import time
 from pathlib import Path
 from typing import Any
 
+from forks import FORKS
 from vqa_world import FAST
 
 World = tuple[Path, Path]  # store, data
-
-# A server that has imported torch once and forks: a process starts in no time, and is a real one.
-FORKS = multiprocessing.get_context("forkserver")
-FORKS.set_forkserver_preload(
-    [
-        "clipfeat.cli.main",
-        "clipfeat.train.tasks.vqa",
-        "pandas",
-    ]  # which pyarrow imports, if it is there
-    + [f"clipfeat.train.tasks.{task}" for task in ("captioning.training", "pretraining.task")]
-)
 
 
 class Child:

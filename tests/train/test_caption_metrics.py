@@ -44,6 +44,7 @@ def programs() -> list[str]:
     return [name for name in names if name in ("java", "sh", "dash")]
 
 
+@pytest.mark.slow
 def test_scores_worked_by_hand(capfd: pytest.CaptureFixture[str]) -> None:
     result = score(RESULTS, REFERENCES)
     # Image 1: 4 of 4 words and 1 of 3 pairs; image 2: all. In all 10 words, 11 in the references.

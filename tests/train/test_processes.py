@@ -103,6 +103,7 @@ def test_sigterm_ends_the_whole_group(world: World, tmp_path: Path) -> None:
     assert not any(worker.is_running() for worker in workers)
 
 
+@pytest.mark.slow
 def test_a_mistake_is_said_once(world: World, tmp_path: Path) -> None:
     words = in_two(world, tmp_path / "run", "train_split=mini")
     done = subprocess.run(words, capture_output=True, text=True)

@@ -50,6 +50,7 @@ def assert_equal_runs(run: Path, whole: Path) -> None:
         assert (run / name).read_bytes() == (whole / name).read_bytes(), name
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("step", [1, 4, 13, 35])
 def test_a_killed_run_goes_on_bit_for_bit(
     world: World, whole: Path, tmp_path: Path, step: int
@@ -69,6 +70,7 @@ def test_a_killed_run_goes_on_bit_for_bit(
     assert_equal_runs(run, whole)
 
 
+@pytest.mark.slow
 def test_one_process_trains_a_run_at_a_time_and_sigterm_says_how_to_go_on(
     world: World, tmp_path: Path
 ) -> None:
@@ -98,6 +100,7 @@ def copy_of(run: Path, to: Path) -> Path:
     return to
 
 
+@pytest.mark.slow
 def test_a_damaged_checkpoint_costs_only_the_way_since_the_one_before(
     world: World, whole: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -115,6 +118,7 @@ def test_a_damaged_checkpoint_costs_only_the_way_since_the_one_before(
         assert_equal_runs(run, whole)
 
 
+@pytest.mark.slow
 def test_a_kill_between_two_checkpoints_leaves_the_older(
     world: World, whole: Path, tmp_path: Path
 ) -> None:
@@ -124,6 +128,7 @@ def test_a_kill_between_two_checkpoints_leaves_the_older(
     assert_equal_runs(run, whole)
 
 
+@pytest.mark.slow
 def test_two_damaged_checkpoints_are_too_many(world: World, whole: Path, tmp_path: Path) -> None:
     run = copy_of(whole, tmp_path / "run")
     for name in ("last.safetensors", "last.1.safetensors"):
@@ -132,6 +137,7 @@ def test_two_damaged_checkpoints_are_too_many(world: World, whole: Path, tmp_pat
         go_on(world, run)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("state", [{}, {"step": "3", "best": 1.0}, {"step": 3, "best": None}])
 def test_a_checkpoint_of_strange_numbers_is_refused(
     world: World, whole: Path, tmp_path: Path, state: Any
