@@ -186,10 +186,9 @@ def _cells(store: FeatureStore, label: str) -> Iterator[np.ndarray]:
     with tqdm(total=len(ids), desc=label, unit="image", disable=None) as bar:
         for start in range(0, len(ids), CHUNK):
             some = ids[start : start + CHUNK]
-            counts: np.ndarray = store.shapes(some).prod(axis=1)
-            features = store.read(some).features
-            inside = np.less.outer(np.arange(features.shape[1]), counts).T
-            yield features[inside]
+            counts: list[int] = store.shapes(some).prod(axis=1).tolist()
+            records = zip(store.read(some).features, counts, strict=True)
+            yield np.concatenate([record[:cells] for record, cells in records])
             bar.update(len(some))
 
 
