@@ -165,15 +165,22 @@ class PendingFeatures:
 
 
 class FeatureStream:
-    """Batch after batch through one device; a GPU computes on while features are copied."""
+    """Batch after batch through one device; a GPU computes on while others are copied.
+
+    Pixels go to a GPU on a stream of their own and features come back on another one, so `compute`
+    may be called for the next batches while it computes: their pixels are there when their turn
+    comes. Nothing waits but `PendingFeatures.result`.
+    """
 
     def __init__(self, backbone: Backbone, recipe: Recipe, dtype: str):
         self._backbone = backbone
         self._recipe = recipe
         self._dtype: torch.dtype = getattr(torch, dtype)  # of the numbers on disk
-        self._copies: Any = None  # the stream of a GPU that copies features to the host
+        self._uploads: Any = None  # the streams of a GPU
+        self._downloads: Any = None
         if backbone.device.type == "cuda":
-            self._copies = torch.cuda.Stream(backbone.device)
+            self._uploads = torch.cuda.Stream(backbone.device)
+            self._downloads = torch.cuda.Stream(backbone.device)
 
     @contextlib.contextmanager
     def reading(self, memory: np.ndarray) -> Iterator[str]:
@@ -182,7 +189,7 @@ class FeatureStream:
         Where the system refuses (gVisor, WSL, some containers), pixels are copied through a
         buffer of torch's own: the block gets a warning that says so, "" otherwise.
         """
-        if self._copies is None:
+        if self._uploads is None:
             yield ""
             return
         runtime: Any = torch.cuda.cudart()
@@ -218,28 +225,39 @@ class FeatureStream:
 
         A tensor is on the device already.
         """
-        if self._copies is None:
+        if self._uploads is None:
             started = time.perf_counter()
-            arrays = self._arrays(pixels)
+            arrays = self._arrays(torch.as_tensor(pixels))
             return PendingFeatures(arrays, time.perf_counter() - started, None)
         begun, computed, copied = (torch.cuda.Event(enable_timing=True) for _ in range(3))
         stream = torch.cuda.current_stream(self._backbone.device)
+        if isinstance(pixels, np.ndarray):
+            pixels = self._uploaded(pixels, stream)
         begun.record(stream)
         arrays = self._arrays(pixels)
         computed.record(stream)
-        self._copies.wait_event(computed)
-        with torch.cuda.stream(self._copies):
+        self._downloads.wait_event(computed)
+        with torch.cuda.stream(self._downloads):
             arrays = {
-                name: tuple(_to_pinned(tensor, self._copies) for tensor in tensors)
+                name: tuple(_to_pinned(tensor, self._downloads) for tensor in tensors)
                 for name, tensors in arrays.items()
             }
-        copied.record(self._copies)
+        copied.record(self._downloads)
         return PendingFeatures(arrays, 0.0, (begun, computed, copied))
 
-    def _arrays(self, pixels: np.ndarray | torch.Tensor) -> dict[str, tuple[torch.Tensor, ...]]:
+    def _uploaded(self, pixels: np.ndarray, stream: Any) -> torch.Tensor:
+        """Return pixels on the GPU, which `stream` finds there; the copy waits for nothing."""
+        uploaded = torch.cuda.Event()
+        with torch.cuda.stream(self._uploads):
+            tensor = torch.from_numpy(pixels).to(self._backbone.device, non_blocking=True)
+        uploaded.record(self._uploads)
+        stream.wait_event(uploaded)
+        tensor.record_stream(stream)  # whose passes may use it after this process has dropped it
+        return tensor
+
+    def _arrays(self, pixels: torch.Tensor) -> dict[str, tuple[torch.Tensor, ...]]:
         views = self._recipe.views
-        images = torch.as_tensor(pixels).flatten(0, -4)
-        grids, vectors = self._backbone.grids(images, self._recipe)
+        grids, vectors = self._backbone.grids(pixels.flatten(0, -4), self._recipe)
         if views:
             assert vectors is not None
             return {"grid": self._array(vectors.unflatten(0, (-1, views)).unsqueeze(2))}
