@@ -1,6 +1,7 @@
 """One device at work: decode ahead, forward, compress and write behind, shard after shard.
 
-    files --processes--> pixels --device--> features --threads--> compressed --writer--> shards
+    files --processes--> pixels --device--> features --threads--> compressed
+          --writer--> shards --committer--> committed shards
 
 Each stage runs a bounded number of batches ahead of the next, across the borders of shards, so
 that the device never waits for a shard to end.
@@ -27,7 +28,7 @@ from ..pixels.images import Picture, load_picture
 from ..planning.plan import Batch, Job, ShardTask, batches
 from ..planning.recipe import Recipe
 from .results import BatchResult, StageTimings
-from .shards import BatchWriter, Features
+from .shards import BatchWriter, Features, Written
 
 AHEAD = 2  # batches decoded ahead of the device, and as many waiting to be written
 
@@ -53,7 +54,8 @@ def run_tasks(
     """Write the shard of every task; yields each batch once it is written, in order.
 
     At any time AHEAD batches are being decoded, one is on the device and AHEAD are on their way
-    to the shard's file, which grows on disk and not in memory. Raises ExtractError where the
+    to the shard's file, which grows on disk and not in memory. The last batch of a shard comes
+    when the shard is committed, and brings its receipt. Raises ExtractError where the
     device lacks memory for a batch, and where the features of a shard cannot be right.
     """
     views = job.recipe.views or 1
@@ -76,11 +78,14 @@ def run_tasks(
         if warning:
             yield BatchResult(warning=warning)
         writer = BatchWriter(job, threads)
-        writing: deque[Future[BatchResult]] = deque()
+        writing: deque[Future[Written]] = deque()  # on their way to the file
+        written: deque[Written] = deque()  # in it; some wait for the commit of their shard
         since = time.perf_counter()
         try:
             for batch, decoding in _decode_ahead(batches(tasks, job.batching), decoders):
+                asked = time.perf_counter()
                 pictures, decode_seconds = decoding.result()
+                starved = time.perf_counter() - asked
                 pixels = decoding.pixels
                 try:
                     if job.recipe.decoder == "torchvision":
@@ -96,16 +101,21 @@ def run_tasks(
                         code="E-GPUS-MEMORY",
                     ) from None
                 now = time.perf_counter()
-                timings, since = StageTimings(wall=now - since, decode=decode_seconds), now
+                timings = StageTimings(now - since, decode=decode_seconds, starved=starved)
+                since = now
                 writing.append(
                     writer_thread.submit(
                         _write, writer, batch, decoding, pictures, pending, timings
                     )
                 )
                 while len(writing) > AHEAD or (writing and writing[0].done()):
-                    yield writing.popleft().result()
+                    written.append(writing.popleft().result())
+                while written and written[0].is_final:
+                    yield written.popleft().result()
             while writing:
-                yield writing.popleft().result()
+                written.append(writing.popleft().result())
+            while written:
+                yield written.popleft().result()
         finally:
             for future in writing:
                 future.cancel()
@@ -135,7 +145,7 @@ def _write(
     pictures: list[Picture],
     pending: "PendingFeatures",
     timings: StageTimings,
-) -> BatchResult:
+) -> Written:
     """Write a batch as soon as its features are on the host; runs in the writer's thread."""
     features, device_seconds = pending.result()
     decoding.release()  # a GPU reads the pixels until then

@@ -118,13 +118,14 @@ def test_the_figures_of_a_run_lie_beside_the_store(images, tmp_path):
     reason = printed["refused"][0]
     assert (reason["images"], reason["status"], reason["example"]) == (1, "undecodable", "broken")
     stages = printed["stage_seconds"]
-    assert all(stages[name] > 0 for name in ("wall", "device", "decode", "encode", "write"))
+    assert set(stages) == {"wall", "device", "decode", "encode", "write", "commit", "starved"}
+    assert all(seconds > 0 for seconds in stages.values())
 
 
 def test_profile_says_where_the_time_went(images, tmp_path):
     lines = extract(images, tmp_path / "s", "--profile").stdout.splitlines()
-    assert [line.split()[0] for line in lines[-5:]] == [
-        "device", "decode", "encode", "write", "wall",
+    assert [line.split()[0] for line in lines[-7:]] == [
+        "device", "decode", "encode", "write", "commit", "starved", "wall",
     ]  # fmt: skip
 
 

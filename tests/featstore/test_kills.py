@@ -39,7 +39,7 @@ def check(expected: dict[str, Any], kills: list[dict[str, Any]]) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("scenario", ["fresh", "append", "rewrite", "parts"])
+@pytest.mark.parametrize("scenario", ["fresh", "append", "rewrite", "parts", "batches"])
 def test_killed_before_and_after_every_step(tmp_path, scenario):
     expected, kills = kill(scenario, tmp_path, "steps")
     check(expected, kills)
@@ -56,14 +56,16 @@ def test_killed_at_every_step_of_a_rollback(tmp_path, scenario):
     check(*kill(scenario, tmp_path, "steps"))
 
 
-@pytest.mark.parametrize("scenario", ["append", slow("fresh"), slow("parts-append")])
+@pytest.mark.parametrize(
+    "scenario", ["append", slow("batches"), slow("fresh"), slow("parts-append")]
+)
 def test_killed_at_random_times(tmp_path, scenario):
     expected, kills = kill(scenario, tmp_path, "random", 0, 40)
     check(expected, kills)
     assert sum(found["killed"] for found in kills) >= 10
 
 
-@pytest.mark.parametrize("scenario", ["fresh", "append", "rewrite", "parts"])
+@pytest.mark.parametrize("scenario", ["fresh", "append", "rewrite", "parts", "batches"])
 def test_bytes_are_on_the_disk_before_names_and_both_before_what_vouches_for_them(
     tmp_path, scenario
 ):
