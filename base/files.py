@@ -122,12 +122,12 @@ def read_bytes(path: str | Path, limit: int, *, follow: bool = False) -> bytes:
         raise OSError(errno.EFBIG, f"is larger than {limit:,} bytes, the limit for such a file")
 
 
-def read_text(path: str | Path, limit: int, *, follow: bool = True) -> str:
+def read_text(path: str | Path, limit: int) -> str:
     """Return the text of a user's file: UTF-8, with or without a byte-order mark.
 
     Line ends are kept. Raises OSError as `read_bytes` does, and for bytes that are not UTF-8.
     """
-    content = read_bytes(path, limit, follow=follow)
+    content = read_bytes(path, limit, follow=True)
     try:
         return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:

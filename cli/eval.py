@@ -10,7 +10,7 @@ import click
 
 from ..base.errors import UsageError, needs_extra
 from ..base.text import counted
-from .options import LocalPath, as_json, show, skip_missing
+from .options import LocalPath, as_json, show, skip_missing, with_options
 from .options import device as device_option
 
 if TYPE_CHECKING:
@@ -20,6 +20,15 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 A_PATH = LocalPath()
+
+
+# What, with a split, makes an `EvalRequest`.
+scored_on = with_options(
+    click.option("--store", type=A_PATH, help="Feature store.  [default: that of the run]"),
+    click.option("--data", type=A_PATH, help="Folder of the data.  [default: that of the run]"),
+    skip_missing,
+    device_option,
+)
 
 
 @click.group("eval")
@@ -37,10 +46,7 @@ def eval_() -> None:
 @eval_.command()
 @click.argument("run", type=A_PATH, required=False)
 @click.option("--split", help="Split to answer, such as val or test-dev.")
-@click.option("--store", type=A_PATH, help="Feature store.  [default: that of the run]")
-@click.option("--data", type=A_PATH, help="Folder of the data.  [default: that of the run]")
-@skip_missing
-@device_option
+@scored_on
 @click.option("--predictions", type=A_PATH, help="Score this file instead of a run.")
 @click.option("--questions", type=A_PATH, help="Questions that --predictions answer.")
 @click.option("--annotations", type=A_PATH, help="Annotations of the questions; GQA has none.")
@@ -74,15 +80,12 @@ def vqa(*, run: Path | None, as_json: bool, **options: Any) -> None:
 @eval_.command()
 @click.argument("run", type=A_PATH)
 @click.option("--split", required=True, help="Split to label, such as dev or test.")
-@click.option("--store", type=A_PATH, help="Feature store.  [default: that of the run]")
-@click.option("--data", type=A_PATH, help="Folder of the data.  [default: that of the run]")
+@scored_on
 @click.option(
     "--blind", type=A_PATH, metavar="RUN", help="Also score this run without features and compare."
 )
-@skip_missing
-@device_option
 @as_json
-def ve(*, run: Path, as_json: bool, **options: Any) -> None:
+def ve(*, run: Path, blind: Path | None, as_json: bool, **options: Any) -> None:
     """Label the hypotheses of a split and write RUN/predictions_<split>.jsonl.
 
     Prints the accuracy in percent, overall and for each class, and the confusion matrix.
@@ -91,18 +94,15 @@ def ve(*, run: Path, as_json: bool, **options: Any) -> None:
     $ clipfeat eval ve run --split test --blind blind --json
     """
     with needs_extra("train"):
-        from ..train.tasks.entailment import eval_ve, format_result
-    result = eval_ve(run, **options)
+        from ..train.tasks.entailment import EvalRequest, eval_ve, format_result
+    result = eval_ve(run, EvalRequest(**options), blind=blind)
     show(result, format_result(result), as_json=as_json)
 
 
 @eval_.command()
 @click.argument("run", type=A_PATH)
 @click.option("--split", required=True, help="Corpus to score RUN on, such as mscoco_minival.")
-@click.option("--store", type=A_PATH, help="Feature store.  [default: that of the run]")
-@click.option("--data", type=A_PATH, help="Folder of the data.  [default: that of the run]")
-@skip_missing
-@device_option
+@scored_on
 @as_json
 def pretrain(*, run: Path, as_json: bool, **options: Any) -> None:
     """Score a pre-trained run on hidden words, answers and replaced texts of a corpus.
@@ -113,8 +113,8 @@ def pretrain(*, run: Path, as_json: bool, **options: Any) -> None:
     $ clipfeat eval pretrain stage1 --split mscoco_minival --json
     """
     with needs_extra("train"):
-        from ..train.tasks.pretraining.task import eval_pretrain, format_result
-    result = eval_pretrain(run, **options)
+        from ..train.tasks.pretraining.task import EvalRequest, eval_pretrain, format_result
+    result = eval_pretrain(run, EvalRequest(**options))
     show(result, format_result(result), as_json=as_json)
 
 
@@ -124,10 +124,7 @@ def pretrain(*, run: Path, as_json: bool, **options: Any) -> None:
 @click.option(
     "--beam", type=click.IntRange(min=1, max=512), help="Beam size.  [default: that of the run]"
 )
-@click.option("--store", type=A_PATH, help="Feature store.  [default: that of the run]")
-@click.option("--data", type=A_PATH, help="Folder of the data.  [default: that of the run]")
-@skip_missing
-@device_option
+@scored_on
 @click.option(
     "--page",
     is_flag=True,
@@ -205,8 +202,9 @@ def _caption_run(run: Path, options: dict[str, Any], *, as_json: bool) -> None:
     if options["split"] is None:
         raise UsageError("RUN needs --split, such as --split test", code="E-OPTION-MISSING")
     with needs_extra("train"):
-        from ..train.tasks.captioning.evaluation import eval_caption, format_result
-    result = eval_caption(run, **options)
+        from ..train.tasks.captioning.evaluation import EvalRequest, eval_caption, format_result
+    of_captions = {name: options.pop(name) for name in ("beam", "page", "images", "embedder")}
+    result = eval_caption(run, EvalRequest(**options), **of_captions)
     show(result, format_result(result), as_json=as_json)
 
 
@@ -265,8 +263,8 @@ def _eval_run(run: Path, options: dict[str, Any], *, as_json: bool) -> None:
     if options["split"] is None:
         raise UsageError("RUN needs --split, such as --split val", code="E-OPTION-MISSING")
     with needs_extra("train"):
-        from ..train.tasks.vqa import eval_vqa, format_result
-    result = eval_vqa(run, **options)
+        from ..train.tasks.vqa import EvalRequest, eval_vqa, format_result
+    result = eval_vqa(run, EvalRequest(**options))
     if result["overall"] is None:
         split = options["split"]
         logger.info(f"split {split} has no annotations: predictions are written, not scored")

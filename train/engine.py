@@ -58,8 +58,8 @@ def fit(task: Task[Any, Any], run: Path) -> tuple[dict[str, Any], LoopTimes]:
 
     A run that was killed resumes from its last checkpoint. `run` then holds what
     `clipfeat.train.run` lists. Returns the result of `evaluate`, and where the time went. Raises
-    UsageError where `run` holds another run or another process trains it, ClipfeatError where a
-    loss is not finite or memory does not suffice.
+    UsageError if `run` holds another run or another process trains it, ClipfeatError if a loss is
+    not finite or memory does not suffice.
     """
     accelerator = task.accelerator
     manifest = RunManifest.of(
@@ -261,10 +261,10 @@ def mean_loss(
 ) -> float:
     """Return the mean loss of the updates that end with `step`: the one place that waits for it.
 
-    Raises ClipfeatError where one is not finite; that update's batch is then in the run folder.
+    Raises ClipfeatError if one is not finite; the batch of that update is written into the run.
     """
     losses = torch.stack([loss for _, loss in unlogged])
-    # each process has its part of the loss
+    # Each process has its part of the loss.
     values: list[float] = torch.as_tensor(task.accelerator.reduce(losses, "sum")).tolist()
     for number, value in enumerate(values, start=step - len(values) + 1):
         if not math.isfinite(value):

@@ -47,11 +47,23 @@ class Report:
     scores: Mapping[str, Any] | None = None  # of each example, for RUN/scores.json
 
 
+def unscored(settings: SplitSettings, epoch: int) -> Report:
+    """Return the report of a run that holds no split out."""
+    return Report({"split": "", "epoch": epoch, "blind": settings.blind})
+
+
+def format_unscored(result: Mapping[str, Any]) -> str:
+    """Return the result of `unscored` as a line for people, "" for a result with scores."""
+    if result["split"]:
+        return ""
+    return f"trained to epoch {result['epoch']}; no eval_split, so that nothing is scored"
+
+
 @runtime_checkable
 class Task(Protocol[S, M]):
     """A task: all that `fit` knows of what it trains. Subclass it, and set the attributes.
 
-    docs/own-task.md has a whole one in 60 lines.
+    docs/own-task.md has a complete example.
     """
 
     name: str  # such as "vqa"
@@ -59,7 +71,7 @@ class Task(Protocol[S, M]):
     accelerator: Accelerator  # where the model computes: `accelerator_on(device, settings)`
     store: FeatureStore  # a run belongs to the digest of its store
     data: Path = Path()  # the folder of the annotations
-    data_files: Sequence[Path] = ()  # with other contents, a run is another run
+    data_files: Sequence[Path] = ()  # their sha256 are part of the run's identity
     model: M
     order: Order  # which examples there are, and of which image each is
 
@@ -84,18 +96,18 @@ class Task(Protocol[S, M]):
         return {}
 
     def report(self, model: nn.Module, run: Path, epoch: int) -> Report:
-        """Return how good the best checkpoint is; `model` holds it, and it is of `epoch`.
+        """Return how good the best checkpoint is; `model` has its weights, which are of `epoch`.
 
         All processes of a group call this; only the report of the first one counts.
         """
         return Report({"epoch": epoch, **self.evaluate(model)})
 
     def settings_record(self) -> dict[str, Any]:
-        """Return the settings that make a run the run it is, for RUN/settings.json."""
+        """Return the settings that identify a run, for RUN/settings.json."""
         return dataclasses.asdict(self.settings)
 
     def vocabulary_record(self) -> Mapping[str, Any]:
-        """Return what the task read off its training data, for RUN/vocabulary.json."""
+        """Return what the task learned from the texts of its training data, for RUN/vocabulary.json."""
         return {}
 
 
@@ -105,7 +117,7 @@ def make_order(
     store: FeatureStore,
     settings: LoopSettings,
 ) -> Order:
-    """Return the order that the settings ask for of texts about images of a store."""
+    """Return the order of texts about images of a store, as the settings define it."""
     shapes = None
     if settings.bucket_by_grid_shape:
         _, shapes = np.unique(store.shapes(list(image_ids)), axis=0, return_inverse=True)

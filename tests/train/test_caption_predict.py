@@ -42,7 +42,8 @@ def log_probability(trained: TrainedCaptioner, world: World, caption: str) -> fl
     records = RecordReader(FeatureStore.open(world[0]), accelerator.device).read([IMAGE])
     tokens = torch.tensor([[BEGIN, *trained.vocabulary.encode(caption), END]])
     model = trained.model.eval()
-    return log_probabilities(model, model.encode(*records), tokens).sum().item()
+    logits = model.logits(model.encode(records), tokens[:, :-1])
+    return log_probabilities(logits, tokens).sum().item()
 
 
 def test_images_are_captioned_as_typed(run: Path, world: World, typed: Typed) -> None:

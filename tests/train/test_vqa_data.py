@@ -245,11 +245,12 @@ def test_image_ids_are_found_in_a_store(
 def test_other_ids_are_found_unchanged(
     tmp_path: Path, image_id: int | str, stored: str, found: list[str]
 ) -> None:
-    questions = [QUESTION | {"image_id": image_id}]
+    other = QUESTION | {"image_id": "other", "question_id": 99}
+    questions = [QUESTION | {"image_id": image_id}, other]
     (tmp_path / "questions_val.json").write_text(json.dumps({"questions": questions}))
     split = read_vqa2(tmp_path, "val", annotated=False)
-    ids = store_ids(split.questions, "val", {stored}, skip_missing=1)
-    assert [stored for stored in ids if stored] == found
+    ids = store_ids(split.questions, "val", {stored, "other"}, skip_missing=1)
+    assert [stored for stored in ids if stored] == [*found, "other"]
 
 
 def test_the_least_ambiguous_id_comes_first() -> None:
