@@ -58,9 +58,8 @@ class Estimate:
                 f"grids   {', '.join(grids[:5])}{more}",
                 f"shards  {self.shards:,}",
                 f"disk    {self.bytes / 1e9:.2f} GB; {self.free_bytes / 1e9:.1f} GB free{room}",
-                f"writes  {self.bytes_per_second / 1e6:,.0f} MB/s, if "
-                f"{counted(self.devices, 'device')} never wait: "
-                f"{self.images_per_second:,.1f} images/s each",
+                f"writes  {self.bytes_per_second / 1e6:,.0f} MB/s, if no device waits "
+                f"({counted(self.devices, 'device')}, {self.images_per_second:,.1f} images/s each)",
                 f"time    {duration(self.seconds)} on {counted(self.devices, 'device')}, measured "
                 f"with {counted(self.sampled, 'image')}",
                 *(bad if self.refused else ()),

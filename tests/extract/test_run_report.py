@@ -181,6 +181,7 @@ def test_a_dry_run_estimates_and_leaves_nothing(images, tmp_path):
     assert found["bytes"] == pytest.approx(real["bytes"], rel=0.2)  # one image more is refused
     text = extract(images, tmp_path / "t", "--dry-run").stdout
     assert "grids   2x2x2048 (11 images)" in text
+    assert "MB/s, if no device waits (1 device, " in text
     assert "bad     1 of the 11 tried gave no record" in text
 
 
