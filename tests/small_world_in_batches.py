@@ -3,8 +3,6 @@
 from collections.abc import Collection
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
 
 import numpy as np
 from small_world import IDENTITY, LIBRARIES, MISSING, SHARD_RECORDS, vectors, write
@@ -12,7 +10,9 @@ from small_world import IDENTITY, LIBRARIES, MISSING, SHARD_RECORDS, vectors, wr
 from clipfeat.extract.executors.results import StageTimings
 from clipfeat.extract.executors.shards import BatchWriter, Features
 from clipfeat.extract.pixels.images import Picture
-from clipfeat.extract.planning.plan import Batch, ShardTask
+from clipfeat.extract.planning.config import ExtractConfig
+from clipfeat.extract.planning.plan import BackboneSpec, Batch, Batching, Job, ShardTask
+from clipfeat.extract.planning.recipe import Preprocess, make_recipe
 from clipfeat.featstore import FeatureStore, Status
 from clipfeat.featstore.layout import Shard
 from clipfeat.manifests import Image
@@ -27,9 +27,14 @@ def write_in_batches(path: Path, ids: Collection[str]) -> FeatureStore:
 
 
 def _write_shards(path: Path, shards: tuple[Shard, ...]) -> None:
-    job: Any = SimpleNamespace(
-        store=path, identity=IDENTITY, shard_records=SHARD_RECORDS, libraries=LIBRARIES
-    )
+    mean = (0.5, 0.5, 0.5)
+    job = Job(
+        store=path, image_root="images", backbone=BackboneSpec("test", "none", 0, "float32"),
+        recipe=make_recipe("square:64", Preprocess(64, "squash", "bicubic", mean, mean), (64, 32)),
+        identity=IDENTITY, shard_records=SHARD_RECORDS, batching=Batching(1, None),
+        picture_bytes=3 * 64**2, decoders=1, threads=1, libraries=LIBRARIES,
+        config=ExtractConfig(model="test"),
+    )  # fmt: skip
     with ThreadPoolExecutor(1) as threads:
         writer = BatchWriter(job, threads)
         try:
