@@ -33,7 +33,7 @@ class Pixels(Backbone):
     def __init__(self):
         self.device = torch.device("cuda", 0)
 
-    def grids(self, pixels, _):
+    def grids(self, pixels, recipe):
         return pixels[:, ::CELL, ::CELL].float(), None
 
 
