@@ -3,6 +3,7 @@
 import math
 import os
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
 
 
 CGROUP = Path("/sys/fs/cgroup")
+SYSFS = Path("/sys")
 CLEARLY = 1.5  # times as slow as float32; less may be chance
 REPEATS = 3  # measurements, of which the fastest counts
 MAX_GPUS = 1024
@@ -77,6 +79,37 @@ def _quota(folder: Path) -> float:
         return math.inf if quota == "max" or int(quota) <= 0 else int(quota) / int(period)
     except (OSError, ValueError):
         return math.inf
+
+
+def cores_near(gpu: str, gpus: Sequence[str], wanted: int, sysfs: Path = SYSFS) -> frozenset[int]:
+    """Return the cores of the NUMA node of a GPU, for the process that feeds it.
+
+    GPUs are PCI addresses such as "0000:1b:00.0"; `gpus` are all of them, each of which wants so
+    many cores. Nothing is returned where the process had better stay where it is: if the system
+    names no node, if the process may not run on all cores of the node, since somebody has chosen
+    others, or if the node has too few cores for its GPUs, while those of other nodes would be idle.
+    """
+    node = _node_cores(gpu, sysfs)
+    attached = sum(_node_cores(other, sysfs) == node for other in gpus)
+    fits = node <= set(affinity()) and attached * wanted <= len(node)
+    return node if fits else frozenset()
+
+
+def _node_cores(gpu: str, sysfs: Path) -> frozenset[int]:
+    """Return the cores of the NUMA node that a PCI device is attached to, none if it is unknown.
+
+    The kernel's numa_node is -1 where the firmware does not say (Linux, Documentation/ABI/testing/
+    sysfs-bus-pci); a cpulist is "0-3,8" (Documentation/ABI/stable/sysfs-devices-node).
+    """
+    try:
+        node = int((sysfs / "bus/pci/devices" / gpu / "numa_node").read_text())
+        cores = (sysfs / f"devices/system/node/node{node}/cpulist").read_text()
+        ranges = [part.partition("-") for part in cores.strip().split(",")]
+        return frozenset(
+            core for first, _, last in ranges for core in range(int(first), int(last or first) + 1)
+        )
+    except (OSError, ValueError):
+        return frozenset()
 
 
 def slower_than_float32(precision: str) -> float:

@@ -5,7 +5,8 @@ python -m benchmarks.extract [--cases RN50:caption448 ...] [--device cpu] [--jso
 The same JPEG files (640x480, the entropy of photographs) in one run. End to end is from the
 folder of files to the finished store. Bare forward is open_clip's own tower at the same precision
 and batch size, channels last, on a batch that is ready on the device. The plain loop is what most
-scripts do: one image at a time, float32, contiguous layout, numpy.savez_compressed.
+scripts do: one image at a time, float32, contiguous layout, numpy.savez_compressed. Before the models,
+the host side alone, on a simulated device (benchmarks/extract_host.py).
 
 On a machine without a package index, from the root of the source tree:
     mkdir -p .typing && ln -sfn "$PWD" .typing/clipfeat
@@ -38,7 +39,8 @@ from clipfeat.featstore.writing.writer import SHARD_RECORDS
 from clipfeat.manifests import folder_manifest
 
 from .decoders import line as decoder_line
-from .photographs import write_photographs
+from .extract_host import measure as measure_host
+from .photographs import linked, write_photographs
 
 CASES = (
     *(
@@ -49,6 +51,7 @@ CASES = (
 )
 WIDTH, HEIGHT = 640, 480
 SECONDS = 8.0  # that each rate is measured for, at least
+HOST_IMAGES = 2000  # through the simulated device
 BYTES = 4e9  # of features that a case writes, before compression
 
 
@@ -217,14 +220,6 @@ def fast_precision(device: str) -> tuple[Precision, str]:
     return "float32", f"{times:.1f} times as fast as bfloat16 on this processor"
 
 
-def linked(pool: list[Path], count: int, folder: Path) -> Path:
-    """Return a folder of `count` names for the files of `pool`, each used as often as needed."""
-    folder.mkdir()
-    for number in range(count):
-        (folder / f"{number:07}.jpg").hardlink_to(pool[number % len(pool)])
-    return folder
-
-
 def stage_ms(report: ExtractReport) -> dict[str, float]:
     """Return the milliseconds an image of each stage."""
     stages = asdict(report.timings)
@@ -261,6 +256,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory(dir=".") as temporary:
         pool = write_photographs(Path(temporary) / "pool", 512, WIDTH, HEIGHT)
         size = np.mean([file.stat().st_size for file in pool.iterdir()]) / 1e3
+        print(measure_host(pool, HOST_IMAGES).text(), flush=True)
         print(f"{WIDTH}x{HEIGHT} JPEG files of {size:.0f} kB; {precision} ({why}) on "
               f"{arguments.device}, {torch.backends.cpu.get_cpu_capability()}, "
               f"{usable_cores()} cores, {torch.get_num_threads()} threads; rates in images/s, "

@@ -30,3 +30,11 @@ def _write(folder: Path, seed: int, width: int, height: int) -> None:
     pixels = 128 + 50 * pixels / pixels.std()
     image = Image.fromarray(pixels.clip(0, 255).astype(np.uint8))
     image.save(folder / f"{seed:06}.jpg", quality=90)
+
+
+def linked(pool: list[Path], count: int, folder: Path) -> Path:
+    """Return a folder of `count` names for the files of `pool`, each used as often as needed."""
+    folder.mkdir()
+    for number in range(count):
+        (folder / f"{number:07}.jpg").hardlink_to(pool[number % len(pool)])
+    return folder

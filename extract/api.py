@@ -33,7 +33,7 @@ from .planning.plan import (
     shard_tasks,
 )
 from .planning.recipe import Recipe, check_recipe_name, make_recipe
-from .report import ExtractReport, Progress
+from .report import ExtractReport, Progress, bottleneck
 from .source_files import SourceFiles, aligned
 
 logger = logging.getLogger(__name__)
@@ -110,6 +110,11 @@ class Prepared:
     recipe: Recipe
     identity: Identity
     shapes: dict[str, GridShape]  # by image id
+
+    @property
+    def threads(self) -> int:
+        """Return how many threads compress, for each device."""
+        return max(2, self.cores)
 
 
 @contextlib.contextmanager
@@ -373,6 +378,7 @@ def _write(
             seconds=time.monotonic() - started,
             timings=progress.timings,
             remarks=frequent_remarks(finished.index if finished else writer.rows()),
+            advice=bottleneck(progress.timings, prepared.threads),
         )
 
 
@@ -422,7 +428,7 @@ def make_job(prepared: Prepared, store: Path, shard_records: int) -> Job:
         batching=Batching.of(images, recipe.views or 1, shard_records, on_cpu=on_cpu),
         picture_bytes=math.prod(largest),
         decoders=config.decoders or prepared.cores,
-        threads=max(2, prepared.cores),
+        threads=prepared.threads,
         libraries={name: importlib.metadata.version(name) for name in libraries},
         config=config,
     )

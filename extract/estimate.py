@@ -35,6 +35,8 @@ class Estimate:
     rows: int  # that go through the backbone: the images, and black ones that fill batches
     seconds: float
     devices: int
+    images_per_second: float  # of a device that never waits
+    bytes_per_second: float  # that all devices then write
     sampled: int  # images that were extracted for this estimate
     refused: int  # of these, that gave no record
 
@@ -56,6 +58,8 @@ class Estimate:
                 f"grids   {', '.join(grids[:5])}{more}",
                 f"shards  {self.shards:,}",
                 f"disk    {self.bytes / 1e9:.2f} GB; {self.free_bytes / 1e9:.1f} GB free{room}",
+                f"writes  {self.bytes_per_second / 1e6:,.0f} MB/s, if no device waits "
+                f"({counted(self.devices, 'device')}, {self.images_per_second:,.1f} images/s each)",
                 f"time    {duration(self.seconds)} on {counted(self.devices, 'device')}, measured "
                 f"with {counted(self.sampled, 'image')}",
                 *(bad if self.refused else ()),
@@ -86,7 +90,8 @@ def _estimate(prepared: Prepared) -> Estimate:
     if not shapes:
         return Estimate(
             images=0, grids={}, dim=identity.dim, shards=0, bytes=0, free_bytes=free_bytes(out),
-            rows=0, seconds=0.0, devices=len(prepared.devices), sampled=0, refused=0,
+            rows=0, seconds=0.0, devices=len(prepared.devices), images_per_second=0.0,
+            bytes_per_second=0.0, sampled=0, refused=0,
         )  # fmt: skip
     grids = Counter(map(str, shapes.values()))
     frequent = grids.most_common(1)[0][0]
@@ -113,16 +118,21 @@ def _estimate(prepared: Prepared) -> Estimate:
     stored = sum(result.bytes for result in results)
     ok = sum(result.images - result.refused for result in results)
     ratio = stored / ok / (layout_bytes(small, identity) / len(sample)) if ok else 1.0
+    size = int(ratio * layout_bytes(layout, identity))
+    devices = len(prepared.devices)
+    rate = sum(result.images for result in results) / sum(r.timings.device for r in results)
     return Estimate(
         images=len(shapes),
         grids=dict(grids.most_common()),
         dim=identity.dim,
         shards=len(layout.shards),
-        bytes=int(ratio * layout_bytes(layout, identity)),
+        bytes=size,
         free_bytes=free_bytes(out),
         rows=rows,
-        seconds=seconds / len(prepared.devices),
-        devices=len(prepared.devices),
+        seconds=seconds / devices,
+        devices=devices,
+        images_per_second=rate,
+        bytes_per_second=rate * devices * size / len(shapes),
         sampled=len(sample),
         refused=refused,
     )

@@ -21,6 +21,11 @@ from .executors.results import BatchResult, StageTimings
 logger = logging.getLogger(__name__)
 
 LOG_SECONDS = 30.0  # between the lines of a log
+MIN_SECONDS = 60.0  # of a device, below which starting takes too much of a run to conclude anything
+BUSY = 0.9  # share of the time: a device that computes so much of it has nothing to gain
+# A stage that works so much of the time is what the others wait for: they overlap, so those of a run
+# that is held up elsewhere work less.
+SLOWEST = 0.7
 
 
 class Progress:
@@ -97,6 +102,33 @@ def duration(seconds: float) -> str:
     return f"{int(days)} d {int(hours) % 24} h"
 
 
+def bottleneck(timings: StageTimings, threads: int) -> str:
+    """Return what the devices waited for and what helps, "" if they were busy or the run was short.
+
+    `threads` is how many compress for each device. The first cause that applies is named: pixels,
+    if the devices waited for them in at least half of their idle time; the disk, and compression,
+    if that stage worked `SLOWEST` of the time; otherwise the process that gives the device work.
+
+    >>> bottleneck(StageTimings(wall=100.0, device=60.0, starved=35.0), threads=16)
+    'the device waited 40 % of the time, mostly for pixels; more cores help (--decoders), or images on a faster disk'
+    """
+    wall, idle = timings.wall, timings.wall - timings.device
+    if wall < MIN_SECONDS or timings.device >= BUSY * wall:
+        return ""
+    if timings.starved >= idle / 2:
+        cause = "mostly for pixels; more cores help (--decoders), or images on a faster disk"
+    elif max(timings.write, timings.commit) >= SLOWEST * wall:
+        cause = "mostly for the disk of the store; a faster one helps"
+    elif timings.encode >= SLOWEST * wall * threads:
+        cause = "mostly for compression; more cores help, or --codec none on a large, fast disk"
+    else:
+        cause = (
+            "and neither for pixels nor for the disk: what gives it work is slow; a core that is "
+            "free for it helps, or a larger --batch-size"
+        )
+    return f"the device waited {100 * timings.waited:.0f} % of the time, {cause}"
+
+
 @dataclass(frozen=True)
 class ExtractReport:
     """The result of an extraction, or of one part of it.
@@ -111,6 +143,7 @@ class ExtractReport:
         seconds: From the first image's file to the finished store.
         timings: Seconds of each stage.
         remarks: Remarks on images that have a record, each with a number and an example.
+        advice: What the devices waited for, and what helps; empty if they were busy.
     """
 
     path: Path
@@ -122,6 +155,7 @@ class ExtractReport:
     seconds: float = 0.0
     timings: StageTimings = field(default_factory=StageTimings)
     remarks: Sequence[dict[str, Any]] = ()
+    advice: str = ""
 
     @property
     def store(self) -> FeatureStore:
@@ -144,6 +178,7 @@ class ExtractReport:
             "images_per_second": self.images / self.seconds if self.images else None,
             "device_waited": self.timings.waited if self.images else None,
             "stage_seconds": asdict(self.timings),
+            "advice": self.advice,
         }
 
     def text(self) -> str:
@@ -163,6 +198,8 @@ class ExtractReport:
             lines.append(f"{counted(n, 'image')} gave no record: {reasons_text(self.refused)}")
         if self.remarks:
             lines.append(f"extracted, with a remark: {remarks_text(self.remarks)}")
+        if self.advice:
+            lines.append(self.advice)
         return "\n".join(lines)
 
     def write(self) -> None:

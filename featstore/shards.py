@@ -12,7 +12,7 @@ import contextlib
 import hashlib
 import os
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -192,10 +192,19 @@ class ShardWriter:
     """Writes one shard file: encoded records in row order; `commit` gives the file its name.
 
     Only the index is kept in memory. Until `commit` the bytes are in a temporary file; after a
-    crash at any instant the final file is absent or complete.
+    crash at any instant the final file is absent or complete. The one thread of `hasher` hashes
+    what was written while the next is: one record at a time.
     """
 
-    def __init__(self, store: Path, temporary: Path, shard: Shard, array: str, shard_records: int):
+    def __init__(
+        self,
+        store: Path,
+        temporary: Path,
+        shard: Shard,
+        array: str,
+        shard_records: int,
+        hasher: ThreadPoolExecutor | None = None,
+    ):
         self._path = shard.path(array)
         self._store = store
         self._shard = shard
@@ -203,6 +212,8 @@ class ShardWriter:
         self._file = temporary.open("wb")
         self._index = empty_index(shard_records)
         self._sha256 = hashlib.sha256()
+        self._hasher = hasher
+        self._hashing: Future[None] | None = None  # of what was written last
         self._bytes = 0
 
     def append(self, position: int, encoded: bytes) -> None:
@@ -213,8 +224,19 @@ class ShardWriter:
     def _write(self, content: bytes) -> None:
         with naming(self._temporary):
             self._file.write(content)
-        self._sha256.update(content)
+        self._hash(content)
         self._bytes += len(content)
+
+    def _hash(self, content: bytes) -> None:
+        if self._hasher is None:
+            self._sha256.update(content)
+            return
+        self._wait_for_hash()
+        self._hashing = self._hasher.submit(self._sha256.update, content)
+
+    def _wait_for_hash(self) -> None:
+        if self._hashing is not None:
+            self._hashing.result()
 
     def commit(self) -> ShardRow:
         """Write the index, sync the bytes to disk, then give the file its final name."""
@@ -223,6 +245,7 @@ class ShardWriter:
             self._file.flush()
             os.fsync(self._file.fileno())
             self._file.close()
+        self._wait_for_hash()
         path = self._store / self._path
         self._temporary.rename(path)
         fsync_folder(path.parent)

@@ -5,7 +5,8 @@ Run as a process of its own: kill_steps.py SCENARIO FOLDER steps
                              kill_steps.py SCENARIO FOLDER trace
 
 A scenario is `fresh`, `append`, `rewrite`, `rollback` or `rollback-append`; or `parts` or
-`parts-append`, which do the same as the first two in two parts and then commit. For each kill this
+`parts-append`, which do the same as the first two in two parts and then commit; or `batches`, which
+does the first as an extraction does it, with threads that hash and commit. For each kill this
 process, which stays single-threaded, forks a child in which everything is imported already. The
 child does the scenario and kills itself (SIGKILL) before one of the steps that change the disk;
 "after step k" is the same instant as "before step k + 1". Of steps that differ in nothing but the
@@ -45,6 +46,7 @@ from small_world import (
     write_in_parts,
 )
 from small_world import write_shard as write_one
+from small_world_in_batches import write_in_batches
 
 from clipfeat.featstore import FeatureStore, StoreError
 from clipfeat.featstore.audit.verify import Depth, verify
@@ -60,12 +62,19 @@ Tell = Callable[[Any], None]
 
 
 class Steps:
-    """Stands before every call that changes the disk, in the main thread of this process."""
+    """Stands before every call that changes the disk: of the main thread, or of all threads.
 
-    def __init__(self, last: int | None, tell: Callable[[str, str, str], None]):
+    The lock that keeps a store alive has a thread of its own, whose steps come at any time.
+    """
+
+    def __init__(
+        self, last: int | None, tell: Callable[[str, str, str], None], *, all_threads: bool
+    ):
         """Tell each step, or, with a `last` one, tell just that and be killed before it."""
         self._last = last
         self._tell = tell
+        self._all_threads = all_threads
+        self._one_at_a_time = threading.Lock()
         self._next = 0
 
     def install(self) -> None:
@@ -75,8 +84,11 @@ class Steps:
         io.open = builtins.open = self._counted_file(io.open)
 
     def before(self, kind: str, path: Any, target: Any = "") -> None:
-        if threading.current_thread() is not threading.main_thread():
-            return
+        if self._all_threads or threading.current_thread() is threading.main_thread():
+            with self._one_at_a_time:
+                self._count(kind, path, target)
+
+    def _count(self, kind: str, path: Any, target: Any) -> None:
         if self._last is None:
             self._tell(kind, _name(path), _name(target))
         elif self._next == self._last:
@@ -175,7 +187,7 @@ def prepare(scenario: str, folder: Path) -> dict[str, Any]:
     """Write what the scenario begins with to `base`; return the digests before and after."""
     new = write(folder / "whole", FIRST).digest
     old = None
-    if scenario not in ("fresh", "rollback", "parts"):
+    if scenario not in ("fresh", "rollback", "parts", "batches"):
         shutil.copytree(folder / "whole", folder / "base")
         old = new
     if scenario.endswith("append"):
@@ -190,6 +202,9 @@ def do_scenario(scenario: str, store: Path, *, for_good: bool = False) -> None:
     ids = ALL if scenario.endswith("append") else FIRST
     if scenario.startswith("parts"):
         write_in_parts(store, ids)
+        return
+    if scenario == "batches":
+        write_in_batches(store, ids)
         return
     if for_good or not scenario.startswith("rollback"):
         write(store, ids)
@@ -232,7 +247,7 @@ def begin(folder: Path) -> Path:
 
 def do_counted(scenario: str, store: Path, last: int | None, tell: Tell) -> None:
     """Do the scenario, telling its steps or being killed before the `last` one."""
-    Steps(last, lambda *step: tell(step)).install()
+    Steps(last, lambda *step: tell(step), all_threads=scenario == "batches").install()
     do_scenario(scenario, store)
 
 

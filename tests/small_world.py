@@ -6,7 +6,7 @@ hundredths of a second.
 
 import os
 import signal
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -59,15 +59,16 @@ def write(
     ids: Collection[str] = FIRST,
     *,
     break_lock: bool = False,
+    write_shards: Callable[[Path, tuple[Shard, ...]], None] | None = None,
 ) -> FeatureStore:
     """Write a store of `ids`, or bring the one at `path` to hold them, as `extract` does."""
+    write_shards = write_shards or write_one_by_one
     store, layout = layout_of(path, ids)
     if store is not None and not layout.shards:
         complete_commit(store)
         return store
     with StoreWriter(path, IDENTITY, layout, parent=store, break_lock=break_lock) as writer:
-        for shard in writer.pending:
-            write_shard(path, shard)
+        write_shards(path, writer.pending)
         return writer.commit()
 
 
@@ -78,9 +79,13 @@ def write_in_parts(path: Path, ids: Collection[str]) -> FeatureStore | MissingSh
         if store is None or layout.shards:
             part = Part(number, 2)
             with StoreWriter(path, IDENTITY, layout, part=part, parent=store) as writer:
-                for shard in writer.pending:
-                    write_shard(path, shard)
+                write_one_by_one(path, writer.pending)
     return commit_parts(path)
+
+
+def write_one_by_one(path: Path, shards: tuple[Shard, ...]) -> None:
+    for shard in shards:
+        write_shard(path, shard)
 
 
 def write_shard(path: Path, shard: Shard, libraries: Mapping[str, str] = LIBRARIES) -> None:

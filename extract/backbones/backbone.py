@@ -7,7 +7,7 @@ import contextlib
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
+from functools import lru_cache, partial
 from typing import Any
 
 import torch
@@ -99,8 +99,7 @@ class Backbone:
         self, pixels: UInt8[Tensor, "image height width 3"], recipe: Recipe, grid: tuple[int, int]
     ) -> Output:
         assert not self.tower.visual.training, "a tower in train mode mixes the images of a batch"
-        images = normalised(pixels.to(self.device, non_blocking=True), recipe)
-        images = images.to(self.dtype, memory_format=torch.channels_last)
+        images = normalised(pixels.to(self.device, non_blocking=True), recipe, self.dtype)
         features, vector = self.tower(images, recipe.layer, recipe.vector)
         expected = (len(pixels), *grid, self.dim)
         assert features.shape == expected, f"the tower gave {tuple(features.shape)}, not {expected}"
@@ -108,13 +107,23 @@ class Backbone:
 
 
 def normalised(
-    pixels: UInt8[Tensor, "image height width 3"], recipe: Recipe
+    pixels: UInt8[Tensor, "image height width 3"],
+    recipe: Recipe,
+    dtype: torch.dtype = torch.float32,
 ) -> Float[Tensor, "image 3 height width"]:
-    """Return pixels scaled to 0...1, less the mean, over the standard deviation, in float32."""
-    images = pixels.permute(0, 3, 1, 2).float().div(255)
-    mean = torch.tensor(recipe.mean, device=pixels.device).view(3, 1, 1)
-    std = torch.tensor(recipe.std, device=pixels.device).view(3, 1, 1)
-    return images.sub_(mean).div_(std)
+    """Return pixels scaled to 0...1, less the mean, over the standard deviation, channels last.
+
+    The arithmetic is in float32; the last step rounds its result to `dtype`.
+    """
+    images = pixels.div(255).sub_(_constant(recipe.mean, pixels.device))
+    out = torch.empty_like(images, dtype=dtype)
+    return torch.div(images, _constant(recipe.std, pixels.device), out=out).permute(0, 3, 1, 2)
+
+
+@lru_cache(maxsize=32)
+def _constant(values: tuple[float, float, float], device: torch.device) -> Float[Tensor, "3"]:
+    """Return numbers on a device. They are kept, since copying them waits for a GPU's last pass."""
+    return torch.tensor(values, device=device)
 
 
 @contextlib.contextmanager

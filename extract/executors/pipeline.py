@@ -1,6 +1,7 @@
 """One device at work: decode ahead, forward, compress and write behind, shard after shard.
 
-    files --processes--> pixels --device--> features --threads--> compressed --writer--> shards
+    files --processes--> pixels --device--> features --threads--> compressed
+          --writer--> shards --committer--> committed shards
 
 Each stage runs a bounded number of batches ahead of the next, across the borders of shards, so
 that the device never waits for a shard to end.
@@ -28,7 +29,7 @@ from ..pixels.resize import pixels_on_device
 from ..planning.plan import Batch, Job, ShardTask, batches
 from ..planning.recipe import Recipe
 from .results import BatchResult, StageTimings
-from .shards import BatchWriter, Features
+from .shards import BatchWriter, Features, Written
 
 AHEAD = 2  # batches decoded ahead of the device, and as many waiting to be written
 # A slot's bytes for an image that a GPU resizes: an RGB image of this size crosses as it is decoded.
@@ -58,7 +59,8 @@ def run_tasks(
     """Write the shard of every task; yields each batch once it is written, in order.
 
     At any time AHEAD batches are being decoded, one is on the device and AHEAD are on their way
-    to the shard's file, which grows on disk and not in memory. Raises ExtractError where the
+    to the shard's file, which grows on disk and not in memory. The last batch of a shard comes
+    when the shard is committed, and brings its receipt. Raises ExtractError where the
     device lacks memory for a batch, and where the features of a shard cannot be right.
     """
     views = job.recipe.views or 1
@@ -83,12 +85,15 @@ def run_tasks(
         if warning:
             yield BatchResult(warning=warning)
         writer = BatchWriter(job, threads)
-        writing: deque[Future[BatchResult]] = deque()
+        writing: deque[Future[Written]] = deque()  # on their way to the file
+        written: deque[Written] = deque()  # in it; some wait for the commit of their shard
         since = time.perf_counter()
         try:
             todo = batches(tasks, job.batching)
             for batch, decoding in _decode_ahead(todo, decoders, on_device=on_device):
+                asked = time.perf_counter()
                 pictures, decode_seconds = decoding.result()
+                starved = time.perf_counter() - asked
                 try:
                     if on_device:
                         steps = partial(
@@ -108,16 +113,21 @@ def run_tasks(
                         code="E-GPUS-MEMORY",
                     ) from None
                 now = time.perf_counter()
-                timings, since = StageTimings(wall=now - since, decode=decode_seconds), now
+                timings = StageTimings(now - since, decode=decode_seconds, starved=starved)
+                since = now
                 writing.append(
                     writer_thread.submit(
                         _write, writer, batch, decoding, pictures, pending, timings
                     )
                 )
                 while len(writing) > AHEAD or (writing and writing[0].done()):
-                    yield writing.popleft().result()
+                    written.append(writing.popleft().result())
+                while written and written[0].is_final:
+                    yield written.popleft().result()
             while writing:
-                yield writing.popleft().result()
+                written.append(writing.popleft().result())
+            while written:
+                yield written.popleft().result()
         finally:
             for future in writing:
                 future.cancel()
@@ -157,7 +167,7 @@ def _write(
     pictures: list[Picture],
     pending: "PendingFeatures",
     timings: StageTimings,
-) -> BatchResult:
+) -> Written:
     """Write a batch as soon as its features are on the host; runs in the writer's thread."""
     features, device_seconds = pending.result()
     decoding.release()  # a GPU reads the pixels until then
@@ -187,7 +197,12 @@ class PendingFeatures:
 
 
 class FeatureStream:
-    """Batch after batch through one device; a GPU computes on while features are copied."""
+    """Batch after batch through one device; a GPU computes on while others are copied.
+
+    Pixels go to a GPU on a stream of their own and features come back on another one, so `compute`
+    may be called for the next batches while it computes: their pixels are there when their turn
+    comes. Nothing waits but `PendingFeatures.result`.
+    """
 
     def __init__(self, backbone: Backbone, recipe: Recipe, identity: Identity):
         self._backbone = backbone
@@ -198,9 +213,11 @@ class FeatureStream:
             name: (0, *(1 + d for d in identity.array(name, GridShape(1, 1)).order))
             for name in identity.arrays
         }
-        self._copies: Any = None  # the stream of a GPU that copies features to the host
+        self._uploads: Any = None  # the streams of a GPU
+        self._downloads: Any = None
         if backbone.device.type == "cuda":
-            self._copies = torch.cuda.Stream(backbone.device)
+            self._uploads = torch.cuda.Stream(backbone.device)
+            self._downloads = torch.cuda.Stream(backbone.device)
 
     @contextlib.contextmanager
     def reading(self, memory: np.ndarray) -> Iterator[str]:
@@ -209,7 +226,7 @@ class FeatureStream:
         Where the system refuses (gVisor, WSL, some containers), pixels are copied through a
         buffer of torch's own: the block gets a warning that says so, "" otherwise.
         """
-        if self._copies is None:
+        if self._uploads is None:
             yield ""
             return
         runtime: Any = torch.cuda.cudart()
@@ -245,33 +262,43 @@ class FeatureStream:
 
         With `steps`, which return such a batch on the device, `pixels` may be any array.
         """
-        if self._copies is None:
+        if self._uploads is None:
             started = time.perf_counter()
-            arrays = self._arrays(pixels, steps)
+            arrays = self._arrays(torch.from_numpy(pixels), steps)
             return PendingFeatures(arrays, time.perf_counter() - started, None)
         begun, computed, copied = (torch.cuda.Event(enable_timing=True) for _ in range(3))
         stream = torch.cuda.current_stream(self._backbone.device)
+        uploaded = self._uploaded(pixels, stream)
         begun.record(stream)
-        arrays = self._arrays(pixels, steps)
+        arrays = self._arrays(uploaded, steps)
         computed.record(stream)
-        self._copies.wait_event(computed)
-        with torch.cuda.stream(self._copies):
+        self._downloads.wait_event(computed)
+        with torch.cuda.stream(self._downloads):
             arrays = {
-                name: tuple(_to_pinned(tensor, self._copies) for tensor in tensors)
+                name: tuple(_to_pinned(tensor, self._downloads) for tensor in tensors)
                 for name, tensors in arrays.items()
             }
-        copied.record(self._copies)
+        copied.record(self._downloads)
         return PendingFeatures(arrays, 0.0, (begun, computed, copied))
 
+    def _uploaded(self, pixels: np.ndarray, stream: Any) -> torch.Tensor:
+        """Return pixels on the GPU, which `stream` finds there; the copy waits for nothing."""
+        uploaded = torch.cuda.Event()
+        with torch.cuda.stream(self._uploads):
+            tensor = torch.from_numpy(pixels).to(self._backbone.device, non_blocking=True)
+        uploaded.record(self._uploads)
+        stream.wait_event(uploaded)
+        tensor.record_stream(stream)  # whose passes may use it after this process has dropped it
+        return tensor
+
     def _arrays(
-        self, pixels: np.ndarray, steps: DeviceSteps | None
+        self, pixels: torch.Tensor, steps: DeviceSteps | None
     ) -> dict[str, tuple[torch.Tensor, ...]]:
         views = self._recipe.views
-        images = torch.from_numpy(pixels)
         if steps is not None:
             with full_precision():
-                images = steps(images.to(self._backbone.device, non_blocking=True))
-        grids, vectors = self._backbone.grids(images.flatten(0, -4), self._recipe)
+                pixels = steps(pixels)
+        grids, vectors = self._backbone.grids(pixels.flatten(0, -4), self._recipe)
         if views:
             assert vectors is not None
             return {"grid": self._array("grid", vectors.unflatten(0, (-1, views)).unsqueeze(2))}

@@ -19,7 +19,9 @@ class StageTimings:
     device: float = 0.0  # the device computed
     decode: float = 0.0  # decoder processes read, decoded and resized
     encode: float = 0.0  # threads compressed
-    write: float = 0.0  # the writer's thread wrote and hashed
+    write: float = 0.0  # the writer's thread wrote
+    commit: float = 0.0  # the committer's thread waited for the disk
+    starved: float = 0.0  # the thread that feeds the device waited for pixels
 
     def __add__(self, other: "StageTimings") -> "StageTimings":
         pairs = zip(astuple(self), astuple(other), strict=True)
@@ -37,6 +39,8 @@ class StageTimings:
             "decode": (self.decode, "decoder processes, summed"),
             "encode": (self.encode, "compressing threads, summed"),
             "write": (self.write, "writing and hashing"),
+            "commit": (self.commit, "waiting until shards are on the disk"),
+            "starved": (self.starved, "waiting for pixels, before the device"),
             "wall": (self.wall, f"the device waited {100 * self.waited:.1f} % of it"),
         }
         return "\n".join(

@@ -6,7 +6,7 @@ such features, or all have the same, the shard is not written.
 
 import math
 import time
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
@@ -15,6 +15,7 @@ import numpy as np
 from ...base.errors import ExtractError
 from ...featstore import Identity, IndexRow, Status
 from ...featstore.shards import RecordHashes, as_bytes, encode
+from ...featstore.writing.journal import Receipt
 from ...featstore.writing.writer import ShardTransaction
 from ..pixels.images import Picture
 from ..planning.plan import Batch, Job
@@ -99,12 +100,39 @@ class ShardGate:
                 )
 
 
+class Written(NamedTuple):
+    """A batch whose records are in their shard's file; with the last one, the shard's commit."""
+
+    counted: BatchResult  # what is known before the commit
+    commit: Future[tuple[Receipt, float]] | None  # the receipt, and the seconds it took
+
+    @property
+    def is_final(self) -> bool:
+        """Return whether `result` returns at once."""
+        return self.commit is None or self.commit.done()
+
+    def result(self) -> BatchResult:
+        """Wait for the commit, and return the batch with it; raises what stopped the commit."""
+        if self.commit is None:
+            return self.counted
+        receipt, seconds = self.commit.result()
+        timings = replace(self.counted.timings, commit=seconds)
+        return self.counted._replace(timings=timings, receipt=receipt)
+
+
 class BatchWriter:
-    """Compresses batches and appends them to the shard at hand; runs in the writer's thread."""
+    """Compresses batches and appends them to the shard at hand; runs in the writer's thread.
+
+    A thread of its own commits a shard, which means waiting for the disk, while the next shard is
+    written. Two shards are in hand at most. Another thread hashes what was written.
+    """
 
     def __init__(self, job: Job, threads: ThreadPoolExecutor):
         self._job = job
         self._threads = threads
+        self._hasher = ThreadPoolExecutor(1)
+        self._committer = ThreadPoolExecutor(1)
+        self._commit: Future[tuple[Receipt, float]] | None = None  # of the shard before
         self._transaction: ShardTransaction | None = None
         self._gate = ShardGate()
         self._rows: list[IndexRow] = []
@@ -115,15 +143,16 @@ class BatchWriter:
         pictures: list[Picture],
         features: dict[str, Features],
         timings: StageTimings,
-    ) -> BatchResult:
-        """Write one batch; the last one of a shard commits it.
+    ) -> Written:
+        """Write one batch, and begin to commit the shard of which it is the last.
 
-        Raises ExtractError if the features of the shard cannot be right.
+        Raises ExtractError if the features of the shard cannot be right, and what stopped the
+        commit of the shard before.
         """
         job, shard = self._job, batch.task.shard
         if self._transaction is None:
             self._transaction = ShardTransaction(
-                job.store, job.identity, job.shard_records, shard, job.libraries
+                job.store, job.identity, job.shard_records, shard, job.libraries, self._hasher
             )
             self._gate = ShardGate()
             self._rows = []
@@ -163,20 +192,34 @@ class BatchWriter:
                     record_sha256=record.hashes.record_sha256,
                 )
             )
-        receipt = None
-        if batch.is_last:
-            self._gate.check()
-            started = time.perf_counter()
-            receipt = self._transaction.commit(tuple(self._rows))
-            write_seconds += time.perf_counter() - started
-            self._transaction = None
         timings = replace(timings, encode=encode_seconds, write=write_seconds)
-        return BatchResult(len(pictures), refused, stored, timings, receipt)
+        counted = BatchResult(len(pictures), refused, stored, timings)
+        return Written(counted, self._begin_commit() if batch.is_last else None)
+
+    def _begin_commit(self) -> Future[tuple[Receipt, float]]:
+        """Check the shard at hand and hand it over, once the one before is committed."""
+        assert self._transaction is not None
+        self._gate.check()
+        if self._commit is not None:
+            self._commit.result()
+        transaction, self._transaction = self._transaction, None
+        self._commit = self._committer.submit(_committed, transaction, tuple(self._rows))
+        return self._commit
 
     def close(self) -> None:
-        """Drop the shard that is not complete, if any."""
+        """Wait for the commit that has begun; drop the shard that is not complete, if any."""
+        self._committer.shutdown()
         if self._transaction is not None:
             self._transaction.close()
+        self._hasher.shutdown()
+
+
+def _committed(transaction: ShardTransaction, rows: tuple[IndexRow, ...]) -> tuple[Receipt, float]:
+    """Commit a shard; return its receipt and the seconds it took. Where it fails, nothing stays."""
+    started = time.perf_counter()
+    with transaction:
+        receipt = transaction.commit(rows)
+    return receipt, time.perf_counter() - started
 
 
 class _Record(NamedTuple):

@@ -31,6 +31,7 @@ from ...featstore import Status
 from .images import MAX_PIXELS, Picture, Room, not_as_planned
 
 CHUNK = 4  # images that a decoder takes at a time: few enough to share a batch among many
+NICENESS = 5  # of decoders: a thread that feeds a device has the next free core
 TOO_SLOW = -signal.SIGPROF  # exit code of a decoder that has used up its time
 
 # Called with a path and, where a device takes the steps of the recipe, with `room`. It is pickled:
@@ -253,6 +254,7 @@ def serve(connection: Connection, memory: int, size: int) -> None:
         AvifImagePlugin.DEFAULT_MAX_THREADS = 1  # there is a process for each core
     with contextlib.suppress(EOFError, OSError):
         load, limits = connection.recv()
+        os.nice(NICENESS)
         _limit_memory(limits.memory)
         signal.signal(signal.SIGPROF, signal.SIG_DFL)  # the timer ends the process
         while True:

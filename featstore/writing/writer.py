@@ -2,6 +2,7 @@
 
 import contextlib
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Self
 
@@ -237,7 +238,8 @@ class ShardTransaction:
     """One shard being written: leaving the block without `commit` leaves nothing behind.
 
     `libraries` are the versions of what touches pixels in this process, {name: version}. The
-    receipt records them, and later store.json; they are not part of the digest.
+    receipt records them, and later store.json; they are not part of the digest. A `hasher` is a
+    thread that hashes what was written while the next record is.
     """
 
     def __init__(
@@ -247,6 +249,7 @@ class ShardTransaction:
         shard_records: int,
         shard: Shard,
         libraries: Mapping[str, str],
+        hasher: ThreadPoolExecutor | None = None,
     ):
         self._journal = Journal(store)
         self._shard = shard
@@ -258,7 +261,9 @@ class ShardTransaction:
         try:
             for array in identity.arrays:
                 temporary = self._journal.temporary(f"{shard.number:08}.{array}")
-                self._files[array] = ShardWriter(store, temporary, shard, array, shard_records)
+                self._files[array] = ShardWriter(
+                    store, temporary, shard, array, shard_records, hasher
+                )
         except BaseException:
             self.close()
             raise

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -76,6 +77,46 @@ def test_cgroup_limits(
         Path, "read_text", lambda p: listed if p == Path("/proc/self/cgroup") else real(p)
     )
     assert machine.usable_cores() == cores
+
+
+def two_nodes(sysfs: Path, nodes: dict[str, str], cpulists: tuple[str, ...]) -> None:
+    """Make the part of /sys that tells the NUMA node of each GPU, and the cores of each node."""
+    for gpu, node in nodes.items():
+        (sysfs / "bus/pci/devices" / gpu).mkdir(parents=True)
+        (sysfs / "bus/pci/devices" / gpu / "numa_node").write_text(f"{node}\n")
+    for number, cpulist in enumerate(cpulists):
+        folder = sysfs / f"devices/system/node/node{number}"
+        folder.mkdir(parents=True)
+        (folder / "cpulist").write_text(f"{cpulist}\n")
+
+
+@pytest.mark.parametrize(
+    ("nodes", "allowed", "wanted", "cores"),
+    [
+        ("0011", range(16), 4, {2: {4, 5, 6, 7, 12, 13, 14, 15}, 0: {0, 1, 2, 3, 8, 9, 10, 11}}),
+        ("0011", range(16), 5, {0: set(), 2: set()}),  # 10 cores of 8
+        ("0001", range(16), 4, {0: set(), 3: {4, 5, 6, 7, 12, 13, 14, 15}}),
+        ("0011", range(8), 2, {0: set(), 2: set()}),  # taskset has taken half of each node
+        ("0011", range(4), 1, {2: set()}),  # no core of the node
+        (("-1",) * 4, range(16), 4, {0: set()}),  # the firmware does not say
+        (("7",) * 4, range(16), 4, {0: set()}),  # no such node
+        (("?",) * 4, range(16), 4, {0: set()}),
+    ],
+)
+def test_cores_near_a_gpu(
+    nodes: Sequence[str],
+    allowed: range,
+    wanted: int,
+    cores: dict[int, set[int]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    gpus = [f"0000:{bus:02x}:00.0" for bus in (0x1B, 0x3D, 0x9A, 0xDB)]
+    two_nodes(tmp_path, dict(zip(gpus, nodes, strict=True)), ("0-3,8-11", "4-7,12-15"))
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(allowed))
+    for gpu, near in cores.items():
+        assert machine.cores_near(gpus[gpu], gpus, wanted, tmp_path) == near
+    assert machine.cores_near("0000:ff:00.0", gpus, wanted, tmp_path) == frozenset()
 
 
 @pytest.mark.parametrize(

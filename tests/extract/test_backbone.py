@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import numpy as np
 import open_clip
 import pytest
 import torch
@@ -128,3 +129,18 @@ def test_pixels_are_normalised_as_the_weights_were_trained():
     assert (siglip.native.mean, siglip.native.resize) == ((0.5, 0.5, 0.5), "squash")
     native = preprocess(usual_preprocessing("ViT-L-14"), 224)
     assert native.mean == open_clip.OPENAI_DATASET_MEAN
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_every_value_of_a_pixel_is_normalised_in_float32_and_rounded_once(dtype):
+    backbone, _ = load_backbone(BackboneSpec("RN50", "none", 0, "float32"), "cpu")
+    recipe = recipe_of(backbone)
+    values = torch.arange(256, dtype=torch.uint8)
+    pixels = values.view(1, 16, 16, 1).repeat(1, 1, 1, 3)
+    found = normalised(pixels, recipe, dtype)
+    for channel, (mean, std) in enumerate(zip(recipe.mean, recipe.std, strict=True)):
+        expected = (
+            values.numpy().astype(np.float32) / np.float32(255) - np.float32(mean)
+        ) / np.float32(std)
+        assert torch.equal(found[0, channel].flatten(), torch.from_numpy(expected).to(dtype))
+    assert found.is_contiguous(memory_format=torch.channels_last)

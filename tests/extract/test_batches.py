@@ -14,7 +14,7 @@ from clipfeat.cli.main import clipfeat
 from clipfeat.extract import ExtractConfig, extract_images
 from clipfeat.extract.backbones.backbone import largest_batch
 from clipfeat.extract.estimate import estimate
-from clipfeat.extract.executors.pipeline import FeatureStream, PendingFeatures
+from clipfeat.extract.executors.pipeline import FeatureStream
 from clipfeat.extract.planning.plan import CHUNK, Batching
 from clipfeat.featstore import GridShape
 from clipfeat.featstore.layout import lay_out
@@ -119,28 +119,3 @@ def test_a_dry_run_of_an_update_counts_what_the_update_computes(images, tmp_path
         found = estimate(manifest, tmp_path / "s", config)
         # 11 more in shards of 5, as the store has them: 5, 5 and 1, in chunks of 4.
         assert (found.images, found.shards, found.rows) == (count, shards, rows)
-
-
-@pytest.mark.slow
-def test_a_device_that_is_as_late_as_it_may_be_reads_the_right_pixels(
-    images, tmp_path, monkeypatch
-):
-    """A GPU reads a batch's pixels at any time until its features are asked for."""
-
-    class Late(PendingFeatures):
-        def __init__(self, *asked):
-            self.__dict__["asked"] = asked
-
-        def result(self):
-            return compute(*self.__dict__["asked"]).result()
-
-    config = ExtractConfig(model="RN50", pretrained="none", recipe="square:64", device="cpu",
-                           batch_size=4, shard_size=8, decoders=1)  # fmt: skip
-    manifest = folder_manifest(images)
-    digests = []
-    compute = FeatureStream.compute
-    for number in range(2):
-        report = extract_images(manifest, tmp_path / f"{number}", config)
-        digests.append(report.store.digest)
-        monkeypatch.setattr(FeatureStream, "compute", lambda *asked: Late(*asked))
-    assert digests[0] == digests[1]

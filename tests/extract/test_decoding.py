@@ -20,7 +20,7 @@ from PIL import Image
 
 from clipfeat.cli.extract import MOST_PIXELS
 from clipfeat.cli.main import main
-from clipfeat.extract.pixels.decoding import Decoders, Limits
+from clipfeat.extract.pixels.decoding import NICENESS, Decoders, Limits
 from clipfeat.extract.pixels.images import MAX_PIXELS, Picture, load_picture
 from clipfeat.extract.planning.recipe import Recipe
 from clipfeat.featstore import Status
@@ -113,6 +113,13 @@ def test_a_slot_used_again_keeps_nothing_of_what_was_there(decoders, folder):
     before.release()
     paths = ["missing", "p001.jpg"]
     assert check(decoders.submit(paths, 12, SHAPE), folder, paths) == ["missing", "ok"]
+
+
+def test_decoders_let_others_have_the_next_core(decoders, folder):
+    check(decoders.submit(names(0), 1, SHAPE), folder, names(0))
+    here = psutil.Process()
+    children = [child for child in here.children() if "pixels.decoding" in str(child.cmdline())]
+    assert here.nice() + NICENESS in {child.nice() for child in children}
 
 
 def test_a_crash_costs_its_own_image(decoders, folder):

@@ -1,6 +1,8 @@
 """What a GPU is asked for, and in which order: on stand-ins, as no GPU is here."""
 
 import contextlib
+import os
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -235,3 +237,31 @@ def test_this_process_touches_no_gpu_where_others_have_them(tmp_path, monkeypatc
         "Job cuda:1",
     ]
     assert set(events[8:]) == {"end cuda:0", "end cuda:1"}
+
+
+@pytest.mark.parametrize("near", [frozenset({2, 3}), frozenset()])
+def test_a_process_stays_near_its_gpu(near, monkeypatch):
+    asked, bound = [], []
+    cards = [SimpleNamespace(pci_domain_id=0, pci_bus_id=bus, pci_device_id=0) for bus in (27, 61)]
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", cards.__getitem__)
+    monkeypatch.setattr(executors, "cores_near", lambda *about: asked.append(about) or near)
+    monkeypatch.setattr(os, "sched_setaffinity", lambda *how: bound.append(how))
+    executors.stay_near("cpu", 8)
+    executors.stay_near("cuda:1", 8)
+    gpus = ["0000:1b:00.0", "0000:3d:00.0"]
+    assert asked == [(gpus[1], gpus, 8)]
+    assert bound == [(0, near)] * bool(near)
+
+
+@pytest.mark.parametrize("set_by_user", [None, "backend:cudaMallocAsync"])
+def test_a_process_of_a_gpu_has_segments_that_grow_unless_the_user_decides(
+    set_by_user, monkeypatch
+):
+    name = "PYTORCH_CUDA_ALLOC_CONF"
+    monkeypatch.delenv(name, raising=False)
+    if set_by_user:
+        monkeypatch.setenv(name, set_by_user)
+    with executors._environment(executors.ALLOCATOR):
+        assert os.environ[name] == (set_by_user or "expandable_segments:True")
+    assert os.environ.get(name) == set_by_user

@@ -3,6 +3,7 @@
 import io
 import json
 import sys
+from dataclasses import replace
 
 import pytest
 from click.testing import CliRunner
@@ -15,8 +16,16 @@ from clipfeat.cli.main import clipfeat
 from clipfeat.extract.backbones.backbone import largest_batch
 from clipfeat.extract.executors.results import BatchResult, StageTimings
 from clipfeat.extract.planning.plan import check_record_sizes
-from clipfeat.extract.report import LOG_SECONDS, Progress, duration
+from clipfeat.extract.report import (
+    LOG_SECONDS,
+    MIN_SECONDS,
+    ExtractReport,
+    Progress,
+    bottleneck,
+    duration,
+)
 from clipfeat.featstore import GridShape
+from clipfeat.featstore.layout import Part
 
 pytestmark = pytest.mark.usefixtures("one_backbone")
 
@@ -78,6 +87,32 @@ def test_the_share_of_waiting_is_that_of_all_devices():
 
 
 @pytest.mark.parametrize(
+    ("cause", "timings"),
+    [
+        ("", {"device": 90.0, "starved": 10.0}),  # busy
+        ("for pixels", {"device": 60.0, "starved": 20.0}),
+        ("for pixels", {"device": 60.0, "starved": 39.0, "write": 80.0}),  # the first cause
+        ("for the disk", {"device": 60.0, "starved": 19.0, "write": 70.0}),
+        ("for the disk", {"device": 60.0, "write": 10.0, "commit": 95.0}),
+        ("for compression", {"device": 60.0, "write": 69.0, "encode": 280.0}),  # of 4 threads
+        ("what gives it work", {"device": 60.0, "starved": 19.0, "write": 69.0, "encode": 279.0}),
+    ],
+)
+def test_a_run_says_what_its_devices_waited_for(cause, timings):
+    advice = bottleneck(StageTimings(wall=100.0, **timings), threads=4)
+    assert cause in advice
+    assert bool(advice) == bool(cause)
+    short = StageTimings(wall=MIN_SECONDS - 1, device=1.0, starved=50.0)
+    assert bottleneck(short, threads=4) == ""
+
+
+def test_the_advice_is_the_last_line_of_a_report(tmp_path):
+    report = ExtractReport(tmp_path, Part(1, 2), None, (), advice="a faster disk helps")
+    assert report.text().splitlines()[-1] == "a faster disk helps"
+    assert "helps" not in replace(report, advice="").text()
+
+
+@pytest.mark.parametrize(
     ("seconds", "text"),
     [(0.4, "0 s"), (89.0, "89 s"), (5400.0, "1 h 30 min"), (180_000.0, "2 d 2 h")],
 )
@@ -121,13 +156,14 @@ def test_the_figures_of_a_run_lie_beside_the_store(images, tmp_path):
     reason = printed["refused"][0]
     assert (reason["images"], reason["status"], reason["example"]) == (1, "undecodable", "broken")
     stages = printed["stage_seconds"]
-    assert all(stages[name] > 0 for name in ("wall", "device", "decode", "encode", "write"))
+    assert set(stages) == {"wall", "device", "decode", "encode", "write", "commit", "starved"}
+    assert all(seconds > 0 for seconds in stages.values())
 
 
 def test_profile_says_where_the_time_went(images, tmp_path):
     lines = extract(images, tmp_path / "s", "--profile").stdout.splitlines()
-    assert [line.split()[0] for line in lines[-5:]] == [
-        "device", "decode", "encode", "write", "wall",
+    assert [line.split()[0] for line in lines[-7:]] == [
+        "device", "decode", "encode", "write", "commit", "starved", "wall",
     ]  # fmt: skip
 
 
@@ -142,9 +178,13 @@ def test_a_dry_run_estimates_and_leaves_nothing(images, tmp_path):
     assert found["seconds"] > 0
     assert (found["sampled"], found["refused"]) == (11, 1)
     real = json.loads(extract(images, tmp_path / "s", "--json").stdout)
+    a_device = found["bytes"] / 11 * found["images_per_second"]
+    assert a_device > 0
+    assert found["bytes_per_second"] == pytest.approx(a_device)
     assert found["bytes"] == pytest.approx(real["bytes"], rel=0.2)  # one image more is refused
     text = extract(images, tmp_path / "t", "--dry-run").stdout
     assert "grids   2x2x2048 (11 images)" in text
+    assert "MB/s, if no device waits (1 device, " in text
     assert "bad     1 of the 11 tried gave no record" in text
 
 

@@ -50,7 +50,7 @@ def check(expected: dict[str, Any], kills: list[dict[str, Any]]) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("scenario", ["fresh", "append", "rewrite", "parts"])
+@pytest.mark.parametrize("scenario", ["fresh", "append", "rewrite", "parts", "batches"])
 def test_killed_before_and_after_every_kind_of_step(folder, scenario):
     expected, kills = kill(scenario, folder, "steps")
     check(expected, kills)
@@ -68,14 +68,14 @@ def test_killed_at_every_kind_of_step_of_a_rollback(folder, scenario):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("scenario", ["append", "fresh", "parts-append"])
+@pytest.mark.parametrize("scenario", ["append", "batches", "fresh", "parts-append"])
 def test_killed_at_random_times(folder, scenario):
     expected, kills = kill(scenario, folder, "random", 0, 40)
     check(expected, kills)
     assert sum(found["killed"] for found in kills) >= 10
 
 
-@pytest.mark.parametrize("scenario", ["fresh", "append", "rewrite", "parts"])
+@pytest.mark.parametrize("scenario", ["fresh", "append", "rewrite", "parts", "batches"])
 def test_bytes_are_on_the_disk_before_names_and_both_before_what_vouches_for_them(folder, scenario):
     _, steps = kill(scenario, folder, "trace")
     contents, names = set(), set()  # what a loss of power may still take
