@@ -8,6 +8,8 @@ import click
 from ..base.text import tell
 from .options import LocalPath, as_json, show_json
 
+MODELS = ("ViT-S-32", "RN50")  # one of each kind of tower, both fast enough for a CPU
+
 
 @click.command()
 @click.option(
@@ -21,7 +23,7 @@ from .options import LocalPath, as_json, show_json
     "--model",
     "models",
     multiple=True,
-    default=("ViT-S-32", "RN50"),
+    default=MODELS,
     show_default=True,
     help="open_clip's name of a model to test, with random weights. May be repeated.",
 )

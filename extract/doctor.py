@@ -9,12 +9,11 @@ from ..base.errors import ExtractUsageError
 from ..base.text import counted
 from .facts import Check, Outcome, fact, machine_facts, not_imported
 
-MODELS = ("ViT-S-32", "RN50")  # one of each kind of tower, both fast enough for a CPU
 OPENAI = "openai"  # the tag of the weights that values are published for
 
 
 def diagnose(
-    folder: Path, models: Sequence[str] = MODELS, *, weights: str = "", image: Path | None = None
+    folder: Path, models: Sequence[str], *, weights: str = "", image: Path | None = None
 ) -> Iterator[Check]:
     """Yield the lines of the report as they are known; about half a minute on each device.
 
@@ -22,8 +21,8 @@ def diagnose(
     made in it. With `weights`, a file or "openai", these are compared with published values, one
     of which needs `image`.
 
-    Raises ExtractUsageError, before anything is measured, for weights that are neither, and an
-    unknown model or one without grids once the machine's facts are known.
+    Raises ExtractUsageError for weights that are neither, before anything is measured; and after
+    the machine's facts for an unknown model, and for one without grids.
     """
     if weights not in ("", OPENAI) and not Path(weights).is_file():
         raise ExtractUsageError(

@@ -129,7 +129,11 @@ def version_of(package: str) -> str | None:
 def extras() -> Check:
     """Return which of clipfeat's extras are installed, and what the others lack."""
     missing: dict[str, list[str]] = {extra: [] for extra in EXTRAS}
-    for requirement in importlib.metadata.requires("clipfeat") or ():
+    try:
+        requirements = importlib.metadata.requires("clipfeat") or ()
+    except importlib.metadata.PackageNotFoundError:
+        return fact("extras", "not known: clipfeat runs from its source folder, not installed")
+    for requirement in requirements:
         found = REQUIREMENT.match(requirement)
         if found and found[2] in missing and version_of(found[1]) is None:
             missing[found[2]].append(found[1])

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import threading
 from http.server import BaseHTTPRequestHandler, HTTPServer
+from importlib.metadata import PackageNotFoundError
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -117,7 +118,7 @@ def test_an_answer_of_any_kind_is_an_answer():
         def do_HEAD(self):
             self.send_error(403)
 
-        def log_message(self, *_: Any) -> None:
+        def log_message(self, format: str, *args: Any) -> None:
             pass
 
     with HTTPServer(("127.0.0.1", 0), Refusing) as server:
@@ -220,7 +221,15 @@ def test_the_base_install_says_what_is_missing(tmp_path):
         assert ".[extract]" in checks[name]["text"]
 
 
-def test_a_package_that_cannot_be_loaded_fails(quick, monkeypatch, tmp_path):
+def test_a_source_folder_that_is_not_installed_has_no_extras(monkeypatch):
+    def requires(name: str) -> None:
+        raise PackageNotFoundError(name)
+
+    monkeypatch.setattr("importlib.metadata.requires", requires)
+    assert "not installed" in facts.extras().text
+
+
+def test_a_package_that_cannot_be_loaded_fails():
     broken = facts.not_imported("devices", ImportError("libcudart.so.13: cannot open"))
     assert broken.outcome is Outcome.FAIL
     assert "libcudart" in broken.text
@@ -237,7 +246,7 @@ def test_help_and_mistakes_come_before_torch():
     assert "$ clipfeat doctor" in done.stdout
     assert done.stdout.splitlines()[-1] == "set()"
     with refuses("E-WEIGHTS-UNKNOWN", "openai", "absent.pt", kind=ExtractUsageError):
-        next(diagnose(Path(), weights="absent.pt"))
+        next(diagnose(Path(), ["RN50"], weights="absent.pt"))
 
 
 def test_the_published_values_are_those_of_the_tower_before_and_after_its_norm(monkeypatch):
@@ -263,7 +272,8 @@ def test_the_logits_of_texts_are_those_of_open_clip(quick, monkeypatch, tmp_path
     folder.mkdir()
     photograph(5, 320, 240).save(tmp_path / "cats.jpg", quality=90)
     published.copy_image(tmp_path / "cats.jpg", folder)
-    pixels: Any = open_clip.image_transform(224, is_train=False)(Image.open(folder / "cats.jpg"))
+    transform: Any = open_clip.image_transform(224, is_train=False)
+    pixels = transform(Image.open(folder / "cats.jpg"))
     tokens = open_clip.get_tokenizer(spec.model)(list(published.TEXTS))
     with torch.inference_mode():
         image = create_model(spec.model).eval().encode_image(pixels[None])
