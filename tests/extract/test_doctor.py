@@ -32,7 +32,7 @@ from clipfeat.extract.planning.plan import BackboneSpec
 TINY = {
     "embed_dim": 16,
     "vision_cfg": {"image_size": 64, "layers": 2, "width": 64, "head_width": 32, "patch_size": 16},
-    "text_cfg": {"context_length": 8, "vocab_size": 8, "width": 16, "heads": 1, "layers": 1},
+    "text_cfg": {"context_length": 77, "vocab_size": 49408, "width": 16, "heads": 1, "layers": 1},
 }
 CLOSED = "http://127.0.0.1:9"  # refuses every connection
 FACTS = ["versions", "system", "extras", "cores", "disk", "decoder", "java", "weights", "devices"]
@@ -249,15 +249,15 @@ def test_help_and_mistakes_come_before_torch():
         next(diagnose(Path(), ["RN50"], weights="absent.pt"))
 
 
-def test_the_published_values_are_those_of_the_tower_before_and_after_its_norm(monkeypatch):
+def test_the_published_values_are_those_of_the_tower_before_and_after_its_norm(quick, monkeypatch):
     """Against stock open_clip's own blocks: channels 1 to 3 of patches 0 to 2, the class token."""
-    model = stock_model("ViT-S-32")
-    backbone = backbone_around(model, "ViT-S-32")
+    model = stock_model("tiny")
+    backbone = backbone_around(model, "tiny")
     assert published.check_values(backbone).outcome is Outcome.FAIL
     seen: list[Any] = []
     hook = model.visual.transformer.register_forward_hook(lambda *call: seen.append(call[2]))
     with torch.no_grad():
-        model.visual(torch.full((1, 3, 224, 224), 0.5))
+        model.visual(torch.full((1, 3, 64, 64), 0.5))
         tokens = seen[0][0]
         hook.remove()
         monkeypatch.setattr(published, "PATCHES", tuple(map(tuple, tokens[1:4, 1:4].tolist())))
@@ -268,11 +268,11 @@ def test_the_published_values_are_those_of_the_tower_before_and_after_its_norm(m
 
 
 def test_the_logits_of_texts_are_those_of_open_clip(quick, monkeypatch, tmp_path):
-    spec, folder = BackboneSpec("ViT-S-32-alt", "none", 0, "float32"), tmp_path / "images"
+    spec, folder = BackboneSpec("tiny", "none", 0, "float32"), tmp_path / "images"
     folder.mkdir()
     photograph(5, 320, 240).save(tmp_path / "cats.jpg", quality=90)
     published.copy_image(tmp_path / "cats.jpg", folder)
-    transform: Any = open_clip.image_transform(224, is_train=False)
+    transform: Any = open_clip.image_transform(64, is_train=False)
     pixels = transform(Image.open(folder / "cats.jpg"))
     tokens = open_clip.get_tokenizer(spec.model)(list(published.TEXTS))
     with torch.inference_mode():
@@ -291,7 +291,8 @@ def test_without_a_network_the_weights_are_not_compared(quick):
     assert "network" in check.text
 
 
-def test_a_file_that_is_not_weights_fails(quick, tmp_path):
+def test_a_file_that_is_not_weights_fails(quick, monkeypatch, tmp_path):
+    monkeypatch.setattr(published, "MODEL", "tiny")
     (tmp_path / "w.pt").write_text("<html>")
     (check,) = published.check_published(str(tmp_path / "w.pt"), None)
     assert check.outcome is Outcome.FAIL
