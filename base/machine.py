@@ -89,49 +89,6 @@ def _quota(folder: Path) -> float:
         return math.inf
 
 
-def describe_processor() -> str:
-    """Return the processor, its instruction sets, the memory, and limits set in the environment."""
-    path = Path("/proc/cpuinfo")
-    cpuinfo = path.read_text() if path.is_file() else ""
-    memory = 0
-    if hasattr(os, "sysconf"):
-        memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    return format_processor(cpuinfo, memory)
-
-
-def format_processor(cpuinfo: str, memory_bytes: int) -> str:
-    """Return what `describe_processor` does, from the text of Linux's /proc/cpuinfo.
-
-    The text is empty, and the memory 0, where the system does not tell them.
-    """
-    facts: dict[str, str] = {}
-    for line in cpuinfo.splitlines():
-        name, _, value = line.partition(":")
-        facts.setdefault(name.strip().lower(), value.strip())
-    model = facts.get("model name") or platform.processor() or platform.machine()
-    flags = set((facts.get("flags") or facts.get("features") or "").split())
-    sets = " ".join(name for name in INSTRUCTION_SETS if name in flags) or "unknown"
-    memory = f"{memory_bytes / 2**30:.0f} GiB" if memory_bytes else "memory unknown"
-    limits = [f"{name}={os.environ[name]}" for name in LIMITS if name in os.environ]
-    return "; ".join([f"{usable_cores()} cores of {model} ({sets})", memory, *limits])
-
-
-def write_rate(folder: Path, size: int, seconds: float) -> float:
-    """Return how many bytes a second the disk of `folder` takes, of a file that is then deleted.
-
-    The file has `size` bytes, fewer if they take more than `seconds`. Each block is forced onto
-    the disk, and its bytes are random, since some file systems compress. Raises OSError.
-    """
-    block, written = os.urandom(WRITE_BLOCK), 0
-    with tempfile.TemporaryFile(dir=folder) as file:
-        started = time.perf_counter()
-        while written < size and time.perf_counter() - started < seconds:
-            written += file.write(block)
-            file.flush()
-            os.fsync(file.fileno())
-        return written / (time.perf_counter() - started)
-
-
 def slower_than_float32(precision: str) -> float:
     """Return the time that "bfloat16" or "float16" takes on this CPU, divided by float32's.
 
@@ -223,3 +180,46 @@ def visible_devices(indices: tuple[int, ...]) -> str:
         return ",".join(map(str, indices))
     entries = [entry.strip() for entry in listed.split(",")]
     return ",".join(entries[index] for index in indices)
+
+
+def describe_processor() -> str:
+    """Return the processor, its instruction sets, the memory, and limits set in the environment."""
+    path = Path("/proc/cpuinfo")
+    cpuinfo = path.read_text() if path.is_file() else ""
+    memory = 0
+    if hasattr(os, "sysconf"):
+        memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return format_processor(cpuinfo, memory)
+
+
+def format_processor(cpuinfo: str, memory_bytes: int) -> str:
+    """Return what `describe_processor` does, from the text of Linux's /proc/cpuinfo.
+
+    The text is empty, and the memory 0, where the system does not tell them.
+    """
+    facts: dict[str, str] = {}
+    for line in cpuinfo.splitlines():
+        name, _, value = line.partition(":")
+        facts.setdefault(name.strip().lower(), value.strip())
+    model = facts.get("model name") or platform.processor() or platform.machine()
+    flags = set((facts.get("flags") or facts.get("features") or "").split())
+    sets = " ".join(name for name in INSTRUCTION_SETS if name in flags) or "unknown"
+    memory = f"{memory_bytes / 2**30:.0f} GiB" if memory_bytes else "memory unknown"
+    limits = [f"{name}={os.environ[name]}" for name in LIMITS if name in os.environ]
+    return "; ".join([f"{usable_cores()} cores of {model} ({sets})", memory, *limits])
+
+
+def write_rate(folder: Path, size: int, seconds: float) -> float:
+    """Return how many bytes a second the disk of `folder` takes, of a file that is then deleted.
+
+    The file has `size` bytes, fewer if they take more than `seconds`. Each block is forced onto
+    the disk, and its bytes are random, since some file systems compress. Raises OSError.
+    """
+    block, written = os.urandom(WRITE_BLOCK), 0
+    with tempfile.TemporaryFile(dir=folder) as file:
+        started = time.perf_counter()
+        while written < size and time.perf_counter() - started < seconds:
+            written += file.write(block)
+            file.flush()
+            os.fsync(file.fileno())
+        return written / (time.perf_counter() - started)
