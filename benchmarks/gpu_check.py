@@ -52,11 +52,12 @@ PHASES = (
     Phase("digest", 40, features.extract_again),
     Phase("corruption", 25, features.delay_copies, needs_gpu=True),
     Phase("waits", 25, features.count_host_waits, needs_gpu=True),
-    Phase("forward", 75, speed.measure_forward),
-    Phase("jpeg", 15, speed.decode_on_gpu, needs_gpu=True),
-    Phase("end_to_end", 110, speed.extract_photographs),
+    Phase("forward", 70, speed.measure_forward),
+    Phase("jpeg", 10, speed.decode_on_gpu, needs_gpu=True),
+    Phase("resize", 20, speed.resize_exactly),
+    Phase("end_to_end", 105, speed.extract_photographs),
     Phase("training", 60, training.measure_steps),
-    Phase("processes", 35, training.join_processes),
+    Phase("processes", 30, training.join_processes),
 )
 
 

@@ -17,8 +17,10 @@ from torchvision.io import decode_jpeg
 from clipfeat.extract import ExtractConfig, extract_images
 from clipfeat.extract.backbones.backbone import DTYPES
 from clipfeat.extract.executors.pipeline import FeatureStream
+from clipfeat.extract.pixels.resize import resize
 from clipfeat.extract.planning.recipe import make_recipe
 from clipfeat.extract.self_test import load
+from clipfeat.featstore.geometry import Interpolation
 from clipfeat.manifests import folder_manifest
 
 from ..extract import Tower, stage_ms
@@ -27,6 +29,8 @@ from .setting import Setting
 SIDE = 448
 # Channels and side of the 3x3 convolutions of RN50's four stages, at images of 448x448.
 CONVOLUTIONS = ((64, 112), (128, 56), (256, 28), (512, 14))
+RESIZES = 200
+FILTERS: tuple[Interpolation, ...] = ("bilinear", "bicubic")
 STORE_BYTES = 4e9  # that an extraction writes at most, before compression
 
 
@@ -103,6 +107,24 @@ def decode_on_gpu(setting: Setting, measured: dict[str, Any]) -> None:
     here = np.asarray(Image.open(io.BytesIO(contents[0])))
     difference = np.abs(there.astype(int) - here)
     measured["nvjpeg_levels"] = {"mean": float(difference.mean()), "most": int(difference.max())}
+
+
+def resize_exactly(setting: Setting, measured: dict[str, Any]) -> None:
+    """Random sizes and filters: the resize of tensors gives Pillow's pixels, bit for bit; its rate."""
+    rng, wrong = np.random.default_rng(0), 0
+    for _ in range(RESIZES if setting.on_gpu else RESIZES // 10):
+        height, width, high, wide = (int(side) for side in rng.integers(2, 900, 4))
+        pixels = rng.integers(0, 256, (height, width, 3), dtype=np.uint8)
+        interpolation = FILTERS[int(rng.integers(len(FILTERS)))]
+        channels = torch.from_numpy(pixels).permute(2, 0, 1).to(setting.device)
+        there = resize(channels, (wide, high), interpolation).permute(1, 2, 0).cpu().numpy()
+        image, resample = Image.fromarray(pixels), Image.Resampling[interpolation.upper()]
+        here = image.resize((wide, height), resample).resize((wide, high), resample)
+        wrong += not np.array_equal(there, np.asarray(here))
+    photographs = torch.zeros(16, 3, 480, 640, dtype=torch.uint8, device=setting.device)
+    seconds = setting.seconds(resize, photographs, (SIDE, SIDE), "bicubic", least=1.0)
+    measured.update(wrong=wrong, images_per_second=round(len(photographs) / seconds))
+    assert not wrong, f"{wrong} resized images differ from Pillow's"
 
 
 def extract_photographs(setting: Setting, measured: dict[str, Any]) -> None:
