@@ -1,7 +1,9 @@
-"""The processor cores and GPUs that this process may use, and what the cores are fast at."""
+"""The cores and GPUs that this process may use, what the cores are fast at, and a disk's speed."""
 
 import math
 import os
+import platform
+import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,6 +21,14 @@ SYSFS = Path("/sys")
 CLEARLY = 1.5  # times as slow as float32; less may be chance
 REPEATS = 3  # measurements, of which the fastest counts
 MAX_GPUS = 1024
+# What makes matrix products of float32 and bfloat16 fast: x86 first, then Arm.
+INSTRUCTION_SETS = (
+    *("avx2", "fma", "avx512f", "avx512_bf16", "avx512_fp16", "amx_bf16"),
+    *("asimd", "sve", "bf16"),
+)
+# Set by hand, they hide instruction sets from the libraries.
+LIMITS = ("ONEDNN_MAX_CPU_ISA", "ATEN_CPU_CAPABILITY", "OMP_NUM_THREADS")
+WRITE_BLOCK = 16 << 20  # bytes between two looks at the clock
 
 
 def usable_cores() -> int:
@@ -31,7 +41,7 @@ def usable_cores() -> int:
     cores = os.cpu_count() or 1
     if allowed := affinity():
         cores = min(cores, len(allowed))
-    return max(1, min(cores, _cgroup_cores()))
+    return max(1, min(cores, cgroup_cores()))
 
 
 def affinity() -> tuple[int, ...]:
@@ -41,7 +51,7 @@ def affinity() -> tuple[int, ...]:
     return tuple(sorted(os.sched_getaffinity(0)))
 
 
-def _cgroup_cores() -> int:
+def cgroup_cores() -> int:
     """Return the processor time that the cgroups of this process allow, rounded up to cores.
 
     2.5 cores keep three threads busy. The limits of the process's group and of all groups above it
@@ -203,3 +213,46 @@ def visible_devices(indices: tuple[int, ...]) -> str:
         return ",".join(map(str, indices))
     entries = [entry.strip() for entry in listed.split(",")]
     return ",".join(entries[index] for index in indices)
+
+
+def describe_processor() -> str:
+    """Return the processor, its instruction sets, the memory, and limits set in the environment."""
+    path = Path("/proc/cpuinfo")
+    cpuinfo = path.read_text() if path.is_file() else ""
+    memory = 0
+    if hasattr(os, "sysconf"):
+        memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return format_processor(cpuinfo, memory)
+
+
+def format_processor(cpuinfo: str, memory_bytes: int) -> str:
+    """Return what `describe_processor` does, from the text of Linux's /proc/cpuinfo.
+
+    The text is empty, and the memory 0, where the system does not tell them.
+    """
+    facts: dict[str, str] = {}
+    for line in cpuinfo.splitlines():
+        name, _, value = line.partition(":")
+        facts.setdefault(name.strip().lower(), value.strip())
+    model = facts.get("model name") or platform.processor() or platform.machine()
+    flags = set((facts.get("flags") or facts.get("features") or "").split())
+    sets = " ".join(name for name in INSTRUCTION_SETS if name in flags) or "unknown"
+    memory = f"{memory_bytes / 2**30:.0f} GiB" if memory_bytes else "memory unknown"
+    limits = [f"{name}={os.environ[name]}" for name in LIMITS if name in os.environ]
+    return "; ".join([f"{usable_cores()} cores of {model} ({sets})", memory, *limits])
+
+
+def write_rate(folder: Path, size: int, seconds: float) -> float:
+    """Return how many bytes a second the disk of `folder` takes, of a file that is then deleted.
+
+    The file has `size` bytes, fewer if they take more than `seconds`. Each block is forced onto
+    the disk, and its bytes are random, since some file systems compress. Raises OSError.
+    """
+    block, written = os.urandom(WRITE_BLOCK), 0
+    with tempfile.TemporaryFile(dir=folder) as file:
+        started = time.perf_counter()
+        while written < size and time.perf_counter() - started < seconds:
+            written += file.write(block)
+            file.flush()
+            os.fsync(file.fileno())
+        return written / (time.perf_counter() - started)

@@ -113,9 +113,9 @@ class SimulatedFeatures:
 
 
 def ready_grids(shape: GridShape, count: int) -> np.ndarray:
-    """Return grids of which two thirds are zero, as after a rectifier."""
+    """Return grids, channels first, of which two thirds are zero, as after a rectifier."""
     rng = np.random.default_rng(0)
-    normal = rng.standard_normal((count, shape.rows, shape.cols, DIM), np.float32)
+    normal = rng.standard_normal((count, DIM, shape.rows, shape.cols), np.float32)
     return (normal - np.float32(ZEROS_BELOW)).clip(0).astype(np.float16)
 
 
@@ -123,7 +123,7 @@ def measure(pool: Path, images: int) -> HostResult:
     """Extract so many images from the files of `pool` through the simulated device."""
     identity = Identity(
         backbone={"model": "RN50"}, recipe=RECIPE.to_json(), precision="float16",
-        dtype="float16", codec="zstd", dim=DIM, pooled_dim=None,
+        dtype="float16", codec="zstd", dim=DIM, pooled_dim=None, order="channels_first",
     )  # fmt: skip
     with tempfile.TemporaryDirectory(dir=".") as temporary:
         root = Path(temporary)

@@ -10,6 +10,7 @@ import argparse
 import math
 import time
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -41,8 +42,15 @@ def make_batch(questions: int) -> AnswerBatch:
     )
 
 
-def measure(preset: Path, precision: str, device: str | None, questions: int, steps: int) -> str:
-    """Return a row of the table: the model's size and the milliseconds of its steps."""
+class Pace(NamedTuple):
+    """The size of a model, and the median time of its steps."""
+
+    parameters: int
+    milliseconds: float
+
+
+def measure(preset: Path, precision: str, device: str | None, questions: int, steps: int) -> Pace:
+    """Return the pace of a preset's model; a first step, which is not counted, warms up."""
     settings = load_settings(VqaSettings, config=preset, assignments=[f"precision={precision}"])
     torch.manual_seed(0)
     norm = FeatureNorm(ChannelStatistics(torch.zeros(DIM), torch.ones(DIM)), blind=False)
@@ -59,9 +67,8 @@ def measure(preset: Path, precision: str, device: str | None, questions: int, st
         if accelerator.device.type == "cuda":
             torch.cuda.synchronize()
         seconds.append(time.perf_counter() - started)
-    size = sum(parameter.numel() for parameter in model.parameters()) / 1e6
-    median = float(np.median(seconds[1:]))
-    return f"| {preset.stem} | {size:.0f} M | {1e3 * median:,.0f} | {questions / median:,.0f} |"
+    size = sum(parameter.numel() for parameter in model.parameters())
+    return Pace(size, 1e3 * float(np.median(seconds[1:])))
 
 
 def main() -> None:
@@ -75,14 +82,18 @@ def main() -> None:
     print("| preset | parameters | ms a step | questions/s |")
     print("|---|---|---|---|")
     for name in arguments.presets:
-        row = measure(
-            PRESETS / f"{name}.toml",
+        pace = measure(
+            PRESETS / "vqa" / f"{name}.toml",
             arguments.precision,
             arguments.device,
             arguments.questions,
             arguments.steps,
         )
-        print(row, flush=True)
+        rate = 1e3 * arguments.questions / pace.milliseconds
+        print(
+            f"| {name} | {pace.parameters / 1e6:.0f} M | {pace.milliseconds:,.0f} | {rate:,.0f} |",
+            flush=True,
+        )
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ from ..base import clipfeat_version
 from ..base.errors import ClipfeatError, reason_of
 from ..base.text import log_to_terminal
 from .data import corpus, demo_data
+from .doctor import doctor
 from .eval import compare, eval_
 from .extract import extract
 from .manifest import manifest
@@ -41,7 +42,9 @@ def clipfeat() -> None:
     """
 
 
-for command in (manifest, extract, store, corpus, train, eval_, predict, compare, demo_data):
+for command in (
+    doctor, manifest, extract, store, corpus, train, eval_, predict, compare, demo_data,
+):  # fmt: skip
     clipfeat.add_command(command)
 
 

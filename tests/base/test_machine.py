@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.machine import describe_machine
 from clipfeat.base import machine
 from clipfeat.base.errors import UsageError
 
@@ -19,7 +18,7 @@ def cores_with(monkeypatch: pytest.MonkeyPatch, mask: set[int] | None, cgroup: i
         monkeypatch.delattr(os, "sched_getaffinity")
     else:
         monkeypatch.setattr(os, "sched_getaffinity", lambda _: mask)
-    monkeypatch.setattr(machine, "_cgroup_cores", lambda: cgroup)
+    monkeypatch.setattr(machine, "cgroup_cores", lambda: cgroup)
     return machine.usable_cores()
 
 
@@ -167,6 +166,6 @@ def test_a_benchmark_names_the_instruction_sets(monkeypatch: pytest.MonkeyPatch)
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", "AVX2")
     cpuinfo = "model name\t: A Processor\nflags\t\t: fpu avx avx2 fma\n\nmodel name\t: Another\n"
-    assert describe_machine(cpuinfo, 16 << 30) == (
+    assert machine.format_processor(cpuinfo, 16 << 30) == (
         "4 cores of A Processor (avx2 fma); 16 GiB; ONEDNN_MAX_CPU_ISA=AVX2"
     )
