@@ -131,7 +131,7 @@ def recompute(
     backbone, described = load_backbone(spec, choose_device(device, torch.cuda.device_count()))
     check_weights(store, spec, described)
     backbone.check_recipe(recipe)
-    stream = FeatureStream(backbone, recipe, identity)
+    stream = FeatureStream(backbone, recipe, identity.dtype, identity.order)
     ready: list[tuple[IndexRow, np.ndarray]] = []
     skipped: list[tuple[str, str]] = []
     other_files: list[str] = []

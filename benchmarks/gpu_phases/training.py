@@ -10,6 +10,7 @@ from torch.multiprocessing.spawn import spawn
 
 from clipfeat.train.checkpoint import write_checkpoint
 from clipfeat.train.models.decoding import greedy, sample
+from clipfeat.train.records import Records
 from clipfeat.train.tasks.settings import PRESETS
 
 from .. import decode, steps
@@ -52,7 +53,7 @@ def caption_seconds(setting: Setting) -> float:
     features = torch.rand(images, cells, decode.DIM, device=device)
     mask = torch.ones(images, cells, dtype=torch.bool, device=device)
     shapes = torch.tensor([[decode.ROWS, decode.COLS]] * images, device=device)
-    memory = model.encode(features, mask, shapes)
+    memory = model.encode(Records(features, mask, shapes))
     generator = torch.Generator(device).manual_seed(0)
 
     def write() -> None:

@@ -21,7 +21,7 @@ import torch
 from jaxtyping import Float
 
 from ...base.errors import ExtractError
-from ...featstore import GridShape, Identity
+from ...featstore.identity import Order
 from ..backbones.backbone import Backbone, choose_batch_size, full_precision
 from ..pixels.decoding import Decoders, Limits, PendingBatch
 from ..pixels.images import Picture, load_picture
@@ -75,7 +75,7 @@ def run_tasks(
     on_device = resizes_on_device(backbone.device) and job.recipe.views is None
     row_bytes = max(job.picture_bytes, DECODED_BYTES if on_device else 0)
     slots, slot_bytes = 2 * AHEAD + 3, job.batching.max_rows * row_bytes
-    stream = FeatureStream(backbone, job.recipe, job.identity)
+    stream = FeatureStream(backbone, job.recipe, job.identity.dtype, job.identity.order)
     with (
         Decoders(load, job.decoders, slots, slot_bytes, limits=limits) as decoders,
         stream.reading(decoders.memory) as warning,
@@ -204,15 +204,13 @@ class FeatureStream:
     comes. Nothing waits but `PendingFeatures.result`.
     """
 
-    def __init__(self, backbone: Backbone, recipe: Recipe, identity: Identity):
+    def __init__(
+        self, backbone: Backbone, recipe: Recipe, dtype: str, order: Order = "channels_last"
+    ):
         self._backbone = backbone
         self._recipe = recipe
-        self._dtype: torch.dtype = getattr(torch, identity.dtype)  # of the numbers on disk
-        # The dimensions of a batch as those of its records follow one another on disk.
-        self._orders = {
-            name: (0, *(1 + d for d in identity.array(name, GridShape(1, 1)).order))
-            for name in identity.arrays
-        }
+        self._dtype: torch.dtype = getattr(torch, dtype)  # of the numbers on disk
+        self._order = order  # of the numbers of a grid on disk
         self._uploads: Any = None  # the streams of a GPU
         self._downloads: Any = None
         if backbone.device.type == "cuda":
@@ -301,19 +299,19 @@ class FeatureStream:
         grids, vectors = self._backbone.grids(pixels.flatten(0, -4), self._recipe)
         if views:
             assert vectors is not None
-            return {"grid": self._array("grid", vectors.unflatten(0, (-1, views)).unsqueeze(2))}
+            return {"grid": self._array(vectors.unflatten(0, (-1, views)).unsqueeze(2))}
         if vectors is None:
-            return {"grid": self._array("grid", grids)}
-        return {"grid": self._array("grid", grids), "pooled": self._array("pooled", vectors)}
+            return {"grid": self._array(grids)}
+        return {"grid": self._array(grids), "pooled": self._array(vectors)}
 
-    def _array(
-        self, name: str, tensor: Float[torch.Tensor, "image *cells dim"]
-    ) -> tuple[torch.Tensor, ...]:
+    def _array(self, tensor: Float[torch.Tensor, "image *cells dim"]) -> tuple[torch.Tensor, ...]:
         """Return what becomes the array, peaks and means of `Features`."""
         peaks = tensor.flatten(1).abs().amax(dim=1).float()
         means = tensor.flatten(1, -2).mean(1, dtype=torch.float32) if tensor.ndim > 2 else tensor
-        stored = tensor.to(self._dtype).permute(self._orders[name]).contiguous()
-        return stored, peaks, means.float()
+        stored = tensor.to(self._dtype)
+        if self._order == "channels_first" and tensor.ndim > 2:
+            stored = stored.movedim(-1, 1)
+        return stored.contiguous(), peaks, means.float()
 
 
 def _to_pinned(tensor: torch.Tensor, stream: Any) -> torch.Tensor:

@@ -174,8 +174,7 @@ class NoWaits(TorchDispatchMode):
 def test_no_batch_but_the_first_has_the_host_wait(name, vector):
     backbone = on_meta(backbone_around(stock_model(name), name, "bfloat16"))
     recipe = recipe_of(backbone, vector=vector)
-    pooled_dim = None if vector is None else backbone.pooled_dim
-    stream = FeatureStream(backbone, recipe, make_identity(backbone.dim, pooled_dim=pooled_dim))
+    stream = FeatureStream(backbone, recipe, "float16", "channels_first")
     pixels = pixels_of((96, 64)).numpy()
     stream.compute(pixels)  # fits the positions to the size, and makes the constants
     with NoWaits():

@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 import torch
 from pictures import write_photographs
-from stores import make_identity
 from towers import pixels_of, recipe_of
 
 from clipfeat.base import machine
@@ -72,7 +71,7 @@ def stream_on(runtime, monkeypatch):
     monkeypatch.setattr(torch.cuda, "synchronize", lambda *_: None)
     monkeypatch.setattr(torch.cuda, "cudart", lambda: runtime)
     monkeypatch.setattr(torch, "zeros", runtime.kernel)
-    return FeatureStream(stand_in(), RECIPE, make_identity(4))
+    return FeatureStream(stand_in(), RECIPE, "float16")
 
 
 @pytest.mark.parametrize("refusal", [0, 1, 801])  # 801: cudaErrorNotSupported

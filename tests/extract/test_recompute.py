@@ -81,9 +81,7 @@ def test_rounding_is_told_from_other_features(
 ):
     array = FeatureStream._array
     with monkeypatch.context() as patch:
-        patch.setattr(
-            FeatureStream, "_array", lambda self, name, grid: array(self, name, change(grid))
-        )
+        patch.setattr(FeatureStream, "_array", lambda self, grid: array(self, change(grid)))
         store = extract(images, tmp_path / "s")
     found, _ = again(store, images)
     assert (found.verdict, found.is_good) == (verdict, verdict == "same features")
