@@ -14,6 +14,7 @@ from functools import partial
 from pathlib import Path
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from ...base import clipfeat_version
 from ...base.errors import StoreError
@@ -30,7 +31,7 @@ from ..lookup import LookupBuilder, Status, lookup_bytes
 from ..metadata import StoreMetadata, store_digest, write_metadata
 from ..shards import ShardRow
 from ..store import FeatureStore
-from ..tables import IndexRow, index_batch, index_lines, read_index, write_index, write_shards
+from ..tables import index_lines, read_index, write_index, write_shards
 from .journal import Journal
 from .lock import StoreLock
 from .run import Run
@@ -56,11 +57,12 @@ def commit_store(run: Run, lock: StoreLock) -> FeatureStore:
     def counted_rows() -> Iterator[pa.RecordBatch]:
         for batch in merged(written.index_streams()):
             lookup.add(batch)
-            counts.update(batch.column("status").to_pylist())
+            for each in batch.column("status").value_counts().to_pylist():
+                counts[each["values"]] += each["counts"]
             yield batch
 
     write_index(paths["index"], counted_rows())
-    missing = len(run.layout.shards) - written.receipts
+    missing = len(run.layout.shards) - written.shards
     if missing:
         raise StoreError(
             f"{run.path}: not written yet: {counted(missing, 'shard')} of "
@@ -109,46 +111,39 @@ class _WrittenShards:
 
     def __init__(self, run: Run):
         self._run = run
-        self.receipts = 0
+        self.shards = 0  # that have a receipt
         self.files: dict[str, ShardRow] = {}  # by path
-        self.libraries: list[dict[str, str]] = []
+        self.libraries: list[Mapping[str, str]] = []
         if run.parent is not None:
             self.files = {shard.path: shard for shard in run.parent.shards}
             self.libraries = [run.parent.metadata.libraries]
 
     def index_streams(self) -> list[Iterator[pa.RecordBatch]]:
-        """Return the rows of the index in streams, each of which is sorted by id."""
+        """Return the rows of the index in streams, each of which is sorted by id.
+
+        Of two rows with one id, the one in the earlier stream counts.
+        """
         run = self._run
         series: list[list[Shard]] = []  # in each the ids of a shard follow those of the last one
         for shard in run.layout.shards:
-            if series and shard.ids and series[-1][-1].ids[-1:] < shard.ids[:1]:
+            last = series[-1][-1].ids if series else ()
+            if last and shard.ids and last[-1] < shard.ids[0]:
                 series[-1].append(shard)
             else:
                 series.append([shard])
-        streams = [self._batches(shards) for shards in series]
+        streams = [_rebatched(self._batches(shards)) for shards in series]
         if run.parent is not None:
-            replaced = {image_id for shard in run.layout.shards for image_id in shard.ids}
-            streams.append(_without(replaced, run.parent.index_batches()))
+            streams.append(run.parent.index_batches())
         return streams
 
     def _batches(self, shards: Iterable[Shard]) -> Iterator[pa.RecordBatch]:
-        """Yield the rows of some shards, those of several small ones together."""
-        rows: list[IndexRow] = []
-        for _, receipt in self._run.receipts(shards):
-            self.receipts += 1
-            self.files.update({file.path: file for file in receipt.files})
-            if receipt.libraries not in self.libraries:
-                self.libraries.append(receipt.libraries)
-            rows.extend(receipt.records)
-            if len(rows) >= BATCH_ROWS:
-                yield index_batch(rows)
-                rows = []
-        yield index_batch(rows)
-
-
-def _without(ids: set[str], batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-    for batch in batches:
-        yield batch.filter(pa.array([i not in ids for i in batch.column(KEY).to_pylist()]))
+        """Yield the rows of each shard."""
+        for shard in self._run.written(shards):
+            self.shards += 1
+            self.files.update({file.path: file for file in shard.files})
+            if shard.libraries not in self.libraries:
+                self.libraries.append(shard.libraries)
+            yield shard.rows
 
 
 def merge_libraries(several: Iterable[Mapping[str, str]]) -> dict[str, str]:
@@ -167,6 +162,7 @@ def merge_libraries(several: Iterable[Mapping[str, str]]) -> dict[str, str]:
 def merged(streams: Iterable[Iterator[pa.RecordBatch]]) -> Iterator[pa.RecordBatch]:
     """Yield the rows of all streams, sorted by id, holding one batch of each.
 
+    Of several rows with one id, that of the first stream is kept.
     Streams are merged FAN_IN at a time, then the results of these, and so on: a row costs the
     same at each level, and the number of levels is the logarithm of the number of streams.
     """
@@ -195,7 +191,15 @@ def _merge_few(streams: list[Iterator[pa.RecordBatch]]) -> Iterator[pa.RecordBat
         if len(taken) == 1:
             yield taken[0]
         else:
-            yield from pa.Table.from_batches(taken).sort_by(KEY).to_batches()
+            yield _merged(pa.concat_batches(taken))
+
+
+def _merged(rows: pa.RecordBatch) -> pa.RecordBatch:
+    """Return rows sorted by id, of several with one id the first."""
+    rows = rows.sort_by(KEY)  # stable
+    ids = rows.column(KEY)
+    is_other = pc.call_function("not_equal", [ids[1:], ids[:-1]])
+    return rows.filter(pa.concat_arrays([pa.array([True]), is_other]))
 
 
 def _rebatched(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:

@@ -1,15 +1,22 @@
 """The journal of a store that is being written: its plan, and a receipt of each written shard."""
 
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
+# pyright: reportMissingTypeStubs=false
+# pyright: reportUnknownArgumentType=false, reportUnknownParameterType=false
+# pyarrow has no types.
+
 import contextlib
 import errno
 import os
 import re
-from collections.abc import Container, Iterable, Iterator, Mapping
-from itertools import pairwise
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from ...base.errors import StoreError, reason_of
 from ...base.files import (
@@ -25,25 +32,26 @@ from ...base.files import (
 from ...base.jsonio import as_struct, canonical_json, parse_json
 from ...base.parquet import MAX_TEXT
 from ..geometry import GridShape
-from ..layout import JOURNAL, Part, Shard, check_folder
+from ..layout import JOURNAL, Ids, Part, Shard, check_folder
 from ..lookup import Status
 from ..metadata import MAX_IDS, Count, Sha256, ShardRecords, is_sha256
 from ..shards import CRC_BYTES, ShardRow
-from ..tables import IndexRow
+from ..tables import HASHES, INDEX_SCHEMA, IndexRow, index_batch
 from .lock import LOCK, MAX_HOLDER_BYTES
 
 PLAN = "plan.json"
 NUMBER = re.compile(r"[0-9]{8,12}")  # of a shard, in the names of its files
-RECEIPT = re.compile(rf"{NUMBER.pattern}\.json")
+RECEIPT = re.compile(rf"{NUMBER.pattern}\.receipt")
 SHARD_TEMPORARY = re.compile(rf"{NUMBER.pattern}\.[a-z]+\.[0-9a-f]{{16}}{re.escape(TEMPORARY)}")
 MAX_PLAN_BYTES = 1 << 26  # three million shards that are written again
 MAX_RECEIPT_BYTES = 1 << 29
 MAX_LIBRARIES = 32  # that one process names
 MAX_LIBRARY_TEXT = 100  # characters of a name or a version
-MAX_SIDE = 1 << 31  # pixels of an image, less one
-MAX_UTF8 = 4  # bytes of a character
-HEX = re.compile("[0-9a-f]*")
-STATUSES = {status.value for status in Status}
+CHECKED_ROWS = 1 << 12  # of receipts whose values are checked together
+STATUSES = pa.array([status.value for status in Status], pa.string())
+RECORD_DIGITS = {
+    "checksum": 2 * CRC_BYTES
+}  # of columns that a record fills, for each of its arrays
 
 
 class Plan(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -75,16 +83,42 @@ class Receipt(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     shard: int  # its number in the plan
     files: tuple[ShardRow, ...]  # grid first
-    records: tuple[IndexRow, ...]
+    columns: tuple[tuple[bytes, ...], ...]  # of its rows of the index: the buffers of Arrow
     libraries: dict[str, str]  # of the process that wrote it: name to version
 
     def __post_init__(self) -> None:
         check_libraries(self.libraries)
 
-    def to_json(self) -> bytes:
+    @classmethod
+    def of(
+        cls,
+        shard: int,
+        files: Iterable[ShardRow],
+        rows: Iterable[IndexRow],
+        libraries: Mapping[str, str],
+    ) -> "Receipt":
+        """Return the receipt of a shard with these rows of the index."""
+        columns = tuple(
+            tuple(buffer.to_pybytes() for buffer in column.buffers()[1:])  # without null values
+            for column in index_batch(rows).columns
+        )
+        return cls(shard, tuple(files), columns, dict(libraries))
+
+    def rows(self) -> pa.RecordBatch:
+        """Return its rows of the index, raising ValueError for buffers that are not such rows."""
+        rows = max(0, len(self.columns[0][0]) // 4 - 1)  # where texts begin: one number more
+        arrays = [
+            pa.Array.from_buffers(kind, rows, [None, *map(pa.py_buffer, buffers)])
+            for kind, buffers in zip(INDEX_SCHEMA.types, self.columns, strict=True)
+        ]
+        batch = pa.RecordBatch.from_arrays(arrays, schema=INDEX_SCHEMA)
+        batch.validate(full=True)
+        return batch
+
+    def to_bytes(self) -> bytes:
         """Return the bytes of the receipt; raises StoreError if they are more than readers take."""
-        content = canonical_json(msgspec.structs.asdict(self))
-        limit = max_receipt_bytes(len(self.records))
+        content = msgspec.msgpack.encode(self)
+        limit = max_receipt_bytes(len(self.rows()))
         if len(content) > limit:
             raise StoreError(
                 f"the receipt of shard {self.shard} would have {len(content):,} bytes, of "
@@ -93,74 +127,103 @@ class Receipt(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             )
         return content
 
-    def is_for(self, shard: Shard, arrays: tuple[str, ...]) -> bool:
-        """Return whether this is a receipt of `shard` that a writer can have left."""
-        shape = str(shard.shape)
+
+class Written(NamedTuple):
+    """A shard that is written, as its receipt proves."""
+
+    shard: Shard
+    files: tuple[ShardRow, ...]  # grid first
+    rows: pa.RecordBatch  # of the index
+    libraries: Mapping[str, str]
+
+    def is_of_shard(self, arrays: tuple[str, ...]) -> bool:
+        """Return whether files, ids and rows are those of the shard; values are not checked."""
+        shard, shape = self.shard, str(self.shard.shape)
         place = (shape, shard.first_row, shard.records)
-        rows = zip(shard.ids, shard.rows, strict=True)
         return (
-            self.shard == shard.number
-            and [(file.path, *file[3:]) for file in self.files]
+            [(file.path, *file[3:]) for file in self.files]
             == [(shard.path(array), *place) for array in arrays]
             and all(0 <= file.bytes < 1 << 63 and is_sha256(file.sha256) for file in self.files)
-            and [(record.image_id, record.shape, record.row) for record in self.records]
-            == [(image_id, shape, row) for image_id, row in rows]
-            and all(_fits_index(record, len(arrays)) for record in self.records)
+            and shard.ids == Ids(self.rows.column("image_id"))
+            and self.rows.column("shape").equals(pa.repeat(shape, len(shard.ids)))
+            and np.array_equal(self.rows.column("row"), shard.rows)
         )
 
-    def as_shard(self, shard_records: int, arrays: tuple[str, ...]) -> Shard | None:
-        """Return the shard that this receipt describes, None if no shard can have it."""
-        if not self.files:
-            return None
-        _, _, _, shape, first_row, records = self.files[0]
-        with contextlib.suppress(StoreError):  # of a text that is not a grid shape
-            ids = tuple(record.image_id for record in self.records)
-            rows = tuple(record.row for record in self.records)
-            shard = Shard(
-                self.shard,
-                GridShape.parse(shape),
-                first_row // shard_records,
-                first_row,
-                records,
-                ids,
-                rows,
-            )
-            bounds = (first_row - 1, *rows, first_row + records)
-            if (
-                0 <= first_row < MAX_IDS
-                and first_row % shard_records == 0
-                and 1 <= records <= shard_records
-                and all(a < b for a, b in pairwise(bounds))
-                and self.is_for(shard, arrays)
-            ):
-                return shard
+
+def _described_shard(receipt: Receipt, rows: pa.RecordBatch, shard_records: int) -> Shard | None:
+    """Return the shard that a receipt describes, None if no shard can have it."""
+    if not receipt.files:
         return None
+    _, _, _, text, first_row, records = receipt.files[0]
+    try:
+        shape = GridShape.parse(text)
+    except StoreError:
+        return None
+    numbers = rows.column("row").to_numpy()
+    rising = bool((np.diff(numbers, prepend=first_row - 1, append=first_row + records) > 0).all())
+    if (
+        not 0 <= first_row < MAX_IDS
+        or first_row % shard_records
+        or not 1 <= records <= shard_records
+        or not rising
+    ):
+        return None
+    places: Sequence[int] = range(first_row, first_row + len(numbers))
+    if len(numbers) and numbers[-1] != places[-1]:  # there are gaps
+        places = tuple(numbers.tolist())
+    ids = Ids.of(rows.column("image_id").to_pylist())  # a copy, without the rest of the receipt
+    index = first_row // shard_records
+    return Shard(receipt.shard, shape, index, first_row, records, ids, places)
 
 
-def _fits_index(record: IndexRow, arrays: int) -> bool:
-    """Return whether the index of a store with so many arrays can have this row."""
-    digits = 2 * CRC_BYTES * arrays if record.status == Status.OK else 0
-    return (
-        record.status in STATUSES
-        and 0 <= record.width < MAX_SIDE
-        and 0 <= record.height < MAX_SIDE
-        and (not record.source_sha256 or is_sha256(record.source_sha256))
-        and len(record.checksum) == digits
-        and HEX.fullmatch(record.checksum) is not None
-        and all(_fits_table(text) for text in (record.image_id, record.reason, record.source))
-    )
+def _possible(several: Iterable[Written | None], arrays: tuple[str, ...]) -> Iterator[Written]:
+    """Yield those that a writer can have left; their values are checked many rows at a time."""
+    held: list[Written] = []
+    for written in several:
+        if written is not None and written.is_of_shard(arrays):
+            held.append(written)
+            if sum(len(each.rows) for each in held) >= CHECKED_ROWS:
+                yield from _fitting(held, len(arrays))
+                held = []
+    if held:
+        yield from _fitting(held, len(arrays))
 
 
-def _fits_table(text: str) -> bool:
-    return MAX_UTF8 * len(text) <= MAX_TEXT or len(text.encode()) <= MAX_TEXT
+def _fitting(several: list[Written], arrays: int) -> Iterator[Written]:
+    """Yield those of which the index can have every row."""
+    bad = np.flatnonzero(~_fits_index(pa.concat_batches([each.rows for each in several]), arrays))
+    ends = np.cumsum([len(each.rows) for each in several])
+    refused = set(np.searchsorted(ends, bad, side="right").tolist())
+    yield from (each for number, each in enumerate(several) if number not in refused)
+
+
+def _fits_index(rows: pa.RecordBatch, arrays: int) -> np.ndarray:
+    """Return (row,) bool: whether the index of a store with so many arrays can have this row."""
+    status = rows.column("status")
+    has_record = pc.call_function("equal", [status, Status.OK.value]).to_numpy(zero_copy_only=False)
+    fits = pc.call_function("is_in", [status], pc.SetLookupOptions(STATUSES))
+    fits = fits.to_numpy(zero_copy_only=False)
+    for name, column in zip(rows.schema.names, rows.columns, strict=True):
+        if not pa.types.is_string(column.type):
+            fits &= column.to_numpy() >= 0
+            continue
+        lengths = pc.call_function("binary_length", [column]).to_numpy()
+        fits &= lengths <= MAX_TEXT
+        if name in RECORD_DIGITS:
+            fits &= lengths == RECORD_DIGITS[name] * arrays * has_record
+        if name in HASHES:
+            options = pc.MatchSubstringOptions(HASHES[name])
+            matches = pc.call_function("match_substring_regex", [column], options)
+            fits &= matches.to_numpy(zero_copy_only=False)
+    return fits
 
 
 def max_receipt_bytes(records: int) -> int:
     """Return the largest size of a receipt of so many records, in bytes.
 
-    The texts of a record have at most MAX_TEXT bytes each; JSON makes at most six of one.
+    Three texts of a record have at most MAX_TEXT bytes each, everything else has a few hundred.
     """
-    return min(MAX_RECEIPT_BYTES, (1 << 20) + (records << 17))
+    return min(MAX_RECEIPT_BYTES, (1 << 20) + (records << 14))
 
 
 def check_libraries(libraries: Mapping[str, Any]) -> None:
@@ -180,7 +243,7 @@ class Journal:
     """The folder `journal/` of a store that is being written or updated.
 
     `plan.json` contains what is being written; `lock` names the one process that may write, or
-    `part-3-of-16.lock` one of several; `<shard>.json` is a receipt. Temporary files of shards lie
+    `part-3-of-16.lock` one of several; `<shard>.receipt` is a receipt. Temporary files of shards lie
     here too. The folder is removed once the store is finished. Without a plan there is no receipt.
     """
 
@@ -259,43 +322,44 @@ class Journal:
 
     def receipt_path(self, shard: int) -> Path:
         """Return the file of the receipt of a shard."""
-        return self.folder / f"{shard:08}.json"
+        return self.folder / f"{shard:08}.receipt"
 
     def write_receipt(self, receipt: Receipt) -> None:
         """Write a receipt, which makes its shard done."""
-        write_atomically(self.receipt_path(receipt.shard), receipt.to_json())
+        write_atomically(self.receipt_path(receipt.shard), receipt.to_bytes())
 
-    def receipts(
-        self, shards: Iterable[Shard], arrays: tuple[str, ...]
-    ) -> Iterator[tuple[Shard, Receipt]]:
-        """Yield those of `shards` that have a receipt, with it."""
-        for shard in shards:
-            receipt = self._read_receipt(shard.number, len(shard.ids))
-            if receipt is not None and receipt.is_for(shard, arrays):
-                yield shard, receipt
+    def written(self, shards: Iterable[Shard], arrays: tuple[str, ...]) -> Iterator[Written]:
+        """Yield those of `shards` that have a receipt."""
+        found = (self._read_receipt(shard.number, len(shard.ids), shard) for shard in shards)
+        return _possible(found, arrays)
 
-    def described_shards(
-        self, plan: Plan, arrays: tuple[str, ...]
-    ) -> Iterator[tuple[Shard, Receipt]]:
-        """Yield the shards that receipts describe, in the order of their numbers, with these.
+    def described(self, plan: Plan, arrays: tuple[str, ...]) -> Iterator[Written]:
+        """Yield the shards that receipts describe, in the order of their numbers.
 
         For a reader that knows nothing but the journal.
         """
-        names = {path.name for path in self.folder.glob("*.json")}
-        numbers = {int(name[:-5]) for name in names if RECEIPT.fullmatch(name)}
-        for number in sorted(number for number in numbers if number < plan.shards):
-            receipt = self._read_receipt(number, plan.shard_records)
-            shard = receipt and receipt.as_shard(plan.shard_records, arrays)
-            if receipt and shard and shard.number == number:
-                yield shard, receipt
+        names = {path.name for path in self.folder.glob("*.receipt")}
+        numbers = {int(name.partition(".")[0]) for name in names if RECEIPT.fullmatch(name)}
+        known = sorted(number for number in numbers if number < plan.shards)
+        return _possible((self._read_receipt(k, plan.shard_records) for k in known), arrays)
 
-    def _read_receipt(self, number: int, records: int) -> Receipt | None:
-        """Return a receipt of at most so many records, None if no writer has left one."""
+    def _read_receipt(
+        self, number: int, records: int, shard: Shard | None = None
+    ) -> Written | None:
+        """Return what a receipt of at most so many records says; None if no writer has left it.
+
+        It is that of `shard`, or of the shard that it describes.
+        """
         try:
             content = read_bytes(self.receipt_path(number), max_receipt_bytes(records))
-            return msgspec.json.decode(content, type=Receipt)
-        except (OSError, ValueError):
+            receipt = msgspec.msgpack.decode(content, type=Receipt)
+            rows = receipt.rows()
+        except (OSError, ValueError, IndexError):
             return None
+        shard = shard or _described_shard(receipt, rows, records)
+        if shard is None or receipt.shard != number:
+            return None
+        return Written(shard, receipt.files, rows, receipt.libraries)
 
     def owns(self, name: str) -> bool:
         """Return whether a file of this name in the journal is a writer's."""

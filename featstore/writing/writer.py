@@ -10,7 +10,7 @@ import numpy as np
 from ...base.errors import StoreError
 from ...base.files import remove_temporaries
 from ..geometry import GridShape
-from ..layout import Layout, Part, Shard, check_folder, check_folders, lay_out
+from ..layout import Grids, Layout, Part, Shard, check_folder, check_folders, lay_out
 from ..lookup import Status
 from ..metadata import Identity
 from ..shards import ShardWriter, as_bytes, checksum, encode
@@ -41,7 +41,7 @@ def write_store(
             f"{path} is a finished store already; open it, or choose another path",
             code="E-STORE-FINISHED",
         )
-    layout = lay_out(shapes, shard_records)
+    layout = lay_out(Grids.of(shapes), shard_records)
     with StoreWriter(path, identity, layout) as writer:
         for shard in writer.pending:
             with ShardTransaction(path, identity, shard_records, shard, libraries={}) as files:
@@ -258,6 +258,6 @@ class ShardTransaction:
     def commit(self, records: tuple[IndexRow, ...]) -> Receipt:
         """Give the files their names, then write the receipt, which makes the shard done."""
         files = tuple(file.commit() for file in self._files.values())
-        receipt = Receipt(self._shard.number, files, records, self._libraries)
+        receipt = Receipt.of(self._shard.number, files, records, self._libraries)
         self._journal.write_receipt(receipt)
         return receipt
