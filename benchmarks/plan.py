@@ -19,7 +19,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import NamedTuple
 
-from clipfeat.extract.planning.plan import plan_shapes, shard_tasks
+from clipfeat.extract.planning.plan import plan_grids, shard_tasks
 from clipfeat.extract.planning.recipe import Preprocess, Recipe, make_recipe
 from clipfeat.featstore import FeatureStore, Identity, IndexRow, Status
 from clipfeat.featstore.layout import Shard, lay_out
@@ -71,7 +71,7 @@ def look(path: Path, count: int) -> None:
 def plan(path: Path, count: int) -> None:
     """Read a manifest and cut it into shard tasks, as an extraction does before any pixel."""
     manifest, recipe = read_manifest(path), aspect_recipe()
-    layout = lay_out(plan_shapes(manifest, recipe, CELL), SHARD_RECORDS)
+    layout = lay_out(plan_grids(manifest, recipe, CELL), SHARD_RECORDS)
     layout.fingerprint()
     assert sum(len(task.images) for task in shard_tasks(manifest, layout.shards, recipe)) == count
 
@@ -90,7 +90,7 @@ def journal(path: Path, count: int) -> None:
         recipe=recipe.to_json(), precision="float32", dtype="float16", codec="zstd", dim=2048,
         pooled_dim=1024,
     )  # fmt: skip
-    layout = lay_out(plan_shapes(manifest, recipe, CELL), SHARD_RECORDS)
+    layout = lay_out(plan_grids(manifest, recipe, CELL), SHARD_RECORDS)
     run = Run(path.with_suffix(".clipfeat"), identity, layout, None)
     run.journal.create()
     run.make_folders()
@@ -98,7 +98,7 @@ def journal(path: Path, count: int) -> None:
         for array in identity.arrays:
             (run.path / shard.path(array)).touch()
         receipt = full_receipt(shard, identity)
-        run.journal.receipt_path(shard.number).write_bytes(receipt.to_json())
+        run.journal.receipt_path(shard.number).write_bytes(receipt.to_bytes())
     run.journal.write_plan(run.plan)
 
 
@@ -116,7 +116,7 @@ def full_receipt(shard: Shard, identity: Identity) -> Receipt:
         rows.append(
             IndexRow(image_id, Status.OK, "", shape, row, 640, 480, sha256, source, sha256[:16])
         )
-    return Receipt(shard.number, tuple(files), tuple(rows), {"pillow": "12.0", "torch": "2.11"})
+    return Receipt.of(shard.number, files, rows, {"pillow": "12.0", "torch": "2.11"})
 
 
 def finish(path: Path, count: int) -> None:
