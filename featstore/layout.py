@@ -112,7 +112,7 @@ class Ids(Sequence[str]):
     """Ids in an Arrow column, or in a slice of one: a third of the memory of Python's texts."""
 
     def __init__(self, column: pa.Array):
-        self.column: pa.Array = column.cast(pa.large_string())  # all may exceed 2 GiB
+        self.column: pa.Array = column  # of string or large_string: all may exceed 2 GiB
 
     @classmethod
     def of(cls, ids: Iterable[str]) -> Self:
@@ -144,7 +144,7 @@ class Ids(Sequence[str]):
         return at.fill_null(-1 - first).to_numpy() + first
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, Ids) and self.column.equals(other.column)
+        return isinstance(other, Ids) and list(self) == list(other)
 
     __hash__ = None  # type: ignore[assignment]
 

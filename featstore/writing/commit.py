@@ -113,7 +113,7 @@ class _WrittenShards:
         self._run = run
         self.shards = 0  # that have a receipt
         self.files: dict[str, ShardRow] = {}  # by path
-        self.libraries: list[Mapping[str, str]] = []
+        self.libraries: list[dict[str, str]] = []
         if run.parent is not None:
             self.files = {shard.path: shard for shard in run.parent.shards}
             self.libraries = [run.parent.metadata.libraries]
@@ -131,19 +131,20 @@ class _WrittenShards:
                 series[-1].append(shard)
             else:
                 series.append([shard])
-        streams = [_rebatched(self._batches(shards)) for shards in series]
+        streams = [self._batches(shards) for shards in series]
         if run.parent is not None:
             streams.append(run.parent.index_batches())
         return streams
 
     def _batches(self, shards: Iterable[Shard]) -> Iterator[pa.RecordBatch]:
-        """Yield the rows of each shard."""
-        for shard in self._run.written(shards):
-            self.shards += 1
-            self.files.update({file.path: file for file in shard.files})
-            if shard.libraries not in self.libraries:
-                self.libraries.append(shard.libraries)
-            yield shard.rows
+        """Yield the rows of some shards."""
+        for written in self._run.written(shards):
+            self.shards += len(written.shards)
+            for receipt in written.receipts:
+                self.files.update({file.path: file for file in receipt.files})
+                if receipt.libraries not in self.libraries:
+                    self.libraries.append(receipt.libraries)
+            yield written.rows
 
 
 def merge_libraries(several: Iterable[Mapping[str, str]]) -> dict[str, str]:

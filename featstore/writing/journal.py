@@ -10,6 +10,8 @@ import errno
 import os
 import re
 from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -115,6 +117,41 @@ class Receipt(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         batch.validate(full=True)
         return batch
 
+    def is_of(self, shard: Shard, arrays: tuple[str, ...]) -> bool:
+        """Return whether its files are those of `shard`; its rows are not looked at."""
+        place = (str(shard.shape), shard.first_row, shard.records)
+        return (
+            self.shard == shard.number
+            and [(file.path, *file[3:]) for file in self.files]
+            == [(shard.path(array), *place) for array in arrays]
+            and all(0 <= file.bytes < 1 << 63 and is_sha256(file.sha256) for file in self.files)
+        )
+
+    def described(self, rows: pa.RecordBatch, shard_records: int) -> Shard | None:
+        """Return the shard with these rows of the index, None if no shard can have them."""
+        if not self.files:
+            return None
+        _, _, _, text, first_row, records = self.files[0]
+        try:
+            shape = GridShape.parse(text)
+        except StoreError:
+            return None
+        numbers = rows.column("row").to_numpy()
+        end = first_row + len(numbers)
+        if (
+            not 0 <= first_row < MAX_IDS
+            or first_row % shard_records
+            or not 1 <= records <= shard_records
+            or (np.diff(numbers) < 1).any()
+            or (len(numbers) and not first_row <= numbers[0] <= numbers[-1] < first_row + records)
+        ):
+            return None
+        places: Sequence[int] = range(first_row, end)
+        if len(numbers) and numbers[-1] >= end:  # there are gaps
+            places = tuple(numbers.tolist())
+        ids, index = Ids(rows.column("image_id")), first_row // shard_records
+        return Shard(self.shard, shape, index, first_row, records, ids, places)
+
     def to_bytes(self) -> bytes:
         """Return the bytes of the receipt; raises StoreError if they are more than readers take."""
         content = msgspec.msgpack.encode(self)
@@ -129,72 +166,52 @@ class Receipt(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Written(NamedTuple):
-    """A shard that is written, as its receipt proves."""
+    """Some shards that are written, as their receipts prove."""
 
-    shard: Shard
-    files: tuple[ShardRow, ...]  # grid first
-    rows: pa.RecordBatch  # of the index
-    libraries: Mapping[str, str]
-
-    def is_of_shard(self, arrays: tuple[str, ...]) -> bool:
-        """Return whether files, ids and rows are those of the shard; values are not checked."""
-        shard, shape = self.shard, str(self.shard.shape)
-        place = (shape, shard.first_row, shard.records)
-        return (
-            [(file.path, *file[3:]) for file in self.files]
-            == [(shard.path(array), *place) for array in arrays]
-            and all(0 <= file.bytes < 1 << 63 and is_sha256(file.sha256) for file in self.files)
-            and shard.ids == Ids(self.rows.column("image_id"))
-            and self.rows.column("shape").equals(pa.repeat(shape, len(shard.ids)))
-            and np.array_equal(self.rows.column("row"), shard.rows)
-        )
+    shards: list[Shard]
+    receipts: list[Receipt]  # of these
+    rows: pa.RecordBatch  # of the index, of all of these
 
 
-def _described_shard(receipt: Receipt, rows: pa.RecordBatch, shard_records: int) -> Shard | None:
-    """Return the shard that a receipt describes, None if no shard can have it."""
-    if not receipt.files:
-        return None
-    _, _, _, text, first_row, records = receipt.files[0]
-    try:
-        shape = GridShape.parse(text)
-    except StoreError:
-        return None
-    numbers = rows.column("row").to_numpy()
-    rising = bool((np.diff(numbers, prepend=first_row - 1, append=first_row + records) > 0).all())
-    if (
-        not 0 <= first_row < MAX_IDS
-        or first_row % shard_records
-        or not 1 <= records <= shard_records
-        or not rising
-    ):
-        return None
-    places: Sequence[int] = range(first_row, first_row + len(numbers))
-    if len(numbers) and numbers[-1] != places[-1]:  # there are gaps
-        places = tuple(numbers.tolist())
-    ids = Ids.of(rows.column("image_id").to_pylist())  # a copy, without the rest of the receipt
-    index = first_row // shard_records
-    return Shard(receipt.shard, shape, index, first_row, records, ids, places)
-
-
-def _possible(several: Iterable[Written | None], arrays: tuple[str, ...]) -> Iterator[Written]:
-    """Yield those that a writer can have left; their values are checked many rows at a time."""
-    held: list[Written] = []
-    for written in several:
-        if written is not None and written.is_of_shard(arrays):
-            held.append(written)
-            if sum(len(each.rows) for each in held) >= CHECKED_ROWS:
-                yield from _fitting(held, len(arrays))
+def _written(
+    found: Iterable[tuple[Shard, Receipt, pa.RecordBatch]], arrays: tuple[str, ...]
+) -> Iterator[Written]:
+    """Yield those of the shards that have the receipt and the rows; CHECKED_ROWS at a time."""
+    held: list[tuple[Shard, Receipt, pa.RecordBatch]] = []
+    for shard, receipt, rows in found:
+        if receipt.is_of(shard, arrays) and len(rows) == len(shard.ids):
+            held.append((shard, receipt, rows))
+            if sum(len(rows) for _, _, rows in held) >= CHECKED_ROWS:
+                yield _fitting(held, len(arrays))
                 held = []
     if held:
-        yield from _fitting(held, len(arrays))
+        yield _fitting(held, len(arrays))
 
 
-def _fitting(several: list[Written], arrays: int) -> Iterator[Written]:
-    """Yield those of which the index can have every row."""
-    bad = np.flatnonzero(~_fits_index(pa.concat_batches([each.rows for each in several]), arrays))
-    ends = np.cumsum([len(each.rows) for each in several])
-    refused = set(np.searchsorted(ends, bad, side="right").tolist())
-    yield from (each for number, each in enumerate(several) if number not in refused)
+def _fitting(several: list[tuple[Shard, Receipt, pa.RecordBatch]], arrays: int) -> Written:
+    """Return those of which every row is that of its id, with values that the index can have."""
+    shards = [shard for shard, _, _ in several]
+    lengths = [len(shard.ids) for shard in shards]
+    rows = pa.concat_batches([rows for _, _, rows in several])
+    ids, shapes = rows.column("image_id"), pa.array([str(shard.shape) for shard in shards])
+    expected = {
+        "image_id": pa.concat_arrays([shard.ids.column for shard in shards]).cast(pa.string()),
+        "shape": shapes.take(pa.array(np.repeat(np.arange(len(shards)), lengths))),
+        "row": pa.array(np.fromiter(chain.from_iterable(s.rows for s in shards), np.int64)),
+    }
+    fits = _fits_index(rows, arrays)
+    for name, column in expected.items():
+        same = pc.call_function("equal", [rows.column(name), column])
+        fits &= same.to_numpy(zero_copy_only=False)
+    ends = np.cumsum(lengths)
+    refused = set(np.searchsorted(ends, np.flatnonzero(~fits), side="right").tolist())
+    kept = [number for number in range(len(several)) if number not in refused]
+    return Written(
+        # Their ids share one column, without the rest of the receipts.
+        [replace(shards[k], ids=Ids(ids[ends[k] - lengths[k] : ends[k]])) for k in kept],
+        [several[k][1] for k in kept],
+        pa.concat_batches([several[k][2] for k in kept]) if refused and kept else rows,
+    )
 
 
 def _fits_index(rows: pa.RecordBatch, arrays: int) -> np.ndarray:
@@ -329,9 +346,9 @@ class Journal:
         write_atomically(self.receipt_path(receipt.shard), receipt.to_bytes())
 
     def written(self, shards: Iterable[Shard], arrays: tuple[str, ...]) -> Iterator[Written]:
-        """Yield those of `shards` that have a receipt."""
-        found = (self._read_receipt(shard.number, len(shard.ids), shard) for shard in shards)
-        return _possible(found, arrays)
+        """Yield those of `shards` that have a receipt, in their order."""
+        read = ((shard, self._read_receipt(shard.number, len(shard.ids))) for shard in shards)
+        return _written(((shard, *found) for shard, found in read if found is not None), arrays)
 
     def described(self, plan: Plan, arrays: tuple[str, ...]) -> Iterator[Written]:
         """Yield the shards that receipts describe, in the order of their numbers.
@@ -341,25 +358,21 @@ class Journal:
         names = {path.name for path in self.folder.glob("*.receipt")}
         numbers = {int(name.partition(".")[0]) for name in names if RECEIPT.fullmatch(name)}
         known = sorted(number for number in numbers if number < plan.shards)
-        return _possible((self._read_receipt(k, plan.shard_records) for k in known), arrays)
+        read = (self._read_receipt(number, plan.shard_records) for number in known)
+        found = ((each[0].described(each[1], plan.shard_records), *each) for each in read if each)
+        return _written(((shard, *each) for shard, *each in found if shard is not None), arrays)
 
-    def _read_receipt(
-        self, number: int, records: int, shard: Shard | None = None
-    ) -> Written | None:
-        """Return what a receipt of at most so many records says; None if no writer has left it.
+    def _read_receipt(self, number: int, records: int) -> tuple[Receipt, pa.RecordBatch] | None:
+        """Return the receipt of a shard of at most so many records, with its rows of the index.
 
-        It is that of `shard`, or of the shard that it describes.
+        None if no writer has left it.
         """
         try:
             content = read_bytes(self.receipt_path(number), max_receipt_bytes(records))
             receipt = msgspec.msgpack.decode(content, type=Receipt)
-            rows = receipt.rows()
+            return (receipt, receipt.rows()) if receipt.shard == number else None
         except (OSError, ValueError, IndexError):
             return None
-        shard = shard or _described_shard(receipt, rows, records)
-        if shard is None or receipt.shard != number:
-            return None
-        return Written(shard, receipt.files, rows, receipt.libraries)
 
     def owns(self, name: str) -> bool:
         """Return whether a file of this name in the journal is a writer's."""

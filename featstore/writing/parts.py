@@ -64,8 +64,8 @@ def _commit_planned(
     files: dict[int, tuple[ShardRow, ...]] = {}
     shards: list[Shard] = []
     for written in Journal(path).described(plan, identity.arrays):
-        shards.append(written.shard)
-        files[written.shard.number] = written.files
+        shards += written.shards
+        files.update({receipt.shard: receipt.files for receipt in written.receipts})
     layout = Layout(plan.shard_records, tuple(shards))
     if len(layout.shards) < plan.shards:
         gaps = _gaps([shard.number for shard in layout.shards], plan.shards)

@@ -251,7 +251,11 @@ class Run:
 
     def pending(self, shards: tuple[Shard, ...]) -> tuple[Shard, ...]:
         """Return those of `shards` to write; the files of the others are hashed to be sure."""
-        written = {each.shard.number: each.files for each in self.written(shards)}
+        written = {
+            receipt.shard: receipt.files
+            for some in self.written(shards)
+            for receipt in some.receipts
+        }
         done = written.keys() - self.changed(written)
         return tuple(shard for shard in shards if shard.number not in done)
 
