@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -14,7 +15,7 @@ from clipfeat.featstore import FeatureStore, Status
 from clipfeat.featstore.lookup import LookupBuilder, lookup_bytes
 from clipfeat.featstore.metadata import store_digest
 from clipfeat.featstore.tables import INDEX_SCHEMA, index_lines
-from clipfeat.featstore.writing.journal import Receipt
+from clipfeat.featstore.writing.journal import Receipt, _column
 
 
 def reseal(store: Path, **changes: Any) -> None:
@@ -60,9 +61,10 @@ def forge_column(store: Path, table: str, column: str, values: Any) -> None:
 def change_receipt(path: Path, change: Callable[[dict[str, Any]], None]) -> None:
     """Let `change` change a receipt, a dict with the rows of the index under `records`."""
     receipt = msgspec.msgpack.decode(path.read_bytes())
-    rows = msgspec.msgpack.decode(path.read_bytes(), type=Receipt).rows()
+    whole = msgspec.msgpack.decode(path.read_bytes(), type=Receipt)
+    columns = [_column(name, [whole]).to_pylist() for name in INDEX_SCHEMA.names]
     del receipt["columns"]
-    receipt["records"] = [list(row.values()) for row in rows.to_pylist()]
+    receipt["records"] = list(map(list, zip(*columns, strict=True)))
     change(receipt)
     records = receipt.pop("records")
     columns = [[row[k] for row in records] for k in range(len(INDEX_SCHEMA))]
@@ -73,16 +75,13 @@ def change_receipt(path: Path, change: Callable[[dict[str, Any]], None]) -> None
 def _buffers(kind: pa.DataType, values: list[Any]) -> list[Any]:
     """Return the buffers of a column, the values themselves where a column cannot hold them."""
     if kind == pa.string() and all(isinstance(value, str) for value in values):
-        kind, values = pa.binary(), [value.encode("utf-8", "surrogatepass") for value in values]
+        texts = [value.encode("utf-8", "surrogatepass") for value in values]
+        ends = np.cumsum([len(text) for text in texts], dtype="<i4")
+        return [ends.tobytes(), b"".join(texts)]
     try:
-        column = pa.array(values, kind)
-    except (pa.ArrowInvalid, pa.ArrowTypeError, OverflowError):
+        return [np.array(values, kind.to_pandas_dtype()).tobytes()]
+    except (TypeError, ValueError, OverflowError):
         return values
-    return (
-        [buffer.to_pybytes() for buffer in column.buffers()[1:]]
-        if not column.null_count
-        else values
-    )
 
 
 def _packed(receipt: dict[str, Any]) -> bytes:

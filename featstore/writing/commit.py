@@ -9,6 +9,7 @@ import contextlib
 from bisect import bisect_right
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -61,7 +62,7 @@ def commit_store(run: Run, lock: StoreLock) -> FeatureStore:
                 counts[each["values"]] += each["counts"]
             yield batch
 
-    write_index(paths["index"], counted_rows())
+    write_index(paths["index"], _ahead(counted_rows()))
     missing = len(run.layout.shards) - written.shards
     if missing:
         raise StoreError(
@@ -75,7 +76,7 @@ def commit_store(run: Run, lock: StoreLock) -> FeatureStore:
     tables: dict[TableName, str] = {table: sha256_file(path) for table, path in paths.items()}
     # Read back from the disk: the digest is that of the file, not of what it should contain.
     index = read_index(paths["index"], tables["index"], counts.total())
-    digest = store_digest(run.identity, shards, map(index_lines, index))
+    digest = store_digest(run.identity, shards, map(index_lines, _ahead(index)))
     if parent is not None and digest == parent.digest:
         parents = parent.metadata.parents
     else:
@@ -101,6 +102,15 @@ def commit_store(run: Run, lock: StoreLock) -> FeatureStore:
     write_metadata(run.path, metadata)
     remove_leftovers(run.path)
     return FeatureStore.open(run.path)
+
+
+def _ahead(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+    """Yield the batches; a thread makes the next one while the caller works on one."""
+    with ThreadPoolExecutor(1) as thread:
+        following = thread.submit(next, batches, None)
+        while (batch := following.result()) is not None:
+            following = thread.submit(next, batches, None)
+            yield batch
 
 
 class _WrittenShards:

@@ -51,6 +51,8 @@ MAX_LIBRARIES = 32  # that one process names
 MAX_LIBRARY_TEXT = 100  # characters of a name or a version
 CHECKED_ROWS = 1 << 12  # of receipts whose values are checked together
 STATUSES = pa.array([status.value for status in Status], pa.string())
+END_BYTES = 4  # of the number that says where a text ends
+WIDTHS = [None if pa.types.is_string(t) else t.bit_width // 8 for t in INDEX_SCHEMA.types]  # bytes
 RECORD_DIGITS = {
     "checksum": 2 * CRC_BYTES
 }  # of columns that a record fills, for each of its arrays
@@ -85,7 +87,7 @@ class Receipt(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     shard: int  # its number in the plan
     files: tuple[ShardRow, ...]  # grid first
-    columns: tuple[tuple[bytes, ...], ...]  # of its rows of the index: the buffers of Arrow
+    columns: tuple[tuple[bytes, ...], ...]  # its rows of the index; see docs/store-format.md
     libraries: dict[str, str]  # of the process that wrote it: name to version
 
     def __post_init__(self) -> None:
@@ -100,43 +102,65 @@ class Receipt(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         libraries: Mapping[str, str],
     ) -> "Receipt":
         """Return the receipt of a shard with these rows of the index."""
-        columns = tuple(
-            tuple(buffer.to_pybytes() for buffer in column.buffers()[1:])  # without null values
-            for column in index_batch(rows).columns
-        )
-        return cls(shard, tuple(files), columns, dict(libraries))
+        columns: list[tuple[bytes, ...]] = []
+        for column in index_batch(rows).columns:
+            _, *buffers = [buffer.to_pybytes() if buffer else b"" for buffer in column.buffers()]
+            if len(buffers) == 2:  # texts: Arrow also states where the first one begins
+                buffers[0] = buffers[0][END_BYTES:]
+            columns.append(tuple(buffers))
+        return cls(shard, tuple(files), tuple(columns), dict(libraries))
 
-    def rows(self) -> pa.RecordBatch:
-        """Return its rows of the index, raising ValueError for buffers that are not such rows."""
-        rows = max(0, len(self.columns[0][0]) // 4 - 1)  # where texts begin: one number more
-        arrays = [
-            pa.Array.from_buffers(kind, rows, [None, *map(pa.py_buffer, buffers)])
-            for kind, buffers in zip(INDEX_SCHEMA.types, self.columns, strict=True)
-        ]
-        batch = pa.RecordBatch.from_arrays(arrays, schema=INDEX_SCHEMA)
-        batch.validate(full=True)
-        return batch
+    @property
+    def records(self) -> int:
+        """The number of its rows of the index."""
+        return len(self.columns[0][0]) // END_BYTES
+
+    def has_whole_columns(self) -> bool:
+        """Return whether each column has the buffers of so many values; texts are not looked at."""
+        if len(self.columns) != len(INDEX_SCHEMA) or not self.columns[0]:
+            return False
+        records = self.records
+        return all(
+            len(buffers) == (2 if width is None else 1)
+            and len(buffers[0]) == records * (width or END_BYTES)
+            and (width or int.from_bytes(buffers[0][-END_BYTES:], "little") == len(buffers[1]))
+            for buffers, width in zip(self.columns, WIDTHS, strict=True)
+        )
 
     def is_of(self, shard: Shard, arrays: tuple[str, ...]) -> bool:
-        """Return whether its files are those of `shard`; its rows are not looked at."""
+        """Return whether it has the files and the number of ids of `shard`."""
         place = (str(shard.shape), shard.first_row, shard.records)
         return (
             self.shard == shard.number
             and [(file.path, *file[3:]) for file in self.files]
             == [(shard.path(array), *place) for array in arrays]
             and all(0 <= file.bytes < 1 << 63 and is_sha256(file.sha256) for file in self.files)
+            and self.records == len(shard.ids)
         )
 
-    def described(self, rows: pa.RecordBatch, shard_records: int) -> Shard | None:
-        """Return the shard with these rows of the index, None if no shard can have them."""
+    def to_bytes(self) -> bytes:
+        """Return the bytes of the receipt; raises StoreError if they are more than readers take."""
+        content = msgspec.msgpack.encode(self)
+        limit = max_receipt_bytes(self.records)
+        if len(content) > limit:
+            raise StoreError(
+                f"the receipt of shard {self.shard} would have {len(content):,} bytes, of "
+                f"{limit:,} at most; choose smaller shards",
+                code="E-RECEIPT-SIZE",
+            )
+        return content
+
+    def described(self, shard_records: int) -> Shard | None:
+        """Return the shard with its rows of the index, None if no shard can have them."""
         if not self.files:
             return None
         _, _, _, text, first_row, records = self.files[0]
         try:
             shape = GridShape.parse(text)
-        except StoreError:
+            ids = Ids(_column("image_id", [self]))
+        except (StoreError, pa.ArrowInvalid):
             return None
-        numbers = rows.column("row").to_numpy()
+        numbers = _column("row", [self]).to_numpy()
         end = first_row + len(numbers)
         if (
             not 0 <= first_row < MAX_IDS
@@ -146,23 +170,31 @@ class Receipt(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             or (len(numbers) and not first_row <= numbers[0] <= numbers[-1] < first_row + records)
         ):
             return None
-        places: Sequence[int] = range(first_row, end)
+        rows: Sequence[int] = range(first_row, end)
         if len(numbers) and numbers[-1] >= end:  # there are gaps
-            places = tuple(numbers.tolist())
-        ids, index = Ids(rows.column("image_id")), first_row // shard_records
-        return Shard(self.shard, shape, index, first_row, records, ids, places)
+            rows = tuple(numbers.tolist())
+        index = first_row // shard_records
+        return Shard(self.shard, shape, index, first_row, records, ids, rows)
 
-    def to_bytes(self) -> bytes:
-        """Return the bytes of the receipt; raises StoreError if they are more than readers take."""
-        content = msgspec.msgpack.encode(self)
-        limit = max_receipt_bytes(len(self.rows()))
-        if len(content) > limit:
-            raise StoreError(
-                f"the receipt of shard {self.shard} would have {len(content):,} bytes, of "
-                f"{limit:,} at most; choose smaller shards",
-                code="E-RECEIPT-SIZE",
-            )
-        return content
+
+def _column(name: str, receipts: Sequence[Receipt]) -> pa.Array:
+    """Return a column of the index for the rows of some receipts, one after the other.
+
+    Raises pa.ArrowInvalid for buffers that do not hold such values.
+    """
+    field = INDEX_SCHEMA.get_field_index(name)
+    several = [receipt.columns[field] for receipt in receipts]
+    buffers = [b"".join(parts) for parts in zip(*several, strict=True)]
+    if len(buffers) == 2:
+        ends = np.frombuffer(buffers[0], "<i4").astype(np.int64)
+        starts = np.cumsum([0, *(len(texts) for _, texts in several[:-1])])
+        ends += np.repeat(starts, [receipt.records for receipt in receipts])
+        buffers[0] = np.concatenate([[0], ends]).astype("<i4").tobytes()
+    rows = sum(receipt.records for receipt in receipts)
+    kind = INDEX_SCHEMA.types[field]
+    column = pa.Array.from_buffers(kind, rows, [None, *map(pa.py_buffer, buffers)])
+    column.validate(full=True)
+    return column
 
 
 class Written(NamedTuple):
@@ -174,26 +206,35 @@ class Written(NamedTuple):
 
 
 def _written(
-    found: Iterable[tuple[Shard, Receipt, pa.RecordBatch]], arrays: tuple[str, ...]
+    found: Iterable[tuple[Shard | None, Receipt]], arrays: tuple[str, ...]
 ) -> Iterator[Written]:
-    """Yield those of the shards that have the receipt and the rows; CHECKED_ROWS at a time."""
-    held: list[tuple[Shard, Receipt, pa.RecordBatch]] = []
-    for shard, receipt, rows in found:
-        if receipt.is_of(shard, arrays) and len(rows) == len(shard.ids):
-            held.append((shard, receipt, rows))
-            if sum(len(rows) for _, _, rows in held) >= CHECKED_ROWS:
-                yield _fitting(held, len(arrays))
-                held = []
+    """Yield those of the shards that have the receipt, CHECKED_ROWS at a time."""
+    held: list[tuple[Shard, Receipt]] = []
+    rows = 0
+    for shard, receipt in found:
+        if shard is not None and receipt.is_of(shard, arrays):
+            held.append((shard, receipt))
+            rows += receipt.records
+            if rows >= CHECKED_ROWS:
+                yield from _fitting(held, len(arrays))
+                held, rows = [], 0
     if held:
-        yield _fitting(held, len(arrays))
+        yield from _fitting(held, len(arrays))
 
 
-def _fitting(several: list[tuple[Shard, Receipt, pa.RecordBatch]], arrays: int) -> Written:
-    """Return those of which every row is that of its id, with values that the index can have."""
-    shards = [shard for shard, _, _ in several]
-    lengths = [len(shard.ids) for shard in shards]
-    rows = pa.concat_batches([rows for _, _, rows in several])
-    ids, shapes = rows.column("image_id"), pa.array([str(shard.shape) for shard in shards])
+def _fitting(several: list[tuple[Shard, Receipt]], arrays: int) -> Iterator[Written]:
+    """Yield those of which every row is that of its id, with values that the index can have."""
+    shards, receipts = [shard for shard, _ in several], [receipt for _, receipt in several]
+    lengths = [receipt.records for receipt in receipts]
+    try:
+        columns = [_column(name, receipts) for name in INDEX_SCHEMA.names]
+    except pa.ArrowInvalid:
+        if len(several) > 1:
+            for each in several:
+                yield from _fitting([each], arrays)
+        return
+    rows = pa.RecordBatch.from_arrays(columns, schema=INDEX_SCHEMA)
+    shapes = pa.array([str(shard.shape) for shard in shards])
     expected = {
         "image_id": pa.concat_arrays([shard.ids.column for shard in shards]).cast(pa.string()),
         "shape": shapes.take(pa.array(np.repeat(np.arange(len(shards)), lengths))),
@@ -205,12 +246,15 @@ def _fitting(several: list[tuple[Shard, Receipt, pa.RecordBatch]], arrays: int) 
         fits &= same.to_numpy(zero_copy_only=False)
     ends = np.cumsum(lengths)
     refused = set(np.searchsorted(ends, np.flatnonzero(~fits), side="right").tolist())
-    kept = [number for number in range(len(several)) if number not in refused]
-    return Written(
-        # Their ids share one column, without the rest of the receipts.
-        [replace(shards[k], ids=Ids(ids[ends[k] - lengths[k] : ends[k]])) for k in kept],
-        [several[k][1] for k in kept],
-        pa.concat_batches([several[k][2] for k in kept]) if refused and kept else rows,
+    kept = np.array([number not in refused for number in range(len(several))])
+    ids = rows.column("image_id")  # those of all share one column, without the rest of the receipts
+    yield Written(
+        [
+            replace(shards[k], ids=Ids(ids[ends[k] - lengths[k] : ends[k]]))
+            for k in np.flatnonzero(kept)
+        ],
+        [receipts[k] for k in np.flatnonzero(kept)],
+        rows.filter(pa.array(np.repeat(kept, lengths))) if refused else rows,
     )
 
 
@@ -348,7 +392,7 @@ class Journal:
     def written(self, shards: Iterable[Shard], arrays: tuple[str, ...]) -> Iterator[Written]:
         """Yield those of `shards` that have a receipt, in their order."""
         read = ((shard, self._read_receipt(shard.number, len(shard.ids))) for shard in shards)
-        return _written(((shard, *found) for shard, found in read if found is not None), arrays)
+        return _written(((shard, receipt) for shard, receipt in read if receipt), arrays)
 
     def described(self, plan: Plan, arrays: tuple[str, ...]) -> Iterator[Written]:
         """Yield the shards that receipts describe, in the order of their numbers.
@@ -359,20 +403,20 @@ class Journal:
         numbers = {int(name.partition(".")[0]) for name in names if RECEIPT.fullmatch(name)}
         known = sorted(number for number in numbers if number < plan.shards)
         read = (self._read_receipt(number, plan.shard_records) for number in known)
-        found = ((each[0].described(each[1], plan.shard_records), *each) for each in read if each)
-        return _written(((shard, *each) for shard, *each in found if shard is not None), arrays)
+        found = ((each.described(plan.shard_records), each) for each in read if each)
+        return _written(found, arrays)
 
-    def _read_receipt(self, number: int, records: int) -> tuple[Receipt, pa.RecordBatch] | None:
-        """Return the receipt of a shard of at most so many records, with its rows of the index.
+    def _read_receipt(self, number: int, records: int) -> Receipt | None:
+        """Return the receipt of a shard of at most so many records, None if no writer has left it.
 
-        None if no writer has left it.
+        What its columns hold is not checked yet.
         """
         try:
             content = read_bytes(self.receipt_path(number), max_receipt_bytes(records))
             receipt = msgspec.msgpack.decode(content, type=Receipt)
-            return (receipt, receipt.rows()) if receipt.shard == number else None
-        except (OSError, ValueError, IndexError):
+        except (OSError, ValueError):
             return None
+        return receipt if receipt.shard == number and receipt.has_whole_columns() else None
 
     def owns(self, name: str) -> bool:
         """Return whether a file of this name in the journal is a writer's."""
