@@ -24,8 +24,8 @@ from clipfeat.extract.planning.recipe import Preprocess, Recipe, make_recipe
 from clipfeat.featstore import FeatureStore, Identity, IndexRow, Status
 from clipfeat.featstore.layout import Shard, lay_out
 from clipfeat.featstore.shards import ShardRow
-from clipfeat.featstore.writing.journal import Receipt
 from clipfeat.featstore.writing.parts import commit_parts
+from clipfeat.featstore.writing.receipts import Receipt
 from clipfeat.featstore.writing.run import Run
 from clipfeat.featstore.writing.writer import SHARD_RECORDS
 from clipfeat.manifests import Image, Manifest, read_manifest, write_manifest

@@ -100,7 +100,8 @@ class Images(Sequence[Image]):
     def having(self, ids: list[pa.Array]) -> Self:
         """Return the images that have `ids`, in their order, raising KeyError if one is not here."""
         wanted = pa.chunked_array(ids, pa.large_string())
-        rows = pc.index_in(wanted, value_set=self._table["image_id"]).combine_chunks()
+        options = pc.SetLookupOptions(self._table["image_id"])
+        rows = pc.call_function("index_in", [wanted], options).combine_chunks()
         if rows.null_count:
             raise KeyError(f"{rows.null_count} ids that no image has")
         return type(self)(self._table.take(rows))

@@ -15,7 +15,7 @@ from clipfeat.featstore import FeatureStore, Status
 from clipfeat.featstore.lookup import LookupBuilder, lookup_bytes
 from clipfeat.featstore.metadata import store_digest
 from clipfeat.featstore.tables import INDEX_SCHEMA, index_lines
-from clipfeat.featstore.writing.journal import Receipt, _column
+from clipfeat.featstore.writing.receipts import Receipt, _column
 
 
 def reseal(store: Path, **changes: Any) -> None:

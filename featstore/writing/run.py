@@ -1,5 +1,10 @@
 """What a run writes into a store: its shards, its plan, its files, and what is already written."""
 
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
+# pyright: reportMissingTypeStubs=false
+# pyright: reportUnknownArgumentType=false, reportUnknownParameterType=false
+# pyarrow has no types.
+
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -33,7 +38,8 @@ from ..metadata import Identity, differences, zarr_metadata_files
 from ..shards import ShardRow, check_files, shard_size_problem
 from ..store import FeatureStore
 from ..tables import IndexRow, index_rows
-from .journal import Journal, Plan, Written
+from .journal import Journal, Plan
+from .receipts import Written
 
 
 def check_place(path: Path) -> None:

@@ -17,8 +17,9 @@ from ..shards import ShardWriter, as_bytes, checksum, encode
 from ..store import FeatureStore
 from ..tables import IndexRow
 from .commit import commit_store, complete_commit, remove_leftovers, rollback
-from .journal import Journal, Receipt, check_libraries
+from .journal import Journal
 from .lock import StoreLock
+from .receipts import Receipt, check_libraries
 from .run import Run, finished_store
 
 SHARD_RECORDS = 128
