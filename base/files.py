@@ -122,12 +122,12 @@ def read_bytes(path: str | Path, limit: int, *, follow: bool = False) -> bytes:
         raise OSError(errno.EFBIG, f"is larger than {limit:,} bytes, the limit for such a file")
 
 
-def read_text(path: str | Path, limit: int, *, follow: bool = True) -> str:
+def read_text(path: str | Path, limit: int) -> str:
     """Return the text of a user's file: UTF-8, with or without a byte-order mark.
 
     Line ends are kept. Raises OSError as `read_bytes` does, and for bytes that are not UTF-8.
     """
-    content = read_bytes(path, limit, follow=follow)
+    content = read_bytes(path, limit, follow=True)
     try:
         return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -330,6 +330,24 @@ def try_lock(descriptor: int, *, shared: bool = False) -> bool:
     return True
 
 
+def require_folder(path: Path, option: str) -> None:
+    """Raise UsageError unless files can be written to the folder `path`, the value of `option`.
+
+    The folder need not exist if it can be made. Call it before work starts.
+    """
+    nearest = next((p for p in (path, *path.parents) if os.path.lexists(p)), Path())
+    if not nearest.is_dir():
+        raise UsageError(
+            f"{option} {path}: {nearest} is not a folder; name another one", code="E-PATH-FOLDER"
+        )
+    if not os.access(nearest, os.W_OK | os.X_OK):
+        raise UsageError(
+            f"{option} {path}: no permission to write to the folder {nearest}; make it writable, "
+            "or name another one",
+            code="E-PATH-WRITE",
+        )
+
+
 def require_file(path: Path, option: str) -> None:
     """Raise UsageError unless a result can be written to `path`, the value of `option`.
 
@@ -346,6 +364,7 @@ def require_file(path: Path, option: str) -> None:
             f"{option} {path} exists and is not a regular file; pass another name",
             code="E-PATH-FILE",
         )
+    require_folder(path.parent, option)
 
 
 def local_path(text: str, *, remedy: str = "pass a path on this machine") -> Path:

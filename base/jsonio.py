@@ -100,72 +100,72 @@ def canonical_json(value: Any) -> bytes:
     return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True).encode()
 
 
-def field(record: Any, key: str, kind: type[T], where: object) -> T:
+def field(record: Any, key: str, kind: type[T], place: object) -> T:
     """Return `record[key]`, which must be of type `kind`; a bool is not an int.
 
-    Raises ClipfeatError that names `where` for a missing key (E-JSON-KEY), and for a record that
+    Raises ClipfeatError that names `place` for a missing key (E-JSON-KEY), and for a record that
     is not an object or a value of another type (E-JSON-TYPE).
     """
-    value = _value(record, key, where)
+    value = _value(record, key, place)
     if type(value) is not kind:
         raise ClipfeatError(
-            f"{where}: {key} must be of type {kind.__name__}; got {value!r:.60}", code="E-JSON-TYPE"
+            f"{place}: {key} must be of type {kind.__name__}; got {value!r:.60}", code="E-JSON-TYPE"
         )
     return value
 
 
-def identifier(record: Any, key: str, where: object) -> int | str:
+def identifier(record: Any, key: str, place: object) -> int | str:
     """Return `record[key]`, a number or a text; raises ClipfeatError as `field` does."""
-    value = _value(record, key, where)
+    value = _value(record, key, place)
     if type(value) is not int and type(value) is not str:
         raise ClipfeatError(
-            f"{where}: {key} must be a number or text; got {value!r:.60}", code="E-JSON-TYPE"
+            f"{place}: {key} must be a number or text; got {value!r:.60}", code="E-JSON-TYPE"
         )
     return value
 
 
-def list_items(value: Any, where: object, *, of: str) -> Iterator[tuple[str, Any]]:
+def list_items(value: Any, place: object, *, of: str) -> Iterator[tuple[str, Any]]:
     """Yield (place, item) of each item of a list; `of` names the items in errors.
 
     Raises ClipfeatError (E-JSON-TYPE) if `value` is not a list.
     """
     if not isinstance(value, list):
         raise ClipfeatError(
-            f"{where}: expected a list of {of}; got {value!r:.60}", code="E-JSON-TYPE"
+            f"{place}: expected a list of {of}; got {value!r:.60}", code="E-JSON-TYPE"
         )
     for number, item in enumerate(cast(list[Any], value)):
-        yield f"{where}: [{number}]", item
+        yield f"{place}: [{number}]", item
 
 
-def field_items(record: Any, key: str, where: object) -> Iterator[tuple[str, Any]]:
+def field_items(record: Any, key: str, place: object) -> Iterator[tuple[str, Any]]:
     """Yield (place, item) of each item of the list `record[key]`; raises as `field` does."""
-    joint = ": " if isinstance(where, Path) else "."
-    for number, item in enumerate(cast(list[Any], field(record, key, list, where))):
-        yield f"{where}{joint}{key}[{number}]", item
+    joint = ": " if isinstance(place, Path) else "."
+    for number, item in enumerate(cast(list[Any], field(record, key, list, place))):
+        yield f"{place}{joint}{key}[{number}]", item
 
 
-def require_unicode(text: str, name: str, where: object) -> str:
+def require_unicode(text: str, name: str, place: object) -> str:
     """Return `text`; ClipfeatError (E-JSON-UNICODE) if it contains half a surrogate pair.
 
     JSON can express such a text, but no encoding can.
     """
     if not is_unicode(text):
         raise ClipfeatError(
-            f"{where}: {name} contains half a surrogate pair: {text!r:.60}; correct the text",
+            f"{place}: {name} contains half a surrogate pair: {text!r:.60}; correct the text",
             code="E-JSON-UNICODE",
         )
     return text
 
 
-def _value(record: Any, key: str, where: object) -> Any:
+def _value(record: Any, key: str, place: object) -> Any:
     if type(record) is not dict:
         raise ClipfeatError(
-            f"{where}: expected an object with {key!r}; got {record!r:.60}", code="E-JSON-TYPE"
+            f"{place}: expected an object with {key!r}; got {record!r:.60}", code="E-JSON-TYPE"
         )
     values = cast(dict[str, Any], record)
     if key not in values:
         keys = ", ".join(map(repr, values))
-        raise ClipfeatError(f"{where}: no key {key!r}; found {keys:.200}", code="E-JSON-KEY")
+        raise ClipfeatError(f"{place}: no key {key!r}; found {keys:.200}", code="E-JSON-KEY")
     return values[key]
 
 

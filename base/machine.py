@@ -132,7 +132,7 @@ def parse_gpus(text: str) -> tuple[int, ...]:
     if "," not in text:
         if not 1 <= numbers[0] <= MAX_GPUS:
             raise UsageError(
-                f"--gpus {text}: expected at least 1; for the CPU, pass --device cpu",
+                f"--gpus {text}: expected 1 to {MAX_GPUS}; for the CPU, pass --device cpu",
                 code="E-GPUS-COUNT",
             )
         return tuple(range(numbers[0]))

@@ -70,13 +70,13 @@ def printable_lines(text: str) -> str:
     return "\n".join(map(printable, text.split("\n")))
 
 
-def counted(number: int, noun: str, plural: str = "") -> str:
-    """Return a number with what it counts; `plural` where that is not the noun with an s.
+def counted(number: int, noun: str) -> str:
+    """Return a number with what it counts, whose plural ends in an s.
 
-    >>> counted(1, "image"), counted(1200, "image"), counted(2, "entry", "entries")
-    ('1 image', '1,200 images', '2 entries')
+    >>> counted(1, "image"), counted(1200, "image")
+    ('1 image', '1,200 images')
     """
-    return f"{number:,} {noun if number == 1 else plural or noun + 's'}"
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
 def is_unicode(text: str) -> bool:

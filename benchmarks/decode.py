@@ -21,7 +21,7 @@ from clipfeat.train.models.caption_transformer import Memory, TransformerCaption
 from clipfeat.train.models.captioner import Captioner, select
 from clipfeat.train.models.decoding import beam_search
 from clipfeat.train.models.settings import TransformerCaptionerSettings
-from clipfeat.train.records import ChannelStatistics, FeatureNorm
+from clipfeat.train.records import ChannelStatistics, FeatureNorm, Records
 
 DIM, ROWS, COLS, WORDS, BEAMS, LENGTH = 2048, 14, 14, 9487, 5, 20
 
@@ -39,8 +39,8 @@ class Recomputing(Captioner):
         super().__init__()
         self._model = model
 
-    def encode(self, features: Tensor, mask: Tensor, grid_shapes: Tensor) -> Memory:
-        return self._model.encode(features, mask, grid_shapes)
+    def encode(self, records: Records) -> Memory:
+        return self._model.encode(records)
 
     def logits(self, memory: Memory, tokens: Tensor) -> Tensor:
         return self._model.logits(memory, tokens)
@@ -96,8 +96,9 @@ def main() -> None:
     mask = torch.ones(images, ROWS * COLS, dtype=torch.bool, device=device)
     shapes = torch.tensor([[ROWS, COLS]] * images, device=device)
 
-    memory = model.encode(features, mask, shapes)
-    encoding, _ = seconds(lambda: model.encode(features, mask, shapes).keys, device)
+    records = Records(features, mask, shapes)
+    memory = model.encode(records)
+    encoding, _ = seconds(lambda: model.encode(records).keys, device)
 
     def decode(model: Captioner) -> Tensor:
         return beam_search(model, memory, beams=BEAMS, max_tokens=LENGTH).tokens

@@ -20,7 +20,7 @@ from torch.nn import functional
 from clipfeat.extract.backbones.weights import load_backbone
 from clipfeat.extract.planning.plan import BackboneSpec
 from clipfeat.extract.planning.recipe import make_recipe
-from clipfeat.featstore.metadata import Precision
+from clipfeat.featstore.identity import Precision
 
 from .photographs import write_photographs
 

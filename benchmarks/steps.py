@@ -15,12 +15,12 @@ import numpy as np
 import torch
 
 from clipfeat.train.devices import accelerator_on
+from clipfeat.train.models.layers import AnswerBatch
 from clipfeat.train.models.start import build_model
 from clipfeat.train.records import ChannelStatistics, FeatureNorm
 from clipfeat.train.schedule import make_optimizer
 from clipfeat.train.settings import load_settings
 from clipfeat.train.task import on_device
-from clipfeat.train.tasks.answering import AnswerBatch
 from clipfeat.train.tasks.settings import PRESETS, VqaSettings
 from clipfeat.train.tasks.vqa import soft_score_loss
 

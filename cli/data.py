@@ -43,10 +43,11 @@ def corpus(
     out: Path,
     as_json: bool,
 ) -> None:
-    """Collect captions and questions for pre-training, in LXMERT's format.
+    """Collect captions and questions for pre-training.
 
-    Writes mscoco_train.json, mscoco_nominival.json, mscoco_minival.json and vgnococo.json. Texts
-    about held-out images are only in mscoco_minival.json, whichever data set they come from.
+    Writes, in LXMERT's format, mscoco_train.json, mscoco_nominival.json, mscoco_minival.json and
+    vgnococo.json. Texts about held-out images are only in mscoco_minival.json, whichever data set
+    they come from.
 
     \b
     $ clipfeat corpus --captions annotations/ --vqa vqa/ --visual-genome vg/ --gqa gqa/ \\
@@ -64,9 +65,15 @@ def corpus(
 @click.command("demo-data")
 @click.argument("folder", metavar="DIR", type=LocalPath())
 @click.option("--images", default=1200, show_default=True, help="Number of scenes.")
-@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of the scenes.")
+@click.option(
+    "--seed",
+    type=click.IntRange(0),
+    default=0,
+    show_default=True,
+    help="Seed of the random scenes.",
+)
 def demo_data(*, folder: Path, images: int, seed: int) -> None:
-    """Draw scenes of coloured shapes, with questions, captions and statements about them.
+    """Draw scenes of coloured shapes, with texts about them.
 
     DIR/images contains JPEG files with COCO's names; every fifth is held out. DIR/vqa has the
     format of VQA v2, DIR/captions those of COCO and of Karpathy's splits, DIR/snli_ve that of
@@ -80,4 +87,4 @@ def demo_data(*, folder: Path, images: int, seed: int) -> None:
     data = write_demo_data(folder, images, seed)
     tell(f"{data.folder}: {counted(data.images, 'scene')}, {data.held_out} of them held out")
     tell(f"{counted(data.questions, 'question')} in vqa/; captions/ and snli_ve/ beside it")
-    tell(f"next: clipfeat manifest {data.folder}/images -o images.parquet")
+    tell(f"next: clipfeat manifest {data.folder}/images -o {data.folder}/images.parquet")

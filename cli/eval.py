@@ -10,7 +10,7 @@ import click
 
 from ..base.errors import UsageError, needs_extra
 from ..base.text import counted
-from .options import LocalPath, as_json, show, skip_missing
+from .options import LocalPath, as_json, show, skip_missing, with_options
 from .options import device as device_option
 
 if TYPE_CHECKING:
@@ -20,6 +20,15 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 A_PATH = LocalPath()
+
+
+# What, with a split, makes an `EvalRequest`.
+scored_on = with_options(
+    click.option("--store", type=A_PATH, help="Feature store.  [default: that of the run]"),
+    click.option("--data", type=A_PATH, help="Folder of the data.  [default: that of the run]"),
+    skip_missing,
+    device_option,
+)
 
 
 @click.group("eval")
@@ -37,19 +46,17 @@ def eval_() -> None:
 @eval_.command()
 @click.argument("run", type=A_PATH, required=False)
 @click.option("--split", help="Split to answer, such as val or test-dev.")
-@click.option("--store", type=A_PATH, help="Feature store.  [default: that of the run]")
-@click.option("--data", type=A_PATH, help="Folder of the data.  [default: that of the run]")
-@skip_missing
-@device_option
+@scored_on
 @click.option("--predictions", type=A_PATH, help="Score this file instead of a run.")
 @click.option("--questions", type=A_PATH, help="Questions that --predictions answer.")
 @click.option("--annotations", type=A_PATH, help="Annotations of the questions; GQA has none.")
 @as_json
 def vqa(*, run: Path | None, as_json: bool, **options: Any) -> None:
-    """Answer the questions of a split and write RUN/predictions_<split>.json.
+    """Answer the questions of a split and score the answers.
 
-    Prints the official accuracy in percent if the split has annotations. With --predictions it
-    scores a file in the format of the VQA v2 or GQA leaderboard, and needs no run.
+    Writes RUN/predictions_<split>.json, and prints the official accuracy in percent if the split
+    has annotations. With --predictions it scores a file in the format of the VQA v2 or GQA
+    leaderboard, and needs no run.
 
     \b
     $ clipfeat eval vqa run --split test-dev --data vqa/
@@ -74,47 +81,43 @@ def vqa(*, run: Path | None, as_json: bool, **options: Any) -> None:
 @eval_.command()
 @click.argument("run", type=A_PATH)
 @click.option("--split", required=True, help="Split to label, such as dev or test.")
-@click.option("--store", type=A_PATH, help="Feature store.  [default: that of the run]")
-@click.option("--data", type=A_PATH, help="Folder of the data.  [default: that of the run]")
+@scored_on
 @click.option(
     "--blind", type=A_PATH, metavar="RUN", help="Also score this run without features and compare."
 )
-@skip_missing
-@device_option
 @as_json
-def ve(*, run: Path, as_json: bool, **options: Any) -> None:
-    """Label the hypotheses of a split and write RUN/predictions_<split>.jsonl.
+def ve(*, run: Path, blind: Path | None, as_json: bool, **options: Any) -> None:
+    """Label the hypotheses of a split and score the labels.
 
-    Prints the accuracy in percent, overall and for each class, and the confusion matrix.
+    Writes RUN/predictions_<split>.jsonl, and prints the accuracy in percent, overall and for each
+    class, and the confusion matrix.
 
     \b
     $ clipfeat eval ve run --split test --blind blind --json
     """
     with needs_extra("train"):
-        from ..train.tasks.entailment import eval_ve, format_result
-    result = eval_ve(run, **options)
+        from ..train.tasks.entailment import EvalRequest, eval_ve, format_result
+    result = eval_ve(run, EvalRequest(**options), blind=blind)
     show(result, format_result(result), as_json=as_json)
 
 
 @eval_.command()
 @click.argument("run", type=A_PATH)
 @click.option("--split", required=True, help="Corpus to score RUN on, such as mscoco_minival.")
-@click.option("--store", type=A_PATH, help="Feature store.  [default: that of the run]")
-@click.option("--data", type=A_PATH, help="Folder of the data.  [default: that of the run]")
-@skip_missing
-@device_option
+@scored_on
 @as_json
 def pretrain(*, run: Path, as_json: bool, **options: Any) -> None:
-    """Score a pre-trained run on hidden words, answers and replaced texts of a corpus.
+    """Score a pre-training run on its objectives.
 
-    Prints accuracies in percent, and those of the same model with all features set to zero.
+    Prints accuracies in percent for masked words, answers and replaced texts of a corpus, and those
+    of the same model with all features set to zero.
 
     \b
     $ clipfeat eval pretrain stage1 --split mscoco_minival --json
     """
     with needs_extra("train"):
-        from ..train.tasks.pretraining.task import eval_pretrain, format_result
-    result = eval_pretrain(run, **options)
+        from ..train.tasks.pretraining.task import EvalRequest, eval_pretrain, format_result
+    result = eval_pretrain(run, EvalRequest(**options))
     show(result, format_result(result), as_json=as_json)
 
 
@@ -124,10 +127,7 @@ def pretrain(*, run: Path, as_json: bool, **options: Any) -> None:
 @click.option(
     "--beam", type=click.IntRange(min=1, max=512), help="Beam size.  [default: that of the run]"
 )
-@click.option("--store", type=A_PATH, help="Feature store.  [default: that of the run]")
-@click.option("--data", type=A_PATH, help="Folder of the data.  [default: that of the run]")
-@skip_missing
-@device_option
+@scored_on
 @click.option(
     "--page",
     is_flag=True,
@@ -161,12 +161,12 @@ def caption(
     as_json: bool,
     **options: Any,
 ) -> None:
-    """Caption the images of a split and write RUN/predictions_<split>.json.
+    """Caption the images of a split and score the captions.
 
-    RUN is the folder of both stages, of which the last is scored, or the folder of one stage.
-    Prints CIDEr-D, and, if java is installed, BLEU, METEOR, ROUGE-L and CIDEr. With --results it
-    scores a file of captions, and needs neither a run nor torch. --clipscore needs a store with
-    embeddings (clipfeat extract --pooled).
+    Writes RUN/predictions_<split>.json. RUN is the folder of both stages, of which the last is
+    scored, or the folder of one stage. Prints CIDEr-D, and, if java is installed, BLEU, METEOR,
+    ROUGE-L and CIDEr. With --results it scores a file of captions, and needs neither a run nor
+    torch. --clipscore needs a store with embeddings (clipfeat extract --pooled).
 
     \b
     $ clipfeat eval caption run --split test --beam 5 --json
@@ -205,8 +205,9 @@ def _caption_run(run: Path, options: dict[str, Any], *, as_json: bool) -> None:
     if options["split"] is None:
         raise UsageError("RUN needs --split, such as --split test", code="E-OPTION-MISSING")
     with needs_extra("train"):
-        from ..train.tasks.captioning.evaluation import eval_caption, format_result
-    result = eval_caption(run, **options)
+        from ..train.tasks.captioning.evaluation import EvalRequest, eval_caption, format_result
+    of_captions = {name: options.pop(name) for name in ("beam", "page", "images", "embedder")}
+    result = eval_caption(run, EvalRequest(**options), **of_captions)
     show(result, format_result(result), as_json=as_json)
 
 
@@ -265,8 +266,8 @@ def _eval_run(run: Path, options: dict[str, Any], *, as_json: bool) -> None:
     if options["split"] is None:
         raise UsageError("RUN needs --split, such as --split val", code="E-OPTION-MISSING")
     with needs_extra("train"):
-        from ..train.tasks.vqa import eval_vqa, format_result
-    result = eval_vqa(run, **options)
+        from ..train.tasks.vqa import EvalRequest, eval_vqa, format_result
+    result = eval_vqa(run, EvalRequest(**options))
     if result["overall"] is None:
         split = options["split"]
         logger.info(f"split {split} has no annotations: predictions are written, not scored")
@@ -289,8 +290,9 @@ def _eval_file(
 @click.argument("runs", metavar="RUN RUN...", nargs=-1, type=LocalPath())
 @as_json
 def compare(*, runs: tuple[Path, ...], as_json: bool) -> None:
-    """Compare runs of one task with the first RUN, on the examples that all of them were scored on.
+    """Compare the scores of runs of one task.
 
+    Each run is compared with the first one, on the examples that all of them were scored on.
     Prints each run's score, its difference from the first, and the 95% bootstrap interval of that
     difference. Images are resampled with all of their questions, which are not independent.
 

@@ -44,7 +44,7 @@ MOST_PIXELS = 1 << 40  # a million by a million; a decoder's limits follow from 
     metavar="TAG|PATH|none",
     help="Weights: a tag of open_clip, a file, or none for random weights.  [default: openai]",
 )
-@click.option("--seed", type=int, default=0, show_default=True, help="Of random weights.")
+@click.option("--seed", type=int, default=0, show_default=True, help="Seed of random weights.")
 @click.option(
     "--recipe",
     default="caption448",
@@ -185,7 +185,7 @@ def extract(
     strict: bool,
     **options: Any,
 ) -> None:
-    """Extract the grid of each image with a CLIP backbone into a store.
+    """Extract the CLIP grid features of images into a store.
 
     The same command resumes an interrupted run. With more images, it adds them to a finished
     store. Images that cannot be used are counted, and recorded with the reason.

@@ -5,6 +5,7 @@ import logging
 import os
 import signal
 import sys
+from pathlib import Path
 from typing import Any
 
 import click
@@ -49,6 +50,9 @@ def main() -> None:
     # torch's threads spin while they wait for each other. If other processes need the cores, this
     # makes training 15 times slower; sleeping costs at most a fifth (docs/log.md).
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    for name in ("stdout", "stderr"):  # Python has None where the shell closed one: >&-
+        if getattr(sys, name) is None:
+            setattr(sys, name, Path(os.devnull).open("w"))  # noqa: SIM115 - until the process ends
     log_to_terminal()
     signal.signal(signal.SIGTERM, _terminate)
     if isinstance(sys.stdout, io.TextIOWrapper):  # characters that it cannot encode are escaped

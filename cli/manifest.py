@@ -61,7 +61,7 @@ def make(
     id_column: str | None,
     path_column: str | None,
 ) -> None:
-    """List the images of SOURCE, with their sizes, as a Parquet manifest.
+    """List the images of SOURCE and their sizes in a manifest.
 
     SOURCE is a folder of images, a JSON file of COCO, Karpathy's splits or Visual Genome, a table
     (.parquet, .csv, .jsonl), a tar shard or a folder of them. Several sources of one kind are

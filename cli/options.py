@@ -70,19 +70,34 @@ file_ids = click.option(
     help="Ids of files in a folder: the name or the path, without the ending.",
 )
 from_pretraining = click.option(
-    "--init", metavar="RUN", help="Pre-training run to start from; it determines the model."
+    "--init",
+    type=LocalPath(),
+    metavar="RUN",
+    help="Pre-training run to start from; it determines the model.",
 )
 
 
-def training(
-    data_help: str, *, init: bool = True
-) -> Callable[[Callable[..., None]], Callable[..., None]]:
+Decorator = Callable[[Callable[..., None]], Callable[..., None]]
+
+
+def with_options(*options: Decorator) -> Decorator:
+    """Return a decorator that gives a command several options, in the order of its help."""
+
+    def decorate(command: Callable[..., None]) -> Callable[..., None]:
+        for option in reversed(options):
+            command = option(command)
+        return command
+
+    return decorate
+
+
+def training(data_help: str, *, init: bool = True) -> Decorator:
     """Return a decorator that gives a command of `clipfeat train` its options.
 
     With `init` the task can start from a pre-training run.
     """
     a_path = LocalPath()
-    options = (
+    return with_options(
         click.argument("config", required=False),
         click.option("--store", required=True, type=a_path, help="Feature store to read."),
         click.option("--data", required=True, type=a_path, help=data_help),
@@ -102,6 +117,7 @@ def training(
         *((from_pretraining,) if init else ()),
         click.option(
             "--gpus",
+            metavar="N|0,3|3,",
             help="GPUs to train on: a count (8), their numbers (0,3), or one number (3,).",
         ),
         click.option(
@@ -111,13 +127,6 @@ def training(
         device,
         as_json,
     )
-
-    def decorate(command: Callable[..., None]) -> Callable[..., None]:
-        for option in reversed(options):
-            command = option(command)
-        return command
-
-    return decorate
 
 
 def show(record: object, lines: str, *, as_json: bool) -> None:

@@ -45,18 +45,8 @@ def predict() -> None:
 )
 @device_option
 @as_json
-def vqa(
-    *,
-    run: Path,
-    image_id: str,
-    question: str,
-    image: Path | None,
-    store: Path | None,
-    out: Path | None,
-    device: str | None,
-    as_json: bool,
-) -> None:
-    """Answer a question about an image, and draw the attention of the model.
+def vqa(*, run: Path, as_json: bool, **options: Any) -> None:
+    """Answer a question about an image and draw the attention.
 
     Prints the five best answers with the accuracy that the model expects of each. The picture
     assumes that the grid covers the whole image, which is wrong for recipes that crop.
@@ -67,15 +57,7 @@ def vqa(
     """
     with needs_extra("train"):
         from ..train.tasks.vqa_predict import ask, format_answer
-    answered = ask(
-        run,
-        image_id=image_id,
-        question=question,
-        image=image,
-        store=store,
-        out=out,
-        device=device,
-    )
+    answered = ask(run, **options)
     show(answered, format_answer(answered), as_json=as_json)
 
 

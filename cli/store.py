@@ -30,9 +30,9 @@ logger = logging.getLogger(__name__)
 
 store_argument = click.argument("path", metavar="STORE", type=LocalPath())
 WHOLE = {
-    None: "every file is whole",
+    None: "every file is complete and unchanged",
     "quick": "every file exists and has its size",
-    "deep": "every file and every record is whole",
+    "deep": "every file is complete and unchanged, every record can be decoded",
 }
 HEADING = ("image id", "status", "grid", "image size", "reason")
 WIDTHS = (24, 11, 7, 11)  # of the columns on a terminal; the first grows with the ids
@@ -41,7 +41,9 @@ UNKNOWN = "-"
 
 @click.group()
 def store() -> None:
-    """Describe, list, verify, repair and cite a feature store; torch is not needed.
+    """Describe, list, verify, repair and cite a feature store.
+
+    torch is not needed, except for store verify --recompute.
 
     \b
     $ clipfeat store info coco.clipfeat
@@ -53,7 +55,7 @@ def store() -> None:
 @store_argument
 @as_json
 def info(*, path: Path, as_json: bool) -> None:
-    """Describe STORE: model, weights, recipe, counts by status, sizes, how to cite it.
+    """Describe STORE: model, recipe, counts, sizes, how to cite it.
 
     \b
     $ clipfeat store info coco.clipfeat
@@ -78,11 +80,12 @@ def info(*, path: Path, as_json: bool) -> None:
 )
 @as_json
 def ls(*, path: Path, statuses: tuple[str, ...], as_json: bool) -> None:
-    """List the image ids of STORE: status, grid shape, image size, reason if there is no record.
+    """List the image ids of STORE with the status of each.
 
-    Prints a line for each id, sorted; a dash stands for an unknown value. In a pipe the columns are
-    separated by tabs and have no heading. --json prints an array of objects, one per line, with
-    image_id, status, reason, shape, width, height and source.
+    Prints a line for each id, sorted: status, grid shape (rows x cols), image size (width x
+    height), and the reason if there is no record. A dash stands for an unknown value. In a pipe the
+    columns are separated by tabs and have no heading. --json prints an array of objects, one per
+    line, with image_id, status, reason, shape, width, height and source.
 
     \b
     $ clipfeat store ls coco.clipfeat
@@ -147,7 +150,7 @@ def _id_record(row: "IndexRow") -> dict[str, Any]:
 @store_argument
 @as_json
 def stats(*, path: Path, as_json: bool) -> None:
-    """Print statistics of the features: spread of channels, norms of cells, dead channels.
+    """Print statistics of the channels and cells of STORE.
 
     Reads and verifies every record once, on all cores. A dead channel is 0 in every cell of every
     record; a constant channel has one other value. --json adds mean, standard deviation, minimum,
@@ -193,7 +196,7 @@ def verify(
     device: str | None,
     as_json: bool,
 ) -> None:
-    """Check every file of STORE against its packing list (sha256) and its digest.
+    """Check the sha256 of every file of STORE, and its digest.
 
     Exits with 1 if anything is wrong. Hashes cannot show that the features were right when they
     were written; --recompute can.
@@ -260,10 +263,10 @@ def _recompute(
 @break_lock
 @as_json
 def repair(*, path: Path, deep: bool, break_lock: bool, as_json: bool) -> None:
-    """Remove the damaged shards of STORE; the next clipfeat extract writes only those again.
+    """Remove the damaged shards of STORE.
 
-    Links, folders and files that clipfeat did not write are reported and left alone. Exits with 1
-    if a problem remains.
+    The next clipfeat extract writes only those again. Links, folders and files that clipfeat did
+    not write are reported and left alone. Exits with 1 if a problem remains.
 
     \b
     $ clipfeat store repair coco.clipfeat
@@ -292,7 +295,7 @@ def repair(*, path: Path, deep: bool, break_lock: bool, as_json: bool) -> None:
 @break_lock
 @as_json
 def finish(*, path: Path, break_lock: bool, as_json: bool) -> None:
-    """Complete STORE when all parts of an extraction have been written.
+    """Complete STORE after all parts have been written.
 
     Checks that no shard is missing, and reads all of them again; needs neither the images nor
     torch. If some are missing, it exits with 1 and prints which --shard-range to run again. Also
@@ -332,3 +335,84 @@ def digest(*, path: Path, as_json: bool) -> None:
 
     value = FeatureStore.open(path).digest
     show({"digest": value}, value, as_json=as_json)
+
+
+@store.command()
+@store_argument
+@click.option("--title", metavar="TEXT")
+@click.option("--description", metavar="TEXT")
+@click.option("--licence", metavar="TEXT", help="Of the features, such as CC-BY-4.0.")
+@click.option("--source-licence", metavar="TEXT", help="Of the images that they were made from.")
+@click.option("--citation", metavar="TEXT")
+@click.option("--homepage", metavar="URL")
+@break_lock
+@as_json
+def describe(*, path: Path, break_lock: bool, as_json: bool, **about: str | None) -> None:
+    """Say in STORE what people should know about it; the digest stays the same.
+
+    An empty text removes a field. Also lists the documents of the store with their sha256, so that
+    store verify checks them: README.md, LICENSE, CITATION.cff, croissant.json, and the files in
+    its folder documents/.
+
+    \b
+    $ clipfeat store describe coco.clipfeat --title "COCO, RN50x4" --licence CC-BY-4.0
+    """
+    import msgspec
+
+    from ..featstore import describe as describe_store
+
+    given = {name: text or None for name, text in about.items() if text is not None}
+    metadata = describe_store(path, given, break_lock=break_lock)
+    record = {"about": msgspec.to_builtins(metadata.about), "documents": metadata.documents}
+    lines = [f"{name.replace('_', ' ')}: {text}" for name, text in record["about"].items() if text]
+    lines += [f"document: {name}" for name in metadata.documents]
+    show(record, "\n".join(map(printable, lines)) or f"{path}: no description", as_json=as_json)
+
+
+@store.command()
+@store_argument
+@click.argument("out", metavar="OUT", type=LocalPath())
+@click.option(
+    "--dtype",
+    type=click.Choice(["float16", "float32", "uint8"]),
+    help="Numbers of the new store; uint8: 256 values between the bounds of each channel.",
+)
+@click.option(
+    "--mantissa-bits",
+    type=click.IntRange(1, 9),
+    metavar="N",
+    help="Round float16 to N bits of its mantissa of 10; 7 is a good choice.",
+)
+@click.option("--codec", type=click.Choice(["zstd", "none"]))
+@as_json
+def convert(
+    *,
+    path: Path,
+    out: Path,
+    dtype: str | None,
+    mantissa_bits: int | None,
+    codec: str | None,
+    as_json: bool,
+) -> None:
+    """Write STORE again as OUT, with smaller numbers or another codec.
+
+    OUT has an identity and a digest of its own, and names STORE as its origin. Readers get float16
+    from each of them. At the end the loss is measured; clipfeat store info shows it. Run the same
+    command again to continue a conversion that was interrupted.
+
+    \b
+    $ clipfeat store convert coco.clipfeat coco-8bit.clipfeat --dtype uint8
+    $ clipfeat store convert coco.clipfeat coco-raw.clipfeat --codec none
+    """
+    from ..featstore import FeatureStore
+    from ..featstore import convert as convert_store
+    from ..featstore.report.summary import summarize_store, summary_text
+
+    if dtype is None and mantissa_bits is None and codec is None:
+        raise UsageError(
+            "nothing to convert; give --dtype, --mantissa-bits or --codec", code="E-STORE-CONVERT"
+        )
+    options: dict[str, Any] = {"dtype": dtype, "mantissa_bits": mantissa_bits, "codec": codec}
+    summary = summarize_store(convert_store(FeatureStore.open(path), out, **options))
+    with patient_stdout():
+        show(summary.to_json(), summary_text(summary), as_json=as_json)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 import click
 
 from ..base.errors import UsageError, needs_extra
+from ..base.files import require_folder
 from ..base.machine import require_gpus, visible_devices
 from .options import show, training
 
@@ -76,9 +77,10 @@ def ve(**options: Any) -> None:
 @train.command()
 @training("Folder of the corpus, from clipfeat corpus, or of tables of captions.")
 def pretrain(**options: Any) -> None:
-    """Pre-train an encoder of words and grid cells, from which vqa and ve can start.
+    """Pre-train an encoder of words and grid cells.
 
-    CONFIG is a TOML file of settings, or the name of a preset: stage1 by default, then stage2.
+    vqa and ve can start from it (--init). CONFIG is a TOML file of settings, or the name of a
+    preset: stage1 by default, then stage2.
 
     \b
     $ clipfeat train pretrain --store coco.clipfeat --data corpus/ --out stage1
@@ -104,9 +106,10 @@ def pretrain(**options: Any) -> None:
     help="Cross-entropy training, self-critical training from its best model, or both.",
 )
 def caption(*, stage: str, **options: Any) -> None:
-    """Train captioning on Karpathy's splits of COCO and Flickr30k, or on COCO's own files.
+    """Train captioning on COCO or Flickr30k.
 
-    CONFIG is a TOML file of settings, or the name of a preset. Each stage has a folder in --out.
+    Reads the files of Karpathy's splits, or COCO's own. CONFIG is a TOML file of settings, or the
+    name of a preset. Each stage has a folder in --out.
 
     \b
     $ clipfeat train caption transformer --store coco.clipfeat --data captions/ --out run
@@ -130,7 +133,7 @@ def _settings(kind: type[S], presets: Path, options: Mapping[str, Any]) -> S:
     if options["skip_missing"] is not None:
         assignments = (*assignments, f"skip_missing={options['skip_missing']}")
     if options.get("init") is not None:
-        assignments = (*assignments, f"init={json.dumps(options['init'])}")
+        assignments = (*assignments, f"init={json.dumps(str(options['init']))}")
     path = None if config is None else find_config(config, presets)
     return load_settings(kind, config=path, assignments=assignments)
 
@@ -155,6 +158,7 @@ def _train(
     from ..train.devices import leave_group
     from ..train.launch import in_group, is_first
 
+    require_folder(options["out"], "--out")
     if options["gpus"] is not None and not in_group():
         _train_on(options["gpus"], options["device"])
     given = {name: options[name] for name in ("store", "data", "device")}

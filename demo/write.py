@@ -12,7 +12,7 @@ from typing import Any
 from tqdm import tqdm
 
 from ..base.errors import UsageError, needs_extra
-from ..base.files import temporary_name
+from ..base.files import require_folder, temporary_name
 from ..base.machine import usable_cores
 from .annotations import make_captions, make_pairs, make_questions
 from .scenes import Scene, make_scene
@@ -167,14 +167,15 @@ def write_demo_data(folder: Path, images: int, seed: int) -> DemoData:
             f"{folder} exists and is not empty; delete it or choose another DIR",
             code="E-DEMO-FOLDER",
         )
+    require_folder(folder, "DIR")
     with needs_extra("demo"):
         from .scenes import draw
 
     # Everything is written to another folder, which gets the final name when it is complete.
     final = folder.resolve()
     unfinished = final.with_name(temporary_name(f".{final.name}"))
-    (unfinished / "images").mkdir(parents=True)
     try:
+        (unfinished / "images").mkdir(parents=True)
         scenes = [make_scene(seed, image_id) for image_id in range(1, images + 1)]
 
         def write_picture(scene: Scene) -> None:
@@ -189,6 +190,9 @@ def write_demo_data(folder: Path, images: int, seed: int) -> DemoData:
         _write_json(unfinished / "captions", {**coco_caption_files(scenes), **karpathy})
         _write_json_lines(unfinished / "snli_ve", snli_ve_files(scenes, seed))
         unfinished.replace(final)
+    except OSError as error:  # a full disk: name the folder that the user knows
+        error.filename, error.filename2 = str(folder), None
+        raise
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
     questions = sum(len(content.get("questions", ())) for content in vqa.values())

@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from ..base.errors import needs_extra
 from ..base.text import printable
-from ..featstore import FeatureStore, IndexRow, Status
+from ..featstore import FeatureStore, GridShape, IndexRow, Status
 from ..manifests.contents import require_driver
 from .api import choose_device
 from .embedding import backbone_spec, check_weights
@@ -93,9 +93,10 @@ class Recomputation:
             cosine = min(deviation.cosine for deviation in self.deviations)
             same = sum(deviation.same_bits for deviation in self.deviations)
             lines.append(
-                f"{n} records again: {same} with the same bits; relative error {errors[n // 2]:.2g} "
-                f"(median), {errors[-1]:.2g} (worst, {printable(worst.image_id)}; "
-                f"{self.tolerance:g} allowed); least cosine of a cell {cosine:.6f}"
+                f"{n} records extracted again: {same} with the same bits; relative error: "
+                f"{errors[n // 2]:.2g} (median), {errors[-1]:.2g} (worst, "
+                f"{printable(worst.image_id)}), {self.tolerance:g} (allowed); "
+                f"least cosine of a cell {cosine:.6f}"
             )
         lines.append(f"verdict: {self.verdict} (sample of --seed {self.seed})")
         return "\n".join(lines)
@@ -131,7 +132,7 @@ def recompute(
     backbone, described = load_backbone(spec, choose_device(device, torch.cuda.device_count()))
     check_weights(store, spec, described)
     backbone.check_recipe(recipe)
-    stream = FeatureStream(backbone, recipe, identity.dtype)
+    stream = FeatureStream(backbone, recipe, identity)
     ready: list[tuple[IndexRow, np.ndarray]] = []
     skipped: list[tuple[str, str]] = []
     other_files: list[str] = []
@@ -233,8 +234,9 @@ def compare_batch(
     pixels = np.zeros((rows_in_batch, *batch[0][1].shape), np.uint8)
     pixels[: len(batch)] = [each for _, each in batch]
     features, _ = stream.compute(pixels).result()
+    array = store.identity.array("grid", GridShape(1, 1))
     for (row, _), computed in zip(batch, features["grid"].array, strict=False):
-        yield deviation(row.image_id, computed, store[row.image_id])
+        yield deviation(row.image_id, array.from_stored(computed), store[row.image_id])
 
 
 def deviation(image_id: str, computed: np.ndarray, stored: np.ndarray) -> Deviation:

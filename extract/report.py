@@ -68,13 +68,14 @@ class Progress:
         >>> progress = Progress(1000, 0)
         >>> progress.add(BatchResult(200, 3, 80_000_000, StageTimings(wall=10.0, device=9.9)))
         >>> progress.line(10.0)
-        '200/1,000 images, 3 refused, 20.0 images/s, 8.0 MB/s, device waited 1 %, 40 s left'
+        '200/1,000 images, 3 without a record, 20.0 images/s, 8.0 MB/s, device waited 1 %, 40 s left'
         """
         done = self._done + self.images
         rate = self.images / seconds if seconds else 0.0
         left = f"{duration((self._total - done) / rate)} left" if rate else "no rate yet"
         return (
-            f"{done:,}/{self._total:,} images, {self.refused:,} refused, {rate:.1f} images/s, "
+            f"{done:,}/{self._total:,} images, {self.refused:,} without a record, "
+            f"{rate:.1f} images/s, "
             f"{self.bytes / 1e6 / max(seconds, 1e-9):.1f} MB/s, "
             f"device waited {100 * self.timings.waited:.0f} %, {left}"
         )

@@ -72,12 +72,14 @@ class Changes:
                 f"{counted(self.touched, 'file')} of another size or time than when extracted"
             )
         if self.unknown:
-            parts.append(f"{counted(self.unknown, 'file')} whose size and time then are not known")
+            parts.append(
+                f"the earlier size and time of {counted(self.unknown, 'file')} are not known"
+            )
         if not parts:
             return ""
         return (
-            f"{'; '.join(parts)}: --retry changed reads them, and extracts those again that have "
-            f"changed"
+            f"{'; '.join(parts)}; to compare the content of these files and extract the changed "
+            "ones again, add --retry changed"
         )
 
 

@@ -4,11 +4,14 @@ from ..base.errors import CorruptStoreError, MissingRecordError, StoreError
 from .audit.repair import Repair, repair
 from .audit.verify import Depth, Problem, verify
 from .geometry import GridShape
+from .identity import Identity
 from .lookup import Status
-from .metadata import Identity, StoreMetadata
+from .metadata import StoreMetadata
 from .shards import ShardRow
 from .store import FeatureBatch, FeatureStore
 from .tables import IndexRow
+from .writing.convert import convert
+from .writing.describe import describe
 from .writing.writer import write_store
 
 __all__ = [
@@ -26,6 +29,8 @@ __all__ = [
     "Status",
     "StoreError",
     "StoreMetadata",
+    "convert",
+    "describe",
     "repair",
     "verify",
     "write_store",

@@ -35,11 +35,21 @@ TABLES: dict[TableName, str] = {"index": "parquet", "shards": "parquet", "lookup
 TABLE_FILE = re.compile(r"(index|shards)(\.[1-9][0-9]*)?\.parquet|lookup(\.[1-9][0-9]*)?\.bin")
 
 NUMBER = "0|[1-9][0-9]{0,11}"
+# The dimensions of a record of each array. A shard's key has a zero for each of them.
+RECORD_DIMS = {"grid": 3, "pooled": 1, "boxes": 2, "classes": 1, "scores": 1}
+ARRAY = "|".join(RECORD_DIMS)
 SHARD_PATH = re.compile(
     rf"{re.escape(ZARR_GROUP)}/(?P<shape>[0-9]+x[0-9]+)/"
-    rf"(?P<array>grid/c\.(?P<grid>{NUMBER})\.0\.0\.0|pooled/c\.(?P<pooled>{NUMBER})\.0)"
+    rf"(?P<array>{ARRAY})/c\.(?P<number>{NUMBER})(\.0){{1,3}}"
 )
-ZARR_JSON = re.compile(rf"{re.escape(ZARR_GROUP)}/([0-9]+x[0-9]+/((grid|pooled)/)?)?zarr\.json")
+ZARR_JSON = re.compile(rf"{re.escape(ZARR_GROUP)}/([0-9]+x[0-9]+/(({ARRAY})/)?|scale/)?zarr\.json")
+# Files for people, which may lie in a store; in the folder `documents` under any plain name.
+DOCUMENTS = "documents"
+SIGNATURES = ("store.json.minisig", "store.json.sig")
+DOCUMENT = re.compile(
+    r"^(README\.md|LICENSE|CITATION\.cff|croissant\.json|documents/[A-Za-z0-9_-][A-Za-z0-9._-]{0,99})\Z"
+)
+MAX_DOCUMENTS = 1000
 
 ODD_REMEDY = {
     "is a symbolic link": "put the file or folder that it leads to in its place",
@@ -63,9 +73,8 @@ def is_table_file(name: str) -> bool:
 
 
 def shard_path(shape: GridShape | str, array: str, index: int) -> str:
-    """Return the file of shard `index` of an array ("grid" or "pooled")."""
-    zeros = ".0.0.0" if array == "grid" else ".0"
-    return f"{ZARR_GROUP}/{shape}/{array}/c.{index}{zeros}"
+    """Return the file of shard `index` of an array, one of RECORD_DIMS."""
+    return f"{ZARR_GROUP}/{shape}/{array}/c.{index}{'.0' * RECORD_DIMS[array]}"
 
 
 def check_folders(store: Path, shapes: Iterable[str], arrays: tuple[str, ...]) -> None:
@@ -175,7 +184,7 @@ class Grids:
 
 @dataclass(frozen=True)
 class Shard:
-    """One file of `grid` records, and the file of `pooled` vectors beside it: one task writes both.
+    """One file of `grid` records, and the files of the other arrays beside it: one task writes all.
 
     ::
 
@@ -192,7 +201,7 @@ class Shard:
     rows: Sequence[int]  # of the ids; a row without an id is a gap
 
     def path(self, array: str) -> str:
-        """Return the shard's file of `array` ("grid" or "pooled")."""
+        """Return the shard's file of `array`."""
         return shard_path(self.shape, array, self.index)
 
 

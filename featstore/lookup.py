@@ -7,7 +7,8 @@ little-endian, in the order of the first:
     place  bits 0 to 39: the row; 40 to 51: the number of the grid shape (in the order of
            store.json); 52 to 55: the number of the status (in the order of Status); 56 to 63:
            the number of the real area: 0 for the whole grid, k for the k-th of store.json's `areas`
-    check  the last 4 bytes of the record's grid on disk, then those of its pooled vector
+    check  the last 4 bytes of the record's grid on disk, then the exclusive or of those of its
+           other arrays
     seal   the next 8 bytes of sha256(image id), XOR mix(place XOR mix(check))
 
 The seal protects an entry: it does not fit if a bit of any column has changed, or for another id
@@ -53,6 +54,7 @@ class Status(enum.StrEnum):
 MAGIC = b"clipfeat"
 HEADER_BYTES = len(MAGIC) + 8
 ENTRY_BYTES = 32
+CHECK_BYTES = 4  # of each array of a record
 SHAPE_BIT, STATUS_BIT, AREA_BIT = 40, 52, 56
 MAX_SHAPES = 1 << (STATUS_BIT - SHAPE_BIT)
 STATUS_MASK = (1 << (AREA_BIT - STATUS_BIT)) - 1
@@ -62,7 +64,6 @@ STATUS_MASK = (1 << (AREA_BIT - STATUS_BIT)) - 1
 READ_BYTES = 64 << 20
 MAX_SAME_KEY = 4  # two of ten million ids share a key once in 400,000 stores
 STATUSES = tuple(Status)
-CHECK_BYTES = 4  # of an array of a record
 BITS_64 = (1 << 64) - 1  # numpy drops higher bits by itself, Python does not
 
 U64 = np.ndarray[Any, np.dtype[np.uint64]]
@@ -83,7 +84,7 @@ def id_text(image_id: object) -> str:
     if isinstance(image_id, int | np.integer) and not isinstance(image_id, bool):
         return str(int(image_id))
     raise TypeError(
-        f"an image id is a text or a whole number; got {image_id!r:.80} ({type(image_id).__name__})"
+        f"an image id is a string or a whole number; got {image_id!r:.80} ({type(image_id).__name__})"
     )
 
 
@@ -112,7 +113,7 @@ class Places(NamedTuple):
     state: I64  # (id,)
     shape: I64  # (id,) number of its grid shape
     row: I64  # (id,) in the arrays of its shape
-    check: U64  # (id,) last bytes of its record on disk: grid low, pooled high
+    check: U64  # (id,) last bytes of its record on disk: grid low, the others high
 
 
 def status_of(state: Any) -> Any:
@@ -349,15 +350,14 @@ def _checks(checksums: pa.Array) -> U64:
     lengths = pc.call_function("binary_length", [checksums]).to_numpy()
     for length in np.unique(lengths).tolist():  # 0 without a record; all others are alike
         arrays, rest = divmod(length, 2 * CHECK_BYTES)
-        if rest or arrays > 2:
-            raise ValueError(f"a checksum of {length} digits")
+        if rest:
+            raise ValueError(f"a checksum of {length} hex digits")
         has_length = lengths == length
         digits = joined_texts(checksums.filter(pa.array(has_length))).to_pybytes()
-        values = np.frombuffer(bytes.fromhex(digits.decode()), "<u4").reshape(
-            has_length.sum(), arrays
-        )
-        for array in range(arrays):
-            checks[has_length] |= values[:, array].astype(np.uint64) << np.uint64(32 * array)
+        lasts = np.frombuffer(bytes.fromhex(digits.decode()), "<u4").astype(np.uint64)
+        lasts = lasts.reshape(has_length.sum(), arrays)
+        others = np.bitwise_xor.reduce(lasts[:, 1:], axis=1) << np.uint64(32)
+        checks[has_length] = np.bitwise_or.reduce(lasts[:, :1], axis=1) | others
     return checks
 
 

@@ -1,4 +1,4 @@
-"""store.json: what a store is, its identity and digest, and the zarr.json files that follow from it.
+"""store.json: what a store is, its digest, and the zarr.json files that follow from it.
 
 docs/store-format.md is the contract.
 """
@@ -6,99 +6,74 @@ docs/store-format.md is the contract.
 import errno
 import hashlib
 import json
-import re
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, cast
 
 import msgspec
-import numpy as np
 from msgspec import Meta
 
 from ..base.errors import CorruptStoreError, StoreError
 from ..base.files import read_bytes, write_atomically
-from ..base.jsonio import as_struct, canonical_json, check_fields, parse_json
+from ..base.jsonio import as_struct, canonical_json, parse_json
 from .geometry import MAX_AREAS, Area, GridShape
-from .layout import STORE_JSON, TABLES, ZARR_GROUP, TableName, check_plain
+from .identity import Array, Identity, Sha256
+from .layout import (
+    DOCUMENT,
+    MAX_DOCUMENTS,
+    STORE_JSON,
+    TABLES,
+    ZARR_GROUP,
+    TableName,
+    check_plain,
+)
 from .lookup import MAX_SHAPES, SHAPE_BIT, Status
-from .shards import INDEX_CODECS, ZARR_CODECS, ShardRow
+from .shards import INDEX_CODECS, ShardRow, zarr_codecs
 
-FORMAT = 1
+FORMAT = 2
 # Bounds on what a store from elsewhere may claim, so that reading it stays within memory.
 MAX_STORE_JSON_BYTES = 1 << 22
 MAX_DEPTH = 64  # of JSON objects and arrays inside one another
 MAX_SHARD_RECORDS = 1 << 20
-MAX_DIM = 1 << 16  # channels; the widest open_clip tower has fewer than 6,000
 MAX_RECORD_BYTES = 1 << 27
 MAX_IDS = 1 << SHAPE_BIT
+MAX_ABOUT_TEXT = 1 << 16  # characters
 
-Precision = Literal["float32", "bfloat16", "float16"]
-Dtype = Literal["float16", "float32"]
-Codec = Literal["zstd", "none"]
-Sha256 = Annotated[
-    str, Meta(pattern=r"^[0-9a-f]{64}\Z", description="a sha256: 64 lower-case hex digits")
-]
-Channels = Annotated[int, Meta(ge=1, le=MAX_DIM)]
 ShardRecords = Annotated[int, Meta(ge=1, le=MAX_SHARD_RECORDS)]
 Rows = Annotated[int, Meta(ge=1, lt=MAX_IDS)]
 Count = Annotated[int, Meta(ge=0, lt=MAX_IDS)]
+Text = Annotated[str, Meta(min_length=1, max_length=MAX_ABOUT_TEXT)] | None
+DocumentName = Annotated[
+    str, Meta(pattern=DOCUMENT.pattern, description="the name of a document (docs/store-format.md)")
+]
 
 
-def is_sha256(value: Any) -> bool:
-    """Return whether `value` is a sha256 as a store writes it: 64 lower-case hex digits."""
-    return isinstance(value, str) and re.fullmatch("[0-9a-f]{64}", value) is not None
+class About(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What people say about a store: texts that no program reads, and that can be changed later."""
+
+    title: Text = None
+    description: Text = None
+    licence: Text = None  # of the features
+    source_licence: Text = None  # of the images
+    citation: Text = None
+    homepage: Text = None
 
 
-class Identity(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What decides the features: stores of equal identity hold the same features for an image id,
-    up to the rounding of the device that computed them.
+class Loss(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """How much the grids of a store differ from those of the store that it is derived from.
 
-    `backbone` and `recipe` are JSON objects that the extractor fills; `dim` is the number of
-    channels of a cell, `pooled_dim` that of the pooled vector, None where there is none. Raises
-    StoreError for a value that the format does not allow.
+    x is a cell of the original, y the same cell as readers get it.
     """
 
-    backbone: dict[str, Any]
-    recipe: dict[str, Any]
-    precision: Precision  # of the forward pass
-    dtype: Dtype  # on disk
-    codec: Codec
-    dim: Channels
-    pooled_dim: Channels | None
-
-    def __post_init__(self) -> None:
-        try:
-            check_fields(self, "identity")
-        except ValueError as error:
-            raise StoreError(str(error), code="E-STORE-IDENTITY") from None
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the JSON object of plain values, keys sorted."""
-        return json.loads(canonical_json(msgspec.to_builtins(self)))
-
-    @classmethod
-    def from_json(cls, value: Any) -> "Identity":
-        """Return the identity that `to_json` gave, raising StoreError for any other value."""
-        try:
-            return as_struct(value, cls, "identity")
-        except ValueError as error:
-            raise StoreError(str(error), code="E-STORE-IDENTITY") from None
-
-    @property
-    def arrays(self) -> tuple[str, ...]:
-        """The names of the arrays that each grid shape has."""
-        return ("grid",) if self.pooled_dim is None else ("grid", "pooled")
-
-    @property
-    def numpy_dtype(self) -> np.dtype[Any]:
-        """The dtype on disk, little-endian."""
-        return np.dtype(self.dtype).newbyteorder("<")
+    cosine_distance: Annotated[float, Meta(ge=0, le=2)]  # mean of 1 - cos(x, y), for x not 0
+    relative_l2: Annotated[float, Meta(ge=0)]  # |x - y| / |x|, each over all numbers of the store
+    largest: Annotated[float, Meta(ge=0)]  # absolute difference of a number
 
 
 class StoreMetadata(msgspec.Struct, frozen=True, kw_only=True):
     """The content of store.json without its checksum, in the order in which it is written."""
 
-    format: Literal[1] = FORMAT
+    format: Literal[2] = FORMAT
     clipfeat: str  # version that wrote it
     created: str  # ISO 8601, UTC
     identity: Identity
@@ -108,8 +83,9 @@ class StoreMetadata(msgspec.Struct, frozen=True, kw_only=True):
     areas: Annotated[tuple[str, ...], Meta(max_length=MAX_AREAS)] = ()  # not written if empty
     counts: dict[Status, Count]
     parents: tuple[Sha256, ...]  # digests
-    licence: str | None = None
-    note: str | None = None
+    about: About = About()
+    documents: Annotated[dict[DocumentName, Sha256], Meta(max_length=MAX_DOCUMENTS)] = {}
+    loss: Loss | None = None
     generation: Annotated[int, Meta(ge=0, le=10**9)]
     tables: dict[TableName, Sha256]
     digest: Sha256
@@ -154,9 +130,12 @@ def read_metadata(store: Path) -> StoreMetadata:
     path = store / STORE_JSON
     content = _read_content(path)
     if content.get("format") != FORMAT:
+        remedy = "a newer clipfeat may read it"
+        if content.get("format") == 1:
+            remedy = "format 1 was never released: extract the images again"
         raise StoreError(
-            f"{path}: format {content.get('format')!r:.80}; this clipfeat reads format {FORMAT}. "
-            f"A newer clipfeat may read it",
+            f"{path}: format {content.get('format')!r:.80}; this clipfeat reads format {FORMAT}; "
+            f"{remedy}",
             code="E-STORE-FORMAT",
         )
     sealed = {key: value for key, value in content.items() if key != "checksum"}
@@ -169,6 +148,10 @@ def read_metadata(store: Path) -> StoreMetadata:
     try:
         metadata = as_struct(content, StoreMetadata)
         _check_values(metadata)
+        if metadata.identity.to_json().keys() != content["identity"].keys():
+            raise ValueError(
+                f"identity must have the keys {', '.join(metadata.identity.to_json())}"
+            )
     except (ValueError, StoreError) as error:  # the checksum may have been made to fit
         raise CorruptStoreError(f"{path}: {error}", code="E-STORE-METADATA") from None
     return metadata
@@ -219,12 +202,14 @@ def _check_values(metadata: StoreMetadata) -> None:
         raise ValueError("grid_shapes must be sorted by rows, then cols")
     identity = metadata.identity
     for shape in shapes:
-        size = shape.cells * identity.dim * identity.numpy_dtype.itemsize
+        size = identity.array("grid", shape).bytes
         if size > MAX_RECORD_BYTES:
             raise ValueError(
                 f"grid_shapes: a {shape} grid has {size:,} bytes; "
                 f"expected at most {MAX_RECORD_BYTES:,}"
             )
+        if identity.regions and shape.cols != 1:
+            raise ValueError(f"grid_shapes: regions need grids of one column; got {shape}")
     areas = list(map(Area.parse, metadata.areas))
     if areas != sorted(set(areas)):
         raise ValueError("areas must be sorted by rows, cols, top, left, without duplicates")
@@ -299,13 +284,13 @@ def zarr_metadata_files(
     for shape, length in lengths.items():
         folder = f"{ZARR_GROUP}/{shape}"
         files[f"{folder}/zarr.json"] = GROUP
-        files[f"{folder}/grid/zarr.json"] = _array(
-            identity, (length, *shape, identity.dim), ("record", "row", "col", "dim"), shard_records
-        )
-        if identity.pooled_dim is not None:
-            files[f"{folder}/pooled/zarr.json"] = _array(
-                identity, (length, identity.pooled_dim), ("record", "dim"), shard_records
+        for name in identity.arrays:
+            array = identity.array(name, shape)
+            files[f"{folder}/{name}/zarr.json"] = _array(
+                array, identity.codec, length, shard_records
             )
+    if identity.scale_sha256 is not None:
+        files[f"{ZARR_GROUP}/scale/zarr.json"] = _scale_array(identity.dim)
     return {name: _indented(content) for name, content in files.items()}
 
 
@@ -313,30 +298,45 @@ def _indented(content: Any) -> bytes:
     return json.dumps(content, indent=2).encode()
 
 
-def _array(
-    identity: Identity, shape: tuple[int, ...], names: tuple[str, ...], shard_records: int
-) -> dict[str, Any]:
+def _array(array: Array, codec: str, length: int, shard_records: int) -> dict[str, Any]:
     """Return the metadata of one array: a shard holds `shard_records` chunks of one record."""
-    record = list(shape[1:])
     sharding = {
-        "chunk_shape": [1, *record],
-        "codecs": ZARR_CODECS[identity.codec],
+        "chunk_shape": [1, *array.shape],
+        "codecs": zarr_codecs(codec, array.order),
         "index_codecs": INDEX_CODECS,
         "index_location": "end",
     }
+    return _zarr_array(
+        (length, *array.shape),
+        array.dtype.name,
+        (shard_records, *array.shape),
+        [{"name": "sharding_indexed", "configuration": sharding}],
+        ("record", *array.dims),
+    )
+
+
+def _scale_array(dim: int) -> dict[str, Any]:
+    """Return the metadata of the array that turns numbers of 8 bits into values."""
+    return _zarr_array((2, dim), "float32", (2, dim), zarr_codecs("none", (0, 1)), ("bound", "dim"))
+
+
+def _zarr_array(
+    shape: tuple[int, ...],
+    dtype: str,
+    chunk: tuple[int, ...],
+    codecs: list[dict[str, Any]],
+    names: tuple[str, ...],
+) -> dict[str, Any]:
     return {
         "zarr_format": 3,
         "node_type": "array",
         "shape": list(shape),
-        "data_type": identity.dtype,
-        "chunk_grid": {
-            "name": "regular",
-            "configuration": {"chunk_shape": [shard_records, *record]},
-        },
+        "data_type": dtype,
+        "chunk_grid": {"name": "regular", "configuration": {"chunk_shape": list(chunk)}},
         # "." keeps every shard of an array in one folder: c.0.0.0.0, c.1.0.0.0, ...
         "chunk_key_encoding": {"name": "default", "configuration": {"separator": "."}},
-        "fill_value": 0.0,
-        "codecs": [{"name": "sharding_indexed", "configuration": sharding}],
+        "fill_value": 0.0 if dtype.startswith("float") else 0,
+        "codecs": codecs,
         "dimension_names": list(names),
         "attributes": {},
     }

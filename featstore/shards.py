@@ -37,6 +37,7 @@ from .layout import Shard
 
 ZSTD_LEVEL = 1  # measured: 46% of the bytes at 335 MB/s; higher levels gain little
 CRC_BYTES = 4
+SHA_BYTES = 16  # of a record's sha256, in the index
 
 MAX_THREADS = 8
 
@@ -56,12 +57,18 @@ class ShardRow(NamedTuple):
 
 _BYTES = {"name": "bytes", "configuration": {"endian": "little"}}
 CRC32C = {"name": "crc32c"}
-# The `codecs` of an array's zarr.json for each codec; the shard index always has INDEX_CODECS.
-ZARR_CODECS: dict[str, list[dict[str, Any]]] = {
-    "zstd": [_BYTES, {"name": "zstd", "configuration": {"level": ZSTD_LEVEL, "checksum": True}}],
-    "none": [_BYTES, CRC32C],
-}
+_ZSTD = {"name": "zstd", "configuration": {"level": ZSTD_LEVEL, "checksum": True}}
 INDEX_CODECS = [_BYTES, CRC32C]
+
+
+def zarr_codecs(codec: str, order: Sequence[int]) -> list[dict[str, Any]]:
+    """Return the `codecs` of an array whose records have their dimensions in this order on disk."""
+    last = _ZSTD if codec == "zstd" else CRC32C
+    if list(order) == sorted(order):
+        return [_BYTES, last]
+    turned = {"order": [0, *(1 + dimension for dimension in order)]}
+    return [{"name": "transpose", "configuration": turned}, _BYTES, last]
+
 
 _zstd = numcodecs.Zstd(level=ZSTD_LEVEL, checksum=True)
 
@@ -115,13 +122,24 @@ def zstd_frame_header(encoded: bytes) -> tuple[int, bool]:
     return (size if size_bytes else -1), bool(descriptor >> 2 & 1)
 
 
-def checksum(encoded: Iterable[bytes]) -> str:
-    """Return the checksums at the end of the encoded arrays of one record, as hex digits.
+class RecordHashes(NamedTuple):
+    """What the index has of the encoded arrays of one record, as hex digits; "" without a record.
 
     Both codecs end with four bytes that depend only on the numbers: the crc32c, or the XXH64 of a
-    zstd frame (RFC 8878, section 3.1.1).
+    zstd frame (RFC 8878, section 3.1.1). The sha256 protects a record that was fetched alone
+    against a forger, which no checksum does.
     """
-    return b"".join(content[-CRC_BYTES:] for content in encoded).hex()
+
+    checksum: str = ""  # the last 4 bytes of each array
+    record_sha256: str = ""  # the first 16 bytes of the sha256 of each
+
+    @classmethod
+    def of(cls, encoded: Iterable[bytes]) -> "RecordHashes":
+        """Return the hashes of the arrays of a record as stored, in their order."""
+        arrays = list(encoded)
+        lasts = b"".join(content[-CRC_BYTES:] for content in arrays)
+        digests = b"".join(hashlib.sha256(content).digest()[:SHA_BYTES] for content in arrays)
+        return cls(lasts.hex(), digests.hex())
 
 
 def crc32c(content: bytes | Buffer) -> bytes:
@@ -253,13 +271,20 @@ def read_index(descriptor: int, shard_records: int) -> Index:
 
 
 def read_record(
-    descriptor: int, entry: tuple[int, int], codec: str, check: bytes, out: Buffer, *, verify: bool
-) -> None:
-    """Fill `out` (the record's bytes) from an opened shard.
+    descriptor: int,
+    entry: tuple[int, int],
+    codec: str,
+    check: bytes | None,
+    out: Buffer,
+    *,
+    verify: bool,
+) -> bytes:
+    """Fill `out` (the record's bytes) from an opened shard; return its last bytes on disk.
 
     `entry` is the record's offset and length in the file. Its last bytes must be `check`, the copy
     of its checksum in the look-up, so that an intact record of another image is not mistaken for
-    it. Without `verify` the checksum of a raw record is compared, but not computed.
+    it; None if the caller compares them. Without `verify` the checksum of a raw record is compared,
+    but not computed.
     """
     offset, length = entry
     if codec == "none":
@@ -271,23 +296,26 @@ def read_record(
             )
         if read_into(descriptor, [out.data, memoryview(stored)], offset) != length:
             raise CorruptStoreError("the file ends within the record", code="E-SHARD-SIZE")
-        _compare(bytes(stored), check)
-        if verify and crc32c(out) != check:
+        last = bytes(stored)
+        _compare(last, check)
+        if verify and crc32c(out) != last:
             raise CorruptStoreError(
                 "crc32c does not match: the bytes on disk have changed", code="E-SHARD-DATA"
             )
-        return
+        return last
     if length > zstd_bound(out.size):
         raise CorruptStoreError(
             f"has {length} bytes, too many for a zstd frame of {out.size}", code="E-SHARD-FRAME"
         )
     encoded = read_at(descriptor, length, offset)
-    _compare(encoded[-CRC_BYTES:], check)
+    last = encoded[-CRC_BYTES:]
+    _compare(last, check)
     decode_zstd(encoded, out)
+    return last
 
 
-def _compare(stored: bytes, check: bytes) -> None:
-    if stored != check:
+def _compare(stored: bytes, check: bytes | None) -> None:
+    if check is not None and stored != check:
         raise CorruptStoreError(
             f"its checksum is {stored.hex()}, but the index has {check.hex()}: "
             f"the record of another image, or changed bytes",

@@ -5,6 +5,7 @@
 # pyright: reportUnknownArgumentType=false, reportUnknownParameterType=false
 # pyarrow has no types.
 
+import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property, partial
@@ -23,7 +24,6 @@ from .geometry import Area, GridShape
 from .layout import JOURNAL, STORE_JSON, TableName, check_folders, table_file
 from .lookup import (
     NORMAL_FORMS,
-    SHAPE_BIT,
     STATUSES,
     ImageId,
     Lookup,
@@ -35,8 +35,9 @@ from .lookup import (
     status_of,
 )
 from .metadata import StoreMetadata, read_metadata, zarr_metadata_files
-from .reading import BufferPool, RecordReader, WantedRecord
-from .shards import CRC_BYTES, ShardRow, as_bytes
+from .quantise import Scale, read_scale
+from .reading import BufferPool, Convert, RecordReader, WantedRecord, last_bytes
+from .shards import CRC_BYTES, ShardRow
 from .tables import IndexRow, index_rows, read_index, read_shards
 
 if TYPE_CHECKING:
@@ -49,12 +50,15 @@ EXAMPLE_ROWS = 1000  # of the index, searched for an example of an id
 
 @dataclass(frozen=True)
 class FeatureBatch:
-    """The records of the requested ids, in that order."""
+    """The records of the requested ids, in that order; None for what the store does not have."""
 
-    features: np.ndarray  # (image, cell, dim), dtype of the store, zeros after a smaller grid
+    features: np.ndarray  # (image, cell, dim), zeros after a smaller grid; see `FeatureStore.read`
     mask: np.ndarray  # (image, cell) bool, True where a cell holds pixels of the image
     grid_shapes: np.ndarray  # (image, 2) int64: rows, cols
-    pooled: np.ndarray | None  # (image, dim), where the store has pooled vectors
+    pooled: np.ndarray | None = None  # (image, dim)
+    boxes: np.ndarray | None = None  # (image, cell, 4) float32: left, top, right, bottom in pixels
+    classes: np.ndarray | None = None  # (image, cell) int32
+    scores: np.ndarray | None = None  # (image, cell) float32
 
 
 class FeatureStore:
@@ -76,19 +80,26 @@ class FeatureStore:
         self.identity = metadata.identity
         self.digest = metadata.digest
         self.grid_shapes = tuple(map(GridShape.parse, metadata.grid_shapes))  # sorted
-        self._names = tuple(metadata.grid_shapes)
         self._sizes = np.array(self.grid_shapes, np.int64).reshape(-1, 2)  # rows, cols
         self._lengths = np.array(list(metadata.grid_shapes.values()))
         self._areas = tuple(map(Area.parse, metadata.areas))
         self._dtype = self.identity.numpy_dtype
+        self._is_first = self.identity.order == "channels_first"
         self._shard_records = metadata.shard_records
         self._verify = verify
         check_folders(self.path, metadata.grid_shapes, self.identity.arrays)
         sha256 = metadata.tables["lookup"]
         self._lookup = Lookup(self.table_path("lookup"), metadata.id_count, sha256)
         self._memory = BufferPool()
+        self.scale: Scale | None = None  # of a store of uint8
+        if self.identity.scale_sha256 is not None:
+            self.scale = read_scale(self.path, self.dim, self.identity.scale_sha256)
         self._reader = RecordReader(
-            self.path, self.identity.codec, metadata.shard_records, verify=verify
+            self.path,
+            self.identity.codec,
+            tuple(metadata.grid_shapes),
+            metadata.shard_records,
+            verify=verify,
         )
 
     @classmethod
@@ -194,9 +205,25 @@ class FeatureStore:
         grid = np.empty((*shape, self.dim), self._dtype)
         shard, position = divmod(row, self._shard_records)
         checksum = check.to_bytes(8, "little")[:CRC_BYTES]
-        record = WantedRecord(str(shape), shard, position, checksum, as_bytes(grid))
-        self._reader.read("grid", [record])
+        out = self._as_stored(grid.reshape(-1, self.dim), is_first=False)
+        record = WantedRecord(str(shape), shard, position, checksum, out)
+        self._reader.read("grid", self._stored_dtype, [record], self._convert)
         return grid
+
+    @cached_property
+    def _stored_dtype(self) -> np.dtype[Any]:
+        return np.dtype(self.identity.dtype).newbyteorder("<")
+
+    @cached_property
+    def _convert(self) -> Convert | None:
+        """From the numbers of a grid as stored to its values; None where they are the same."""
+        if self.scale is None:
+            return None
+        return partial(self.scale.dequantise, axis=0 if self._is_first else 1)
+
+    def _as_stored(self, grid: np.ndarray, *, is_first: bool) -> np.ndarray:
+        """Return a view of a grid (cell, dim), or with channels first, in the order on disk."""
+        return grid if self._is_first == is_first else grid.T
 
     def mask(self, image_id: ImageId) -> np.ndarray:
         """Return which cells of one image's grid hold pixels of it: (row, col) bool.
@@ -241,33 +268,50 @@ class FeatureStore:
             raise self._bad_place(f"the area {area} in a {shape} grid")
         return area
 
-    def read(self, ids: Iterable[ImageId], out: np.ndarray | None = None) -> FeatureBatch:
+    def read(
+        self,
+        ids: Iterable[ImageId],
+        out: np.ndarray | None = None,
+        *,
+        channels_first: bool = False,
+        raw: bool = False,
+    ) -> FeatureBatch:
         """Return the records of `ids`, in that order, padded to the largest grid among them.
 
-        `out`, of shape (image, cell, dim) and the store's dtype, receives the features if it is
-        given, which spares the kernel from clearing new memory; it may have more cells than the
-        largest grid. Every record's checksum is verified; a record named twice is read once.
-        Raises MissingRecordError for an id without a record, CorruptStoreError for bytes that
-        have changed, ValueError for an `out` that does not fit.
+        With `channels_first`, features are (image, dim, cell). This is how a store whose order is
+        channels_first has them on disk, and spares turning them. With `raw`, those of a store of
+        uint8 are the numbers that it has on disk (see `scale`), and not float16.
+
+        `out`, of the shape and the dtype of the features, receives them if it is given, which
+        spares the kernel from clearing new memory; it may have more cells than the largest grid.
+        Every record's checksum is verified; a record named twice is read once. Raises
+        MissingRecordError for an id without a record, CorruptStoreError for bytes that have
+        changed, ValueError for an `out` that does not fit.
         """
         places = self._find(ids)
         grid_shapes = self._sizes[places.shape]
         counts = grid_shapes.prod(axis=1)
-        cells = int(counts.max(initial=0))
-        identity = self.identity
+        images, cells = len(counts), int(counts.max(initial=0))
+        dtype = self._stored_dtype if raw else self._dtype
+        shape = (images, self.dim, cells) if channels_first else (images, cells, self.dim)
         if out is None:
-            size = len(counts) * cells * identity.dim * self._dtype.itemsize
-            memory = self._memory.take(size).view(self._dtype)
-            out = memory.reshape(len(counts), cells, identity.dim)
-        self._check_out(out, len(counts), cells)
-        mask = np.arange(out.shape[1]) < counts[:, None]
+            out = self._memory.take(math.prod(shape) * dtype.itemsize).view(dtype).reshape(shape)
+        axis = 2 if channels_first else 1
+        _check_out(out, shape, axis, dtype)
+        mask = np.arange(out.shape[axis]) < counts[:, None]
+        by_cell = out.swapaxes(1, 2) if channels_first else out  # (image, cell, dim)
         if not mask.all():
-            for record, n in zip(out, counts, strict=True):
+            for record, n in zip(by_cell, counts, strict=True):
                 record[n:] = 0
         self._mask_padding(mask, places)
-        self._fill("grid", places, out)
-        pooled = None if identity.pooled_dim is None else self._pooled(places, identity.pooled_dim)
-        return FeatureBatch(out, mask, grid_shapes, pooled)
+        turned = by_cell.swapaxes(1, 2) if self._is_first else by_cell  # as on disk
+        real = [(slice(None), slice(n)) if self._is_first else slice(n) for n in counts.tolist()]
+        outs = [record[part] for record, part in zip(turned, real, strict=True)]
+        convert = None if raw else self._convert
+        self._reader.fill(
+            "grid", self._stored_dtype, places, last_bytes(places, "grid"), outs, convert
+        )
+        return FeatureBatch(out, mask, grid_shapes, **self._read_beside(places, out.shape[axis]))
 
     def pooled(self, ids: Iterable[ImageId]) -> np.ndarray:
         """Return the pooled vectors of `ids`, in that order, without their grids: (image, dim).
@@ -280,23 +324,43 @@ class FeatureStore:
                 f"extract a store with clipfeat extract --pooled",
                 code="E-STORE-NO-POOLED",
             )
-        return self._pooled(self._find(ids), self.identity.pooled_dim)
+        places = self._find(ids)
+        cells = int(self._sizes[places.shape].prod(axis=1).max(initial=0))
+        return self._read_beside(places, cells)["pooled"]
 
-    def _pooled(self, places: Places, dim: int) -> np.ndarray:
-        vectors = np.empty((len(places.row), dim), self._dtype)
-        self._fill("pooled", places, vectors)
-        return vectors
+    def _read_beside(self, places: Places, cells: int) -> dict[str, np.ndarray]:
+        """Return the arrays beside the grids, {name: (image, ...)}, with regions padded to `cells`.
 
-    def _check_out(self, out: np.ndarray, images: int, cells: int) -> None:
-        """Raise ValueError unless `out` can hold the records."""
-        fits = out.ndim == 3 and (out.shape[0], out.shape[2]) == (images, self.dim)
-        if not fits or out.shape[1] < cells or out.dtype != self._dtype:
-            raise ValueError(
-                f"out: expected {self.identity.dtype} of ({images}, {cells} or more, {self.dim}); "
-                f"got {out.dtype} of {out.shape}"
+        The look-up has one check for all of them: the exclusive or of their last bytes on disk.
+        """
+        names = self.identity.arrays[1:]
+        beside: dict[str, np.ndarray] = {}
+        if not names:
+            return beside
+        counts = self._sizes[places.shape].prod(axis=1).tolist()
+        wanted = last_bytes(places, "beside")
+        together = np.zeros((len(counts), CRC_BYTES), np.uint8)
+        for name in names:
+            array = self.identity.array(name, GridShape(cells, 1))
+            values = np.zeros((len(counts), *array.shape), array.dtype)
+            outs = list(values)
+            if name != "pooled":
+                outs = [record[:n] for record, n in zip(outs, counts, strict=True)]
+            if len(names) == 1:
+                self._reader.fill(name, array.dtype, places, wanted, outs)
+            else:
+                last = np.zeros_like(together)
+                self._reader.fill(name, array.dtype, places, None, outs, last=last)
+                together ^= last
+            beside[name] = values
+        if len(names) > 1 and (bad := (together != wanted).any(axis=1)).any():
+            row = int(places.row[np.flatnonzero(bad)[0]])
+            raise CorruptStoreError(
+                f"{self.path}: {', '.join(names)} of row {row} are those of another image, or have "
+                f"changed; type: clipfeat store verify {self.path}",
+                code="E-SHARD-DATA",
             )
-        if not (out.flags.c_contiguous and out.flags.writeable):
-            raise ValueError("out: expected an array that is C-contiguous and writeable")
+        return beside
 
     def shapes(self, ids: Iterable[ImageId]) -> np.ndarray:
         """Return the grid shape of each id: (image, 2) int64, rows and cols.
@@ -406,23 +470,20 @@ class FeatureStore:
         without_record = (row for row in self._statuses() if row[1] != Status.OK)
         return {image_id: reason for image_id, _, reason in islice(without_record, MAX_REASONS)}
 
-    def _fill(self, array: str, places: Places, out: np.ndarray) -> None:
-        """Read the records of one array into `out`, each once, in the order of the files."""
-        place = places.shape << SHAPE_BIT | places.row
-        _, firsts, inverse = np.unique(place, return_index=True, return_inverse=True)
-        checks = places.check.astype("<u8").view(np.uint8).reshape(-1, 8)
-        checks = checks[:, :CRC_BYTES] if array == "grid" else checks[:, CRC_BYTES:]
-        check = np.ascontiguousarray(checks).view(f"V{CRC_BYTES}")[firsts, 0].tolist()
-        numbers, rows = places.shape[firsts].tolist(), places.row[firsts].tolist()
-        wanted: list[WantedRecord] = []
-        for k, n, row, last in zip(firsts.tolist(), numbers, rows, check, strict=True):
-            shape, cells = self._names[n], self.grid_shapes[n].cells
-            record = out[k, :cells] if array == "grid" else out[k]
-            number, position = divmod(row, self._shard_records)
-            wanted.append(WantedRecord(shape, number, position, last, as_bytes(record)))
-        self._reader.read(array, wanted)
-        for k in np.flatnonzero(firsts[inverse] != np.arange(len(inverse))):
-            out[k] = out[firsts[inverse[k]]]
+
+def _check_out(out: np.ndarray, shape: tuple[int, ...], axis: int, dtype: np.dtype[Any]) -> None:
+    """Raise ValueError unless `out` can hold features of this shape; `axis` may be longer."""
+    fits = out.ndim == len(shape) and all(
+        have >= size if k == axis else have == size
+        for k, (have, size) in enumerate(zip(out.shape, shape, strict=True))
+    )
+    if not fits or out.dtype != dtype:
+        sizes = [f"{size} or more" if k == axis else f"{size}" for k, size in enumerate(shape)]
+        raise ValueError(
+            f"out: expected {dtype.name} of ({', '.join(sizes)}); got {out.dtype} of {out.shape}"
+        )
+    if not (out.flags.c_contiguous and out.flags.writeable):
+        raise ValueError("out: expected an array that is C-contiguous and writeable")
 
 
 def _quoted(image_id: str, example: str) -> tuple[str, str]:

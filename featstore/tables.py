@@ -20,7 +20,7 @@ from ..base.files import atomic_file, sha256_file
 from ..base.parquet import as_batch, joined_texts, read_batches, rows_of, write_batches, write_rows
 from ..base.text import printable
 from .geometry import GridShape
-from .layout import SHARD_PATH, check_plain
+from .layout import RECORD_DIMS, SHARD_PATH, check_plain, shard_path
 from .lookup import Status
 from .metadata import StoreMetadata
 from .shards import ShardRow, index_bytes, zstd_bound
@@ -37,6 +37,7 @@ INDEX_SCHEMA = pa.schema(
         ("source_sha256", pa.string()),
         ("source", pa.string()),
         ("checksum", pa.string()),
+        ("record_sha256", pa.string()),
     ]
 )
 SHARDS_SCHEMA = pa.schema(
@@ -54,7 +55,8 @@ TABLE_BYTES, ROW_BYTES = 1 << 26, 1 << 15  # that a table, and each row of it, m
 JSON_SAFE = bytes(set(range(0x20, 0x7F)) - set(b'"\\'))  # characters that JSON leaves as they are
 HASHES = {  # columns of both tables that hold hashes, in lower-case hex digits
     "source_sha256": r"^([0-9a-f]{64})?$",
-    "checksum": r"^([0-9a-f]{8}){0,2}$",
+    "checksum": rf"^([0-9a-f]{{8}}){{0,{len(RECORD_DIMS)}}}$",
+    "record_sha256": rf"^([0-9a-f]{{32}}){{0,{len(RECORD_DIMS)}}}$",
     "sha256": r"^[0-9a-f]{64}$",
 }
 FROM_SOURCE = "copy it again from its source"
@@ -72,7 +74,9 @@ class IndexRow(NamedTuple):
     height: int
     source_sha256: str  # of the source file's bytes, "" where it could not be read
     source: str  # path relative to the image root
-    checksum: str  # last 4 bytes of its grid on disk, then of its pooled vector, as hex digits
+    # Of its grid as stored, then of each other array, as hex digits; "" without a record:
+    checksum: str = ""  # the last 4 bytes
+    record_sha256: str = ""  # the first 16 bytes of the sha256
 
 
 def index_batch(rows: Iterable[IndexRow]) -> pa.RecordBatch:
@@ -138,26 +142,21 @@ def _is_possible(shard: ShardRow, metadata: StoreMetadata) -> bool:
     length = metadata.grid_shapes.get(shard.shape, 0)
     if match is None or match["shape"] != shard.shape or not length:
         return False
-    number = int(match["grid"] or match["pooled"])
+    number, array = int(match["number"]), match["array"]
     return (
-        shard.first_row == number * metadata.shard_records
+        shard.path == shard_path(shard.shape, array, number)
+        and array in metadata.identity.arrays
+        and shard.first_row == number * metadata.shard_records
         and 1 <= shard.records <= metadata.shard_records
         and shard.first_row + shard.records <= length
-        and shard.bytes in _possible_bytes(shard, match["grid"], metadata)
+        and shard.bytes in _possible_bytes(shard, array, metadata)
     )
 
 
-def _possible_bytes(shard: ShardRow, grid: str | None, metadata: StoreMetadata) -> range:
-    """Return the sizes that an honest shard may have; none if the store has no such array."""
-    identity = metadata.identity
-    if grid is not None:
-        numbers = GridShape.parse(shard.shape).cells * identity.dim
-    elif identity.pooled_dim is not None:
-        numbers = identity.pooled_dim
-    else:
-        return range(0)
+def _possible_bytes(shard: ShardRow, array: str, metadata: StoreMetadata) -> range:
+    """Return the sizes that an honest shard may have."""
     index = index_bytes(metadata.shard_records)
-    record = zstd_bound(numbers * identity.numpy_dtype.itemsize)
+    record = zstd_bound(metadata.identity.array(array, GridShape.parse(shard.shape)).bytes)
     return range(index, index + shard.records * record + 1)
 
 

@@ -281,12 +281,13 @@ def _checked_columns(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBat
         yield batch
 
 
-def write_manifest(manifest: Manifest, path: Path) -> None:
+def write_manifest(manifest: Manifest, path: str | Path) -> None:
     """Write `manifest`, with its root, to the Parquet file `path`, whole or not at all.
 
     Raises ManifestError if the folder does not exist or `path` is not a regular file
     (E-MANIFEST-WRITE), and for a root whose name is not UTF-8 (E-MANIFEST-ROOT).
     """
+    path = Path(path)
     if not path.parent.is_dir():
         raise ManifestError(
             f"cannot write {path}: {path.parent} is not a folder; make it first",
@@ -318,13 +319,14 @@ def require_bounded(path: Path, refuse: Callable[[str], ManifestError]) -> None:
         raise refuse(f"{size:,} bytes cannot contain {rows:,} rows with different ids")
 
 
-def read_manifest(path: Path) -> Manifest:
+def read_manifest(path: str | Path) -> Manifest:
     """Return the manifest that `write_manifest` wrote to `path`.
 
     If the recorded root does not exist, paths are relative to the manifest's own folder. Raises
     ManifestError for a file without the four columns, with null values or too many rows
     (E-MANIFEST-READ), and for values as `Manifest.of` does.
     """
+    path = Path(path)
     refuse = _refusing(path)
     if path.is_dir() or not path.exists():
         raise refuse("is a folder" if path.is_dir() else "no such file")

@@ -33,7 +33,7 @@ class SourceOptions:
 
 
 def make_manifest(
-    sources: Sequence[Path], root: str | None = None, options: SourceOptions | None = None
+    sources: Sequence[str | Path], root: str | None = None, options: SourceOptions | None = None
 ) -> Manifest:
     """Return the manifest of the images in `sources`, which are all of one kind.
 
@@ -43,6 +43,7 @@ def make_manifest(
 
     Raises ManifestError for sources and options from which no manifest can be made.
     """
+    sources = [Path(source) for source in sources]
     options = options or SourceOptions()
     folders = {source: scan_folder(source) for source in sources if source.is_dir()}
     kind = _require_one_kind({source: _kind(source, folders) for source in sources})
@@ -69,7 +70,7 @@ def make_manifest(
     )
 
 
-def folder_manifest(folder: Path, ids: str = "stem") -> Manifest:
+def folder_manifest(folder: str | Path, ids: str = "stem") -> Manifest:
     """Return the manifest of every image file in `folder` and below.
 
     `ids` is "stem", so that ids are file names without the ending, or "path", so that they are
@@ -77,9 +78,10 @@ def folder_manifest(folder: Path, ids: str = "stem") -> Manifest:
     is skipped is logged. Raises ManifestError if `folder` is not a folder or contains no image that
     can be read, and for two images with one id.
     """
+    folder = Path(folder)
     if not folder.is_dir():
         raise ManifestError(
-            f"{folder} is not a folder; pass the folder that contains the images",
+            f"{folder} is not a folder; pass the folder that contains the images with --images",
             code="E-MANIFEST-SOURCE",
         )
     return make_manifest([folder], options=SourceOptions(ids))

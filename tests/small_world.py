@@ -14,7 +14,7 @@ from stores import make_identity
 
 from clipfeat.featstore import CorruptStoreError, FeatureStore, GridShape, IndexRow, Status
 from clipfeat.featstore.layout import Grids, Layout, Part, Shard, lay_out
-from clipfeat.featstore.shards import as_bytes, checksum, encode
+from clipfeat.featstore.shards import RecordHashes, as_bytes, encode
 from clipfeat.featstore.writing.commit import complete_commit
 from clipfeat.featstore.writing.parts import MissingShards, commit_parts
 from clipfeat.featstore.writing.run import finished_store, update_layout
@@ -106,8 +106,8 @@ def _append(files: ShardTransaction, shard: Shard, position: int) -> IndexRow:
         name: encode(IDENTITY.codec, as_bytes(array)) for name, array in vectors(image_id).items()
     }
     files.append(row - shard.first_row, encoded)
-    check = checksum(encoded.values())
-    return IndexRow(image_id, Status.OK, "", shape, row, 0, 0, "", image_id, check)
+    hashes = RecordHashes.of(encoded.values())
+    return IndexRow(image_id, Status.OK, "", shape, row, 0, 0, "", image_id, *hashes)
 
 
 def drop_shard(path: Path) -> None:

@@ -8,7 +8,7 @@ import numpy as np
 
 from clipfeat.featstore import FeatureStore, GridShape, Identity, IndexRow, Status
 from clipfeat.featstore.layout import Grids, Layout, Shard, lay_out
-from clipfeat.featstore.shards import as_bytes, checksum, encode
+from clipfeat.featstore.shards import RecordHashes, as_bytes, encode
 from clipfeat.featstore.writing.run import update_layout
 from clipfeat.featstore.writing.writer import ShardTransaction, StoreWriter, write_store
 
@@ -62,7 +62,9 @@ def encoded_records(
     for image_id, grid in records.items():
         arrays = {"grid": grid} if pooled is None else {"grid": grid, "pooled": pooled[image_id]}
         encoded[image_id] = None if grid is None else {
-            name: encode(identity.codec, as_bytes(np.ascontiguousarray(a, identity.numpy_dtype)))
+            name: encode(
+                identity.codec, as_bytes(identity.array(name, ONE_CELL).as_stored(a))
+            )
             for name, a in arrays.items() if a is not None
         }  # fmt: skip
     return encoded
@@ -97,10 +99,10 @@ def write_shard(
             status = Status.MISSING if content is None else Status.OK
             if content is not None:
                 files.append(row - shard.first_row, content)
-            check = "" if content is None else checksum(content.values())
+            hashes = RecordHashes() if content is None else RecordHashes.of(content.values())
             reason = "" if status == Status.OK else "no such file"
             shape = str(shard.shape)
-            rows.append(IndexRow(image_id, status, reason, shape, row, 0, 0, "", image_id, check))
+            rows.append(IndexRow(image_id, status, reason, shape, row, 0, 0, "", image_id, *hashes))
         files.commit(tuple(rows))
 
 
@@ -143,9 +145,9 @@ def padded_store(
                     grid = as_bytes(np.ones((*shard.shape, 4), np.float16))
                     encoded = {"grid": encode(identity.codec, grid)}
                     files.append(row - shard.first_row, encoded)
-                    check = checksum(encoded.values())
+                    hashes = RecordHashes.of(encoded.values())
                     rows.append(
-                        IndexRow(image_id, Status.OK, "", shape, row, *size, "", image_id, check)
+                        IndexRow(image_id, Status.OK, "", shape, row, *size, "", image_id, *hashes)
                     )
                 files.commit(tuple(rows))
         return writer.commit()

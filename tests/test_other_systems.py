@@ -36,6 +36,6 @@ def test_the_base_install_reads_and_verifies_without_the_names_of_linux(tmp_path
         assert [row["image_id"] for row in found["ls"]] == [*grids, "x"]
         assert found["digest"]["digest"] == json.loads((path / "store.json").read_text())["digest"]
         assert found["verify"] == [True, True]
-        assert f"{path}: every file is whole" in found["text"]
+        assert f"{path}: every file is complete and unchanged" in found["text"]
     assert said["cores"] >= 1
     assert said["lock"] == "E-LOCK-SYSTEM"

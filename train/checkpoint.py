@@ -1,5 +1,6 @@
 """Checkpoints, one safetensors file each with JSON in its header, and the best model of a run."""
 
+import dataclasses
 import hashlib
 import json
 import logging
@@ -18,16 +19,17 @@ from ..base.errors import ClipfeatError, UsageError
 from ..base.files import check_tensorfile, write_atomically
 from ..base.jsonio import field, parse_json
 from ..base.text import printable
+from ..featstore import FeatureStore
 from .records import ChannelStatistics, statistics_of
 from .run import BEFORE_LAST, LAST, VOCABULARY, RunManifest, find_best, read_manifest
-from .settings import settings_of
+from .settings import SplitSettings, settings_of
 
 logger = logging.getLogger(__name__)
 
 Tensors = Mapping[str, Tensor]
 State = dict[str, Any]
 M = TypeVar("M", bound=nn.Module)
-S = TypeVar("S")
+S = TypeVar("S", bound=SplitSettings)
 V = TypeVar("V")
 
 FILE_BYTES = 32 << 30  # a model of 2e9 parameters, with two numbers that Adam keeps of each
@@ -48,7 +50,7 @@ def write_checkpoint(path: Path, tensors: Tensors, state: Mapping[str, Any]) -> 
 def read_checkpoint(path: Path) -> tuple[dict[str, Tensor], State]:
     """Return (tensors, state) of a checkpoint.
 
-    Raises DamagedCheckpointError where it is not one, or a bit of it has changed.
+    Raises DamagedCheckpointError for a file that is not a checkpoint, or has a changed bit.
     """
     try:
         check_tensorfile(path, FILE_BYTES)
@@ -92,7 +94,7 @@ def model_tensors(model: nn.Module) -> dict[str, Tensor]:
 
 
 def load_model(model: nn.Module, tensors: Tensors, path: Path, *, assign: bool = False) -> None:
-    """Fill a model from the tensors of checkpoint `path`; ClipfeatError where they do not fit.
+    """Fill a model from the tensors of checkpoint `path`; ClipfeatError if they do not fit.
 
     With `assign` the tensors themselves become the model's.
     """
@@ -101,15 +103,15 @@ def load_model(model: nn.Module, tensors: Tensors, path: Path, *, assign: bool =
     except RuntimeError as error:
         reason = printable(" ".join(str(error).split())[:1000])
         raise ClipfeatError(
-            f"{path}: the checkpoint is of another model ({reason})", code="E-RUN-MODEL"
+            f"{path}: the checkpoint belongs to another model ({reason})", code="E-RUN-MODEL"
         ) from None
 
 
 def rebuild(build: Callable[[], M], tensors: Tensors, path: Path) -> M:
     """Return the model that `build` makes, filled from the tensors of checkpoint `path`.
 
-    Its sizes come from another file, which may have been changed: it is built without memory
-    first, and takes some only where the checkpoint fits. Raises ClipfeatError where it does not.
+    Its sizes come from another file, which may have been changed. So it is first built without
+    memory. Raises ClipfeatError if the checkpoint does not fit.
     """
     with torch.device("meta"):
         load_model(build(), tensors, path, assign=True)  # meta tensors take no copy
@@ -121,10 +123,10 @@ def rebuild(build: Callable[[], M], tensors: Tensors, path: Path) -> M:
 def write_training(
     run: Path, model: nn.Module, optimizer: Optimizer, state: Mapping[str, Any]
 ) -> None:
-    """Write all that resuming needs; the checkpoint before it stays, in case this one breaks.
+    """Write all that resuming needs; the previous checkpoint is kept, in case this one is damaged.
 
-    `optimizer.3.exp_avg` belongs to the fourth parameter. There are no random numbers: those of
-    an update follow from the seed and its number.
+    `optimizer.3.exp_avg` belongs to the fourth parameter. The state of random numbers is not
+    needed: those of an update follow from the seed and its number.
     """
     slots = {
         f"optimizer.{parameter}.{name}": tensor
@@ -137,11 +139,11 @@ def write_training(
 
 
 def load_training(run: Path, model: nn.Module, optimizer: Optimizer) -> State | None:
-    """Bring model and optimizer to where the run's last good checkpoint was written.
+    """Load model and optimizer from the run's last good checkpoint, and return its state.
 
-    Returns its state, None where there is no checkpoint yet; says so where the newest is damaged.
-    The optimizer keeps the settings it was made with. Raises ClipfeatError where the checkpoint
-    is of another run, or all there are are damaged.
+    Returns None if no checkpoint exists yet. A damaged newest checkpoint is logged. The optimizer
+    keeps the settings it was made with. Raises ClipfeatError if the checkpoint belongs to another
+    run, or all of them are damaged.
     """
     paths = [run / name for name in (LAST, BEFORE_LAST) if (run / name).is_file()]
     for number, path in enumerate(paths, start=1):
@@ -172,15 +174,16 @@ def _load_optimizer(optimizer: Optimizer, tensors: Tensors, path: Path) -> None:
         optimizer.load_state_dict({"state": memory, "param_groups": groups})
     except (KeyError, ValueError, RuntimeError, TypeError) as error:
         raise ClipfeatError(
-            f"{path}: training cannot resume from it ({printable(str(error)[:300])}); delete it to start again",
+            f"{path}: training cannot resume from it ({printable(str(error)[:300])}); "
+            "delete it to start again",
             code="E-RUN-RESUME",
         ) from None
 
 
 def _check_memory(memory: Mapping[int, Tensors], parameters: Sequence[Tensor]) -> None:
-    """Raise ValueError unless there is memory of each parameter, alike and of its shape."""
+    """Raise ValueError unless the optimizer's state has the same tensors for each parameter."""
     if sorted(memory) != list(range(len(parameters))):
-        raise ValueError(f"it remembers {len(memory)} of {len(parameters)} parameters")
+        raise ValueError(f"it has the state of {len(memory)} of {len(parameters)} parameters")
     names = {name for slots in memory.values() for name in slots}
     for number, parameter in enumerate(parameters):
         for name in names:
@@ -203,6 +206,28 @@ class TrainedRun(Generic[S, V, M]):
     vocabulary: V
     model: M
     epoch: int  # of the checkpoint
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvalRequest:
+    """What a run's best model is scored on; None stands for what the run was trained with."""
+
+    split: str
+    store: Path | None = None
+    data: Path | None = None
+    device: str | None = None  # "cpu" or "cuda"; None: a GPU if there is one
+    skip_missing: int | None = None
+
+    def open(self, run: TrainedRun[S, V, M]) -> tuple[TrainedRun[S, V, M], FeatureStore, Path]:
+        """Return the run with these settings, the store and the folder of the data.
+
+        Raises StoreError for a store that cannot be opened.
+        """
+        if self.skip_missing is not None:
+            settings = dataclasses.replace(run.settings, skip_missing=self.skip_missing)
+            run = dataclasses.replace(run, settings=settings)
+        store = FeatureStore.open(self.store or Path(run.manifest.store))
+        return run, store, self.data or Path(run.manifest.data)
 
 
 def load_trained(

@@ -52,7 +52,7 @@ def compare(runs: Sequence[Path]) -> tuple[ComparedRun, ...]:
     Raises UsageError for fewer than two runs, for one named twice, and where tasks, splits or
     examples differ.
     """
-    if len({run.resolve() for run in runs}) < max(2, len(runs)):
+    if len({os.path.realpath(run) for run in runs}) < max(2, len(runs)):
         names = ", ".join(map(str, runs)) or "none"
         raise UsageError(
             f"comparing takes at least two different runs; got {names}", code="E-COMPARE-RUNS"
@@ -109,7 +109,8 @@ def read_scored(run: Path) -> ScoredRun:
     manifest, path = read_manifest(run), run / SCORES
     if not os.path.lexists(path):
         raise UsageError(
-            f"{run} has no {SCORES}: its training is not finished; run its command again",
+            f"{run} has no {SCORES}; if its training was interrupted, run its command again; a task "
+            "of your own must return scores from `report` (docs/own-task.md)",
             code="E-COMPARE-SCORES",
         )
     record = read_json(path, MAX_RUN_BYTES, follow=False)

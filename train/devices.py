@@ -23,8 +23,8 @@ def accelerator_on(device: str | None, settings: LoopSettings) -> Accelerator:
     """Return what places a model that is trained on `device`.
 
     `device` is "cpu", "cuda", or None for a GPU if there is one. In a process that torchrun or
-    `clipfeat train --gpus` has started, it joins the others. Raises UsageError where the device is
-    not there, or does not have the precision of the settings; says where it is slow.
+    `clipfeat train --gpus` has started, it joins the others. A precision that is slow on the device
+    is logged. Raises UsageError for a device that does not exist or lacks the precision.
     """
     cpu = _is_cpu(device)
     if settings.precision == "float16" and cpu:
@@ -34,34 +34,34 @@ def accelerator_on(device: str | None, settings: LoopSettings) -> Accelerator:
             code="E-PRECISION-DEVICE",
         )
     if not _is_fast(settings.precision, cpu=cpu) and is_first():
-        what, instead = ("processor", "float32") if cpu else ("GPU", "float16")
+        hardware, instead = ("processor", "float32") if cpu else ("GPU", "float16")
         logger.info(
-            f"this {what} only emulates bfloat16, many times slower than {instead}; type --set "
+            f"this {hardware} only emulates bfloat16, many times slower than {instead}; type --set "
             f"precision={instead}",
         )
     return _accelerator(settings.precision, cpu=cpu)
 
 
 def accelerator_of_trained(device: str | None, settings: LoopSettings) -> Accelerator:
-    """Return what places a trained model on `device`, which is told as for `accelerator_on`.
+    """Return what places a trained model on `device`, which is given as for `accelerator_on`.
 
-    It computes in the precision of its training, or in float32, in which all weights are kept,
-    where the device is slow in that one or does not have it. Raises UsageError where the device is
-    not there.
+    It computes in the precision of its training. If the device lacks that or is slow in it, it
+    computes in float32, in which all weights are stored. Raises UsageError for a device that does
+    not exist.
     """
     cpu = _is_cpu(device)
     precision = settings.precision
     if not _is_fast(precision, cpu=cpu):
-        what = "processor" if cpu else "GPU"
+        hardware = "processor" if cpu else "GPU"
         logger.info(
-            f"trained in {precision}, which this {what} does not compute fast; float32 is used"
+            f"trained in {precision}, which this {hardware} does not compute fast; float32 is used"
         )
         precision = "float32"
     return _accelerator(precision, cpu=cpu)
 
 
 def _accelerator(precision: str, *, cpu: bool) -> Accelerator:
-    # Accelerate keeps one state a process and refuses a second run of another precision.
+    # Accelerate keeps one state for each process, and rejects a second run of another precision.
     AcceleratorState._reset_state(reset_partial_state="LOCAL_RANK" not in os.environ)
     return Accelerator(cpu=cpu, mixed_precision=MIXED_PRECISION[precision])
 
@@ -86,9 +86,9 @@ def _is_fast(precision: str, *, cpu: bool) -> bool:
 
 
 def leave_group() -> None:
-    """Part from the other processes of a group, where there is one, once all have come this far.
+    """Leave the group of processes, if there is one, when all of them have called this.
 
-    Left to the end of the interpreter, the threads of gloo and NCCL stop in no certain order.
+    At the end of the interpreter, the threads of gloo and NCCL would stop in any order.
     """
     if torch.distributed.is_initialized():
         torch.distributed.barrier()
@@ -97,9 +97,9 @@ def leave_group() -> None:
 
 @contextlib.contextmanager
 def restored_random_state(device: torch.device) -> Iterator[None]:
-    """Give torch's random numbers, of the CPU and of `device`, their state back after the block.
+    """Restore the state of torch's random numbers, of the CPU and of `device`, after the block.
 
-    Training seeds them for every update; whoever calls it may count on their own.
+    Training seeds them for every update; the caller may depend on their state.
     """
     with torch.random.fork_rng([device] if device.type == "cuda" else []):
         yield
@@ -107,7 +107,7 @@ def restored_random_state(device: torch.device) -> Iterator[None]:
 
 @contextlib.contextmanager
 def seeded(seed: int) -> Iterator[None]:
-    """Make a model of random weights in this block, on the CPU: the same one for a seed every time."""
+    """Seed torch's random numbers of the CPU in this block, in which a model is initialised."""
     with torch.random.fork_rng([]):
         torch.default_generator.manual_seed(seed)
         yield
@@ -118,7 +118,7 @@ MODEL_SIZE_REMEDY = "the model does not fit; lower its sizes, such as model.hidd
 
 @contextlib.contextmanager
 def memory_errors(remedy: str) -> Iterator[None]:
-    """Turn what torch raises where a device, or the host, has not enough memory into one line."""
+    """Turn torch's errors of too little memory, of a device or the host, into a ClipfeatError."""
     try:
         yield
     except (torch.OutOfMemoryError, RuntimeError) as error:
@@ -132,7 +132,7 @@ def memory_errors(remedy: str) -> Iterator[None]:
 def precision_errors(
     precision: str, remedy: str = "type --set precision=float32"
 ) -> Iterator[None]:
-    """Turn what torch raises where a library has no kernel for a precision into one line."""
+    """Turn torch's errors of a missing kernel for a precision into a ClipfeatError."""
     try:
         yield
     except RuntimeError as error:
@@ -151,7 +151,7 @@ def precision_errors(
 
 @contextlib.contextmanager
 def inference_errors(precision: str) -> Iterator[None]:
-    """Do the same for a trained model, whose settings nobody changes any more."""
+    """Do both for a trained model, whose settings cannot be changed."""
     remedy = "pass another --device"
     with memory_errors(f"free some, or {remedy}"), precision_errors(precision, remedy):
         yield

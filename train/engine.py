@@ -46,21 +46,32 @@ from .run import (
 )
 from .schedule import learning_rate, make_optimizer, total_updates, updates_an_epoch
 from .settings import LoopSettings
-from .task import Report, Task, TensorBatch, on_device
+from .task import (
+    Report,
+    Task,
+    TensorBatch,
+    on_device,
+    require_batch,
+    require_loss,
+    require_scores,
+    require_task,
+)
 
 logger = logging.getLogger(__name__)
 
 B = TypeVar("B", bound=TensorBatch)
 
 
-def fit(task: Task[Any, Any], run: Path) -> tuple[dict[str, Any], LoopTimes]:
+def fit(task: Task[Any, Any], run: str | Path) -> tuple[dict[str, Any], LoopTimes]:
     """Train a task's model until `run` holds its best checkpoint, and score that.
 
     A run that was killed resumes from its last checkpoint. `run` then holds what
     `clipfeat.train.run` lists. Returns the result of `evaluate`, and where the time went. Raises
-    UsageError where `run` holds another run or another process trains it, ClipfeatError where a
-    loss is not finite or memory does not suffice.
+    UsageError if `run` holds another run or another process trains it, and if the task is wrong
+    (E-TASK-...), ClipfeatError if a loss is not finite or memory does not suffice.
     """
+    run = Path(run)
+    require_task(task)
     accelerator = task.accelerator
     manifest = RunManifest.of(
         task.name,
@@ -80,12 +91,13 @@ def fit(task: Task[Any, Any], run: Path) -> tuple[dict[str, Any], LoopTimes]:
     return evaluate(task, run), times
 
 
-def evaluate(task: Task[Any, Any], run: Path) -> dict[str, Any]:
+def evaluate(task: Task[Any, Any], run: str | Path) -> dict[str, Any]:
     """Score the best checkpoint of `run`, and write its result, scores and curves there.
 
     `task.model` then has the weights of that checkpoint. Returns what RUN/result.json holds; of
     a group of processes, only the first one's counts.
     """
+    run = Path(run)
     path = find_best(run)
     tensors, state = read_checkpoint(path)
     load_model(task.model, tensors, path)
@@ -160,7 +172,7 @@ def train(task: Task[Any, Any], run: Path) -> LoopTimes:
             speed = sum(map(len, batches)) / (time.perf_counter() - started)
 
             with times.evaluating():
-                scores = task.evaluate(plain)
+                scores = require_scores(task.evaluate(plain))
             rates = {"examples_per_s": round(speed, 1), "data_wait": times.waited_percent}
             log({**scores, **rates}, step=step, epoch=epoch)
             if "score" not in scores or scores["score"] > best:
@@ -211,7 +223,7 @@ def _read_microbatches(
         process=task.accelerator.process_index,
         microbatches=task.settings.gradient_accumulation_steps,
     )
-    return [(share, task.batch(part, epoch)) for share, part in parts]
+    return [(share, require_batch(task.batch(part, epoch))) for share, part in parts]
 
 
 def _update(
@@ -227,7 +239,7 @@ def _update(
     for number, (share, batch) in enumerate(microbatches, start=1):
         last = number == len(microbatches)  # processes exchange their gradients once
         with contextlib.nullcontext() if last else accelerator.no_sync(model):
-            loss = task.loss(model, on_device(batch, accelerator.device)) * share
+            loss = require_loss(task.loss(model, on_device(batch, accelerator.device))) * share
             # Gradients are averaged over processes, and shares are of the batch.
             accelerator.backward(loss * accelerator.num_processes)
         total += loss.detach()
@@ -261,10 +273,10 @@ def mean_loss(
 ) -> float:
     """Return the mean loss of the updates that end with `step`: the one place that waits for it.
 
-    Raises ClipfeatError where one is not finite; that update's batch is then in the run folder.
+    Raises ClipfeatError if one is not finite; the batch of that update is written into the run.
     """
     losses = torch.stack([loss for _, loss in unlogged])
-    # each process has its part of the loss
+    # Each process has its part of the loss.
     values: list[float] = torch.as_tensor(task.accelerator.reduce(losses, "sum")).tolist()
     for number, value in enumerate(values, start=step - len(values) + 1):
         if not math.isfinite(value):

@@ -93,7 +93,7 @@ def smooth(values: Float64[np.ndarray, " line"]) -> Float64[np.ndarray, " line"]
 def _draw_loss(axis: "Axes", lines: Sequence[dict[str, Any]]) -> None:
     axis.set_ylabel("loss", color=INK)
     if not lines:
-        return _say_empty(axis, "no losses")
+        return _draw_nothing(axis, "no losses")
     steps, losses = _column(lines, "step"), _column(lines, "loss")
     smoothed = smooth(losses)
     if losses.min() > 0 and smoothed.max() > LOG_RATIO * smoothed.min():
@@ -107,7 +107,7 @@ def _draw_loss(axis: "Axes", lines: Sequence[dict[str, Any]]) -> None:
 def _draw_score(axis: "Axes", lines: Sequence[dict[str, Any]]) -> None:
     axis.set_ylabel("score", color=INK)
     if not lines:
-        return _say_empty(axis, "no evaluations")
+        return _draw_nothing(axis, "no evaluations")
     steps, scores = _column(lines, "step"), _column(lines, "score")
     best = int(scores.argmax())  # the first of equal scores, as for the best checkpoint
     axis.plot(steps, scores, color=GREEN, linewidth=1.8, marker="o", markersize=3.5)
@@ -120,7 +120,7 @@ def _draw_score(axis: "Axes", lines: Sequence[dict[str, Any]]) -> None:
 def _draw_rate(axis: "Axes", lines: Sequence[dict[str, Any]]) -> None:
     axis.set_ylabel("rate", color=INK)
     if not lines:
-        return _say_empty(axis, "no learning rates")
+        return _draw_nothing(axis, "no learning rates")
     axis.plot(_column(lines, "step"), _column(lines, "lr"), color=FAINT, **_marker(lines))
     axis.ticklabel_format(axis="y", style="sci", scilimits=(0, 0))
     axis.set_ylim(bottom=0)
@@ -167,9 +167,9 @@ def _updates(scores: Sequence[dict[str, Any]]) -> str:
     return f"update ({scores[0]['step'] // scores[0]['epoch']:,} an epoch)"
 
 
-def _say_empty(axis: "Axes", what: str) -> None:
+def _draw_nothing(axis: "Axes", text: str) -> None:
     axis.set_yticks([])
-    axis.text(0.5, 0.5, f"{what} yet", transform=axis.transAxes, ha="center", color=FAINT)
+    axis.text(0.5, 0.5, f"{text} yet", transform=axis.transAxes, ha="center", color=FAINT)
 
 
 def _plain(axis: "Axes") -> None:

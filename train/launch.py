@@ -16,8 +16,8 @@ from ..base.machine import usable_cores
 logger = logging.getLogger(__name__)
 
 POLL = 0.05  # seconds between looks at the processes
-SETTLE = 10.0  # seconds that the first process gets to meet the mistake of another one
-GRACE = 30.0  # seconds that processes get to end by themselves, before they are killed
+SETTLE = 10.0  # seconds that the first process gets to fail too, if another one failed
+GRACE = 30.0  # seconds between SIGTERM and SIGKILL
 
 
 def in_group() -> bool:
@@ -26,16 +26,16 @@ def in_group() -> bool:
 
 
 def is_first() -> bool:
-    """Return whether this process speaks for its group; one without a group does."""
+    """Return whether this process is the first of its group, or has no group."""
     return os.environ.get("RANK", "0") == "0"
 
 
 def launch(command: Sequence[str], processes: int, **environment: str) -> int:
-    """Run `command` in so many processes that find each other; return the group's exit code.
+    """Run `command` in so many processes that form a group; return the group's exit code.
 
-    The first one speaks. What another one says is shown where that one fails alone, or a signal
-    ends it. When one fails the rest are ended, since they would wait for it for ever; they end
-    with this process.
+    Only the output of the first one is shown, and that of another one if it fails alone or is
+    ended by a signal. If one fails, the others are terminated, since they would wait for it. They
+    are also terminated if this process ends.
     """
     group = {
         "MASTER_ADDR": "127.0.0.1",
@@ -46,26 +46,28 @@ def launch(command: Sequence[str], processes: int, **environment: str) -> int:
         or str(max(1, usable_cores() // processes)),
         **environment,
     }
-    silent = [tempfile.TemporaryFile() for _ in range(1, processes)]  # noqa: SIM115
+    outputs = [tempfile.TemporaryFile() for _ in range(1, processes)]  # noqa: SIM115
     children: list[subprocess.Popen[bytes]] = []
     try:
-        for rank, said in enumerate([None, *silent]):
+        for rank, output in enumerate([None, *outputs]):
             place = {"RANK": str(rank), "LOCAL_RANK": str(rank)}
             children.append(
-                subprocess.Popen(command, env=os.environ | group | place, stdout=said, stderr=said)
+                subprocess.Popen(
+                    command, env=os.environ | group | place, stdout=output, stderr=output
+                )
             )
         failed = _wait(children)
         if failed is None:
             return 0
         code = children[failed].returncode
         if failed and (code < 0 or children[0].poll() is None):
-            _show(silent[failed - 1])
+            _show(outputs[failed - 1])
         if code < 0:
             logger.info(f"process {failed} of {processes} was ended by signal {-code}")
         return code if code > 0 else 128 - code  # as a shell counts a signal
     finally:
         _end(children)
-        for file in silent:
+        for file in outputs:
             file.close()
 
 
@@ -77,7 +79,7 @@ def _wait(children: Sequence[subprocess.Popen[bytes]]) -> int | None:
         killed = [rank for rank in failed if children[rank].returncode < 0]
         if killed:
             return killed[0]  # the others fail because of it
-        if failed:  # most often all meet the same mistake, and the first one says it
+        if failed:  # mostly all fail for the same reason, which the first one shows
             with contextlib.suppress(subprocess.TimeoutExpired):
                 children[0].wait(SETTLE)
             return 0 if children[0].poll() else failed[0]
@@ -86,9 +88,9 @@ def _wait(children: Sequence[subprocess.Popen[bytes]]) -> int | None:
         time.sleep(POLL)
 
 
-def _show(said: IO[bytes]) -> None:
-    said.seek(0)
-    sys.stderr.write(said.read().decode(errors="replace"))
+def _show(output: IO[bytes]) -> None:
+    output.seek(0)
+    sys.stderr.write(output.read().decode(errors="replace"))
 
 
 def _end(children: Sequence[subprocess.Popen[bytes]]) -> None:

@@ -16,21 +16,21 @@ from .run import EVENTS, METRICS, append_metrics, open_metrics, require_no_link
 
 Event: Any = event_pb2.Event  # pyright: ignore[reportAttributeAccessIssue]
 SessionLog: Any = event_pb2.SessionLog  # pyright: ignore[reportAttributeAccessIssue]
-PLACES = ("step", "epoch")  # where a number belongs, no numbers to plot
+PLACES = ("step", "epoch")  # say where a number belongs, and are not plotted
 
 
 class EventWriter:
     """Writes lines of metrics into an event file of its own; TensorBoard reads a folder of them."""
 
     def __init__(self, folder: Path, *, purge_step: int):
-        """Begin a file in `folder`, and hide the steps from `purge_step` on of those before it.
+        """Begin a file in `folder`, and hide the steps from `purge_step` on of earlier files.
 
-        A run that resumes from the checkpoint of step 40 passes 41: a killed process may have
-        written more.
+        A run that resumes from the checkpoint of step 40 passes 41, because a killed process may
+        have written later steps.
         """
         folder.mkdir(parents=True, exist_ok=True)
-        # Names carry the second at which a file was begun. The suffix keeps them in order where a
-        # run is killed and resumes within one, and nobody can put a link in a file's place before.
+        # Names contain the second at which a file was begun. The suffix keeps them in order if a
+        # run resumes within one second, and makes names that nobody can predict.
         suffix = f".{purge_step:09}.{secrets.token_hex(8)}"
         self._file = EventsWriter(str(folder / "events"), suffix)
         started = SessionLog(status=SessionLog.START)
@@ -39,8 +39,8 @@ class EventWriter:
     def write(self, record: Mapping[str, Any]) -> None:
         """Write the numbers of a line of metrics, at its "step"; nested ones are named "a/b".
 
-        They are on disk when this returns: tensorboardX's own SummaryWriter keeps them in a
-        queue, and a kill after a checkpoint would leave a hole before it.
+        They are flushed when this returns: tensorboardX's own SummaryWriter keeps them in a queue,
+        and after a kill the steps before a checkpoint would be missing.
         """
         for name, number in _numbers(record):
             if name not in PLACES:
@@ -65,7 +65,7 @@ def _numbers(record: Mapping[str, Any], outer: str = "") -> Iterator[tuple[str, 
 
 
 class Log(Protocol):
-    """Writes down numbers of an update."""
+    """Records numbers of an update."""
 
     def __call__(self, numbers: Mapping[str, Any], *, step: int, epoch: int) -> None: ...
 
@@ -90,7 +90,7 @@ def open_log(run: Path, *, step: int) -> Iterator[Log]:
 
 
 def log_nothing(numbers: Mapping[str, Any], *, step: int, epoch: int) -> None:
-    """Keep nothing, in the processes that do not speak for their group."""
+    """Record nothing: of a group of processes, only the first one has a log."""
 
 
 Item = TypeVar("Item")
@@ -114,9 +114,9 @@ class LoopTimes:
     def watched(self, stream: Iterator[Item]) -> Iterator[Item]:
         """Yield the items of a stream, and count how long each was waited for."""
         while True:
-            asked = time.perf_counter()
+            started = time.perf_counter()
             item = next(stream, None)
-            self._waited += time.perf_counter() - asked
+            self._waited += time.perf_counter() - started
             if item is None:
                 return
             self.updates += 1
@@ -132,7 +132,7 @@ class LoopTimes:
 
     @property
     def waited_percent(self) -> float:
-        """Percent of the time of updates in which the next batch was not there yet."""
+        """Percent of the time of updates that was spent waiting for the next batch."""
         return round(100 * self._waited / max(self._seconds(), 1e-9), 2)
 
     def table(self) -> str:

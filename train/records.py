@@ -16,10 +16,10 @@ from ..featstore import FeatureStore
 from ..featstore.reading import BufferPool
 from .batches import READ_AHEAD
 
-# Batches that are alive at once: those read ahead, the one being read, the one computed on, and
-# the last one, which Python lets go of when the next arrives.
+# Batches in memory at once: those read ahead, the one being read, the one computed on, and the
+# previous one, which Python frees when the next arrives.
 ALIVE = READ_AHEAD + 3
-SPARED = 0.9  # of the free memory that a cache may take; the rest is for everything else
+SPARED = 0.9  # of the free memory: the share that a cache may take
 
 
 class Records(NamedTuple):
@@ -33,8 +33,8 @@ class Records(NamedTuple):
 class RecordReader:
     """Reads records by image id, for batches that `device` will compute on.
 
-    For a GPU they lie in pinned memory, so that it can copy them by itself. With `cache`
-    "memory" or "device" each record is read from the disk once and then kept there.
+    For a GPU they are in pinned memory, so that it can copy them by itself. With `cache` "memory"
+    or "device", each record is read from the disk once and then kept in that memory.
     """
 
     def __init__(self, store: FeatureStore, device: torch.device, cache: str = "none") -> None:
@@ -50,12 +50,12 @@ class RecordReader:
             return
         needed = int(self._store.shapes(list(ids)).prod(axis=1).sum()) * self._cell_bytes
         if self._home.type == "cuda":
-            free, what = torch.cuda.mem_get_info(self._home)[0], "device"
+            free, cache = torch.cuda.mem_get_info(self._home)[0], "device"
         else:  # each process keeps what it has read
-            needed, free, what = needed * processes, psutil.virtual_memory().available, "memory"
+            needed, free, cache = needed * processes, psutil.virtual_memory().available, "memory"
         if needed > SPARED * free:
             raise UsageError(
-                f"cache {what} needs {needed / 1e9:.1f} GB for {len(ids):,} records, and "
+                f"cache {cache} needs {needed / 1e9:.1f} GB for {len(ids):,} records, and "
                 f"{free / 1e9:.1f} GB are free; pass --set cache=none",
                 code="E-RUN-CACHE",
             )
@@ -67,7 +67,7 @@ class RecordReader:
     def select(
         self, features: Float[Tensor, "image cell dim"], cells: Int[Tensor, "image chosen"]
     ) -> Float[Tensor, "image chosen dim"]:
-        """Return some cells of each image, in pinned memory where `read` gives such."""
+        """Return some cells of each image, in pinned memory if `read` returns such."""
         images, count, dim = features.shape
         rows = (torch.arange(images)[:, None] * count + cells).flatten().to(features.device)
         pins = self._pins and features.device.type == "cpu"
@@ -89,11 +89,11 @@ class RecordReader:
     def _from_store(self, ids: Sequence[str]) -> Records:
         cells = int(self._store.shapes(list(ids)).prod(axis=1).max(initial=0))
         features = self._memory(len(ids), cells, pins=self._pins)
-        found = self._store.read(ids, out=features.numpy())
+        batch = self._store.read(ids, out=features.numpy())
         return Records(
             features,
-            self.pinned(torch.from_numpy(found.mask)),
-            self.pinned(torch.from_numpy(found.grid_shapes)),
+            self.pinned(torch.from_numpy(batch.mask)),
+            self.pinned(torch.from_numpy(batch.grid_shapes)),
         )
 
     def _memory(self, images: int, cells: int, *, pins: bool) -> Tensor:
@@ -109,18 +109,18 @@ class RecordReader:
         """Read the records of `ids` and keep a copy of each, without its padding."""
         if not ids or self._kept is None:
             return
-        found = self._from_store(ids)
+        records = self._from_store(ids)
         for number, (image_id, cells) in enumerate(
-            zip(ids, found.grid_shapes.prod(dim=1).tolist(), strict=True)
+            zip(ids, records.grid_shapes.prod(dim=1).tolist(), strict=True)
         ):
             self._kept[image_id] = Records(
-                found.features[number, :cells].to(self._home, copy=True),
-                found.mask[number, :cells].to(self._home, copy=True),
-                found.grid_shapes[number].clone(),
+                records.features[number, :cells].to(self._home, copy=True),
+                records.mask[number, :cells].to(self._home, copy=True),
+                records.grid_shapes[number].clone(),
             )
 
     def _gathered(self, kept: Sequence[Records]) -> Records:
-        """Return kept records as one batch, where they are kept."""
+        """Return kept records as one batch, in the memory in which they are kept."""
         shapes = torch.stack([record.grid_shapes for record in kept])
         cells = max(len(record.mask) for record in kept)
         if self._home.type == "cuda":
@@ -137,7 +137,7 @@ class RecordReader:
 
 
 SAMPLE = 256  # records; at 36 cells each, a channel's mean is known to about 1% of its std
-FLOOR = 0.01  # of the typical std: below it a channel is noise and is not blown up
+FLOOR = 0.01  # of the typical std: a channel with less is noise, and is not amplified
 
 
 class ChannelStatistics(NamedTuple):
@@ -178,7 +178,7 @@ def channel_statistics(store: FeatureStore, ids: Sequence[str], *, seed: int) ->
 
 
 def statistics_of(tensors: Mapping[str, Tensor], norm: str, path: Path) -> ChannelStatistics:
-    """Return the scale that checkpoint `path` of a model carries; ClipfeatError where it has none.
+    """Return the statistics in checkpoint `path` of a model; ClipfeatError if it has none.
 
     `norm` is the name of the model's FeatureNorm in it.
     """

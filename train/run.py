@@ -1,7 +1,7 @@
 """A run's folder: what the run is, its metrics, its checkpoints, its results.
 
 RUN/settings.json         settings, the store's digest and the data files' sha256
-RUN/vocabulary.json       what the task read off its training data
+RUN/vocabulary.json       words and answers of the training data
 RUN/metrics.jsonl         one line for every few updates and one for each evaluation
 RUN/tensorboard/          the same as event files: tensorboard --logdir RUN/tensorboard
 RUN/last.safetensors      all that resuming needs
@@ -13,7 +13,7 @@ RUN/scores.json           its score of each example, which clipfeat compare read
 RUN/curves.png            the metrics as a picture
 RUN/answer.png            the last answer of clipfeat predict, and where the model looked
 RUN/examples.html         captions of clipfeat eval caption --page, and where the model looked
-RUN/bad_batch.safetensors the batch whose loss was no number, where that stopped the run
+RUN/bad_batch.safetensors the batch whose loss was not finite, if that stopped the run
 
 A captioning run has a folder like this for each of its stages: RUN/xe and RUN/scst.
 """
@@ -61,12 +61,12 @@ DEEPEST = 10  # tables in tables of settings; ours have three
 
 @dataclass(frozen=True)
 class RunManifest:
-    """What makes a run the run it is, and where its inputs were."""
+    """What identifies a run, and the paths of its inputs."""
 
     task: str
     settings: dict[str, Any]
     store_digest: str
-    features: dict[str, Any]  # what made them: the store's backbone and recipe
+    features: dict[str, Any]  # the backbone and the recipe of the store
     data_files: dict[str, str]  # {name: sha256}
     store: str  # path
     data: str  # path
@@ -101,31 +101,31 @@ def features_of(store: FeatureStore) -> dict[str, object]:
 
 
 def require_features(store: FeatureStore, manifest: RunManifest) -> None:
-    """Raise UsageError unless the features of a store are made as those that a run learned from.
+    """Raise UsageError unless a store has the backbone, recipe and dim that a run was trained on.
 
-    The images may be others, as those of a test split are.
+    Its images may be others, such as those of a test split.
     """
-    for part, ours in features_of(store).items():
-        theirs = manifest.features.get(part)
-        if theirs != ours:
+    for part, given in features_of(store).items():
+        trained = manifest.features.get(part)
+        if trained != given:
             raise UsageError(
-                f"the run was trained on features whose {part} is {theirs!r}, and that of "
-                f"{store.path} is {ours!r}; extract these images as those of {manifest.store} were",
+                f"the run was trained on features whose {part} is {trained!r}, and that of "
+                f"{store.path} is {given!r}; extract these images as those of {manifest.store} were",
                 code="E-RUN-FEATURES",
             )
 
 
 def require_same_run(folder: Path, manifest: RunManifest) -> None:
-    """Raise UsageError, which says what differs, where a folder holds something else than the run.
+    """Raise UsageError, which says what differs, for a folder that holds anything but this run.
 
-    A folder is new where it is empty but for what a process left that was killed as it began.
+    A new folder may hold the lock and temporary files of a process that was killed at its start.
     """
     if (folder / SETTINGS).is_file():
         differing = list(_differences(read_manifest(folder), manifest))
         if differing:
             raise UsageError(
                 f"{folder} holds a run with {'; '.join(differing)}; "
-                "pass another --out, or what that run was started with",
+                "pass another --out, or the settings and data of that run",
                 code="E-RUN-DIFFERS",
             )
     elif folder.exists() and not (folder.is_dir() and all(map(_is_trace, folder.iterdir()))):
@@ -140,11 +140,10 @@ def _is_trace(path: Path) -> bool:
 
 @contextlib.contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Keep other processes of this host from training into a run's folder; make it if need be.
+    """Keep other processes of this host from training into a run's folder, which is created.
 
-    What killed processes left half written there is removed. The lock ends with its process,
-    however that ends. Raises UsageError where another process has it, OSError where something
-    else than a file of its own stands in the lock's place.
+    Temporary files of killed processes are removed. The lock ends with its process. Raises
+    UsageError if another process has it, and OSError if the lock is a link, a folder or a device.
     """
     folder.mkdir(parents=True, exist_ok=True)
     with os.fdopen(open_output(folder / LOCK), "r+b") as file:
@@ -159,14 +158,14 @@ def locked(folder: Path) -> Iterator[None]:
 
 
 def require_no_link(folder: Path) -> None:
-    """Raise UsageError where a folder inside a run's is a link: files would land elsewhere.
+    """Raise UsageError if a folder inside a run's is a link: files would be written elsewhere.
 
-    The run's own folder may be one: that is the user's wish.
+    The run's own folder may be one, since the user has named it.
     """
     if folder.is_symlink():
         raise UsageError(
-            f"{folder} is a symbolic link, and what a run writes stays in its folder; "
-            "put the folder itself in its place, or pass another --out",
+            f"{folder} is a symbolic link, and a run writes into its own folder only; "
+            "replace it by the folder itself, or pass another --out",
             code="E-RUN-LINK",
         )
 
@@ -175,14 +174,14 @@ def find_best(folder: Path) -> Path:
     """Return the checkpoint of a run's best model; UsageError where it does not exist yet."""
     if not os.path.lexists(folder / BEST):
         raise UsageError(
-            f"{folder} has no {BEST}: its first epoch is not done, or the file is gone",
+            f"{folder} has no {BEST}: its first epoch is not complete, or the file was deleted",
             code="E-RUN-BEST",
         )
     return folder / BEST
 
 
 def write_manifest(folder: Path, manifest: RunManifest) -> None:
-    """Write what makes a run the run it is."""
+    """Write the manifest of a run into its folder."""
     write_json(folder / SETTINGS, dataclasses.asdict(manifest))
 
 
@@ -224,18 +223,19 @@ def _is_deeper(value: object, levels: int) -> bool:
     return levels == 0 or any(_is_deeper(each, levels - 1) for each in inner)
 
 
-def _differences(there: RunManifest, now: RunManifest) -> Iterator[str]:
+def _differences(started: RunManifest, given: RunManifest) -> Iterator[str]:
+    """Yield what differs between the run in a folder and the run that is asked for."""
     for key in ("task", "store_digest"):
-        yield from _difference(key, getattr(there, key), getattr(now, key))
+        yield from _difference(key, getattr(started, key), getattr(given, key))
     for key in ("settings", "data_files"):
-        old, new = flat_settings(getattr(there, key)), flat_settings(getattr(now, key))
+        old, new = flat_settings(getattr(started, key)), flat_settings(getattr(given, key))
         for name in sorted((old.keys() | new.keys()) - CHANGES_NOTHING):
             yield from _difference(name, old.get(name), new.get(name))
 
 
-def _difference(name: str, there: object, now: object) -> Iterator[str]:
-    if there != now:
-        yield f"{name} {there!r}, not {now!r}"
+def _difference(name: str, started: object, given: object) -> Iterator[str]:
+    if started != given:
+        yield f"{name} {started!r}, not {given!r}"
 
 
 def flat_settings(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -251,9 +251,9 @@ def flat_settings(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]
 
 @contextlib.contextmanager
 def open_metrics(folder: Path, *, step: int) -> Iterator[IO[str]]:
-    """Open the run's metrics, to add lines behind those up to `step`.
+    """Open the run's metrics, to append lines to those up to `step`.
 
-    A killed run wrote further ones after its last checkpoint; they are dropped.
+    Later lines, which a killed run wrote after its last checkpoint, are dropped.
     """
     path = folder / METRICS
     with atomic_file(path) as kept:
@@ -262,7 +262,7 @@ def open_metrics(folder: Path, *, step: int) -> Iterator[IO[str]]:
     try:
         yield file
     finally:
-        with naming(path):  # a full disk refuses what is left, too
+        with naming(path):  # closing writes what is buffered, and the disk may be full
             file.close()
 
 
@@ -273,19 +273,18 @@ def append_metrics(file: IO[str], record: Mapping[str, Any]) -> None:
 
 
 def read_metrics(folder: Path) -> list[dict[str, Any]]:
-    """Return the run's metrics, but for lines that a crash cut short or damaged."""
+    """Return the run's metrics, without lines that a crash truncated or damaged."""
     return [record for _, record in _metrics(folder)]
 
 
 def _metrics(folder: Path) -> Iterator[tuple[bytes, dict[str, Any]]]:
-    """Yield each line of the run's metrics that has a step, and what it says; others cost themselves.
+    """Yield each line of the run's metrics that has a step, as bytes and parsed; skip other lines.
 
-    Raises OSError where something else than a file of its own stands in the place of the metrics,
-    and for a line without an end.
+    Raises OSError if the metrics are a link, a folder or a device, and for a line that is too long.
     """
     path = folder / METRICS
     for line in byte_lines(path) if path.exists() or path.is_symlink() else ():
         with contextlib.suppress(ValueError):
-            record = parse_json(line) if line.endswith(b"\n") else None  # cut short by a crash
+            record = parse_json(line) if line.endswith(b"\n") else None  # truncated by a crash
             if isinstance(record, dict) and type(record.get("step")) is int:
                 yield line, record

@@ -5,11 +5,11 @@ import difflib
 import math
 import tomllib
 import typing
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, NoReturn, TypeVar
 
-from ..base.errors import UsageError
+from ..base.errors import UsageError, reason_of
 from ..base.files import local_path, read_text
 
 PRECISIONS = ("float32", "bfloat16", "float16")
@@ -17,8 +17,7 @@ OPTIMIZERS = ("adamw", "adamax")
 SCHEDULES = ("cosine", "linear", "step", "noam", "constant")
 CACHES = ("none", "memory", "device")
 LARGEST = 1 << 63  # torch takes no larger seed, and a float no number of any length
-
-MOST_TOML = 1 << 20  # bytes of a file of settings
+MAX_TOML_BYTES = 1 << 20
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -60,23 +59,22 @@ class LoopSettings:
         require_choice(self, "optimizer", OPTIMIZERS)
         require_choice(self, "schedule", SCHEDULES)
         require_choice(self, "cache", CACHES)
-        for name in ("warmup", "warmup_from", "lr_end"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise UsageError(
-                    f"{name} must be a share from 0 to 1; got {getattr(self, name)}",
-                    code="E-SETTINGS-RANGE",
-                )
-        for name in ("lr", "eps", "decay"):
-            if getattr(self, name) <= 0:
-                raise UsageError(
-                    f"{name} must be more than 0; got {getattr(self, name)}",
-                    code="E-SETTINGS-RANGE",
-                )
-        if len(self.betas) != 2 or not all(0 <= beta < 1 for beta in self.betas):
-            raise UsageError(
-                f"betas must be two numbers from 0 to below 1; got {self.betas}",
-                code="E-SETTINGS-RANGE",
-            )
+        require_range(
+            self, "a share from 0 to 1", lambda x: 0 <= x <= 1, "warmup", "warmup_from", "lr_end"
+        )
+        require_range(self, "more than 0", lambda x: x > 0, "lr", "eps", "decay")
+        require_range(
+            self,
+            "two numbers from 0 to below 1",
+            lambda betas: len(betas) == 2 and all(0 <= beta < 1 for beta in betas),
+            "betas",
+        )
+        require_range(
+            self,
+            "shares of all updates, between 0 and 1",
+            lambda shares: all(0 < share < 1 for share in shares),
+            "milestones",
+        )
         if bool(self.milestones) != (self.schedule == "step"):
             raise UsageError(
                 f"schedule step requires milestones, and only it accepts them; got schedule "
@@ -87,11 +85,6 @@ class LoopSettings:
             raise UsageError(
                 "schedule noam requires warmup above 0, since its decay follows from it",
                 code="E-SETTINGS-SCHEDULE",
-            )
-        if not all(0 < share < 1 for share in self.milestones):
-            raise UsageError(
-                f"milestones must be shares of all updates, between 0 and 1; got {self.milestones}",
-                code="E-SETTINGS-RANGE",
             )
 
 
@@ -109,33 +102,27 @@ class SplitSettings(LoopSettings):
         require_at_least(self, 0, "skip_missing")
 
 
+def require_range(settings: object, rule: str, holds: Callable[[Any], bool], *names: str) -> None:
+    """Raise UsageError where a named setting breaks a rule, such as "more than 0"."""
+    for name in names:
+        value = getattr(settings, name)
+        if not holds(value):
+            raise UsageError(f"{name} must be {rule}; got {value}", code="E-SETTINGS-RANGE")
+
+
 def require_at_least(settings: object, least: int, *names: str) -> None:
     """Raise UsageError where a named setting is below `least`."""
-    for name in names:
-        if getattr(settings, name) < least:
-            raise UsageError(
-                f"{name} must be at least {least}; got {getattr(settings, name)}",
-                code="E-SETTINGS-RANGE",
-            )
+    require_range(settings, f"at least {least}", lambda value: value >= least, *names)
 
 
 def require_at_most(settings: object, most: int, *names: str) -> None:
     """Raise UsageError where a named setting is above `most`."""
-    for name in names:
-        if getattr(settings, name) > most:
-            raise UsageError(
-                f"{name} must be at most {most}; got {getattr(settings, name)}",
-                code="E-SETTINGS-RANGE",
-            )
+    require_range(settings, f"at most {most}", lambda value: value <= most, *names)
 
 
-def require_share(settings: object, name: str) -> None:
-    """Raise UsageError unless the named setting is at least 0 and below 1."""
-    if not 0 <= getattr(settings, name) < 1:
-        raise UsageError(
-            f"{name} must be at least 0 and below 1; got {getattr(settings, name)}",
-            code="E-SETTINGS-RANGE",
-        )
+def require_share(settings: object, *names: str) -> None:
+    """Raise UsageError unless the named settings are at least 0 and below 1."""
+    require_range(settings, "at least 0 and below 1", lambda share: 0 <= share < 1, *names)
 
 
 def require_choice(settings: object, name: str, choices: Sequence[str]) -> None:
@@ -185,18 +172,18 @@ def find_config(name: str, presets: Path) -> Path:
         return preset
     known = ", ".join(sorted(path.stem for path in presets.glob("*.toml")))
     raise UsageError(
-        f"no settings file {name}; pass the path of a TOML file or one of: {known}",
+        f"no settings file or preset is named {name}; pass the path of a TOML file, or one of the "
+        f"presets {known}",
         code="E-SETTINGS-FILE",
     )
 
 
 def _read_toml(path: Path) -> dict[str, Any]:
     try:
-        return tomllib.loads(read_text(path, MOST_TOML))
+        return tomllib.loads(read_text(path, MAX_TOML_BYTES))
     except (OSError, ValueError, RecursionError) as error:
-        reason = error.strerror if isinstance(error, OSError) else error
         raise UsageError(
-            f"{path}: not a TOML settings file ({reason})", code="E-SETTINGS-FILE"
+            f"{path}: not a TOML settings file ({reason_of(error)})", code="E-SETTINGS-FILE"
         ) from None
 
 

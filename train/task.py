@@ -1,6 +1,7 @@
 """What a task brings to the training loop: data, a model, a loss and a score."""
 
 import dataclasses
+import math
 from abc import abstractmethod
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -47,11 +48,23 @@ class Report:
     scores: Mapping[str, Any] | None = None  # of each example, for RUN/scores.json
 
 
+def unscored(settings: SplitSettings, epoch: int) -> Report:
+    """Return the report of a run that holds no split out."""
+    return Report({"split": "", "epoch": epoch, "blind": settings.blind})
+
+
+def format_unscored(result: Mapping[str, Any]) -> str:
+    """Return the result of `unscored` as a line for people, "" for a result with scores."""
+    if result["split"]:
+        return ""
+    return f"trained to epoch {result['epoch']}; no eval_split, so that nothing is scored"
+
+
 @runtime_checkable
 class Task(Protocol[S, M]):
     """A task: all that `fit` knows of what it trains. Subclass it, and set the attributes.
 
-    docs/own-task.md has a whole one in 60 lines.
+    docs/own-task.md has a complete example.
     """
 
     name: str  # such as "vqa"
@@ -59,7 +72,7 @@ class Task(Protocol[S, M]):
     accelerator: Accelerator  # where the model computes: `accelerator_on(device, settings)`
     store: FeatureStore  # a run belongs to the digest of its store
     data: Path = Path()  # the folder of the annotations
-    data_files: Sequence[Path] = ()  # with other contents, a run is another run
+    data_files: Sequence[Path] = ()  # their sha256 are part of the run's identity
     model: M
     order: Order  # which examples there are, and of which image each is
 
@@ -84,19 +97,83 @@ class Task(Protocol[S, M]):
         return {}
 
     def report(self, model: nn.Module, run: Path, epoch: int) -> Report:
-        """Return how good the best checkpoint is; `model` holds it, and it is of `epoch`.
+        """Return how good the best checkpoint is; `model` has its weights, which are of `epoch`.
 
         All processes of a group call this; only the report of the first one counts.
         """
         return Report({"epoch": epoch, **self.evaluate(model)})
 
     def settings_record(self) -> dict[str, Any]:
-        """Return the settings that make a run the run it is, for RUN/settings.json."""
+        """Return the settings that identify a run, for RUN/settings.json."""
         return dataclasses.asdict(self.settings)
 
     def vocabulary_record(self) -> Mapping[str, Any]:
-        """Return what the task read off its training data, for RUN/vocabulary.json."""
+        """Return what the task learned from the texts of its training data, for RUN/vocabulary.json."""
         return {}
+
+
+def require_task(task: Task[Any, Any]) -> None:
+    """Raise UsageError unless a task has its attributes, and examples to train on."""
+    attributes = ("name", "settings", "accelerator", "store", "model", "order")
+    missing = [name for name in attributes if not hasattr(task, name)]
+    if missing:
+        raise UsageError(
+            f"{type(task).__name__} does not set {', '.join(missing)}; docs/own-task.md says what "
+            "a task sets",
+            code="E-TASK-ATTRIBUTE",
+        )
+    if not len(task.order.image_of_example):
+        raise UsageError(
+            f"task {task.name!r}: its order has no example; pass data to train on",
+            code="E-TASK-EXAMPLES",
+        )
+
+
+def require_batch(batch: object) -> TensorBatch:
+    """Return what a task's `batch` returned, if it is a NamedTuple of tensors.
+
+    Raises UsageError (E-TASK-BATCH) for anything else.
+    """
+    if isinstance(batch, TensorBatch) and all(isinstance(part, Tensor) for part in batch):
+        return batch
+    raise UsageError(
+        f"a task's batch must return a NamedTuple of tensors; got {batch!r:.80}",
+        code="E-TASK-BATCH",
+    )
+
+
+def require_loss(loss: object) -> Tensor:
+    """Return what a task's `loss` returned, if a model can be trained with it.
+
+    Raises UsageError (E-TASK-LOSS) for anything but a tensor of shape () that has a gradient.
+    """
+    if isinstance(loss, Tensor) and loss.shape == () and loss.requires_grad:
+        return loss
+    got = f"shape {tuple(loss.shape)}" if isinstance(loss, Tensor) else f"{loss!r:.80}"
+    raise UsageError(
+        "a task's loss must be a tensor of shape () that is computed from the model's outputs; "
+        f"got {got}",
+        code="E-TASK-LOSS",
+    )
+
+
+def require_scores(scores: object) -> Mapping[str, float]:
+    """Return what a task's `evaluate` returned, if it can be recorded and compared.
+
+    Raises UsageError (E-TASK-SCORES) for anything but Python's numbers, or groups of them, by name,
+    and for a "score" that is not finite.
+    """
+    if isinstance(scores, Mapping) and all(
+        isinstance(value, (int, float, Mapping)) for value in scores.values()
+    ):
+        score = scores.get("score", 0.0)
+        if isinstance(score, (int, float)) and math.isfinite(score):
+            return scores
+    raise UsageError(
+        "a task's evaluate must return numbers by name, and a finite one as score; got "
+        f"{scores!r:.200}; for a tensor, call .item()",
+        code="E-TASK-SCORES",
+    )
 
 
 def make_order(
@@ -105,7 +182,7 @@ def make_order(
     store: FeatureStore,
     settings: LoopSettings,
 ) -> Order:
-    """Return the order that the settings ask for of texts about images of a store."""
+    """Return the order of texts about images of a store, as the settings define it."""
     shapes = None
     if settings.bucket_by_grid_shape:
         _, shapes = np.unique(store.shapes(list(image_ids)), axis=0, return_inverse=True)

@@ -8,7 +8,7 @@ import numcodecs
 import numpy as np
 
 from clipfeat.featstore import FeatureStore, Identity
-from clipfeat.featstore.metadata import Codec
+from clipfeat.featstore.identity import Codec
 from clipfeat.featstore.shards import thread_count
 from clipfeat.featstore.writing.writer import write_store
 

@@ -124,6 +124,8 @@ class Tower(ABC):
     layers: tuple[Layer, ...]
     has_class_token: bool
 
+    is_rectified: bool = False  # the grid is the output of a ReLU
+
     @abstractmethod
     def __call__(self, images: Images, layer: Layer, vector: Vector | None) -> Output: ...
 
@@ -150,6 +152,7 @@ class ResNetTower(Tower):
 
     layers = ("final",)
     has_class_token = False
+    is_rectified = True
 
     def __init__(self, visual: Any):
         fold_batch_norms(visual.eval())

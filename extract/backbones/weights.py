@@ -138,9 +138,10 @@ def check_model(name: str) -> None:
     known = open_clip.list_models()
     if name not in known:
         near = difflib.get_close_matches(name, known, n=3, cutoff=0.4)
-        hint = f"did you mean {' or '.join(near)}?" if near else "RN50, RN50x4, ViT-B-32 are known"
+        hint = f"did you mean {' or '.join(near)}?" if near else "such as RN50, RN50x4, ViT-B-32"
         raise ExtractUsageError(
-            f"--model {name}: open_clip has no such model; {hint}", code="E-MODEL-UNKNOWN"
+            f"--model {name}: not a model of open_clip; {hint} (docs/backbones.md lists all)",
+            code="E-MODEL-UNKNOWN",
         )
 
 

@@ -20,6 +20,7 @@ import torch
 from jaxtyping import Float
 
 from ...base.errors import ExtractError
+from ...featstore import GridShape, Identity
 from ..backbones.backbone import Backbone, choose_batch_size
 from ..pixels.decoding import Decoders, Limits, PendingBatch
 from ..pixels.device_decoding import decode_on_device
@@ -66,7 +67,7 @@ def run_tasks(
     )
     limits = Limits.of(job.config.max_pixels, views)
     slots, slot_bytes = 2 * AHEAD + 3, job.batching.max_rows * job.picture_bytes
-    stream = FeatureStream(backbone, job.recipe, job.identity.dtype)
+    stream = FeatureStream(backbone, job.recipe, job.identity)
     with (
         Decoders(load, job.decoders, slots, slot_bytes, limits=limits) as decoders,
         stream.reading(decoders.memory) as warning,
@@ -167,10 +168,15 @@ class PendingFeatures:
 class FeatureStream:
     """Batch after batch through one device; a GPU computes on while features are copied."""
 
-    def __init__(self, backbone: Backbone, recipe: Recipe, dtype: str):
+    def __init__(self, backbone: Backbone, recipe: Recipe, identity: Identity):
         self._backbone = backbone
         self._recipe = recipe
-        self._dtype: torch.dtype = getattr(torch, dtype)  # of the numbers on disk
+        self._dtype: torch.dtype = getattr(torch, identity.dtype)  # of the numbers on disk
+        # The dimensions of a batch as those of its records follow one another on disk.
+        self._orders = {
+            name: (0, *(1 + d for d in identity.array(name, GridShape(1, 1)).order))
+            for name in identity.arrays
+        }
         self._copies: Any = None  # the stream of a GPU that copies features to the host
         if backbone.device.type == "cuda":
             self._copies = torch.cuda.Stream(backbone.device)
@@ -242,16 +248,19 @@ class FeatureStream:
         grids, vectors = self._backbone.grids(images, self._recipe)
         if views:
             assert vectors is not None
-            return {"grid": self._array(vectors.unflatten(0, (-1, views)).unsqueeze(2))}
+            return {"grid": self._array("grid", vectors.unflatten(0, (-1, views)).unsqueeze(2))}
         if vectors is None:
-            return {"grid": self._array(grids)}
-        return {"grid": self._array(grids), "pooled": self._array(vectors)}
+            return {"grid": self._array("grid", grids)}
+        return {"grid": self._array("grid", grids), "pooled": self._array("pooled", vectors)}
 
-    def _array(self, tensor: Float[torch.Tensor, "image *cells dim"]) -> tuple[torch.Tensor, ...]:
+    def _array(
+        self, name: str, tensor: Float[torch.Tensor, "image *cells dim"]
+    ) -> tuple[torch.Tensor, ...]:
         """Return what becomes the array, peaks and means of `Features`."""
         peaks = tensor.flatten(1).abs().amax(dim=1).float()
         means = tensor.flatten(1, -2).mean(1, dtype=torch.float32) if tensor.ndim > 2 else tensor
-        return tensor.to(self._dtype).contiguous(), peaks, means.float()
+        stored = tensor.to(self._dtype).permute(self._orders[name]).contiguous()
+        return stored, peaks, means.float()
 
 
 def _to_pinned(tensor: torch.Tensor, stream: Any) -> torch.Tensor:

@@ -14,7 +14,7 @@ import numpy as np
 
 from ...base.errors import ExtractError
 from ...featstore import Identity, IndexRow, Status
-from ...featstore.shards import as_bytes, checksum, encode
+from ...featstore.shards import RecordHashes, as_bytes, encode
 from ...featstore.writing.writer import ShardTransaction
 from ..pixels.images import Picture
 from ..planning.plan import Batch, Job
@@ -30,7 +30,7 @@ MIN_SPREAD = 5e-4
 class Features:
     """One array of a batch as it will be stored, with what tells whether it can be right."""
 
-    array: np.ndarray  # (image, row, col, dim) or (image, dim), in the store's dtype
+    array: np.ndarray  # (image, ...), each record as it lies on disk
     peaks: np.ndarray  # (image,) largest absolute value before rounding; NaN if there is one
     means: np.ndarray  # (image, dim) float32, over cells
 
@@ -137,7 +137,6 @@ class BatchWriter:
             record = encoding[position].result()
             encode_seconds += record.seconds
             row = shard.rows[batch.start + position]
-            check = ""
             if record.arrays is None:
                 refused += 1
             else:
@@ -145,7 +144,6 @@ class BatchWriter:
                 self._transaction.append(row - shard.first_row, record.arrays)
                 write_seconds += time.perf_counter() - started
                 stored += sum(map(len, record.arrays.values()))
-                check = checksum(record.arrays.values())
             if picture.status == Status.OK:
                 means = {name: array.means[position] for name, array in features.items()}
                 problem = record.reason if record.arrays is None else ""
@@ -161,7 +159,8 @@ class BatchWriter:
                     height=picture.height or image.height,
                     source_sha256=picture.sha256,
                     source=image.path,
-                    checksum=check,
+                    checksum=record.hashes.checksum,
+                    record_sha256=record.hashes.record_sha256,
                 )
             )
         receipt = None
@@ -186,6 +185,7 @@ class _Record(NamedTuple):
     arrays: dict[str, bytes] | None
     status: Status
     reason: str
+    hashes: RecordHashes = RecordHashes()
     seconds: float = 0.0  # that compressing took
 
 
@@ -204,4 +204,5 @@ def _encode(
         name: encode(identity.codec, as_bytes(array.array[position]))
         for name, array in features.items()
     }
-    return _Record(arrays, Status.OK, picture.reason, time.perf_counter() - started)
+    hashes = RecordHashes.of(arrays.values())
+    return _Record(arrays, Status.OK, picture.reason, hashes, time.perf_counter() - started)

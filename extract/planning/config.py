@@ -5,8 +5,9 @@ from typing import Literal, get_args
 
 from ...base.errors import ExtractUsageError
 from ...featstore import Status
+from ...featstore.identity import Codec, FloatDtype, Precision
 from ...featstore.layout import Part
-from ...featstore.metadata import MAX_SHARD_RECORDS, Codec, Dtype, Precision
+from ...featstore.metadata import MAX_SHARD_RECORDS
 from .recipe import Decoder, Layer, Vector
 
 # Pillow's own limit against decompression bombs (twice 1 GiB of 4:4:4 pixels / 3).
@@ -22,7 +23,7 @@ CHOICES = {
     "decoder": Decoder,
     "device": Device,
     "precision": Precision,
-    "dtype": Dtype,
+    "dtype": FloatDtype,
     "codec": Codec,
 }
 COUNTS = ("procs", "batch_size", "shard_size", "decoders", "max_pixels")
@@ -82,7 +83,7 @@ class ExtractConfig:
     procs: int = 1
     scheduler: str | None = None
     precision: Precision | None = None
-    dtype: Dtype = "float16"
+    dtype: FloatDtype = "float16"
     codec: Codec = "zstd"
     batch_size: int | None = None
     shard_size: int | None = None
@@ -106,6 +107,8 @@ class ExtractConfig:
             raise self._refused("shard_size", f"at most {MAX_SHARD_RECORDS:,} records")
         if not set(self.retry) <= set(RETRIES):
             raise self._refused("retry", f"a tuple of some of {', '.join(RETRIES)}")
+        if self.scheduler == "":
+            raise self._refused("scheduler", "an address, such as tcp://host:8786")
         if self.scheduler and (self.gpus is not None or self.device or self.procs != 1):
             raise _conflict(
                 "--scheduler: the workers of the cluster compute, each on its own device; drop "

@@ -16,8 +16,9 @@ from ...base.errors import ExtractUsageError
 from ...base.text import IMAGE_SUFFIXES, suffix
 from ...featstore import GridShape, Identity
 from ...featstore.geometry import MAX_AREAS
+from ...featstore.identity import Precision
 from ...featstore.layout import Grids, Ids, Layout, Shard
-from ...featstore.metadata import MAX_RECORD_BYTES, Precision
+from ...featstore.metadata import MAX_RECORD_BYTES
 from ...manifests import Image, Images, Manifest
 from .config import ExtractConfig
 from .recipe import Recipe
@@ -247,14 +248,13 @@ def picture_shape(recipe: Recipe, size: tuple[int, int]) -> tuple[int, ...]:
 
 def record_bytes(shape: GridShape, identity: Identity) -> int:
     """Return the bytes of one record's numbers, before compression."""
-    numbers = shape.cells * identity.dim + (identity.pooled_dim or 0)
-    return numbers * identity.numpy_dtype.itemsize
+    return sum(identity.array(name, shape).bytes for name in identity.arrays)
 
 
 def check_record_sizes(shapes: Iterable[GridShape], identity: Identity) -> None:
     """Raise ExtractUsageError if a grid would be larger than a store may hold."""
     largest = max(shapes, key=lambda shape: shape.cells)
-    size = largest.cells * identity.dim * identity.numpy_dtype.itemsize
+    size = identity.array("grid", largest).bytes
     if size > MAX_RECORD_BYTES:
         raise ExtractUsageError(
             f"a grid of {largest}x{identity.dim} {identity.dtype} has {size:,} bytes, and a store "

@@ -47,12 +47,13 @@ class Repair:
         }
 
 
-def repair(path: Path, depth: Depth = Depth.FULL, *, break_lock: bool = False) -> Repair:
+def repair(path: str | Path, depth: Depth = Depth.FULL, *, break_lock: bool = False) -> Repair:
     """Remove broken shards and what an interrupted update left; rewrite what can be derived.
 
     The zarr.json files are derived from store.json, and the lookup from the index. The other
     records stay readable. Raises StoreError if there is no store, or if it is being written.
     """
+    path, depth = Path(path), Depth(depth)
     if not (path / STORE_JSON).is_file():
         FeatureStore.open(path)  # raises an error that says what is there instead
     journal = Journal(path)

@@ -7,6 +7,7 @@
 
 import enum
 import hashlib
+import math
 from collections import Counter, defaultdict
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -17,15 +18,18 @@ import numpy as np
 import pyarrow as pa
 
 from ...base.errors import CorruptStoreError, StoreError
-from ...base.files import is_plain, oddity, read_bytes, sha256_file
+from ...base.files import is_plain, oddity, read_at, read_bytes, sha256_file
 from ...base.text import counted
 from ..geometry import GridShape
-from ..layout import JOURNAL, ODD_REMEDY, SHARD_PATH, STORE_JSON, TABLES
+from ..identity import Identity
+from ..layout import JOURNAL, ODD_REMEDY, SHARD_PATH, SIGNATURES, STORE_JSON, TABLES
 from ..lookup import LookupBuilder, Status, lookup_bytes
 from ..metadata import is_written_canonically, store_digest
+from ..quantise import SCALE_FILE
 from ..shards import (
     ABSENT,
     CRC_BYTES,
+    SHA_BYTES,
     ShardRow,
     as_bytes,
     check_files,
@@ -37,10 +41,12 @@ from ..shards import (
 )
 from ..store import FeatureStore
 from ..tables import FROM_SOURCE, IndexRow, index_lines, table_size_problem
+from ..writing.describe import document_names
 from ..writing.journal import Journal
 
 REPAIR = "type: clipfeat store repair"
 COPY = "copy this file again from its source"
+DESCRIBE = COPY + ", or type clipfeat store describe, which lists the documents as they are"
 REDO = "type: clipfeat store repair, then the clipfeat extract command again; or " + COPY
 
 Rows = dict[int, IndexRow]  # by position in the shard
@@ -74,7 +80,7 @@ class Problem:
         return f"{self.path}: {self.problem}{affected}; {self.remedy}"
 
 
-def verify(path: Path, depth: Depth = Depth.FULL) -> list[Problem]:
+def verify(path: str | Path, depth: Depth = Depth.FULL) -> list[Problem]:
     """Return what is wrong with the store at `path`; nothing, if it is the one that was written.
 
     Checks that every file exists at its size, and that no other files do (quick). Hashes every file
@@ -82,6 +88,7 @@ def verify(path: Path, depth: Depth = Depth.FULL) -> list[Problem]:
     index, and computes the digest again (full). Decodes every record (deep). Raises StoreError if
     there is no store at `path`, or one of another format version.
     """
+    path, depth = Path(path), Depth(depth)
     try:
         store = FeatureStore.open(path)
         shards = store.shards
@@ -94,6 +101,7 @@ def verify(path: Path, depth: Depth = Depth.FULL) -> list[Problem]:
         return problems + [_shard_problem(name, problem) for name, problem in sizes if problem]
     index = store.table_path("index").name
     problems += _check_tables(store)
+    problems += _check_documents(store)
     problems += _check_zarr_metadata(store)
     broken = {
         shard.path: problem for shard, problem in check_files(path, shards, "verify") if problem
@@ -144,6 +152,10 @@ def _check_other_files(store: FeatureStore) -> Iterator[Problem]:
     known = {STORE_JSON, *store.zarr_metadata()}
     known.update(store.table_path(table).name for table in TABLES)
     known.update(shard.path for shard in store.shards)
+    known.update(document_names(store.path))
+    known.update(SIGNATURES)
+    if store.scale is not None:
+        known.add(SCALE_FILE)
     for path in sorted(store.path.rglob("*")):
         name = path.relative_to(store.path).as_posix()
         is_file = path.is_symlink() or not path.is_dir()
@@ -191,6 +203,16 @@ def _check_tables(store: FeatureStore) -> Iterator[Problem]:
         yield from problems
         if not problems and sha256_file(path) != store.metadata.tables[table]:
             yield Problem(path.name, "sha256 is not the one in store.json", (), remedy)
+
+
+def _check_documents(store: FeatureStore) -> Iterator[Problem]:
+    """Hash the documents that store.json lists; others may lie there too."""
+    for name, sha256 in store.metadata.documents.items():
+        path = store.path / name
+        problems = list(_file_problems(path, name, DESCRIBE))
+        yield from problems
+        if not problems and sha256_file(path) != sha256:
+            yield Problem(name, "sha256 is not the one in store.json", (), DESCRIBE)
 
 
 def _check_zarr_metadata(store: FeatureStore) -> Iterator[Problem]:
@@ -335,10 +357,9 @@ def _rows_by_shard(store: FeatureStore) -> dict[tuple[str, int], Rows]:
 def _record_problem(store: FeatureStore, shard: ShardRow, rows: Rows) -> str | None:
     """Return the first thing that is wrong with the records of a shard."""
     identity = store.identity
-    array = shard.path.split("/")[-2]
-    shape = GridShape.parse(shard.shape)
-    size = shape.cells * identity.dim if array == "grid" else identity.pooled_dim
-    record = np.empty(size or 0, identity.numpy_dtype)
+    name = shard.path.split("/")[-2]
+    array = identity.array(name, GridShape.parse(shard.shape))
+    record = np.empty(math.prod(array.shape), array.dtype)
     try:
         with opened(f"{store.path}/{shard.path}") as descriptor:
             index = read_index(descriptor, store.metadata.shard_records)
@@ -351,10 +372,12 @@ def _record_problem(store: FeatureStore, shard: ShardRow, rows: Rows) -> str | N
                     state = "absent" if offset == ABSENT else "present"
                     return f"record {position} is {state}, but it is {row.status} in the index"
                 if is_ok:
-                    check = _checksum_of(row, array)
+                    check = _hash_of(row.checksum, CRC_BYTES, identity, name)
                     entry = (offset, length)
                     out = as_bytes(record)
                     read_record(descriptor, entry, identity.codec, check, out, verify=True)
+                    if not _has_sha256(descriptor, entry, row, identity, name):
+                        return f"record {position} ({row.image_id}) is not that of record_sha256"
                     if not np.isfinite(record).all():
                         return f"record {position} ({row.image_id}) holds NaN or Inf"
     except CorruptStoreError as error:
@@ -362,6 +385,16 @@ def _record_problem(store: FeatureStore, shard: ShardRow, rows: Rows) -> str | N
     return None
 
 
-def _checksum_of(row: IndexRow, array: str) -> bytes:
-    checks = bytes.fromhex(row.checksum)
-    return checks[:CRC_BYTES] if array == "grid" else checks[CRC_BYTES:]
+def _has_sha256(
+    descriptor: int, entry: tuple[int, int], row: IndexRow, identity: Identity, array: str
+) -> bool:
+    """Return whether the bytes of a record are those whose sha256 the index has."""
+    offset, length = entry
+    digest = hashlib.sha256(read_at(descriptor, length, offset)).digest()
+    return digest[:SHA_BYTES] == _hash_of(row.record_sha256, SHA_BYTES, identity, array)
+
+
+def _hash_of(digits: str, size: int, identity: Identity, array: str) -> bytes:
+    """Return the bytes of one array among the hex digits of all, `size` bytes each."""
+    start = 2 * size * identity.arrays.index(array)
+    return bytes.fromhex(digits[start : start + 2 * size])

@@ -10,11 +10,14 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import msgspec
+
 from ...base.parquet import rows_of
 from ...base.text import counted, printable
 from ..geometry import GridShape
+from ..identity import Identity
 from ..lookup import Status
-from ..metadata import Identity, StoreMetadata
+from ..metadata import Loss, StoreMetadata
 from ..store import FeatureStore
 
 MAX_EXAMPLES = 5  # of ids without a record
@@ -128,22 +131,37 @@ def _rows(summary: StoreSummary) -> Iterator[tuple[str, str]]:
         yield "grids", ", ".join(f"{n:,} of {shape}" for shape, n in shapes.items())
     if identity.pooled_dim:
         yield "pooled", f"a vector of {identity.pooled_dim} channels for each image as well"
-    yield "numbers", f"computed in {identity.precision}, kept in {identity.dtype}"
+    if identity.regions:
+        yield "regions", f"each cell is a region, with {', '.join(identity.regions)}"
+    bits = f", {identity.mantissa_bits} bits of the mantissa" if identity.mantissa_bits else ""
+    yield "numbers", f"computed in {identity.precision}, kept in {identity.dtype}{bits}"
     npy = _size(summary.float32_bytes)
     yield "size", f"{_size(summary.bytes)} on disk; as float32 .npy files it would be {npy}"
     records = counted(metadata.shard_records, "record")
-    yield "shards", f"of up to {records}, codec {identity.codec}"
+    order = identity.order.replace("_", " ")
+    yield "shards", f"of up to {records}, codec {identity.codec}, {order}"
     yield "made", f"{metadata.created} by clipfeat {metadata.clipfeat}"
     if metadata.libraries:
         yield "with", _listed(metadata.libraries)
+    origin = identity.derived_from
+    if origin is not None:
+        yield "from", f"sha256:{origin.digest}, by {origin.operation} ({_listed(origin.settings)})"
+    if metadata.loss is not None:
+        yield "loss", _loss_text(metadata.loss)
     for parent in metadata.parents:
         yield "parent", f"sha256:{parent}"
-    if metadata.licence:
-        yield "licence", metadata.licence
-    if metadata.note:
-        yield "note", metadata.note
+    for name, text in msgspec.to_builtins(metadata.about).items():
+        if text:
+            yield name.replace("_", " "), text
     yield "digest", metadata.digest
     yield "cite as", summary.cite
+
+
+def _loss_text(loss: Loss) -> str:
+    return (
+        f"cosine distance of a cell {loss.cosine_distance:.2g} on average, relative L2 distance "
+        f"{loss.relative_l2:.2g}, largest difference {loss.largest:.3g}"
+    )
 
 
 def _without_record(summary: StoreSummary) -> Iterator[tuple[str, str]]:

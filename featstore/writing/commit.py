@@ -29,7 +29,8 @@ from ...base.files import (
 from ...base.text import counted
 from ..layout import TABLES, Shard, TableName, is_table_file
 from ..lookup import LookupBuilder, Status, lookup_bytes
-from ..metadata import StoreMetadata, store_digest, write_metadata
+from ..metadata import About, StoreMetadata, store_digest, write_metadata
+from ..quantise import SCALE_FILE
 from ..shards import ShardRow
 from ..store import FeatureStore
 from ..tables import index_lines, read_index, write_index, write_shards
@@ -93,8 +94,9 @@ def commit_store(run: Run, lock: StoreLock) -> FeatureStore:
         areas=lookup.areas,
         counts={status: counts[status] for status in Status},
         parents=parents,
-        licence=parent.metadata.licence if parent else None,
-        note=parent.metadata.note if parent else None,
+        about=parent.metadata.about if parent else About(),
+        documents=parent.metadata.documents if parent else {},
+        loss=parent.metadata.loss if parent else None,
         generation=run.generation,
         tables=tables,
         digest=digest,
@@ -272,7 +274,7 @@ def rollback(run: Run) -> None:
             for array in run.identity.arrays:
                 remove_plain(run.path / shard.path(array))
     if run.parent is None:
-        for name in run.zarr_metadata():
+        for name in [*run.zarr_metadata(), SCALE_FILE]:
             remove_plain(run.path / name)
         remove_temporaries(run.path)
         for path in run.tables().values():

@@ -22,8 +22,9 @@ from ...base.files import (
     write_atomically,
 )
 from ...base.jsonio import as_struct, canonical_json, parse_json
+from ..identity import Sha256
 from ..layout import JOURNAL, Part, Shard, check_folder
-from ..metadata import Count, Sha256, ShardRecords
+from ..metadata import Count, ShardRecords
 from .lock import LOCK, MAX_HOLDER_BYTES
 from .receipts import Receipt, Written, max_receipt_bytes, written_shards
 

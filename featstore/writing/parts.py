@@ -7,8 +7,8 @@ from typing import Any
 
 from ...base.errors import StoreError, UsageError
 from ...base.text import counted
+from ..identity import Identity
 from ..layout import JOURNAL, STORE_JSON, Layout, Part, Shard, part_with
-from ..metadata import Identity
 from ..shards import ShardRow
 from ..store import FeatureStore
 from ..tables import reasons_text, rows_without_record

@@ -18,10 +18,11 @@ import pyarrow.compute as pc
 from ...base.errors import StoreError
 from ...base.parquet import MAX_TEXT
 from ..geometry import GridShape
+from ..identity import is_sha256
 from ..layout import Ids, Shard
 from ..lookup import Status
-from ..metadata import MAX_IDS, is_sha256
-from ..shards import CRC_BYTES, ShardRow
+from ..metadata import MAX_IDS
+from ..shards import CRC_BYTES, SHA_BYTES, ShardRow
 from ..tables import HASHES, INDEX_SCHEMA, IndexRow, index_batch
 
 MAX_RECEIPT_BYTES = 1 << 29
@@ -31,7 +32,8 @@ CHECKED_ROWS = 1 << 12  # of receipts whose values are checked together
 STATUSES = pa.array([status.value for status in Status], pa.string())
 END_BYTES = 4  # of the number that says where a text ends
 WIDTHS = [None if pa.types.is_string(t) else t.bit_width // 8 for t in INDEX_SCHEMA.types]  # bytes
-RECORD_DIGITS = {"checksum": 2 * CRC_BYTES}  # of what a record fills, for each of its arrays
+# Of the columns that a record fills, for each of its arrays.
+RECORD_DIGITS = {"checksum": 2 * CRC_BYTES, "record_sha256": 2 * SHA_BYTES}
 
 
 class Receipt(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -13,10 +13,11 @@ from pathlib import Path
 import numpy as np
 
 from ...base.errors import StoreError
-from ...base.files import fsync_folder
+from ...base.files import fsync_folder, require_folder, write_atomically
 from ...base.parquet import rows_of
 from ...base.text import counted
 from ..geometry import GridShape
+from ..identity import Identity
 from ..layout import (
     JOURNAL,
     STORE_JSON,
@@ -27,6 +28,7 @@ from ..layout import (
     Layout,
     Shard,
     TableName,
+    check_folder,
     check_folders,
     check_plain,
     is_written_again,
@@ -34,7 +36,8 @@ from ..layout import (
     table_file,
 )
 from ..lookup import Status
-from ..metadata import Identity, differences, zarr_metadata_files
+from ..metadata import differences, zarr_metadata_files
+from ..quantise import SCALE_FILE, Scale
 from ..shards import ShardRow, check_files, shard_size_problem
 from ..store import FeatureStore
 from ..tables import IndexRow, index_rows
@@ -50,6 +53,8 @@ def check_place(path: Path) -> None:
             f"{path} exists and is not a feature store; choose another --out",
             code="E-STORE-OCCUPIED",
         )
+    if not path.exists():
+        require_folder(path, "--out")
 
 
 def finished_store(path: Path, identity: Identity) -> FeatureStore | None:
@@ -149,6 +154,7 @@ class Run:
     identity: Identity
     layout: Layout
     parent: FeatureStore | None  # the finished store that is updated
+    scale: Scale | None = None  # of a new store of uint8
 
     @property
     def journal(self) -> Journal:
@@ -225,20 +231,27 @@ class Run:
         check_plain([self.journal.receipt_path(shard.number) for shard in shards])
         check_plain([*self.tables().values(), self.path / STORE_JSON])
         check_plain([self.path / name for name in self.zarr_metadata()])
+        check_folder(self.path / SCALE_FILE.rpartition("/")[0])
+        check_plain([self.path / SCALE_FILE])
 
     def folders(self) -> list[Path]:
         """Return the folders of the features, inner ones first."""
         group = self.path / ZARR_GROUP
         shapes = [group / shape for shape in self.lengths()]
-        return [*(s / array for s in shapes for array in self.identity.arrays), *shapes, group]
+        arrays = [shape / array for shape in shapes for array in self.identity.arrays]
+        scale = [] if self.scale is None else [(self.path / SCALE_FILE).parent]
+        return [*arrays, *scale, *shapes, group]
 
     def make_folders(self) -> None:
-        """Make the folders of the arrays; several processes may do so at once."""
+        """Make the folders of the arrays, and the scale; several processes may do so at once."""
         group = self.path / ZARR_GROUP
         for shape in self.layout.records:
             for array in self.identity.arrays:
                 (group / str(shape) / array).mkdir(parents=True, exist_ok=True)
             fsync_folder(group / str(shape))
+        if self.scale is not None:
+            (self.path / SCALE_FILE).parent.mkdir(parents=True, exist_ok=True)
+            write_atomically(self.path / SCALE_FILE, self.scale.to_bytes())
         fsync_folder(group)
         fsync_folder(self.path)
 

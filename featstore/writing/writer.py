@@ -10,10 +10,11 @@ import numpy as np
 from ...base.errors import StoreError
 from ...base.files import remove_temporaries
 from ..geometry import GridShape
+from ..identity import Identity
 from ..layout import Grids, Layout, Part, Shard, check_folder, check_folders, lay_out
 from ..lookup import Status
-from ..metadata import Identity
-from ..shards import ShardWriter, as_bytes, checksum, encode
+from ..quantise import Scale
+from ..shards import RecordHashes, ShardWriter, as_bytes, encode
 from ..store import FeatureStore
 from ..tables import IndexRow
 from .commit import commit_store, complete_commit, remove_leftovers, rollback
@@ -26,17 +27,20 @@ SHARD_RECORDS = 128
 
 
 def write_store(
-    path: Path,
+    path: str | Path,
     identity: Identity,
     shapes: Mapping[str, GridShape],
-    read: Callable[[str], np.ndarray | None],
+    read: Callable[[str], np.ndarray | Mapping[str, np.ndarray] | None],
     shard_records: int = SHARD_RECORDS,
 ) -> FeatureStore:
     """Write a store of `{image id: grid shape}`, or continue one that was interrupted.
 
-    `read` returns the grid of an id, (row, col, dim), or None for an image that is missing. One
-    record is held at a time. Raises StoreError if a finished store or something else is at `path`.
+    `read` returns the grid of an id, (row, col, dim), or None for an image that is missing. Where
+    the identity has more arrays, it returns all of them by name: {"grid": ..., "boxes": ...}. One
+    record is held at a time. Raises StoreError if a finished store or something else is at `path`,
+    and for an array of another shape.
     """
+    path = Path(path)
     if finished_store(path, identity) is not None:
         raise StoreError(
             f"{path} is a finished store already; open it, or choose another path",
@@ -59,18 +63,37 @@ def _append(
     identity: Identity,
     shard: Shard,
     position: int,
-    grid: np.ndarray | None,
+    grid: np.ndarray | Mapping[str, np.ndarray] | None,
 ) -> IndexRow:
     """Append the record of an id of a shard, None for none; return its row of the index."""
     image_id, row, shape = shard.ids[position], shard.rows[position], str(shard.shape)
     if grid is None:
         reason = "no such file"
-        return IndexRow(image_id, Status.MISSING, reason, shape, row, 0, 0, "", image_id, "")
-    content = as_bytes(np.ascontiguousarray(grid, identity.numpy_dtype))
-    encoded = {"grid": encode(identity.codec, content)}
+        return IndexRow(image_id, Status.MISSING, reason, shape, row, 0, 0, "", image_id)
+    record = {"grid": grid} if isinstance(grid, np.ndarray) else grid
+    encoded = encode_record(identity, shard.shape, record)
     files.append(row - shard.first_row, encoded)
-    check = checksum(encoded.values())
-    return IndexRow(image_id, Status.OK, "", shape, row, 0, 0, "", image_id, check)
+    hashes = RecordHashes.of(encoded.values())
+    return IndexRow(image_id, Status.OK, "", shape, row, 0, 0, "", image_id, *hashes)
+
+
+def encode_record(
+    identity: Identity, shape: GridShape, record: Mapping[str, np.ndarray]
+) -> dict[str, bytes]:
+    """Return the arrays of a record as they lie on disk, {name: bytes}.
+
+    Raises StoreError if an array is missing, or has another shape than its grid shape asks for.
+    """
+    encoded: dict[str, bytes] = {}
+    for name in identity.arrays:
+        array = identity.array(name, shape)
+        if name not in record or record[name].shape != array.shape:
+            got = f"got {record[name].shape}" if name in record else "there is none"
+            raise StoreError(
+                f"{name}: expected an array of {array.shape}; {got}", code="E-STORE-RECORD"
+            )
+        encoded[name] = encode(identity.codec, as_bytes(array.as_stored(record[name])))
+    return encoded
 
 
 class StoreWriter:
@@ -88,7 +111,7 @@ class StoreWriter:
 
     `shards` are all that it is for, `pending` those that are not written yet. With a `parent`, the
     finished store at `path`, the shards are added to it. Until `commit` has written store.json,
-    readers see the parent; from then on the new store.
+    readers see the parent; from then on the new store. A new store of uint8 needs its `scale`.
 
     The writer of a `part` does not commit: `commit_parts` does, once all parts are written. Parts
     may start in any order, also at the same time. The first writes the plan, and the others must
@@ -109,9 +132,10 @@ class StoreWriter:
         *,
         parent: FeatureStore | None = None,
         part: Part | None = None,
+        scale: Scale | None = None,
         break_lock: bool = False,
     ):
-        self._run = Run(path, identity, layout, parent)
+        self._run = Run(path, identity, layout, parent, scale)
         self._lock = StoreLock(path, part, break_lock=break_lock)
         self._numbers = part.shards(len(layout.shards)) if part else None
         self.shards = layout.shards

@@ -5,6 +5,7 @@ import os
 from pathlib import Path
 
 import pytest
+from refused import refuses
 
 from clipfeat.base.errors import UsageError
 from clipfeat.base.files import (
@@ -14,6 +15,8 @@ from clipfeat.base.files import (
     open_output,
     read_bytes,
     read_text,
+    require_file,
+    require_folder,
     sha256_file,
     temporary_name,
     write_atomically,
@@ -139,3 +142,25 @@ def test_a_name_may_be_as_long_as_a_file_system_takes(tmp_path):
         write_atomically(tmp_path / name, b"new")
         assert (tmp_path / name).read_bytes() == b"new"
     assert is_temporary(temporary_name("." + "n" * 255))
+
+
+@pytest.mark.parametrize("below", ["file", "file/new", "loop", "loop/new", "dangling"])
+def test_a_folder_that_cannot_be_made_is_refused_before_the_work(
+    tmp_path: Path, below: str
+) -> None:
+    (tmp_path / "file").write_text("")
+    (tmp_path / "loop").symlink_to("loop")
+    (tmp_path / "dangling").symlink_to("nowhere")
+    with refuses("E-PATH-FOLDER", f"--out {tmp_path / below}", str(tmp_path / below.split("/")[0])):
+        require_folder(tmp_path / below, "--out")
+    require_folder(tmp_path / "new" / "newer", "--out")
+    assert not (tmp_path / "new").exists()
+
+
+def test_a_folder_without_permission_is_refused_before_the_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "access", lambda path, _: Path(path) != tmp_path)
+    for require, path in ((require_folder, tmp_path / "a" / "b"), (require_file, tmp_path / "c")):
+        with refuses("E-PATH-WRITE", f"--out {tmp_path}", f"to the folder {tmp_path};"):
+            require(path, "--out")

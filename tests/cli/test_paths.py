@@ -1,10 +1,13 @@
 """Paths on the command line: a URL is rejected, and shown as it was typed."""
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import click
 import pytest
 from click.testing import CliRunner
+from pictures import write_photographs
+from refused import refuses
 
 from clipfeat.base.errors import UsageError
 from clipfeat.cli.main import clipfeat
@@ -52,3 +55,43 @@ def test_a_store_at_a_url_is_not_there_yet():
     with pytest.raises(StoreError, match=f"^{URL}: stores are not read") as refused:
         FeatureStore.open(URL)
     assert refused.value.code == "E-STORE-URL"
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("train", "vqa", "--store", "nowhere", "--data", "nowhere"),
+        ("train", "ve", "--store", "nowhere", "--data", "nowhere"),
+        ("train", "caption", "--store", "nowhere", "--data", "nowhere"),
+        ("train", "pretrain", "--store", "nowhere", "--data", "nowhere"),
+        ("corpus", "--captions", "."),
+        ("extract", "--model", "no such model", "--images", "images"),
+    ],
+)
+def test_a_folder_that_cannot_be_made_is_found_before_anything_else(
+    command: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_photographs(tmp_path / "images", 1)
+    (tmp_path / "captions_train2014.json").write_text("not JSON")
+    (tmp_path / "captions_val2014.json").write_text("not JSON")
+    (tmp_path / "file").write_text("")
+    with refuses("E-PATH-FOLDER", "--out file/out", kind=UsageError):
+        CliRunner().invoke(clipfeat, [*command, "--out", "file/out"], catch_exceptions=False)
+
+
+def test_links_that_lead_to_themselves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("loop").symlink_to("loop")
+    for code, command in (
+        ("E-PATH-FOLDER", "demo-data loop/data --images 10"),
+        ("E-COMPARE-RUNS", "compare loop loop"),
+    ):
+        with refuses(code, "loop", kind=UsageError):
+            CliRunner().invoke(clipfeat, command.split(), catch_exceptions=False)
+
+
+def test_an_empty_run_to_start_from_is_not_a_start_from_random_weights(tmp_path: Path) -> None:
+    command = ["train", "vqa", "--store", "s", "--data", "d", "--out", str(tmp_path), "--init", ""]
+    with refuses("E-PATH-EMPTY", kind=UsageError):
+        CliRunner().invoke(clipfeat, command, catch_exceptions=False)

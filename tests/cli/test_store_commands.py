@@ -72,7 +72,7 @@ def test_info_digest_and_verify(store):
     assert card["digest"] in text
     assert clipfeat("store", "digest", store).stdout.strip() == card["digest"]
     done = clipfeat("store", "verify", store)
-    assert (done.returncode, done.stdout) == (0, f"{store}: every file is whole\n")
+    assert (done.returncode, done.stdout) == (0, f"{store}: every file is complete and unchanged\n")
 
 
 def test_verify_exits_with_1_and_names_the_file(store):

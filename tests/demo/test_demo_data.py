@@ -1,6 +1,8 @@
 """The demo's data are what their formats say, repeat, and cannot be answered blind."""
 
+import errno
 import json
+import os
 import re
 from collections import Counter, defaultdict
 from pathlib import Path
@@ -243,3 +245,14 @@ class TestRefused:
         with refuses("E-DEMO-IMAGES", "10 to 100000", kind=UsageError):
             write_demo_data(tmp_path / "d", images, seed=0)
         assert not (tmp_path / "d").exists()
+
+
+def test_a_full_disk_is_told_with_the_name_of_the_folder_that_was_asked_for(tmp_path, monkeypatch):
+    def full(self, text):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(Path, "write_text", full)
+    with pytest.raises(OSError, match="No space left") as refused:
+        write_demo_data(tmp_path / "data", 10, seed=0)
+    assert refused.value.filename == str(tmp_path / "data")
+    assert list(tmp_path.iterdir()) == []

@@ -100,8 +100,8 @@ def test_replaced_files_are_counted_and_renewed_and_touched_ones_are_not(folder)
     touch(folder / "images" / "p006.jpg")
     said = run(folder)[1]
     assert said[1:] == [
-        "3 files of another size or time than when extracted: --retry changed reads them, and "
-        "extracts those again that have changed",
+        "3 files of another size or time than when extracted; to compare the content of these "
+        "files and extract the changed ones again, add --retry changed",
         f"{folder}/s is already complete",
     ]
     assert FeatureStore.open(folder / "s").digest == old.digest
@@ -149,7 +149,7 @@ def test_without_the_table_every_file_is_read_on_demand(folder):
     digest = FeatureStore.open(folder / "s").digest
     (folder / "s.files.parquet").unlink()
     said = run(folder)[1]
-    assert said[1].startswith("10 files whose size and time then are not known: --retry changed")
+    assert said[1].startswith("the earlier size and time of 10 files are not known")
     report, said = renew(folder)
     assert said[1] == "10 files read again, 0 of them changed"
     assert report.store.digest == digest

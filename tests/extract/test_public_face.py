@@ -73,6 +73,7 @@ IMPOSSIBLE = [
     {"batch_size": 0},
     {"decoders": 2.0},
     {"max_pixels": True},
+    {"scheduler": ""},
     {"shard_size": 1 << 21},
     {"retry": "missing"},
     {"retry": ("ok",)},

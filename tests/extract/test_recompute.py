@@ -47,7 +47,7 @@ def test_a_store_of_this_machine_has_the_same_bits(store, images):
     assert (found.verdict, found.is_good) == ("same bits", True)
     assert len({d.image_id for d in found.deviations}) == 8
     assert all((d.relative_error, d.same_bits) == (0.0, True) for d in found.deviations)
-    assert "8 records again: 8 with the same bits" in found.text()
+    assert "8 records extracted again: 8 with the same bits" in found.text()
     assert json.loads(json.dumps(found.to_json()))["verdict"] == "same bits"
 
 

@@ -37,7 +37,7 @@ def test_a_terminal_has_one_line_that_changes(monkeypatch):
         progress.add(batch(refused=1, device=0.7))
     shown = terminal.getvalue().split("\r")[-1]
     assert "100%" in shown
-    assert "8/8 images, 1 refused" in shown
+    assert "8/8 images, 1 without a record" in shown
     assert "device waited 20 %" in shown
     assert lines == []
 

@@ -1,5 +1,6 @@
 """Other readers of Zarr read what we write, and we read what zarr-python writes."""
 
+import json
 import shutil
 from typing import Any
 
@@ -8,7 +9,7 @@ import pytest
 import tensorstore
 import zarr
 from stores import make_identity, make_pooled_store
-from zarr.codecs import BytesCodec, Crc32cCodec, ZstdCodec
+from zarr.codecs import BytesCodec, Crc32cCodec, TransposeCodec, ZstdCodec
 
 from clipfeat.featstore import FeatureStore
 from clipfeat.featstore.audit.verify import verify
@@ -21,17 +22,17 @@ def codec(request):
     return request.param
 
 
-@pytest.fixture(params=["float16", "float32"])
+@pytest.fixture(params=[("float16", "channels_first"), ("float32", "channels_last")])
 def made(tmp_path, codec, request):
     """A store of two grid shapes with pooled vectors and a missing image, and its numbers."""
-    dtype = request.param
+    dtype, order = request.param
     values = RNG.standard_normal(40).astype(dtype)  # few, so that zstd finds something
 
     records: dict[str, np.ndarray | None] = {"gone": None}
     records |= {f"a{k}": RNG.choice(values, (3, 4, 8)) for k in range(11)}
     records |= {f"b{k}": RNG.choice(values, (2, 5, 8)) for k in range(6)}
     pooled = {image_id: RNG.choice(values, 6) for image_id in records}
-    identity = make_identity(8, codec, dtype=dtype, pooled_dim=6)
+    identity = make_identity(8, codec, dtype=dtype, pooled_dim=6, order=order)
     return make_pooled_store(tmp_path / "s", identity, records, pooled, 4), records, pooled
 
 
@@ -101,12 +102,15 @@ def test_what_zarr_python_writes_with_the_same_metadata_reads_here(made, tmp_pat
 def rewrite_with_zarr_python(folder, scratch, codec):
     """Replace the shards of an array by those that zarr-python writes with the same settings."""
     original: Any = zarr.open_array(folder, mode="r")
+    codecs = json.loads((folder / "zarr.json").read_text())["codecs"][0]["configuration"]["codecs"]
+    turned = [codec["configuration"]["order"] for codec in codecs if codec["name"] == "transpose"]
     rewritten: Any = zarr.create_array(
         scratch,
         shape=original.shape,
         dtype=original.dtype,
         chunks=original.chunks,
         shards=original.shards,
+        filters=[TransposeCodec(order=order) for order in turned],
         serializer=BytesCodec(endian="little"),
         compressors=[ZstdCodec(level=1, checksum=True) if codec == "zstd" else Crc32cCodec()],
         chunk_key_encoding={"name": "default", "separator": "."},

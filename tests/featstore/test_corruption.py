@@ -252,8 +252,8 @@ def test_changed_zarr_metadata(store):
 
 
 def test_a_store_of_a_future_format_is_not_guessed_at(store):
-    reseal(store, format=2)
-    with refuses("E-STORE-FORMAT", "format 2", "format 1", kind=StoreError):
+    reseal(store, format=3)
+    with refuses("E-STORE-FORMAT", "format 3", "format 2", kind=StoreError):
         verify(store)
 
 

@@ -18,13 +18,16 @@ def test_the_digest_by_hand():
         ShardRow("features.zarr/1x1/grid/c.1.0.0.0", 5, "bb", "1x1", 4, 1),
         ShardRow("features.zarr/1x1/grid/c.0.0.0.0", 9, "aa", "1x1", 0, 4),
     ]
-    index = [IndexRow("é", "ok", "", "1x1", 0, 640, 480, "cc", "é.jpg", "0a1b2c3d")]
+    index = [IndexRow("é", "ok", "", "1x1", 0, 640, 480, "cc", "é.jpg", "0a1b2c3d", "ab" * 16)]
     written_out = (
-        b'{"backbone":{"model":"test"},"codec":"zstd","dim":8,"dtype":"float16","format":1,'
-        b'"pooled_dim":null,"precision":"float32","recipe":{"name":"test"}}\n'
+        b'{"backbone":{"model":"test"},"codec":"zstd","derived_from":null,"dim":8,'
+        b'"dtype":"float16","format":2,"mantissa_bits":null,"order":"channels_last",'
+        b'"pooled_dim":null,"precision":"float32","recipe":{"name":"test"},"regions":[],'
+        b'"scale_sha256":null}\n'
         b'["features.zarr/1x1/grid/c.0.0.0.0","aa"]\n'
         b'["features.zarr/1x1/grid/c.1.0.0.0","bb"]\n'
-        b'["\\u00e9","ok","","1x1",0,640,480,"cc","\\u00e9.jpg","0a1b2c3d"]\n'
+        b'["\\u00e9","ok","","1x1",0,640,480,"cc","\\u00e9.jpg","0a1b2c3d",'
+        b'"abababababababababababababababab"]\n'
     )
     assert (
         store_digest(identity, shards, [index_lines(index_batch(index))])
@@ -36,11 +39,16 @@ def test_identity_survives_json_and_refuses_nonsense():
     identity = make_identity(dim=8, pooled_dim=4)
     assert Identity.from_json(identity.to_json()) == identity
     for change, named in (
-        ({"dtype": "object"}, ("identity.dtype", "float16, float32", "'object'")),
+        ({"dtype": "object"}, ("identity.dtype", "float16, float32, uint8", "'object'")),
         ({"codec": "pickle"}, ("identity.codec", "none, zstd")),
         ({"dim": 10**9}, ("identity.dim", "65536")),
         ({"dim": True + 0.5}, ("identity.dim", "1.5")),
         ({"recipe": "x"}, ("identity.recipe", "'x'")),
+        ({"mantissa_bits": 10}, ("identity.mantissa_bits", "10")),
+        ({"mantissa_bits": 7, "dtype": "float32"}, ("identity.mantissa_bits", "float32")),
+        ({"dtype": "uint8"}, ("identity.scale_sha256", "uint8")),
+        ({"scale_sha256": "0" * 64}, ("identity.scale_sha256", "uint8")),
+        ({"derived_from": {"digest": "x"}}, ("identity.derived_from",)),
         ({"more": 1}, ("identity", "'more'")),
     ):
         with refuses("E-STORE-IDENTITY", *named, kind=StoreError):

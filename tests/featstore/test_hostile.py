@@ -115,9 +115,12 @@ class TestOpenRefuses:
         with refuses("E-STORE-UNFINISHED", "run the same clipfeat extract", kind=StoreError):
             FeatureStore.open(tmp_path / "s")
 
-    def test_another_format(self, tmp_path):
-        reseal(make_store(tmp_path / "s", grids(3)), format=2)
-        with refuses("E-STORE-FORMAT", "format 2", "reads format 1", kind=StoreError):
+    @pytest.mark.parametrize(
+        ("number", "remedy"), [(1, "extract the images again"), (3, "a newer clipfeat")]
+    )
+    def test_another_format(self, tmp_path, number, remedy):
+        reseal(make_store(tmp_path / "s", grids(3)), format=number)
+        with refuses("E-STORE-FORMAT", f"format {number}", "format 2", remedy, kind=StoreError):
             FeatureStore.open(tmp_path / "s")
 
     @pytest.mark.parametrize(
@@ -146,7 +149,11 @@ class TestOpenRefuses:
             ({"identity": make_identity(8).to_json() | {"dim": 10**9}}, "identity.dim: <=65536"),
             ({"identity": make_identity(8).to_json() | {"dtype": ["float16"]}}, "identity.dtype:"),
             ({"libraries": {"torch": 2}}, "libraries: 2"),
-            ({"note": 5}, "note: 5"),
+            ({"about": {"title": 5}}, "about.title: 5"),
+            ({"about": {"note": "x"}}, "about: 'note'"),
+            ({"documents": {"../x": "0" * 64}}, "documents: '../x'"),
+            ({"loss": {"largest": 0.0}}, "loss: cosine_distance"),
+            ({"identity": {"backbone": {}}}, "identity: recipe"),
         ],
     )
     def test_strange_metadata(self, tmp_path, change, names):

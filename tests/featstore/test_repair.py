@@ -7,6 +7,7 @@ import pytest
 from hostile import reseal
 from refused import refuses
 from stores import (
+    ONE_CELL,
     extend_store,
     files_of,
     make_identity,
@@ -14,7 +15,7 @@ from stores import (
     snapshot,
 )
 
-from clipfeat.featstore import CorruptStoreError, FeatureStore, StoreError
+from clipfeat.featstore import CorruptStoreError, FeatureStore, StoreError, write_store
 from clipfeat.featstore.audit.repair import repair
 from clipfeat.featstore.audit.verify import Depth, verify
 from clipfeat.featstore.writing.lock import LockFile
@@ -305,3 +306,13 @@ def test_what_somebody_put_into_a_store_is_named_and_left(store):
     assert all((store / name).read_text() == "thesis" for name in strange)
     assert (store / "index.9.parquet").is_dir()
     assert not (store / "journal/00000001.receipt").exists()
+
+
+def test_a_path_may_be_a_text_and_a_depth_must_be_one_of_three(tmp_path):
+    path = str(tmp_path / "s")
+    write_store(path, make_identity(4), {"a": ONE_CELL}, lambda _: np.ones((1, 1, 4), np.float16))
+    assert verify(path) == verify(path, "quick") == []
+    assert repair(path).left == ()
+    for check in (verify, repair):
+        with pytest.raises(ValueError, match="thorough"):
+            check(path, "thorough")

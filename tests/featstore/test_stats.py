@@ -12,7 +12,7 @@ from clipfeat.featstore.layout import Grids, lay_out
 from clipfeat.featstore.lookup import Status
 from clipfeat.featstore.report import stats
 from clipfeat.featstore.report.stats import EDGES, Moments, VectorStats, stats_text, store_stats
-from clipfeat.featstore.shards import as_bytes, checksum, encode
+from clipfeat.featstore.shards import RecordHashes, as_bytes, encode
 from clipfeat.featstore.tables import IndexRow
 from clipfeat.featstore.writing.writer import ShardTransaction, StoreWriter, write_store
 
@@ -122,10 +122,10 @@ def make_pooled_store(path: Path, records: dict[str, tuple[np.ndarray, np.ndarra
                         for name, array in arrays
                     }
                     files.append(row - shard.first_row, encoded)
-                    check = checksum(encoded.values())
+                    hashes = RecordHashes.of(encoded.values())
                     rows.append(
                         IndexRow(
-                            image_id, Status.OK, "", str(shard.shape), row, 0, 0, "", "", check
+                            image_id, Status.OK, "", str(shard.shape), row, 0, 0, "", "", *hashes
                         )
                     )
                 files.commit(tuple(rows))

@@ -138,7 +138,7 @@ class TestWholeNumbers:
         "bad", [True, 391895.0, np.float32(1), np.True_, None, b"42", ("42",), ["42"]], ids=repr
     )
     def test_anything_else_is_a_type_error_that_names_it(self, store, bad):
-        wanted = f"an image id is a text or a whole number; got {bad!r}"
+        wanted = f"an image id is a string or a whole number; got {bad!r}"
         for use in (
             lambda: bad in store,
             lambda: store[bad],

@@ -39,11 +39,12 @@ def drawn(tmp_path):
 
 @pytest.mark.parametrize("codec", ["zstd", "none"])
 class TestReader:
-    def test_it_reads_what_was_written(self, tmp_path, codec):
+    @pytest.mark.parametrize("order", ["channels_first", "channels_last"])
+    def test_it_reads_what_was_written(self, tmp_path, codec, order):
         rng = np.random.default_rng(0)
         records = {f"é{k}": rng.standard_normal((2, 3, 5)).astype(np.float16) for k in range(7)}
         records["wide"] = rng.standard_normal((2, 10, 5)).astype(np.float16)
-        store = make_store(tmp_path / "s", {**records, "gone": None}, codec, 3)
+        store = make_store(tmp_path / "s", {**records, "gone": None}, codec, 3, order=order)
         read_record = documented_reader()["read_record"]
         for image_id, grid in records.items():
             assert read_record(store, image_id) == tuple(grid.ravel().tolist())

@@ -128,7 +128,7 @@ def test_a_manifest_whose_root_nothing_here_can_read_is_refused_at_once(tmp_path
 
 def test_a_root_that_a_manifest_names_is_said_before_it_is_read(tmp_path):
     picture(tmp_path / "images/a.jpg")
-    write_manifest(folder_manifest(tmp_path / "images"), tmp_path / "m.parquet")
+    write_manifest(folder_manifest(str(tmp_path / "images")), str(tmp_path / "m.parquet"))
     with logged() as said:
         manifest = load_images(tmp_path / "m.parquet")
     assert said == [f"{tmp_path}/m.parquet: images are read from {tmp_path}/images"]

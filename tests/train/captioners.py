@@ -15,7 +15,7 @@ from clipfeat.train.models.settings import (
     TransformerCaptionerSettings,
     UpDnCaptionerSettings,
 )
-from clipfeat.train.records import ChannelStatistics, FeatureNorm
+from clipfeat.train.records import ChannelStatistics, FeatureNorm, Records
 from clipfeat.train.tasks.captioning.model import build_captioner
 
 DIM, WORDS = 6, 3  # of features; besides the tokens that stand for no word
@@ -29,14 +29,6 @@ TINY: dict[str, CaptionerSettings] = {
 }
 
 
-class Grids(NamedTuple):
-    """Two images, of 2x3 and of 2x2 cells."""
-
-    features: Tensor
-    mask: Tensor
-    grid_shapes: Tensor
-
-
 def captioner(name: str, *, words: int = WORDS, positions: bool = True) -> Captioner:
     torch.manual_seed(0)
     settings = dataclasses.replace(TINY[name], positions=positions)
@@ -47,20 +39,21 @@ def captioner(name: str, *, words: int = WORDS, positions: bool = True) -> Capti
     return model
 
 
-def grids() -> Grids:
+def grids() -> Records:
+    """Return two images, of 2x3 and of 2x2 cells."""
     random = torch.Generator().manual_seed(0)
-    return Grids(
+    return Records(
         features=torch.randn(2, 6, DIM, generator=random).half(),
         mask=torch.tensor([[True] * 6, [True] * 4 + [False] * 2]),
         grid_shapes=torch.tensor([[2, 3], [2, 2]]),
     )
 
 
-def alone(batch: Grids, image: int) -> Grids:
+def alone(batch: Records, image: int) -> Records:
     """Return one image of a batch, without padding."""
     cells = int(batch.mask[image].sum())
     one = slice(image, image + 1)
-    return Grids(batch.features[one, :cells], batch.mask[one, :cells], batch.grid_shapes[one])
+    return Records(batch.features[one, :cells], batch.mask[one, :cells], batch.grid_shapes[one])
 
 
 class TableState(NamedTuple):
@@ -80,8 +73,8 @@ class Table(Captioner):
             for token, chance in chances.items():
                 self._logits[last, token] = math.log(chance)
 
-    def encode(self, features: Tensor, mask: Tensor, grid_shapes: Tensor) -> TableState:
-        return TableState(features.new_zeros(len(features), 1))
+    def encode(self, records: Records) -> TableState:
+        return TableState(records.features.new_zeros(len(records.features), 1))
 
     def logits(self, memory: TableState, tokens: Tensor) -> Tensor:
         return self._logits[tokens]
@@ -100,7 +93,9 @@ class Table(Captioner):
 
 def table_memory(model: Captioner, images: int = 1) -> TableState:
     return model.encode(
-        torch.zeros(images, 1, 1),
-        torch.ones(images, 1, dtype=torch.bool),
-        torch.ones(images, 2, dtype=torch.int64),
+        Records(
+            torch.zeros(images, 1, 1),
+            torch.ones(images, 1, dtype=torch.bool),
+            torch.ones(images, 2, dtype=torch.int64),
+        )
     )

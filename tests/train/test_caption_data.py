@@ -332,7 +332,7 @@ def test_images_without_features_are_counted_and_named(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     split = karpathy(tmp_path, COCO)
-    told = "3 of 4 captions of split 'train' are about 2 images that have no features, such as "
+    told = "3 of 4 captions of split 'train' are about 2 images without features, such as "
     with refuses("E-IMAGES-MISSING", f"{told}COCO_train2014_000000000001 or ", "--skip-missing 3"):
         encode(split, WORDS, {"4"}, skip_missing=2)
     examples = encode(split, build_caption_words(split.texts, min_count=1), {"4"}, skip_missing=3)

@@ -72,7 +72,7 @@ def written(tokens: Tensor) -> tuple[int, ...]:
 def test_a_beam_for_every_caption_ranks_them_all(name: str, alpha: float) -> None:
     """Of at most 4 tokens there are 1 + 3 + 9 + 27 captions that end, and 81 cut off."""
     model = captioner(name)
-    memory = model.encode(*grids())
+    memory = model.encode(grids())
     captions = all_captions(4)
     assert len(captions) == 121
     scores = {caption: score(model, memory, caption) for caption in captions}
@@ -90,7 +90,7 @@ def test_a_beam_for_every_caption_ranks_them_all(name: str, alpha: float) -> Non
 @pytest.mark.parametrize("no_repeat", [0, 1, 2])
 def test_one_beam_is_greedy(name: str, no_repeat: int) -> None:
     model = captioner(name, words=30)
-    memory = model.encode(*grids())
+    memory = model.encode(grids())
     expected = greedy(model, memory, no_repeat=no_repeat)
     for alpha in (0.0, 1.0):
         found = beam_search(model, memory, beams=1, alpha=alpha, no_repeat=no_repeat)
@@ -101,7 +101,7 @@ def test_one_beam_is_greedy(name: str, no_repeat: int) -> None:
 @every_model
 def test_greedy_takes_the_likeliest_word_each_time(name: str) -> None:
     model = captioner(name, words=30)
-    memory = model.encode(*grids())
+    memory = model.encode(grids())
     found = greedy(model, memory, max_tokens=7).tokens[:, 0]
     logits = model.logits(memory, found[:, :-1])
     logits[..., [PADDING, UNKNOWN, BEGIN]] = -torch.inf
@@ -176,7 +176,7 @@ def test_a_caption_that_has_ended_pays_no_more() -> None:
 @every_model
 def test_diverse_groups_differ_and_without_a_penalty_are_alike(name: str) -> None:
     model = captioner(name, words=30)
-    memory = model.encode(*grids())
+    memory = model.encode(grids())
     diverse = beam_search(model, memory, beams=4, groups=4, diversity=100.0, max_tokens=6)
     for image in range(2):
         assert len(set(diverse.tokens[image, :, 1].tolist())) == 4
@@ -189,9 +189,9 @@ def test_diverse_groups_differ_and_without_a_penalty_are_alike(name: str) -> Non
 @pytest.mark.parametrize("decode", [greedy, DECODERS["beams"], DECODERS["groups"]])
 def test_an_image_is_captioned_alike_in_any_company(name: str, decode: Decode) -> None:
     model, batch = captioner(name, words=30), grids()
-    together = decode(model, model.encode(*batch), max_tokens=8)
+    together = decode(model, model.encode(batch), max_tokens=8)
     for image in range(2):
-        found = decode(model, model.encode(*alone(batch, image)), max_tokens=8)
+        found = decode(model, model.encode(alone(batch, image)), max_tokens=8)
         for single, several in zip(found.tokens[0], together.tokens[image], strict=True):
             assert written(single) == written(several)
 
@@ -204,7 +204,7 @@ def test_no_words_follow_each_other_twice(name: str, decode: Decode, size: int) 
     classifier = model.get_submodule("classifier")
     assert isinstance(classifier.bias, Tensor)
     classifier.bias.data[END] = -5.0  # captions of three words must repeat them
-    memory = model.encode(*grids())
+    memory = model.encode(grids())
     repeated = []
     for no_repeat in (0, size):
         tokens = decode(model, memory, max_tokens=12, no_repeat=no_repeat).tokens
@@ -224,7 +224,7 @@ def test_special_tokens_are_never_written(name: str, decode: Decode) -> None:
     classifier = model.get_submodule("classifier")
     assert isinstance(classifier.bias, Tensor)
     classifier.bias.data[[PADDING, UNKNOWN, BEGIN]] = 20.0
-    tokens = decode(model, model.encode(*grids()), max_tokens=6).tokens
+    tokens = decode(model, model.encode(grids()), max_tokens=6).tokens
     for caption in tokens.flatten(0, 1):
         assert set(written(caption)) <= {END, A, B, C}
         assert END not in written(caption)[:-1]
@@ -234,10 +234,11 @@ def test_special_tokens_are_never_written(name: str, decode: Decode) -> None:
 @every_decoder
 def test_scores_are_those_of_teacher_forcing(name: str, decode: Decode) -> None:
     model = captioner(name)
-    memory = model.encode(*grids())
+    memory = model.encode(grids())
     found = decode(model, memory, max_tokens=5)
     assert not found.log_probabilities.requires_grad
-    again = log_probabilities(model, memory, found.tokens.flatten(0, 1))
+    tokens = found.tokens.flatten(0, 1)
+    again = log_probabilities(model.logits(memory, tokens[:, :-1]), tokens)
     torch.testing.assert_close(
         again.view_as(found.log_probabilities), found.log_probabilities, rtol=1e-4, atol=1e-5
     )
@@ -250,7 +251,7 @@ def test_log_probabilities_by_hand() -> None:
     table = {BEGIN: {A: 0.6, B: 0.4}, A: {B: 0.5, END: 0.5}, B: {END: 0.25, A: 0.75}}
     model = Table(table, tokens=SPECIAL_TOKENS + WORDS)
     tokens = torch.tensor([[BEGIN, A, B, END], [BEGIN, B, END, PADDING], [BEGIN, B, A, B]])
-    found = log_probabilities(model, table_memory(model), tokens)
+    found = log_probabilities(model.logits(table_memory(model), tokens[:, :-1]), tokens)
     expected = torch.tensor([[0.6, 0.5, 0.25], [0.4, 0.25, 1.0], [0.4, 0.75, 0.5]]).log()
     torch.testing.assert_close(found, expected)
 
@@ -296,7 +297,7 @@ def test_words_are_drawn_as_often_as_they_should_be(
 @every_model
 def test_captions_are_drawn_as_often_as_their_probability_says(name: str) -> None:
     model = captioner(name)
-    memory = model.encode(*grids())
+    memory = model.encode(grids())
     count = 4000
     found = sample(model, memory, samples=count, generator=seeded(), max_tokens=2)
     for image in range(2):
@@ -327,7 +328,7 @@ def test_a_nucleus_by_hand() -> None:
 
 def test_the_generator_decides_what_is_drawn() -> None:
     model = captioner("updn", words=30)
-    memory = model.encode(*grids())
+    memory = model.encode(grids())
     first, again, other = (
         sample(model, memory, samples=3, generator=seeded(seed)).tokens for seed in (1, 1, 2)
     )

@@ -2,6 +2,7 @@
 
 import base64
 import json
+import os
 import re
 import shutil
 from collections.abc import Callable, Mapping
@@ -58,6 +59,15 @@ def no_java(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def read(path: Path) -> Any:
     return json.loads(path.read_text())
+
+
+def test_where_captions_are_written_is_checked_before_they_are_computed(
+    run: Path, typed: Typed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("os.access", lambda _, mode: mode == os.R_OK)
+    monkeypatch.setattr("clipfeat.train.tasks.captioning.evaluation.write_captions", None)
+    code, _, err = typed("eval", "caption", run, "--split", "test")
+    assert (code, err.split()[-1]) == (2, "[E-PATH-WRITE]")
 
 
 def test_a_split_is_captioned_and_scored_as_published(
@@ -152,7 +162,7 @@ def test_images_without_features_count_with_an_empty_caption(
     words = ["eval", "caption", run, "--split", "test", "--data", data, "--device", "cpu"]
     code, _, err = typed(*words)
     assert (code, err.count("\n")) == (1, 1)
-    assert "2 of 4 captions of split 'test' are about 1 images that have no features" in err
+    assert "2 of 4 captions of split 'test' are about 1 image without features" in err
     code, out, err = typed(*words, "--skip-missing", "2", "--json")
     assert code == 0
     assert "skipped" in err

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 import torch
-from captioners import TINY, Grids, alone, captioner, grids
+from captioners import TINY, alone, captioner, grids
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
@@ -17,6 +17,7 @@ from clipfeat.train.models.decoding import greedy
 from clipfeat.train.models.layers import MultiHeadAttention
 from clipfeat.train.models.settings import TransformerCaptionerSettings, UpDnCaptionerSettings
 from clipfeat.train.models.updn import UpDnCaptioner
+from clipfeat.train.records import Records
 
 every_model = pytest.mark.parametrize("name", TINY)
 # Two captions of each of the two images.
@@ -35,8 +36,8 @@ def pad(tensor: Tensor, value: float) -> Tensor:
 def test_padding_cells_never_change_an_output(name: str, garbage: float) -> None:
     model, batch = captioner(name), grids()
     dirty = torch.where(batch.mask[:, :, None], batch.features, garbage)
-    wider = Grids(pad(dirty, garbage), pad(batch.mask, 0), batch.grid_shapes)
-    memory, padded = model.encode(*batch), model.encode(*wider)
+    wider = Records(pad(dirty, garbage), pad(batch.mask, 0), batch.grid_shapes)
+    memory, padded = model.encode(batch), model.encode(wider)
     torch.testing.assert_close(model.logits(padded, TOKENS), model.logits(memory, TOKENS))
     weights = model.attention(padded, TOKENS)
     torch.testing.assert_close(weights[:, :, :6], model.attention(memory, TOKENS))
@@ -51,7 +52,7 @@ def test_cells_of_a_grid_that_hold_no_pixels_never_change_an_output(name: str) -
     batch.mask[0, [1, 4]] = False
     clean, dirty = (torch.where(batch.mask[..., None], batch.features, v) for v in (0, torch.nan))
     expected, found = (
-        model.logits(model.encode(features, batch.mask, batch.grid_shapes), TOKENS)
+        model.logits(model.encode(batch._replace(features=features)), TOKENS)
         for features in (clean, dirty)
     )
     assert torch.equal(found, expected)
@@ -61,7 +62,7 @@ def test_cells_of_a_grid_that_hold_no_pixels_never_change_an_output(name: str) -
 def test_words_that_follow_never_change_a_logit(name: str) -> None:
     """These include padding and words that are not written yet."""
     model = captioner(name)
-    memory = model.encode(*grids())
+    memory = model.encode(grids())
     expected = model.logits(memory, TOKENS)
     torch.testing.assert_close(model.logits(memory, pad(TOKENS, 0))[:, :5], expected)
     torch.testing.assert_close(model.logits(memory, pad(TOKENS, 6))[:, :5], expected)
@@ -72,9 +73,9 @@ def test_words_that_follow_never_change_a_logit(name: str) -> None:
 @every_model
 def test_an_image_is_captioned_alike_in_any_company(name: str) -> None:
     model, batch = captioner(name), grids()
-    together = model.logits(model.encode(*batch), TOKENS)
+    together = model.logits(model.encode(batch), TOKENS)
     for image in range(2):
-        memory = model.encode(*alone(batch, image))
+        memory = model.encode(alone(batch, image))
         found = model.logits(memory, TOKENS[image == FIRST])
         torch.testing.assert_close(found, together[image == FIRST])
 
@@ -82,8 +83,8 @@ def test_an_image_is_captioned_alike_in_any_company(name: str) -> None:
 @every_model
 def test_captions_of_an_image_read_its_memory_as_copies_of_it(name: str) -> None:
     model = captioner(name)
-    memory = model.encode(*grids())
-    expected = model(*grids(), FIRST, TOKENS)
+    memory = model.encode(grids())
+    expected = model(grids(), FIRST, TOKENS)
     torch.testing.assert_close(model.logits(memory, TOKENS), expected)
     swapped = model.logits(select(memory, 1 - FIRST), TOKENS)
     assert (swapped - expected).abs().amax(dim=(1, 2)).min() > 0.001
@@ -92,7 +93,7 @@ def test_captions_of_an_image_read_its_memory_as_copies_of_it(name: str) -> None
 @every_model
 def test_word_by_word_gives_the_logits_of_the_whole(name: str) -> None:
     model = captioner(name)
-    memory = model.encode(*grids())
+    memory = model.encode(grids())
     state = select(model.start(memory), FIRST)
     expected = model.logits(memory, TOKENS)
     for place in range(TOKENS.shape[1]):
@@ -103,7 +104,7 @@ def test_word_by_word_gives_the_logits_of_the_whole(name: str) -> None:
 @every_model
 def test_a_state_may_be_reordered_between_steps(name: str) -> None:
     model = captioner(name)
-    memory = model.encode(*grids())
+    memory = model.encode(grids())
     state = select(model.start(memory), FIRST)
     for place in range(2):
         _, state = model.step(memory, state, TOKENS[:, place])
@@ -125,14 +126,14 @@ def change_by_order(model: Captioner) -> float:
     batch = grids()
     features = batch.features.clone()
     features[0] = features[0, [3, 1, 5, 0, 4, 2]]
-    moved = model(*batch._replace(features=features), FIRST, TOKENS)
-    return (moved - model(*batch, FIRST, TOKENS)).abs().max().item()
+    moved = model(batch._replace(features=features), FIRST, TOKENS)
+    return (moved - model(batch, FIRST, TOKENS)).abs().max().item()
 
 
 @every_model
 def test_every_weight_learns(name: str) -> None:
     model = captioner(name)
-    logits = model.logits(model.encode(*grids()), TOKENS[:, :-1])
+    logits = model.logits(model.encode(grids()), TOKENS[:, :-1])
     cross_entropy(logits.transpose(1, 2), TOKENS[:, 1:], ignore_index=0).backward()
     for parameter_name, parameter in model.named_parameters():
         assert parameter.grad is not None, parameter_name
@@ -146,22 +147,22 @@ def test_a_captioner_learns_to_tell_two_images_apart(name: str) -> None:
     optimizer = torch.optim.Adam(model.parameters(), lr=5e-3)
     for _ in range(150):
         optimizer.zero_grad()
-        logits = model.logits(model.encode(*batch), captions[:, :-1])
+        logits = model.logits(model.encode(batch), captions[:, :-1])
         loss = cross_entropy(logits.transpose(1, 2), captions[:, 1:], ignore_index=0)
         if loss < 0.02:
             break
         loss.backward()
         optimizer.step()
-    assert greedy(model, model.encode(*batch)).tokens[:, 0].tolist() == captions.tolist()
+    assert greedy(model, model.encode(batch)).tokens[:, 0].tolist() == captions.tolist()
 
 
 @every_model
 def test_half_precision_is_near(name: str) -> None:
     model = captioner(name)
-    expected = model(*grids(), FIRST, TOKENS)
+    expected = model(grids(), FIRST, TOKENS)
     with torch.autocast("cpu", torch.bfloat16):
-        found = model(*grids(), FIRST, TOKENS)
-        memory = model.encode(*grids())
+        found = model(grids(), FIRST, TOKENS)
+        memory = model.encode(grids())
         step, state = model.step(memory, model.start(memory), torch.tensor([BEGIN, BEGIN]))
         model.step(memory, state, step.argmax(dim=1))
         weights = model.attention(memory, TOKENS)
@@ -241,7 +242,7 @@ def test_the_transformer_is_that_of_torch() -> None:
         memory_key_padding_mask=~batch.mask[FIRST],
     )
     expected = expected @ model.classifier.weight.T + model.classifier.bias
-    found = model.logits(model.encode(*batch), TOKENS)
+    found = model.logits(model.encode(batch), TOKENS)
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
 
 
@@ -269,8 +270,8 @@ def test_updn_is_that_of_the_paper() -> None:
     """Anderson et al. 2018, equations 2 to 6, for one caption and cell after the other."""
     model, batch = captioner("updn", positions=False), grids()
     assert isinstance(model, UpDnCaptioner)
-    found = model.logits(model.encode(*batch), TOKENS)
-    looked = model.attention(model.encode(*batch), TOKENS)
+    found = model.logits(model.encode(batch), TOKENS)
+    looked = model.attention(model.encode(batch), TOKENS)
     projection: Any = model.cells.project[0]
     for caption, image in enumerate(FIRST.tolist()):
         features = batch.features[image, batch.mask[image]].float()

@@ -42,7 +42,8 @@ def log_probability(trained: TrainedCaptioner, world: World, caption: str) -> fl
     records = RecordReader(FeatureStore.open(world[0]), accelerator.device).read([IMAGE])
     tokens = torch.tensor([[BEGIN, *trained.vocabulary.encode(caption), END]])
     model = trained.model.eval()
-    return log_probabilities(model, model.encode(*records), tokens).sum().item()
+    logits = model.logits(model.encode(records), tokens[:, :-1])
+    return log_probabilities(logits, tokens).sum().item()
 
 
 def test_images_are_captioned_as_typed(run: Path, world: World, typed: Typed) -> None:
@@ -134,7 +135,7 @@ def test_a_list_without_captions_is_captioned_for_the_server(
         ([], 2, "[E-OPTION-EXCLUDES]"),
         ([IMAGE, "--list", "LIST"], 2, "[E-OPTION-EXCLUDES]"),
         ([IMAGE, IMAGE], 2, "[E-IMAGES-TWICE]"),
-        (["nowhere"], 1, "about 1 images that have no features, such as nowhere; extract these"),
+        (["nowhere"], 1, "about 1 image without features, such as nowhere; extract these"),
         ([IMAGE, "--out", "no/where.json"], 2, "the folder no does not exist; make it first"),
         ([IMAGE, "--out", "FOLDER"], 2, "exists and is not a regular file; pass another name"),
         ([IMAGE, "--out", "/dev/null"], 2, "--out /dev/null exists and is not a regular file"),

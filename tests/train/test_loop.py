@@ -155,7 +155,7 @@ def test_a_checkpoint_of_another_model_is_refused(world: tuple[Path, Path], tmp_
         run_here(world, run, "epochs=1")
     weights = {name: t for name, t in tensors.items() if not name.startswith("optimizer.")}
     write_checkpoint(run / "last.safetensors", weights, state)
-    with refuses("E-RUN-RESUME", "it remembers 0 of "):
+    with refuses("E-RUN-RESUME", "the state of 0 of "):
         run_here(world, run, "epochs=1")
 
 

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import nn
 
+from clipfeat.train.models.layers import AnswerBatch
 from clipfeat.train.models.settings import (
     McanSettings,
     ModelSettings,
@@ -17,7 +18,6 @@ from clipfeat.train.models.settings import (
 from clipfeat.train.models.single_stream import SingleStream
 from clipfeat.train.models.start import build_model, word_embedding
 from clipfeat.train.records import ChannelStatistics, FeatureNorm
-from clipfeat.train.tasks.answering import AnswerBatch
 from clipfeat.train.tasks.vqa import soft_score_loss as loss_of
 
 DIM = 6
@@ -76,7 +76,7 @@ def pad(tensor: torch.Tensor, value: float) -> torch.Tensor:
 
 def all_logits(model: torch.nn.Module, batch: AnswerBatch) -> torch.Tensor:
     """Return the logits of every head, side by side."""
-    outputs = model(*batch.inputs)
+    outputs = model(batch)
     return torch.cat((outputs.logits, *outputs.auxiliary_logits), dim=1)
 
 
@@ -92,7 +92,7 @@ def change_by_order(model: torch.nn.Module, order: list[int]) -> float:
 @every_model
 def test_shapes_and_attention_on_real_cells_only(name: str) -> None:
     batch = batch_of()
-    logits, weights, auxiliary = model_of(name)(*batch.inputs)
+    logits, weights, auxiliary = model_of(name)(batch)
     assert (logits.shape, weights.shape) == ((5, 4), (5, 6))
     assert [extra.shape for extra in auxiliary] == [(5, 4)] * (2 if name == "movie_mcan" else 0)
     torch.testing.assert_close(weights.sum(dim=1), torch.ones(5))
@@ -219,7 +219,7 @@ def test_half_precision_gives_finite_gradients_of_about_the_same_loss(name: str)
     dirty = torch.where(batch.mask[:, :, None], batch.features, torch.nan)
     whole = loss_of(model, batch).item()
     with torch.autocast("cpu", torch.bfloat16):
-        outputs = model(*batch.inputs)
+        outputs = model(batch)
         loss = loss_of(model, batch._replace(features=dirty))
     loss.backward()
     assert loss.item() == pytest.approx(whole, rel=0.05)
@@ -256,6 +256,6 @@ def test_it_memorises_32_examples(name: str) -> None:
             optimizer.zero_grad()
             loss_of(model, batch).backward()
             optimizer.step()
-        if torch.equal(model(*batch.inputs)[0].argmax(dim=1), answer):
+        if torch.equal(model(batch)[0].argmax(dim=1), answer):
             return
     pytest.fail("not learned in 150 steps")

@@ -8,12 +8,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from refused import refuses
 from stores import make_store
 
 import clipfeat.train
+from clipfeat.base.errors import UsageError
 from clipfeat.featstore import FeatureStore
-from clipfeat.train import LoopSettings, evaluate, fit, load_run
+from clipfeat.train import LoopSettings, Order, Report, evaluate, fit, load_run
 
 PAGE = Path(__file__).parents[2] / "docs" / "own-task.md"
 COLORS = ("blue", "green", "red")
@@ -73,9 +75,46 @@ def test_the_printed_task_learns_resumes_and_is_one_experiment(
 def test_the_model_of_a_task_of_ones_own_is_not_built_by_load_run(
     task_type: Any, world: tuple[Path, Path], tmp_path: Path
 ) -> None:
-    fit(make(task_type, world, updates=1), tmp_path / "run")
+    run = str(tmp_path / "run")  # a path may be a text
+    fit(make(task_type, world, updates=1), run)
     with refuses("E-RUN-TASK", "classify"):
-        load_run(tmp_path / "run")
+        load_run(run)
+    assert evaluate(make(task_type, world, updates=1), run)["epoch"] == 1
+
+
+@pytest.mark.parametrize(
+    ("method", "given", "code"),
+    [
+        ("loss", lambda *_: None, "E-TASK-LOSS"),
+        ("loss", lambda model, batch: model(*batch[:2]), "E-TASK-LOSS"),
+        ("loss", lambda *_: torch.zeros(()), "E-TASK-LOSS"),
+        ("batch", lambda *_: None, "E-TASK-BATCH"),
+        ("batch", lambda *_: [torch.zeros(1), torch.zeros(1)], "E-TASK-BATCH"),
+        ("batch", lambda *_: Report({}), "E-TASK-BATCH"),
+        ("evaluate", lambda _: None, "E-TASK-SCORES"),
+        ("evaluate", lambda _: {"score": float("nan")}, "E-TASK-SCORES"),
+        ("evaluate", lambda _: {"score": torch.ones(())}, "E-TASK-SCORES"),
+        ("evaluate", lambda _: {"score": 1.0, "accuracy": np.ones(2)}, "E-TASK-SCORES"),
+        ("order", Order(np.arange(0)), "E-TASK-EXAMPLES"),
+    ],
+)
+def test_a_task_that_returns_something_else(
+    task_type: Any, world: tuple[Path, Path], tmp_path: Path, method: str, given: Any, code: str
+) -> None:
+    task = make(task_type, world, updates=1)
+    setattr(task, method, given)
+    with refuses(code, kind=UsageError):
+        fit(task, tmp_path / "run")
+
+
+def test_a_task_without_its_attributes(
+    task_type: Any, world: tuple[Path, Path], tmp_path: Path
+) -> None:
+    task = make(task_type, world)
+    del task.order, task.store
+    with refuses("E-TASK-ATTRIBUTE", "ClassificationTask does not set store, order"):
+        fit(task, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
 
 
 def test_the_public_names() -> None:

@@ -333,7 +333,7 @@ def test_a_start_that_is_none_is_refused(
 
     more = ["--set", "model=single_stream", "--set", "model.hidden=32", "--set", "model.heads=2"]
     err = refusal([*command, *more, "--init", stage1], typed, out)
-    assert "brings its own model" in err
+    assert "determines the model" in err
     assert err.endswith("; leave out model [E-INIT-MODEL]\n")
     assert "--set max_tokens" not in err
 

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from refused import refuses
 from stores import make_store
 from test_pretrain_masking import share_is
 
@@ -324,5 +325,5 @@ def test_sentences_about_images_without_features_are_left_out(
     assert (len(sentences), sentences.image_ids) == (6, ("0", "1", "2"))
     assert sentences.answers.draw(np.arange(6), np.full(6, 0.0)).tolist() == [1, -1, 0, -1, -1, 1]
     assert capsys.readouterr().err.endswith("such as x or x.jpg; skipped\n")
-    with pytest.raises(ClipfeatError, match="corpus 'tiny': none of its images has features in"):
+    with refuses("E-IMAGES-NONE", "1 of 1 sentences of corpus 'tiny'"):
         reader_of(store, corpus_of({"x": [("a", None)]}), skip_missing=1)

@@ -24,6 +24,7 @@ TASKS = {
     "caption": (caption_world, (*caption_world.FAST, caption_world.TRANSFORMER), "test"),
 }
 HUGE = 1 << 24  # channels: a square matrix of so many takes a petabyte
+OTHER_MODEL = "best.safetensors: the checkpoint belongs to another model"
 
 
 @pytest.fixture(scope="module")
@@ -56,17 +57,17 @@ def forge(run: Path, change: dict[str, Any], file: str = "settings.json") -> Non
 @pytest.mark.parametrize(
     ("task", "change", "message"),
     [
-        ("vqa", {"hidden": HUGE}, "best.safetensors: the checkpoint is of another model (Error"),
+        ("vqa", {"hidden": HUGE}, f"{OTHER_MODEL} (Error"),
         ("vqa", {"hidden": 1 << 62}, "hidden must be at most 16777216; got 4611686018427387904"),
-        ("vqa", {"name": "mcan"}, "best.safetensors: the checkpoint is of another model (Error"),
-        ("pretrain", {"hidden": HUGE}, "best.safetensors: the checkpoint is of another model"),
+        ("vqa", {"name": "mcan"}, f"{OTHER_MODEL} (Error"),
+        ("pretrain", {"hidden": HUGE}, OTHER_MODEL),
         (
             "pretrain",
             {"max_grid_side": 1 << 62},
             "max_grid_side must be at most 16777216; got 4611686018427",
         ),
         ("pretrain", {"layers": 1 << 31}, "layers must be at most 1000; got 2147483648"),
-        ("caption", {"hidden": HUGE}, "best.safetensors: the checkpoint is of another model"),
+        ("caption", {"hidden": HUGE}, OTHER_MODEL),
         ("caption", {"layers": 1 << 31}, "layers must be at most 1000; got 2147483648"),
     ],
 )
@@ -89,12 +90,12 @@ def test_sizes_that_are_not_the_checkpoints_take_no_memory(
     ("task", "change", "message"),
     [
         ("vqa", {"words": ["what", 1]}, "vocabulary.json: words must be texts"),
-        ("vqa", {"words": ["one", "more"]}, "best.safetensors: the checkpoint is of another model"),
-        ("vqa", {"answers": ["yes"]}, "best.safetensors: the checkpoint is of another model"),
+        ("vqa", {"words": ["one", "more"]}, OTHER_MODEL),
+        ("vqa", {"answers": ["yes"]}, OTHER_MODEL),
         ("vqa", {"answers": {"yes": 1}}, "vocabulary.json: answers must be of type list"),
         ("pretrain", {"pieces": ["[PAD]"]}, "vocabulary.json: "),
         ("caption", {"kind": "\x1b[2J"}, "kind must be words or bpe; got '\\x1b[2J'"),
-        ("caption", {"words": []}, "best.safetensors: the checkpoint is of another model"),
+        ("caption", {"words": []}, OTHER_MODEL),
     ],
 )
 def test_a_vocabulary_that_is_not_the_checkpoints_is_named(

@@ -1,6 +1,7 @@
 """`clipfeat train ve` and `clipfeat eval ve` as typed."""
 
 import json
+import os
 import tomllib
 from collections.abc import Callable
 from pathlib import Path
@@ -67,6 +68,15 @@ def test_a_run_folder_is_whole(run: Path) -> None:
         "ve",
         {"snli_ve_train.jsonl", "snli_ve_dev.jsonl"},
     )
+
+
+def test_where_eval_writes_is_checked_before_it_computes(
+    run: Path, typed: Typed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("os.access", lambda _, mode: mode == os.R_OK)
+    monkeypatch.setattr("clipfeat.train.tasks.entailment.predict_with", None)
+    code, _, err = typed("eval", "ve", run, "--split", "dev")
+    assert (code, err.split()[-1]) == (2, "[E-PATH-WRITE]")
 
 
 def test_eval_gives_the_result_of_training(run: Path, typed: Typed) -> None:

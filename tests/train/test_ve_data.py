@@ -148,7 +148,7 @@ def test_images_without_features_are_counted_and_named(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     split = read(tmp_path, [*rows_of(1), *rows_of(9)])
-    told = "3 of 6 hypotheses of split 'dev' are about 1 images that have no features, such as 9 or"
+    told = "3 of 6 hypotheses of split 'dev' are about 1 image without features, such as 9 or"
     with refuses("E-IMAGES-MISSING", f"{told} 9.jpg", "--skip-missing 3"):
         encode(split, WordVocabulary(()), {"1"}, max_tokens=4, skip_missing=2)
     assert (

@@ -10,8 +10,7 @@ from refused import refuses
 from torch import nn
 
 from clipfeat.train.data.snli_ve import Pair, VeSplit, read_labels, score_pairs, write_labels
-from clipfeat.train.models.layers import Outputs
-from clipfeat.train.tasks.answering import AnswerBatch
+from clipfeat.train.models.layers import AnswerBatch, Outputs
 from clipfeat.train.tasks.entailment import label_loss as loss_of
 
 E, N, C = "entailment", "neutral", "contradiction"
@@ -19,7 +18,7 @@ E, N, C = "entailment", "neutral", "contradiction"
 
 def split_of(*labels: str) -> VeSplit:
     pairs = tuple(Pair(str(n), ("1",), "A.", label) for n, label in enumerate(labels))
-    return VeSplit("dev", pairs, 0, Path("dev.jsonl"))
+    return VeSplit("dev", pairs, 0, (Path("dev.jsonl"),))
 
 
 def test_a_score_worked_out_by_hand() -> None:
@@ -74,7 +73,7 @@ def test_bad_predictions_are_named(tmp_path: Path, content: str, code: str, name
 class Even(nn.Module):
     """Finds all labels equally likely, in two heads."""
 
-    def forward(self, *inputs: torch.Tensor) -> Outputs:
+    def forward(self, batch: AnswerBatch) -> Outputs:
         even = torch.zeros(2, 3)
         return Outputs(even, torch.ones(2, 1), (even,))
 

@@ -1,6 +1,7 @@
 """`clipfeat train vqa` and `clipfeat eval vqa` as typed, and answering one question."""
 
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -75,6 +76,15 @@ def test_features_beat_the_blind_twin(
     assert seeing["overall"] > blind["overall"] + 25
 
 
+def test_where_eval_writes_is_checked_before_it_computes(
+    run: Path, typed: Typed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("os.access", lambda _, mode: mode == os.R_OK)
+    monkeypatch.setattr("clipfeat.train.tasks.vqa.predict_with", None)
+    code, _, err = typed("eval", "vqa", run, "--split", "val")
+    assert (code, err.split()[-1]) == (2, "[E-PATH-WRITE]")
+
+
 def test_eval_gives_the_score_of_its_predictions(run: Path, typed: Typed) -> None:
     code, out, err = typed("eval", "vqa", run, "--split", "val", "--json", "--device", "cpu")
     assert (code, err) == (0, "")
@@ -99,7 +109,7 @@ def test_a_split_without_annotations_gets_predictions_only(
     questions = tmp_path / "v2_OpenEnded_mscoco_test2015_questions.json"
     code, out, err = typed(*words)
     assert (code, out) == (1, "")
-    assert "have no features, such as COCO_test2015_000000000003 or 000000000003" in err
+    assert "without features, such as COCO_test2015_000000000003 or 000000000003" in err
     questions.write_text(
         questions.read_text().replace('"image_id": 3', '"image_id": "COCO_train2014_000000000003"')
     )
@@ -317,7 +327,7 @@ def test_questions_without_features_are_answered_by_nothing(
         code, out, err = typed(*words, *allowed)
         assert (code, out) == (1, "")
         assert err == (
-            "Error: 3 of 9 questions of split 'val' ask about 1 images that have no features, "
+            "Error: 3 of 9 questions of split 'val' ask about 1 image without features, "
             "such as COCO_val2014_000000000999 or 000000000999; extract these images into the "
             "store, or pass --skip-missing 3 [E-IMAGES-MISSING]\n"
         )

@@ -245,11 +245,12 @@ def test_image_ids_are_found_in_a_store(
 def test_other_ids_are_found_unchanged(
     tmp_path: Path, image_id: int | str, stored: str, found: list[str]
 ) -> None:
-    questions = [QUESTION | {"image_id": image_id}]
+    other = QUESTION | {"image_id": "other", "question_id": 99}
+    questions = [QUESTION | {"image_id": image_id}, other]
     (tmp_path / "questions_val.json").write_text(json.dumps({"questions": questions}))
     split = read_vqa2(tmp_path, "val", annotated=False)
-    ids = store_ids(split.questions, "val", {stored}, skip_missing=1)
-    assert [stored for stored in ids if stored] == found
+    ids = store_ids(split.questions, "val", {stored, "other"}, skip_missing=1)
+    assert [stored for stored in ids if stored] == [*found, "other"]
 
 
 def test_the_least_ambiguous_id_comes_first() -> None:
@@ -264,7 +265,7 @@ def test_the_least_ambiguous_id_comes_first() -> None:
 
 def test_images_without_features_are_counted_and_named(capsys: pytest.CaptureFixture[str]) -> None:
     told = (
-        "3 of 4 questions of split 'val' ask about 2 images that have no features, such as "
+        "3 of 4 questions of split 'val' ask about 2 images without features, such as "
         "COCO_val2014_000000000007 or 000000000007, scan_3; "
     )
     store = {"COCO_train2014_000000000007", "1"}

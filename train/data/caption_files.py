@@ -38,10 +38,10 @@ def read_results(path: Path) -> Captions:
     Raises ClipfeatError for another format, for an image that occurs twice, and for no captions.
     """
     captions: Captions = {}
-    for where, record in list_items(read_json(path), path, of="{'image_id': ..., 'caption': ...}"):
-        image = str(identifier(record, "image_id", where))
-        require_unique(image, captions, "image_id", where)
-        captions[image] = field(record, "caption", str, where)
+    for place, record in list_items(read_json(path), path, of="{'image_id': ..., 'caption': ...}"):
+        image = str(identifier(record, "image_id", place))
+        require_unique(image, captions, "image_id", place)
+        captions[image] = field(record, "caption", str, place)
     if not captions:
         raise ClipfeatError(f"{path}: holds no captions", code="E-CAPTIONS-EMPTY")
     return captions
@@ -105,14 +105,14 @@ def _examples(images: set[str]) -> str:
 
 
 def choose_karpathy(path: Path, content: Any, parts: Sequence[str]) -> Iterator[tuple[str, Any]]:
-    """Yield (where it is, record) of each image of a Karpathy file that is in one of `parts`.
+    """Yield (place, record) of each image of a Karpathy file that is in one of `parts`.
 
     Part "train" is his train and, in COCO's file, restval: what the field calls COCO's training
     split. Raises UsageError for a part that the file does not have, and for no part.
     """
     splits = [
-        (where, image, field(image, "split", str, where))
-        for where, image in field_items(content, "images", path)
+        (place, image, field(image, "split", str, place))
+        for place, image in field_items(content, "images", path)
     ]
     names = {split for _, _, split in splits}
     known = ", ".join(sorted(names)) or "none"
@@ -125,31 +125,31 @@ def choose_karpathy(path: Path, content: Any, parts: Sequence[str]) -> Iterator[
                 code="E-SPLIT-UNKNOWN",
             )
     wanted = {*parts, *((RESTVAL,) if "train" in parts else ())}
-    for where, image, split in splits:
+    for place, image, split in splits:
         if split in wanted:
-            yield where, image
+            yield place, image
 
 
 def _karpathy_references(path: Path, content: Any, split: str | None) -> References:
     references: References = {}
-    for where, image in choose_karpathy(path, content, split.split("+") if split else ()):
+    for place, image in choose_karpathy(path, content, split.split("+") if split else ()):
         captions = [
             field(sentence, "raw", str, spot)
-            for spot, sentence in field_items(image, "sentences", where)
+            for spot, sentence in field_items(image, "sentences", place)
         ]
         if "cocoid" in image:
-            image_id = str(identifier(image, "cocoid", where))
+            image_id = str(identifier(image, "cocoid", place))
         else:
-            image_id = PurePosixPath(field(image, "filename", str, where)).stem
-        _add(references, image_id, captions, where)
+            image_id = PurePosixPath(field(image, "filename", str, place)).stem
+        _add(references, image_id, captions, place)
     return references
 
 
 def _coco_references(path: Path, content: Any) -> References:
     references: References = {}
-    for where, record in field_items(content, "annotations", path):
-        image = str(identifier(record, "image_id", where))
-        references.setdefault(image, []).append(field(record, "caption", str, where))
+    for place, record in field_items(content, "annotations", path):
+        image = str(identifier(record, "image_id", place))
+        references.setdefault(image, []).append(field(record, "caption", str, place))
     return references
 
 
@@ -158,23 +158,23 @@ def _plain_references(path: Path, content: dict[str, Any]) -> References:
         raise ClipfeatError(f"{path}: holds no captions", code="E-CAPTIONS-EMPTY")
     references: References = {}
     for image, captions in content.items():
-        where = f"{path}: {image!r:.60}"
+        place = f"{path}: {image!r:.60}"
         if not isinstance(captions, list) or not all(isinstance(text, str) for text in captions):
             raise ClipfeatError(
-                f"{where}: expected a list of captions, in COCO's, Karpathy's or the plain "
+                f"{place}: expected a list of captions, in COCO's, Karpathy's or the plain "
                 f"format; got {captions!r:.60}",
                 code="E-CAPTIONS-FORMAT",
             )
-        _add(references, image, captions, where)
+        _add(references, image, captions, place)
     return references
 
 
-def _add(references: References, image: str, captions: list[str], where: str) -> None:
+def _add(references: References, image: str, captions: list[str], place: str) -> None:
     if not captions:
         raise ClipfeatError(
-            f"{where}: has no captions; leave the image out", code="E-CAPTIONS-NONE"
+            f"{place}: has no captions; leave the image out", code="E-CAPTIONS-NONE"
         )
-    require_unique(image, references, "image", where)
+    require_unique(image, references, "image", place)
     references[image] = captions
 
 

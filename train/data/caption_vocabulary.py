@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 
@@ -24,31 +24,9 @@ MIN_COUNT = 6  # Karpathy's threshold: words that occur more than five times are
 WORD_START = "\u2581"  # begins every word; a piece by itself, as the library's suffixes vary by run
 
 
-@runtime_checkable
-class CaptionVocabulary(Protocol):
-    """Captions to tokens and back; a text is words with one space between two."""
-
-    @property
-    def size(self) -> int:
-        """The number of tokens, including those that do not stand for words."""
-        ...
-
-    def encode(self, text: str) -> list[int]:
-        """Return the tokens of a text, without BEGIN and END."""
-        ...
-
-    def decode(self, tokens: Iterable[int]) -> str:
-        """Return the text of tokens up to the first END; BEGIN and padding are skipped."""
-        ...
-
-    def record(self) -> dict[str, Any]:
-        """Return the vocabulary as a JSON record; `read_caption_vocabulary` reads it."""
-        ...
-
-
 @dataclass(frozen=True)
 class CaptionWordVocabulary:
-    """One token for each word; every other word is UNKNOWN."""
+    """One token for each word; every other word is UNKNOWN. A text is words with single spaces."""
 
     words: tuple[str, ...]  # the first one is token SPECIAL_TOKENS
 
@@ -66,7 +44,7 @@ class CaptionWordVocabulary:
         return " ".join(_spelled(tokens, self.words))
 
     def record(self) -> dict[str, Any]:
-        """Return the vocabulary as a JSON record."""
+        """Return the vocabulary as a JSON record; `read_caption_vocabulary` reads it."""
         return {"kind": "words", "words": list(self.words)}
 
     @cached_property
@@ -109,9 +87,12 @@ class BpeVocabulary:
         return "".join(_spelled(tokens, self.pieces)).replace(WORD_START, " ").strip()
 
     def record(self) -> dict[str, Any]:
-        """Return the vocabulary as a JSON record."""
+        """Return the vocabulary as a JSON record; `read_caption_vocabulary` reads it."""
         merges = [list(pair) for pair in self.merges]
         return {"kind": "bpe", "pieces": list(self.pieces), "merges": merges}
+
+
+CaptionVocabulary = CaptionWordVocabulary | BpeVocabulary
 
 
 def _spelled(tokens: Iterable[int], pieces: tuple[str, ...]) -> list[str]:
@@ -184,10 +165,10 @@ def read_caption_vocabulary(path: Path) -> CaptionVocabulary:
 def _read_bpe(record: Any, path: Path) -> BpeVocabulary:
     pieces = texts_of(record, "pieces", path)
     merges = []
-    for where, pair in field_items(record, "merges", path):
+    for place, pair in field_items(record, "merges", path):
         if not isinstance(pair, list) or len(pair) != 2:
             raise ClipfeatError(
-                f"{where} must be two pieces; got {pair!r:.60}", code="E-VOCAB-MERGES"
+                f"{place} must be two pieces; got {pair!r:.60}", code="E-VOCAB-MERGES"
             )
         first, second = texts_of({"merges": pair}, "merges", path)
         merges.append((first, second))

@@ -104,8 +104,8 @@ def read_image_list(path: Path) -> list[ListedImage]:
     another format, for an image that occurs twice, and for no image.
     """
     images = [
-        ListedImage(image_id, _coco_names(any_candidates(image_id), record, where))
-        for where, image_id, record in _coco_records(read_json(path), path)
+        ListedImage(image_id, _coco_names(any_candidates(image_id), record, place))
+        for place, image_id, record in _coco_records(read_json(path), path)
     ]
     if not images:
         raise ClipfeatError(f"{path}: lists no images", code="E-DATA-EMPTY")
@@ -124,64 +124,64 @@ def _coco_images(part: str, path: Path) -> Iterator[CaptionedImage]:
     # A split of the user's own may have images of any part of COCO.
     known = (COCO_SPLITS[part],) if part in COCO_SPLITS else tuple(COCO_SPLITS.values())
     images = [
-        (image_id, _coco_names(coco_candidates(image_id, known), record, where))
-        for where, image_id, record in _coco_records(content, path)
+        (image_id, _coco_names(coco_candidates(image_id, known), record, place))
+        for place, image_id, record in _coco_records(content, path)
     ]
     captions: dict[str, list[Caption]] = {str(image_id): [] for image_id, _ in images}
-    for where, record in field_items(content, "annotations", path):
-        image_id = str(identifier(record, "image_id", where))
+    for place, record in field_items(content, "annotations", path):
+        image_id = str(identifier(record, "image_id", place))
         if image_id not in captions:
             raise ClipfeatError(
-                f"{where}: image_id {image_id} is not among the images of the file",
+                f"{place}: image_id {image_id} is not among the images of the file",
                 code="E-CAPTIONS-IMAGES",
             )
-        captions[image_id].append(_caption(record, "caption", where))
+        captions[image_id].append(_caption(record, "caption", place))
     for image_id, candidates in images:
         yield _captioned(image_id, candidates, captions[str(image_id)])
 
 
 def _coco_records(content: Any, path: Path) -> Iterator[tuple[str, int | str, Any]]:
-    """Yield (where it is, id, record) of each image that a file lists; 42 and "42" are one."""
+    """Yield (place, id, record) of each image that a file lists; 42 and "42" are one."""
     seen: set[str] = set()
-    for where, record in field_items(content, "images", path):
-        image_id = identifier(record, "id", where)
-        require_unique(str(image_id), seen, "id", where)
+    for place, record in field_items(content, "images", path):
+        image_id = identifier(record, "id", place)
+        require_unique(str(image_id), seen, "id", place)
         seen.add(str(image_id))
-        yield where, image_id, record
+        yield place, image_id, record
 
 
-def _coco_names(known: tuple[str, ...], record: Any, where: str) -> tuple[str, ...]:
+def _coco_names(known: tuple[str, ...], record: Any, place: str) -> tuple[str, ...]:
     """Return what a store may call an image: the path of its file, its name, then its ids.
 
     Files of several folders may have one name, which therefore comes after the path.
     """
     if "file_name" not in record:
         return known
-    path = PurePosixPath(field(record, "file_name", str, where))
+    path = PurePosixPath(field(record, "file_name", str, place))
     names = (str(path).removesuffix(JPEG), path.stem) if path.stem else ()
     return tuple(dict.fromkeys((*names, *known)))
 
 
 def _karpathy_images(dataset: str, path: Path, parts: Sequence[str]) -> Iterator[CaptionedImage]:
-    for where, image in choose_karpathy(path, read_json(path), parts):
+    for place, image in choose_karpathy(path, read_json(path), parts):
         captions = [
             _caption(sentence, "raw", spot)
-            for spot, sentence in field_items(image, "sentences", where)
+            for spot, sentence in field_items(image, "sentences", place)
         ]
         if dataset == "karpathy_coco":
-            image_id = identifier(image, "cocoid", where)
-            candidates = (_karpathy_name(image, where), *coco_candidates(image_id, ()))
+            image_id = identifier(image, "cocoid", place)
+            candidates = (_karpathy_name(image, place), *coco_candidates(image_id, ()))
         else:
-            image_id = _karpathy_name(image, where)
+            image_id = _karpathy_name(image, place)
             candidates = file_candidates(image_id)
         yield _captioned(image_id, candidates, captions)
 
 
-def _karpathy_name(image: Any, where: str) -> str:
+def _karpathy_name(image: Any, place: str) -> str:
     """Return the name of an image's file without its suffix, as COCO_val2014_000000000042."""
-    name = without_suffix(field(image, "filename", str, where))
+    name = without_suffix(field(image, "filename", str, place))
     if not name:
-        raise ClipfeatError(f"{where}: filename is empty", code="E-CAPTIONS-FILE-NAME")
+        raise ClipfeatError(f"{place}: filename is empty", code="E-CAPTIONS-FILE-NAME")
     return name
 
 
@@ -196,17 +196,17 @@ def _captioned(
     )
 
 
-def _caption(record: Any, key: str, where: str) -> Caption:
+def _caption(record: Any, key: str, place: str) -> Caption:
     """Return the caption `record[key]` as written and as words in NFC.
 
     The words are the record's own `tokens`, where it has them.
     """
-    written = field(record, key, str, where)
-    words = field(record, "tokens", list, where) if "tokens" in record else tokenize(written)
+    written = field(record, key, str, place)
+    words = field(record, "tokens", list, place) if "tokens" in record else tokenize(written)
     if not all(isinstance(word, str) for word in words):
-        raise ClipfeatError(f"{where}: tokens must be texts; got {words!r:.60}", code="E-JSON-TYPE")
+        raise ClipfeatError(f"{place}: tokens must be texts; got {words!r:.60}", code="E-JSON-TYPE")
     text = unicodedata.normalize("NFC", " ".join(" ".join(words).split()))
-    return require_unicode(written, key, where), require_unicode(text, key, where)
+    return require_unicode(written, key, place), require_unicode(text, key, place)
 
 
 def _with_captions(

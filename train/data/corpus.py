@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 from tqdm import tqdm
 
 from ...base.errors import ClipfeatError, UsageError
-from ...base.files import atomic_file
+from ...base.files import atomic_file, require_folder
 from ...base.jsonio import read_json
 from .corpus_sources import (
     Sources,
@@ -231,6 +231,7 @@ def _require_new_files(out: Path) -> None:
             f"{out} is not a folder; --out takes one, or the name of a new one",
             code="E-CORPUS-OUT",
         )
+    require_folder(out, "--out")
     names = [f"{name}.json" for name in FILES]
     names += [_val_file(kind, half) for half in HALVES for kind in KINDS]
     existing = [name for name in names if (out / name).exists()]

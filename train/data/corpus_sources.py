@@ -81,8 +81,8 @@ def coco_sentences(sources: Sources) -> Iterator[Sentence]:
             yield from _captions(_find_captions(sources.captions, part), part)
         if sources.vqa:
             questions = vqa2.read_vqa2(sources.vqa, split, annotated=True)
-            for sentence, where in _questions(questions, "vqa"):
-                yield sentence._replace(image_id=_coco_name(sentence.image_id, part, where))
+            for sentence, place in _questions(questions, "vqa"):
+                yield sentence._replace(image_id=_coco_name(sentence.image_id, part, place))
 
 
 def vg_sentences(sources: Sources, coco_of: Mapping[str, int | None]) -> Iterator[Sentence]:
@@ -111,37 +111,37 @@ def _vg_splits(sources: Sources) -> Iterator[tuple[str, QuestionSplit]]:
 
 
 def _captions(path: Path, part: str) -> Iterator[Sentence]:
-    for where, record in field_items(read_json(path), "annotations", path):
-        text = require_unicode(field(record, "caption", str, where), "caption", where)
-        image_id = _coco_name(identifier(record, "image_id", where), part, where)
+    for place, record in field_items(read_json(path), "annotations", path):
+        text = require_unicode(field(record, "caption", str, place), "caption", place)
+        image_id = _coco_name(identifier(record, "image_id", place), part, place)
         yield Sentence(image_id, text, "mscoco", None)
 
 
 def _questions(split: QuestionSplit, source: str) -> Iterator[tuple[Sentence, str]]:
-    """Yield each question of a split with the answers that score, and where it is."""
+    """Yield each question of a split with the answers that score, and its place."""
     for question in split.questions:
-        where = f"{split.files[0]}: question {question.question_id}"
+        place = f"{split.files[0]}: question {question.question_id}"
         soft = split.annotations[question.question_id].soft() if split.annotations else {}
         answers = {
-            require_unicode(answer, "answer", where): score
+            require_unicode(answer, "answer", place): score
             for answer, score in soft.items()
             if score > 0
         }
-        text = require_unicode(question.text, "question", where)
-        yield Sentence(str(question.image_id), text, source, answers), where
+        text = require_unicode(question.text, "question", place)
+        yield Sentence(str(question.image_id), text, source, answers), place
 
 
 def read_image_data(folder: Path) -> dict[str, int | None]:
     """Return {number of an image in Visual Genome: its number in COCO, None if it has none}."""
     path = folder / IMAGE_DATA
     coco_of: dict[str, int | None] = {}
-    for where, image in list_items(read_json(path), path, of="images"):
-        image_id = str(identifier(image, "image_id", where))
-        require_unique(image_id, coco_of, "image_id", where)
+    for place, image in list_items(read_json(path), path, of="images"):
+        image_id = str(identifier(image, "image_id", place))
+        require_unique(image_id, coco_of, "image_id", place)
         if "coco_id" in image and image["coco_id"] is None:
             coco_of[image_id] = None
         else:
-            coco_of[image_id] = _coco_number(identifier(image, "coco_id", where), "coco_id", where)
+            coco_of[image_id] = _coco_number(identifier(image, "coco_id", place), "coco_id", place)
     return coco_of
 
 
@@ -162,13 +162,13 @@ def read_held_out(path: Path) -> frozenset[int]:
         ) from None
     if is_json:
         images = [
-            (where, str(identifier(record, "img_id", where)))
-            for where, record in list_items(content, path, of="records with img_id")
+            (place, str(identifier(record, "img_id", place)))
+            for place, record in list_items(content, path, of="records with img_id")
         ]
     else:
         lines = enumerate(split_lines(text), start=1)
         images = [(f"{path}, line {number}", line.strip()) for number, line in lines]
-    numbers = frozenset(_coco_number(image, "an image", where) for where, image in images if image)
+    numbers = frozenset(_coco_number(image, "an image", place) for place, image in images if image)
     if not numbers:
         raise ClipfeatError(
             f"{path}: lists no image; leave --held-out out to have some chosen",
@@ -177,17 +177,17 @@ def read_held_out(path: Path) -> frozenset[int]:
     return numbers
 
 
-def _coco_number(image_id: int | str, name: str, where: str) -> int:
+def _coco_number(image_id: int | str, name: str, place: str) -> int:
     number = coco_number(image_id)
     if number is None:
         raise ClipfeatError(
-            f"{where}: {name} must be a number of COCO, or a name such as "
+            f"{place}: {name} must be a number of COCO, or a name such as "
             f"COCO_val2014_000000000042; got {image_id!r:.60}",
             code="E-CORPUS-IMAGE",
         )
     return number
 
 
-def _coco_name(image_id: int | str, part: str, where: str) -> str:
-    _coco_number(image_id, "image_id", where)
+def _coco_name(image_id: int | str, part: str, place: str) -> str:
+    _coco_number(image_id, "image_id", place)
     return coco_candidates(image_id, (part,))[0]

@@ -63,15 +63,15 @@ def split_of(name: str, files: Iterable[tuple[Path, Any]], *, annotated: bool) -
                 code="E-JSON-TYPE",
             )
         for question_id, record in content.items():
-            where = f"{path}: {question_id}"
+            place = f"{path}: {question_id}"
             if question_id in questions:
                 raise ClipfeatError(
-                    f"{where}: this question is in another file of the split too",
+                    f"{place}: this question is in another file of the split too",
                     code="E-DATA-TWICE",
                 )
-            questions[question_id] = _question(question_id, record, where)
+            questions[question_id] = _question(question_id, record, place)
             if "answer" in record:
-                annotations[question_id] = _annotation(record, where)
+                annotations[question_id] = _annotation(record, place)
     if not questions:
         raise ClipfeatError(f"{paths[0]}: holds no questions", code="E-DATA-EMPTY")
     missing = [question_id for question_id in questions if question_id not in annotations]
@@ -86,23 +86,23 @@ def split_of(name: str, files: Iterable[tuple[Path, Any]], *, annotated: bool) -
     )
 
 
-def _question(question_id: str, record: Any, where: str) -> Question:
-    image_id = identifier(record, "imageId", where)
-    text = field(record, "question", str, where)
+def _question(question_id: str, record: Any, place: str) -> Question:
+    image_id = identifier(record, "imageId", place)
+    text = field(record, "question", str, place)
     return Question(question_id, image_id, text, VISUAL_GENOME, vg_candidates(image_id))
 
 
-def _annotation(record: dict[str, Any], where: str) -> GqaAnnotation:
-    types = field(record, "types", dict, where)
-    entailed = field(record, "entailed", list, where) if "entailed" in record else []
+def _annotation(record: dict[str, Any], place: str) -> GqaAnnotation:
+    types = field(record, "types", dict, place)
+    entailed = field(record, "entailed", list, place) if "entailed" in record else []
     if not all(isinstance(question_id, str) for question_id in entailed):
         raise ClipfeatError(
-            f"{where}: entailed must be question ids; got {entailed!r:.60}", code="E-JSON-TYPE"
+            f"{place}: entailed must be question ids; got {entailed!r:.60}", code="E-JSON-TYPE"
         )
     return GqaAnnotation(
-        answer=field(record, "answer", str, where),
-        balanced=field(record, "isBalanced", bool, where),
-        structural=field(types, "structural", str, where),
-        semantic=field(types, "semantic", str, where),
+        answer=field(record, "answer", str, place),
+        balanced=field(record, "isBalanced", bool, place),
+        structural=field(types, "structural", str, place),
+        semantic=field(types, "semantic", str, place),
         entailed=tuple(entailed),
     )

@@ -11,7 +11,7 @@ from functools import lru_cache
 from pathlib import Path
 
 from ...base.errors import ClipfeatError, UsageError
-from ...base.text import IMAGE_SUFFIXES, suffix
+from ...base.text import IMAGE_SUFFIXES, counted, suffix
 
 logger = logging.getLogger(__name__)
 
@@ -113,17 +113,23 @@ def find_images(
     `candidates` are the ids that an image may have, with or without the suffix of its file; `texts`
     says in errors what the texts are, such as "questions of split 'val' ask". Raises ClipfeatError
     (E-IMAGES-MISSING) that counts and names the images without features where more than
-    `skip_missing` texts are about them.
+    `skip_missing` texts are about them, and (E-IMAGES-NONE) where all texts are.
     """
     ids, problem = _look_up(candidates, store, texts)
-    if problem:
-        skipped = ids.count(None)
-        if skipped > skip_missing:
-            raise ClipfeatError(
-                f"{problem}; extract these images into the store, or pass --skip-missing {skipped}",
-                code="E-IMAGES-MISSING",
-            )
-        logger.info(f"{problem}; skipped")
+    if not problem:
+        return ids
+    skipped = ids.count(None)
+    if skipped > skip_missing:
+        raise ClipfeatError(
+            f"{problem}; extract these images into the store, or pass --skip-missing {skipped}",
+            code="E-IMAGES-MISSING",
+        )
+    if skipped == len(ids):
+        raise ClipfeatError(
+            f"{problem}: no text is left; extract these images, or pass the store that has them",
+            code="E-IMAGES-NONE",
+        )
+    logger.info(f"{problem}; skipped")
     return ids
 
 
@@ -150,7 +156,7 @@ def _look_up(
         return ids, ""
     examples = ", ".join(" or ".join(names[:2]) for names in missing[:3])
     return ids, (
-        f"{ids.count(None)} of {len(ids)} {texts} about {len(missing)} images that have no "
+        f"{ids.count(None)} of {len(ids)} {texts} about {counted(len(missing), 'image')} without "
         f"features, such as {examples}"
     )
 
@@ -206,17 +212,20 @@ def find_file(data: Path, names: Sequence[str], of: str) -> Path:
     for name in names:
         if (data / name).is_file():
             return data / name
-    raise UsageError(f"{data} has no {' or '.join(names)}, {of}", code="E-DATA-FILE")
+    raise UsageError(
+        f"{data} is not the right folder; pass the one that contains {' or '.join(names)}, {of}",
+        code="E-DATA-FILE",
+    )
 
 
-def require_unique(new_id: object, known: Container[object], name: str, where: object) -> None:
+def require_unique(new_id: object, known: Container[object], name: str, place: object) -> None:
     """Raise ClipfeatError (E-DATA-TWICE) where an id of a file is already among the `known` ones.
 
     `name` is what the file calls the id, such as "question_id".
     """
     if new_id in known:
         raise ClipfeatError(
-            f"{where}: {name} {new_id!r:.60} occurs twice; keep one", code="E-DATA-TWICE"
+            f"{place}: {name} {new_id!r:.60} occurs twice; keep one", code="E-DATA-TWICE"
         )
 
 

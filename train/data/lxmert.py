@@ -85,17 +85,17 @@ def _table_sentences(path: Path) -> Iterator[Sentence]:
     """
     read_rows = {".parquet": _parquet_rows, ".tsv": _tsv_rows}.get(path.suffix, csv_rows)
     column = None
-    for where, row in read_rows(path):
+    for place, row in read_rows(path):
         column = column or _image_column(path, row)
-        image_id = str(identifier(row, column, where)).strip()
+        image_id = str(identifier(row, column, place)).strip()
         if not image_id:
             raise ClipfeatError(
-                f"{where}: {column} is blank; every caption needs its image", code="E-CORPUS-BLANK"
+                f"{place}: {column} is blank; every caption needs its image", code="E-CORPUS-BLANK"
             )
-        text = field(row, CAPTION_COLUMN, str, where)
+        text = field(row, CAPTION_COLUMN, str, place)
         yield Sentence(
-            require_unicode(image_id, column, where),
-            require_unicode(text, CAPTION_COLUMN, where),
+            require_unicode(image_id, column, place),
+            require_unicode(text, CAPTION_COLUMN, place),
             TABLE,
             None,
         )
@@ -132,33 +132,33 @@ def _parquet_rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
 
 def _lxmert_sentences(path: Path) -> Iterator[Sentence]:
     seen: set[str] = set()
-    for where, image in list_items(read_json(path), path, of="images"):
-        image_id = require_unicode(str(identifier(image, "img_id", where)), "img_id", where)
-        require_unique(image_id, seen, "img_id", where)
+    for place, image in list_items(read_json(path), path, of="images"):
+        image_id = require_unicode(str(identifier(image, "img_id", place)), "img_id", place)
+        require_unique(image_id, seen, "img_id", place)
         seen.add(image_id)
-        yield from _sentences_of(image_id, image, f"{where} {image_id!r}")
+        yield from _sentences_of(image_id, image, f"{place} {image_id!r}")
 
 
-def _sentences_of(image_id: str, image: dict[str, Any], where: str) -> Iterator[Sentence]:
-    sentences = field(image, "sentf", dict, where)
-    labels = field(image, "labelf", dict, where) if "labelf" in image else {}
+def _sentences_of(image_id: str, image: dict[str, Any], place: str) -> Iterator[Sentence]:
+    sentences = field(image, "sentf", dict, place)
+    labels = field(image, "labelf", dict, place) if "labelf" in image else {}
     strays = [source for source in labels if source not in sentences]
     if strays:
         raise ClipfeatError(
-            f"{where}: labelf has {strays[0]!r}, of which sentf has no sentences",
+            f"{place}: labelf has {strays[0]!r}, of which sentf has no sentences",
             code="E-CORPUS-LABELS",
         )
     for source in sentences:
-        texts = field(sentences, require_unicode(source, "sentf", where), list, f"{where}, sentf")
-        of_texts = field(labels, source, list, f"{where}, labelf") if source in labels else None
+        texts = field(sentences, require_unicode(source, "sentf", place), list, f"{place}, sentf")
+        of_texts = field(labels, source, list, f"{place}, labelf") if source in labels else None
         if of_texts is not None and len(of_texts) != len(texts):
             raise ClipfeatError(
-                f"{where}: {source!r} has {len(texts)} sentences and {len(of_texts)} labels; "
+                f"{place}: {source!r} has {len(texts)} sentences and {len(of_texts)} labels; "
                 "expected a label for each",
                 code="E-CORPUS-LABELS",
             )
         for number, text in enumerate(texts):
-            spot = f"{where}, sentf {source}[{number}]"
+            spot = f"{place}, sentf {source}[{number}]"
             if not isinstance(text, str):
                 raise ClipfeatError(
                     f"{spot}: a sentence must be a text; got {text!r:.60}", code="E-JSON-TYPE"
@@ -167,18 +167,18 @@ def _sentences_of(image_id: str, image: dict[str, Any], where: str) -> Iterator[
             yield Sentence(image_id, require_unicode(text, "sentence", spot), source, answers)
 
 
-def _answers(label: Any, where: str) -> dict[str, float]:
+def _answers(label: Any, place: str) -> dict[str, float]:
     """Return {answer: score} of a question; empty where no answer of it counts."""
     if not isinstance(label, dict):
         raise ClipfeatError(
-            f"{where}: its label must be {{answer: score}}; got {label!r:.60}",
+            f"{place}: its label must be {{answer: score}}; got {label!r:.60}",
             code="E-CORPUS-LABELS",
         )
     for answer, score in label.items():
-        require_unicode(answer, "answer", where)
+        require_unicode(answer, "answer", place)
         if type(score) not in (int, float) or not 0 <= score <= 1:  # false for NaN, too
             raise ClipfeatError(
-                f"{where}: the score of answer {answer!r:.60} must be 0 to 1; got {score!r:.60}",
+                f"{place}: the score of answer {answer!r:.60} must be 0 to 1; got {score!r:.60}",
                 code="E-CORPUS-LABELS",
             )
     return {answer: float(score) for answer, score in label.items()}

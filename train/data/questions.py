@@ -38,7 +38,7 @@ class AnswerAnnotation(Protocol):
 
 @dataclass(frozen=True)
 class Leaderboard:
-    """The form in which a data set takes predictions, and how it scores them.
+    """The format of a data set's predictions, and how it scores them.
 
     Both functions take {question id: answer} and {question id: annotation}.
     """
@@ -63,6 +63,16 @@ class QuestionSplit:
     def ids(self) -> tuple[QuestionId, ...]:
         """The question ids, in the order of the files."""
         return tuple(question.question_id for question in self.questions)
+
+    @property
+    def texts(self) -> tuple[str, ...]:
+        """The questions as texts, in the order of the files."""
+        return tuple(question.text for question in self.questions)
+
+    @property
+    def candidates(self) -> tuple[tuple[str, ...], ...]:
+        """What a store may call the image of each question, the least ambiguous name first."""
+        return tuple(question.candidates for question in self.questions)
 
     def score_each(self, predictions: Mapping[Any, str]) -> dict[Any, float]:
         """Return {question id: score, 0 to 1} of every question that counts."""
@@ -121,16 +131,16 @@ def read_predictions(path: Path, split: QuestionSplit) -> dict[QuestionId, str]:
     id_types = {type(question_id) for question_id in split.ids}
     predictions: dict[QuestionId, str] = {}
     expected = f"{{{form.id_key!r}: ..., {form.answer_key!r}: ...}}"
-    for where, record in list_items(read_json(path), path, of=expected):
-        question_id = identifier(record, form.id_key, where)
+    for place, record in list_items(read_json(path), path, of=expected):
+        question_id = identifier(record, form.id_key, place)
         if type(question_id) not in id_types:
             names = " or ".join(sorted(id_type.__name__ for id_type in id_types))
             raise ClipfeatError(
-                f"{where}: {form.id_key} must be of type {names}; got {question_id!r:.60}",
+                f"{place}: {form.id_key} must be of type {names}; got {question_id!r:.60}",
                 code="E-JSON-TYPE",
             )
-        require_unique(question_id, predictions, form.id_key, where)
-        predictions[question_id] = field(record, form.answer_key, str, where)
+        require_unique(question_id, predictions, form.id_key, place)
+        predictions[question_id] = field(record, form.answer_key, str, place)
     require_ids(path, predictions, split.ids, of="questions")
     return predictions
 

@@ -46,12 +46,22 @@ class VeSplit:
     name: str
     pairs: tuple[Pair, ...]
     dropped: int  # pairs without a label
-    file: Path
+    files: tuple[Path, ...]
 
     @property
     def ids(self) -> tuple[str, ...]:
         """The pair ids, in the order of the file."""
         return tuple(pair.pair_id for pair in self.pairs)
+
+    @property
+    def texts(self) -> tuple[str, ...]:
+        """The hypotheses, in the order of the file."""
+        return tuple(pair.hypothesis for pair in self.pairs)
+
+    @property
+    def candidates(self) -> tuple[tuple[str, ...], ...]:
+        """What a store may call the image of each pair, the least ambiguous name first."""
+        return tuple(pair.candidates for pair in self.pairs)
 
 
 def read_pairs(dataset: str, data: Path, name: str) -> VeSplit:
@@ -67,9 +77,9 @@ def read_pairs(dataset: str, data: Path, name: str) -> VeSplit:
         f"the pairs of split {name!r}; add it, or pass --set dataset=snli_ve (jsonl) or esnlive (csv)",
     )
     pairs_by_id: dict[str, Pair] = {}
-    for where, record in _records(path):
-        pair = _pair(record, where)
-        require_unique(pair.pair_id, pairs_by_id, "pairID", where)
+    for place, record in _records(path):
+        pair = _pair(record, place)
+        require_unique(pair.pair_id, pairs_by_id, "pairID", place)
         pairs_by_id[pair.pair_id] = pair
     pairs = tuple(pair for pair in pairs_by_id.values() if pair.label != UNDECIDED)
     if not pairs:
@@ -79,37 +89,37 @@ def read_pairs(dataset: str, data: Path, name: str) -> VeSplit:
         )
     if dataset == "snli_ve":
         _compare_with_published(path, name, len(pairs))
-    return VeSplit(name, pairs, len(pairs_by_id) - len(pairs), path)
+    return VeSplit(name, pairs, len(pairs_by_id) - len(pairs), (path,))
 
 
 def _records(path: Path) -> Iterator[tuple[str, Any]]:
-    """Yield (where it is, record) of each line of JSON or row of CSV."""
+    """Yield (place, record) of each line of JSON or row of CSV."""
     if path.suffix == ".jsonl":
         return read_json_lines(path)
     return csv_rows(path, multiline=EXPLANATION)
 
 
-def _pair(record: Any, where: str) -> Pair:
+def _pair(record: Any, place: str) -> Pair:
     if not isinstance(record, dict):
-        raise ClipfeatError(f"{where}: expected an object; got {record!r:.60}", code="E-JSON-TYPE")
+        raise ClipfeatError(f"{place}: expected an object; got {record!r:.60}", code="E-JSON-TYPE")
     plain = {key.lower().replace("_", ""): value for key, value in record.items()}
-    image_id = _text(plain, IMAGE, "Flickr30K_ID", where)
-    pair_id = _text(plain, PAIR, "pairID", where)
-    hypothesis = _text(plain, HYPOTHESIS, "sentence2 or hypothesis", where)
-    label = _text(plain, LABEL, "gold_label", where)
+    image_id = _text(plain, IMAGE, "Flickr30K_ID", place)
+    pair_id = _text(plain, PAIR, "pairID", place)
+    hypothesis = _text(plain, HYPOTHESIS, "sentence2 or hypothesis", place)
+    label = _text(plain, LABEL, "gold_label", place)
     if label not in (*LABELS, UNDECIDED):
         raise ClipfeatError(
-            f"{where}: gold_label must be {', '.join(LABELS)} or {UNDECIDED}; got {label!r:.60}",
+            f"{place}: gold_label must be {', '.join(LABELS)} or {UNDECIDED}; got {label!r:.60}",
             code="E-VE-LABEL",
         )
     return Pair(pair_id, file_candidates(image_id), hypothesis, label)
 
 
-def _text(plain: dict[str, Any], names: tuple[str, ...], usual_name: str, where: str) -> str:
+def _text(plain: dict[str, Any], names: tuple[str, ...], usual_name: str, place: str) -> str:
     name = next((name for name in names if name in plain), None)
     if name is None:
         raise ClipfeatError(
-            f"{where}: no {usual_name}; found {', '.join(map(repr, plain)):.200}",
+            f"{place}: no {usual_name}; found {', '.join(map(repr, plain)):.200}",
             code="E-JSON-KEY",
         )
     value = plain[name]
@@ -117,7 +127,7 @@ def _text(plain: dict[str, Any], names: tuple[str, ...], usual_name: str, where:
         return str(value)  # ids are texts, and some files have them as numbers
     if not isinstance(value, str) or not value.strip():
         raise ClipfeatError(
-            f"{where}: {usual_name} must be a text; got {value!r:.60}", code="E-JSON-TYPE"
+            f"{place}: {usual_name} must be a text; got {value!r:.60}", code="E-JSON-TYPE"
         )
     return value
 
@@ -147,15 +157,15 @@ def read_labels(path: Path, split: VeSplit) -> dict[str, str]:
     once, and no other pair.
     """
     predictions: dict[str, str] = {}
-    for where, record in read_json_lines(path):
-        pair_id = str(identifier(record, "pairID", where))
-        label = field(record, "prediction", str, where)
+    for place, record in read_json_lines(path):
+        pair_id = str(identifier(record, "pairID", place))
+        label = field(record, "prediction", str, place)
         if label not in (*LABELS, NO_ANSWER):
             raise ClipfeatError(
-                f"{where}: prediction must be {', '.join(LABELS)}, or empty; got {label!r:.60}",
+                f"{place}: prediction must be {', '.join(LABELS)}, or empty; got {label!r:.60}",
                 code="E-VE-LABEL",
             )
-        require_unique(pair_id, predictions, "pairID", where)
+        require_unique(pair_id, predictions, "pairID", place)
         predictions[pair_id] = label
     require_ids(path, predictions, split.ids, of="pairs")
     return predictions

@@ -114,14 +114,14 @@ def _annotated(
 
 
 def _records(path: Path, content: Any, key: str) -> list[tuple[str, QuestionId, Any]]:
-    """Return (where it is, question_id, record) of each record of a file; ids are unique."""
+    """Return (place, question_id, record) of each record of a file; ids are unique."""
     records = []
     seen = set()
-    for where, record in field_items(content, key, path):
-        question_id = identifier(record, "question_id", where)
-        require_unique(question_id, seen, "question_id", where)
+    for place, record in field_items(content, key, path):
+        question_id = identifier(record, "question_id", place)
+        require_unique(question_id, seen, "question_id", place)
         seen.add(question_id)
-        records.append((where, question_id, record))
+        records.append((place, question_id, record))
     if not records:
         raise ClipfeatError(f"{path}: {key} is empty", code="E-DATA-EMPTY")
     return records
@@ -129,9 +129,9 @@ def _records(path: Path, content: Any, key: str) -> list[tuple[str, QuestionId, 
 
 def _questions(path: Path, parts: tuple[str, ...]) -> tuple[Question, ...]:
     questions = []
-    for where, question_id, record in _records(path, read_json(path), "questions"):
-        image_id = identifier(record, "image_id", where)
-        text = field(record, "question", str, where)
+    for place, question_id, record in _records(path, read_json(path), "questions"):
+        image_id = identifier(record, "image_id", place)
+        text = field(record, "question", str, place)
         candidates = coco_candidates(image_id, parts)
         questions.append(Question(question_id, image_id, text, COCO, candidates))
     return tuple(questions)
@@ -146,33 +146,33 @@ def _annotations(path: Path, *, min_answers: int) -> dict[QuestionId, Annotation
             code="E-VQA-SWAPPED",
         )
     return {
-        question_id: _annotation(record, where, min_answers)
-        for where, question_id, record in _records(path, content, "annotations")
+        question_id: _annotation(record, place, min_answers)
+        for place, question_id, record in _records(path, content, "annotations")
     }
 
 
-def _annotation(record: Any, where: str, min_answers: int) -> Annotation:
+def _annotation(record: Any, place: str, min_answers: int) -> Annotation:
     answers = tuple(
-        field(answer, "answer", str, where) for answer in field(record, "answers", list, where)
+        field(answer, "answer", str, place) for answer in field(record, "answers", list, place)
     )
     if not answers:
         raise ClipfeatError(
-            f"{where}: has no answers; leave the question out", code="E-VQA-ANSWERS"
+            f"{place}: has no answers; leave the question out", code="E-VQA-ANSWERS"
         )
     if len(answers) < min_answers:
         raise ClipfeatError(
-            f"{where}: {len(answers)} answers; the VQA accuracy needs at least {min_answers}, "
+            f"{place}: {len(answers)} answers; the VQA accuracy needs at least {min_answers}, "
             "so write a single answer ten times",
             code="E-VQA-ANSWERS",
         )
     # The published script does not use the most common answer, and not all files have it.
     has_common = "multiple_choice_answer" in record
-    common = field(record, "multiple_choice_answer", str, where) if has_common else mode(answers)
+    common = field(record, "multiple_choice_answer", str, place) if has_common else mode(answers)
     return Annotation(
         answers,
         common,
-        field(record, "answer_type", str, where),
-        field(record, "question_type", str, where),
+        field(record, "answer_type", str, place),
+        field(record, "question_type", str, place),
     )
 
 
@@ -190,16 +190,16 @@ def read_visual_genome(data: Path) -> QuestionSplit:
     questions: list[Question] = []
     annotations: dict[str, Annotation] = {}
     for image_at, image in list_items(read_json(path), path, of="images"):
-        for where, record in field_items(image, "qas", image_at):
+        for place, record in field_items(image, "qas", image_at):
             # The ids of both data sets are counted from small numbers: unchanged, some would clash.
-            question_id = f"VG_{identifier(record, 'qa_id', where)}"
-            require_unique(question_id, annotations, "qa_id", where)
-            image_id = identifier(record, "image_id", where)
-            text = field(record, "question", str, where)
+            question_id = f"VG_{identifier(record, 'qa_id', place)}"
+            require_unique(question_id, annotations, "qa_id", place)
+            image_id = identifier(record, "image_id", place)
+            text = field(record, "question", str, place)
             questions.append(
                 Question(question_id, image_id, text, VISUAL_GENOME, vg_candidates(image_id))
             )
-            answer = normalize_answer(field(record, "answer", str, where))
+            answer = normalize_answer(field(record, "answer", str, place))
             annotations[question_id] = Annotation(
                 (answer,) * VG_ANNOTATORS, answer, VG_PART, VG_PART
             )

@@ -78,8 +78,8 @@ def own_ranks(queries: Vectors, items: Vectors) -> Int[np.ndarray, " query"]:
     for start in range(0, len(queries), AT_A_TIME):
         rows = np.arange(start, min(start + AT_A_TIME, len(queries)))
         cosines = queries[rows] @ items.T
-        own = cosines[rows - start, rows]
-        ranks[rows] = (cosines >= own[:, None] - TIE).sum(axis=1)
+        to_own = cosines[rows - start, rows]
+        ranks[rows] = (cosines >= to_own[:, None] - TIE).sum(axis=1)
     return ranks
 
 

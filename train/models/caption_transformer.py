@@ -8,7 +8,7 @@ from jaxtyping import Bool, Float, Float32, Int
 from torch import Tensor, nn
 
 from ..data.vocabulary import PADDING
-from ..records import FeatureNorm
+from ..records import FeatureNorm, Records
 from .captioner import Captioner, Cells
 from .layers import MultiHeadAttention, WordEmbedding
 from .mcan import feed_forward
@@ -157,20 +157,15 @@ class TransformerCaptioner(Captioner):
                 nn.init.xavier_uniform_(parameter)
         self.words.weight.data[PADDING] = 0
 
-    def encode(
-        self,
-        features: Float[Tensor, "image cell dim"],
-        mask: Bool[Tensor, "image cell"],
-        grid_shapes: Int[Tensor, "image 2"],
-    ) -> Memory:
-        """Return the memory of images; only cells where `mask` is true have an effect."""
-        cells = self.cells(features, mask, grid_shapes)
+    def encode(self, records: Records) -> Memory:
+        """Return the memory of images; only cells where the mask is true have an effect."""
+        cells = self.cells(records)
         for layer in self.encoder:
-            cells = layer(cells, mask)
+            cells = layer(cells, records.mask)
         cells = self.encoder_norm(cells)
         projected = [layer.across.project(cells) for layer in self._layers]
         keys, values = (torch.stack(parts, dim=1) for parts in zip(*projected, strict=True))
-        return Memory(keys, values, mask)
+        return Memory(keys, values, records.mask)
 
     def logits(
         self, memory: Memory, tokens: Int[Tensor, "caption token"]

@@ -3,10 +3,10 @@
 from abc import ABC, abstractmethod
 from typing import Any, TypeVar
 
-from jaxtyping import Bool, Float, Float32, Int
+from jaxtyping import Float, Float32, Int
 from torch import Tensor, nn
 
-from ..records import FeatureNorm
+from ..records import FeatureNorm, Records
 from .layers import GridPosition, add_positions
 from .settings import CellSettings
 
@@ -22,14 +22,10 @@ class Cells(nn.Module):
         )
         self.position = GridPosition(channels) if settings.positions else None
 
-    def forward(
-        self,
-        features: Float[Tensor, "image cell dim"],
-        mask: Bool[Tensor, "image cell"],
-        grid_shapes: Int[Tensor, "image 2"],
-    ) -> Float[Tensor, "image cell channel"]:
+    def forward(self, records: Records) -> Float[Tensor, "image cell channel"]:
         """Return the cells; those of padding are finite and meaningless."""
-        return add_positions(self.project(self.norm(features, mask)), self.position, grid_shapes)
+        cells = self.project(self.norm(records.features, records.mask))
+        return add_positions(cells, self.position, records.grid_shapes)
 
 
 Rows = TypeVar("Rows", bound=tuple[Tensor, ...])
@@ -46,13 +42,8 @@ class Captioner(nn.Module, ABC):
     """
 
     @abstractmethod
-    def encode(
-        self,
-        features: Float[Tensor, "image cell dim"],
-        mask: Bool[Tensor, "image cell"],
-        grid_shapes: Int[Tensor, "image 2"],
-    ) -> Any:
-        """Return the memory of images; only cells where `mask` is true have an effect."""
+    def encode(self, records: Records) -> Any:
+        """Return the memory of images; only cells where the mask is true have an effect."""
 
     @abstractmethod
     def logits(
@@ -81,14 +72,12 @@ class Captioner(nn.Module, ABC):
 
     def forward(
         self,
-        features: Float[Tensor, "image cell dim"],
-        mask: Bool[Tensor, "image cell"],
-        grid_shapes: Int[Tensor, "image 2"],
+        records: Records,
         image_of_caption: Int[Tensor, " caption"],
         tokens: Int[Tensor, "caption token"],
     ) -> Float[Tensor, "caption token word"]:
         """Return the logits of the word after each token of captions of any images."""
-        memory = select(self.encode(features, mask, grid_shapes), image_of_caption)
+        memory = select(self.encode(records), image_of_caption)
         return self.logits(memory, tokens)
 
 

@@ -66,22 +66,13 @@ class Captions(NamedTuple):
 
 
 def log_probabilities(
-    model: Captioner, memory: Any, tokens: Int[Tensor, "caption token"]
+    logits: Float[Tensor, "caption step word"], tokens: Int[Tensor, "caption token"]
 ) -> Float32[Tensor, "caption step"]:
     """Return the log-probability of each token after the first, with gradients; 0 in padding.
 
-    Captions are BEGIN, words, END, padding, the same number for each image of the memory, next to
-    each other. To learn from what a decoder returned, score it again:
-    `log_probabilities(model, memory, captions.tokens.flatten(0, 1))`; or, as training on several
-    GPUs requires, call the whole model, and `of_tokens` with its logits.
+    To learn from what a decoder returned, score it again: `tokens = captions.tokens.flatten(0, 1)`
+    and `logits = model.logits(memory, tokens[:, :-1])`.
     """
-    return of_tokens(model.logits(memory, tokens[:, :-1]), tokens)
-
-
-def of_tokens(
-    logits: Float[Tensor, "caption step word"], tokens: Int[Tensor, "caption token"]
-) -> Float32[Tensor, "caption step"]:
-    """Return the log-probability of each token after the first by its logits; 0 in padding."""
     # `ignore_index` gives 0 there, without a gradient.
     return -cross_entropy(
         logits.float().transpose(1, 2), tokens[:, 1:], ignore_index=PADDING, reduction="none"

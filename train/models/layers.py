@@ -15,6 +15,17 @@ WAVELENGTHS = (2.0, 1.0, 0.5, 0.25)
 EPSILON = 1e-12  # of BERT's layer norms
 
 
+class AnswerBatch(NamedTuple):
+    """Some texts, and the images that they are about, each once: what a model answers."""
+
+    features: Float[Tensor, "image cell dim"]
+    mask: Bool[Tensor, "image cell"]  # True for real cells
+    grid_shapes: Int[Tensor, "image 2"]  # rows, cols
+    image_of_text: Int[Tensor, " text"]
+    tokens: Int[Tensor, "text token"]
+    targets: Float32[Tensor, "text answer"]  # scores of the answers, which the loss reads
+
+
 class Outputs(NamedTuple):
     """Logits of each text, and the model's attention over the grid."""
 

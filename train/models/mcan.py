@@ -1,10 +1,11 @@
 """MCAN, deep modular co-attention (Yu et al. 2019), and its layers: words, then cells by words."""
 
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from ..records import FeatureNorm
 from .layers import (
+    AnswerBatch,
     GridPosition,
     MultiHeadAttention,
     Outputs,
@@ -110,27 +111,20 @@ class Mcan(nn.Module):
         self.reduce_cells = Reduction(hidden, inner=hidden, glimpses=1, dropout=dropout)
         self.head = SumHead(hidden, vectors=2, joint=settings.joint, answers=answers)
 
-    def forward(
-        self,
-        features: Float[Tensor, "image cell dim"],
-        mask: Bool[Tensor, "image cell"],
-        grid_shapes: Int[Tensor, "image 2"],
-        image_of_text: Int[Tensor, " text"],
-        tokens: Int[Tensor, "text token"],
-    ) -> Outputs:
+    def forward(self, batch: AnswerBatch) -> Outputs:
         """Return each text's logits and the weights of the last reduction over cells.
 
-        `mask` is true for real cells; the contents of padding cells change nothing.
+        The contents of padding cells change nothing.
         """
-        words, real = self.states(tokens)
+        words, real = self.states(batch.tokens)
         for layer in self.encoder:
             words = layer(words, real)
 
-        cells = self.appearance(self.norm(features, mask))  # image cell hidden
-        cells = add_positions(cells, self.position, grid_shapes)
+        cells = self.appearance(self.norm(batch.features, batch.mask))  # image cell hidden
+        cells = add_positions(cells, self.position, batch.grid_shapes)
         # index_select, not indexing: its gradient adds up in a fixed order on the CPU.
-        cells = cells.index_select(0, image_of_text)  # text cell hidden
-        seen = mask.index_select(0, image_of_text)
+        cells = cells.index_select(0, batch.image_of_text)  # text cell hidden
+        seen = batch.mask.index_select(0, batch.image_of_text)
         for layer in self.decoder:
             cells = layer(cells, seen, words, real)
 

@@ -5,7 +5,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from ..records import FeatureNorm
-from .layers import GridPosition, Outputs, Reduction, SumHead, WordStates
+from .layers import AnswerBatch, GridPosition, Outputs, Reduction, SumHead, WordStates
 from .mcan import GuidedAttention, SelfAttention
 from .settings import MovieMcanSettings
 
@@ -129,40 +129,33 @@ class MovieMcan(nn.Module):
         self.mcan_head = SumHead(hidden, vectors=2, joint=joint, answers=answers)
         self.movie_head = SumHead(hidden, vectors=1, joint=joint, answers=answers)
 
-    def forward(
-        self,
-        features: Float[Tensor, "image cell dim"],
-        mask: Bool[Tensor, "image cell"],
-        grid_shapes: Int[Tensor, "image 2"],
-        image_of_text: Int[Tensor, " text"],
-        tokens: Int[Tensor, "text token"],
-    ) -> Outputs:
+    def forward(self, batch: AnswerBatch) -> Outputs:
         """Return each text's logits, MCAN's weights over cells, and the logits of two further heads.
 
-        `mask` is true for real cells; the contents of padding cells change nothing.
+        The contents of padding cells change nothing.
         """
-        words, real = self.states(tokens)
+        words, real = self.states(batch.tokens)
         for layer in self.encoder:
             words = layer(words, real)
         vectors, _ = self.reduce_words(words, real)
         modulator, question = vectors.unbind(dim=1)  # text hidden
 
-        features = self.norm(features, mask)
+        features = self.norm(batch.features, batch.mask)
         cells, movie_cells = self.mcan_appearance(features), self.movie_appearance(features)
         if self.position is not None:
-            position = self.position(grid_shapes, features.shape[1]).to(cells.dtype)
+            position = self.position(batch.grid_shapes, features.shape[1]).to(cells.dtype)
             cells, movie_cells = cells + position, movie_cells + position
 
         # index_select, not indexing: its gradient adds up in a fixed order on the CPU.
-        cells = cells.index_select(0, image_of_text)  # text cell hidden
-        seen = mask.index_select(0, image_of_text)
+        cells = cells.index_select(0, batch.image_of_text)  # text cell hidden
+        seen = batch.mask.index_select(0, batch.image_of_text)
         for layer in self.decoder:
             cells = layer(cells, seen, words, real)
         glimpse, weights = self.reduce_cells(cells, seen)
         mcan = glimpse[:, 0]
 
-        maps, on_map = cell_maps(movie_cells, mask, grid_shapes)  # image row col hidden
-        maps, on_map = (part.index_select(0, image_of_text) for part in (maps, on_map))
+        maps, on_map = cell_maps(movie_cells, batch.mask, batch.grid_shapes)  # image row col hidden
+        maps, on_map = (part.index_select(0, batch.image_of_text) for part in (maps, on_map))
         movie = self.movie(maps, on_map, modulator)
         auxiliary_logits = (self.mcan_head(question, mcan), self.movie_head(movie))
         return Outputs(self.head(question, mcan, movie), weights[:, 0], auxiliary_logits)

@@ -56,10 +56,10 @@ def read_glove(
     """
     row_of = {word.encode(): row for row, word in enumerate(words)}
     vectors: dict[int, np.ndarray] = {}
-    for where, word, numbers in _glove_lines(path, channels):
+    for place, word, numbers in _glove_lines(path, channels):
         row = row_of.get(word)
         if row is not None and row not in vectors:  # 840B has some words twice
-            vectors[row] = _vector(numbers, where)
+            vectors[row] = _vector(numbers, place)
     if not vectors:
         raise UsageError(
             f"model.glove {path}: has none of the {len(words)} words of the training texts",
@@ -87,38 +87,38 @@ def _unreadable_glove(path: Path, error: OSError) -> UsageError:
 
 
 def _glove_lines(path: Path, channels: int) -> Iterator[tuple[str, bytes, list[bytes]]]:
-    """Yield (where it is, word, numbers) of each line."""
+    """Yield (place, word, numbers) of each line."""
     number = 0
     try:
         with _open_glove(path) as file:
             while line := file.readline(MAX_LINE_BYTES):
                 number += 1
-                where = f"model.glove {path}, line {number}"
+                place = f"model.glove {path}, line {number}"
                 if len(line) == MAX_LINE_BYTES:
                     raise UsageError(
-                        f"{where}: longer than {MAX_LINE_BYTES:,} bytes; pass a text file with a "
+                        f"{place}: longer than {MAX_LINE_BYTES:,} bytes; pass a text file with a "
                         "word and its numbers in each line",
                         code="E-GLOVE-LINE",
                     )
                 if number == 1:
                     line = line.removeprefix(codecs.BOM_UTF8)
-                    _require_length(line, channels, where)
+                    _require_length(line, channels, place)
                 # From the right: words of the 840B file may have spaces.
                 word, *numbers = line.rstrip(b"\r\n").rsplit(b" ", channels)
                 if len(numbers) != channels:
                     raise UsageError(
-                        f"{where}: expected a word and {channels} numbers; got {len(numbers)} "
+                        f"{place}: expected a word and {channels} numbers; got {len(numbers)} "
                         f"numbers after {word.decode(errors='replace')!r:.40}",
                         code="E-GLOVE-LINE",
                     )
-                yield where, word, numbers
+                yield place, word, numbers
     except OSError as error:
         raise _unreadable_glove(path, error) from None
     if not number:
         raise UsageError(f"model.glove {path}: the file is empty", code="E-GLOVE-WORDS")
 
 
-def _require_length(line: bytes, channels: int, where: str) -> None:
+def _require_length(line: bytes, channels: int, place: str) -> None:
     """Raise UsageError unless the file's first line ends with exactly `channels` numbers."""
     fields = line.split()
     length = next(
@@ -127,12 +127,12 @@ def _require_length(line: bytes, channels: int, where: str) -> None:
     )
     if not length:
         raise UsageError(
-            f"{where}: expected a word and {channels} numbers; the last field is not a number",
+            f"{place}: expected a word and {channels} numbers; the last field is not a number",
             code="E-GLOVE-LINE",
         )
     if length != channels:
         raise UsageError(
-            f"{where}: {length} numbers after its word, but model.embedding is {channels}; "
+            f"{place}: {length} numbers after its word, but model.embedding is {channels}; "
             f"pass --set model.embedding={length}, or a file with {channels} numbers",
             code="E-GLOVE-LENGTH",
         )
@@ -146,13 +146,13 @@ def _is_number(text: bytes) -> bool:
     return True
 
 
-def _vector(numbers: list[bytes], where: str) -> np.ndarray:
+def _vector(numbers: list[bytes], place: str) -> np.ndarray:
     try:
         vector = np.array([float(number) for number in numbers])
     except ValueError as error:
-        raise UsageError(f"{where}: {error}", code="E-GLOVE-LINE") from None
+        raise UsageError(f"{place}: {error}", code="E-GLOVE-LINE") from None
     if not (np.abs(vector) <= np.finfo(np.float32).max).all():
-        raise UsageError(f"{where}: numbers must be finite, as float32 too", code="E-GLOVE-LINE")
+        raise UsageError(f"{place}: numbers must be finite, as float32 too", code="E-GLOVE-LINE")
     return vector.astype(np.float32)
 
 

@@ -6,7 +6,15 @@ from torch import Tensor, nn
 from torch.nn.utils.parametrizations import weight_norm
 
 from ..records import FeatureNorm
-from .layers import GridPosition, Outputs, Reduction, WordStates, add_positions, masked_softmax
+from .layers import (
+    AnswerBatch,
+    GridPosition,
+    Outputs,
+    Reduction,
+    WordStates,
+    add_positions,
+    masked_softmax,
+)
 from .settings import PythiaSettings
 
 GLIMPSES = 2  # of the question's words
@@ -72,26 +80,21 @@ class Pythia(nn.Module):
         self.image_head = _head(joint, settings.image_head, answers)
         self.dropout = nn.Dropout(dropout)
 
-    def forward(
-        self,
-        features: Float[Tensor, "image cell dim"],
-        mask: Bool[Tensor, "image cell"],
-        grid_shapes: Int[Tensor, "image 2"],
-        image_of_text: Int[Tensor, " text"],
-        tokens: Int[Tensor, "text token"],
-    ) -> Outputs:
+    def forward(self, batch: AnswerBatch) -> Outputs:
         """Return each text's logits and its attention weights, which sum to 1 over cells.
 
-        `mask` is true for real cells; the contents of padding cells change nothing.
+        The contents of padding cells change nothing.
         """
-        states, real = self.states(tokens)
+        states, real = self.states(batch.tokens)
         glimpses, _ = self.reduce_words(self.dropout(states), real)
         question = glimpses.flatten(1)  # text 2*hidden
 
-        cells = add_positions(self.norm(features, mask), self.position, grid_shapes)
-        weights = self.attention(cells, mask, image_of_text, question)
+        cells = add_positions(
+            self.norm(batch.features, batch.mask), self.position, batch.grid_shapes
+        )
+        weights = self.attention(cells, batch.mask, batch.image_of_text, question)
         # index_select, not indexing: its gradient adds up in a fixed order on the CPU.
-        attended = torch.einsum("tc,tcd->td", weights, cells.index_select(0, image_of_text))
+        attended = torch.einsum("tc,tcd->td", weights, cells.index_select(0, batch.image_of_text))
 
         fused = self.question_for_fusion(question) * self.image_for_fusion(attended)
         fused = self.dropout(fused)  # text joint

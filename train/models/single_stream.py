@@ -10,7 +10,7 @@ from transformers import BertConfig, BertModel
 
 from ..data.vocabulary import PADDING
 from ..records import FeatureNorm
-from .layers import EPSILON, AnswerHead, Outputs
+from .layers import EPSILON, AnswerBatch, AnswerHead, Outputs
 from .settings import MAX_TOKENS, SingleStreamSettings
 
 # Weights of BERT-base start with this std; that of narrower layers is larger, so that the variance
@@ -120,18 +120,13 @@ class SingleStream(nn.Module):
         self.encoder = SingleStreamEncoder(settings, dim=len(norm.mean), tokens=tokens)
         self.answer = AnswerHead(settings.hidden, answers)
 
-    def forward(
-        self,
-        features: Float[Tensor, "image cell dim"],
-        mask: Bool[Tensor, "image cell"],
-        grid_shapes: Int[Tensor, "image 2"],
-        image_of_text: Int[Tensor, " text"],
-        tokens: Int[Tensor, "text token"],
-    ) -> Outputs:
+    def forward(self, batch: AnswerBatch) -> Outputs:
         """Return each text's logits and its attention over the cells."""
-        positions = grid_positions(grid_shapes, features.shape[1])
-        features = self.norm(features, mask)
-        states, attention = self.encoder(features, mask, positions, image_of_text, tokens)
+        positions = grid_positions(batch.grid_shapes, batch.features.shape[1])
+        features = self.norm(batch.features, batch.mask)
+        states, attention = self.encoder(
+            features, batch.mask, positions, batch.image_of_text, batch.tokens
+        )
         return Outputs(self.answer(states[:, 0]), attention)
 
 

@@ -57,8 +57,8 @@ S = TypeVar("S", bound=AnsweringSettings)
 def find_start(settings: S, store: FeatureStore) -> tuple[S, Pretrained | None]:
     """Return the settings with the model that they start from, and the run that has it.
 
-    Raises UsageError where `init` is not a pre-training run or one on other features than the
-    store's, where another model is asked for, and where a grid is too large for the model.
+    Raises UsageError if `init` is not a pre-training run or was trained on other features than the
+    store's, if the settings name another model, and if a grid is too large for the model.
     """
     if not settings.init:
         require_grid_side(settings.model, store)
@@ -66,8 +66,8 @@ def find_start(settings: S, store: FeatureStore) -> tuple[S, Pretrained | None]:
     pretrained = load_pretrained(Path(settings.init))
     if settings.model not in (type(settings)().model, pretrained.settings):
         raise UsageError(
-            f"init {settings.init} brings its own model, {pretrained.settings}, and the settings "
-            f"ask for {settings.model}; leave out model",
+            f"init {settings.init} determines the model, {pretrained.settings}, and the settings "
+            f"name {settings.model}; leave out model",
             code="E-INIT-MODEL",
         )
     pretrained.require_features_of(store)
@@ -93,7 +93,7 @@ def require_grid_side(model: ModelSettings, store: FeatureStore) -> None:
 def choose_words(
     model: ModelSettings, pretrained: Pretrained | None, texts: Iterable[str]
 ) -> TextVocabulary:
-    """Return the words or pieces that a model reads: its start's, or those of training `texts`."""
+    """Return the words or pieces that a model reads: of its start, or of training `texts`."""
     if pretrained is not None:
         return pretrained.vocabulary.words
     match model:

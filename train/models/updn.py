@@ -11,9 +11,9 @@ from jaxtyping import Bool, Float, Float32, Int
 from torch import Tensor, nn
 
 from ..data.vocabulary import PADDING
-from ..records import FeatureNorm
+from ..records import FeatureNorm, Records
 from .captioner import Captioner, Cells
-from .layers import GridPosition, Outputs, WordEmbedding, masked_softmax
+from .layers import AnswerBatch, GridPosition, Outputs, WordEmbedding, masked_softmax
 from .settings import UpDnCaptionerSettings, UpDnSettings
 
 POSITION = 64  # channels of a cell's position
@@ -65,29 +65,24 @@ class UpDn(nn.Module):
         )
         self.dropout = nn.Dropout(dropout)
 
-    def forward(
-        self,
-        features: Float[Tensor, "image cell dim"],
-        mask: Bool[Tensor, "image cell"],
-        grid_shapes: Int[Tensor, "image 2"],
-        image_of_text: Int[Tensor, " text"],
-        tokens: Int[Tensor, "text token"],
-    ) -> Outputs:
+    def forward(self, batch: AnswerBatch) -> Outputs:
         """Return each text's logits and its attention weights, which sum to 1 over cells.
 
-        `mask` is true for real cells; the contents of padding cells change nothing.
+        The contents of padding cells change nothing.
         """
-        question = self.question(tokens)  # text hidden
-        cells = self.appearance(self.norm(features, mask))  # image cell hidden
+        question = self.question(batch.tokens)  # text hidden
+        cells = self.appearance(self.norm(batch.features, batch.mask))  # image cell hidden
         if self.position is not None:
-            position = self.position(grid_shapes, features.shape[1]).to(cells.dtype)
+            position = self.position(batch.grid_shapes, batch.features.shape[1]).to(cells.dtype)
             cells = torch.cat((cells, position), dim=-1)
         cells = self.dropout(cells)
 
         # index_select, not indexing: its gradient adds up in a fixed order on the CPU.
-        cells = cells.index_select(0, image_of_text)  # text cell hidden+position
+        cells = cells.index_select(0, batch.image_of_text)  # text cell hidden+position
         scores = self.attention(self.dropout(cells * self.query(question)[:, None])).squeeze(-1)
-        weights = masked_softmax(scores, mask.index_select(0, image_of_text))  # text cell
+        weights = masked_softmax(
+            scores, batch.mask.index_select(0, batch.image_of_text)
+        )  # text cell
         attended = torch.einsum("tc,tch->th", weights.to(cells.dtype), cells)
 
         fused = self.question_for_fusion(question) * self.image_for_fusion(attended)
@@ -132,18 +127,13 @@ class UpDnCaptioner(Captioner):
         self.classifier = nn.Linear(hidden, words)
         self.dropout = nn.Dropout(settings.dropout)
 
-    def encode(
-        self,
-        features: Float[Tensor, "image cell dim"],
-        mask: Bool[Tensor, "image cell"],
-        grid_shapes: Int[Tensor, "image 2"],
-    ) -> Memory:
-        """Return the memory of images; only cells where `mask` is true have an effect."""
-        cells = self.cells(features, mask, grid_shapes)
+    def encode(self, records: Records) -> Memory:
+        """Return the memory of images; only cells where the mask is true have an effect."""
+        cells = self.cells(records)
         # float32: under autocast a sum over a large grid would lose its last cells
-        total = torch.where(mask[..., None], cells, 0.0).sum(dim=1, dtype=torch.float32)
-        mean = total / mask.sum(dim=1)[:, None]
-        return Memory(cells, self.key(cells), mean.to(cells.dtype), mask)
+        total = torch.where(records.mask[..., None], cells, 0.0).sum(dim=1, dtype=torch.float32)
+        mean = total / records.mask.sum(dim=1)[:, None]
+        return Memory(cells, self.key(cells), mean.to(cells.dtype), records.mask)
 
     def logits(
         self, memory: Memory, tokens: Int[Tensor, "caption token"]

@@ -8,12 +8,13 @@ from ..checkpoint import TrainedRun
 from ..run import SETTINGS, read_manifest
 
 
-def load_run(run: Path) -> TrainedRun[Any, Any, Any]:
+def load_run(run: str | Path) -> TrainedRun[Any, Any, Any]:
     """Return the best model of a run folder, on the CPU, with its settings and vocabulary.
 
     Of a captioning run that is the last stage that has a model. Raises UsageError where the folder
     is no run of these tasks, or has no checkpoint yet; `evaluate` loads the model of other tasks.
     """
+    run = Path(run)
     if not (run / SETTINGS).is_file():
         from .captioning.model import find_stage
 

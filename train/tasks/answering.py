@@ -6,45 +6,47 @@ from dataclasses import dataclass
 from functools import cached_property, partial
 from itertools import chain
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, Generic, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 import torch
 from accelerate import Accelerator
-from jaxtyping import Bool, Float, Float32, Float64, Int
+from jaxtyping import Float, Float32, Float64, Int
 from torch import Tensor, nn
 
 from ...featstore import FeatureStore
 from ..batches import Numbers
 from ..checkpoint import TrainedRun, load_trained
-from ..data.vocabulary import PADDING, TextVocabulary, Vocabulary, read_vocabulary
-from ..devices import MODEL_SIZE_REMEDY, inference_errors, memory_errors
+from ..data.vocabulary import (
+    PADDING,
+    TextVocabulary,
+    Vocabulary,
+    read_vocabulary,
+    require_known,
+)
+from ..devices import (
+    MODEL_SIZE_REMEDY,
+    accelerator_on,
+    inference_errors,
+    memory_errors,
+)
 from ..engine import each_batch, eval_batch_size
-from ..models.pretrained import Pretrained
+from ..models.layers import AnswerBatch
 from ..models.settings import AnsweringSettings
-from ..models.start import make_model, new_model, require_grid_side, start_files
+from ..models.start import (
+    choose_words,
+    find_start,
+    make_model,
+    new_model,
+    require_grid_side,
+    start_files,
+)
 from ..records import RecordReader
 from ..run import require_features
 from ..settings import LoopSettings
-from ..task import Report, Task, make_order
+from ..task import Report, Task, make_order, require_apart, unscored
 
 S = TypeVar("S", bound=AnsweringSettings)
-
-
-class AnswerBatch(NamedTuple):
-    """Some texts, and the images that they are about, each once."""
-
-    features: Float[Tensor, "image cell dim"]
-    mask: Bool[Tensor, "image cell"]
-    grid_shapes: Int[Tensor, "image 2"]
-    image_of_text: Int[Tensor, " text"]
-    tokens: Int[Tensor, "text token"]
-    targets: Float32[Tensor, "text answer"]
-
-    @property
-    def inputs(self) -> tuple[Tensor, ...]:
-        """All but the targets, in the order in which a model takes them."""
-        return self[:-1]
 
 
 @dataclass(frozen=True)
@@ -148,7 +150,7 @@ def predict(
     best = torch.zeros(len(examples), dtype=torch.int64, device=accelerator.device)
     size = eval_batch_size(settings)
     for numbers, batch in each_batch(order, read, accelerator, size=size, doing="answering"):
-        logits = model(*batch.inputs).logits
+        logits = model(batch).logits
         best[torch.from_numpy(numbers).to(best.device)] = logits.argmax(dim=1)
     # Each text is answered in one process, and 0 in the others.
     chosen: list[int] = torch.as_tensor(accelerator.reduce(best, "sum")).tolist()
@@ -157,69 +159,172 @@ def predict(
     }
 
 
-def make_examples(
-    ids: Sequence[int | str],
-    images: Sequence[str],
-    texts: Sequence[str],
-    targets: SoftAnswers | None,
+@runtime_checkable
+class TextSplit(Protocol):
+    """A split of texts about images; each sequence is in the order of the files."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def files(self) -> tuple[Path, ...]: ...
+
+    @property
+    def ids(self) -> tuple[Any, ...]: ...
+
+    @property
+    def texts(self) -> tuple[str, ...]: ...
+
+    @property
+    def candidates(self) -> tuple[tuple[str, ...], ...]:
+        """What a store may call the image of each text, the least ambiguous name first."""
+        ...
+
+
+Split = TypeVar("Split", bound=TextSplit)
+
+
+def encode_texts(
+    split: TextSplit,
+    stored: Sequence[str | None],
+    answers: Sequence[Mapping[int, float]] | None,
     *,
     words: TextVocabulary,
     max_tokens: int,
+    noun: str,
 ) -> Examples:
-    """Return texts as numbers, each with the store's id of its image."""
-    image_ids, image_of_text = np.unique(np.array(images), return_inverse=True)
+    """Return the texts of a split as numbers, without those whose image has no features.
+
+    `stored` has the store's id of each text's image, or None, and `answers` the {class: score} of
+    each text. `noun` is what the texts are, as "questions". Raises as `require_known` does.
+    """
+    kept = [number for number, image_id in enumerate(stored) if image_id is not None]
+    images = np.array([image_id for image_id in stored if image_id is not None])
+    image_ids, image_of_text = np.unique(images, return_inverse=True)
+    all_ids, all_texts = split.ids, split.texts
+    texts = [all_texts[number] for number in kept]
+    tokens = words.encode(texts, max_tokens=max_tokens)
+    require_known(words.known(tokens), texts, of=f"split {split.name!r}", noun=noun)
     return Examples(
-        ids=tuple(ids),
+        ids=tuple(all_ids[number] for number in kept),
         image_ids=tuple(image_ids.tolist()),
         image_of_text=image_of_text,
-        tokens=words.encode(texts, max_tokens=max_tokens),
-        targets=targets,
+        tokens=tokens,
+        targets=None if answers is None else SoftAnswers.of([answers[n] for n in kept]),
     )
+
+
+@dataclass(frozen=True)
+class EvalSplit(Generic[Split]):
+    """A split to answer, and the examples of those of its texts whose image has features."""
+
+    split: Split
+    examples: Examples
+
+    @property
+    def skipped(self) -> int:
+        """The number of texts whose image has no features."""
+        return len(self.split.ids) - len(self.examples)
+
+    def score_table(self, scores: Mapping[Any, float | int]) -> dict[str, Any]:
+        """Return what RUN/scores.json holds: the score of each text in percent, with its image.
+
+        An image is named by its id in the store, or, without features, as the data set does.
+        """
+        names = (candidates[0] for candidates in self.split.candidates)
+        image_of = dict(zip(self.split.ids, names, strict=True))
+        for text_id, image in zip(self.examples.ids, self.examples.image_of_text, strict=True):
+            image_of[text_id] = self.examples.image_ids[image]
+        return {
+            "split": self.split.name,
+            "ids": list(scores),
+            "images": [image_of[text_id] for text_id in scores],
+            "scores": list(scores.values()),
+        }
 
 
 def predict_with(
     run: TrainedRun[S, Vocabulary, nn.Module],
-    reader: RecordReader,
+    store: FeatureStore,
     examples: Examples,
     accelerator: Accelerator,
 ) -> dict[int | str, str]:
     """Return {id: answer} for every text by a trained model, on the accelerator's device."""
+    reader = RecordReader(store, accelerator.device)
     model = accelerator.prepare_model(run.model, evaluation_mode=True)
     with inference_errors(run.settings.precision):
         return predict(model, reader, examples, run.vocabulary.answers, run.settings, accelerator)
 
 
-class AnsweringTask(Task[S, nn.Module]):
+class AnsweringTask(Task[S, nn.Module], Generic[S, Split]):
     """A task that chooses one of its vocabulary's answers to each text about an image."""
 
-    def __init__(
-        self,
-        settings: S,
-        *,
-        store: FeatureStore,
-        data: Path,
-        files: Sequence[Path],
-        vocabulary: Vocabulary,
-        pretrained: Pretrained | None,
-        examples: Examples,
-        held_out: Examples | None,
-        accelerator: Accelerator,
-    ):
-        """Make the model that training begins with; `held_out` are what it is scored on.
+    noun: str  # what the texts are, as "questions"
 
-        `files` are those of the data, and `pretrained` is what the model starts from. Raises
-        UsageError where the records do not fit the cache.
+    def __init__(self, settings: S, *, store: Path, data: Path, device: str | None = None):
+        """Read both splits, and make the model that training begins with.
+
+        Raises UsageError before any work and where the records do not fit the cache, StoreError for
+        a store that cannot be read, and ClipfeatError for data that do not fit it.
         """
-        self.settings, self.store, self.data = settings, store, data
-        self.vocabulary, self.accelerator = vocabulary, accelerator
-        self.examples, self.held_out = examples, held_out
-        self.reader = RecordReader(store, accelerator.device, settings.cache)
-        image_ids = {*examples.image_ids, *(held_out.image_ids if held_out else ())}
-        self.reader.require_room(image_ids, processes=accelerator.num_processes)
+        self.store, self.data = FeatureStore.open(store), data
+        self.settings, pretrained = find_start(settings, self.store)
+        self.accelerator = accelerator_on(device, self.settings)
+        training = self.read(self.settings.train_split)
+        held_out = self.read(self.settings.eval_split) if self.settings.eval_split else None
+        if held_out is not None:
+            require_apart(self.settings, training.ids, held_out.ids, of=self.noun)
+        answers = self.choose_answers(training)
+        words = choose_words(self.settings.model, pretrained, training.texts)
+        self.vocabulary = Vocabulary(words, answers)
+        self.examples = self.encode(training)
+        self.eval_split = None
+        image_ids, files = set(self.examples.image_ids), training.files
+        if held_out is not None:
+            self.eval_split = EvalSplit(held_out, self.encode(held_out))
+            image_ids.update(self.eval_split.examples.image_ids)
+            files += held_out.files
+        self.data_files = (*files, *self.answer_files(), *start_files(self.settings))
+        self.reader = RecordReader(self.store, self.accelerator.device, self.settings.cache)
+        self.reader.require_room(image_ids, processes=self.accelerator.num_processes)
         with memory_errors(MODEL_SIZE_REMEDY):
-            self.model = new_model(settings, store, examples.image_ids, vocabulary, pretrained)
-        self.data_files = (*files, *start_files(settings))
-        self.order = make_order(examples.image_of_text, examples.image_ids, store, settings)
+            self.model = new_model(
+                self.settings, self.store, self.examples.image_ids, self.vocabulary, pretrained
+            )
+        self.order = make_order(
+            self.examples.image_of_text, self.examples.image_ids, self.store, self.settings
+        )
+
+    @abstractmethod
+    def read(self, split: str) -> Split:
+        """Return a split of the data with its answers."""
+        ...
+
+    @abstractmethod
+    def choose_answers(self, training: Split) -> tuple[str, ...]:
+        """Return the classes, given the training split."""
+        ...
+
+    def answer_files(self) -> tuple[Path, ...]:
+        """Return the files that `choose_answers` reads."""
+        return ()
+
+    @abstractmethod
+    def encode(self, split: Split) -> Examples:
+        """Return a split as numbers, by the task's vocabulary and store."""
+        ...
+
+    @abstractmethod
+    def score(self, split: Split, answers: Mapping[Any, str]) -> Mapping[str, float]:
+        """Return the scores of {id: answer} of a split's texts, in percent."""
+        ...
+
+    @abstractmethod
+    def score_file(
+        self, eval_split: EvalSplit[Split], answers: Mapping[Any, str], run: Path, epoch: int
+    ) -> Report:
+        """Write {id: answer} of a split's texts into the run, and score that file."""
+        ...
 
     def batch(self, numbers: Numbers, epoch: int) -> AnswerBatch:
         """Return the texts at `numbers`, in every epoch the same."""
@@ -227,26 +332,18 @@ class AnsweringTask(Task[S, nn.Module]):
 
     def evaluate(self, model: nn.Module) -> Mapping[str, float]:
         """Return the scores of the answers to the held-out texts."""
-        return {} if self.held_out is None else self.score(self._answers(model, self.held_out))
-
-    @abstractmethod
-    def score(self, answers: Mapping[Any, str]) -> Mapping[str, float]:
-        """Return the scores of {id: answer} of the held-out texts, in percent."""
-        ...
+        if self.eval_split is None:
+            return {}
+        return self.score(self.eval_split.split, self._answers(model, self.eval_split.examples))
 
     def report(self, model: nn.Module, run: Path, epoch: int) -> Report:
         """Answer the held-out texts, write the answers into the run and score them."""
-        if self.held_out is None:
-            return Report({"split": "", "epoch": epoch, "blind": self.settings.blind})
-        answers = self._answers(model, self.held_out)
-        return (
-            self.score_file(answers, run, epoch) if self.accelerator.is_main_process else Report({})
-        )
-
-    @abstractmethod
-    def score_file(self, answers: Mapping[Any, str], run: Path, epoch: int) -> Report:
-        """Write {id: answer} of the held-out texts into the run, and score that file."""
-        ...
+        if self.eval_split is None:
+            return unscored(self.settings, epoch)
+        answers = self._answers(model, self.eval_split.examples)
+        if not self.accelerator.is_main_process:
+            return Report({})
+        return self.score_file(self.eval_split, answers, run, epoch)
 
     def _answers(self, model: nn.Module, examples: Examples) -> dict[int | str, str]:
         classes = self.vocabulary.answers

@@ -1,7 +1,6 @@
 """The visual entailment task: from the pairs of a split to a trained model and its scores."""
 
 from collections.abc import Container, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -9,10 +8,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from ...base.errors import ClipfeatError, UsageError
+from ...base.errors import UsageError
+from ...base.files import require_file
 from ...base.text import counted
-from ...featstore import FeatureStore
-from ..checkpoint import TrainedRun
+from ..checkpoint import EvalRequest, TrainedRun
 from ..data.ids import find_images
 from ..data.snli_ve import (
     LABELS,
@@ -23,18 +22,16 @@ from ..data.snli_ve import (
     score_pairs,
     write_labels,
 )
-from ..data.vocabulary import TextVocabulary, Vocabulary, require_known
-from ..devices import accelerator_of_trained, accelerator_on
-from ..models.start import choose_words, find_start
-from ..records import RecordReader
-from ..task import Report, require_apart
+from ..data.vocabulary import TextVocabulary, Vocabulary
+from ..devices import accelerator_of_trained
+from ..models.layers import AnswerBatch
+from ..task import Report, format_unscored
 from .answering import (
-    AnswerBatch,
     AnsweringTask,
+    EvalSplit,
     Examples,
-    SoftAnswers,
+    encode_texts,
     load_answering_run,
-    make_examples,
     predict_with,
     require_store,
 )
@@ -57,122 +54,76 @@ def encode(
     Pairs whose images have no features are left out, at most `skip_missing` of them. Raises
     ClipfeatError where more lack them, or all, and as `require_known` does.
     """
-    ids = find_images(
-        [pair.candidates for pair in split.pairs],
+    stored = find_images(
+        split.candidates,
         store,
         texts=f"hypotheses of split {split.name!r} are",
         skip_missing=skip_missing,
     )
-    kept = [(pair, stored) for pair, stored in zip(split.pairs, ids, strict=True) if stored]
-    if not kept:
-        raise ClipfeatError(
-            f"split {split.name!r}: none of its images has features in the store",
-            code="E-IMAGES-NONE",
-        )
-    texts = [pair.hypothesis for pair, _ in kept]
-    examples = make_examples(
-        [pair.pair_id for pair, _ in kept],
-        [stored for _, stored in kept],
-        texts,
-        SoftAnswers.of([{LABELS.index(pair.label): 1.0} for pair, _ in kept]),
-        words=words,
-        max_tokens=max_tokens,
+    answers = [{LABELS.index(pair.label): 1.0} for pair in split.pairs]
+    return encode_texts(
+        split, stored, answers, words=words, max_tokens=max_tokens, noun="hypotheses"
     )
-    known = words.known(examples.tokens)
-    require_known(known, texts, of=f"split {split.name!r}", noun="hypotheses")
-    return examples
 
 
-@dataclass(frozen=True)
-class EvalSplit:
-    """A split to answer: its pairs, and the examples of those whose images have features."""
-
-    split: VeSplit
-    examples: Examples
-
-    def score_table(self, predictions: Path) -> dict[str, Any]:
-        """Return 100 or 0 for each pair, right or wrong, with its image."""
-        predicted = read_labels(predictions, self.split)
-        image_of = {pair.pair_id: pair.candidates[0] for pair in self.split.pairs}
-        for pair_id, image in zip(self.examples.ids, self.examples.image_of_text, strict=True):
-            image_of[str(pair_id)] = self.examples.image_ids[image]
-        return {
-            "split": self.split.name,
-            "ids": list(self.split.ids),
-            "images": [image_of[pair_id] for pair_id in self.split.ids],
-            "scores": [100 * (predicted[pair.pair_id] == pair.label) for pair in self.split.pairs],
-        }
-
-
-class EntailmentTask(AnsweringTask[VeSettings]):
+class EntailmentTask(AnsweringTask[VeSettings, VeSplit]):
     """Train on the pairs of one split, and score the model on another."""
 
     name = "ve"
+    noun = "pairs"
 
-    def __init__(self, settings: VeSettings, *, store: Path, data: Path, device: str | None = None):
-        """Read both splits, and make the model that training begins with.
+    def read(self, split: str) -> VeSplit:
+        """Return a split's pairs."""
+        return read_pairs(self.settings.dataset, self.data, split)
 
-        Raises UsageError before any work, StoreError for a store that cannot be read, and
-        ClipfeatError for data that do not fit it.
-        """
-        features = FeatureStore.open(store)
-        settings, pretrained = find_start(settings, features)
-        accelerator = accelerator_on(device, settings)
-        training = read_pairs(settings.dataset, data, settings.train_split)
-        held_out = None
-        if settings.eval_split:
-            held_out = read_pairs(settings.dataset, data, settings.eval_split)
-            require_apart(settings, training.ids, held_out.ids, of="pairs")
-        texts = (pair.hypothesis for pair in training.pairs)
-        vocabulary = Vocabulary(choose_words(settings.model, pretrained, texts), LABELS)
-        limits = {"max_tokens": settings.max_tokens, "skip_missing": settings.skip_missing}
-        examples = encode(training, vocabulary.words, features, **limits)
-        self.eval_split = (
-            EvalSplit(held_out, encode(held_out, vocabulary.words, features, **limits))
-            if held_out
-            else None
-        )
-        super().__init__(
-            settings,
-            store=features,
-            data=data,
-            files=(training.file, *((held_out.file,) if held_out else ())),
-            vocabulary=vocabulary,
-            pretrained=pretrained,
-            examples=examples,
-            held_out=self.eval_split.examples if self.eval_split else None,
-            accelerator=accelerator,
+    def choose_answers(self, training: VeSplit) -> tuple[str, ...]:
+        """Return the three labels."""
+        return LABELS
+
+    def encode(self, split: VeSplit) -> Examples:
+        """Return a split's pairs as numbers."""
+        return encode(
+            split,
+            self.vocabulary.words,
+            self.store,
+            max_tokens=self.settings.max_tokens,
+            skip_missing=self.settings.skip_missing,
         )
 
     def loss(self, model: nn.Module, batch: AnswerBatch) -> Tensor:
         """Return the mean cross-entropy of the labels, shape ()."""
         return label_loss(model, batch)
 
-    def score(self, answers: Mapping[Any, str]) -> Mapping[str, float]:
+    def score(self, split: VeSplit, answers: Mapping[Any, str]) -> Mapping[str, float]:
         """Return the accuracy, over all and by label; a pair without an answer counts as wrong."""
-        assert self.eval_split is not None
-        split = self.eval_split.split
         complete = {pair_id: answers.get(pair_id, NO_ANSWER) for pair_id in split.ids}
         scores = score_pairs(complete, split.pairs)
         return {"score": scores["accuracy"], **scores["by_class"]}
 
-    def score_file(self, answers: Mapping[Any, str], run: Path, epoch: int) -> Report:
-        """Write the labels of the held-out pairs into the run, and score that file."""
-        assert self.eval_split is not None
-        path = run / PREDICTIONS
-        result = score_labels(self.eval_split, answers, path, self.settings, epoch)
-        return Report(result, self.eval_split.score_table(path))
+    def score_file(
+        self, eval_split: EvalSplit[VeSplit], answers: Mapping[Any, str], run: Path, epoch: int
+    ) -> Report:
+        """Write the labels of a split's pairs into the run, and score that file: 100 or 0."""
+        path, split = run / PREDICTIONS, eval_split.split
+        result = score_labels(eval_split, answers, path, self.settings, epoch)
+        labels = read_labels(path, split)
+        scores = {pair.pair_id: 100 * (labels[pair.pair_id] == pair.label) for pair in split.pairs}
+        return Report(result, eval_split.score_table(scores))
 
 
 def label_loss(model: nn.Module, batch: AnswerBatch) -> Tensor:
     """Return the mean cross-entropy of the labels, summed over a model's heads; shape ()."""
-    outputs = model(*batch.inputs)
+    outputs = model(batch)
     heads = (outputs.logits, *outputs.auxiliary_logits)
     return torch.stack([cross_entropy(logits, batch.targets) for logits in heads]).sum()
 
 
 def score_labels(
-    eval_split: EvalSplit, labels: Mapping[Any, str], path: Path, settings: VeSettings, epoch: int
+    eval_split: EvalSplit[VeSplit],
+    labels: Mapping[Any, str],
+    path: Path,
+    settings: VeSettings,
+    epoch: int,
 ) -> dict[str, Any]:
     """Write the labels of a split's pairs to `path`; return the scores of that file."""
     split = eval_split.split
@@ -182,7 +133,7 @@ def score_labels(
         "epoch": epoch,
         "blind": settings.blind,
         **score_pairs(read_labels(path, split), split.pairs),
-        "skipped": len(split.pairs) - len(eval_split.examples),
+        "skipped": eval_split.skipped,
         "dropped": split.dropped,
         "predictions": str(path),
     }
@@ -193,39 +144,31 @@ def load_run(run: Path) -> TrainedVe:
     return load_answering_run(run, "ve", VeSettings)
 
 
-def eval_ve(
-    run: Path,
-    *,
-    split: str,
-    store: Path | None,
-    data: Path | None,
-    device: str | None,
-    skip_missing: int | None = None,
-    blind: Path | None = None,
-) -> dict[str, Any]:
+def eval_ve(run: Path, request: EvalRequest, *, blind: Path | None = None) -> dict[str, Any]:
     """Label a split with a run's best model, write the labels into the run, return the scores.
 
-    `store`, `data` and `skip_missing` are by default those of the run. With `blind`, a run with
-    `blind=true`, its scores on the same pairs stand under "hypothesis_only". Raises UsageError
-    for a store with other features than a run's.
+    With `blind`, a run with `blind=true`, its scores on the same pairs are under "hypothesis_only".
+    Raises UsageError for a store with other features than a run's.
     """
-    trained = load_run(run)
+    trained, store, data = request.open(load_run(run))
     twin = None if blind is None else _load_blind(blind)
-    features = FeatureStore.open(store or Path(trained.manifest.store))
-    pairs = read_pairs(trained.settings.dataset, data or Path(trained.manifest.data), split)
-    skipped = trained.settings.skip_missing if skip_missing is None else skip_missing
+    pairs = read_pairs(trained.settings.dataset, data, request.split)
 
-    def result_of(trained: TrainedVe) -> dict[str, Any]:
-        settings, words = trained.settings, trained.vocabulary.words
-        require_store(trained, features)
+    def result_of(scored: TrainedVe) -> dict[str, Any]:
+        path = scored.folder / f"predictions_{request.split}.jsonl"
+        require_file(path, "predictions")
+        settings, words = scored.settings, scored.vocabulary.words
+        accelerator = accelerator_of_trained(request.device, settings)
+        require_store(scored, store)
         examples = encode(
-            pairs, words, features, max_tokens=settings.max_tokens, skip_missing=skipped
+            pairs,
+            words,
+            store,
+            max_tokens=settings.max_tokens,
+            skip_missing=trained.settings.skip_missing,
         )
-        accelerator = accelerator_of_trained(device, settings)
-        reader = RecordReader(features, accelerator.device)
-        labels = predict_with(trained, reader, examples, accelerator)
-        path = trained.folder / f"predictions_{split}.jsonl"
-        return score_labels(EvalSplit(pairs, examples), labels, path, settings, trained.epoch)
+        labels = predict_with(scored, store, examples, accelerator)
+        return score_labels(EvalSplit(pairs, examples), labels, path, settings, scored.epoch)
 
     result = result_of(trained)
     return result if twin is None else result | {"hypothesis_only": result_of(twin)}
@@ -243,8 +186,8 @@ def _load_blind(run: Path) -> TrainedVe:
 
 def format_result(result: Mapping[str, Any]) -> str:
     """Return a result as lines for people."""
-    if not result["split"]:
-        return f"trained to epoch {result['epoch']}; no eval_split, so that nothing is scored"
+    if text := format_unscored(result):
+        return text
     lines = [
         f"split {result['split']}: {counted(result['n'], 'pair')}, epoch {result['epoch']}",
         f"{result['accuracy']:6.2f}  accuracy",

@@ -78,8 +78,7 @@ class ObjectiveSettings:
 
     def __post_init__(self) -> None:
         require_at_least(self, 0, "words", "matching", "answers", "cells")
-        for name in ("mask_words", "mismatch", "mask_cells"):
-            require_share(self, name)
+        require_share(self, "mask_words", "mismatch", "mask_cells")
         if not any((self.words, self.matching, self.answers, self.cells)):
             raise UsageError(
                 "objectives: at least one of words, matching, answers and cells must be above 0",

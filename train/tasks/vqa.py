@@ -1,7 +1,6 @@
 """The VQA task: from the questions of a split to a trained model and its scores."""
 
 from collections.abc import Container, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +9,9 @@ from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits
 
 from ...base.errors import ClipfeatError, UsageError
+from ...base.files import require_file
 from ...base.text import counted
-from ...featstore import FeatureStore
+from ..checkpoint import EvalRequest
 from ..data.ids import JPEG, find_images
 from ..data.questions import (
     Question,
@@ -21,19 +21,17 @@ from ..data.questions import (
     read_predictions,
     write_predictions,
 )
-from ..data.vocabulary import Vocabulary, answer_classes, read_answer_list, require_known
+from ..data.vocabulary import Vocabulary, answer_classes, read_answer_list
 from ..data.vqa_files import read_questions
-from ..devices import accelerator_of_trained, accelerator_on
+from ..devices import accelerator_of_trained
 from ..metrics.vqa import SCORES
-from ..models.start import choose_words, find_start
-from ..records import RecordReader
-from ..task import Report, require_apart
+from ..models.layers import AnswerBatch
+from ..task import Report, format_unscored
 from .answering import (
-    AnswerBatch,
     AnsweringTask,
+    EvalSplit,
     Examples,
-    SoftAnswers,
-    make_examples,
+    encode_texts,
     predict_with,
     require_store,
 )
@@ -121,129 +119,89 @@ def encode(
     Questions about images without features are left out, at most `skip_missing` of them. Raises
     ClipfeatError where more lack them, or all, and as `require_known` does.
     """
-    ids = store_ids(split.questions, split.name, store, skip_missing=skip_missing)
-    kept = [q for q, stored in zip(split.questions, ids, strict=True) if stored is not None]
-    if not kept:
-        raise ClipfeatError(
-            f"split {split.name!r}: none of its images has features in the store",
-            code="E-IMAGES-NONE",
-        )
-    texts = [question.text for question in kept]
-    examples = make_examples(
-        [question.question_id for question in kept],
-        [stored for stored in ids if stored is not None],
-        texts,
-        _targets(split, kept, vocabulary),
+    return encode_texts(
+        split,
+        store_ids(split.questions, split.name, store, skip_missing=skip_missing),
+        _soft_answers(split, vocabulary),
         words=vocabulary.words,
         max_tokens=max_tokens,
+        noun="questions",
     )
-    known = vocabulary.words.known(examples.tokens)
-    require_known(known, texts, of=f"split {split.name!r}", noun="questions")
-    return examples
 
 
-def _targets(
-    split: QuestionSplit, questions: Sequence[Question], vocabulary: Vocabulary
-) -> SoftAnswers | None:
+def _soft_answers(split: QuestionSplit, vocabulary: Vocabulary) -> list[dict[int, float]] | None:
+    """Return {number of the answer: score} of each question, None without annotations."""
     if split.annotations is None:
         return None
     numbers = {answer: number for number, answer in enumerate(vocabulary.answers)}
-    soft = (split.annotations[question.question_id].soft() for question in questions)
-    return SoftAnswers.of(
-        [
-            {numbers[answer]: score for answer, score in scores.items() if answer in numbers}
-            for scores in soft
-        ]
-    )
+    soft = (split.annotations[question_id].soft() for question_id in split.ids)
+    return [
+        {numbers[answer]: score for answer, score in scores.items() if answer in numbers}
+        for scores in soft
+    ]
 
 
-@dataclass(frozen=True)
-class EvalSplit:
-    """A split to answer: its questions, and the examples of those whose images have features."""
-
-    split: QuestionSplit
-    examples: Examples
-
-    def complete(self, answers: Mapping[QuestionId, str]) -> dict[QuestionId, str]:
-        """Return an answer to every question: "" where its image has no features."""
-        return {question_id: answers.get(question_id, "") for question_id in self.split.ids}
-
-    def score_table(self, predictions: Path) -> dict[str, Any]:
-        """Return the score of each question in percent, with the image that it asks about."""
-        scores = self.split.score_each(read_predictions(predictions, self.split))
-        image_of = {q.question_id: q.candidates[0] for q in self.split.questions}
-        for question_id, image in zip(self.examples.ids, self.examples.image_of_text, strict=True):
-            image_of[question_id] = self.examples.image_ids[image]
-        return {
-            "split": self.split.name,
-            "ids": list(scores),
-            "images": [image_of[question_id] for question_id in scores],
-            "scores": [round(100 * score, 2) for score in scores.values()],
-        }
-
-
-class VqaTask(AnsweringTask[VqaSettings]):
+class VqaTask(AnsweringTask[VqaSettings, QuestionSplit]):
     """Train on the questions of one split, and score the model on another."""
 
     name = "vqa"
+    noun = "questions"
 
-    def __init__(
-        self, settings: VqaSettings, *, store: Path, data: Path, device: str | None = None
-    ):
-        """Read both splits, and make the model that training begins with.
+    def read(self, split: str) -> QuestionSplit:
+        """Return a split's questions with their annotations."""
+        return read_questions(self.settings.dataset, self.data, split, annotated=True)
 
-        Raises UsageError before any work, StoreError for a store that cannot be read, and
-        ClipfeatError for data that do not fit it.
-        """
-        features = FeatureStore.open(store)
-        settings, pretrained = find_start(settings, features)
-        accelerator = accelerator_on(device, settings)
-        training = read_questions(settings.dataset, data, settings.train_split, annotated=True)
-        held_out = None
-        if settings.eval_split:
-            held_out = read_questions(settings.dataset, data, settings.eval_split, annotated=True)
-            require_apart(settings, training.ids, held_out.ids, of="questions")
-        answers = choose_answers(
-            training, min_answer_count=settings.min_answer_count, answer_list=settings.answer_list
+    def choose_answers(self, training: QuestionSplit) -> tuple[str, ...]:
+        """Return the common answers of the training split, or those of `answer_list`."""
+        return choose_answers(
+            training,
+            min_answer_count=self.settings.min_answer_count,
+            answer_list=self.settings.answer_list,
         )
-        texts = (question.text for question in training.questions)
-        vocabulary = Vocabulary(choose_words(settings.model, pretrained, texts), answers)
-        limits = {"max_tokens": settings.max_tokens, "skip_missing": settings.skip_missing}
-        examples = encode(training, vocabulary, features, **limits)
-        self.eval_split = (
-            EvalSplit(held_out, encode(held_out, vocabulary, features, **limits))
-            if held_out
-            else None
-        )
-        answer_list = (Path(settings.answer_list),) if settings.answer_list else ()
-        super().__init__(
-            settings,
-            store=features,
-            data=data,
-            files=(*training.files, *(held_out.files if held_out else ()), *answer_list),
-            vocabulary=vocabulary,
-            pretrained=pretrained,
-            examples=examples,
-            held_out=self.eval_split.examples if self.eval_split else None,
-            accelerator=accelerator,
+
+    def answer_files(self) -> tuple[Path, ...]:
+        """Return the file of `answer_list`, if there is one."""
+        return (Path(self.settings.answer_list),) if self.settings.answer_list else ()
+
+    def encode(self, split: QuestionSplit) -> Examples:
+        """Return a split's questions as numbers."""
+        return encode(
+            split,
+            self.vocabulary,
+            self.store,
+            max_tokens=self.settings.max_tokens,
+            skip_missing=self.settings.skip_missing,
         )
 
     def loss(self, model: nn.Module, batch: AnswerBatch) -> Tensor:
         """Return the binary cross-entropy against the soft scores, shape ()."""
         return soft_score_loss(model, batch)
 
-    def score(self, answers: Mapping[Any, str]) -> Mapping[str, float]:
+    def score(self, split: QuestionSplit, answers: Mapping[Any, str]) -> Mapping[str, float]:
         """Return the official accuracy, over all and by type of answer."""
-        assert self.eval_split is not None
-        scores = self.eval_split.split.score(self.eval_split.complete(answers))
+        scores = split.score(complete(split, answers))
         return {"score": scores["overall"], **scores["by_answer_type"]}
 
-    def score_file(self, answers: Mapping[Any, str], run: Path, epoch: int) -> Report:
-        """Write the answers to the held-out questions into the run, and score that file."""
-        assert self.eval_split is not None
+    def score_file(
+        self,
+        eval_split: EvalSplit[QuestionSplit],
+        answers: Mapping[Any, str],
+        run: Path,
+        epoch: int,
+    ) -> Report:
+        """Write the answers to a split's questions into the run, and score that file."""
         path = run / PREDICTIONS
-        result = score_answers(self.eval_split, answers, path, self.settings, epoch)
-        return Report(result, self.eval_split.score_table(path))
+        result = score_answers(eval_split, answers, path, self.settings, epoch)
+        scores = eval_split.split.score_each(read_predictions(path, eval_split.split))
+        return Report(
+            result,
+            eval_split.score_table({each: round(100 * score, 2) for each, score in scores.items()}),
+        )
+
+
+def complete(split: QuestionSplit, answers: Mapping[QuestionId, str]) -> dict[QuestionId, str]:
+    """Return an answer to every question: "" where its image has no features."""
+    return {question_id: answers.get(question_id, "") for question_id in split.ids}
 
 
 def soft_score_loss(model: nn.Module, batch: AnswerBatch) -> Tensor:
@@ -252,7 +210,7 @@ def soft_score_loss(model: nn.Module, batch: AnswerBatch) -> Tensor:
     The sum over answers (mean times their number) is what Pythia and MCAN use; each further
     head of a model adds its own, as in MoVie+MCAN. Shape ().
     """
-    outputs = model(*batch.inputs)
+    outputs = model(batch)
     losses = [
         binary_cross_entropy_with_logits(logits, batch.targets) * logits.shape[1]
         for logits in (outputs.logits, *outputs.auxiliary_logits)
@@ -261,7 +219,7 @@ def soft_score_loss(model: nn.Module, batch: AnswerBatch) -> Tensor:
 
 
 def score_answers(
-    eval_split: EvalSplit,
+    eval_split: EvalSplit[QuestionSplit],
     answers: Mapping[QuestionId, str],
     path: Path,
     settings: VqaSettings,
@@ -269,7 +227,7 @@ def score_answers(
 ) -> dict[str, Any]:
     """Write the answers to every question of a split to `path`; return the scores of that file."""
     split = eval_split.split
-    write_predictions(path, eval_split.complete(answers), split)
+    write_predictions(path, complete(split, answers), split)
     scores: dict[str, Any] = {"n": len(split.questions)} | dict.fromkeys(SCORES)
     if split.annotations is not None:
         scores = split.score(read_predictions(path, split))
@@ -278,50 +236,38 @@ def score_answers(
         "epoch": epoch,
         "blind": settings.blind,
         **scores,
-        "skipped": len(split.questions) - len(eval_split.examples),
+        "skipped": eval_split.skipped,
         "predictions": str(path),
     }
 
 
-def eval_vqa(
-    run: Path,
-    *,
-    split: str,
-    store: Path | None,
-    data: Path | None,
-    device: str | None,
-    skip_missing: int | None = None,
-) -> dict[str, Any]:
+def eval_vqa(run: Path, request: EvalRequest) -> dict[str, Any]:
     """Answer a split with a run's best model, write the answers into the run, return the scores.
 
-    `store`, `data` and `skip_missing` are by default those of the run. The scores are None on a
-    split without annotations. Raises UsageError for a store with other features than the run's.
+    The scores are None on a split without annotations. Raises UsageError for a store with other
+    features than the run's.
     """
-    trained = load_run(run)
+    trained, store, data = request.open(load_run(run))
     settings = trained.settings
-    accelerator = accelerator_of_trained(device, settings)
-    features = FeatureStore.open(store or Path(trained.manifest.store))
-    require_store(trained, features)
-    folder = data or Path(trained.manifest.data)
-    questions = read_questions(settings.dataset, folder, split, annotated=False)
+    require_file(path := run / f"predictions_{request.split}.json", "predictions")
+    accelerator = accelerator_of_trained(request.device, settings)
+    require_store(trained, store)
+    split = read_questions(settings.dataset, data, request.split, annotated=False)
     examples = encode(
-        questions,
+        split,
         trained.vocabulary,
-        features,
+        store,
         max_tokens=settings.max_tokens,
-        skip_missing=settings.skip_missing if skip_missing is None else skip_missing,
+        skip_missing=settings.skip_missing,
     )
-    answers = predict_with(
-        trained, RecordReader(features, accelerator.device), examples, accelerator
-    )
-    path = run / f"predictions_{split}.json"
-    return score_answers(EvalSplit(questions, examples), answers, path, settings, trained.epoch)
+    answers = predict_with(trained, store, examples, accelerator)
+    return score_answers(EvalSplit(split, examples), answers, path, settings, trained.epoch)
 
 
 def format_result(result: Mapping[str, Any]) -> str:
     """Return a result as lines for people."""
-    if not result["split"]:
-        return f"trained to epoch {result['epoch']}; no eval_split, so that nothing is scored"
+    if text := format_unscored(result):
+        return text
     lines = [
         f"split {result['split']}: {counted(result['n'], 'question')}, epoch {result['epoch']}"
     ]

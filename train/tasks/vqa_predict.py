@@ -23,7 +23,7 @@ from ..data.vocabulary import Vocabulary
 from ..devices import accelerator_of_trained, inference_errors
 from ..records import RecordReader
 from ..task import on_device
-from .answering import load_answering_run, make_examples, read_batch, require_store
+from .answering import Examples, load_answering_run, read_batch, require_store
 from .settings import VqaSettings
 
 logger = logging.getLogger(__name__)
@@ -60,14 +60,14 @@ def answer(run: TrainedVqa, store: FeatureStore, image_id: str, question: str) -
     an image without features.
     """
     require_store(run, store)
-    words, max_tokens = run.vocabulary.words, run.settings.max_tokens
-    examples = make_examples([0], [image_id], [question], None, words=words, max_tokens=max_tokens)
+    tokens = run.vocabulary.words.encode([question], max_tokens=run.settings.max_tokens)
+    only = np.zeros(1, dtype=np.int64)
+    examples = Examples((0,), (image_id,), image_of_text=only, tokens=tokens, targets=None)
     model = run.model.eval()
     device = next(model.parameters()).device
     reader = RecordReader(store, device)
-    numbers = np.zeros(1, dtype=np.int64)
-    batch = read_batch(reader, examples, numbers, answers=len(run.vocabulary.answers))
-    outputs = model(*on_device(batch, device).inputs)
+    batch = read_batch(reader, examples, only, answers=len(run.vocabulary.answers))
+    outputs = model(on_device(batch, device))
     logits, best = outputs.logits[0].float().topk(min(TOP, outputs.logits.shape[1]))
     texts = (run.vocabulary.answers[number] for number in best.tolist())
     top = tuple(zip(texts, logits.sigmoid().tolist(), strict=True))

@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -9,8 +10,10 @@ import numpy as np
 from jaxtyping import Float32
 
 from ....base.errors import ClipfeatError, UsageError, needs_extra
+from ....base.files import require_file
 from ....base.text import counted, is_unicode
 from ....featstore import FeatureStore
+from ...checkpoint import EvalRequest
 from ...data.caption_files import Captions, References, read_results, write_results
 from ...data.captions import CaptionSplit, read_captions
 from ...data.ids import any_candidates, require_different, require_images
@@ -19,6 +22,7 @@ from ...metrics import cider_label, cider_remark
 from ...metrics.clipscore import clip_metrics
 from ...records import RecordReader
 from ...run import require_features
+from ...task import format_unscored
 from ..settings import CaptionSettings
 from .examples import EvalSplit, encode
 from .model import TrainedCaptioner, find_stage, load_stage, write_captions
@@ -45,10 +49,10 @@ def clip_scores(
     `skipped` images of the split have no features. Raises ClipfeatError for invalid text and
     for embeddings that are not finite.
     """
-    said = [PROMPT + text for text in captions]
-    wanted = [[PROMPT + text for text in own] for own in references]
+    prompted = [PROMPT + text for text in captions]
+    prompted_references = [[PROMPT + text for text in of_image] for of_image in references]
     # Each text once: those that two images share are then the same to the last bit.
-    distinct = list(dict.fromkeys([*said, *(text for own in wanted for text in own)]))
+    distinct = list(dict.fromkeys([*prompted, *chain.from_iterable(prompted_references)]))
     broken = next((text for text in distinct if not is_unicode(text)), None)
     if broken is not None:
         raise ClipfeatError(
@@ -67,8 +71,8 @@ def clip_scores(
     row = {text: number for number, text in enumerate(distinct)}
     return clip_metrics(
         pooled.astype(np.float32),
-        vectors[[row[text] for text in said]],
-        [vectors[[row[text] for text in own]] for own in wanted],
+        vectors[[row[text] for text in prompted]],
+        [vectors[[row[text] for text in of_image]] for of_image in prompted_references],
         skipped=skipped,
     )
 
@@ -83,8 +87,8 @@ def score_results(
     names = [any_candidates(image) for image in results]
     images = require_images(names, store, texts="captions of the results are")
     require_different(list(results), images, of="the results")
-    own = [references[image] for image in results]
-    return clip_scores(store, images, list(results.values()), own, embed)
+    of_images = [references[image] for image in results]
+    return clip_scores(store, images, list(results.values()), of_images, embed)
 
 
 MEDIAN_RANKS = ("image_median_rank", "text_median_rank")
@@ -93,13 +97,9 @@ LIBRARY = "BLEU, METEOR, ROUGE-L, CIDEr and SPICE"
 
 def eval_caption(
     run: Path,
+    request: EvalRequest,
     *,
-    split: str,
     beam: int | None,
-    store: Path | None,
-    data: Path | None,
-    device: str | None,
-    skip_missing: int | None = None,
     page: bool = False,
     images: Path | None = None,
     embedder: Callable[[FeatureStore], Embed] | None = None,
@@ -107,10 +107,9 @@ def eval_caption(
     """Caption a split with a run's best model, write the captions into the run, score them.
 
     `run` is the folder of both stages, of which the last one that has a model counts, or that of
-    one. `beam`, `store`, `data` and `skip_missing` are by default those of the run. With `page`
-    there are examples in `run`, with the image files of the folder `images`. `embedder` gives
-    what embeds texts for a store, for CLIPScore and retrieval. Raises UsageError for a store with
-    other features than the run's.
+    one. `beam` is by default that of the run. With `page` there are examples in `run`, with the
+    image files of the folder `images`. `embedder` gives what embeds texts for a store, for
+    CLIPScore and retrieval. Raises UsageError for a store with other features than the run's.
     """
     if images is not None and not page:
         raise UsageError("--images requires --page, the page of examples", code="E-OPTION-EXCLUDES")
@@ -119,40 +118,37 @@ def eval_caption(
             f"--images {images} is not a folder; pass the folder of the image files",
             code="E-OPTION-FOLDER",
         )
-    trained = load_stage(find_stage(run))
+    trained, store, data = request.open(load_stage(find_stage(run)))
+    require_file(path := run / f"predictions_{request.split}.json", "predictions")
     if beam is not None:
         trained = with_beams(trained, beam)
-    settings, manifest = trained.settings, trained.manifest
-    accelerator = accelerator_of_trained(device, settings)
-    features = FeatureStore.open(store or Path(manifest.store))
-    require_features(features, manifest)
-    embed = None if embedder is None else embedder(features)
-    images_of_split = read_captions(
-        settings.dataset, data or Path(manifest.data), split, training=False
-    )
+    settings = trained.settings
+    accelerator = accelerator_of_trained(request.device, settings)
+    require_features(store, trained.manifest)
+    embed = None if embedder is None else embedder(store)
+    split = read_captions(settings.dataset, data, request.split, training=False)
     examples = encode(
-        images_of_split,
+        split,
         trained.vocabulary,
-        features,
+        store,
         max_tokens=settings.max_tokens,
-        skip_missing=settings.skip_missing if skip_missing is None else skip_missing,
+        skip_missing=settings.skip_missing,
     )
-    eval_split = EvalSplit(images_of_split, examples)
+    eval_split = EvalSplit(split, examples)
     model = accelerator.prepare_model(trained.model, evaluation_mode=True)
-    reader = RecordReader(features, accelerator.device)
+    reader = RecordReader(store, accelerator.device)
     with inference_errors(settings.precision):
         captions = eval_split.complete(
             write_captions(model, reader, examples, trained.vocabulary, settings, accelerator)
         )
-    path = run / f"predictions_{split}.json"
     result = score_captions(
         eval_split, captions, path, settings, stage=trained.folder.name, epoch=trained.epoch
     )
-    result |= library_scores(path, images_of_split)
+    result |= library_scores(path, split)
     if embed is not None:
-        result |= clip_scores_of(eval_split, captions, features, embed)
+        result |= clip_scores_of(eval_split, captions, store, embed)
     if page:
-        result["page"] = str(write_page(run, trained, eval_split, captions, features, images))
+        result["page"] = str(write_page(run, trained, eval_split, captions, store, images))
     return result
 
 
@@ -220,11 +216,11 @@ def library_scores(predictions: Path, split: CaptionSplit) -> dict[str, Any]:
 
 def format_result(result: Mapping[str, Any]) -> str:
     """Return a result as lines for people."""
-    if not result["split"]:
-        return f"trained to epoch {result['epoch']}; no eval_split, so that nothing is scored"
+    if text := format_unscored(result):
+        return text
     given = ("split", "stage", "epoch", "blind", "beams", "n", "cider_d", "skipped")
     names = {"CIDEr": cider_label("CIDEr, times 100", result["n"])}
-    told = {*given, *MEDIAN_RANKS, "predictions", "page", "left_out", "remark"}
+    other = {*given, *MEDIAN_RANKS, "predictions", "page", "left_out", "remark"}
     lines = [
         f"split {result['split']}: {counted(result['n'], 'image')}, stage {result['stage']}, "
         f"epoch {result['epoch']}, beams {result['beams']}",
@@ -232,7 +228,7 @@ def format_result(result: Mapping[str, Any]) -> str:
         *(
             f"{100 * value:7.2f}  {names.get(name, f'{name}, times 100')}"
             for name, value in result.items()
-            if name not in told
+            if name not in other
         ),
         *(f"{result[name]:7.1f}  {name}" for name in MEDIAN_RANKS if name in result),
     ]

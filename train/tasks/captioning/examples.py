@@ -10,13 +10,12 @@ import torch
 from jaxtyping import Bool, Float, Float64, Int
 from torch import Tensor
 
-from ....base.errors import ClipfeatError
 from ...data.caption_vocabulary import BEGIN, END, UNKNOWN_WORD, CaptionVocabulary
 from ...data.captions import CaptionedImage, CaptionSplit
 from ...data.ids import find_images, require_different
 from ...data.vocabulary import PADDING, UNKNOWN, require_known
 from ...metrics.cider import TextCider
-from ...records import RecordReader
+from ...records import RecordReader, Records
 
 MAX_TOKENS = 16  # of a caption; the field's reading of COCO cuts longer ones
 
@@ -44,6 +43,11 @@ class CaptionBatch(NamedTuple):
     image_of_caption: Int[Tensor, " caption"]
     tokens: Int[Tensor, "caption token"]
 
+    @property
+    def records(self) -> Records:
+        """The grids of the images."""
+        return Records(self.features, self.mask, self.grid_shapes)
+
 
 class ImageBatch(NamedTuple):
     """Some images, without captions."""
@@ -54,9 +58,9 @@ class ImageBatch(NamedTuple):
     images: Int[Tensor, " image"]  # positions in the split
 
     @property
-    def records(self) -> tuple[Tensor, ...]:
-        """The grids, in the order in which a captioner takes them."""
-        return self[:-1]
+    def records(self) -> Records:
+        """The grids of the images."""
+        return Records(self.features, self.mask, self.grid_shapes)
 
 
 def encode(
@@ -115,18 +119,13 @@ def _with_features(
         candidates, store, texts=f"captions of split {split.name!r} are", skip_missing=skip_missing
     )
     stored_of = dict(zip(candidates, of_captions, strict=True))
-    found = [(image, stored_of[image.candidates]) for image in split.images]
+    pairs = [(image, stored_of[image.candidates]) for image in split.images]
     require_different(
         [image.image_id for image in split.images],
-        [stored for _, stored in found],
+        [stored for _, stored in pairs],
         of=f"split {split.name!r}",
     )
-    kept = [(image, stored) for image, stored in found if stored is not None]
-    if not kept:
-        raise ClipfeatError(
-            f"split {split.name!r}: none of its images has features in the store",
-            code="E-IMAGES-NONE",
-        )
+    kept = [(image, stored) for image, stored in pairs if stored is not None]
     return [image for image, _ in kept], tuple(stored for _, stored in kept)
 
 

@@ -24,14 +24,14 @@ from ...models.settings import (
     UpDnCaptionerSettings,
 )
 from ...models.updn import UpDnCaptioner
-from ...records import ChannelStatistics, FeatureNorm, RecordReader
+from ...records import ChannelStatistics, FeatureNorm, RecordReader, Records
 from ...run import BEST, SETTINGS, require_no_link
 from ..settings import STAGES, CaptionSettings, DecodingSettings
 from .examples import CaptionExamples, read_images
 
 
 def build_captioner(settings: CaptionerSettings, norm: FeatureNorm, *, words: int) -> Captioner:
-    """Return a new captioner; `words` is the number of tokens that there are."""
+    """Return a new captioner; `words` is the number of tokens."""
     match settings:
         case TransformerCaptionerSettings():
             return TransformerCaptioner(settings, norm, words=words)
@@ -54,7 +54,7 @@ def make_model(
 def find_stage(run: Path) -> Path:
     """Return the folder of a run's last stage that has a model; a stage's folder is itself one.
 
-    Raises UsageError where there is none.
+    Raises UsageError if no stage has a model.
     """
     if (run / SETTINGS).is_file():
         return run
@@ -114,15 +114,15 @@ def write_captions(
 
 @torch.no_grad()
 def best_captions(
-    model: Captioner, records: tuple[Tensor, ...], decoding: DecodingSettings
+    model: Captioner, records: Records, decoding: DecodingSettings
 ) -> Int[Tensor, "image token"]:
     """Return the best caption of each image: BEGIN, words, END, padding."""
-    found = beam_search(
+    captions = beam_search(
         model,
-        model.encode(*records),
+        model.encode(records),
         beams=decoding.beams,
         alpha=decoding.alpha,
         max_tokens=decoding.max_tokens,
         no_repeat=decoding.no_repeat,
     )
-    return found.tokens[:, 0]
+    return captions.tokens[:, 0]

@@ -38,18 +38,18 @@ def look(
     images = read_images(reader, eval_split.examples.image_ids, np.array(numbers))
     batch = on_device(images, device)
     tokens = best_captions(model, batch.records, trained.settings.decoding)
-    memory = model.encode(*batch.records)
+    memory = model.encode(batch.records)
     weights = model.attention(memory, tokens[:, :-1]).cpu().numpy()
-    found = []
-    for number, row, looked in zip(numbers, tokens.tolist(), weights, strict=True):
+    sharpest_words = []
+    for number, row, attention in zip(numbers, tokens.tolist(), weights, strict=True):
         image_id = eval_split.examples.image_ids[number]
         mask = store.mask(image_id)
         real = np.ix_(mask.any(axis=1), mask.any(axis=0))
-        maps = looked[:, : mask.size].reshape(-1, *mask.shape)
+        maps = attention[:, : mask.size].reshape(-1, *mask.shape)
         words = by_word(trained.vocabulary, row, maps)
         sharpest = sorted(range(len(words)), key=lambda n: -words[n][1].max())[:SHARPEST]
-        found.append([(words[n][0], words[n][1][real]) for n in sorted(sharpest)])
-    return found
+        sharpest_words.append([(words[n][0], words[n][1][real]) for n in sorted(sharpest)])
+    return sharpest_words
 
 
 def by_word(
@@ -112,7 +112,9 @@ def write_page(
             "the folder that the store was extracted from, or leave it out",
             code="E-OPTION-FOLDER",
         )
-    looked = look(trained, eval_split, store, [position[image.image_id] for image in images])
+    words_of_images = look(
+        trained, eval_split, store, [position[image.image_id] for image in images]
+    )
     articles = [
         _article(
             str(image.image_id),
@@ -121,15 +123,15 @@ def write_page(
             image.references,
             _picture(words, file),
         )
-        for number, image, words, file in zip(chosen, images, looked, files, strict=True)
+        for number, image, words, file in zip(chosen, images, words_of_images, files, strict=True)
     ]
-    told = (
+    introduction = (
         f"{len(images)} of {len(captions)} images of split {eval_split.split.name}, evenly from the "
         f"best caption to the worst; model of {trained.folder.resolve().name}, epoch "
         f"{trained.epoch}, beams {trained.settings.decoding.beams}. The pictures show the "
         f"{SHARPEST} words for which the model looks most closely at some cells."
     )
-    body = "\n".join([f"<h1>Captions</h1>\n<p>{escape(told)}</p>", *articles])
+    body = "\n".join([f"<h1>Captions</h1>\n<p>{escape(introduction)}</p>", *articles])
     write_atomically(run / PAGE, f"{HEAD}{body}\n</html>\n".encode(errors="xmlcharrefreplace"))
     return run / PAGE
 
@@ -137,15 +139,15 @@ def write_page(
 def _article(
     image_id: str, caption: str, score: float, references: tuple[str, ...], picture: bytes | None
 ) -> str:
-    said = "\n".join(f"<li>{escape(reference)}</li>" for reference in references)
-    drawn = ""
+    items = "\n".join(f"<li>{escape(reference)}</li>" for reference in references)
+    image = ""
     if picture is not None:
         data = base64.b64encode(picture).decode()
-        drawn = f'<img alt="where the model looks" src="data:image/png;base64,{data}">\n'
+        image = f'<img alt="where the model looks" src="data:image/png;base64,{data}">\n'
     return (
         f"<article>\n<h2>{escape(caption)}</h2>\n"
         f'<p class="faint">image {escape(image_id)}, CIDEr-D {score:.1f}</p>\n'
-        f"{drawn}<ul>\n{said}\n</ul>\n</article>"
+        f"{image}<ul>\n{items}\n</ul>\n</article>"
     )
 
 

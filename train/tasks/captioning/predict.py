@@ -33,7 +33,7 @@ Decode = Callable[[Captioner, Any], Captions]
 
 @dataclass(frozen=True, kw_only=True)
 class CaptionRequest:
-    """How many captions an image gets, and how they are found; None is as the run has it."""
+    """How many captions an image gets, and how they are written; None is the run's own value."""
 
     captions: int = 1  # of an image at most: different ones, the best first, or as they were drawn
     beam: int | None = None
@@ -86,11 +86,11 @@ def predict_captions(
     store: Path | None,
     device: str | None,
 ) -> list[Captioned]:
-    """Caption images of a store, which need no captions of people, with a run's best model.
+    """Caption images of a store with a run's best model; references are not needed.
 
-    They are `image_ids`, the store's own, or those of `listed`, a file in COCO's format. `out` is
-    the file for the first caption of each, as COCO's server takes it. Raises UsageError before
-    any work for what is eval_split wrongly, ClipfeatError for images without features.
+    The images are `image_ids`, ids of the store, or those of `listed`, a file in COCO's format.
+    `out` is the file for the first caption of each, in the format of COCO's server. Raises
+    UsageError before any work for a wrong request, ClipfeatError for images without features.
     """
     if (listed is None) == (not image_ids):
         raise UsageError(
@@ -116,12 +116,12 @@ def predict_captions(
     require_different([image.image_id for image in images], stored, of=of)
     reader = RecordReader(features, accelerator.device)
     with inference_errors(trained.settings.precision):
-        texts = _caption(trained, reader, stored, decode, each, accelerator)
+        written = _caption(trained, reader, stored, decode, each, accelerator)
     if request.nucleus is None:
-        texts = [_distinct(own) for own in texts]
+        written = [_distinct(captions) for captions in written]
     captioned = [
-        Captioned(image.image_id, *zip(*own[: request.captions], strict=True))
-        for image, own in zip(images, texts, strict=True)
+        Captioned(image.image_id, *zip(*captions[: request.captions], strict=True))
+        for image, captions in zip(images, written, strict=True)
     ]
     if out is not None:
         write_results(out, {image.image_id: image.captions[0] for image in captioned})
@@ -131,9 +131,9 @@ def predict_captions(
 def decoder(
     settings: DecodingSettings, request: CaptionRequest, device: torch.device
 ) -> tuple[Decode, int]:
-    """Return what writes captions as a run's settings and the user have it, and how many an image.
+    """Return a function that writes captions, and how many it writes for each image.
 
-    Raises UsageError for a rule out of range.
+    The request comes before the run's settings. Raises UsageError for a value out of range.
     """
     no_repeat = settings.no_repeat if request.no_repeat is None else request.no_repeat
     rules = {"max_tokens": settings.max_tokens, "no_repeat": no_repeat}
@@ -173,19 +173,19 @@ def _caption(
     model = cast(Captioner, prepared.eval())
     size = math.ceil(eval_batch_size(trained.settings) / each)
     order, read = np.arange(len(stored)), functools.partial(read_images, reader, stored)
-    found: list[list[tuple[str, float]]] = []
+    written: list[list[tuple[str, float]]] = []
     for _, batch in each_batch(order, read, accelerator, size=size, doing="captioning"):
         with accelerator.autocast():
-            captions = decode(model, model.encode(*batch.records))
+            captions = decode(model, model.encode(batch.records))
         for rows, totals in zip(captions.tokens.tolist(), captions.totals.tolist(), strict=True):
-            # A beam that was never in use is no caption.
+            # A beam that was never in use has no caption.
             kept = [pair for pair in zip(rows, totals, strict=True) if pair[1] > -math.inf]
-            found.append([(trained.vocabulary.decode(row), total) for row, total in kept])
-    return found
+            written.append([(trained.vocabulary.decode(row), total) for row, total in kept])
+    return written
 
 
 def _distinct(captions: list[tuple[str, float]]) -> list[tuple[str, float]]:
-    """Return the captions without those that another group of beams came to before."""
+    """Return the captions, each text once: several groups of beams may write the same one."""
     first: dict[str, float] = {}
     for caption, total in captions:
         first.setdefault(caption, total)

@@ -26,7 +26,7 @@ from ...log import LoopTimes
 from ...metrics import ONE_IMAGE
 from ...metrics.cider import TextCider
 from ...models.captioner import Captioner
-from ...models.decoding import Captions, greedy, of_tokens, sample
+from ...models.decoding import Captions, greedy, log_probabilities, sample
 from ...records import RecordReader, channel_statistics
 from ...run import BEST, RESULT, RunManifest, require_no_link, require_same_run
 from ...task import Report, Task, make_order, require_apart
@@ -52,9 +52,7 @@ LARGEST_SEED = 1 << 62
 def caption_loss(model: nn.Module, batch: CaptionBatch, *, smoothing: float) -> Float32[Tensor, ""]:
     """Return the mean cross-entropy of the words that people wrote, the ends among them."""
     tokens = batch.tokens
-    logits = model(
-        batch.features, batch.mask, batch.grid_shapes, batch.image_of_caption, tokens[:, :-1]
-    )
+    logits = model(batch.records, batch.image_of_caption, tokens[:, :-1])
     return cross_entropy(
         logits.float().transpose(1, 2),
         tokens[:, 1:],
@@ -91,7 +89,7 @@ class SelfCritical:
         image_of_caption = torch.arange(len(images), device=better.device)
         tokens = samples.tokens.flatten(0, 1)
         logits = model(  # as a whole, which training on several GPUs wants
-            *batch.records,
+            batch.records,
             image_of_caption.repeat_interleave(self.settings.scst.samples),
             tokens[:, :-1],
         )
@@ -104,7 +102,7 @@ class SelfCritical:
         seed = int(torch.randint(LARGEST_SEED, ()))
         generator = torch.Generator(batch.features.device).manual_seed(seed)
         with torch.no_grad(), self.accelerator.autocast():
-            memory = writer.encode(*batch.records)
+            memory = writer.encode(batch.records)
             drawn = sample(
                 writer, memory, samples=settings.samples, generator=generator, max_tokens=longest
             )
@@ -148,7 +146,7 @@ def policy_loss(
 ) -> Float32[Tensor, ""]:
     """Return the mean over words and ends of minus log-probability times advantage."""
     words = (tokens[:, 1:] != PADDING).sum()
-    return -(of_tokens(logits, tokens) * advantage.float()[:, None]).sum() / words
+    return -(log_probabilities(logits, tokens) * advantage.float()[:, None]).sum() / words
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,6 @@ from jaxtyping import Bool, Float, Float32, Int
 from torch import Tensor
 from tqdm import tqdm
 
-from ....base.errors import ClipfeatError
 from ....base.text import printable
 from ...data.ids import find_images, lxmert_candidates
 from ...data.lxmert import Sentence, read_sentences
@@ -100,18 +99,18 @@ NO_ANSWER = -1
 
 
 class PretrainBatch(NamedTuple):
-    """Some texts, the sampled cells of their images, and what is to be found out about them."""
+    """Some texts, the sampled cells of their images, and what is to be predicted."""
 
     features: Float[Tensor, "image cell dim"]
     mask: Bool[Tensor, "image cell"]
     places: Int[Tensor, "image cell 2"]  # row, column
-    hidden: Bool[Tensor, "image cell"]  # cells that are to be guessed
+    hidden: Bool[Tensor, "image cell"]  # cells that are to be predicted
     image_of_text: Int[Tensor, " text"]
     tokens: Int[Tensor, "text token"]
-    masked: Int[Tensor, " masked"]  # places in tokens, row after row, that are to be guessed
-    pieces: Int[Tensor, " masked"]  # what was there
+    masked: Int[Tensor, " masked"]  # positions in the flattened tokens that are to be predicted
+    pieces: Int[Tensor, " masked"]  # the tokens there before masking
     matched: Float32[Tensor, " text"]  # 1 where the text is about the image
-    answers: Int[Tensor, " text"]  # -1 where there is none to give
+    answers: Int[Tensor, " text"]  # -1 without an answer
 
 
 @dataclass(frozen=True)
@@ -173,7 +172,7 @@ class BatchReader:
     def _texts(self, numbers: Int[np.ndarray, " text"], epoch: int) -> dict[str, np.ndarray]:
         sentences, objectives = self.sentences, self.settings.objectives
         width = sentences.tokens.shape[1]
-        # Whether the text is replaced, which answer it has, what may replace it, then two a piece.
+        # Uniforms of: whether the text is replaced, its answer, candidates, then two for each piece.
         random = example_uniforms(
             self.settings.seed, epoch, RngStream.TEXT, numbers, 2 + CANDIDATES + 2 * width
         )
@@ -211,7 +210,7 @@ class BatchReader:
         records = self.reader.read([self.sentences.image_ids[image] for image in images])
         count = records.mask.shape[1]
         random = example_uniforms(self.settings.seed, epoch, RngStream.GRID, images, 2 * count)
-        # By turns, so that a cell's numbers do not depend on how wide the batch is.
+        # Alternating, so that a cell's numbers do not depend on the width of the batch.
         sampled = sample_cells(
             records.mask.cpu().numpy(), random[:, ::2], self.sampled_cells or count
         )
@@ -251,10 +250,6 @@ def encode(
         skip_missing=skip_missing,
     )
     kept = np.array([image_id is not None for image_id in stored])
-    if not kept.any():
-        raise ClipfeatError(
-            f"corpus {name!r}: none of its images has features in the store", code="E-IMAGES-NONE"
-        )
     numbers: dict[str, int] = {}
     images = [numbers.setdefault(image_id, len(numbers)) for image_id in stored if image_id]
     texts = list(corpus.texts)
@@ -271,10 +266,7 @@ def encode(
 
 
 def _meanings(tokens: Int[np.ndarray, "text token"], words: WordPieces) -> Int[np.ndarray, " text"]:
-    """Return a number for each text, equal for those that differ in nothing but punctuation.
-
-    What is not in their tokens, as upper case, makes no difference either.
-    """
+    """Return a number for each text, equal for texts that differ only in punctuation and case."""
     pieces = np.where(words.of_words[tokens], tokens, 0)
     to_front = np.argsort(pieces == 0, axis=1, kind="stable")
     _, meaning = np.unique(np.take_along_axis(pieces, to_front, 1), axis=0, return_inverse=True)

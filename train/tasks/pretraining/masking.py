@@ -30,14 +30,14 @@ def example_uniforms(
 
 
 TO_MASK, TO_RANDOM = 0.8, 0.9  # of the chosen pieces: 80 % masked, 10 % random, 10 % unchanged
-IGNORED = -100  # label of a piece that is not to be guessed
+IGNORED = -100  # label of a piece that is not to be predicted
 
 
 class MaskedWords(NamedTuple):
     """Texts of which some pieces are hidden."""
 
     tokens: Int[np.ndarray, "text token"]
-    labels: Int[np.ndarray, "text token"]  # the piece that was there, where it is to be guessed
+    labels: Int[np.ndarray, "text token"]  # the masked piece to predict, else IGNORED
 
 
 def mask_words(
@@ -51,8 +51,8 @@ def mask_words(
 ) -> MaskedWords:
     """Hide a share `rate` of the pieces (Devlin et al. 2019, section 3.1).
 
-    Padding and the other `special` tokens are never chosen. `pieces` is the number of tokens,
-    any of which may come in for a random one but the first: that is padding, and would not be read.
+    Padding and the other `special` tokens are never chosen. `pieces` is the number of tokens. A
+    random piece may be any of them except the first, which is padding and would not be read.
     """
     width = tokens.shape[1]
     chosen = (uniforms[:, :width] < rate) & ~np.isin(tokens, special)
@@ -80,7 +80,7 @@ def replace_texts(
 ) -> Replaced:
     """Replace a share `rate` of the texts by the first candidate that is not the image's own.
 
-    Where all are, as in a corpus whose images share their texts, the text stays.
+    If all candidates are, as in a corpus whose images share their texts, the text is kept.
     """
     first = (~own).argmax(axis=1)
     replaced = (uniforms < rate) & ~own.all(axis=1)
@@ -100,7 +100,7 @@ def sample_cells(
     uniforms: Float64[np.ndarray, "image cell"],
     count: int,
 ) -> SampledCells:
-    """Choose `count` of the real cells of each image at random; all, where there are no more."""
+    """Choose `count` of the real cells of each image at random, or all if there are fewer."""
     ranked = np.where(mask, uniforms, np.inf)
     count = min(count, mask.shape[1])
     cells = np.sort(np.argpartition(ranked, count - 1, axis=1)[:, :count], axis=1)

@@ -1,4 +1,4 @@
-"""The encoder with a head for each objective, and the losses of what they say."""
+"""The encoder with a head for each objective, and their losses."""
 
 from typing import NamedTuple
 
@@ -32,11 +32,11 @@ class WordHead(nn.Module):
     @torch.no_grad()
     def start_from(self, bert: nn.Module) -> None:
         """Take over the head of a BertForMaskedLM."""
-        theirs = bert.get_submodule("cls.predictions")
+        head = bert.get_submodule("cls.predictions")
         linear, norm = self.transform[0], self.transform[2]
-        linear.load_state_dict(theirs.get_submodule("transform.dense").state_dict())
-        norm.load_state_dict(theirs.get_submodule("transform.LayerNorm").state_dict())
-        self.bias.copy_(theirs.get_parameter("bias"))
+        linear.load_state_dict(head.get_submodule("transform.dense").state_dict())
+        norm.load_state_dict(head.get_submodule("transform.LayerNorm").state_dict())
+        self.bias.copy_(head.get_parameter("bias"))
 
     def forward(
         self,
@@ -67,7 +67,7 @@ class CellHead(nn.Module):
 
 
 class PretrainOutputs(NamedTuple):
-    """What the heads say; None of an objective that does not count."""
+    """The outputs of the heads; None for an objective without weight."""
 
     words: Float[Tensor, "masked piece"]
     matching: Float[Tensor, " text"]  # logit of the text being about the image
@@ -92,7 +92,7 @@ class Pretrainer(nn.Module):
         self.cell = CellHead(channels, dim) if settings.objectives.cells else None
 
     def forward(self, batch: PretrainBatch) -> PretrainOutputs:
-        """Return what the heads say about a batch."""
+        """Return the outputs of the heads for a batch."""
         features, target = self.norm(batch.features, batch.mask), None
         if self.cell is not None:
             features = self.cell.hide(features, batch.hidden)
@@ -112,22 +112,22 @@ class Pretrainer(nn.Module):
 
 
 class Tally(NamedTuple):
-    """How an objective went over a batch: sums, which add up over batches."""
+    """The loss and the accuracy of an objective on a batch, as sums that add up over batches."""
 
     loss: Float[Tensor, ""]
-    asked: Int[Tensor, ""]  # pieces, texts or cells that the loss is a sum over
-    right: Int[Tensor, ""]  # that were found out, of those that `judged` counts
+    predicted: Int[Tensor, ""]  # pieces, texts or cells that the loss is a sum over
+    right: Int[Tensor, ""]  # predictions that are right, of those that `judged` counts
     judged: Int[Tensor, ""]
 
 
 def tallies(outputs: PretrainOutputs, batch: PretrainBatch) -> dict[str, Tally]:
-    """Return how each objective went.
+    """Return the tally of each objective.
 
-    Answers and cells are asked for, and pieces are judged, where the text is about the image.
+    Answers and cells are predicted, and pieces are judged, where the text is about the image.
     """
     matched = batch.matched > 0
     piece_matched = matched[batch.masked // batch.tokens.shape[1]]
-    found = {
+    tally_of = {
         "words": Tally(
             cross_entropy(outputs.words, batch.pieces, reduction="sum"),
             piece_matched.new_ones(()).long() * len(batch.pieces),
@@ -142,25 +142,25 @@ def tallies(outputs: PretrainOutputs, batch: PretrainBatch) -> dict[str, Tally]:
         ),
     }
     if outputs.answers is not None:
-        asked = batch.answers != NO_ANSWER
+        predicted = batch.answers != NO_ANSWER
         loss = cross_entropy(
             outputs.answers, batch.answers, ignore_index=NO_ANSWER, reduction="sum"
         )
         right = (outputs.answers.argmax(dim=1) == batch.answers).sum()
-        found["answers"] = Tally(loss, asked.sum(), right, asked.sum())
+        tally_of["answers"] = Tally(loss, predicted.sum(), right, predicted.sum())
     if outputs.cells is not None and outputs.target is not None:
         target = outputs.target.index_select(0, batch.image_of_text)
         loss = smooth_l1_loss(outputs.cells, target, reduction="none").mean(dim=-1)
-        asked = batch.hidden.index_select(0, batch.image_of_text) & matched[:, None]
-        nothing = asked.new_zeros(()).long()
-        found["cells"] = Tally((loss * asked).sum(), asked.sum(), nothing, nothing)
-    return found
+        predicted = batch.hidden.index_select(0, batch.image_of_text) & matched[:, None]
+        nothing = predicted.new_zeros(()).long()
+        tally_of["cells"] = Tally((loss * predicted).sum(), predicted.sum(), nothing, nothing)
+    return tally_of
 
 
 def objectives_loss(model: nn.Module, batch: PretrainBatch, settings: PretrainSettings) -> Tensor:
     """Return the sum of the objectives' mean losses, each with its weight."""
     weighted = [
-        getattr(settings.objectives, name) * tally.loss / tally.asked.clamp(min=1)
+        getattr(settings.objectives, name) * tally.loss / tally.predicted.clamp(min=1)
         for name, tally in tallies(model(batch), batch).items()
     ]
     return torch.stack(weighted).sum()

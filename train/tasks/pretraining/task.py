@@ -13,7 +13,7 @@ from ....base.errors import ClipfeatError
 from ....base.text import counted
 from ....featstore import FeatureStore
 from ...batches import Numbers, epoch_order
-from ...checkpoint import TrainedRun, load_trained
+from ...checkpoint import EvalRequest, TrainedRun, load_trained
 from ...data.lxmert import find_corpus
 from ...data.vocabulary import Vocabulary, WordPieces, read_answer_list, read_vocabulary
 from ...devices import (
@@ -29,7 +29,7 @@ from ...models.pretrained import TASK, Pretrained, find_bert, load_bert
 from ...models.start import choose_words, find_start, require_grid_side, start_files
 from ...records import ChannelStatistics, FeatureNorm, RecordReader, channel_statistics
 from ...run import require_features
-from ...task import Report, Task, make_order, require_apart
+from ...task import Report, Task, format_unscored, make_order, require_apart, unscored
 from ..settings import PretrainSettings
 from .examples import BatchReader, Corpus, PretrainBatch, Sentences, encode, read_corpus
 from .model import Pretrainer, objectives_loss, tallies
@@ -101,7 +101,7 @@ class PretrainingTask(Task[PretrainSettings, Pretrainer]):
     def report(self, model: nn.Module, run: Path, epoch: int) -> Report:
         """Score the held-out corpus with images and without."""
         if self.held_out is None:
-            return Report({"split": "", "epoch": epoch, "blind": self.settings.blind})
+            return unscored(self.settings, epoch)
         batches = self._batches_of(self.held_out, 0)
         return Report(
             score_corpus(
@@ -124,9 +124,8 @@ def encode_corpus(
     vocabulary: Vocabulary,
     store: FeatureStore,
     settings: PretrainSettings,
-    skip_missing: int | None = None,
 ) -> Sentences:
-    """Return the sentences of a corpus as numbers; `skip_missing` is by default the settings'."""
+    """Return the sentences of a corpus as numbers; raises as `encode` does."""
     return encode(
         corpus,
         name,
@@ -134,7 +133,7 @@ def encode_corpus(
         words=cast(WordPieces, vocabulary.words),
         answers=vocabulary.answers,
         max_tokens=settings.max_tokens,
-        skip_missing=settings.skip_missing if skip_missing is None else skip_missing,
+        skip_missing=settings.skip_missing,
     )
 
 
@@ -150,9 +149,9 @@ def make_model(
 def _choose_answers(
     corpus: Corpus, settings: PretrainSettings, listed: tuple[str, ...]
 ) -> tuple[str, ...]:
-    """Return the answer table; ClipfeatError where question answering counts and there is none.
+    """Return the classes of question answering, () if that has no weight.
 
-    `listed` are the answers of a file, where there is one.
+    `listed` are the answers of a file, or (). Raises ClipfeatError if no answer is common enough.
     """
     if not settings.objectives.answers:
         return ()
@@ -189,7 +188,7 @@ def _new_model(
 
 
 def _start_from(pretrained: Pretrained, model: Pretrainer, vocabulary: Vocabulary) -> None:
-    """Give a model the weights of the stage before it; what that had no head for begins anew."""
+    """Copy the weights of the previous stage into a model; heads that it lacked stay random."""
     pretrained.fill(model.encoder, "encoder")
     pretrained.fill(model.word, "word")
     pretrained.fill(model.matching, "matching")
@@ -229,14 +228,14 @@ def objective_scores(
 
 
 def _scores(sums: list[list[float]], settings: PretrainSettings) -> dict[str, float]:
-    """Return losses and accuracies of what was asked about."""
+    """Return losses and accuracies, given the sums of each objective's tallies."""
     scores: dict[str, float] = {}
     total = 0.0
-    for name, (loss, asked, right, judged) in zip(OBJECTIVES, sums, strict=True):
+    for name, (loss, predicted, right, judged) in zip(OBJECTIVES, sums, strict=True):
         weight = getattr(settings.objectives, name)
-        if weight and asked:
-            scores[f"{name}_loss"] = round(loss / asked, 4)
-            total += weight * loss / asked
+        if weight and predicted:
+            scores[f"{name}_loss"] = round(loss / predicted, 4)
+            total += weight * loss / predicted
         if weight and judged:
             scores[name] = round(100 * right / judged, 2)
     return {"score": round(-total, 4), **scores}
@@ -254,34 +253,26 @@ def load_run(run: Path) -> TrainedEncoder:
     )
 
 
-def eval_pretrain(
-    run: Path,
-    *,
-    split: str,
-    store: Path | None,
-    data: Path | None,
-    device: str | None,
-    skip_missing: int | None = None,
-) -> dict[str, Any]:
-    """Return how much of a corpus a run's best model finds out, with images and without.
+def eval_pretrain(run: Path, request: EvalRequest) -> dict[str, Any]:
+    """Return how much of a corpus a run's best model predicts, with images and without.
 
-    `store`, `data` and `skip_missing` are by default those of the run. Raises UsageError for a
-    store with other features than the run's.
+    Raises UsageError for a store with other features than the run's.
     """
-    trained = load_run(run)
-    settings, manifest = trained.settings, trained.manifest
-    accelerator = accelerator_of_trained(device, settings)
-    features = FeatureStore.open(store or Path(manifest.store))
-    require_features(features, manifest)
-    require_grid_side(settings.model, features)
-    corpus = read_corpus(find_corpus(data or Path(manifest.data), split))
-    sentences = encode_corpus(corpus, split, trained.vocabulary, features, settings, skip_missing)
-    reader = RecordReader(features, accelerator.device)
+    trained, store, data = request.open(load_run(run))
+    settings = trained.settings
+    accelerator = accelerator_of_trained(request.device, settings)
+    require_features(store, trained.manifest)
+    require_grid_side(settings.model, store)
+    corpus = read_corpus(find_corpus(data, request.split))
+    sentences = encode_corpus(corpus, request.split, trained.vocabulary, store, settings)
+    reader = RecordReader(store, accelerator.device)
     words = cast(WordPieces, trained.vocabulary.words)
     batches = BatchReader(reader, sentences, words, settings, sampled_cells=0)
     model = accelerator.prepare_model(trained.model, evaluation_mode=True)
     with inference_errors(settings.precision):
-        return score_corpus(trained.model, model, batches, accelerator, split, trained.epoch)
+        return score_corpus(
+            trained.model, model, batches, accelerator, request.split, trained.epoch
+        )
 
 
 def score_corpus(
@@ -309,9 +300,9 @@ def score_corpus(
 
 def format_result(result: Mapping[str, Any]) -> str:
     """Return a result as lines for people."""
-    if not result["split"]:
-        return f"trained to epoch {result['epoch']}; no eval_split, so that nothing is scored"
-    told = {
+    if text := format_unscored(result):
+        return text
+    labels = {
         "words": "masked word pieces",
         "matching": "text and image match or do not",
         "answers": "answers",
@@ -319,9 +310,9 @@ def format_result(result: Mapping[str, Any]) -> str:
     lines = [
         f"corpus {result['split']}: {counted(result['n'], 'sentence')}, epoch {result['epoch']}"
     ]
-    for name, what in told.items():
+    for name, label in labels.items():
         if name in result:
-            line = f"{result[name]:6.2f}  {what}"
+            line = f"{result[name]:6.2f}  {label}"
             blind = result["without_image"]
             lines.append(line if blind is None else f"{line} ({blind[name]:.2f} without the image)")
     return "\n".join([*lines, f"{-result['score']:6.3f}  loss"])

@@ -1,0 +1,70 @@
+"""Change what store.json says beside the features: texts for people, documents, a measured loss."""
+
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+
+import msgspec
+
+from ...base.errors import StoreError
+from ...base.files import is_plain, sha256_file
+from ...base.jsonio import as_struct
+from ..layout import DOCUMENT, DOCUMENTS, STORE_JSON
+from ..metadata import About, Loss, StoreMetadata, read_metadata, write_metadata
+from ..store import FeatureStore
+from .journal import Journal
+from .lock import StoreLock
+
+
+def describe(
+    path: Path, about: Mapping[str, str | None], *, break_lock: bool = False
+) -> StoreMetadata:
+    """Set fields of `About`, None to remove one, and list the store's documents with their hashes.
+
+    The digest stays the same. Raises StoreError if there is no store, if it is being written, and
+    for a field or a text that the format does not allow.
+    """
+
+    def change(metadata: StoreMetadata) -> StoreMetadata:
+        try:
+            fields = {**msgspec.to_builtins(metadata.about), **about}
+            changed = as_struct(fields, About)
+        except ValueError as error:
+            raise StoreError(str(error), code="E-STORE-ABOUT") from None
+        hashes = {name: sha256_file(path / name) for name in document_names(path)}
+        return msgspec.structs.replace(metadata, about=changed, documents=hashes)
+
+    return _replace(path, change, break_lock=break_lock)
+
+
+def set_loss(path: Path, loss: Loss) -> StoreMetadata:
+    """Record how much the features of a store differ from those that it is derived from."""
+    return _replace(path, lambda metadata: msgspec.structs.replace(metadata, loss=loss))
+
+
+def document_names(path: Path) -> list[str]:
+    """Return the documents that a store has, as its metadata lists them, sorted."""
+    files: Iterable[Path] = [*path.iterdir(), *(path / DOCUMENTS).glob("*")]
+    names = (file.relative_to(path).as_posix() for file in files if is_plain(file))
+    return sorted(name for name in names if DOCUMENT.fullmatch(name))
+
+
+def _replace(
+    path: Path,
+    change: Callable[[StoreMetadata], StoreMetadata],
+    *,
+    break_lock: bool = False,
+) -> StoreMetadata:
+    """Write store.json again, as `change` makes it, while no other process writes the store."""
+    if not (path / STORE_JSON).is_file():
+        FeatureStore.open(path)  # raises an error that says what is there instead
+    journal = Journal(path)
+    has_update = journal.folder.is_dir()  # interrupted, perhaps
+    journal.create()
+    with StoreLock(path, break_lock=break_lock):
+        try:
+            metadata = change(read_metadata(path))
+            write_metadata(path, metadata)
+        finally:
+            if not has_update:
+                journal.remove()
+    return metadata
