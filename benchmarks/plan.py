@@ -114,7 +114,9 @@ def full_receipt(shard: Shard, identity: Identity) -> Receipt:
         sha256 = hashlib.sha256(image_id.encode()).hexdigest()
         source = f"train2014/{image_id}.jpg"
         rows.append(
-            IndexRow(image_id, Status.OK, "", shape, row, 640, 480, sha256, source, sha256[:16])
+            IndexRow(
+                image_id, Status.OK, "", shape, row, 640, 480, sha256, source, sha256[:16], sha256
+            )
         )
     return Receipt.of(shard.number, files, rows, {"pillow": "12.0", "torch": "2.11"})
 
