@@ -28,11 +28,16 @@ def open_plain(path: str | Path, *, follow: bool = False) -> int:
     elsewhere: without it, a symbolic link is an error. Raises OSError for a folder, and for a pipe
     or a device without waiting for it.
     """
-    if not follow:
-        _refuse_link(path)
     # Windows lacks these flags, and has no pipes with such names.
     flags = os.O_RDONLY | _flag("O_NONBLOCK") | _flag("O_CLOEXEC") | _flag("O_BINARY")
-    descriptor = os.open(path, flags | (0 if follow else _flag("O_NOFOLLOW")))
+    if not follow and not hasattr(os, "O_NOFOLLOW"):
+        _refuse_link(path)
+    try:
+        descriptor = os.open(path, flags | (0 if follow else _flag("O_NOFOLLOW")))
+    except OSError:
+        if not follow:
+            _refuse_link(path)  # its error says what to do
+        raise
     try:
         _require_plain(descriptor, path)
     except OSError:

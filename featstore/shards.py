@@ -6,7 +6,7 @@ their crc32c (codec `none`).
 
 # pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
 # pyright: reportMissingTypeStubs=false, reportUnknownArgumentType=false
-# numcodecs has no types, and those of google_crc32c are partial.
+# numcodecs has no types.
 
 import contextlib
 import hashlib
@@ -17,7 +17,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import google_crc32c
+import crc32c as crc32c_library
 import numcodecs
 import numpy as np
 from tqdm import tqdm
@@ -143,13 +143,12 @@ class RecordHashes(NamedTuple):
 
 
 def crc32c(content: bytes | Buffer) -> bytes:
-    """Return the crc32c of `content` as it is stored: 4 bytes, little-endian."""
+    """Return the crc32c of `content` as it is stored: 4 bytes, little-endian.
+
+    The library releases the GIL for all but short contents.
+    """
     readable: Any = content
-    if isinstance(content, np.ndarray):
-        readable = content.view()
-        readable.flags.writeable = False  # the C function accepts only read-only buffers
-    crc: int = google_crc32c.value(readable)
-    return crc.to_bytes(CRC_BYTES, "little")
+    return crc32c_library.crc32c(readable).to_bytes(CRC_BYTES, "little")
 
 
 ABSENT = 2**64 - 1  # offset and length of an absent record
