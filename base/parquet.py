@@ -39,6 +39,12 @@ def as_batch(schema: pa.Schema, rows: Iterable[Any]) -> pa.RecordBatch:
     return pa.RecordBatch.from_arrays(arrays, schema=schema)
 
 
+def joined_texts(texts: pa.Array) -> pa.Buffer:
+    """Return the UTF-8 of some texts, one after the other; together they have less than 2 GiB."""
+    whole = pa.ListArray.from_arrays(pa.array([0, len(texts)], pa.int32()), texts)
+    return pc.call_function("binary_join", [whole, ""])[0].as_buffer()
+
+
 def write_batches(file: BinaryIO, schema: pa.Schema, batches: Iterable[pa.RecordBatch]) -> None:
     """Write columns in row groups of GROUP_ROWS, whatever the sizes of the batches."""
     with pq.ParquetWriter(file, schema, compression="zstd") as writer:

@@ -12,9 +12,9 @@ from pathlib import Path
 from ..base.errors import ExtractError, ExtractUsageError, needs_extra
 from ..base.machine import require_gpus, usable_cores
 from ..base.text import counted
-from ..featstore import FeatureStore, GridShape, Identity, Status, StoreError
+from ..featstore import FeatureStore, Identity, Status, StoreError
 from ..featstore.identity import Codec, Order
-from ..featstore.layout import Layout, is_written_again, lay_out
+from ..featstore.layout import Grids, Layout, is_written_again, lay_out
 from ..featstore.tables import frequent_remarks, reasons_text, rows_without_record
 from ..featstore.writing.commit import complete_commit
 from ..featstore.writing.run import check_place, finished_store, shard_records_at, update_layout
@@ -29,7 +29,7 @@ from .planning.plan import (
     check_record_sizes,
     disk_space_warning,
     largest_picture,
-    plan_shapes,
+    plan_grids,
     shard_tasks,
 )
 from .planning.recipe import Recipe, check_recipe_name, make_recipe
@@ -81,7 +81,7 @@ def extract_images(manifest: Manifest, out: str | Path, config: ExtractConfig) -
         store = store_to_update(prepared)
         shard_records = choose_shard_records(out, config.shard_size)
         if store is None:
-            layout = lay_out(prepared.shapes, shard_records)
+            layout = lay_out(prepared.grids, shard_records)
         else:
             layout = _plan_update(prepared, store, files)
             if not layout.shards:
@@ -109,7 +109,7 @@ class Prepared:
     spec: BackboneSpec
     recipe: Recipe
     identity: Identity
-    shapes: dict[str, GridShape]  # by image id
+    grids: Grids  # of all images
 
     @property
     def threads(self) -> int:
@@ -186,11 +186,11 @@ def prepare(
                 config.codec, is_rectified=backbone.tower.is_rectified and not recipe.views
             ),
         )
-        shapes = plan_shapes(manifest, recipe, backbone.cell)
+        grids = plan_grids(manifest, recipe, backbone.cell)
         del backbone  # others compute, or the executor keeps it
-        check_record_sizes(shapes.values(), identity)
+        check_record_sizes(grids.shapes, identity)
         yield Prepared(
-            manifest, out, config, devices, cores, executor, spec, recipe, identity, shapes
+            manifest, out, config, devices, cores, executor, spec, recipe, identity, grids
         )
 
 
@@ -300,7 +300,7 @@ def _plan_update(prepared: Prepared, store: FeatureStore, files: SourceFiles) ->
     if text := changes.text(read=read):
         logger.warning(text)
     unchanged = {i: sha for i, sha in changes.hashes.items() if i not in changes.changed}
-    layout = update_layout(store, prepared.shapes, config.retry, changes.changed)
+    layout = update_layout(store, prepared.grids, config.retry, changes.changed)
     if unchanged:
         files.record(config.part, unchanged, sorted(unchanged.items()))
     if layout.shards:

@@ -9,7 +9,8 @@ from typing import Any
 
 from ..base.errors import ExtractUsageError
 from ..base.text import counted
-from ..featstore.layout import Layout, lay_out
+from ..featstore.geometry import GridShape
+from ..featstore.layout import Grids, Layout, lay_out
 from ..featstore.writing.run import check_place, update_layout
 from ..featstore.writing.writer import StoreWriter
 from ..manifests import Manifest
@@ -86,22 +87,23 @@ def estimate(manifest: Manifest, out: Path, config: ExtractConfig) -> Estimate:
 def _estimate(prepared: Prepared) -> Estimate:
     identity, out = prepared.identity, prepared.out
     layout = _layout(prepared)
-    shapes = {image_id: shard.shape for shard in layout.shards for image_id in shard.ids}
-    if not shapes:
+    grids: Counter[GridShape] = Counter()
+    for shard in layout.shards:
+        grids[shard.shape] += len(shard.ids)
+    if not grids.total():
         return Estimate(
             images=0, grids={}, dim=identity.dim, shards=0, bytes=0, free_bytes=free_bytes(out),
             rows=0, seconds=0.0, devices=len(prepared.devices), images_per_second=0.0,
             bytes_per_second=0.0, sampled=0, refused=0,
         )  # fmt: skip
-    grids = Counter(map(str, shapes.values()))
     frequent = grids.most_common(1)[0][0]
-    ids = [image_id for image_id, shape in shapes.items() if str(shape) == frequent]
+    ids = [i for shard in layout.shards if shard.shape == frequent for i in shard.ids]
     with tempfile.TemporaryDirectory() as folder:
         store = Path(folder) / "sample.clipfeat"
         job = make_job(prepared, store, layout.shard_records)
         sample_size = (1 + BATCHES) * job.batching.max_rows
-        sample = {image_id: shapes[image_id] for image_id in ids[:: -(-len(ids) // sample_size)]}
-        small = lay_out(sample, layout.shard_records)
+        sample = dict.fromkeys(ids[:: -(-len(ids) // sample_size)], frequent)
+        small = lay_out(Grids.of(sample), layout.shard_records)
         with StoreWriter(store, identity, small) as writer:
             tasks = shard_tasks(prepared.manifest, writer.pending, prepared.recipe)
             times, results = [time.perf_counter()], []
@@ -122,8 +124,8 @@ def _estimate(prepared: Prepared) -> Estimate:
     devices = len(prepared.devices)
     rate = sum(result.images for result in results) / sum(r.timings.device for r in results)
     return Estimate(
-        images=len(shapes),
-        grids=dict(grids.most_common()),
+        images=grids.total(),
+        grids={str(shape): images for shape, images in grids.most_common() if images},
         dim=identity.dim,
         shards=len(layout.shards),
         bytes=size,
@@ -132,7 +134,7 @@ def _estimate(prepared: Prepared) -> Estimate:
         seconds=seconds / devices,
         devices=devices,
         images_per_second=rate,
-        bytes_per_second=rate * devices * size / len(shapes),
+        bytes_per_second=rate * devices * size / grids.total(),
         sampled=len(sample),
         refused=refused,
     )
@@ -144,9 +146,9 @@ def _layout(prepared: Prepared) -> Layout:
     store = store_to_update(prepared)
     shard_records = choose_shard_records(out, prepared.config.shard_size)
     if store is None:
-        return lay_out(prepared.shapes, shard_records)
+        return lay_out(prepared.grids, shard_records)
     changed = frozenset()
     if CHANGED in retry:
         files = SourceFiles(prepared.manifest, out, prepared.recipe.views)
         changed = files.changes(store, read=True).changed
-    return update_layout(store, prepared.shapes, retry, changed)
+    return update_layout(store, prepared.grids, retry, changed)

@@ -3,13 +3,23 @@
 Paths are relative to the store. The layout of a run is a pure function of ids and grid shapes.
 """
 
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
+# pyright: reportMissingTypeStubs=false
+# pyright: reportUnknownArgumentType=false, reportUnknownParameterType=false
+# pyarrow has no types.
+
 import hashlib
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from bisect import bisect_left, bisect_right
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
-from typing import Literal, Self
+from typing import Any, Literal, Self, overload
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from ..base.errors import CorruptStoreError, UsageError
 from ..base.files import is_plain, oddity, read_bytes
@@ -107,6 +117,71 @@ def _odd(path: Path, problem: str) -> CorruptStoreError:
     )
 
 
+class Ids(Sequence[str]):
+    """Ids in an Arrow column, or in a slice of one: a third of the memory of Python's texts."""
+
+    def __init__(self, column: pa.Array):
+        self.column: pa.Array = column  # of string or large_string: all may exceed 2 GiB
+
+    @classmethod
+    def of(cls, ids: Iterable[str]) -> Self:
+        """Return `ids`, which must be UTF-8, in a column of their own."""
+        return cls(pa.array(list(ids), pa.large_string()))
+
+    def __len__(self) -> int:
+        return len(self.column)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.column.to_pylist())
+
+    @overload
+    def __getitem__(self, index: int) -> str: ...
+    @overload
+    def __getitem__(self, index: slice) -> Self: ...
+    def __getitem__(self, index: int | slice) -> "str | Self":
+        if isinstance(index, slice):
+            return type(self)(self.column[index])
+        return self.column[index].as_py()
+
+    def find(self, ids: pa.Array) -> np.ndarray:
+        """Return the position of each of `ids`, -1 for one that is not here; both are sorted."""
+        if not len(ids):
+            return np.zeros(0, int)
+        first, end = bisect_left(self, ids[0].as_py()), bisect_right(self, ids[-1].as_py())
+        options = pc.SetLookupOptions(self.column[first:end])
+        at = pc.call_function("index_in", [ids.cast(self.column.type)], options)
+        return at.fill_null(-1 - first).to_numpy() + first
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Ids) and list(self) == list(other)
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self).of, (list(self),)  # Arrow would send the whole column with a slice
+
+
+@dataclass(frozen=True)
+class Grids:
+    """The grid shape of each id, by columns."""
+
+    ids: Ids  # sorted, unique
+    shapes: tuple[GridShape, ...]  # distinct
+    numbers: np.ndarray  # (id,) of its shape among these
+
+    @classmethod
+    def of(cls, shapes: Mapping[str, GridShape]) -> Self:
+        """Return `{image_id: grid shape}` as columns."""
+        distinct = {shape: number for number, shape in enumerate(dict.fromkeys(shapes.values()))}
+        ids = sorted(shapes)
+        return cls(Ids.of(ids), tuple(distinct), np.array([distinct[shapes[i]] for i in ids], int))
+
+    def subset(self, chosen: np.ndarray) -> Self:
+        """Return those of which `chosen`, (id,) bool, is true."""
+        ids = Ids(self.ids.column.filter(pa.array(chosen)))
+        return type(self)(ids, self.shapes, self.numbers[chosen])
+
+
 @dataclass(frozen=True)
 class Shard:
     """One file of `grid` records, and the files of the other arrays beside it: one task writes all.
@@ -122,7 +197,7 @@ class Shard:
     index: int  # in the arrays of this shape
     first_row: int
     records: int  # rows that it covers, gaps included
-    ids: tuple[str, ...]
+    ids: Ids
     rows: Sequence[int]  # of the ids; a row without an id is a gap
 
     def path(self, array: str) -> str:
@@ -152,7 +227,7 @@ class Layout:
         for shard in self.shards:
             rows = [row - shard.first_row for row in shard.rows]
             place = [str(shard.shape), shard.first_row, shard.records]
-            digest.update(canonical_json([*place, shard.ids, rows]))
+            digest.update(canonical_json([*place, list(shard.ids), rows]))
         return digest.hexdigest()
 
 
@@ -165,26 +240,24 @@ NOTHING: Mapping[GridShape, int] = MappingProxyType({})
 
 
 def lay_out(
-    shapes: Mapping[str, GridShape],
+    grids: Grids,
     shard_records: int,
     taken: Mapping[GridShape, int] = NOTHING,
     again: tuple[Shard, ...] = (),
 ) -> Layout:
-    """Return the layout of `{image_id: grid shape}`: by shape, then ids sorted, then cut.
+    """Return the layout of ids with their grid shapes: by shape, then ids sorted, then cut.
 
     It depends on nothing else, neither on devices nor on what is already written. For a store
     that is added to, `taken` are the rows that a shape already has: new rows start in a shard of
     their own. The shards of `again` are rewritten in their old place.
     """
-    by_shape: dict[GridShape, list[str]] = {}
-    for image_id in sorted(shapes):
-        by_shape.setdefault(shapes[image_id], []).append(image_id)
     shards = [replace(shard, number=number) for number, shard in enumerate(again)]
-    for shape in sorted(by_shape):
-        ids = by_shape[shape]
+    ids = grids.ids.column.take(pa.array(np.argsort(grids.numbers, kind="stable")))
+    ends = np.cumsum(np.bincount(grids.numbers, minlength=len(grids.shapes))).tolist()
+    for shape, begin, end in sorted(zip(grids.shapes, [0, *ends], ends, strict=False)):
         first_index = -(-taken.get(shape, 0) // shard_records)
-        for index, start in enumerate(range(0, len(ids), shard_records), first_index):
-            some = tuple(ids[start : start + shard_records])
+        for index, start in enumerate(range(begin, end, shard_records), first_index):
+            some = Ids(ids[start : min(start + shard_records, end)])
             first_row = index * shard_records
             rows = range(first_row, first_row + len(some))
             shards.append(Shard(len(shards), shape, index, first_row, len(some), some, rows))

@@ -25,18 +25,18 @@ import hashlib
 import mmap
 import os
 from bisect import bisect_left
-from collections.abc import Iterable, Mapping, Sequence
-from functools import reduce
-from operator import xor
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 from unicodedata import normalize
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from ..base.errors import CorruptStoreError, StoreError, open_code
 from ..base.files import open_plain
+from ..base.parquet import joined_texts
 from .geometry import MAX_AREAS, Area, area_rule
 
 
@@ -271,30 +271,26 @@ class LookupBuilder:
         self._shapes = {shape: number for number, shape in enumerate(shapes)}
         self._area_of_image = area_rule(recipe)
         self._areas: dict[Area, int] = {}  # to its number, in the order of the first rows
-        self._hashes = bytearray()
-        self._values = bytearray()
+        self._parts: list[U64] = []  # (4, row): key, place, check, second of each batch
 
     def add(self, rows: pa.RecordBatch) -> None:
         """Add rows of the index, raising ValueError or KeyError for impossible values."""
-        row = rows.column("row").to_numpy().astype(np.int64)
+        row = rows.column("row").to_numpy()
         if len(row) and not 0 <= row.min() <= row.max() < 1 << SHAPE_BIT:
             raise ValueError(f"row {row.min()} to {row.max()}")
-        shapes = [self._shapes[shape] for shape in rows.column("shape").to_pylist()]
-        statuses = rows.column("status").to_pylist()
-        numbers = {status: STATUSES.index(Status(status)) for status in set(statuses)}
-        place = row.astype(np.uint64) | _shifted(shapes, SHAPE_BIT)
-        place |= _shifted([numbers[status] for status in statuses], STATUS_BIT)
+        status = _numbers(rows.column("status"), lambda text: STATUSES.index(Status(text)))
+        place = row.astype(np.uint64) | status << np.uint64(STATUS_BIT)
+        place |= _numbers(rows.column("shape"), self._shapes.__getitem__) << np.uint64(SHAPE_BIT)
         if self._area_of_image is not None:
-            widths, heights = (rows.column(side).to_pylist() for side in ("width", "height"))
-            areas = [
-                self._area_number(width, height) if status == Status.OK else 0
-                for status, width, height in zip(statuses, widths, heights, strict=True)
-            ]
-            place |= _shifted(areas, AREA_BIT)
-        checks = [_check(checksum) for checksum in rows.column("checksum").to_pylist()]
-        values = np.stack([place, np.array(checks, np.uint64)], axis=1)
-        self._hashes += _digests(rows.column("image_id").to_pylist())
-        self._values += values.astype("<u8").tobytes()
+            width, height = (rows.column(side).to_numpy() for side in ("width", "height"))
+            has_area = (status == STATUSES.index(Status.OK)) & (width > 0) & (height > 0)
+            sizes, at = np.unique(
+                np.where(has_area, width.astype(np.int64) << 32 | height, 0), return_inverse=True
+            )
+            areas = [self._area_number(*divmod(size, 1 << 32)) for size in sizes.tolist()]
+            place |= np.array(areas, np.uint64)[at] << np.uint64(AREA_BIT)
+        first, second = _hashes(rows.column("image_id").to_pylist())
+        self._parts.append(np.stack([first, place, _checks(rows.column("checksum")), second]))
 
     def _area_number(self, width: int, height: int) -> int:
         """Return the number of the real area of an image, in the order of the first rows."""
@@ -316,24 +312,17 @@ class LookupBuilder:
 
     def columns(self) -> U64:
         """Return key, place, check, seal of every row, sorted by key."""
-        key, second = np.frombuffer(self._hashes, ">u8").astype("<u8").reshape(-1, 2).T
-        place, check = np.frombuffer(self._values, "<u8").reshape(-1, 2).T
+        columns = np.concatenate([np.zeros((4, 0), np.uint64), *self._parts], axis=1)
+        self._parts = [columns]
+        key, place, check, second = columns
+        order = np.argsort(key, kind="stable")
         if self._areas:
             numbers = np.zeros(MAX_AREAS + 1, np.uint64)
             for number, area in enumerate(sorted(self._areas), 1):
                 numbers[self._areas[area]] = number
             rest = place & np.uint64((1 << AREA_BIT) - 1)
             place = rest | numbers[place >> np.uint64(AREA_BIT)] << np.uint64(AREA_BIT)
-        order = np.argsort(key, kind="stable")
-        return np.stack([key, place, check, second ^ _seal(place, check)])[:, order]
-
-
-def _check(checksum: str) -> int:
-    """Return the number that the look-up has for a `checksum` of the index, 0 for ""."""
-    if len(checksum) % (2 * CHECK_BYTES):
-        raise ValueError(f"a checksum of {len(checksum)} hex digits")
-    lasts = np.frombuffer(bytes.fromhex(checksum), "<u4").tolist()
-    return (lasts[0] if lasts else 0) | reduce(xor, lasts[1:], 0) << 32
+        return np.stack([each[order] for each in (key, place, check, second ^ _seal(place, check))])
 
 
 def lookup_bytes(columns: U64) -> bytes:
@@ -341,19 +330,35 @@ def lookup_bytes(columns: U64) -> bytes:
     return MAGIC + columns.shape[1].to_bytes(8, "little") + columns.astype("<u8").tobytes()
 
 
-def _hashes(ids: Sequence[str]) -> tuple[U64, U64]:
+def _hashes(ids: Iterable[str]) -> tuple[U64, U64]:
     """Return the first and the second 8 bytes of each id's sha256."""
-    first, second = np.frombuffer(_digests(ids), ">u8").reshape(-1, 2).astype(np.uint64).T
+    digests = [hashlib.sha256(i.encode("utf-8", "surrogatepass")).digest()[:16] for i in ids]
+    first, second = np.frombuffer(b"".join(digests), ">u8").reshape(-1, 2).astype(np.uint64).T
     return first, second
 
 
-def _digests(ids: Sequence[str]) -> bytes:
-    """Return the first 16 bytes of each id's sha256, joined."""
-    return b"".join([hashlib.sha256(i.encode("utf-8", "surrogatepass")).digest()[:16] for i in ids])
+def _numbers(texts: pa.Array, number: Callable[[str], int]) -> U64:
+    """Return the number of each text; there are few different ones."""
+    coded = texts.dictionary_encode()
+    numbers = np.array([number(text) for text in coded.dictionary.to_pylist()], np.uint64)
+    return numbers[coded.indices.to_numpy()]
 
 
-def _shifted(numbers: Sequence[int], bits: int) -> U64:
-    return np.array(numbers, np.uint64) << np.uint64(bits)
+def _checks(checksums: pa.Array) -> U64:
+    """Return the `check` of each checksum, raising ValueError for another number of digits."""
+    checks = np.zeros(len(checksums), np.uint64)
+    lengths = pc.call_function("binary_length", [checksums]).to_numpy()
+    for length in np.unique(lengths).tolist():  # 0 without a record; all others are alike
+        arrays, rest = divmod(length, 2 * CHECK_BYTES)
+        if rest:
+            raise ValueError(f"a checksum of {length} hex digits")
+        has_length = lengths == length
+        digits = joined_texts(checksums.filter(pa.array(has_length))).to_pybytes()
+        lasts = np.frombuffer(bytes.fromhex(digits.decode()), "<u4").astype(np.uint64)
+        lasts = lasts.reshape(has_length.sum(), arrays)
+        others = np.bitwise_xor.reduce(lasts[:, 1:], axis=1) << np.uint64(32)
+        checks[has_length] = np.bitwise_or.reduce(lasts[:, :1], axis=1) | others
+    return checks
 
 
 def _seal(place: Any, check: Any) -> Any:

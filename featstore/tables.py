@@ -17,7 +17,7 @@ import pyarrow.compute as pc
 
 from ..base.errors import CorruptStoreError
 from ..base.files import atomic_file, sha256_file
-from ..base.parquet import as_batch, read_batches, rows_of, write_batches, write_rows
+from ..base.parquet import as_batch, joined_texts, read_batches, rows_of, write_batches, write_rows
 from ..base.text import printable
 from .geometry import GridShape
 from .layout import RECORD_DIMS, SHARD_PATH, check_plain, shard_path
@@ -52,7 +52,7 @@ SHARDS_SCHEMA = pa.schema(
 )
 
 TABLE_BYTES, ROW_BYTES = 1 << 26, 1 << 15  # that a table, and each row of it, may take on disk
-JSON_SAFE = r"^[ !#-\[\]-~]*$"  # texts that JSON leaves as they are
+JSON_SAFE = bytes(set(range(0x20, 0x7F)) - set(b'"\\'))  # characters that JSON leaves as they are
 HASHES = {  # columns of both tables that hold hashes, in lower-case hex digits
     "source_sha256": r"^([0-9a-f]{64})?$",
     "checksum": rf"^([0-9a-f]{{8}}){{0,{len(RECORD_DIMS)}}}$",
@@ -210,19 +210,22 @@ def _read(
 
 def index_lines(batch: pa.RecordBatch) -> bytes:
     """Return the canonical JSON of each row of the index, each ended by a newline."""
-    texts = [
-        _json_texts(column) if pa.types.is_string(column.type) else column.cast(pa.string())
-        for column in batch.columns
-    ]
-    joined = pc.call_function("binary_join_element_wise", [*texts, ","])
-    return "".join(f"[{line}]\n" for line in joined.to_pylist()).encode()
+    pieces: list[Any] = []
+    before = "["
+    for column in batch.columns:
+        quote = '"' if pa.types.is_string(column.type) else ""
+        texts = _escaped(column) if quote else column.cast(pa.string())
+        pieces += [before + quote, texts]
+        before = quote + ","
+    lines = pc.call_function("binary_join_element_wise", [*pieces, f"{before[:-1]}]\n", ""])
+    return joined_texts(lines).to_pybytes()
 
 
-def _json_texts(texts: pa.Array) -> pa.Array:
-    """Return each text as JSON, ASCII only."""
-    if _all_match(texts, JSON_SAFE):
-        return pc.call_function("binary_join_element_wise", ['"', texts, '"', ""])
-    return pa.array(list(map(json.dumps, texts.to_pylist())), pa.string())
+def _escaped(texts: pa.Array) -> pa.Array:
+    """Return each text as JSON has it between the quotes, ASCII only."""
+    if not joined_texts(texts).to_pybytes().translate(None, JSON_SAFE):
+        return texts
+    return pa.array([json.dumps(text)[1:-1] for text in texts.to_pylist()], pa.string())
 
 
 def _all_match(texts: pa.Array, pattern: str) -> bool:

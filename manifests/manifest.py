@@ -11,14 +11,21 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import NamedTuple, Self, overload
+from typing import Any, NamedTuple, Self, overload
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from ..base.errors import ManifestError
 from ..base.files import atomic_file
-from ..base.parquet import MAX_TEXT, count_rows, read_rows, read_schema, write_batches
+from ..base.parquet import (
+    MAX_TEXT,
+    count_rows,
+    read_batches,
+    read_schema,
+    rows_of,
+    write_batches,
+)
 from ..base.text import is_url, printable
 from .contents import SURROGATE, absolute_root, from_disk, is_escaped, to_disk
 
@@ -27,6 +34,7 @@ MAX_SIDE = 2**31 - 1  # pixels, the largest number in the Parquet file
 ROWS_PER_BYTE = 16  # of a Parquet file; counted ids, which compress best, gave 5
 ROOT = b"clipfeat.root"  # the key of the root in the metadata of the Parquet file
 SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:/")  # of a URL, or a drive: more than base.text.URL
+ODD_PATH = r"^/|\.\.|\\|:/|\x00"  # of every path that breaks a rule, and of some others
 SCHEMA = pa.schema(
     [
         ("image_id", pa.string()),
@@ -56,7 +64,7 @@ class Image(NamedTuple):
 
 
 class Images(Sequence[Image]):
-    """Images sorted by id, in about 100 bytes each; equal to a tuple of the same images."""
+    """Images in about 100 bytes each, sorted by id in a manifest; equal to a tuple of the same."""
 
     def __init__(self, table: pa.Table):
         self._table = table
@@ -64,7 +72,12 @@ class Images(Sequence[Image]):
     @classmethod
     def of(cls, images: Iterable[Image]) -> Self:
         """Return `images`, given in any order. Texts must be UTF-8, and sizes fit 32 bits."""
-        table = pa.Table.from_batches(_batches(images), COLUMNS)
+        return cls.of_columns(_batches(images))
+
+    @classmethod
+    def of_columns(cls, batches: Iterable[pa.RecordBatch]) -> Self:
+        """Return images that come as columns with the types of COLUMNS, in any order."""
+        table = pa.Table.from_batches(batches, COLUMNS)
         order = None
         # UTF-8 sorts by code point, as Python does.
         if not _is_rising(table["image_id"]):
@@ -83,6 +96,15 @@ class Images(Sequence[Image]):
             return None
         at = pc.index(pc.call_function("equal", [ids[:-1], ids[1:]]), value=True).as_py()
         return self[at], self[at + 1]
+
+    def having(self, ids: list[pa.Array]) -> Self:
+        """Return the images that have `ids`, in their order, raising KeyError if one is not here."""
+        wanted = pa.chunked_array(ids, pa.large_string())
+        options = pc.SetLookupOptions(self._table["image_id"])
+        rows = pc.call_function("index_in", [wanted], options).combine_chunks()
+        if rows.null_count:
+            raise KeyError(f"{rows.null_count} ids that no image has")
+        return type(self)(self._table.take(rows))
 
     def column(self, name: str) -> pa.ChunkedArray:
         """Return one field of all images as an Arrow column."""
@@ -105,10 +127,10 @@ class Images(Sequence[Image]):
     @overload
     def __getitem__(self, index: int) -> Image: ...
     @overload
-    def __getitem__(self, index: slice) -> tuple[Image, ...]: ...
-    def __getitem__(self, index: int | slice) -> Image | tuple[Image, ...]:
+    def __getitem__(self, index: slice) -> Self: ...
+    def __getitem__(self, index: int | slice) -> "Image | Self":
         if isinstance(index, slice):
-            return tuple(self[k] for k in range(*index.indices(len(self))))
+            return type(self)(self._table[index])
         if not -len(self) <= index < len(self):
             raise IndexError(index)
         return Image(*(column[index].as_py() for column in self._table.columns))
@@ -120,8 +142,15 @@ class Images(Sequence[Image]):
 
     __hash__ = None  # type: ignore[assignment]
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _as_given, (list(self),)  # Arrow would send the whole columns with a slice
+
     def __repr__(self) -> str:
         return f"<Images: {len(self)}>"
+
+
+def _as_given(images: list[Image]) -> Images:
+    return Images(pa.Table.from_batches(_batches(images), COLUMNS))
 
 
 def _batches(images: Iterable[Image]) -> Iterator[pa.RecordBatch]:
@@ -232,6 +261,26 @@ def broken_text(image: Image) -> str | None:
     return None
 
 
+def _checked_columns(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+    """Yield images as columns; ManifestError as `checked` raises it.
+
+    The texts are UTF-8 and not too long; rows that may break another rule are looked at one by one.
+    """
+    for batch in batches:
+        image_id, path, width, height = batch.columns
+        options = pc.MatchSubstringOptions(ODD_PATH)
+        is_odd = pc.call_function("match_substring_regex", [path], options)
+        for other in (
+            pc.call_function("match_substring", [image_id], pc.MatchSubstringOptions("\0")),
+            *(pc.call_function("equal", [text, ""]) for text in (image_id, path)),
+            *(pc.call_function("less", [side, 0]) for side in (width, height)),
+        ):
+            is_odd = pc.call_function("or", [is_odd, other])
+        for _ in checked(map(Image._make, rows_of(batch.filter(is_odd)))):
+            pass
+        yield batch
+
+
 def write_manifest(manifest: Manifest, path: str | Path) -> None:
     """Write `manifest`, with its root, to the Parquet file `path`, whole or not at all.
 
@@ -282,8 +331,9 @@ def read_manifest(path: str | Path) -> Manifest:
     if path.is_dir() or not path.exists():
         raise refuse("is a folder" if path.is_dir() else "no such file")
     require_bounded(path, refuse)
-    rows = read_rows(path, SCHEMA, refuse)
-    return Manifest.of(recorded_root(path), map(Image._make, rows))
+    batches = (batch.cast(COLUMNS) for batch in read_batches(path, SCHEMA, refuse))
+    root = absolute_root(recorded_root(path))
+    return Manifest(root, Images.of_columns(_checked_columns(batches)))
 
 
 def recorded_root(path: Path) -> str:

@@ -2,16 +2,20 @@
 
 import hashlib
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import msgspec
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from clipfeat.featstore import FeatureStore, Status
 from clipfeat.featstore.lookup import LookupBuilder, lookup_bytes
 from clipfeat.featstore.metadata import store_digest
-from clipfeat.featstore.tables import index_lines
+from clipfeat.featstore.tables import INDEX_SCHEMA, index_lines
+from clipfeat.featstore.writing.receipts import Receipt, _column
 
 
 def reseal(store: Path, **changes: Any) -> None:
@@ -52,3 +56,48 @@ def forge_column(store: Path, table: str, column: str, values: Any) -> None:
     values = values if isinstance(values, pa.Array) else pa.array(values, old.schema.field(at).type)
     pq.write_table(old.set_column(at, old.schema.field(at), [values]), path)
     reseal(store)
+
+
+def change_receipt(path: Path, change: Callable[[dict[str, Any]], None]) -> None:
+    """Let `change` change a receipt, a dict with the rows of the index under `records`."""
+    receipt = msgspec.msgpack.decode(path.read_bytes())
+    whole = msgspec.msgpack.decode(path.read_bytes(), type=Receipt)
+    columns = [_column(name, [whole]).to_pylist() for name in INDEX_SCHEMA.names]
+    del receipt["columns"]
+    receipt["records"] = list(map(list, zip(*columns, strict=True)))
+    change(receipt)
+    records = receipt.pop("records")
+    columns = [[row[k] for row in records] for k in range(len(INDEX_SCHEMA))]
+    receipt["columns"] = list(map(_buffers, INDEX_SCHEMA.types, columns))
+    path.write_bytes(_packed(receipt))
+
+
+def _buffers(kind: pa.DataType, values: list[Any]) -> list[Any]:
+    """Return the buffers of a column, the values themselves where a column cannot hold them."""
+    if kind == pa.string() and all(isinstance(value, str) for value in values):
+        texts = [value.encode("utf-8", "surrogatepass") for value in values]
+        ends = np.cumsum([len(text) for text in texts], dtype="<i4")
+        return [ends.tobytes(), b"".join(texts)]
+    try:
+        return [np.array(values, kind.to_pandas_dtype()).tobytes()]
+    except (TypeError, ValueError, OverflowError):
+        return values
+
+
+def _packed(receipt: dict[str, Any]) -> bytes:
+    """Return a receipt as bytes, its integers and texts as far as MessagePack has them."""
+
+    def packable(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {packable(key): packable(inner) for key, inner in value.items()}
+        if isinstance(value, list):
+            return [packable(inner) for inner in value]
+        if isinstance(value, int) and not -(1 << 63) <= value < 1 << 64:
+            return float(value)
+        return (
+            value.encode("utf-8", "surrogatepass")
+            if isinstance(value, str) and not value.isascii()
+            else value
+        )
+
+    return msgspec.msgpack.encode(packable(receipt))

@@ -12,7 +12,8 @@ from pathlib import Path
 import numpy as np
 from stores import make_store
 
-from clipfeat.featstore.writing.journal import Journal, Receipt
+from clipfeat.featstore.writing.journal import Journal
+from clipfeat.featstore.writing.receipts import Receipt
 
 RECORDS = {
     f"i{k:03}": np.random.default_rng(k).standard_normal((2, 3, 16)).astype(np.float16)

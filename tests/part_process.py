@@ -12,12 +12,12 @@ from interrupted_writer import RECORDS
 from stores import encoded_records, make_identity, write_shard
 
 from clipfeat.featstore import GridShape, StoreError
-from clipfeat.featstore.layout import Part, lay_out
+from clipfeat.featstore.layout import Grids, Part, lay_out
 from clipfeat.featstore.writing.writer import StoreWriter
 
 IDENTITY = make_identity(16)
 SHAPES = dict.fromkeys(RECORDS, GridShape(2, 3))
-LAYOUT = lay_out(SHAPES, 4)
+LAYOUT = lay_out(Grids.of(SHAPES), 4)
 ENCODED = encoded_records(IDENTITY, RECORDS)
 
 

@@ -13,7 +13,7 @@ import numpy as np
 from stores import make_identity
 
 from clipfeat.featstore import CorruptStoreError, FeatureStore, GridShape, IndexRow, Status
-from clipfeat.featstore.layout import Layout, Part, Shard, lay_out
+from clipfeat.featstore.layout import Grids, Layout, Part, Shard, lay_out
 from clipfeat.featstore.shards import RecordHashes, as_bytes, encode
 from clipfeat.featstore.writing.commit import complete_commit
 from clipfeat.featstore.writing.parts import MissingShards, commit_parts
@@ -50,8 +50,8 @@ def layout_of(path: Path, ids: Collection[str]) -> tuple[FeatureStore | None, La
     shapes = {image_id: SHAPES[image_id] for image_id in ids}
     store = finished_store(path, IDENTITY)
     if store is None:
-        return None, lay_out(shapes, SHARD_RECORDS)
-    return store, update_layout(store, shapes)
+        return None, lay_out(Grids.of(shapes), SHARD_RECORDS)
+    return store, update_layout(store, Grids.of(shapes))
 
 
 def write(

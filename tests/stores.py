@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from clipfeat.featstore import FeatureStore, GridShape, Identity, IndexRow, Status
-from clipfeat.featstore.layout import Layout, Shard, lay_out
+from clipfeat.featstore.layout import Grids, Layout, Shard, lay_out
 from clipfeat.featstore.shards import RecordHashes, as_bytes, encode
 from clipfeat.featstore.writing.run import update_layout
 from clipfeat.featstore.writing.writer import ShardTransaction, StoreWriter, write_store
@@ -114,7 +114,7 @@ def make_pooled_store(
     shard_size: int,
 ) -> Path:
     """Write a store of any identity, with pooled vectors where it has them."""
-    layout = lay_out(shapes_of(records), shard_size)
+    layout = lay_out(Grids.of(shapes_of(records)), shard_size)
     return write_encoded(path, identity, layout, encoded_records(identity, records, pooled)).path
 
 
@@ -131,7 +131,7 @@ def padded_store(
     """
     identity = make_identity(4, recipe=recipe)
     each = dict.fromkeys(sizes, shapes) if isinstance(shapes, GridShape) else shapes
-    layout = update_layout(parent, each) if parent else lay_out(each, 4)
+    layout = update_layout(parent, Grids.of(each)) if parent else lay_out(Grids.of(each), 4)
     with StoreWriter(path, identity, layout, parent=parent) as writer:
         for shard in writer.pending:
             with ShardTransaction(path, identity, layout.shard_records, shard, {}) as files:
@@ -167,7 +167,7 @@ def extend_store(
     store = FeatureStore.open(path)
     planned = {row.image_id: GridShape.parse(row.shape) for row in store.index}
     shapes = {**shapes_of(records), **{i: s for i, s in planned.items() if records[i] is None}}
-    layout = update_layout(store, shapes, retry)
+    layout = update_layout(store, Grids.of(shapes), retry)
     if not layout.shards:
         return store
     encoded = encoded_records(store.identity, records, pooled)

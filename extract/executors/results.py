@@ -5,7 +5,7 @@ from dataclasses import astuple, dataclass
 from typing import NamedTuple, Protocol, runtime_checkable
 
 from ...base.text import counted
-from ...featstore.writing.journal import Receipt
+from ...featstore.writing.receipts import Receipt
 from ...manifests import Image
 from ..planning.plan import Job, ShardTask
 from ..planning.recipe import Recipe

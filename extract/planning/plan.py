@@ -10,14 +10,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
+import numpy as np
+
 from ...base.errors import ExtractUsageError
 from ...base.text import IMAGE_SUFFIXES, suffix
 from ...featstore import GridShape, Identity
-from ...featstore.geometry import MAX_AREAS, Area
+from ...featstore.geometry import MAX_AREAS
 from ...featstore.identity import Precision
-from ...featstore.layout import Layout, Shard
+from ...featstore.layout import Grids, Ids, Layout, Shard
 from ...featstore.metadata import MAX_RECORD_BYTES
-from ...manifests import Image, Manifest
+from ...manifests import Image, Images, Manifest
 from .config import ExtractConfig
 from .recipe import Recipe
 
@@ -131,7 +133,7 @@ class ShardTask:
     """One shard to write: the unit of work of a device, written whole or not at all."""
 
     shard: Shard
-    images: tuple[Image, ...]  # in the order of the shard's rows
+    images: Images  # in the order of the shard's rows
     picture_shape: tuple[int, ...]  # of each image's pixels: ([views,] height, width, 3)
 
 
@@ -149,58 +151,77 @@ class Batch:
         return self.start + len(self.images) == len(self.task.images)
 
 
-def plan_shapes(manifest: Manifest, recipe: Recipe, cell: tuple[int, int]) -> dict[str, GridShape]:
-    """Return the grid shape of each image of the manifest by its id, from its size.
+def plan_grids(manifest: Manifest, recipe: Recipe, cell: tuple[int, int]) -> Grids:
+    """Return the grid shape of each image of the manifest, from its size.
 
-    Equal shapes are one object, and each size is planned once. Raises ExtractUsageError if an
-    image would not fill one cell of the backbone, for a file where the recipe needs a folder of
-    views, and if padding would leave more different real areas than a store can hold.
+    Each size is planned once. Raises ExtractUsageError if an image would not fill one cell of the
+    backbone, for a file where the recipe needs a folder of views, and if padding would leave more
+    different real areas than a store can hold.
     """
-    by_size: dict[tuple[int, int], GridShape] = {}
-    shared: dict[GridShape, GridShape] = {}
-    areas: set[Area | None] = {None}
-    shapes: dict[str, GridShape] = {}
+    if recipe.views is not None:
+        _require_folders(manifest, recipe)
+    sizes, first, size_of = _sizes(manifest)
+    numbers: dict[GridShape, int] = {}
+    shape_of = np.zeros(len(sizes), np.int32)
+    for at in np.argsort(first).tolist():  # an error is about the first image of its kind
+        shape = recipe.grid_shape(sizes[at], cell)
+        if not shape.cells:
+            height, width = recipe.size(*sizes[at])
+            raise ExtractUsageError(
+                f"--recipe {recipe.name}: {height}x{width} pixels are less than one "
+                f"{cell[0]}x{cell[1]} cell of this backbone; use square:{max(cell)} or more",
+                code="E-RECIPE-SIZE",
+            )
+        shape_of[at] = numbers.setdefault(shape, len(numbers))
+    areas = {area for size in sizes if (area := recipe.real_cells(size)) is not None}
+    if len(areas) > MAX_AREAS:
+        raise ExtractUsageError(
+            f"--recipe {recipe.name}: padding would leave {len(areas)} different areas of "
+            f"real cells, and a store holds {MAX_AREAS}; use whole-cells, which does not pad",
+            code="E-RECIPE-AREAS",
+        )
+    return Grids(
+        Ids(manifest.images.column("image_id").combine_chunks()), tuple(numbers), shape_of[size_of]
+    )
+
+
+def _require_folders(manifest: Manifest, recipe: Recipe) -> None:
+    """Raise ExtractUsageError for an image that is a file, not a folder of views."""
     for image in manifest.images:
-        if recipe.views is not None and suffix(image.path) in IMAGE_SUFFIXES:
+        if suffix(image.path) in IMAGE_SUFFIXES:
             raise ExtractUsageError(
                 f"--recipe {recipe.name}: {image.path!r:.200} is a file, not a folder of "
                 f"{recipe.views} views; make a manifest with: clipfeat manifest --views DIR",
                 code="E-RECIPE-VIEWS",
             )
-        size = (image.width, image.height)
-        shape = by_size.get(size)
-        if shape is None:
-            shape = recipe.grid_shape(size, cell)
-            if not shape.cells:
-                height, width = recipe.size(*size)
-                raise ExtractUsageError(
-                    f"--recipe {recipe.name}: {height}x{width} pixels are less than one "
-                    f"{cell[0]}x{cell[1]} cell of this backbone; use square:{max(cell)} or more",
-                    code="E-RECIPE-SIZE",
-                )
-            areas.add(recipe.real_cells(size))
-            by_size[size] = shape = shared.setdefault(shape, shape)
-        shapes[image.image_id] = shape
-    if len(areas) - 1 > MAX_AREAS:
-        raise ExtractUsageError(
-            f"--recipe {recipe.name}: padding would leave {len(areas) - 1} different areas of "
-            f"real cells, and a store holds {MAX_AREAS}; use whole-cells, which does not pad",
-            code="E-RECIPE-AREAS",
-        )
-    return shapes
+
+
+def _sizes(manifest: Manifest) -> tuple[list[tuple[int, int]], np.ndarray, np.ndarray]:
+    """Return the different (width, height), the first image of each, and the size of each image.
+
+    Images and sizes are named by their positions.
+    """
+    width, height = (manifest.images.column(name).to_numpy() for name in ("width", "height"))
+    packed = width.astype(np.int64) << 32 | height
+    sizes, first, size_of = np.unique(packed, return_index=True, return_inverse=True)
+    return [divmod(size, 1 << 32) for size in sizes.tolist()], first, size_of
 
 
 def shard_tasks(
     manifest: Manifest, shards: tuple[Shard, ...], recipe: Recipe
 ) -> tuple[ShardTask, ...]:
     """Return the tasks that write `shards`."""
-    by_id = {image.image_id: image for image in manifest.images}
-    tasks = []
+    images = manifest.images.having([shard.ids.column for shard in shards])
+    widths, heights = (images.column(side).to_numpy() for side in ("width", "height"))
+    tasks: list[ShardTask] = []
+    start = 0
     for shard in shards:
-        images = tuple(by_id[image_id] for image_id in shard.ids)
+        end = start + len(shard.ids)
         # All images of a grid shape have equally many pixels: those of any whose size is known.
-        known = ((image.width, image.height) for image in images if image.width)
-        tasks.append(ShardTask(shard, images, picture_shape(recipe, next(known, (0, 0)))))
+        known = [start + at for at in np.flatnonzero(widths[start:end])[:1].tolist()]
+        size = (int(widths[known[0]]), int(heights[known[0]])) if known else (0, 0)
+        tasks.append(ShardTask(shard, images[start:end], picture_shape(recipe, size)))
+        start = end
     return tuple(tasks)
 
 
@@ -215,8 +236,7 @@ def batches(tasks: Iterable[ShardTask], batching: Batching) -> Iterator[Batch]:
 
 def largest_picture(manifest: Manifest, recipe: Recipe) -> tuple[int, ...]:
     """Return the shape of the largest pixels, ([views,] height, width, 3), of any image."""
-    widths, heights = (manifest.images.column(side).to_pylist() for side in ("width", "height"))
-    sizes = set(zip(widths, heights, strict=True))
+    sizes, _, _ = _sizes(manifest)
     return max((picture_shape(recipe, size) for size in sizes), key=math.prod)
 
 
@@ -233,7 +253,7 @@ def record_bytes(shape: GridShape, identity: Identity) -> int:
 
 def check_record_sizes(shapes: Iterable[GridShape], identity: Identity) -> None:
     """Raise ExtractUsageError if a grid would be larger than a store may hold."""
-    largest = max(set(shapes), key=lambda shape: shape.cells)
+    largest = max(shapes, key=lambda shape: shape.cells)
     size = identity.array("grid", largest).bytes
     if size > MAX_RECORD_BYTES:
         raise ExtractUsageError(

@@ -9,11 +9,13 @@ import contextlib
 from bisect import bisect_right
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from ...base import clipfeat_version
 from ...base.errors import StoreError
@@ -31,7 +33,7 @@ from ..metadata import About, StoreMetadata, store_digest, write_metadata
 from ..quantise import SCALE_FILE
 from ..shards import ShardRow
 from ..store import FeatureStore
-from ..tables import IndexRow, index_batch, index_lines, read_index, write_index, write_shards
+from ..tables import index_lines, read_index, write_index, write_shards
 from .journal import Journal
 from .lock import StoreLock
 from .run import Run
@@ -57,11 +59,12 @@ def commit_store(run: Run, lock: StoreLock) -> FeatureStore:
     def counted_rows() -> Iterator[pa.RecordBatch]:
         for batch in merged(written.index_streams()):
             lookup.add(batch)
-            counts.update(batch.column("status").to_pylist())
+            for each in batch.column("status").value_counts().to_pylist():
+                counts[each["values"]] += each["counts"]
             yield batch
 
-    write_index(paths["index"], counted_rows())
-    missing = len(run.layout.shards) - written.receipts
+    write_index(paths["index"], _ahead(counted_rows()))
+    missing = len(run.layout.shards) - written.shards
     if missing:
         raise StoreError(
             f"{run.path}: not written yet: {counted(missing, 'shard')} of "
@@ -74,7 +77,7 @@ def commit_store(run: Run, lock: StoreLock) -> FeatureStore:
     tables: dict[TableName, str] = {table: sha256_file(path) for table, path in paths.items()}
     # Read back from the disk: the digest is that of the file, not of what it should contain.
     index = read_index(paths["index"], tables["index"], counts.total())
-    digest = store_digest(run.identity, shards, map(index_lines, index))
+    digest = store_digest(run.identity, shards, map(index_lines, _ahead(index)))
     if parent is not None and digest == parent.digest:
         parents = parent.metadata.parents
     else:
@@ -103,6 +106,15 @@ def commit_store(run: Run, lock: StoreLock) -> FeatureStore:
     return FeatureStore.open(run.path)
 
 
+def _ahead(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+    """Yield the batches; a thread makes the next one while the caller works on one."""
+    with ThreadPoolExecutor(1) as thread:
+        following = thread.submit(next, batches, None)
+        while (batch := following.result()) is not None:
+            following = thread.submit(next, batches, None)
+            yield batch
+
+
 class _WrittenShards:
     """What a store will consist of: the parent's shards, and those that receipts replace or add.
 
@@ -111,7 +123,7 @@ class _WrittenShards:
 
     def __init__(self, run: Run):
         self._run = run
-        self.receipts = 0
+        self.shards = 0  # that have a receipt
         self.files: dict[str, ShardRow] = {}  # by path
         self.libraries: list[dict[str, str]] = []
         if run.parent is not None:
@@ -119,38 +131,32 @@ class _WrittenShards:
             self.libraries = [run.parent.metadata.libraries]
 
     def index_streams(self) -> list[Iterator[pa.RecordBatch]]:
-        """Return the rows of the index in streams, each of which is sorted by id."""
+        """Return the rows of the index in streams, each of which is sorted by id.
+
+        Of two rows with one id, the one in the earlier stream counts.
+        """
         run = self._run
         series: list[list[Shard]] = []  # in each the ids of a shard follow those of the last one
         for shard in run.layout.shards:
-            if series and shard.ids and series[-1][-1].ids[-1:] < shard.ids[:1]:
+            last = series[-1][-1].ids if series else ()
+            if last and shard.ids and last[-1] < shard.ids[0]:
                 series[-1].append(shard)
             else:
                 series.append([shard])
         streams = [self._batches(shards) for shards in series]
         if run.parent is not None:
-            replaced = {image_id for shard in run.layout.shards for image_id in shard.ids}
-            streams.append(_without(replaced, run.parent.index_batches()))
+            streams.append(run.parent.index_batches())
         return streams
 
     def _batches(self, shards: Iterable[Shard]) -> Iterator[pa.RecordBatch]:
-        """Yield the rows of some shards, those of several small ones together."""
-        rows: list[IndexRow] = []
-        for _, receipt in self._run.receipts(shards):
-            self.receipts += 1
-            self.files.update({file.path: file for file in receipt.files})
-            if receipt.libraries not in self.libraries:
-                self.libraries.append(receipt.libraries)
-            rows.extend(receipt.records)
-            if len(rows) >= BATCH_ROWS:
-                yield index_batch(rows)
-                rows = []
-        yield index_batch(rows)
-
-
-def _without(ids: set[str], batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-    for batch in batches:
-        yield batch.filter(pa.array([i not in ids for i in batch.column(KEY).to_pylist()]))
+        """Yield the rows of some shards."""
+        for written in self._run.written(shards):
+            self.shards += len(written.shards)
+            for receipt in written.receipts:
+                self.files.update({file.path: file for file in receipt.files})
+                if receipt.libraries not in self.libraries:
+                    self.libraries.append(receipt.libraries)
+            yield written.rows
 
 
 def merge_libraries(several: Iterable[Mapping[str, str]]) -> dict[str, str]:
@@ -169,6 +175,7 @@ def merge_libraries(several: Iterable[Mapping[str, str]]) -> dict[str, str]:
 def merged(streams: Iterable[Iterator[pa.RecordBatch]]) -> Iterator[pa.RecordBatch]:
     """Yield the rows of all streams, sorted by id, holding one batch of each.
 
+    Of several rows with one id, that of the first stream is kept.
     Streams are merged FAN_IN at a time, then the results of these, and so on: a row costs the
     same at each level, and the number of levels is the logarithm of the number of streams.
     """
@@ -197,7 +204,15 @@ def _merge_few(streams: list[Iterator[pa.RecordBatch]]) -> Iterator[pa.RecordBat
         if len(taken) == 1:
             yield taken[0]
         else:
-            yield from pa.Table.from_batches(taken).sort_by(KEY).to_batches()
+            yield _merged(pa.concat_batches(taken))
+
+
+def _merged(rows: pa.RecordBatch) -> pa.RecordBatch:
+    """Return rows sorted by id, of several with one id the first."""
+    rows = rows.sort_by(KEY)  # stable
+    ids = rows.column(KEY)
+    is_other = pc.call_function("not_equal", [ids[1:], ids[:-1]])
+    return rows.filter(pa.concat_arrays([pa.array([True]), is_other]))
 
 
 def _rebatched(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:

@@ -14,7 +14,7 @@ from tqdm import tqdm
 from ...base.errors import StoreError, UsageError
 from ..geometry import GridShape
 from ..identity import MANTISSA_BITS, Codec, DerivedFrom, Dtype, Identity
-from ..layout import Shard, lay_out
+from ..layout import Grids, Shard, lay_out
 from ..lookup import Status
 from ..metadata import Loss
 from ..quantise import Scale, scale_sha256
@@ -79,7 +79,7 @@ def _write(
 ) -> FeatureStore:
     rows = {row.image_id: row for row in source.index}
     shapes = {image_id: GridShape.parse(row.shape) for image_id, row in rows.items()}
-    layout = lay_out(shapes, source.metadata.shard_records)
+    layout = lay_out(Grids.of(shapes), source.metadata.shard_records)
     change = partial(_as_dtype, identity=identity, scale=scale)
     with (
         StoreWriter(out, identity, layout, scale=scale) as writer,

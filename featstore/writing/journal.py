@@ -4,8 +4,7 @@ import contextlib
 import errno
 import os
 import re
-from collections.abc import Container, Iterable, Iterator, Mapping
-from itertools import pairwise
+from collections.abc import Container, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,28 +22,17 @@ from ...base.files import (
     write_atomically,
 )
 from ...base.jsonio import as_struct, canonical_json, parse_json
-from ...base.parquet import MAX_TEXT
-from ..geometry import GridShape
-from ..identity import Sha256, is_sha256
+from ..identity import Sha256
 from ..layout import JOURNAL, Part, Shard, check_folder
-from ..lookup import Status
-from ..metadata import MAX_IDS, Count, ShardRecords
-from ..shards import CRC_BYTES, SHA_BYTES, ShardRow
-from ..tables import IndexRow
+from ..metadata import Count, ShardRecords
 from .lock import LOCK, MAX_HOLDER_BYTES
+from .receipts import Receipt, Written, max_receipt_bytes, written_shards
 
 PLAN = "plan.json"
 NUMBER = re.compile(r"[0-9]{8,12}")  # of a shard, in the names of its files
-RECEIPT = re.compile(rf"{NUMBER.pattern}\.json")
+RECEIPT = re.compile(rf"{NUMBER.pattern}\.receipt")
 SHARD_TEMPORARY = re.compile(rf"{NUMBER.pattern}\.[a-z]+\.[0-9a-f]{{16}}{re.escape(TEMPORARY)}")
 MAX_PLAN_BYTES = 1 << 26  # three million shards that are written again
-MAX_RECEIPT_BYTES = 1 << 29
-MAX_LIBRARIES = 32  # that one process names
-MAX_LIBRARY_TEXT = 100  # characters of a name or a version
-MAX_SIDE = 1 << 31  # pixels of an image, less one
-MAX_UTF8 = 4  # bytes of a character
-HEX = re.compile("[0-9a-f]*")
-STATUSES = {status.value for status in Status}
 
 
 class Plan(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -71,118 +59,11 @@ class Plan(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return content
 
 
-class Receipt(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Proof that a shard was written: its files with their hashes, and the index rows of its ids."""
-
-    shard: int  # its number in the plan
-    files: tuple[ShardRow, ...]  # grid first
-    records: tuple[IndexRow, ...]
-    libraries: dict[str, str]  # of the process that wrote it: name to version
-
-    def __post_init__(self) -> None:
-        check_libraries(self.libraries)
-
-    def to_json(self) -> bytes:
-        """Return the bytes of the receipt; raises StoreError if they are more than readers take."""
-        content = canonical_json(msgspec.structs.asdict(self))
-        limit = max_receipt_bytes(len(self.records))
-        if len(content) > limit:
-            raise StoreError(
-                f"the receipt of shard {self.shard} would have {len(content):,} bytes, of "
-                f"{limit:,} at most; choose smaller shards",
-                code="E-RECEIPT-SIZE",
-            )
-        return content
-
-    def is_for(self, shard: Shard, arrays: tuple[str, ...]) -> bool:
-        """Return whether this is a receipt of `shard` that a writer can have left."""
-        shape = str(shard.shape)
-        place = (shape, shard.first_row, shard.records)
-        rows = zip(shard.ids, shard.rows, strict=True)
-        return (
-            self.shard == shard.number
-            and [(file.path, *file[3:]) for file in self.files]
-            == [(shard.path(array), *place) for array in arrays]
-            and all(0 <= file.bytes < 1 << 63 and is_sha256(file.sha256) for file in self.files)
-            and [(record.image_id, record.shape, record.row) for record in self.records]
-            == [(image_id, shape, row) for image_id, row in rows]
-            and all(_fits_index(record, len(arrays)) for record in self.records)
-        )
-
-    def as_shard(self, shard_records: int, arrays: tuple[str, ...]) -> Shard | None:
-        """Return the shard that this receipt describes, None if no shard can have it."""
-        if not self.files:
-            return None
-        _, _, _, shape, first_row, records = self.files[0]
-        with contextlib.suppress(StoreError):  # of a text that is not a grid shape
-            ids = tuple(record.image_id for record in self.records)
-            rows = tuple(record.row for record in self.records)
-            shard = Shard(
-                self.shard,
-                GridShape.parse(shape),
-                first_row // shard_records,
-                first_row,
-                records,
-                ids,
-                rows,
-            )
-            bounds = (first_row - 1, *rows, first_row + records)
-            if (
-                0 <= first_row < MAX_IDS
-                and first_row % shard_records == 0
-                and 1 <= records <= shard_records
-                and all(a < b for a, b in pairwise(bounds))
-                and self.is_for(shard, arrays)
-            ):
-                return shard
-        return None
-
-
-def _fits_index(record: IndexRow, arrays: int) -> bool:
-    """Return whether the index of a store with so many arrays can have this row."""
-    arrays = arrays if record.status == Status.OK else 0
-    return (
-        record.status in STATUSES
-        and 0 <= record.width < MAX_SIDE
-        and 0 <= record.height < MAX_SIDE
-        and (not record.source_sha256 or is_sha256(record.source_sha256))
-        and len(record.checksum) == 2 * CRC_BYTES * arrays
-        and len(record.record_sha256) == 2 * SHA_BYTES * arrays
-        and HEX.fullmatch(record.checksum + record.record_sha256) is not None
-        and all(_fits_table(text) for text in (record.image_id, record.reason, record.source))
-    )
-
-
-def _fits_table(text: str) -> bool:
-    return MAX_UTF8 * len(text) <= MAX_TEXT or len(text.encode()) <= MAX_TEXT
-
-
-def max_receipt_bytes(records: int) -> int:
-    """Return the largest size of a receipt of so many records, in bytes.
-
-    The texts of a record have at most MAX_TEXT bytes each; JSON makes at most six of one.
-    """
-    return min(MAX_RECEIPT_BYTES, (1 << 20) + (records << 17))
-
-
-def check_libraries(libraries: Mapping[str, Any]) -> None:
-    """Raise ValueError unless these are names and versions of libraries that a receipt can hold."""
-    texts: list[Any] = [*libraries, *libraries.values()]
-    if len(libraries) > MAX_LIBRARIES or not all(
-        isinstance(text, str) and 1 <= len(text) <= MAX_LIBRARY_TEXT and text.isprintable()
-        for text in texts
-    ):
-        raise ValueError(
-            f"expected at most {MAX_LIBRARIES} libraries, names and versions of 1 to "
-            f"{MAX_LIBRARY_TEXT} printable characters; got {libraries!r:.200}"
-        )
-
-
 class Journal:
     """The folder `journal/` of a store that is being written or updated.
 
     `plan.json` contains what is being written; `lock` names the one process that may write, or
-    `part-3-of-16.lock` one of several; `<shard>.json` is a receipt. Temporary files of shards lie
+    `part-3-of-16.lock` one of several; `<shard>.receipt` is a receipt. Temporary files of shards lie
     here too. The folder is removed once the store is finished. Without a plan there is no receipt.
     """
 
@@ -261,43 +142,40 @@ class Journal:
 
     def receipt_path(self, shard: int) -> Path:
         """Return the file of the receipt of a shard."""
-        return self.folder / f"{shard:08}.json"
+        return self.folder / f"{shard:08}.receipt"
 
     def write_receipt(self, receipt: Receipt) -> None:
         """Write a receipt, which makes its shard done."""
-        write_atomically(self.receipt_path(receipt.shard), receipt.to_json())
+        write_atomically(self.receipt_path(receipt.shard), receipt.to_bytes())
 
-    def receipts(
-        self, shards: Iterable[Shard], arrays: tuple[str, ...]
-    ) -> Iterator[tuple[Shard, Receipt]]:
-        """Yield those of `shards` that have a receipt, with it."""
-        for shard in shards:
-            receipt = self._read_receipt(shard.number, len(shard.ids))
-            if receipt is not None and receipt.is_for(shard, arrays):
-                yield shard, receipt
+    def written(self, shards: Iterable[Shard], arrays: tuple[str, ...]) -> Iterator[Written]:
+        """Yield those of `shards` that have a receipt, in their order."""
+        read = ((shard, self._read_receipt(shard.number, len(shard.ids))) for shard in shards)
+        return written_shards(((shard, receipt) for shard, receipt in read if receipt), arrays)
 
-    def described_shards(
-        self, plan: Plan, arrays: tuple[str, ...]
-    ) -> Iterator[tuple[Shard, Receipt]]:
-        """Yield the shards that receipts describe, in the order of their numbers, with these.
+    def described(self, plan: Plan, arrays: tuple[str, ...]) -> Iterator[Written]:
+        """Yield the shards that receipts describe, in the order of their numbers.
 
         For a reader that knows nothing but the journal.
         """
-        names = {path.name for path in self.folder.glob("*.json")}
-        numbers = {int(name[:-5]) for name in names if RECEIPT.fullmatch(name)}
-        for number in sorted(number for number in numbers if number < plan.shards):
-            receipt = self._read_receipt(number, plan.shard_records)
-            shard = receipt and receipt.as_shard(plan.shard_records, arrays)
-            if receipt and shard and shard.number == number:
-                yield shard, receipt
+        names = {path.name for path in self.folder.glob("*.receipt")}
+        numbers = {int(name.partition(".")[0]) for name in names if RECEIPT.fullmatch(name)}
+        known = sorted(number for number in numbers if number < plan.shards)
+        read = (self._read_receipt(number, plan.shard_records) for number in known)
+        found = ((each.described(plan.shard_records), each) for each in read if each)
+        return written_shards(found, arrays)
 
     def _read_receipt(self, number: int, records: int) -> Receipt | None:
-        """Return a receipt of at most so many records, None if no writer has left one."""
+        """Return the receipt of a shard of at most so many records, None if no writer has left it.
+
+        What its columns hold is not checked yet.
+        """
         try:
             content = read_bytes(self.receipt_path(number), max_receipt_bytes(records))
-            return msgspec.json.decode(content, type=Receipt)
+            receipt = msgspec.msgpack.decode(content, type=Receipt)
         except (OSError, ValueError):
             return None
+        return receipt if receipt.shard == number and receipt.has_whole_columns() else None
 
     def owns(self, name: str) -> bool:
         """Return whether a file of this name in the journal is a writer's."""

@@ -8,7 +8,8 @@ from typing import Any
 from ...base.errors import StoreError, UsageError
 from ...base.text import counted
 from ..identity import Identity
-from ..layout import JOURNAL, STORE_JSON, Layout, Part, part_with
+from ..layout import JOURNAL, STORE_JSON, Layout, Part, Shard, part_with
+from ..shards import ShardRow
 from ..store import FeatureStore
 from ..tables import reasons_text, rows_without_record
 from .commit import commit_store, remove_leftovers, rollback
@@ -60,11 +61,12 @@ def _commit_planned(
 ) -> "FeatureStore | MissingShards":
     """Commit the run that plan and receipts describe, or roll it back if no image gave a record."""
     identity = Identity.from_json(plan.identity)
-    described = [
-        (shard, receipt.files)
-        for shard, receipt in Journal(path).described_shards(plan, identity.arrays)
-    ]
-    layout = Layout(plan.shard_records, tuple(shard for shard, _ in described))
+    files: dict[int, tuple[ShardRow, ...]] = {}
+    shards: list[Shard] = []
+    for written in Journal(path).described(plan, identity.arrays):
+        shards += written.shards
+        files.update({receipt.shard: receipt.files for receipt in written.receipts})
+    layout = Layout(plan.shard_records, tuple(shards))
     if len(layout.shards) < plan.shards:
         gaps = _gaps([shard.number for shard in layout.shards], plan.shards)
         ids = plan.ids - sum(len(shard.ids) for shard in layout.shards)
@@ -77,7 +79,7 @@ def _commit_planned(
             code="E-PLAN-RECEIPTS",
         )
     run.check_places()
-    changed = run.changed({shard.number: files for shard, files in described})
+    changed = run.changed(files)
     if changed:
         numbers = tuple(range(number, number + 1) for number in sorted(changed))
         ids = sum(len(shard.ids) for shard in layout.shards if shard.number in changed)

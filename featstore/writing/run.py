@@ -1,12 +1,20 @@
 """What a run writes into a store: its shards, its plan, its files, and what is already written."""
 
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
+# pyright: reportMissingTypeStubs=false
+# pyright: reportUnknownArgumentType=false, reportUnknownParameterType=false
+# pyarrow has no types.
+
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
+import numpy as np
+
 from ...base.errors import StoreError
 from ...base.files import fsync_folder, require_folder, write_atomically
+from ...base.parquet import rows_of
 from ...base.text import counted
 from ..geometry import GridShape
 from ..identity import Identity
@@ -15,6 +23,8 @@ from ..layout import (
     STORE_JSON,
     TABLES,
     ZARR_GROUP,
+    Grids,
+    Ids,
     Layout,
     Shard,
     TableName,
@@ -30,8 +40,9 @@ from ..metadata import differences, zarr_metadata_files
 from ..quantise import SCALE_FILE, Scale
 from ..shards import ShardRow, check_files, shard_size_problem
 from ..store import FeatureStore
-from ..tables import IndexRow
-from .journal import Journal, Plan, Receipt
+from ..tables import IndexRow, index_rows
+from .journal import Journal, Plan
+from .receipts import Written
 
 
 def check_place(path: Path) -> None:
@@ -74,32 +85,33 @@ def shard_records_at(path: Path) -> int | None:
 
 def update_layout(
     store: FeatureStore,
-    shapes: Mapping[str, GridShape],
+    grids: Grids,
     retry: Collection[str] = (),
     changed: Collection[str] = (),
 ) -> Layout:
-    """Return the shards to write so that a finished store holds all of `{id: grid shape}`.
+    """Return the shards to write so that a finished store holds all ids of `grids`.
 
     First the shards that have lost a file, in their old places. Behind all rows of the store, new
     shards: of the ids that the store does not know, of those whose status is in `retry`, and of
     those in `changed`, to whose old records no id refers from then on. Raises StoreError if the
-    store has an id that `shapes` does not have.
+    store has an id that `grids` does not have.
     """
     shard_records: int = store.metadata.shard_records
     lost = _lost_shards(store)
-    new = dict(shapes)
     left_out: list[str] = []
-    tried_again: dict[str, GridShape] = {}
     rows: dict[tuple[str, int], list[tuple[int, str]]] = {place: [] for place in lost}
-    for row in store.index:
-        if new.pop(row.image_id, None) is None:
-            left_out.append(row.image_id)
-            continue
-        place = (row.shape, row.row // shard_records)
-        if place in rows:
-            rows[place].append((row.row, row.image_id))
-        elif row.status in retry or row.image_id in changed:
-            tried_again[row.image_id] = shapes[row.image_id]
+    is_new = np.ones(len(grids.ids), bool)
+    for batch in store.index_batches("image_id", "status", "shape", "row"):
+        positions = grids.ids.find(batch.column("image_id")).tolist()
+        for at, (image_id, status, shape, row) in zip(positions, rows_of(batch), strict=True):
+            place = (shape, row // shard_records)
+            if at < 0:
+                left_out.append(image_id)
+            elif place in rows:
+                rows[place].append((row, image_id))
+                is_new[at] = False
+            else:
+                is_new[at] = status in retry or image_id in changed
     if left_out:
         raise StoreError(
             f"{store.path} exists and holds {counted(len(left_out), 'image')} that the manifest "
@@ -110,11 +122,11 @@ def update_layout(
     again: list[Shard] = []
     for (shape, index), held in sorted(rows.items()):  # nothing is held if all ids have moved
         held.sort()
-        at, ids = tuple(row for row, _ in held), tuple(image_id for _, image_id in held)
+        at, ids = tuple(row for row, _ in held), Ids.of(image_id for _, image_id in held)
         first_row, records = index * shard_records, lost[shape, index]
         again.append(Shard(0, GridShape.parse(shape), index, first_row, records, ids, at))
     taken = {shape: store.metadata.grid_shapes[str(shape)] for shape in store.grid_shapes}
-    return lay_out({**new, **tried_again}, shard_records, taken, tuple(again))
+    return lay_out(grids.subset(is_new), shard_records, taken, tuple(again))
 
 
 def _lost_shards(store: FeatureStore) -> dict[tuple[str, int], int]:
@@ -248,18 +260,21 @@ class Run:
         parent = self.parent
         return parent is not None and is_written_again(shard, parent.metadata.grid_shapes)
 
-    def receipts(self, shards: Iterable[Shard]) -> Iterator[tuple[Shard, Receipt]]:
-        """Yield those of `shards` that have a receipt, with it."""
-        return self.journal.receipts(shards, self.identity.arrays)
+    def written(self, shards: Iterable[Shard]) -> Iterator[Written]:
+        """Yield those of `shards` that have a receipt."""
+        return self.journal.written(shards, self.identity.arrays)
 
     def rows(self, shards: Iterable[Shard]) -> Iterator[IndexRow]:
         """Yield the index rows of the ids of those of `shards` that are written."""
-        for _, receipt in self.receipts(shards):
-            yield from receipt.records
+        return index_rows(written.rows for written in self.written(shards))
 
     def pending(self, shards: tuple[Shard, ...]) -> tuple[Shard, ...]:
         """Return those of `shards` to write; the files of the others are hashed to be sure."""
-        written = {shard.number: receipt.files for shard, receipt in self.receipts(shards)}
+        written = {
+            receipt.shard: receipt.files
+            for some in self.written(shards)
+            for receipt in some.receipts
+        }
         done = written.keys() - self.changed(written)
         return tuple(shard for shard in shards if shard.number not in done)
 

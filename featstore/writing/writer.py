@@ -12,15 +12,16 @@ from ...base.errors import StoreError
 from ...base.files import remove_temporaries
 from ..geometry import GridShape
 from ..identity import Identity
-from ..layout import Layout, Part, Shard, check_folder, check_folders, lay_out
+from ..layout import Grids, Layout, Part, Shard, check_folder, check_folders, lay_out
 from ..lookup import Status
 from ..quantise import Scale
 from ..shards import RecordHashes, ShardWriter, as_bytes, encode
 from ..store import FeatureStore
 from ..tables import IndexRow
 from .commit import commit_store, complete_commit, remove_leftovers, rollback
-from .journal import Journal, Receipt, check_libraries
+from .journal import Journal
 from .lock import StoreLock
+from .receipts import Receipt, check_libraries
 from .run import Run, finished_store
 
 SHARD_RECORDS = 128
@@ -46,7 +47,7 @@ def write_store(
             f"{path} is a finished store already; open it, or choose another path",
             code="E-STORE-FINISHED",
         )
-    layout = lay_out(shapes, shard_records)
+    layout = lay_out(Grids.of(shapes), shard_records)
     with StoreWriter(path, identity, layout) as writer:
         for shard in writer.pending:
             with ShardTransaction(path, identity, shard_records, shard, libraries={}) as files:
@@ -287,6 +288,6 @@ class ShardTransaction:
     def commit(self, records: tuple[IndexRow, ...]) -> Receipt:
         """Give the files their names, then write the receipt, which makes the shard done."""
         files = tuple(file.commit() for file in self._files.values())
-        receipt = Receipt(self._shard.number, files, records, self._libraries)
+        receipt = Receipt.of(self._shard.number, files, records, self._libraries)
         self._journal.write_receipt(receipt)
         return receipt

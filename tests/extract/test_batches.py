@@ -17,7 +17,7 @@ from clipfeat.extract.estimate import estimate
 from clipfeat.extract.executors.pipeline import FeatureStream
 from clipfeat.extract.planning.plan import CHUNK, Batching
 from clipfeat.featstore import GridShape
-from clipfeat.featstore.layout import lay_out
+from clipfeat.featstore.layout import Grids, lay_out
 from clipfeat.featstore.writing.writer import SHARD_RECORDS
 from clipfeat.manifests import folder_manifest
 
@@ -35,7 +35,9 @@ def totals(counts, batching):
         for number, count in enumerate(counts)
         for image in range(count)
     }
-    rows = [batching.rows(len(shard.ids)) for shard in lay_out(shapes, SHARD_RECORDS).shards]
+    rows = [
+        batching.rows(len(shard.ids)) for shard in lay_out(Grids.of(shapes), SHARD_RECORDS).shards
+    ]
     return sum(counts), sum(map(sum, rows))
 
 

@@ -212,7 +212,7 @@ def test_a_run_resumes_beside_what_is_left_of_one_that_was_ended(
 ):
     out, address = tmp_path / "s", cluster.scheduler.address
     line = clipfeat.start(*extract(images, out, "--scheduler", address))
-    line.wait_for("journal/0*.json", out)
+    line.wait_for("journal/0*.receipt", out)
     assert line.end(number) == code, line.errors
     assert "Traceback" not in line.errors
     done = clipfeat.run(*extract(images, out, "--scheduler", address))
@@ -228,7 +228,7 @@ def test_a_run_survives_the_death_of_a_worker(clipfeat, images, digest, cluster,
     out = tmp_path / "s"
     pids = cluster.run(os.getpid)
     line = clipfeat.start(*extract(images, out, "--scheduler", cluster.scheduler.address))
-    line.wait_for("journal/0*.json", out)
+    line.wait_for("journal/0*.receipt", out)
     os.kill(max(pids.values()), signal.SIGKILL)
     assert line.wait() == 0, line.errors
     report = json.loads(line.text)
@@ -248,7 +248,7 @@ def test_workers_that_die_again_and_again_stop_the_run(clipfeat, images, cluster
     cluster.run_on_scheduler(allow_none)
     pids = cluster.run(os.getpid)
     line = clipfeat.start(*extract(images, out, "--scheduler", cluster.scheduler.address))
-    line.wait_for("journal/0*.json", out)
+    line.wait_for("journal/0*.receipt", out)
     for pid in pids.values():
         os.kill(pid, signal.SIGKILL)
     assert line.wait() == 1

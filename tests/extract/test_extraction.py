@@ -269,7 +269,7 @@ def test_a_killed_extraction_goes_on_and_ends_as_if_it_had_not_been(images, stor
     command += ["--recipe", "square:64", "--device", "cpu", "--batch-size", "4"]
     command += ["--shard-size", "8"]
     with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE) as child:
-        while not list(out.glob("journal/0*.json")) and child.poll() is None:
+        while not list(out.glob("journal/0*.receipt")) and child.poll() is None:
             time.sleep(0.01)
         child.send_signal(signal.SIGKILL)
     with pytest.raises(StoreError, match="is unfinished"):

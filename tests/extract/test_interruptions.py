@@ -77,7 +77,7 @@ def test_a_signal_drops_unfinished_shards_and_says_so(
 ):
     out = tmp_path / "s"
     line = clipfeat.start(*extract(images, out, "--procs", procs))
-    line.wait_for("journal/0*.json", out)
+    line.wait_for("journal/0*.receipt", out)
     assert line.end(number, group=group) == code, line.errors
     assert "Traceback" not in line.errors
     assert re.search(r"\d+ of 40 images written; unfinished shards are drop", line.errors)
@@ -94,7 +94,7 @@ def test_a_kill_leaves_no_process_and_a_lock_to_take_over(
 ):
     out = tmp_path / "s"
     line = clipfeat.start(*extract(images, out, "--procs", procs))
-    line.wait_for("journal/0*.json", out)
+    line.wait_for("journal/0*.receipt", out)
     line.end(signal.SIGKILL)
     wait_for_the_children(line)
     errors = check_resumes(clipfeat, images, out, digest)
@@ -138,7 +138,7 @@ def test_a_folder_that_cannot_be_written(clipfeat, images, tmp_path):
 def test_a_folder_that_vanishes(clipfeat, images, tmp_path):
     out = tmp_path / "s"
     line = clipfeat.start(*extract(images, out))
-    line.wait_for("journal/0*.json", out)
+    line.wait_for("journal/0*.receipt", out)
     out.rename(tmp_path / "away")
     assert line.wait() == 1
     assert_one_line(line, "No such file or directory", f"{out}/")

@@ -8,7 +8,7 @@ from refused import refuses
 from clipfeat.base.errors import ExtractUsageError, UsageError
 from clipfeat.extract import ExtractConfig
 from clipfeat.extract.api import choose_devices
-from clipfeat.extract.planning.plan import plan_shapes, shard_tasks
+from clipfeat.extract.planning.plan import plan_grids, shard_tasks
 from clipfeat.extract.planning.recipe import Preprocess, make_recipe
 from clipfeat.featstore import GridShape
 from clipfeat.featstore.layout import lay_out
@@ -21,8 +21,8 @@ MANIFEST = Manifest.of(Path("root"), [Image(f"i{k}", f"i{k}.jpg", 10, 10) for k 
 
 def test_tasks_carry_the_images_of_their_rows():
     recipe = make_recipe("square:96", CLIP, CELL)
-    shapes = plan_shapes(MANIFEST, recipe, CELL)
-    assert set(shapes.values()) == {GridShape(3, 3)}
+    shapes = plan_grids(MANIFEST, recipe, CELL)
+    assert set(shapes.shapes) == {GridShape(3, 3)}
     layout = lay_out(shapes, 2)
     tasks = shard_tasks(MANIFEST, layout.shards[1:], recipe)
     assert [[image.path for image in task.images] for task in tasks] == [
@@ -33,7 +33,7 @@ def test_tasks_carry_the_images_of_their_rows():
 
 def test_pixels_that_do_not_fill_a_cell():
     with refuses("E-RECIPE-SIZE", "16x16", "32x32", kind=ExtractUsageError):
-        plan_shapes(MANIFEST, make_recipe("square:16", CLIP, CELL), CELL)
+        plan_grids(MANIFEST, make_recipe("square:16", CLIP, CELL), CELL)
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ import pytest
 from refused import refuses
 
 from clipfeat.base.errors import ExtractUsageError
-from clipfeat.extract.planning.plan import plan_shapes, shard_tasks
+from clipfeat.extract.planning.plan import plan_grids, shard_tasks
 from clipfeat.extract.planning.recipe import Preprocess, make_recipe
 from clipfeat.featstore import GridShape
 from clipfeat.featstore.layout import lay_out
@@ -25,11 +25,12 @@ def manifest_of(*sizes):
 def test_images_of_one_shape_are_stored_together_whatever_their_size():
     manifest = manifest_of((640, 480), (480, 640), (1000, 300), (0, 0))
     recipe = make_recipe("pretrain384", CLIP, CELL)
-    shapes = plan_shapes(manifest, recipe, CELL)
+    grids = plan_grids(manifest, recipe, CELL)
     wide, high = GridShape(12, 20), GridShape(20, 12)
-    assert shapes == {"i0": wide, "i1": high, "i2": wide, "i3": high}  # unknown: as a square
-    tasks = shard_tasks(manifest, lay_out(shapes, 8).shards, recipe)
-    assert [(str(t.shard.shape), t.shard.ids, t.picture_shape) for t in tasks] == [
+    shapes = [grids.shapes[number] for number in grids.numbers]
+    assert shapes == [wide, high, wide, high]  # unknown: as a square
+    tasks = shard_tasks(manifest, lay_out(grids, 8).shards, recipe)
+    assert [(str(t.shard.shape), tuple(t.shard.ids), t.picture_shape) for t in tasks] == [
         ("12x20", ("i0", "i2"), (384, 640, 3)),
         ("20x12", ("i1", "i3"), (640, 384, 3)),
     ]
@@ -38,15 +39,15 @@ def test_images_of_one_shape_are_stored_together_whatever_their_size():
 def test_views_are_rows():
     recipe = make_recipe("views", CLIP, CELL)
     manifest = Manifest.of("/root", [Image("a_b", "a/b", 640, 480), Image("a_c", "a/c", 0, 0)])
-    shapes = plan_shapes(manifest, recipe, CELL)
-    assert set(shapes.values()) == {GridShape(36, 1)}
+    shapes = plan_grids(manifest, recipe, CELL)
+    assert set(shapes.shapes) == {GridShape(36, 1)}
     (task,) = shard_tasks(manifest, lay_out(shapes, 8).shards, recipe)
     assert task.picture_shape == (36, 224, 224, 3)
 
 
 def test_views_of_files_are_refused_before_the_work():
     with refuses("E-RECIPE-VIEWS", "'i0.jpg'", "36 views", kind=ExtractUsageError):
-        plan_shapes(manifest_of((640, 480)), make_recipe("views", CLIP, CELL), CELL)
+        plan_grids(manifest_of((640, 480)), make_recipe("views", CLIP, CELL), CELL)
 
 
 def test_more_areas_than_a_store_holds_are_refused_before_the_work(tmp_path):
@@ -57,9 +58,9 @@ def test_more_areas_than_a_store_holds_are_refused_before_the_work(tmp_path):
     recipe = make_recipe(str(tmp_path / "fine.toml"), CLIP, (14, 14))
     manifest = manifest_of(*((1000, k) for k in range(10, 1000, 3)))
     with refuses("E-RECIPE-AREAS", "288 different areas", kind=ExtractUsageError):
-        plan_shapes(manifest, recipe, (14, 14))
+        plan_grids(manifest, recipe, (14, 14))
     few = manifest_of(*((1000, k) for k in range(10, 1000, 10)))
-    assert set(plan_shapes(few, recipe, (14, 14)).values()) == {GridShape(292, 292)}
+    assert set(plan_grids(few, recipe, (14, 14)).shapes) == {GridShape(292, 292)}
 
 
 @pytest.mark.slow
@@ -69,12 +70,11 @@ def test_a_quarter_of_a_million_images_share_their_shapes():
     recipe = make_recipe("aspect:384,640", CLIP, CELL)
     tracemalloc.start()
     try:
-        shapes = plan_shapes(manifest, recipe, CELL)
+        grids = plan_grids(manifest, recipe, CELL)
         peak = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
-    assert len(shapes) == 250_000
-    assert len(set(map(id, shapes.values()))) == len(set(shapes.values())) < 100
-    # The mapping takes 42 bytes an id, half as much again while it grows, and the id itself 55; a
-    # shape for each image would take 56 more.
-    assert peak < 250_000 * 140
+    assert len(grids.ids) == len(grids.numbers) == 250_000
+    assert len(grids.shapes) == len(set(grids.shapes)) < 100
+    # A number takes 4 bytes, and the columns of sizes 8 each while they are sorted.
+    assert peak < 250_000 * 60

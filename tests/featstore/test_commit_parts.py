@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 import small_world
+from hostile import change_receipt
 from msgspec.structs import replace
 from refused import refuses
 from small_world import ALL, FIRST, IDENTITY, MISSING, layout_of, write, write_shard
@@ -213,10 +214,11 @@ class TestRefused:
     )
     def test_a_receipt_that_was_forged(self, path, table, column, value, why):
         write_most(path)
-        file = path / "journal/00000000.json"
-        receipt = json.loads(file.read_bytes())
-        receipt[table][0][column] = value
-        file.write_text(json.dumps(receipt))
+
+        def change(receipt):
+            receipt[table][0][column] = value
+
+        change_receipt(path / "journal/00000000.receipt", change)
         assert why in refusal(path)
         write_most(path)  # which knows what it planned
         assert finished(path).digest == write(path).digest
@@ -281,8 +283,8 @@ class TestLibraries:
     )
     def test_a_receipt_with_others_counts_as_not_there(self, path, libraries):
         write_most(path)
-        file = path / "journal/00000001.json"
-        file.write_text(json.dumps({**json.loads(file.read_bytes()), "libraries": libraries}))
+        file = path / "journal/00000001.receipt"
+        change_receipt(file, lambda receipt: receipt.update(libraries=libraries))
         assert missing(path).shards == (range(1, 2),)
         if isinstance(libraries, dict):  # and nobody writes one
             with pytest.raises(ValueError, match="librar"):

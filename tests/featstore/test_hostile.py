@@ -17,7 +17,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hostile import forge_column, reseal
+from hostile import change_receipt, forge_column, reseal
 from refused import refuses
 from stores import (
     encoded_records,
@@ -35,7 +35,7 @@ from stores import (
 from clipfeat.featstore import CorruptStoreError, FeatureStore, GridShape, StoreError
 from clipfeat.featstore.audit.repair import repair
 from clipfeat.featstore.audit.verify import Depth, verify
-from clipfeat.featstore.layout import lay_out
+from clipfeat.featstore.layout import Grids, lay_out
 from clipfeat.featstore.lookup import SHAPE_BIT, STATUS_BIT, _hashes, _seal
 from clipfeat.featstore.shards import ABSENT, crc32c, encode, encode_index
 from clipfeat.featstore.tables import INDEX_SCHEMA, SHARDS_SCHEMA
@@ -65,7 +65,7 @@ def beside(tmp_path):
     """A folder beside the store, which no store may make anything write into or delete from."""
     folder = tmp_path / "beside"
     (folder / "grid").mkdir(parents=True)
-    for name in ("precious.txt", "plan.json", "00000000.json", ".x.tmp", "grid/c.0.0.0.0"):
+    for name in ("precious.txt", "plan.json", "00000000.receipt", ".x.tmp", "grid/c.0.0.0.0"):
         (folder / name).write_text("precious")
     before = snapshot(folder)
     yield folder
@@ -540,7 +540,7 @@ RECORD_BOMBS = {
 def record_bomb(path, content):
     """A store whose record is `content`, with a checksum in the index that fits its end."""
     records = grids(1)
-    layout = lay_out(shapes_of(records), 4)
+    layout = lay_out(Grids.of(shapes_of(records)), 4)
     identity = make_identity(8)
     write_encoded(path, identity, layout, {"image000": {"grid": content}})
     return path
@@ -728,6 +728,10 @@ GARBAGE = [
     b"[" * 100_000,
     b'{"a":' * 5000 + b"1" + b"}" * 5000,
     b"\xff\xfe{",
+    b"\x81\xa7columns" + b"\x91" * 100_000,  # MessagePack, as receipts are
+    b"\x81\xa7columns\xdd\xff\xff\xff\xff",
+    b"\x84\xa5shard\x01\xa5files\x90\xa7columns\x90\xa9libraries\x80",
+    b"\x84\xa5shard\x01\xa5files\x90\xa7columns\x91\x90\xa9libraries\x80",
     b'{"identity": 1, "shard_records": 4, "layout": "x", "parent": null, "again": []}',
     b'{"identity": {}, "shard_records": 1e9, "layout": [], "parent": {}, "again": 5}',
     b'{"identity": {}, "shard_records": 4, "layout": "x", "parent": null, "again": [[[], {}]]}',
@@ -736,7 +740,7 @@ GARBAGE = [
 
 def interrupted(path, records):
     """Leave a store with all of its shards and receipts, but without its last step."""
-    identity, layout = make_identity(8), lay_out(shapes_of(records), 4)
+    identity, layout = make_identity(8), lay_out(Grids.of(shapes_of(records)), 4)
     with StoreWriter(path, identity, layout) as writer:
         for shard in writer.pending:
             write_shard(path, identity, layout, shard, encoded_records(identity, records))
@@ -766,7 +770,7 @@ def test_garbage_in_the_journal_of_a_finished_store_is_a_problem_that_repair_end
 def test_a_receipt_that_is_garbage_counts_as_not_done(tmp_path, content):
     records = grids(6)
     interrupted(tmp_path / "s", records)
-    (tmp_path / "s/journal/00000001.json").write_bytes(content)
+    (tmp_path / "s/journal/00000001.receipt").write_bytes(content)
     assert_written_again(tmp_path, records, pending=[1])
 
 
@@ -819,10 +823,7 @@ def replaced(*keys_and_value):
 def test_a_receipt_that_cannot_be_counts_as_not_done(tmp_path, change):
     records = grids(6)
     interrupted(tmp_path / "s", records)
-    path = tmp_path / "s/journal/00000001.json"
-    receipt = json.loads(path.read_bytes())
-    change(receipt)
-    path.write_text(json.dumps(receipt))
+    change_receipt(tmp_path / "s/journal/00000001.receipt", change)
     assert_written_again(tmp_path, records, pending=[1])
 
 
@@ -830,7 +831,7 @@ def test_receipts_of_other_shards_count_as_not_done(tmp_path):
     records = grids(10)
     interrupted(tmp_path / "s", records)
     journal = tmp_path / "s/journal"
-    receipts = [journal / f"{number:08}.json" for number in range(3)]
+    receipts = [journal / f"{number:08}.receipt" for number in range(3)]
     receipts[0].rename(journal / "aside")
     receipts[1].rename(receipts[0])
     (journal / "aside").rename(receipts[1])
@@ -840,18 +841,22 @@ def test_receipts_of_other_shards_count_as_not_done(tmp_path):
 def test_a_receipt_that_is_a_folder_is_refused_before_anything_is_written(tmp_path):
     records = grids(6)
     interrupted(tmp_path / "s", records)
-    (tmp_path / "s/journal/00000001.json").unlink()
-    (tmp_path / "s/journal/00000001.json").mkdir()
-    identity, layout = make_identity(8), lay_out(shapes_of(records), 4)
+    (tmp_path / "s/journal/00000001.receipt").unlink()
+    (tmp_path / "s/journal/00000001.receipt").mkdir()
+    identity, layout = make_identity(8), lay_out(Grids.of(shapes_of(records)), 4)
     with pytest.raises(CorruptStoreError) as refused, StoreWriter(tmp_path / "s", identity, layout):
         pass
     assert refused.value.code == "E-STORE-FILE"
-    assert (tmp_path / "s/journal/00000001.json").is_dir()
+    assert (tmp_path / "s/journal/00000001.receipt").is_dir()
 
 
 def assert_written_again(tmp_path, records, pending):
     """Resume, and get the store that a run without a break writes."""
-    path, identity, layout = tmp_path / "s", make_identity(8), lay_out(shapes_of(records), 4)
+    path, identity, layout = (
+        tmp_path / "s",
+        make_identity(8),
+        lay_out(Grids.of(shapes_of(records)), 4),
+    )
     with StoreWriter(path, identity, layout) as writer:
         assert [shard.number for shard in writer.pending] == pending
     make_store(path, records)
@@ -932,11 +937,11 @@ def test_a_file_without_an_end_is_not_read_to_it(store, put, name):
 def test_a_journal_without_an_end_is_not_read_to_it(tmp_path, put):
     records, journal = grids(6), tmp_path / "s/journal"
     interrupted(tmp_path / "s", records)
-    content = (journal / "00000001.json").read_bytes()
-    put(journal / "00000001.json")
+    content = (journal / "00000001.receipt").read_bytes()
+    put(journal / "00000001.receipt")
     assert isinstance(commit_parts(tmp_path / "s"), MissingShards)
-    (journal / "00000001.json").unlink()
-    (journal / "00000001.json").write_bytes(content)
+    (journal / "00000001.receipt").unlink()
+    (journal / "00000001.receipt").write_bytes(content)
     plan = (journal / "plan.json").read_bytes()
     put(journal / "plan.json")
     for write in (commit_parts, lambda path: make_store(path, records)):
@@ -977,17 +982,14 @@ def test_a_text_that_is_not_a_hash_is_refused(tmp_path, store, place, value):
         return
     records = grids(6)
     interrupted(tmp_path / "new", records)
-    path = tmp_path / "new/journal" / ("plan.json" if place == "plan" else "00000001.json")
-    content = json.loads(path.read_bytes())
     if place == "plan":
-        content["layout"] = value
-    else:
-        content["files"][0][2] = value
-    path.write_text(json.dumps(content))
-    if place == "plan":
+        path = tmp_path / "new/journal/plan.json"
+        path.write_text(json.dumps({**json.loads(path.read_bytes()), "layout": value}))
         with refuses("E-PLAN-INVALID", kind=StoreError):
             commit_parts(tmp_path / "new")
     else:
+        path = tmp_path / "new/journal/00000001.receipt"
+        change_receipt(path, replaced("files", 0, 2, value))
         assert isinstance(commit_parts(tmp_path / "new"), MissingShards)
 
 
@@ -996,7 +998,7 @@ def test_a_folder_that_became_a_link_while_shards_are_written_is_not_written_int
     tmp_path, beside, folder
 ):
     records, identity = grids(6), make_identity(8)
-    layout, path = lay_out(shapes_of(records), 4), tmp_path / "s"
+    layout, path = lay_out(Grids.of(shapes_of(records)), 4), tmp_path / "s"
     with StoreWriter(path, identity, layout) as writer:
         first, second = writer.pending
         write_shard(path, identity, layout, first, encoded_records(identity, records))

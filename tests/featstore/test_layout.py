@@ -4,18 +4,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from clipfeat.featstore import GridShape
-from clipfeat.featstore.layout import Layout, Shard, lay_out
+from clipfeat.featstore.layout import Grids, Ids, Layout, Shard, lay_out
 
 SHAPES = st.sampled_from([GridShape(14, 14), GridShape(12, 20), GridShape(20, 12)])
 
 
 def test_by_hand():
     wide, tall = GridShape(2, 3), GridShape(3, 2)
-    layout = lay_out({"d": wide, "b": tall, "a": wide, "c": wide}, shard_records=2)
+    layout = lay_out(Grids.of({"d": wide, "b": tall, "a": wide, "c": wide}), shard_records=2)
     assert layout.shards == (
-        Shard(0, wide, 0, 0, 2, ("a", "c"), range(2)),
-        Shard(1, wide, 1, 2, 1, ("d",), range(2, 3)),
-        Shard(2, tall, 0, 0, 1, ("b",), range(1)),
+        Shard(0, wide, 0, 0, 2, Ids.of(["a", "c"]), range(2)),
+        Shard(1, wide, 1, 2, 1, Ids.of(["d"]), range(2, 3)),
+        Shard(2, tall, 0, 0, 1, Ids.of(["b"]), range(1)),
     )
     assert layout.records == {wide: 3, tall: 1}
     assert layout.shards[1].path("grid") == "features.zarr/2x3/grid/c.1.0.0.0"
@@ -24,7 +24,7 @@ def test_by_hand():
 
 @given(st.dictionaries(st.text(min_size=1), SHAPES, min_size=1), st.integers(1, 9))
 def test_every_id_has_one_row(shapes, shard_records):
-    layout = lay_out(shapes, shard_records)
+    layout = lay_out(Grids.of(shapes), shard_records)
     placed = {}
     for number, shard in enumerate(layout.shards):
         assert shard.number == number
@@ -42,12 +42,12 @@ def test_every_id_has_one_row(shapes, shard_records):
 
 @given(st.dictionaries(st.text(min_size=1), SHAPES, min_size=2), st.integers(1, 9))
 def test_the_fingerprint_tells_layouts_apart(shapes, shard_records):
-    layout = lay_out(shapes, shard_records)
+    layout = lay_out(Grids.of(shapes), shard_records)
     reordered = dict(reversed(shapes.items()))
-    assert lay_out(reordered, shard_records).fingerprint() == layout.fingerprint()
+    assert lay_out(Grids.of(reordered), shard_records).fingerprint() == layout.fingerprint()
     fewer = dict(list(shapes.items())[1:])
-    assert lay_out(fewer, shard_records).fingerprint() != layout.fingerprint()
-    assert lay_out(shapes, shard_records + 1).fingerprint() != layout.fingerprint()
+    assert lay_out(Grids.of(fewer), shard_records).fingerprint() != layout.fingerprint()
+    assert lay_out(Grids.of(shapes), shard_records + 1).fingerprint() != layout.fingerprint()
 
 
 @given(
@@ -58,7 +58,7 @@ def test_the_fingerprint_tells_layouts_apart(shapes, shard_records):
 )
 def test_what_is_added_stands_behind_what_is_there(shapes, taken, shard_records, data):
     again = data.draw(st.lists(redone(taken, shard_records), unique_by=lambda s: s.path("grid")))
-    layout = lay_out(shapes, shard_records, taken, tuple(again))
+    layout = lay_out(Grids.of(shapes), shard_records, taken, tuple(again))
     redo, new = layout.shards[: len(again)], layout.shards[len(again) :]
     assert [shard.number for shard in layout.shards] == list(range(len(layout.shards)))
     for before, after in zip(again, redo, strict=True):
@@ -89,7 +89,7 @@ def redone(taken, shard_records):
         first = index % -(-taken[shape] // shard_records) * shard_records
         end = min(first + shard_records, taken[shape])
         rows = tuple(range(first, end))[-size:]
-        ids = tuple(f"old {row}" for row in rows)
+        ids = Ids.of(f"old {row}" for row in rows)
         return Shard(0, shape, first // shard_records, first, end - first, ids, rows)
 
     return st.builds(shard, st.sampled_from(sorted(taken)), st.integers(0, 40), st.integers(1, 9))

@@ -20,7 +20,7 @@ from stores import write_encoded, write_shard
 from clipfeat.featstore import FeatureStore, StoreError
 from clipfeat.featstore.audit.repair import repair
 from clipfeat.featstore.audit.verify import Depth, verify
-from clipfeat.featstore.layout import Part, lay_out
+from clipfeat.featstore.layout import Grids, Part, lay_out
 from clipfeat.featstore.writing import lock as lock_module
 from clipfeat.featstore.writing.parts import commit_parts
 from clipfeat.featstore.writing.run import update_layout
@@ -167,10 +167,10 @@ def test_a_whole_run_excludes_parts(path, start, digest):
 def test_a_part_leaves_the_files_of_others_alone(path, start):
     others = [
         "00000003.grid.0123456789abcdef.tmp",
-        ".00000014.json.0123456789abcdef.tmp",
+        ".00000014.receipt.0123456789abcdef.tmp",
         ".plan.json.0123456789abcdef.tmp",
     ]
-    own = ["00000002.grid.0123456789abcdef.tmp", ".00000000.json.0123456789abcdef.tmp"]
+    own = ["00000002.grid.0123456789abcdef.tmp", ".00000000.receipt.0123456789abcdef.tmp"]
     write(path, "2/4", most=1)
     for name in [*others, *own]:
         (path / "journal" / name).touch()
@@ -237,11 +237,11 @@ class TestUpdate:
     def store(self, path):
         """A finished store of 40 of the 60 ids."""
         shapes = dict(sorted(part_process.SHAPES.items())[:40])
-        return write_encoded(path, IDENTITY, lay_out(shapes, 4), ENCODED)
+        return write_encoded(path, IDENTITY, lay_out(Grids.of(shapes), 4), ENCODED)
 
     def write(self, path, *parts, most=None):
         store = FeatureStore.open(path)
-        layout = update_layout(store, part_process.SHAPES)
+        layout = update_layout(store, Grids.of(part_process.SHAPES))
         for part in parts:
             with StoreWriter(path, IDENTITY, layout, part=Part.parse(part), parent=store) as writer:
                 for shard in writer.pending[:most]:
@@ -259,7 +259,7 @@ class TestUpdate:
         assert grown.digest == whole.digest  # its first 40 ids fill their shards
 
     def test_a_repair_waits_for_parts(self, store):
-        layout = update_layout(store, part_process.SHAPES)
+        layout = update_layout(store, Grids.of(part_process.SHAPES))
         with (
             StoreWriter(store.path, IDENTITY, layout, part=Part(1, 2), parent=store),
             refuses("E-LOCK-HELD", "part 1/2 of", kind=StoreError),
@@ -279,7 +279,7 @@ class TestUpdate:
         assert len(finished(store.path)) == 60
 
     def test_a_part_that_comes_when_all_is_finished_leaves_nothing(self, store):
-        layout = update_layout(store, part_process.SHAPES)
+        layout = update_layout(store, Grids.of(part_process.SHAPES))
         self.write(store.path, "1/1")
         commit_parts(store.path)
         with (

@@ -155,7 +155,7 @@ def test_what_a_writer_left_is_removed_and_what_a_person_put_there_is_not(store,
 
 def test_a_journal_that_a_killed_run_left_is_removed(store):
     (store / "journal").mkdir()
-    (store / "journal/00000000.json").write_text("{}")
+    (store / "journal/00000000.receipt").write_text("{}")
     (store / "journal/00000001.grid.0123456789abcdef.tmp").write_text("...")
     assert [problem.path for problem in verify(store)] == ["journal"]
     assert repair(store).left == ()
@@ -291,14 +291,14 @@ def test_what_somebody_put_into_a_store_is_named_and_left(store):
         ".thesis.tmp",
         "features.zarr/2x3/grid/.DS_Store",
         "features.zarr/notes.txt",
-        "journal/00000000.json.bak",
+        "journal/00000000.receipt.bak",
         "journal/deep/notes.txt",
         "journal/notes.txt",
     ]
     for name in strange:
         (store / name).parent.mkdir(parents=True, exist_ok=True)
         (store / name).write_text("thesis")
-    (store / "journal/00000001.json").write_text("{}")
+    (store / "journal/00000001.receipt").write_text("{}")
     (store / "index.9.parquet").mkdir()
     for _ in range(2):
         assert sorted(left.path for left in repair(store).left) == strange
@@ -306,7 +306,7 @@ def test_what_somebody_put_into_a_store_is_named_and_left(store):
     extend_store(store, RECORDS | NEW, pooled=POOLED | {"new": np.ones(5, np.float16)})
     assert all((store / name).read_text() == "thesis" for name in strange)
     assert (store / "index.9.parquet").is_dir()
-    assert not (store / "journal/00000001.json").exists()
+    assert not (store / "journal/00000001.receipt").exists()
 
 
 def test_a_path_may_be_a_text_and_a_depth_must_be_one_of_three(tmp_path):

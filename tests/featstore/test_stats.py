@@ -8,7 +8,7 @@ from refused import refuses
 from stores import make_identity, make_store
 
 from clipfeat.featstore import CorruptStoreError, FeatureStore, GridShape, StoreError
-from clipfeat.featstore.layout import lay_out
+from clipfeat.featstore.layout import Grids, lay_out
 from clipfeat.featstore.lookup import Status
 from clipfeat.featstore.report import stats
 from clipfeat.featstore.report.stats import EDGES, Moments, VectorStats, stats_text, store_stats
@@ -108,7 +108,9 @@ def make_pooled_store(path: Path, records: dict[str, tuple[np.ndarray, np.ndarra
     """Write `{image_id: (grid, pooled vector)}` as a finished store of float32."""
     pooled_dim = len(next(iter(records.values()))[1])
     identity = make_identity(DIM, "none", dtype="float32", pooled_dim=pooled_dim)
-    layout = lay_out({i: GridShape(*grid.shape[:2]) for i, (grid, _) in records.items()}, 4)
+    layout = lay_out(
+        Grids.of({i: GridShape(*grid.shape[:2]) for i, (grid, _) in records.items()}), 4
+    )
     with StoreWriter(path, identity, layout) as writer:
         for shard in writer.pending:
             with ShardTransaction(path, identity, 4, shard, libraries={}) as files:

@@ -20,7 +20,7 @@ from clipfeat.featstore.geometry import (
     parse_step,
     real_area,
 )
-from clipfeat.featstore.layout import lay_out
+from clipfeat.featstore.layout import Grids, lay_out
 from clipfeat.featstore.metadata import zarr_metadata_files
 
 DOC = (Path(__file__).parents[2] / "docs" / "store-format.md").read_text()
@@ -163,7 +163,9 @@ def test_every_step_is_documented_with_its_keys():
 def test_the_fingerprint_example():
     shown, digest = re.findall(r"sha256 of `(2\[.*\])`,\n +`([0-9a-f]{64})`", DOC)[0]
     assert hashlib.sha256(shown.encode()).hexdigest() == digest
-    assert lay_out({"b": GridShape(1, 1), "é": GridShape(1, 1)}, 2).fingerprint() == digest
+    assert (
+        lay_out(Grids.of({"b": GridShape(1, 1), "é": GridShape(1, 1)}), 2).fingerprint() == digest
+    )
 
 
 def test_the_zarr_example():

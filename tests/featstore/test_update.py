@@ -18,6 +18,7 @@ from stores import (
 
 from clipfeat.featstore import FeatureStore, GridShape, MissingRecordError, Status, StoreError
 from clipfeat.featstore.audit.verify import Depth, verify
+from clipfeat.featstore.layout import Grids
 from clipfeat.featstore.writing.run import update_layout
 from clipfeat.featstore.writing.writer import StoreWriter
 
@@ -105,7 +106,9 @@ def test_an_id_may_be_tried_again_more_than_once(store):
 
 def test_only_the_statuses_asked_for_are_tried_again(store):
     layout = update_layout(
-        FeatureStore.open(store), dict.fromkeys(FIRST, SHAPE), retry={"failed", "undecodable"}
+        FeatureStore.open(store),
+        Grids.of(dict.fromkeys(FIRST, SHAPE)),
+        retry={"failed", "undecodable"},
     )
     assert layout.shards == ()
 
@@ -181,7 +184,7 @@ def test_an_interrupted_update_is_resumed_and_the_old_store_reads_meanwhile(stor
     before = FeatureStore.open(store)
     records = {**FIRST, **MORE}
     encoded = encoded_records(before.identity, records)
-    layout = update_layout(before, shapes_of(records, SHAPE))
+    layout = update_layout(before, Grids.of(shapes_of(records, SHAPE)))
     with StoreWriter(store, before.identity, layout, parent=before) as writer:
         write_shard(store, before.identity, layout, writer.pending[0], encoded)
     assert FeatureStore.open(store).digest == before.digest
@@ -196,7 +199,7 @@ def test_an_interrupted_update_is_resumed_and_the_old_store_reads_meanwhile(stor
 def test_an_update_that_is_rolled_back_leaves_the_store_as_it_was(store):
     before = FeatureStore.open(store)
     records = {**FIRST, **MORE}
-    layout = update_layout(before, shapes_of(records, SHAPE))
+    layout = update_layout(before, Grids.of(shapes_of(records, SHAPE)))
     with StoreWriter(store, before.identity, layout, parent=before) as writer:
         encoded = encoded_records(before.identity, records)
         write_shard(store, before.identity, layout, writer.pending[0], encoded)
@@ -207,7 +210,7 @@ def test_an_update_that_is_rolled_back_leaves_the_store_as_it_was(store):
 def test_an_update_of_a_store_that_has_been_updated_since_is_refused(store):
     before = FeatureStore.open(store)
     records = {**FIRST, **MORE}
-    layout = update_layout(before, shapes_of(records, SHAPE))
+    layout = update_layout(before, Grids.of(shapes_of(records, SHAPE)))
     extend_store(store, records)
     with (
         refuses("E-STORE-OVERTAKEN", kind=StoreError),
@@ -220,4 +223,4 @@ def test_an_update_of_a_store_that_has_been_updated_since_is_refused(store):
 def test_ids_may_not_be_left_out(store):
     shapes = dict.fromkeys(["a", "b"], SHAPE)
     with refuses("E-STORE-IDS", "holds 6 images", "such as 'c'", kind=StoreError):
-        update_layout(FeatureStore.open(store), shapes)
+        update_layout(FeatureStore.open(store), Grids.of(shapes))

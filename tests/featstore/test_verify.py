@@ -7,7 +7,7 @@ from stores import encoded_records, make_identity, make_store, shapes_of, write_
 
 from clipfeat.featstore import FeatureStore, GridShape
 from clipfeat.featstore.audit.verify import Depth, verify
-from clipfeat.featstore.layout import lay_out
+from clipfeat.featstore.layout import Grids, lay_out
 
 RNG = np.random.default_rng(0)
 RECORDS = {f"i{k}": RNG.standard_normal((2, 3, 4)).astype(np.float16) for k in range(6)}
@@ -24,7 +24,7 @@ def codec(request):
 def write(path, codec, records):
     """Write a store whose hashes are all right, whatever its records contain."""
     identity = make_identity(4, codec)
-    layout = lay_out(shapes_of(records), 4)
+    layout = lay_out(Grids.of(shapes_of(records)), 4)
     return write_encoded(path, identity, layout, encoded_records(identity, records)).path
 
 

@@ -22,7 +22,7 @@ from stores import files_of, make_identity, make_store, snapshot
 
 from clipfeat.featstore import FeatureStore, GridShape, IndexRow, StoreError
 from clipfeat.featstore.audit.verify import verify
-from clipfeat.featstore.layout import lay_out
+from clipfeat.featstore.layout import Grids, lay_out
 from clipfeat.featstore.tables import index_batch, index_lines, index_rows
 from clipfeat.featstore.writing import commit, journal
 from clipfeat.featstore.writing.commit import complete_commit, merged
@@ -42,7 +42,7 @@ def kill(child):
 
 
 def layout():
-    return lay_out({image_id: GridShape(2, 3) for image_id in RECORDS}, 4)
+    return lay_out(Grids.of({image_id: GridShape(2, 3) for image_id in RECORDS}), 4)
 
 
 def test_write_store_says_that_its_own_store_is_finished(tmp_path):
@@ -192,7 +192,7 @@ def test_a_run_killed_before_its_plan_was_written_starts_again(tmp_path, left):
     assert verify(store) == []
 
 
-@pytest.mark.parametrize("left", [["lock", "00000000.json"], ["00000001.json"]])
+@pytest.mark.parametrize("left", [["lock", "00000000.receipt"], ["00000001.receipt"]])
 def test_a_run_killed_while_its_journal_was_removed_is_finished(tmp_path, left):
     store = make_store(tmp_path / "s", RECORDS)
     (store / "journal").mkdir()
@@ -245,7 +245,7 @@ def test_an_unfinished_store_of_another_recipe_is_refused(tmp_path):
         StoreWriter(tmp_path / "s", make_identity(16, recipe={"name": "other"}), layout()),
     ):
         pass
-    fewer = lay_out({"i000": GridShape(2, 3)}, 4)
+    fewer = lay_out(Grids.of({"i000": GridShape(2, 3)}), 4)
     with (
         refuses("E-PLAN-OTHER", "for other images", kind=StoreError),
         StoreWriter(tmp_path / "s", make_identity(16), fewer),
@@ -262,10 +262,10 @@ def test_a_finished_store_is_recognised_or_the_difference_is_named(tmp_path):
     with refuses("E-STORE-OTHER", differs, kind=StoreError):
         finished_store(path, make_identity(16, dtype="float32"))
     shapes = dict.fromkeys(RECORDS, GridShape(2, 3))
-    assert update_layout(store, shapes).shards == ()
+    assert update_layout(store, Grids.of(shapes)).shards == ()
     del shapes["i000"]
     with refuses("E-STORE-IDS", "1 image", "'i000'", kind=StoreError):
-        update_layout(store, shapes)
+        update_layout(store, Grids.of(shapes))
 
 
 def test_a_folder_with_other_things_is_never_written_into(tmp_path):
