@@ -29,7 +29,7 @@ from clipfeat.extract.executors import pipeline
 from clipfeat.extract.executors.results import StageTimings
 from clipfeat.extract.executors.shards import Features
 from clipfeat.extract.pixels.images import load_picture
-from clipfeat.extract.planning.plan import BackboneSpec, Batching, Job, plan_shapes, shard_tasks
+from clipfeat.extract.planning.plan import BackboneSpec, Batching, Job, plan_grids, shard_tasks
 from clipfeat.extract.planning.recipe import Preprocess, make_recipe
 from clipfeat.featstore import GridShape, Identity
 from clipfeat.featstore.layout import lay_out
@@ -128,8 +128,8 @@ def measure(pool: Path, images: int) -> HostResult:
     with tempfile.TemporaryDirectory(dir=".") as temporary:
         root = Path(temporary)
         manifest = folder_manifest(linked(sorted(pool.iterdir()), images, root / "images"))
-        shapes = plan_shapes(manifest, RECIPE, CELL)
-        shape = next(iter(shapes.values()))
+        shapes = plan_grids(manifest, RECIPE, CELL)
+        shape = shapes.shapes[0]
         grids = ready_grids(shape, BATCH)
         layout = lay_out(shapes, SHARD_RECORDS)
         job = Job(

@@ -15,7 +15,7 @@ from clipfeat.extract.planning.plan import BackboneSpec, Batch, Batching, Job, S
 from clipfeat.extract.planning.recipe import Preprocess, make_recipe
 from clipfeat.featstore import FeatureStore, Status
 from clipfeat.featstore.layout import Shard
-from clipfeat.manifests import Image
+from clipfeat.manifests import Image, Images
 
 FOUND = Picture(Status.OK, "", 0, 0, "")
 GONE = Picture(Status.MISSING, "no such file", 0, 0, "")
@@ -51,7 +51,7 @@ def _write_shards(path: Path, shards: tuple[Shard, ...]) -> None:
 
 def batches_of(shard: Shard) -> list[tuple[Batch, Picture]]:
     """Return the batches of a shard, each of one image, with its picture."""
-    images = tuple(Image(image_id, image_id, 0, 0) for image_id in shard.ids)
+    images = Images.of(Image(image_id, image_id, 0, 0) for image_id in shard.ids)
     task = ShardTask(shard, images, (1, 1, 3))
     return [
         (Batch(task, start, [image], 1), GONE if image.image_id == MISSING else FOUND)

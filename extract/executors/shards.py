@@ -15,7 +15,7 @@ import numpy as np
 from ...base.errors import ExtractError
 from ...featstore import Identity, IndexRow, Status
 from ...featstore.shards import RecordHashes, as_bytes, encode
-from ...featstore.writing.journal import Receipt
+from ...featstore.writing.receipts import Receipt
 from ...featstore.writing.writer import ShardTransaction
 from ..pixels.images import Picture
 from ..planning.plan import Batch, Job

@@ -18,7 +18,7 @@ from clipfeat.extract import ExtractConfig
 from clipfeat.extract.backbones.backbone import Backbone
 from clipfeat.extract.executors.pipeline import AHEAD, FeatureStream, run_tasks
 from clipfeat.extract.pixels.decoding import Decoders, PendingBatch
-from clipfeat.extract.planning.plan import BackboneSpec, Batching, Job, plan_shapes, shard_tasks
+from clipfeat.extract.planning.plan import BackboneSpec, Batching, Job, plan_grids, shard_tasks
 from clipfeat.extract.planning.recipe import Preprocess, make_recipe
 from clipfeat.featstore.layout import lay_out
 from clipfeat.featstore.writing.writer import StoreWriter
@@ -83,7 +83,7 @@ def wrong_batches(manifest, out, monkeypatch, mutate=lambda _: None):
     native = Preprocess(SIDE, "squash", "bicubic", (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
     recipe = make_recipe("model", native, (CELL, CELL))
     identity = make_identity(3, recipe=recipe.to_json())
-    layout = lay_out(plan_shapes(manifest, recipe, (CELL, CELL)), IN_BATCH)
+    layout = lay_out(plan_grids(manifest, recipe, (CELL, CELL)), IN_BATCH)
     config = ExtractConfig(model="RN50")
     job = Job(
         store=out, image_root=manifest.root, backbone=BackboneSpec("RN50", "none", 0, "float32"),
