@@ -15,7 +15,14 @@ from .keyed import (
     write_npy,
     write_npz,
 )
-from .ours import Decompressor, Ours, OursOut, OursUnverified, write_ours
+from .ours import (
+    Decompressor,
+    Ours,
+    OursChannelsFirst,
+    OursOut,
+    OursUnverified,
+    write_ours,
+)
 from .reader import Format
 from .streams import (
     LITDATA,
@@ -35,7 +42,9 @@ _ZARR = (ZarrPython, Zarrs, TensorStore)
 
 FORMATS = (
     Format(RAW, partial(write_ours, "none"), (Ours, OursOut, OursUnverified, *_ZARR)),
-    Format(ZSTD, partial(write_ours, "zstd"), (Ours, OursOut, *_ZARR, Decompressor)),
+    Format(
+        ZSTD, partial(write_ours, "zstd"), (Ours, OursOut, OursChannelsFirst, *_ZARR, Decompressor)
+    ),
     Format("LMDB", write_lmdb, (Lmdb,), LMDB),
     # Files of its own: a process may open an LMDB file only once.
     Format("LMDB 2", write_lmdb, (LmdbReadahead,), LMDB),

@@ -19,9 +19,10 @@ STORE = "records.clipfeat"
 
 
 def write_ours(codec: Codec, records: Records, folder: Path) -> None:
-    """Write a store of the records with a codec of ours: none or zstd."""
+    """Write a store of the records as extraction writes those of a ResNet: zstd, or none."""
     kind = records.kind
-    identity = Identity({"model": "bench"}, {}, "float32", "float16", codec, kind.dim, None)
+    order = "channels_first" if codec == "zstd" else "channels_last"
+    identity = Identity({"model": "bench"}, {}, "float32", "float16", codec, kind.dim, None, order)
     rows = {image_id: row for row, image_id in enumerate(records.ids)}
     write_store(
         folder / STORE,
@@ -78,16 +79,39 @@ class OursOut(Ours):
         return out.reshape(-1, *self.records.record_shape)
 
 
+class OursChannelsFirst(Ours):
+    """Records as they lie on disk: (image, dim, cell)."""
+
+    name = "ours, channels first"
+    cold = False
+
+    def one(self, row: int) -> np.ndarray:
+        return self.batch([row])[0]
+
+    def batch(self, rows: Sequence[int]) -> np.ndarray:
+        batch = self._store.read([self.records.ids[row] for row in rows], channels_first=True)
+        return _channels_last(batch.features, self.records)
+
+
+def _channels_last(features: np.ndarray, records: Records) -> np.ndarray:
+    """Return a view (record, row, col, dim) of features (record, dim, ...)."""
+    rows, cols, dim = records.record_shape
+    return features.reshape(-1, dim, rows, cols).transpose(0, 2, 3, 1)
+
+
 class Decompressor(Reader):
-    """The same zstd frames, held in memory, into memory used again: no file, no index."""
+    """The same zstd frames, held in memory, into memory used again: no file, no index, no turning."""
 
     name = "decompressor alone"
 
     def open(self) -> None:
         self._zstd = numcodecs.Zstd(level=1, checksum=True)
         self._threads = ThreadPoolExecutor(thread_count())
-        self._frames = list(self._threads.map(self._zstd.encode, self.records.grids))
-        self._memory = np.zeros((0, *self.records.record_shape), np.float16)
+        self._frames = list(self._threads.map(self._encode, self.records.grids))
+        self._memory = np.zeros((0, self.records.grids[0].size), np.float16)
+
+    def _encode(self, grid: np.ndarray) -> bytes:
+        return self._zstd.encode(np.ascontiguousarray(grid.transpose(2, 0, 1)))
 
     def close(self) -> None:
         self._threads.shutdown()
@@ -104,4 +128,4 @@ class Decompressor(Reader):
             self._zstd.decode(frames[0], out[0])
         else:
             list(self._threads.map(self._zstd.decode, frames, out))
-        return out
+        return _channels_last(out, self.records)

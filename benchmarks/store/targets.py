@@ -83,6 +83,6 @@ def targets(
             0.9,
             at_least=True,
         ),
-        Target("bytes, zstd / float32 .npy", smaller(float32_npy_bytes), 0.25, at_least=False),
+        Target("bytes, zstd / float32 .npy", smaller(float32_npy_bytes), 0.17, at_least=False),
         Target("bytes, zstd / float32 npz", smaller(written[NPZ].bytes), 0.6, at_least=False),
     ]
