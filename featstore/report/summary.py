@@ -100,7 +100,9 @@ def _cite(store: FeatureStore) -> str:
 def summary_text(summary: StoreSummary) -> str:
     """Return a summary as lines that a person reads."""
     head = f"{summary.path} is {_sentence(summary)}"
-    lines = [f"{name:<8}  {printable(value)}" for name, value in _rows(summary)]
+    rows = list(_rows(summary))
+    width = max(8, *(len(name) for name, _ in rows))
+    lines = [f"{name:<{width}}  {printable(value)}" for name, value in rows]
     return "\n".join([printable(head), "", *lines])
 
 

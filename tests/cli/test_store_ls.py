@@ -15,6 +15,7 @@ from stores import make_identity, make_store
 from clipfeat.cli.options import REFUSED
 from clipfeat.cli.store import id_lines, json_array
 from clipfeat.featstore import FeatureStore, GridShape, IndexRow, Status
+from clipfeat.featstore.metadata import About
 from clipfeat.featstore.report.summary import summarize_store, summary_text
 from clipfeat.featstore.writing.writer import write_store
 
@@ -167,8 +168,7 @@ def test_info_of_a_store_from_an_extraction_and_an_update(tmp_path):
     metadata = msgspec.structs.replace(
         summary.metadata,
         parents=("12ab",),
-        note="for \x1b[31mtests",
-        licence="CC BY 4.0",
+        about=About(title="for \x1b[31mtests", licence="CC BY 4.0"),
         libraries={"torch": "2.6"},
     )
     text = summary_text(replace(summary, metadata=metadata))
@@ -181,8 +181,8 @@ def test_info_of_a_store_from_an_extraction_and_an_update(tmp_path):
         f"          2 more: clipfeat store ls {path} --status missing",
         "with      torch 2.6",
         "parent    sha256:12ab",
+        r"title     for \x1b[31mtests",
         "licence   CC BY 4.0",
-        r"note      for \x1b[31mtests",
     ):
         assert line in text.splitlines()
     assert "s.clipfeat (RN50x4, pretrained: none, recipe: square:448, 2 records, clipf" in text

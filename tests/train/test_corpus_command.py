@@ -220,15 +220,15 @@ def test_missing_files_are_named_before_any_is_read(
     empty = tmp_path / "empty"
     empty.mkdir()
     for option, told in (
-        ("captions", "has no captions_train2014.json, which --captions reads"),
+        ("captions", "captions_train2014.json, which --captions reads [E-DATA-FILE]"),
         ("vqa", "the questions of split 'train' [E-DATA-FILE]"),
-        ("visual-genome", "has no image_data.json"),
+        ("visual-genome", "image_data.json"),
     ):
         assert told in refused(f"--{option}", empty)
     assert "train_balanced_questions.json" in refused(*options(sources)[:-1], empty)
     assert sources.visual_genome
     (sources.visual_genome / "question_answers.json").unlink()
-    assert "has no question_answers.json" in refused("--visual-genome", sources.visual_genome)
+    assert "contains question_answers.json" in refused("--visual-genome", sources.visual_genome)
     assert "does not exist" in refused("--captions", tmp_path / "nowhere")
 
 

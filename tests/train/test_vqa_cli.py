@@ -152,7 +152,7 @@ def test_a_store_of_other_images_will_do_and_one_of_other_features_not(
         ({"--set": "epoch=3"}, 2, "no setting is named 'epoch'; did you mean epochs"),
         ({"--set": "dataset=coco"}, 2, "dataset must be one of vqa2, gqa; got 'coco'"),
         ({"--set": "skip_missing=-1"}, 2, "skip_missing must be at least 0; got -1"),
-        ({"--set": "train_split=train+vg"}, 2, "has no question_answers.json"),
+        ({"--set": "train_split=train+vg"}, 2, "contains question_answers.json"),
         ({"--set": "answer_list=nowhere"}, 2, "answer_list nowhere: not a readable list"),
         ({"--set": "model.glove=nowhere"}, 2, "model.glove nowhere: cannot be read"),
         ({"--set": "train_split=mini"}, 2, "the questions of split 'mini' [E-DATA-FILE]"),
