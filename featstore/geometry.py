@@ -7,7 +7,7 @@ pixel of the image follows from these sizes alone.
 import re
 from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
-from typing import Annotated, Any, Literal, NamedTuple, Self, TypedDict, cast
+from typing import Annotated, Any, Literal, NamedTuple, Self, TypedDict
 
 import msgspec
 import numpy as np
@@ -265,20 +265,6 @@ ImageTransform = (
 )  # fmt: skip
 
 Steps = Annotated[list[ImageTransform], Meta(max_length=MAX_STEPS)]
-
-
-def step_json(step: ImageTransform) -> dict[str, Any]:
-    """Return a step as a JSON object: `step`, its name, and its numbers."""
-    return msgspec.json.decode(msgspec.json.encode(step))
-
-
-def parse_step(value: Any) -> ImageTransform:
-    """Return the step that `step_json` gave, raising StoreError for any other value."""
-    try:
-        return as_struct(value, ImageTransform)
-    except ValueError as error:
-        name = cast(dict[str, Any], value).get("step") if isinstance(value, dict) else None
-        raise StoreError(f"step {name!r:.80}: {error}", code="E-RECIPE-STEP") from None
 
 
 MAX_AREAS = 255  # in a store, besides the whole grid

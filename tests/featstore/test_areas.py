@@ -3,6 +3,7 @@
 import json
 import math
 
+import msgspec
 import numpy as np
 import pytest
 from hostile import reseal
@@ -31,7 +32,6 @@ from clipfeat.featstore.geometry import (
     ShortestMaskRCNN,
     area_rule,
     real_area,
-    step_json,
 )
 from clipfeat.featstore.lookup import LookupBuilder, lookup_bytes
 from clipfeat.featstore.tables import index_batch
@@ -45,8 +45,8 @@ PRETRAIN = (
 SMALL = {
     "name": "small",
     "steps": [
-        step_json(Fit(64, 96, **BICUBIC)),
-        step_json(Pad(64, 96, turn=False, odd="last", cell=(32, 32))),
+        msgspec.to_builtins(Fit(64, 96, **BICUBIC)),
+        msgspec.to_builtins(Pad(64, 96, turn=False, odd="last", cell=(32, 32))),
         {"step": "rgb"},
     ],
 }
@@ -235,7 +235,7 @@ class TestStore:
 
 def test_a_store_holds_255_areas():
     frame = Pad(4096, 4096, turn=False, odd="last", cell=(14, 14))
-    builder = LookupBuilder(["292x292"], {"steps": [step_json(frame)]})
+    builder = LookupBuilder(["292x292"], {"steps": [msgspec.to_builtins(frame)]})
     rows = [
         IndexRow(str(k), "ok", "", "292x292", k, 4096, k, "", "", "00000000")
         for k in range(1, 4096, 14)

@@ -3,6 +3,7 @@
 import sys
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 import xarray
@@ -11,7 +12,7 @@ from stores import extend_store, make_identity, make_pooled_store, make_store, p
 
 from clipfeat.base.errors import UsageError
 from clipfeat.featstore import CorruptStoreError, FeatureStore, GridShape, StoreError
-from clipfeat.featstore.geometry import BICUBIC, Fit, Pad, step_json
+from clipfeat.featstore.geometry import BICUBIC, Fit, Pad
 
 RNG = np.random.default_rng(0)
 SHARD = "features.zarr/3x4/grid/c.0.0.0.0"
@@ -120,7 +121,10 @@ class TestXarray:
 
     def test_padded_cells_are_masked(self, tmp_path):
         pad = Pad(64, 96, turn=False, odd="last", cell=(32, 32))
-        recipe = {"name": "small", "steps": [step_json(Fit(64, 96, **BICUBIC)), step_json(pad)]}
+        recipe = {
+            "name": "small",
+            "steps": [msgspec.to_builtins(Fit(64, 96, **BICUBIC)), msgspec.to_builtins(pad)],
+        }
         recipe["steps"].append({"step": "rgb"})
         sizes = {"a": (96, 64), "b": None, "c": (10, 20), "d": (960, 10)}
         padded = padded_store(tmp_path / "s", recipe, sizes, GridShape(2, 3))

@@ -7,6 +7,7 @@ import struct
 from pathlib import Path
 from typing import Any, get_args
 
+import msgspec
 import numpy as np
 import pytest
 from stores import make_identity, make_store, padded_store
@@ -17,7 +18,6 @@ from clipfeat.featstore.geometry import (
     ImageTransform,
     Pad,
     ResizeStep,
-    parse_step,
     real_area,
 )
 from clipfeat.featstore.layout import Grids, lay_out
@@ -121,7 +121,7 @@ class TestMask:
     def test_the_worked_examples(self):
         section = DOC.split("\n## The mask\n")[1].split("\n## ")[0]
         rows = re.findall(r"^\| (\d.*) \|$", section, re.MULTILINE)
-        shrink, _, pad = steps = [parse_step(step) for step in PRETRAIN]
+        shrink, _, pad = steps = msgspec.convert(PRETRAIN, list[ImageTransform])
         assert len(rows) == 7
         assert isinstance(pad, Pad)
         for row in rows:
