@@ -48,8 +48,8 @@ def test_an_error_of_a_commit_stops_the_run_and_the_next_one_resumes(tmp_path, m
     monkeypatch.setattr(Journal, "write_receipt", full)
     with pytest.raises(OSError, match="No space left"):
         write_in_batches(tmp_path / "s", FIRST)
-    receipts = sorted(path.name for path in (tmp_path / "s/journal").glob("0*.json"))
-    assert receipts == ["00000000.json"]
+    receipts = sorted(path.name for path in (tmp_path / "s/journal").glob("0*.receipt"))
+    assert receipts == ["00000000.receipt"]
     assert not list(tmp_path.rglob("*.tmp"))
     monkeypatch.undo()
     digest = write_in_batches(tmp_path / "s", FIRST).digest
