@@ -4,7 +4,8 @@ python -m benchmarks.extract_host [--images 2000]
 
 The device answers a batch after 0.4 ms an image, with grids that lie ready: RN50 at 448x448, two
 thirds of the numbers zero. All else is an extraction from JPEG files (640x480, the entropy of
-photographs) to shards. Then each stage alone, in milliseconds of CPU time an image.
+photographs) to shards, whose decoders only decode, as with a GPU. Then each stage alone, in milliseconds
+of CPU time an image.
 """
 
 import argparse
@@ -18,6 +19,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 from unittest import mock
 
@@ -29,6 +31,7 @@ from clipfeat.extract.executors import pipeline
 from clipfeat.extract.executors.results import StageTimings
 from clipfeat.extract.executors.shards import Features
 from clipfeat.extract.pixels.images import load_picture
+from clipfeat.extract.pixels.jpeg import decode_jpeg
 from clipfeat.extract.planning.plan import BackboneSpec, Batching, Job, plan_grids, shard_tasks
 from clipfeat.extract.planning.recipe import Preprocess, make_recipe
 from clipfeat.featstore import GridShape, Identity
@@ -38,7 +41,7 @@ from clipfeat.featstore.writing.writer import SHARD_RECORDS, StoreWriter
 from clipfeat.manifests import folder_manifest
 
 from .photographs import linked, write_photographs
-from .store.records import ZEROS_BELOW
+from .store.records import rectified_grid
 
 DEVICE_SECONDS = 0.4e-3  # an image: 2,500 images/s, RN50 on an H100 (estimated)
 CELL, DIM = (32, 32), 2048  # of RN50
@@ -92,11 +95,10 @@ class SimulatedDevice:
     def reading(self, _: np.ndarray) -> Iterator[str]:
         yield ""
 
-    def compute(self, pixels: np.ndarray) -> "SimulatedFeatures":
-        rows = len(pixels)
-        self._free = max(self._free, time.perf_counter()) + rows * DEVICE_SECONDS
-        grids = Features(self._grids[:rows], np.ones(rows), self._means[:rows])
-        return SimulatedFeatures({"grid": grids}, self._free, rows * DEVICE_SECONDS)
+    def compute(self, pixels: np.ndarray, steps: object) -> "SimulatedFeatures":
+        self._free = max(self._free, time.perf_counter()) + BATCH * DEVICE_SECONDS
+        grids = Features(self._grids, np.ones(BATCH), self._means)
+        return SimulatedFeatures({"grid": grids}, self._free, BATCH * DEVICE_SECONDS)
 
 
 @dataclass(frozen=True)
@@ -113,10 +115,9 @@ class SimulatedFeatures:
 
 
 def ready_grids(shape: GridShape, count: int) -> np.ndarray:
-    """Return grids, channels first, of which two thirds are zero, as after a rectifier."""
-    rng = np.random.default_rng(0)
-    normal = rng.standard_normal((count, DIM, shape.rows, shape.cols), np.float32)
-    return (normal - np.float32(ZEROS_BELOW)).clip(0).astype(np.float16)
+    """Return grids as a ResNet's lie on disk: (image, dim, row, col), two thirds zeros."""
+    grids = [rectified_grid(seed, shape, DIM).transpose(2, 0, 1) for seed in range(count)]
+    return np.ascontiguousarray(np.stack(grids))
 
 
 def measure(pool: Path, images: int) -> HostResult:
@@ -139,10 +140,11 @@ def measure(pool: Path, images: int) -> HostResult:
             picture_bytes=3 * math.prod(RECIPE.size(WIDTH, HEIGHT)), decoders=usable_cores(),
             threads=max(2, usable_cores()), libraries={}, config=ExtractConfig(model="RN50"),
         )  # fmt: skip
-        backbone: Any = None
+        backbone: Any = SimpleNamespace(device=None)
         with (
             StoreWriter(job.store, identity, layout) as writer,
             mock.patch.object(pipeline, "FeatureStream", SimulatedDevice(grids)),
+            mock.patch.object(pipeline, "resizes_on_device", return_value=True),
         ):
             tasks = shard_tasks(manifest, writer.pending, RECIPE)
             before, started = cpu_seconds(), time.perf_counter()
@@ -179,7 +181,9 @@ def stages_alone(pool: Path, grids: np.ndarray, folder: Path) -> dict[str, float
             file.write(record)
             os.fsync(file.fileno())
 
+        decoded = np.empty((HEIGHT, WIDTH, 3), np.uint8)
         return {
+            "decode": thread_ms(lambda k: decode_jpeg(files[k % len(files)].read_bytes(), decoded)),
             "decode and resize": thread_ms(
                 lambda k: load_picture(files[k % len(files)].name, str(pool), RECIPE)
             ),

@@ -69,17 +69,21 @@ class Records:
         return len(self.ids)
 
 
+def rectified_grid(seed: int, shape: GridShape, dim: int) -> np.ndarray:
+    """Return a grid (row, col, dim) float16 like one of a ResNet; two thirds are zero."""
+    draw = partial(np.random.default_rng(seed).standard_normal, dtype=np.float32)
+    place = draw((shape.rows, 1, dim)) + draw((1, shape.cols, dim))
+    own = math.sqrt(1 - CHANNEL**2 - PLACE**2) * draw((*shape, dim))
+    normal = CHANNEL * draw(dim) + PLACE / math.sqrt(2) * place + own
+    return np.maximum(normal - ZEROS_BELOW, 0).astype(np.float16)
+
+
 def make_records(kind: Kind, count: int) -> Records:
     """Return `count` records of a kind; the same ones every time."""
     grids = np.empty((count, *kind.shape, kind.dim), np.float16)
 
     def make(row: int) -> None:
-        rows, cols = kind.shape
-        draw = partial(np.random.default_rng(row).standard_normal, dtype=np.float32)
-        place = draw((rows, 1, kind.dim)) + draw((1, cols, kind.dim))
-        own = math.sqrt(1 - CHANNEL**2 - PLACE**2) * draw((rows, cols, kind.dim))
-        normal = CHANNEL * draw(kind.dim) + PLACE / math.sqrt(2) * place + own
-        grids[row] = np.maximum(normal - ZEROS_BELOW, 0)
+        grids[row] = rectified_grid(row, kind.shape, kind.dim)
 
     with ThreadPoolExecutor() as threads:
         list(threads.map(make, range(count)))
