@@ -364,7 +364,7 @@ def describe(*, path: Path, break_lock: bool, as_json: bool, **about: str | None
     given = {name: text or None for name, text in about.items() if text is not None}
     metadata = describe_store(path, given, break_lock=break_lock)
     record = {"about": msgspec.to_builtins(metadata.about), "documents": metadata.documents}
-    lines = [f"{name.replace('_', ' ')}: {text}" for name, text in record["about"].items() if text]
+    lines = [f"{name}: {text}" for name, text in metadata.about.texts().items()]
     lines += [f"document: {name}" for name in metadata.documents]
     show(record, "\n".join(map(printable, lines)) or f"{path}: no description", as_json=as_json)
 
@@ -396,8 +396,8 @@ def convert(
 ) -> None:
     """Write STORE again as OUT, with smaller numbers or another codec.
 
-    OUT has an identity and a digest of its own, and names STORE as its origin. Readers get float16
-    from each of them. At the end the loss is measured; clipfeat store info shows it. Run the same
+    OUT has an identity and a digest of its own, and names STORE as its origin. Readers get float16,
+    or float32 from a store of float32. At the end the loss is measured; clipfeat store info shows it. Run the same
     command again to continue a conversion that was interrupted.
 
     \b

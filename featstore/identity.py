@@ -146,12 +146,16 @@ class Identity(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         """The dtype of the features that readers get: float16 of a store of uint8."""
         return np.dtype("float16" if self.dtype == "uint8" else self.dtype).newbyteorder("<")
 
+    @property
+    def stored_dtype(self) -> Numbers:
+        """The dtype of the grids on disk, little-endian."""
+        return np.dtype(self.dtype).newbyteorder("<")
+
     def array(self, name: str, shape: GridShape) -> Array:
         """Return one of `arrays`, as it is for the grids of one shape."""
         if name == "grid":
             order = (2, 0, 1) if self.order == "channels_first" else (0, 1, 2)
-            dtype = np.dtype(self.dtype).newbyteorder("<")
-            return Array(name, ("row", "col", "dim"), (*shape, self.dim), dtype, order)
+            return Array(name, ("row", "col", "dim"), (*shape, self.dim), self.stored_dtype, order)
         if name == "pooled":
             return Array(name, ("dim",), (self.pooled_dim or 0,), self.numpy_dtype, (0,))
         if name == "boxes":

@@ -58,6 +58,11 @@ class About(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     citation: Text = None
     homepage: Text = None
 
+    def texts(self) -> dict[str, str]:
+        """Return the texts that are given, by their names as people read them."""
+        given = msgspec.structs.asdict(self)
+        return {name.replace("_", " "): text for name, text in given.items() if text}
+
 
 class Loss(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """How much the grids of a store differ from those of the store that it is derived from.

@@ -84,6 +84,7 @@ class FeatureStore:
         self._lengths = np.array(list(metadata.grid_shapes.values()))
         self._areas = tuple(map(Area.parse, metadata.areas))
         self._dtype = self.identity.numpy_dtype
+        self._stored_dtype = self.identity.stored_dtype
         self._is_first = self.identity.order == "channels_first"
         self._shard_records = metadata.shard_records
         self._verify = verify
@@ -209,10 +210,6 @@ class FeatureStore:
         record = WantedRecord(str(shape), shard, position, checksum, out)
         self._reader.read("grid", self._stored_dtype, [record], self._convert)
         return grid
-
-    @cached_property
-    def _stored_dtype(self) -> np.dtype[Any]:
-        return np.dtype(self.identity.dtype).newbyteorder("<")
 
     @cached_property
     def _convert(self) -> Convert | None:

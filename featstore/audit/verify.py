@@ -18,11 +18,11 @@ import numpy as np
 import pyarrow as pa
 
 from ...base.errors import CorruptStoreError, StoreError
-from ...base.files import is_plain, oddity, read_at, read_bytes, sha256_file
+from ...base.files import is_plain, oddity, read_at, sha256_file
 from ...base.text import counted
 from ..geometry import GridShape
 from ..identity import Identity
-from ..layout import JOURNAL, ODD_REMEDY, SHARD_PATH, SIGNATURES, STORE_JSON, TABLES
+from ..layout import JOURNAL, ODD_REMEDY, SHARD_PATH, SIGNATURES, STORE_JSON, TABLES, has_content
 from ..lookup import LookupBuilder, Status, lookup_bytes
 from ..metadata import is_written_canonically, store_digest
 from ..quantise import SCALE_FILE
@@ -221,16 +221,8 @@ def _check_zarr_metadata(store: FeatureStore) -> Iterator[Problem]:
         odd = oddity(store.path / name)
         if odd:
             yield Problem(name, odd, (), ODD_REMEDY[odd])
-        elif not _contains(store.path / name, content):
+        elif not has_content(store.path / name, content):
             yield Problem(name, "is not what store.json implies", (), REPAIR)
-
-
-def _contains(path: Path, content: bytes) -> bool:
-    """Return whether a file has this content; no more than that is read, however large it is."""
-    try:
-        return read_bytes(path, len(content)) == content
-    except OSError:
-        return False
 
 
 def _check_index(store: FeatureStore) -> Iterator[Problem]:

@@ -10,8 +10,6 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import msgspec
-
 from ...base.parquet import rows_of
 from ...base.text import counted, printable
 from ..geometry import GridShape
@@ -152,9 +150,7 @@ def _rows(summary: StoreSummary) -> Iterator[tuple[str, str]]:
         yield "loss", _loss_text(metadata.loss)
     for parent in metadata.parents:
         yield "parent", f"sha256:{parent}"
-    for name, text in msgspec.to_builtins(metadata.about).items():
-        if text:
-            yield name.replace("_", " "), text
+    yield from metadata.about.texts().items()
     yield "digest", metadata.digest
     yield "cite as", summary.cite
 

@@ -231,7 +231,7 @@ class Run:
         check_plain([self.journal.receipt_path(shard.number) for shard in shards])
         check_plain([*self.tables().values(), self.path / STORE_JSON])
         check_plain([self.path / name for name in self.zarr_metadata()])
-        check_folder(self.path / SCALE_FILE.rpartition("/")[0])
+        check_folder((self.path / SCALE_FILE).parent)
         check_plain([self.path / SCALE_FILE])
 
     def folders(self) -> list[Path]:
