@@ -23,7 +23,7 @@ from typing import Any
 
 import numpy as np
 
-from ..base import clipfeat_version
+from ..base import clipfeat_version, package_version
 from ..base.errors import how_to_install, reason_of
 from ..base.machine import affinity, cgroup_cores, describe_processor, usable_cores, write_rate
 from ..base.text import counted
@@ -106,7 +106,7 @@ def machine_facts(folder: Path) -> Iterator[Check]:
 
 def versions() -> Check:
     """Return the versions of what decides features and bytes."""
-    found = {name: version_of(name) for name in PACKAGES}
+    found = {name: package_version(name) for name in PACKAGES}
     known = [f"{name} {version}" for name, version in found.items() if version]
     text = ", ".join([f"clipfeat {clipfeat_version()}", *known])
     return fact("versions", text, clipfeat=clipfeat_version(), packages=found)
@@ -118,14 +118,6 @@ def system() -> Check:
     return fact("system", f"Python {python}, {name}", python=python, system=name)
 
 
-def version_of(package: str) -> str | None:
-    """Return the version of an installed package, None if it is not installed."""
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return None
-
-
 def extras() -> Check:
     """Return which of clipfeat's extras are installed, and what the others lack."""
     missing: dict[str, list[str]] = {extra: [] for extra in EXTRAS}
@@ -135,7 +127,7 @@ def extras() -> Check:
         return fact("extras", "not known: clipfeat runs from its source folder, not installed")
     for requirement in requirements:
         found = REQUIREMENT.match(requirement)
-        if found and found[2] in missing and version_of(found[1]) is None:
+        if found and found[2] in missing and package_version(found[1]) is None:
             missing[found[2]].append(found[1])
     complete = [extra for extra, packages in missing.items() if not packages]
     lacking = [f"{extra} lacks {', '.join(names)}" for extra, names in missing.items() if names]

@@ -4,11 +4,13 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from importlib import import_module, metadata
+from importlib import import_module
 from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
+
+from clipfeat.base import package_version
 
 from .records import Records
 
@@ -25,10 +27,7 @@ class Package:
     @cached_property
     def version(self) -> str | None:
         """The version that is installed, if one is."""
-        try:
-            return metadata.version(self.distribution)
-        except metadata.PackageNotFoundError:
-            return None
+        return package_version(self.distribution)
 
     def load(self) -> Any:
         """Return the module, imported only now: some peers take seconds."""
