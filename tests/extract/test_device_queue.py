@@ -24,7 +24,7 @@ from clipfeat.featstore.layout import lay_out
 from clipfeat.featstore.writing.writer import StoreWriter
 from clipfeat.manifests import folder_manifest
 
-BATCHES, IN_BATCH, SIDE, CELL = 20, 4, 64, 32
+BATCHES, IN_BATCH, SIDE, CELL = 8, 4, 64, 32
 
 
 class Pixels(Backbone):

@@ -64,14 +64,14 @@ def wait_for_the_children(line):
 
 
 @pytest.mark.parametrize(
-    ("number", "group", "code", "word"),
+    ("number", "group", "code", "word", "procs"),
     [
-        (signal.SIGTERM, False, 143, "Terminated"),  # from a scheduler
+        (signal.SIGTERM, False, 143, "Terminated", 1),  # from a scheduler
         # Ctrl-C goes to the whole group.
-        (signal.SIGINT, True, 130, "Interrupted"),
+        (signal.SIGINT, True, 130, "Interrupted", 1),
+        (signal.SIGINT, True, 130, "Interrupted", 2),
     ],
 )
-@pytest.mark.parametrize("procs", [1, 2])
 def test_a_signal_drops_unfinished_shards_and_says_so(
     clipfeat, images, digest, tmp_path, number, group, code, word, procs
 ):
