@@ -1,0 +1,77 @@
+"""Commands of clipfeat store for stores that go from lab to lab: serve, sign, diff."""
+
+import getpass
+import logging
+import sys
+import warnings
+from pathlib import Path
+
+import click
+
+from ..base.errors import UsageError
+from .options import LocalPath, as_json, patient_stdout, show
+from .store import store_argument
+
+logger = logging.getLogger(__name__)
+
+
+@click.command()
+@store_argument
+@click.option(
+    "--key",
+    required=True,
+    type=LocalPath(),
+    help="A private key of minisign or ssh; or an ssh key whose private key the ssh agent has.",
+)
+@as_json
+def sign(*, path: Path, key: Path, as_json: bool) -> None:
+    """Sign STORE with a key of minisign or ssh.
+
+    Writes store.json.minisig or store.json.sig beside store.json. The signature covers the digest,
+    the licence and all other texts: sign again after store describe. A minisign key needs [sign],
+    an ssh key the program ssh-keygen. Run store verify before you sign.
+
+    \b
+    $ clipfeat store sign coco.clipfeat --key ~/.minisign/minisign.key
+    $ clipfeat store sign coco.clipfeat --key ~/.ssh/id_ed25519
+    """
+    from ..featstore.sharing.sign import sign_store
+
+    signature = sign_store(path, key, _ask_password)
+    show({"signature": str(signature)}, f"{signature} written", as_json=as_json)
+
+
+def _ask_password() -> str:
+    """Ask on the terminal; UsageError if there is none, since the password would be visible."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", getpass.GetPassWarning)
+        try:
+            return getpass.getpass("Password of the key: ")
+        except (getpass.GetPassWarning, EOFError):
+            raise UsageError(
+                "the key has a password, which can only be typed on a terminal; run the command "
+                "there, or use a key without a password",
+                code="E-SIGN-PASSWORD",
+            ) from None
+
+
+@click.command()
+@click.argument("a", type=LocalPath())
+@click.argument("b", type=LocalPath())
+@as_json
+def diff(*, a: Path, b: Path, as_json: bool) -> None:
+    """Compare the stores A and B: identities, ids, features.
+
+    The verdict is "same bits", "same features" (every relative error is within the tolerance of the
+    less exact precision of the two), or "DIFFERENT". Exits with 1 if they are different.
+
+    \b
+    $ clipfeat store diff ours.clipfeat theirs.clipfeat
+    """
+    from ..featstore import FeatureStore
+    from ..featstore.report.diff import diff as diff_stores
+
+    found = diff_stores(FeatureStore.open(a), FeatureStore.open(b))
+    with patient_stdout():
+        show(found.to_json(), found.text(), as_json=as_json)
+    sys.exit(0 if found.is_same else 1)
