@@ -159,10 +159,11 @@ def _common(
 ) -> Iterator[tuple[IndexRow, IndexRow]]:
     """Yield the rows of ids that have a record of one grid shape in both stores; note the others."""
     for row, other in _in_step(a.index, b.index):
-        if other is None:
-            found.only_a.add(row.image_id)
-        elif row is None:
-            found.only_b.add(other.image_id)
+        if not (row and other):
+            if row:
+                found.only_a.add(row.image_id)
+            if other:
+                found.only_b.add(other.image_id)
         elif (row.status == Status.OK) != (other.status == Status.OK):
             found.statuses.add(f"{row.image_id}: {row.status} in A, {other.status} in B")
         elif row.status == Status.OK and row.shape != other.shape:
@@ -173,7 +174,7 @@ def _common(
 
 def _in_step(
     a: Iterator[IndexRow], b: Iterator[IndexRow]
-) -> Iterator[tuple[IndexRow, IndexRow] | tuple[IndexRow, None] | tuple[None, IndexRow]]:
+) -> Iterator[tuple[IndexRow | None, IndexRow | None]]:
     """Yield the rows of both indexes by id, None for an index that does not have the id."""
     row, other = next(a, None), next(b, None)
     while row and other:
