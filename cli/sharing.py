@@ -1,18 +1,51 @@
 """Commands of clipfeat store for stores that go from lab to lab: serve, sign, diff."""
 
+import contextlib
 import getpass
-import logging
 import sys
 import warnings
 from pathlib import Path
+from urllib.parse import quote
 
 import click
 
 from ..base.errors import UsageError
+from ..base.text import tell
 from .options import LocalPath, as_json, patient_stdout, show
 from .store import store_argument
 
-logger = logging.getLogger(__name__)
+
+@click.command()
+@click.argument("folder", metavar="DIR", type=LocalPath(exists=True, file_okay=False))
+@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
+@click.option(
+    "--port",
+    type=click.IntRange(0, 65535),
+    default=8000,
+    show_default=True,
+    help="Port to listen on; 0 is any free one.",
+)
+def serve(*, folder: Path, host: str, port: int) -> None:
+    """Serve DIR, a store or a folder of stores, over HTTP.
+
+    Prints the URL of each store, with its digest and title. Everything is read-only, and nothing
+    else than the files of stores can be read. There is no login and no encryption: for more than
+    this machine put a web server in front. Ctrl-C ends the command.
+
+    \b
+    $ clipfeat store serve coco.clipfeat
+    $ clipfeat store serve /data/stores --port 8080
+    """
+    from ..featstore.sharing.serve import StoreServer
+
+    with StoreServer(folder, host, port) as server, contextlib.suppress(KeyboardInterrupt):
+        for name, store in server.stores:
+            metadata = store.metadata
+            tell(
+                f"{server.url}/{quote(name)}  {metadata.digest[:16]}  {metadata.about.title or ''}"
+            )
+        sys.stdout.flush()
+        server.serve_forever()
 
 
 @click.command()
