@@ -1,18 +1,23 @@
-"""Commands of clipfeat store for stores that go from lab to lab: serve, sign, diff."""
+"""Commands of clipfeat store for stores that go from lab to lab: serve, pull, sign, diff."""
 
 import contextlib
 import getpass
+import re
 import sys
 import warnings
 from pathlib import Path
+from typing import Any
 from urllib.parse import quote
 
 import click
 
 from ..base.errors import UsageError
-from ..base.text import tell
+from ..base.text import counted, tell
 from .options import LocalPath, as_json, patient_stdout, show
 from .store import store_argument
+
+RATE = re.compile(r"([0-9]{1,9}(?:\.[0-9]{1,9})?)([kMG]?B)/s")
+UNITS = {"B": 1, "kB": 10**3, "MB": 10**6, "GB": 10**9}
 
 
 @click.command()
@@ -46,6 +51,58 @@ def serve(*, folder: Path, host: str, port: int) -> None:
             )
         sys.stdout.flush()
         server.serve_forever()
+
+
+class Rate(click.ParamType):
+    """Bytes a second, as a number with a unit: 50MB/s."""
+
+    name = "rate"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> float:
+        if isinstance(value, float):
+            return value
+        match = RATE.fullmatch(value)
+        if match is None:
+            self.fail(f"{value!r} is not a rate like 50MB/s or 800kB/s", param, ctx)
+        return float(match[1]) * UNITS[match[2]]
+
+
+@click.command()
+@click.argument("url")
+@click.argument("folder", metavar="DIR", type=LocalPath())
+@click.option(
+    "--mirror",
+    "mirrors",
+    multiple=True,
+    metavar="URL",
+    help="Another URL of the same store. May be repeated.",
+)
+@click.option("--limit", type=Rate(), metavar="RATE", help="Receive no faster, such as 50MB/s.")
+@as_json
+def pull(
+    *, url: str, folder: Path, mirrors: tuple[str, ...], limit: float | None, as_json: bool
+) -> None:
+    """Copy the store at URL to DIR, and verify it.
+
+    URL is that of the folder with store.json: https://... or hf://datasets/OWNER/NAME[@REVISION].
+    Run the same command again to continue a copy that was interrupted. Every file is checked
+    against the digest while it is received. A mirror with another digest or wrong bytes is named,
+    and not used any more.
+
+    \b
+    $ clipfeat store pull https://lab.example.org/coco.clipfeat coco.clipfeat
+    $ clipfeat store pull hf://datasets/lab/coco coco.clipfeat --limit 50MB/s
+    """
+    from ..featstore.sharing.pull import pull as pull_store
+
+    metadata, received = pull_store(url, folder, mirrors, limit)
+    record = {"store": str(folder), "digest": metadata.digest, "received": received}
+    state = f"{received:,} bytes received" if received else "already complete"
+    records = counted(metadata.counts["ok"], "record")
+    text = f"{folder}: {state}; {records}, digest {metadata.digest[:16]}..."
+    show(record, text, as_json=as_json)
 
 
 @click.command()

@@ -197,6 +197,7 @@ class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     server_version, sys_version = "clipfeat", ""
     timeout = IDLE_SECONDS
+    disable_nagle_algorithm = True  # it would hold back the end of a file that follows its headers
     error_message_format = "%(code)d %(message)s\n"
     error_content_type = "text/plain"
 
