@@ -1,6 +1,7 @@
 """An HTTP server on loopback that serves a folder, and makes one fault."""
 
 import gzip
+import os
 import re
 import socket
 import struct
@@ -12,6 +13,10 @@ from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
+
+import pytest
+
+from clipfeat.base import ranges
 
 RANGE = re.compile(r"bytes=([0-9]+)-([0-9]+)")
 
@@ -210,9 +215,20 @@ def file_answer(path: Path, headers: dict[str, str]) -> Answer:
     return answer
 
 
+def isolate(monkeypatch: pytest.MonkeyPatch, home: Path, waits: list[float]) -> None:
+    """Forget connections, redirects and logins, and note waits between attempts, not waiting."""
+    for variable in list(os.environ):
+        if variable.lower().endswith("_proxy") or variable.startswith(("HF_", "XDG_", "CLIPFEAT_")):
+            monkeypatch.delenv(variable)
+    monkeypatch.setenv("HOME", str(home))
+    monkeypatch.setattr(ranges, "_hosts", {})
+    monkeypatch.setattr(ranges, "_targets", {})
+    monkeypatch.setattr(ranges, "sleep", waits.append)
+
+
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
-    disable_nagle_algorithm = True
+    disable_nagle_algorithm = True  # which would hold back the body for 40 ms
     server: "_Server"
 
     def do_GET(self) -> None:

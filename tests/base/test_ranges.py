@@ -4,7 +4,7 @@ import os
 import time
 
 import pytest
-from fault_server import FAULTS, Answer, FaultServer, file_answer, serving
+from fault_server import FAULTS, Answer, FaultServer, file_answer, isolate, serving
 from refused import refuses
 
 from clipfeat.base import credentials, ranges
@@ -32,13 +32,7 @@ def waits():
 @pytest.fixture
 def server(servers, monkeypatch, waits, tmp_path) -> FaultServer:
     """A server without faults; waiting between attempts takes no time."""
-    for variable in list(os.environ):
-        if variable.lower().endswith("_proxy") or variable.startswith("HF_"):
-            monkeypatch.delenv(variable)
-    monkeypatch.setenv("HOME", str(tmp_path))
-    monkeypatch.setattr(ranges, "_hosts", {})
-    monkeypatch.setattr(ranges, "_targets", {})
-    monkeypatch.setattr(ranges, "sleep", waits.append)
+    isolate(monkeypatch, tmp_path, waits)
     for each in servers:
         each.reset()
     return servers[0]
