@@ -57,7 +57,7 @@ from ..lookup import LookupBuilder, lookup_bytes
 from ..metadata import StoreMetadata, read_metadata, store_digest, zarr_metadata_files
 from ..quantise import SCALE_FILE
 from ..shards import CRC_BYTES, ShardRow, check_files
-from ..tables import ROW_BYTES, TABLE_BYTES, index_lines, read_index, read_shards
+from ..tables import index_lines, most_shards, most_table_bytes, read_index, read_shards
 from ..writing.commit import remove_leftovers
 from ..writing.journal import PLAN, Journal
 from ..writing.lock import StoreLock
@@ -208,11 +208,8 @@ class _Pull:
     def _packing_list(self) -> list[ShardRow]:
         metadata = self._metadata
         name = table_file("shards", metadata.generation)
-        arrays = len(metadata.identity.arrays)
-        rows = arrays * sum(
-            -(-length // metadata.shard_records) for length in metadata.grid_shapes.values()
-        )
-        self._fetch_file(name, metadata.tables["shards"], TABLE_BYTES + rows * ROW_BYTES)
+        limit = most_table_bytes(most_shards(metadata))
+        self._fetch_file(name, metadata.tables["shards"], limit)
         return read_shards(self._path / name, metadata)
 
     def _missing(self, shards: Sequence[ShardRow]) -> dict[int, ShardRow]:
@@ -255,8 +252,7 @@ class _Pull:
         """Fetch the index, the scale, the documents and the signatures."""
         metadata = self._metadata
         index = table_file("index", metadata.generation)
-        limit = TABLE_BYTES + metadata.id_count * ROW_BYTES
-        self._fetch_file(index, metadata.tables["index"], limit)
+        self._fetch_file(index, metadata.tables["index"], most_table_bytes(metadata.id_count))
         if metadata.identity.scale_sha256 is not None:
             size = 2 * 4 * metadata.identity.dim + CRC_BYTES
             self._fetch_file(SCALE_FILE, metadata.identity.scale_sha256, size)
