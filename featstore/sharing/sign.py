@@ -8,6 +8,8 @@ and the licence and the other texts too.
 # minisign has types, but does not say so.
 
 import base64
+import binascii
+import hashlib
 import re
 import struct
 import subprocess
@@ -68,6 +70,10 @@ def check_signature(path: Path, key: str) -> str:
     if public.startswith(b"untrusted comment:"):
         return _check_minisign(path, content, [*public.splitlines(), b""][1], key)
     if match := SSH_PUBLIC_KEY.match(public):
+        try:
+            base64.b64decode(match["key"], validate=True)
+        except binascii.Error:
+            raise _unusable(key, "it is damaged") from None
         return _check_ssh(path, content, match["type"].decode(), match["key"].decode())
     raise _unusable(key, "it is neither a minisign nor an ssh key")
 
@@ -128,9 +134,9 @@ def _check_ssh(path: Path, content: bytes, kind: str, public: str) -> str:
         _, size = struct.unpack_from(">II", blob, len(b"SSHSIG"))
     except (ValueError, IndexError, struct.error):
         raise _damaged(path, SSHSIG, "it is not a signature by an ssh key") from None
-    signer = base64.b64encode(blob[14 : 14 + size]).decode()
-    if signer != public:
-        raise _other_key(path, SSHSIG, "another ssh key", f"{kind} {public[-16:]}")
+    signer, wanted = _fingerprint(blob[14 : 14 + size]), _fingerprint(base64.b64decode(public))
+    if signer != wanted:
+        raise _other_key(path, SSHSIG, f"ssh key {signer}", wanted)
     with tempfile.TemporaryDirectory() as folder:
         # ssh-keygen reads a copy: what the store has may be a link, or may change.
         allowed, copy = Path(folder, "allowed_signers"), Path(folder, "signature")
@@ -142,7 +148,12 @@ def _check_ssh(path: Path, content: bytes, kind: str, public: str) -> str:
         if b"namespace" in done.stderr:
             raise _damaged(path, SSHSIG, f"it was made for another purpose than {NAMESPACE!r}")
         raise _other_content(path, SSHSIG)
-    return f"ssh key {kind} ...{public[-16:]}"
+    return f"ssh key {wanted}"
+
+
+def _fingerprint(key: bytes) -> str:
+    """Return the fingerprint of a public ssh key, as ssh-keygen prints it."""
+    return f"SHA256:{base64.b64encode(hashlib.sha256(key).digest()).decode().rstrip('=')}"
 
 
 def _ssh_keygen(arguments: list[str], content: bytes) -> "subprocess.CompletedProcess[bytes]":

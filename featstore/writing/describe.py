@@ -72,8 +72,9 @@ def _replace(
             signatures = [name for name in SIGNATURES if os.path.lexists(path / name)]
             if metadata != before and signatures:
                 logger.warning(
-                    f"{path}: {STORE_JSON} has changed, so {' and '.join(signatures)} no longer "
-                    f"fits it; sign it again: clipfeat store sign"
+                    f"{path}: {STORE_JSON} has changed, so its signature "
+                    f"({', '.join(signatures)}) is no longer valid; sign it again: "
+                    f"clipfeat store sign"
                 )
         finally:
             if not has_update:

@@ -66,7 +66,7 @@ class TestBothKinds:
         name = sign_store(path, keys / private, no_password).name
         with logged() as lines:
             describe(path, {"title": "x"})
-        assert f"so {name} no longer fits" in lines[0]
+        assert f"({name}) is no longer valid" in lines[0]
         with refuses("E-SIGN-CONTENT", "clipfeat store describe", "sign", kind=StoreError):
             check_signature(path, str(keys / public))
         sign_store(path, keys / private, no_password)
@@ -150,7 +150,8 @@ def test_a_password_is_only_asked_on_a_terminal():
 
 def test_keys_that_cannot_be_used(path, keys, tmp_path):
     (tmp_path / "text").write_text("not a key")
-    for key in ("nowhere.pub", str(tmp_path / "text"), str(tmp_path)):
+    (tmp_path / "cut.pub").write_text("ssh-ed25519 AAAAC3NzaC1lZ")
+    for key in ("nowhere.pub", str(tmp_path / "text"), str(tmp_path), str(tmp_path / "cut.pub")):
         with refuses("E-SIGN-KEY", key, kind=UsageError):
             check_signature(path, key)
     for key in (tmp_path / "text", tmp_path / "nowhere.key"):
