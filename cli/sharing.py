@@ -2,6 +2,7 @@
 
 import contextlib
 import getpass
+import logging
 import re
 import sys
 import warnings
@@ -15,6 +16,8 @@ from ..base.errors import UsageError
 from ..base.text import counted, tell
 from .options import LocalPath, as_json, patient_stdout, show
 from .store import store_argument
+
+logger = logging.getLogger(__name__)
 
 RATE = re.compile(r"([0-9]{1,9}(?:\.[0-9]{1,9})?)([kMG]?B)/s")
 UNITS = {"B": 1, "kB": 10**3, "MB": 10**6, "GB": 10**9}
@@ -41,8 +44,11 @@ def serve(*, folder: Path, host: str, port: int) -> None:
     $ clipfeat store serve coco.clipfeat
     $ clipfeat store serve /data/stores --port 8080
     """
+    from ..base.credentials import is_loopback
     from ..featstore.sharing.serve import StoreServer
 
+    if not is_loopback(host):
+        logger.warning(f"everybody who can reach {host} can read these stores: there is no login")
     with StoreServer(folder, host, port) as server, contextlib.suppress(KeyboardInterrupt):
         for name, store in server.stores:
             metadata = store.metadata
@@ -95,12 +101,13 @@ def pull(
     $ clipfeat store pull https://lab.example.org/coco.clipfeat coco.clipfeat
     $ clipfeat store pull hf://datasets/lab/coco coco.clipfeat --limit 50MB/s
     """
+    from ..featstore import Status
     from ..featstore.sharing.pull import pull as pull_store
 
     metadata, received = pull_store(url, folder, mirrors, limit)
     record = {"store": str(folder), "digest": metadata.digest, "received": received}
-    state = f"{received:,} bytes received" if received else "already complete"
-    records = counted(metadata.counts["ok"], "record")
+    state = f"complete, {received:,} bytes received"
+    records = counted(metadata.counts[Status.OK], "record")
     text = f"{folder}: {state}; {records}, digest {metadata.digest[:16]}..."
     show(record, text, as_json=as_json)
 

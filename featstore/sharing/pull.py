@@ -276,7 +276,7 @@ class _Pull:
                 for piece in stream_file(folder.url(name), limit):
                     file.write(piece)
                     digest.update(piece)
-                    self._meter.add(len(piece))
+                    self._meter.add_unplanned(len(piece))
                 _compare(folder, name, digest.hexdigest(), sha256)
 
         self._sources.try_each(fetch)
@@ -452,6 +452,12 @@ class _Meter:
             wait = max(0.0, self._free_at - now)
             self._free_at = max(now, self._free_at) + size / self._limit
         time.sleep(wait)
+
+    def add_unplanned(self, size: int) -> None:
+        """Count bytes of a file whose size was not known before."""
+        with self._lock:
+            self._bar.total = (self._bar.total or 0) + size
+        self.add(size)
 
     def take_back(self, size: int) -> None:
         """Show that bytes were in vain; they stay counted."""

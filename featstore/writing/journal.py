@@ -145,9 +145,9 @@ class Journal:
         """Return the file of the receipt of a shard."""
         return self.folder / f"{shard:08}.receipt"
 
-    def partial_path(self, shard: int) -> Path:
-        """Return the file of what was received so far of a row of the packing list, from 0."""
-        return self.folder / f"{shard:08}.partial"
+    def partial_path(self, number: int) -> Path:
+        """Return what was received so far of the file in this row of the packing list, from 0."""
+        return self.folder / f"{number:08}.partial"
 
     def write_receipt(self, receipt: Receipt) -> None:
         """Write a receipt, which makes its shard done."""

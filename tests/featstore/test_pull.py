@@ -510,6 +510,7 @@ def test_the_command(honest, origin, tmp_path):
     words = ["store", "pull", f"{honest.url}/s", str(tmp_path / "t"), "--limit", "50MB/s"]
     done = run(clipfeat, words)
     digest = FeatureStore.open(origin / "s").digest
+    assert ": complete, " in done.stdout
     assert "bytes received; 17 records, digest" in done.stdout
     record = json.loads(run(clipfeat, [*words, "--json"]).stdout)
     assert record == {"store": str(tmp_path / "t"), "digest": digest, "received": 0}
