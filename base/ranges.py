@@ -291,14 +291,14 @@ class _Transfer:
 
     def _check_range(self, content_range: str, start: int, end: int) -> None:
         match = CONTENT_RANGE.fullmatch(content_range)
+        if match and match[3] != "*" and self._size not in (None, int(match[3])):
+            self._fail_size(f"has {int(match[3]):,} bytes; expected {self._size:,}")
         if match is None or (int(match[1]), int(match[2])) != (start, end - 1):
             got = content_range or "no Content-Range"
             self._fail(
                 f"the server answers the request for bytes {start}-{end - 1} with {got!r:.80}",
                 "E-REMOTE-RANGE",
             )
-        if match[3] != "*" and self._size not in (None, int(match[3])):
-            self._fail_size(f"has {int(match[3]):,} bytes; expected {self._size:,}")
 
     def _check_limit(self, length: int) -> None:
         if length > self._limit:
