@@ -114,6 +114,7 @@ class _Host(NamedTuple):
     """What requests to one host need."""
 
     pool: urllib3.PoolManager
+    user_agent: str
     authorization: str | None
 
 
@@ -128,6 +129,7 @@ class _Transfer:
         self._limit = limit
         self._is_range = length is not None
         self._received = 0
+        self._at = url  # where it was redirected to
         self._end = monotonic() + DEADLINE_SECONDS + (length or 0) / SLOWEST_BYTES
 
     def pieces(self) -> Iterator[bytes]:
@@ -157,8 +159,8 @@ class _Transfer:
         sleep(wait)
 
     def _fail(self, problem: str, code: str, kind: type[StoreError] = StoreError) -> NoReturn:
-        target = urlsplit(_targets.get(self._url, self._url)).hostname
-        at = "" if target == urlsplit(self._url).hostname else f" (redirected to {target})"
+        host = origin(self._at)[1]
+        at = "" if host == origin(self._url)[1] else f" (redirected to {host})"
         raise kind(f"{shown(self._url)}{printable(at)}: {problem}", code=code) from None
 
     @contextmanager
@@ -180,9 +182,10 @@ class _Transfer:
 
     def _follow(self, url: str) -> urllib3.BaseHTTPResponse:
         for _ in range(MAX_REDIRECTS + 1):
+            self._at = url
             response = self._send(url)
             if response.status not in REDIRECTS:
-                if url != self._url:
+                if url != self._url and response.status < 400:
                     if len(_targets) >= MAX_TARGETS:
                         _targets.clear()
                     _targets[self._url] = url
@@ -214,11 +217,11 @@ class _Transfer:
         left = self._end - monotonic()
         if left <= 0:
             self._fail("took too long; try again later", "E-REMOTE-DEADLINE")
-        headers = {"Accept-Encoding": "identity", "User-Agent": f"clipfeat/{clipfeat_version()}"}
+        host = _host(url)
+        headers = {"Accept-Encoding": "identity", "User-Agent": host.user_agent}
         if self._is_range or self._received:
             start, end = self._range()
             headers["Range"] = f"bytes={start}-{end - 1}"
-        host = _host(url)
         if host.authorization and origin(url) == origin(self._url):
             headers["Authorization"] = host.authorization
         try:
@@ -352,7 +355,8 @@ def _host(url: str) -> _Host:
     key = os.getpid(), origin(url)
     host = _hosts.get(key)
     if host is None:
-        host = _hosts.setdefault(key, _Host(_new_pool(url), authorization(url)))
+        user_agent = f"clipfeat/{clipfeat_version()}"
+        host = _hosts.setdefault(key, _Host(_new_pool(url), user_agent, authorization(url)))
     return host
 
 
