@@ -76,7 +76,7 @@ class FeatureStore:
 
     def __init__(self, files: StoreFiles, metadata: StoreMetadata, *, verify: bool):
         """Use `FeatureStore.open`."""
-        self._files = files
+        self.files = files
         self.location = files.location  # absolute path or URL, for people and for opening it again
         self.metadata = metadata
         self.identity = metadata.identity
@@ -116,16 +116,16 @@ class FeatureStore:
             return cls(files, newer, verify=verify)  # an update completed in this very moment
 
     def __reduce__(self) -> tuple[Any, ...]:
-        if isinstance(self._files, LocalFiles):
+        if isinstance(self.files, LocalFiles):
             return partial(FeatureStore.open, verify=self._verify), (self.path,)
         # A worker reads the same store, whatever the URL has by then.
-        return partial(FeatureStore, verify=self._verify), (self._files, self.metadata)
+        return partial(FeatureStore, verify=self._verify), (self.files, self.metadata)
 
     @property
     def path(self) -> Path:
         """The folder of a store on this machine; raises StoreError (E-STORE-URL) for another."""
-        if isinstance(self._files, LocalFiles):
-            return self._files.path
+        if isinstance(self.files, LocalFiles):
+            return self.files.path
         raise StoreError(
             f"{self.location}: this needs a store on this machine; "
             f"copy it: clipfeat store pull {self.location} DIR",
@@ -139,13 +139,13 @@ class FeatureStore:
     def index_batches(self, *names: str) -> Iterator[pa.RecordBatch]:
         """Return the rows of `index` as columns: all, or those called `names`, image_id first."""
         metadata = self.metadata
-        path, sha256 = self._files.table("index", metadata), metadata.tables["index"]
+        path, sha256 = self.files.table("index", metadata), metadata.tables["index"]
         shown = self._table_name("index")
         return read_index(path, sha256, metadata.id_count, names, shown=shown)
 
     def _table_name(self, table: TableName) -> str:
         """Return what people read as the name of a table."""
-        return self._files.shown(table_file(table, self.metadata.generation))
+        return self.files.shown(table_file(table, self.metadata.generation))
 
     @property
     def index(self) -> Iterator[IndexRow]:
@@ -165,7 +165,7 @@ class FeatureStore:
     @cached_property
     def shards(self) -> tuple[ShardRow, ...]:
         """The packing list, sorted by path."""
-        return tuple(self._files.shards(self.metadata))
+        return tuple(self.files.shards(self.metadata))
 
     @property
     def dim(self) -> int:
