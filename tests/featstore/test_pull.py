@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from click.testing import CliRunner
-from fault_server import FAULTS, always, serving
+from fault_server import FAULTS, always, isolate, serving
 from hostile import forge_column, reseal
 from logged import logged
 from refused import refuses
@@ -81,9 +81,9 @@ def copy(origin, tmp_path):
 
 
 @pytest.fixture(autouse=True)
-def impatient(monkeypatch):
-    """Servers are given up after moments, not minutes."""
-    monkeypatch.setattr(ranges, "BACKOFF_SECONDS", 0.001)
+def impatient(monkeypatch, tmp_path):
+    """Servers are given up after moments, not minutes; logins and proxies of the user do not count."""
+    isolate(monkeypatch, tmp_path, [])
     monkeypatch.setattr(ranges, "SILENCE_SECONDS", 0.2)
 
 
@@ -251,7 +251,6 @@ FEW = ["503 twice", "403", "drop midway", "shifted, lying range", "stall once"]
 def test_every_fault_ends_in_the_store_or_in_a_named_error(
     honest, origin, tmp_path, monkeypatch, name, fault_on
 ):
-    monkeypatch.setattr(ranges, "sleep", lambda _: None)
     monkeypatch.setattr(ranges, "DEADLINE_SECONDS", 1e6 if "wait" in name or "Hub" in name else 1.0)
     honest.fault, honest.fault_on = FAULTS[name][0], fault_on
     if (code := pull_code(f"{honest.url}/s", tmp_path / "t")) is not None:
