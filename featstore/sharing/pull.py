@@ -71,7 +71,7 @@ logger = logging.getLogger(__name__)
 
 STREAMS = 8  # files received at a time
 LEAST_LIMIT = 100_000  # bytes a second; slower, the deadline of a range would pass
-LIMITED_RANGE = 1 << 23  # bytes that one request asks for where the rate is limited
+RANGE_BYTES = 1 << 24  # of one request; each has its own deadline, which a slow connection keeps
 MAX_SIGNATURE_BYTES = 1 << 16
 SIGNATURE_STARTS = (b"untrusted comment:", b"-----BEGIN SSH SIGNATURE-----")
 
@@ -362,9 +362,8 @@ class _Pull:
         return False
 
     def _pieces(self, url: str, first: int, size: int) -> Iterator[bytes]:
-        step = size if self._limit is None else LIMITED_RANGE
-        for start in range(first, size, step):
-            yield from stream_range(url, start, min(step, size - start), size=size)
+        for start in range(first, size, RANGE_BYTES):
+            yield from stream_range(url, start, min(RANGE_BYTES, size - start), size=size)
 
     def _make_folder(self, name: str) -> None:
         (self._path / name).parent.mkdir(parents=True, exist_ok=True)

@@ -152,7 +152,7 @@ class TestAnHonestServer:
         waited = []
         monkeypatch.setattr(module.time, "sleep", waited.append)
         monkeypatch.setattr(module.time, "monotonic", lambda: 0.0)
-        monkeypatch.setattr(module, "LIMITED_RANGE", 500)
+        monkeypatch.setattr(module, "RANGE_BYTES", 500)
         received = pull(f"{honest.url}/s", tmp_path / "t", limit=100_000).received
         assert max(waited) == pytest.approx(received / 1e5, rel=0.2)
         assert is_complete(tmp_path / "t", origin)
