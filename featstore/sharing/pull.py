@@ -1,6 +1,6 @@
 """Copy a store from a server to this machine: in parallel, verified while it streams, resumable.
 
-Nothing that the server sends is believed. store.json is parsed and bounded as always; it has the
+Nothing that the server sends is trusted. store.json is parsed and bounded as always; it has the
 sha256 of the tables, and these have the sha256 of the shards. The zarr.json files and the look-up
 are made here. Each file gets its name when its sha256 is right, store.json last: until then the
 folder is an unfinished store, whose journal has a plan of the digest and what was received so far.
@@ -71,7 +71,7 @@ logger = logging.getLogger(__name__)
 
 STREAMS = 8  # files received at a time
 LEAST_LIMIT = 100_000  # bytes a second; slower, the deadline of a range would pass
-RANGE_BYTES = 1 << 24  # of one request; each has its own deadline, which a slow connection keeps
+RANGE_BYTES = 1 << 24  # of one request: its deadline then allows 36 kB/s
 MAX_SIGNATURE_BYTES = 1 << 16
 SIGNATURE_STARTS = (b"untrusted comment:", b"-----BEGIN SSH SIGNATURE-----")
 
@@ -86,7 +86,8 @@ class Pulled(NamedTuple):
 def pull(url: str, path: Path, mirrors: Sequence[str] = (), limit: float | None = None) -> Pulled:
     """Copy the store at `url` to `path`, or continue a copy that was interrupted.
 
-    `mirrors` are other URLs of the same store; one that fails is left. `limit` is in bytes a second.
+    `mirrors` are other URLs of the same store. A server that fails is not used any more. `limit` is
+    in bytes a second.
     Raises StoreError as `Sources.open` does, if something else is at `path`, and if every server
     fails; CorruptStoreError if the tables contradict each other; UsageError if the disk has too
     little space. What was received is kept, and the next call continues.
@@ -171,6 +172,8 @@ def _remove_journal(path: Path, digest: str) -> None:
 def _is_ours(path: Path, digest: str) -> bool:
     """Return whether the journal has the plan of a pull, or has lost it: it is removed first."""
     journal = path / JOURNAL
+    if journal.is_symlink():
+        return False
     is_removed = journal.is_dir() and not os.path.lexists(journal / PLAN)
     return is_removed or _plan_text(path) == canonical_json({"pull": digest})
 
@@ -286,7 +289,7 @@ class _Pull:
         self._sources.try_each(fetch)
 
     def _fetch_signature(self, name: str) -> None:
-        """Fetch a signature of store.json, which a store may have or not; nobody says which."""
+        """Fetch a signature of store.json, if the store has one; store.json does not say."""
 
         def fetch(folder: RemoteFolder) -> bytes:
             try:
@@ -461,6 +464,6 @@ class _Meter:
         self.add(size)
 
     def take_back(self, size: int) -> None:
-        """Show that bytes were in vain; they stay counted."""
+        """Subtract discarded bytes from the line; `received` still counts them."""
         with self._lock:
             self._bar.update(-size)

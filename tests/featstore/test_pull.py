@@ -128,6 +128,18 @@ class TestAnHonestServer:
         assert pull(f"{honest.url}/s", tmp_path / "t").received == 0
         assert list(honest.paths()) == ["/s/store.json"]
 
+    def test_the_journal_of_an_update_stays(self, honest, origin, tmp_path):
+        pull(f"{honest.url}/s", tmp_path / "t")
+        (tmp_path / "t/journal").mkdir()
+        (tmp_path / "t/journal/plan.json").write_text("{}")
+        assert pull(f"{honest.url}/s", tmp_path / "t").received == 0
+        assert (tmp_path / "t/journal/plan.json").exists()
+        shutil.rmtree(tmp_path / "t/journal")
+        (tmp_path / "elsewhere").mkdir()
+        (tmp_path / "t/journal").symlink_to(tmp_path / "elsewhere")
+        assert pull(f"{honest.url}/s", tmp_path / "t").received == 0
+        assert list((tmp_path / "elsewhere").iterdir()) == []
+
     def test_an_updated_store_of_uint8(self, tmp_path):
         grids = {i: grid for i, grid in RECORDS.items() if i < "i05"}
         make_store(tmp_path / "a/s", grids)
