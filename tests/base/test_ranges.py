@@ -109,7 +109,7 @@ def test_nothing_is_requested_for_no_bytes(server):
 def test_a_consumer_may_leave_early(server):
     pieces = stream_range(f"{server.url}/file", 0, len(CONTENT))
     next(pieces)
-    pieces.close()
+    del pieces
     assert read_range(f"{server.url}/file", 1, 2) == CONTENT[1:3]
 
 

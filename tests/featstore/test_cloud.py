@@ -12,7 +12,7 @@ from stores import make_store
 from clipfeat.base import objects
 from clipfeat.base.errors import CorruptStoreError, UsageError
 from clipfeat.base.ranges import read_file, read_range
-from clipfeat.featstore import FeatureStore, verify
+from clipfeat.featstore import Depth, FeatureStore, verify
 
 RNG = np.random.default_rng(0)
 RECORDS = {f"image{k}": RNG.standard_normal((3, 4, 64)).astype(np.float16) for k in range(9)}
@@ -52,7 +52,7 @@ def test_a_store_in_a_bucket_is_read_and_verified(server):
     assert (
         store.read(list(RECORDS)).features.tobytes() == np.stack(list(RECORDS.values())).tobytes()
     )
-    assert verify("s3://lab/s", "deep") == []
+    assert verify("s3://lab/s", Depth.DEEP) == []
     with refuses("E-STORE-ABSENT", "s3://lab/other"):
         FeatureStore.open("s3://lab/other")
 
