@@ -127,13 +127,28 @@ def write_metadata(store: Path, metadata: StoreMetadata) -> None:
 
 
 def read_metadata(store: Path) -> StoreMetadata:
-    """Return the content of store.json.
+    """Return the content of the store.json of a store on this machine; see `parse_metadata`."""
+    path = store / STORE_JSON
+    check_plain([path])
+    try:
+        content = read_bytes(path, MAX_STORE_JSON_BYTES)
+    except OSError as error:
+        if error.errno != errno.EFBIG:
+            raise
+        raise CorruptStoreError(
+            f"{path}: more than {MAX_STORE_JSON_BYTES:,} bytes are not a store.json",
+            code="E-STORE-JSON",
+        ) from None
+    return parse_metadata(content, str(path))
+
+
+def parse_metadata(text: bytes, path: str) -> StoreMetadata:
+    """Return the content of a store.json, which errors call `path`.
 
     Raises CorruptStoreError unless it is whole and its values are possible, StoreError for
     another format version.
     """
-    path = store / STORE_JSON
-    content = _read_content(path)
+    content = _parse(text, path)
     if content.get("format") != FORMAT:
         remedy = "a newer clipfeat may read it"
         if content.get("format") == 1:
@@ -162,18 +177,10 @@ def read_metadata(store: Path) -> StoreMetadata:
     return metadata
 
 
-def _read_content(path: Path) -> dict[str, Any]:
-    """Return the parsed JSON of store.json, bounded in size and depth."""
-    check_plain([path])
+def _parse(text: bytes, path: str) -> dict[str, Any]:
+    """Return the object of a store.json, bounded in depth."""
     try:
-        content: Any = parse_json(read_bytes(path, MAX_STORE_JSON_BYTES))
-    except OSError as error:
-        if error.errno != errno.EFBIG:
-            raise
-        raise CorruptStoreError(
-            f"{path}: more than {MAX_STORE_JSON_BYTES:,} bytes are not a store.json",
-            code="E-STORE-JSON",
-        ) from None
+        content: Any = parse_json(text)
     except ValueError as error:
         raise CorruptStoreError(f"{path}: not valid JSON: {error}", code="E-STORE-JSON") from None
     if not isinstance(content, dict):
@@ -226,9 +233,16 @@ def _check_values(metadata: StoreMetadata) -> None:
 def is_written_canonically(store: Path) -> bool:
     """Return whether the bytes of store.json are those that its content must be written as."""
     try:
-        content = read_bytes(store / STORE_JSON, MAX_STORE_JSON_BYTES)
-        return _indented(parse_json(content)) == content
-    except (OSError, ValueError):
+        return is_canonical(read_bytes(store / STORE_JSON, MAX_STORE_JSON_BYTES))
+    except OSError:
+        return False
+
+
+def is_canonical(text: bytes) -> bool:
+    """Return whether a store.json is written as its content must be."""
+    try:
+        return _indented(parse_json(text)) == text
+    except ValueError:
         return False
 
 
@@ -248,21 +262,31 @@ def store_digest(identity: Identity, shards: Iterable[ShardRow], index: Iterable
     return digest.hexdigest()
 
 
-def differences(
-    stored: Mapping[str, Any], wanted: Mapping[str, Any], at: str = ""
-) -> Iterator[str]:
+def differences(stored: Mapping[str, Any], wanted: Mapping[str, Any]) -> Iterator[str]:
     """Yield a phrase for each value in which two nested JSON objects differ.
 
     >>> list(differences({"a": {"b": 1}}, {"a": {"b": 2}}))
     ['a.b is 1 in the store, 2 asked for']
     """
-    for key in sorted(stored.keys() | wanted.keys()):
-        old, new = stored.get(key), wanted.get(key)
-        inner_old, inner_new = _as_object(old), _as_object(new)
-        if inner_old is not None and inner_new is not None:
-            yield from differences(inner_old, inner_new, f"{at}{key}.")
-        elif old != new:
-            yield f"{at}{key} is {old} in the store, {new} asked for"
+    for name, old, new in different_values(stored, wanted):
+        yield f"{name} is {old} in the store, {new} asked for"
+
+
+def different_values(
+    one: Mapping[str, Any], other: Mapping[str, Any], at: str = ""
+) -> Iterator[tuple[str, Any, Any]]:
+    """Yield (name, value, value) where two nested JSON objects differ, None for an absent value.
+
+    >>> list(different_values({"a": {"b": 1}}, {"a": {"b": 2}}))
+    [('a.b', 1, 2)]
+    """
+    for key in sorted(one.keys() | other.keys()):
+        value, other_value = one.get(key), other.get(key)
+        inner, other_inner = _as_object(value), _as_object(other_value)
+        if inner is not None and other_inner is not None:
+            yield from different_values(inner, other_inner, f"{at}{key}.")
+        elif value != other_value:
+            yield f"{at}{key}", value, other_value
 
 
 def _as_object(value: Any) -> Mapping[str, Any] | None:
