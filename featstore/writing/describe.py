@@ -36,9 +36,17 @@ def describe(
     return _replace(path, change, break_lock=break_lock)
 
 
-def set_loss(path: Path, loss: Loss) -> StoreMetadata:
-    """Record how much the features of a store differ from those that it is derived from."""
-    return _replace(path, lambda metadata: msgspec.structs.replace(metadata, loss=loss))
+def set_loss(path: Path, loss: Loss, documents: Mapping[str, str]) -> StoreMetadata:
+    """Record how much the features of a store differ from those that it is derived from.
+
+    `documents` are {name: sha256} of those that say more about it.
+    """
+
+    def change(metadata: StoreMetadata) -> StoreMetadata:
+        listed = {**metadata.documents, **documents}
+        return msgspec.structs.replace(metadata, loss=loss, documents=listed)
+
+    return _replace(path, change)
 
 
 def document_names(path: Path) -> list[str]:

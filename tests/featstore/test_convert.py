@@ -14,7 +14,7 @@ from clipfeat.base.errors import UsageError
 from clipfeat.cli.main import clipfeat
 from clipfeat.featstore import CorruptStoreError, FeatureStore, StoreError, convert, verify
 from clipfeat.featstore.audit.verify import Depth
-from clipfeat.featstore.writing.convert import rounded
+from clipfeat.featstore.deriving.convert import rounded
 
 RNG = np.random.default_rng(0)
 DIM = 8
@@ -158,7 +158,7 @@ def test_options_that_exclude_each_other_are_refused(source, tmp_path, options):
 
 
 def test_a_store_is_not_converted_onto_itself_or_another(source, tmp_path):
-    with refuses("E-STORE-CONVERT", kind=UsageError):
+    with refuses("E-DERIVE-OUT", kind=UsageError):
         convert(source, source.path, dtype="uint8")
     convert(source, tmp_path / "o", codec="none")
     with refuses("E-STORE-OTHER", "dtype", kind=StoreError):
