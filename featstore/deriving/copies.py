@@ -26,9 +26,9 @@ from ..store import FeatureStore
 from ..writing.commit import first_of_each, merged
 from .derive import Derivation, Origins, check_out, derive, derived_identity
 
-# Of a row of the index: what two stores must agree on. Others, such as the path of the file, may
-# differ between machines.
-COMPARED = ("status", "shape", "width", "height", "record_sha256")
+# What two stores must agree on for an id with a record. The rest of a row, such as the path of the
+# file, may differ between machines.
+OF_RECORD = ("shape", "width", "height", "record_sha256")
 EXAMPLES = 3  # that an error names
 
 
@@ -63,7 +63,7 @@ def subset(
     origins = Origins((source,), choose)
     settings = {"ids": len(origins.grids.ids), "ids_sha256": ids_sha256(origins.grids.ids)}
     identity = derived_identity(source, "subset", settings)
-    return derive(Derivation(origins, identity, source.metadata.shard_records), out)
+    return _copy(origins, identity, source.metadata.shard_records, out)
 
 
 def ids_sha256(ids: Iterable[str]) -> str:
@@ -117,7 +117,7 @@ def merge(stores: Sequence[FeatureStore], out: Path) -> FeatureStore:
     _check_conflicts(stores)
     settings = {"with": [other.digest for other in others]}
     identity = derived_identity(first, "merge", settings)
-    return derive(Derivation(Origins(tuple(stores)), identity, first.metadata.shard_records), out)
+    return _copy(Origins(tuple(stores)), identity, first.metadata.shard_records, out)
 
 
 def _features(identity: Identity) -> dict[str, Any]:
@@ -130,18 +130,18 @@ def _check_conflicts(stores: Sequence[FeatureStore]) -> None:
     conflicts: list[str] = []
 
     def unite(rows: pa.RecordBatch) -> pa.RecordBatch:
-        ids = rows.column("image_id")
-        is_same_id = pc.call_function("equal", [ids[1:], ids[:-1]])
-        differs = np.zeros(len(rows) - 1, bool)
-        for name in COMPARED:
-            column = rows.column(name)
-            unequal = pc.call_function("not_equal", [column[1:], column[:-1]])
-            differs |= unequal.to_numpy(zero_copy_only=False)
-        bad = np.flatnonzero(is_same_id.to_numpy(zero_copy_only=False) & differs).tolist()
+        ids, is_ok = rows.column("image_id"), _equal(rows.column("status")[1:], Status.OK.value)
+        is_same = {
+            name: _equal(rows.column(name)[1:], rows.column(name)[:-1])
+            for name in ("image_id", "status", *OF_RECORD)
+        }
+        same_record = np.logical_and.reduce([is_same[name] for name in OF_RECORD])
+        fits = is_same["status"] & (same_record | ~is_ok)
+        bad = np.flatnonzero(is_same["image_id"] & ~fits).tolist()
         conflicts.extend(dict.fromkeys(ids[k].as_py() for k in bad))
         return first_of_each(rows)
 
-    names = ("image_id", *COMPARED)
+    names = ("image_id", "status", *OF_RECORD)
     for _ in merged((store.index_batches(*names) for store in stores), unite):
         pass
     if conflicts:
@@ -150,10 +150,14 @@ def _check_conflicts(stores: Sequence[FeatureStore]) -> None:
             for image_id in conflicts[:EXAMPLES]
         )
         raise StoreError(
-            f"{counted(len(conflicts), 'id')} differ between the stores, such as {named}; leave "
-            f"them out of one of the stores with clipfeat store subset",
+            f"{counted(len(conflicts), 'id')} with different records or statuses, such as {named}; "
+            f"leave them out of one of the stores with clipfeat store subset",
             code="E-MERGE-CONFLICT",
         )
+
+
+def _equal(column: pa.Array, other: pa.Array | str) -> np.ndarray:
+    return pc.call_function("equal", [column, other]).to_numpy(zero_copy_only=False)
 
 
 def _status(store: FeatureStore, image_id: str) -> str:
@@ -168,4 +172,9 @@ def reshard(source: FeatureStore, out: Path, shard_records: int) -> FeatureStore
     """
     check_out(out, [source])
     identity = derived_identity(source, "reshard", {"shard_records": shard_records})
-    return derive(Derivation(Origins((source,)), identity, shard_records), out)
+    return _copy(Origins((source,)), identity, shard_records, out)
+
+
+def _copy(origins: Origins, identity: Identity, shard_records: int, out: Path) -> FeatureStore:
+    scale = origins.parents[0].scale
+    return derive(Derivation(origins, identity, shard_records, scale=scale), out)
