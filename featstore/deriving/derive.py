@@ -33,7 +33,7 @@ from ..quantise import Scale
 from ..shards import RecordHashes
 from ..store import FeatureStore
 from ..tables import IndexRow, index_lines
-from ..writing.commit import first_of_each, merge_libraries, merged
+from ..writing.commit import complete_commit, first_of_each, merge_libraries, merged
 from ..writing.receipts import check_libraries, fits_index
 from ..writing.run import finished_store
 from ..writing.writer import ShardTransaction, StoreWriter, encode_record
@@ -172,6 +172,8 @@ def derive(derivation: Derivation, out: Path) -> FeatureStore:
             _check_digest(parent)
         _check_space(derivation, out)
         store = _write(derivation, out)
+    else:
+        complete_commit(store)  # of a process that was killed
     problems = verify(out)
     if problems:
         raise CorruptStoreError(

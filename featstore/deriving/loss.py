@@ -1,6 +1,5 @@
 """Measure the bounds of a store's channels, and how much another store differs from it."""
 
-import hashlib
 from collections.abc import Callable, Iterator
 from functools import partial
 from typing import NamedTuple, TypeVar
@@ -9,15 +8,12 @@ import numpy as np
 from tqdm import tqdm
 
 from ...base.errors import StoreError
-from ...base.files import write_atomically
-from ..layout import DOCUMENTS, check_folder, check_plain
 from ..metadata import Loss
 from ..store import FeatureStore
 from ..writing.describe import set_loss
 from .derive import in_parallel
 
 CHUNK = 16  # records in memory at a time, in each thread
-LOSS_TABLE = f"{DOCUMENTS}/loss.csv"
 # The square of the smallest float16 above 0 is larger; 0 / 0 is avoided.
 TINY = 1e-300
 FLOAT16_MAX = float(np.finfo(np.float16).max)
@@ -56,20 +52,14 @@ def add_loss(source: FeatureStore, store: FeatureStore) -> FeatureStore:
     """Measure how much the grids of `store` differ from those of `source`; return it with the loss.
 
     What readers get is compared, cell by cell, over all records. The overall numbers are written to
-    store.json, those of each channel to the document LOSS_TABLE. A loss that is known stays.
+    store.json, those of each channel to a document. A loss that is known stays.
     """
     if store.metadata.loss is not None:
         return store
     sums = _Sums.zeros(store.dim)
     for some in _over_records(store, "loss", partial(_differences, source, store)):
         sums = sums + some
-    folder = store.path / DOCUMENTS
-    check_folder(folder)
-    folder.mkdir(exist_ok=True)
-    check_plain([store.path / LOSS_TABLE])
-    table = sums.table()
-    write_atomically(store.path / LOSS_TABLE, table)
-    set_loss(store.path, sums.loss(), {LOSS_TABLE: hashlib.sha256(table).hexdigest()})
+    set_loss(store.path, sums.loss(), sums.table())
     return FeatureStore.open(store.path)
 
 
