@@ -1,8 +1,8 @@
 """Measure the bounds of a store's channels, and how much another store differs from it."""
 
 from collections.abc import Callable, Iterator
-from functools import partial
-from typing import NamedTuple, TypeVar
+from functools import partial, reduce
+from typing import Literal, NamedTuple, TypeVar
 
 import numpy as np
 from tqdm import tqdm
@@ -12,17 +12,16 @@ from ..metadata import Loss
 from ..store import FeatureStore
 from ..writing.describe import set_loss
 from .derive import in_parallel
+from .numbers import widened
 
-CHUNK = 16  # records in memory at a time, in each thread
-# The square of the smallest float16 above 0 is larger; 0 / 0 is avoided.
-TINY = 1e-300
+CHUNK = 8  # records in memory at a time, in each thread
 FLOAT16_MAX = float(np.finfo(np.float16).max)
 
 Result = TypeVar("Result")
 
 
 def measure_bounds(store: FeatureStore) -> tuple[np.ndarray, np.ndarray]:
-    """Return the lowest and the highest number of each channel over all records, (dim,) float32.
+    """Return the lowest and the highest number of each channel over all records, (dim,).
 
     Both are 0 in a store without records. Raises StoreError for a number beyond float16, which
     readers of 8 bits get.
@@ -44,8 +43,11 @@ def measure_bounds(store: FeatureStore) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _bounds(store: FeatureStore, ids: tuple[str, ...]) -> tuple[np.ndarray, np.ndarray]:
-    cells = _cells(store, ids)
-    return cells.min(axis=0).astype(np.float32), cells.max(axis=0).astype(np.float32)
+    low = np.full(store.dim, np.inf, np.float32)
+    high = -low
+    for cells in _cells(store, ids):
+        low, high = np.minimum(low, cells.min(axis=0)), np.maximum(high, cells.max(axis=0))
+    return low, high
 
 
 def add_loss(source: FeatureStore, store: FeatureStore) -> FeatureStore:
@@ -58,7 +60,13 @@ def add_loss(source: FeatureStore, store: FeatureStore) -> FeatureStore:
         return store
     sums = _Sums.zeros(store.dim)
     for some in _over_records(store, "loss", partial(_differences, source, store)):
-        sums = sums + some
+        sums = sums.plus(some)
+    if not np.isfinite([*sums.error, sums.size.sum()]).all():
+        raise StoreError(
+            f"{source.path}: a record contains NaN or Inf; type: clipfeat store verify --deep "
+            f"{source.path}",
+            code="E-STORE-NUMBERS",
+        )
     set_loss(store.path, sums.loss(), sums.table())
     return FeatureStore.open(store.path)
 
@@ -70,27 +78,52 @@ class _Sums(NamedTuple):
     size: np.ndarray  # squares of x
     largest: np.ndarray  # |x - y|
     cells: int
-    cosine: float  # of the cells whose x is not 0
+    distance: float  # 1 - cos(x, y), of the cells whose x is not 0
     nonzero_cells: int
 
     @classmethod
     def zeros(cls, dim: int) -> "_Sums":
         return cls(np.zeros(dim), np.zeros(dim), np.zeros(dim), 0, 0.0, 0)
 
-    def __add__(self, other: "_Sums") -> "_Sums":  # type: ignore[override]
+    @classmethod
+    def of(cls, x: np.ndarray, y: np.ndarray) -> "_Sums":
+        """Return the sums over the cells (cell, dim) of one record.
+
+        The distance is (|x - y|^2 - (|x| - |y|)^2) / (2 |x| |y|), which equals 1 - cos, but is not
+        the difference of two numbers near 1, for which float32 is not precise enough.
+        """
+        difference = x - y
+        xx, yy, dd = (_squares(cells, "c") for cells in (x, y, difference))
+        real = xx > 0
+        norm_x, norm_y, dd = np.sqrt(xx[real]), np.sqrt(yy[real]), dd[real]
+        product = 2 * norm_x * norm_y
+        distance = np.ones_like(product)  # of a cell whose y is 0
+        np.divide(dd - (norm_x - norm_y) ** 2, product, out=distance, where=product > 0)
+        return cls(
+            error=_squares(difference, "d"),
+            size=_squares(x, "d"),
+            largest=np.abs(difference).max(axis=0).astype(np.float64),
+            cells=len(x),
+            distance=float(distance.sum()),
+            nonzero_cells=int(real.sum()),
+        )
+
+    def plus(self, other: "_Sums") -> "_Sums":
+        """Return the sums over the cells of both."""
         return _Sums(
             self.error + other.error,
             self.size + other.size,
             np.maximum(self.largest, other.largest),
             self.cells + other.cells,
-            self.cosine + other.cosine,
+            self.distance + other.distance,
             self.nonzero_cells + other.nonzero_cells,
         )
 
     def loss(self) -> Loss:
+        """Return the numbers over all channels."""
         size, cells = float(self.size.sum()), self.nonzero_cells
         return Loss(
-            cosine_distance=min(2.0, max(0.0, 1 - self.cosine / cells)) if cells else 0.0,
+            cosine_distance=min(2.0, max(0.0, self.distance / cells)) if cells else 0.0,
             relative_l2=float(np.sqrt(self.error.sum() / size)) if size else 0.0,
             largest=float(self.largest.max()),
         )
@@ -104,19 +137,14 @@ class _Sums(NamedTuple):
         return "".join(["channel,rms,rms_error,largest_error\n", *lines]).encode()
 
 
+def _squares(cells: np.ndarray, of: Literal["c", "d"]) -> np.ndarray:
+    """Return the sum of squares of each cell or of each channel, of (cell, dim), as float64."""
+    return np.einsum(f"cd,cd->{of}", cells, cells).astype(np.float64)
+
+
 def _differences(source: FeatureStore, store: FeatureStore, ids: tuple[str, ...]) -> _Sums:
-    x, y = (_cells(each, ids).astype(np.float64) for each in (source, store))
-    difference = x - y
-    xx, yy, xy = (np.einsum("cd,cd->c", a, b) for a, b in ((x, x), (y, y), (x, y)))
-    real = xx > 0
-    return _Sums(
-        error=np.einsum("cd,cd->d", difference, difference),
-        size=np.einsum("cd,cd->d", x, x),
-        largest=np.abs(difference).max(axis=0),
-        cells=len(x),
-        cosine=float((xy[real] / np.sqrt(xx[real] * np.maximum(yy[real], TINY))).sum()),
-        nonzero_cells=int(real.sum()),
-    )
+    pairs = zip(_cells(source, ids), _cells(store, ids), strict=True)
+    return reduce(_Sums.plus, (_Sums.of(x, y) for x, y in pairs))
 
 
 def _over_records(
@@ -131,8 +159,14 @@ def _over_records(
             yield result
 
 
-def _cells(store: FeatureStore, ids: tuple[str, ...]) -> np.ndarray:
-    """Return the cells (cell, dim) of some records, one record after the other."""
+def _cells(store: FeatureStore, ids: tuple[str, ...]) -> Iterator[np.ndarray]:
+    """Yield the cells (cell, dim) of each record, which lie in memory as they do on disk.
+
+    Float16 is widened to float32, and float32 to float64, so that squares do not overflow.
+    """
     counts: list[int] = store.shapes(ids).prod(axis=1).tolist()
-    records = zip(store.read(ids).features, counts, strict=True)
-    return np.concatenate([record[:cells] for record, cells in records])
+    is_first = store.identity.order == "channels_first"
+    records = store.read(ids, channels_first=is_first).features
+    for record, cells in zip(records, counts, strict=True):
+        numbers = widened(record) if record.dtype == np.float16 else record.astype(np.float64)
+        yield numbers.T[:cells] if is_first else numbers[:cells]

@@ -9,8 +9,8 @@ from ..geometry import GridShape, area_rule
 from ..identity import Identity
 from ..store import FeatureStore
 from ..tables import IndexRow
-from .convert import as_stored, values_of
 from .derive import Derivation, Origins, Record, check_out, derive, derived_identity
+from .numbers import as_stored, values_of, widened
 
 
 def pool(source: FeatureStore, out: Path, shape: GridShape) -> FeatureStore:
@@ -68,7 +68,7 @@ def adaptive_average(grid: np.ndarray, shape: GridShape) -> np.ndarray:
     cols alike: the windows of torch's adaptive_avg_pool2d. Windows may overlap, and those of a
     smaller grid repeat its cells. Sums and means are computed in float32.
     """
-    numbers = grid.astype(np.float32)
+    numbers = widened(grid)
     means = np.empty((*shape, grid.shape[2]), np.float32)
     for i, rows in enumerate(_windows(grid.shape[0], shape.rows)):
         for j, cols in enumerate(_windows(grid.shape[1], shape.cols)):

@@ -161,7 +161,7 @@ def test_padding_is_left_out(tmp_path):
     [({"recipe": {"views": 36}}, "views"), ({"regions": ("boxes",)}, "regions")],
 )
 def test_cells_without_neighbours_are_refused(tmp_path, changes, word):
-    record = {"grid": np.ones((36, 1, 2), np.float16)}
+    record: dict[str, np.ndarray] = {"grid": np.ones((36, 1, 2), np.float16)}
     if "regions" in changes:
         record["boxes"] = np.zeros((36, 4), np.float32)
     shapes = {"a": GridShape(36, 1)}
