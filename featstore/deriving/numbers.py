@@ -13,7 +13,9 @@ FLOAT16 = np.arange(1 << 16, dtype=np.uint16).view(np.float16).astype(np.float32
 
 def widened(numbers: np.ndarray) -> np.ndarray:
     """Return float16 as float32, C-contiguous; other numbers as they are."""
-    return np.take(FLOAT16, numbers.view(np.uint16)) if numbers.dtype == np.float16 else numbers
+    if numbers.dtype != np.float16:
+        return numbers
+    return np.take(FLOAT16, numbers.view(np.uint16), mode="clip")  # no index is out of range
 
 
 def values_of(store: FeatureStore, grid: np.ndarray) -> np.ndarray:
