@@ -7,6 +7,7 @@
 
 import hashlib
 from collections.abc import Collection, Iterable, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from ...base.text import counted
 from ..identity import Identity
 from ..layout import Ids
 from ..lookup import Status
-from ..metadata import differences
+from ..metadata import different_values
 from ..store import FeatureStore
 from ..writing.commit import first_of_each, merged
 from .derive import Derivation, Origins, check_out, derive, derived_identity
@@ -106,12 +107,16 @@ def merge(stores: Sequence[FeatureStore], out: Path) -> FeatureStore:
     check_out(out, stores)
     first, *others = stores
     for other in others:
-        different = list(differences(_features(first.identity), _features(other.identity)))
+        different = [
+            f"{name} is {value} there, {other_value} here"
+            for name, value, other_value in different_values(
+                _features(first.identity), _features(other.identity)
+            )
+        ]
         if different:
-            problem = "; ".join(different).replace("in the store", f"in {first.path}")
             raise StoreError(
-                f"{other.path} has other features: {problem.replace('asked for', 'here')}; only "
-                f"stores of the same identity can be merged",
+                f"{other.path} does not have the identity of {first.path}: "
+                f"{'; '.join(different):.500}; merge stores of one identity",
                 code="E-MERGE-IDENTITY",
             )
     _check_conflicts(stores)
@@ -127,7 +132,7 @@ def _features(identity: Identity) -> dict[str, Any]:
 
 def _check_conflicts(stores: Sequence[FeatureStore]) -> None:
     """Raise StoreError if two stores have an id with different records or statuses."""
-    conflicts: list[str] = []
+    conflicts: dict[str, None] = {}
 
     def unite(rows: pa.RecordBatch) -> pa.RecordBatch:
         ids, is_ok = rows.column("image_id"), _equal(rows.column("status")[1:], Status.OK.value)
@@ -138,7 +143,7 @@ def _check_conflicts(stores: Sequence[FeatureStore]) -> None:
         same_record = np.logical_and.reduce([is_same[name] for name in OF_RECORD])
         fits = is_same["status"] & (same_record | ~is_ok)
         bad = np.flatnonzero(is_same["image_id"] & ~fits).tolist()
-        conflicts.extend(dict.fromkeys(ids[k].as_py() for k in bad))
+        conflicts.update(dict.fromkeys(ids[k].as_py() for k in bad))
         return first_of_each(rows)
 
     names = ("image_id", "status", *OF_RECORD)
@@ -147,7 +152,7 @@ def _check_conflicts(stores: Sequence[FeatureStore]) -> None:
     if conflicts:
         named = ", ".join(
             f"{image_id!r:.60} ({' and '.join(_status(store, image_id) for store in stores)})"
-            for image_id in conflicts[:EXAMPLES]
+            for image_id in islice(conflicts, EXAMPLES)
         )
         raise StoreError(
             f"{counted(len(conflicts), 'id')} with different records or statuses, such as {named}; "

@@ -23,17 +23,18 @@ from ...base.errors import CorruptStoreError, StoreError, UsageError
 from ...base.files import free_bytes
 from ...base.machine import usable_cores
 from ...base.parquet import rows_of
+from ...base.text import counted
 from ..audit.verify import verify
 from ..geometry import GridShape
 from ..identity import DerivedFrom, Identity
 from ..layout import ZARR_GROUP, Grids, Ids, Shard, lay_out
 from ..lookup import Status
-from ..metadata import About, store_digest
+from ..metadata import MAX_RECORD_BYTES, About, store_digest
 from ..quantise import Scale
 from ..shards import RecordHashes
 from ..store import FeatureStore
 from ..tables import IndexRow, index_lines
-from ..writing.commit import complete_commit, first_of_each, merge_libraries, merged
+from ..writing.commit import complete_commit, merge_libraries, merged
 from ..writing.receipts import check_libraries, fits_index
 from ..writing.run import finished_store
 from ..writing.writer import ShardTransaction, StoreWriter, encode_record
@@ -86,7 +87,7 @@ class Origins:
         Raises CorruptStoreError for a row that no writer writes.
         """
         streams = [_parent_rows(number, store) for number, store in enumerate(self.parents)]
-        for batch in merged(streams, first_of_each):
+        for batch in merged(streams):
             yield self.choose(batch)
 
     @cached_property
@@ -159,8 +160,8 @@ def derive(derivation: Derivation, out: Path) -> FeatureStore:
     """Make a store of others at `out`, or continue; return it.
 
     Every record is proven by its sha256 in the parent's index, and the index by the parent's digest.
-    At the end the sha256 of every file of the new store is checked. One record is in memory for
-    each core, and about 100 bytes for each id. Raises UsageError if nothing is chosen, StoreError
+    At the end the sha256 of every file of the new store is checked. In memory are a record and the
+    rows of TASKS_PER_CORE shards for each core, and about 100 bytes for each id. Raises UsageError if nothing is chosen, StoreError
     if something else is at `out` or the disk is too small, CorruptStoreError for a parent whose
     bytes have changed.
     """
@@ -170,6 +171,7 @@ def derive(derivation: Derivation, out: Path) -> FeatureStore:
             raise UsageError("no image id is left: choose others", code="E-DERIVE-EMPTY")
         for parent in derivation.origins.parents:
             _check_digest(parent)
+        _check_sizes(derivation)
         _check_space(derivation, out)
         store = _write(derivation, out)
     else:
@@ -177,8 +179,8 @@ def derive(derivation: Derivation, out: Path) -> FeatureStore:
     problems = verify(out)
     if problems:
         raise CorruptStoreError(
-            f"{out} is written, but not as intended: {problems[0].text()}; remove it, and run the "
-            f"same command again",
+            f"{out} has {counted(len(problems), 'problem')}: {problems[0].text()}; or remove the store "
+            f"and run the same command again",
             code="E-DERIVE-VERIFY",
         )
     return store
@@ -219,10 +221,22 @@ def _check_digest(store: FeatureStore) -> None:
         )
 
 
+def _check_sizes(derivation: Derivation) -> None:
+    """Raise UsageError if a grid would be larger than readers accept."""
+    for shape in derivation.origins.grids.shapes:
+        size = derivation.identity.array("grid", shape).bytes
+        if size > MAX_RECORD_BYTES:
+            raise UsageError(
+                f"a {shape} grid would have {size:,} bytes; a store holds grids of at most "
+                f"{MAX_RECORD_BYTES:,}; choose a smaller grid or dtype",
+                code="E-DERIVE-SIZE",
+            )
+
+
 def _check_space(derivation: Derivation, out: Path) -> None:
     """Raise StoreError if the new store will probably not fit on the disk.
 
-    The compressed size is estimated by that of the parents, and exact if records are copied.
+    The size is estimated: as compressible as the parents, or not compressed with codec none.
     """
     grids, parents = derivation.origins.grids, derivation.origins.parents
     counts = np.bincount(grids.numbers, minlength=len(grids.shapes)).tolist()
@@ -238,7 +252,7 @@ def _check_space(derivation: Derivation, out: Path) -> None:
         if "/grid/" in shard.path
     )
     ratio = 1.0 if derivation.identity.codec == "none" else stored / max(decoded, 1)
-    written = sum(path.stat().st_size for path in (out / ZARR_GROUP).rglob("c.*"))
+    written = sum(path.lstat().st_size for path in (out / ZARR_GROUP).rglob("c.*"))
     needed, free = int(numbers * ratio) - written, free_bytes(out)
     if needed > free:
         raise StoreError(

@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 
 from ...base.errors import UsageError
+from ...base.text import counted
 from ..geometry import GridShape, area_rule
 from ..identity import Identity
 from ..store import FeatureStore
@@ -18,8 +19,8 @@ def pool(source: FeatureStore, out: Path, shape: GridShape) -> FeatureStore:
 
     Where the recipe has padded, only the real area of the grid is averaged, so that the new grids
     have no padding. All other arrays, the dtype and a scale of uint8 stay. The recipe of the new
-    store contains that of the old one. Raises UsageError for a store whose cells are regions or
-    views, which have no neighbours, and as `derive` does.
+    store contains that of the old one. Raises UsageError for more cells than the largest grid has,
+    for a store whose cells are regions or views, which have no neighbours, and as `derive` does.
     """
     check_out(out, [source])
     recipe = source.identity.recipe
@@ -29,6 +30,13 @@ def pool(source: FeatureStore, out: Path, shape: GridShape) -> FeatureStore:
             f"{source.path}: its cells are {cells}, which are not side by side; only grids of one "
             f"image can be pooled",
             code="E-POOL-CELLS",
+        )
+    most = max(old.cells for old in source.grid_shapes)
+    if shape.cells > most:
+        raise UsageError(
+            f"{source.path}: its largest grid has {counted(most, 'cell')}, fewer than {shape}; "
+            f"choose a smaller grid",
+            code="E-POOL-SHAPE",
         )
     identity = derived_identity(
         source, "pool", {"shape": str(shape)}, recipe=pooled_recipe(source.identity, shape)

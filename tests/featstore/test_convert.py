@@ -22,6 +22,7 @@ from clipfeat.featstore import (
     write_store,
 )
 from clipfeat.featstore.audit.verify import Depth
+from clipfeat.featstore.deriving import derive
 from clipfeat.featstore.deriving.numbers import rounded
 
 RNG = np.random.default_rng(0)
@@ -164,6 +165,14 @@ def test_numbers_that_are_not_finite_are_refused(tmp_path):
         convert(store, tmp_path / "o", codec="none")
     with refuses("E-STORE-RANGE", kind=StoreError):
         convert(store, tmp_path / "p", dtype="uint8")
+
+
+def test_grids_that_no_reader_accepts_are_refused(source, tmp_path, monkeypatch):
+    monkeypatch.setattr(derive, "MAX_RECORD_BYTES", 3 * 4 * DIM * 2)
+    convert(source, tmp_path / "o", codec="none")
+    with refuses("E-DERIVE-SIZE", "3x4", kind=UsageError):
+        convert(source, tmp_path / "p", dtype="float32")
+    assert not (tmp_path / "p").exists()
 
 
 def test_what_no_option_names_stays(source, tmp_path):

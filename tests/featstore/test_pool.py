@@ -176,3 +176,9 @@ def test_a_number_that_is_not_finite_is_refused(tmp_path):
     source = FeatureStore.open(make_store(tmp_path / "s", {"a": grid}))
     with refuses("E-STORE-RANGE"):
         pool(source, tmp_path / "o", GridShape(1, 1))
+
+
+def test_more_cells_than_any_grid_has_are_refused(source, tmp_path):
+    with refuses("E-POOL-SHAPE", "24 cells", kind=UsageError):
+        pool(source, tmp_path / "o", GridShape(5, 5))
+    assert not (tmp_path / "o").exists()
