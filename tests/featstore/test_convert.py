@@ -191,8 +191,8 @@ def test_what_no_option_names_stays(source, tmp_path):
 def test_a_store_without_a_record_is_converted(tmp_path):
     identity = make_identity(2)
     store = write_store(tmp_path / "s", identity, {"a": GridShape(1, 1)}, lambda _: None)
-    for number, options in enumerate(({"dtype": "uint8"}, {"codec": "none"})):
-        new = convert(store, tmp_path / f"{number}", **options)
+    few = convert(store, tmp_path / "few", dtype="uint8")
+    for new in (few, convert(few, tmp_path / "raw", codec="none")):
         assert (len(new), new.statuses(["a"])) == (0, ["missing"])
         assert verify(new.path, Depth.DEEP) == []
 
