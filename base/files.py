@@ -6,6 +6,7 @@ import hashlib
 import os
 import re
 import secrets
+import shutil
 import stat
 from collections.abc import Generator, Iterator, Sequence
 from pathlib import Path
@@ -334,6 +335,14 @@ def try_lock(descriptor: int, *, shared: bool = False) -> bool:
     except BlockingIOError:
         return False
     return True
+
+
+def free_bytes(path: Path) -> int:
+    """Return the free bytes of the disk on which `path` is or will be."""
+    path = path.absolute()
+    while not path.exists():
+        path = path.parent
+    return shutil.disk_usage(path).free
 
 
 def require_folder(path: Path, option: str) -> None:

@@ -14,6 +14,7 @@ from ..base import clipfeat_version
 from ..base.errors import ClipfeatError, reason_of
 from ..base.text import log_to_terminal
 from .data import corpus, demo_data
+from .derive import convert, merge, pool, reshard, subset
 from .doctor import doctor
 from .eval import compare, eval_
 from .extract import extract
@@ -47,7 +48,7 @@ for command in (
     doctor, manifest, extract, store, corpus, train, eval_, predict, compare, demo_data,
 ):  # fmt: skip
     clipfeat.add_command(command)
-for command in (serve, pull, sign, diff):
+for command in (serve, pull, sign, diff, subset, merge, convert, pool, reshard):
     store.add_command(command)
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ..base.errors import ExtractUsageError
+from ..base.files import free_bytes
 from ..base.text import counted
 from ..featstore.geometry import GridShape
 from ..featstore.layout import Grids, Layout, lay_out
@@ -16,7 +17,7 @@ from ..featstore.writing.writer import StoreWriter
 from ..manifests import Manifest
 from .api import Prepared, choose_shard_records, make_job, prepare, store_to_update
 from .planning.config import CHANGED, ExtractConfig
-from .planning.plan import free_bytes, layout_bytes, shard_tasks
+from .planning.plan import layout_bytes, shard_tasks
 from .report import duration
 from .source_files import SourceFiles
 

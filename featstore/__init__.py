@@ -3,6 +3,9 @@
 from ..base.errors import CorruptStoreError, MissingRecordError, StoreError
 from .audit.repair import Repair, repair
 from .audit.verify import Depth, Problem, verify
+from .deriving.convert import convert
+from .deriving.copies import merge, reshard, subset
+from .deriving.pool import pool
 from .geometry import GridShape
 from .identity import Identity
 from .lookup import Status
@@ -10,7 +13,6 @@ from .metadata import StoreMetadata
 from .shards import ShardRow
 from .store import FeatureBatch, FeatureStore
 from .tables import IndexRow
-from .writing.convert import convert
 from .writing.describe import describe
 from .writing.writer import write_store
 
@@ -31,7 +33,11 @@ __all__ = [
     "StoreMetadata",
     "convert",
     "describe",
+    "merge",
+    "pool",
     "repair",
+    "reshard",
+    "subset",
     "verify",
     "write_store",
 ]

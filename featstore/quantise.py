@@ -36,10 +36,9 @@ class Scale(NamedTuple):
 
     def quantise(self, grid: np.ndarray) -> np.ndarray:
         """Return the stored numbers (..., dim) uint8 of values (..., dim), rounded to nearest."""
-        steps = np.where(self.step > 0, self.step, 1)
-        return np.clip(np.rint((grid.astype(np.float32) - self.low) / steps), 0, LEVELS).astype(
-            "u1"
-        )
+        numbers = np.subtract(grid, self.low, dtype=np.float32)
+        numbers /= np.where(self.step > 0, self.step, 1)
+        return np.clip(np.rint(numbers, out=numbers), 0, LEVELS, out=numbers).astype("u1")
 
     def dequantise(self, stored: np.ndarray, out: np.ndarray, axis: int) -> None:
         """Fill `out` with the values of stored numbers of the same shape; `axis` is the channels'."""

@@ -27,6 +27,7 @@ ARROWS = {
 INNER_ARROWS = {
     ("featstore", "writing"): set(),
     ("featstore", "audit"): {"writing"},
+    ("featstore", "deriving"): {"writing", "audit"},
     ("featstore", "report"): set(),
     ("featstore", "sharing"): {"writing", "audit", "report"},
     ("extract", "planning"): set(),

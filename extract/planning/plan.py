@@ -4,7 +4,6 @@ Everything here follows from the sizes of the images; no image is read.
 """
 
 import math
-import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import TypeVar
 import numpy as np
 
 from ...base.errors import ExtractUsageError
+from ...base.files import free_bytes
 from ...base.text import IMAGE_SUFFIXES, suffix
 from ...featstore import GridShape, Identity
 from ...featstore.geometry import MAX_AREAS
@@ -266,14 +266,6 @@ def check_record_sizes(shapes: Iterable[GridShape], identity: Identity) -> None:
 def layout_bytes(layout: Layout, identity: Identity) -> int:
     """Return the bytes of all numbers that a layout's shards hold, before compression."""
     return sum(len(s.ids) * record_bytes(s.shape, identity) for s in layout.shards)
-
-
-def free_bytes(path: Path) -> int:
-    """Return the free bytes of the disk on which `path` is or will be."""
-    path = path.absolute()
-    while not path.exists():
-        path = path.parent
-    return shutil.disk_usage(path).free
 
 
 def disk_space_warning(out: Path, layout: Layout, identity: Identity) -> str | None:

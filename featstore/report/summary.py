@@ -176,7 +176,13 @@ def _without_record(summary: StoreSummary) -> Iterator[tuple[str, str]]:
 
 
 def _recipe_text(recipe: Mapping[str, Any]) -> str:
-    """Return a recipe on a line: "square:448, steps stretch (height 448, width 448) > rgb"."""
+    """Return a recipe on a line: "square:448, steps stretch (height 448, width 448) > rgb".
+
+    That of pooled grids contains the recipe of the grids that they are the means of.
+    """
+    inner = recipe.get("recipe")
+    if isinstance(inner, Mapping):
+        return f"{recipe.get('name', 'not recorded')}; before: {_recipe_text(inner)}"
     values = {str(recipe.get("name", "not recorded")): "", **recipe}
     steps = recipe.get("steps")
     if isinstance(steps, list) and all(isinstance(step, Mapping) for step in steps):

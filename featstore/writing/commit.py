@@ -8,7 +8,7 @@
 import contextlib
 from bisect import bisect_right
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from functools import partial
@@ -29,7 +29,7 @@ from ...base.files import (
 from ...base.text import counted
 from ..layout import TABLES, Shard, TableName, is_table_file
 from ..lookup import LookupBuilder, Status, lookup_bytes
-from ..metadata import About, StoreMetadata, store_digest, write_metadata
+from ..metadata import StoreMetadata, store_digest, write_metadata
 from ..quantise import SCALE_FILE
 from ..shards import ShardRow
 from ..store import FeatureStore
@@ -94,7 +94,7 @@ def commit_store(run: Run, lock: StoreLock) -> FeatureStore:
         areas=lookup.areas,
         counts={status: counts[status] for status in Status},
         parents=parents,
-        about=parent.metadata.about if parent else About(),
+        about=parent.metadata.about if parent else run.about,
         documents=parent.metadata.documents if parent else {},
         loss=parent.metadata.loss if parent else None,
         generation=run.generation,
@@ -172,21 +172,33 @@ def merge_libraries(several: Iterable[Mapping[str, str]]) -> dict[str, str]:
     return {name: JOINED.join(sorted(versions[name])) for name in sorted(versions)}
 
 
-def merged(streams: Iterable[Iterator[pa.RecordBatch]]) -> Iterator[pa.RecordBatch]:
+def first_of_each(rows: pa.RecordBatch) -> pa.RecordBatch:
+    """Return the first row of each id; rows are sorted by id."""
+    ids = rows.column(KEY)
+    is_other = pc.call_function("not_equal", [ids[1:], ids[:-1]])
+    return rows.filter(pa.concat_arrays([pa.array([True]), is_other]))
+
+
+Unite = Callable[[pa.RecordBatch], pa.RecordBatch]
+
+
+def merged(
+    streams: Iterable[Iterator[pa.RecordBatch]], unite: Unite = first_of_each
+) -> Iterator[pa.RecordBatch]:
     """Yield the rows of all streams, sorted by id, holding one batch of each.
 
-    Of several rows with one id, that of the first stream is kept.
-    Streams are merged FAN_IN at a time, then the results of these, and so on: a row costs the
+    Of several rows with one id `unite` keeps one. It gets rows sorted by id, those of one id in the
+    order of the streams. Streams are merged FAN_IN at a time, then the results of these, and so on: a row costs the
     same at each level, and the number of levels is the logarithm of the number of streams.
     """
     streams = list(streams)
     while len(streams) > FAN_IN:
         groups = (streams[k : k + FAN_IN] for k in range(0, len(streams), FAN_IN))
-        streams = [_rebatched(_merge_few(group)) for group in groups]
-    return _merge_few(streams)
+        streams = [_rebatched(_merge_few(group, unite)) for group in groups]
+    return _merge_few(streams, unite)
 
 
-def _merge_few(streams: list[Iterator[pa.RecordBatch]]) -> Iterator[pa.RecordBatch]:
+def _merge_few(streams: list[Iterator[pa.RecordBatch]], unite: Unite) -> Iterator[pa.RecordBatch]:
     """Merge streams, in every step all rows up to the lowest of the last ids of their batches."""
     heads = [(head, stream) for stream in streams if (head := _next(stream)) is not None]
     while heads:
@@ -204,15 +216,7 @@ def _merge_few(streams: list[Iterator[pa.RecordBatch]]) -> Iterator[pa.RecordBat
         if len(taken) == 1:
             yield taken[0]
         else:
-            yield _merged(pa.concat_batches(taken))
-
-
-def _merged(rows: pa.RecordBatch) -> pa.RecordBatch:
-    """Return rows sorted by id, of several with one id the first."""
-    rows = rows.sort_by(KEY)  # stable
-    ids = rows.column(KEY)
-    is_other = pc.call_function("not_equal", [ids[1:], ids[:-1]])
-    return rows.filter(pa.concat_arrays([pa.array([True]), is_other]))
+            yield unite(pa.concat_batches(taken).sort_by(KEY))  # stable
 
 
 def _rebatched(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:

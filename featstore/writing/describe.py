@@ -1,5 +1,6 @@
 """Change what store.json says beside the features: texts for people, documents, a measured loss."""
 
+import hashlib
 import logging
 import os
 from collections.abc import Callable, Iterable, Mapping
@@ -8,13 +9,15 @@ from pathlib import Path
 import msgspec
 
 from ...base.errors import StoreError
-from ...base.files import is_plain, sha256_file
+from ...base.files import is_plain, sha256_file, write_atomically
 from ...base.jsonio import as_struct
-from ..layout import DOCUMENT, DOCUMENTS, SIGNATURES, STORE_JSON
+from ..layout import DOCUMENT, DOCUMENTS, SIGNATURES, STORE_JSON, check_folder, check_plain
 from ..metadata import About, Loss, StoreMetadata, read_metadata, write_metadata
 from ..store import FeatureStore
 from .journal import Journal
 from .lock import StoreLock
+
+LOSS_TABLE = f"{DOCUMENTS}/loss.csv"
 
 logger = logging.getLogger(__name__)
 
@@ -40,9 +43,21 @@ def describe(
     return _replace(path, change, break_lock=break_lock)
 
 
-def set_loss(path: Path, loss: Loss) -> StoreMetadata:
-    """Record how much the features of a store differ from those that it is derived from."""
-    return _replace(path, lambda metadata: msgspec.structs.replace(metadata, loss=loss))
+def set_loss(path: Path, loss: Loss, table: bytes) -> StoreMetadata:
+    """Record how much the features of a store differ from those that it is derived from.
+
+    `table` becomes the document LOSS_TABLE, with the numbers of each channel.
+    """
+
+    def change(metadata: StoreMetadata) -> StoreMetadata:
+        check_folder(path / DOCUMENTS)
+        check_plain([path / LOSS_TABLE])
+        (path / DOCUMENTS).mkdir(exist_ok=True)
+        write_atomically(path / LOSS_TABLE, table)
+        documents = {**metadata.documents, LOSS_TABLE: hashlib.sha256(table).hexdigest()}
+        return msgspec.structs.replace(metadata, loss=loss, documents=documents)
+
+    return _replace(path, change)
 
 
 def document_names(path: Path) -> list[str]:

@@ -87,7 +87,7 @@ class Journal:
         except OSError as error:
             raise StoreError(
                 f"cannot write {self.folder}: {reason_of(error)}; make its folder writable, "
-                f"or choose another --out",
+                f"or choose another folder",
                 code="E-STORE-WRITE",
             ) from None
 
@@ -114,7 +114,7 @@ class Journal:
         except (OSError, ValueError) as error:
             raise StoreError(
                 f"{path} is not a plan of this clipfeat ({reason_of(error):.200}); choose another "
-                f"--out",
+                f"folder",
                 code="E-PLAN-INVALID",
             ) from None
 

@@ -195,7 +195,7 @@ class LockFile:
     def _refusal(self, holder: _Holder | None, silent: float, *, elsewhere: bool) -> StoreError:
         since = f", since {printable(holder.since[:100])}" if holder else ""
         remedy = (
-            "if that process is gone, add --break-lock" if elsewhere else "choose another --out"
+            "if that process is gone, add --break-lock" if elsewhere else "choose another folder"
         )
         return StoreError(
             f"{self._subject} is being written by {holder or 'another process'}{since}, last sign "

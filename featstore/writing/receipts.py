@@ -194,7 +194,7 @@ def _fitting(several: list[tuple[Shard, Receipt]], arrays: int) -> Iterator[Writ
         "shape": shapes.take(pa.array(np.repeat(np.arange(len(shards)), lengths))),
         "row": pa.array(np.fromiter(chain.from_iterable(s.rows for s in shards), np.int64)),
     }
-    fits = _fits_index(rows, arrays)
+    fits = fits_index(rows, arrays)
     for name, column in expected.items():
         same = pc.call_function("equal", [rows.column(name), column])
         fits &= same.to_numpy(zero_copy_only=False)
@@ -212,7 +212,7 @@ def _fitting(several: list[tuple[Shard, Receipt]], arrays: int) -> Iterator[Writ
     )
 
 
-def _fits_index(rows: pa.RecordBatch, arrays: int) -> np.ndarray:
+def fits_index(rows: pa.RecordBatch, arrays: int) -> np.ndarray:
     """Return (row,) bool: whether the index of a store with so many arrays can have this row."""
     status = rows.column("status")
     has_record = pc.call_function("equal", [status, Status.OK.value]).to_numpy(zero_copy_only=False)

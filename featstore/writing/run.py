@@ -36,7 +36,7 @@ from ..layout import (
     table_file,
 )
 from ..lookup import Status
-from ..metadata import differences, zarr_metadata_files
+from ..metadata import About, differences, zarr_metadata_files
 from ..quantise import SCALE_FILE, Scale
 from ..shards import ShardRow, check_files, shard_size_problem
 from ..store import FeatureStore
@@ -44,13 +44,15 @@ from ..tables import IndexRow, index_rows
 from .journal import Journal, Plan
 from .receipts import Written
 
+NO_TEXTS = About()
+
 
 def check_place(path: Path) -> None:
     """Raise StoreError unless `path` is free, empty, a store or an unfinished store."""
     empty = not path.exists() or (path.is_dir() and not any(path.iterdir()))
     if not (empty or (path / STORE_JSON).exists() or (path / JOURNAL).is_dir()):
         raise StoreError(
-            f"{path} exists and is not a feature store; choose another --out",
+            f"{path} exists and is not a feature store; choose another folder",
             code="E-STORE-OCCUPIED",
         )
     if not path.exists():
@@ -69,7 +71,7 @@ def finished_store(path: Path, identity: Identity) -> FeatureStore | None:
     different = list(differences(store.identity.to_json(), identity.to_json()))
     if different:
         raise StoreError(
-            f"{path} exists: {'; '.join(different)}; choose another --out",
+            f"{path} exists: {'; '.join(different)}; choose another folder",
             code="E-STORE-OTHER",
         )
     return store
@@ -116,7 +118,7 @@ def update_layout(
         raise StoreError(
             f"{store.path} exists and holds {counted(len(left_out), 'image')} that the manifest "
             f"does not have (such as {left_out[0]!r}); to add to it, pass all of its images and "
-            f"the new ones, or choose another --out",
+            f"the new ones, or choose another folder",
             code="E-STORE-IDS",
         )
     again: list[Shard] = []
@@ -155,6 +157,7 @@ class Run:
     layout: Layout
     parent: FeatureStore | None  # the finished store that is updated
     scale: Scale | None = None  # of a new store of uint8
+    about: About = NO_TEXTS  # of a new store
 
     @property
     def journal(self) -> Journal:
@@ -188,7 +191,7 @@ class Run:
         problem = "; ".join(differences(begun, asked)) or "it was planned for other images"
         raise StoreError(
             f"{self.path} is unfinished and was begun with other options: {problem}. "
-            f"Finish it as it was begun, or choose another --out",
+            f"Finish it as it was begun, or choose another folder",
             code="E-PLAN-OTHER",
         )
 

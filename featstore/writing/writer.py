@@ -14,6 +14,7 @@ from ..geometry import GridShape
 from ..identity import Identity
 from ..layout import Grids, Layout, Part, Shard, check_folder, check_folders, lay_out
 from ..lookup import Status
+from ..metadata import About
 from ..quantise import Scale
 from ..shards import RecordHashes, ShardWriter, as_bytes, encode
 from ..store import FeatureStore
@@ -22,7 +23,7 @@ from .commit import commit_store, complete_commit, remove_leftovers, rollback
 from .journal import Journal
 from .lock import StoreLock
 from .receipts import Receipt, check_libraries
-from .run import Run, finished_store
+from .run import NO_TEXTS, Run, finished_store
 
 SHARD_RECORDS = 128
 
@@ -112,7 +113,8 @@ class StoreWriter:
 
     `shards` are all that it is for, `pending` those that are not written yet. With a `parent`, the
     finished store at `path`, the shards are added to it. Until `commit` has written store.json,
-    readers see the parent; from then on the new store. A new store of uint8 needs its `scale`.
+    readers see the parent; from then on the new store. A new store of uint8 needs its `scale`, and
+    may have texts `about` it.
 
     The writer of a `part` does not commit: `commit_parts` does, once all parts are written. Parts
     may start in any order, also at the same time. The first writes the plan, and the others must
@@ -134,9 +136,10 @@ class StoreWriter:
         parent: FeatureStore | None = None,
         part: Part | None = None,
         scale: Scale | None = None,
+        about: About = NO_TEXTS,
         break_lock: bool = False,
     ):
-        self._run = Run(path, identity, layout, parent, scale)
+        self._run = Run(path, identity, layout, parent, scale, about)
         self._lock = StoreLock(path, part, break_lock=break_lock)
         self._numbers = part.shards(len(layout.shards)) if part else None
         self.shards = layout.shards

@@ -8,13 +8,22 @@ import pytest
 import zarr
 from click.testing import CliRunner
 from refused import refuses
-from stores import make_store
+from stores import make_identity, make_store
 
 from clipfeat.base.errors import UsageError
 from clipfeat.cli.main import clipfeat
-from clipfeat.featstore import CorruptStoreError, FeatureStore, StoreError, convert, verify
+from clipfeat.featstore import (
+    CorruptStoreError,
+    FeatureStore,
+    GridShape,
+    StoreError,
+    convert,
+    verify,
+    write_store,
+)
 from clipfeat.featstore.audit.verify import Depth
-from clipfeat.featstore.writing.convert import rounded
+from clipfeat.featstore.deriving import derive
+from clipfeat.featstore.deriving.numbers import rounded
 
 RNG = np.random.default_rng(0)
 DIM = 8
@@ -149,6 +158,45 @@ def test_a_number_beyond_float16_is_refused(tmp_path):
         convert(store, tmp_path / "o", dtype="float16")
 
 
+def test_numbers_that_are_not_finite_are_refused(tmp_path):
+    grid = np.array([[[1, np.nan]]], np.float16)
+    store = FeatureStore.open(make_store(tmp_path / "s", {"a": grid}))
+    with refuses("E-STORE-NUMBERS", kind=StoreError):
+        convert(store, tmp_path / "o", codec="none")
+    with refuses("E-STORE-RANGE", kind=StoreError):
+        convert(store, tmp_path / "p", dtype="uint8")
+
+
+def test_grids_that_no_reader_accepts_are_refused(source, tmp_path, monkeypatch):
+    monkeypatch.setattr(derive, "MAX_RECORD_BYTES", 3 * 4 * DIM * 2)
+    convert(source, tmp_path / "o", codec="none")
+    with refuses("E-DERIVE-SIZE", "3x4", kind=UsageError):
+        convert(source, tmp_path / "p", dtype="float32")
+    assert not (tmp_path / "p").exists()
+
+
+def test_what_no_option_names_stays(source, tmp_path):
+    few = convert(source, tmp_path / "few", mantissa_bits=5)
+    assert convert(few, tmp_path / "a", codec="none").identity.mantissa_bits == 5
+    small = convert(source, tmp_path / "small", dtype="uint8")
+    raw = convert(small, tmp_path / "b", codec="none")
+    assert raw.identity.scale_sha256 == small.identity.scale_sha256
+    ids = list(small.ids)
+    pair = (store.read(ids, raw=True).features for store in (small, raw))
+    assert np.array_equal(*pair)
+    assert raw.metadata.loss is not None
+    assert raw.metadata.loss.largest == 0
+
+
+def test_a_store_without_a_record_is_converted(tmp_path):
+    identity = make_identity(2)
+    store = write_store(tmp_path / "s", identity, {"a": GridShape(1, 1)}, lambda _: None)
+    few = convert(store, tmp_path / "few", dtype="uint8")
+    for new in (few, convert(few, tmp_path / "raw", codec="none")):
+        assert (len(new), new.statuses(["a"])) == (0, ["missing"])
+        assert verify(new.path, Depth.DEEP) == []
+
+
 @pytest.mark.parametrize(
     "options", [{"mantissa_bits": 10}, {"mantissa_bits": 4, "dtype": "uint8"}], ids=str
 )
@@ -158,7 +206,7 @@ def test_options_that_exclude_each_other_are_refused(source, tmp_path, options):
 
 
 def test_a_store_is_not_converted_onto_itself_or_another(source, tmp_path):
-    with refuses("E-STORE-CONVERT", kind=UsageError):
+    with refuses("E-DERIVE-OUT", kind=UsageError):
         convert(source, source.path, dtype="uint8")
     convert(source, tmp_path / "o", codec="none")
     with refuses("E-STORE-OTHER", "dtype", kind=StoreError):

@@ -10,7 +10,8 @@ from refused import refuses
 from stores import make_store
 
 from clipfeat.base.errors import UsageError
-from clipfeat.featstore import FeatureStore, MissingRecordError
+from clipfeat.featstore import FeatureStore, GridShape, MissingRecordError
+from clipfeat.featstore.deriving.pool import adaptive_average
 from clipfeat.train.records import RecordReader
 
 CPU = torch.device("cpu")
@@ -100,3 +101,11 @@ def test_reading_a_store_again_and_again_takes_no_more_memory(tmp_path: Path) ->
     after = [epoch(seed) for seed in range(10, 60)][-1]
     # 200 batches of 524 kB were read in between: 105 MB, had they stayed
     assert after - before < 8 << 20
+
+
+@pytest.mark.parametrize("size", [(14, 14), (9, 12), (5, 3)])
+def test_pooled_grids_are_those_of_torch(size: tuple[int, int]) -> None:
+    grid = RANDOM.normal(size=(*size, 8)).astype(np.float32)
+    pooled = torch.nn.functional.adaptive_avg_pool2d(torch.tensor(grid).permute(2, 0, 1), (7, 5))
+    means = torch.tensor(adaptive_average(grid, GridShape(7, 5)))
+    torch.testing.assert_close(means, pooled.permute(1, 2, 0))

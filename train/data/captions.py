@@ -112,6 +112,24 @@ def read_image_list(path: Path) -> list[ListedImage]:
     return images
 
 
+def read_karpathy_list(path: Path, parts: Sequence[str] = ()) -> list[ListedImage]:
+    """Return the images of Karpathy's file, or those of some of its splits, such as "val".
+
+    Raises as `read_image_list` does, and UsageError for a split that the file does not have.
+    """
+    content = read_json(path)
+    chosen = (
+        choose_karpathy(path, content, parts) if parts else field_items(content, "images", path)
+    )
+    images = [
+        ListedImage(*_karpathy_ids(image, place, coco=type(image) is dict and "cocoid" in image))
+        for place, image in chosen
+    ]
+    if not images:
+        raise ClipfeatError(f"{path}: lists no images", code="E-DATA-EMPTY")
+    return images
+
+
 def _find_coco(data: Path, part: str) -> Path:
     """Return the file captions_<part of COCO>.json, the official name, or captions_<part>.json."""
     names = [f"captions_{COCO_SPLITS[part]}.json"] if part in COCO_SPLITS else []
@@ -168,21 +186,22 @@ def _karpathy_images(dataset: str, path: Path, parts: Sequence[str]) -> Iterator
             _caption(sentence, "raw", spot)
             for spot, sentence in field_items(image, "sentences", place)
         ]
-        if dataset == "karpathy_coco":
-            image_id = identifier(image, "cocoid", place)
-            candidates = (_karpathy_name(image, place), *coco_candidates(image_id, ()))
-        else:
-            image_id = _karpathy_name(image, place)
-            candidates = file_candidates(image_id)
-        yield _captioned(image_id, candidates, captions)
+        ids = _karpathy_ids(image, place, coco=dataset == "karpathy_coco")
+        yield _captioned(*ids, captions)
 
 
-def _karpathy_name(image: Any, place: str) -> str:
-    """Return the name of an image's file without its suffix, as COCO_val2014_000000000042."""
+def _karpathy_ids(image: Any, place: str, *, coco: bool) -> tuple[int | str, tuple[str, ...]]:
+    """Return the id of an image, and what a store may call it.
+
+    The id is COCO's number, or else the name of the file without its suffix.
+    """
     name = without_suffix(field(image, "filename", str, place))
     if not name:
         raise ClipfeatError(f"{place}: filename is empty", code="E-CAPTIONS-FILE-NAME")
-    return name
+    if not coco:
+        return name, file_candidates(name)
+    number = identifier(image, "cocoid", place)
+    return number, (name, *coco_candidates(number, ()))
 
 
 def _captioned(

@@ -1,0 +1,1 @@
+"""Stores made from other stores: a subset, several in one, other shards, other numbers."""
