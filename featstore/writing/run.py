@@ -11,6 +11,7 @@ from functools import cached_property
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 
 from ...base.errors import StoreError
 from ...base.files import fsync_folder, require_folder, write_atomically
@@ -40,7 +41,7 @@ from ..metadata import differences, zarr_metadata_files
 from ..quantise import SCALE_FILE, Scale
 from ..shards import ShardRow, check_files, shard_size_problem
 from ..store import FeatureStore
-from ..tables import IndexRow, index_rows
+from ..tables import has_record
 from .journal import Journal, Plan
 from .receipts import Written
 
@@ -262,11 +263,11 @@ class Run:
 
     def written(self, shards: Iterable[Shard]) -> Iterator[Written]:
         """Yield those of `shards` that have a receipt."""
-        return self.journal.written(shards, self.identity.arrays)
+        return self.journal.written(shards, self.layout.shard_records, self.identity.arrays)
 
-    def rows(self, shards: Iterable[Shard]) -> Iterator[IndexRow]:
+    def rows(self, shards: Iterable[Shard]) -> Iterator[pa.RecordBatch]:
         """Yield the index rows of the ids of those of `shards` that are written."""
-        return index_rows(written.rows for written in self.written(shards))
+        return (written.rows for written in self.written(shards))
 
     def pending(self, shards: tuple[Shard, ...]) -> tuple[Shard, ...]:
         """Return those of `shards` to write; the files of the others are hashed to be sure."""
@@ -291,7 +292,7 @@ class Run:
         that is new to the parent, or whose old record is replaced because its file has changed:
         the store then records the status of that id.
         """
-        if any(row.status == Status.OK for row in self.rows(self.layout.shards)):
+        if any(has_record(rows).true_count for rows in self.rows(self.layout.shards)):
             return False
         if self.parent is None:
             return True

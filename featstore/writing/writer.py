@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Self
 
 import numpy as np
+import pyarrow as pa
 
 from ...base.errors import StoreError
 from ...base.files import remove_temporaries
@@ -18,9 +19,10 @@ from ..quantise import Scale
 from ..shards import RecordHashes, ShardWriter, as_bytes, encode
 from ..store import FeatureStore
 from ..tables import IndexRow
-from .commit import commit_store, complete_commit, remove_leftovers, rollback
+from .commit import Proof, commit_store, complete_commit, remove_leftovers, rollback
 from .journal import Journal
 from .lock import StoreLock
+from .merge import SortedRuns, merged
 from .receipts import Receipt, check_libraries
 from .run import Run, finished_store
 
@@ -209,9 +211,16 @@ class StoreWriter:
         run.check_plan(stored)
         journal.clear_temporaries(numbers)
 
-    def rows(self) -> Iterator[IndexRow]:
+    def rows(self) -> Iterator[pa.RecordBatch]:
         """Yield the index rows of the ids of those of `shards` that are written."""
         return self._run.rows(self.shards)
+
+    def sorted_rows(self) -> Iterator[pa.RecordBatch]:
+        """Yield the same sorted by id; meanwhile they take space on the store's disk."""
+        with contextlib.closing(SortedRuns(self._run.path)) as runs:
+            for rows in self.rows():
+                runs.add(rows)
+            yield from merged(runs.streams())
 
     def produced_no_records(self) -> bool:
         """Return whether all shards are written and contain no new record at all."""
@@ -228,7 +237,10 @@ class StoreWriter:
         Raises StoreError if a shard is not written yet, or if another process has broken the lock.
         """
         self._require_whole()
-        return commit_store(self._run, self._lock)
+        with contextlib.closing(Proof(self._run.path)) as proof:
+            for written in self._run.written(self.shards):
+                proof.add(written)
+            return commit_store(self._run, self._lock, proof)
 
     def _require_whole(self) -> None:
         if self._numbers is not None:

@@ -24,8 +24,9 @@ from clipfeat.featstore import FeatureStore, GridShape, IndexRow, StoreError
 from clipfeat.featstore.audit.verify import verify
 from clipfeat.featstore.layout import Grids, lay_out
 from clipfeat.featstore.tables import index_batch, index_lines, index_rows
-from clipfeat.featstore.writing import commit, journal
-from clipfeat.featstore.writing.commit import complete_commit, merged
+from clipfeat.featstore.writing import journal, merge
+from clipfeat.featstore.writing.commit import complete_commit
+from clipfeat.featstore.writing.merge import merged
 from clipfeat.featstore.writing.run import finished_store, update_layout
 from clipfeat.featstore.writing.writer import StoreWriter
 
@@ -107,14 +108,14 @@ def test_columns_of_sorted_sources_are_merged_as_rows_would_be():
 
 def test_a_row_costs_no_more_where_there_are_many_streams(monkeypatch):
     asked, ids = 0, [f"{k:05}" for k in range(2400)]
-    read_id = commit._id
+    read_id = merge._id
 
     def counting(batch, row):
         nonlocal asked
         asked += 1
         return read_id(batch, row)
 
-    monkeypatch.setattr(commit, "_id", counting)
+    monkeypatch.setattr(merge, "_id", counting)
     rows = [IndexRow(i, "ok", "", "1x1", k, 0, 0, "", "", "") for k, i in enumerate(ids)]
     found = merged(iter([index_batch(rows[k::800])]) for k in range(800))
     assert [row.image_id for row in index_rows(found)] == ids
