@@ -8,7 +8,6 @@
 import contextlib
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -90,7 +89,7 @@ def commit_store(run: Run, lock: StoreLock, proof: Proof) -> FeatureStore:
                 counts[each["values"]] += each["counts"]
             yield batch
 
-    write_index(paths["index"], _ahead(counted_rows()))
+    write_index(paths["index"], counted_rows())
     proof.close()
     files = {shard.path: shard for shard in parent.shards} if parent else {}
     files |= {file.path: file for several in proof.files.values() for file in several}
@@ -100,7 +99,7 @@ def commit_store(run: Run, lock: StoreLock, proof: Proof) -> FeatureStore:
     tables: dict[TableName, str] = {table: sha256_file(path) for table, path in paths.items()}
     # Read back from the disk: the digest is that of the file, not of what it should contain.
     index = read_index(paths["index"], tables["index"], counts.total())
-    digest = store_digest(run.identity, shards, map(index_lines, _ahead(index)))
+    digest = store_digest(run.identity, shards, map(index_lines, index))
     if parent is not None and digest == parent.digest:
         parents = parent.metadata.parents
     else:
@@ -129,15 +128,6 @@ def commit_store(run: Run, lock: StoreLock, proof: Proof) -> FeatureStore:
     write_metadata(run.path, metadata)
     remove_leftovers(run.path)
     return FeatureStore.open(run.path)
-
-
-def _ahead(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-    """Yield the batches; a thread makes the next one while the caller works on one."""
-    with ThreadPoolExecutor(1) as thread:
-        following = thread.submit(next, batches, None)
-        while (batch := following.result()) is not None:
-            following = thread.submit(next, batches, None)
-            yield batch
 
 
 def merge_libraries(several: Iterable[Mapping[str, str]]) -> dict[str, str]:

@@ -110,6 +110,8 @@ def _merged(rows: pa.RecordBatch) -> pa.RecordBatch:
     """Return rows sorted by id, of several with one id the first."""
     rows = rows.sort_by(KEY)  # stable
     ids = rows.column(KEY)
+    if is_rising(ids):
+        return rows
     is_other = pc.call_function("not_equal", [ids[1:], ids[:-1]])
     return rows.filter(pa.concat_arrays([pa.array([True]), is_other]))
 

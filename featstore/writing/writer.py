@@ -122,7 +122,7 @@ class StoreWriter:
     its lock excludes another run of the same part.
 
     Memory: the ids of the layout, and during the commit 32 bytes for each id and the rows of one
-    row group. No features are held.
+    row group; the rows of all ids are then in a temporary file. No features are held.
     """
 
     pending: tuple[Shard, ...]
