@@ -211,13 +211,15 @@ class SourceFiles:
         self._seen |= todo
 
     def _mask(self, several: Iterable[Ids]) -> np.ndarray:
-        """Return for each image of the manifest whether its id is one of several; each are sorted."""
+        """Return for each image of the manifest whether its id is one of several."""
         mask, all_ids = np.zeros(len(self._ids), bool), Ids(self._ids)
-        for ids in several:
-            if len(ids):
-                place = slice(bisect_left(all_ids, ids[0]), bisect_right(all_ids, ids[-1]))
-                options = pc.SetLookupOptions(ids.column.cast(self._ids.type))
-                mask[place] |= pc.call_function("is_in", [self._ids[place]], options).to_numpy()
+        wanted = pa.chunked_array([ids.column for ids in several], self._ids.type)
+        for start in range(0, len(wanted), ROWS):  # those of a grid shape are sorted
+            some = wanted[start : start + ROWS].combine_chunks()
+            ends = pc.call_function("min_max", [some]).as_py()
+            place = slice(bisect_left(all_ids, ends["min"]), bisect_right(all_ids, ends["max"]))
+            options = pc.SetLookupOptions(some)
+            mask[place] |= pc.call_function("is_in", [self._ids[place]], options).to_numpy()
         return mask
 
     def _stamp(self, path: str) -> tuple[int, int]:
