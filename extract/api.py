@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from ..base.errors import ExtractError, ExtractUsageError, needs_extra
+from ..base.errors import ExtractError, ExtractUsageError, StoreUsageError, needs_extra
 from ..base.machine import require_gpus, usable_cores
 from ..base.text import counted
-from ..featstore import FeatureStore, Identity, Status, StoreError
+from ..featstore import FeatureStore, Identity, Status
 from ..featstore.identity import Codec, Order
 from ..featstore.layout import Grids, Ids, Layout, is_written_again, lay_out
 from ..featstore.tables import reasons_text, rows_without_record
@@ -256,12 +256,12 @@ def choose_shard_records(out: Path, wanted: int | None) -> int:
 def store_to_update(prepared: Prepared) -> FeatureStore | None:
     """Return the finished store at `out`, None if there is none or an unfinished one.
 
-    Raises StoreError if the request does not match that store.
+    Raises StoreUsageError if the request does not match that store.
     """
     out, retry = prepared.out, prepared.config.retry
     store = finished_store(out, prepared.identity)
     if store is None and retry:
-        raise StoreError(
+        raise StoreUsageError(
             f"--retry tries images of a finished store again, and {out} is not one; drop --retry",
             code="E-STORE-UNFINISHED",
         )
@@ -271,7 +271,7 @@ def store_to_update(prepared: Prepared) -> FeatureStore | None:
 
 
 def check_same_images(manifest: Manifest, store: FeatureStore) -> None:
-    """Raise StoreError if images of a finished store have other sizes in the manifest.
+    """Raise StoreUsageError if images of a finished store have other sizes in the manifest.
 
     Sizes are known without decoding an image, and two data sets with the same ids differ in them.
     An image without a record may have been replaced by a better file.
@@ -285,7 +285,7 @@ def check_same_images(manifest: Manifest, store: FeatureStore) -> None:
     for image, rows in zip(manifest.images, recorded, strict=True):
         if image.width and rows and rows[0][1:] != (image.width, image.height):
             _, width, height = rows[0]
-            raise StoreError(
+            raise StoreUsageError(
                 f"{store.path} exists and holds other images under the same ids: "
                 f"{image.image_id!r} is {width}x{height} pixels there and "
                 f"{image.width}x{image.height} in {manifest.root}; choose another --out, or "

@@ -1,5 +1,8 @@
 """Make a store of the shards that parts have written, from the journal alone."""
 
+# pyarrow has no types.
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
+
 import contextlib
 from collections.abc import Iterable
 from dataclasses import dataclass

@@ -27,7 +27,6 @@ MAX_RECEIPT_BYTES = 1 << 29
 MAX_LIBRARIES = 32  # that one process names
 MAX_LIBRARY_TEXT = 100  # characters of a name or a version
 CHECKED_BYTES = 1 << 21  # of receipts whose values are checked together
-STATUSES = pa.array([status.value for status in Status], pa.string())
 END_BYTES = 4  # of the number that says where a text ends
 WIDTHS = [None if pa.types.is_string(t) else t.bit_width // 8 for t in INDEX_SCHEMA.types]  # bytes
 # Of the columns that a record fills, for each of its arrays.
@@ -68,8 +67,8 @@ class Receipt(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return len(self.columns[0][0]) // END_BYTES
 
     @property
-    def bytes(self) -> int:
-        """The size of its rows."""
+    def size(self) -> int:
+        """The bytes of its rows."""
         return sum(len(buffer) for buffers in self.columns for buffer in buffers)
 
     def has_whole_columns(self) -> bool:
@@ -171,7 +170,7 @@ def written_shards(
     size = 0
     for receipt, shard in found:
         held.append((receipt, shard))
-        size += receipt.bytes
+        size += receipt.size
         if size >= CHECKED_BYTES:
             yield from _proven(held, shard_records, arrays)
             held, size = [], 0
@@ -222,7 +221,8 @@ def _checked(
 def _fits_index(rows: pa.RecordBatch, arrays: int) -> bool:
     """Return whether the index of a store with so many arrays can have these rows."""
     status = rows.column("status")
-    is_known = pc.call_function("is_in", [status], pc.SetLookupOptions(STATUSES))
+    statuses = pa.array([status.value for status in Status], pa.string())  # here: it imports pandas
+    is_known = pc.call_function("is_in", [status], pc.SetLookupOptions(statuses))
     has_digits = has_record(rows).to_numpy(zero_copy_only=False)
     fits = is_known.to_numpy(zero_copy_only=False).all()
     for name, column in zip(rows.schema.names, rows.columns, strict=True):

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from ...base.errors import StoreError
+from ...base.errors import StoreUsageError
 from ...base.files import fsync_folder, require_folder, write_atomically
 from ...base.parquet import rows_of
 from ...base.text import counted
@@ -47,10 +47,10 @@ from .receipts import Written
 
 
 def check_place(path: Path) -> None:
-    """Raise StoreError unless `path` is free, empty, a store or an unfinished store."""
+    """Raise StoreUsageError unless `path` is free, empty, a store or an unfinished store."""
     empty = not path.exists() or (path.is_dir() and not any(path.iterdir()))
     if not (empty or (path / STORE_JSON).exists() or (path / JOURNAL).is_dir()):
-        raise StoreError(
+        raise StoreUsageError(
             f"{path} exists and is not a feature store; choose another --out",
             code="E-STORE-OCCUPIED",
         )
@@ -61,7 +61,7 @@ def check_place(path: Path) -> None:
 def finished_store(path: Path, identity: Identity) -> FeatureStore | None:
     """Return the finished store at `path`, None if there is none or an unfinished one.
 
-    Raises StoreError if the store has another identity, or something else is at `path`.
+    Raises StoreUsageError if the store has another identity, or something else is at `path`.
     """
     check_place(path)
     if not (path / STORE_JSON).exists():
@@ -69,7 +69,7 @@ def finished_store(path: Path, identity: Identity) -> FeatureStore | None:
     store = FeatureStore.open(path)
     different = list(differences(store.identity.to_json(), identity.to_json()))
     if different:
-        raise StoreError(
+        raise StoreUsageError(
             f"{path} exists: {'; '.join(different)}; choose another --out",
             code="E-STORE-OTHER",
         )
@@ -114,7 +114,7 @@ def update_layout(
             else:
                 is_new[at] = status in retry or image_id in changed
     if left_out:
-        raise StoreError(
+        raise StoreUsageError(
             f"{store.path} exists and holds {counted(len(left_out), 'image')} that the manifest "
             f"does not have (such as {left_out[0]!r}); to add to it, pass all of its images and "
             f"the new ones, or choose another --out",
@@ -180,14 +180,14 @@ class Run:
         )
 
     def check_plan(self, stored: Plan) -> None:
-        """Raise StoreError unless the plan in the journal is the one of this run."""
+        """Raise StoreUsageError unless the plan in the journal is the one of this run."""
         if stored == self.plan:
             return
         begun, asked = (
             {**plan.identity, "shard_records": plan.shard_records} for plan in (stored, self.plan)
         )
         problem = "; ".join(differences(begun, asked)) or "it was planned for other images"
-        raise StoreError(
+        raise StoreUsageError(
             f"{self.path} is unfinished and was begun with other options: {problem}. "
             f"Finish it as it was begun, or choose another --out",
             code="E-PLAN-OTHER",

@@ -1,5 +1,10 @@
 """Write a store: hold its lock, write the shards that are pending, commit."""
 
+# pyarrow has no types.
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
+# pyright: reportMissingTypeStubs=false
+# pyright: reportUnknownArgumentType=false, reportUnknownParameterType=false
+
 import contextlib
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -9,7 +14,7 @@ from typing import Self
 import numpy as np
 import pyarrow as pa
 
-from ...base.errors import StoreError
+from ...base.errors import StoreError, StoreUsageError
 from ...base.files import remove_temporaries
 from ..geometry import GridShape
 from ..identity import Identity
@@ -45,7 +50,7 @@ def write_store(
     """
     path = Path(path)
     if finished_store(path, identity) is not None:
-        raise StoreError(
+        raise StoreUsageError(
             f"{path} is a finished store already; open it, or choose another path",
             code="E-STORE-FINISHED",
         )

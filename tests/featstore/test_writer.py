@@ -20,6 +20,7 @@ from interrupted_writer import RECORDS
 from refused import refuses
 from stores import files_of, make_identity, make_store, snapshot
 
+from clipfeat.base.errors import StoreUsageError
 from clipfeat.featstore import FeatureStore, GridShape, IndexRow, StoreError
 from clipfeat.featstore.audit.verify import verify
 from clipfeat.featstore.layout import Grids, lay_out
@@ -104,6 +105,20 @@ def test_columns_of_sorted_sources_are_merged_as_rows_would_be():
     expected = list(heapq.merge(*sources))
     assert [IndexRow(*row) for row in index_rows(merged(streams))] == expected == rows
     assert list(merged([])) == []
+
+
+def test_rows_wait_on_the_disk_in_sorted_runs(tmp_path):
+    rows = [IndexRow(f"{k:03}", "ok", "", "1x1", k, 0, 0, "", "", "") for k in range(30)]
+    batches = [rows[:10], [], rows[12:20], rows[11:9:-1], rows[20:22], rows[22:]]
+    runs = merge.SortedRuns(tmp_path)
+    for some in batches:
+        runs.add(index_batch(some))
+    assert list(tmp_path.iterdir()) == []
+    streams = runs.streams()
+    assert len(streams) == 2
+    assert list(index_rows(merged(streams))) == rows
+    runs.close()
+    runs.close()
 
 
 def test_a_row_costs_no_more_where_there_are_many_streams(monkeypatch):
@@ -260,8 +275,9 @@ def test_a_finished_store_is_recognised_or_the_difference_is_named(tmp_path):
     assert store is not None
     assert len(store) == 60
     differs = "dtype is float16 in the store, float32 asked for"
-    with refuses("E-STORE-OTHER", differs, kind=StoreError):
+    with refuses("E-STORE-OTHER", differs, kind=StoreUsageError):
         finished_store(path, make_identity(16, dtype="float32"))
+    assert (StoreUsageError.exit_code, StoreError.exit_code) == (2, 1)
     shapes = dict.fromkeys(RECORDS, GridShape(2, 3))
     assert update_layout(store, Grids.of(shapes)).shards == ()
     del shapes["i000"]
