@@ -44,6 +44,10 @@ class StoreError(ClipfeatError):
     """A store that cannot be opened, read or written."""
 
 
+class StoreUsageError(StoreError, UsageError):
+    """A request that does not fit the store at this path, found before any work was done."""
+
+
 class CorruptStoreError(StoreError):
     """A store whose bytes are not those that were written."""
 

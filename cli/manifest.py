@@ -73,12 +73,14 @@ def make(
     $ clipfeat manifest annotations/instances_*2014.json --images coco/ -o coco.parquet
     """
     from ..manifests import SourceOptions, make_manifest, write_manifest
+    from ..manifests.manifest import check_writable
 
     if out.exists() and any(source.exists() and out.samefile(source) for source in sources):
         raise UsageError(
             f"-o {out} is a source and would be overwritten; pass another file",
             code="E-MANIFEST-WRITE",
         )
+    check_writable(out)
     listed = make_manifest(sources, images, SourceOptions(ids, id_column, path_column, views))
     write_manifest(listed, out)
     unreadable = sum(1 for image in listed.images if not image.width)

@@ -9,13 +9,15 @@ from collections.abc import Collection, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from ..base.errors import ExtractError, ExtractUsageError, needs_extra
+import pyarrow as pa
+
+from ..base.errors import ExtractError, ExtractUsageError, StoreUsageError, needs_extra
 from ..base.machine import require_gpus, usable_cores
 from ..base.text import counted
-from ..featstore import FeatureStore, Identity, Status, StoreError
+from ..featstore import FeatureStore, Identity, Status
 from ..featstore.identity import Codec, Order
-from ..featstore.layout import Grids, Layout, is_written_again, lay_out
-from ..featstore.tables import frequent_remarks, reasons_text, rows_without_record
+from ..featstore.layout import Grids, Ids, Layout, is_written_again, lay_out
+from ..featstore.tables import reasons_text, rows_without_record
 from ..featstore.writing.commit import complete_commit
 from ..featstore.writing.run import check_place, finished_store, shard_records_at, update_layout
 from ..featstore.writing.writer import SHARD_RECORDS, StoreWriter
@@ -33,8 +35,8 @@ from .planning.plan import (
     shard_tasks,
 )
 from .planning.recipe import Recipe, check_recipe_name, make_recipe
-from .report import ExtractReport, Progress, bottleneck
-from .source_files import SourceFiles, aligned
+from .report import ExtractReport, Progress, Results, bottleneck
+from .source_files import HASHES, SourceFiles, aligned
 
 logger = logging.getLogger(__name__)
 
@@ -88,7 +90,7 @@ def extract_images(manifest: Manifest, out: str | Path, config: ExtractConfig) -
                 if config.part is None:  # it takes the lock of the whole store
                     complete_commit(store, break_lock=config.break_lock)
                 logger.info(f"{out} is already complete")
-                return ExtractReport(out, None, store, rows_without_record(store.index))
+                return ExtractReport(out, None, store, rows_without_record(store.index_batches()))
         if warning := disk_space_warning(out, layout, prepared.identity):
             logger.warning(warning)
         report = _write(prepared, layout, store, files)
@@ -254,12 +256,12 @@ def choose_shard_records(out: Path, wanted: int | None) -> int:
 def store_to_update(prepared: Prepared) -> FeatureStore | None:
     """Return the finished store at `out`, None if there is none or an unfinished one.
 
-    Raises StoreError if the request does not match that store.
+    Raises StoreUsageError if the request does not match that store.
     """
     out, retry = prepared.out, prepared.config.retry
     store = finished_store(out, prepared.identity)
     if store is None and retry:
-        raise StoreError(
+        raise StoreUsageError(
             f"--retry tries images of a finished store again, and {out} is not one; drop --retry",
             code="E-STORE-UNFINISHED",
         )
@@ -269,7 +271,7 @@ def store_to_update(prepared: Prepared) -> FeatureStore | None:
 
 
 def check_same_images(manifest: Manifest, store: FeatureStore) -> None:
-    """Raise StoreError if images of a finished store have other sizes in the manifest.
+    """Raise StoreUsageError if images of a finished store have other sizes in the manifest.
 
     Sizes are known without decoding an image, and two data sets with the same ids differ in them.
     An image without a record may have been replaced by a better file.
@@ -283,7 +285,7 @@ def check_same_images(manifest: Manifest, store: FeatureStore) -> None:
     for image, rows in zip(manifest.images, recorded, strict=True):
         if image.width and rows and rows[0][1:] != (image.width, image.height):
             _, width, height = rows[0]
-            raise StoreError(
+            raise StoreUsageError(
                 f"{store.location} exists and holds other images under the same ids: "
                 f"{image.image_id!r} is {width}x{height} pixels there and "
                 f"{image.width}x{image.height} in {manifest.root}; choose another --out, or "
@@ -302,7 +304,9 @@ def _plan_update(prepared: Prepared, store: FeatureStore, files: SourceFiles) ->
     unchanged = {i: sha for i, sha in changes.hashes.items() if i not in changes.changed}
     layout = update_layout(store, prepared.grids, config.retry, changes.changed)
     if unchanged:
-        files.record(config.part, unchanged, sorted(unchanged.items()))
+        ids = sorted(unchanged)
+        hashes = {"image_id": ids, "source_sha256": [unchanged[image_id] for image_id in ids]}
+        files.record(config.part, [Ids.of(ids)], [pa.record_batch(hashes, HASHES)])
     if layout.shards:
         update = format_update(layout, store, changes.changed, config.retry)
         logger.info(f"{prepared.out} is finished; {update}")
@@ -318,7 +322,9 @@ def format_update(
     added = sum(len(shard.ids) for shard in new)
     again = sum(len(shard.ids) for shard in layout.shards) - added
     renewed = sum(image_id in changed for shard in new for image_id in shard.ids)
-    refused = {row.image_id for row in rows_without_record(store.index)} if retry else set()
+    refused = (
+        {row.image_id for row in rows_without_record(store.index_batches())} if retry else set()
+    )
     refused.difference_update(changed)  # each image is counted once
     retried = sum(image_id in refused for shard in new for image_id in shard.ids)
     added -= renewed + retried
@@ -346,7 +352,7 @@ def _write(
         part=part,
         break_lock=prepared.config.break_lock,
     ) as writer:
-        begun = [image_id for shard in writer.pending for image_id in shard.ids]
+        begun = [shard.ids for shard in writer.pending]
         files.record(part, begun)  # before the first is read
         progress = _run(prepared, layout.shard_records, writer)
         if part is None:
@@ -360,24 +366,26 @@ def _write(
                     f"no image produced a record, {outcome}: {reasons}", code="E-STORE-NO-RECORDS"
                 )
             finished = writer.commit()
-        rows = finished.index if finished else sorted(writer.rows())
-        hashes = ((row.image_id, row.source_sha256) for row in rows)
-        planned = (image_id for shard in writer.shards for image_id in shard.ids)
-        if n := files.record(part, begun, hashes, planned):
+        results = Results()
+        rows = results.noted(finished.index_batches() if finished else writer.sorted_rows())
+        planned = (shard.ids for shard in writer.shards)
+        if n := files.record(part, begun, rows, planned):
             logger.warning(
                 f"files of which size or time changed after an earlier run had read them: {n}; "
                 f"--retry changed extracts those again that have another content"
             )
+        for _ in rows:  # at a URL, files have no times to record, and no row was needed
+            pass
         return ExtractReport(
             path=out,
             part=part,
             finished=finished,
-            refused=rows_without_record(finished.index if finished else writer.rows()),
+            refused=tuple(results.refused),
             images=progress.images,
             bytes=progress.bytes,
             seconds=time.monotonic() - started,
             timings=progress.timings,
-            remarks=frequent_remarks(finished.index if finished else writer.rows()),
+            remarks=results.remarks.frequent(),
             advice=bottleneck(progress.timings, prepared.threads),
         )
 
@@ -398,13 +406,13 @@ def _run(prepared: Prepared, shard_records: int, writer: StoreWriter) -> Progres
             for result in results:
                 progress.add(result)
     except KeyboardInterrupt:
-        written = sum(1 for _ in writer.rows())
+        written = sum(map(len, writer.rows()))
         logger.info(
             f"{written} of {counted(total, 'image')} written; unfinished shards are dropped"
         )
         raise
     except ExtractError:
-        if prepared.config.part is None and next(writer.rows(), None) is None:
+        if prepared.config.part is None and not any(map(len, writer.rows())):
             writer.rollback()  # nothing is written, so another identity may be tried next
         raise
     return progress

@@ -16,7 +16,7 @@ import threading
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -163,22 +163,46 @@ def disk(folder: Path) -> Check:
 
 
 def decoder() -> Check:
-    """Return which library decodes JPEG files, and how many a second on one core."""
+    """Return which libraries decode JPEG files, and how many a second each on one core."""
     try:
         from PIL import Image, features
+
+        from .pixels.jpeg import decode_jpeg, jpeg_decoder
     except ImportError as error:
         return not_imported("decoder", error)
     turbo = features.version_feature("libjpeg_turbo")
     library = f"libjpeg-turbo {turbo}" if turbo else f"libjpeg {features.version_codec('jpg')}"
-    content = io.BytesIO()
-    Image.fromarray(pictures(1, PICTURE)[0]).save(content, "jpeg", quality=90)
+    pixels = pictures(1, PICTURE)[0]
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, "jpeg", quality=90)
+    height, width = PICTURE
+    rates = {"pillow": rate(lambda: Image.open(file).load())}
+    text = f"Pillow with {library}: {rates['pillow']:.0f} images/s a core ({width}x{height} JPEG)"
+    version = package_version("simplejpeg")
+    if jpeg_decoder() is not None:
+        rates["simplejpeg"] = rate(lambda: decode_jpeg(file.getvalue(), pixels))
+        text += f"; for a GPU, simplejpeg {version}: {rates['simplejpeg']:.0f}"
+    elif version is None:
+        text += "; for a GPU too, since simplejpeg is not installed"
+    else:
+        text += f"; for a GPU too, since simplejpeg {version} gives other pixels here"
+    return fact(
+        "decoder",
+        text,
+        library=library,
+        simplejpeg=version,
+        images_per_second=rates["pillow"],
+        simplejpeg_images_per_second=rates.get("simplejpeg"),
+    )
+
+
+def rate(decode: Callable[[], object]) -> float:
+    """Return how many times a second `decode` does its work."""
     done, started = 0, time.perf_counter()
     while (elapsed := time.perf_counter() - started) < DECODE_SECONDS:
-        Image.open(content).load()
+        decode()
         done += 1
-    height, width = PICTURE
-    text = f"Pillow with {library}: {done / elapsed:.0f} images/s a core ({width}x{height} JPEG)"
-    return fact("decoder", text, library=library, images_per_second=done / elapsed)
+    return done / elapsed
 
 
 def pictures(count: int, size: tuple[int, int]) -> np.ndarray:

@@ -4,18 +4,25 @@ import json
 import logging
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 from tqdm import tqdm
 
 from ..base.files import write_atomically
 from ..base.text import counted
 from ..featstore import FeatureStore, IndexRow
 from ..featstore.layout import Part
-from ..featstore.tables import frequent_reasons, reasons_text, remarks_text
+from ..featstore.tables import (
+    Remarks,
+    frequent_reasons,
+    reasons_text,
+    remarks_text,
+    rows_without_record,
+)
 from .executors.results import BatchResult, StageTimings
 
 logger = logging.getLogger(__name__)
@@ -127,6 +134,21 @@ def bottleneck(timings: StageTimings, threads: int) -> str:
             "free for it helps, or a larger --batch-size"
         )
     return f"the device waited {100 * timings.waited:.0f} % of the time, {cause}"
+
+
+class Results:
+    """What a report tells of the index: rows without a record, and remarks on the others."""
+
+    def __init__(self) -> None:
+        self.refused: list[IndexRow] = []
+        self.remarks = Remarks()
+
+    def noted(self, batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        """Note what there is to tell of rows of the index, and yield them."""
+        for rows in batches:
+            self.refused += rows_without_record([rows])
+            self.remarks.add(rows)
+            yield rows
 
 
 @dataclass(frozen=True)

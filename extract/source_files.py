@@ -8,6 +8,7 @@ without a row is compared by the sha256 in the store's index, which takes readin
 
 import heapq
 import re
+from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -23,10 +24,10 @@ from tqdm import tqdm
 
 from ..base.errors import ExtractUsageError
 from ..base.files import atomic_file
-from ..base.parquet import read_rows, write_rows
+from ..base.parquet import read_batches, rows_of, write_batches
 from ..base.text import counted, is_url, printable
 from ..featstore import FeatureStore
-from ..featstore.layout import Part
+from ..featstore.layout import Ids, Part
 from ..manifests import Manifest
 from .pixels.files import NO_STAMP, file_sha256, file_stamp
 from .report import beside
@@ -39,6 +40,9 @@ SCHEMA = pa.schema(
         ("sha256", pa.string()),
     ]
 )
+STAMP = ("size", "modified")
+HASHES = pa.schema([("image_id", pa.string()), ("source_sha256", pa.string())])  # of the index
+ROWS = 1 << 16  # of a table, handled together
 THREADS = 16  # that ask for sizes, or read files: they wait for disks and networks
 SLICE = 64  # files that a thread is given at a time
 
@@ -146,45 +150,40 @@ class SourceFiles:
     def record(
         self,
         part: Part | None,
-        ids: Iterable[str],
-        hashes: Iterable[tuple[str, str]] = (),
-        planned: Iterable[str] = (),
+        ids: Iterable[Ids],
+        index: Iterable[pa.RecordBatch] = (),
+        planned: Iterable[Ids] = (),
     ) -> int:
-        """Record the files of `ids` as they are now, with their `hashes`, sorted by id, if known.
+        """Record the files of `ids` as they are now, with their hashes in `index`, if known.
 
         A file that was looked at before is taken to be as it was then: before it was read.
+        `index` has the columns image_id and source_sha256, and is sorted by id.
 
         Other rows stay; those of `planned` ids without a sha256, which an earlier run has begun,
-        take it from `hashes`. Returns how many of these have changed size or time since.
+        take it from `index`. Returns how many of these have changed size or time since.
         """
         path = beside(self._store, "files", part, "parquet")
-        before = _rows(path) if path.exists() else iter(())
+        before = _batches(path) if path.exists() else iter(())
         fresh, settled, changed = self._mask(ids), self._mask(planned), 0
         self._look(fresh | settled)
 
-        def rows() -> Iterator[tuple[str, int, int, str]]:
+        def batches() -> Iterator[pa.RecordBatch]:
             nonlocal changed
-            for image_id, stamp, is_fresh, is_settled, recorded, known in zip(
-                _texts(self._ids),
-                self._all_stamps(),
-                fresh.tolist(),
-                settled.tolist(),
-                aligned(self._ids, before),
-                aligned(self._ids, hashes),
-                strict=True,
+            recorded = joined(self._ids, before, SCHEMA)
+            known = joined(self._ids, index, HASHES)
+            for start, old, new in zip(
+                range(0, len(self._ids), ROWS), recorded, known, strict=True
             ):
-                sha256 = known[0][1] if known else ""
-                _, size, modified, of = recorded[0] if recorded else ("", *NO_STAMP, "")
-                is_same = stamp == [size, modified]
-                if is_fresh:  # a try without a record leaves what was known of the same file
-                    yield image_id, stamp[0], stamp[1], sha256 or (of if is_same else "")
-                elif recorded:
-                    changed += is_settled and not of and not is_same
-                    yield image_id, size, modified, of or (sha256 if is_settled else "")
+                rows = slice(start, start + ROWS)
+                batch, different = _renewed(
+                    self._ids[rows], self._stamps[rows], fresh[rows], settled[rows], old, new
+                )
+                changed += different
+                yield batch
 
         if self._is_local:
             with atomic_file(path) as file:
-                write_rows(file, SCHEMA, rows())
+                write_batches(file, SCHEMA, batches())
         return changed
 
     def forget(self, part: Part | None) -> None:
@@ -192,8 +191,8 @@ class SourceFiles:
         beside(self._store, "files", part, "parquet").unlink(missing_ok=True)
 
     def _all_stamps(self) -> Iterator[list[int]]:
-        for start in range(0, len(self._stamps), 1 << 16):
-            yield from self._stamps[start : start + (1 << 16)].tolist()
+        for start in range(0, len(self._stamps), ROWS):
+            yield from self._stamps[start : start + ROWS].tolist()
 
     def _look(self, wanted: np.ndarray) -> None:
         """Ask the disk for size and time of the `wanted` files, of each one once."""
@@ -211,11 +210,17 @@ class SourceFiles:
             self._stamps[position] = stamp
         self._seen |= todo
 
-    def _mask(self, ids: Iterable[str]) -> np.ndarray:
-        """Return for each image of the manifest whether its id is one of `ids`."""
-        wanted = pa.array(list(ids), self._ids.type)
-        mask = pc.call_function("is_in", [self._ids], pc.SetLookupOptions(value_set=wanted))
-        return mask.to_numpy()
+    def _mask(self, several: Iterable[Ids]) -> np.ndarray:
+        """Return for each image of the manifest whether its id is one of several."""
+        mask, all_ids = np.zeros(len(self._ids), bool), Ids(self._ids)
+        wanted = pa.chunked_array([ids.column for ids in several], self._ids.type)
+        for start in range(0, len(wanted), ROWS):  # those of a grid shape are sorted
+            some = wanted[start : start + ROWS].combine_chunks()
+            ends = pc.call_function("min_max", [some]).as_py()
+            place = slice(bisect_left(all_ids, ends["min"]), bisect_right(all_ids, ends["max"]))
+            options = pc.SetLookupOptions(some)
+            mask[place] |= pc.call_function("is_in", [self._ids[place]], options).to_numpy()
+        return mask
 
     def _stamp(self, path: str) -> tuple[int, int]:
         return file_stamp(self._manifest.root, path, self._views)
@@ -223,6 +228,62 @@ class SourceFiles:
     def _read(self, suspect: _Suspect) -> tuple[_Suspect, str | None]:
         """Return the sha256 of a file as it is now, "" where it cannot be read."""
         return suspect, file_sha256(self._manifest.root, suspect.path, self._views)
+
+
+def _renewed(
+    ids: pa.ChunkedArray,
+    stamps: np.ndarray,  # (image, 2) sizes and times now
+    fresh: np.ndarray,  # (image,) bool: record the file as it is now
+    settled: np.ndarray,  # (image,) bool: give what is recorded its hash
+    old: pa.Table,  # what is recorded, nulls where nothing is
+    new: pa.Table,  # the hashes of the index, nulls where there is none
+) -> tuple[pa.RecordBatch, int]:
+    """Return the table's rows of some images, and how many settled ones have changed since."""
+    is_recorded = old["image_id"].is_valid().to_numpy()
+    was = np.stack([old[name].fill_null(NO_STAMP[0]).to_numpy() for name in STAMP], axis=1)
+    of = old["sha256"].fill_null("").to_numpy()
+    sha256 = new["source_sha256"].fill_null("").to_numpy()
+    is_same = (stamps == was).all(axis=1)
+    # A try without a record leaves what was known of the same file.
+    now = np.where(sha256 != "", sha256, np.where(is_same, of, ""))
+    then = np.where(of != "", of, np.where(settled, sha256, ""))
+    sizes, times = np.where(fresh[:, None], stamps, was).T
+    rows = [ids.cast(pa.string()).combine_chunks(), sizes, times, np.where(fresh, now, then)]
+    arrays = [pa.array(values, kind) for values, kind in zip(rows, SCHEMA.types, strict=True)]
+    batch = pa.RecordBatch.from_arrays(arrays, schema=SCHEMA)
+    different = ~fresh & is_recorded & settled & (of == "") & ~is_same
+    return batch.filter(pa.array(fresh | is_recorded)), int(different.sum())
+
+
+def joined(
+    ids: pa.ChunkedArray, batches: Iterable[pa.RecordBatch], schema: pa.Schema
+) -> Iterator[pa.Table]:
+    """Yield for ROWS `ids` at a time their rows of `batches`, with the columns of `schema`.
+
+    Ids and batches are sorted by id, the first column. Where an id has no row, all columns are null.
+
+    >>> ids = pa.chunked_array([["a", "b", "c"]])
+    >>> rows = pa.record_batch({"id": ["a", "aa", "c"], "n": [1, 2, 3]})
+    >>> list(joined(ids, [rows], rows.schema))[0]["n"].to_pylist()
+    [1, None, 3]
+    """
+    remaining = iter(batches)
+    batch = next(remaining, None)
+    for start in range(0, len(ids), ROWS):
+        some = ids[start : start + ROWS].cast(schema.types[0])
+        last = some[-1].as_py()
+        found: list[pa.RecordBatch] = []
+        while batch is not None:
+            batch = batch.select(schema.names)
+            end = bisect_right(Ids(batch.column(0)), last)
+            found.append(batch[:end])
+            if end < len(batch):
+                batch = batch[end:]
+                break
+            batch = next(remaining, None)
+        rows = pa.Table.from_batches(found, schema)
+        at = pc.call_function("index_in", [some], pc.SetLookupOptions(rows[schema.names[0]]))
+        yield rows.take(at)
 
 
 def aligned(
@@ -244,8 +305,8 @@ def aligned(
 
 def _texts(column: pa.ChunkedArray) -> Iterator[str]:
     """Yield the texts of a column, without holding all of them at once."""
-    for start in range(0, len(column), 1 << 16):
-        yield from column.slice(start, 1 << 16).to_pylist()
+    for start in range(0, len(column), ROWS):
+        yield from column.slice(start, ROWS).to_pylist()
 
 
 def _tables(store: Path) -> list[Path]:
@@ -256,13 +317,18 @@ def _tables(store: Path) -> list[Path]:
 
 
 def _rows(path: Path) -> Iterator[tuple[Any, ...]]:
+    for batch in _batches(path):
+        yield from rows_of(batch)
+
+
+def _batches(path: Path) -> Iterator[pa.RecordBatch]:
     def refuse(reason: str) -> ExtractUsageError:
         return ExtractUsageError(
             f"{path}: {reason}; remove it: --retry changed then reads every file",
             code="E-FILES-TABLE",
         )
 
-    return read_rows(path, SCHEMA, refuse)
+    return read_batches(path, SCHEMA, refuse)
 
 
 def _side_by_side(function: Callable[[Item], Result], items: Iterator[Item]) -> Iterator[Result]:

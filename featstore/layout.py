@@ -153,7 +153,7 @@ class Ids(Sequence[str]):
         return at.fill_null(-1 - first).to_numpy() + first
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, Ids) and list(self) == list(other)
+        return isinstance(other, Ids) and self.column.equals(other.column.cast(self.column.type))
 
     __hash__ = None  # type: ignore[assignment]
 
@@ -203,6 +203,10 @@ class Shard:
     def path(self, array: str) -> str:
         """Return the shard's file of `array`."""
         return shard_path(self.shape, array, self.index)
+
+    def has_same_records(self, other: "Shard") -> bool:
+        """Return whether both shards have the same ids in the same rows."""
+        return self.ids == other.ids and list(self.rows) == list(other.rows)
 
 
 @dataclass(frozen=True)

@@ -445,9 +445,10 @@ def shard_size_problem(store: Path, shard: ShardRow) -> str | None:
     odd = oddity(path)
     if odd:
         return odd
-    if not path.exists():
+    try:
+        size = path.stat().st_size
+    except (FileNotFoundError, NotADirectoryError):
         return "the file is missing"
-    size = path.stat().st_size
     if size != shard.bytes:
         return f"has {size} bytes; the packing list says {shard.bytes}"
     return None

@@ -19,7 +19,7 @@ import pyarrow as pa
 
 from ..base.errors import CorruptStoreError, MissingRecordError, StoreError
 from ..base.parquet import rows_of
-from ..base.text import is_url
+from ..base.text import counted, is_url, printable
 from .files import LocalFiles, StoreFiles
 from .geometry import Area, GridShape
 from .layout import TableName, table_file
@@ -171,6 +171,13 @@ class FeatureStore:
     def dim(self) -> int:
         """Channels of a cell."""
         return self.identity.dim
+
+    def __repr__(self) -> str:
+        return (
+            f"<FeatureStore {printable(str(self.location))}: {counted(len(self), 'record')}, "
+            f"dim {self.dim}, {self.identity.dtype}, {self.identity.codec}, "
+            f"digest {self.digest[:16]}...>"
+        )
 
     def __len__(self) -> int:
         return self.metadata.counts[Status.OK]

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -53,11 +54,11 @@ SHARDS_SCHEMA = pa.schema(
 
 TABLE_BYTES, ROW_BYTES = 1 << 26, 1 << 15  # that a table, and each row of it, may take on disk
 JSON_SAFE = bytes(set(range(0x20, 0x7F)) - set(b'"\\'))  # characters that JSON leaves as they are
-HASHES = {  # columns of both tables that hold hashes, in lower-case hex digits
-    "source_sha256": r"^([0-9a-f]{64})?$",
-    "checksum": rf"^([0-9a-f]{{8}}){{0,{len(RECORD_DIMS)}}}$",
-    "record_sha256": rf"^([0-9a-f]{{32}}){{0,{len(RECORD_DIMS)}}}$",
-    "sha256": r"^[0-9a-f]{64}$",
+HASH_DIGITS = {  # columns of both tables that hold hashes: how many hex digits a text may have
+    "source_sha256": range(0, 65, 64),
+    "checksum": range(0, 8 * len(RECORD_DIMS) + 1, 8),
+    "record_sha256": range(0, 32 * len(RECORD_DIMS) + 1, 32),
+    "sha256": range(64, 65),
 }
 FROM_SOURCE = "copy it again from its source"
 
@@ -214,8 +215,8 @@ def _read(
                 "E-TABLE-ORDER",
             )
         before = key[-1].as_py()
-        for name in HASHES.keys() & set(batch.schema.names):
-            if not _all_match(batch.column(name), HASHES[name]):
+        for name in HASH_DIGITS.keys() & set(batch.schema.names):
+            if not are_hashes(name, batch.column(name)):
                 raise refuse(f"{name} must hold hashes, in lower-case hex digits", "E-STORE-HASH")
         yield batch
 
@@ -240,17 +241,33 @@ def _escaped(texts: pa.Array) -> pa.Array:
     return pa.array([json.dumps(text)[1:-1] for text in texts.to_pylist()], pa.string())
 
 
-def _all_match(texts: pa.Array, pattern: str) -> bool:
-    matches = pc.call_function("match_substring_regex", [texts], pc.MatchSubstringOptions(pattern))
-    return bool(pc.call_function("all", [matches]).as_py())
+def are_hashes(name: str, texts: pa.Array) -> bool:
+    """Return whether the column `name`, one of HASH_DIGITS, can hold all of these texts."""
+    lengths = pc.call_function("binary_length", [texts]).to_numpy()
+    digits = np.frombuffer(joined_texts(texts), np.uint8)
+    # Numbers below 0 become large ones: two comparisons find what is in neither 0-9 nor a-f.
+    are_hex = (digits - ord("0") < 10) | (digits - ord("a") < 6)
+    return bool(np.isin(lengths, HASH_DIGITS[name]).all() and are_hex.all())
+
+
+def is_rising(texts: pa.Array) -> bool:
+    """Return whether each text is less than the next, so that they are sorted and distinct."""
+    less = pc.call_function("less", [texts[:-1], texts[1:]])
+    return pc.call_function("all", [less], pc.ScalarAggregateOptions(min_count=0)).as_py()
 
 
 VIEW = re.compile(r"view \d+: ")  # of a panorama: before a remark on one of its views
 
 
-def rows_without_record(rows: Iterable[IndexRow]) -> tuple[IndexRow, ...]:
+def has_record(rows: pa.RecordBatch) -> pa.BooleanArray:
+    """Return for each row of the index whether its id has a record."""
+    return pc.call_function("equal", [rows.column("status"), Status.OK.value])
+
+
+def rows_without_record(batches: Iterable[pa.RecordBatch]) -> tuple[IndexRow, ...]:
     """Return the rows of ids that have no record."""
-    return tuple(row for row in rows if row.status != Status.OK)
+    others = (rows.filter(pc.call_function("invert", [has_record(rows)])) for rows in batches)
+    return tuple(index_rows(others))
 
 
 def frequent_reasons(rows: Sequence[IndexRow], most: int = 5) -> list[dict[str, Any]]:
@@ -274,26 +291,36 @@ def reasons_text(rows: Sequence[IndexRow]) -> str:
     return "; ".join(texts + ([f"{others} for other reasons"] if others else []))
 
 
-def frequent_remarks(rows: Iterable[IndexRow], most: int = 10) -> list[dict[str, Any]]:
-    """Return the most frequent remarks on images that have a record: number of images, an id.
+class Remarks:
+    """Counts the remarks on images that have a record.
 
     An image may have several, separated by semicolons; it counts once for each.
     """
-    counts: Counter[str] = Counter()
-    example: dict[str, str] = {}
-    for row in rows:
-        if row.reason and row.status == Status.OK:
+
+    def __init__(self) -> None:
+        self._counts: Counter[str] = Counter()
+        self._example: dict[str, str] = {}
+
+    def add(self, rows: pa.RecordBatch) -> None:
+        """Count those of some rows of the index."""
+        has_remark = pc.call_function("not_equal", [rows.column("reason"), ""])
+        chosen = rows.filter(pc.call_function("and", [has_record(rows), has_remark]))
+        for row in index_rows([chosen]):
             for remark in {VIEW.sub("", text) for text in row.reason.split("; ")}:
-                counts[remark] += 1
-                example.setdefault(remark, row.image_id)
-    return [
-        {"images": n, "remark": remark, "example": example[remark]}
-        for remark, n in sorted(counts.items(), key=lambda item: (-item[1], item[0]))[:most]
-    ]
+                self._counts[remark] += 1
+                self._example.setdefault(remark, row.image_id)
+
+    def frequent(self, most: int = 10) -> list[dict[str, Any]]:
+        """Return the most frequent remarks: number of images, an id."""
+        ordered = sorted(self._counts.items(), key=lambda item: (-item[1], item[0]))
+        return [
+            {"images": n, "remark": remark, "example": self._example[remark]}
+            for remark, n in ordered[:most]
+        ]
 
 
 def remarks_text(remarks: Sequence[dict[str, Any]]) -> str:
-    """Return `frequent_remarks` as a line."""
+    """Return `Remarks.frequent` as a line."""
     return "; ".join(
         printable("{images}: {remark} (such as {example})".format_map(each)) for each in remarks
     )

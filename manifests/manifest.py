@@ -281,23 +281,27 @@ def _checked_columns(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBat
         yield batch
 
 
+def check_writable(path: Path) -> None:
+    """Raise ManifestError (E-MANIFEST-WRITE) unless a manifest can be written to `path`."""
+    problem = ""
+    if not path.parent.is_dir():
+        problem = f"{path.parent} is not a folder; make it first"
+    elif path.exists() and not path.is_file():  # a device, which the file would replace
+        problem = "it exists and is not a regular file; pass another name"
+    elif path.suffix.lower() != ".parquet":  # by its name, the file would be read as something else
+        problem = "a manifest is a Parquet file; end its name in .parquet"
+    if problem:
+        raise ManifestError(f"cannot write {path}: {problem}", code="E-MANIFEST-WRITE")
+
+
 def write_manifest(manifest: Manifest, path: str | Path) -> None:
     """Write `manifest`, with its root, to the Parquet file `path`, whole or not at all.
 
-    Raises ManifestError if the folder does not exist or `path` is not a regular file
-    (E-MANIFEST-WRITE), and for a root whose name is not UTF-8 (E-MANIFEST-ROOT).
+    Raises ManifestError as `check_writable` does, and for a root whose name is not UTF-8
+    (E-MANIFEST-ROOT).
     """
     path = Path(path)
-    if not path.parent.is_dir():
-        raise ManifestError(
-            f"cannot write {path}: {path.parent} is not a folder; make it first",
-            code="E-MANIFEST-WRITE",
-        )
-    if path.exists() and not path.is_file():  # a device, which the file would replace
-        raise ManifestError(
-            f"cannot write {path}: it exists and is not a regular file; pass another name",
-            code="E-MANIFEST-WRITE",
-        )
+    check_writable(path)
     if SURROGATE.search(manifest.root):
         raise ManifestError(
             f"the name of the root {printable(manifest.root)} is not UTF-8; rename the folder, or "

@@ -119,11 +119,12 @@ class Steps:
 
     def _counted_file(self, call: Callable[..., Any]) -> Callable[..., Any]:
         def counted(path: Any, mode: str = "r", *args: Any, **kwargs: Any) -> Any:
-            if mode not in ("wb", "xb"):
+            if mode not in ("wb", "xb", "x+b"):
                 assert mode in ("r", "rb"), mode
                 return call(path, mode, *args, **kwargs)
             self.before("open", path)
-            return io.BufferedWriter(_CountedFile(path, mode, self))
+            file = _CountedFile(path, mode, self)
+            return io.BufferedRandom(file) if "+" in mode else io.BufferedWriter(file)
 
         return counted
 

@@ -159,6 +159,7 @@ def test_arrows_point_one_way_inside_a_room_too(room, inner):
         ),
         ("import clipfeat.featstore.report.stats", {"torch"}),
         ("import clipfeat.featstore", {"urllib3", "obstore"}),
+        ("import clipfeat.extract.pixels.decoding", {"torch", "pandas"}),
         ("import clipfeat.train.tasks.vqa, clipfeat.train.tasks.vqa_predict", {"PIL", "open_clip"}),
         (
             "import clipfeat.train.data.vqa_files, clipfeat.train.data.questions",

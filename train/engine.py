@@ -30,7 +30,7 @@ from .checkpoint import (
 )
 from .devices import inference_errors, memory_errors, precision_errors, restored_random_state
 from .figures import draw_curves
-from .log import LoopTimes, log_nothing, open_log
+from .log import LoopTimes, ProgressLines, log_nothing, open_log
 from .run import (
     BAD_BATCH,
     BEST,
@@ -132,6 +132,7 @@ def train(task: Task[Any, Any], run: Path) -> LoopTimes:
         disable=None if accelerator.is_main_process else True,
     )
     writes = accelerator.is_main_process and step < steps
+    lines = ProgressLines(steps, epoch_steps, wanted=writes and bar.disable)
     opened = open_log(run, step=step) if writes else contextlib.nullcontext(log_nothing)
     parts = settings.gradient_accumulation_steps
     remedy = (
@@ -167,6 +168,8 @@ def train(task: Task[Any, Any], run: Path) -> LoopTimes:
                             epoch=epoch + 1, loss=f"{mean:.3f}", score=f"{best:.2f}", data_wait=wait
                         )
                         log({"loss": mean, "lr": rate}, step=step, epoch=epoch)
+                        if not ends:
+                            lines.add(step, epoch, best, f"loss {mean:.3f}, data wait {wait}")
                     if saves and not ends:
                         _save(run, plain, optimizer, accelerator, step, best)
             speed = sum(map(len, batches)) / (time.perf_counter() - started)
@@ -181,6 +184,7 @@ def train(task: Task[Any, Any], run: Path) -> LoopTimes:
                     state = {"step": step, "epoch": epoch + 1, **scores}
                     write_checkpoint(run / BEST, model_tensors(plain), state)
             _save(run, plain, optimizer, accelerator, step, best)
+            lines.add(step, epoch, best, f"{speed:.1f} examples/s")
     accelerator.wait_for_everyone()
     return times
 

@@ -1,6 +1,8 @@
-"""What a run records while it trains: lines of metrics, TensorBoard's events, and timings."""
+"""What a run records while it trains: metrics, TensorBoard's events, timings, lines for people."""
 
 import contextlib
+import logging
+import math
 import secrets
 import time
 from collections.abc import Iterator, Mapping
@@ -13,6 +15,10 @@ from tensorboardX.summary import scalar
 
 from ..base.files import naming
 from .run import EVENTS, METRICS, append_metrics, open_metrics, require_no_link
+
+logger = logging.getLogger(__name__)
+
+LOG_SECONDS = 30.0  # between the lines of a log
 
 Event: Any = event_pb2.Event  # pyright: ignore[reportAttributeAccessIssue]
 SessionLog: Any = event_pb2.SessionLog  # pyright: ignore[reportAttributeAccessIssue]
@@ -91,6 +97,27 @@ def open_log(run: Path, *, step: int) -> Iterator[Log]:
 
 def log_nothing(numbers: Mapping[str, Any], *, step: int, epoch: int) -> None:
     """Record nothing: of a group of processes, only the first one has a log."""
+
+
+class ProgressLines:
+    """Logs how far a run is, at most every LOG_SECONDS, where no terminal shows a progress bar."""
+
+    def __init__(self, steps: int, epoch_steps: int, *, wanted: bool):
+        self._steps = steps
+        self._epochs = math.ceil(steps / epoch_steps)
+        self._wanted = wanted
+        self._last = time.monotonic()
+
+    def add(self, step: int, epoch: int, best: float, text: str) -> None:
+        """Log the state after update `step`: the best score so far, and `text`."""
+        now = time.monotonic()
+        if self._wanted and now - self._last > LOG_SECONDS:
+            self._last = now
+            score = f", best score {best:.2f}" if math.isfinite(best) else ""
+            logger.info(
+                f"epoch {epoch + 1} of {self._epochs:,}, update {step:,} of {self._steps:,}"
+                f"{score}, {text}"
+            )
 
 
 Item = TypeVar("Item")

@@ -29,7 +29,7 @@ def decode_jpeg(content: bytes, pixels: np.ndarray) -> bool:
     Returns False where Pillow must decode the file: it is damaged in any way, it is of another
     size, or Pillow's pixels may be other ones here.
     """
-    decoder = _decoder()
+    decoder = jpeg_decoder()
     return decoder is not None and _decode(decoder, content, pixels)
 
 
@@ -42,7 +42,7 @@ def _decode(decoder: Callable[..., np.ndarray], content: bytes, pixels: np.ndarr
 
 
 @cache
-def _decoder() -> Callable[..., np.ndarray] | None:
+def jpeg_decoder() -> Callable[..., np.ndarray] | None:
     """Return simplejpeg's decoder, None if it is not installed or gives other pixels than Pillow."""
     try:
         from simplejpeg import decode_jpeg

@@ -24,7 +24,7 @@ from ..layout import Ids
 from ..lookup import Status
 from ..metadata import different_values
 from ..store import FeatureStore
-from ..writing.commit import first_of_each, merged
+from ..writing.merge import first_of_each, merged
 from .derive import Derivation, Origins, check_out, derive, derived_identity
 
 # What two stores must agree on for an id with a record. The rest of a row, such as the path of the

@@ -34,7 +34,8 @@ from ..quantise import Scale
 from ..shards import RecordHashes
 from ..store import FeatureStore
 from ..tables import IndexRow, index_lines
-from ..writing.commit import complete_commit, merge_libraries, merged
+from ..writing.commit import complete_commit, merge_libraries
+from ..writing.merge import merged
 from ..writing.receipts import check_libraries, fits_index
 from ..writing.run import finished_store
 from ..writing.writer import ShardTransaction, StoreWriter, encode_record
@@ -126,7 +127,7 @@ class Origins:
 def _parent_rows(number: int, store: FeatureStore) -> Iterator[pa.RecordBatch]:
     arrays = len(store.identity.arrays)
     for batch in store.index_batches():
-        if not fits_index(batch, arrays).all():
+        if not fits_index(batch, arrays):
             raise CorruptStoreError(
                 f"{store.table_path('index')}: holds a row that no writer writes; "
                 f"type: clipfeat store verify {store.path}",

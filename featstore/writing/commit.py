@@ -6,16 +6,12 @@
 # pyright: reportUnknownArgumentType=false, reportUnknownParameterType=false
 
 import contextlib
-from bisect import bisect_right
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterable, Iterator, Mapping
 from datetime import UTC, datetime
-from functools import partial
 from pathlib import Path
 
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from ...base import clipfeat_version
 from ...base.errors import StoreError
@@ -27,7 +23,7 @@ from ...base.files import (
     write_atomically,
 )
 from ...base.text import counted
-from ..layout import TABLES, Shard, TableName, is_table_file
+from ..layout import TABLES, TableName, is_table_file
 from ..lookup import LookupBuilder, Status, lookup_bytes
 from ..metadata import StoreMetadata, store_digest, write_metadata
 from ..quantise import SCALE_FILE
@@ -36,48 +32,74 @@ from ..store import FeatureStore
 from ..tables import index_lines, read_index, write_index, write_shards
 from .journal import Journal
 from .lock import StoreLock
+from .merge import SortedRuns, merged
+from .receipts import Written
 from .run import Run
 
-KEY = "image_id"
-FAN_IN = 16  # streams merged at a time
-BATCH_ROWS = 1 << 12  # of the index, handled together
 JOINED = ", "  # between versions, where several processes had different ones
 
 
-def commit_store(run: Run, lock: StoreLock) -> FeatureStore:
+class Proof:
+    """What receipts prove of the shards of a run; their rows of the index wait on the disk.
+
+    To be closed, which gives the space back.
+    """
+
+    def __init__(self, path: Path):
+        self.files: dict[int, tuple[ShardRow, ...]] = {}  # by the number of the shard
+        self.libraries: list[dict[str, str]] = []
+        self.rows = SortedRuns(path)
+
+    def add(self, written: Written) -> None:
+        """Keep what is needed of some shards."""
+        for receipt in written.receipts:
+            self.files[receipt.shard] = receipt.files
+            if receipt.libraries not in self.libraries:
+                self.libraries.append(receipt.libraries)
+        self.rows.add(written.rows)
+
+    def close(self) -> None:
+        self.rows.close()
+
+
+def commit_store(run: Run, lock: StoreLock, proof: Proof) -> FeatureStore:
     """Make a store of the written shards of a run: write its tables and, last, store.json.
 
     The journal is removed. Raises StoreError if a shard is not written yet, or if another process
     has broken the lock.
     """
     lock.check_held()
-    parent, lengths, paths = run.parent, run.lengths(), run.tables()
-    written = _WrittenShards(run)
-    lookup = LookupBuilder(lengths, run.identity.recipe)
-    counts: Counter[str] = Counter()
-
-    def counted_rows() -> Iterator[pa.RecordBatch]:
-        for batch in merged(written.index_streams()):
-            lookup.add(batch)
-            for each in batch.column("status").value_counts().to_pylist():
-                counts[each["values"]] += each["counts"]
-            yield batch
-
-    write_index(paths["index"], _ahead(counted_rows()))
-    missing = len(run.layout.shards) - written.shards
+    missing = len(run.layout.shards) - len(proof.files)
     if missing:
         raise StoreError(
             f"{run.path}: not written yet: {counted(missing, 'shard')} of "
             f"{len(run.layout.shards):,}; run the same clipfeat extract command again",
             code="E-STORE-MISSING-SHARDS",
         )
-    shards = sorted(written.files.values())
+    parent, lengths, paths = run.parent, run.lengths(), run.tables()
+    lookup = LookupBuilder(lengths, run.identity.recipe)
+    counts: Counter[str] = Counter()
+    # The parent's rows come last: of two rows with one id, the one in the earlier stream counts.
+    streams = [*proof.rows.streams(), *([parent.index_batches()] if parent else [])]
+
+    def counted_rows() -> Iterator[pa.RecordBatch]:
+        for batch in merged(streams):
+            lookup.add(batch)
+            for each in batch.column("status").value_counts().to_pylist():
+                counts[each["values"]] += each["counts"]
+            yield batch
+
+    write_index(paths["index"], counted_rows())
+    proof.close()
+    files = {shard.path: shard for shard in parent.shards} if parent else {}
+    files |= {file.path: file for several in proof.files.values() for file in several}
+    shards = sorted(files.values())
     write_shards(paths["shards"], shards)
     write_atomically(paths["lookup"], lookup_bytes(lookup.columns()))
     tables: dict[TableName, str] = {table: sha256_file(path) for table, path in paths.items()}
     # Read back from the disk: the digest is that of the file, not of what it should contain.
     index = read_index(paths["index"], tables["index"], counts.total())
-    digest = store_digest(run.identity, shards, map(index_lines, _ahead(index)))
+    digest = store_digest(run.identity, shards, map(index_lines, index))
     if parent is not None and digest == parent.digest:
         parents = parent.metadata.parents
     else:
@@ -88,7 +110,9 @@ def commit_store(run: Run, lock: StoreLock) -> FeatureStore:
         clipfeat=clipfeat_version(),
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         identity=run.identity,
-        libraries=merge_libraries(written.libraries),
+        libraries=merge_libraries(
+            [*([parent.metadata.libraries] if parent else []), *proof.libraries]
+        ),
         shard_records=run.layout.shard_records,
         grid_shapes=lengths,
         areas=lookup.areas,
@@ -106,59 +130,6 @@ def commit_store(run: Run, lock: StoreLock) -> FeatureStore:
     return FeatureStore.open(run.path)
 
 
-def _ahead(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-    """Yield the batches; a thread makes the next one while the caller works on one."""
-    with ThreadPoolExecutor(1) as thread:
-        following = thread.submit(next, batches, None)
-        while (batch := following.result()) is not None:
-            following = thread.submit(next, batches, None)
-            yield batch
-
-
-class _WrittenShards:
-    """What a store will consist of: the parent's shards, and those that receipts replace or add.
-
-    The files and libraries are known once the streams have been read.
-    """
-
-    def __init__(self, run: Run):
-        self._run = run
-        self.shards = 0  # that have a receipt
-        self.files: dict[str, ShardRow] = {}  # by path
-        self.libraries: list[dict[str, str]] = []
-        if run.parent is not None:
-            self.files = {shard.path: shard for shard in run.parent.shards}
-            self.libraries = [run.parent.metadata.libraries]
-
-    def index_streams(self) -> list[Iterator[pa.RecordBatch]]:
-        """Return the rows of the index in streams, each of which is sorted by id.
-
-        Of two rows with one id, the one in the earlier stream counts.
-        """
-        run = self._run
-        series: list[list[Shard]] = []  # in each the ids of a shard follow those of the last one
-        for shard in run.layout.shards:
-            last = series[-1][-1].ids if series else ()
-            if last and shard.ids and last[-1] < shard.ids[0]:
-                series[-1].append(shard)
-            else:
-                series.append([shard])
-        streams = [self._batches(shards) for shards in series]
-        if run.parent is not None:
-            streams.append(run.parent.index_batches())
-        return streams
-
-    def _batches(self, shards: Iterable[Shard]) -> Iterator[pa.RecordBatch]:
-        """Yield the rows of some shards."""
-        for written in self._run.written(shards):
-            self.shards += len(written.shards)
-            for receipt in written.receipts:
-                self.files.update({file.path: file for file in receipt.files})
-                if receipt.libraries not in self.libraries:
-                    self.libraries.append(receipt.libraries)
-            yield written.rows
-
-
 def merge_libraries(several: Iterable[Mapping[str, str]]) -> dict[str, str]:
     """Return every library with its version; with all of its versions, if there are several.
 
@@ -170,74 +141,6 @@ def merge_libraries(several: Iterable[Mapping[str, str]]) -> dict[str, str]:
         for name, version in libraries.items():
             versions.setdefault(name, set()).update(version.split(JOINED))
     return {name: JOINED.join(sorted(versions[name])) for name in sorted(versions)}
-
-
-def first_of_each(rows: pa.RecordBatch) -> pa.RecordBatch:
-    """Return the first row of each id; rows are sorted by id."""
-    ids = rows.column(KEY)
-    is_other = pc.call_function("not_equal", [ids[1:], ids[:-1]])
-    return rows.filter(pa.concat_arrays([pa.array([True]), is_other]))
-
-
-Unite = Callable[[pa.RecordBatch], pa.RecordBatch]
-
-
-def merged(
-    streams: Iterable[Iterator[pa.RecordBatch]], unite: Unite = first_of_each
-) -> Iterator[pa.RecordBatch]:
-    """Yield the rows of all streams, sorted by id, holding one batch of each.
-
-    Of several rows with one id `unite` keeps one. It gets rows sorted by id, those of one id in the
-    order of the streams. Streams are merged FAN_IN at a time, then the results of these, and so on: a row costs the
-    same at each level, and the number of levels is the logarithm of the number of streams.
-    """
-    streams = list(streams)
-    while len(streams) > FAN_IN:
-        groups = (streams[k : k + FAN_IN] for k in range(0, len(streams), FAN_IN))
-        streams = [_rebatched(_merge_few(group, unite)) for group in groups]
-    return _merge_few(streams, unite)
-
-
-def _merge_few(streams: list[Iterator[pa.RecordBatch]], unite: Unite) -> Iterator[pa.RecordBatch]:
-    """Merge streams, in every step all rows up to the lowest of the last ids of their batches."""
-    heads = [(head, stream) for stream in streams if (head := _next(stream)) is not None]
-    while heads:
-        bound = min(_id(head, len(head) - 1) for head, _ in heads)
-        taken: list[pa.RecordBatch] = []
-        left: list[tuple[pa.RecordBatch, Iterator[pa.RecordBatch]]] = []
-        for head, stream in heads:
-            end = bisect_right(range(len(head)), bound, key=partial(_id, head))
-            if end:
-                taken.append(head.slice(0, end))
-            rest = head.slice(end) if end < len(head) else _next(stream)
-            if rest is not None:
-                left.append((rest, stream))
-        heads = left
-        if len(taken) == 1:
-            yield taken[0]
-        else:
-            yield unite(pa.concat_batches(taken).sort_by(KEY))  # stable
-
-
-def _rebatched(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-    """Yield the same rows in batches of at least BATCH_ROWS, except for the last."""
-    held: list[pa.RecordBatch] = []
-    for batch in batches:
-        held.append(batch)
-        if sum(map(len, held)) >= BATCH_ROWS:
-            yield pa.concat_batches(held)
-            held = []
-    if held:
-        yield pa.concat_batches(held)
-
-
-def _next(stream: Iterator[pa.RecordBatch]) -> pa.RecordBatch | None:
-    """Return the next batch that holds a row."""
-    return next((batch for batch in stream if len(batch)), None)
-
-
-def _id(batch: pa.RecordBatch, row: int) -> str:
-    return batch.column(KEY)[row].as_py()
 
 
 def remove_leftovers(path: Path) -> None:

@@ -153,10 +153,13 @@ class Journal:
         """Write a receipt, which makes its shard done."""
         write_atomically(self.receipt_path(receipt.shard), receipt.to_bytes())
 
-    def written(self, shards: Iterable[Shard], arrays: tuple[str, ...]) -> Iterator[Written]:
+    def written(
+        self, shards: Iterable[Shard], shard_records: int, arrays: tuple[str, ...]
+    ) -> Iterator[Written]:
         """Yield those of `shards` that have a receipt, in their order."""
-        read = ((shard, self._read_receipt(shard.number, len(shard.ids))) for shard in shards)
-        return written_shards(((shard, receipt) for shard, receipt in read if receipt), arrays)
+        read = ((self._read_receipt(shard.number, len(shard.ids)), shard) for shard in shards)
+        found = ((receipt, shard) for receipt, shard in read if receipt)
+        return written_shards(found, shard_records, arrays)
 
     def described(self, plan: Plan, arrays: tuple[str, ...]) -> Iterator[Written]:
         """Yield the shards that receipts describe, in the order of their numbers.
@@ -167,8 +170,8 @@ class Journal:
         numbers = {int(name.partition(".")[0]) for name in names if RECEIPT.fullmatch(name)}
         known = sorted(number for number in numbers if number < plan.shards)
         read = (self._read_receipt(number, plan.shard_records) for number in known)
-        found = ((each.described(plan.shard_records), each) for each in read if each)
-        return written_shards(found, arrays)
+        found = ((receipt, None) for receipt in read if receipt)
+        return written_shards(found, plan.shard_records, arrays)
 
     def _read_receipt(self, number: int, records: int) -> Receipt | None:
         """Return the receipt of a shard of at most so many records, None if no writer has left it.

@@ -1,5 +1,9 @@
 """Make a store of the shards that parts have written, from the journal alone."""
 
+# pyarrow has no types.
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
+
+import contextlib
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,10 +13,9 @@ from ...base.errors import StoreError, UsageError
 from ...base.text import counted
 from ..identity import Identity
 from ..layout import JOURNAL, STORE_JSON, Layout, Part, Shard, part_with
-from ..shards import ShardRow
 from ..store import FeatureStore
 from ..tables import reasons_text, rows_without_record
-from .commit import commit_store, remove_leftovers, rollback
+from .commit import Proof, commit_store, remove_leftovers, rollback
 from .journal import Journal, Plan
 from .lock import StoreLock, started_parts
 from .run import Run
@@ -61,36 +64,38 @@ def _commit_planned(
 ) -> "FeatureStore | MissingShards":
     """Commit the run that plan and receipts describe, or roll it back if no image gave a record."""
     identity = Identity.from_json(plan.identity)
-    files: dict[int, tuple[ShardRow, ...]] = {}
     shards: list[Shard] = []
-    for written in Journal(path).described(plan, identity.arrays):
-        shards += written.shards
-        files.update({receipt.shard: receipt.files for receipt in written.receipts})
-    layout = Layout(plan.shard_records, tuple(shards))
-    if len(layout.shards) < plan.shards:
-        gaps = _gaps([shard.number for shard in layout.shards], plan.shards)
-        ids = plan.ids - sum(len(shard.ids) for shard in layout.shards)
-        return _missing(path, gaps, plan.shards, ids, changed=False)
-    run = Run(path, identity, layout, parent)
-    if run.plan != plan:
-        raise StoreError(
-            f"{path}: its receipts do not match its plan; run the same clipfeat extract command "
-            f"again, which writes shards again that are not its own",
-            code="E-PLAN-RECEIPTS",
-        )
-    run.check_places()
-    changed = run.changed(files)
-    if changed:
-        numbers = tuple(range(number, number + 1) for number in sorted(changed))
-        ids = sum(len(shard.ids) for shard in layout.shards if shard.number in changed)
-        return _missing(path, numbers, plan.shards, ids, changed=True)
-    if run.produced_no_records():
-        reasons = reasons_text(rows_without_record(run.rows(layout.shards)))
-        lock.check_held()
-        rollback(run)
-        result = "no store was written" if parent is None else f"{path} is as it was"
-        raise StoreError(f"no image gave a record, {result}: {reasons}", code="E-IMAGES-UNUSABLE")
-    return commit_store(run, lock)
+    with contextlib.closing(Proof(path)) as proof:
+        for written in Journal(path).described(plan, identity.arrays):
+            shards += written.shards
+            proof.add(written)
+        layout = Layout(plan.shard_records, tuple(shards))
+        if len(layout.shards) < plan.shards:
+            gaps = _gaps([shard.number for shard in layout.shards], plan.shards)
+            ids = plan.ids - sum(len(shard.ids) for shard in layout.shards)
+            return _missing(path, gaps, plan.shards, ids, changed=False)
+        run = Run(path, identity, layout, parent)
+        if run.plan != plan:
+            raise StoreError(
+                f"{path}: its receipts do not match its plan; run the same clipfeat extract "
+                f"command again, which writes shards again that are not its own",
+                code="E-PLAN-RECEIPTS",
+            )
+        run.check_places()
+        changed = run.changed(proof.files)
+        if changed:
+            numbers = tuple(range(number, number + 1) for number in sorted(changed))
+            ids = sum(len(shard.ids) for shard in layout.shards if shard.number in changed)
+            return _missing(path, numbers, plan.shards, ids, changed=True)
+        if run.produced_no_records():
+            reasons = reasons_text(rows_without_record(run.rows(layout.shards)))
+            lock.check_held()
+            rollback(run)
+            result = "no store was written" if parent is None else f"{path} is as it was"
+            raise StoreError(
+                f"no image gave a record, {result}: {reasons}", code="E-IMAGES-UNUSABLE"
+            )
+        return commit_store(run, lock, proof)
 
 
 def _gaps(present: list[int], count: int) -> tuple[range, ...]:

@@ -6,8 +6,6 @@
 # pyarrow has no types.
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import replace
-from itertools import chain
 from typing import Any, NamedTuple
 
 import msgspec
@@ -23,13 +21,12 @@ from ..layout import Ids, Shard
 from ..lookup import Status
 from ..metadata import MAX_IDS
 from ..shards import CRC_BYTES, SHA_BYTES, ShardRow
-from ..tables import HASHES, INDEX_SCHEMA, IndexRow, index_batch
+from ..tables import HASH_DIGITS, INDEX_SCHEMA, IndexRow, are_hashes, has_record, index_batch
 
 MAX_RECEIPT_BYTES = 1 << 29
 MAX_LIBRARIES = 32  # that one process names
 MAX_LIBRARY_TEXT = 100  # characters of a name or a version
-CHECKED_ROWS = 1 << 12  # of receipts whose values are checked together
-STATUSES = pa.array([status.value for status in Status], pa.string())
+CHECKED_BYTES = 1 << 21  # of receipts whose values are checked together
 END_BYTES = 4  # of the number that says where a text ends
 WIDTHS = [None if pa.types.is_string(t) else t.bit_width // 8 for t in INDEX_SCHEMA.types]  # bytes
 # Of the columns that a record fills, for each of its arrays.
@@ -69,6 +66,11 @@ class Receipt(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         """The number of its rows of the index."""
         return len(self.columns[0][0]) // END_BYTES
 
+    @property
+    def size(self) -> int:
+        """The bytes of its rows."""
+        return sum(len(buffer) for buffers in self.columns for buffer in buffers)
+
     def has_whole_columns(self) -> bool:
         """Return whether each column has the buffers of so many values; texts are not looked at."""
         if len(self.columns) != len(INDEX_SCHEMA) or not self.columns[0]:
@@ -104,31 +106,29 @@ class Receipt(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             )
         return content
 
-    def described(self, shard_records: int) -> Shard | None:
-        """Return the shard with its rows of the index, None if no shard can have them."""
+    def described(self, ids: Ids, rows: np.ndarray, shard_records: int) -> Shard | None:
+        """Return the shard with these ids and rows, None if no shard can have them."""
         if not self.files:
             return None
         _, _, _, text, first_row, records = self.files[0]
         try:
             shape = GridShape.parse(text)
-            ids = Ids(_column("image_id", [self]))
-        except (StoreError, pa.ArrowInvalid):
+        except StoreError:
             return None
-        numbers = _column("row", [self]).to_numpy()
-        end = first_row + len(numbers)
+        end = first_row + len(rows)
         if (
             not 0 <= first_row < MAX_IDS
             or first_row % shard_records
             or not 1 <= records <= shard_records
-            or (np.diff(numbers) < 1).any()
-            or (len(numbers) and not first_row <= numbers[0] <= numbers[-1] < first_row + records)
+            or (rows[1:] <= rows[:-1]).any()
+            or (len(rows) and not first_row <= rows[0] <= rows[-1] < first_row + records)
         ):
             return None
-        rows: Sequence[int] = range(first_row, end)
-        if len(numbers) and numbers[-1] >= end:  # there are gaps
-            rows = tuple(numbers.tolist())
+        numbers: Sequence[int] = range(first_row, end)
+        if len(rows) and rows[-1] >= end:  # there are gaps
+            numbers = tuple(rows.tolist())
         index = first_row // shard_records
-        return Shard(self.shard, shape, index, first_row, records, ids, rows)
+        return Shard(self.shard, shape, index, first_row, records, ids, numbers)
 
 
 def _column(name: str, receipts: Sequence[Receipt]) -> pa.Array:
@@ -160,77 +160,82 @@ class Written(NamedTuple):
 
 
 def written_shards(
-    found: Iterable[tuple[Shard | None, Receipt]], arrays: tuple[str, ...]
+    found: Iterable[tuple[Receipt, Shard | None]], shard_records: int, arrays: tuple[str, ...]
 ) -> Iterator[Written]:
-    """Yield those of the shards that have the receipt, CHECKED_ROWS at a time."""
-    held: list[tuple[Shard, Receipt]] = []
-    rows = 0
-    for shard, receipt in found:
-        if shard is not None and receipt.is_of(shard, arrays):
-            held.append((shard, receipt))
-            rows += receipt.records
-            if rows >= CHECKED_ROWS:
-                yield from _fitting(held, len(arrays))
-                held, rows = [], 0
+    """Yield the shards that receipts prove, about CHECKED_BYTES of receipts at a time.
+
+    A receipt with a shard must be of that shard; one without describes the shard that it is of.
+    """
+    held: list[tuple[Receipt, Shard | None]] = []
+    size = 0
+    for receipt, shard in found:
+        held.append((receipt, shard))
+        size += receipt.size
+        if size >= CHECKED_BYTES:
+            yield from _proven(held, shard_records, arrays)
+            held, size = [], 0
     if held:
-        yield from _fitting(held, len(arrays))
+        yield from _proven(held, shard_records, arrays)
 
 
-def _fitting(several: list[tuple[Shard, Receipt]], arrays: int) -> Iterator[Written]:
-    """Yield those of which every row is that of its id, with values that the index can have."""
-    shards, receipts = [shard for shard, _ in several], [receipt for _, receipt in several]
-    lengths = [receipt.records for receipt in receipts]
+def _proven(
+    several: list[tuple[Receipt, Shard | None]], shard_records: int, arrays: tuple[str, ...]
+) -> Iterator[Written]:
+    """Yield the shards of some receipts: of all at once, or of each alone if one is wrong."""
+    written = _checked(several, shard_records, arrays)
+    if written is not None:
+        yield written
+    elif len(several) > 1:
+        for each in several:
+            yield from _proven([each], shard_records, arrays)
+
+
+def _checked(
+    several: list[tuple[Receipt, Shard | None]], shard_records: int, arrays: tuple[str, ...]
+) -> Written | None:
+    """Return the shards of some receipts, None if one of them proves nothing."""
+    receipts = [receipt for receipt, _ in several]
     try:
         columns = [_column(name, receipts) for name in INDEX_SCHEMA.names]
     except pa.ArrowInvalid:
-        if len(several) > 1:
-            for each in several:
-                yield from _fitting([each], arrays)
-        return
+        return None
     rows = pa.RecordBatch.from_arrays(columns, schema=INDEX_SCHEMA)
-    shapes = pa.array([str(shard.shape) for shard in shards])
-    expected = {
-        "image_id": pa.concat_arrays([shard.ids.column for shard in shards]).cast(pa.string()),
-        "shape": shapes.take(pa.array(np.repeat(np.arange(len(shards)), lengths))),
-        "row": pa.array(np.fromiter(chain.from_iterable(s.rows for s in shards), np.int64)),
-    }
-    fits = fits_index(rows, arrays)
-    for name, column in expected.items():
-        same = pc.call_function("equal", [rows.column(name), column])
-        fits &= same.to_numpy(zero_copy_only=False)
-    ends = np.cumsum(lengths)
-    refused = set(np.searchsorted(ends, np.flatnonzero(~fits), side="right").tolist())
-    kept = np.array([number not in refused for number in range(len(several))])
-    ids = rows.column("image_id")  # those of all share one column, without the rest of the receipts
-    yield Written(
-        [
-            replace(shards[k], ids=Ids(ids[ends[k] - lengths[k] : ends[k]]))
-            for k in np.flatnonzero(kept)
-        ],
-        [receipts[k] for k in np.flatnonzero(kept)],
-        rows.filter(pa.array(np.repeat(kept, lengths))) if refused else rows,
-    )
+    ids, numbers = rows.column("image_id"), rows.column("row").to_numpy()
+    shards: list[Shard] = []
+    end = 0
+    for receipt, planned in several:
+        start, end = end, end + receipt.records
+        shard = receipt.described(Ids(ids[start:end]), numbers[start:end], shard_records)
+        if shard is None or not receipt.is_of(planned or shard, arrays):
+            return None
+        if planned is not None and not planned.has_same_records(shard):
+            return None
+        shards.append(planned or shard)
+    shapes = pa.array([str(shard.shape) for shard in shards], pa.string())
+    of_rows = np.repeat(np.arange(len(shards)), [receipt.records for receipt in receipts])
+    if not rows.column("shape").equals(shapes.take(pa.array(of_rows))):
+        return None
+    return Written(shards, receipts, rows) if fits_index(rows, len(arrays)) else None
 
 
-def fits_index(rows: pa.RecordBatch, arrays: int) -> np.ndarray:
-    """Return (row,) bool: whether the index of a store with so many arrays can have this row."""
+def fits_index(rows: pa.RecordBatch, arrays: int) -> bool:
+    """Return whether the index of a store with so many arrays can have these rows."""
     status = rows.column("status")
-    has_record = pc.call_function("equal", [status, Status.OK.value]).to_numpy(zero_copy_only=False)
-    fits = pc.call_function("is_in", [status], pc.SetLookupOptions(STATUSES))
-    fits = fits.to_numpy(zero_copy_only=False)
+    statuses = pa.array([status.value for status in Status], pa.string())  # here: it imports pandas
+    is_known = pc.call_function("is_in", [status], pc.SetLookupOptions(statuses))
+    has_digits = has_record(rows).to_numpy(zero_copy_only=False)
+    fits = is_known.to_numpy(zero_copy_only=False).all()
     for name, column in zip(rows.schema.names, rows.columns, strict=True):
         if not pa.types.is_string(column.type):
-            fits &= column.to_numpy() >= 0
+            fits &= (column.to_numpy() >= 0).all()
             continue
         lengths = pc.call_function("binary_length", [column]).to_numpy()
-        fits &= lengths <= MAX_TEXT
+        fits &= (lengths <= MAX_TEXT).all()
         if name in RECORD_DIGITS:
-            fits &= lengths == RECORD_DIGITS[name] * arrays * has_record
-        if name in HASHES:
-            options = pc.MatchSubstringOptions(HASHES[name])
-            matches = pc.call_function("match_substring_regex", [column], options)
-            fits &= matches.to_numpy(zero_copy_only=False)
-    return fits
+            fits &= (lengths == RECORD_DIGITS[name] * arrays * has_digits).all()
+        if name in HASH_DIGITS:
+            fits &= are_hashes(name, column)
+    return bool(fits)
 
 
 def max_receipt_bytes(records: int) -> int:

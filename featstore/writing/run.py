@@ -11,8 +11,9 @@ from functools import cached_property
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 
-from ...base.errors import StoreError
+from ...base.errors import StoreUsageError
 from ...base.files import fsync_folder, require_folder, write_atomically
 from ...base.parquet import rows_of
 from ...base.text import counted
@@ -40,7 +41,7 @@ from ..metadata import About, differences, zarr_metadata_files
 from ..quantise import SCALE_FILE, Scale
 from ..shards import ShardRow, check_files, shard_size_problem
 from ..store import FeatureStore
-from ..tables import IndexRow, index_rows
+from ..tables import has_record
 from .journal import Journal, Plan
 from .receipts import Written
 
@@ -48,10 +49,10 @@ NO_TEXTS = About()
 
 
 def check_place(path: Path) -> None:
-    """Raise StoreError unless `path` is free, empty, a store or an unfinished store."""
+    """Raise StoreUsageError unless `path` is free, empty, a store or an unfinished store."""
     empty = not path.exists() or (path.is_dir() and not any(path.iterdir()))
     if not (empty or (path / STORE_JSON).exists() or (path / JOURNAL).is_dir()):
-        raise StoreError(
+        raise StoreUsageError(
             f"{path} exists and is not a feature store; choose another folder",
             code="E-STORE-OCCUPIED",
         )
@@ -62,7 +63,7 @@ def check_place(path: Path) -> None:
 def finished_store(path: Path, identity: Identity) -> FeatureStore | None:
     """Return the finished store at `path`, None if there is none or an unfinished one.
 
-    Raises StoreError if the store has another identity, or something else is at `path`.
+    Raises StoreUsageError if the store has another identity, or something else is at `path`.
     """
     check_place(path)
     if not (path / STORE_JSON).exists():
@@ -70,7 +71,7 @@ def finished_store(path: Path, identity: Identity) -> FeatureStore | None:
     store = FeatureStore.open(path)
     different = list(differences(store.identity.to_json(), identity.to_json()))
     if different:
-        raise StoreError(
+        raise StoreUsageError(
             f"{path} exists: {'; '.join(different)}; choose another folder",
             code="E-STORE-OTHER",
         )
@@ -115,7 +116,7 @@ def update_layout(
             else:
                 is_new[at] = status in retry or image_id in changed
     if left_out:
-        raise StoreError(
+        raise StoreUsageError(
             f"{store.path} exists and holds {counted(len(left_out), 'image')} that the manifest "
             f"does not have (such as {left_out[0]!r}); to add to it, pass all of its images and "
             f"the new ones, or choose another folder",
@@ -182,14 +183,14 @@ class Run:
         )
 
     def check_plan(self, stored: Plan) -> None:
-        """Raise StoreError unless the plan in the journal is the one of this run."""
+        """Raise StoreUsageError unless the plan in the journal is the one of this run."""
         if stored == self.plan:
             return
         begun, asked = (
             {**plan.identity, "shard_records": plan.shard_records} for plan in (stored, self.plan)
         )
         problem = "; ".join(differences(begun, asked)) or "it was planned for other images"
-        raise StoreError(
+        raise StoreUsageError(
             f"{self.path} is unfinished and was begun with other options: {problem}. "
             f"Finish it as it was begun, or choose another folder",
             code="E-PLAN-OTHER",
@@ -265,11 +266,11 @@ class Run:
 
     def written(self, shards: Iterable[Shard]) -> Iterator[Written]:
         """Yield those of `shards` that have a receipt."""
-        return self.journal.written(shards, self.identity.arrays)
+        return self.journal.written(shards, self.layout.shard_records, self.identity.arrays)
 
-    def rows(self, shards: Iterable[Shard]) -> Iterator[IndexRow]:
+    def rows(self, shards: Iterable[Shard]) -> Iterator[pa.RecordBatch]:
         """Yield the index rows of the ids of those of `shards` that are written."""
-        return index_rows(written.rows for written in self.written(shards))
+        return (written.rows for written in self.written(shards))
 
     def pending(self, shards: tuple[Shard, ...]) -> tuple[Shard, ...]:
         """Return those of `shards` to write; the files of the others are hashed to be sure."""
@@ -294,7 +295,7 @@ class Run:
         that is new to the parent, or whose old record is replaced because its file has changed:
         the store then records the status of that id.
         """
-        if any(row.status == Status.OK for row in self.rows(self.layout.shards)):
+        if any(has_record(rows).true_count for rows in self.rows(self.layout.shards)):
             return False
         if self.parent is None:
             return True

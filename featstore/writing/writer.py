@@ -1,5 +1,10 @@
 """Write a store: hold its lock, write the shards that are pending, commit."""
 
+# pyarrow has no types.
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
+# pyright: reportMissingTypeStubs=false
+# pyright: reportUnknownArgumentType=false, reportUnknownParameterType=false
+
 import contextlib
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -7,8 +12,9 @@ from pathlib import Path
 from typing import Self
 
 import numpy as np
+import pyarrow as pa
 
-from ...base.errors import StoreError
+from ...base.errors import StoreError, StoreUsageError
 from ...base.files import remove_temporaries
 from ..geometry import GridShape
 from ..identity import Identity
@@ -19,9 +25,10 @@ from ..quantise import Scale
 from ..shards import RecordHashes, ShardWriter, as_bytes, encode
 from ..store import FeatureStore
 from ..tables import IndexRow
-from .commit import commit_store, complete_commit, remove_leftovers, rollback
+from .commit import Proof, commit_store, complete_commit, remove_leftovers, rollback
 from .journal import Journal
 from .lock import StoreLock
+from .merge import SortedRuns, merged
 from .receipts import Receipt, check_libraries
 from .run import NO_TEXTS, Run, finished_store
 
@@ -44,7 +51,7 @@ def write_store(
     """
     path = Path(path)
     if finished_store(path, identity) is not None:
-        raise StoreError(
+        raise StoreUsageError(
             f"{path} is a finished store already; open it, or choose another path",
             code="E-STORE-FINISHED",
         )
@@ -122,7 +129,7 @@ class StoreWriter:
     its lock excludes another run of the same part.
 
     Memory: the ids of the layout, and during the commit 32 bytes for each id and the rows of one
-    row group. No features are held.
+    row group; the rows of all ids are then in a temporary file. No features are held.
     """
 
     pending: tuple[Shard, ...]
@@ -212,9 +219,16 @@ class StoreWriter:
         run.check_plan(stored)
         journal.clear_temporaries(numbers)
 
-    def rows(self) -> Iterator[IndexRow]:
+    def rows(self) -> Iterator[pa.RecordBatch]:
         """Yield the index rows of the ids of those of `shards` that are written."""
         return self._run.rows(self.shards)
+
+    def sorted_rows(self) -> Iterator[pa.RecordBatch]:
+        """Yield the same sorted by id; meanwhile they take space on the store's disk."""
+        with contextlib.closing(SortedRuns(self._run.path)) as runs:
+            for rows in self.rows():
+                runs.add(rows)
+            yield from merged(runs.streams())
 
     def produced_no_records(self) -> bool:
         """Return whether all shards are written and contain no new record at all."""
@@ -231,7 +245,10 @@ class StoreWriter:
         Raises StoreError if a shard is not written yet, or if another process has broken the lock.
         """
         self._require_whole()
-        return commit_store(self._run, self._lock)
+        with contextlib.closing(Proof(self._run.path)) as proof:
+            for written in self._run.written(self.shards):
+                proof.add(written)
+            return commit_store(self._run, self._lock, proof)
 
     def _require_whole(self) -> None:
         if self._numbers is not None:

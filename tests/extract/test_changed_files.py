@@ -18,7 +18,7 @@ from clipfeat.extract.report import Progress
 from clipfeat.extract.source_files import SourceFiles, file_sha256, file_stamp
 from clipfeat.featstore import FeatureStore, Status, StoreError
 from clipfeat.featstore.audit.verify import Depth, verify
-from clipfeat.featstore.layout import Part
+from clipfeat.featstore.layout import Ids, Part
 from clipfeat.featstore.writing.parts import commit_parts
 from clipfeat.manifests import folder_manifest
 
@@ -311,8 +311,9 @@ def test_only_the_files_of_a_part_are_looked_at(made, tmp_path, monkeypatch):
 
     monkeypatch.setattr(source_files, "file_stamp", stamp)
     files = SourceFiles(folder_manifest(made / "images"), tmp_path / "s", None)
-    assert files.record(None, ["p003", "p007"]) == 0
-    assert files.record(None, ["p003", "p007"], planned=["p001", "p003"]) == 0
+    assert files.record(None, [Ids.of(["p003", "p007"])]) == 0
+    planned = [Ids.of(["p001", "p003"])]
+    assert files.record(None, [Ids.of(["p003", "p007"])], planned=planned) == 0
     assert looked == ["p003.jpg", "p007.jpg", "p001.jpg"]
 
 

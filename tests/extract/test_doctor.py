@@ -6,7 +6,7 @@ import subprocess
 import sys
 import threading
 from http.server import BaseHTTPRequestHandler, HTTPServer
-from importlib.metadata import PackageNotFoundError
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -206,6 +206,18 @@ def test_a_disk_that_cannot_be_written_fails(quick, monkeypatch):
     assert "No space left" in check.text
     monkeypatch.setattr(facts, "DISK_BYTES", 1 << 60)
     assert "free" in facts.disk(Path()).text
+
+
+def test_the_libraries_that_decode_are_named(monkeypatch):
+    monkeypatch.setattr(facts, "DECODE_SECONDS", 0.01)
+    check = facts.decoder()
+    assert check.text.startswith("Pillow with libjpeg")
+    assert f"; for a GPU, simplejpeg {version('simplejpeg')}: " in check.text
+    assert check.numbers["simplejpeg_images_per_second"] > 0
+    monkeypatch.setattr("clipfeat.extract.pixels.jpeg.jpeg_decoder", lambda: None)
+    check = facts.decoder()
+    assert "gives other pixels here" in check.text
+    assert check.numbers["simplejpeg_images_per_second"] is None
 
 
 def test_the_base_install_says_what_is_missing(tmp_path):

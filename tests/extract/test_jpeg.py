@@ -121,8 +121,8 @@ def test_a_decoder_with_other_pixels_is_not_used(monkeypatch):
     def coarse(content, colorspace, **options):
         return decode_one(content, colorspace, fastupsample=True, fastdct=True, **options)
 
-    jpeg._decoder.cache_clear()
+    jpeg.jpeg_decoder.cache_clear()
     monkeypatch.setattr(simplejpeg, "decode_jpeg", coarse)
-    assert jpeg._decoder() is None
+    assert jpeg.jpeg_decoder() is None
     assert check_decode(jpeg_file()).is_as_decoded
-    jpeg._decoder.cache_clear()
+    jpeg.jpeg_decoder.cache_clear()

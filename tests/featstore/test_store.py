@@ -159,6 +159,14 @@ class TestWholeNumbers:
             assert repr(single) in str(refused.value)
 
 
+def test_a_store_shows_what_it_is(tmp_path):
+    store = FeatureStore.open(make_store(tmp_path / "a\nb", grids(2)))
+    assert repr(store) == (
+        f"<FeatureStore {tmp_path}/a\\nb: 2 records, dim 8, float16, zstd, "
+        f"digest {store.digest[:16]}...>"
+    )
+
+
 def test_iterating_gives_the_ids_that_are_in_it(tmp_path):
     records = {**grids(5), "gone": None}
     store = FeatureStore.open(make_store(tmp_path / "s", records))

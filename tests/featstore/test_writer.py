@@ -20,12 +20,14 @@ from interrupted_writer import RECORDS
 from refused import refuses
 from stores import files_of, make_identity, make_store, snapshot
 
+from clipfeat.base.errors import StoreUsageError
 from clipfeat.featstore import FeatureStore, GridShape, IndexRow, StoreError
 from clipfeat.featstore.audit.verify import verify
 from clipfeat.featstore.layout import Grids, lay_out
 from clipfeat.featstore.tables import index_batch, index_lines, index_rows
-from clipfeat.featstore.writing import commit, journal
-from clipfeat.featstore.writing.commit import complete_commit, merged
+from clipfeat.featstore.writing import journal, merge
+from clipfeat.featstore.writing.commit import complete_commit
+from clipfeat.featstore.writing.merge import merged
 from clipfeat.featstore.writing.run import finished_store, update_layout
 from clipfeat.featstore.writing.writer import StoreWriter
 
@@ -105,16 +107,30 @@ def test_columns_of_sorted_sources_are_merged_as_rows_would_be():
     assert list(merged([])) == []
 
 
+def test_rows_wait_on_the_disk_in_sorted_runs(tmp_path):
+    rows = [IndexRow(f"{k:03}", "ok", "", "1x1", k, 0, 0, "", "", "") for k in range(30)]
+    batches = [rows[:10], [], rows[12:20], rows[11:9:-1], rows[20:22], rows[22:]]
+    runs = merge.SortedRuns(tmp_path)
+    for some in batches:
+        runs.add(index_batch(some))
+    assert list(tmp_path.iterdir()) == []
+    streams = runs.streams()
+    assert len(streams) == 2
+    assert list(index_rows(merged(streams))) == rows
+    runs.close()
+    runs.close()
+
+
 def test_a_row_costs_no_more_where_there_are_many_streams(monkeypatch):
     asked, ids = 0, [f"{k:05}" for k in range(2400)]
-    read_id = commit._id
+    read_id = merge._id
 
     def counting(batch, row):
         nonlocal asked
         asked += 1
         return read_id(batch, row)
 
-    monkeypatch.setattr(commit, "_id", counting)
+    monkeypatch.setattr(merge, "_id", counting)
     rows = [IndexRow(i, "ok", "", "1x1", k, 0, 0, "", "", "") for k, i in enumerate(ids)]
     found = merged(iter([index_batch(rows[k::800])]) for k in range(800))
     assert [row.image_id for row in index_rows(found)] == ids
@@ -259,8 +275,9 @@ def test_a_finished_store_is_recognised_or_the_difference_is_named(tmp_path):
     assert store is not None
     assert len(store) == 60
     differs = "dtype is float16 in the store, float32 asked for"
-    with refuses("E-STORE-OTHER", differs, kind=StoreError):
+    with refuses("E-STORE-OTHER", differs, kind=StoreUsageError):
         finished_store(path, make_identity(16, dtype="float32"))
+    assert (StoreUsageError.exit_code, StoreError.exit_code) == (2, 1)
     shapes = dict.fromkeys(RECORDS, GridShape(2, 3))
     assert update_layout(store, Grids.of(shapes)).shards == ()
     del shapes["i000"]

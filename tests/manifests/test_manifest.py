@@ -136,6 +136,14 @@ class TestParquet:
         with refuses("E-MANIFEST-WRITE", "is not a folder", kind=ManifestError):
             write_manifest(manifest, tmp_path / "none" / "m.parquet")
 
+    def test_a_name_by_which_it_would_be_read_as_something_else(self, tmp_path):
+        manifest = Manifest.of(tmp_path, [Image("a", "a.jpg", 1, 1)])
+        for name in ("m.csv", "m.jsonl", "m"):
+            with refuses("E-MANIFEST-WRITE", f"{name}: ", ".parquet", kind=ManifestError):
+                write_manifest(manifest, tmp_path / name)
+            assert not (tmp_path / name).exists()
+        write_manifest(manifest, tmp_path / "m.PARQUET")
+
     def test_a_pipe_is_not_replaced(self, tmp_path):
         pipe = tmp_path / "pipe"
         os.mkfifo(pipe)

@@ -12,11 +12,12 @@ import numpy as np
 import pytest
 import torch
 from accelerate import Accelerator
+from logged import logged
 from refused import refuses
 from vqa_world import FAST, make_world
 
 from clipfeat.base.errors import ClipfeatError, UsageError
-from clipfeat.train import Task, fit
+from clipfeat.train import Task, fit, log
 from clipfeat.train.batches import Order, epoch_order
 from clipfeat.train.checkpoint import read_checkpoint, write_checkpoint
 from clipfeat.train.devices import accelerator_of_trained, accelerator_on
@@ -68,6 +69,26 @@ def test_a_batch_in_parts_has_the_loss_of_the_whole(
         losses.append([line["loss"] for line in metrics(run) if "loss" in line])
     assert len(losses[0]) == 8  # 72 questions: seven batches of 10 and one of 2
     assert losses[0] == pytest.approx(losses[1], rel=1e-4)
+
+
+def test_a_run_without_a_terminal_logs_how_far_it_is(
+    world: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with logged() as quick:
+        run_here(world, tmp_path / "quick", "epochs=1", "batch_size=10")
+    assert not any("update" in line for line in quick)
+    monkeypatch.setattr(log, "LOG_SECONDS", -1.0)
+    with logged() as lines:
+        run_here(world, tmp_path / "run", "epochs=2", "batch_size=10", "log_every=5")
+    updates = [line.split(", ")[:2] for line in lines if "update" in line]
+    assert updates == [
+        ["epoch 1 of 2", "update 5 of 16"],
+        ["epoch 1 of 2", "update 8 of 16"],
+        ["epoch 2 of 2", "update 10 of 16"],
+        ["epoch 2 of 2", "update 15 of 16"],
+        ["epoch 2 of 2", "update 16 of 16"],
+    ]
+    assert "best score" in lines[-1]
 
 
 def test_a_loss_that_is_no_number_stops_the_run(world: tuple[Path, Path], tmp_path: Path) -> None:
