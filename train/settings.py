@@ -16,6 +16,7 @@ PRECISIONS = ("float32", "bfloat16", "float16")
 OPTIMIZERS = ("adamw", "adamax")
 SCHEDULES = ("cosine", "linear", "step", "noam", "constant")
 CACHES = ("none", "memory", "device")
+CHOSEN = -1  # of window_shards: the number is not stated
 LARGEST = 1 << 63  # torch takes no larger seed, and a float no number of any length
 MAX_TOML_BYTES = 1 << 20
 
@@ -30,6 +31,9 @@ class LoopSettings:
     batch_size: int = 64  # examples an update, of all processes together
     bucket_by_grid_shape: bool = False  # batches of images with one grid shape: less padding
     max_texts_per_image: int = 0  # most adjacent texts about one image in a batch; 0: all
+    # Shards whose examples are shuffled together, then those of the next ones; 0: all, -1: as many as
+    # the cache allows if the store is behind a URL, else all. A run keeps what it began with.
+    window_shards: int = CHOSEN
     # Parts that a batch is computed in; more parts take less memory.
     gradient_accumulation_steps: int = 1
     optimizer: str = "adamw"
@@ -55,6 +59,7 @@ class LoopSettings:
         require_at_least(
             self, 0, "max_texts_per_image", "seed", "updates", "weight_decay", "clip_norm"
         )
+        require_at_least(self, CHOSEN, "window_shards")
         require_choice(self, "precision", PRECISIONS)
         require_choice(self, "optimizer", OPTIMIZERS)
         require_choice(self, "schedule", SCHEDULES)
