@@ -233,9 +233,16 @@ def _check_values(metadata: StoreMetadata) -> None:
 def is_written_canonically(store: Path) -> bool:
     """Return whether the bytes of store.json are those that its content must be written as."""
     try:
-        content = read_bytes(store / STORE_JSON, MAX_STORE_JSON_BYTES)
-        return _indented(parse_json(content)) == content
-    except (OSError, ValueError):
+        return is_canonical(read_bytes(store / STORE_JSON, MAX_STORE_JSON_BYTES))
+    except OSError:
+        return False
+
+
+def is_canonical(text: bytes) -> bool:
+    """Return whether a store.json is written as its content must be."""
+    try:
+        return _indented(parse_json(text)) == text
+    except ValueError:
         return False
 
 
@@ -256,7 +263,10 @@ def store_digest(identity: Identity, shards: Iterable[ShardRow], index: Iterable
 
 
 def differences(
-    stored: Mapping[str, Any], wanted: Mapping[str, Any], at: str = ""
+    stored: Mapping[str, Any],
+    wanted: Mapping[str, Any],
+    phrase: str = "{name} is {old} in the store, {new} asked for",
+    at: str = "",
 ) -> Iterator[str]:
     """Yield a phrase for each value in which two nested JSON objects differ.
 
@@ -267,9 +277,9 @@ def differences(
         old, new = stored.get(key), wanted.get(key)
         inner_old, inner_new = _as_object(old), _as_object(new)
         if inner_old is not None and inner_new is not None:
-            yield from differences(inner_old, inner_new, f"{at}{key}.")
+            yield from differences(inner_old, inner_new, phrase, f"{at}{key}.")
         elif old != new:
-            yield f"{at}{key} is {old} in the store, {new} asked for"
+            yield phrase.format(name=f"{at}{key}", old=old, new=new)
 
 
 def _as_object(value: Any) -> Mapping[str, Any] | None:

@@ -312,12 +312,14 @@ class RemoteReader(RecordReader):
                 self._decode(encoded, dtype, convert, record)
             except CorruptStoreError as error:
                 raise self._bad_record(span.row, record, error) from None
-            self._files.cache.put(_key(span.row, record), encoded)
+            if self._hashes is not None or record.check is not None:  # it is proven to be this one
+                self._files.cache.put(_key(span.row, record), encoded)
 
     def _fetch_span(self, array: str, span: _Span) -> None:
-        """Fetch records with one request and keep them; whoever reads them compares checksums."""
+        """Fetch records with one request, and keep them."""
         for record, encoded in self._received(array, span):
-            self._files.cache.put(_key(span.row, record), encoded)
+            if self._hashes is not None or array == "grid":  # whoever reads a grid compares its check
+                self._files.cache.put(_key(span.row, record), encoded)
 
     def _received(self, array: str, span: _Span) -> Iterator[tuple[WantedRecord, bytes]]:
         """Yield the records of a request as stored, compared with the index if that is known."""

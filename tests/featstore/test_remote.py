@@ -569,6 +569,40 @@ def test_processes_read_after_their_parent_has(server, method):
     assert store["image015"].tobytes() == RECORDS["image015"].tobytes()
 
 
+def read_all_in_child(store, pipe):
+    pipe.send([grid.tobytes() for grid in store.read(store.ids[:20]).features])
+
+
+# Python 3.12 warns of every fork where there are threads; this is the case that it warns of.
+@pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork:DeprecationWarning")
+def test_a_fork_in_the_middle_of_reading_reads(server, monkeypatch):
+    monkeypatch.setattr(Cache, "get", lambda self, key, limit: None)
+    url = served(server, "f", grids(20))
+    store = FeatureStore.open(url)
+    wanted = [grid.tobytes() for grid in store.read(store.ids).features]
+    stop = threading.Event()
+
+    def read_on():
+        while not stop.is_set():
+            store.read(store.ids)
+
+    reader = threading.Thread(target=read_on)
+    reader.start()
+    try:
+        context = mp.get_context("fork")
+        for _ in range(5):
+            parent_end, child_end = context.Pipe()
+            child = context.Process(target=read_all_in_child, args=(store, child_end))
+            child.start()
+            assert parent_end.poll(60), "the child hangs"
+            assert parent_end.recv() == wanted
+            child.join()
+            assert child.exitcode == 0
+    finally:
+        stop.set()
+        reader.join()
+
+
 def test_a_pickled_store_asks_nothing_and_stays_the_same_store(server):
     url = served(server, "k", grids(3))
     store = FeatureStore.open(url)
