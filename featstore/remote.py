@@ -318,7 +318,9 @@ class RemoteReader(RecordReader):
     def _fetch_span(self, array: str, span: _Span) -> None:
         """Fetch records with one request, and keep them."""
         for record, encoded in self._received(array, span):
-            if self._hashes is not None or array == "grid":  # whoever reads a grid compares its check
+            if (
+                self._hashes is not None or array == "grid"
+            ):  # whoever reads a grid compares its check
                 self._files.cache.put(_key(span.row, record), encoded)
 
     def _received(self, array: str, span: _Span) -> Iterator[tuple[WantedRecord, bytes]]:

@@ -13,6 +13,7 @@ from jaxtyping import Int
 Job = TypeVar("Job")
 Batch = TypeVar("Batch")
 Numbers = Int[np.ndarray, " example"]  # example numbers: positions in a split
+BatchNumbers = Int[np.ndarray, " _"]  # those of one batch; batches differ in size
 
 READ_AHEAD = 3  # batches held in memory: more smooths nothing once reading keeps up
 FIRST_WINDOW = (
@@ -63,7 +64,7 @@ class Order:
     image_ids: Sequence[str] = ()  # of the store, where records are to be fetched before their use
     window_shards: int = 0  # 0: the examples of all shards are shuffled together
 
-    def batches(self, *, size: int, seed: int, epoch: int) -> list[Int[np.ndarray, " _"]]:
+    def batches(self, *, size: int, seed: int, epoch: int) -> list[BatchNumbers]:
         """Return the example numbers of each batch of an epoch, each example once.
 
         One batch holds what is left, fewer than `size`.
@@ -82,15 +83,15 @@ class Order:
         return sorted(shuffled, key=lambda batch: window[batch[0]])
 
     def by_window(
-        self, batches: Iterable[Numbers], *, seed: int, epoch: int
-    ) -> list[list[Numbers]]:
+        self, batches: Sequence[BatchNumbers], *, seed: int, epoch: int
+    ) -> list[list[BatchNumbers]]:
         """Return batches of an epoch, in its order, grouped by the window that they begin in."""
         window = self._window_of_example(seed, epoch)
         return [
             list(group) for _, group in itertools.groupby(batches, lambda batch: window[batch[0]])
         ]
 
-    def shards_of(self, batches: Sequence[Numbers]) -> list[list[str]]:
+    def shards_of(self, batches: Sequence[BatchNumbers]) -> list[list[str]]:
         """Return the image ids of some batches, each once, those of a shard together."""
         if self.shard_of_image is None:
             return []
@@ -125,7 +126,7 @@ def window_sizes(shards: int, most: int) -> list[int]:
     return sizes
 
 
-def cut(order: Numbers, size: int) -> list[Int[np.ndarray, " _"]]:
+def cut(order: Numbers, size: int) -> list[BatchNumbers]:
     """Return `order` in batches of `size`; the last holds what is left."""
     return [order[start : start + size] for start in range(0, len(order), size)]
 

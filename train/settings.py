@@ -1,5 +1,6 @@
 """Settings: a frozen dataclass for each task, read from TOML files and `key=value` texts."""
 
+import copy
 import dataclasses
 import difflib
 import math
@@ -155,10 +156,15 @@ def load_settings(kind: type[S], *, config: Path | None, assignments: Sequence[s
     A key may lead into a table: `model.hidden=512`. Raises UsageError for a file that is not
     TOML, an unknown key (near matches are named) and a value of the wrong type or out of range.
     """
-    values = {} if config is None else _read_toml(config)
+    return change_settings(kind, {} if config is None else _read_toml(config), assignments)
+
+
+def change_settings(kind: type[S], values: Mapping[str, Any], assignments: Sequence[str]) -> S:
+    """Return the settings that `values` holds, with `key=value` texts on top; raises likewise."""
+    changed = copy.deepcopy(dict(values))
     for text in assignments:
-        _assign(values, *_parse_assignment(text))
-    return settings_of(kind, values)
+        _assign(changed, *_parse_assignment(text))
+    return settings_of(kind, changed)
 
 
 def settings_of(kind: type[S], values: Mapping[str, Any], table: str = "") -> S:

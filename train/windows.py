@@ -13,7 +13,7 @@ from ..base.jsonio import field
 from ..base.text import is_url
 from ..featstore import FeatureStore
 from ..featstore.cache import Cache
-from .batches import FIRST_WINDOW, Numbers, Order, prefetch
+from .batches import FIRST_WINDOW, BatchNumbers, Order, prefetch
 from .run import SETTINGS, read_manifest
 from .settings import CHOSEN, LoopSettings
 from .task import Task
@@ -74,16 +74,16 @@ def describe_reading(store: FeatureStore, order: Order) -> str:
     size = used * sum(sizes.values()) // len(sizes)
     requests = size // SPAN_BYTES + 2 * used * len(store.identity.arrays)
     return (
-        f"{store.location}: read shard by shard, {min(order.window_shards, used)} of {used} in a "
-        f"window whose examples are shuffled together; about {requests:,} requests an epoch for "
-        f"{size / 1e9:.2f} GB less what is in the cache, and not one for each of "
-        f"{len(order.shard_of_image):,} images, because {HUB_LIMIT}"
+        f"{store.location}: examples are shuffled in windows of {min(order.window_shards, used)} of "
+        f"{used} shards, which are fetched before their use: about {requests:,} requests for "
+        f"{size / 1e9:.2f} GB, less what is in the cache, instead of one for each of "
+        f"{len(order.shard_of_image):,} images; {HUB_LIMIT}"
     )
 
 
 def fetched(
-    task: Task[Any, Any], batches: Sequence[Numbers], epoch: int
-) -> Generator[Numbers, None, None]:
+    task: Task[Any, Any], batches: Sequence[BatchNumbers], epoch: int
+) -> Generator[BatchNumbers, None, None]:
     """Yield batches of an epoch; the records of a window are in the cache before its first batch.
 
     While a window is used, a thread fetches the next one. Of several processes on a machine, each
@@ -98,7 +98,7 @@ def fetched(
     processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     process = int(os.environ.get("LOCAL_RANK", "0"))
 
-    def fetch(window: list[Numbers]) -> list[Numbers]:
+    def fetch(window: list[BatchNumbers]) -> list[BatchNumbers]:
         for ids in order.shards_of(window)[process::processes]:
             if not stopped.is_set():
                 task.fetch(ids)
