@@ -1,4 +1,6 @@
-"""Bytes of files behind HTTP(S) URLs: ranges and whole files, checked strictly, in bounded time.
+"""Bytes of files behind URLs: ranges and whole files, checked strictly, in bounded time.
+
+This is the client for HTTP(S); objects in clouds are read by `base/objects.py`.
 
 Only an answer that is exactly what was asked for is accepted: status 206 with the requested
 Content-Range, as many bytes as requested, without compression and in one part. The bytes
@@ -25,6 +27,7 @@ from urllib3.exceptions import HTTPError, LocationParseError, LocationValueError
 from . import clipfeat_version
 from .credentials import authorization, login_remedy, origin
 from .errors import CorruptStoreError, StoreError
+from .objects import SCHEMES, is_object, stream_object
 from .text import printable
 
 RETRIES = 4  # one after the other, without PROGRESS_BYTES between them
@@ -61,7 +64,7 @@ def read_range(url: str, first: int, length: int, *, size: int | None = None) ->
 def stream_range(url: str, first: int, length: int, *, size: int | None = None) -> Iterator[bytes]:
     """Yield the bytes that `read_range` returns, in pieces; a dropped connection is continued."""
     if length:
-        yield from _Transfer(url, first, length, size, length).pieces()
+        yield from _pieces(url, first, length, size, length)
 
 
 def read_file(url: str, limit: int) -> bytes:
@@ -71,16 +74,25 @@ def read_file(url: str, limit: int) -> bytes:
 
 def stream_file(url: str, limit: int) -> Iterator[bytes]:
     """Yield the bytes that `read_file` returns, in pieces; a dropped connection is continued."""
-    yield from _Transfer(url, 0, None, None, limit).pieces()
+    yield from _pieces(url, 0, None, None, limit)
+
+
+def _pieces(
+    url: str, first: int, length: int | None, size: int | None, limit: int
+) -> Iterator[bytes]:
+    """Return the pieces of a range, or of a whole file if `length` is None."""
+    if is_object(url):
+        return stream_object(url, first, length, size, limit)
+    return _Transfer(url, first, length, size, limit).pieces()
 
 
 def require_url(url: str) -> None:
-    """Raise StoreError (E-REMOTE-URL) unless `url` is a plain HTTP(S) URL of a file or a folder."""
+    """Raise StoreError (E-REMOTE-URL) unless `url` is a plain URL of a file or a folder."""
     problem = ""
     try:
         parts = urlsplit(url)
-        if parts.scheme not in ("http", "https"):
-            problem = "must begin with http://, https:// or hf://"
+        if parts.scheme not in ("http", "https", *SCHEMES):
+            problem = "must begin with https://, http://, hf://, s3://, gs:// or az://"
         elif not parts.hostname or not 0 <= (parts.port or 0) < 1 << 16:
             problem = "must name a host"
         elif "@" in parts.netloc:

@@ -14,7 +14,7 @@ import click
 
 from ..base.errors import UsageError
 from ..base.text import counted, tell
-from .options import LocalPath, as_json, patient_stdout, show
+from .options import LocalPath, StorePath, as_json, cache, patient_stdout, show
 from .store import store_argument
 
 logger = logging.getLogger(__name__)
@@ -153,17 +153,19 @@ def _ask_password() -> str:
 
 
 @click.command()
-@click.argument("a", type=LocalPath())
-@click.argument("b", type=LocalPath())
+@click.argument("a", type=StorePath())
+@click.argument("b", type=StorePath())
+@cache
 @as_json
-def diff(*, a: Path, b: Path, as_json: bool) -> None:
-    """Compare the stores A and B: identities, ids, features.
+def diff(*, a: str | Path, b: str | Path, as_json: bool) -> None:
+    """Compare the stores A and B, folders or URLs: identities, ids, features.
 
     The verdict is "same bits", "same features" (every relative error is within the tolerance of the
     less exact precision of the two), or "DIFFERENT". Exits with 1 if they are different.
 
     \b
     $ clipfeat store diff ours.clipfeat theirs.clipfeat
+    $ clipfeat store diff ours.clipfeat hf://datasets/lab/coco
     """
     from ..featstore import FeatureStore
     from ..featstore.report.diff import diff as diff_stores

@@ -220,6 +220,12 @@ def verify(
     if signed_by is not None:
         from ..featstore.sharing.sign import check_signature
 
+        if isinstance(path, str):
+            raise UsageError(
+                f"{path}: --signed-by is for a store on this machine, because a server may send "
+                f"something else the next time; pull the store first (clipfeat store pull)",
+                code="E-SIGN-URL",
+            )
         signer = check_signature(path, signed_by)
         if not as_json:
             logger.info(f"{path}: signed with the {signer}")

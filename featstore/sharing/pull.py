@@ -41,6 +41,9 @@ from ...base.files import (
 from ...base.jsonio import canonical_json
 from ...base.ranges import read_file, stream_file, stream_range
 from ...base.remote import RemoteFolder
+from ..audit.remote import MAX_DOCUMENT_BYTES
+from ..audit.verify import check_index
+from ..files import LocalFiles
 from ..geometry import GridShape
 from ..layout import (
     DOCUMENTS,
@@ -54,10 +57,11 @@ from ..layout import (
     table_file,
 )
 from ..lookup import LookupBuilder, lookup_bytes
-from ..metadata import StoreMetadata, read_metadata, store_digest, zarr_metadata_files
-from ..quantise import SCALE_FILE
-from ..shards import CRC_BYTES, ShardRow, check_files
-from ..tables import index_lines, most_shards, most_table_bytes, read_index, read_shards
+from ..metadata import StoreMetadata, read_metadata, zarr_metadata_files
+from ..quantise import SCALE_FILE, scale_bytes
+from ..shards import ShardRow, check_files
+from ..store import FeatureStore
+from ..tables import most_shards, most_table_bytes, read_index, read_shards
 from ..writing.commit import remove_leftovers
 from ..writing.journal import PLAN, Journal
 from ..writing.lock import StoreLock
@@ -67,8 +71,7 @@ logger = logging.getLogger(__name__)
 
 STREAMS = 8  # files received at a time
 LEAST_LIMIT = 100_000  # bytes a second; slower, the deadline of a range would pass
-LIMITED_RANGE = 1 << 23  # bytes that one request asks for where the rate is limited
-MAX_DOCUMENT_BYTES = 1 << 30
+RANGE_BYTES = 1 << 24  # of one request; each has its own deadline, which a slow connection keeps
 MAX_SIGNATURE_BYTES = 1 << 16
 SIGNATURE_STARTS = (b"untrusted comment:", b"-----BEGIN SSH SIGNATURE-----")
 
@@ -200,7 +203,8 @@ class _Pull:
         finally:
             self._meter.close()
         self._write_zarr_metadata()
-        self._write_lookup(shards)
+        self._write_lookup()
+        self._check_tables()
         write_atomically(path / STORE_JSON, self._sources.text)
         remove_leftovers(path)
         return self._meter.received
@@ -254,7 +258,7 @@ class _Pull:
         index = table_file("index", metadata.generation)
         self._fetch_file(index, metadata.tables["index"], most_table_bytes(metadata.id_count))
         if metadata.identity.scale_sha256 is not None:
-            size = 2 * 4 * metadata.identity.dim + CRC_BYTES
+            size = scale_bytes(metadata.identity.dim)
             self._fetch_file(SCALE_FILE, metadata.identity.scale_sha256, size)
         for name, sha256 in metadata.documents.items():
             self._fetch_file(name, sha256, MAX_DOCUMENT_BYTES)
@@ -358,9 +362,8 @@ class _Pull:
         return False
 
     def _pieces(self, url: str, first: int, size: int) -> Iterator[bytes]:
-        step = size if self._limit is None else LIMITED_RANGE
-        for start in range(first, size, step):
-            yield from stream_range(url, start, min(step, size - start), size=size)
+        for start in range(first, size, RANGE_BYTES):
+            yield from stream_range(url, start, min(RANGE_BYTES, size - start), size=size)
 
     def _make_folder(self, name: str) -> None:
         (self._path / name).parent.mkdir(parents=True, exist_ok=True)
@@ -378,32 +381,30 @@ class _Pull:
             self._make_folder(name)
             write_atomically(self._path / name, content)
 
-    def _write_lookup(self, shards: Sequence[ShardRow]) -> None:
-        """Make the look-up from the index; CorruptStoreError unless all tables fit each other."""
+    def _write_lookup(self) -> None:
+        """Make the look-up from the index."""
         metadata = self._metadata
         index = self._path / table_file("index", metadata.generation)
         builder = LookupBuilder(metadata.grid_shapes, metadata.identity.recipe)
-
-        def lines() -> Iterator[bytes]:
+        try:
             for batch in read_index(index, metadata.tables["index"], metadata.id_count):
                 builder.add(batch)
-                yield index_lines(batch)
-
-        try:
-            digest = store_digest(metadata.identity, shards, lines())
-        except (ValueError, KeyError, OverflowError) as error:
-            raise _contradiction(index, f"a row is invalid: {error}") from None
+        except (ValueError, KeyError) as error:
+            raise _contradiction(index.name, f"a row is invalid: {error}") from None
         content = lookup_bytes(builder.columns())
-        if digest != metadata.digest:
-            raise _contradiction(index, f"the tables give the digest {digest}")
-        if hashlib.sha256(content).hexdigest() != metadata.tables["lookup"]:
-            raise _contradiction(index, "the look-up is not that of the index")
         self._write(table_file("lookup", metadata.generation), content)
 
+    def _check_tables(self) -> None:
+        """Raise CorruptStoreError unless digest, look-up, index and packing list fit each other."""
+        for problem in check_index(
+            FeatureStore(LocalFiles(self._path), self._metadata, verify=True)
+        ):
+            raise _contradiction(problem.path, problem.problem)
 
-def _contradiction(index: Path, problem: str) -> CorruptStoreError:
+
+def _contradiction(name: str, problem: str) -> CorruptStoreError:
     return CorruptStoreError(
-        f"{index}: does not fit the {STORE_JSON} of the server: {problem}; tell the author of the store",
+        f"the tables of the store do not fit each other: {name}: {problem}; tell its author",
         code="E-PULL-TABLES",
     )
 

@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 from click.testing import CliRunner
+from fault_server import serving
 from stores import ONE_CELL, make_identity, make_store
 
 from clipfeat.cli.main import clipfeat
@@ -141,6 +142,14 @@ def test_records_are_read_a_few_at_a_time(store, tmp_path, monkeypatch):
     )
     diff(store, convert(store, tmp_path / "b", codec="none"))
     assert max(sizes) == module.CHUNK
+
+
+def test_a_store_behind_a_url(store, tmp_path, monkeypatch):
+    monkeypatch.setenv("CLIPFEAT_CACHE", str(tmp_path / "cache"))
+    convert(store, tmp_path / "b", codec="none")
+    with serving(tmp_path) as server:
+        found = diff(store, FeatureStore.open(f"{server.url}/b"))
+    assert (found.verdict, found.compared, found.same_bits) == ("same bits", 40, 40)
 
 
 def test_the_command(store, tmp_path):

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from click.testing import CliRunner
-from fault_server import FAULTS, always, serving
+from fault_server import FAULTS, always, isolate, serving
 from hostile import forge_column, reseal
 from logged import logged
 from refused import refuses
@@ -81,9 +81,9 @@ def copy(origin, tmp_path):
 
 
 @pytest.fixture(autouse=True)
-def impatient(monkeypatch):
-    """Servers are given up after moments, not minutes."""
-    monkeypatch.setattr(ranges, "BACKOFF_SECONDS", 0.001)
+def impatient(monkeypatch, tmp_path):
+    """Servers are given up after moments, not minutes; logins and proxies of the user do not count."""
+    isolate(monkeypatch, tmp_path, [])
     monkeypatch.setattr(ranges, "SILENCE_SECONDS", 0.2)
 
 
@@ -152,7 +152,7 @@ class TestAnHonestServer:
         waited = []
         monkeypatch.setattr(module.time, "sleep", waited.append)
         monkeypatch.setattr(module.time, "monotonic", lambda: 0.0)
-        monkeypatch.setattr(module, "LIMITED_RANGE", 500)
+        monkeypatch.setattr(module, "RANGE_BYTES", 500)
         received = pull(f"{honest.url}/s", tmp_path / "t", limit=100_000).received
         assert max(waited) == pytest.approx(received / 1e5, rel=0.2)
         assert is_complete(tmp_path / "t", origin)
@@ -251,7 +251,6 @@ FEW = ["503 twice", "403", "drop midway", "shifted, lying range", "stall once"]
 def test_every_fault_ends_in_the_store_or_in_a_named_error(
     honest, origin, tmp_path, monkeypatch, name, fault_on
 ):
-    monkeypatch.setattr(ranges, "sleep", lambda _: None)
     monkeypatch.setattr(ranges, "DEADLINE_SECONDS", 1e6 if "wait" in name or "Hub" in name else 1.0)
     honest.fault, honest.fault_on = FAULTS[name][0], fault_on
     if (code := pull_code(f"{honest.url}/s", tmp_path / "t")) is not None:

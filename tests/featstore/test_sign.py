@@ -183,3 +183,5 @@ def test_the_commands(path, keys, monkeypatch):
     assert record["signed_by"].startswith("minisign key ")
     refused = run(clipfeat, [*words, str(keys / "ours_ssh.pub")])
     assert refused.exception.code == "E-SIGN-ABSENT"
+    words[2] = "http://127.0.0.1/s"
+    assert run(clipfeat, [*words, str(keys / "ours.pub")]).exception.code == "E-SIGN-URL"
