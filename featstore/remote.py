@@ -218,7 +218,10 @@ class RemoteReader(RecordReader):
         missing: list[tuple[ShardRow, WantedRecord]] = []
         kind = self._metadata.identity.array
         kinds = [kind(array, GridShape.parse(shape)) for shape in self._shapes]
-        for shape, row in sorted(set(zip(places.shape.tolist(), places.row.tolist(), strict=True))):
+        wanted: set[tuple[int, int]] = set(
+            zip(places.shape.tolist(), places.row.tolist(), strict=True)
+        )
+        for shape, row in sorted(wanted):
             shard, position = divmod(row, self._shard_records)
             # Nothing is written into `out`, which has the size of the record and takes no memory.
             out = np.broadcast_to(np.zeros((), kinds[shape].dtype), kinds[shape].shape)
@@ -226,8 +229,9 @@ class RemoteReader(RecordReader):
             shard_row = self._row(array, record)
             if not self._files.cache.renew(_key(shard_row, record)):
                 missing.append((shard_row, record))
-        rows = list(dict.fromkeys(row for row, _ in missing))
-        self._bulk_threads.run(self._index, rows)
+        if not missing:
+            return
+        self._bulk_threads.run(self._index, list(dict.fromkeys(row for row, _ in missing)))
         spans = self._all_spans(missing, kinds[0].dtype, BULK_GAP_BYTES)
         self._bulk_threads.run(partial(self._fetch_span, array), spans)
 

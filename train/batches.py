@@ -93,11 +93,12 @@ class Order:
 
     def shards_of(self, batches: Sequence[BatchNumbers]) -> list[list[str]]:
         """Return the image ids of some batches, each once, those of a shard together."""
-        if self.shard_of_image is None:
+        shard_of_image = self.shard_of_image
+        if shard_of_image is None:
             return []
         images = np.unique(self.image_of_example[np.concatenate(batches)])
-        images = images[np.argsort(self.shard_of_image[images], kind="stable")]
-        by_shard = itertools.groupby(images.tolist(), lambda image: self.shard_of_image[image])
+        ordered: list[int] = images[np.argsort(shard_of_image[images], kind="stable")].tolist()
+        by_shard = itertools.groupby(ordered, lambda image: shard_of_image[image])
         return [[self.image_ids[image] for image in group] for _, group in by_shard]
 
     def _window_of_example(self, seed: int, epoch: int) -> Numbers:
