@@ -64,6 +64,11 @@ class Order:
     image_ids: Sequence[str] = ()  # of the store, where records are to be fetched before their use
     window_shards: int = 0  # 0: the examples of all shards are shuffled together
 
+    @property
+    def shards(self) -> int:
+        """The number of shards that have records of the examples; 0 if they are not known."""
+        return 0 if self.shard_of_image is None else len(np.unique(self.shard_of_image))
+
     def batches(self, *, size: int, seed: int, epoch: int) -> list[BatchNumbers]:
         """Return the example numbers of each batch of an epoch, each example once.
 
@@ -91,7 +96,7 @@ class Order:
             list(group) for _, group in itertools.groupby(batches, lambda batch: window[batch[0]])
         ]
 
-    def shards_of(self, batches: Sequence[BatchNumbers]) -> list[list[str]]:
+    def ids_by_shard(self, batches: Sequence[BatchNumbers]) -> list[list[str]]:
         """Return the image ids of some batches, each once, those of a shard together."""
         shard_of_image = self.shard_of_image
         if shard_of_image is None:

@@ -59,7 +59,7 @@ from .task import (
     require_scores,
     require_task,
 )
-from .windows import as_in_run, choose_window, describe_reading, fetched, require_cache
+from .windows import as_in_run, choose_window, describe_reading, fetched, require_window
 
 logger = logging.getLogger(__name__)
 
@@ -129,8 +129,8 @@ def _choose_window(task: Task[Any, Any], run: Path) -> None:
         settings = dataclasses.replace(settings, window_shards=window)
     task.settings = settings
     task.order = dataclasses.replace(task.order, window_shards=settings.window_shards)
+    require_window(store, task.order)
     if is_url(store.location):
-        require_cache(store, settings.window_shards)
         log_once(task.accelerator, describe_reading(store, task.order))
 
 

@@ -1,6 +1,7 @@
 """Training on a store behind a URL: whole windows of shards are fetched before they are used."""
 
 import dataclasses
+import itertools
 import os
 import threading
 from collections import Counter
@@ -23,6 +24,7 @@ S = TypeVar("S", bound=LoopSettings)
 # While a window is used and the next one is fetched, the cache still has the previous one: it was
 # used later than some records of this window were fetched. The fourth is for all else.
 WINDOWS_IN_CACHE = 4
+SHARDS_AT_A_TIME = 4  # fetched together; a run that is interrupted waits for no more
 HUB_LIMIT = "the Hugging Face Hub allows 3,000 to 5,000 in 5 minutes"
 
 
@@ -42,14 +44,28 @@ def choose_window(store: FeatureStore, order: Order) -> int:
     """
     if not is_url(store.location) or order.shard_of_image is None:
         return 0
-    shards = len(set(order.shard_of_image.tolist()))
     most = Cache.of_user().limit // (WINDOWS_IN_CACHE * _largest_shard(store))
-    return min(max(most, FIRST_WINDOW), shards)
+    return min(max(most, FIRST_WINDOW), order.shards)
 
 
-def require_cache(store: FeatureStore, window: int) -> None:
-    """Raise UsageError (E-RUN-WINDOW) if a window of shards behind a URL does not fit the cache."""
-    needed, limit = WINDOWS_IN_CACHE * window * _largest_shard(store), Cache.of_user().limit
+def require_window(store: FeatureStore, order: Order) -> None:
+    """Raise UsageError (E-RUN-WINDOW) for an order that cannot have its window.
+
+    That is one that does not know the shards, or one whose windows, of a store behind a URL, do not
+    fit the cache.
+    """
+    if not order.window_shards:
+        return
+    if order.shard_of_image is None:
+        raise UsageError(
+            f"window_shards {order.window_shards} needs an order with shard_of_image and image_ids; "
+            "let the task make its order with make_order, or pass --set window_shards=0",
+            code="E-RUN-WINDOW",
+        )
+    if not is_url(store.location):
+        return
+    window, limit = min(order.window_shards, order.shards), Cache.of_user().limit
+    needed = WINDOWS_IN_CACHE * window * _largest_shard(store)
     if needed > limit:
         raise UsageError(
             f"window_shards {window} needs a cache of {needed / 1e9:.2f} GB, since a window has up "
@@ -69,7 +85,7 @@ def describe_reading(store: FeatureStore, order: Order) -> str:
         )
     from ..featstore.remote import SPAN_BYTES
 
-    used = len(set(order.shard_of_image.tolist()))
+    used = order.shards
     sizes = _shard_sizes(store)
     size = used * sum(sizes.values()) // len(sizes)
     requests = size // SPAN_BYTES + 2 * used * len(store.identity.arrays)
@@ -99,9 +115,11 @@ def fetched(
     process = int(os.environ.get("LOCAL_RANK", "0"))
 
     def fetch(window: list[BatchNumbers]) -> list[BatchNumbers]:
-        for ids in order.shards_of(window)[process::processes]:
+        shards = order.ids_by_shard(window)[process::processes]
+        for start in range(0, len(shards), SHARDS_AT_A_TIME):
             if not stopped.is_set():
-                task.fetch(ids)
+                part = shards[start : start + SHARDS_AT_A_TIME]
+                task.fetch(list(itertools.chain.from_iterable(part)))
         return window
 
     grouped = order.by_window(batches, seed=task.settings.seed, epoch=epoch)

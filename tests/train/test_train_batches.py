@@ -218,7 +218,7 @@ def test_windows_are_a_function_of_seed_and_epoch_and_resume() -> None:
 def test_the_images_of_batches_are_listed_shard_by_shard() -> None:
     ids = [f"{image:03}" for image in range(200)]
     order = Order(MANY, shard_of_image=SHARD_OF_IMAGE[::-1], image_ids=ids, window_shards=5)
-    shards = order.shards_of([np.arange(30), np.arange(20, 50)])
+    shards = order.ids_by_shard([np.arange(30), np.arange(20, 50)])
     assert sorted(itertools.chain(*shards)) == sorted({ids[image] for image in MANY[:50]})
     numbers = [{int(SHARD_OF_IMAGE[::-1][int(i)]) for i in of_shard} for of_shard in shards]
     assert [len(number) for number in numbers] == [1] * len(shards)

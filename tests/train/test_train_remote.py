@@ -140,9 +140,10 @@ def test_requests_are_those_of_shards_not_of_records(
 def test_a_window_that_the_cache_cannot_hold_is_refused(
     world: tuple[Path, Path], url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("CLIPFEAT_CACHE_GB", "0.001")
-    with refuses("E-RUN-WINDOW", "window_shards 900", "CLIPFEAT_CACHE_GB", kind=UsageError):
-        train(url, world[1], tmp_path / "run", "window_shards=900")
+    monkeypatch.setenv("CLIPFEAT_CACHE_GB", "0")
+    for window in (2, 900, -1):
+        with refuses("E-RUN-WINDOW", "CLIPFEAT_CACHE_GB", kind=UsageError):
+            train(url, world[1], tmp_path / "run", f"window_shards={window}")
     assert not (tmp_path / "run").exists()
 
 
