@@ -20,6 +20,7 @@ from .eval import compare, eval_
 from .extract import extract
 from .manifest import manifest
 from .predict import predict
+from .rerun import rerun
 from .sharing import diff, pull, serve, sign
 from .store import store
 from .train import train
@@ -45,7 +46,8 @@ def clipfeat() -> None:
 
 
 for command in (
-    doctor, manifest, extract, store, corpus, train, eval_, predict, compare, demo_data,
+    doctor, manifest, extract, store, corpus, train, eval_, predict, compare, rerun,
+    demo_data,
 ):  # fmt: skip
     clipfeat.add_command(command)
 for command in (serve, pull, sign, diff, subset, merge, convert, pool, reshard):

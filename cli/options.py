@@ -119,13 +119,29 @@ def training(data_help: str, *, init: bool = True) -> Decorator:
 
     With `init` the task can start from a pre-training run.
     """
-    a_path = LocalPath()
     return with_options(
         click.argument("config", required=False),
+        training_inputs(data_help),
+        *((from_pretraining,) if init else ()),
+        skip_missing,
+        as_json,
+    )
+
+
+def training_inputs(data_help: str) -> Decorator:
+    """Return a decorator that gives a command that trains what `cli.train.run_training` reads."""
+    a_path = LocalPath()
+    return with_options(
         click.option(
             "--store", required=True, type=StorePath(), help="Feature store to read, or its URL."
         ),
         cache,
+        click.option(
+            "--pull-first",
+            type=LocalPath(file_okay=False),
+            metavar="DIR",
+            help="Copy the store from its URL to DIR first, and train on the copy.",
+        ),
         click.option("--data", required=True, type=a_path, help=data_help),
         click.option(
             "--out",
@@ -140,7 +156,6 @@ def training(data_help: str, *, init: bool = True) -> Decorator:
             metavar="KEY=VALUE",
             help="Change a setting, such as --set epochs=3. May be repeated.",
         ),
-        *((from_pretraining,) if init else ()),
         click.option(
             "--gpus",
             metavar="N|0,3|3,",
@@ -149,9 +164,7 @@ def training(data_help: str, *, init: bool = True) -> Decorator:
         click.option(
             "--profile", is_flag=True, help="Print where the time went, with waiting for data."
         ),
-        skip_missing,
         device,
-        as_json,
     )
 
 

@@ -155,20 +155,51 @@ def _train(
     options: Mapping[str, Any],
 ) -> None:
     """Train, here or in a process for each GPU, and print the result."""
+    result = run_training(train_here, options)
+    if result is not None:
+        show(result, format_result(result), as_json=options["as_json"])
+
+
+def run_training(
+    train_here: "Callable[..., Trained]", options: Mapping[str, Any]
+) -> Mapping[str, Any] | None:
+    """Train, here or in a process for each GPU; return the result, None in all but the first."""
     from ..train.devices import leave_group
     from ..train.launch import in_group, is_first
 
     require_folder(options["out"], "--out")
+    store = _pulled(options["store"], options["pull_first"])
     if options["gpus"] is not None and not in_group():
         _train_on(options["gpus"], options["device"])
-    given = {name: options[name] for name in ("store", "data", "device")}
-    result, times = train_here(options["out"], **given)
+    given = {name: options[name] for name in ("data", "device")}
+    result, times = train_here(options["out"], store=store, **given)
     leave_group()
     if not is_first():
-        return
+        return None
     if options["profile"]:
         logger.info(times.table())
-    show(result, format_result(result), as_json=options["as_json"])
+    return result
+
+
+def _pulled(store: str | Path, folder: Path | None) -> str | Path:
+    """Return the store to train on: its copy in `folder`, which is completed first, if one is given.
+
+    In a group of processes it is complete already, since this command made it before it started them.
+    """
+    from ..train.launch import in_group
+
+    if folder is None:
+        return store
+    if isinstance(store, Path):
+        raise UsageError(
+            f"--pull-first copies a store from its URL, and {store} is on this machine; drop it",
+            code="E-OPTION-EXCLUDES",
+        )
+    if not in_group():
+        from ..featstore.sharing.pull import pull
+
+        pull(store, folder)
+    return folder
 
 
 def _train_on(gpus: str, device: str | None) -> NoReturn:

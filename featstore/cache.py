@@ -62,6 +62,14 @@ class Cache:
         """Return whether there is a file, right or not."""
         return is_plain(self._path(key))
 
+    def renew(self, key: str) -> bool:
+        """Return whether there is a file, right or not; it then counts as used now."""
+        try:
+            os.utime(self._path(key))
+        except OSError:
+            return False
+        return True
+
     def get(self, key: str, limit: int) -> bytes | None:
         """Return the content of a file of at most `limit` bytes, None if it is not here."""
         path = self._path(key)

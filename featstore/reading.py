@@ -168,6 +168,10 @@ class RecordReader(ABC):
                 last[k] = last[first]
 
     @abstractmethod
+    def fetch(self, array: str, places: Places) -> None:
+        """Bring the records of one array to this machine, unless they are here."""
+
+    @abstractmethod
     def read(
         self,
         array: str,
@@ -218,6 +222,9 @@ class LocalReader(RecordReader):
             self._threads.run(read_span, spans)
         else:
             read_span(wanted)
+
+    def fetch(self, array: str, places: Places) -> None:
+        """Do nothing: the records are here."""
 
     def _read_span(
         self,

@@ -24,9 +24,10 @@ from ..base.errors import CorruptStoreError, StoreError
 from ..base.ranges import read_file, read_range, stream_file
 from ..base.remote import RemoteFolder
 from .cache import Cache
+from .geometry import GridShape
 from .identity import copy_blocks
 from .layout import STORE_JSON, TableName, shard_path, table_file
-from .lookup import Lookup, lookup_size, read_lookup
+from .lookup import Lookup, Places, lookup_size, read_lookup
 from .metadata import MAX_STORE_JSON_BYTES, StoreMetadata, parse_metadata
 from .quantise import SCALE_FILE, Scale, parse_scale, scale_bytes
 from .reading import Convert, RecordReader, ThreadsOfObject, WantedRecord, kept_indexes
@@ -49,6 +50,8 @@ from .tables import most_shards, most_table_bytes, read_index, read_shards
 GAP_BYTES = 1 << 16  # between two records that are fetched with one request nevertheless
 SPAN_BYTES = 1 << 22  # of one request for several records
 MAX_HASHED = 1 << 21  # ids; the index of a store of more is not fetched to compare record_sha256
+BULK_GAP_BYTES = SPAN_BYTES // 4  # the same, of records that are fetched before they are read
+BULK_STREAMS = 8
 OTHER_COPY = "the server's file has changed, so use another copy of the store"
 
 
@@ -170,6 +173,7 @@ class RemoteReader(RecordReader):
         self._codec = metadata.identity.codec
         self._verify = verify
         self._threads = ThreadsOfObject(lambda: IN_FLIGHT)
+        self._bulk_threads = ThreadsOfObject(lambda: BULK_STREAMS)  # reading does not wait for them
         # Not a method of this object, which would then live until the garbage collector runs.
         self._index = lru_cache(kept_indexes(metadata.shard_records))(
             partial(_load_index, files, metadata.shard_records)
@@ -205,10 +209,31 @@ class RemoteReader(RecordReader):
         self._run(read_cached, wanted)
         missing.sort(key=lambda pair: (pair[0].path, pair[1].position))
         self._run(self._index, list(dict.fromkeys(shard for shard, _ in missing)))
-        spans: list[_Span] = []
-        for shard, pairs in groupby(missing, key=lambda pair: pair[0]):
-            spans += self._spans(shard, self._index(shard), dtype, [record for _, record in pairs])
+        spans = self._all_spans(missing, dtype, GAP_BYTES)
         self._run(partial(self._read_span, array, dtype, convert), spans)
+
+    def fetch(self, array: str, places: Places) -> None:
+        """Keep the records at `places` in the cache, with requests that are few and large."""
+        self._load_tables()
+        missing: list[tuple[ShardRow, WantedRecord]] = []
+        kind = self._metadata.identity.array
+        kinds = [kind(array, GridShape.parse(shape)) for shape in self._shapes]
+        wanted: set[tuple[int, int]] = set(
+            zip(places.shape.tolist(), places.row.tolist(), strict=True)
+        )
+        for shape, row in sorted(wanted):
+            number, position = divmod(row, self._shard_records)
+            # Nothing is written into `out`, which has the size of the record and takes no memory.
+            out = np.broadcast_to(np.zeros((), kinds[shape].dtype), kinds[shape].shape)
+            record = WantedRecord(self._shapes[shape], number, position, None, out)
+            shard = self._shard(array, record)
+            if not self._files.cache.renew(_key(shard, record)):
+                missing.append((shard, record))
+        if not missing:
+            return
+        self._bulk_threads.run(self._index, list(dict.fromkeys(shard for shard, _ in missing)))
+        spans = self._all_spans(missing, kinds[0].dtype, BULK_GAP_BYTES)
+        self._bulk_threads.run(partial(self._fetch_span, array), spans)
 
     def _run(self, act: Any, items: Sequence[Any]) -> None:
         """Call `act` with each item, in threads if there are several."""
@@ -242,8 +267,23 @@ class RemoteReader(RecordReader):
             return False
         return True
 
+    def _all_spans(
+        self, missing: Sequence[tuple[ShardRow, WantedRecord]], dtype: np.dtype[Any], gap: int
+    ) -> list[_Span]:
+        """Return the requests for records, of which those of a shard are adjacent."""
+        spans: list[_Span] = []
+        for shard, pairs in groupby(missing, key=lambda pair: pair[0]):
+            records = [record for _, record in pairs]
+            spans += self._spans(shard, self._index(shard), dtype, records, gap)
+        return spans
+
     def _spans(
-        self, shard: ShardRow, index: Index, dtype: np.dtype[Any], records: Sequence[WantedRecord]
+        self,
+        shard: ShardRow,
+        index: Index,
+        dtype: np.dtype[Any],
+        records: Sequence[WantedRecord],
+        gap: int,
     ) -> Iterator[_Span]:
         """Yield the requests for some records of a shard."""
         entries: list[tuple[int, int, WantedRecord]] = []
@@ -261,7 +301,7 @@ class RemoteReader(RecordReader):
             first, end = entries[0][0], sum(entries[0][:2])
             count = 1
             for offset, length, _ in entries[1:]:
-                if offset > end + GAP_BYTES or offset + length > first + SPAN_BYTES:
+                if offset > end + gap or offset + length > first + SPAN_BYTES:
                     break
                 end, count = max(end, offset + length), count + 1
             yield _Span(shard, first, end - first, entries[:count])
@@ -271,6 +311,23 @@ class RemoteReader(RecordReader):
         self, array: str, dtype: np.dtype[Any], convert: Convert | None, span: _Span
     ) -> None:
         """Fetch records with one request, fill them, and keep those that are right."""
+        for record, encoded in self._received(array, span):
+            try:
+                self._decode(encoded, dtype, convert, record)
+            except CorruptStoreError as error:
+                raise self._bad_record(span.shard, record, error) from None
+            if self._hashes is not None or record.check is not None:  # it is proven to be this one
+                self._files.cache.put(_key(span.shard, record), encoded)
+
+    def _fetch_span(self, array: str, span: _Span) -> None:
+        """Fetch records with one request, and keep them."""
+        for record, encoded in self._received(array, span):
+            # Whoever reads a grid compares its check.
+            if self._hashes is not None or array == "grid":
+                self._files.cache.put(_key(span.shard, record), encoded)
+
+    def _received(self, array: str, span: _Span) -> Iterator[tuple[WantedRecord, bytes]]:
+        """Yield the records of a request as stored, compared with the index if that is known."""
         url = self._files.folder.url(span.shard.path)
         content = read_range(url, span.first, span.length, size=span.shard.bytes)
         for offset, length, record in span.records:
@@ -280,11 +337,9 @@ class RemoteReader(RecordReader):
                 if self._hashes is not None:
                     row = span.shard.first_row + record.position
                     self._hashes.compare(record.shape, row, array, encoded)
-                self._decode(encoded, dtype, convert, record)
             except CorruptStoreError as error:
                 raise self._bad_record(span.shard, record, error) from None
-            if self._hashes is not None or record.check is not None:  # it is proven to be this one
-                self._files.cache.put(_key(span.shard, record), encoded)
+            yield record, encoded
 
     def _decode(
         self, encoded: bytes, dtype: np.dtype[Any], convert: Convert | None, record: WantedRecord

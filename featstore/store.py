@@ -368,6 +368,26 @@ class FeatureStore:
         """
         return self._sizes[self._find(ids).shape]
 
+    def shard_numbers(self, ids: Iterable[ImageId]) -> np.ndarray:
+        """Return the number of the shard that has the record of each id: (image,) int64.
+
+        Shards are numbered from 0 over all grid shapes, those of one shape beside each other.
+        Raises MissingRecordError for an id without a record.
+        """
+        places = self._find(ids)
+        counts = -(-self._lengths // self._shard_records)
+        return (np.cumsum(counts) - counts)[places.shape] + places.row // self._shard_records
+
+    def fetch(self, ids: Iterable[ImageId]) -> None:
+        """Fetch the records of `ids` into the cache with few requests, if the store is behind a URL.
+
+        For ids that are read later, and most of the records of their shards: what lies between
+        them may be fetched too. Raises as `read` does, but does not verify checksums.
+        """
+        places = self._find(ids)
+        for name in self.identity.arrays:
+            self._reader.fetch(name, places)
+
     def zarr_metadata(self) -> dict[str, bytes]:
         """Return {path relative to the store: bytes} of every zarr.json it must have."""
         lengths = dict(zip(self.grid_shapes, self.metadata.grid_shapes.values(), strict=True))

@@ -1,6 +1,7 @@
 """Train a task and score its best checkpoint; it reads from top to bottom."""
 
 import contextlib
+import dataclasses
 import functools
 import logging
 import math
@@ -12,6 +13,7 @@ from typing import Any, TypeVar
 import numpy as np
 import torch
 from accelerate import Accelerator
+from accelerate.utils import broadcast_object_list
 from jaxtyping import Int
 from torch import Tensor, nn
 from torch.optim import Optimizer
@@ -19,6 +21,7 @@ from tqdm import tqdm
 
 from ..base.errors import ClipfeatError
 from ..base.jsonio import field, write_json
+from ..base.text import is_url
 from .batches import Numbers, cut, prefetch, split_microbatches
 from .checkpoint import (
     load_model,
@@ -45,7 +48,7 @@ from .run import (
     write_manifest,
 )
 from .schedule import learning_rate, make_optimizer, total_updates, updates_an_epoch
-from .settings import LoopSettings
+from .settings import CHOSEN, LoopSettings
 from .task import (
     Report,
     Task,
@@ -56,6 +59,7 @@ from .task import (
     require_scores,
     require_task,
 )
+from .windows import as_in_run, choose_window, describe_reading, fetched, require_window
 
 logger = logging.getLogger(__name__)
 
@@ -73,6 +77,7 @@ def fit(task: Task[Any, Any], run: str | Path) -> tuple[dict[str, Any], LoopTime
     run = Path(run)
     require_task(task)
     accelerator = task.accelerator
+    _choose_window(task, run)
     manifest = RunManifest.of(
         task.name,
         task.settings_record(),
@@ -109,6 +114,24 @@ def evaluate(task: Task[Any, Any], run: str | Path) -> dict[str, Any]:
             write_json(run / SCORES, report.scores)
         draw_curves(run, run / CURVES)
     return report.result
+
+
+def _choose_window(task: Task[Any, Any], run: Path) -> None:
+    """Set the task's window to that of its settings, of the run or the one chosen for its store.
+
+    A store behind a URL is read in this way; the first process says so.
+    """
+    settings, store = as_in_run(task.settings, run), task.store
+    if settings.window_shards == CHOSEN:
+        window = choose_window(store, task.order)
+        # Caches of several machines may differ in size.
+        window = broadcast_object_list([window])[0]
+        settings = dataclasses.replace(settings, window_shards=window)
+    task.settings = settings
+    task.order = dataclasses.replace(task.order, window_shards=settings.window_shards)
+    require_window(store, task.order)
+    if is_url(store.location):
+        log_once(task.accelerator, describe_reading(store, task.order))
 
 
 def train(task: Task[Any, Any], run: Path) -> LoopTimes:
@@ -149,7 +172,10 @@ def train(task: Task[Any, Any], run: Path) -> LoopTimes:
             model.train()
             started = times.start_epoch()
             unlogged: list[tuple[Numbers, Tensor]] = []
-            with contextlib.closing(prefetch(batches, read)) as stream:
+            with (
+                contextlib.closing(fetched(task, batches, epoch)) as ready,
+                contextlib.closing(prefetch(ready, read)) as stream,
+            ):
                 for numbers, microbatches in zip(batches, times.watched(stream), strict=True):
                     seed_update(settings.seed, step, accelerator.process_index)
                     rate = learning_rate(step, steps, settings)

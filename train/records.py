@@ -82,6 +82,11 @@ class RecordReader:
         self._keep([image_id for image_id in ids if image_id not in self._kept])
         return self._gathered([self._kept[image_id] for image_id in ids])
 
+    def fetch(self, ids: Sequence[str]) -> None:
+        """Bring the records of `ids` to this machine, unless they are here or kept in memory."""
+        kept = self._kept or {}
+        self._store.fetch([image_id for image_id in ids if image_id not in kept])
+
     @property
     def _cell_bytes(self) -> int:
         return self._store.dim * self._store.identity.numpy_dtype.itemsize
@@ -137,6 +142,7 @@ class RecordReader:
 
 
 SAMPLE = 256  # records; at 36 cells each, a channel's mean is known to about 1% of its std
+AT_A_TIME = 32  # records of it that are read together
 FLOOR = 0.01  # of the typical std: a channel with less is noise, and is not amplified
 
 
@@ -155,16 +161,20 @@ def channel_statistics(store: FeatureStore, ids: Sequence[str], *, seed: int) ->
     """
     chosen = np.random.default_rng(seed).permutation(len(ids))[:SAMPLE]
     cells, total, squares = 0, np.zeros(store.dim), np.zeros(store.dim)
-    for image_id in (ids[int(number)] for number in np.sort(chosen)):
-        grid = store[image_id][store.mask(image_id)].astype(np.float64)  # cell dim
-        if not np.isfinite(grid).all():
-            raise ClipfeatError(
-                f"the features of image {image_id} hold NaN or infinity; extract it again",
-                code="E-FEATURES-FINITE",
-            )
-        cells += len(grid)
-        total += grid.sum(axis=0)
-        squares += np.square(grid).sum(axis=0)
+    sample = [ids[int(number)] for number in np.sort(chosen)]
+    for start in range(0, len(sample), AT_A_TIME):
+        part = sample[start : start + AT_A_TIME]
+        batch = store.read(part)
+        for image_id, padded, mask in zip(part, batch.features, batch.mask, strict=True):
+            grid = padded[mask].astype(np.float64)  # cell dim
+            if not np.isfinite(grid).all():
+                raise ClipfeatError(
+                    f"the features of image {image_id} hold NaN or infinity; extract it again",
+                    code="E-FEATURES-FINITE",
+                )
+            cells += len(grid)
+            total += grid.sum(axis=0)
+            squares += np.square(grid).sum(axis=0)
     mean = total / cells
     variance = np.maximum(squares / cells - np.square(mean), 0)
     if not variance.any():

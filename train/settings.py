@@ -1,5 +1,6 @@
 """Settings: a frozen dataclass for each task, read from TOML files and `key=value` texts."""
 
+import copy
 import dataclasses
 import difflib
 import math
@@ -16,6 +17,7 @@ PRECISIONS = ("float32", "bfloat16", "float16")
 OPTIMIZERS = ("adamw", "adamax")
 SCHEDULES = ("cosine", "linear", "step", "noam", "constant")
 CACHES = ("none", "memory", "device")
+CHOSEN = -1  # of window_shards: the number is not stated
 LARGEST = 1 << 63  # torch takes no larger seed, and a float no number of any length
 MAX_TOML_BYTES = 1 << 20
 
@@ -30,6 +32,9 @@ class LoopSettings:
     batch_size: int = 64  # examples an update, of all processes together
     bucket_by_grid_shape: bool = False  # batches of images with one grid shape: less padding
     max_texts_per_image: int = 0  # most adjacent texts about one image in a batch; 0: all
+    # Shards whose examples are shuffled together, then those of the next ones; 0: all, -1: as many as
+    # the cache allows if the store is behind a URL, else all. A run keeps what it began with.
+    window_shards: int = CHOSEN
     # Parts that a batch is computed in; more parts take less memory.
     gradient_accumulation_steps: int = 1
     optimizer: str = "adamw"
@@ -55,6 +60,7 @@ class LoopSettings:
         require_at_least(
             self, 0, "max_texts_per_image", "seed", "updates", "weight_decay", "clip_norm"
         )
+        require_at_least(self, CHOSEN, "window_shards")
         require_choice(self, "precision", PRECISIONS)
         require_choice(self, "optimizer", OPTIMIZERS)
         require_choice(self, "schedule", SCHEDULES)
@@ -150,10 +156,15 @@ def load_settings(kind: type[S], *, config: Path | None, assignments: Sequence[s
     A key may lead into a table: `model.hidden=512`. Raises UsageError for a file that is not
     TOML, an unknown key (near matches are named) and a value of the wrong type or out of range.
     """
-    values = {} if config is None else _read_toml(config)
+    return change_settings(kind, {} if config is None else _read_toml(config), assignments)
+
+
+def change_settings(kind: type[S], values: Mapping[str, Any], assignments: Sequence[str]) -> S:
+    """Return the settings that `values` holds, with `key=value` texts on top; raises likewise."""
+    changed = copy.deepcopy(dict(values))
     for text in assignments:
-        _assign(values, *_parse_assignment(text))
-    return settings_of(kind, values)
+        _assign(changed, *_parse_assignment(text))
+    return settings_of(kind, changed)
 
 
 def settings_of(kind: type[S], values: Mapping[str, Any], table: str = "") -> S:

@@ -84,6 +84,10 @@ class Task(Protocol[S, M]):
         """
         ...
 
+    def fetch(self, image_ids: Sequence[str]) -> None:
+        """Bring the records of images, which `batch` will read, to this machine; in a thread."""
+        self.store.fetch(image_ids)
+
     @abstractmethod
     def loss(self, model: nn.Module, batch: Any) -> Tensor:
         """Return the mean loss of a batch on the device, shape ()."""
@@ -186,7 +190,13 @@ def make_order(
     shapes = None
     if settings.bucket_by_grid_shape:
         _, shapes = np.unique(store.shapes(list(image_ids)), axis=0, return_inverse=True)
-    return Order(image_of_text, max_per_image=settings.max_texts_per_image, shape_of_image=shapes)
+    return Order(
+        image_of_text,
+        max_per_image=settings.max_texts_per_image,
+        shape_of_image=shapes,
+        shard_of_image=store.shard_numbers(image_ids),
+        image_ids=image_ids,
+    )
 
 
 def require_apart(

@@ -33,8 +33,12 @@ def test_statistics_are_those_of_all_cells(tmp_path: Path) -> None:
 def test_cells_that_the_recipe_has_padded_do_not_count(tmp_path: Path, monkeypatch) -> None:
     grid = np.random.default_rng(0).normal(size=(2, 3, 4)).astype(np.float16)
     store = open_store(tmp_path / "s.clipfeat", [grid])
-    real = np.array([[True, True, False], [True, False, False]])
-    monkeypatch.setattr(FeatureStore, "mask", lambda self, image_id: real)
+    real = np.array([True, True, False, True, False, False])
+
+    def mask_padding(_: FeatureStore, mask: np.ndarray, places: object) -> None:
+        mask[0] = real
+
+    monkeypatch.setattr(FeatureStore, "_mask_padding", mask_padding)
     mean, _ = channel_statistics(store, store.ids, seed=0)
     cells = np.stack([grid[0, 0], grid[0, 1], grid[1, 0]]).astype(np.float64)
     np.testing.assert_allclose(mean.numpy(), cells.mean(axis=0), rtol=1e-5)

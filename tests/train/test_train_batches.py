@@ -1,13 +1,23 @@
 """The order of examples, and reading ahead."""
 
+import hashlib
 import itertools
 import threading
 from collections import Counter
+from typing import Any
 
 import numpy as np
 import pytest
 
-from clipfeat.train.batches import Order, cut, epoch_order, prefetch, split_microbatches
+from clipfeat.train.batches import (
+    FIRST_WINDOW,
+    Order,
+    cut,
+    epoch_order,
+    prefetch,
+    split_microbatches,
+    window_sizes,
+)
 
 IMAGES = np.array([0, 3, 1, 1, 3, 0, 2, 3, 4, 4, 4, 0])  # image of each example
 
@@ -126,3 +136,90 @@ def test_prefetch_stops_reading_when_closed() -> None:
     stream.close()
     assert len(read) < 10
     assert not any(thread.name.startswith("reader") for thread in threading.enumerate())
+
+
+SHARD_OF_IMAGE = np.sort(np.random.default_rng(2).integers(0, 60, 200))
+USED = len(set(SHARD_OF_IMAGE[MANY].tolist()))
+SHAPES = np.random.default_rng(1).integers(0, 4, 200)
+
+
+@pytest.mark.parametrize(
+    ("options", "sha256"),
+    [
+        ({}, "ab9deff6edbda283"),
+        ({"max_per_image": 2}, "6bbe2fae1afe248d"),
+        ({"max_per_image": 2, "shape_of_image": SHAPES}, "61db9eb00a957486"),
+    ],
+)
+def test_without_windows_the_order_is_what_it_always_was(
+    options: dict[str, Any], sha256: str
+) -> None:
+    """Runs on stores on this machine can be repeated with later versions."""
+    for shards in (None, SHARD_OF_IMAGE):
+        order = Order(MANY, shard_of_image=shards, **options)
+        batches = order.batches(size=32, seed=3, epoch=1)
+        content = np.concatenate(batches).astype("<i8").tobytes()
+        assert hashlib.sha256(content).hexdigest()[:16] == sha256
+
+
+@pytest.mark.parametrize(("shards", "most"), [(1, 1), (3, 1), (4, 9), (60, 7), (964, 40), (5, 900)])
+def test_windows_grow_and_are_bounded(shards: int, most: int) -> None:
+    sizes = window_sizes(shards, most)
+    assert sum(sizes) == shards
+    assert max(sizes) <= most
+    assert sizes[0] == min(shards, most, FIRST_WINDOW)
+    assert sizes[:-1] == sorted(sizes[:-1])
+
+
+@pytest.mark.parametrize("shapes", [None, SHAPES])
+@pytest.mark.parametrize("window", [1, 7, 1000])
+def test_windows_of_shards_hold_every_example_once(window: int, shapes: np.ndarray | None) -> None:
+    order = Order(
+        MANY, max_per_image=2, shape_of_image=shapes, shard_of_image=SHARD_OF_IMAGE,
+        window_shards=window,
+    )  # fmt: skip
+    batches = order.batches(size=16, seed=0, epoch=0)
+    assert sorted(itertools.chain(*batches)) == list(range(len(MANY)))
+    assert len(batches) == len(cut(np.arange(len(MANY)), 16))
+    groups = order.by_window(batches, seed=0, epoch=0)
+    assert [list(batch) for group in groups for batch in group] == [list(b) for b in batches]
+    # A window's last batch may end in the next one.
+    sizes = window_sizes(USED, window)
+    counts = [len(set(SHARD_OF_IMAGE[MANY[np.concatenate(group)]])) for group in groups]
+    assert all(count <= window + 16 for count in counts)
+    assert len(groups) <= len(sizes)
+    shard = SHARD_OF_IMAGE[MANY[np.concatenate(batches)]]
+    if shapes is None:  # the shards of a window are done before the next begins
+        seen = list(dict.fromkeys(shard.tolist()))
+        ends = np.cumsum(sizes)
+        for start, end in zip([0, *ends], ends, strict=False):
+            inside = np.isin(shard, seen[start:end])
+            places = np.flatnonzero(inside)
+            assert len(places) == places[-1] - places[0] + 1
+    if window > 1:  # and the shards of a window are shuffled together
+        assert np.count_nonzero(np.diff(shard)) > 2 * USED
+
+
+def test_windows_are_a_function_of_seed_and_epoch_and_resume() -> None:
+    def listed(seed: int, epoch: int) -> list[list[int]]:
+        order = Order(MANY, shard_of_image=SHARD_OF_IMAGE, window_shards=5)
+        return [batch.tolist() for batch in order.batches(size=16, seed=seed, epoch=epoch)]
+
+    found = [listed(seed, epoch) for seed in (0, 1) for epoch in (0, 1)]
+    assert all(one != other for one, other in itertools.combinations(found, 2))
+    assert found == [listed(seed, epoch) for seed in (0, 1) for epoch in (0, 1)]
+    order = Order(MANY, shard_of_image=SHARD_OF_IMAGE, window_shards=5)
+    batches = order.batches(size=16, seed=0, epoch=0)
+    whole, rest = (order.by_window(b, seed=0, epoch=0) for b in (batches, batches[40:]))
+    for group, of_whole in zip(reversed(rest), reversed(whole), strict=False):
+        assert all(map(np.array_equal, reversed(group), reversed(of_whole)))
+
+
+def test_the_images_of_batches_are_listed_shard_by_shard() -> None:
+    ids = [f"{image:03}" for image in range(200)]
+    order = Order(MANY, shard_of_image=SHARD_OF_IMAGE[::-1], image_ids=ids, window_shards=5)
+    shards = order.ids_by_shard([np.arange(30), np.arange(20, 50)])
+    assert sorted(itertools.chain(*shards)) == sorted({ids[image] for image in MANY[:50]})
+    numbers = [{int(SHARD_OF_IMAGE[::-1][int(i)]) for i in of_shard} for of_shard in shards]
+    assert [len(number) for number in numbers] == [1] * len(shards)
+    assert len(set.union(*numbers)) == len(shards)

@@ -326,6 +326,10 @@ class AnsweringTask(Task[S, nn.Module], Generic[S, Split]):
         """Write {id: answer} of a split's texts into the run, and score that file."""
         ...
 
+    def fetch(self, image_ids: Sequence[str]) -> None:
+        """Bring the records of images to this machine, unless they are kept in memory."""
+        self.reader.fetch(image_ids)
+
     def batch(self, numbers: Numbers, epoch: int) -> AnswerBatch:
         """Return the texts at `numbers`, in every epoch the same."""
         return read_batch(self.reader, self.examples, numbers, answers=len(self.vocabulary.answers))

@@ -30,6 +30,7 @@ from ...models.decoding import Captions, greedy, log_probabilities, sample
 from ...records import RecordReader, channel_statistics
 from ...run import BEST, RESULT, RunManifest, require_no_link, require_same_run
 from ...task import Report, Task, make_order, require_apart
+from ...windows import as_in_run
 from ..settings import SCST, STAGES, XE, CaptionSettings
 from .evaluation import format_result, score_captions
 from .examples import (
@@ -225,6 +226,10 @@ class CaptioningTask(Task[CaptionSettings, Captioner]):
         self.reader = RecordReader(data.store, accelerator.device, settings.cache)
         self.reader.require_room(data.image_ids, processes=accelerator.num_processes)
 
+    def fetch(self, image_ids: Sequence[str]) -> None:
+        """Bring the records of images to this machine, unless they are kept in memory."""
+        self.reader.fetch(image_ids)
+
     def evaluate(self, model: nn.Module) -> Mapping[str, float]:
         """Return 100 times the CIDEr-D of the held-out images' captions."""
         if self.eval_split is None:
@@ -347,7 +352,7 @@ def train_stages(
     features = FeatureStore.open(store)
     read = read_data(settings, features, data)
     if XE not in stages:
-        record = cross_entropy_record(settings)
+        record = cross_entropy_record(as_in_run(settings, out / XE))
         manifest = RunManifest.of(TASK, record, store=features, data=data, files=read.files)
         require_same_run(out / XE, manifest)
     results: dict[str, Any] = {}

@@ -1,7 +1,7 @@
 """The pre-training task: train the single-stream encoder on sentences about a store's images."""
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -88,6 +88,10 @@ class PretrainingTask(Task[PretrainSettings, Pretrainer]):
         self.order = make_order(
             sentences.image_of_sentence, sentences.image_ids, features, settings
         )
+
+    def fetch(self, image_ids: Sequence[str]) -> None:
+        """Bring the records of images to this machine, unless they are kept in memory."""
+        self.reader.fetch(image_ids)
 
     def batch(self, numbers: Numbers, epoch: int) -> PretrainBatch:
         """Return the sentences at `numbers`, masked as (seed, epoch) says."""
