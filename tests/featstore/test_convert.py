@@ -182,8 +182,8 @@ def test_what_no_option_names_stays(source, tmp_path):
     raw = convert(small, tmp_path / "b", codec="none")
     assert raw.identity.scale_sha256 == small.identity.scale_sha256
     ids = list(small.ids)
-    pair = (store.read(ids, raw=True).features for store in (small, raw))
-    assert np.array_equal(*pair)
+    old, new = (store.read(ids, raw=True).features for store in (small, raw))
+    assert np.array_equal(old, new)
     assert raw.metadata.loss is not None
     assert raw.metadata.loss.largest == 0
 

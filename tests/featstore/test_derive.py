@@ -344,6 +344,20 @@ class TestHostile:
         assert np.array_equal(store["i18"], hostile.store["i18"])
 
 
+@pytest.mark.parametrize("kind", ["raw", "first", "pooled", "regions", "updated"])
+def test_another_codec_and_back_has_the_same_bytes(stores, tmp_path, kind):
+    source = stores[kind]
+    codecs = ("zstd", "none") if kind == "raw" else ("none", "zstd")
+    store = source
+    for codec in codecs:
+        store = convert(store, tmp_path / codec, codec=codec)
+        assert store.identity.codec == codec
+        assert store.metadata.loss is not None
+        assert store.metadata.loss.largest == 0
+    for new, old in zip(store.index, source.index, strict=True):
+        assert new._replace(row=0) == old._replace(row=0)
+
+
 def test_the_parent_is_not_touched(ragged, tmp_path: Path):
     before = snapshot(ragged.path)
     merge([reshard(ragged, tmp_path / "a", 7), ragged], tmp_path / "o")

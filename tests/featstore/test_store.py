@@ -22,7 +22,8 @@ def test_the_public_names():
     assert set(featstore.__all__) == {
         "FeatureBatch", "FeatureStore", "StoreMetadata", "Identity", "GridShape",
         "IndexRow", "ShardRow", "Status",
-        "write_store", "convert", "describe", "verify", "Depth", "Problem", "repair", "Repair",
+        "write_store", "subset", "merge", "reshard", "convert", "pool",
+        "describe", "verify", "Depth", "Problem", "repair", "Repair",
         "StoreError", "CorruptStoreError", "MissingRecordError",
     }  # fmt: skip
     assert all(hasattr(featstore, name) for name in featstore.__all__)
