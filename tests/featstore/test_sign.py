@@ -182,6 +182,9 @@ def test_the_commands(path, keys, monkeypatch):
     assert record["ok"]
     assert record["signed_by"].startswith("minisign key ")
     refused = run(clipfeat, [*words, str(keys / "ours_ssh.pub")])
-    assert refused.exception.code == "E-SIGN-ABSENT"
+    assert getattr(refused.exception, "code", "") == "E-SIGN-ABSENT"
     words[2] = "http://127.0.0.1/s"
-    assert run(clipfeat, [*words, str(keys / "ours.pub")]).exception.code == "E-SIGN-URL"
+    assert (
+        getattr(run(clipfeat, [*words, str(keys / "ours.pub")]).exception, "code", "")
+        == "E-SIGN-URL"
+    )
