@@ -112,7 +112,7 @@ def test_nothing_else_can_be_read(server, path):
 
 def raw(server, request):
     """Send bytes as they are; return status, head and body of the answer."""
-    with socket.create_connection(("127.0.0.1", server.server_port)) as connection:
+    with socket.create_connection(("127.0.0.1", server.server_address[1])) as connection:
         connection.sendall(request.encode())
         connection.shutdown(socket.SHUT_WR)
         answer = b"".join(iter(lambda: connection.recv(1 << 16), b""))
@@ -218,10 +218,10 @@ def test_more_connections_than_threads_wait(folder, monkeypatch):
     monkeypatch.setattr(serve, "MAX_CONNECTIONS", 1)
     with StoreServer(folder, "127.0.0.1", 0) as server:
         threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
-        with socket.create_connection(("127.0.0.1", server.server_port)) as first:
+        with socket.create_connection(("127.0.0.1", server.server_address[1])) as first:
             first.sendall(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
             assert first.recv(15) == b"HTTP/1.1 200 OK"
-            second = socket.create_connection(("127.0.0.1", server.server_port))
+            second = socket.create_connection(("127.0.0.1", server.server_address[1]))
             second.sendall(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
             second.settimeout(0.2)
             with pytest.raises(TimeoutError):
