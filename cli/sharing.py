@@ -92,7 +92,8 @@ def pull(
 ) -> None:
     """Copy the store at URL to DIR, and verify it.
 
-    URL is that of the folder with store.json: https://... or hf://datasets/OWNER/NAME[@REVISION].
+    URL is that of the folder with store.json: https://..., hf://datasets/OWNER/NAME[@REVISION],
+    s3://..., gs://... or az://... (the last three need [cloud]).
     Run the same command again to continue a copy that was interrupted. Every file is checked
     against the digest while it is received. A mirror with another digest or wrong bytes is named,
     and not used any more.

@@ -262,24 +262,31 @@ def store_digest(identity: Identity, shards: Iterable[ShardRow], index: Iterable
     return digest.hexdigest()
 
 
-def differences(
-    stored: Mapping[str, Any],
-    wanted: Mapping[str, Any],
-    phrase: str = "{name} is {old} in the store, {new} asked for",
-    at: str = "",
-) -> Iterator[str]:
+def differences(stored: Mapping[str, Any], wanted: Mapping[str, Any]) -> Iterator[str]:
     """Yield a phrase for each value in which two nested JSON objects differ.
 
     >>> list(differences({"a": {"b": 1}}, {"a": {"b": 2}}))
     ['a.b is 1 in the store, 2 asked for']
     """
-    for key in sorted(stored.keys() | wanted.keys()):
-        old, new = stored.get(key), wanted.get(key)
-        inner_old, inner_new = _as_object(old), _as_object(new)
-        if inner_old is not None and inner_new is not None:
-            yield from differences(inner_old, inner_new, phrase, f"{at}{key}.")
-        elif old != new:
-            yield phrase.format(name=f"{at}{key}", old=old, new=new)
+    for name, old, new in different_values(stored, wanted):
+        yield f"{name} is {old} in the store, {new} asked for"
+
+
+def different_values(
+    one: Mapping[str, Any], other: Mapping[str, Any], at: str = ""
+) -> Iterator[tuple[str, Any, Any]]:
+    """Yield (name, value, value) where two nested JSON objects differ, None for an absent value.
+
+    >>> list(different_values({"a": {"b": 1}}, {"a": {"b": 2}}))
+    [('a.b', 1, 2)]
+    """
+    for key in sorted(one.keys() | other.keys()):
+        value, other_value = one.get(key), other.get(key)
+        inner, other_inner = _as_object(value), _as_object(other_value)
+        if inner is not None and other_inner is not None:
+            yield from different_values(inner, other_inner, f"{at}{key}.")
+        elif value != other_value:
+            yield f"{at}{key}", value, other_value
 
 
 def _as_object(value: Any) -> Mapping[str, Any] | None:

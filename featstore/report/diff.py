@@ -12,7 +12,7 @@ from tqdm import tqdm
 from ..geometry import GridShape
 from ..identity import Identity
 from ..lookup import Status
-from ..metadata import differences
+from ..metadata import different_values
 from ..store import FeatureStore
 from ..tables import IndexRow
 from .deviation import TOLERANCE, Deviation, deviation, relative_error
@@ -119,7 +119,10 @@ def diff(a: FeatureStore, b: FeatureStore) -> StoreDiff:
     """
     found = StoreDiff(
         (a.digest, b.digest),
-        list(differences(a.identity.to_json(), b.identity.to_json(), "{name}: A {old}, B {new}")),
+        [
+            f"{name}: A {value}, B {other}"
+            for name, value, other in different_values(a.identity.to_json(), b.identity.to_json())
+        ],
         max(TOLERANCE[store.identity.precision] for store in (a, b)),
         arrays=_other_arrays(a.identity, b.identity),
     )

@@ -83,7 +83,7 @@ class TestBothKinds:
             check_signature(path, str(keys / public))
 
     @pytest.mark.parametrize("content", [b"", b"x\n" * 4, b"\0" * 100, b"x" * (1 << 17)])
-    def test_files_that_are_no_signature(self, path, keys, private, public, content):
+    def test_files_that_are_not_a_signature(self, path, keys, private, public, content):
         sign_store(path, keys / private, no_password).write_bytes(content)
         with refuses("E-SIGN-FILE", kind=StoreError):
             check_signature(path, str(keys / public))
