@@ -273,19 +273,14 @@ class RemoteReader(RecordReader):
         """Return the requests for records, of which those of a shard are adjacent."""
         spans: list[_Span] = []
         for shard, pairs in groupby(missing, key=lambda pair: pair[0]):
-            records = [record for _, record in pairs]
-            spans += self._spans(shard, self._index(shard), dtype, records, gap)
+            spans += self._spans(shard, dtype, [record for _, record in pairs], gap)
         return spans
 
     def _spans(
-        self,
-        shard: ShardRow,
-        index: Index,
-        dtype: np.dtype[Any],
-        records: Sequence[WantedRecord],
-        gap: int,
+        self, shard: ShardRow, dtype: np.dtype[Any], records: Sequence[WantedRecord], gap: int
     ) -> Iterator[_Span]:
         """Yield the requests for some records of a shard."""
+        index = self._index(shard)
         entries: list[tuple[int, int, WantedRecord]] = []
         for record in records:
             offset, length = index[record.position].tolist()
@@ -320,10 +315,9 @@ class RemoteReader(RecordReader):
                 self._files.cache.put(_key(span.shard, record), encoded)
 
     def _fetch_span(self, array: str, span: _Span) -> None:
-        """Fetch records with one request, and keep them."""
+        """Fetch records with one request, and keep them if they are proven here or when read."""
         for record, encoded in self._received(array, span):
-            # Whoever reads a grid compares its check.
-            if self._hashes is not None or array == "grid":
+            if self._hashes is not None or array == "grid":  # which is read with a checksum
                 self._files.cache.put(_key(span.shard, record), encoded)
 
     def _received(self, array: str, span: _Span) -> Iterator[tuple[WantedRecord, bytes]]:

@@ -59,9 +59,18 @@ from .task import (
     require_scores,
     require_task,
 )
-from .windows import as_in_run, choose_window, describe_reading, fetched, require_window
+from .windows import (
+    as_in_run,
+    choose_window,
+    describe_reading,
+    fetch_ahead,
+    fetched,
+    require_window,
+)
 
 logger = logging.getLogger(__name__)
+
+FETCHED_BATCHES = 32  # whose records are fetched together for evaluation
 
 B = TypeVar("B", bound=TensorBatch)
 
@@ -334,8 +343,12 @@ def each_batch(
     *,
     size: int,
     doing: str,
+    fetch: Callable[[Numbers], None],
 ) -> Iterator[tuple[Numbers, B]]:
-    """Yield (example numbers, batch on the device) of this process's part of `order`."""
+    """Yield (example numbers, batch on the device) of this process's part of `order`.
+
+    `fetch` brings what `read_batch` will read of many examples to this machine, if it is not here.
+    """
     mine = cut(order, size)[accelerator.process_index :: accelerator.num_processes]
     bar = tqdm(
         total=sum(map(len, mine)),
@@ -344,7 +357,13 @@ def each_batch(
         leave=False,
         disable=None if accelerator.is_main_process else True,
     )
-    with bar, contextlib.closing(prefetch(mine, read_batch)) as stream:
+    groups = [mine[n : n + FETCHED_BATCHES] for n in range(0, len(mine), FETCHED_BATCHES)]
+    ahead = fetch_ahead(groups, lambda group: [np.concatenate(group)], fetch)
+    with (
+        bar,
+        contextlib.closing(ahead),
+        contextlib.closing(prefetch(ahead, read_batch)) as stream,
+    ):
         for numbers, batch in zip(mine, stream, strict=True):
             yield numbers, on_device(batch, accelerator.device)
             bar.update(len(numbers))

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from ..base.errors import ClipfeatError, UsageError
 from ..base.jsonio import field
+from ..base.text import is_url
 from ..featstore import FeatureStore
 from ..featstore.reading import BufferPool
 from .batches import READ_AHEAD
@@ -84,6 +85,8 @@ class RecordReader:
 
     def fetch(self, ids: Sequence[str]) -> None:
         """Bring the records of `ids` to this machine, unless they are here or kept in memory."""
+        if not is_url(self._store.location):
+            return
         kept = self._kept or {}
         self._store.fetch([image_id for image_id in ids if image_id not in kept])
 

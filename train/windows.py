@@ -5,7 +5,7 @@ import itertools
 import os
 import threading
 from collections import Counter
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -20,6 +20,7 @@ from .settings import CHOSEN, LoopSettings
 from .task import Task
 
 S = TypeVar("S", bound=LoopSettings)
+Part = TypeVar("Part")
 
 # While a window is used and the next one is fetched, the cache still has the previous one: it was
 # used later than some records of this window were fetched. The fourth is for all else.
@@ -110,26 +111,43 @@ def fetched(
     if not order.window_shards or not is_url(task.store.location):
         yield from batches
         return
-    stopped = threading.Event()
     processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     process = int(os.environ.get("LOCAL_RANK", "0"))
 
-    def fetch(window: list[BatchNumbers]) -> list[BatchNumbers]:
+    def parts_of(window: list[BatchNumbers]) -> list[list[str]]:
         shards = order.ids_by_shard(window)[process::processes]
-        for start in range(0, len(shards), SHARDS_AT_A_TIME):
-            if not stopped.is_set():
-                part = shards[start : start + SHARDS_AT_A_TIME]
-                task.fetch(list(itertools.chain.from_iterable(part)))
-        return window
+        starts = range(0, len(shards), SHARDS_AT_A_TIME)
+        return [list(itertools.chain(*shards[n : n + SHARDS_AT_A_TIME])) for n in starts]
 
-    grouped = order.by_window(batches, seed=task.settings.seed, epoch=epoch)
-    windows = prefetch(grouped, fetch, ahead=1)
+    windows = order.by_window(batches, seed=task.settings.seed, epoch=epoch)
+    yield from fetch_ahead(windows, parts_of, task.fetch)
+
+
+def fetch_ahead(
+    groups: Sequence[list[BatchNumbers]],
+    parts_of: Callable[[list[BatchNumbers]], list[Part]],
+    fetch: Callable[[Part], None],
+) -> Generator[BatchNumbers, None, None]:
+    """Yield the batches of groups; `fetch` has had all parts of a group before its first batch.
+
+    While a group is used, a thread fetches the next one, in the parts that `parts_of` lists. Close
+    the generator to stop it after the current part.
+    """
+    stopped = threading.Event()
+
+    def fetch_group(group: list[BatchNumbers]) -> list[BatchNumbers]:
+        for part in parts_of(group):
+            if not stopped.is_set():
+                fetch(part)
+        return group
+
+    fetched_groups = prefetch(groups, fetch_group, ahead=1)
     try:
-        for window in windows:
-            yield from window
+        for group in fetched_groups:
+            yield from group
     finally:
         stopped.set()
-        windows.close()
+        fetched_groups.close()
 
 
 def _shard_sizes(store: FeatureStore) -> Counter[tuple[str, int]]:

@@ -146,10 +146,17 @@ def predict(
     """
     model.eval()
     read = partial(read_batch, reader, examples, answers=len(answers))
+
+    def fetch(numbers: Numbers) -> None:
+        images = np.unique(examples.image_of_text[numbers])
+        reader.fetch([examples.image_ids[image] for image in images])
+
     order = np.argsort(examples.image_of_text, kind="stable")  # a record is read once
     best = torch.zeros(len(examples), dtype=torch.int64, device=accelerator.device)
     size = eval_batch_size(settings)
-    for numbers, batch in each_batch(order, read, accelerator, size=size, doing="answering"):
+    for numbers, batch in each_batch(
+        order, read, accelerator, size=size, doing="answering", fetch=fetch
+    ):
         logits = model(batch).logits
         best[torch.from_numpy(numbers).to(best.device)] = logits.argmax(dim=1)
     # Each text is answered in one process, and 0 in the others.

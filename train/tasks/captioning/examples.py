@@ -110,6 +110,13 @@ def read_images(
     return ImageBatch(*records, reader.pinned(torch.from_numpy(images)))
 
 
+def fetch_images(
+    reader: RecordReader, image_ids: Sequence[str], images: Int[np.ndarray, " image"]
+) -> None:
+    """Bring what `read_images` will read to this machine, if it is not here."""
+    reader.fetch([image_ids[int(image)] for image in images])
+
+
 def _with_features(
     split: CaptionSplit, store: Container[str], skip_missing: int
 ) -> tuple[list[CaptionedImage], tuple[str, ...]]:

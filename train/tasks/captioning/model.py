@@ -27,7 +27,7 @@ from ...models.updn import UpDnCaptioner
 from ...records import ChannelStatistics, FeatureNorm, RecordReader, Records
 from ...run import BEST, SETTINGS, require_no_link
 from ..settings import STAGES, CaptionSettings, DecodingSettings
-from .examples import CaptionExamples, read_images
+from .examples import CaptionExamples, fetch_images, read_images
 
 
 def build_captioner(settings: CaptionerSettings, norm: FeatureNorm, *, words: int) -> Captioner:
@@ -101,7 +101,10 @@ def write_captions(
     written = torch.zeros(shape, dtype=torch.int64, device=device)
     order = np.arange(len(examples.ids))
     read = functools.partial(read_images, reader, examples.image_ids)
-    for _, batch in each_batch(order, read, accelerator, size=size, doing="captioning"):
+    fetch = functools.partial(fetch_images, reader, examples.image_ids)
+    for _, batch in each_batch(
+        order, read, accelerator, size=size, doing="captioning", fetch=fetch
+    ):
         with accelerator.autocast():
             tokens = best_captions(captioner, batch.records, decoding)
         written[batch.images, : tokens.shape[1]] = tokens

@@ -25,7 +25,7 @@ from ...models.decoding import DIVERSITY, Captions, beam_search, sample
 from ...records import RecordReader
 from ...run import require_features
 from ..settings import DecodingSettings
-from .examples import read_images
+from .examples import fetch_images, read_images
 from .model import TrainedCaptioner, find_stage, load_stage
 
 Decode = Callable[[Captioner, Any], Captions]
@@ -174,7 +174,10 @@ def _caption(
     size = math.ceil(eval_batch_size(trained.settings) / each)
     order, read = np.arange(len(stored)), functools.partial(read_images, reader, stored)
     written: list[list[tuple[str, float]]] = []
-    for _, batch in each_batch(order, read, accelerator, size=size, doing="captioning"):
+    fetch = functools.partial(fetch_images, reader, stored)
+    for _, batch in each_batch(
+        order, read, accelerator, size=size, doing="captioning", fetch=fetch
+    ):
         with accelerator.autocast():
             captions = decode(model, model.encode(batch.records))
         for rows, totals in zip(captions.tokens.tolist(), captions.totals.tolist(), strict=True):

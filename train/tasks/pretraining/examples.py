@@ -169,6 +169,11 @@ class BatchReader:
             **{name: pinned(torch.from_numpy(array)) for name, array in texts.items()},
         )
 
+    def fetch(self, numbers: Int[np.ndarray, " text"]) -> None:
+        """Bring the records that `read` will read to this machine, if they are not here."""
+        images = np.unique(self.sentences.image_of_sentence[numbers])
+        self.reader.fetch([self.sentences.image_ids[image] for image in images])
+
     def _texts(self, numbers: Int[np.ndarray, " text"], epoch: int) -> dict[str, np.ndarray]:
         sentences, objectives = self.sentences, self.settings.objectives
         width = sentences.tokens.shape[1]

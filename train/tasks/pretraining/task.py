@@ -230,6 +230,7 @@ def objective_scores(
         accelerator,
         size=eval_batch_size(batches.settings),
         doing="evaluating",
+        fetch=batches.fetch,
     ):
         for name, tally in tallies(model(batch), batch).items():
             sums[OBJECTIVES.index(name)] += torch.stack([n.double() for n in tally])
