@@ -16,6 +16,7 @@ from .text import is_url, printable
 
 TEMPORARY = ".tmp"
 TEMPORARY_NAME = re.compile(rf"\..+\.[0-9a-f]{{16}}{re.escape(TEMPORARY)}", re.DOTALL)
+COPY_IT = "copy it to this machine"  # what to do about a URL
 MAX_LINE_BYTES = 1 << 20  # of a text file
 BLOCK_BYTES = 1 << 20  # read at a time; larger blocks measured no faster
 MAX_HEADER_BYTES = 16 << 20  # of a safetensors file; 100,000 tensors take about 10 MB
@@ -372,7 +373,7 @@ def require_file(path: Path, option: str) -> None:
     require_folder(path.parent, option)
 
 
-def local_path(text: str, *, remedy: str = "pass a path on this machine") -> Path:
+def local_path(text: str, *, remedy: str = COPY_IT) -> Path:
     """Return a path on this machine.
 
     Raises UsageError for a URL, in which Path would merge two slashes, and for an empty text, which
@@ -382,7 +383,7 @@ def local_path(text: str, *, remedy: str = "pass a path on this machine") -> Pat
         raise UsageError("a path is empty; for the current folder, type .", code="E-PATH-EMPTY")
     if "://" in text and is_url(text):
         raise UsageError(
-            f"{printable(text)}: only images are read over the network; {remedy}",
+            f"{printable(text)}: a path on this machine is needed, not a URL; {remedy}",
             code="E-PATH-URL",
         )
     return Path(text)

@@ -10,7 +10,7 @@ import click
 
 from ..base.errors import UsageError, needs_extra
 from ..base.text import counted
-from .options import LocalPath, as_json, show, skip_missing, with_options
+from .options import LocalPath, StorePath, as_json, cache, show, skip_missing, with_options
 from .options import device as device_option
 
 if TYPE_CHECKING:
@@ -24,7 +24,10 @@ A_PATH = LocalPath()
 
 # What, with a split, makes an `EvalRequest`.
 scored_on = with_options(
-    click.option("--store", type=A_PATH, help="Feature store.  [default: that of the run]"),
+    click.option(
+        "--store", type=StorePath(), help="Feature store, or its URL.  [default: that of the run]"
+    ),
+    cache,
     click.option("--data", type=A_PATH, help="Folder of the data.  [default: that of the run]"),
     skip_missing,
     device_option,
@@ -224,7 +227,7 @@ def _caption_file(
     *,
     split: str | None,
     subset: bool,
-    store: Path | None,
+    store: str | Path | None,
     embedder: "Callable[[FeatureStore], Embed] | None",
     as_json: bool,
 ) -> None:

@@ -10,8 +10,8 @@ from typing import Any
 
 import click
 
-from ..base.files import local_path
-from ..base.text import tell
+from ..base.files import COPY_IT, local_path
+from ..base.text import is_url, tell
 
 REFUSED = ("missing", "undecodable", "too_large", "unsupported", "failed")
 
@@ -37,7 +37,7 @@ class StatusList(click.ParamType):
 class LocalPath(click.Path):
     """A path on this machine; a URL is an error, and `remedy` says what to do instead."""
 
-    def __init__(self, remedy: str = "pass a path on this machine", **options: Any):
+    def __init__(self, remedy: str = COPY_IT, **options: Any):
         super().__init__(path_type=Path, **options)
         self._remedy = remedy
 
@@ -47,6 +47,29 @@ class LocalPath(click.Path):
         return super().convert(value, param, ctx)
 
 
+class StorePath(LocalPath):
+    """A store: a folder on this machine, or a URL, which stays a text."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if isinstance(value, str) and is_url(value):
+            return value
+        return super().convert(value, param, ctx)
+
+
+def _use_cache(_ctx: click.Context, _parameter: click.Parameter, folder: Path | None) -> None:
+    """Set the folder of the cache for this process and those that it starts."""
+    if folder is not None:
+        os.environ["CLIPFEAT_CACHE"] = str(folder.absolute())
+
+
+cache = click.option(
+    "--cache",
+    type=LocalPath(file_okay=False),
+    expose_value=False,
+    callback=_use_cache,
+    metavar="DIR",
+    help="Folder for what is fetched of a store at a URL.  [default: ~/.cache/clipfeat]",
+)
 as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON for scripts.")
 break_lock = click.option(
     "--break-lock", is_flag=True, help="Take over the lock of a dead process on another host."
@@ -99,7 +122,10 @@ def training(data_help: str, *, init: bool = True) -> Decorator:
     a_path = LocalPath()
     return with_options(
         click.argument("config", required=False),
-        click.option("--store", required=True, type=a_path, help="Feature store to read."),
+        click.option(
+            "--store", required=True, type=StorePath(), help="Feature store to read, or its URL."
+        ),
+        cache,
         click.option("--data", required=True, type=a_path, help=data_help),
         click.option(
             "--out",

@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from ..base.errors import needs_extra
-from .options import LocalPath, as_json, patient_stdout, show, show_json
+from .options import LocalPath, StorePath, as_json, cache, patient_stdout, show, show_json
 from .options import device as device_option
 
 logger = logging.getLogger(__name__)
@@ -36,7 +36,10 @@ def predict() -> None:
     metavar="FILE",
     help="Image file, for the picture.  [default: the features as colors]",
 )
-@click.option("--store", type=LocalPath(), help="Feature store.  [default: that of the run]")
+@click.option(
+    "--store", type=StorePath(), help="Feature store, or its URL.  [default: that of the run]"
+)
+@cache
 @click.option(
     "--out",
     type=LocalPath(),
@@ -115,7 +118,10 @@ def vqa(*, run: Path, as_json: bool, **options: Any) -> None:
 @click.option(
     "--seed", type=click.IntRange(-(1 << 63), (1 << 64) - 1), help="Of sampling.  [default: 0]"
 )
-@click.option("--store", type=LocalPath(), help="Feature store.  [default: that of the run]")
+@click.option(
+    "--store", type=StorePath(), help="Feature store, or its URL.  [default: that of the run]"
+)
+@cache
 @device_option
 @as_json
 def caption(
@@ -124,7 +130,7 @@ def caption(
     image_ids: tuple[str, ...],
     listed: Path | None,
     out: Path | None,
-    store: Path | None,
+    store: str | Path | None,
     device: str | None,
     as_json: bool,
     **request: Any,

@@ -15,12 +15,15 @@ from ..base.text import counted, printable
 from .options import (
     LocalPath,
     StatusList,
+    StorePath,
     as_json,
     break_lock,
+    cache,
     device,
     patient_stdout,
     show,
     show_json,
+    with_options,
 )
 
 if TYPE_CHECKING:
@@ -29,6 +32,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 store_argument = click.argument("path", metavar="STORE", type=LocalPath())
+readable_store = with_options(click.argument("path", metavar="STORE|URL", type=StorePath()), cache)
 WHOLE = {
     None: "every file is complete and unchanged",
     "quick": "every file exists and has its size",
@@ -52,9 +56,9 @@ def store() -> None:
 
 
 @store.command()
-@store_argument
+@readable_store
 @as_json
-def info(*, path: Path, as_json: bool) -> None:
+def info(*, path: str | Path, as_json: bool) -> None:
     """Describe STORE: model, recipe, counts, sizes, how to cite it.
 
     \b
@@ -69,7 +73,7 @@ def info(*, path: Path, as_json: bool) -> None:
 
 
 @store.command()
-@store_argument
+@readable_store
 @click.option(
     "--status",
     "statuses",
@@ -79,7 +83,7 @@ def info(*, path: Path, as_json: bool) -> None:
     help="Only ids with these statuses, such as missing,failed.",
 )
 @as_json
-def ls(*, path: Path, statuses: tuple[str, ...], as_json: bool) -> None:
+def ls(*, path: str | Path, statuses: tuple[str, ...], as_json: bool) -> None:
     """List the image ids of STORE with the status of each.
 
     Prints a line for each id, sorted: status, grid shape (rows x cols), image size (width x
@@ -147,9 +151,9 @@ def _id_record(row: "IndexRow") -> dict[str, Any]:
 
 
 @store.command()
-@store_argument
+@readable_store
 @as_json
-def stats(*, path: Path, as_json: bool) -> None:
+def stats(*, path: str | Path, as_json: bool) -> None:
     """Print statistics of the channels and cells of STORE.
 
     Reads and verifies every record once, on all cores. A dead channel is 0 in every cell of every
@@ -168,7 +172,7 @@ def stats(*, path: Path, as_json: bool) -> None:
 
 
 @store.command()
-@store_argument
+@readable_store
 @click.option(
     "--quick", "depth", flag_value="quick", help="Check only that files exist and have their sizes."
 )
@@ -187,7 +191,7 @@ def stats(*, path: Path, as_json: bool) -> None:
 @as_json
 def verify(
     *,
-    path: Path,
+    path: str | Path,
     depth: str | None,
     count: int | None,
     images: str | None,
@@ -231,7 +235,7 @@ def verify(
 
 
 def _recompute(
-    path: Path,
+    path: str | Path,
     images: str,
     count: int,
     pretrained: str | None,
@@ -323,9 +327,9 @@ def finish(*, path: Path, break_lock: bool, as_json: bool) -> None:
 
 
 @store.command()
-@store_argument
+@readable_store
 @as_json
-def digest(*, path: Path, as_json: bool) -> None:
+def digest(*, path: str | Path, as_json: bool) -> None:
     """Print the digest of STORE, for citing it in a paper.
 
     \b

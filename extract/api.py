@@ -284,7 +284,7 @@ def check_same_images(manifest: Manifest, store: FeatureStore) -> None:
         if image.width and rows and rows[0][1:] != (image.width, image.height):
             _, width, height = rows[0]
             raise StoreError(
-                f"{store.path} exists and holds other images under the same ids: "
+                f"{store.location} exists and holds other images under the same ids: "
                 f"{image.image_id!r} is {width}x{height} pixels there and "
                 f"{image.width}x{image.height} in {manifest.root}; choose another --out, or "
                 f"--retry changed if these are the same images in new versions",

@@ -79,12 +79,12 @@ def backbone_spec(store: FeatureStore, pretrained: str | None) -> BackboneSpec:
     model, weights, seed = (backbone.get(key) for key in ("model", "pretrained", "seed"))
     if not isinstance(model, str) or not isinstance(weights, str):
         raise ExtractUsageError(
-            f"{store.path} does not say which open_clip model it was made with",
+            f"{store.location} does not say which open_clip model it was made with",
             code="E-STORE-BACKBONE",
         )
     if weights == "file" and pretrained is None:
         raise ExtractUsageError(
-            f"the weights of {store.path} came from a file: give it with --pretrained PATH",
+            f"the weights of {store.location} came from a file: give it with --pretrained PATH",
             code="E-WEIGHTS-MISSING",
         )
     seed = seed if isinstance(seed, int) else 0
@@ -99,7 +99,7 @@ def check_weights(store: FeatureStore, spec: BackboneSpec, described: Mapping[st
     model, used = store.identity.backbone.get("model"), described["model"]
     if used != model:
         raise ExtractUsageError(
-            f"{store.path} was made with {model}, and the file that describes the weights says "
+            f"{store.location} was made with {model}, and the file that describes the weights says "
             f"that they are those of {used}: the features of the store are wrong, or that file is "
             f"about other weights",
             code="E-WEIGHTS-CONTRADICTED",
@@ -130,7 +130,7 @@ def text_embedder(
     check_weights(store, spec, described)
     if tower.dim != store.identity.pooled_dim:
         raise ExtractUsageError(
-            f"{store.path} says that its embeddings have {store.identity.pooled_dim} channels; "
+            f"{store.location} says that its embeddings have {store.identity.pooled_dim} channels; "
             f"those of {spec.model} have {tower.dim}; extract the images again",
             code="E-TEXTS-DIM",
         )
@@ -150,7 +150,7 @@ def check_embeddings(store: FeatureStore) -> None:
         problem = "has class tokens, which cannot be compared with texts"
     if problem:
         raise ExtractUsageError(
-            f"{store.path} {problem}; extract the images into another store: "
+            f"{store.location} {problem}; extract the images into another store: "
             f"clipfeat extract --pooled --out OTHER",
             code="E-TEXTS-EMBEDDINGS",
         )

@@ -27,7 +27,7 @@ import os
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, Protocol, Self
 from unicodedata import normalize
 
 import numpy as np
@@ -126,30 +126,49 @@ def area_of(state: Any) -> Any:
     return state >> (AREA_BIT - STATUS_BIT)
 
 
+class IdLookup(Protocol):
+    """The ids of a store."""
+
+    def find_one(self, image_id: str) -> tuple[int, int, int, int]:
+        """Return (state, shape, row, check) of one id, as `find` does."""
+        ...
+
+    def find(self, ids: Sequence[str]) -> Places:
+        """Return the places of `ids`."""
+        ...
+
+
 class Lookup:
-    """The ids of a store. A large file is mapped, and opening it reads only its header."""
+    """The ids of a store, from the content of its lookup.bin."""
 
-    def __init__(self, path: Path, ids: int, sha256: str):
-        """Open `path`, raising CorruptStoreError unless it is a look-up of `ids` ids.
-
-        `sha256` is that of the file. It is compared when an id is not found for the first time.
-        """
-        self._path = path
+    def __init__(self, content: bytes | mmap.mmap, ids: int, sha256: str, shown: str, remedy: str):
+        """Use `Lookup.open`."""
+        self._shown = shown
+        self._remedy = remedy
         self._sha256 = sha256
         self._is_whole = False  # not known yet
-        content = _content(path, ids)
         columns = np.frombuffer(content, "<u8", offset=HEADER_BYTES).reshape(4, ids)
         self._keys, self._places, self._checks, self._seals = columns
         self._content = memoryview(content)
         numbers = self._content[HEADER_BYTES:].cast("Q")
         self._views = [numbers[k * ids : (k + 1) * ids] for k in range(4)]
 
+    @classmethod
+    def open(cls, path: Path, ids: int, sha256: str) -> Self:
+        """Open `path`, raising CorruptStoreError unless it is a look-up of `ids` ids.
+
+        `sha256` is that of the file. It is compared when an id is not found for the first time. A
+        large file is mapped, and opening it reads only its header.
+        """
+        remedy = f"type: clipfeat store repair {path.parent}"
+        return cls(read_lookup(path, ids, str(path), remedy), ids, sha256, str(path), remedy)
+
     def find_one(self, image_id: str) -> tuple[int, int, int, int]:
         """Return (state, shape, row, check) of one id, as `find` does, but faster."""
-        place = self._find_one(image_id)
+        place = self.search(image_id)
         if place[0] < 0 and not image_id.isascii():
             for form in NORMAL_FORMS:
-                place = self._find_one(normalize(form, image_id))
+                place = self.search(normalize(form, image_id))
                 if place[0] >= 0:
                     return place
         if place[0] < 0:
@@ -188,11 +207,10 @@ class Lookup:
         self._is_whole = True
 
     def _damaged(self, problem: str, code: str) -> CorruptStoreError:
-        return CorruptStoreError(
-            f"{self._path}: {problem}; type: clipfeat store repair {self._path.parent}", code=code
-        )
+        return CorruptStoreError(f"{self._shown}: {problem}; {self._remedy}", code=code)
 
-    def _find_one(self, image_id: str) -> tuple[int, int, int, int]:
+    def search(self, image_id: str) -> tuple[int, int, int, int]:
+        """Return what `find_one` does, of the id exactly as it is written."""
         digest = hashlib.sha256(image_id.encode("utf-8", "surrogatepass")).digest()
         key, second = int.from_bytes(digest[:8], "big"), int.from_bytes(digest[8:16], "big")
         keys, places, checks, seals = self._views
@@ -235,17 +253,25 @@ class Lookup:
         )
 
 
-def _content(path: Path, ids: int) -> bytes | mmap.mmap:
+def lookup_size(ids: int) -> int:
+    """Return the size of the file for `ids` ids."""
+    return HEADER_BYTES + ids * ENTRY_BYTES
+
+
+def lookup_header(ids: int) -> bytes:
+    """Return the first bytes of the file for `ids` ids."""
+    return MAGIC + ids.to_bytes(8, "little")
+
+
+def read_lookup(path: Path, ids: int, shown: str, remedy: str) -> bytes | mmap.mmap:
     """Return the bytes of a look-up of `ids` ids, raising CorruptStoreError for anything else."""
     try:
         with os.fdopen(open_plain(path), "rb") as file:
             size = os.fstat(file.fileno()).st_size
             header = file.read(HEADER_BYTES)
-            expected = MAGIC + ids.to_bytes(8, "little")
-            if size != HEADER_BYTES + ids * ENTRY_BYTES or header != expected:
+            if size != lookup_size(ids) or header != lookup_header(ids):
                 raise CorruptStoreError(
-                    f"{path}: its {size} bytes are not a look-up of {ids} ids; "
-                    f"type: clipfeat store repair {path.parent}",
+                    f"{shown}: its {size} bytes are not a look-up of {ids} ids; {remedy}",
                     code="E-LOOKUP-SIZE",
                 )
             if size > READ_BYTES:
@@ -254,10 +280,10 @@ def _content(path: Path, ids: int) -> bytes | mmap.mmap:
             content = file.read(size)
     except OSError as error:
         raise CorruptStoreError(
-            f"{path}: cannot open it ({error.strerror})", code=open_code(error)
+            f"{shown}: cannot open it ({error.strerror})", code=open_code(error)
         ) from None
     if len(content) != size:
-        raise CorruptStoreError(f"{path}: was truncated while it was read", code="E-LOOKUP-SIZE")
+        raise CorruptStoreError(f"{shown}: was truncated while it was read", code="E-LOOKUP-SIZE")
     return content
 
 
@@ -327,7 +353,7 @@ class LookupBuilder:
 
 def lookup_bytes(columns: U64) -> bytes:
     """Return the content of the file for `LookupBuilder.columns`."""
-    return MAGIC + columns.shape[1].to_bytes(8, "little") + columns.astype("<u8").tobytes()
+    return lookup_header(columns.shape[1]) + columns.astype("<u8").tobytes()
 
 
 def _hashes(ids: Iterable[str]) -> tuple[U64, U64]:

@@ -127,13 +127,28 @@ def write_metadata(store: Path, metadata: StoreMetadata) -> None:
 
 
 def read_metadata(store: Path) -> StoreMetadata:
-    """Return the content of store.json.
+    """Return the content of the store.json of a store on this machine; see `parse_metadata`."""
+    path = store / STORE_JSON
+    check_plain([path])
+    try:
+        content = read_bytes(path, MAX_STORE_JSON_BYTES)
+    except OSError as error:
+        if error.errno != errno.EFBIG:
+            raise
+        raise CorruptStoreError(
+            f"{path}: more than {MAX_STORE_JSON_BYTES:,} bytes are not a store.json",
+            code="E-STORE-JSON",
+        ) from None
+    return parse_metadata(content, str(path))
+
+
+def parse_metadata(text: bytes, path: str) -> StoreMetadata:
+    """Return the content of a store.json, which errors call `path`.
 
     Raises CorruptStoreError unless it is whole and its values are possible, StoreError for
     another format version.
     """
-    path = store / STORE_JSON
-    content = _read_content(path)
+    content = _parse(text, path)
     if content.get("format") != FORMAT:
         remedy = "a newer clipfeat may read it"
         if content.get("format") == 1:
@@ -162,18 +177,10 @@ def read_metadata(store: Path) -> StoreMetadata:
     return metadata
 
 
-def _read_content(path: Path) -> dict[str, Any]:
-    """Return the parsed JSON of store.json, bounded in size and depth."""
-    check_plain([path])
+def _parse(text: bytes, path: str) -> dict[str, Any]:
+    """Return the object of a store.json, bounded in depth."""
     try:
-        content: Any = parse_json(read_bytes(path, MAX_STORE_JSON_BYTES))
-    except OSError as error:
-        if error.errno != errno.EFBIG:
-            raise
-        raise CorruptStoreError(
-            f"{path}: more than {MAX_STORE_JSON_BYTES:,} bytes are not a store.json",
-            code="E-STORE-JSON",
-        ) from None
+        content: Any = parse_json(text)
     except ValueError as error:
         raise CorruptStoreError(f"{path}: not valid JSON: {error}", code="E-STORE-JSON") from None
     if not isinstance(content, dict):

@@ -57,23 +57,32 @@ def scale_sha256(scale: Scale) -> str:
     return hashlib.sha256(scale.to_bytes()).hexdigest()
 
 
-def read_scale(store: Path, dim: int, sha256: str) -> Scale:
-    """Return the scale of a store of `dim` channels.
+def scale_bytes(dim: int) -> int:
+    """Return the size of SCALE_FILE for `dim` channels."""
+    return 2 * 4 * dim + CRC_BYTES
 
-    Raises CorruptStoreError unless its file has this sha256 and holds finite numbers.
-    """
+
+def read_scale(store: Path, dim: int, sha256: str) -> Scale:
+    """Return the scale of a store on this machine; see `parse_scale`."""
     path = store / SCALE_FILE
     check_folder(path.parent)
     check_plain([path])
-    size = 2 * 4 * dim + CRC_BYTES
     try:
-        content = read_bytes(path, size)
+        content = read_bytes(path, scale_bytes(dim))
     except OSError as error:
         raise CorruptStoreError(
             f"{path}: cannot be read ({error.strerror}); copy it again from its source",
             code="E-STORE-SCALE",
         ) from None
-    if len(content) != size or hashlib.sha256(content).hexdigest() != sha256:
+    return parse_scale(content, dim, sha256, str(path))
+
+
+def parse_scale(content: bytes, dim: int, sha256: str, path: str) -> Scale:
+    """Return the scale of a store of `dim` channels from the content of SCALE_FILE at `path`.
+
+    Raises CorruptStoreError unless it has this sha256 and holds finite numbers.
+    """
+    if len(content) != scale_bytes(dim) or hashlib.sha256(content).hexdigest() != sha256:
         raise CorruptStoreError(
             f"{path}: has changed: its sha256 is not the one in store.json; "
             f"copy it again from its source",

@@ -2,6 +2,7 @@
 
 import os
 import sys
+from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
@@ -72,14 +73,15 @@ IDLE = _references([np.empty(0, np.uint8)])
 
 
 class ThreadsOfObject:
-    """`thread_count` threads, started at the first use, that end with this object.
+    """Threads, started at the first use, that end with this object.
 
     Safe to share between threads. A forked child has none of its parent's threads and starts
     its own. It needs no lock, which a fork could find locked: two threads that are first at the
     same time both start threads, and those of one of them end after their first work.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, choose_count: Callable[[], int] = thread_count) -> None:
+        self._choose_count = choose_count
         self._pool: tuple[int, int, ThreadPoolExecutor] | None = None  # process, threads, pool
 
     def count(self) -> int:
@@ -103,7 +105,7 @@ class ThreadsOfObject:
     def _started(self) -> tuple[int, int, ThreadPoolExecutor]:
         pool = self._pool
         if pool is None or pool[0] != os.getpid():
-            threads = thread_count()
+            threads = self._choose_count()
             pool = self._pool = os.getpid(), threads, ThreadPoolExecutor(threads, "clipfeat reader")
         return pool
 
@@ -123,26 +125,12 @@ class WantedRecord(NamedTuple):
 Convert = Callable[[np.ndarray, np.ndarray], None]
 
 
-class RecordReader:
-    """Reads records from the shards of one store; no file stays open between reads.
+class RecordReader(ABC):
+    """Reads records from the shards of one store."""
 
-    With `verify=False` the checksums of raw records (codec `none`) are not computed.
-    """
-
-    def __init__(
-        self, store: Path, codec: str, shapes: Sequence[str], shard_records: int, *, verify: bool
-    ):
-        self._store = store
-        self._codec = codec
+    def __init__(self, shapes: Sequence[str], shard_records: int):
         self._shapes = shapes  # in the order of their numbers
         self._shard_records = shard_records
-        self._verify = verify
-        self._threads = ThreadsOfObject()
-        size = max(16, INDEX_CACHE_BYTES // index_bytes(shard_records))
-        # Not a method of this object, which would then live until the garbage collector runs.
-        self._shard_index: Callable[[str], Index] = lru_cache(size)(
-            partial(_load_index, shard_records)
-        )
 
     def fill(
         self,
@@ -179,6 +167,7 @@ class RecordReader:
             if last is not None:
                 last[k] = last[first]
 
+    @abstractmethod
     def read(
         self,
         array: str,
@@ -192,6 +181,35 @@ class RecordReader:
         makes the wanted numbers of stored ones; without it they are the same. Raises
         CorruptStoreError for bytes that have changed.
         """
+
+
+class LocalReader(RecordReader):
+    """Reads records of a store on this machine; no file stays open between reads.
+
+    With `verify=False` the checksums of raw records (codec `none`) are not computed.
+    """
+
+    def __init__(
+        self, store: Path, codec: str, shapes: Sequence[str], shard_records: int, *, verify: bool
+    ):
+        super().__init__(shapes, shard_records)
+        self._store = store
+        self._codec = codec
+        self._verify = verify
+        self._threads = ThreadsOfObject()
+        # Not a method of this object, which would then live until the garbage collector runs.
+        self._shard_index: Callable[[str], Index] = lru_cache(kept_indexes(shard_records))(
+            partial(_load_index, shard_records)
+        )
+
+    def read(
+        self,
+        array: str,
+        dtype: np.dtype[Any],
+        wanted: list[WantedRecord],
+        convert: Convert | None = None,
+    ) -> None:
+        """Fill the arrays of records, as in `RecordReader.read`, with several threads."""
         read_span = partial(self._read_span, array, dtype, convert)
         is_large = len(wanted) > 1 and sum(w.out.nbytes for w in wanted) >= INLINE_BYTES
         if is_large and (threads := self._threads.count()) > 1:
@@ -252,6 +270,11 @@ def last_bytes(places: Places, of: Literal["grid", "beside"]) -> Buffer:
     """Return the bytes (record, 4) that the look-up has of grids, or of what is beside them."""
     checks = places.check.astype("<u8").view(np.uint8).reshape(-1, 2, CRC_BYTES)
     return checks[:, 0 if of == "grid" else 1]
+
+
+def kept_indexes(shard_records: int) -> int:
+    """Return how many shard indexes are kept in memory."""
+    return max(16, INDEX_CACHE_BYTES // index_bytes(shard_records))
 
 
 def _load_index(shard_records: int, path: str) -> Index:

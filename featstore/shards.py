@@ -313,27 +313,55 @@ def read_record(
         # Straight into the caller's memory, without a second copy.
         stored = bytearray(CRC_BYTES)
         if length != out.size + CRC_BYTES:
-            raise CorruptStoreError(
-                f"has {length} bytes; expected {out.size + CRC_BYTES}", code="E-SHARD-FRAME"
-            )
+            raise _bad_length(length, out.size)
         if read_into(descriptor, [out.data, memoryview(stored)], offset) != length:
             raise CorruptStoreError("the file ends within the record", code="E-SHARD-SIZE")
         last = bytes(stored)
         _compare(last, check)
         if verify and crc32c(out) != last:
-            raise CorruptStoreError(
-                "crc32c does not match: the bytes on disk have changed", code="E-SHARD-DATA"
-            )
+            raise _bad_crc()
         return last
     if length > zstd_bound(out.size):
-        raise CorruptStoreError(
-            f"has {length} bytes, too many for a zstd frame of {out.size}", code="E-SHARD-FRAME"
-        )
+        raise too_long(length, out.size)
     encoded = read_at(descriptor, length, offset)
     last = encoded[-CRC_BYTES:]
     _compare(last, check)
     decode_zstd(encoded, out)
     return last
+
+
+def decode_record(
+    codec: str, encoded: bytes, check: bytes | None, out: Buffer, *, verify: bool
+) -> bytes:
+    """Fill `out` from a whole record as stored; arguments and result are those of `read_record`."""
+    last = encoded[-CRC_BYTES:]
+    _compare(last, check)
+    if codec == "zstd":
+        decode_zstd(encoded, out)
+        return last
+    if len(encoded) != out.size + CRC_BYTES:
+        raise _bad_length(len(encoded), out.size)
+    out[:] = np.frombuffer(encoded, np.uint8, out.size)
+    if verify and crc32c(out) != last:
+        raise _bad_crc()
+    return last
+
+
+def _bad_length(length: int, size: int) -> CorruptStoreError:
+    return CorruptStoreError(
+        f"has {length} bytes; expected {size + CRC_BYTES}", code="E-SHARD-FRAME"
+    )
+
+
+def _bad_crc() -> CorruptStoreError:
+    return CorruptStoreError("crc32c does not match: the bytes have changed", code="E-SHARD-DATA")
+
+
+def too_long(length: int, size: int) -> CorruptStoreError:
+    """Return the error for a record of more bytes than `zstd_bound(size)`."""
+    return CorruptStoreError(
+        f"has {length} bytes, too many for a zstd frame of {size}", code="E-SHARD-FRAME"
+    )
 
 
 def _compare(stored: bytes, check: bytes | None) -> None:

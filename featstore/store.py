@@ -19,14 +19,14 @@ import pyarrow as pa
 
 from ..base.errors import CorruptStoreError, MissingRecordError, StoreError
 from ..base.parquet import rows_of
-from ..base.text import is_url, printable
+from ..base.text import is_url
+from .files import LocalFiles, StoreFiles
 from .geometry import Area, GridShape
-from .layout import JOURNAL, STORE_JSON, TableName, check_folders, table_file
+from .layout import TableName, table_file
 from .lookup import (
     NORMAL_FORMS,
     STATUSES,
     ImageId,
-    Lookup,
     Places,
     Status,
     area_of,
@@ -34,11 +34,10 @@ from .lookup import (
     id_texts,
     status_of,
 )
-from .metadata import StoreMetadata, read_metadata, zarr_metadata_files
-from .quantise import Scale, read_scale
-from .reading import BufferPool, Convert, RecordReader, WantedRecord, last_bytes
+from .metadata import StoreMetadata, zarr_metadata_files
+from .reading import BufferPool, Convert, WantedRecord, last_bytes
 from .shards import CRC_BYTES, ShardRow
-from .tables import IndexRow, index_rows, read_index, read_shards
+from .tables import IndexRow, index_rows, read_index
 
 if TYPE_CHECKING:
     from xarray import Dataset
@@ -62,9 +61,11 @@ class FeatureBatch:
 
 
 class FeatureStore:
-    """A finished store, open for reading.
+    """A finished store, open for reading, in a folder or behind a URL.
 
-    Opening reads store.json and the look-up, or maps it where it is large. Safe to share
+    Opening reads store.json and the look-up, or maps it where it is large. Of a store behind a URL
+    it reads store.json alone; the rest is fetched when it is used, and cached (docs/sharing.md).
+    Such a store raises StoreError (E-REMOTE-...) where the server fails. Safe to share
     between threads, to inherit by fork and to send to a spawned process: no file stays open
     between reads, and a child starts threads of its own. They end with the object.
 
@@ -73,9 +74,10 @@ class FeatureStore:
     unless the store has both.
     """
 
-    def __init__(self, path: Path, metadata: StoreMetadata, *, verify: bool):
+    def __init__(self, files: StoreFiles, metadata: StoreMetadata, *, verify: bool):
         """Use `FeatureStore.open`."""
-        self.path = path.absolute()  # the working directory may change later
+        self.files = files
+        self.location = files.location  # absolute path or URL, for people and for opening it again
         self.metadata = metadata
         self.identity = metadata.identity
         self.digest = metadata.digest
@@ -88,24 +90,14 @@ class FeatureStore:
         self._is_first = self.identity.order == "channels_first"
         self._shard_records = metadata.shard_records
         self._verify = verify
-        check_folders(self.path, metadata.grid_shapes, self.identity.arrays)
-        sha256 = metadata.tables["lookup"]
-        self._lookup = Lookup(self.table_path("lookup"), metadata.id_count, sha256)
+        self._reader = files.reader(metadata, verify=verify)
+        self._lookup = files.lookup(metadata)
         self._memory = BufferPool()
-        self.scale: Scale | None = None  # of a store of uint8
-        if self.identity.scale_sha256 is not None:
-            self.scale = read_scale(self.path, self.dim, self.identity.scale_sha256)
-        self._reader = RecordReader(
-            self.path,
-            self.identity.codec,
-            tuple(metadata.grid_shapes),
-            metadata.shard_records,
-            verify=verify,
-        )
+        self.scale = files.scale(metadata)  # of a store of uint8, None for others
 
     @classmethod
     def open(cls, path: str | Path, *, verify: bool = True) -> "FeatureStore":
-        """Return the store at `path`.
+        """Return the store at `path`, a folder or a URL: https://, http:// or hf://datasets/.
 
         With `verify=False` the checksums of raw records (codec `none`) are not computed, for
         bytes that are known to be good; those of zstd records always are.
@@ -113,44 +105,47 @@ class FeatureStore:
         Raises StoreError if there is no store, if it is unfinished or of another format
         version, CorruptStoreError if its tables are not what was written.
         """
-        if isinstance(path, str) and is_url(path):
-            raise StoreError(
-                f"{printable(path)}: stores are not read over the network yet; copy it to this machine",
-                code="E-STORE-URL",
-            )
-        path = Path(path)
-        if not (path / STORE_JSON).is_file():
-            if (path / JOURNAL).is_dir():
-                raise StoreError(
-                    f"{path} is unfinished: it has no {STORE_JSON}; "
-                    f"run the same clipfeat extract command again to finish it",
-                    code="E-STORE-UNFINISHED",
-                )
-            problem = "is not a feature store" if path.exists() else "does not exist"
-            raise StoreError(
-                f"{path} {problem}: expected a folder that holds {STORE_JSON}",
-                code="E-STORE-ABSENT",
-            )
-        metadata = read_metadata(path)
+        files = _files_at(path)
+        metadata = files.metadata()
         try:
-            return cls(path, metadata, verify=verify)
+            return cls(files, metadata, verify=verify)
         except CorruptStoreError:
-            newer = read_metadata(path)
+            newer = files.metadata()
             if newer.generation == metadata.generation:
                 raise
-            return cls(path, newer, verify=verify)  # an update completed in this very moment
+            return cls(files, newer, verify=verify)  # an update completed in this very moment
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return partial(FeatureStore.open, verify=self._verify), (self.path,)
+        if isinstance(self.files, LocalFiles):
+            return partial(FeatureStore.open, verify=self._verify), (self.path,)
+        # A worker reads the same store, whatever the URL has by then.
+        return partial(FeatureStore, verify=self._verify), (self.files, self.metadata)
+
+    @property
+    def path(self) -> Path:
+        """The folder of a store on this machine; raises StoreError (E-STORE-URL) for another."""
+        if isinstance(self.files, LocalFiles):
+            return self.files.path
+        raise StoreError(
+            f"{self.location}: this needs a store on this machine; "
+            f"copy it: clipfeat store pull {self.location} DIR",
+            code="E-STORE-URL",
+        )
 
     def table_path(self, table: TableName) -> Path:
-        """Return the file of "index", "shards" or "lookup"."""
+        """Return the file of "index", "shards" or "lookup", of a store on this machine."""
         return self.path / table_file(table, self.metadata.generation)
 
     def index_batches(self, *names: str) -> Iterator[pa.RecordBatch]:
         """Return the rows of `index` as columns: all, or those called `names`, image_id first."""
-        sha256 = self.metadata.tables["index"]
-        return read_index(self.table_path("index"), sha256, self.metadata.id_count, names)
+        metadata = self.metadata
+        path, sha256 = self.files.table("index", metadata), metadata.tables["index"]
+        shown = self._table_name("index")
+        return read_index(path, sha256, metadata.id_count, names, shown=shown)
+
+    def _table_name(self, table: TableName) -> str:
+        """Return what people read as the name of a table."""
+        return self.files.shown(table_file(table, self.metadata.generation))
 
     @property
     def index(self) -> Iterator[IndexRow]:
@@ -170,7 +165,7 @@ class FeatureStore:
     @cached_property
     def shards(self) -> tuple[ShardRow, ...]:
         """The packing list, sorted by path."""
-        return tuple(read_shards(self.table_path("shards"), self.metadata))
+        return tuple(self.files.shards(self.metadata))
 
     @property
     def dim(self) -> int:
@@ -317,7 +312,7 @@ class FeatureStore:
         """
         if self.identity.pooled_dim is None:
             raise StoreError(
-                f"{self.path} has no pooled vectors: it was extracted without them; "
+                f"{self.location} has no pooled vectors: it was extracted without them; "
                 f"extract a store with clipfeat extract --pooled",
                 code="E-STORE-NO-POOLED",
             )
@@ -353,8 +348,8 @@ class FeatureStore:
         if len(names) > 1 and (bad := (together != wanted).any(axis=1)).any():
             row = int(places.row[np.flatnonzero(bad)[0]])
             raise CorruptStoreError(
-                f"{self.path}: {', '.join(names)} of row {row} are those of another image, or have "
-                f"changed; type: clipfeat store verify {self.path}",
+                f"{self.location}: {', '.join(names)} of row {row} are those of another image, or "
+                f"have changed; type: clipfeat store verify {self.location}",
                 code="E-SHARD-DATA",
             )
         return beside
@@ -430,8 +425,8 @@ class FeatureStore:
 
     def _bad_place(self, place: str) -> CorruptStoreError:
         return CorruptStoreError(
-            f"{self.table_path('lookup')} refers to {place}; "
-            f"type: clipfeat store verify {self.path}",
+            f"{self._table_name('lookup')} refers to {place}; "
+            f"type: clipfeat store verify {self.location}",
             code="E-LOOKUP-PLACE",
         )
 
@@ -441,16 +436,16 @@ class FeatureStore:
             shown, example = _quoted(image_id, self._example)
             like = f"; ids here look like {example}" if self._example else ""
             raise MissingRecordError(
-                f"{self.path} has no image id {shown}{like}", code="E-STORE-NO-ID"
+                f"{self.location} has no image id {shown}{like}", code="E-STORE-NO-ID"
             )
         if status_of(state) >= len(STATUSES):
             raise self._bad_place("an unknown status")
         forms = (image_id, *(normalize(form, image_id) for form in NORMAL_FORMS))
         known = (self._reasons.get(form) for form in forms)
         status = STATUSES[status_of(state)]
-        unknown = f"for its reason type: clipfeat store ls {self.path} --status {status}"
+        unknown = f"for its reason type: clipfeat store ls {self.location} --status {status}"
         raise MissingRecordError(
-            f"image id {image_id!r:.100} has no record in {self.path}: "
+            f"image id {image_id!r:.100} has no record in {self.location}: "
             f"{status}, {next(filter(None, known), unknown)}",
             code="E-STORE-NO-RECORD",
         )
@@ -466,6 +461,15 @@ class FeatureStore:
         """Why ids have no record, for messages: of the first MAX_REASONS such ids."""
         without_record = (row for row in self._statuses() if row[1] != Status.OK)
         return {image_id: reason for image_id, _, reason in islice(without_record, MAX_REASONS)}
+
+
+def _files_at(path: str | Path) -> StoreFiles:
+    """Return the parts of the store at a path or a URL."""
+    if isinstance(path, str) and is_url(path):
+        from .remote import RemoteFiles
+
+        return RemoteFiles.open(path)
+    return LocalFiles(Path(path))
 
 
 def _check_out(out: np.ndarray, shape: tuple[int, ...], axis: int, dtype: np.dtype[Any]) -> None:

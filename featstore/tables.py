@@ -103,31 +103,38 @@ def write_shards(path: Path, rows: Iterable[ShardRow]) -> None:
 
 
 def read_index(
-    path: Path, sha256: str, ids: int, names: tuple[str, ...] = ()
+    path: Path, sha256: str, ids: int, names: tuple[str, ...] = (), *, shown: str = ""
 ) -> Iterator[pa.RecordBatch]:
     """Yield an index of `ids` ids, whose file has this sha256: all columns, or those of `names`.
 
-    `names` begin with image_id. Raises CorruptStoreError for another file, for ids that are not
+    `names` begin with image_id. Errors call the file `shown`, or else by its path. Raises CorruptStoreError for another file, for ids that are not
     sorted or not unique, and for columns of hashes that hold other texts.
     """
-    return _read(path, INDEX_SCHEMA, sha256, range(ids, ids + 1), names)
+    return _read(path, INDEX_SCHEMA, sha256, range(ids, ids + 1), names, shown or str(path))
 
 
-def read_shards(path: Path, metadata: StoreMetadata) -> list[ShardRow]:
-    """Return the packing list of a store.
+def most_shards(metadata: StoreMetadata) -> int:
+    """Return how many rows the packing list of a store may have."""
+    shards = sum(-(-length // metadata.shard_records) for length in metadata.grid_shapes.values())
+    return shards * len(metadata.identity.arrays)
+
+
+def read_shards(path: Path, metadata: StoreMetadata, *, shown: str = "") -> list[ShardRow]:
+    """Return the packing list of a store; errors call its file `shown`, or else by its path.
 
     Raises CorruptStoreError as `read_index` does, for paths instead of ids, and unless paths and
     rows follow from each other: a store from elsewhere may name any file, give one shard
     another's place, or claim a size that takes days to read.
     """
-    arrays, size = len(metadata.identity.arrays), metadata.shard_records
-    most = arrays * sum(-(-length // size) for length in metadata.grid_shapes.values())
+    shown = shown or str(path)
+    counts = range(most_shards(metadata) + 1)
+    sha256 = metadata.tables["shards"]
     shards: list[ShardRow] = []
-    for batch in _read(path, SHARDS_SCHEMA, metadata.tables["shards"], range(most + 1)):
+    for batch in _read(path, SHARDS_SCHEMA, sha256, counts, (), shown):
         for shard in map(ShardRow._make, rows_of(batch)):
             if not _is_possible(shard, metadata):
                 raise CorruptStoreError(
-                    f"{path}: {shard.path!r:.200} cannot be the shard of {shard.records} records "
+                    f"{shown}: {shard.path!r:.200} cannot be the shard of {shard.records} records "
                     f"of {shard.shape!r:.20} from row {shard.first_row}, {shard.bytes} bytes; "
                     f"{FROM_SOURCE}",
                     code="E-TABLE-SHARD",
@@ -160,16 +167,21 @@ def _possible_bytes(shard: ShardRow, array: str, metadata: StoreMetadata) -> ran
     return range(index, index + shard.records * record + 1)
 
 
+def most_table_bytes(rows: int) -> int:
+    """Return the largest size of a table of at most `rows` rows."""
+    return TABLE_BYTES + rows * ROW_BYTES
+
+
 def table_size_problem(path: Path, rows: int) -> str | None:
     """Return what is wrong with the size of a table of at most `rows` rows."""
     size = path.stat().st_size
-    if size > TABLE_BYTES + rows * ROW_BYTES:
+    if size > most_table_bytes(rows):
         return f"has {size:,} bytes, too many for {rows:,} rows"
     return None
 
 
 def _read(
-    path: Path, schema: pa.Schema, sha256: str, counts: range, names: tuple[str, ...] = ()
+    path: Path, schema: pa.Schema, sha256: str, counts: range, names: tuple[str, ...], shown: str
 ) -> Iterator[pa.RecordBatch]:
     """Yield columns, checked; `counts` are the numbers of rows that the file may have.
 
@@ -178,7 +190,7 @@ def _read(
     """
 
     def refuse(problem: str, code: str = "E-TABLE-FILE") -> CorruptStoreError:
-        return CorruptStoreError(f"{path}: {problem}; {FROM_SOURCE}", code=code)
+        return CorruptStoreError(f"{shown}: {problem}; {FROM_SOURCE}", code=code)
 
     check_plain([path])
     if not path.exists():

@@ -213,7 +213,7 @@ class EvalRequest:
     """What a run's best model is scored on; None stands for what the run was trained with."""
 
     split: str
-    store: Path | None = None
+    store: str | Path | None = None
     data: Path | None = None
     device: str | None = None  # "cpu" or "cuda"; None: a GPU if there is one
     skip_missing: int | None = None
@@ -226,7 +226,7 @@ class EvalRequest:
         if self.skip_missing is not None:
             settings = dataclasses.replace(run.settings, skip_missing=self.skip_missing)
             run = dataclasses.replace(run, settings=settings)
-        store = FeatureStore.open(self.store or Path(run.manifest.store))
+        store = FeatureStore.open(self.store or run.manifest.store)
         return run, store, self.data or Path(run.manifest.data)
 
 

@@ -68,7 +68,7 @@ class RunManifest:
     store_digest: str
     features: dict[str, Any]  # the backbone and the recipe of the store
     data_files: dict[str, str]  # {name: sha256}
-    store: str  # path
+    store: str  # path or URL
     data: str  # path
 
     @classmethod
@@ -88,7 +88,7 @@ class RunManifest:
             store_digest=store.digest,
             features=features_of(store),
             data_files={file.name: sha256_file(file) for file in dict.fromkeys(files)},
-            store=str(store.path.resolve()),
+            store=store.location,
             data=str(data.resolve()),
         )
 
@@ -110,7 +110,7 @@ def require_features(store: FeatureStore, manifest: RunManifest) -> None:
         if trained != given:
             raise UsageError(
                 f"the run was trained on features whose {part} is {trained!r}, and that of "
-                f"{store.path} is {given!r}; extract these images as those of {manifest.store} were",
+                f"{store.location} is {given!r}; extract these images as those of {manifest.store} were",
                 code="E-RUN-FEATURES",
             )
 

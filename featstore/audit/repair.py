@@ -21,7 +21,7 @@ from ..layout import (
     is_table_file,
     table_file,
 )
-from ..lookup import ENTRY_BYTES, HEADER_BYTES, LookupBuilder, lookup_bytes
+from ..lookup import LookupBuilder, lookup_bytes, lookup_size
 from ..metadata import read_metadata
 from ..store import FeatureStore
 from ..tables import read_index
@@ -74,7 +74,7 @@ def _mend_lookup(path: Path) -> list[str]:
     lookup = path / name
     check_plain([lookup])
     ids = metadata.id_count
-    has_size = lookup.exists() and lookup.stat().st_size == HEADER_BYTES + ids * ENTRY_BYTES
+    has_size = lookup.exists() and lookup.stat().st_size == lookup_size(ids)
     if has_size and sha256_file(lookup) == metadata.tables["lookup"]:
         return []
     builder = LookupBuilder(metadata.grid_shapes, metadata.identity.recipe)

@@ -19,10 +19,20 @@ import pyarrow as pa
 
 from ...base.errors import CorruptStoreError, StoreError
 from ...base.files import is_plain, oddity, read_at, sha256_file
-from ...base.text import counted
+from ...base.text import counted, is_url
 from ..geometry import GridShape
 from ..identity import Identity
-from ..layout import JOURNAL, ODD_REMEDY, SHARD_PATH, SIGNATURES, STORE_JSON, TABLES, has_content
+from ..layout import (
+    JOURNAL,
+    ODD_REMEDY,
+    SHARD_PATH,
+    SIGNATURES,
+    STORE_JSON,
+    TABLES,
+    TableName,
+    has_content,
+    table_file,
+)
 from ..lookup import LookupBuilder, Status, lookup_bytes
 from ..metadata import is_written_canonically, store_digest
 from ..quantise import SCALE_FILE
@@ -87,13 +97,20 @@ def verify(path: str | Path, depth: Depth = Depth.FULL) -> list[Problem]:
     (sha256), compares the Zarr metadata with what the identity implies and the lookup with the
     index, and computes the digest again (full). Decodes every record (deep). Raises StoreError if
     there is no store at `path`, or one of another format version.
+
+    Of a store behind a URL, files that do not belong are not found: nothing lists them.
     """
-    path, depth = Path(path), Depth(depth)
+    depth = Depth(depth)
+    if isinstance(path, str) and is_url(path):
+        from .remote import verify_remote
+
+        return verify_remote(path, depth)
+    path = Path(path)
     try:
         store = FeatureStore.open(path)
         shards = store.shards
     except CorruptStoreError as error:
-        return [_error_problem(error, path)]
+        return [error_problem(error, str(path.absolute()))]
     problems = list(_check_other_files(store))
     if depth == Depth.QUICK:
         problems += _check_presence(store)
@@ -107,12 +124,12 @@ def verify(path: str | Path, depth: Depth = Depth.FULL) -> list[Problem]:
         shard.path: problem for shard, problem in check_files(path, shards, "verify") if problem
     }
     if all(problem.path != index for problem in problems):
-        problems += _check_index(store)
+        problems += check_index(store)
     ids: dict[str, tuple[str, ...]] = {}
     if all(problem.path != index for problem in problems):
         if depth == Depth.DEEP:
             broken.update(check_records(store, skip=set(broken)))
-        ids = _ids_by_shard(store, set(broken))
+        ids = ids_by_shard(store, set(broken))
     return problems + [
         _shard_problem(name, problem, ids.get(name, ())) for name, problem in broken.items()
     ]
@@ -131,14 +148,13 @@ def _file_problems(path: Path, name: str, remedy: str) -> Iterator[Problem]:
         yield Problem(name, "the file is missing", (), remedy)
 
 
-def _error_problem(error: Exception, path: Path) -> Problem:
+def error_problem(error: Exception, location: str) -> Problem:
     """Return an error of reading as a problem of the file that its text names first."""
     name, problem = STORE_JSON, str(error)
-    for store in (path.absolute(), path):
-        inside, colon, rest = problem.removeprefix(f"{store}/").partition(": ")
-        if colon and inside != problem.partition(": ")[0]:
-            name, problem = inside, rest
-    odd = oddity(path / name)
+    inside, colon, rest = problem.removeprefix(f"{location}/").partition(": ")
+    if colon and inside != problem.partition(": ")[0]:
+        name, problem = inside, rest
+    odd = None if is_url(location) else oddity(Path(location) / name)
     if odd:
         return Problem(name, odd, (), ODD_REMEDY[odd])
     return Problem(name, problem.removesuffix(f"; {FROM_SOURCE}"), (), COPY)
@@ -225,7 +241,7 @@ def _check_zarr_metadata(store: FeatureStore) -> Iterator[Problem]:
             yield Problem(name, "is not what store.json implies", (), REPAIR)
 
 
-def _check_index(store: FeatureStore) -> Iterator[Problem]:
+def check_index(store: FeatureStore) -> Iterator[Problem]:
     """Compare what follows from the index with store.json, the lookup and the digest."""
     lookup = LookupBuilder(map(str, store.grid_shapes), store.identity.recipe)
     counts: Counter[str] = Counter()
@@ -241,10 +257,10 @@ def _check_index(store: FeatureStore) -> Iterator[Problem]:
     try:
         digest = store_digest(store.identity, store.shards, observed_lines())
     except CorruptStoreError as error:
-        yield _error_problem(error, store.path)
+        yield error_problem(error, store.location)
         return
     except (StoreError, ValueError, KeyError, OverflowError) as error:
-        yield Problem(store.table_path("index").name, f"a row is invalid: {error}", (), COPY)
+        yield Problem(table_name(store, "index"), f"a row is invalid: {error}", (), COPY)
         return
     if digest != store.digest:
         problem = f"digest is {store.digest}, but the tables give {digest}"
@@ -255,8 +271,13 @@ def _check_index(store: FeatureStore) -> Iterator[Problem]:
         yield Problem(STORE_JSON, "areas are not those of the index and the recipe", (), COPY)
     expected = hashlib.sha256(lookup_bytes(lookup.columns())).hexdigest()
     if expected != store.metadata.tables["lookup"]:
-        yield Problem(store.table_path("lookup").name, "is not that of the index", (), REPAIR)
+        yield Problem(table_name(store, "lookup"), "is not that of the index", (), REPAIR)
     yield from coverage.problems()
+
+
+def table_name(store: FeatureStore, table: TableName) -> str:
+    """Return the name of the file of a table."""
+    return table_file(table, store.metadata.generation)
 
 
 NO_ROWS = np.zeros(0, bool)  # of a shard that is not on the packing list
@@ -266,7 +287,7 @@ class _Coverage:
     """Checks that each id has its own row, in a shard that is on the packing list."""
 
     def __init__(self, store: FeatureStore):
-        self._index = store.table_path("index").name
+        self._index = table_name(store, "index")
         self._lengths = store.metadata.grid_shapes
         self._shard_records = store.metadata.shard_records
         self._taken: dict[tuple[str, int], np.ndarray] = {}  # by shape and first row
@@ -305,7 +326,7 @@ class _Coverage:
             yield Problem(STORE_JSON, "grid_shapes are not those of the packing list", (), COPY)
 
 
-def _ids_by_shard(store: FeatureStore, paths: set[str]) -> dict[str, tuple[str, ...]]:
+def ids_by_shard(store: FeatureStore, paths: set[str]) -> dict[str, tuple[str, ...]]:
     """Return the ids whose records are in each shard file of `paths`."""
     shard_records = store.metadata.shard_records
     at: dict[tuple[str, int], list[str]] = defaultdict(list)
@@ -326,10 +347,11 @@ def check_records(store: FeatureStore, skip: set[str]) -> Iterator[tuple[str, st
     Every record is decoded, its checksum verified and its numbers checked; each thread holds one.
     The shards of `skip` are omitted.
     """
-    rows = _rows_by_shard(store)
+    rows = rows_by_shard(store)
 
     def find_problem(shard: ShardRow) -> str | None:
-        return _record_problem(store, shard, rows[shard.shape, shard.first_row])
+        path = f"{store.path}/{shard.path}"
+        return record_problem(store, path, shard, rows[shard.shape, shard.first_row])
 
     shards = [shard for shard in store.shards if shard.path not in skip]
     for shard, problem in check_shards(shards, find_problem, "decode"):
@@ -337,7 +359,7 @@ def check_records(store: FeatureStore, skip: set[str]) -> Iterator[tuple[str, st
             yield shard.path, problem
 
 
-def _rows_by_shard(store: FeatureStore) -> dict[tuple[str, int], Rows]:
+def rows_by_shard(store: FeatureStore) -> dict[tuple[str, int], Rows]:
     """Return the index rows of each shard, by (grid shape, first row)."""
     rows: dict[tuple[str, int], Rows] = defaultdict(dict)
     for row in store.index:
@@ -346,14 +368,14 @@ def _rows_by_shard(store: FeatureStore) -> dict[tuple[str, int], Rows]:
     return rows
 
 
-def _record_problem(store: FeatureStore, shard: ShardRow, rows: Rows) -> str | None:
-    """Return the first thing that is wrong with the records of a shard."""
+def record_problem(store: FeatureStore, path: str, shard: ShardRow, rows: Rows) -> str | None:
+    """Return the first thing that is wrong with the records of a shard, whose file is `path`."""
     identity = store.identity
     name = shard.path.split("/")[-2]
     array = identity.array(name, GridShape.parse(shard.shape))
     record = np.empty(math.prod(array.shape), array.dtype)
     try:
-        with opened(f"{store.path}/{shard.path}") as descriptor:
+        with opened(path) as descriptor:
             index = read_index(descriptor, store.metadata.shard_records)
             for position, (offset, length) in enumerate(index.tolist()):
                 row = rows.get(position)

@@ -205,8 +205,8 @@ def store_stats(store: FeatureStore) -> StoreStats:
     shards = list(_ids_by_shard(store))
     if not shards:
         raise StoreError(
-            f"{store.path}: no id has a record, so there is nothing to compute; "
-            f"for the reasons type: clipfeat store ls {store.path}",
+            f"{store.location}: no id has a record, so there is nothing to compute; "
+            f"for the reasons type: clipfeat store ls {store.location}",
             code="E-STORE-EMPTY",
         )
     with tqdm(total=len(store), unit="record", desc="stats", disable=None) as bar:
@@ -215,7 +215,7 @@ def store_stats(store: FeatureStore) -> StoreStats:
             groups = [parts[start : start + FAN_IN] for start in range(0, len(parts), FAN_IN)]
             parts = [delayed(_merge)(group) for group in groups]
         (sums,) = compute(*parts, scheduler="threads", num_workers=thread_count())
-    return StoreStats(str(store.path), store.digest, len(store), sums["grid"], sums.get("pooled"))
+    return StoreStats(store.location, store.digest, len(store), sums["grid"], sums.get("pooled"))
 
 
 def _ids_by_shard(store: FeatureStore) -> Iterator[tuple[GridShape, list[str]]]:
@@ -245,8 +245,8 @@ def _sum_shard(store: FeatureStore, shape: GridShape, ids: list[str], bar: "tqdm
                 if not _is_finite(block):
                     bad = next(i for i, v in zip(some, vectors, strict=True) if not _is_finite(v))
                     raise StoreError(
-                        f"{store.path}: the record of image id {bad!r:.100} contains NaN or "
-                        f"Inf; type: clipfeat store verify --deep {store.path}",
+                        f"{store.location}: the record of image id {bad!r:.100} contains NaN or "
+                        f"Inf; type: clipfeat store verify --deep {store.location}",
                         code="E-STORE-NUMBERS",
                     )
                 new = VectorStats.of(block)

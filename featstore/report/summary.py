@@ -8,6 +8,7 @@
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from ...base.parquet import rows_of
@@ -26,7 +27,7 @@ NPY_HEADER_BYTES = 128  # of a .npy file of a grid or a vector
 class StoreSummary:
     """The metadata of a store with its sizes, examples of ids without a record, and a citation."""
 
-    path: str
+    path: str  # or URL
     metadata: StoreMetadata
     records: int
     records_by_shape: dict[str, int]
@@ -60,7 +61,7 @@ def summarize_store(store: FeatureStore) -> StoreSummary:
             elif len(without_record) < MAX_EXAMPLES:
                 without_record.append({"image_id": image_id, "status": status, "reason": reason})
     return StoreSummary(
-        path=str(store.path),
+        path=store.location,
         metadata=store.metadata,
         records=len(store),
         records_by_shape={s: shapes[s] for s in store.metadata.grid_shapes if shapes[s]},
@@ -92,7 +93,8 @@ def _cite(store: FeatureStore) -> str:
         f"clipfeat {store.metadata.clipfeat}",
         f"sha256:{store.digest}",
     )
-    return printable(f"{store.path.resolve().name} ({', '.join(facts)})")
+    name = Path(store.location).resolve().name  # of a URL its last part
+    return printable(f"{name} ({', '.join(facts)})")
 
 
 def summary_text(summary: StoreSummary) -> str:

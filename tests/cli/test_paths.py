@@ -11,8 +11,8 @@ from refused import refuses
 
 from clipfeat.base.errors import UsageError
 from clipfeat.cli.main import clipfeat
-from clipfeat.cli.options import LocalPath
-from clipfeat.featstore import FeatureStore, StoreError
+from clipfeat.cli.options import LocalPath, StorePath
+from clipfeat.featstore import StoreError
 
 URL = "http://host/x"
 
@@ -35,10 +35,12 @@ def test_every_path_of_every_command_refuses_urls():
 @pytest.mark.parametrize(
     "arguments",
     [
-        ("store", "info", URL),
-        ("train", "vqa", "--store", URL, "--data", "d", "--out", "o"),
-        ("eval", "vqa", "run", "--store", URL),
-        ("predict", "vqa", "run", "--store", URL, "--image-id", "a", "--question", "b"),
+        ("store", "repair", URL),
+        ("store", "finish", URL),
+        ("store", "describe", URL, "--title", "a"),
+        ("store", "convert", "s", URL, "--codec", "none"),
+        ("store", "convert", URL, "s", "--codec", "none"),
+        ("train", "vqa", "--store", "s", "--data", URL, "--out", "o"),
         ("extract", "--model", "RN50", "--images", URL),
         ("extract", "--model", "RN50", "--images", "i", "--out", URL),
         ("train", "vqa", URL, "--store", "s", "--data", "d", "--out", "o"),
@@ -51,10 +53,22 @@ def test_a_url_is_shown_as_it_was_typed(arguments):
     assert str(done.exception).startswith(f"{URL}: ")
 
 
-def test_a_store_at_a_url_is_not_there_yet():
-    with pytest.raises(StoreError, match=f"^{URL}: stores are not read") as refused:
-        FeatureStore.open(URL)
-    assert refused.value.code == "E-STORE-URL"
+def test_a_store_may_be_at_a_url_wherever_it_is_only_read():
+    found = list(path_parameters(clipfeat, "clipfeat"))
+    stores = {name for name, p in found if isinstance(p.type, StorePath)}
+    assert {name.removeprefix("clipfeat store ") for name in stores if " store " in name} == {
+        "info", "ls", "stats", "verify", "digest",
+    }  # fmt: skip
+    assert all(isinstance(p.type, StorePath) for _, p in found if p.name == "store")
+    assert {name.split()[1] for name in stores} == {"store", "train", "eval", "predict"}
+
+
+@pytest.mark.parametrize("command", ["info", "ls", "stats", "verify", "digest"])
+def test_a_url_of_another_kind_is_refused(command):
+    done = CliRunner().invoke(clipfeat, ["store", command, "ftp://host/x"])
+    assert isinstance(done.exception, StoreError)
+    assert done.exception.code == "E-REMOTE-URL"
+    assert str(done.exception).startswith("ftp://host/x: ")
 
 
 @pytest.mark.parametrize(

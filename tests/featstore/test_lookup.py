@@ -54,7 +54,7 @@ def built(path, rows):
 
 
 def opened(path, ids):
-    return Lookup(path, ids, hashlib.sha256(path.read_bytes()).hexdigest())
+    return Lookup.open(path, ids, hashlib.sha256(path.read_bytes()).hexdigest())
 
 
 @settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -136,7 +136,7 @@ def test_half_a_million_ids_take_little_memory_to_open_and_to_look_up(tmp_path, 
     sha256 = hashlib.sha256((tmp_path / "lookup.bin").read_bytes()).hexdigest()
     tracemalloc.start()
     try:
-        lookup = Lookup(tmp_path / "lookup.bin", count, sha256)
+        lookup = Lookup.open(tmp_path / "lookup.bin", count, sha256)
         opened = tracemalloc.get_traced_memory()[1]
         places = lookup.find(sample)
         looked_up = tracemalloc.get_traced_memory()[1]

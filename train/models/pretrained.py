@@ -302,7 +302,8 @@ class Pretrained:
         """
         trained, given = self.manifest.features, features_of(store)
         differ = {
-            part: f"{trained.get(part)!r}, and {store.path} has {given[part]!r}" for part in given
+            part: f"{trained.get(part)!r}, and {store.location} has {given[part]!r}"
+            for part in given
         }
         if trained.get("backbone") != given["backbone"]:
             raise UsageError(
@@ -313,7 +314,7 @@ class Pretrained:
         if len(self.statistics.mean) != store.dim:
             raise UsageError(
                 f"init {self.folder} was trained on features of {len(self.statistics.mean)} "
-                f"channels, and those of {store.path} have {store.dim}; extract these images in "
+                f"channels, and those of {store.location} have {store.dim}; extract these images in "
                 "the same way",
                 code="E-INIT-FEATURES",
             )

@@ -83,7 +83,7 @@ def require_grid_side(model: ModelSettings, store: FeatureStore) -> None:
     longest = max((max(shape) for shape in store.grid_shapes), default=1)
     if isinstance(model, SingleStreamSettings) and longest > model.max_grid_side:
         raise UsageError(
-            f"model.max_grid_side is {model.max_grid_side}, and {store.path} has grids of "
+            f"model.max_grid_side is {model.max_grid_side}, and {store.location} has grids of "
             f"{longest} rows or columns; pass --set model.max_grid_side={longest}, in "
             "pre-training too",
             code="E-SETTINGS-GRID-SIDE",

@@ -261,7 +261,7 @@ class AnsweringTask(Task[S, nn.Module], Generic[S, Split]):
 
     noun: str  # what the texts are, as "questions"
 
-    def __init__(self, settings: S, *, store: Path, data: Path, device: str | None = None):
+    def __init__(self, settings: S, *, store: str | Path, data: Path, device: str | None = None):
         """Read both splits, and make the model that training begins with.
 
         Raises UsageError before any work and where the records do not fit the cache, StoreError for

@@ -97,7 +97,7 @@ def ask(
     image_id: str,
     question: str,
     image: Path | None,
-    store: Path | None,
+    store: str | Path | None,
     out: Path | None,
     device: str | None,
 ) -> dict[str, Any]:
@@ -125,7 +125,7 @@ def ask(
     accelerator = accelerator_of_trained(device, trained.settings)
     model = accelerator.prepare_model(trained.model, evaluation_mode=True)
     trained = dataclasses.replace(trained, model=model)
-    features = FeatureStore.open(store or Path(trained.manifest.store))
+    features = FeatureStore.open(store or trained.manifest.store)
     with inference_errors(trained.settings.precision):
         given = answer(trained, features, image_id, question)
     if not knows_a_word(trained, question):

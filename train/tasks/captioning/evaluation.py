@@ -64,7 +64,7 @@ def clip_scores(
     if not finite.all():
         bad = images[int(np.argmin(finite))]
         raise ClipfeatError(
-            f"{store.path}: the embedding of {bad!r:.60} is not finite; extract it again",
+            f"{store.location}: the embedding of {bad!r:.60} is not finite; extract it again",
             code="E-FEATURES-FINITE",
         )
     vectors = embed(distinct)

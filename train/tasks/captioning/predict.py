@@ -83,7 +83,7 @@ def predict_captions(
     *,
     listed: Path | None,
     out: Path | None,
-    store: Path | None,
+    store: str | Path | None,
     device: str | None,
 ) -> list[Captioned]:
     """Caption images of a store with a run's best model; references are not needed.
@@ -108,7 +108,7 @@ def predict_captions(
     trained = load_stage(find_stage(run))
     accelerator = accelerator_of_trained(device, trained.settings)
     decode, each = decoder(trained.settings.decoding, request, accelerator.device)
-    features = FeatureStore.open(store or Path(trained.manifest.store))
+    features = FeatureStore.open(store or trained.manifest.store)
     require_features(features, trained.manifest)
     candidates = [image.candidates for image in images]
     stored = require_images(candidates, features, texts="captions asked for are")

@@ -332,7 +332,7 @@ def train_stages(
     out: Path,
     *,
     stages: Sequence[str],
-    store: Path,
+    store: str | Path,
     data: Path,
     device: str | None = None,
 ) -> tuple[dict[str, Any], StageTimes]:

@@ -45,7 +45,12 @@ class PretrainingTask(Task[PretrainSettings, Pretrainer]):
     name = TASK
 
     def __init__(
-        self, settings: PretrainSettings, *, store: Path, data: Path, device: str | None = None
+        self,
+        settings: PretrainSettings,
+        *,
+        store: str | Path,
+        data: Path,
+        device: str | None = None,
     ):
         """Read both corpora, and make the model that training begins with.
 

@@ -1,0 +1,82 @@
+"""Logins for web servers: the Hub's token and ~/.netrc, sent only to the host that they belong to."""
+
+import netrc
+import os
+from base64 import b64encode
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from .errors import UsageError
+
+HUB = "https://huggingface.co"
+
+
+def hub_endpoint() -> str:
+    """Return the URL of the Hugging Face Hub, or of the mirror that HF_ENDPOINT names."""
+    return (os.environ.get("HF_ENDPOINT") or HUB).rstrip("/")
+
+
+def origin(url: str) -> tuple[str, str, int]:
+    """Return (scheme, host, port) of a URL; a login belongs to all three.
+
+    >>> origin("https://Host/a") == origin("https://host:443/b")
+    True
+    """
+    parts = urlsplit(url)
+    port = parts.port or {"http": 80, "https": 443}.get(parts.scheme, 0)
+    return parts.scheme, (parts.hostname or "").lower(), port
+
+
+def authorization(url: str) -> str | None:
+    """Return the value of the header Authorization for a URL, None without a login for its host.
+
+    The Hub gets the token of HF_TOKEN or of `hf auth login`, any other host the login that ~/.netrc
+    has for it by name. Over plain http a login is sent only to this machine. Raises UsageError for
+    a token that no header can hold.
+    """
+    scheme, host, _ = origin(url)
+    if scheme != "https" and not is_loopback(host):
+        return None
+    if origin(url) == origin(hub_endpoint()):
+        token = _hub_token()
+        return f"Bearer {token}" if token else None
+    login = _netrc_login(host)
+    return f"Basic {b64encode(':'.join(login).encode()).decode()}" if login else None
+
+
+def login_remedy(url: str) -> str:
+    """Return how to log in to the host of a URL."""
+    if origin(url) == origin(hub_endpoint()):
+        return "set HF_TOKEN, or log in with: hf auth login"
+    return "if the server needs a login, write it into ~/.netrc"
+
+
+def is_loopback(host: str) -> bool:
+    """Return whether a host name means this machine."""
+    return host in ("localhost", "::1") or host.startswith("127.")
+
+
+def _hub_token() -> str:
+    """Return the user's token for the Hub, "" without one."""
+    token = os.environ.get("HF_TOKEN", "").strip()
+    if not token:
+        cache = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+        home = os.environ.get("HF_HOME") or f"{cache}/huggingface"
+        path = Path(os.environ.get("HF_TOKEN_PATH") or f"{home}/token").expanduser()
+        token = path.read_text(errors="replace").strip() if path.is_file() else ""
+    if not (token.isascii() and token.isprintable()) or " " in token:
+        raise UsageError(
+            "the token for the Hub (HF_TOKEN, or the file of hf auth login) must be one word of "
+            "ASCII letters and digits; log in again with: hf auth login",
+            code="E-REMOTE-TOKEN",
+        )
+    return token
+
+
+def _netrc_login(host: str) -> tuple[str, str] | None:
+    """Return user and password that ~/.netrc has for `host`; its default entry is not used."""
+    try:
+        entry = netrc.netrc(Path("~/.netrc").expanduser()).hosts.get(host)
+    except (OSError, RuntimeError, netrc.NetrcParseError, UnicodeDecodeError):
+        return None  # the server says then that it needs a login
+    return (entry[0], entry[2]) if entry else None

@@ -1,0 +1,333 @@
+"""A store behind a URL: its parts are fetched when they are used, checked by hash, and cached.
+
+store.json has the sha256 of each table. The packing list has size and sha256 of each shard, which
+give the place of its index, and the index the place of each record. A record is compared with its
+checksum in the look-up, as on a disk. zarr.json files are not read.
+"""
+
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
+# pyright: reportMissingTypeStubs=false
+# pyright: reportUnknownArgumentType=false, reportUnknownParameterType=false
+# pyarrow has no types.
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import lru_cache, partial
+from itertools import groupby
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+
+from ..base.errors import CorruptStoreError, StoreError
+from ..base.ranges import read_file, read_range, stream_file
+from ..base.remote import RemoteFolder
+from .cache import Cache
+from .identity import copy_blocks
+from .layout import STORE_JSON, TableName, shard_path, table_file
+from .lookup import Lookup, lookup_size, read_lookup
+from .metadata import MAX_STORE_JSON_BYTES, StoreMetadata, parse_metadata
+from .quantise import SCALE_FILE, Scale, parse_scale, scale_bytes
+from .reading import Convert, RecordReader, ThreadsOfObject, WantedRecord, kept_indexes
+from .record_hashes import HASH_COLUMNS, RecordHashTable
+from .remote_lookup import IN_FLIGHT, RemoteLookup
+from .shards import (
+    ABSENT,
+    Buffer,
+    Index,
+    ShardRow,
+    as_bytes,
+    decode_index,
+    decode_record,
+    index_bytes,
+    too_long,
+    zstd_bound,
+)
+from .tables import most_shards, most_table_bytes, read_index, read_shards
+
+GAP_BYTES = 1 << 16  # between two records that are fetched with one request nevertheless
+SPAN_BYTES = 1 << 22  # of one request for several records
+MAX_HASHED = 1 << 21  # ids; the index of a store of more is not fetched to compare record_sha256
+OTHER_COPY = "the server's file has changed, so use another copy of the store"
+
+
+@dataclass(frozen=True)
+class RemoteFiles:
+    """The parts of a store behind a URL; it can be pickled, with everything that is pinned."""
+
+    folder: RemoteFolder
+    cache: Cache
+
+    @classmethod
+    def open(cls, url: str) -> "RemoteFiles":
+        """Return the parts of the store at `url`, cached as the user's environment says."""
+        return cls(RemoteFolder.open(url), Cache.of_user())
+
+    @property
+    def location(self) -> str:
+        """The URL of the store, on the Hub with its commit."""
+        return self.folder.location
+
+    def metadata(self) -> StoreMetadata:
+        """Return the content of store.json; raises StoreError if there is none."""
+        try:
+            content = read_file(self.folder.url(STORE_JSON), MAX_STORE_JSON_BYTES)
+        except StoreError as error:
+            if error.code != "E-REMOTE-ABSENT":
+                raise
+            raise StoreError(
+                f"{self.location} is not a feature store: it has no {STORE_JSON}; pass the URL of "
+                f"a store's folder",
+                code="E-STORE-ABSENT",
+            ) from None
+        return parse_metadata(content, self.shown(STORE_JSON))
+
+    def table(self, table: TableName, metadata: StoreMetadata) -> Path:
+        """Return a file of the cache with a table's content, whose sha256 was compared."""
+        rows = most_shards(metadata) if table == "shards" else metadata.id_count
+        limit = lookup_size(rows) if table == "lookup" else most_table_bytes(rows)
+        name = table_file(table, metadata.generation)
+        try:
+            return self.cache.file(
+                metadata.tables[table],
+                lambda: stream_file(self.folder.url(name), limit),
+                self.shown(name),
+            )
+        except StoreError as error:
+            if error.code != "E-REMOTE-ABSENT":
+                raise
+            raise StoreError(
+                f"{error}; if the store has been added to, open it again", code=error.code
+            ) from None
+
+    def shown(self, name: str) -> str:
+        """Return the URL of a file, for people."""
+        return f"{self.location}/{name}"
+
+    def has_index(self, metadata: StoreMetadata) -> bool:
+        """Return whether index.parquet is in the cache."""
+        return self.cache.has(metadata.tables["index"])
+
+    def index(self, metadata: StoreMetadata) -> Iterator[pa.RecordBatch]:
+        """Yield the columns of the index that RecordHashTable needs."""
+        shown = self.shown(table_file("index", metadata.generation))
+        path, sha256 = self.table("index", metadata), metadata.tables["index"]
+        return read_index(path, sha256, metadata.id_count, HASH_COLUMNS, shown=shown)
+
+    def shards(self, metadata: StoreMetadata) -> list[ShardRow]:
+        """Return the packing list."""
+        shown = self.shown(table_file("shards", metadata.generation))
+        return read_shards(self.table("shards", metadata), metadata, shown=shown)
+
+    def lookup(self, metadata: StoreMetadata) -> RemoteLookup:
+        """Return the ids; nothing is fetched before the first is looked up."""
+        ids, name = metadata.id_count, table_file("lookup", metadata.generation)
+        shown = self.shown(name)
+        read = partial(read_range, self.folder.url(name), size=lookup_size(ids))
+
+        def load() -> Lookup:
+            path = self.table("lookup", metadata)
+            content = read_lookup(path, ids, shown, OTHER_COPY)
+            return Lookup(content, ids, metadata.tables["lookup"], shown, OTHER_COPY)
+
+        return RemoteLookup(ids, shown, read, load)
+
+    def scale(self, metadata: StoreMetadata) -> Scale | None:
+        """Return the scale of a store of uint8, None for others."""
+        identity = metadata.identity
+        if identity.scale_sha256 is None:
+            return None
+        content = read_file(self.folder.url(SCALE_FILE), scale_bytes(identity.dim))
+        return parse_scale(content, identity.dim, identity.scale_sha256, self.shown(SCALE_FILE))
+
+    def reader(self, metadata: StoreMetadata, *, verify: bool) -> "RemoteReader":
+        """Return what reads records."""
+        return RemoteReader(self, metadata, verify=verify)
+
+
+class _Span(NamedTuple):
+    """Records of one shard that are fetched with one request."""
+
+    row: ShardRow
+    first: int  # byte
+    length: int
+    records: list[tuple[int, int, WantedRecord]]  # offset, length
+
+
+class RemoteReader(RecordReader):
+    """Reads records by ranges, many at the same time, and keeps them in the cache.
+
+    After the first use of a shard, each record takes at most one request, and neighbours share it.
+    What is fetched is compared with `record_sha256` of the index, if the index is small enough to
+    fetch it or was fetched before: a checksum of four bytes does not protect against a forger.
+    """
+
+    def __init__(self, files: RemoteFiles, metadata: StoreMetadata, *, verify: bool):
+        super().__init__(tuple(metadata.grid_shapes), metadata.shard_records)
+        self._files = files
+        self._metadata = metadata
+        self._codec = metadata.identity.codec
+        self._verify = verify
+        self._threads = ThreadsOfObject(lambda: IN_FLIGHT)
+        # Not a method of this object, which would then live until the garbage collector runs.
+        self._index = lru_cache(kept_indexes(metadata.shard_records))(
+            partial(_load_index, files, metadata.shard_records)
+        )
+        # Loaded at the first use, without a lock, which a fork could find locked.
+        self._rows: dict[str, ShardRow] = {}
+        self._hashes: RecordHashTable | None = None
+
+    def _load_tables(self) -> None:
+        """Load the packing list, by path, and the hashes of the records."""
+        if not self._rows:
+            metadata = self._metadata
+            if metadata.id_count <= MAX_HASHED or self._files.has_index(metadata):
+                self._hashes = RecordHashTable(self._files.index(metadata), metadata)
+            self._rows = {shard.path: shard for shard in self._files.shards(metadata)}
+
+    def read(
+        self,
+        array: str,
+        dtype: np.dtype[Any],
+        wanted: list[WantedRecord],
+        convert: Convert | None = None,
+    ) -> None:
+        """Fill the arrays of records, as in `RecordReader.read`."""
+        self._load_tables()
+        missing: list[tuple[ShardRow, WantedRecord]] = []
+
+        def read_cached(record: WantedRecord) -> None:
+            row = self._row(array, record)
+            if not self._read_cached(row, dtype, convert, record):
+                missing.append((row, record))
+
+        self._run(read_cached, wanted)
+        missing.sort(key=lambda pair: (pair[0].path, pair[1].position))
+        self._run(self._index, list(dict.fromkeys(row for row, _ in missing)))
+        spans: list[_Span] = []
+        for row, pairs in groupby(missing, key=lambda pair: pair[0]):
+            spans += self._spans(row, self._index(row), dtype, [record for _, record in pairs])
+        self._run(partial(self._read_span, array, dtype, convert), spans)
+
+    def _run(self, act: Any, items: Sequence[Any]) -> None:
+        """Call `act` with each item, in threads if there are several."""
+        if len(items) == 1:
+            act(items[0])
+        elif items:
+            self._threads.run(act, items)
+
+    def _row(self, array: str, record: WantedRecord) -> ShardRow:
+        path = shard_path(record.shape, array, record.shard)
+        row = self._rows.get(path)
+        if row is None:
+            raise CorruptStoreError(
+                f"{self._files.shown(path)}: the packing list does not have this shard; {OTHER_COPY}",
+                code="E-TABLE-SHARD",
+            )
+        return row
+
+    def _read_cached(
+        self, row: ShardRow, dtype: np.dtype[Any], convert: Convert | None, record: WantedRecord
+    ) -> bool:
+        """Fill a record from the cache, and return whether it is there and right."""
+        key = _key(row, record)
+        encoded = self._files.cache.get(key, zstd_bound(record.out.size * dtype.itemsize))
+        if encoded is None:
+            return False
+        try:
+            self._decode(encoded, dtype, convert, record)
+        except CorruptStoreError:
+            self._files.cache.drop(key)
+            return False
+        return True
+
+    def _spans(
+        self, row: ShardRow, index: Index, dtype: np.dtype[Any], records: Sequence[WantedRecord]
+    ) -> Iterator[_Span]:
+        """Yield the requests for some records of a shard."""
+        entries: list[tuple[int, int, WantedRecord]] = []
+        for record in records:
+            offset, length = index[record.position].tolist()
+            size = record.out.size * dtype.itemsize
+            if offset == ABSENT:
+                error = CorruptStoreError("is absent, but its status is ok", code="E-SHARD-ABSENT")
+                raise self._bad_record(row, record, error)
+            if length > zstd_bound(size):
+                raise self._bad_record(row, record, too_long(length, size))
+            entries.append((offset, length, record))
+        entries.sort(key=lambda entry: entry[:2])
+        while entries:
+            first, end = entries[0][0], sum(entries[0][:2])
+            count = 1
+            for offset, length, _ in entries[1:]:
+                if offset > end + GAP_BYTES or offset + length > first + SPAN_BYTES:
+                    break
+                end, count = max(end, offset + length), count + 1
+            yield _Span(row, first, end - first, entries[:count])
+            entries = entries[count:]
+
+    def _read_span(
+        self, array: str, dtype: np.dtype[Any], convert: Convert | None, span: _Span
+    ) -> None:
+        """Fetch records with one request, fill them, and keep those that are right."""
+        url = self._files.folder.url(span.row.path)
+        content = read_range(url, span.first, span.length, size=span.row.bytes)
+        for offset, length, record in span.records:
+            start = offset - span.first
+            encoded = content[start : start + length]
+            try:
+                if self._hashes is not None:
+                    row = span.row.first_row + record.position
+                    self._hashes.compare(record.shape, row, array, encoded)
+                self._decode(encoded, dtype, convert, record)
+            except CorruptStoreError as error:
+                raise self._bad_record(span.row, record, error) from None
+            self._files.cache.put(_key(span.row, record), encoded)
+
+    def _decode(
+        self, encoded: bytes, dtype: np.dtype[Any], convert: Convert | None, record: WantedRecord
+    ) -> None:
+        """Fill a record from its bytes as stored."""
+        out, codec = record.out, self._codec
+        if convert is None and out.flags.c_contiguous:
+            last = decode_record(codec, encoded, record.check, as_bytes(out), verify=self._verify)
+        else:
+            scratch: Buffer = np.empty(out.size * dtype.itemsize, np.uint8)
+            last = decode_record(codec, encoded, record.check, scratch, verify=self._verify)
+            (convert or copy_blocks)(scratch.view(dtype).reshape(out.shape), out)
+        if record.last is not None:
+            record.last[:] = np.frombuffer(last, np.uint8)
+
+    def _bad_record(
+        self, row: ShardRow, record: WantedRecord, error: CorruptStoreError
+    ) -> CorruptStoreError:
+        shown = self._files.shown(row.path)
+        return CorruptStoreError(
+            f"{shown}: record {record.position}: {error}; {OTHER_COPY}", code=error.code
+        )
+
+
+def _key(row: ShardRow, record: WantedRecord) -> str:
+    """Return the name of a record in the cache."""
+    return f"{row.sha256}.{record.position}"
+
+
+def _load_index(files: RemoteFiles, shard_records: int, row: ShardRow) -> Index:
+    """Return the index of a shard, from the cache or from the end of its file."""
+    key, length = f"{row.sha256}.index", index_bytes(shard_records)
+    content = files.cache.get(key, length)
+    if content is not None and len(content) == length:
+        try:
+            return decode_index(content, row.bytes)
+        except CorruptStoreError:
+            files.cache.drop(key)
+    content = read_range(files.folder.url(row.path), row.bytes - length, length, size=row.bytes)
+    try:
+        index = decode_index(content, row.bytes)
+    except CorruptStoreError as error:
+        raise CorruptStoreError(
+            f"{files.shown(row.path)}: {error}; {OTHER_COPY}", code=error.code
+        ) from None
+    files.cache.put(key, content)
+    return index
