@@ -62,7 +62,7 @@ def _hub_token() -> str:
     if not token:
         cache = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
         home = os.environ.get("HF_HOME") or f"{cache}/huggingface"
-        path = Path(os.environ.get("HF_TOKEN_PATH") or f"{home}/token").expanduser()
+        path = _expanded(os.environ.get("HF_TOKEN_PATH") or f"{home}/token")
         token = path.read_text(errors="replace").strip() if path.is_file() else ""
     if not (token.isascii() and token.isprintable()) or " " in token:
         raise UsageError(
@@ -73,10 +73,15 @@ def _hub_token() -> str:
     return token
 
 
+def _expanded(path: str) -> Path:
+    """Return a path with the user's home, if there is one, for ~; Path.expanduser needs one."""
+    return Path(os.path.expanduser(path))  # noqa: PTH111
+
+
 def _netrc_login(host: str) -> tuple[str, str] | None:
     """Return user and password that ~/.netrc has for `host`; its default entry is not used."""
     try:
-        entry = netrc.netrc(Path("~/.netrc").expanduser()).hosts.get(host)
-    except (OSError, RuntimeError, netrc.NetrcParseError, UnicodeDecodeError):
+        entry = netrc.netrc(_expanded("~/.netrc")).hosts.get(host)
+    except (OSError, netrc.NetrcParseError, UnicodeDecodeError):
         return None  # the server says then that it needs a login
     return (entry[0], entry[2]) if entry else None

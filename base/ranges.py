@@ -1,4 +1,6 @@
-"""Bytes of files behind HTTP(S) URLs: ranges and whole files, checked strictly, in bounded time.
+"""Bytes of files behind URLs: ranges and whole files, checked strictly, in bounded time.
+
+This is the client for HTTP(S); objects in clouds are read by `base/objects.py`.
 
 Only an answer that is exactly what was asked for is accepted: status 206 with the requested
 Content-Range, as many bytes as requested, without compression and in one part. The bytes
@@ -7,6 +9,7 @@ themselves are not known here: whoever asks compares them with a hash or a check
 Connections are kept for each process. A forked child opens connections of its own.
 """
 
+import logging
 import os
 import random
 import re
@@ -24,11 +27,13 @@ from urllib3.exceptions import HTTPError, LocationParseError, LocationValueError
 from . import clipfeat_version
 from .credentials import authorization, login_remedy, origin
 from .errors import CorruptStoreError, StoreError
+from .objects import SCHEMES, is_object, stream_object
 from .text import printable
 
 RETRIES = 4  # one after the other, without PROGRESS_BYTES between them
 PROGRESS_BYTES = 1 << 20
 BACKOFF_SECONDS = 0.5  # before the first retry; doubled for each further one
+LONG_WAIT = 5.0  # seconds; a longer wait is logged
 SILENCE_SECONDS = 30.0  # that a server may let pass between two packets
 DEADLINE_SECONDS = 330.0  # for one call, with its retries (the Hub counts requests in 300); and
 SLOWEST_BYTES = 100_000  # bytes for each further second
@@ -41,6 +46,8 @@ BUSY = (408, 425, 429)  # and all of 500 and more: a later request may succeed
 CONTENT_RANGE = re.compile(r"bytes ([0-9]{1,19})-([0-9]{1,19})/([0-9]{1,19}|\*)")
 HUB_WAIT = re.compile(r"\bt=([0-9]{1,9})")  # seconds, in the Hub's header RateLimit
 
+logger = logging.getLogger(__name__)
+_told = 0.0  # when a wait may be logged again
 _targets: dict[str, str] = {}  # where a URL was redirected to; the Hub signs it for an hour
 
 
@@ -57,7 +64,7 @@ def read_range(url: str, first: int, length: int, *, size: int | None = None) ->
 def stream_range(url: str, first: int, length: int, *, size: int | None = None) -> Iterator[bytes]:
     """Yield the bytes that `read_range` returns, in pieces; a dropped connection is continued."""
     if length:
-        yield from _Transfer(url, first, length, size, length).pieces()
+        yield from _pieces(url, first, length, size, length)
 
 
 def read_file(url: str, limit: int) -> bytes:
@@ -67,16 +74,25 @@ def read_file(url: str, limit: int) -> bytes:
 
 def stream_file(url: str, limit: int) -> Iterator[bytes]:
     """Yield the bytes that `read_file` returns, in pieces; a dropped connection is continued."""
-    yield from _Transfer(url, 0, None, None, limit).pieces()
+    yield from _pieces(url, 0, None, None, limit)
+
+
+def _pieces(
+    url: str, first: int, length: int | None, size: int | None, limit: int
+) -> Iterator[bytes]:
+    """Return the pieces of a range, or of a whole file if `length` is None."""
+    if is_object(url):
+        return stream_object(url, first, length, size, limit)
+    return _Transfer(url, first, length, size, limit).pieces()
 
 
 def require_url(url: str) -> None:
-    """Raise StoreError (E-REMOTE-URL) unless `url` is a plain HTTP(S) URL of a file or a folder."""
+    """Raise StoreError (E-REMOTE-URL) unless `url` is a plain URL of a file or a folder."""
     problem = ""
     try:
         parts = urlsplit(url)
-        if parts.scheme not in ("http", "https"):
-            problem = "must begin with http://, https:// or hf://"
+        if parts.scheme not in ("http", "https", *SCHEMES):
+            problem = "must begin with https://, http://, hf://, s3://, gs:// or az://"
         elif not parts.hostname or not 0 <= (parts.port or 0) < 1 << 16:
             problem = "must name a host"
         elif "@" in parts.netloc:
@@ -114,6 +130,7 @@ class _Host(NamedTuple):
     """What requests to one host need."""
 
     pool: urllib3.PoolManager
+    user_agent: str
     authorization: str | None
 
 
@@ -128,6 +145,7 @@ class _Transfer:
         self._limit = limit
         self._is_range = length is not None
         self._received = 0
+        self._at = url  # where it was redirected to
         self._end = monotonic() + DEADLINE_SECONDS + (length or 0) / SLOWEST_BYTES
 
     def pieces(self) -> Iterator[bytes]:
@@ -154,11 +172,12 @@ class _Transfer:
             )
         if failures > RETRIES or is_lost or monotonic() + wait > self._end:
             self._fail(f"{failure}, {failures} times in a row; try again later", failure.code)
+        _tell_wait(f"{shown(self._url)}: {failure}", wait)
         sleep(wait)
 
     def _fail(self, problem: str, code: str, kind: type[StoreError] = StoreError) -> NoReturn:
-        target = urlsplit(_targets.get(self._url, self._url)).hostname
-        at = "" if target == urlsplit(self._url).hostname else f" (redirected to {target})"
+        host = origin(self._at)[1]
+        at = "" if host == origin(self._url)[1] else f" (redirected to {host})"
         raise kind(f"{shown(self._url)}{printable(at)}: {problem}", code=code) from None
 
     @contextmanager
@@ -167,8 +186,7 @@ class _Transfer:
         target = _targets.get(self._url)
         response = self._follow(target or self._url)
         try:
-            is_denied = 400 <= response.status < 500 and response.status not in (*BUSY, 416)
-            if target is not None and is_denied:  # a signed URL has expired
+            if target is not None and _is_denied(response.status):  # a signed URL has expired
                 response.close()
                 _targets.pop(self._url, None)
                 response = self._follow(self._url)
@@ -180,9 +198,10 @@ class _Transfer:
 
     def _follow(self, url: str) -> urllib3.BaseHTTPResponse:
         for _ in range(MAX_REDIRECTS + 1):
+            self._at = url
             response = self._send(url)
             if response.status not in REDIRECTS:
-                if url != self._url:
+                if url != self._url and not _is_denied(response.status):
                     if len(_targets) >= MAX_TARGETS:
                         _targets.clear()
                     _targets[self._url] = url
@@ -211,14 +230,14 @@ class _Transfer:
         return target
 
     def _send(self, url: str) -> urllib3.BaseHTTPResponse:
-        left = self._end - monotonic()
-        if left <= 0:
+        seconds = min(SILENCE_SECONDS, self._end - monotonic())
+        if seconds <= 0:
             self._fail("took too long; try again later", "E-REMOTE-DEADLINE")
-        headers = {"Accept-Encoding": "identity", "User-Agent": f"clipfeat/{clipfeat_version()}"}
+        host = _host(url)
+        headers = {"Accept-Encoding": "identity", "User-Agent": host.user_agent}
         if self._is_range or self._received:
             start, end = self._range()
             headers["Range"] = f"bytes={start}-{end - 1}"
-        host = _host(url)
         if host.authorization and origin(url) == origin(self._url):
             headers["Authorization"] = host.authorization
         try:
@@ -230,7 +249,7 @@ class _Transfer:
                 decode_content=False,
                 redirect=False,
                 retries=False,
-                timeout=urllib3.Timeout(min(SILENCE_SECONDS, left)),
+                timeout=urllib3.Timeout(connect=seconds, read=seconds),
             )
         except SSLError as error:
             self._fail(f"no secure connection ({_reason(error)})", "E-REMOTE-TLS")
@@ -340,6 +359,11 @@ class _Transfer:
             ) from None
 
 
+def _is_denied(status: int) -> bool:
+    """Return whether the same request to the same URL would fail again."""
+    return 400 <= status < 500 and status not in (*BUSY, 416)
+
+
 _hosts: dict[tuple[int, tuple[str, str, int]], _Host] = {}
 
 
@@ -352,7 +376,8 @@ def _host(url: str) -> _Host:
     key = os.getpid(), origin(url)
     host = _hosts.get(key)
     if host is None:
-        host = _hosts.setdefault(key, _Host(_new_pool(url), authorization(url)))
+        user_agent = f"clipfeat/{clipfeat_version()}"
+        host = _hosts.setdefault(key, _Host(_new_pool(url), user_agent, authorization(url)))
     return host
 
 
@@ -388,6 +413,14 @@ def _give_back(response: urllib3.BaseHTTPResponse) -> None:
     except (HTTPError, OSError):
         pass
     response.close()
+
+
+def _tell_wait(problem: str, wait: float) -> None:
+    """Log a long wait, but not again from each thread."""
+    global _told
+    if wait > LONG_WAIT and monotonic() > _told:
+        _told = monotonic() + LONG_WAIT
+        logger.warning(f"{problem}; waiting {wait:.0f} seconds, as it asks")
 
 
 def _asked_wait(response: urllib3.BaseHTTPResponse) -> float | None:

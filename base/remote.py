@@ -1,4 +1,4 @@
-"""A folder behind a URL: on a web server, or in a dataset repository of the Hugging Face Hub."""
+"""A folder behind a URL: on a web server, in a dataset repository of the Hub, or in a cloud."""
 
 import re
 from dataclasses import dataclass
@@ -24,15 +24,15 @@ class RemoteFolder:
     """A folder behind a URL; its files are read with `base/ranges.py`."""
 
     location: str  # what a person passes and reads; of the Hub it names the commit
-    root: str  # the same as an HTTP(S) URL, without a slash at its end
+    root: str  # the URL that is read, without a slash at its end
 
     @classmethod
     def open(cls, url: str) -> Self:
-        """Return the folder at `https://...`, `http://...` or `hf://datasets/OWNER/NAME[@REVISION][/PATH]`.
+        """Return the folder at a URL: https, http, s3, gs, az, or one of the Hugging Face Hub.
 
-        Of the Hub, a branch or a tag, `main` if none is given, is looked up once: the folder then
-        stays at that commit. Raises StoreError for any other URL (E-REMOTE-URL), and as `read_file`
-        does.
+        The latter is `hf://datasets/OWNER/NAME[@REVISION][/PATH]`. A branch or a tag, `main` if none
+        is given, is looked up once: the folder then stays at that commit. Raises StoreError for any
+        other URL (E-REMOTE-URL), and as `read_file` does.
         """
         if not url.startswith("hf://"):
             require_url(url)

@@ -187,6 +187,11 @@ def stats(*, path: str | Path, as_json: bool) -> None:
 @click.option("--images", metavar="DIR|URL", help="With --recompute: root of the images.")
 @click.option("--pretrained", metavar="PATH", help="With --recompute: file of weights.")
 @click.option("--seed", type=click.IntRange(0), help="With --recompute: of the random sample.")
+@click.option(
+    "--signed-by",
+    metavar="KEY",
+    help="Also check the signature: file of a public key of minisign or ssh, or a minisign key.",
+)
 @device
 @as_json
 def verify(
@@ -197,6 +202,7 @@ def verify(
     images: str | None,
     pretrained: str | None,
     seed: int | None,
+    signed_by: str | None,
     device: str | None,
     as_json: bool,
 ) -> None:
@@ -208,7 +214,21 @@ def verify(
     \b
     $ clipfeat store verify coco.clipfeat
     $ clipfeat store verify coco.clipfeat --recompute 50 --images coco/
+    $ clipfeat store verify coco.clipfeat --signed-by minisign.pub
     """
+    signer = None
+    if signed_by is not None:
+        from ..featstore.sharing.sign import check_signature
+
+        if isinstance(path, str):
+            raise UsageError(
+                f"{path}: --signed-by is for a store on this machine, because a server may send "
+                f"something else the next time; pull the store first (clipfeat store pull)",
+                code="E-SIGN-URL",
+            )
+        signer = check_signature(path, signed_by)
+        if not as_json:
+            logger.info(f"{path}: signed with the {signer}")
     if count is not None:
         if images is None or depth is not None:
             raise UsageError(
@@ -228,7 +248,11 @@ def verify(
     if not as_json:
         for problem in problems:
             logger.warning(problem.text())
-    record = {"ok": not problems, "problems": [problem.to_json() for problem in problems]}
+    record = {
+        "ok": not problems,
+        "signed_by": signer,
+        "problems": [problem.to_json() for problem in problems],
+    }
     result = counted(len(problems), "problem") if problems else WHOLE[depth]
     show(record, f"{path}: {result}", as_json=as_json)
     sys.exit(1 if problems else 0)

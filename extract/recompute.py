@@ -15,6 +15,7 @@ from tqdm import tqdm
 from ..base.errors import needs_extra
 from ..base.text import printable
 from ..featstore import FeatureStore, GridShape, IndexRow, Status
+from ..featstore.report.deviation import TOLERANCE, Deviation, deviation
 from ..manifests.contents import require_driver
 from .api import choose_device
 from .embedding import backbone_spec, check_weights
@@ -30,19 +31,6 @@ logger = logging.getLogger(__name__)
 
 BATCH = 16  # images
 OTHER_FILE = "another file than the one extracted (sha256)"
-# Relative error of a record up to which two computations are taken for the same one on different
-# hardware: some three times what rounding to the precision costs (docs/backbones.md).
-TOLERANCE = {"float32": 1e-3, "float16": 1e-2, "bfloat16": 5e-2}
-
-
-@dataclass(frozen=True)
-class Deviation:
-    """How far a record extracted now is from the stored one."""
-
-    image_id: str
-    cosine: float  # of a cell, the least of the record
-    relative_error: float  # norm of the difference over the norm of what is stored
-    same_bits: bool
 
 
 @dataclass(frozen=True)
@@ -234,15 +222,3 @@ def compare_batch(
     array = store.identity.array("grid", GridShape(1, 1))
     for (row, _), computed in zip(batch, features["grid"].array, strict=False):
         yield deviation(row.image_id, array.from_stored(computed), store[row.image_id])
-
-
-def deviation(image_id: str, computed: np.ndarray, stored: np.ndarray) -> Deviation:
-    """Return how far (row, col, dim) features are from the stored ones."""
-    if computed.shape != stored.shape:
-        return Deviation(image_id, 0.0, float("inf"), same_bits=False)
-    a, b = (grid.astype(np.float64).reshape(-1, grid.shape[-1]) for grid in (computed, stored))
-    norms = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
-    cosines = np.where(norms > 0, (a * b).sum(axis=1) / np.maximum(norms, 1e-300), 1.0)
-    error = np.linalg.norm(a - b) / max(float(np.linalg.norm(b)), 1e-300)
-    same_bits = np.array_equal(computed, stored)
-    return Deviation(image_id, float(cosines.min()), float(error), same_bits)

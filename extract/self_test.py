@@ -19,6 +19,7 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional
 
+from ..featstore.report.deviation import TOLERANCE
 from ..manifests import folder_manifest
 from .api import extract_images
 from .backbones.backbone import Backbone, choose_batch_size, normalised
@@ -27,7 +28,6 @@ from .facts import Check, fact, passed, pictures
 from .planning.config import ExtractConfig
 from .planning.plan import BackboneSpec
 from .planning.recipe import Recipe, make_recipe
-from .recompute import TOLERANCE
 
 IMAGES = 8
 SIDE = 448  # pixels of the images whose rate is measured: those of the recipe caption448

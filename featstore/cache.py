@@ -48,7 +48,7 @@ class Cache:
         """
         given = os.environ.get(FOLDER_VARIABLE)
         caches = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-        folder = Path(given or f"{caches}/clipfeat").expanduser().absolute()
+        folder = Path(os.path.expanduser(given or f"{caches}/clipfeat")).absolute()  # noqa: PTH111
         size = os.environ.get(SIZE_VARIABLE) or str(DEFAULT_GB)
         if not re.fullmatch(r"[0-9]{1,7}(\.[0-9]{1,3})?", size):
             raise UsageError(

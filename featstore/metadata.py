@@ -233,9 +233,16 @@ def _check_values(metadata: StoreMetadata) -> None:
 def is_written_canonically(store: Path) -> bool:
     """Return whether the bytes of store.json are those that its content must be written as."""
     try:
-        content = read_bytes(store / STORE_JSON, MAX_STORE_JSON_BYTES)
-        return _indented(parse_json(content)) == content
-    except (OSError, ValueError):
+        return is_canonical(read_bytes(store / STORE_JSON, MAX_STORE_JSON_BYTES))
+    except OSError:
+        return False
+
+
+def is_canonical(text: bytes) -> bool:
+    """Return whether a store.json is written as its content must be."""
+    try:
+        return _indented(parse_json(text)) == text
+    except ValueError:
         return False
 
 
@@ -255,21 +262,31 @@ def store_digest(identity: Identity, shards: Iterable[ShardRow], index: Iterable
     return digest.hexdigest()
 
 
-def differences(
-    stored: Mapping[str, Any], wanted: Mapping[str, Any], at: str = ""
-) -> Iterator[str]:
+def differences(stored: Mapping[str, Any], wanted: Mapping[str, Any]) -> Iterator[str]:
     """Yield a phrase for each value in which two nested JSON objects differ.
 
     >>> list(differences({"a": {"b": 1}}, {"a": {"b": 2}}))
     ['a.b is 1 in the store, 2 asked for']
     """
-    for key in sorted(stored.keys() | wanted.keys()):
-        old, new = stored.get(key), wanted.get(key)
-        inner_old, inner_new = _as_object(old), _as_object(new)
-        if inner_old is not None and inner_new is not None:
-            yield from differences(inner_old, inner_new, f"{at}{key}.")
-        elif old != new:
-            yield f"{at}{key} is {old} in the store, {new} asked for"
+    for name, old, new in different_values(stored, wanted):
+        yield f"{name} is {old} in the store, {new} asked for"
+
+
+def different_values(
+    one: Mapping[str, Any], other: Mapping[str, Any], at: str = ""
+) -> Iterator[tuple[str, Any, Any]]:
+    """Yield (name, value, value) where two nested JSON objects differ, None for an absent value.
+
+    >>> list(different_values({"a": {"b": 1}}, {"a": {"b": 2}}))
+    [('a.b', 1, 2)]
+    """
+    for key in sorted(one.keys() | other.keys()):
+        value, other_value = one.get(key), other.get(key)
+        inner, other_inner = _as_object(value), _as_object(other_value)
+        if inner is not None and other_inner is not None:
+            yield from different_values(inner, other_inner, f"{at}{key}.")
+        elif value != other_value:
+            yield f"{at}{key}", value, other_value
 
 
 def _as_object(value: Any) -> Mapping[str, Any] | None:

@@ -283,7 +283,8 @@ class RemoteReader(RecordReader):
                 self._decode(encoded, dtype, convert, record)
             except CorruptStoreError as error:
                 raise self._bad_record(span.row, record, error) from None
-            self._files.cache.put(_key(span.row, record), encoded)
+            if self._hashes is not None or record.check is not None:  # it is proven to be this one
+                self._files.cache.put(_key(span.row, record), encoded)
 
     def _decode(
         self, encoded: bytes, dtype: np.dtype[Any], convert: Convert | None, record: WantedRecord

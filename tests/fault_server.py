@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import cast
 from urllib.parse import unquote, urlsplit
 
 import pytest
@@ -55,12 +56,12 @@ class Answer:
 Fault = Callable[[Answer, int], None]
 
 
-def first(times: int, change: Callable[[Answer], None]) -> Fault:
+def first(times: int, change: Callable[[Answer], object]) -> Fault:
     """Return a fault of the first few requests for each file."""
     return lambda answer, n: change(answer) if n < times else None
 
 
-def always(change: Callable[[Answer], None]) -> Fault:
+def always(change: Callable[[Answer], object]) -> Fault:
     """Return a fault of every request."""
     return lambda answer, n: change(answer)
 
@@ -229,11 +230,11 @@ def isolate(monkeypatch: pytest.MonkeyPatch, home: Path, waits: list[float]) -> 
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     disable_nagle_algorithm = True  # which would hold back the body for 40 ms
-    server: "_Server"
 
     def do_GET(self) -> None:
         headers = {name.lower(): value for name, value in self.headers.items()}
-        answer = self.server.faults.answer(self.path, headers)
+        faults = cast(_Server, self.server).faults
+        answer = faults.answer(self.path, headers)
         self.send_response(answer.status)
         for name, value in answer.headers.items():
             self.send_header(name, value)
@@ -241,11 +242,11 @@ class _Handler(BaseHTTPRequestHandler):
             self.send_header("Connection", "close")
         self.end_headers()
         if answer.stalls:
-            self.server.faults.ended.wait(30)
+            faults.ended.wait(30)
         if answer.trickles:
             for k in range(len(answer.body)):
                 self.wfile.write(answer.body[k : k + 1])
-                if self.server.faults.ended.wait(0.005):
+                if faults.ended.wait(0.005):
                     break
             return
         body = answer.body if answer.sent is None else answer.body[: answer.sent]
@@ -257,7 +258,7 @@ class _Handler(BaseHTTPRequestHandler):
             linger = struct.pack("ii", 1, 0)
             self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
 
-    def log_message(self, *_: object) -> None:
+    def log_message(self, format: str, *args: object) -> None:
         pass
 
 
@@ -266,7 +267,7 @@ class _Server(ThreadingHTTPServer):
     request_queue_size = 128
     faults: FaultServer
 
-    def handle_error(self, *_: object) -> None:
+    def handle_error(self, request: object, client_address: object) -> None:
         pass  # clients that leave are part of the tests
 
 

@@ -1,5 +1,7 @@
 """Change what store.json says beside the features: texts for people, documents, a measured loss."""
 
+import logging
+import os
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
@@ -8,11 +10,13 @@ import msgspec
 from ...base.errors import StoreError
 from ...base.files import is_plain, sha256_file
 from ...base.jsonio import as_struct
-from ..layout import DOCUMENT, DOCUMENTS, STORE_JSON
+from ..layout import DOCUMENT, DOCUMENTS, SIGNATURES, STORE_JSON
 from ..metadata import About, Loss, StoreMetadata, read_metadata, write_metadata
 from ..store import FeatureStore
 from .journal import Journal
 from .lock import StoreLock
+
+logger = logging.getLogger(__name__)
 
 
 def describe(
@@ -62,8 +66,16 @@ def _replace(
     journal.create()
     with StoreLock(path, break_lock=break_lock):
         try:
-            metadata = change(read_metadata(path))
+            before = read_metadata(path)
+            metadata = change(before)
             write_metadata(path, metadata)
+            signatures = [name for name in SIGNATURES if os.path.lexists(path / name)]
+            if metadata != before and signatures:
+                logger.warning(
+                    f"{path}: {STORE_JSON} has changed, so its signature "
+                    f"({', '.join(signatures)}) is no longer valid; sign it again: "
+                    f"clipfeat store sign"
+                )
         finally:
             if not has_update:
                 journal.remove()

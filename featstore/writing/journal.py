@@ -32,6 +32,7 @@ PLAN = "plan.json"
 NUMBER = re.compile(r"[0-9]{8,12}")  # of a shard, in the names of its files
 RECEIPT = re.compile(rf"{NUMBER.pattern}\.receipt")
 SHARD_TEMPORARY = re.compile(rf"{NUMBER.pattern}\.[a-z]+\.[0-9a-f]{{16}}{re.escape(TEMPORARY)}")
+PARTIAL = re.compile(rf"{NUMBER.pattern}\.partial")
 MAX_PLAN_BYTES = 1 << 26  # three million shards that are written again
 
 
@@ -144,6 +145,10 @@ class Journal:
         """Return the file of the receipt of a shard."""
         return self.folder / f"{shard:08}.receipt"
 
+    def partial_path(self, number: int) -> Path:
+        """Return what was received so far of the file in this row of the packing list, from 0."""
+        return self.folder / f"{number:08}.partial"
+
     def write_receipt(self, receipt: Receipt) -> None:
         """Write a receipt, which makes its shard done."""
         write_atomically(self.receipt_path(receipt.shard), receipt.to_bytes())
@@ -182,6 +187,7 @@ class Journal:
         return (
             name in (LOCK, PLAN)
             or RECEIPT.fullmatch(name) is not None
+            or PARTIAL.fullmatch(name) is not None
             or Part.of_lock(name) is not None
             or _is_temporary(name)
         )

@@ -12,9 +12,10 @@ from clipfeat.base.errors import ExtractUsageError
 from clipfeat.extract import ExtractConfig, extract_images
 from clipfeat.extract.executors.pipeline import FeatureStream
 from clipfeat.extract.planning.recipe import Recipe
-from clipfeat.extract.recompute import decode_rows, deviation, recompute, sample
+from clipfeat.extract.recompute import decode_rows, recompute, sample
 from clipfeat.featstore import IndexRow
 from clipfeat.featstore.geometry import BICUBIC, RGB, WholeCells
+from clipfeat.featstore.report.deviation import deviation
 from clipfeat.manifests import folder_manifest
 
 IMAGES = 12

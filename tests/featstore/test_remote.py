@@ -569,6 +569,40 @@ def test_processes_read_after_their_parent_has(server, method):
     assert store["image015"].tobytes() == RECORDS["image015"].tobytes()
 
 
+def read_all_in_child(store, pipe):
+    pipe.send([grid.tobytes() for grid in store.read(store.ids[:20]).features])
+
+
+# Python 3.12 warns of every fork where there are threads; this is the case that it warns of.
+@pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork:DeprecationWarning")
+def test_a_fork_in_the_middle_of_reading_reads(server, monkeypatch):
+    monkeypatch.setattr(Cache, "get", lambda self, key, limit: None)
+    url = served(server, "f", grids(20))
+    store = FeatureStore.open(url)
+    wanted = [grid.tobytes() for grid in store.read(store.ids).features]
+    stop = threading.Event()
+
+    def read_on():
+        while not stop.is_set():
+            store.read(store.ids)
+
+    reader = threading.Thread(target=read_on)
+    reader.start()
+    try:
+        context = mp.get_context("fork")
+        for _ in range(5):
+            parent_end, child_end = context.Pipe()
+            child = context.Process(target=read_all_in_child, args=(store, child_end))
+            child.start()
+            assert parent_end.poll(60), "the child hangs"
+            assert parent_end.recv() == wanted
+            child.join()
+            assert child.exitcode == 0
+    finally:
+        stop.set()
+        reader.join()
+
+
 def test_a_pickled_store_asks_nothing_and_stays_the_same_store(server):
     url = served(server, "k", grids(3))
     store = FeatureStore.open(url)
@@ -587,12 +621,15 @@ COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
 @pytest.fixture
 def hub(server, monkeypatch):
-    """A stand-in for the Hub: small files as they are, shards by signed URLs of another host."""
+    """A stand-in for the Hub: small files as they are, shards by signed URLs of another host.
+
+    Returns that host, and the list of the one signature that it accepts.
+    """
     monkeypatch.setenv("HF_ENDPOINT", server.url)
     monkeypatch.setenv("HF_TOKEN", "hf_secret")
+    signature = [0]  # that is valid now
     resolve = f"/datasets/lab/coco/resolve/{COMMIT}/"
     with serving(server.folder, "127.0.0.2") as storage:
-        storage.signature = 0
 
         def endpoint(target, headers):
             if target == "/api/datasets/lab/coco/revision/main?expand=sha":
@@ -603,39 +640,40 @@ def hub(server, monkeypatch):
             name = target.removeprefix(resolve)
             if "features.zarr" in name:
                 answer = Answer(302, {}, b"")
-                answer.is_(302, Location=f"{storage.url}/{name}?sig={storage.signature}")
+                answer.is_(302, Location=f"{storage.url}/{name}?sig={signature[0]}")
                 return answer
             return file_answer(server.folder / name, headers)
 
         def signed(target, headers):
             path, _, query = target.partition("?")
-            if query == f"sig={storage.signature}":
+            if query == f"sig={signature[0]}":
                 return file_answer(server.folder / path[1:], headers)
             answer = Answer(403, {}, b"")
             answer.is_(403)
             return answer
 
         server.route, storage.route = endpoint, signed
-        yield storage
+        yield storage, signature
 
 
 def test_a_store_of_the_hub_is_read_at_one_commit(server, hub):
     store = FeatureStore.open("hf://datasets/lab/coco/s")
     assert store.location == f"hf://datasets/lab/coco@{COMMIT}/s"
     store["image000"]
-    hub.signature += 1  # the signature has expired midway
-    hub.fault = FAULTS["429, wait 1"][0]
+    storage, signature = hub
+    signature[0] += 1  # the one that is known has expired midway
+    storage.fault = FAULTS["429, wait 1"][0]
     for image_id, grid in RECORDS.items():
         assert store[image_id].tobytes() == grid.tobytes()
     resolved = [path for path, _ in server.requests if "features.zarr" in path]
     assert len(resolved) == len(set(resolved)) + 1  # each shard once, one again after it expired
-    assert all("authorization" not in headers for _, headers in hub.requests)
+    assert all("authorization" not in headers for _, headers in storage.requests)
     assert all(headers["authorization"] == "Bearer hf_secret" for _, headers in server.requests)
 
 
 def test_a_signature_that_never_becomes_valid_is_one_named_error(server, hub):
     store = FeatureStore.open("hf://datasets/lab/coco/s")
-    hub.route = lambda target, headers: (lambda a: (a.is_(403), a)[1])(Answer(403, {}, b""))
+    hub[0].route = lambda target, headers: Answer(403, {"Content-Length": "0"}, b"")
     with refuses("E-REMOTE-DENIED", "c.0.0.0.0") as refused:
         store["image000"]
     assert "sig=" not in str(refused.value)

@@ -12,7 +12,7 @@ from refused import refuses
 from stores import make_store
 
 from clipfeat.cli.main import clipfeat
-from clipfeat.featstore import verify
+from clipfeat.featstore import Depth, verify
 
 RNG = np.random.default_rng(0)
 RECORDS = {f"image{k}": RNG.standard_normal((3, 4, 64)).astype(np.float16) for k in range(6)}
@@ -35,13 +35,13 @@ def flip(path: Path) -> None:
     path.write_bytes(content)
 
 
-@pytest.mark.parametrize("depth", ["quick", "full", "deep"])
+@pytest.mark.parametrize("depth", Depth)
 def test_an_intact_store_has_no_problem(served, depth):
     server, _ = served
     assert verify(f"{server.url}/s", depth) == []
 
 
-@pytest.mark.parametrize("depth", ["quick", "full", "deep"])
+@pytest.mark.parametrize("depth", Depth)
 @pytest.mark.parametrize(
     "name", ["index.parquet", "lookup.bin", SHARD, "features.zarr/3x4/grid/zarr.json"]
 )
@@ -68,7 +68,7 @@ def test_a_flipped_bit_is_found(served, name):
 def test_a_shorter_shard_is_found_by_its_size(served):
     server, folder = served
     (folder / SHARD).write_bytes((folder / SHARD).read_bytes()[:-1])
-    for depth in ("quick", "full"):
+    for depth in (Depth.QUICK, Depth.FULL):
         assert [problem.path for problem in verify(f"{server.url}/s", depth)] == [SHARD]
 
 
@@ -81,7 +81,7 @@ def test_a_damaged_packing_list_is_the_only_problem(served):
 def test_a_record_that_is_not_the_indexs_is_found_by_deep(served):
     server, folder = served
     forge_column(folder, "index", "record_sha256", ["00" * 16] * 6)
-    assert {problem.path for problem in verify(f"{server.url}/s", "deep")} == {
+    assert {problem.path for problem in verify(f"{server.url}/s", Depth.DEEP)} == {
         "store.json", "features.zarr/3x4/grid/c.0.0.0.0", SHARD,
     }  # fmt: skip
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from fault_server import isolate, serving
 from pictures import photograph
 from refused import refuses
 from stores import make_store
@@ -74,6 +75,30 @@ def test_features_beat_the_blind_twin(
     seeing, blind = read(run / "result.json"), read(tmp_path / "blind" / "result.json")
     assert (blind["blind"], blind["n"]) == (True, 60)
     assert seeing["overall"] > blind["overall"] + 25
+
+
+def test_a_store_at_a_url_trains_and_evaluates_as_the_local_one(
+    world: tuple[Path, Path], tmp_path: Path, typed: Typed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    isolate(monkeypatch, tmp_path, [])
+    monkeypatch.setenv("CLIPFEAT_CACHE", "")  # which --cache sets
+    sets = [f"--set={change}" for change in (*FAST, "epochs=1")]
+    with serving(world[0].parent) as server:
+        url = f"{server.url}/{world[0].name}"
+        results = []
+        for store, out in ((str(world[0]), "local"), (url, "remote")):
+            paths = ["--store", store, "--data", world[1], "--out", tmp_path / out]
+            paths += ["--cache", tmp_path / "cache"]
+            code, _, err = typed("train", "vqa", *paths, *sets, "--device", "cpu")
+            assert (code, err) == (0, "")
+            results.append(read(tmp_path / out / "result.json"))
+        predicted = [read(Path(result.pop("predictions"))) for result in results]
+        assert (results[0], predicted[0]) == (results[1], predicted[1])
+        assert read(tmp_path / "remote" / "settings.json")["store"] == url
+        options = ["--split", "val", "--device", "cpu", "--json"]
+        code, out, _ = typed("eval", "vqa", tmp_path / "remote", *options)  # on the run's own store
+        assert code == 0
+        assert json.loads(out)["overall"] == results[0]["overall"]
 
 
 def test_where_eval_writes_is_checked_before_it_computes(

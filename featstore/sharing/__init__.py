@@ -1,0 +1,1 @@
+"""Stores between labs: serve, pull, sign and compare them."""
