@@ -41,8 +41,8 @@ def stream_object(
     process that was forked from one that has used obstore, where it would wait forever.
     """
     folder, _, name = url.rpartition("/")
-    store = _opened(folder, os.getpid())
-    with _errors(url):
+    store = open_folder(folder)
+    with object_errors(url):
         import obstore
 
         options: Any = {} if length is None else {"range": (first, first + length)}
@@ -72,6 +72,11 @@ def _other_file(url: str, problem: str) -> CorruptStoreError:
     )
 
 
+def open_folder(folder: str) -> Any:
+    """Return obstore's store of a folder; raises StoreError (E-REMOTE-FORK) as `stream_object` does."""
+    return _opened(folder, os.getpid())
+
+
 @lru_cache(256)
 def _opened(folder: str, process: int) -> Any:
     """Return obstore's store of a folder, for one process."""
@@ -86,7 +91,7 @@ def _opened(folder: str, process: int) -> Any:
     with needs_extra("cloud"):
         import obstore.store
     _process = process
-    with _errors(folder):
+    with object_errors(folder):
         return obstore.store.from_url(
             folder,
             client_options={
@@ -102,7 +107,7 @@ def _opened(folder: str, process: int) -> Any:
 
 
 @contextlib.contextmanager
-def _errors(url: str) -> Generator[None]:
+def object_errors(url: str) -> Generator[None]:
     """Raise errors of obstore as our own; its texts, which may contain signed URLs, are not shown."""
     from obstore import exceptions
 

@@ -19,7 +19,7 @@ from .eval import compare, eval_
 from .extract import extract
 from .manifest import manifest
 from .predict import predict
-from .sharing import diff, pull, serve, sign
+from .sharing import diff, pull, push, serve, sign
 from .store import store
 from .train import train
 
@@ -47,7 +47,7 @@ for command in (
     doctor, manifest, extract, store, corpus, train, eval_, predict, compare, demo_data,
 ):  # fmt: skip
     clipfeat.add_command(command)
-for command in (serve, pull, sign, diff):
+for command in (serve, pull, push, sign, diff):
     store.add_command(command)
 
 
