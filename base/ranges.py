@@ -5,27 +5,23 @@ This is the client for HTTP(S); objects in clouds are read by `base/objects.py`.
 Only an answer that is exactly what was asked for is accepted: status 206 with the requested
 Content-Range, as many bytes as requested, without compression and in one part. The bytes
 themselves are not known here: whoever asks compares them with a hash or a checksum.
-
-Connections are kept for each process. A forked child opens connections of its own.
 """
 
 import logging
-import os
 import random
 import re
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from email.utils import parsedate_to_datetime
 from time import monotonic, sleep, time
-from typing import NamedTuple, NoReturn
-from urllib.parse import unquote, urljoin, urlsplit
-from urllib.request import getproxies, proxy_bypass
+from typing import NoReturn
+from urllib.parse import urljoin, urlsplit
 
 import urllib3
 from urllib3.exceptions import HTTPError, LocationParseError, LocationValueError, SSLError
 
-from . import clipfeat_version
-from .credentials import authorization, login_remedy, origin
+from .connections import failure_text, give_back, host_of
+from .credentials import login_remedy, origin
 from .errors import CorruptStoreError, StoreError
 from .objects import SCHEMES, is_object, stream_object
 from .text import printable
@@ -39,7 +35,6 @@ DEADLINE_SECONDS = 330.0  # for one call, with its retries (the Hub counts reque
 SLOWEST_BYTES = 100_000  # bytes for each further second
 MAX_REDIRECTS = 5
 MAX_TARGETS = 10_000  # of redirects, kept in memory
-CONNECTIONS = 64  # kept open to a host
 PIECE_BYTES = 1 << 18  # read at a time
 REDIRECTS = (301, 302, 303, 307, 308)
 BUSY = (408, 425, 429)  # and all of 500 and more: a later request may succeed
@@ -126,14 +121,6 @@ class _TemporaryError(Exception):
         self.code, self.wait = code, wait
 
 
-class _Host(NamedTuple):
-    """What requests to one host need."""
-
-    pool: urllib3.PoolManager
-    user_agent: str
-    authorization: str | None
-
-
 class _Transfer:
     """One range or one whole file with its retries; each attempt continues where the last ended."""
 
@@ -207,7 +194,7 @@ class _Transfer:
                     _targets[self._url] = url
                 return response
             location = response.headers.get("Location", "")
-            _give_back(response)
+            give_back(response)
             url = self._redirected(url, location)
         self._fail(f"redirects more than {MAX_REDIRECTS} times", "E-REMOTE-REDIRECT")
 
@@ -233,7 +220,7 @@ class _Transfer:
         seconds = min(SILENCE_SECONDS, self._end - monotonic())
         if seconds <= 0:
             self._fail("took too long; try again later", "E-REMOTE-DEADLINE")
-        host = _host(url)
+        host = host_of(url)
         headers = {"Accept-Encoding": "identity", "User-Agent": host.user_agent}
         if self._is_range or self._received:
             start, end = self._range()
@@ -252,11 +239,13 @@ class _Transfer:
                 timeout=urllib3.Timeout(connect=seconds, read=seconds),
             )
         except SSLError as error:
-            self._fail(f"no secure connection ({_reason(error)})", "E-REMOTE-TLS")
+            self._fail(f"no secure connection ({failure_text(error)})", "E-REMOTE-TLS")
         except (LocationParseError, LocationValueError):
             self._fail("is not a valid URL", "E-REMOTE-URL")
         except (HTTPError, OSError) as error:
-            raise _TemporaryError(f"no answer ({_reason(error)})", "E-REMOTE-CONNECT") from None
+            raise _TemporaryError(
+                f"no answer ({failure_text(error)})", "E-REMOTE-CONNECT"
+            ) from None
 
     def _range(self) -> tuple[int, int]:
         """Return the first byte that is still needed, and the end."""
@@ -272,18 +261,16 @@ class _Transfer:
             remedy = login_remedy(self._url)
             self._fail(f"access denied (status {status}); {remedy}", "E-REMOTE-DENIED")
         if status in (404, 410):
-            self._fail(f"does not exist (status {status})", "E-REMOTE-ABSENT")
+            self._fail(f"does not exist (status {status}); check the URL", "E-REMOTE-ABSENT")
         if status == 416:
             self._fail_size("is shorter than it must be (status 416)")
         expected = 206 if self._is_range or self._received else 200
         if expected == 206 and status == 200:
-            self._fail(
-                "the server ignores Range and sends the whole file; use a server that answers "
-                "ranges, or copy the store to this machine",
-                "E-REMOTE-RANGE",
-            )
+            self._fail_range("the server ignores Range and sends the whole file")
         if status != expected:
-            self._fail(f"status {status}; expected {expected}", "E-REMOTE-STATUS")
+            self._fail(
+                f"status {status}; expected {expected}; use another server", "E-REMOTE-STATUS"
+            )
 
     def _check_headers(self, response: urllib3.BaseHTTPResponse) -> None:
         encoding = response.headers.get("Content-Encoding", "identity").lower()
@@ -299,10 +286,7 @@ class _Transfer:
             start, end = self._range()
             self._check_range(response.headers.get("Content-Range", ""), start, end)
             if length not in (None, end - start):
-                self._fail(
-                    f"the server sends {length} bytes of the {end - start} requested",
-                    "E-REMOTE-RANGE",
-                )
+                self._fail_range(f"the server sends {length} bytes of the {end - start} requested")
         elif length is not None:
             self._check_limit(length)
             self._length = self._size = length
@@ -314,14 +298,17 @@ class _Transfer:
             self._fail_size(f"has {int(match[3]):,} bytes; expected {self._size:,}")
         if match is None or (int(match[1]), int(match[2])) != (start, end - 1):
             got = content_range or "no Content-Range"
-            self._fail(
-                f"the server answers the request for bytes {start}-{end - 1} with {got!r:.80}",
-                "E-REMOTE-RANGE",
+            self._fail_range(
+                f"the server answers the request for bytes {start}-{end - 1} with {got!r:.80}"
             )
 
     def _check_limit(self, length: int) -> None:
         if length > self._limit:
             self._fail_size(f"has {length:,} bytes or more; the limit for it is {self._limit:,}")
+
+    def _fail_range(self, problem: str) -> NoReturn:
+        remedy = "use a server that answers ranges exactly, or copy the store to this machine"
+        self._fail(f"{problem}; {remedy}", "E-REMOTE-RANGE")
 
     def _fail_size(self, problem: str) -> NoReturn:
         remedy = "it is another file than store.json describes; tell whoever keeps the server"
@@ -343,18 +330,18 @@ class _Transfer:
             if self._length is None:
                 self._check_limit(self._received)
             yield piece
-            if monotonic() > self._end:
-                self._fail("took too long; try again later", "E-REMOTE-DEADLINE")
         if self._piece(response, 1):
             self._fail_size("the server sends more bytes than were requested")
         response.release_conn()
 
     def _piece(self, response: urllib3.BaseHTTPResponse, size: int) -> bytes:
+        if monotonic() > self._end:
+            self._fail("took too long; try again later", "E-REMOTE-DEADLINE")
         try:
             return response.read1(size, decode_content=False)
         except (HTTPError, OSError) as error:
             raise _TemporaryError(
-                f"the connection was lost after {self._received:,} bytes ({_reason(error)})",
+                f"the connection was lost after {self._received:,} bytes ({failure_text(error)})",
                 "E-REMOTE-CONNECT",
             ) from None
 
@@ -362,57 +349,6 @@ class _Transfer:
 def _is_denied(status: int) -> bool:
     """Return whether the same request to the same URL would fail again."""
     return 400 <= status < 500 and status not in (*BUSY, 416)
-
-
-_hosts: dict[tuple[int, tuple[str, str, int]], _Host] = {}
-
-
-def _host(url: str) -> _Host:
-    """Return the connections of this process to the host of a URL.
-
-    Those that a forked child inherits stay untouched: their locks may have been held by a thread
-    that the child does not have.
-    """
-    key = os.getpid(), origin(url)
-    host = _hosts.get(key)
-    if host is None:
-        user_agent = f"clipfeat/{clipfeat_version()}"
-        host = _hosts.setdefault(key, _Host(_new_pool(url), user_agent, authorization(url)))
-    return host
-
-
-def _new_pool(url: str) -> urllib3.PoolManager:
-    """Return a pool that uses the proxy of the environment, as far as no_proxy lets it."""
-    scheme, host, _ = origin(url)
-    proxies = getproxies()
-    proxy = proxies.get(scheme) or proxies.get("all")
-    if not proxy or proxy_bypass(host):
-        return urllib3.PoolManager(maxsize=CONNECTIONS)
-    parts = urlsplit(proxy if "://" in proxy else f"http://{proxy}")
-    login = None
-    if parts.username is not None:
-        login = f"{unquote(parts.username)}:{unquote(parts.password or '')}"
-    headers = urllib3.make_headers(proxy_basic_auth=login) if login else None
-    address = parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
-    try:
-        return urllib3.ProxyManager(address, maxsize=CONNECTIONS, proxy_headers=headers)
-    except (HTTPError, ValueError):
-        raise StoreError(
-            f"the proxy {shown(address)} of the environment is not an HTTP proxy; correct "
-            f"{scheme}_proxy, or list the host in no_proxy",
-            code="E-REMOTE-PROXY",
-        ) from None
-
-
-def _give_back(response: urllib3.BaseHTTPResponse) -> None:
-    """Keep the connection of an answer without a content that matters, if it has little of it."""
-    try:
-        response.read1(1 << 12, decode_content=False)
-        if response.length_remaining == 0:
-            response.release_conn()
-    except (HTTPError, OSError):
-        pass
-    response.close()
 
 
 def _tell_wait(problem: str, wait: float) -> None:
@@ -434,12 +370,3 @@ def _asked_wait(response: urllib3.BaseHTTPResponse) -> float | None:
         return max(0.0, parsedate_to_datetime(after).timestamp() - time()) if after else None
     except (ValueError, OverflowError):
         return None
-
-
-def _reason(error: Exception) -> str:
-    """Return the kind of a failure and the system's reason; urllib3's texts may name signed URLs."""
-    cause: BaseException = error
-    while cause.__cause__ or cause.__context__:
-        cause = cause.__cause__ or cause.__context__ or cause
-    system = isinstance(cause, OSError) and cause.strerror
-    return printable(system or type(cause).__name__)[:200]

@@ -38,6 +38,7 @@ class Cache:
     folder: Path
     limit: int
     _written: int | None = None  # bytes, since this process last looked at the folder's size
+    _is_full: bool = False  # a file could not be written
 
     @classmethod
     def of_user(cls) -> Self:
@@ -76,7 +77,9 @@ class Cache:
         try:
             self._write(key, [content])
         except OSError as error:
-            logger.warning(f"{self.folder}: nothing more can be cached ({reason_of(error)})")
+            if not self._is_full:
+                logger.warning(f"{self.folder}: nothing more can be cached ({reason_of(error)})")
+            self._is_full = True
 
     def drop(self, key: str) -> None:
         """Remove a file that is not what it should be."""

@@ -25,7 +25,7 @@ class RecordHashTable:
     """The hashes of the records of a store: 8 bytes a record, and 16 for each of its arrays."""
 
     def __init__(self, index: Iterable[pa.RecordBatch], metadata: StoreMetadata):
-        """`index` has HASH_COLUMNS. Raises CorruptStoreError for a hash of another length."""
+        """`index` has HASH_COLUMNS; ids without a hash of each array are left out."""
         self._arrays = {name: number for number, name in enumerate(metadata.identity.arrays)}
         self._shapes = {shape: number for number, shape in enumerate(metadata.grid_shapes)}
         digits = 2 * SHA_BYTES * len(self._arrays)

@@ -149,7 +149,7 @@ class RemoteFiles:
 class _Span(NamedTuple):
     """Records of one shard that are fetched with one request."""
 
-    row: ShardRow
+    shard: ShardRow
     first: int  # byte
     length: int
     records: list[tuple[int, int, WantedRecord]]  # offset, length
@@ -175,16 +175,16 @@ class RemoteReader(RecordReader):
             partial(_load_index, files, metadata.shard_records)
         )
         # Loaded at the first use, without a lock, which a fork could find locked.
-        self._rows: dict[str, ShardRow] = {}
+        self._shards: dict[str, ShardRow] = {}
         self._hashes: RecordHashTable | None = None
 
     def _load_tables(self) -> None:
         """Load the packing list, by path, and the hashes of the records."""
-        if not self._rows:
+        if not self._shards:
             metadata = self._metadata
             if metadata.id_count <= MAX_HASHED or self._files.has_index(metadata):
                 self._hashes = RecordHashTable(self._files.index(metadata), metadata)
-            self._rows = {shard.path: shard for shard in self._files.shards(metadata)}
+            self._shards = {shard.path: shard for shard in self._files.shards(metadata)}
 
     def read(
         self,
@@ -198,16 +198,16 @@ class RemoteReader(RecordReader):
         missing: list[tuple[ShardRow, WantedRecord]] = []
 
         def read_cached(record: WantedRecord) -> None:
-            row = self._row(array, record)
-            if not self._read_cached(row, dtype, convert, record):
-                missing.append((row, record))
+            shard = self._shard(array, record)
+            if not self._read_cached(shard, dtype, convert, record):
+                missing.append((shard, record))
 
         self._run(read_cached, wanted)
         missing.sort(key=lambda pair: (pair[0].path, pair[1].position))
-        self._run(self._index, list(dict.fromkeys(row for row, _ in missing)))
+        self._run(self._index, list(dict.fromkeys(shard for shard, _ in missing)))
         spans: list[_Span] = []
-        for row, pairs in groupby(missing, key=lambda pair: pair[0]):
-            spans += self._spans(row, self._index(row), dtype, [record for _, record in pairs])
+        for shard, pairs in groupby(missing, key=lambda pair: pair[0]):
+            spans += self._spans(shard, self._index(shard), dtype, [record for _, record in pairs])
         self._run(partial(self._read_span, array, dtype, convert), spans)
 
     def _run(self, act: Any, items: Sequence[Any]) -> None:
@@ -217,21 +217,21 @@ class RemoteReader(RecordReader):
         elif items:
             self._threads.run(act, items)
 
-    def _row(self, array: str, record: WantedRecord) -> ShardRow:
+    def _shard(self, array: str, record: WantedRecord) -> ShardRow:
         path = shard_path(record.shape, array, record.shard)
-        row = self._rows.get(path)
-        if row is None:
+        shard = self._shards.get(path)
+        if shard is None:
             raise CorruptStoreError(
                 f"{self._files.shown(path)}: the packing list does not have this shard; {OTHER_COPY}",
                 code="E-TABLE-SHARD",
             )
-        return row
+        return shard
 
     def _read_cached(
-        self, row: ShardRow, dtype: np.dtype[Any], convert: Convert | None, record: WantedRecord
+        self, shard: ShardRow, dtype: np.dtype[Any], convert: Convert | None, record: WantedRecord
     ) -> bool:
         """Fill a record from the cache, and return whether it is there and right."""
-        key = _key(row, record)
+        key = _key(shard, record)
         encoded = self._files.cache.get(key, zstd_bound(record.out.size * dtype.itemsize))
         if encoded is None:
             return False
@@ -243,7 +243,7 @@ class RemoteReader(RecordReader):
         return True
 
     def _spans(
-        self, row: ShardRow, index: Index, dtype: np.dtype[Any], records: Sequence[WantedRecord]
+        self, shard: ShardRow, index: Index, dtype: np.dtype[Any], records: Sequence[WantedRecord]
     ) -> Iterator[_Span]:
         """Yield the requests for some records of a shard."""
         entries: list[tuple[int, int, WantedRecord]] = []
@@ -252,9 +252,9 @@ class RemoteReader(RecordReader):
             size = record.out.size * dtype.itemsize
             if offset == ABSENT:
                 error = CorruptStoreError("is absent, but its status is ok", code="E-SHARD-ABSENT")
-                raise self._bad_record(row, record, error)
+                raise self._bad_record(shard, record, error)
             if length > zstd_bound(size):
-                raise self._bad_record(row, record, too_long(length, size))
+                raise self._bad_record(shard, record, too_long(length, size))
             entries.append((offset, length, record))
         entries.sort(key=lambda entry: entry[:2])
         while entries:
@@ -264,27 +264,27 @@ class RemoteReader(RecordReader):
                 if offset > end + GAP_BYTES or offset + length > first + SPAN_BYTES:
                     break
                 end, count = max(end, offset + length), count + 1
-            yield _Span(row, first, end - first, entries[:count])
+            yield _Span(shard, first, end - first, entries[:count])
             entries = entries[count:]
 
     def _read_span(
         self, array: str, dtype: np.dtype[Any], convert: Convert | None, span: _Span
     ) -> None:
         """Fetch records with one request, fill them, and keep those that are right."""
-        url = self._files.folder.url(span.row.path)
-        content = read_range(url, span.first, span.length, size=span.row.bytes)
+        url = self._files.folder.url(span.shard.path)
+        content = read_range(url, span.first, span.length, size=span.shard.bytes)
         for offset, length, record in span.records:
             start = offset - span.first
             encoded = content[start : start + length]
             try:
                 if self._hashes is not None:
-                    row = span.row.first_row + record.position
+                    row = span.shard.first_row + record.position
                     self._hashes.compare(record.shape, row, array, encoded)
                 self._decode(encoded, dtype, convert, record)
             except CorruptStoreError as error:
-                raise self._bad_record(span.row, record, error) from None
+                raise self._bad_record(span.shard, record, error) from None
             if self._hashes is not None or record.check is not None:  # it is proven to be this one
-                self._files.cache.put(_key(span.row, record), encoded)
+                self._files.cache.put(_key(span.shard, record), encoded)
 
     def _decode(
         self, encoded: bytes, dtype: np.dtype[Any], convert: Convert | None, record: WantedRecord
@@ -301,34 +301,36 @@ class RemoteReader(RecordReader):
             record.last[:] = np.frombuffer(last, np.uint8)
 
     def _bad_record(
-        self, row: ShardRow, record: WantedRecord, error: CorruptStoreError
+        self, shard: ShardRow, record: WantedRecord, error: CorruptStoreError
     ) -> CorruptStoreError:
-        shown = self._files.shown(row.path)
+        shown = self._files.shown(shard.path)
         return CorruptStoreError(
             f"{shown}: record {record.position}: {error}; {OTHER_COPY}", code=error.code
         )
 
 
-def _key(row: ShardRow, record: WantedRecord) -> str:
+def _key(shard: ShardRow, record: WantedRecord) -> str:
     """Return the name of a record in the cache."""
-    return f"{row.sha256}.{record.position}"
+    return f"{shard.sha256}.{record.position}"
 
 
-def _load_index(files: RemoteFiles, shard_records: int, row: ShardRow) -> Index:
+def _load_index(files: RemoteFiles, shard_records: int, shard: ShardRow) -> Index:
     """Return the index of a shard, from the cache or from the end of its file."""
-    key, length = f"{row.sha256}.index", index_bytes(shard_records)
+    key, length = f"{shard.sha256}.index", index_bytes(shard_records)
     content = files.cache.get(key, length)
     if content is not None and len(content) == length:
         try:
-            return decode_index(content, row.bytes)
+            return decode_index(content, shard.bytes)
         except CorruptStoreError:
             files.cache.drop(key)
-    content = read_range(files.folder.url(row.path), row.bytes - length, length, size=row.bytes)
+    content = read_range(
+        files.folder.url(shard.path), shard.bytes - length, length, size=shard.bytes
+    )
     try:
-        index = decode_index(content, row.bytes)
+        index = decode_index(content, shard.bytes)
     except CorruptStoreError as error:
         raise CorruptStoreError(
-            f"{files.shown(row.path)}: {error}; {OTHER_COPY}", code=error.code
+            f"{files.shown(shard.path)}: {error}; {OTHER_COPY}", code=error.code
         ) from None
     files.cache.put(key, content)
     return index

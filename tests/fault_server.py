@@ -17,7 +17,7 @@ from urllib.parse import unquote, urlsplit
 
 import pytest
 
-from clipfeat.base import ranges
+from clipfeat.base import connections, ranges
 
 RANGE = re.compile(r"bytes=([0-9]+)-([0-9]+)")
 
@@ -222,7 +222,7 @@ def isolate(monkeypatch: pytest.MonkeyPatch, home: Path, waits: list[float]) -> 
         if variable.lower().endswith("_proxy") or variable.startswith(("HF_", "XDG_", "CLIPFEAT_")):
             monkeypatch.delenv(variable)
     monkeypatch.setenv("HOME", str(home))
-    monkeypatch.setattr(ranges, "_hosts", {})
+    monkeypatch.setattr(connections, "_hosts", {})
     monkeypatch.setattr(ranges, "_targets", {})
     monkeypatch.setattr(ranges, "sleep", waits.append)
 

@@ -157,6 +157,7 @@ def test_arrows_point_one_way_inside_a_room_too(room, inner):
             {"dask", "torch"},
         ),
         ("import clipfeat.featstore.report.stats", {"torch"}),
+        ("import clipfeat.featstore", {"urllib3", "obstore"}),
         ("import clipfeat.train.tasks.vqa, clipfeat.train.tasks.vqa_predict", {"PIL", "open_clip"}),
         (
             "import clipfeat.train.data.vqa_files, clipfeat.train.data.questions",

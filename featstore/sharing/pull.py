@@ -17,7 +17,7 @@ import os
 import shutil
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 from typing import NamedTuple
@@ -31,14 +31,12 @@ from ...base.files import (
     fsync_folder,
     is_plain,
     open_output,
-    read_bytes,
     remove_plain,
     remove_temporaries,
     require_folder,
     sha256_file,
     write_atomically,
 )
-from ...base.jsonio import canonical_json
 from ...base.ranges import read_file, stream_file, stream_range
 from ...base.remote import RemoteFolder
 from ..audit.remote import MAX_DOCUMENT_BYTES
@@ -47,7 +45,6 @@ from ..files import LocalFiles
 from ..geometry import GridShape
 from ..layout import (
     DOCUMENTS,
-    JOURNAL,
     SIGNATURES,
     STORE_JSON,
     check_folder,
@@ -57,21 +54,25 @@ from ..layout import (
     table_file,
 )
 from ..lookup import LookupBuilder, lookup_bytes
-from ..metadata import StoreMetadata, read_metadata, zarr_metadata_files
+from ..metadata import StoreMetadata, zarr_metadata_files
 from ..quantise import SCALE_FILE, scale_bytes
 from ..shards import ShardRow, check_files
 from ..store import FeatureStore
 from ..tables import most_shards, most_table_bytes, read_index, read_shards
 from ..writing.commit import remove_leftovers
-from ..writing.journal import PLAN, Journal
+from ..writing.journal import Journal
 from ..writing.lock import StoreLock
 from .sources import Sources
+from .target import check_unfinished, is_finished, remove_journal, write_plan
 
 logger = logging.getLogger(__name__)
 
 STREAMS = 8  # files received at a time
 LEAST_LIMIT = 100_000  # bytes a second; slower, the deadline of a range would pass
 RANGE_BYTES = 1 << 24  # of one request: its deadline then allows 36 kB/s
+# Errors that a connection or a server may recover from, and the seconds before each new attempt.
+TEMPORARY = ("E-REMOTE-CONNECT", "E-REMOTE-BUSY", "E-REMOTE-STATUS", "E-REMOTE-DEADLINE")
+PATIENCE = (10, 30, 60, 120, 240)
 MAX_SIGNATURE_BYTES = 1 << 16
 SIGNATURE_STARTS = (b"untrusted comment:", b"-----BEGIN SSH SIGNATURE-----")
 
@@ -89,7 +90,7 @@ def pull(url: str, path: Path, mirrors: Sequence[str] = (), limit: float | None 
     `mirrors` are other URLs of the same store. A server that fails is not used any more. `limit` is
     in bytes a second.
     Raises StoreError as `Sources.open` does, if something else is at `path`, and if every server
-    fails; CorruptStoreError if the tables contradict each other; UsageError if the disk has too
+    fails, for minutes if that may be temporary; CorruptStoreError if the tables contradict each other; UsageError if the disk has too
     little space. What was received is kept, and the next call continues.
     """
     if limit is not None and limit < LEAST_LIMIT:
@@ -100,82 +101,15 @@ def pull(url: str, path: Path, mirrors: Sequence[str] = (), limit: float | None 
     require_folder(path, "DIR")
     sources = Sources.open([url, *mirrors])
     metadata = sources.metadata
-    if not _is_finished(path, metadata.digest):
-        _check_unfinished(path)
+    if not is_finished(path, metadata.digest):
+        check_unfinished(path)
         Journal(path).create()
         with StoreLock(path):
-            if not _is_finished(path, metadata.digest):  # by another pull, in this very moment
-                _plan(path, metadata.digest)
+            if not is_finished(path, metadata.digest):  # by another pull, in this very moment
+                write_plan(path, metadata.digest)
                 return Pulled(metadata, _Pull(sources, path, limit).run())
-    _remove_journal(path, metadata.digest)
+    remove_journal(path, metadata.digest)
     return Pulled(metadata, 0)
-
-
-def _is_finished(path: Path, digest: str) -> bool:
-    """Return whether the store is there; StoreError if another one is."""
-    if not os.path.lexists(path / STORE_JSON):
-        return False
-    stored = read_metadata(path)
-    if stored.digest != digest:
-        raise StoreError(
-            f"{path} is another store, with the digest {stored.digest}; the one to pull has "
-            f"{digest}; choose another folder",
-            code="E-PULL-OTHER",
-        )
-    return True
-
-
-def _check_unfinished(path: Path) -> None:
-    """Raise StoreError if `path` has files, and is not an unfinished store."""
-    names = {file.name for file in path.iterdir()} if path.is_dir() else set[str]()
-    if names and (JOURNAL not in names or (names != {JOURNAL} and not _plan_text(path))):
-        raise StoreError(
-            f"{path} has files that no pull has written; choose another folder, or empty this one",
-            code="E-PULL-TARGET",
-        )
-
-
-def _plan_text(path: Path) -> bytes:
-    """Return the plan in the journal of a store; nothing if there is none that a pull has written."""
-    try:
-        return read_bytes(path / JOURNAL / PLAN, 1 << 10)
-    except OSError:
-        return b""
-
-
-def _plan(path: Path, digest: str) -> None:
-    """Write what is being pulled into the journal, unless it is there; StoreError for another plan.
-
-    It is not a plan that writers read, so `clipfeat extract` refuses the folder.
-    """
-    content = canonical_json({"pull": digest})
-    plan = path / JOURNAL / PLAN
-    if os.path.lexists(plan) and _plan_text(path) != content:
-        raise StoreError(
-            f"{path} is another store, which is not finished: its {JOURNAL}/{PLAN} is not that of the "
-            f"digest {digest}; if the store at the URL has been updated, remove the folder and pull "
-            f"again",
-            code="E-PULL-PLAN",
-        )
-    if not os.path.lexists(plan):
-        write_atomically(plan, content)
-
-
-def _remove_journal(path: Path, digest: str) -> None:
-    """Remove the journal of a pull that was killed after its last step; not that of an update."""
-    if _is_ours(path, digest):
-        with StoreLock(path):
-            if _is_ours(path, digest):
-                remove_leftovers(path)
-
-
-def _is_ours(path: Path, digest: str) -> bool:
-    """Return whether the journal has the plan of a pull, or has lost it: it is removed first."""
-    journal = path / JOURNAL
-    if journal.is_symlink():
-        return False
-    is_removed = journal.is_dir() and not os.path.lexists(journal / PLAN)
-    return is_removed or _plan_text(path) == canonical_json({"pull": digest})
 
 
 class _Pull:
@@ -286,7 +220,21 @@ class _Pull:
                     self._meter.add_unplanned(len(piece))
                 _compare(folder, name, digest.hexdigest(), sha256)
 
-        self._sources.try_each(fetch)
+        self._try(fetch)
+
+    def _try(self, fetch: Callable[[RemoteFolder], None], turn: int = 0) -> None:
+        """Call `fetch` with a server until it succeeds; wait if all servers fail for a while."""
+        waits = iter(PATIENCE)
+        while True:
+            self._check_stopped()
+            try:
+                return self._sources.try_each(fetch, turn)
+            except StoreError as error:
+                wait = next(waits, None)
+                if wait is None or error.code not in TEMPORARY:
+                    raise
+                logger.info(f"{error}; trying again in {wait} seconds")
+                self._stopped.wait(wait)
 
     def _fetch_signature(self, name: str) -> None:
         """Fetch a signature of store.json, if the store has one; store.json does not say."""
@@ -325,8 +273,7 @@ class _Pull:
             while not self._received(number, shard, folder):
                 pass
 
-        self._check_stopped()
-        self._sources.try_each(fetch, number)
+        self._try(fetch, number)
 
     def _check_stopped(self) -> None:
         """End this thread if another file has failed; what it has received is written."""

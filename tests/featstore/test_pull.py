@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from click.testing import CliRunner
-from fault_server import FAULTS, always, isolate, serving
+from fault_server import FAULTS, always, first, isolate, serving
 from hostile import forge_column, reseal
 from logged import logged
 from refused import refuses
@@ -85,6 +85,7 @@ def impatient(monkeypatch, tmp_path):
     """Servers are given up after moments, not minutes; logins and proxies of the user do not count."""
     isolate(monkeypatch, tmp_path, [])
     monkeypatch.setattr(ranges, "SILENCE_SECONDS", 0.2)
+    monkeypatch.setattr(module, "PATIENCE", ())
 
 
 def is_complete(path, origin):
@@ -446,6 +447,20 @@ class TestMirrors:
 
 
 class TestInterrupted:
+    @pytest.mark.parametrize("fault_on", ["index.parquet", SHARD])
+    def test_a_server_that_is_away_for_a_while(
+        self, honest, origin, tmp_path, monkeypatch, fault_on
+    ):
+        """Longer than the range client tries; with fewer waits than needed it stays an error."""
+        failures = 2 * (ranges.RETRIES + 1)
+        honest.fault, honest.fault_on = first(failures, lambda a: a.is_(503)), fault_on
+        monkeypatch.setattr(module, "PATIENCE", (0.01,))
+        assert pull_code(f"{honest.url}/s", tmp_path / "t") == "E-REMOTE-BUSY"
+        honest.requests.clear()
+        monkeypatch.setattr(module, "PATIENCE", (0.01, 0.01))
+        pull(f"{honest.url}/s", tmp_path / "t")
+        assert is_complete(tmp_path / "t", origin)
+
     def test_nothing_is_asked_for_twice(self, honest, origin, tmp_path, monkeypatch):
         """Every connection breaks after some bytes of a shard, and the client gives up at once."""
         monkeypatch.setattr(ranges, "RETRIES", 0)
