@@ -1,6 +1,7 @@
 """Bytes of objects in S3, Google Cloud Storage and Azure, through obstore (extra `cloud`).
 
-obstore finds logins in the environment, as the tools of these services do.
+obstore finds logins in the environment, as the tools of these services do; of the files of the AWS
+tools it gets what they have.
 """
 
 # pyright: reportMissingImports=false, reportUnknownMemberType=false
@@ -14,6 +15,7 @@ from datetime import timedelta
 from functools import lru_cache
 from typing import Any
 
+from .credentials import aws_login
 from .errors import CorruptStoreError, StoreError, needs_extra
 from .text import printable
 
@@ -92,8 +94,10 @@ def _opened(folder: str, process: int) -> Any:
         import obstore.store
     _process = process
     with object_errors(folder):
+        login: Any = aws_login() if folder.startswith("s3:") else {}
         return obstore.store.from_url(
             folder,
+            config=login,
             client_options={
                 "timeout": timedelta(seconds=REQUEST_SECONDS),
                 # Of a lab's own S3 server; obstore does not read it beside other options.
@@ -109,8 +113,8 @@ def _opened(folder: str, process: int) -> Any:
 @contextlib.contextmanager
 def object_errors(url: str) -> Generator[None]:
     """Raise errors of obstore as our own; its texts, which may contain signed URLs, are not shown."""
-    from obstore import exceptions
-
+    with needs_extra("cloud"):
+        from obstore import exceptions
     try:
         yield
     except FileNotFoundError:
@@ -119,7 +123,9 @@ def object_errors(url: str) -> Generator[None]:
         problem = "access denied; log in as the service describes, such as with AWS_PROFILE"
         code = "E-REMOTE-DENIED"
     except (exceptions.BaseError, ValueError, OSError) as error:
-        problem = f"cannot be read ({type(error).__name__}); try again later, or check the login"
+        problem = (
+            f"the service fails ({type(error).__name__}); check URL and login, or try again later"
+        )
         code = "E-REMOTE-CONNECT"
     else:
         return

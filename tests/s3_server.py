@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Callable
+from itertools import count
 from typing import NamedTuple
 from xml.etree import ElementTree
 from xml.sax.saxutils import escape
@@ -30,6 +31,7 @@ class S3Server(RecordingServer):
         super().__init__()
         self.objects: dict[str, StoredObject] = {}  # by /bucket/key
         self.before_write: Callable[[Request], None] = lambda request: None
+        self._numbers = count()
         self._uploads: dict[str, tuple[Request, dict[int, bytes]]] = {}
 
     def reset(self) -> None:
@@ -85,7 +87,7 @@ class S3Server(RecordingServer):
 
     def _post(self, request: Request) -> Reply:
         if "uploads" in request.query:
-            number = f"upload{len(self._uploads)}"
+            number = f"upload{next(self._numbers)}"
             self._uploads[number] = request, {}
             return _xml("InitiateMultipartUploadResult", f"<UploadId>{number}</UploadId>")
         if "uploadId" in request.query:

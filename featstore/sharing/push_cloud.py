@@ -6,7 +6,6 @@
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from dataclasses import dataclass
 from typing import Any
 
 from ...base.errors import StoreError
@@ -18,19 +17,20 @@ from ..store import FeatureStore
 from .outgoing import Found, HostLimits, OutgoingFile
 
 FILES_AT_A_TIME = 4
-PART_BYTES = 16 << 20  # S3 takes 10,000 parts
+PART_BYTES, MAX_PARTS = 16 << 20, 10_000  # S3 takes no more parts
 PARTS_AT_A_TIME = 4  # of a file
-LIMITS = HostLimits("the service", file_bytes=10_000 * PART_BYTES)
 HASH = "sha256"  # the name of the metadata of an object that has its hash
 
 
-@dataclass
 class CloudTarget:
     """A folder in a bucket. Each object has its sha256 as metadata, for later comparisons."""
 
-    location: str
-    limits: HostLimits = LIMITS
-    _version: dict[str, str | None] | None = None  # of the store.json that is there
+    limits = HostLimits("the service", file_bytes=MAX_PARTS * PART_BYTES)
+
+    def __init__(self, location: str):
+        """Use `CloudTarget.open`."""
+        self.location = location
+        self._version: dict[str, str] | None = None  # of the store.json that is there
 
     @classmethod
     def open(cls, url: str) -> "CloudTarget":
@@ -44,7 +44,7 @@ class CloudTarget:
         try:
             with object_errors(url):
                 found = self._store().head(STORE_JSON)
-            self._version = {"e_tag": found["e_tag"], "version": found["version"]}
+            self._version = {k: found[k] for k in ("e_tag", "version") if found.get(k)}
             return read_file(url, MAX_STORE_JSON_BYTES)
         except StoreError as error:
             if error.code != "E-REMOTE-ABSENT":

@@ -208,7 +208,7 @@ class HubTarget:
         try:
             yield
         except (http_error, OSError, RuntimeError, ValueError) as error:
-            raise self._explained(error) from None
+            raise self._explained(error) from error
 
     def _explained(self, error: Exception) -> StoreError:
         cause: BaseException | None = error
