@@ -126,7 +126,7 @@ def push(
     """Copy STORE to URL, on the Hugging Face Hub or in a cloud.
 
     URL is hf://datasets/OWNER/NAME[/PATH] (needs [hub]), or that of a folder: s3://BUCKET/PATH,
-    gs://BUCKET/PATH, az://ACCOUNT/CONTAINER/PATH (need [cloud]). A dataset of the Hub is created if
+    gs://BUCKET/PATH, az://CONTAINER/PATH (need [cloud]). A dataset of the Hub is created if
     it does not exist, with a card made of the texts of store describe. Run the same command again
     to continue a push that was interrupted. store.json is written last.
 

@@ -55,8 +55,8 @@ class OutgoingFile(NamedTuple):
         """Raise StoreError (E-PUSH-CHANGED) unless the content that was read has this sha256."""
         if sha256 != self.sha256:
             raise StoreError(
-                f"{self.path}: has the sha256 {sha256}; expected {self.sha256}; the file was changed, "
-                f"so find out more with: clipfeat store verify",
+                f"{self.path}: has the sha256 {sha256}; expected {self.sha256}; the file was changed; "
+                f"see what else is wrong with: clipfeat store verify",
                 code="E-PUSH-CHANGED",
             )
 
@@ -144,10 +144,11 @@ def fitting_shard_size(
     others: int,
     limits: HostLimits,
 ) -> int | None:
-    """Return how many records a shard must have so that a store is within limits, None if nothing is.
+    """Return how many records a shard must have so that a store is within limits; None: impossible.
 
-    The result is `shard_records` times or divided by the smallest power of two. `lengths` are those
-    of the arrays by grid shape, `others` is the number of files that are not shards.
+    The result is `shard_records` multiplied or divided by the smallest possible power of two.
+    `lengths` are those of the arrays by grid shape, `others` is the number of files that are not
+    shards.
     """
     arrays = {(shard.shape, shard.path.rpartition("/")[0]) for shard in shards}
     record_bytes = max((shard.bytes / shard.records for shard in shards), default=0.0)
@@ -158,6 +159,6 @@ def fitting_shard_size(
             continue
         counts = [-(-lengths[shape] // size) for shape, _ in arrays]
         largest = int(record_bytes * size)
-        if not limits.problem(sum(counts) + others, max(counts) + 1, largest):
+        if not limits.problem(sum(counts) + others, max(counts, default=0) + 1, largest):
             return size
     return None

@@ -68,7 +68,9 @@ def environment(servers, monkeypatch, tmp_path):
     }  # fmt: skip
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
+    # Read from the environment when the module was imported.
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_DISABLE_XET", True)
+    monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", servers[HUB].url)
     monkeypatch.setattr(objects, "_process", None)
     objects._opened.cache_clear()
     for server in servers.values():
