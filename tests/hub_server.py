@@ -39,13 +39,13 @@ class Dataset:
 
 
 class HubServer(RecordingServer):
-    """Knows one user, whose token is TOKEN; `before_write` is called before each change."""
+    """Knows one user, whose token is TOKEN; `before_write` may refuse a change."""
 
     def __init__(self) -> None:
         super().__init__()
         self.datasets: dict[str, Dataset] = {}
         self.blobs: dict[str, bytes] = {}  # of LFS, by sha256
-        self.before_write: Callable[[Request], None] = lambda request: None
+        self.before_write: Callable[[Request], Reply | None] = lambda request: None
 
     def reset(self) -> None:
         """Forget everything."""
@@ -63,7 +63,8 @@ class HubServer(RecordingServer):
         """Answer as the Hub does, as far as its client needs it for a push."""
         if request.method == "PUT":  # to a URL with a signature, so without the token
             assert "authorization" not in request.headers
-            self.before_write(request)
+            if refused := self.before_write(request):
+                return refused
             self.blobs[request.path.rpartition("/")[2]] = request.body
             return Reply()
         if request.headers.get("authorization") != f"Bearer {TOKEN}":
@@ -71,8 +72,7 @@ class HubServer(RecordingServer):
         if request.path == "/api/validate-yaml":
             return _json({"errors": [], "warnings": []})
         if request.path == "/api/repos/create":
-            self.before_write(request)
-            return self._create(json.loads(request.body))
+            return self.before_write(request) or self._create(json.loads(request.body))
         match = DATASET.fullmatch(request.path)
         dataset = self.datasets.get(match[1]) if match else None
         if match is None or dataset is None:
@@ -104,8 +104,8 @@ class HubServer(RecordingServer):
                 {"objects": [self._upload(o) for o in json.loads(request.body)["objects"]]}
             )
         assert kind == "commit", rest
-        self.before_write(request)
-        return self._commit(name, dataset, [json.loads(line) for line in request.body.splitlines()])
+        lines = [json.loads(line) for line in request.body.splitlines()]
+        return self.before_write(request) or self._commit(name, dataset, lines)
 
     def _tree(self, dataset: Dataset, path: str) -> Reply:
         revision, _, folder = path.partition("/")

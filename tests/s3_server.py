@@ -25,12 +25,12 @@ class StoredObject(NamedTuple):
 
 
 class S3Server(RecordingServer):
-    """Buckets come into being when they are used; `before_write` is called before each change."""
+    """Buckets come into being when they are used; `before_write` may refuse a change."""
 
     def __init__(self) -> None:
         super().__init__()
         self.objects: dict[str, StoredObject] = {}  # by /bucket/key
-        self.before_write: Callable[[Request], None] = lambda request: None
+        self.before_write: Callable[[Request], Reply | None] = lambda request: None
         self._numbers = count()
         self._uploads: dict[str, tuple[Request, dict[int, bytes]]] = {}
 
@@ -50,7 +50,8 @@ class S3Server(RecordingServer):
         """Answer as S3 does, as far as obstore uses it."""
         if request.method in ("GET", "HEAD"):
             return self._list(request) if "list-type" in request.query else self._get(request)
-        self.before_write(request)
+        if refused := self.before_write(request):
+            return refused
         if request.method == "PUT":
             return self._put_part(request) if "uploadId" in request.query else self._put(request)
         if request.method == "POST":

@@ -1,5 +1,6 @@
 """Stores are pushed to stand-ins for S3 and the Hub, with the real clients of both."""
 
+import json
 import os
 import signal
 import subprocess
@@ -10,15 +11,17 @@ from pathlib import Path
 import huggingface_hub.constants
 import numpy as np
 import pytest
+from click.testing import CliRunner
 from fault_server import isolate
 from hub_server import TOKEN, HubServer
-from recording_server import Request, running
+from recording_server import Reply, Request, running
 from refused import refuses
 from s3_server import S3Server
 from stores import extend_store, make_store
 
 from clipfeat.base import objects
-from clipfeat.base.errors import UsageError
+from clipfeat.base.errors import StoreError, UsageError
+from clipfeat.cli.main import clipfeat
 from clipfeat.featstore import Depth, FeatureStore, verify
 from clipfeat.featstore.metadata import read_metadata
 from clipfeat.featstore.sharing import push_cloud, push_hub
@@ -368,31 +371,12 @@ def test_without_a_login_the_error_says_how_to_log_in(servers, store, monkeypatc
 
 
 @both
-def test_secrets_are_never_shown(servers, store, monkeypatch, capfd, url):
-    from clipfeat.cli.main import main
-
-    def refuse(request: Request) -> None:
-        raise Forbidden
-
-    class Forbidden(Exception):
-        pass
-
-    reply = type(servers[url]).reply
-
-    def guarded(self, request):
-        try:
-            return reply(self, request)
-        except Forbidden:
-            from recording_server import Reply
-
-            return Reply(403, b"<Error>AWSAccessKeyId aws-secret hf_secret</Error>")
-
-    monkeypatch.setattr(type(servers[url]), "reply", guarded)
-    servers[url].before_write = refuse
-    monkeypatch.setattr(sys, "argv", ["clipfeat", "store", "push", str(store), url])
-    with pytest.raises(SystemExit):
-        main()
-    shown = "".join(capfd.readouterr())
+def test_secrets_are_never_shown(servers, store, capfd, url):
+    refused = Reply(403, b"<Error>AWSAccessKeyId aws-secret hf_secret</Error>")
+    servers[url].before_write = lambda request: refused
+    done = CliRunner().invoke(clipfeat, ["store", "push", str(store), url])
+    assert isinstance(done.exception, StoreError)
+    shown = f"{done.output} {done.exception} {done.exception.code} {''.join(capfd.readouterr())}"
     assert "E-REMOTE-DENIED" in shown
     for secret in (TOKEN, "aws-secret", "Signature", "signature="):
         assert secret not in shown
@@ -410,10 +394,8 @@ def test_without_the_extra_the_error_says_what_to_install(store, monkeypatch, ur
         push(store, url)
 
 
-def test_the_command_prints_what_it_did(servers, store, monkeypatch, capsys):
-    from clipfeat.cli.main import clipfeat
-
-    clipfeat.main(["store", "push", str(store), HUB, "--json"], standalone_mode=False)
-    assert f'"digest": "{FeatureStore.open(store).digest}"' in capsys.readouterr().out
-    clipfeat.main(["store", "push", str(store), HUB], standalone_mode=False)
-    assert "already complete" in capsys.readouterr().out
+def test_the_command_prints_what_it_did(store):
+    done = CliRunner().invoke(clipfeat, ["store", "push", str(store), HUB, "--json"])
+    assert json.loads(done.stdout)["digest"] == FeatureStore.open(store).digest
+    done = CliRunner().invoke(clipfeat, ["store", "push", str(store), HUB])
+    assert "already complete" in done.stdout
