@@ -1,12 +1,14 @@
 """The card of a dataset on the Hub, from what a store says about itself; nothing is guessed."""
 
 import json
+import re
 
 from ...base.text import counted
 from ..lookup import Status
 from ..metadata import StoreMetadata
 
-# Licences that the Hub knows by name; any other is given as "other" with the author's own words.
+# Licences that the Hub knows by name; any other is given as "other", with its name in letters that
+# the Hub takes.
 # https://huggingface.co/docs/hub/repositories-licenses
 LICENCES = frozenset(
     [
@@ -30,17 +32,21 @@ LICENCES = frozenset(
 )
 
 
-def dataset_card(metadata: StoreMetadata, url: str) -> str:
-    """Return a README.md for the dataset that has the store at `url`."""
+def dataset_card(metadata: StoreMetadata, url: str, licence_file: str | None = None) -> str:
+    """Return a README.md for the dataset that has the store at `url`.
+
+    `licence_file` is the file of the repository with the text of the licence, if it has one.
+    """
     header = ["tags:", "- clipfeat", "- zarr", "- image-features"]
     about, identity = metadata.about, metadata.identity
     if about.title:
         header.insert(0, f"pretty_name: {_yaml(about.title)}")
     if about.licence:
-        known = "-".join(about.licence.lower().split())
-        lines = [f"license: {known}"]
-        if known not in LICENCES:
-            lines = ["license: other", f"license_name: {_yaml(about.licence)}"]
+        name = re.sub("[^a-z0-9.]+", "-", about.licence.lower()).strip("-")
+        lines = [f"license: {name}"]
+        if name not in LICENCES:
+            lines = ["license: other", f"license_name: {_yaml(name[:80] or 'custom')}"]
+            lines += [f"license_link: {licence_file}"] if licence_file else []
         header = lines + header
     rows = {
         "model": f"{identity.backbone.get('model')} ({identity.backbone.get('pretrained')})",

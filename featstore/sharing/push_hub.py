@@ -29,7 +29,7 @@ LIMITS = HostLimits("the Hub", files=100_000, files_per_folder=10_000, file_byte
 URL = re.compile(
     rf"hf://datasets/(?P<repository>{HUB_NAME}/{HUB_NAME})(?P<path>(/[A-Za-z0-9._~+-]+)*)/*"
 )
-DATASET, README = "dataset", "README.md"
+DATASET, README, LICENCE = "dataset", "README.md", "LICENSE"
 UPLOAD_FILES, UPLOAD_BYTES = 64, 256 << 20  # uploaded at a time
 COMMIT_FILES, COMMIT_BYTES = 256, 8 << 30  # the Hub allows some 100 commits an hour
 MESSAGE = "Push a feature store"
@@ -133,7 +133,9 @@ class HubTarget:
         """Commit store.json, and with it a card if the repository has none."""
         additions = self._upload([store_json])
         if self._read(f"/{README}") is None:
-            card = dataset_card(store.metadata, self.location)
+            has_licence = not self._path and LICENCE in store.metadata.documents
+            licence = LICENCE if has_licence else None
+            card = dataset_card(store.metadata, self.location, licence)
             additions.append(self._hub.CommitOperationAdd(README, card.encode()))
         self._commit_now(additions)
 
@@ -208,7 +210,7 @@ class HubTarget:
         try:
             yield
         except (http_error, OSError, RuntimeError, ValueError) as error:
-            raise self._explained(error) from error
+            raise self._explained(error) from None
 
     def _explained(self, error: Exception) -> StoreError:
         cause: BaseException | None = error
@@ -221,6 +223,8 @@ class HubTarget:
         if status in (401, 403):
             problem = f"access denied (status {status}); {login_remedy(endpoint)}"
             code = "E-REMOTE-DENIED"
+        elif status == 400:
+            problem = "the Hub rejects a file (status 400); is the header of README.md valid?"
         elif status == 404:
             problem, code = "does not exist, or needs a login", "E-REMOTE-ABSENT"
         elif status == 412:

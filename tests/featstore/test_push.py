@@ -23,12 +23,14 @@ from clipfeat.base import objects
 from clipfeat.base.errors import StoreError, UsageError
 from clipfeat.cli.main import clipfeat
 from clipfeat.featstore import Depth, FeatureStore, verify
+from clipfeat.featstore.layout import shard_path
 from clipfeat.featstore.metadata import read_metadata
 from clipfeat.featstore.sharing import push_cloud, push_hub
 from clipfeat.featstore.sharing.card import dataset_card
 from clipfeat.featstore.sharing.outgoing import HostLimits, fitting_shard_size
 from clipfeat.featstore.sharing.pull import pull
 from clipfeat.featstore.sharing.push import push
+from clipfeat.featstore.shards import ShardRow
 from clipfeat.featstore.writing.describe import describe
 
 # Of huggingface_hub, about how it calls its HTTP client.
@@ -275,6 +277,11 @@ def test_the_named_size_of_shards_fits(store, limits, expected):
     assert fitting_shard_size(opened.shards, lengths, 2, 6, limits) == expected
 
 
+def test_five_million_images_fit_the_hub_with_larger_shards():
+    shard = ShardRow(shard_path("14x14", "grid", 0), 60_000_000, "", "14x14", 0, 128)
+    assert fitting_shard_size([shard], {"14x14": 5_000_000}, 128, 6, push_hub.LIMITS) == 512
+
+
 def test_a_file_larger_than_a_part_is_sent_in_parts(servers, store, monkeypatch):
     monkeypatch.setattr(push_cloud, "PART_BYTES", 300)
     push(store, S3)
@@ -334,8 +341,9 @@ def test_the_card_says_what_the_store_says(store):
     assert "| licence of the images | Flickr's terms |" in body
     assert FeatureStore.open(store).digest in body
     describe(store, {"licence": "Ask us first"})
-    card = dataset_card(read_metadata(store), HUB)
-    assert 'license: other\nlicense_name: "Ask us first"\n' in card
+    card = dataset_card(read_metadata(store), HUB, "LICENSE")
+    assert 'license: other\nlicense_name: "ask-us-first"\nlicense_link: LICENSE\n' in card
+    assert "| licence of the features | Ask us first |" in card
     describe(store, {"licence": None, "title": None})
     assert "license" not in dataset_card(read_metadata(store), HUB)
 
@@ -353,6 +361,19 @@ def test_other_urls_are_refused(store, url, code):
     with refuses(code) as error:
         push(store, url)
     assert "secret" not in str(error.value)
+
+
+def test_a_card_that_the_hub_rejects_is_named(servers, store, monkeypatch):
+    reply = HubServer.reply
+
+    def rejecting(self, request):
+        is_card = request.path == "/api/validate-yaml"
+        return Reply(400, b'{"errors": []}') if is_card else reply(self, request)
+
+    monkeypatch.setattr(HubServer, "reply", rejecting)
+    with refuses("E-REMOTE-HUB", "README.md"):
+        push(store, HUB)
+    assert "store.json" not in files_at(servers, HUB)
 
 
 def test_options_of_the_hub_are_refused_elsewhere(store):
