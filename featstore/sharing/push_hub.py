@@ -52,6 +52,7 @@ class HubTarget:
         self._hub = huggingface_hub
         self._api = huggingface_hub.HfApi(endpoint=hub_endpoint(), library_name="clipfeat")
         self._repository, self._path = repository, path
+        self._prefix = f"{path[1:]}/" if path else ""  # of the names of files in the repository
         self._private = private
         self._message = message or MESSAGE
         self._commit: str | None = None  # the latest one; None: there is no repository
@@ -124,9 +125,11 @@ class HubTarget:
     def remove(self, names: Sequence[str]) -> None:
         """Remove files with a commit."""
         if names:
-            prefix = self._path[1:] + "/" if self._path else ""
             self._commit_now(
-                [self._hub.CommitOperationDelete(prefix + name, is_folder=False) for name in names]
+                [
+                    self._hub.CommitOperationDelete(self._prefix + name, is_folder=False)
+                    for name in names
+                ]
             )
 
     def finish(self, store_json: OutgoingFile, store: FeatureStore) -> None:
@@ -151,7 +154,6 @@ class HubTarget:
 
     def _list(self) -> "dict[str, RepoFile]":
         """Return the files of the folder at the latest commit."""
-        prefix = self._path[1:] + "/" if self._path else ""
         try:
             with self._errors():
                 entries = self._api.list_repo_tree(
@@ -162,7 +164,7 @@ class HubTarget:
                     repo_type=DATASET,
                 )
                 return {
-                    entry.path.removeprefix(prefix): entry
+                    entry.path.removeprefix(self._prefix): entry
                     for entry in entries
                     if isinstance(entry, self._hub.hf_api.RepoFile)
                 }
@@ -176,9 +178,8 @@ class HubTarget:
 
         The library hashes each file while it sends it.
         """
-        prefix = self._path[1:] + "/" if self._path else ""
         additions = [
-            self._hub.CommitOperationAdd(prefix + file.name, str(file.path)) for file in files
+            self._hub.CommitOperationAdd(self._prefix + file.name, str(file.path)) for file in files
         ]
         with self._errors():
             # An empty .gitignore: that of the repository must not leave out files.

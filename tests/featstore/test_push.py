@@ -25,12 +25,12 @@ from clipfeat.cli.main import clipfeat
 from clipfeat.featstore import Depth, FeatureStore, verify
 from clipfeat.featstore.layout import shard_path
 from clipfeat.featstore.metadata import read_metadata
+from clipfeat.featstore.shards import ShardRow
 from clipfeat.featstore.sharing import push_cloud, push_hub
 from clipfeat.featstore.sharing.card import dataset_card
 from clipfeat.featstore.sharing.outgoing import HostLimits, fitting_shard_size
 from clipfeat.featstore.sharing.pull import pull
 from clipfeat.featstore.sharing.push import push
-from clipfeat.featstore.shards import ShardRow
 from clipfeat.featstore.writing.describe import describe
 
 # Of huggingface_hub, about how it calls its HTTP client.
