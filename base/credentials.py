@@ -1,5 +1,6 @@
-"""Logins for web servers: the Hub's token and ~/.netrc, sent only to the host that they belong to."""
+"""Logins: the Hub's token and ~/.netrc, sent only to the host that they belong to; keys for S3."""
 
+import configparser
 import netrc
 import os
 from base64 import b64encode
@@ -49,6 +50,39 @@ def login_remedy(url: str) -> str:
     if origin(url) == origin(hub_endpoint()):
         return "set HF_TOKEN, or log in with: hf auth login"
     return "if the server needs a login, write it into ~/.netrc"
+
+
+def aws_login() -> dict[str, str]:
+    """Return keys and region of the profile AWS_PROFILE in the files of the AWS tools, by name.
+
+    These are ~/.aws/credentials and ~/.aws/config, or those of AWS_SHARED_CREDENTIALS_FILE and
+    AWS_CONFIG_FILE. obstore itself reads only the environment, which comes first.
+    """
+    profile = os.environ.get("AWS_PROFILE") or "default"
+    sections = {
+        os.environ.get("AWS_SHARED_CREDENTIALS_FILE") or "~/.aws/credentials": profile,
+        os.environ.get("AWS_CONFIG_FILE") or "~/.aws/config": (
+            profile if profile == "default" else f"profile {profile}"
+        ),
+    }
+    found: dict[str, str] = {}
+    for path, section in sections.items():
+        parser = configparser.RawConfigParser()
+        try:
+            parser.read(Path(path).expanduser(), encoding="utf-8")
+        except (OSError, RuntimeError, UnicodeDecodeError, configparser.Error):
+            continue  # the service says then that it needs a login
+        if parser.has_section(section):
+            found = {**dict(parser.items(section)), **found}
+    names = {"region": ("AWS_REGION", "AWS_DEFAULT_REGION")}
+    if not os.environ.get("AWS_ACCESS_KEY_ID"):
+        keys = ("aws_access_key_id", "aws_secret_access_key", "aws_session_token")
+        names |= {key: (key.upper(),) for key in keys}
+    return {
+        name: found[name]
+        for name, variables in names.items()
+        if name in found and not any(map(os.environ.get, variables))
+    }
 
 
 def is_loopback(host: str) -> bool:

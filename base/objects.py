@@ -1,6 +1,7 @@
 """Bytes of objects in S3, Google Cloud Storage and Azure, through obstore (extra `cloud`).
 
-obstore finds logins in the environment, as the tools of these services do.
+obstore finds logins in the environment, as the tools of these services do; of the files of the AWS
+tools it gets what they have.
 """
 
 # pyright: reportMissingImports=false, reportUnknownMemberType=false
@@ -14,6 +15,7 @@ from datetime import timedelta
 from functools import lru_cache
 from typing import Any
 
+from .credentials import aws_login
 from .errors import CorruptStoreError, StoreError, needs_extra
 from .text import printable
 
@@ -41,8 +43,8 @@ def stream_object(
     process that was forked from one that has used obstore, where it would wait forever.
     """
     folder, _, name = url.rpartition("/")
-    store = _opened(folder, os.getpid())
-    with _errors(url):
+    store = open_folder(folder)
+    with object_errors(url):
         import obstore
 
         options: Any = {} if length is None else {"range": (first, first + length)}
@@ -72,6 +74,11 @@ def _other_file(url: str, problem: str) -> CorruptStoreError:
     )
 
 
+def open_folder(folder: str) -> Any:
+    """Return obstore's store of a folder; raises StoreError (E-REMOTE-FORK) as `stream_object` does."""
+    return _opened(folder, os.getpid())
+
+
 @lru_cache(256)
 def _opened(folder: str, process: int) -> Any:
     """Return obstore's store of a folder, for one process."""
@@ -86,9 +93,11 @@ def _opened(folder: str, process: int) -> Any:
     with needs_extra("cloud"):
         import obstore.store
     _process = process
-    with _errors(folder):
+    with object_errors(folder):
+        login: Any = aws_login() if folder.startswith("s3:") else {}
         return obstore.store.from_url(
             folder,
+            config=login,
             client_options={
                 "timeout": timedelta(seconds=REQUEST_SECONDS),
                 # Of a lab's own S3 server; obstore does not read it beside other options.
@@ -102,10 +111,10 @@ def _opened(folder: str, process: int) -> Any:
 
 
 @contextlib.contextmanager
-def _errors(url: str) -> Generator[None]:
+def object_errors(url: str) -> Generator[None]:
     """Raise errors of obstore as our own; its texts, which may contain signed URLs, are not shown."""
-    from obstore import exceptions
-
+    with needs_extra("cloud"):
+        from obstore import exceptions
     try:
         yield
     except FileNotFoundError:
@@ -114,7 +123,9 @@ def _errors(url: str) -> Generator[None]:
         problem = "access denied; log in as the service describes, such as with AWS_PROFILE"
         code = "E-REMOTE-DENIED"
     except (exceptions.BaseError, ValueError, OSError) as error:
-        problem = f"cannot be read ({type(error).__name__}); try again later, or check the login"
+        problem = (
+            f"the service fails ({type(error).__name__}); check URL and login, or try again later"
+        )
         code = "E-REMOTE-CONNECT"
     else:
         return

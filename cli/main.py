@@ -21,7 +21,7 @@ from .extract import extract
 from .manifest import manifest
 from .predict import predict
 from .rerun import rerun
-from .sharing import diff, pull, serve, sign
+from .sharing import diff, pull, push, serve, sign
 from .store import store
 from .train import train
 
@@ -50,7 +50,9 @@ for command in (
     demo_data,
 ):  # fmt: skip
     clipfeat.add_command(command)
-for command in (serve, pull, sign, diff, subset, merge, convert, pool, reshard):
+for command in (
+    serve, pull, push, sign, diff, subset, merge, convert, pool, reshard,
+):  # fmt: skip
     store.add_command(command)
 
 

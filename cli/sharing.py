@@ -1,4 +1,4 @@
-"""Commands of clipfeat store for stores that go from lab to lab: serve, pull, sign, diff."""
+"""Commands of clipfeat store for stores that go from lab to lab: serve, pull, push, sign, diff."""
 
 import contextlib
 import getpass
@@ -111,6 +111,36 @@ def pull(
     records = counted(metadata.counts[Status.OK], "record")
     text = f"{folder}: {state}; {records}, digest {metadata.digest[:16]}..."
     show(record, text, as_json=as_json)
+
+
+@click.command()
+@store_argument
+@click.argument("url")
+@click.option("--private", is_flag=True, help="Of the Hub: create the dataset as a private one.")
+@click.option("--message", metavar="TEXT", help="Of the Hub: message of the commits.")
+@click.option("--replace", is_flag=True, help="Overwrite another store, or other files, at URL.")
+@as_json
+def push(
+    *, path: Path, url: str, private: bool, message: str | None, replace: bool, as_json: bool
+) -> None:
+    """Copy STORE to URL, on the Hugging Face Hub or in a cloud.
+
+    URL is hf://datasets/OWNER/NAME[/PATH] (needs [hub]), or that of a folder: s3://BUCKET/PATH,
+    gs://BUCKET/PATH, az://CONTAINER/PATH (need [cloud]). A dataset of the Hub is created if
+    it does not exist, with a card made of the texts of store describe. Run the same command again
+    to continue a push that was interrupted. store.json is written last.
+
+    \b
+    $ clipfeat store push coco.clipfeat hf://datasets/lab/coco --private
+    $ clipfeat store push coco.clipfeat s3://lab-features/coco.clipfeat
+    """
+    from ..featstore.sharing.push import push as push_store
+
+    pushed = push_store(path, url, private=private, message=message, replace=replace)
+    digest = pushed.metadata.digest
+    record = {"store": pushed.location, "digest": digest, "sent": pushed.sent}
+    state = f"complete, {pushed.sent:,} bytes sent" if pushed.sent else "already complete"
+    show(record, f"{pushed.location}: {state}, digest {digest[:16]}...", as_json=as_json)
 
 
 @click.command()

@@ -1,1 +1,1 @@
-"""Stores between labs: serve, pull, sign and compare them."""
+"""Stores between labs: serve, pull, push, sign and compare them."""

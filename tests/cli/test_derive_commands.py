@@ -50,7 +50,7 @@ class TestSubset:
         done = clipfeat(
             "store", "subset", store, out, "--ids", tmp_path / "ids.txt", "--status", "ok"
         )
-        assert_refused(done, 1, "E-STORE-OTHER")
+        assert_refused(done, 2, "E-STORE-OTHER")
 
     def test_splits_of_data_sets(self, store, tmp_path):
         file = karpathy(tmp_path / "dataset_coco.json", {"train": [0, 1], "val": [3], "test": [5]})
