@@ -327,7 +327,9 @@ class LookupBuilder:
 
 def lookup_bytes(columns: U64) -> bytes:
     """Return the content of the file for `LookupBuilder.columns`."""
-    return MAGIC + columns.shape[1].to_bytes(8, "little") + columns.astype("<u8").tobytes()
+    numbers = np.ascontiguousarray(columns, "<u8")
+    # Copied once: the lookup of ten million ids has 320 MB.
+    return b"".join([MAGIC, columns.shape[1].to_bytes(8, "little"), numbers.data])
 
 
 def _hashes(ids: Iterable[str]) -> tuple[U64, U64]:
