@@ -34,7 +34,7 @@ class SourcesGroup(click.Group):
     "--out",
     type=LocalPath(dir_okay=False),
     required=True,
-    help="Manifest to write.",
+    help="Manifest to write, a .parquet file.",
 )
 @click.option(
     "--images",

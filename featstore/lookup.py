@@ -353,7 +353,9 @@ class LookupBuilder:
 
 def lookup_bytes(columns: U64) -> bytes:
     """Return the content of the file for `LookupBuilder.columns`."""
-    return lookup_header(columns.shape[1]) + columns.astype("<u8").tobytes()
+    numbers = np.ascontiguousarray(columns, "<u8")
+    # Copied once: the lookup of ten million ids has 320 MB.
+    return b"".join([lookup_header(columns.shape[1]), numbers.data])
 
 
 def _hashes(ids: Iterable[str]) -> tuple[U64, U64]:
