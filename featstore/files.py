@@ -67,7 +67,7 @@ class LocalFiles:
             if (self.path / JOURNAL).is_dir():
                 raise StoreError(
                     f"{self.path} is unfinished: it has no {STORE_JSON}; "
-                    f"run the same command (clipfeat extract, or store pull) again to finish it",
+                    f"run the same clipfeat extract or clipfeat store pull command again to finish it",
                     code="E-STORE-UNFINISHED",
                 )
             problem = "is not a feature store" if self.path.exists() else "does not exist"

@@ -53,7 +53,7 @@ class Answer:
 
 
 # Changes an answer; the number counts the earlier requests for the same file.
-Fault = Callable[[Answer, int], None]
+Fault = Callable[[Answer, int], object]
 
 
 def first(times: int, change: Callable[[Answer], object]) -> Fault:
