@@ -121,14 +121,14 @@ def training(data_help: str, *, init: bool = True) -> Decorator:
     """
     return with_options(
         click.argument("config", required=False),
-        training_inputs(data_help),
+        training_inputs(data_help, "Change a setting, such as --set epochs=3. May be repeated."),
         *((from_pretraining,) if init else ()),
         skip_missing,
         as_json,
     )
 
 
-def training_inputs(data_help: str) -> Decorator:
+def training_inputs(data_help: str, set_help: str) -> Decorator:
     """Return a decorator that gives a command that trains what `cli.train.run_training` reads."""
     a_path = LocalPath()
     return with_options(
@@ -154,7 +154,7 @@ def training_inputs(data_help: str) -> Decorator:
             "assignments",
             multiple=True,
             metavar="KEY=VALUE",
-            help="Change a setting, such as --set epochs=3. May be repeated.",
+            help=set_help,
         ),
         click.option(
             "--gpus",

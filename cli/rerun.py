@@ -14,14 +14,16 @@ from .train import run_training
 
 @click.command()
 @click.argument("run", type=LocalPath())
-@training_inputs("Folder of the annotations that the run was trained on.")
+@training_inputs(
+    "Folder of the annotations that the run was trained on.",
+    "Change a path or the use of memory, such as --set cache=none. May be repeated.",
+)
 @as_json
 def rerun(*, run: Path, as_json: bool, **options: Any) -> None:
     """Train the settings of RUN again, and compare the scores.
 
     The store must have the digest that RUN cites. Prints both scores, their difference and its 95%
-    bootstrap interval, as clipfeat compare does. Exits with 1 if the interval excludes 0. Paths and
-    the use of memory may be changed with --set.
+    bootstrap interval, as clipfeat compare does. Exits with 1 if the interval excludes 0.
 
     \b
     $ clipfeat rerun theirs --store https://lab.example.org/coco.clipfeat --data vqa/ --out ours

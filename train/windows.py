@@ -59,8 +59,8 @@ def require_window(store: FeatureStore, order: Order) -> None:
         return
     if order.shard_of_image is None:
         raise UsageError(
-            f"window_shards {order.window_shards} needs an order with shard_of_image and image_ids; "
-            "let the task make its order with make_order, or pass --set window_shards=0",
+            f"window_shards {order.window_shards}: the task's order does not know the shards; give "
+            "Order shard_of_image and image_ids (docs/own-task.md), or set window_shards to 0",
             code="E-RUN-WINDOW",
         )
     if not is_url(store.location):

@@ -2,8 +2,10 @@
 
 import json
 import signal
+import threading
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -23,6 +25,7 @@ from clipfeat.train.run import SETTINGS
 from clipfeat.train.settings import load_settings
 from clipfeat.train.tasks.settings import VqaSettings
 from clipfeat.train.tasks.vqa import VqaTask
+from clipfeat.train.windows import fetch_ahead
 
 WINDOWS = ("epochs=4", "checkpoint_every=1", "window_shards=2")
 FILES = ("last.safetensors", "best.safetensors", "predictions.json", "scores.json")
@@ -224,3 +227,51 @@ def test_a_run_is_trained_again_on_its_store_and_its_data_alone(
         (data / file.name).write_bytes(file.read_bytes() + b" ")
     assert "E-RERUN-DATA" in refused(world[0], data)
     assert "E-RERUN-SETTING" in refused(*world, "--set", "lr=1")
+
+
+def groups_of(count: int) -> list[list[np.ndarray]]:
+    return [[np.array([2 * n]), np.array([2 * n + 1])] for n in range(count)]
+
+
+def test_a_group_is_fetched_before_its_first_batch_and_one_ahead() -> None:
+    got: list[int] = []
+    batches = fetch_ahead(groups_of(9), lambda group: [int(b[0]) for b in group], got.append)
+    for n, batch in enumerate(batches):
+        assert batch.tolist() == [n]
+        assert n in got
+        assert len(got) <= 2 * (n // 2 + 2)
+    assert got == list(range(18))
+
+
+def test_fetching_stops_after_the_current_part(monkeypatch: pytest.MonkeyPatch) -> None:
+    got: list[int] = []
+    going, closing = threading.Event(), threading.Event()
+
+    class Stopped(threading.Event):
+        def set(self) -> None:
+            super().set()
+            closing.set()
+
+    monkeypatch.setattr("clipfeat.train.windows.threading", SimpleNamespace(Event=Stopped))
+
+    def fetch(part: int) -> None:
+        got.append(part)
+        if part >= 100:
+            going.set()
+            assert closing.wait(10)
+
+    batches = fetch_ahead(
+        groups_of(2), lambda group: [0] if group[0][0] == 0 else [100, 101, 102], fetch
+    )
+    assert next(batches).tolist() == [0]
+    assert going.wait(10)
+    batches.close()
+    assert got == [0, 100]
+
+
+def test_an_error_of_fetching_ends_the_run() -> None:
+    def fetch(part: int) -> None:
+        raise StoreError("gone", code="E-REMOTE-ABSENT")
+
+    with refuses("E-REMOTE-ABSENT"):
+        next(fetch_ahead(groups_of(2), lambda group: [1], fetch))
