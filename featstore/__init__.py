@@ -10,8 +10,9 @@ from .geometry import GridShape
 from .identity import Identity
 from .lookup import Status
 from .metadata import StoreMetadata
+from .reading import FeatureBatch
 from .shards import ShardRow
-from .store import FeatureBatch, FeatureStore
+from .store import FeatureStore
 from .tables import IndexRow
 from .writing.describe import describe
 from .writing.writer import write_store

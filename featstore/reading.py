@@ -6,6 +6,7 @@ from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass
 from functools import lru_cache, partial
 from itertools import groupby
 from pathlib import Path
@@ -34,6 +35,19 @@ KEPT = 2  # the batch that a loop works on, and the next one
 INLINE_BYTES = 1 << 18  # smaller batches are read faster without threads
 SPANS_PER_THREAD = 4  # parts that a batch is cut into for each thread, so that all end together
 INDEX_CACHE_BYTES = 64 << 20  # of shard indexes kept in memory
+
+
+@dataclass(frozen=True)
+class FeatureBatch:
+    """The records of the requested ids, in that order; None for what the store does not have."""
+
+    features: np.ndarray  # (image, cell, dim), zeros after a smaller grid; see `FeatureStore.read`
+    mask: np.ndarray  # (image, cell) bool, True where a cell holds pixels of the image
+    grid_shapes: np.ndarray  # (image, 2) int64: rows, cols
+    pooled: np.ndarray | None = None  # (image, dim)
+    boxes: np.ndarray | None = None  # (image, cell, 4) float32: left, top, right, bottom in pixels
+    classes: np.ndarray | None = None  # (image, cell) int32
+    scores: np.ndarray | None = None  # (image, cell) float32
 
 
 class BufferPool:
@@ -287,3 +301,18 @@ def kept_indexes(shard_records: int) -> int:
 def _load_index(shard_records: int, path: str) -> Index:
     with opened(path) as descriptor:
         return read_index(descriptor, shard_records)
+
+
+def check_out(out: np.ndarray, shape: tuple[int, ...], axis: int, dtype: np.dtype[Any]) -> None:
+    """Raise ValueError unless `out` can hold features of this shape; `axis` may be longer."""
+    fits = out.ndim == len(shape) and all(
+        have >= size if k == axis else have == size
+        for k, (have, size) in enumerate(zip(out.shape, shape, strict=True))
+    )
+    if not fits or out.dtype != dtype:
+        sizes = [f"{size} or more" if k == axis else f"{size}" for k, size in enumerate(shape)]
+        raise ValueError(
+            f"out: expected {dtype.name} of ({', '.join(sizes)}); got {out.dtype} of {out.shape}"
+        )
+    if not (out.flags.c_contiguous and out.flags.writeable):
+        raise ValueError("out: expected an array that is C-contiguous and writeable")

@@ -7,7 +7,6 @@
 
 import math
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from functools import cached_property, partial
 from itertools import islice
 from pathlib import Path
@@ -35,7 +34,7 @@ from .lookup import (
     status_of,
 )
 from .metadata import StoreMetadata, zarr_metadata_files
-from .reading import BufferPool, Convert, WantedRecord, last_bytes
+from .reading import BufferPool, Convert, FeatureBatch, WantedRecord, check_out, last_bytes
 from .shards import CRC_BYTES, ShardRow
 from .tables import IndexRow, index_rows, read_index
 
@@ -45,19 +44,6 @@ if TYPE_CHECKING:
 
 MAX_REASONS = 1 << 16  # of ids without a record, kept in memory for messages
 EXAMPLE_ROWS = 1000  # of the index, searched for an example of an id
-
-
-@dataclass(frozen=True)
-class FeatureBatch:
-    """The records of the requested ids, in that order; None for what the store does not have."""
-
-    features: np.ndarray  # (image, cell, dim), zeros after a smaller grid; see `FeatureStore.read`
-    mask: np.ndarray  # (image, cell) bool, True where a cell holds pixels of the image
-    grid_shapes: np.ndarray  # (image, 2) int64: rows, cols
-    pooled: np.ndarray | None = None  # (image, dim)
-    boxes: np.ndarray | None = None  # (image, cell, 4) float32: left, top, right, bottom in pixels
-    classes: np.ndarray | None = None  # (image, cell) int32
-    scores: np.ndarray | None = None  # (image, cell) float32
 
 
 class FeatureStore:
@@ -296,7 +282,7 @@ class FeatureStore:
         if out is None:
             out = self._memory.take(math.prod(shape) * dtype.itemsize).view(dtype).reshape(shape)
         axis = 2 if channels_first else 1
-        _check_out(out, shape, axis, dtype)
+        check_out(out, shape, axis, dtype)
         mask = np.arange(out.shape[axis]) < counts[:, None]
         by_cell = out.swapaxes(1, 2) if channels_first else out  # (image, cell, dim)
         if not mask.all():
@@ -497,21 +483,6 @@ def _files_at(path: str | Path) -> StoreFiles:
 
         return RemoteFiles.open(path)
     return LocalFiles(Path(path))
-
-
-def _check_out(out: np.ndarray, shape: tuple[int, ...], axis: int, dtype: np.dtype[Any]) -> None:
-    """Raise ValueError unless `out` can hold features of this shape; `axis` may be longer."""
-    fits = out.ndim == len(shape) and all(
-        have >= size if k == axis else have == size
-        for k, (have, size) in enumerate(zip(out.shape, shape, strict=True))
-    )
-    if not fits or out.dtype != dtype:
-        sizes = [f"{size} or more" if k == axis else f"{size}" for k, size in enumerate(shape)]
-        raise ValueError(
-            f"out: expected {dtype.name} of ({', '.join(sizes)}); got {out.dtype} of {out.shape}"
-        )
-    if not (out.flags.c_contiguous and out.flags.writeable):
-        raise ValueError("out: expected an array that is C-contiguous and writeable")
 
 
 def _quoted(image_id: str, example: str) -> tuple[str, str]:

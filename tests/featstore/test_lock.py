@@ -67,7 +67,10 @@ def elsewhere(path):
 
 @pytest.mark.parametrize("break_lock", [False, True])
 def test_the_lock_of_a_living_process_here_is_never_taken(path, holder, break_lock):
-    names = f"the store is being written by process {holder.pid} on {HERE}, since ", "another folder"
+    names = (
+        f"the store is being written by process {holder.pid} on {HERE}, since ",
+        "another folder",
+    )
     with refuses("E-LOCK-HELD", *names, kind=StoreError) as refused:
         LockFile(path, "the store").acquire(break_lock=break_lock)
     assert re.search(r"last sign of life \d+ s ago", str(refused.value))
