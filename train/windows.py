@@ -26,7 +26,7 @@ Part = TypeVar("Part")
 # used later than some records of this window were fetched. The fourth is for all else.
 WINDOWS_IN_CACHE = 4
 SHARDS_AT_A_TIME = 4  # fetched together; a run that is interrupted waits for no more
-HUB_LIMIT = "the Hugging Face Hub allows 3,000 to 5,000 in 5 minutes"
+HUB_LIMIT = "the Hugging Face Hub allows 3,000 to 5,000 requests in 5 minutes"
 
 
 def as_in_run(settings: S, run: Path) -> S:
@@ -40,8 +40,7 @@ def as_in_run(settings: S, run: Path) -> S:
 def choose_window(store: FeatureStore, order: Order) -> int:
     """Return how many shards a new run shuffles together if its settings do not state it.
 
-    0, which is all of them, for a store on this machine. Raises UsageError (E-RUN-WINDOW) if the
-    cache is too small.
+    0, which is all of them, for a store on this machine and where the shards are not known.
     """
     if not is_url(store.location) or order.shard_of_image is None:
         return 0
