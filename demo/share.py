@@ -9,6 +9,7 @@ nothing is downloaded: the accuracy means nothing.
 import argparse
 import os
 import shlex
+import shutil
 import subprocess
 import sys
 import time
@@ -17,7 +18,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..base.errors import ClipfeatError
+from ..base.errors import ClipfeatError, UsageError
 from ..base.text import tell
 
 STORE = "scenes.clipfeat"
@@ -57,7 +58,7 @@ class Lab:
     folder: Path
     run: Run
 
-    def type(self, line: str) -> list[str]:
+    def shell(self, line: str) -> list[str]:
         """Run a command line; print it and what it prints, and return these lines.
 
         Raises ClipfeatError if it fails.
@@ -65,7 +66,8 @@ class Lab:
         tell(f"\n{self.name} $ {line}")
         done = self.run(shlex.split(line), self.folder)
         lines = done.stdout.splitlines()
-        tell("\n".join(f"    {text}" for text in lines))
+        for text in lines:
+            tell(f"    {text}")
         if done.returncode:
             raise ClipfeatError(
                 f"{line}: exit code {done.returncode}; what it prints is above", code="E-DEMO-SHARE"
@@ -94,38 +96,49 @@ class Lab:
 def play(folder: Path, images: int = IMAGES, run: Run = run_command) -> None:
     """Play both labs in `folder`, which gets `data`, `lab-a` and `lab-b`.
 
-    `run` runs a command line in a folder. Raises ClipfeatError if a command fails.
+    `run` runs a command line in a folder. Raises UsageError for a folder that is not empty, and if
+    ssh-keygen is not installed; ClipfeatError if a command fails.
     """
+    if folder.exists() and any(folder.iterdir()):
+        raise UsageError(
+            f"{folder} exists and is not empty; delete it or choose another folder",
+            code="E-DEMO-FOLDER",
+        )
+    if shutil.which("ssh-keygen") is None:
+        raise UsageError(
+            "lab A signs with the program ssh-keygen, which is not installed; install OpenSSH",
+            code="E-SIGN-PROGRAM",
+        )
     started = time.monotonic()
     a, b = (Lab(f"lab {name}", folder / f"lab-{name}", run) for name in "ab")
     for lab in (a, b):
         lab.folder.mkdir(parents=True)
 
-    a.type(f"clipfeat demo-data ../data --images {images}")
-    extracted = a.type(
+    a.shell(f"clipfeat demo-data ../data --images {images}")
+    extracted = a.shell(
         "clipfeat extract --images ../data/images --model RN50 --pretrained none "
         f"--recipe square:64 --shard-size 16 --out {STORE}"
     )
-    a.type(
+    a.shell(
         f'clipfeat store describe {STORE} --title "Scenes, RN50 at 64 pixels" '
         "--licence CC-BY-4.0 --source-licence CC0-1.0"
     )
-    a.type(f"clipfeat store verify {STORE}")
-    a.type("ssh-keygen -q -t ed25519 -N '' -C lab-a -f key")
-    a.type(f"clipfeat store sign {STORE} --key key")
+    a.shell(f"clipfeat store verify {STORE}")
+    a.shell("ssh-keygen -q -t ed25519 -N '' -C lab-a -f key")
+    a.shell(f"clipfeat store sign {STORE} --key key")
     with a.serving(STORE) as url:
         # key.pub is on lab A's web page; images and questions are public.
-        b.type(f"clipfeat store info {url}")
-        pulled = b.type(f"clipfeat store pull {url} {STORE}")
-        signed = b.type(f"clipfeat store verify {STORE} --signed-by ../lab-a/key.pub")
-        recomputed = b.type(
+        b.shell(f"clipfeat store info {url}")
+        pulled = b.shell(f"clipfeat store pull {url} {STORE}")
+        signed = b.shell(f"clipfeat store verify {STORE} --signed-by ../lab-a/key.pub")
+        recomputed = b.shell(
             f"clipfeat store verify {STORE} --recompute {RECOMPUTED} --images ../data/images"
         )
         settings = " ".join(f"--set {setting}" for setting in TRAINING)
-        trained = b.type(
+        trained = b.shell(
             f"clipfeat train vqa --store {url} --data ../data/vqa --out run {settings}"
         )
-    cited = b.type(f"clipfeat store info {STORE}")
+    cited = b.shell(f"clipfeat store info {STORE}")
     tell(
         "\n".join(
             [

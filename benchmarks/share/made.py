@@ -23,8 +23,14 @@ from ..store.records import rectified_grid
 SHAPE, DIM = GridShape(14, 14), 2048  # of RN50 at caption448
 DIFFERENT = 32  # grids that are drawn; records differ from them in two numbers
 IDENTITY = Identity(
-    *({"model": "bench"}, {"name": "bench"}, "float32", "float16", "zstd", DIM, None),
-    order="channels_first",  # as an extraction writes a ResNet's
+    backbone={"model": "bench"},
+    recipe={"name": "bench"},
+    precision="float32",
+    dtype="float16",
+    codec="zstd",
+    dim=DIM,
+    pooled_dim=None,
+    order="channels_first",  # as an extraction writes grids of a ResNet
 )
 FEWEST = 640  # records: the phase of single reads needs so many
 

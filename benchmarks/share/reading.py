@@ -8,7 +8,7 @@ import shutil
 import statistics
 import subprocess
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -20,7 +20,7 @@ import zarr.api.asynchronous
 from zarr.storage import FsspecStore
 
 from clipfeat.featstore import FeatureStore, Status
-from clipfeat.featstore.layout import STORE_JSON, shard_path, table_file
+from clipfeat.featstore.layout import STORE_JSON, table_file
 from clipfeat.featstore.shards import decode, decode_index, index_bytes
 from clipfeat.featstore.sharing.pull import pull
 
@@ -37,14 +37,21 @@ Way = Callable[[int], object]  # takes the number of the round
 
 
 def take_turns(
-    ways: Mapping[str, Way], rounds: int, clock: Callable[[], float]
+    ways: Mapping[str, Way],
+    rounds: int,
+    clock: Callable[[], float],
+    prepare: Callable[[], object] = lambda: None,
 ) -> dict[str, float]:
-    """Return the median of what each way takes by a clock; each round begins with another way."""
+    """Return the median of what each way takes by a clock; each round begins with another way.
+
+    `prepare` is called before each turn and does not count.
+    """
     names = list(ways)
     taken: dict[str, list[float]] = {name: [] for name in names}
     for number in range(rounds):
         first = number % len(names)
         for name in names[first:] + names[:first]:
+            prepare()
             start = clock()
             ways[name](number)
             taken[name].append(clock() - start)
@@ -58,17 +65,19 @@ def copying(setting: Setting) -> None:
     names = [STORE_JSON, *tables, *(shard.path for shard in store.shards)]
     size = sum((store.path / name).stat().st_size for name in names)
     with serving(setting.web, setting.new("scratch")) as server:
-        url = f"{server.url}/{store.path.name}"
+        url, copy = f"{server.url}/{store.path.name}", setting.folder / "copy"
 
         def pull_all(_: int) -> None:
-            pull(url, setting.new("copy") / store.path.name)
+            pull(url, copy / store.path.name)
 
         ways: dict[str, Way] = {"store pull": pull_all}
         for streams in (1, STREAMS):
             for hashes in (False, True):
                 name = f"curl, {streams} at a time{', then sha256sum' if hashes else ''}"
-                ways[name] = partial(_curl, setting, url, names, streams=streams, hashes=hashes)
-        seconds = take_turns(ways, setting.rounds, time.perf_counter)
+                ways[name] = partial(_curl, url, names, copy, streams=streams, hashes=hashes)
+        seconds = take_turns(
+            ways, setting.rounds, time.perf_counter, prepare=lambda: setting.new("copy")
+        )
     print(f"pull: {size / 1e9:.2f} GB in {len(names)} files over {server.name} to the disk")
     for name, taken in seconds.items():
         ratio = taken / seconds["store pull"]
@@ -77,10 +86,10 @@ def copying(setting: Setting) -> None:
 
 
 def _curl(
-    setting: Setting, url: str, names: Sequence[str], _: int, *, streams: int, hashes: bool
+    url: str, names: Sequence[str], folder: Path, _: int, *, streams: int, hashes: bool
 ) -> None:
-    folder = setting.new("copy")
-    config = setting.folder / "curl.conf"
+    """Copy files with curl, `streams` at a time, and hash the copies if asked."""
+    config = folder / "curl.conf"
     lines = [f'url = "{url}/{name}"\noutput = "{folder / name}"\n' for name in names]
     config.write_text("".join(lines))
     options = ["--silent", "--show-error", "--fail", "--create-dirs", "--config", str(config)]
@@ -97,59 +106,59 @@ def _curl(
 
 
 class Place(NamedTuple):
-    """Where a record is: bytes of a file, and a row of its array."""
+    """Where a record is in a store."""
 
-    path: str  # relative to the store
-    first: int
-    length: int
     row: int
+    path: str  # of the shard, relative to the store
+    first: int  # byte
+    length: int
 
 
-def places_of(store: FeatureStore, ids: Iterable[str]) -> list[Place]:
-    """Return the place of each id's record, from the files of a store on this machine."""
-    rows = {row.image_id: row.row for row in store.index}
-    count, places = store.metadata.shard_records, []
-    for name in ids:
-        shard, position = divmod(rows[name], count)
-        path = shard_path(SHAPE, "grid", shard)
-        content = (store.path / path).read_bytes()
-        first, length = decode_index(content[-index_bytes(count) :], len(content))[position]
-        places.append(Place(path, int(first), int(length), rows[name]))
+def places_of(store: FeatureStore) -> list[Place]:
+    """Return the place of each record of a store on this machine, by its row."""
+    places: list[Place] = []
+    size = index_bytes(store.metadata.shard_records)
+    for shard in sorted(store.shards, key=lambda shard: shard.first_row):
+        with (store.path / shard.path).open("rb") as file:
+            file.seek(-size, os.SEEK_END)
+            index = decode_index(file.read(), shard.bytes).tolist()
+        for position, (first, length) in enumerate(index[: shard.records]):
+            places.append(Place(shard.first_row + position, shard.path, first, length))
     return places
 
 
 def random_reads(setting: Setting) -> None:
     """Processor time of a record and requests of a record, against a bare client and zarr-python.
 
-    All decode the records into arrays, as they lie on the disk. Ours compares their sha256, too, and
+    All decode the records into arrays, as they lie on the disk. Ours also compares their sha256 and
     writes them into the cache.
     """
-    store = setting.store
-    count = store.metadata.shard_records
-    order = np.random.default_rng(0).permutation(len(store)).tolist()
-    warm = [store.ids[row] for row in range(0, len(store), count)]
-    fresh = [store.ids[row] for row in order if row % count]
-    rounds = min(setting.rounds, len(fresh) // READS)
-    groups = [fresh[READS * number : READS * (number + 1)] for number in range(rounds)]
-    places = [places_of(store, ids) for ids in groups]
+    store, count = setting.store, setting.store.metadata.shard_records
+    ids = {row.row: row.image_id for row in store.index}
+    places = places_of(store)
+    warm = places[::count]  # the first of each shard
+    others = [place for place in places if place.row % count]
+    order = np.random.default_rng(0).permutation(len(others)).tolist()
+    rounds = min(setting.rounds, len(others) // READS)
+    groups = [[others[k] for k in order[READS * n : READS * (n + 1)]] for n in range(rounds)]
     requests: list[float] = []
     with setting.empty_cache(), serving(setting.web, setting.new("scratch")) as server:
         url = f"{server.url}/{store.path.name}"
         remote = FeatureStore.open(url)
-        remote.read(warm)  # the tables, and the index of each shard
+        remote.read([ids[place.row] for place in warm])  # fetches tables and indexes of shards
 
         def read_ours(number: int) -> None:
             before = server.requests()
-            remote.read(groups[number], channels_first=True)
+            remote.read([ids[place.row] for place in groups[number]], channels_first=True)
             requests.append((server.requests() - before) / READS)
 
         with BareClient(url) as bare, ZarrClient(url) as peer:
-            peer.read(places[0][:1])
+            peer.read(warm)
             ways: dict[str, Way] = {
                 "clipfeat": read_ours,
-                BARE: lambda number: bare.read(places[number], hashes=False),
-                "the same with sha256": lambda number: bare.read(places[number], hashes=True),
-                ZARR: lambda number: peer.read(places[number]),
+                BARE: lambda number: bare.read(groups[number], hashes=False),
+                "the same with sha256": lambda number: bare.read(groups[number], hashes=True),
+                ZARR: lambda number: peer.read(groups[number]),
             }
             spent = take_turns(ways, rounds, time.process_time)
     _print_reads(server, spent, requests)

@@ -10,7 +10,7 @@ from command_lines import run_here
 from refused import refuses
 from stores import make_store
 
-from clipfeat.base.errors import ClipfeatError
+from clipfeat.base.errors import ClipfeatError, UsageError
 from clipfeat.demo.share import RECOMPUTED, STORE, play, run_command
 from clipfeat.featstore import FeatureStore
 
@@ -42,8 +42,8 @@ class Machine:
 
 
 @pytest.fixture(autouse=True)
-def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("CLIPFEAT_CACHE", str(tmp_path / "cache"))
+def cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CLIPFEAT_CACHE", str(tmp_path_factory.mktemp("cache")))
 
 
 def test_lab_b_gets_the_store_of_lab_a(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -83,6 +83,13 @@ def test_a_command_that_fails_ends_the_demo(
         play(tmp_path, images=10, run=machine.run)
     assert "something is wrong" in capsys.readouterr().out
     assert {lab for lab, _ in machine.typed} == {"lab-a"}
+
+
+def test_a_folder_with_files_is_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "thesis.tex").touch()
+    with refuses("E-DEMO-FOLDER", kind=UsageError):
+        play(tmp_path, run=Machine().run)
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
 
 
 @pytest.mark.slow
