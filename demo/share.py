@@ -143,17 +143,22 @@ def play(folder: Path, images: int = IMAGES, run: Run = run_command) -> None:
         "\n".join(
             [
                 "\n---- what each lab saw ----",
-                f"A extracted    {extracted[-1]}",
-                f"B pulled       {pulled[-1]}",
-                f"B verified     {signed[0]}",
-                f"               {signed[-1]}",
-                f"B recomputed   {recomputed[-1]}",
-                f"B trained      {trained[-1]}",
-                f"B cites        {cited[-1]}",
+                f"A extracted    {_line(extracted, 'digest')}",
+                f"B pulled       {_line(pulled, 'digest')}",
+                f"B verified     {_line(signed, 'signed with')}",
+                f"               {_line(signed, 'every file')}",
+                f"B recomputed   {_line(recomputed, 'verdict')}",
+                f"B trained      {_line(trained, 'overall')}",
+                f"B cites        {_line(cited, 'cite as')}",
                 f"all of it took {time.monotonic() - started:.0f} s",
             ]
         )
     )
+
+
+def _line(lines: Sequence[str], word: str) -> str:
+    """Return the first line that has a word."""
+    return next((line.strip() for line in lines if word in line), "")
 
 
 def main() -> None:

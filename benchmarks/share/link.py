@@ -25,8 +25,12 @@ class Link:
     async def connect(self, reader: StreamReader, writer: StreamWriter) -> None:
         """Pass on what a client and the server send, until one of them ends."""
         from_server, to_server = await asyncio.open_connection("127.0.0.1", self._server_port)
-        with suppress(ConnectionError):
-            await asyncio.gather(self._up(reader, to_server), self._down(from_server, writer))
+        try:
+            with suppress(ConnectionError):
+                await asyncio.gather(self._up(reader, to_server), self._down(from_server, writer))
+        finally:
+            writer.close()
+            to_server.close()
 
     async def _up(self, reader: StreamReader, writer: StreamWriter) -> None:
         while data := await reader.read(PIECE_BYTES):

@@ -32,9 +32,9 @@ class Machine:
             images = sorted((folder / "../data/images").iterdir())
             grid = np.ones((2, 2, 8), np.float16)
             make_store(folder / STORE, {image.stem: grid for image in images})
-            return Done(words, 0, "extracted\n")
+            return Done(words, 0, f"{STORE}: 10 records, digest 0123...\n")
         if words[1] == "train" or "--recompute" in words:
-            return Done(words, 0, f"{words[1]} done\n")
+            return Done(words, 0, "verdict: same\n 50.00  overall\n")
         if words[0] != "clipfeat":
             return run_command(words, folder)
         done = run_here(*words[1:], cwd=folder)
@@ -59,6 +59,7 @@ def test_lab_b_gets_the_store_of_lab_a(tmp_path: Path, capsys: pytest.CaptureFix
     rows = {line[:15].strip(): line[15:] for line in screen.splitlines() if line[:1].strip()}
     assert rows["B pulled"].endswith(f"10 records, digest {ours.digest[:16]}...")
     assert "signed with the ssh key SHA256:" in rows["B verified"]
+    assert (rows["B recomputed"], rows["B trained"]) == ("verdict: same", "50.00  overall")
     assert rows["B cites"].endswith(f"sha256:{ours.digest})")
     assert len(screen.splitlines()) < 24
 
