@@ -29,13 +29,14 @@ $(error DEMO= names no folder; leave it out, or name one)
 endif
 # What the demo makes anew each time. What else is trained in its folder stays.
 DEMO_MADE := data images.parquet scenes.clipfeat scenes.run.json scenes.files.parquet extract.json \
-    corpus demo-vqa demo-vqa-blind demo.png
+    corpus demo-vqa demo-vqa-blind demo.png share
 
-.PHONY: help setup machine demo train-vqa train-ve train-caption pretrain test test-slow test-all test-minimum coverage lint types docs wheel bench-extract bench-store bench-lookup bench-plan bench-loader bench-steps bench-decode bench-vqa bench-train bench-pretrain bench-cider bench-caption gpu-check gpu-wheels clean
+.PHONY: help setup machine demo demo-share train-vqa train-ve train-caption pretrain test test-slow test-all test-minimum coverage lint types docs wheel bench-extract bench-store bench-lookup bench-plan bench-loader bench-steps bench-decode bench-vqa bench-train bench-pretrain bench-cider bench-caption bench-share gpu-check gpu-wheels clean
 .DELETE_ON_ERROR:
 
 help:
 	@echo "make demo       draw scenes, extract, verify, train VQA, report (4 minutes, after the installation)"
+	@echo "make demo-share two labs on this machine: extract, sign, serve; pull, verify, train (2 minutes)"
 	@echo "make train-vqa  train on the demo store, or: make train-vqa STORE=x.clipfeat DATA=vqa/"
 	@echo "make train-ve   the same for visual entailment: make train-ve STORE=x.clipfeat DATA=snli_ve/"
 	@echo "make pretrain   the same for pre-training; CONFIG=demo_finetune INIT=run then starts from it"
@@ -45,7 +46,7 @@ help:
 	@echo "make test-minimum   some of them with the oldest packages that setup.cfg allows (Python 3.11)"
 	@echo "make coverage   the fast tests, and which lines they run     make wheel   dist/ for a release"
 	@echo "make bench-extract bench-store bench-lookup bench-plan bench-loader bench-steps bench-train"
-	@echo "make bench-vqa bench-pretrain bench-decode bench-cider bench-caption"
+	@echo "make bench-vqa bench-pretrain bench-decode bench-cider bench-caption bench-share"
 	@echo "                the numbers in docs/log.md"
 	@echo "make gpu-check  whether a GPU is right and fast   make gpu-wheels   what that needs elsewhere"
 
@@ -99,6 +100,12 @@ demo: $(STAMP)
 	$(CLIPFEAT) train vqa --store $(DEMO_STORE) --data $(DEMO)/data/vqa --out $(DEMO)/demo-vqa-blind \
 	    --set blind=true
 	$(BIN)/python -m clipfeat.demo.report $(DEMO)
+
+# Its commands are those of docs/sharing.md.
+demo-share: $(STAMP)
+	$(mark_demo)
+	rm -rf $(DEMO)/share
+	$(BIN)/python -m clipfeat.demo.share $(DEMO)/share
 
 INIT_RUN = $(if $(INIT),--init $(INIT))
 # Runs of different presets lie side by side: runs/vqa, runs/vqa-pythia.
@@ -251,6 +258,10 @@ bench-caption: machine
 # Beside the scorer of self-critical training: bench-cider BENCH="--peer cider/"
 bench-cider: machine
 	$(BIN)/python -m benchmarks.cider $(BENCH)
+
+# Pulling, reading and training on URLs, derived stores: make bench-share BENCH="--phases pull --gb 2"
+bench-share: machine
+	$(BIN)/python -m benchmarks.share $(BENCH)
 
 # Features, bits, speed and training of a GPU, in eight minutes; on a CPU, the phases that need no GPU.
 gpu-check: $(STAMP)

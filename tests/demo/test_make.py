@@ -73,7 +73,7 @@ def test_a_folder_that_is_not_the_demos_is_left_alone(venv: Path, tmp_path: Path
     assert (mine / "data" / "measured.csv").read_text() == "1"
 
 
-@pytest.mark.parametrize("target", ["train-vqa", "pretrain", "demo"])
+@pytest.mark.parametrize("target", ["train-vqa", "pretrain", "demo", "demo-share"])
 def test_only_a_new_or_an_empty_folder_becomes_the_demos(
     venv: Path, tmp_path: Path, target: str
 ) -> None:

@@ -1,0 +1,1 @@
+"""What sharing a store costs: copying, reading from a server, training on a URL, smaller stores."""
