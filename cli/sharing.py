@@ -130,7 +130,8 @@ def pull(
             )
         if not is_url(url):
             raise UsageError(
-                f"{printable(url)} is not a URL; of a store on this machine, clipfeat store subset copies some ids",
+                f"{printable(url)} is not a URL; to copy some ids of a store on this machine, use "
+                f"clipfeat store subset",
                 code="E-PULL-CHOICE",
             )
         store = write_selection(url, folder, ids, splits, skip_missing, statuses)
