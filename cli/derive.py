@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ..base.errors import UsageError
-from .options import LocalPath, as_json, patient_stdout, show
-from .selection import select_ids, selection
-from .store import store_argument
+from .options import LocalPath, StorePath, as_json, cache, patient_stdout, show
+from .selection import selection, write_selection
+from .store import readable_store
 
 if TYPE_CHECKING:
     from ..featstore import FeatureStore
@@ -26,13 +26,13 @@ def _show_store(store: "FeatureStore", *, as_json: bool) -> None:
 
 
 @click.command()
-@store_argument
+@readable_store
 @out_argument
 @selection
 @as_json
 def subset(
     *,
-    path: Path,
+    path: str | Path,
     out: Path,
     ids: Path | None,
     splits: tuple[str, ...],
@@ -43,29 +43,23 @@ def subset(
     """Write some ids of STORE to OUT, a smaller store.
 
     Records are copied as they are, and each is compared with its sha256. OUT names STORE as its
-    origin. Run the same command again to continue one that was interrupted.
+    origin. Of a STORE at a URL the chosen records alone are received. Run the same command again to
+    continue one that was interrupted.
 
     \b
     $ clipfeat store subset coco.clipfeat val.clipfeat --split karpathy:dataset_coco.json:val
     $ clipfeat store subset coco.clipfeat some.clipfeat --ids ids.txt --status ok
     """
-    from ..featstore import FeatureStore
-    from ..featstore import subset as write_subset
-
-    if not (ids or splits or statuses):
-        raise UsageError(
-            "nothing is chosen; give --ids, --split or --status", code="E-DERIVE-CHOICE"
-        )
-    source = FeatureStore.open(path)
-    chosen = select_ids(source, ids, splits, skip_missing)
-    _show_store(write_subset(source, out, ids=chosen, statuses=statuses), as_json=as_json)
+    store = write_selection(path, out, ids, splits, skip_missing, statuses)
+    _show_store(store, as_json=as_json)
 
 
 @click.command()
-@click.argument("paths", metavar="STORE...", nargs=-1, required=True, type=LocalPath())
+@click.argument("paths", metavar="STORE|URL...", nargs=-1, required=True, type=StorePath())
 @click.option("-o", "--out", required=True, type=LocalPath(), help="The new store.")
+@cache
 @as_json
-def merge(*, paths: tuple[Path, ...], out: Path, as_json: bool) -> None:
+def merge(*, paths: tuple[str | Path, ...], out: Path, as_json: bool) -> None:
     """Write the ids of several stores to one.
 
     The stores must have the same identity: backbone, recipe, numbers and codec. An id may be in
@@ -81,7 +75,7 @@ def merge(*, paths: tuple[Path, ...], out: Path, as_json: bool) -> None:
 
 
 @click.command()
-@store_argument
+@readable_store
 @out_argument
 @click.option(
     "--dtype",
@@ -98,7 +92,7 @@ def merge(*, paths: tuple[Path, ...], out: Path, as_json: bool) -> None:
 @as_json
 def convert(
     *,
-    path: Path,
+    path: str | Path,
     out: Path,
     dtype: str | None,
     mantissa_bits: int | None,
@@ -128,11 +122,11 @@ def convert(
 
 
 @click.command()
-@store_argument
+@readable_store
 @out_argument
 @click.argument("shape", metavar="ROWSxCOLS")
 @as_json
-def pool(*, path: Path, out: Path, shape: str, as_json: bool) -> None:
+def pool(*, path: str | Path, out: Path, shape: str, as_json: bool) -> None:
     """Average the cells of each grid of STORE to ROWS x COLS cells, as OUT.
 
     Like adaptive average pooling in torch. Padding is left out: only cells that hold pixels of the
@@ -149,7 +143,7 @@ def pool(*, path: Path, out: Path, shape: str, as_json: bool) -> None:
 
 
 @click.command()
-@store_argument
+@readable_store
 @out_argument
 @click.option(
     "--shard-size",
@@ -159,7 +153,7 @@ def pool(*, path: Path, out: Path, shape: str, as_json: bool) -> None:
     help="Records in a shard of the new store.",
 )
 @as_json
-def reshard(*, path: Path, out: Path, shard_size: int, as_json: bool) -> None:
+def reshard(*, path: str | Path, out: Path, shard_size: int, as_json: bool) -> None:
     """Write STORE again as OUT, with N records in a shard.
 
     Records are copied as they are. Larger shards are fewer files, smaller ones less to fetch or to

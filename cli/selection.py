@@ -40,7 +40,30 @@ selection = with_options(
 )
 
 
-def select_ids(
+def write_selection(
+    path: str | Path,
+    out: Path,
+    ids: Path | None,
+    splits: Sequence[str],
+    skip_missing: int | None,
+    statuses: Sequence[str],
+) -> "FeatureStore":
+    """Write the chosen ids of the store at a path or a URL to `out`, and return the new store.
+
+    Raises UsageError if nothing is chosen, and as `_select_ids` and `subset` do.
+    """
+    from ..featstore import FeatureStore, subset
+
+    if not (ids or splits or statuses):
+        raise UsageError(
+            "nothing is chosen; give --ids, --split or --status", code="E-DERIVE-CHOICE"
+        )
+    source = FeatureStore.open(path)
+    chosen = _select_ids(source, ids, splits, skip_missing)
+    return subset(source, out, ids=chosen, statuses=statuses)
+
+
+def _select_ids(
     store: "FeatureStore", ids: Path | None, splits: Sequence[str], skip_missing: int | None
 ) -> list[str] | None:
     """Return the ids that --ids and --split choose together, None if neither is given.

@@ -7,15 +7,19 @@ import re
 import sys
 import warnings
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 import click
 
 from ..base.errors import UsageError
-from ..base.text import counted, tell
+from ..base.text import counted, is_url, printable, tell
 from .options import LocalPath, StorePath, as_json, cache, patient_stdout, show
+from .selection import selection, write_selection
 from .store import store_argument
+
+if TYPE_CHECKING:
+    from ..featstore import FeatureStore
 
 logger = logging.getLogger(__name__)
 
@@ -86,11 +90,22 @@ class Rate(click.ParamType):
     help="Another URL of the same store. May be repeated.",
 )
 @click.option("--limit", type=Rate(), metavar="RATE", help="Receive no faster, such as 50MB/s.")
+@selection
+@cache
 @as_json
 def pull(
-    *, url: str, folder: Path, mirrors: tuple[str, ...], limit: float | None, as_json: bool
+    *,
+    url: str,
+    folder: Path,
+    mirrors: tuple[str, ...],
+    limit: float | None,
+    ids: Path | None,
+    splits: tuple[str, ...],
+    skip_missing: int | None,
+    statuses: tuple[str, ...],
+    as_json: bool,
 ) -> None:
-    """Copy the store at URL to DIR, and verify it.
+    """Copy the store at URL, or some of its ids, to DIR, and verify it.
 
     URL is that of the folder with store.json: https://..., hf://datasets/OWNER/NAME[@REVISION],
     s3://..., gs://... or az://... (the last three need [cloud]).
@@ -98,10 +113,30 @@ def pull(
     against the digest while it is received. A mirror with another digest or wrong bytes is named,
     and not used any more.
 
+    With --ids, --split or --status only those records are received. DIR becomes a smaller store,
+    the one that store subset makes of a copy, and names the digest of the store at URL as its
+    origin.
+
     \b
     $ clipfeat store pull https://lab.example.org/coco.clipfeat coco.clipfeat
     $ clipfeat store pull hf://datasets/lab/coco coco.clipfeat --limit 50MB/s
+    $ clipfeat store pull hf://datasets/lab/coco val --split karpathy:dataset_coco.json:val
     """
+    if ids or splits or statuses or skip_missing is not None:
+        if mirrors or limit is not None:
+            raise UsageError(
+                "--mirror and --limit are for whole stores; leave them out, or pull all ids",
+                code="E-PULL-CHOICE",
+            )
+        if not is_url(url):
+            raise UsageError(
+                f"{printable(url)} is not a URL; to copy some ids of a store on this machine, use "
+                f"clipfeat store subset",
+                code="E-PULL-CHOICE",
+            )
+        store = write_selection(url, folder, ids, splits, skip_missing, statuses)
+        _show_part(store, folder, as_json=as_json)
+        return
     from ..featstore import Status
     from ..featstore.sharing.pull import pull as pull_store
 
@@ -110,6 +145,18 @@ def pull(
     state = f"complete, {received:,} bytes received"
     records = counted(metadata.counts[Status.OK], "record")
     text = f"{folder}: {state}; {records}, digest {metadata.digest[:16]}..."
+    show(record, text, as_json=as_json)
+
+
+def _show_part(store: "FeatureStore", folder: Path, *, as_json: bool) -> None:
+    """Print what was made of some ids of a store at a URL."""
+    origin = store.identity.derived_from
+    assert origin is not None
+    record = {"store": str(folder), "digest": store.digest, "derived_from": origin.digest}
+    text = (
+        f"{folder}: complete; {counted(len(store), 'record')}, digest {store.digest[:16]}..., "
+        f"of the store {origin.digest[:16]}..."
+    )
     show(record, text, as_json=as_json)
 
 

@@ -1,12 +1,15 @@
 """Where the parts of a store are read from: a folder on this machine, or one behind a URL."""
 
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from ..base.errors import StoreError
-from .layout import JOURNAL, STORE_JSON, TableName, check_folders, table_file
+from ..base.files import read_bytes
+from ..base.jsonio import parse_json
+from .identity import writing_command
+from .layout import JOURNAL, PLAN, STORE_JSON, TableName, check_folders, table_file
 from .lookup import IdLookup, Lookup
-from .metadata import StoreMetadata, read_metadata
+from .metadata import MAX_STORE_JSON_BYTES, StoreMetadata, read_metadata
 from .quantise import Scale, read_scale
 from .reading import LocalReader, RecordReader
 from .shards import ShardRow
@@ -66,8 +69,8 @@ class LocalFiles:
         if not (self.path / STORE_JSON).is_file():
             if (self.path / JOURNAL).is_dir():
                 raise StoreError(
-                    f"{self.path} is unfinished: it has no {STORE_JSON}; "
-                    f"run the same clipfeat extract or clipfeat store pull command again to finish it",
+                    f"{self.path} is unfinished: it has no {STORE_JSON}; run the same "
+                    f"{_command_of(self.path / JOURNAL / PLAN)} command again to finish it",
                     code="E-STORE-UNFINISHED",
                 )
             problem = "is not a feature store" if self.path.exists() else "does not exist"
@@ -106,3 +109,14 @@ class LocalFiles:
         identity, shapes = metadata.identity, tuple(metadata.grid_shapes)
         check_folders(self.path, shapes, identity.arrays)
         return LocalReader(self.path, identity.codec, shapes, metadata.shard_records, verify=verify)
+
+
+def _command_of(plan: Path) -> str:
+    """Return the command that writes an unfinished store with this plan in its journal."""
+    try:
+        content: Any = parse_json(read_bytes(plan, MAX_STORE_JSON_BYTES))
+        if "pull" in content:
+            return "clipfeat store pull"
+        return writing_command(content["identity"]["derived_from"]["operation"])
+    except (OSError, ValueError, TypeError, KeyError):  # there is none, or it is not derived
+        return writing_command(None)

@@ -48,6 +48,19 @@ class DerivedFrom(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     settings: dict[str, Any]
 
 
+def writing_command(operation: object) -> str:
+    """Return what a user types to write a store that is derived by `operation`, None: by none.
+
+    >>> writing_command("pool"), writing_command(None)
+    ('clipfeat store pool', 'clipfeat extract')
+    """
+    if operation == "subset":
+        return "clipfeat store subset or clipfeat store pull"
+    if operation in ("merge", "reshard", "convert", "pool"):
+        return f"clipfeat store {operation}"
+    return "clipfeat extract"
+
+
 class Array(NamedTuple):
     """One array of the grids of one shape; `dims` and `shape` are those of a record."""
 

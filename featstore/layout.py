@@ -29,6 +29,7 @@ from .geometry import GridShape
 STORE_JSON = "store.json"
 ZARR_GROUP = "features.zarr"
 JOURNAL = "journal"
+PLAN = "plan.json"  # in the journal
 
 TableName = Literal["index", "shards", "lookup"]
 TABLES: dict[TableName, str] = {"index": "parquet", "shards": "parquet", "lookup": "bin"}  # suffix

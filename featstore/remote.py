@@ -176,7 +176,7 @@ class RemoteReader(RecordReader):
         self._bulk_threads = ThreadsOfObject(lambda: BULK_STREAMS)  # reading does not wait for them
         # Not a method of this object, which would then live until the garbage collector runs.
         self._index = lru_cache(kept_indexes(metadata.shard_records))(
-            partial(_load_index, files, metadata.shard_records)
+            partial(load_index, files, metadata.shard_records)
         )
         # Loaded at the first use, without a lock, which a fork could find locked.
         self._shards: dict[str, ShardRow] = {}
@@ -363,7 +363,7 @@ def _key(shard: ShardRow, record: WantedRecord) -> str:
     return f"{shard.sha256}.{record.position}"
 
 
-def _load_index(files: RemoteFiles, shard_records: int, shard: ShardRow) -> Index:
+def load_index(files: RemoteFiles, shard_records: int, shard: ShardRow) -> Index:
     """Return the index of a shard, from the cache or from the end of its file."""
     key, length = f"{shard.sha256}.index", index_bytes(shard_records)
     content = files.cache.get(key, length)

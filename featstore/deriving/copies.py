@@ -88,8 +88,8 @@ def _check_known(store: FeatureStore, ids: Ids) -> None:
     if unknown:
         examples = ", ".join(f"{ids[k]!r:.60}" for k in unknown[:EXAMPLES])
         raise UsageError(
-            f"{store.path} does not know {len(unknown):,} of {counted(len(ids), 'id')}, such as "
-            f"{examples}; clipfeat store ls {store.path} lists its ids",
+            f"{store.location} does not know {len(unknown):,} of {counted(len(ids), 'id')}, such as "
+            f"{examples}; clipfeat store ls {store.location} lists its ids",
             code="E-DERIVE-IDS",
         )
 
@@ -115,7 +115,7 @@ def merge(stores: Sequence[FeatureStore], out: Path) -> FeatureStore:
         ]
         if different:
             raise StoreError(
-                f"{other.path} does not have the identity of {first.path}: "
+                f"{other.location} does not have the identity of {first.location}: "
                 f"{'; '.join(different):.500}; merge stores of one identity",
                 code="E-MERGE-IDENTITY",
             )
@@ -167,7 +167,7 @@ def _equal(column: pa.Array, other: pa.Array | str) -> np.ndarray:
 
 def _status(store: FeatureStore, image_id: str) -> str:
     (status,) = store.statuses([image_id])
-    return f"{status or 'unknown'} in {store.path.name}"
+    return f"{status or 'unknown'} in {Path(store.location).name}"
 
 
 def reshard(source: FeatureStore, out: Path, shard_records: int) -> FeatureStore:

@@ -6,12 +6,14 @@
 # pyarrow has no types, and those of dask are partial.
 
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from functools import cached_property, partial
 from itertools import islice
 from pathlib import Path
+from threading import Event
 from typing import Any, NamedTuple, TypeVar
 
 import msgspec
@@ -24,7 +26,8 @@ from ...base.files import free_bytes
 from ...base.machine import usable_cores
 from ...base.parquet import rows_of
 from ...base.text import counted
-from ..audit.verify import verify
+from ..audit.verify import table_name, verify
+from ..files import LocalFiles
 from ..geometry import GridShape
 from ..identity import DerivedFrom, Identity
 from ..layout import ZARR_GROUP, Grids, Ids, Shard, lay_out
@@ -39,7 +42,7 @@ from ..writing.merge import merged
 from ..writing.receipts import check_libraries, fits_index
 from ..writing.run import finished_store
 from ..writing.writer import ShardTransaction, StoreWriter, encode_record
-from .stored import StoredRecords, decode_record
+from .stored import Encoded, decode_record, stored_records
 
 PARENT = "parent"  # column beside those of the index: the number of the store a row comes from
 TASKS_PER_CORE = 16  # that dask gets at a time, so that the rows of no more shards are in memory
@@ -129,8 +132,8 @@ def _parent_rows(number: int, store: FeatureStore) -> Iterator[pa.RecordBatch]:
     for batch in store.index_batches():
         if not fits_index(batch, arrays):
             raise CorruptStoreError(
-                f"{store.table_path('index')}: holds a row that no writer writes; "
-                f"type: clipfeat store verify {store.path}",
+                f"{store.files.shown(table_name(store, 'index'))}: holds a row that no writer writes; "
+                f"type: clipfeat store verify {store.location}",
                 code="E-TABLE-ROW",
             )
         yield batch.append_column(PARENT, pa.array(np.full(len(batch), number)))
@@ -162,9 +165,10 @@ def derive(derivation: Derivation, out: Path) -> FeatureStore:
 
     Every record is proven by its sha256 in the parent's index, and the index by the parent's digest.
     At the end the sha256 of every file of the new store is checked. In memory are a record and the
-    rows of TASKS_PER_CORE shards for each core, and about 100 bytes for each id. Raises UsageError if nothing is chosen, StoreError
-    if something else is at `out` or the disk is too small, CorruptStoreError for a parent whose
-    bytes have changed.
+    rows of TASKS_PER_CORE shards for each core, and about 100 bytes for each id; of a parent behind
+    a URL also what is received ahead. Raises UsageError if nothing is chosen, StoreError if
+    something else is at `out`, the disk is too small or a server fails, CorruptStoreError for a
+    parent whose bytes have changed.
     """
     store = finished_store(out, derivation.identity)
     if store is None:
@@ -189,27 +193,35 @@ def derive(derivation: Derivation, out: Path) -> FeatureStore:
 
 def check_out(out: Path, parents: Iterable[FeatureStore]) -> None:
     """Raise UsageError if `out` is one of the parents, or a folder inside one."""
-    for parent in parents:
-        if out.resolve().is_relative_to(parent.path.resolve()):
+    for files in (parent.files for parent in parents):
+        if isinstance(files, LocalFiles) and out.resolve().is_relative_to(files.path.resolve()):
             raise UsageError(
-                f"{out} is the store {parent.path} or inside it; choose another folder",
+                f"{out} is the store {files.path} or inside it; choose another folder",
                 code="E-DERIVE-OUT",
             )
 
 
-def in_parallel(call: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
+def in_parallel(
+    call: Callable[[Item], Result],
+    items: Iterable[Item],
+    at_end: Callable[[], object] = lambda: None,
+) -> Iterator[Result]:
     """Yield the result of each item in order; dask runs the calls in a thread for each core.
 
-    What takes time (zstd, sha256, numpy, the disk) does not hold the interpreter's lock.
+    What takes time (zstd, sha256, numpy, the disk) does not hold the interpreter's lock. After an
+    error, and in the end, `at_end` is called; then it waits for the calls that have begun.
     """
     from dask.base import compute
     from dask.delayed import delayed
 
     cores, remaining = usable_cores(), iter(items)
-    with ThreadPoolExecutor(cores) as pool:  # on an error it waits for the calls that have begun
-        while some := list(islice(remaining, cores * TASKS_PER_CORE)):
-            tasks = [delayed(partial(call, item))() for item in some]
-            yield from compute(*tasks, scheduler="threads", pool=pool)
+    with ThreadPoolExecutor(cores) as pool:
+        try:
+            while some := list(islice(remaining, cores * TASKS_PER_CORE)):
+                tasks = [delayed(partial(call, item))() for item in some]
+                yield from compute(*tasks, scheduler="threads", pool=pool)
+        finally:
+            at_end()
 
 
 def _check_digest(store: FeatureStore) -> None:
@@ -217,7 +229,7 @@ def _check_digest(store: FeatureStore) -> None:
     lines = map(index_lines, store.index_batches())
     if store_digest(store.identity, store.shards, lines) != store.digest:
         raise CorruptStoreError(
-            f"{store.path}: its tables do not give its digest; copy it again from its source",
+            f"{store.location}: its tables do not give its digest; copy it again from its source",
             code="E-STORE-DIGEST",
         )
 
@@ -287,7 +299,7 @@ def _write(derivation: Derivation, out: Path) -> FeatureStore:
             for shape, index, rows in origins.shards(derivation.shard_records)
             if (shape, index) in pending
         )
-        for _ in in_parallel(partial(write_one, bar), tasks):
+        for _ in in_parallel(partial(write_one, bar), tasks, write_one.stop):
             pass
         return writer.commit()
 
@@ -298,6 +310,10 @@ def _kept_texts(parents: tuple[FeatureStore, ...]) -> About:
     return About(**{name: values.pop() for name, values in texts.items() if len(values) == 1})
 
 
+class _Stopped(Exception):
+    """Another shard has failed, or the user has stopped the command."""
+
+
 class _ShardTask:
     """Writes one shard of the new store; called in several threads at once."""
 
@@ -305,26 +321,37 @@ class _ShardTask:
         parents = derivation.origins.parents
         self._derivation = derivation
         self._out = out
-        self._records = [StoredRecords(parent) for parent in parents]
-        self._identities = [parent.identity for parent in parents]
+        self._records = [stored_records(parent) for parent in parents]
+        self._stopped = Event()
         self._libraries = merge_libraries(parent.metadata.libraries for parent in parents)
         try:
             check_libraries(self._libraries)
         except ValueError as error:
-            raise StoreError(f"{parents[0].path}: {error}", code="E-DERIVE-LIBRARIES") from None
+            raise StoreError(f"{parents[0].location}: {error}", code="E-DERIVE-LIBRARIES") from None
+
+    def stop(self) -> None:
+        """End the calls that have begun before their next record."""
+        self._stopped.set()
 
     def __call__(self, bar: "tqdm[Any]", task: tuple[Shard, list[OriginRow]]) -> None:
         """Write a shard whose records have these rows in the parents."""
         shard, origins = task
         derivation = self._derivation
         written: list[IndexRow] = []
-        with ShardTransaction(
-            self._out, derivation.identity, derivation.shard_records, shard, self._libraries
-        ) as files:
+        with (
+            ExitStack() as stack,
+            ShardTransaction(
+                self._out, derivation.identity, derivation.shard_records, shard, self._libraries
+            ) as files,
+        ):
+            records = [stack.enter_context(closing(some)) for some in self._stored(origins)]
             for origin, row in zip(origins, shard.rows, strict=True):
+                if self._stopped.is_set():
+                    raise _Stopped
                 hashes = RecordHashes()
                 if origin.row.status == Status.OK:
-                    record, hashes = self._new_record(origin, shard.shape)
+                    encoded = next(records[origin.parent])
+                    record, hashes = self._new_record(origin, encoded, shard.shape)
                     files.append(row - shard.first_row, record)
                 place = {"shape": str(shard.shape), "row": row}
                 written.append(origin.row._replace(**place, **hashes._asdict()))
@@ -332,15 +359,21 @@ class _ShardTask:
                     bar.update()
             files.commit(tuple(written))
 
+    def _stored(self, origins: list[OriginRow]) -> Iterator[Generator[Encoded]]:
+        """Yield for each parent its records among these, in their order, as they lie there."""
+        for parent, records in enumerate(self._records):
+            rows = [origin.row for origin in origins if origin.parent == parent]
+            yield records.read([row for row in rows if row.status == Status.OK])
+
     def _new_record(
-        self, origin: OriginRow, shape: GridShape
-    ) -> tuple[dict[str, bytes], RecordHashes]:
+        self, origin: OriginRow, encoded: Encoded, shape: GridShape
+    ) -> tuple[Encoded, RecordHashes]:
         """Return the arrays of a record as they will lie on disk."""
         parent, row = origin
-        encoded = self._records[parent].read(row)
         change = self._derivation.change
         if change is None:
             return encoded, RecordHashes(row.checksum, row.record_sha256)
-        record = decode_record(self._identities[parent], GridShape.parse(row.shape), encoded)
+        identity = self._records[parent].identity
+        record = decode_record(identity, GridShape.parse(row.shape), encoded)
         encoded = encode_record(self._derivation.identity, shape, change(row, record))
         return encoded, RecordHashes.of(encoded.values())

@@ -63,8 +63,8 @@ def add_loss(source: FeatureStore, store: FeatureStore) -> FeatureStore:
         sums = sums.plus(some)
     if not np.isfinite([*sums.error, sums.size.sum()]).all():
         raise StoreError(
-            f"{source.path}: a record contains NaN or Inf; type: clipfeat store verify --deep "
-            f"{source.path}",
+            f"{source.location}: a record contains NaN or Inf; type: clipfeat store verify --deep "
+            f"{source.location}",
             code="E-STORE-NUMBERS",
         )
     set_loss(store.path, sums.loss(), sums.table())

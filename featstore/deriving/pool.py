@@ -27,14 +27,14 @@ def pool(source: FeatureStore, out: Path, shape: GridShape) -> FeatureStore:
     cells = "regions" if source.identity.regions else "views" if recipe.get("views") else None
     if cells is not None:
         raise UsageError(
-            f"{source.path}: its cells are {cells}, which are not side by side; only grids of one "
+            f"{source.location}: its cells are {cells}, which are not side by side; only grids of one "
             f"image can be pooled",
             code="E-POOL-CELLS",
         )
     most = max(old.cells for old in source.grid_shapes)
     if shape.cells > most:
         raise UsageError(
-            f"{source.path}: its largest grid has {counted(most, 'cell')}, fewer than {shape}; "
+            f"{source.location}: its largest grid has {counted(most, 'cell')}, fewer than {shape}; "
             f"choose a smaller grid",
             code="E-POOL-SHAPE",
         )

@@ -1,5 +1,8 @@
 """Read records of a store as they lie on disk, each proven by its sha256 in the index."""
 
+from abc import ABC, abstractmethod
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
 
@@ -7,17 +10,17 @@ import numpy as np
 
 from ...base.errors import CorruptStoreError
 from ...base.files import read_at
+from ..files import LocalFiles
 from ..geometry import GridShape
 from ..identity import Identity
 from ..layout import shard_path
-from ..reading import INDEX_CACHE_BYTES
+from ..reading import kept_indexes
 from ..shards import (
     ABSENT,
     Index,
     RecordHashes,
     as_bytes,
     decode,
-    index_bytes,
     opened,
     read_index,
     zstd_bound,
@@ -25,47 +28,88 @@ from ..shards import (
 from ..store import FeatureStore
 from ..tables import IndexRow
 
+Encoded = dict[str, bytes]  # the arrays of a record as they lie on disk
 
-class StoredRecords:
+
+class StoredRecords(ABC):
     """Reads records of one store as they lie on disk; safe to share between threads."""
 
-    def __init__(self, store: FeatureStore):
-        self._path = store.path
-        self._identity = store.identity
+    def __init__(self, store: FeatureStore, remedy: str):
+        """`remedy` is what errors say about a store whose bytes are wrong."""
+        self.identity = store.identity
+        self._location = store.location
+        self._remedy = remedy
         self._lengths = store.metadata.grid_shapes
         self._shard_records = store.metadata.shard_records
-        size = max(16, INDEX_CACHE_BYTES // index_bytes(self._shard_records))
-        self._index = lru_cache(size)(self._load_index)
 
-    def read(self, row: IndexRow) -> dict[str, bytes]:
-        """Return the arrays of the record of a row of the index, {name: bytes}, not decoded.
+    def read(self, rows: Sequence[IndexRow]) -> Generator[Encoded]:
+        """Yield the record of each of these rows of the index, not decoded.
 
-        Raises CorruptStoreError unless they have the checksums and the sha256 of the row.
+        Raises CorruptStoreError unless a record has the checksums and the sha256 of its row.
         """
-        if not 0 <= row.row < self._lengths.get(row.shape, 0):
-            raise self._refused(row, "the index refers to a row beyond its array")
-        try:
-            encoded = {name: self._read(row, name) for name in self._identity.arrays}
-        except CorruptStoreError as error:
-            raise self._refused(row, str(error), error.code) from None
-        if RecordHashes.of(encoded.values()) != (row.checksum, row.record_sha256):
-            raise self._refused(row, "its sha256 is not the one in the index")
-        return encoded
+        for row in rows:
+            if not 0 <= row.row < self._lengths.get(row.shape, 0):
+                raise self._refused(row, "the index refers to a row beyond its array")
+        for row, encoded in zip(rows, self._encoded(rows), strict=True):
+            if RecordHashes.of(encoded.values()) != (row.checksum, row.record_sha256):
+                raise self._refused(row, "its sha256 is not the one in the index")
+            yield encoded
 
-    def _read(self, row: IndexRow, array: str) -> bytes:
-        number, position = divmod(row.row, self._shard_records)
-        path = self._path / shard_path(row.shape, array, number)
-        offset, length = self._index(path)[position].tolist()
+    @abstractmethod
+    def _encoded(self, rows: Sequence[IndexRow]) -> Iterator[Encoded]:
+        """Yield the record of each row as the store has it now."""
+
+    def _shard_path(self, row: IndexRow, array: str) -> str:
+        return shard_path(row.shape, array, row.row // self._shard_records)
+
+    def _extent(self, row: IndexRow, array: str, index: Index) -> tuple[int, int]:
+        """Return offset and length of an array of a record in its shard, which has this index."""
+        offset, length = index[row.row % self._shard_records].tolist()
         if offset == ABSENT:
             raise CorruptStoreError(
                 f"its {array} is absent, but its status is ok", code="E-SHARD-ABSENT"
             )
-        size = self._identity.array(array, GridShape.parse(row.shape)).bytes
+        size = self.identity.array(array, GridShape.parse(row.shape)).bytes
         if length > zstd_bound(size):
             raise CorruptStoreError(
                 f"its {array} has {length:,} bytes, too many for {size:,} bytes of numbers",
                 code="E-SHARD-FRAME",
             )
+        return offset, length
+
+    @contextmanager
+    def _naming(self, row: IndexRow) -> Generator[None]:
+        """Name the record in a CorruptStoreError."""
+        try:
+            yield
+        except CorruptStoreError as error:
+            raise self._refused(row, str(error), error.code) from None
+
+    def _refused(self, row: IndexRow, problem: str, code: str = "E-SHARD-DATA") -> Exception:
+        return CorruptStoreError(
+            f"{self._location}: the record of image id {row.image_id!r:.100}: {problem}; "
+            f"{self._remedy}",
+            code=code,
+        )
+
+
+class LocalRecords(StoredRecords):
+    """Reads records of a store on this machine, one after the other."""
+
+    def __init__(self, store: FeatureStore):
+        super().__init__(store, f"type: clipfeat store verify {store.path}")
+        self._path = store.path
+        self._index = lru_cache(kept_indexes(self._shard_records))(self._load_index)
+
+    def _encoded(self, rows: Sequence[IndexRow]) -> Iterator[Encoded]:
+        for row in rows:
+            with self._naming(row):
+                encoded = {name: self._read(row, name) for name in self.identity.arrays}
+            yield encoded
+
+    def _read(self, row: IndexRow, array: str) -> bytes:
+        path = self._path / self._shard_path(row, array)
+        offset, length = self._extent(row, array, self._index(path))
         with opened(str(path)) as descriptor:
             return read_at(descriptor, length, offset)
 
@@ -73,17 +117,17 @@ class StoredRecords:
         with opened(str(path)) as descriptor:
             return read_index(descriptor, self._shard_records)
 
-    def _refused(self, row: IndexRow, problem: str, code: str = "E-SHARD-DATA") -> Exception:
-        return CorruptStoreError(
-            f"{self._path}: the record of image id {row.image_id!r:.100}: {problem}; "
-            f"type: clipfeat store verify {self._path}",
-            code=code,
-        )
+
+def stored_records(store: FeatureStore) -> StoredRecords:
+    """Return what reads the records of a store, wherever it is."""
+    if isinstance(store.files, LocalFiles):
+        return LocalRecords(store)
+    from .received import ReceivedRecords  # here: it imports urllib3
+
+    return ReceivedRecords(store)
 
 
-def decode_record(
-    identity: Identity, shape: GridShape, encoded: dict[str, bytes]
-) -> dict[str, np.ndarray]:
+def decode_record(identity: Identity, shape: GridShape, encoded: Encoded) -> dict[str, np.ndarray]:
     """Return the arrays of a record, {name: array}, with the numbers that are on disk.
 
     Those of a grid of uint8 are not turned into values. Raises CorruptStoreError for bytes that do

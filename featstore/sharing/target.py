@@ -6,10 +6,9 @@ from pathlib import Path
 from ...base.errors import StoreError
 from ...base.files import read_bytes, write_atomically
 from ...base.jsonio import canonical_json
-from ..layout import JOURNAL, STORE_JSON
+from ..layout import JOURNAL, PLAN, STORE_JSON
 from ..metadata import read_metadata
 from ..writing.commit import remove_leftovers
-from ..writing.journal import PLAN
 from ..writing.lock import StoreLock
 
 MAX_PLAN_BYTES = 1 << 10  # of a pull

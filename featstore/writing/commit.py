@@ -23,6 +23,7 @@ from ...base.files import (
     write_atomically,
 )
 from ...base.text import counted
+from ..identity import writing_command
 from ..layout import TABLES, TableName, is_table_file
 from ..lookup import LookupBuilder, Status, lookup_bytes
 from ..metadata import StoreMetadata, store_digest, write_metadata
@@ -71,9 +72,11 @@ def commit_store(run: Run, lock: StoreLock, proof: Proof) -> FeatureStore:
     lock.check_held()
     missing = len(run.layout.shards) - len(proof.files)
     if missing:
+        origin = run.identity.derived_from
+        operation = None if origin is None else origin.operation
         raise StoreError(
             f"{run.path}: not written yet: {counted(missing, 'shard')} of "
-            f"{len(run.layout.shards):,}; run the same clipfeat extract command again",
+            f"{len(run.layout.shards):,}; run the same {writing_command(operation)} command again",
             code="E-STORE-MISSING-SHARDS",
         )
     parent, lengths, paths = run.parent, run.lengths(), run.tables()

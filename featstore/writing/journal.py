@@ -23,12 +23,11 @@ from ...base.files import (
 )
 from ...base.jsonio import as_struct, canonical_json, parse_json
 from ..identity import Sha256
-from ..layout import JOURNAL, Part, Shard, check_folder
+from ..layout import JOURNAL, PLAN, Part, Shard, check_folder
 from ..metadata import Count, ShardRecords
 from .lock import LOCK, MAX_HOLDER_BYTES
 from .receipts import Receipt, Written, max_receipt_bytes, written_shards
 
-PLAN = "plan.json"
 NUMBER = re.compile(r"[0-9]{8,12}")  # of a shard, in the names of its files
 RECEIPT = re.compile(rf"{NUMBER.pattern}\.receipt")
 SHARD_TEMPORARY = re.compile(rf"{NUMBER.pattern}\.[a-z]+\.[0-9a-f]{{16}}{re.escape(TEMPORARY)}")

@@ -39,7 +39,7 @@ def test_every_path_of_every_command_refuses_urls():
         ("store", "finish", URL),
         ("store", "describe", URL, "--title", "a"),
         ("store", "convert", "s", URL, "--codec", "none"),
-        ("store", "convert", URL, "s", "--codec", "none"),
+        ("store", "subset", URL, URL, "--status", "ok"),
         ("train", "vqa", "--store", "s", "--data", URL, "--out", "o"),
         ("extract", "--model", "RN50", "--images", URL),
         ("extract", "--model", "RN50", "--images", "i", "--out", URL),
@@ -58,6 +58,7 @@ def test_a_store_may_be_at_a_url_wherever_it_is_only_read():
     stores = {name for name, p in found if isinstance(p.type, StorePath)}
     assert {name.removeprefix("clipfeat store ") for name in stores if " store " in name} == {
         "info", "ls", "stats", "verify", "digest", "diff",
+        "subset", "merge", "convert", "pool", "reshard",
     }  # fmt: skip
     assert all(isinstance(p.type, StorePath) for _, p in found if p.name == "store")
     assert {name.split()[1] for name in stores} == {"store", "train", "rerun", "eval", "predict"}

@@ -3,11 +3,13 @@
 import hashlib
 import json
 import shutil
+import threading
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pytest
+from fault_server import isolate
 from hostile import forge_column, reseal
 from refused import refuses
 from stores import extend_store, make_identity, make_store, padded_store, snapshot
@@ -32,6 +34,7 @@ from clipfeat.featstore import (
 from clipfeat.featstore.deriving import derive as derive_module
 from clipfeat.featstore.deriving.copies import ids_sha256
 from clipfeat.featstore.metadata import store_digest
+from clipfeat.featstore.sharing.serve import StoreServer
 from clipfeat.featstore.tables import index_lines
 
 RNG = np.random.default_rng(0)
@@ -112,8 +115,26 @@ def assert_same_records(new: FeatureStore, old: FeatureStore, ids: list[str]) ->
     assert verify(new.path, Depth.DEEP) == []
 
 
+@pytest.fixture(scope="module")
+def url(folder, stores):
+    """The URL of the folder of the stores."""
+    with StoreServer(folder, "127.0.0.1", 0) as server:
+        threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
+        yield server.url
+        server.shutdown()
+
+
 @pytest.mark.parametrize("kind", KINDS)
 class TestEveryKind:
+    def test_a_parent_at_a_url_gives_the_same_subset(
+        self, stores, url, tmp_path, monkeypatch, kind
+    ):
+        isolate(monkeypatch, tmp_path, [])
+        monkeypatch.setenv("CLIPFEAT_CACHE", str(tmp_path / "cache"))
+        ids = [row.image_id for row in stores[kind].index][1::2]
+        store = subset(FeatureStore.open(f"{url}/{kind}"), tmp_path / "o", ids=ids)
+        assert store.digest == subset(stores[kind], tmp_path / "p", ids=ids).digest
+
     def test_a_subset_has_the_same_records(self, stores, tmp_path, kind):
         source = stores[kind]
         ids = [row.image_id for row in source.index][1::2]

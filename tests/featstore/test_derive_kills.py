@@ -37,7 +37,7 @@ def check(operation: str, folder: Path, times: int) -> None:
     assert kills[0]["seen"] is None
 
 
-@pytest.mark.parametrize("operation", ["subset", "convert"])
+@pytest.mark.parametrize("operation", ["subset", "receive", "convert"])
 def test_a_few_kills(operation, folder):
     check(operation, folder, 6)
 
