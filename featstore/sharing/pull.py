@@ -51,6 +51,7 @@ from ..layout import (
     check_folders,
     check_plain,
     has_content,
+    require_outside_stores,
     table_file,
 )
 from ..lookup import LookupBuilder, lookup_bytes
@@ -90,8 +91,9 @@ def pull(url: str, path: Path, mirrors: Sequence[str] = (), limit: float | None 
     `mirrors` are other URLs of the same store. A server that fails is not used any more. `limit` is
     in bytes a second.
     Raises StoreError as `Sources.open` does, if something else is at `path`, and if every server
-    fails, for minutes if that may be temporary; CorruptStoreError if the tables contradict each other; UsageError if the disk has too
-    little space. What was received is kept, and the next call continues.
+    fails, for minutes if that may be temporary; CorruptStoreError if the tables contradict each
+    other; UsageError if `path` is inside another store, and if the disk has too little space. What
+    was received is kept, and the next call continues.
     """
     if limit is not None and limit < LEAST_LIMIT:
         raise UsageError(
@@ -99,6 +101,7 @@ def pull(url: str, path: Path, mirrors: Sequence[str] = (), limit: float | None 
             code="E-PULL-LIMIT",
         )
     require_folder(path, "DIR")
+    require_outside_stores(path)
     sources = Sources.open([url, *mirrors])
     metadata = sources.metadata
     if not is_finished(path, metadata.digest):
@@ -180,8 +183,8 @@ class _Pull:
         free = self._free()
         if needed - partial > free:
             raise UsageError(
-                f"{self._path}: {(needed - partial) / 1e9:,.1f} GB are missing, and the disk has "
-                f"{free / 1e9:,.1f} GB left; make room, or choose another folder",
+                f"{self._path}: {needed - partial:,} bytes are missing, and the disk has {free:,} bytes "
+                f"left; make room, or choose another folder",
                 code="E-PULL-SPACE",
             )
         self._meter.show(total, total - needed + partial)

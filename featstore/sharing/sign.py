@@ -61,6 +61,11 @@ def check_signature(path: Path, key: str) -> str:
     StoreError if there is no signature, if it is by another key, or of another store.json; UsageError
     for a key that cannot be used.
     """
+    if not key:  # Path would take it for the current folder
+        raise UsageError(
+            "--signed-by is empty; give the file of a public key, or a minisign key",
+            code="E-SIGN-KEY",
+        )
     content = _signed_bytes(path)
     if MINISIGN_PUBLIC_KEY.fullmatch(key) and not Path(key).exists():
         return _check_minisign(path, content, key.encode(), key)

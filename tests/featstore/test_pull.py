@@ -241,6 +241,11 @@ class TestOtherFolders:
             pull(f"{honest.url}/s", tmp_path / "t")
         assert requested_bytes(honest) == 0
 
+    def test_a_folder_inside_a_store_is_refused(self, honest, origin, tmp_path):
+        with refuses("E-STORE-INSIDE", str(origin / "s"), kind=UsageError):
+            pull(f"{honest.url}/s", origin / "s/inside")
+        assert requested_bytes(honest) == 0 and not (origin / "s/inside").exists()
+
     def test_other_commands_see_an_unfinished_store(self, honest, tmp_path):
         honest.fault, honest.fault_on = FAULTS["404"][0], SHARD
         with refuses("E-REMOTE-ABSENT"):
