@@ -24,7 +24,7 @@ from typing import NamedTuple
 
 from tqdm import tqdm
 
-from ...base.errors import CorruptStoreError, StoreError, UsageError
+from ...base.errors import CorruptStoreError, StoreError, UsageError, reason_of
 from ...base.files import (
     BLOCK_BYTES,
     atomic_file,
@@ -90,10 +90,11 @@ def pull(url: str, path: Path, mirrors: Sequence[str] = (), limit: float | None 
 
     `mirrors` are other URLs of the same store. A server that fails is not used any more. `limit` is
     in bytes a second.
-    Raises StoreError as `Sources.open` does, if something else is at `path`, and if every server
-    fails, for minutes if that may be temporary; CorruptStoreError if the tables contradict each
-    other; UsageError if `path` is inside another store, and if the disk has too little space. What
-    was received is kept, and the next call continues.
+    Raises StoreError as `Sources.open` does, if something else is at `path`, if it cannot be written
+    (E-PULL-WRITE), and if every server fails, for minutes if that may be temporary;
+    CorruptStoreError if the tables contradict each other; UsageError if `path` is inside another
+    store, and if the disk has too little space. What was received is kept, and the next call
+    continues.
     """
     if limit is not None and limit < LEAST_LIMIT:
         raise UsageError(
@@ -110,7 +111,14 @@ def pull(url: str, path: Path, mirrors: Sequence[str] = (), limit: float | None 
         with StoreLock(path):
             if not is_finished(path, metadata.digest):  # by another pull, in this very moment
                 write_plan(path, metadata.digest)
-                return Pulled(metadata, _Pull(sources, path, limit).run())
+                try:
+                    return Pulled(metadata, _Pull(sources, path, limit).run())
+                except OSError as error:  # such as a disk that others have filled
+                    raise StoreError(
+                        f"{path} cannot be written: {reason_of(error)}; what was received is kept: "
+                        f"correct this, and run the same command again",
+                        code="E-PULL-WRITE",
+                    ) from error
     remove_journal(path, metadata.digest)
     return Pulled(metadata, 0)
 
