@@ -37,8 +37,8 @@ def sign_store(path: Path, key: Path, ask_password: Callable[[], str]) -> Path:
 
     `key` is a minisign key, or one that `ssh-keygen -Y sign` takes: a private key, or a public key
     whose private key the ssh agent has. `ask_password` is called for a minisign key with a password;
-    ssh-keygen asks for itself. Raises StoreError as `read_metadata` does, UsageError for a key that
-    cannot be used.
+    ssh-keygen asks for itself. Raises StoreError as `read_metadata` does, and if the signature
+    cannot be written; UsageError for a key that cannot be used.
     """
     content = _signed_bytes(path)
     digest = read_metadata(path).digest
@@ -50,7 +50,13 @@ def sign_store(path: Path, key: Path, ask_password: Callable[[], str]) -> Path:
         if done.returncode:
             raise _unusable(key, _last_line(done.stderr))
         signature, name = done.stdout, SSHSIG
-    write_atomically(path / name, signature)
+    try:
+        write_atomically(path / name, signature)
+    except OSError as error:
+        raise StoreError(
+            f"cannot write {path / name}: {reason_of(error)}; make the store's folder writable",
+            code="E-SIGN-WRITE",
+        ) from error
     return path / name
 
 

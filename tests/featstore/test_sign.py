@@ -161,6 +161,12 @@ def test_keys_that_cannot_be_used(path, keys, tmp_path):
             sign_store(path, key, no_password)
 
 
+def test_a_signature_that_cannot_be_written(path, keys):
+    (path / "store.json.minisig").mkdir()
+    with refuses("E-SIGN-WRITE", "store.json.minisig", kind=StoreError):
+        sign_store(path, keys / "ours.key", no_password)
+
+
 def test_what_is_not_a_store(tmp_path, keys):
     with refuses("E-STORE-ABSENT", kind=StoreError):
         sign_store(tmp_path, keys / "ours.key", no_password)
