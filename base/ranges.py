@@ -22,7 +22,7 @@ from urllib3.exceptions import HTTPError, LocationParseError, LocationValueError
 
 from .connections import failure_text, give_back, host_of
 from .credentials import login_remedy, origin
-from .errors import CorruptStoreError, StoreError
+from .errors import CorruptStoreError, StoreError, StoreUsageError
 from .objects import SCHEMES, is_object, stream_object
 from .text import printable
 
@@ -82,7 +82,11 @@ def _pieces(
 
 
 def require_url(url: str) -> None:
-    """Raise StoreError (E-REMOTE-URL) unless `url` is a plain URL of a file or a folder."""
+    """Raise StoreUsageError (E-REMOTE-URL) unless `url` is a plain URL of a file or a folder."""
+    if not url:
+        raise StoreUsageError(
+            "a URL is empty; give one like https://HOST/PATH", code="E-REMOTE-URL"
+        )
     problem = ""
     try:
         parts = urlsplit(url)
@@ -97,9 +101,9 @@ def require_url(url: str) -> None:
         elif not url.isascii() or not url.isprintable() or " " in url:
             problem = "must consist of printable ASCII; write other characters as %XX"
     except ValueError:  # of a port that is not a number
-        problem = "must be a URL like https://host/folder"
+        problem = "must be like https://HOST/PATH, with a port of at most 65535"
     if problem:
-        raise StoreError(f"{shown(url)}: a URL {problem}", code="E-REMOTE-URL")
+        raise StoreUsageError(f"{shown(url)}: a URL {problem}", code="E-REMOTE-URL")
 
 
 def shown(url: str) -> str:

@@ -6,7 +6,7 @@ from typing import Any, Self
 from urllib.parse import quote, unquote
 
 from .credentials import hub_endpoint
-from .errors import StoreError
+from .errors import StoreError, StoreUsageError
 from .jsonio import parse_json
 from .ranges import read_file, require_url, shown
 
@@ -31,8 +31,8 @@ class RemoteFolder:
         """Return the folder at a URL: https, http, s3, gs, az, or one of the Hugging Face Hub.
 
         The latter is `hf://datasets/OWNER/NAME[@REVISION][/PATH]`. A branch or a tag, `main` if none
-        is given, is looked up once: the folder then stays at that commit. Raises StoreError for any
-        other URL (E-REMOTE-URL), and as `read_file` does.
+        is given, is looked up once: the folder then stays at that commit. Raises StoreUsageError for
+        any other URL (E-REMOTE-URL), and as `read_file` does.
         """
         if not url.startswith("hf://"):
             require_url(url)
@@ -40,7 +40,7 @@ class RemoteFolder:
             return cls(folder, folder)
         match = HUB_FOLDER.fullmatch(url)
         if match is None or "/.." in match["path"] or "/./" in match["path"]:
-            raise StoreError(
+            raise StoreUsageError(
                 f"{shown(url)}: a URL of the Hub must be like hf://datasets/OWNER/NAME/PATH or "
                 f"hf://datasets/OWNER/NAME@REVISION/PATH",
                 code="E-REMOTE-URL",

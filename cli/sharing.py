@@ -51,14 +51,15 @@ def serve(*, folder: Path, host: str, port: int) -> None:
     from ..base.credentials import is_loopback
     from ..featstore.sharing.serve import StoreServer
 
-    if not is_loopback(host):
-        logger.warning(f"everybody who can reach {host} can read these stores: there is no login")
     with StoreServer(folder, host, port) as server, contextlib.suppress(KeyboardInterrupt):
+        if not is_loopback(host):
+            logger.warning(
+                f"everybody who can reach {host} can read these stores: there is no login"
+            )
         for name, store in server.stores:
             metadata = store.metadata
-            tell(
-                f"{server.url}/{quote(name)}  {metadata.digest[:16]}  {metadata.about.title or ''}"
-            )
+            title = f"  {metadata.about.title}" if metadata.about.title else ""
+            tell(f"{server.url}/{quote(name)}  {metadata.digest[:16]}{title}")
         sys.stdout.flush()
         server.serve_forever()
 

@@ -95,6 +95,16 @@ def check_folder(path: Path) -> None:
         raise _odd(path, f"{odd}; put the folder itself in its place")
 
 
+def require_outside_stores(path: Path) -> None:
+    """Raise UsageError if `path` is inside a store, where `clipfeat store verify` finds its files."""
+    for folder in path.resolve().parents:
+        if is_plain(folder / STORE_JSON):
+            raise UsageError(
+                f"{path} is inside the store {folder}; choose another folder",
+                code="E-STORE-INSIDE",
+            )
+
+
 def check_plain(paths: Iterable[Path]) -> None:
     """Raise CorruptStoreError if something other than a plain file exists at one of `paths`."""
     for path in paths:

@@ -269,7 +269,7 @@ def _check_space(derivation: Derivation, out: Path) -> None:
     needed, free = int(numbers * ratio) - written, free_bytes(out)
     if needed > free:
         raise StoreError(
-            f"{out}: about {needed / 1e9:.2f} GB will be written, and {free / 1e9:.2f} GB are free; "
+            f"{out}: about {needed:,} bytes will be written, and {free:,} bytes are free; "
             f"choose another disk",
             code="E-DERIVE-SPACE",
         )

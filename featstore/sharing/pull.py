@@ -24,7 +24,7 @@ from typing import NamedTuple
 
 from tqdm import tqdm
 
-from ...base.errors import CorruptStoreError, StoreError, UsageError
+from ...base.errors import CorruptStoreError, StoreError, UsageError, reason_of
 from ...base.files import (
     BLOCK_BYTES,
     atomic_file,
@@ -51,6 +51,7 @@ from ..layout import (
     check_folders,
     check_plain,
     has_content,
+    require_outside_stores,
     table_file,
 )
 from ..lookup import LookupBuilder, lookup_bytes
@@ -89,9 +90,11 @@ def pull(url: str, path: Path, mirrors: Sequence[str] = (), limit: float | None 
 
     `mirrors` are other URLs of the same store. A server that fails is not used any more. `limit` is
     in bytes a second.
-    Raises StoreError as `Sources.open` does, if something else is at `path`, and if every server
-    fails, for minutes if that may be temporary; CorruptStoreError if the tables contradict each other; UsageError if the disk has too
-    little space. What was received is kept, and the next call continues.
+    Raises StoreError as `Sources.open` does, if something else is at `path`, if it cannot be written
+    (E-PULL-WRITE), and if every server fails, for minutes if that may be temporary;
+    CorruptStoreError if the tables contradict each other; UsageError if `path` is inside another
+    store, and if the disk has too little space. What was received is kept, and the next call
+    continues.
     """
     if limit is not None and limit < LEAST_LIMIT:
         raise UsageError(
@@ -99,6 +102,7 @@ def pull(url: str, path: Path, mirrors: Sequence[str] = (), limit: float | None 
             code="E-PULL-LIMIT",
         )
     require_folder(path, "DIR")
+    require_outside_stores(path)
     sources = Sources.open([url, *mirrors])
     metadata = sources.metadata
     if not is_finished(path, metadata.digest):
@@ -107,7 +111,14 @@ def pull(url: str, path: Path, mirrors: Sequence[str] = (), limit: float | None 
         with StoreLock(path):
             if not is_finished(path, metadata.digest):  # by another pull, in this very moment
                 write_plan(path, metadata.digest)
-                return Pulled(metadata, _Pull(sources, path, limit).run())
+                try:
+                    return Pulled(metadata, _Pull(sources, path, limit).run())
+                except OSError as error:  # such as a disk that others have filled
+                    raise StoreError(
+                        f"{path} cannot be written: {reason_of(error)}; what was received is kept: "
+                        f"correct this, and run the same command again",
+                        code="E-PULL-WRITE",
+                    ) from error
     remove_journal(path, metadata.digest)
     return Pulled(metadata, 0)
 
@@ -180,8 +191,8 @@ class _Pull:
         free = self._free()
         if needed - partial > free:
             raise UsageError(
-                f"{self._path}: {(needed - partial) / 1e9:,.1f} GB are missing, and the disk has "
-                f"{free / 1e9:,.1f} GB left; make room, or choose another folder",
+                f"{self._path}: {needed - partial:,} bytes are missing, and the disk has {free:,} bytes "
+                f"left; make room, or choose another folder",
                 code="E-PULL-SPACE",
             )
         self._meter.show(total, total - needed + partial)

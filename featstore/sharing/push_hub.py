@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from ...base.credentials import hub_endpoint, login_remedy
-from ...base.errors import StoreError, UsageError, needs_extra
+from ...base.errors import StoreError, StoreUsageError, UsageError, needs_extra
 from ...base.ranges import read_file, shown
 from ...base.remote import HUB_NAME, RemoteFolder
 from ..layout import STORE_JSON
@@ -61,11 +61,11 @@ class HubTarget:
     def open(cls, url: str, *, private: bool, message: str | None) -> "HubTarget":
         """Return the folder at hf://datasets/OWNER/NAME[/PATH].
 
-        Raises StoreError for another URL (E-REMOTE-URL), UsageError without huggingface_hub.
+        Raises StoreUsageError for another URL (E-REMOTE-URL), UsageError without huggingface_hub.
         """
         match = URL.fullmatch(url)
         if match is None or any(part in (".", "..") for part in match["path"].split("/")):
-            raise StoreError(
+            raise StoreUsageError(
                 f"{shown(url)}: a store is pushed to hf://datasets/OWNER/NAME or "
                 f"hf://datasets/OWNER/NAME/PATH, without a revision",
                 code="E-REMOTE-URL",

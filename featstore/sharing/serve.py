@@ -157,6 +157,11 @@ class StoreServer(socketserver.ThreadingTCPServer):
                 f"{folder}: no store to serve; pass a store, or a folder that holds stores",
                 code="E-SERVE-EMPTY",
             )
+        if not host:  # the system would listen on every address
+            raise UsageError(
+                "--host is empty; give the address to listen on, such as 127.0.0.1",
+                code="E-SERVE-ADDRESS",
+            )
         self.address_family = socket.AF_INET6 if ":" in host else socket.AF_INET
         self._slots = BoundedSemaphore(MAX_CONNECTIONS)
         try:

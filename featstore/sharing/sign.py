@@ -37,8 +37,8 @@ def sign_store(path: Path, key: Path, ask_password: Callable[[], str]) -> Path:
 
     `key` is a minisign key, or one that `ssh-keygen -Y sign` takes: a private key, or a public key
     whose private key the ssh agent has. `ask_password` is called for a minisign key with a password;
-    ssh-keygen asks for itself. Raises StoreError as `read_metadata` does, UsageError for a key that
-    cannot be used.
+    ssh-keygen asks for itself. Raises StoreError as `read_metadata` does, and if the signature
+    cannot be written; UsageError for a key that cannot be used.
     """
     content = _signed_bytes(path)
     digest = read_metadata(path).digest
@@ -50,7 +50,13 @@ def sign_store(path: Path, key: Path, ask_password: Callable[[], str]) -> Path:
         if done.returncode:
             raise _unusable(key, _last_line(done.stderr))
         signature, name = done.stdout, SSHSIG
-    write_atomically(path / name, signature)
+    try:
+        write_atomically(path / name, signature)
+    except OSError as error:
+        raise StoreError(
+            f"cannot write {path / name}: {reason_of(error)}; make the store's folder writable",
+            code="E-SIGN-WRITE",
+        ) from error
     return path / name
 
 
@@ -61,6 +67,11 @@ def check_signature(path: Path, key: str) -> str:
     StoreError if there is no signature, if it is by another key, or of another store.json; UsageError
     for a key that cannot be used.
     """
+    if not key:  # Path would take it for the current folder
+        raise UsageError(
+            "--signed-by is empty; give the file of a public key, or a minisign key",
+            code="E-SIGN-KEY",
+        )
     content = _signed_bytes(path)
     if MINISIGN_PUBLIC_KEY.fullmatch(key) and not Path(key).exists():
         return _check_minisign(path, content, key.encode(), key)

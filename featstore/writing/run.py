@@ -34,6 +34,7 @@ from ..layout import (
     check_plain,
     is_written_again,
     lay_out,
+    require_outside_stores,
     table_file,
 )
 from ..lookup import Status
@@ -58,6 +59,7 @@ def check_place(path: Path) -> None:
         )
     if not path.exists():
         require_folder(path, "--out")
+        require_outside_stores(path)
 
 
 def finished_store(path: Path, identity: Identity) -> FeatureStore | None:

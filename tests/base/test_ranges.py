@@ -8,7 +8,7 @@ from fault_server import FAULTS, Answer, FaultServer, file_answer, isolate, serv
 from refused import refuses
 
 from clipfeat.base import credentials, ranges
-from clipfeat.base.errors import StoreError
+from clipfeat.base.errors import StoreError, UsageError
 from clipfeat.base.ranges import read_file, read_range, shown, stream_range
 from clipfeat.base.remote import RemoteFolder
 
@@ -228,14 +228,14 @@ def test_a_server_that_does_not_exist_is_a_named_error(server):
 @pytest.mark.parametrize(
     "url",
     [
-        "ftp://host/x", "https://", "https://host:99999/x", "https://host:x/", "https://a:b@host/x",
+        "", "ftp://host/x", "https://", "https://host:99999/x", "https://host:x/", "https://a:b@host/x",
         "https://host/x?y", "https://host/x#y", "https://host/\n", "https://höst/x",
         "hf://datasets/owner", "hf://models/owner/name", "hf://datasets/o/n/../../x",
         "hf://datasets/o/n@/x", "s3:///x", "s3://bucket/x?y",
     ],
 )  # fmt: skip
 def test_urls_that_are_not_read(url):
-    with refuses("E-REMOTE-URL") as refused:
+    with refuses("E-REMOTE-URL", kind=UsageError) as refused:
         RemoteFolder.open(url)
     assert "a:b" not in str(refused.value)
 

@@ -266,6 +266,13 @@ class TestPlace:
                 merge([FeatureStore.open(ragged.path), ragged], out)
         assert snapshot(ragged.path) == before
 
+    def test_a_folder_inside_another_store_is_refused(self, ragged, tmp_path):
+        other = reshard(ragged, tmp_path / "other", 2).path
+        before = snapshot(other)
+        with refuses("E-STORE-INSIDE", str(other), kind=UsageError):
+            reshard(ragged, other / "a/b", 3)
+        assert snapshot(other) == before
+
     def test_another_store_and_other_files_are_kept(self, ragged, tmp_path):
         subset(ragged, tmp_path / "o", ids=["i03"])
         with refuses("E-STORE-OTHER", "derived_from", kind=StoreError):

@@ -1,5 +1,6 @@
 """Copying a store from servers on loopback, honest ones and others."""
 
+import errno
 import json
 import os
 import shutil
@@ -240,6 +241,23 @@ class TestOtherFolders:
         with refuses("E-PULL-SPACE", kind=UsageError):
             pull(f"{honest.url}/s", tmp_path / "t")
         assert requested_bytes(honest) == 0
+
+    def test_a_disk_that_becomes_full(self, honest, origin, tmp_path, monkeypatch):
+        def full(_):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+        with monkeypatch.context() as patch:
+            patch.setattr(module, "open_output", full)
+            with refuses("E-PULL-WRITE", str(tmp_path / "t"), "same command", kind=StoreError):
+                pull(f"{honest.url}/s", tmp_path / "t")
+        pull(f"{honest.url}/s", tmp_path / "t")
+        assert is_complete(tmp_path / "t", origin)
+
+    def test_a_folder_inside_a_store_is_refused(self, honest, origin, tmp_path):
+        with refuses("E-STORE-INSIDE", str(origin / "s"), kind=UsageError):
+            pull(f"{honest.url}/s", origin / "s/inside")
+        assert requested_bytes(honest) == 0
+        assert not (origin / "s/inside").exists()
 
     def test_other_commands_see_an_unfinished_store(self, honest, tmp_path):
         honest.fault, honest.fault_on = FAULTS["404"][0], SHARD

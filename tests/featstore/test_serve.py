@@ -258,6 +258,8 @@ def test_one_store_has_the_same_urls(folder):
 def test_folders_and_addresses_that_cannot_be_used(folder, server, tmp_path):
     with refuses("E-SERVE-EMPTY", str(tmp_path), kind=UsageError):
         StoreServer(tmp_path, "127.0.0.1", 0)
+    with refuses("E-SERVE-ADDRESS", "--host is empty", kind=UsageError):  # not every address
+        StoreServer(folder, "", 0)
     with refuses("E-SERVE-ADDRESS", "--port", kind=UsageError):
         StoreServer(folder, *server.server_address)
     with refuses("E-SERVE-ADDRESS", kind=UsageError):

@@ -154,9 +154,17 @@ def test_keys_that_cannot_be_used(path, keys, tmp_path):
     for key in ("nowhere.pub", str(tmp_path / "text"), str(tmp_path), str(tmp_path / "cut.pub")):
         with refuses("E-SIGN-KEY", key, kind=UsageError):
             check_signature(path, key)
+    with refuses("E-SIGN-KEY", "--signed-by is empty", kind=UsageError):
+        check_signature(path, "")
     for key in (tmp_path / "text", tmp_path / "nowhere.key"):
         with refuses("E-SIGN-KEY", str(key), kind=UsageError):
             sign_store(path, key, no_password)
+
+
+def test_a_signature_that_cannot_be_written(path, keys):
+    (path / "store.json.minisig").mkdir()
+    with refuses("E-SIGN-WRITE", "store.json.minisig", kind=StoreError):
+        sign_store(path, keys / "ours.key", no_password)
 
 
 def test_what_is_not_a_store(tmp_path, keys):
