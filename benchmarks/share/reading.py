@@ -92,10 +92,11 @@ def _curl(
     config = folder / "curl.conf"
     lines = [f'url = "{url}/{name}"\noutput = "{folder / name}"\n' for name in names]
     config.write_text("".join(lines))
-    options = ["--silent", "--show-error", "--fail", "--create-dirs", "--config", str(config)]
+    options = ["--silent", "--fail", "--create-dirs", "--config", str(config)]
     if streams > 1:
         options += ["--parallel", "--parallel-max", str(streams)]
-    subprocess.run(["curl", *options], check=True)
+    # curl draws its progress in parallel transfers even if it is silent.
+    subprocess.run(["curl", *options], check=True, stderr=subprocess.DEVNULL)
     paths = [folder / name for name in names]
     for path in paths:
         descriptor = os.open(path, os.O_RDONLY)
