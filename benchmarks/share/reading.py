@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import urllib3
@@ -222,7 +222,7 @@ class ZarrClient:
     def __exit__(self, *_: object) -> None:
         self._runner.close()
 
-    async def _open(self) -> "zarr.api.asynchronous.AnyAsyncArray":
+    async def _open(self) -> Any:
         remote = FsspecStore.from_url(self._url, read_only=True)
         return await zarr.api.asynchronous.open_array(store=remote, mode="r")
 

@@ -24,9 +24,9 @@ class FirstBatchReady(Exception):
 class FirstBatch(VqaTask):
     """A task that ends training at its first batch."""
 
-    def batch(self, examples: Any, epoch: int) -> NoReturn:
+    def batch(self, numbers: Any, epoch: int) -> NoReturn:
         """Read a batch, and raise FirstBatchReady."""
-        super().batch(examples, epoch)
+        super().batch(numbers, epoch)
         raise FirstBatchReady
 
 
