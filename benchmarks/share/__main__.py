@@ -37,7 +37,7 @@ def main() -> None:
     every = [name for name in PHASES if name != "vqa"]
     parser.add_argument("--phases", nargs="+", choices=PHASES, default=every)
     parser.add_argument("--gb", type=float, default=0.2, help="size of the store")
-    parser.add_argument("--images", type=int, default=400, help="that an epoch of training sees")
+    parser.add_argument("--images", type=int, default=100, help="that an epoch of training sees")
     parser.add_argument("--records", type=int, default=128, help="of the store to derive from")
     parser.add_argument("--ids", type=int, default=1_000_000, help="of the store to open")
     parser.add_argument("--rate", type=float, default=100, help="MB/s of the slow server")

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import urllib3
@@ -92,10 +92,11 @@ def _curl(
     config = folder / "curl.conf"
     lines = [f'url = "{url}/{name}"\noutput = "{folder / name}"\n' for name in names]
     config.write_text("".join(lines))
-    options = ["--silent", "--show-error", "--fail", "--create-dirs", "--config", str(config)]
+    options = ["--silent", "--fail", "--create-dirs", "--config", str(config)]
     if streams > 1:
         options += ["--parallel", "--parallel-max", str(streams)]
-    subprocess.run(["curl", *options], check=True)
+    # curl draws its progress in parallel transfers even if it is silent.
+    subprocess.run(["curl", *options], check=True, stderr=subprocess.DEVNULL)
     paths = [folder / name for name in names]
     for path in paths:
         descriptor = os.open(path, os.O_RDONLY)
@@ -221,7 +222,7 @@ class ZarrClient:
     def __exit__(self, *_: object) -> None:
         self._runner.close()
 
-    async def _open(self) -> "zarr.api.asynchronous.AnyAsyncArray":
+    async def _open(self) -> Any:
         remote = FsspecStore.from_url(self._url, read_only=True)
         return await zarr.api.asynchronous.open_array(store=remote, mode="r")
 

@@ -5,8 +5,6 @@ import time
 from pathlib import Path
 from typing import Any, NoReturn
 
-import numpy as np
-
 from clipfeat.featstore.sharing.pull import pull
 from clipfeat.train import fit
 from clipfeat.train.settings import load_settings
@@ -16,7 +14,7 @@ from clipfeat.train.tasks.vqa import VqaTask
 from .made import Setting
 from .servers import serving, slow_link
 
-EPOCHS = 4
+EPOCHS = 3
 
 
 class FirstBatchReady(Exception):
@@ -26,15 +24,15 @@ class FirstBatchReady(Exception):
 class FirstBatch(VqaTask):
     """A task that ends training at its first batch."""
 
-    def batch(self, examples: Any, epoch: int) -> NoReturn:
+    def batch(self, numbers: Any, epoch: int) -> NoReturn:
         """Read a batch, and raise FirstBatchReady."""
-        super().batch(examples, epoch)
+        super().batch(numbers, epoch)
         raise FirstBatchReady
 
 
 def _seconds_to_first_batch(store: str | Path, data: Path, run: Path) -> float:
     """Return the seconds from opening a store until training has its first batch."""
-    settings = load_settings(VqaSettings)
+    settings = load_settings(VqaSettings, config=None, assignments=())
     start = time.perf_counter()
     try:
         fit(FirstBatch(settings, store=store, data=data, device="cpu"), run)
@@ -78,17 +76,20 @@ def epochs(setting: Setting) -> None:
     ):
         remote = _rates(f"{address}/{store.path.name}", data, setting.new("remote"))
         local = _rates(store.path, data, setting.new("local"))
-    for name, rates in (("on the URL", remote), ("on this machine", local)):
-        print(f"  {name:<18}{', '.join(f'{rate:.0f}' for rate in rates)} examples/s by epoch")
-    first, later = 1 - remote[0] / local[0], 1 - np.median(remote[1:]) / np.median(local[1:])
-    print(
-        f"  lost in the first epoch {first:.1%}, in the median of the later ones {later:.1%} (aim: 10%)"
-    )
+    for name, (rates, waited) in (("on the URL", remote), ("on this machine", local)):
+        shown = ", ".join(f"{rate:.0f}" for rate in rates)
+        print(
+            f"  {name:<18}{shown} examples/s by epoch; waited for data {waited:.1f} % of the time"
+        )
+    first, *later = (1 - ours / theirs for ours, theirs in zip(remote[0], local[0], strict=True))
+    shown = ", ".join(f"{lost:.1%}" for lost in later)
+    print(f"  lost in the first epoch {first:.1%}, in later ones {shown} (aim: 10%)")
 
 
-def _rates(store: str | Path, data: Path, run: Path) -> list[float]:
-    """Train, and return the examples/s of each epoch, without evaluation."""
-    settings = load_settings(VqaSettings, assignments=[f"epochs={EPOCHS}"])
+def _rates(store: str | Path, data: Path, run: Path) -> tuple[list[float], float]:
+    """Train; return the examples/s of each epoch, without evaluation, and percent of waiting."""
+    settings = load_settings(VqaSettings, config=None, assignments=[f"epochs={EPOCHS}"])
     fit(VqaTask(settings, store=store, data=data, device="cpu"), run)
     records = map(json.loads, (run / "metrics.jsonl").read_text().splitlines())
-    return [record["examples_per_s"] for record in records if "examples_per_s" in record]
+    epochs = [record for record in records if "examples_per_s" in record]
+    return [record["examples_per_s"] for record in epochs], epochs[-1]["data_wait"]

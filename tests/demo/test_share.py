@@ -59,7 +59,8 @@ def test_lab_b_gets_the_store_of_lab_a(tmp_path: Path, capsys: pytest.CaptureFix
     rows = {line[:15].strip(): line[15:] for line in screen.splitlines() if line[:1].strip()}
     assert rows["B pulled"].endswith(f"10 records, digest {ours.digest[:16]}...")
     assert "signed with the ssh key SHA256:" in rows["B verified"]
-    assert (rows["B recomputed"], rows["B trained"]) == ("verdict: same", "50.00  overall")
+    assert rows["B recomputed"] == "verdict: same"
+    assert rows["B trained"].startswith("50.00  overall")
     assert rows["B cites"].endswith(f"sha256:{ours.digest})")
     assert len(screen.splitlines()) < 24
 
@@ -72,7 +73,7 @@ def test_what_lab_b_runs(tmp_path: Path) -> None:
         f"clipfeat store verify {STORE} --signed-by ../lab-a/key.pub",
         f"clipfeat store verify {STORE} --recompute {RECOMPUTED} --images ../data/images",
     ]
-    (training,) = (line for _, line in machine.typed if "train" in line)
+    (training,) = (line for _, line in machine.typed if " train " in line)
     assert "--store http://127.0.0.1:" in training
 
 
