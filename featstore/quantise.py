@@ -8,6 +8,7 @@ import numpy as np
 
 from ..base.errors import CorruptStoreError
 from ..base.files import read_bytes
+from .identity import BLOCK
 from .layout import ZARR_GROUP, check_folder, check_plain
 from .shards import CRC_BYTES, crc32c
 
@@ -42,8 +43,12 @@ class Scale(NamedTuple):
 
     def dequantise(self, stored: np.ndarray, out: np.ndarray, axis: int) -> None:
         """Fill `out` with the values of stored numbers of the same shape; `axis` is the channels'."""
-        turned = (slice(None), None) if axis == 0 else (None, slice(None))
-        out[...] = stored * self.step[turned] + self.low[turned]
+        step, low = (v[:, None] if axis == 0 else v for v in (self.step, self.low))
+        for start in range(0, len(stored), BLOCK):  # as in copy_blocks
+            part = slice(start, start + BLOCK)
+            channels = part if axis == 0 else slice(None)
+            values = stored[part] * step[channels] + low[channels]
+            out[part] = values.astype(out.dtype)  # before it is turned, which is slow in two bytes
 
     def to_bytes(self) -> bytes:
         """Return the content of SCALE_FILE: the array (bound, dim), then its crc32c."""
