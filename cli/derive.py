@@ -5,13 +5,13 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ..base.errors import UsageError
+from ..base.errors import StoreError, UsageError
 from .options import LocalPath, StorePath, as_json, cache, patient_stdout, show
 from .selection import selection, write_selection
 from .store import readable_store
 
 if TYPE_CHECKING:
-    from ..featstore import FeatureStore
+    from ..featstore import FeatureStore, GridShape
 
 out_argument = click.argument("out", metavar="OUT", type=LocalPath())
 
@@ -121,12 +121,27 @@ def convert(
     _show_store(convert_store(FeatureStore.open(path), out, **options), as_json=as_json)
 
 
+class Shape(click.ParamType):
+    """A grid shape, such as 7x7."""
+
+    name = "shape"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Return a GridShape; whatever cannot be one is wrong usage."""
+        from ..featstore import GridShape
+
+        try:
+            return GridShape.parse(value)
+        except StoreError as error:
+            raise UsageError(str(error), code=error.code) from None
+
+
 @click.command()
 @readable_store
 @out_argument
-@click.argument("shape", metavar="ROWSxCOLS")
+@click.argument("shape", metavar="ROWSxCOLS", type=Shape())
 @as_json
-def pool(*, path: str | Path, out: Path, shape: str, as_json: bool) -> None:
+def pool(*, path: str | Path, out: Path, shape: "GridShape", as_json: bool) -> None:
     """Average the cells of each grid of STORE to ROWS x COLS cells, as OUT.
 
     Like adaptive average pooling in torch. Padding is left out: only cells that hold pixels of the
@@ -135,11 +150,10 @@ def pool(*, path: str | Path, out: Path, shape: str, as_json: bool) -> None:
     \b
     $ clipfeat store pool coco.clipfeat coco-7x7.clipfeat 7x7
     """
-    from ..featstore import FeatureStore, GridShape
+    from ..featstore import FeatureStore
     from ..featstore import pool as pool_store
 
-    new_shape = GridShape.parse(shape)
-    _show_store(pool_store(FeatureStore.open(path), out, new_shape), as_json=as_json)
+    _show_store(pool_store(FeatureStore.open(path), out, shape), as_json=as_json)
 
 
 @click.command()

@@ -5,6 +5,7 @@ import logging
 import os
 import signal
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +55,10 @@ for command in (
     serve, pull, push, sign, diff, subset, merge, convert, pool, reshard,
 ):  # fmt: skip
     store.add_command(command)
+# Of an interrupted one, the same command line continues where it stopped.
+RESUMED = (
+    extract, rerun, *train.commands.values(), pull, push, subset, merge, convert, pool, reshard,
+)  # fmt: skip
 
 
 def main() -> None:
@@ -78,7 +83,8 @@ def main() -> None:
     except click.Abort as abort:
         terminated = isinstance(abort.__cause__, Terminated)
         event = "Terminated" if terminated else "Interrupted"
-        logger.error(f"{event}; run the same command again to resume")
+        is_resumed = called_command(sys.argv[1:]) in RESUMED
+        logger.error(event + ("; run the same command again to resume" if is_resumed else ""))
         sys.exit(TERMINATED if terminated else INTERRUPTED)
     except ClipfeatError as error:
         code = f" [{error.code}]" if error.code else ""
@@ -90,6 +96,16 @@ def main() -> None:
     finally:  # a signal while Python exits ends it without a traceback
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, signal.SIG_DFL)
+
+
+def called_command(arguments: Sequence[str]) -> click.Command:
+    """Return the command that a command line calls; groups have no options before its name."""
+    command: click.Command = clipfeat
+    for name in arguments:
+        if not isinstance(command, click.Group) or name not in command.commands:
+            break
+        command = command.commands[name]
+    return command
 
 
 def format_os_error(error: OSError) -> str:

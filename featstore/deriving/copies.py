@@ -99,11 +99,20 @@ def merge(stores: Sequence[FeatureStore], out: Path) -> FeatureStore:
 
     The stores must have the same identity, apart from the store that each is derived from. An id
     may be in several if its record and its status are the same. The new store cites the first one
-    as its origin, and the others in the settings. Raises UsageError for less than two stores,
-    StoreError for another identity and for ids with different records, and as `derive` does.
+    as its origin, and the others in the settings. Raises UsageError for less than two stores
+    and for one that is given twice, StoreError for another identity and for ids with different records, and as `derive` does.
     """
     if len(stores) < 2:
         raise UsageError("merging needs two stores or more", code="E-MERGE-STORES")
+    locations: dict[str, str] = {}
+    for store in stores:
+        if store.digest in locations:
+            raise UsageError(
+                f"{locations[store.digest]} and {store.location} are the same store, by their digest; "
+                f"pass each store once",
+                code="E-MERGE-STORES",
+            )
+        locations[store.digest] = store.location
     check_out(out, stores)
     first, *others = stores
     for other in others:

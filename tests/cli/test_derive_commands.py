@@ -108,6 +108,8 @@ def test_merge(store, tmp_path):
     assert json.loads(done.stdout)["identity"]["derived_from"]["operation"] == "merge"
     assert names(out) == names(store)
     assert_refused(clipfeat("store", "merge", store, "-o", tmp_path / "p"), 2, "E-MERGE-STORES")
+    done = clipfeat("store", "merge", *parts, parts[0], "-o", tmp_path / "p")
+    assert_refused(done, 2, "E-MERGE-STORES")
 
 
 def test_pool(store, tmp_path):
@@ -117,7 +119,9 @@ def test_pool(store, tmp_path):
     (first, *_), old = FeatureStore.open(tmp_path / "o"), FeatureStore.open(store)
     means = old[first].astype(np.float64).reshape(2, 2, 2, 2, 8).mean(axis=(1, 3))
     assert np.allclose(FeatureStore.open(tmp_path / "o")[first], means, atol=1e-3)
-    assert_refused(clipfeat("store", "pool", store, tmp_path / "p", "7"), 1, "E-STORE-SHAPE")
+    for shape in ("7", "0x0"):
+        done = clipfeat("store", "pool", store, tmp_path / "p", shape)
+        assert_refused(done, 2, "E-STORE-SHAPE")
 
 
 def test_reshard(store, tmp_path):
