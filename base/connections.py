@@ -41,6 +41,11 @@ def host_of(url: str) -> Host:
     return host
 
 
+def forget_host(url: str) -> None:
+    """Make the next request to the host of a URL read the login again, which may have changed."""
+    _hosts.pop((os.getpid(), origin(url)), None)
+
+
 def _new_pool(url: str) -> urllib3.PoolManager:
     """Return a pool that uses the proxy of the environment, as far as no_proxy lets it."""
     scheme, host, _ = origin(url)

@@ -4,6 +4,7 @@ import configparser
 import netrc
 import os
 from base64 import b64encode
+from ipaddress import ip_address
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -86,8 +87,15 @@ def aws_login() -> dict[str, str]:
 
 
 def is_loopback(host: str) -> bool:
-    """Return whether a host name means this machine."""
-    return host in ("localhost", "::1") or host.startswith("127.")
+    """Return whether a host name means this machine.
+
+    >>> is_loopback("127.0.0.1"), is_loopback("127.example.org")
+    (True, False)
+    """
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
 
 
 def _hub_token() -> str:

@@ -346,9 +346,10 @@ def free_bytes(path: Path) -> int:
 
 
 def require_folder(path: Path, option: str) -> None:
-    """Raise UsageError unless files can be written to the folder `path`, the value of `option`.
+    """Raise UsageError unless files can be written to the folder `path`.
 
-    The folder need not exist if it can be made. Call it before work starts.
+    Errors call it by `option`, whose value it is. The folder need not exist if it can be made. Call
+    it before work starts.
     """
     nearest = next((p for p in (path, *path.parents) if os.path.lexists(p)), Path())
     if not nearest.is_dir():

@@ -20,7 +20,7 @@ from urllib.parse import urljoin, urlsplit
 import urllib3
 from urllib3.exceptions import HTTPError, LocationParseError, LocationValueError, SSLError
 
-from .connections import failure_text, give_back, host_of
+from .connections import failure_text, forget_host, give_back, host_of
 from .credentials import login_remedy, origin
 from .errors import CorruptStoreError, StoreError, StoreUsageError
 from .objects import SCHEMES, is_object, stream_object
@@ -92,7 +92,7 @@ def require_url(url: str) -> None:
         parts = urlsplit(url)
         if parts.scheme not in ("http", "https", *SCHEMES):
             problem = "must begin with https://, http://, hf://, s3://, gs:// or az://"
-        elif not parts.hostname or not 0 <= (parts.port or 0) < 1 << 16:
+        elif not _is_host(parts.hostname or "") or not 0 <= (parts.port or 0) < 1 << 16:
             problem = "must name a host"
         elif "@" in parts.netloc:
             problem = "must not contain a login; write it into ~/.netrc"
@@ -104,6 +104,11 @@ def require_url(url: str) -> None:
         problem = "must be like https://HOST/PATH, with a port of at most 65535"
     if problem:
         raise StoreUsageError(f"{shown(url)}: a URL {problem}", code="E-REMOTE-URL")
+
+
+def _is_host(name: str) -> bool:
+    """Return whether each part of a host name has a length that names can have (RFC 1035)."""
+    return all(0 < len(part) < 64 for part in name.removesuffix(".").split("."))
 
 
 def shown(url: str) -> str:
@@ -262,6 +267,7 @@ class _Transfer:
             code = "E-REMOTE-BUSY" if status in (*BUSY, 503) else "E-REMOTE-STATUS"
             raise _TemporaryError(f"the server answers with status {status}", code, wait)
         if status in (401, 403):
+            forget_host(self._url)  # a person logs in now, and tries again in the same process
             remedy = login_remedy(self._url)
             self._fail(f"access denied (status {status}); {remedy}", "E-REMOTE-DENIED")
         if status in (404, 410):

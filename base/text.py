@@ -79,6 +79,18 @@ def counted(number: int, noun: str) -> str:
     return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
+def size_text(count: int) -> str:
+    """Return a number of bytes in the largest unit of which it has one or more.
+
+    >>> size_text(49_100_000_000)
+    '49.1 GB'
+    """
+    for unit, size in (("TB", 1e12), ("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if count >= size:
+            return f"{count / size:,.1f} {unit}"
+    return f"{count} bytes"
+
+
 def is_unicode(text: str) -> bool:
     """Return whether a text can be encoded as UTF-8: it contains no half of a surrogate pair."""
     return text.isascii() or not any("\ud800" <= letter <= "\udfff" for letter in text)

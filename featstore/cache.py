@@ -38,7 +38,7 @@ class Cache:
     folder: Path
     limit: int
     _written: int | None = None  # bytes, since this process last looked at the folder's size
-    _is_full: bool = False  # a file could not be written
+    _is_full: bool = False  # a file could not be written, which is said once
 
     @classmethod
     def of_user(cls) -> Self:
@@ -86,7 +86,11 @@ class Cache:
             self._write(key, [content])
         except OSError as error:
             if not self._is_full:
-                logger.warning(f"{self.folder}: nothing more can be cached ({reason_of(error)})")
+                logger.warning(
+                    f"{self.folder}: nothing more can be cached ({reason_of(error)}), so it will be "
+                    f"fetched at each use; make room, or choose another folder with --cache or "
+                    f"{FOLDER_VARIABLE}"
+                )
             self._is_full = True
 
     def drop(self, key: str) -> None:

@@ -47,11 +47,11 @@ from .shards import (
 )
 from .tables import most_shards, most_table_bytes, read_index, read_shards
 
-GAP_BYTES = 1 << 16  # between two records that are fetched with one request nevertheless
 SPAN_BYTES = 1 << 22  # of one request for several records
-MAX_HASHED = 1 << 21  # ids; the index of a store of more is not fetched to compare record_sha256
+GAP_BYTES = 1 << 16  # between two records that are fetched with one request nevertheless
 BULK_GAP_BYTES = SPAN_BYTES // 4  # the same, of records that are fetched before they are read
-BULK_STREAMS = 8
+BULK_STREAMS = 8  # requests at the same time for those; reading has IN_FLIGHT beside them
+MAX_HASHED = 1 << 21  # ids; the index of a store of more is not fetched to compare record_sha256
 OTHER_COPY = "the server's file has changed, so use another copy of the store"
 
 

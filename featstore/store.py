@@ -83,7 +83,7 @@ class FeatureStore:
 
     @classmethod
     def open(cls, path: str | Path, *, verify: bool = True) -> "FeatureStore":
-        """Return the store at `path`, a folder or a URL: https://, http:// or hf://datasets/.
+        """Return the store at `path`, a folder or a URL: https, http, hf, s3, gs or az.
 
         With `verify=False` the checksums of raw records (codec `none`) are not computed, for
         bytes that are known to be good; those of zstd records always are.
@@ -160,7 +160,7 @@ class FeatureStore:
 
     def __repr__(self) -> str:
         return (
-            f"<FeatureStore {printable(str(self.location))}: {counted(len(self), 'record')}, "
+            f"<FeatureStore {printable(self.location)}: {counted(len(self), 'record')}, "
             f"dim {self.dim}, {self.identity.dtype}, {self.identity.codec}, "
             f"digest {self.digest[:16]}...>"
         )

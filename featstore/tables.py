@@ -108,8 +108,9 @@ def read_index(
 ) -> Iterator[pa.RecordBatch]:
     """Yield an index of `ids` ids, whose file has this sha256: all columns, or those of `names`.
 
-    `names` begin with image_id. Errors call the file `shown`, or else by its path. Raises CorruptStoreError for another file, for ids that are not
-    sorted or not unique, and for columns of hashes that hold other texts.
+    `names` begin with image_id. Errors call the file `shown`, or else by its path. Raises
+    CorruptStoreError for another file, for ids that are not sorted or not unique, and for columns
+    of hashes that hold other texts.
     """
     return _read(path, INDEX_SCHEMA, sha256, range(ids, ids + 1), names, shown or str(path))
 

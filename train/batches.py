@@ -16,9 +16,8 @@ Numbers = Int[np.ndarray, " example"]  # example numbers: positions in a split
 BatchNumbers = Int[np.ndarray, " _"]  # those of one batch; batches differ in size
 
 READ_AHEAD = 3  # batches held in memory: more smooths nothing once reading keeps up
-FIRST_WINDOW = (
-    4  # shards with which an epoch begins, so that its first batch does not wait for more
-)
+# Shards with which an epoch begins, so that its first batch does not wait for more.
+FIRST_WINDOW = 4
 
 
 def epoch_order(
@@ -157,7 +156,8 @@ def prefetch(
 ) -> Generator[Batch, None, None]:
     """Yield `read(job)` for each job in turn, reading in a thread while the caller computes.
 
-    `ahead` is how many results are waiting at most. An error that `read` raises is raised here. Close the iterator to stop early.
+    `ahead` is how many results are waiting at most. An error that `read` raises is raised here.
+    Close the iterator to stop early.
     """
     waiting: deque[Future[Batch]] = deque()
     with ThreadPoolExecutor(max_workers=1, thread_name_prefix="reader") as reader:

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 from ..base.errors import UsageError
 from ..base.jsonio import field
-from ..base.text import is_url
+from ..base.text import is_url, size_text
 from ..featstore import FeatureStore
 from ..featstore.cache import Cache
 from .batches import FIRST_WINDOW, BatchNumbers, Order, prefetch
@@ -68,8 +68,8 @@ def require_window(store: FeatureStore, order: Order) -> None:
     needed = WINDOWS_IN_CACHE * window * _largest_shard(store)
     if needed > limit:
         raise UsageError(
-            f"window_shards {window} needs a cache of {needed / 1e9:.2f} GB, since a window has up "
-            f"to {needed / WINDOWS_IN_CACHE / 1e9:.2f} GB, and the cache has {limit / 1e9:.2f} GB; "
+            f"window_shards {window} needs a cache of {size_text(needed)}, since a window has up "
+            f"to {size_text(needed // WINDOWS_IN_CACHE)}, and the cache has {size_text(limit)}; "
             f"set CLIPFEAT_CACHE_GB={needed / 1e9 + 0.01:.2f}, or copy the store with --pull-first",
             code="E-RUN-WINDOW",
         )
@@ -92,7 +92,7 @@ def describe_reading(store: FeatureStore, order: Order) -> str:
     return (
         f"{store.location}: examples are shuffled in windows of {min(order.window_shards, used)} of "
         f"{used} shards, which are fetched before their use: about {requests:,} requests for "
-        f"{size / 1e9:.2f} GB, less what is in the cache, instead of one for each of "
+        f"{size_text(size)}, less what is in the cache, instead of one for each of "
         f"{len(order.shard_of_image):,} images; {HUB_LIMIT}"
     )
 

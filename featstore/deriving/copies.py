@@ -104,16 +104,8 @@ def merge(stores: Sequence[FeatureStore], out: Path) -> FeatureStore:
     """
     if len(stores) < 2:
         raise UsageError("merging needs two stores or more", code="E-MERGE-STORES")
-    locations: dict[str, str] = {}
-    for store in stores:
-        if store.digest in locations:
-            raise UsageError(
-                f"{locations[store.digest]} and {store.location} are the same store, by their digest; "
-                f"pass each store once",
-                code="E-MERGE-STORES",
-            )
-        locations[store.digest] = store.location
     check_out(out, stores)
+    _check_distinct(stores)
     first, *others = stores
     for other in others:
         different = [
@@ -132,6 +124,19 @@ def merge(stores: Sequence[FeatureStore], out: Path) -> FeatureStore:
     settings = {"with": [other.digest for other in others]}
     identity = derived_identity(first, "merge", settings)
     return _copy(Origins(tuple(stores)), identity, first.metadata.shard_records, out)
+
+
+def _check_distinct(stores: Sequence[FeatureStore]) -> None:
+    """Raise UsageError if a store is given twice, perhaps as two copies."""
+    locations: dict[str, str] = {}
+    for store in stores:
+        if store.digest in locations:
+            raise UsageError(
+                f"{locations[store.digest]} and {store.location} are the same store, by their digest; "
+                f"pass each store once",
+                code="E-MERGE-STORES",
+            )
+        locations[store.digest] = store.location
 
 
 def _features(identity: Identity) -> dict[str, Any]:

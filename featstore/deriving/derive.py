@@ -21,7 +21,7 @@ import numpy as np
 import pyarrow as pa
 from tqdm import tqdm
 
-from ...base.errors import CorruptStoreError, StoreError, UsageError
+from ...base.errors import CorruptStoreError, StoreError, StoreUsageError, UsageError
 from ...base.files import free_bytes
 from ...base.machine import usable_cores
 from ...base.parquet import rows_of
@@ -166,9 +166,9 @@ def derive(derivation: Derivation, out: Path) -> FeatureStore:
     Every record is proven by its sha256 in the parent's index, and the index by the parent's digest.
     At the end the sha256 of every file of the new store is checked. In memory are a record and the
     rows of TASKS_PER_CORE shards for each core, and about 100 bytes for each id; of a parent behind
-    a URL also what is received ahead. Raises UsageError if nothing is chosen, StoreError if
-    something else is at `out`, the disk is too small or a server fails, CorruptStoreError for a
-    parent whose bytes have changed.
+    a URL also what is received ahead. Raises UsageError if nothing is chosen, StoreUsageError if
+    something else is at `out` or the disk is too small, StoreError if a server fails,
+    CorruptStoreError for a parent whose bytes have changed.
     """
     store = finished_store(out, derivation.identity)
     if store is None:
@@ -247,7 +247,7 @@ def _check_sizes(derivation: Derivation) -> None:
 
 
 def _check_space(derivation: Derivation, out: Path) -> None:
-    """Raise StoreError if the new store will probably not fit on the disk.
+    """Raise StoreUsageError if the new store will probably not fit on the disk.
 
     The size is estimated: as compressible as the parents, or not compressed with codec none.
     """
@@ -268,7 +268,7 @@ def _check_space(derivation: Derivation, out: Path) -> None:
     written = sum(path.lstat().st_size for path in (out / ZARR_GROUP).rglob("c.*"))
     needed, free = int(numbers * ratio) - written, free_bytes(out)
     if needed > free:
-        raise StoreError(
+        raise StoreUsageError(
             f"{out}: about {needed:,} bytes will be written, and {free:,} bytes are free; "
             f"choose another disk",
             code="E-DERIVE-SPACE",

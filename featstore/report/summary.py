@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from ...base.parquet import rows_of
-from ...base.text import counted, printable
+from ...base.text import counted, printable, size_text
 from ..geometry import GridShape
 from ..identity import Identity
 from ..lookup import Status
@@ -137,8 +137,8 @@ def _rows(summary: StoreSummary) -> Iterator[tuple[str, str]]:
         yield "regions", f"each cell is a region, with {', '.join(identity.regions)}"
     bits = f", {identity.mantissa_bits} bits of the mantissa" if identity.mantissa_bits else ""
     yield "numbers", f"computed in {identity.precision}, kept in {identity.dtype}{bits}"
-    npy = _size(summary.float32_bytes)
-    yield "size", f"{_size(summary.bytes)} on disk; as float32 .npy files it would be {npy}"
+    npy = size_text(summary.float32_bytes)
+    yield "size", f"{size_text(summary.bytes)} on disk; as float32 .npy files it would be {npy}"
     records = counted(metadata.shard_records, "record")
     order = identity.order.replace("_", " ")
     yield "shards", f"of up to {records}, codec {identity.codec}, {order}"
@@ -195,15 +195,3 @@ def _listed(values: Mapping[str, Any], but: str = "") -> str:
     """Return "key value, key value" of the values that are not None."""
     given = {key: value for key, value in values.items() if key != but and value is not None}
     return ", ".join(f"{key} {value}".strip() for key, value in given.items()) or "not recorded"
-
-
-def _size(count: int) -> str:
-    """Return a number of bytes in the largest unit of which it has one or more.
-
-    >>> _size(49_100_000_000)
-    '49.1 GB'
-    """
-    for unit, size in (("TB", 1e12), ("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
-        if count >= size:
-            return f"{count / size:,.1f} {unit}"
-    return f"{count} bytes"

@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 from ...base.errors import StoreError, UsageError, reason_of
 from ...base.files import BLOCK_BYTES, open_plain, sha256_file
+from ...base.text import size_text
 from ..audit.verify import Depth, verify
 from ..layout import SIGNATURES, STORE_JSON
 from ..quantise import SCALE_FILE
@@ -113,7 +114,9 @@ class HostLimits(NamedTuple):
         if self.files_per_folder is not None and per_folder > self.files_per_folder:
             return f"{per_folder:,} files in a folder; {self.host} allows {self.files_per_folder:,}"
         if self.file_bytes is not None and largest > self.file_bytes:
-            return f"a file of {largest / 1e9:,.1f} GB; {self.host} allows {self.file_bytes / 1e9:,.0f}"
+            return (
+                f"a file of {size_text(largest)}; {self.host} allows {size_text(self.file_bytes)}"
+            )
         return ""
 
 

@@ -24,7 +24,7 @@ from typing import NamedTuple
 
 from tqdm import tqdm
 
-from ...base.errors import CorruptStoreError, StoreError, UsageError, reason_of
+from ...base.errors import CorruptStoreError, StoreError, StoreUsageError, UsageError, reason_of
 from ...base.files import (
     BLOCK_BYTES,
     atomic_file,
@@ -101,7 +101,7 @@ def pull(url: str, path: Path, mirrors: Sequence[str] = (), limit: float | None 
             f"--limit must be at least {LEAST_LIMIT:,} bytes a second; got {limit:,.0f}",
             code="E-PULL-LIMIT",
         )
-    require_folder(path, "DIR")
+    require_folder(path, "the store")
     require_outside_stores(path)
     sources = Sources.open([url, *mirrors])
     metadata = sources.metadata
@@ -180,7 +180,7 @@ class _Pull:
         return dict(sorted(missing.items()))
 
     def _check_space(self, shards: Sequence[ShardRow], missing: dict[int, ShardRow]) -> None:
-        """Raise UsageError unless the missing shards fit the disk; show the progress from now on."""
+        """Raise StoreUsageError unless the missing shards fit the disk; show the progress from now on."""
         total = sum(shard.bytes for shard in shards)
         needed = sum(shard.bytes for shard in missing.values())
         partial = sum(
@@ -190,7 +190,7 @@ class _Pull:
         )
         free = self._free()
         if needed - partial > free:
-            raise UsageError(
+            raise StoreUsageError(
                 f"{self._path}: {needed - partial:,} bytes are missing, and the disk has {free:,} bytes "
                 f"left; make room, or choose another folder",
                 code="E-PULL-SPACE",

@@ -2,7 +2,7 @@
 
 import pytest
 
-from clipfeat.base.credentials import aws_login
+from clipfeat.base.credentials import aws_login, is_loopback
 
 
 @pytest.fixture(autouse=True)
@@ -42,3 +42,14 @@ def test_files_that_cannot_be_read_are_not_used(tmp_path):
     (tmp_path / "keys").write_bytes(b"\xff no section")
     (tmp_path / ".aws/config").unlink()
     assert aws_login() == {}
+
+
+@pytest.mark.parametrize("host", ["localhost", "127.0.0.1", "127.1.2.3", "::1"])
+def test_this_machine(host):
+    assert is_loopback(host)
+
+
+@pytest.mark.parametrize("host", ["127.example.org", "localhost.example.org", "10.0.0.1", ""])
+def test_other_machines_whose_names_look_like_this_one(host):
+    """Over plain http they get no login."""
+    assert not is_loopback(host)

@@ -225,13 +225,25 @@ def test_a_server_that_does_not_exist_is_a_named_error(server):
         read_range("http://127.0.0.1:1/file", 0, 9)
 
 
+def test_a_login_that_was_corrected_is_read_again(server, monkeypatch):
+    """As in a notebook, where the same process tries again."""
+    monkeypatch.setenv("HF_ENDPOINT", server.url)
+    right = lambda headers: headers.get("authorization") == f"Bearer {SECRET}"  # noqa: E731
+    server.route = lambda _, headers: None if right(headers) else redirect("", 401)
+    with refuses("E-REMOTE-DENIED"):
+        read_range(f"{server.url}/file", 0, 9)
+    monkeypatch.setenv("HF_TOKEN", SECRET)
+    assert read_range(f"{server.url}/file", 0, 9) == CONTENT[:9]
+
+
 @pytest.mark.parametrize(
     "url",
     [
         "", "ftp://host/x", "https://", "https://host:99999/x", "https://host:x/", "https://a:b@host/x",
         "https://host/x?y", "https://host/x#y", "https://host/\n", "https://höst/x",
         "hf://datasets/owner", "hf://models/owner/name", "hf://datasets/o/n/../../x",
-        "hf://datasets/o/n@/x", "s3:///x", "s3://bucket/x?y",
+        "hf://datasets/o/n@/x", "s3:///x", "s3://bucket/x?y", "https://a..b/x",
+        "https://" + "a" * 64 + ".org/x",
     ],
 )  # fmt: skip
 def test_urls_that_are_not_read(url):

@@ -43,7 +43,9 @@ main()
 
 
 def test_a_signal_before_the_command_line_is_imported_shows_no_traceback():
-    done = subprocess.run([sys.executable, "-c", EARLY, "--version"], capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-c", EARLY, "--version"], capture_output=True, text=True
+    )
     assert (done.returncode, done.stdout, done.stderr) == (-signal.SIGINT, "", "")
 
 

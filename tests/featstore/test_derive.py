@@ -16,7 +16,7 @@ from stores import extend_store, make_identity, make_store, padded_store, snapsh
 from test_areas import SMALL
 from test_regions import write_regions
 
-from clipfeat.base.errors import UsageError
+from clipfeat.base.errors import StoreUsageError, UsageError
 from clipfeat.featstore import (
     CorruptStoreError,
     Depth,
@@ -285,7 +285,7 @@ class TestPlace:
     def test_a_small_disk_is_found_before_the_first_byte(self, ragged, tmp_path, monkeypatch):
         size = sum(shard.bytes for shard in ragged.shards)
         monkeypatch.setattr(derive_module, "free_bytes", lambda path: size // 2)
-        with refuses("E-DERIVE-SPACE", kind=StoreError):
+        with refuses("E-DERIVE-SPACE", kind=StoreUsageError):
             reshard(ragged, tmp_path / "o", 2)
         assert not (tmp_path / "o").exists()
         subset(ragged, tmp_path / "o", ids=["i03"])  # fits

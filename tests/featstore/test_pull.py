@@ -20,7 +20,7 @@ from refused import refuses
 from stores import extend_store, files_of, make_store
 
 from clipfeat.base import ranges
-from clipfeat.base.errors import CorruptStoreError, StoreError, UsageError
+from clipfeat.base.errors import CorruptStoreError, StoreError, StoreUsageError, UsageError
 from clipfeat.cli.main import clipfeat
 from clipfeat.featstore import FeatureStore, GridShape, convert, describe, verify
 from clipfeat.featstore.sharing import pull as module
@@ -238,7 +238,7 @@ class TestOtherFolders:
         free = shard_bytes(origin) - 1
         usage = lambda _: shutil._ntuple_diskusage(0, 0, free)  # noqa: E731
         monkeypatch.setattr(module.shutil, "disk_usage", usage)
-        with refuses("E-PULL-SPACE", kind=UsageError):
+        with refuses("E-PULL-SPACE", kind=StoreUsageError):
             pull(f"{honest.url}/s", tmp_path / "t")
         assert requested_bytes(honest) == 0
 

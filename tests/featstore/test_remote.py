@@ -513,6 +513,16 @@ def test_a_cache_that_cannot_be_written_is_named(server, monkeypatch, tmp_path):
         FeatureStore.open(f"{server.url}/s")
 
 
+def test_a_cache_without_room_says_so_once_and_how_to_mend_it(tmp_path, caplog):
+    (tmp_path / "file").write_text("")
+    cache = Cache(tmp_path / "file", 1000)
+    for k in range(2):
+        cache.put(f"{k:064x}", b"x")
+    (remark,) = caplog.messages
+    assert "nothing more can be cached" in remark
+    assert "--cache" in remark
+
+
 def test_the_folder_of_the_cache_follows_the_environment(monkeypatch, tmp_path):
     monkeypatch.delenv("CLIPFEAT_CACHE", raising=False)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))

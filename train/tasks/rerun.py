@@ -14,12 +14,8 @@ from ..run import CHANGES_NOTHING, SETTINGS, RunManifest, read_manifest
 from ..settings import change_settings
 from .settings import SCST, STAGES, CaptionSettings, VeSettings, VqaSettings
 
-PLACES = {
-    "answer_list",
-    "init",
-    "model.glove",
-    "model.bert",
-}  # paths, which differ between machines
+# Settings that are paths, which differ between machines.
+PLACES = {"answer_list", "init", "model.glove", "model.bert"}
 
 
 def last_stage(run: Path) -> Path:
