@@ -208,7 +208,7 @@ class _Transfer:
         self._fail(f"redirects more than {MAX_REDIRECTS} times", "E-REMOTE-REDIRECT")
 
     def _redirected(self, url: str, location: str) -> str:
-        """Return where a redirect leads to, unless nobody should go there."""
+        """Return where a redirect leads to; other schemes, a step to http and logins are refused."""
         problem = ""
         try:
             target = urljoin(url, location)

@@ -42,7 +42,7 @@ def serve(*, folder: Path, host: str, port: int) -> None:
 
     Prints the URL of each store, with its digest and title. Everything is read-only, and nothing
     else than the files of stores can be read. There is no login and no encryption: for more than
-    this machine put a web server in front. Ctrl-C ends the command.
+    this machine put a web server in front. Ctrl-C or SIGTERM ends the command, with exit code 0.
 
     \b
     $ clipfeat store serve coco.clipfeat
@@ -51,6 +51,7 @@ def serve(*, folder: Path, host: str, port: int) -> None:
     from ..base.credentials import is_loopback
     from ..featstore.sharing.serve import StoreServer
 
+    # A server ends when it is told to, so neither Ctrl-C nor SIGTERM is a failure.
     with StoreServer(folder, host, port) as server, contextlib.suppress(KeyboardInterrupt):
         if not is_loopback(host):
             logger.warning(

@@ -44,13 +44,14 @@ SHARD_PATH = re.compile(
     rf"(?P<array>{ARRAY})/c\.(?P<number>{NUMBER})(\.0){{1,3}}"
 )
 ZARR_JSON = re.compile(rf"{re.escape(ZARR_GROUP)}/([0-9]+x[0-9]+/(({ARRAY})/)?|scale/)?zarr\.json")
-# Files for people, which may lie in a store; in the folder `documents` under any plain name.
+# Files for people that a store may have; in the folder `documents` they have any plain name.
 DOCUMENTS = "documents"
 SIGNATURES = ("store.json.minisig", "store.json.sig")
 DOCUMENT = re.compile(
     r"^(README\.md|LICENSE|CITATION\.cff|croissant\.json|documents/[A-Za-z0-9_-][A-Za-z0-9._-]{0,99})\Z"
 )
 MAX_DOCUMENTS = 1000
+MAX_DOCUMENT_BYTES = 1 << 30
 
 ODD_REMEDY = {
     "is a symbolic link": "put the file or folder that it leads to in its place",

@@ -131,7 +131,7 @@ class WantedRecord(NamedTuple):
     shard: int  # index in the array
     position: int  # in the shard
     check: bytes | None  # the last bytes of the record on disk, None to get them in `last`
-    out: np.ndarray  # filled with it; its dimensions are in the order in which they lie on disk
+    out: np.ndarray  # filled with it; its dimensions are in the order that they have on disk
     last: Buffer | None = None  # filled with the last bytes of the record on disk
 
 

@@ -81,25 +81,6 @@ def encode(codec: str, record: Buffer) -> bytes:
     return content + crc32c(content)
 
 
-def decode(codec: str, encoded: bytes, out: Buffer) -> None:
-    """Fill `out` with the record whose bytes on disk are `encoded`.
-
-    Raises CorruptStoreError for another size, and for bytes that do not match their checksum.
-    """
-    if codec == "zstd":
-        decode_zstd(encoded, out)
-        return
-    if len(encoded) != out.size + CRC_BYTES:
-        raise CorruptStoreError(
-            f"has {len(encoded)} bytes; expected {out.size + CRC_BYTES}", code="E-SHARD-FRAME"
-        )
-    out[:] = np.frombuffer(encoded, np.uint8, out.size)
-    if crc32c(out) != encoded[-CRC_BYTES:]:
-        raise CorruptStoreError(
-            "crc32c does not match: the bytes on disk have changed", code="E-SHARD-DATA"
-        )
-
-
 def decode_zstd(encoded: bytes, out: Buffer) -> None:
     """Fill `out` from one zstd frame, raising CorruptStoreError on any changed bit.
 

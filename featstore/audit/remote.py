@@ -7,7 +7,7 @@ from functools import partial
 
 from ...base.errors import CorruptStoreError, StoreError
 from ...base.ranges import read_file, read_range, stream_file, stream_range
-from ..layout import TableName
+from ..layout import MAX_DOCUMENT_BYTES, TableName
 from ..lookup import lookup_size
 from ..quantise import SCALE_FILE, scale_bytes
 from ..remote import RemoteFiles
@@ -26,7 +26,6 @@ from .verify import (
     table_name,
 )
 
-MAX_DOCUMENT_BYTES = 1 << 30
 # Errors that concern one file, and not the server as a whole.
 OF_A_FILE = ("E-REMOTE-ABSENT", "E-REMOTE-SIZE")
 UPLOAD = "upload this file again from an intact copy of the store"

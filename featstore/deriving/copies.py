@@ -42,7 +42,7 @@ def subset(
 ) -> FeatureStore:
     """Write the given ids of a store to `out`, or those with these statuses; return the new store.
 
-    Records are copied as they lie, and ids without a record keep their status. With both options,
+    Records are copied unchanged, and ids without a record keep their status. With both options,
     those of `ids` that have one of the statuses. Raises UsageError for ids that the store does not
     know, and as `derive` does.
     """
@@ -187,7 +187,7 @@ def _status(store: FeatureStore, image_id: str) -> str:
 def reshard(source: FeatureStore, out: Path, shard_records: int) -> FeatureStore:
     """Write a store to `out` in shards of `shard_records` records; return the new store.
 
-    Records are copied as they lie; gaps that updates have left are gone. Raises as `derive` does.
+    Records are copied unchanged; gaps that updates have left are gone. Raises as `derive` does.
     """
     check_out(out, [source])
     identity = derived_identity(source, "reshard", {"shard_records": shard_records})

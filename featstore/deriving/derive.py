@@ -42,7 +42,7 @@ from ..writing.merge import merged
 from ..writing.receipts import check_libraries, fits_index
 from ..writing.run import finished_store
 from ..writing.writer import ShardTransaction, StoreWriter, encode_record
-from .stored import Encoded, decode_record, stored_records
+from .stored import Encoded, decoded, stored_records
 
 PARENT = "parent"  # column beside those of the index: the number of the store a row comes from
 TASKS_PER_CORE = 16  # that dask gets at a time, so that the rows of no more shards are in memory
@@ -144,7 +144,7 @@ class Derivation:
     """A store to make of others.
 
     `change` returns the arrays of a new record, from its row in the parent's index and its arrays
-    there; None: the bytes of records are copied as they lie.
+    there; None: the bytes of records are copied unchanged.
     """
 
     origins: Origins
@@ -360,7 +360,7 @@ class _ShardTask:
             files.commit(tuple(written))
 
     def _stored(self, origins: list[OriginRow]) -> Iterator[Generator[Encoded]]:
-        """Yield for each parent its records among these, in their order, as they lie there."""
+        """Yield for each parent its records among these, in their order, as they are there."""
         for parent, records in enumerate(self._records):
             rows = [origin.row for origin in origins if origin.parent == parent]
             yield records.read([row for row in rows if row.status == Status.OK])
@@ -368,12 +368,12 @@ class _ShardTask:
     def _new_record(
         self, origin: OriginRow, encoded: Encoded, shape: GridShape
     ) -> tuple[Encoded, RecordHashes]:
-        """Return the arrays of a record as they will lie on disk."""
+        """Return the arrays of a record as they will be on disk."""
         parent, row = origin
         change = self._derivation.change
         if change is None:
             return encoded, RecordHashes(row.checksum, row.record_sha256)
         identity = self._records[parent].identity
-        record = decode_record(identity, GridShape.parse(row.shape), encoded)
+        record = decoded(identity, GridShape.parse(row.shape), encoded)
         encoded = encode_record(self._derivation.identity, shape, change(row, record))
         return encoded, RecordHashes.of(encoded.values())

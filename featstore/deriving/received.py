@@ -1,4 +1,4 @@
-"""Receive records of a store behind a URL as they lie on its disk: many in few requests.
+"""Receive records of a store behind a URL as they are on its disk: many in few requests.
 
 They do not pass through the cache: each is asked for once, and would displace what is used again.
 """

@@ -1,4 +1,4 @@
-"""Read records of a store as they lie on disk, each proven by its sha256 in the index."""
+"""Read records of a store as they are on disk, each proven by its sha256 in the index."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Generator, Iterator, Sequence
@@ -20,7 +20,7 @@ from ..shards import (
     Index,
     RecordHashes,
     as_bytes,
-    decode,
+    decode_record,
     opened,
     read_index,
     zstd_bound,
@@ -28,11 +28,11 @@ from ..shards import (
 from ..store import FeatureStore
 from ..tables import IndexRow
 
-Encoded = dict[str, bytes]  # the arrays of a record as they lie on disk
+Encoded = dict[str, bytes]  # the arrays of a record as they are on disk
 
 
 class StoredRecords(ABC):
-    """Reads records of one store as they lie on disk; safe to share between threads."""
+    """Reads records of one store as they are on disk; safe to share between threads."""
 
     def __init__(self, store: FeatureStore, remedy: str):
         """`remedy` is what errors say about a store whose bytes are wrong."""
@@ -127,7 +127,7 @@ def stored_records(store: FeatureStore) -> StoredRecords:
     return ReceivedRecords(store)
 
 
-def decode_record(identity: Identity, shape: GridShape, encoded: Encoded) -> dict[str, np.ndarray]:
+def decoded(identity: Identity, shape: GridShape, encoded: Encoded) -> dict[str, np.ndarray]:
     """Return the arrays of a record, {name: array}, with the numbers that are on disk.
 
     Those of a grid of uint8 are not turned into values. Raises CorruptStoreError for bytes that do
@@ -137,6 +137,6 @@ def decode_record(identity: Identity, shape: GridShape, encoded: Encoded) -> dic
     for name, content in encoded.items():
         array = identity.array(name, shape)
         stored = np.empty([array.shape[k] for k in array.order], array.dtype)
-        decode(identity.codec, content, as_bytes(stored))
+        decode_record(identity.codec, content, None, as_bytes(stored), verify=True)
         record[name] = array.from_stored(stored)
     return record

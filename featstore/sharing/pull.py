@@ -39,12 +39,12 @@ from ...base.files import (
 )
 from ...base.ranges import read_file, stream_file, stream_range
 from ...base.remote import RemoteFolder
-from ..audit.remote import MAX_DOCUMENT_BYTES
 from ..audit.verify import check_index
 from ..files import LocalFiles
 from ..geometry import GridShape
 from ..layout import (
     DOCUMENTS,
+    MAX_DOCUMENT_BYTES,
     SIGNATURES,
     STORE_JSON,
     check_folder,
@@ -63,8 +63,8 @@ from ..tables import most_shards, most_table_bytes, read_index, read_shards
 from ..writing.commit import remove_leftovers
 from ..writing.journal import Journal
 from ..writing.lock import StoreLock
+from .pull_folder import check_unfinished, is_finished, remove_journal, write_plan
 from .sources import Sources
-from .target import check_unfinished, is_finished, remove_journal, write_plan
 
 logger = logging.getLogger(__name__)
 

@@ -220,14 +220,18 @@ class HubTarget:
             status = getattr(getattr(cause, "response", None), "status_code", None)
             cause = cause.__cause__ or cause.__context__
         endpoint = hub_endpoint()
-        problem, code = f"the Hub cannot be used ({type(error).__name__})", "E-REMOTE-HUB"
+        problem, code = (
+            f"the Hub cannot be used ({type(error).__name__}); try again later",
+            "E-REMOTE-HUB",
+        )
         if status in (401, 403):
             problem = f"access denied (status {status}); {login_remedy(endpoint)}"
             code = "E-REMOTE-DENIED"
         elif status == 400:
-            problem = "the Hub rejects a file (status 400); is the header of README.md valid?"
+            problem = "the Hub rejects a file (status 400); correct the header of README.md"
         elif status == 404:
-            problem, code = "does not exist, or needs a login", "E-REMOTE-ABSENT"
+            problem = f"does not exist, or needs a login; {login_remedy(endpoint)}"
+            code = "E-REMOTE-ABSENT"
         elif status == 412:
             problem = (
                 "somebody else has changed the repository in the meantime; run the command again"

@@ -11,7 +11,16 @@ import msgspec
 from ...base.errors import StoreError
 from ...base.files import is_plain, sha256_file, write_atomically
 from ...base.jsonio import as_struct
-from ..layout import DOCUMENT, DOCUMENTS, SIGNATURES, STORE_JSON, check_folder, check_plain
+from ...base.text import size_text
+from ..layout import (
+    DOCUMENT,
+    DOCUMENTS,
+    MAX_DOCUMENT_BYTES,
+    SIGNATURES,
+    STORE_JSON,
+    check_folder,
+    check_plain,
+)
 from ..metadata import About, Loss, StoreMetadata, read_metadata, write_metadata
 from ..store import FeatureStore
 from .journal import Journal
@@ -28,7 +37,7 @@ def describe(
     """Set fields of `About`, None to remove one, and list the store's documents with their hashes.
 
     The digest stays the same. Raises StoreError if there is no store, if it is being written, and
-    for a field or a text that the format does not allow.
+    for a field, a text or a document that the format does not allow.
     """
 
     def change(metadata: StoreMetadata) -> StoreMetadata:
@@ -37,10 +46,20 @@ def describe(
             changed = as_struct(fields, About)
         except ValueError as error:
             raise StoreError(str(error), code="E-STORE-ABOUT") from None
-        hashes = {name: sha256_file(path / name) for name in document_names(path)}
+        hashes = {name: _document_sha256(path / name) for name in document_names(path)}
         return msgspec.structs.replace(metadata, about=changed, documents=hashes)
 
     return _replace(path, change, break_lock=break_lock)
+
+
+def _document_sha256(path: Path) -> str:
+    """Return the sha256 of a document; StoreError for one too large to be copied with the store."""
+    if path.stat().st_size > MAX_DOCUMENT_BYTES:
+        raise StoreError(
+            f"{path}: a document has at most {size_text(MAX_DOCUMENT_BYTES)}; move it out of the store",
+            code="E-STORE-DOCUMENT",
+        )
+    return sha256_file(path)
 
 
 def set_loss(path: Path, loss: Loss, table: bytes) -> StoreMetadata:

@@ -10,6 +10,7 @@ from stores import extend_store, make_store
 
 from clipfeat.cli.main import clipfeat
 from clipfeat.featstore import FeatureStore, StoreError, describe, repair, verify
+from clipfeat.featstore.layout import MAX_DOCUMENT_BYTES
 from clipfeat.featstore.writing.lock import StoreLock
 
 GRID = np.ones((1, 1, 2), np.float16)
@@ -78,6 +79,12 @@ class TestDocuments:
         assert {problem.path for problem in repair(path).left} == set(problems)
         describe(path, {})
         assert verify(path) == []
+
+    def test_one_that_no_copy_would_accept_is_refused(self, path):
+        with (path / "README.md").open("wb") as file:
+            file.truncate(MAX_DOCUMENT_BYTES + 1)
+        with refuses("E-STORE-DOCUMENT", "README.md", kind=StoreError):
+            describe(path, {})
 
     def test_other_files_and_links_do_not_belong(self, path):
         (path / "notes.txt").write_text("x")
