@@ -279,7 +279,7 @@ class _Transfer:
             self._fail_range("the server ignores Range and sends the whole file")
         if status != expected:
             self._fail(
-                f"status {status}; expected {expected}; use another server", "E-REMOTE-STATUS"
+                f"status {status}; expected {expected}; use another server", "E-REMOTE-ANSWER"
             )
 
     def _check_headers(self, response: urllib3.BaseHTTPResponse) -> None:

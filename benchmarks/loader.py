@@ -180,7 +180,7 @@ def _share(path: Path, ready: Any, done: Any) -> None:
 
 
 def sharing(path: Path) -> None:
-    """Print what of the look-up four processes hold together."""
+    """Print what of the lookup four processes hold together."""
     context = mp.get_context("spawn")
     ready, done = context.Semaphore(0), context.Event()
     children = [context.Process(target=_share, args=(path, ready, done)) for _ in range(4)]

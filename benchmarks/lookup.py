@@ -1,4 +1,4 @@
-"""What one call to a store costs: opening, look-ups, ids that are not there, small batches.
+"""What one call to a store costs: opening, lookups, ids that are not there, small batches.
 
 python -m benchmarks.lookup [--ids N]
 
@@ -113,14 +113,14 @@ def measure(path: Path, ids: int) -> None:
         assert statuses == [Status.OK] * BATCH
     assert store.statuses([image_id(ids)]) == [None]
     size = store.table_path("lookup").stat().st_size / 1e6
-    print(f"{ids:,} ids, look-up of {size:.0f} MB")
+    print(f"{ids:,} ids, lookup of {size:.0f} MB")
     print(
         f"open              {opening * 1e3:8.2f} ms (aim: 100), {opened - before:.1f} MB added (aim: 150)"
     )
     print(
-        f"{BATCH} look-ups      {np.median(seconds) * 1e3:8.2f} ms (aim: 1), the first {seconds[0] * 1e3:.2f}"
+        f"{BATCH} lookups      {np.median(seconds) * 1e3:8.2f} ms (aim: 1), the first {seconds[0] * 1e3:.2f}"
     )
-    print(f"resident after {BATCH * ROUNDS:,} look-ups: {resident() - opened:.0f} MB more")
+    print(f"resident after {BATCH * ROUNDS:,} lookups: {resident() - opened:.0f} MB more")
     there, gone = image_id(1), image_id(ids)
     _print_calls("id in store, there", lambda: there in store)
     _print_calls("id in store, not there", lambda: gone in store)

@@ -263,7 +263,7 @@ def unreachable(url: str) -> str:
         except (OSError, ValueError) as error:
             reasons.append(str(getattr(error, "reason", error)))
 
-    # In a thread, since the time-out does not hold for the look-up of the name.
+    # In a thread, since the time-out does not hold for the lookup of the name.
     thread = threading.Thread(target=ask, daemon=True)
     thread.start()
     thread.join(HUB_SECONDS)

@@ -58,7 +58,7 @@ CHECK_BYTES = 4  # of each array of a record
 SHAPE_BIT, STATUS_BIT, AREA_BIT = 40, 52, 56
 MAX_SHAPES = 1 << (STATUS_BIT - SHAPE_BIT)
 STATUS_MASK = (1 << (AREA_BIT - STATUS_BIT)) - 1
-# A look-up of up to this size is read: two million ids, in 20 ms. If a mapped file is truncated in
+# A lookup of up to this size is read: two million ids, in 20 ms. If a mapped file is truncated in
 # place, reading it kills the process (SIGBUS); a file that was read into memory is safe. Larger
 # ones are mapped, so that many processes share one copy in the page cache.
 READ_BYTES = 64 << 20
@@ -155,7 +155,7 @@ class Lookup:
 
     @classmethod
     def open(cls, path: Path, ids: int, sha256: str) -> Self:
-        """Open `path`, raising CorruptStoreError unless it is a look-up of `ids` ids.
+        """Open `path`, raising CorruptStoreError unless it is a lookup of `ids` ids.
 
         `sha256` is that of the file. It is compared when an id is not found for the first time. A
         large file is mapped, and opening it reads only its header.
@@ -264,14 +264,14 @@ def lookup_header(ids: int) -> bytes:
 
 
 def read_lookup(path: Path, ids: int, shown: str, remedy: str) -> bytes | mmap.mmap:
-    """Return the bytes of a look-up of `ids` ids, raising CorruptStoreError for anything else."""
+    """Return the bytes of a lookup of `ids` ids, raising CorruptStoreError for anything else."""
     try:
         with os.fdopen(open_plain(path), "rb") as file:
             size = os.fstat(file.fileno()).st_size
             header = file.read(HEADER_BYTES)
             if size != lookup_size(ids) or header != lookup_header(ids):
                 raise CorruptStoreError(
-                    f"{shown}: its {size} bytes are not a look-up of {ids} ids; {remedy}",
+                    f"{shown}: its {size} bytes are not a lookup of {ids} ids; {remedy}",
                     code="E-LOOKUP-SIZE",
                 )
             if size > READ_BYTES:
@@ -288,7 +288,7 @@ def read_lookup(path: Path, ids: int, shown: str, remedy: str) -> bytes | mmap.m
 
 
 class LookupBuilder:
-    """Collects rows of the index, 32 bytes for each, and returns their look-up.
+    """Collects rows of the index, 32 bytes for each, and returns their lookup.
 
     `shapes` are the grid shapes of store.json, in its order, `recipe` that of the identity.
     """

@@ -288,7 +288,7 @@ class LocalReader(RecordReader):
 
 
 def last_bytes(places: Places, of: Literal["grid", "beside"]) -> Buffer:
-    """Return the bytes (record, 4) that the look-up has of grids, or of what is beside them."""
+    """Return the bytes (record, 4) that the lookup has of grids, or of what is beside them."""
     checks = places.check.astype("<u8").view(np.uint8).reshape(-1, 2, CRC_BYTES)
     return checks[:, 0 if of == "grid" else 1]
 

@@ -2,7 +2,7 @@
 
 store.json has the sha256 of each table. The packing list has size and sha256 of each shard, which
 give the place of its index, and the index the place of each record. A record is compared with its
-checksum in the look-up, as on a disk. zarr.json files are not read.
+checksum in the lookup, as on a disk. zarr.json files are not read.
 """
 
 # pyright: reportUnknownMemberType=false, reportUnknownVariableType=false

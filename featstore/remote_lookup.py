@@ -1,4 +1,4 @@
-"""The look-up of a store behind a URL: searched by ranges for a few ids, fetched for many."""
+"""The lookup of a store behind a URL: searched by ranges for a few ids, fetched for many."""
 
 import hashlib
 from bisect import bisect_left

@@ -304,7 +304,7 @@ def read_record(
     """Fill `out` (the record's bytes) from an opened shard; return its last bytes on disk.
 
     `entry` is the record's offset and length in the file. Its last bytes must be `check`, the copy
-    of its checksum in the look-up, so that an intact record of another image is not mistaken for
+    of its checksum in the lookup, so that an intact record of another image is not mistaken for
     it; None if the caller compares them. Without `verify` the checksum of a raw record is compared,
     but not computed.
     """

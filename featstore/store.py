@@ -49,7 +49,7 @@ EXAMPLE_ROWS = 1000  # of the index, searched for an example of an id
 class FeatureStore:
     """A finished store, open for reading, in a folder or behind a URL.
 
-    Opening reads store.json and the look-up, or maps it where it is large. Of a store behind a URL
+    Opening reads store.json and the lookup, or maps it where it is large. Of a store behind a URL
     it reads store.json alone; the rest is fetched when it is used, and cached (docs/sharing.md).
     Such a store raises StoreError (E-REMOTE-...) where the server fails. Safe to share
     between threads, to inherit by fork and to send to a spawned process: no file stays open
@@ -316,7 +316,7 @@ class FeatureStore:
     def _read_beside(self, places: Places, cells: int) -> dict[str, np.ndarray]:
         """Return the arrays beside the grids, {name: (image, ...)}, with regions padded to `cells`.
 
-        The look-up has one check for all of them: the exclusive or of their last bytes on disk.
+        The lookup has one check for all of them: the exclusive or of their last bytes on disk.
         """
         names = self.identity.arrays[1:]
         beside: dict[str, np.ndarray] = {}

@@ -135,7 +135,7 @@ FAULTS: dict[str, tuple[Fault, str]] = {
     "403": (always(lambda a: a.is_(403)), "E-REMOTE-DENIED"),
     "404": (always(lambda a: a.is_(404)), "E-REMOTE-ABSENT"),
     "416": (always(lambda a: a.is_(416)), "E-REMOTE-SIZE"),
-    "204": (always(lambda a: a.is_(204)), "E-REMOTE-STATUS"),
+    "204": (always(lambda a: a.is_(204)), "E-REMOTE-ANSWER"),
     "reset before the body": (first(2, lambda a: _cut(a, resets=True, keep=10**9)), ""),
     "reset in the body": (first(2, lambda a: _cut(a, resets=True)), ""),
     "reset always": (always(lambda a: _cut(a, resets=True, keep=10**9)), "E-REMOTE-CONNECT"),

@@ -33,7 +33,7 @@ def reseal(store: Path, **changes: Any) -> None:
 
 
 def reconcile(store: Path) -> None:
-    """Make look-up, counts and digest follow from a forged index, as its writer's would."""
+    """Make lookup, counts and digest follow from a forged index, as its writer's would."""
     opened = FeatureStore.open(store)
     lookup = LookupBuilder(map(str, opened.grid_shapes), opened.identity.recipe)
     counts = dict.fromkeys(Status, 0)

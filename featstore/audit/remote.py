@@ -109,7 +109,7 @@ def _check_zarr_metadata(store: FeatureStore, files: RemoteFiles) -> Iterator[Pr
 
 
 def _check_presence(store: FeatureStore, files: RemoteFiles) -> Iterator[Problem]:
-    """Ask for one byte of the index and of the look-up."""
+    """Ask for one byte of the index and of the lookup."""
     sizes: dict[TableName, int | None] = {
         "index": None,
         "lookup": lookup_size(store.metadata.id_count),

@@ -22,7 +22,7 @@ import pyarrow as pa
 from tqdm import tqdm
 
 from ...base.errors import CorruptStoreError, StoreError, StoreUsageError, UsageError
-from ...base.files import free_bytes
+from ...base.files import free_bytes, require_folder
 from ...base.machine import usable_cores
 from ...base.parquet import rows_of
 from ...base.text import counted
@@ -192,13 +192,15 @@ def derive(derivation: Derivation, out: Path) -> FeatureStore:
 
 
 def check_out(out: Path, parents: Iterable[FeatureStore]) -> None:
-    """Raise UsageError if `out` is one of the parents, or a folder inside one."""
+    """Raise UsageError if `out` is one of the parents or inside one, or cannot be made."""
     for files in (parent.files for parent in parents):
         if isinstance(files, LocalFiles) and out.resolve().is_relative_to(files.path.resolve()):
             raise UsageError(
                 f"{out} is the store {files.path} or inside it; choose another folder",
                 code="E-DERIVE-OUT",
             )
+    if not out.exists():
+        require_folder(out, "the new store")
 
 
 def in_parallel(

@@ -7,7 +7,7 @@ from ..identity import MANTISSA_BITS, Identity
 from ..quantise import Scale
 from ..store import FeatureStore
 
-# Every float16 as float32. A look-up takes a fifth of the time of numpy's conversion.
+# Every float16 as float32. A lookup takes a fifth of the time of numpy's conversion.
 FLOAT16 = np.arange(1 << 16, dtype=np.uint16).view(np.float16).astype(np.float32)
 
 

@@ -1,7 +1,7 @@
 """Copy a store from a server to this machine: in parallel, verified while it streams, resumable.
 
 Nothing that the server sends is trusted. store.json is parsed and bounded as always; it has the
-sha256 of the tables, and these have the sha256 of the shards. The zarr.json files and the look-up
+sha256 of the tables, and these have the sha256 of the shards. The zarr.json files and the lookup
 are made here. Each file gets its name when its sha256 is right, store.json last: until then the
 folder is an unfinished store, whose journal has a plan of the digest and what was received so far.
 """
@@ -14,7 +14,6 @@ folder is an unfinished store, whose journal has a plan of the digest and what w
 import hashlib
 import logging
 import os
-import shutil
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -28,6 +27,7 @@ from ...base.errors import CorruptStoreError, StoreError, StoreUsageError, Usage
 from ...base.files import (
     BLOCK_BYTES,
     atomic_file,
+    free_bytes,
     fsync_folder,
     is_plain,
     open_output,
@@ -144,8 +144,10 @@ class _Pull:
         remove_temporaries(path)
         shards = self._packing_list()
         missing = self._missing(shards)
+        total, here = sum(shard.bytes for shard in shards), self._bytes_here(shards, missing)
+        self._require_space(total - here)
+        self._meter.show(total, here)
         try:
-            self._check_space(shards, missing)
             self._fetch_other_files()
             self._fetch_shards(shards, missing)
         finally:
@@ -179,26 +181,25 @@ class _Pull:
                 missing[numbers[shard.path]] = shard
         return dict(sorted(missing.items()))
 
-    def _check_space(self, shards: Sequence[ShardRow], missing: dict[int, ShardRow]) -> None:
-        """Raise StoreUsageError unless the missing shards fit the disk; show the progress from now on."""
-        total = sum(shard.bytes for shard in shards)
-        needed = sum(shard.bytes for shard in missing.values())
+    def _bytes_here(self, shards: Sequence[ShardRow], missing: dict[int, ShardRow]) -> int:
+        """Return how many bytes of the shards were received, with those of incomplete ones."""
+        complete = sum(shard.bytes for shard in shards) - sum(s.bytes for s in missing.values())
         partial = sum(
             min(file.stat().st_size, shard.bytes)
             for number, shard in missing.items()
             if is_plain(file := self._journal.partial_path(number))
         )
-        free = self._free()
-        if needed - partial > free:
+        return complete + partial
+
+    def _require_space(self, needed: int) -> None:
+        """Raise StoreUsageError unless so many bytes fit the disk."""
+        free = free_bytes(self._path)
+        if needed > free:
             raise StoreUsageError(
-                f"{self._path}: {needed - partial:,} bytes are missing, and the disk has {free:,} bytes "
-                f"left; make room, or choose another folder",
+                f"{self._path}: {needed:,} bytes are missing, and the disk has {free:,} bytes left; "
+                f"make room, or choose another folder",
                 code="E-PULL-SPACE",
             )
-        self._meter.show(total, total - needed + partial)
-
-    def _free(self) -> int:
-        return shutil.disk_usage(self._path).free
 
     def _fetch_other_files(self) -> None:
         """Fetch the index, the scale, the documents and the signatures."""
@@ -220,7 +221,7 @@ class _Pull:
         if target.exists() and sha256_file(target) == sha256:
             return
         self._make_folder(name)
-        limit = min(limit, self._free())
+        limit = min(limit, free_bytes(self._path))
 
         def fetch(folder: RemoteFolder) -> None:
             digest = hashlib.sha256()
@@ -343,7 +344,7 @@ class _Pull:
             write_atomically(self._path / name, content)
 
     def _write_lookup(self) -> None:
-        """Make the look-up from the index."""
+        """Make the lookup from the index."""
         metadata = self._metadata
         index = self._path / table_file("index", metadata.generation)
         builder = LookupBuilder(metadata.grid_shapes, metadata.identity.recipe)
@@ -356,7 +357,7 @@ class _Pull:
         self._write(table_file("lookup", metadata.generation), content)
 
     def _check_tables(self) -> None:
-        """Raise CorruptStoreError unless digest, look-up, index and packing list fit each other."""
+        """Raise CorruptStoreError unless digest, lookup, index and packing list fit each other."""
         for problem in check_index(
             FeatureStore(LocalFiles(self._path), self._metadata, verify=True)
         ):

@@ -1,7 +1,7 @@
 """Copy a store from this machine to the Hugging Face Hub or to a cloud: resumable, store.json last.
 
 Each file is hashed while it is sent. What is there already is compared first, so the same command
-continues after a kill. Until store.json is there, nobody takes the folder for a store.
+continues after a kill. Until store.json is there, no program takes the folder for a store.
 """
 
 import re

@@ -58,7 +58,7 @@ def check_place(path: Path) -> None:
             code="E-STORE-OCCUPIED",
         )
     if not path.exists():
-        require_folder(path, "the store")
+        require_folder(path, "--out")
         require_outside_stores(path)
 
 

@@ -266,6 +266,11 @@ class TestPlace:
                 merge([FeatureStore.open(ragged.path), ragged], out)
         assert snapshot(ragged.path) == before
 
+    def test_a_folder_that_cannot_be_made_is_named(self, ragged, tmp_path):
+        (tmp_path / "file").write_text("")
+        with refuses("E-PATH-FOLDER", f"the new store {tmp_path / 'file/o'}", kind=UsageError):
+            reshard(ragged, tmp_path / "file/o", 2)
+
     def test_a_folder_inside_another_store_is_refused(self, ragged, tmp_path):
         other = reshard(ragged, tmp_path / "other", 2).path
         before = snapshot(other)

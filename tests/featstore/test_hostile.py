@@ -370,7 +370,7 @@ class TestOddFiles:
 
 
 class TestForgedLookup:
-    """A look-up whose hash and seals fit, with places beyond the store."""
+    """A lookup whose hash and seals fit, with places beyond the store."""
 
     def forge(self, store, change):
         content = bytearray((store / "lookup.bin").read_bytes())
@@ -610,7 +610,7 @@ def sparse_shard(path):
 
 
 def sparse_lookup(path):
-    """A look-up of eight billion ids, of nothing."""
+    """A lookup of eight billion ids, of nothing."""
     ids = 1 << 33
     with (path / "lookup.bin").open("wb") as file:
         file.write(b"clipfeat" + ids.to_bytes(8, "little"))
@@ -648,7 +648,7 @@ OTHER_BOMBS = {
         "index.parquet: ",
     ),
     "a sparse shard": (sparse_shard, "cannot be the shard of"),
-    "a sparse look-up": (sparse_lookup, "lookup.bin: "),
+    "a sparse lookup": (sparse_lookup, "lookup.bin: "),
 }
 
 

@@ -1,4 +1,4 @@
-"""From ids to places: the look-up file and the index of a shard."""
+"""From ids to places: the lookup file and the index of a shard."""
 
 import hashlib
 import tracemalloc

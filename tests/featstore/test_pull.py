@@ -215,7 +215,7 @@ class TestOtherFolders:
         (tmp_path / "file").write_text("mine")
         partial.symlink_to(tmp_path / "file")
         honest.reset()
-        with pytest.raises(OSError, match="symbolic link"):
+        with refuses("E-PULL-WRITE", "symbolic link"):
             pull(f"{honest.url}/s", tmp_path / "t")
         assert (tmp_path / "file").read_text() == "mine"
 
@@ -236,8 +236,7 @@ class TestOtherFolders:
 
     def test_a_full_disk(self, honest, origin, tmp_path, monkeypatch):
         free = shard_bytes(origin) - 1
-        usage = lambda _: shutil._ntuple_diskusage(0, 0, free)  # noqa: E731
-        monkeypatch.setattr(module.shutil, "disk_usage", usage)
+        monkeypatch.setattr(module, "free_bytes", lambda _: free)
         with refuses("E-PULL-SPACE", kind=StoreUsageError):
             pull(f"{honest.url}/s", tmp_path / "t")
         assert requested_bytes(honest) == 0
@@ -402,8 +401,7 @@ class TestHostileTables:
         self.refused(copy, tmp_path, "E-STORE-METADATA")
 
     def test_an_index_without_an_end_does_not_fill_the_disk(self, copy, tmp_path, monkeypatch):
-        usage = lambda _: shutil._ntuple_diskusage(0, 0, 100_000)  # noqa: E731
-        monkeypatch.setattr(module.shutil, "disk_usage", usage)
+        monkeypatch.setattr(module, "free_bytes", lambda _: 100_000)
         (copy / "index.parquet").write_bytes(bytes(1_000_000))
         reseal(copy)
         self.refused(copy, tmp_path, "E-REMOTE-SIZE")

@@ -362,11 +362,11 @@ def test_a_store_that_is_updated_midway_stays_what_it_was(server):
     assert "new" in FeatureStore.open(url)
 
 
-# The look-up
+# The lookup
 
 
 def many_ids(server, count):
-    """Serve a look-up of `count` ids, too large to be fetched whole; return it and its ids."""
+    """Serve a lookup of `count` ids, too large to be fetched whole; return it and its ids."""
     ids = [f"{k:07}" for k in range(count)]
     key, second = _hashes(ids)
     place = np.arange(count, dtype=np.uint64)
@@ -384,7 +384,7 @@ def searched(server, count, load):
 
 
 def must_not_load():
-    raise AssertionError("the whole look-up was fetched")
+    raise AssertionError("the whole lookup was fetched")
 
 
 @pytest.mark.parametrize("count", [1, 2, 7, 5_000])

@@ -40,7 +40,7 @@ def documented_reader() -> dict[str, Any]:
 
 @pytest.fixture
 def drawn(tmp_path):
-    """The store whose shard, look-up and digest the document shows."""
+    """The store whose shard, lookup and digest the document shows."""
     return make_store(tmp_path / "s", {"b": None, "é": np.array([[[1, 2]]], np.float16)}, "none", 2)
 
 
