@@ -125,7 +125,9 @@ class TestTheSameStore:
         ids = IDS[::2]
         store = subset(remote, tmp_path / "o", ids=ids)
         assert is_same(store, subset(local, tmp_path / "p", ids=ids))
-        assert store.identity.derived_from.digest == local.digest
+        origin = store.identity.derived_from
+        assert origin is not None
+        assert origin.digest == local.digest
         assert set(server.paths().values()) <= {1, 2}  # a shard: its index and its records
 
     @pytest.mark.parametrize(
