@@ -109,8 +109,7 @@ class Cache:
             with contextlib.suppress(OSError):
                 os.utime(path)
             return path
-        self.drop(sha256)
-        try:
+        try:  # a wrong file is replaced, not removed before: another thread may have just written it
             found = self._write(sha256, fetch(), expected=sha256)
         except OSError as error:
             raise StoreError(

@@ -227,7 +227,7 @@ class RemoteReader(RecordReader):
             out = np.broadcast_to(np.zeros((), kinds[shape].dtype), kinds[shape].shape)
             record = WantedRecord(self._shapes[shape], number, position, None, out)
             shard = self._shard(array, record)
-            if not self._files.cache.renew(_key(shard, record)):
+            if not self._files.cache.renew(self._key(shard, record)):
                 missing.append((shard, record))
         if not missing:
             return
@@ -256,7 +256,7 @@ class RemoteReader(RecordReader):
         self, shard: ShardRow, dtype: np.dtype[Any], convert: Convert | None, record: WantedRecord
     ) -> bool:
         """Fill a record from the cache, and return whether it is there and right."""
-        key = _key(shard, record)
+        key = self._key(shard, record)
         encoded = self._files.cache.get(key, zstd_bound(record.out.size * dtype.itemsize))
         if encoded is None:
             return False
@@ -266,6 +266,15 @@ class RemoteReader(RecordReader):
             self._files.cache.drop(key)
             return False
         return True
+
+    def _key(self, shard: ShardRow, record: WantedRecord) -> str:
+        """Return the name of a record in the cache.
+
+        One that was only compared with its checksum has another name, so that a forgery of one
+        mirror is not read by those who compare record_sha256.
+        """
+        name = f"{shard.sha256}.{record.position}"
+        return name if self._hashes is not None else f"{name}.crc"
 
     def _all_spans(
         self, missing: Sequence[tuple[ShardRow, WantedRecord]], dtype: np.dtype[Any], gap: int
@@ -312,13 +321,13 @@ class RemoteReader(RecordReader):
             except CorruptStoreError as error:
                 raise self._bad_record(span.shard, record, error) from None
             if self._hashes is not None or record.check is not None:  # it is proven to be this one
-                self._files.cache.put(_key(span.shard, record), encoded)
+                self._files.cache.put(self._key(span.shard, record), encoded)
 
     def _fetch_span(self, array: str, span: _Span) -> None:
         """Fetch records with one request, and keep them if they are proven here or when read."""
         for record, encoded in self._received(array, span):
             if self._hashes is not None or array == "grid":  # which is read with a checksum
-                self._files.cache.put(_key(span.shard, record), encoded)
+                self._files.cache.put(self._key(span.shard, record), encoded)
 
     def _received(self, array: str, span: _Span) -> Iterator[tuple[WantedRecord, bytes]]:
         """Yield the records of a request as stored, compared with the index if that is known."""
@@ -356,11 +365,6 @@ class RemoteReader(RecordReader):
         return CorruptStoreError(
             f"{shown}: record {record.position}: {error}; {OTHER_COPY}", code=error.code
         )
-
-
-def _key(shard: ShardRow, record: WantedRecord) -> str:
-    """Return the name of a record in the cache."""
-    return f"{shard.sha256}.{record.position}"
 
 
 def load_index(files: RemoteFiles, shard_records: int, shard: ShardRow) -> Index:

@@ -25,6 +25,7 @@ from clipfeat.featstore import (
     MissingRecordError,
     StoreError,
 )
+from clipfeat.featstore import cache as cache_module
 from clipfeat.featstore import remote as remote_module
 from clipfeat.featstore import remote_lookup as lookup_module
 from clipfeat.featstore.cache import Cache
@@ -293,6 +294,21 @@ def test_the_index_of_a_large_store_is_not_fetched_for_hashes(server, monkeypatc
         other["image002"]
 
 
+def test_what_only_a_checksum_has_proven_is_not_read_by_those_who_compare_hashes(
+    server, monkeypatch
+):
+    """A mirror that forges records of a large store cannot harm the readers of another one."""
+    with monkeypatch.context() as patch:
+        patch.setattr(remote_module, "MAX_HASHED", 10)
+        for _ in range(2):
+            FeatureStore.open(f"{server.url}/s")["image001"]
+    assert len(shard_requests(server)) == 2  # index and record, once
+    server.requests.clear()
+    for _ in range(2):
+        FeatureStore.open(f"{server.url}/s")["image001"]
+    assert len(shard_requests(server)) == 1
+
+
 def test_what_is_not_a_store(server):
     (server.folder / "page").mkdir(exist_ok=True)
     (server.folder / "page" / "store.json").write_text("<html>welcome</html>")
@@ -492,6 +508,19 @@ def test_the_cache_stays_below_its_limit_and_keeps_other_files(tmp_path):
     assert f"{299:064x}.299" in {path.name for path in kept}
     assert f"{0:064x}.0" not in {path.name for path in kept}
     assert all(path.exists() for path in mine)
+
+
+def test_a_file_that_another_thread_has_just_written_is_not_removed(tmp_path, monkeypatch):
+    cache, content = Cache(tmp_path, 100_000), b"table"
+    sha256 = hashlib.sha256(content).hexdigest()
+    path = cache.file(sha256, lambda: [content], "table")
+    monkeypatch.setattr(cache_module, "is_plain", lambda _: False)  # as it was a moment before
+
+    def fetch():
+        assert path.read_bytes() == content
+        yield content
+
+    assert cache.file(sha256, fetch, "table") == path
 
 
 def test_a_cache_that_is_smaller_than_the_store_works(server, monkeypatch, tmp_path):
