@@ -215,6 +215,8 @@ class RemoteReader(RecordReader):
     def fetch(self, array: str, places: Places) -> None:
         """Keep the records at `places` in the cache, with requests that are few and large."""
         self._load_tables()
+        if self._hashes is None and array != "grid":
+            return  # only grids have a checksum in the lookup; others could not be kept
         missing: list[tuple[ShardRow, WantedRecord]] = []
         kind = self._metadata.identity.array
         kinds = [kind(array, GridShape.parse(shape)) for shape in self._shapes]
@@ -324,10 +326,9 @@ class RemoteReader(RecordReader):
                 self._files.cache.put(self._key(span.shard, record), encoded)
 
     def _fetch_span(self, array: str, span: _Span) -> None:
-        """Fetch records with one request, and keep them if they are proven here or when read."""
+        """Fetch records with one request, and keep them; they are decoded when they are read."""
         for record, encoded in self._received(array, span):
-            if self._hashes is not None or array == "grid":  # which is read with a checksum
-                self._files.cache.put(self._key(span.shard, record), encoded)
+            self._files.cache.put(self._key(span.shard, record), encoded)
 
     def _received(self, array: str, span: _Span) -> Iterator[tuple[WantedRecord, bytes]]:
         """Yield the records of a request as stored, compared with the index if that is known."""

@@ -124,6 +124,23 @@ def test_pooled_vectors(server, tmp_path):
     assert store.read(list(records)).pooled is not None
 
 
+def test_nothing_is_fetched_that_could_not_be_kept(server, monkeypatch):
+    """Without the index only grids have a checksum elsewhere."""
+    monkeypatch.setattr(remote_module, "MAX_HASHED", 0)
+    shutil.rmtree(server.folder / "p", ignore_errors=True)
+    records = grids(5)
+    pooled = {image_id: RNG.standard_normal(6).astype(np.float16) for image_id in records}
+    make_pooled_store(server.folder / "p", make_identity(64, pooled_dim=6), records, pooled, 2)
+    store = FeatureStore.open(f"{server.url}/p")
+    store.fetch(records)
+    assert len(shard_requests(server)) == 2 * 3  # the index and the records of each shard
+    assert all("/grid/" in path for path in shard_requests(server))
+    server.requests.clear()
+    batch = store.read(list(records))
+    assert all("/pooled/" in path for path in shard_requests(server))
+    assert batch.pooled.tobytes() == np.stack(list(pooled.values())).tobytes()
+
+
 def test_opening_takes_one_request_and_a_record_at_most_one(server):
     url = served(server, "many", grids(64), shard_size=16)
     store = FeatureStore.open(url)
