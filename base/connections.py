@@ -18,6 +18,7 @@ from .errors import StoreError
 from .text import printable
 
 CONNECTIONS = 64  # kept open to a host
+MAX_HOSTS = 256  # known at a time; a server may redirect to any number of them
 
 
 class Host(NamedTuple):
@@ -36,6 +37,8 @@ def host_of(url: str) -> Host:
     key = os.getpid(), origin(url)
     host = _hosts.get(key)
     if host is None:
+        if len(_hosts) >= MAX_HOSTS:
+            _hosts.clear()
         user_agent = f"clipfeat/{clipfeat_version()}"
         host = _hosts.setdefault(key, Host(_new_pool(url), user_agent, authorization(url)))
     return host
