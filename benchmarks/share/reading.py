@@ -21,7 +21,7 @@ from zarr.storage import FsspecStore
 
 from clipfeat.featstore import FeatureStore, Status
 from clipfeat.featstore.layout import STORE_JSON, table_file
-from clipfeat.featstore.shards import decode, decode_index, index_bytes
+from clipfeat.featstore.shards import decode_index, decode_record, index_bytes
 from clipfeat.featstore.sharing.pull import pull
 
 from ..lookup import image_id, write_tables
@@ -203,7 +203,7 @@ class BareClient:
             )
             if hashes:
                 hashlib.sha256(answer.data).digest()
-            decode("zstd", answer.data, record)
+            decode_record("zstd", answer.data, None, record, verify=True)
 
         list(self._threads.map(read_one, places, out))
 

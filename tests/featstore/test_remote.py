@@ -138,6 +138,7 @@ def test_nothing_is_fetched_that_could_not_be_kept(server, monkeypatch):
     server.requests.clear()
     batch = store.read(list(records))
     assert all("/pooled/" in path for path in shard_requests(server))
+    assert batch.pooled is not None
     assert batch.pooled.tobytes() == np.stack(list(pooled.values())).tobytes()
 
 
