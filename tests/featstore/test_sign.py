@@ -82,7 +82,11 @@ class TestBothKinds:
         with refuses("E-SIGN-CONTENT", kind=StoreError):
             check_signature(path, str(keys / public))
 
-    @pytest.mark.parametrize("content", [b"", b"x\n" * 4, b"\0" * 100, b"x" * (1 << 17)])
+    @pytest.mark.parametrize(
+        "content",
+        [b"", b"x\n" * 4, b"\0" * 100, b"x" * (1 << 17)],
+        ids=["empty", "lines", "zeros", "too large"],  # pytest exports them to ssh-keygen
+    )
     def test_files_that_are_not_a_signature(self, path, keys, private, public, content):
         sign_store(path, keys / private, no_password).write_bytes(content)
         with refuses("E-SIGN-FILE", kind=StoreError):
