@@ -79,9 +79,11 @@ def _buffers(kind: pa.DataType, values: list[Any]) -> list[Any]:
         ends = np.cumsum([len(text) for text in texts], dtype="<i4")
         return [ends.tobytes(), b"".join(texts)]
     try:
-        return [np.array(values, kind.to_pandas_dtype()).tobytes()]
+        numbers = np.array(values, kind.to_pandas_dtype())
     except (TypeError, ValueError, OverflowError):
         return values
+    # numpy 1 lets large numbers begin again at the lowest one.
+    return [numbers.tobytes()] if numbers.tolist() == values else values
 
 
 def _packed(receipt: dict[str, Any]) -> bytes:
