@@ -1,10 +1,8 @@
 """Stores made of stores behind URLs: those that local parents give, with few requests."""
 
 import contextlib
-import os
 import re
 import shutil
-import tempfile
 import time
 from pathlib import Path
 
@@ -72,13 +70,8 @@ def module_server(origin):
 
 
 @pytest.fixture
-def tmp_path(tmp_path):
-    """A folder in memory, where the system has one: fsync takes no time there."""
-    if not os.access("/dev/shm", os.W_OK):
-        yield tmp_path
-        return
-    with tempfile.TemporaryDirectory(dir="/dev/shm") as name:
-        yield Path(name)
+def tmp_path(in_memory):
+    return in_memory
 
 
 @pytest.fixture

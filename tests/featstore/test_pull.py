@@ -6,7 +6,6 @@ import os
 import shutil
 import subprocess
 import sys
-import tempfile
 import threading
 from pathlib import Path
 
@@ -65,13 +64,8 @@ def honest(server):
 
 
 @pytest.fixture
-def tmp_path(tmp_path):
-    """A folder in memory, where the system has one: fsync takes no time there."""
-    if not os.access("/dev/shm", os.W_OK):
-        yield tmp_path
-        return
-    with tempfile.TemporaryDirectory(dir="/dev/shm") as name:
-        yield Path(name)
+def tmp_path(in_memory):
+    return in_memory
 
 
 @pytest.fixture
