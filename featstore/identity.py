@@ -164,6 +164,10 @@ class Identity(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         """The dtype of the grids on disk, little-endian."""
         return np.dtype(self.dtype).newbyteorder("<")
 
+    def record_bytes(self, shape: GridShape) -> int:
+        """Return the bytes of the numbers of a record with this grid shape, before compression."""
+        return sum(self.array(name, shape).bytes for name in self.arrays)
+
     def array(self, name: str, shape: GridShape) -> Array:
         """Return one of `arrays`, as it is for the grids of one shape."""
         if name == "grid":

@@ -303,18 +303,18 @@ GROUP: dict[str, Any] = {"zarr_format": 3, "node_type": "group", "attributes": {
 
 
 def zarr_metadata_files(
-    identity: Identity, lengths: Mapping[GridShape, int], shard_records: int
+    identity: Identity, grid_shapes: Mapping[str, int], shard_records: int
 ) -> dict[str, bytes]:
     """Return {path relative to the store: bytes of that zarr.json} for the whole store.
 
-    `lengths` are the rows of the arrays of each grid shape.
+    `grid_shapes` are the rows of the arrays of each grid shape, as in store.json.
     """
     files: dict[str, dict[str, Any]] = {f"{ZARR_GROUP}/zarr.json": GROUP}
-    for shape, length in lengths.items():
+    for shape, length in grid_shapes.items():
         folder = f"{ZARR_GROUP}/{shape}"
         files[f"{folder}/zarr.json"] = GROUP
         for name in identity.arrays:
-            array = identity.array(name, shape)
+            array = identity.array(name, GridShape.parse(shape))
             files[f"{folder}/{name}/zarr.json"] = _array(
                 array, identity.codec, length, shard_records
             )

@@ -323,11 +323,7 @@ def read_record(
         return last
     if length > zstd_bound(out.size):
         raise too_long(length, out.size)
-    encoded = read_at(descriptor, length, offset)
-    last = encoded[-CRC_BYTES:]
-    _compare(last, check)
-    decode_zstd(encoded, out)
-    return last
+    return decode_record(codec, read_at(descriptor, length, offset), check, out, verify=verify)
 
 
 def decode_record(

@@ -376,8 +376,7 @@ class FeatureStore:
 
     def zarr_metadata(self) -> dict[str, bytes]:
         """Return {path relative to the store: bytes} of every zarr.json it must have."""
-        lengths = dict(zip(self.grid_shapes, self.metadata.grid_shapes.values(), strict=True))
-        return zarr_metadata_files(self.identity, lengths, self._shard_records)
+        return zarr_metadata_files(self.identity, self.metadata.grid_shapes, self._shard_records)
 
     def zarr(self) -> "Group":
         """Return the store as a zarr group, read-only: `store.zarr()["14x14/grid"]`.

@@ -246,11 +246,6 @@ def picture_shape(recipe: Recipe, size: tuple[int, int]) -> tuple[int, ...]:
     return (*views, *recipe.size(*size), 3)
 
 
-def record_bytes(shape: GridShape, identity: Identity) -> int:
-    """Return the bytes of one record's numbers, before compression."""
-    return sum(identity.array(name, shape).bytes for name in identity.arrays)
-
-
 def check_record_sizes(shapes: Iterable[GridShape], identity: Identity) -> None:
     """Raise ExtractUsageError if a grid would be larger than a store may hold."""
     largest = max(shapes, key=lambda shape: shape.cells)
@@ -265,7 +260,7 @@ def check_record_sizes(shapes: Iterable[GridShape], identity: Identity) -> None:
 
 def layout_bytes(layout: Layout, identity: Identity) -> int:
     """Return the bytes of all numbers that a layout's shards hold, before compression."""
-    return sum(len(s.ids) * record_bytes(s.shape, identity) for s in layout.shards)
+    return sum(len(s.ids) * identity.record_bytes(s.shape) for s in layout.shards)
 
 
 def disk_space_warning(out: Path, layout: Layout, identity: Identity) -> str | None:

@@ -256,13 +256,13 @@ def _check_space(derivation: Derivation, out: Path) -> None:
     grids, parents = derivation.origins.grids, derivation.origins.parents
     counts = np.bincount(grids.numbers, minlength=len(grids.shapes)).tolist()
     numbers = sum(
-        n * _record_bytes(derivation.identity, shape)
+        n * derivation.identity.record_bytes(shape)
         for n, shape in zip(counts, grids.shapes, strict=True)
     )
     shards = [(parent, shard) for parent in parents for shard in parent.shards]
     stored = sum(shard.bytes for _, shard in shards)
     decoded = sum(
-        shard.records * _record_bytes(parent.identity, GridShape.parse(shard.shape))
+        shard.records * parent.identity.record_bytes(GridShape.parse(shard.shape))
         for parent, shard in shards
         if "/grid/" in shard.path
     )
@@ -275,10 +275,6 @@ def _check_space(derivation: Derivation, out: Path) -> None:
             f"choose another disk",
             code="E-DERIVE-SPACE",
         )
-
-
-def _record_bytes(identity: Identity, shape: GridShape) -> int:
-    return sum(identity.array(name, shape).bytes for name in identity.arrays)
 
 
 def _write(derivation: Derivation, out: Path) -> FeatureStore:

@@ -3,7 +3,7 @@
 import hashlib
 import os
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -11,7 +11,8 @@ from ...base.errors import StoreError, UsageError, reason_of
 from ...base.files import BLOCK_BYTES, open_plain, sha256_file
 from ...base.text import size_text
 from ..audit.verify import Depth, verify
-from ..layout import SIGNATURES, STORE_JSON
+from ..layout import SIGNATURES, STORE_JSON, TABLES, table_file
+from ..metadata import StoreMetadata, zarr_metadata_files
 from ..quantise import SCALE_FILE
 from ..shards import ShardRow
 from ..store import FeatureStore
@@ -62,6 +63,18 @@ class OutgoingFile(NamedTuple):
             )
 
 
+def file_hashes(metadata: StoreMetadata, shards: Iterable[ShardRow]) -> dict[str, str]:
+    """Return the sha256 of every file of the features, by its name: all but documents."""
+    zarr = zarr_metadata_files(metadata.identity, metadata.grid_shapes, metadata.shard_records)
+    scale = metadata.identity.scale_sha256
+    return {
+        **{table_file(table, metadata.generation): metadata.tables[table] for table in TABLES},
+        **{name: hashlib.sha256(content).hexdigest() for name, content in zarr.items()},
+        **({} if scale is None else {SCALE_FILE: scale}),
+        **{shard.path: shard.sha256 for shard in shards},
+    }
+
+
 def outgoing_files(store: FeatureStore) -> list[OutgoingFile]:
     """Return the files of a store on this machine; store.json is the last one.
 
@@ -75,13 +88,7 @@ def outgoing_files(store: FeatureStore) -> list[OutgoingFile]:
             f"{path}: only a complete store can be pushed: {problems[0].text()}{more}",
             code="E-PUSH-STORE",
         )
-    hashes = {store.table_path(table).name: sha256 for table, sha256 in metadata.tables.items()}
-    hashes |= {
-        name: hashlib.sha256(text).hexdigest() for name, text in store.zarr_metadata().items()
-    }
-    if metadata.identity.scale_sha256 is not None:
-        hashes[SCALE_FILE] = metadata.identity.scale_sha256
-    hashes |= {shard.path: shard.sha256 for shard in store.shards}
+    hashes = file_hashes(metadata, store.shards)
     for name in (*document_names(path), *SIGNATURES, STORE_JSON):
         if (path / name).exists():
             hashes[name] = metadata.documents.get(name) or sha256_file(path / name)

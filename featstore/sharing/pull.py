@@ -41,7 +41,6 @@ from ...base.ranges import read_file, stream_file, stream_range
 from ...base.remote import RemoteFolder
 from ..audit.verify import check_index
 from ..files import LocalFiles
-from ..geometry import GridShape
 from ..layout import (
     DOCUMENTS,
     MAX_DOCUMENT_BYTES,
@@ -332,8 +331,7 @@ class _Pull:
 
     def _write_zarr_metadata(self) -> None:
         metadata = self._metadata
-        lengths = {GridShape.parse(shape): n for shape, n in metadata.grid_shapes.items()}
-        files = zarr_metadata_files(metadata.identity, lengths, metadata.shard_records)
+        files = zarr_metadata_files(metadata.identity, metadata.grid_shapes, metadata.shard_records)
         for name, content in files.items():
             self._write(name, content)
 

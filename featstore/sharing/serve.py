@@ -21,13 +21,11 @@ from urllib.parse import quote, unquote
 
 from ...base.errors import StoreError, UsageError, reason_of
 from ...base.files import open_plain, read_bytes
-from ..geometry import GridShape
-from ..layout import SIGNATURES, STORE_JSON, TABLES, check_folder, table_file
+from ..layout import SIGNATURES, STORE_JSON, check_folder, table_file
 from ..lookup import Status
-from ..metadata import MAX_STORE_JSON_BYTES, StoreMetadata, read_metadata, zarr_metadata_files
-from ..quantise import SCALE_FILE
-from ..shards import ShardRow
+from ..metadata import MAX_STORE_JSON_BYTES, StoreMetadata, read_metadata
 from ..tables import read_shards
+from .outgoing import file_hashes
 
 logger = logging.getLogger(__name__)
 
@@ -50,7 +48,8 @@ class ServedStore(NamedTuple):
         metadata = read_metadata(path)
         shards = read_shards(path / table_file("shards", metadata.generation), metadata)
         own = hashlib.sha256(read_bytes(path / STORE_JSON, MAX_STORE_JSON_BYTES)).hexdigest()
-        files = {STORE_JSON: own, **dict.fromkeys(SIGNATURES, ""), **file_hashes(metadata, shards)}
+        files = {STORE_JSON: own, **dict.fromkeys(SIGNATURES, ""), **metadata.documents}
+        files |= file_hashes(metadata, shards)
         return cls(path, metadata, files)
 
     def open(self, name: str) -> BinaryIO:
@@ -59,20 +58,6 @@ class ServedStore(NamedTuple):
         for folder in [*Path(name).parents][:-1]:
             check_folder(self.path / folder)
         return os.fdopen(open_plain(path), "rb")
-
-
-def file_hashes(metadata: StoreMetadata, shards: list[ShardRow]) -> dict[str, str]:
-    """Return the sha256 of every file that store.json and the packing list determine, by its name."""
-    lengths = {GridShape.parse(shape): n for shape, n in metadata.grid_shapes.items()}
-    zarr = zarr_metadata_files(metadata.identity, lengths, metadata.shard_records)
-    scale = metadata.identity.scale_sha256
-    return {
-        **{table_file(table, metadata.generation): metadata.tables[table] for table in TABLES},
-        **{name: hashlib.sha256(content).hexdigest() for name, content in zarr.items()},
-        **({} if scale is None else {SCALE_FILE: scale}),
-        **metadata.documents,
-        **{shard.path: shard.sha256 for shard in shards},
-    }
 
 
 class ServedStores:

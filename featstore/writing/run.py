@@ -214,8 +214,7 @@ class Run:
 
     def zarr_metadata(self) -> dict[str, bytes]:
         """Return {path relative to the store: bytes} of every zarr.json that the store will have."""
-        records = {GridShape.parse(shape): n for shape, n in self.lengths().items()}
-        return zarr_metadata_files(self.identity, records, self.layout.shard_records)
+        return zarr_metadata_files(self.identity, self.lengths(), self.layout.shard_records)
 
     @property
     def generation(self) -> int:

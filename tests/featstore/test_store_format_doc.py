@@ -169,7 +169,7 @@ def test_the_fingerprint_example():
 
 
 def test_the_zarr_example():
-    files = zarr_metadata_files(make_identity(2048), {GridShape(14, 14): 300}, 128)
+    files = zarr_metadata_files(make_identity(2048), {"14x14": 300}, 128)
     shown = json.loads(block("Zarr metadata", "json"))
     assert files["features.zarr/14x14/grid/zarr.json"].decode() == json.dumps(shown, indent=2)
 
