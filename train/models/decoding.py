@@ -15,7 +15,7 @@ from .captioner import Captioner, select
 
 NEVER = (PADDING, UNKNOWN, BEGIN)  # tokens that are never written
 MAX_TOKENS = 20  # of a caption, including END; the field writes no longer ones
-DIVERSITY = 0.5  # the cost of a word for each earlier group of beams that has it
+DIVERSITY = 0.5  # the cost of a word for each beam of an earlier group that has it
 
 
 def require_rules(*, max_tokens: int, no_repeat: int) -> None:
