@@ -163,14 +163,15 @@ def test_a_penalty_decides_and_is_not_part_of_the_score() -> None:
 
 
 def test_a_caption_that_has_ended_pays_no_more() -> None:
-    """Padding is not a word. At 5 a word, a b of the first group bars a b from the second only.
+    """At 5 a word the empty caption costs 5 in the second group, and stays ahead there.
 
-    The empty caption has 0.6, and leads both groups; then come a b with 0.16, and a a with 0.12.
+    The first group has a b with 0.16 and a a with 0.124 at the second word, so that in the second
+    group a c, with 0.116, costs 5 and the others cost 10.
     """
     table = {BEGIN: {END: 0.6, A: 0.4}, A: {A: 0.31, B: 0.4, C: 0.29}}
     model = Table(table, tokens=SPECIAL_TOKENS + WORDS)
     found = beam_search(model, table_memory(model), beams=4, groups=2, diversity=5.0, max_tokens=2)
-    assert [written(tokens) for tokens in found.tokens[0]] == [(END,), (END,), (A, B), (A, A)]
+    assert [written(tokens) for tokens in found.tokens[0]] == [(END,), (END,), (A, B), (A, C)]
 
 
 @every_model

@@ -7,14 +7,15 @@ import numpy as np
 import pytest
 import torch
 from accelerate import Accelerator
-from captioners import Table, TableState
+from captioners import TINY, Table, TableState, captioner, grids
 from torch import Tensor
 
 from clipfeat.train.data.caption_vocabulary import CaptionWordVocabulary
 from clipfeat.train.engine import seed_update
 from clipfeat.train.metrics.cider import TextCider
+from clipfeat.train.models.decoding import Captions, log_probabilities
 from clipfeat.train.tasks.captioning.examples import CaptionBatch, ImageBatch
-from clipfeat.train.tasks.captioning.training import (
+from clipfeat.train.tasks.captioning.losses import (
     SelfCritical,
     advantages,
     caption_loss,
@@ -42,21 +43,22 @@ def test_the_policy_loss_is_a_mean_over_words_and_ends() -> None:
             for token, chance in chances.items():
                 logits[caption, step, token] = math.log(chance)
     logits[0, :, B] = math.log(0.25)
-    loss = policy_loss(logits, tokens, torch.tensor([2.0, -1.0]))
+    captions = Captions(tokens[:, None], log_probabilities(logits, tokens)[:, None])
+    loss = policy_loss(captions, torch.tensor([[2.0], [-1.0]], dtype=torch.float64))
     # first: ln 0.5 + ln 0.25 = -3 ln 2; second: ln 0.25 + ln 0.5 + ln 0.25 = -5 ln 2
     assert float(loss) == pytest.approx((2 * 3 - 5) * math.log(2) / 5, rel=1e-5)
 
 
-class Fixed(torch.nn.Module):
-    """A model of given logits."""
+class Fixed(Table):
+    """A captioner of given logits."""
 
     def __init__(self, logits: Tensor) -> None:
-        super().__init__()
-        self.logits = logits
+        super().__init__({}, tokens=6)
+        self.fixed = logits
 
-    def forward(self, *given: Tensor) -> Tensor:
-        assert given[-1].tolist() == [[BEGIN, A, B], [BEGIN, A, END]]
-        return self.logits
+    def logits(self, memory: TableState, tokens: Tensor) -> Tensor:
+        assert tokens.tolist() == [[BEGIN, A, B], [BEGIN, A, END]]
+        return self.fixed
 
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.3])
@@ -92,6 +94,15 @@ class Learning(Table):
         self.trained_in.append(self.training)
         return self.weight[tokens]
 
+    def step(
+        self, memory: TableState, state: TableState, last: Tensor
+    ) -> tuple[Tensor, TableState]:
+        if torch.is_grad_enabled():
+            self.trained_in.append(self.training)
+            return self.weight[last], state
+        assert not self.training
+        return super().step(memory, state, last)
+
 
 def critic(references: Sequence[Sequence[str]], **scst: object) -> SelfCritical:
     settings = CaptionSettings(scst=SelfCriticalSettings(**scst))  # type: ignore[arg-type]
@@ -110,16 +121,87 @@ def images(*numbers: int) -> ImageBatch:
 
 
 @pytest.mark.parametrize("baseline", ["greedy", "mean"])
-def test_captions_that_are_better_than_the_baseline_become_likelier(baseline: str) -> None:
+@pytest.mark.parametrize("dropout", [False, True])
+def test_captions_that_are_better_than_the_baseline_become_likelier(
+    baseline: str, *, dropout: bool
+) -> None:
     """The second image's reference is "b", which has more than the likeliest caption's nothing."""
     model = Learning().train()
-    learner = critic([["a"], ["b"]], samples=64, baseline=baseline)
+    learner = critic([["a"], ["b"]], samples=64, baseline=baseline, dropout=dropout)
     seed_update(0, 1, 0)
     learner.loss(model, images(1)).backward()
     gradient = model.weight.grad
     assert gradient is not None
     assert gradient[BEGIN, B] < 0 < gradient[BEGIN, A]
-    assert model.trained_in == [False]  # no dropout
+    # Without dropout in one pass over whole captions, with it word by word: "b" and its end.
+    assert model.trained_in == ([True, True] if dropout else [False])
+
+
+class Absentminded(Learning):
+    """A captioner that forgets in training: each time it is read, "a" or "b" has no chance."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.forgotten: list[int] = []
+
+    def step(
+        self, memory: TableState, state: TableState, last: Tensor
+    ) -> tuple[Tensor, TableState]:
+        logits, state = super().step(memory, state, last)
+        if not self.training:
+            return logits, state
+        self.forgotten.append(A + int(torch.randint(2, ())))
+        forgotten = torch.arange(6) == self.forgotten[-1]
+        return logits.masked_fill(forgotten, -torch.inf), state
+
+
+def test_captions_are_learned_from_with_the_dropout_that_they_were_drawn_with() -> None:
+    """The greedy caption "a" is that of a model that forgets nothing.
+
+    Without "a" the caption is "b" by a half, otherwise empty; without "b" it is "a" by two thirds.
+    With the reference "b" only the caption "b" has a reward, of 10 * (1 + 1 + 0 + 0) / 4 = 5: its
+    words are "b" and its end.
+    """
+    forgotten = set()
+    for update in range(8):
+        model = Absentminded().train()
+        seed_update(0, update, 0)
+        loss = critic([["a"], ["b"]], samples=64, dropout=True).loss(model, images(1))
+        loss.backward()
+        gradient = model.weight.grad
+        assert gradient is not None
+        first = model.forgotten[0]
+        forgotten.add(first)
+        assert gradient[BEGIN, first] == 0
+        if first == B:  # no caption is better than the greedy one
+            assert float(loss.detach()) == 0
+            continue
+        # Of n captions "b" and 64 - n empty ones: n * 5 * ln 2 over n * 2 + (64 - n) words.
+        counts = [n * 5 * math.log(2) / (64 + n) for n in range(65)]
+        n = min(range(65), key=lambda n: abs(counts[n] - float(loss.detach())))
+        assert float(loss.detach()) == pytest.approx(counts[n], rel=1e-5)
+        assert 16 < n < 48
+        # The derivative of ln p("b") = ln 1/2 by the logit of "b" is 1/2.
+        assert float(gradient[BEGIN, B]) == pytest.approx(-n * 5 / 2 / (64 + n), rel=1e-5)
+    assert forgotten == {A, B}
+
+
+@pytest.mark.parametrize("name", TINY)
+def test_without_dropout_in_the_model_both_ways_are_alike(name: str) -> None:
+    """One draws and learns word by word, the other learns from whole captions."""
+    gradients = []
+    for dropout in (False, True):
+        model = captioner(name, words=2)
+        seed_update(0, 1, 0)
+        batch = ImageBatch(*grids(), torch.tensor([0, 1]))
+        loss = critic([["a b"], ["b"]], samples=8, dropout=dropout).loss(model, batch)
+        loss.backward()
+        assert model.training == dropout
+        gradients.append([loss.detach(), *(p.grad for p in model.parameters())])
+    for whole, by_word in zip(*gradients, strict=True):
+        assert whole is not None
+        assert by_word is not None
+        torch.testing.assert_close(by_word, whole, rtol=1e-4, atol=1e-6)
 
 
 def test_captions_that_are_as_good_as_the_likeliest_teach_nothing() -> None:

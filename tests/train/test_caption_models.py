@@ -25,6 +25,11 @@ TOKENS = torch.tensor([[2, 4, 5, 6, 3], [2, 6, 3, 0, 0], [2, 5, 5, 3, 0], [2, 3,
 FIRST = torch.tensor([0, 0, 1, 1])  # the image of each
 
 
+def logits_of(model: Captioner, records: Records) -> Tensor:
+    """Return the logits of TOKENS, for each of which the memory of its image is copied."""
+    return model(records, lambda captioner, memory: captioner.logits(select(memory, FIRST), TOKENS))
+
+
 def pad(tensor: Tensor, value: float) -> Tensor:
     """Return the tensor with three more cells (or tokens) of `value` along dimension 1."""
     more = torch.full((len(tensor), 3, *tensor.shape[2:]), value, dtype=tensor.dtype)
@@ -84,7 +89,7 @@ def test_an_image_is_captioned_alike_in_any_company(name: str) -> None:
 def test_captions_of_an_image_read_its_memory_as_copies_of_it(name: str) -> None:
     model = captioner(name)
     memory = model.encode(grids())
-    expected = model(grids(), FIRST, TOKENS)
+    expected = logits_of(model, grids())
     torch.testing.assert_close(model.logits(memory, TOKENS), expected)
     swapped = model.logits(select(memory, 1 - FIRST), TOKENS)
     assert (swapped - expected).abs().amax(dim=(1, 2)).min() > 0.001
@@ -126,8 +131,8 @@ def change_by_order(model: Captioner) -> float:
     batch = grids()
     features = batch.features.clone()
     features[0] = features[0, [3, 1, 5, 0, 4, 2]]
-    moved = model(batch._replace(features=features), FIRST, TOKENS)
-    return (moved - model(batch, FIRST, TOKENS)).abs().max().item()
+    moved = logits_of(model, batch._replace(features=features))
+    return (moved - logits_of(model, batch)).abs().max().item()
 
 
 @every_model
@@ -159,9 +164,9 @@ def test_a_captioner_learns_to_tell_two_images_apart(name: str) -> None:
 @every_model
 def test_half_precision_is_near(name: str) -> None:
     model = captioner(name)
-    expected = model(grids(), FIRST, TOKENS)
+    expected = logits_of(model, grids())
     with torch.autocast("cpu", torch.bfloat16):
-        found = model(grids(), FIRST, TOKENS)
+        found = logits_of(model, grids())
         memory = model.encode(grids())
         step, state = model.step(memory, model.start(memory), torch.tensor([BEGIN, BEGIN]))
         model.step(memory, state, step.argmax(dim=1))

@@ -13,7 +13,8 @@ from children import Child, start, wait_for_update
 
 World = tuple[Path, Path]
 Typed = Callable[..., tuple[int, str, str]]
-CHANGES = ("epochs=3", "checkpoint_every=3", "scst.epochs=3")  # 8 and 4 updates an epoch
+# 8 and 4 updates an epoch; the model has dropout
+CHANGES = ("epochs=3", "checkpoint_every=3", "scst.epochs=3", "scst.dropout=true")
 FILES = ("last.safetensors", "best.safetensors", "predictions.json", "scores.json")
 
 
@@ -64,11 +65,13 @@ def test_a_run_killed_in_both_stages_goes_on_bit_for_bit(
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("dropout", ["false", "true"])
 def test_two_processes_train_both_stages_as_one_does(
-    world: World, tmp_path: Path, typed: Typed
+    world: World, tmp_path: Path, typed: Typed, dropout: str
 ) -> None:
     """Each draws captions of its own images; of 30 in batches of 29 the second one gets none."""
-    changes = ("epochs=2", "model.dropout=0.0", "scst.batch_size=29")
+    scst = ("scst.batch_size=29", f"scst.dropout={dropout}")
+    changes = ("epochs=2", "model.dropout=0.0", *scst)
     launch = "import sys; from clipfeat.train.launch import launch; launch(sys.argv[1:], 2)"
     words = command_line(world, tmp_path / "two", *changes)
     child = start([sys.executable, "-c", launch, *words])

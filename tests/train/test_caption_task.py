@@ -249,3 +249,14 @@ def test_the_transformer_has_the_schedule_of_the_paper() -> None:
     second = preset.self_critical
     rates = {learning_rate(step, 10, second) for step in range(10)}
     assert (rates, second.epochs, second.batch_size) == ({5e-6}, 25, 10)
+
+
+def test_updn_has_the_schedule_of_the_public_code() -> None:
+    """From 5e-4, times 0.8 after every third epoch; the second stage's rate is constant."""
+    preset = load_settings(CaptionSettings, config=CAPTION_PRESETS / "updn.toml", assignments=[])
+    steps = total_updates(preset, 566_747)
+    for epoch in range(30):
+        expected = 5e-4 * 0.8 ** (epoch // 3)
+        middle = (2 * epoch + 1) * steps // 60
+        assert learning_rate(middle, steps, preset) == pytest.approx(expected)
+    assert learning_rate(7, 10, preset.self_critical) == 5e-5

@@ -1,6 +1,7 @@
 """What a captioner is: it encodes images once, then writes captions word by word."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from typing import Any, TypeVar
 
 from jaxtyping import Float, Float32, Int
@@ -30,6 +31,7 @@ class Cells(nn.Module):
 
 
 Rows = TypeVar("Rows", bound=tuple[Tensor, ...])
+Result = TypeVar("Result")
 
 
 class Captioner(nn.Module, ABC):
@@ -71,15 +73,13 @@ class Captioner(nn.Module, ABC):
     ) -> tuple[Float[Tensor, "caption word"], Any]:
         """Return the logits of the word after `last`, and the state that has read `last`."""
 
-    def forward(
-        self,
-        records: Records,
-        image_of_caption: Int[Tensor, " caption"],
-        tokens: Int[Tensor, "caption token"],
-    ) -> Float[Tensor, "caption token word"]:
-        """Return the logits of the word after each token of captions of any images."""
-        memory = select(self.encode(records), image_of_caption)
-        return self.logits(memory, tokens)
+    def forward(self, records: Records, read: Callable[["Captioner", Any], Result]) -> Result:
+        """Return what `read` computes from this model and the memory of `records`.
+
+        What is trained must be computed in such a call: several GPUs synchronize the gradients of
+        calls, not those of methods.
+        """
+        return read(self, self.encode(records))
 
 
 def select(rows: Rows, numbers: Int[Tensor, " row"]) -> Rows:

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import torch
 from jaxtyping import Bool, Float, Float32, Int
 from torch import Tensor
-from torch.nn.functional import cross_entropy
+from torch.nn.functional import cross_entropy, pad
 
 from ...base.errors import UsageError
 from ..data.caption_vocabulary import BEGIN, END
@@ -15,7 +15,7 @@ from .captioner import Captioner, select
 
 NEVER = (PADDING, UNKNOWN, BEGIN)  # tokens that are never written
 MAX_TOKENS = 20  # of a caption, including END; the field writes no longer ones
-DIVERSITY = 0.5  # the cost of a word for each earlier group of beams that has it
+DIVERSITY = 0.5  # the cost of a word for each beam of an earlier group that has it
 
 
 def require_rules(*, max_tokens: int, no_repeat: int) -> None:
@@ -79,14 +79,15 @@ def log_probabilities(
     )
 
 
+@torch.no_grad()
 def greedy(
     model: Captioner, memory: Any, *, max_tokens: int = MAX_TOKENS, no_repeat: int = 0
 ) -> Captions:
     """Return one caption of each image, the most likely word at each position.
 
     It ends with END or after `max_tokens`; where `no_repeat` is n > 0, no sequence of n words
-    occurs twice. Like all decoders, it computes no gradients, and does not change the mode of the
-    model, so set that to evaluation before. Raises UsageError for a rule out of range.
+    occurs twice. Like all decoders, it computes no gradients, except `sample` if asked, and does
+    not change the mode of the model, so set that before. Raises UsageError for a rule out of range.
     """
 
     def most_likely(scores: Float32[Tensor, "row word"]) -> Int[Tensor, " row"]:
@@ -105,14 +106,15 @@ def sample(
     nucleus: float = 1.0,
     max_tokens: int = MAX_TOKENS,
     no_repeat: int = 0,
+    gradients: bool = False,
 ) -> Captions:
     """Return `samples` captions of each image, each word drawn by `generator`, on its device.
 
     A word's probability is the softmax of its logit over `temperature`, among the words that may
     follow. With `nucleus` below 1 only the smallest set of most likely words is drawn from that
-    together has this probability (Holtzman et al. 2020, section 3.1). Computes no gradients; to
-    learn from the captions, score them with `log_probabilities`. Raises UsageError for a rule out
-    of range.
+    together has this probability (Holtzman et al. 2020, section 3.1). With `gradients` the
+    log-probabilities have them: in training mode they are then those from which the words were
+    drawn, with the same dropout. Raises UsageError for a rule out of range.
     """
     _require(samples >= 1, f"samples must be at least 1; got {samples}")
     _require(temperature > 0, f"temperature must be more than 0; got {temperature}")
@@ -124,7 +126,8 @@ def sample(
             probabilities = within_nucleus(probabilities, nucleus)
         return torch.multinomial(probabilities, 1, generator=generator).squeeze(1)
 
-    return _write(model, memory, draw, each=samples, max_tokens=max_tokens, no_repeat=no_repeat)
+    with torch.set_grad_enabled(gradients):
+        return _write(model, memory, draw, each=samples, max_tokens=max_tokens, no_repeat=no_repeat)
 
 
 def within_nucleus(
@@ -136,7 +139,6 @@ def within_nucleus(
     return torch.zeros_like(probabilities).scatter_(1, words, ordered.masked_fill(enough, 0.0))
 
 
-@torch.no_grad()
 def _write(
     model: Captioner,
     memory: Any,
@@ -157,26 +159,29 @@ def _write(
     while len(steps) < max_tokens and not ended.all():
         logits, state = model.step(memory, state, tokens[:, -1])
         scores = logits.float().log_softmax(dim=1)
-        word = choose(allowed(scores, tokens, no_repeat=no_repeat))
+        word = choose(allowed(scores.detach(), tokens, no_repeat=no_repeat))
         steps.append(scores.gather(1, word[:, None])[:, 0].masked_fill(ended, 0.0))
         tokens = torch.cat((tokens, word.masked_fill(ended, PADDING)[:, None]), dim=1)
-        ended |= word == END
+        ended = ended | (word == END)  # not in place: gradients need the old one
     return Captions(
         tokens.unflatten(0, (images, each)), torch.stack(steps, dim=1).unflatten(0, (images, each))
     )
 
 
 class Beams(NamedTuple):
-    """Unfinished captions, beam by beam for each image; the total of an unused beam is -inf."""
+    """Captions of each image, in groups of beams; the total of an unused beam is -inf."""
 
-    tokens: Int[Tensor, "image beam token"]
-    steps: Float32[Tensor, "image beam step"]  # log-probabilities
-    totals: Float32[Tensor, "image beam"]
+    tokens: Int[Tensor, "image group beam token"]
+    steps: Float32[Tensor, "image group beam step"]  # log-probabilities
+    totals: Float32[Tensor, "image group beam"]  # their sum, less what words cost in the group
 
-    @property
-    def ended(self) -> Bool[Tensor, "image beam"]:
-        """Which captions are complete."""
-        return (self.tokens[..., -1] == END) | (self.tokens[..., -1] == PADDING)
+    def only(self, used: Bool[Tensor, "image group beam"]) -> "Beams":
+        """Return the beams of which only those in `used` stay in use."""
+        return self._replace(totals=self.totals.masked_fill(~used, -torch.inf))
+
+    def ranks(self, alpha: float) -> Float32[Tensor, "image group beam"]:
+        """Return what the captions of a group are ranked by: the total over length^alpha."""
+        return self.totals / _lengths(self.tokens) ** alpha
 
 
 @torch.no_grad()
@@ -191,14 +196,19 @@ def beam_search(
     max_tokens: int = MAX_TOKENS,
     no_repeat: int = 0,
 ) -> Captions:
-    """Return the captions in the beams of each image, the best first.
+    """Return the best captions found for each image, as many as there are beams, the best first.
 
-    Captions are ranked by log-probability over length^alpha (Wu et al. 2016, section 7), where the
-    length counts words and END. A complete caption keeps its beam as long as no other outranks it,
-    and one beam is greedy decoding. With `groups`, each has its part of the beams, and a word
-    costs `diversity` for each time that an earlier group has it at the same position (diverse beam
-    search, Vijayakumar et al. 2016, with Hamming diversity); the final ranking ignores this cost.
-    Rules are those of `greedy`. Raises UsageError where one is out of range.
+    At each position the likeliest `beams` continuations are kept. A caption that ends, or reaches
+    `max_tokens`, leaves its beam for a pool, which keeps the best `beams` captions; the unfinished
+    captions then continue in all beams. The search ends when none of them can enter the pool any
+    more. One beam is greedy decoding.
+
+    Captions are ranked by log-probability over length^alpha, where the length counts words and END;
+    alpha 1 is the mean. With `groups`, each has its part of the beams and its own pool, and a word
+    costs `diversity` for each beam of an earlier group that has it at the same position (diverse
+    beam search, Vijayakumar et al. 2016, with Hamming diversity). A group ranks its captions less
+    what their words cost; the final ranking of all captions ignores the costs. Rules are those of
+    `greedy`. Raises UsageError where one is out of range.
     """
     require_rules(max_tokens=max_tokens, no_repeat=no_repeat)
     _require(beams >= 1, f"beams must be at least 1; got {beams}")
@@ -206,100 +216,115 @@ def beam_search(
     _require(groups >= 1 and beams % groups == 0, f"groups must divide {beams} beams; got {groups}")
     _require(diversity >= 0, f"diversity must be at least 0; got {diversity}")
     state = model.start(memory)
-    current = _start(len(state[0]), beams, groups, state[0].device)
-    first = torch.arange(current.totals.numel(), device=state[0].device)  # of all images' beams
-    state = select(state, first // beams)
+    size = beams // groups
+    current, pool = _start(len(state[0]), groups, size, state[0].device)
+    rows = torch.arange(current.totals.numel(), device=state[0].device)  # of all images' beams
+    state = select(state, rows // beams)
+    first = (rows // size * size).view_as(current.totals)  # row of its group
     for length in range(1, max_tokens + 1):
         logits, state = model.step(memory, state, current.tokens[..., -1].flatten())
         scores = logits.float().log_softmax(dim=1)
-        scores = allowed(scores, current.tokens.flatten(0, 1), no_repeat=no_repeat)
-        scores = _keep_ended(scores.unflatten(0, current.totals.shape), current.ended)
-        parents, words = _choose(current, scores, length, alpha, groups, diversity)
-        current = _grow(current, scores, parents, words)
-        if bool((current.ended | current.totals.isinf()).all()):
+        scores = allowed(scores, current.tokens.flatten(0, 2), no_repeat=no_repeat)
+        scores = scores.unflatten(0, current.totals.shape)
+        totals, parents, words = _choose(current, scores, diversity)
+        current = _grow(current, scores, totals, parents, words)
+        finished = (words == END) | (length == max_tokens)
+        pool = _add(pool, current.only(finished), alpha)
+        current = current.only(~finished)
+        if not _can_enter(current, pool, alpha, max_tokens):
             break
-        state = select(state, (first.view_as(parents) // beams * beams + parents).flatten())
-    return _ranked(current, alpha)
+        state = select(state, (first + parents).flatten())
+    return _ranked(pool, alpha)
 
 
-def _start(images: int, beams: int, groups: int, device: torch.device) -> Beams:
-    """Return empty captions of which the first one of each group is in use."""
-    totals = torch.full((images, groups, beams // groups), -torch.inf, device=device)
-    totals[:, :, 0] = 0.0
-    return Beams(
-        tokens=torch.full((images, beams, 1), BEGIN, device=device),
-        steps=torch.zeros(images, beams, 0, device=device),
-        totals=totals.flatten(1),
+def _start(images: int, groups: int, size: int, device: torch.device) -> tuple[Beams, Beams]:
+    """Return empty captions of which the first one of each group is in use, and an empty pool."""
+    pool = Beams(
+        tokens=torch.full((images, groups, size, 1), BEGIN, device=device),
+        steps=torch.zeros(images, groups, size, 0, device=device),
+        totals=torch.full((images, groups, size), -torch.inf, device=device),
     )
-
-
-def _keep_ended(
-    scores: Float32[Tensor, "image beam word"], ended: Bool[Tensor, "image beam"]
-) -> Float32[Tensor, "image beam word"]:
-    """Return the scores such that only padding, at no cost, follows a caption's end."""
-    scores = scores.masked_fill(ended[..., None], -torch.inf)
-    scores[..., PADDING] = scores[..., PADDING].masked_fill(ended, 0.0)
-    return scores
+    totals = pool.totals.clone()
+    totals[..., 0] = 0.0
+    return pool._replace(totals=totals), pool
 
 
 def _choose(
-    current: Beams,
-    scores: Float32[Tensor, "image beam word"],
-    length: int,
-    alpha: float,
-    groups: int,
-    diversity: float,
-) -> tuple[Int[Tensor, "image beam"], Int[Tensor, "image beam"]]:
-    """Return for each beam the beam that it continues, of the same group, and its next word.
-
-    `length` is that of continued captions, including the next word.
-    """
-    images, beams, words = scores.shape
-    size = beams // groups
-    lengths = torch.where(current.ended, _lengths(current.tokens), length)
-    taken = scores.new_zeros(images, words)  # the number of earlier groups that have a word
+    current: Beams, scores: Float32[Tensor, "image group beam word"], diversity: float
+) -> tuple[
+    Float32[Tensor, "image group beam"],
+    Int[Tensor, "image group beam"],
+    Int[Tensor, "image group beam"],
+]:
+    """Return each beam's new total, the beam of its group that it continues, and its next word."""
+    images, groups, size, words = scores.shape
+    taken = scores.new_zeros(images, words)  # the number of beams in earlier groups with a word
     chosen = []
-    for start in range(0, beams, size):
-        group = slice(start, start + size)
-        totals = current.totals[:, group, None] + scores[:, group] - diversity * taken[:, None]
-        ranks = totals / lengths[:, group, None] ** alpha
-        best = ranks.flatten(1).topk(size, dim=1).indices  # image size
-        chosen.append((start + best // words, best % words))
-        taken = taken.scatter_add(1, best % words, torch.ones_like(best, dtype=taken.dtype))
-        taken[:, PADDING] = 0.0  # not a word
-    parents, following = (torch.cat(parts, dim=1) for parts in zip(*chosen, strict=True))
-    return parents, following
+    for group in range(groups):
+        totals = current.totals[:, group, :, None] + scores[:, group] - diversity * taken[:, None]
+        best = totals.flatten(1).topk(size, dim=1)
+        following = best.indices % words  # image beam
+        chosen.append((best.values, best.indices // words, following))
+        taken = taken.scatter_add(1, following, best.values.isfinite().to(taken.dtype))
+    totals, parents, following = (torch.stack(parts, dim=1) for parts in zip(*chosen, strict=True))
+    return totals, parents, following
 
 
 def _grow(
     current: Beams,
-    scores: Float32[Tensor, "image beam word"],
-    parents: Int[Tensor, "image beam"],
-    words: Int[Tensor, "image beam"],
+    scores: Float32[Tensor, "image group beam word"],
+    totals: Float32[Tensor, "image group beam"],
+    parents: Int[Tensor, "image group beam"],
+    words: Int[Tensor, "image group beam"],
 ) -> Beams:
     """Return the beams with one more word each."""
-    step = scores.flatten(1).gather(1, parents * scores.shape[2] + words)
+    step = scores.flatten(2).gather(2, parents * scores.shape[3] + words)
     return Beams(
-        tokens=torch.cat((_reordered(current.tokens, parents), words[..., None]), dim=2),
-        steps=torch.cat((_reordered(current.steps, parents), step[..., None]), dim=2),
-        totals=current.totals.gather(1, parents) + step,
+        tokens=torch.cat((_reordered(current.tokens, parents), words[..., None]), dim=3),
+        steps=torch.cat((_reordered(current.steps, parents), step[..., None]), dim=3),
+        totals=totals,
     )
 
 
-def _ranked(current: Beams, alpha: float) -> Captions:
-    """Return the captions of each image, the best first."""
-    ranks = current.totals / _lengths(current.tokens) ** alpha
+def _add(pool: Beams, finished: Beams, alpha: float) -> Beams:
+    """Return each group's best captions of the pool and of `finished`, the best first.
+
+    The captions of `finished` have one token more than those of the pool.
+    """
+    longer = pad(pool.tokens, (0, 1), value=PADDING), pad(pool.steps, (0, 1))
+    pairs = zip((*longer, pool.totals), finished, strict=True)
+    both = Beams(*(torch.cat(pair, dim=2) for pair in pairs))
+    order = both.ranks(alpha).argsort(dim=2, descending=True, stable=True)
+    best = order[..., : pool.totals.shape[2]]
+    return Beams(
+        _reordered(both.tokens, best), _reordered(both.steps, best), both.totals.gather(2, best)
+    )
+
+
+def _can_enter(current: Beams, pool: Beams, alpha: float, max_tokens: int) -> bool:
+    """Return whether any unfinished caption may still outrank one in the pool of its group.
+
+    At best all words that follow have probability 1, up to the greatest length.
+    """
+    highest = current.totals.amax(dim=2) / max_tokens**alpha
+    lowest = pool.ranks(alpha)[..., -1]
+    return bool((highest > lowest).any())
+
+
+def _ranked(pool: Beams, alpha: float) -> Captions:
+    """Return the captions of each image by their log-probabilities alone, the best first."""
+    tokens, unused = pool.tokens.flatten(1, 2), pool.totals.flatten(1).isinf()
+    steps = pool.steps.flatten(1, 2).masked_fill(unused[..., None], -torch.inf)
+    ranks = steps.sum(dim=2) / _lengths(tokens) ** alpha
     order = ranks.argsort(dim=1, descending=True, stable=True)
-    unused = current.totals.gather(1, order).isinf()[..., None]
-    tokens, steps = _reordered(current.tokens, order), _reordered(current.steps, order)
-    tokens[..., 1:] = tokens[..., 1:].masked_fill(unused, PADDING)
-    return Captions(tokens, steps.masked_fill(unused, -torch.inf))
+    tokens[..., 1:] = tokens[..., 1:].masked_fill(unused[..., None], PADDING)
+    return Captions(_reordered(tokens, order), _reordered(steps, order))
 
 
-def _reordered(rows: Tensor, beams: Int[Tensor, "image beam"]) -> Tensor:
-    return rows.take_along_dim(beams[..., None], dim=1)
+def _reordered(rows: Tensor, beams: Int[Tensor, "*image beam"]) -> Tensor:
+    return rows.take_along_dim(beams[..., None], dim=-2)
 
 
-def _lengths(tokens: Int[Tensor, "image beam token"]) -> Int[Tensor, "image beam"]:
+def _lengths(tokens: Int[Tensor, "*beams token"]) -> Int[Tensor, "*beams"]:
     """Return the number of words of each caption, including END but not BEGIN."""
-    return (tokens != PADDING).sum(dim=2) - 1
+    return (tokens != PADDING).sum(dim=-1) - 1

@@ -111,8 +111,12 @@ class State(NamedTuple):
 class UpDnCaptioner(Captioner):
     """The captioner of Anderson et al. 2018, section 3.2.
 
-    Differences: features are normalised and projected; there is dropout on words and on the
-    state from which a word is chosen, which the paper does not mention.
+    Differences from the paper: features are normalised and projected, with ReLU and dropout, and
+    both LSTMs read the projected cells, as in the public code (ruotianluo/ImageCaptioning.pytorch);
+    there is dropout on words and on the state from which a word is chosen, as in that code. It has
+    two things more: a ReLU on words, and a projection of its own for the mean of the features, which
+    is here the mean of the projected cells. With `positions` cells carry their position; neither has
+    that.
     """
 
     def __init__(self, settings: UpDnCaptionerSettings, norm: FeatureNorm, *, words: int) -> None:

@@ -138,6 +138,7 @@ class SelfCriticalSettings:
     lr: float = 5e-6  # constant
     samples: int = 5  # captions of an image that are drawn
     baseline: str = "greedy"  # or "mean": what a sample's reward is compared with
+    dropout: bool = False  # samples are drawn, and learned from, in training mode
 
     def __post_init__(self) -> None:
         require_at_least(self, 1, "epochs", "batch_size", "samples")
