@@ -5,12 +5,26 @@ import math
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import conv2d, layer_norm
+from torch.nn.functional import conv2d
 
-from clipfeat.train.models.layers import MultiHeadAttention, Reduction, SumHead, WordStates
+from clipfeat.train.models.layers import (
+    AnswerBatch,
+    MultiHeadAttention,
+    Reduction,
+    SumHead,
+    WordStates,
+)
 from clipfeat.train.models.mcan import GuidedAttention, SelfAttention
-from clipfeat.train.models.movie_mcan import ModulatedBottleneck, Movie, cell_maps
+from clipfeat.train.models.movie_mcan import (
+    ModulatedBottleneck,
+    Movie,
+    SqueezeExcitation,
+    cell_maps,
+)
 from clipfeat.train.models.pythia import ProductAttention
+from clipfeat.train.models.settings import UpDnLargeSettings
+from clipfeat.train.models.updn import UpDnLarge
+from clipfeat.train.normalize import ChannelStatistics, FeatureNorm
 
 TEXTS, CELLS, WORDS, CHANNELS, HEADS = 3, 6, 5, 16, 4
 SEEN = torch.arange(CELLS) < torch.tensor([[6], [4], [1]])
@@ -140,44 +154,121 @@ def test_cells_are_on_the_map_row_by_row() -> None:
     assert torch.equal(real, maps[..., 0] > 0)
 
 
-def test_a_modulated_bottleneck_is_three_convolutions_with_the_questions_kernel() -> None:
-    """On a full map: the question scales the input channels of the first kernel, text by text."""
-    block = ModulatedBottleneck(CHANNELS)
-    for norm in (block.narrow_norm, block.around_norm, block.widen_norm):
-        nn.init.normal_(norm.weight)
-        nn.init.normal_(norm.bias)
-    maps, question = torch.randn(TEXTS, 3, 4, CHANNELS), torch.randn(TEXTS, CHANNELS)
-    found = block(maps, torch.ones(TEXTS, 3, 4, dtype=torch.bool), question)
+FULL = torch.ones(TEXTS, 9, 8, dtype=torch.bool)
+
+
+def pointwise(image: Tensor, linear: nn.Linear) -> Tensor:
+    """Return the 1x1 convolution of a map, channels first, that a linear layer is."""
+    return conv2d(image, linear.weight[:, :, None, None], linear.bias)
+
+
+def gated(image: Tensor, gate: SqueezeExcitation) -> Tensor:
+    """Return a map, channels first, as torch's modules scale its channels and then its positions."""
+    pooled = nn.AdaptiveAvgPool2d(1)(image)
+    scaled = image * pointwise(pointwise(pooled, gate.squeeze).relu(), gate.excite).sigmoid()
+    strength = scaled.mean(dim=1, keepdim=True)
+    return scaled * conv2d(strength, gate.around.weight, padding=3).sigmoid()
+
+
+def test_squeeze_and_excitation_is_that_of_torch_on_a_full_map() -> None:
+    gate = SqueezeExcitation(CHANNELS)
+    nn.init.normal_(gate.around.weight)  # at its beginning all gates are nearly 1/2
+    maps = torch.randn(TEXTS, 9, 8, CHANNELS)
+    expected = gated(maps.permute(0, 3, 1, 2), gate).permute(0, 2, 3, 1)
+    torch.testing.assert_close(gate(maps, FULL), expected)
+
+
+def test_gates_by_hand() -> None:
+    """One cell of four is real: the mean is its own value, and the window sees no other."""
+    gate = SqueezeExcitation(4)
+    for weight in (gate.squeeze.weight, gate.excite.weight, gate.around.weight):
+        nn.init.ones_(weight)
+    maps = torch.zeros(1, 2, 2, 4)
+    maps[0, 1, 0] = torch.tensor([1.0, 0.0, 0.0, 2.0])
+    found = gate(maps, maps[..., 0] != 0)
+    channel = 1 / (1 + math.exp(-3))  # squeezed to 1 + 2
+    position = 1 / (1 + math.exp(-3 * channel / 4))  # the mean of 1, 0, 0, 2 after that gate
+    torch.testing.assert_close(found, maps * channel * position)
+
+
+@pytest.mark.parametrize("inputs", [CHANNELS, 6])
+def test_a_modulated_bottleneck_adds_a_convolution_of_the_scaled_input(inputs: int) -> None:
+    """On a full map, text by text: the question scales the input channels of a second kernel."""
+    block = ModulatedBottleneck(inputs, CHANNELS, question=5)
+    maps, question = torch.randn(TEXTS, 9, 8, inputs), torch.randn(TEXTS, 5)
+    found = block(maps, FULL, question)
     for text in range(TEXTS):
         image = maps[text].permute(2, 0, 1)[None]
-        delta = block.delta.weight @ question[text] + block.delta.bias
-        kernel = (block.narrow.weight * (1 + delta))[:, :, None, None]
-        inner = normed(conv2d(image, kernel), block.narrow_norm).relu()
-        inner = normed(conv2d(inner, block.around.weight, padding=1), block.around_norm).relu()
-        outer = normed(conv2d(inner, block.widen.weight[:, :, None, None]), block.widen_norm)
-        expected = (image + outer).relu()[0].permute(1, 2, 0)
-        torch.testing.assert_close(found[text], expected)
+        delta = (block.delta.weight @ question[text] + block.delta.bias)[:, None, None]
+        inner = pointwise(image, block.narrow) + pointwise(image * delta, block.narrow_modulated)
+        inner = conv2d(inner.relu(), block.around.weight, padding=1).relu()
+        shortcut = block.shortcut
+        kept = pointwise(image, shortcut) if isinstance(shortcut, nn.Linear) else image
+        expected = (gated(pointwise(inner, block.widen), block.gate) + kept).relu()
+        torch.testing.assert_close(found[text], expected[0].permute(1, 2, 0))
+    assert isinstance(block.shortcut, nn.Linear) == (inputs != CHANNELS)
 
 
-def normed(image: Tensor, norm: nn.LayerNorm) -> Tensor:
-    """Return a map, channels first, with the channels of each position normed."""
-    channels_last = image.permute(0, 2, 3, 1)
-    return layer_norm(channels_last, norm.normalized_shape, norm.weight, norm.bias).permute(
-        0, 3, 1, 2
-    )
+def movie_of(layers: int) -> Movie:
+    """Return a MoVie with biases, which would fill padding."""
+    movie = Movie(6, CHANNELS, layers=layers, question=5)
+    for parameter in movie.parameters():
+        nn.init.normal_(parameter, std=0.5)
+    return movie
 
 
 def test_padding_changes_nothing_for_movie() -> None:
-    movie = Movie(CHANNELS, layers=3)
-    for parameter in movie.parameters():  # biases too, which would fill padding
-        nn.init.normal_(parameter, std=0.5)
-    question = torch.randn(1, CHANNELS)
-    small = torch.randn(1, 2, 3, CHANNELS)
-    large = torch.zeros(1, 5, 7, CHANNELS)
+    movie, question = movie_of(layers=3), torch.randn(1, 5)
+    small = torch.randn(1, 2, 3, 6)
+    large = torch.zeros(1, 9, 8, 6)
     large[:, :2, :3] = small
     real = large[..., 0] != 0
     expected = movie(small, torch.ones(1, 2, 3, dtype=torch.bool), question)
     torch.testing.assert_close(movie(large, real, question), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_movie_is_the_norm_of_a_sum_over_32_times_32_positions() -> None:
+    movie, question = movie_of(layers=1), torch.randn(TEXTS, 5)
+    maps = torch.randn(TEXTS, 9, 8, 6)
+    cells = movie.blocks[0](maps, FULL, question)
+    expected = movie.norm(movie.empty + cells.flatten(1, 2).sum(dim=1) / 1024)
+    torch.testing.assert_close(movie(maps, FULL, question), expected)
+
+
+def test_movie_tells_amounts_apart() -> None:
+    """Twice as many equal cells: a LayerNorm of their mean, or of their sum, would be the same."""
+    movie, question = movie_of(layers=0), torch.zeros(1, 5)
+    few, many = torch.ones(1, 4, 4, CHANNELS), torch.ones(1, 8, 4, CHANNELS)
+    few, many = few * torch.linspace(-9, 9, CHANNELS), many * torch.linspace(-9, 9, CHANNELS)
+    one, other = (movie(maps, maps[..., 0] != 0, question) for maps in (few, many))
+    assert (one - other).abs().max() > 0.05
+    nn.init.zeros_(movie.empty)
+    one, other = (movie(maps, maps[..., 0] != 0, question) for maps in (few, many))
+    assert (one - other).abs().max() < 0.01
+
+
+def test_updn_large_by_plain_layers() -> None:
+    """Weight normalisation changes how layers are trained, and no number that they give."""
+    settings = UpDnLargeSettings(embedding=4, hidden=8)
+    norm = FeatureNorm(ChannelStatistics(torch.zeros(6), torch.ones(6)), blind=False)
+    model = UpDnLarge(settings, norm, tokens=9, answers=3).eval()
+    tokens = torch.randint(2, 9, (TEXTS, WORDS))
+    features, mask = torch.randn(TEXTS, CELLS, 6), torch.ones(TEXTS, CELLS, dtype=torch.bool)
+    shapes, image = torch.tensor([[2, 3]] * TEXTS), torch.arange(TEXTS)
+    logits, weights, _ = model(
+        AnswerBatch(features, mask, shapes, image, tokens, torch.zeros(TEXTS, 3))
+    )
+    question = model.question.gru(model.question.words(tokens))[1][0]
+    products = model.attention.cell(features) * model.attention.question(question)[:, None]
+    expected = model.attention.score(products)[..., 0].softmax(dim=1)
+    torch.testing.assert_close(weights, expected)
+    attended = (expected[..., None] * features).sum(dim=1)
+    fused = model.question_for_fusion(question) * model.image_for_fusion(attended)
+    torch.testing.assert_close(logits, model.classifier(fused))
+    lengths = [name for name, _ in model.named_parameters() if name.endswith("original0")]
+    assert len(lengths) == 7  # every layer but the GRU; one length a layer
+    assert all(model.get_parameter(name).numel() == 1 for name in lengths)
+    assert [part.p for part in model.modules() if isinstance(part, nn.Dropout)] == [0.2, 0.5]
 
 
 def test_a_head_takes_as_many_vectors_as_it_was_built_for() -> None:

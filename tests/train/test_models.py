@@ -13,6 +13,7 @@ from clipfeat.train.models.settings import (
     MovieMcanSettings,
     PythiaSettings,
     SingleStreamSettings,
+    UpDnLargeSettings,
     UpDnSettings,
 )
 from clipfeat.train.models.single_stream import SingleStream
@@ -23,10 +24,13 @@ from clipfeat.train.tasks.vqa import soft_score_loss as loss_of
 DIM = 6
 TINY: dict[str, ModelSettings] = {
     "updn": UpDnSettings(hidden=16, embedding=8, dropout=0.0),
+    "updn_large": UpDnLargeSettings(hidden=16, embedding=8, attention_dropout=0.0, dropout=0.0),
     "pythia": PythiaSettings(
         embedding=8, hidden=16, joint=32, text_head=8, image_head=32, dropout=0.0
     ),
-    "mcan": McanSettings(embedding=8, hidden=16, layers=2, heads=2, joint=16, dropout=0.0),
+    "mcan": McanSettings(
+        embedding=8, hidden=16, layers=2, heads=2, reduction=8, joint=16, dropout=0.0
+    ),
     "movie_mcan": MovieMcanSettings(
         embedding=8, hidden=16, layers=1, heads=2, movie_layers=2, joint=16, dropout=0.0
     ),

@@ -46,8 +46,16 @@ def test_assignments_go_on_top_of_the_file(tmp_path: Path) -> None:
         ("lr=fast", "TYPE", ("lr must be a float", "'fast'")),
         ("lr=nan", "TYPE", ("lr must be a float", "nan")),
         ("blind=1", "TYPE", ("blind must be a bool", "1")),
-        ("model=ban", "CHOICE", ("updn, pythia, mcan, movie_mcan, single_stream", "'ban'")),
-        ("model={name=[1]}", "CHOICE", ("updn, pythia, mcan, movie_mcan, single_stream", "[1]")),
+        (
+            "model=ban",
+            "CHOICE",
+            ("updn, updn_large, pythia, mcan, movie_mcan, single_stream", "'ban'"),
+        ),
+        (
+            "model={name=[1]}",
+            "CHOICE",
+            ("updn, updn_large, pythia, mcan, movie_mcan, single_stream", "[1]"),
+        ),
         (f"seed={1 << 64}", "RANGE", ("seed", "2^63", "65 bits")),
         (f"lr=1{'0' * 400}", "RANGE", ("lr", "2^63")),
         ("epochs=" + 3000 * "[", "ASSIGN", ("--set epochs",)),
@@ -111,6 +119,29 @@ def test_every_preset_says_its_command_and_loads() -> None:
         assert "Expected time: " in head
         assert "Expected score: " in head
         load_settings(VqaSettings, config=path, assignments=[])
+
+
+@pytest.mark.parametrize(
+    ("name", "numbers"),
+    [
+        ("pythia", {"batch_size": 512, "lr": 1e-2, "clip_norm": 0.25, "model.dropout": 0.0}),
+        ("mcan_small", {"batch_size": 64, "lr": 1e-4, "model.reduction": 512, "model.joint": 1024}),
+        ("mcan_large", {"batch_size": 64, "lr": 7e-5, "model.reduction": 512, "model.joint": 2048}),
+        ("movie_mcan", {"batch_size": 64, "lr": 5e-5, "updates": 236_000, "model.hidden": 1024}),
+        ("updn_large", {"batch_size": 512, "lr": 2e-3, "epochs": 30, "model.dropout": 0.5}),
+    ],
+)
+def test_published_presets_have_the_numbers_of_their_code(
+    name: str, numbers: dict[str, float]
+) -> None:
+    """mmf's configurations for CLIP-ViL, OpenVQA's, and Hu et al.'s; questions shuffled singly."""
+    preset = load_settings(VqaSettings, config=VQA_PRESETS / f"{name}.toml", assignments=[])
+    flat = dataclasses.asdict(preset)
+    flat |= {f"model.{key}": value for key, value in flat["model"].items()}
+    numbers |= {"max_texts_per_image": 1, "max_tokens": 14, "min_answer_count": 9}
+    assert {key: flat[key] for key in numbers} == numbers
+    assert (preset.train_split, preset.eval_split) == ("train", "val")
+    assert preset.answer_split == "train+val"
 
 
 @pytest.mark.parametrize(

@@ -413,6 +413,51 @@ def test_gqa_is_trained_and_scored(world: tuple[Path, Path], tmp_path: Path, typ
     assert json.loads(scored[1]) == {key: result[key] for key in json.loads(scored[1])}
 
 
+def task_of(world: tuple[Path, Path], *changes: str) -> VqaTask:
+    """Return a task, which has made its vocabulary and its model."""
+    settings = load_settings(VqaSettings, config=None, assignments=[*FAST, *changes])
+    return VqaTask(settings, store=world[0], data=world[1], device="cpu")
+
+
+def test_classes_are_counted_over_the_answer_split(tmp_path: Path) -> None:
+    """10 questions of train and 3 of val are answered by "red"."""
+    world = make_world(tmp_path, train=24, val=9)
+    alone = task_of(world, "min_answer_count=12").vocabulary.answers
+    both = ("min_answer_count=12", "answer_split=train+val")
+    assert set(task_of(world, *both).vocabulary.answers) - set(alone) == {"red"}
+    (world[1] / "answers").write_text("no")
+    listed = task_of(world, *both, f"answer_list={world[1] / 'answers'}")
+    assert listed.vocabulary.answers == ("no",)
+
+    names = {file.name for file in task_of(world, *both, "eval_split=").data_files}
+    assert "v2_mscoco_val2014_annotations.json" in names
+    (world[1] / "v2_mscoco_val2014_annotations.json").unlink()
+    with refuses("E-ANSWERS-SPLIT", "train+val", "val2014", "--set answer_split=", kind=UsageError):
+        task_of(world, *both, "eval_split=")
+
+
+@pytest.mark.parametrize(
+    ("changes", "suggested"),
+    [
+        (("model=pythia", "model.joint=8", "model.image_head=8"), "glove.6B.300d.txt"),
+        (("model=mcan", "model.layers=1"), "glove.840B.300d.txt"),
+        (("model=movie_mcan", "model.layers=1"), "glove.6B.300d.txt"),
+        (("model=updn_large",), "glove.6B.300d.txt"),
+        (("model=updn", "model.embedding=128"), ""),
+    ],
+)
+def test_the_published_start_of_words_is_named(
+    world: tuple[Path, Path],
+    capsys: pytest.CaptureFixture[str],
+    changes: tuple[str, ...],
+    suggested: str,
+) -> None:
+    task_of(world, "model.embedding=300", *changes, "model.hidden=16")
+    told = f"published runs started from {suggested}: --set model.glove={suggested}\n"
+    err = capsys.readouterr().err
+    assert err.endswith(told) if suggested else "glove" not in err
+
+
 def test_training_on_joined_parts_with_glove_and_a_list_of_answers(
     tmp_path: Path, typed: Typed
 ) -> None:

@@ -3,6 +3,7 @@
 import dataclasses
 import doctest
 import json
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +33,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 
 def test_doctests() -> None:
     results = doctest.testmod(vocabulary_module)
-    assert (results.failed, results.attempted) == (0, 2)
+    assert (results.failed, results.attempted) == (0, 3)
 
 
 def test_a_split_is_read_under_either_name(world: tuple[Path, Path], tmp_path: Path) -> None:
@@ -132,6 +133,20 @@ def test_vocabulary(world: tuple[Path, Path]) -> None:
     assert vocabulary.words.size == len(vocabulary.words.words) + 2
     with pytest.raises(ClipfeatError, match=r"'train' .* 999 .* 72 questions.* --set min_answer_c"):
         choose_answers(split, min_answer_count=999)
+
+
+def test_answers_are_counted_over_several_splits(world: tuple[Path, Path]) -> None:
+    """All that `min_answer_count` sees is the sum over both splits."""
+    train, val = (read_vqa2(world[1], name, annotated=True) for name in ("train", "val"))
+    count = Counter(
+        annotation.multiple_choice_answer
+        for split in (train, val)
+        for annotation in (split.annotations or {}).values()
+    )
+    most, *_, least = (number for _, number in count.most_common())
+    for minimum in (least, least + 1, most):
+        expected = {answer for answer, number in count.items() if number >= minimum}
+        assert set(choose_answers(train, val, min_answer_count=minimum)) == expected
 
 
 @pytest.mark.parametrize("text", ['["red", "yes"]', "<unk>\nred\nyes\n\n", "red\r\n yes"])

@@ -22,6 +22,7 @@ from clipfeat.train.data.vocabulary import (
     Vocabulary,
     WordPieces,
     build_words,
+    read_words,
     tokenize,
     train_pieces,
 )
@@ -78,6 +79,25 @@ def test_words_of_ascii_are_what_they_were() -> None:
 def test_words_by_hand(text: str, words: list[str]) -> None:
     assert tokenize(text) == words
     assert tokenize(unicodedata.normalize("NFD", text)) == tokenize(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("What's in the man's bag?", ["what", "'s", "in", "the", "man", "'s", "bag"]),
+        ("the dogs' tails aren't wet", ["the", "dogs", "tails", "aren't", "wet"]),
+        ("It’s 5's", ["it", "'s", "5", "'s"]),
+        ("c'était l's", ["c'était", "l", "'s"]),
+        ("'s", ["s"]),
+    ],
+)
+def test_models_read_a_possessive_as_a_word(text: str, words: list[str]) -> None:
+    """As mmf does; GloVe has "what" and "'s"."""
+    assert read_words(text) == words
+    vocabulary = build_words([text] * 2)
+    assert set(vocabulary.words) == set(words)
+    tokens = vocabulary.encode([text], max_tokens=9)[0, : len(words)]
+    assert [vocabulary.words[token - 2] for token in tokens] == words
 
 
 def test_words_of_languages_with_spaces_are_those_of_bert() -> None:

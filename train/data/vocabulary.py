@@ -80,6 +80,24 @@ def _word_patterns() -> tuple[re.Pattern[str], re.Pattern[str]]:
     return unspaced, word
 
 
+POSSESSIVE = "'s"
+
+
+def read_words(text: str) -> list[str]:
+    """Return the words of a text as models read them: those of `tokenize`, with "'s" split off.
+
+    GloVe has vectors of "what" and of "'s", and none of "what's".
+
+    >>> read_words("What's on the cat's head?")
+    ['what', "'s", 'on', 'the', 'cat', "'s", 'head']
+    """
+    words = []
+    for word in tokenize(text):
+        stem = word.removesuffix(POSSESSIVE)
+        words += [word] if stem == word else [stem, POSSESSIVE]
+    return words
+
+
 @dataclass(frozen=True)
 class WordVocabulary:
     """The words that a model reads; the first one is token `SPECIAL_TOKENS`."""
@@ -95,7 +113,8 @@ class WordVocabulary:
         """Return the tokens of each text, padded on the right; a text has at least one."""
         token_of = self._token_of
         rows = [
-            [token_of.get(word, UNKNOWN) for word in tokenize(text)][:max_tokens] for text in texts
+            [token_of.get(word, UNKNOWN) for word in read_words(text)][:max_tokens]
+            for text in texts
         ]
         tokens = np.full((len(rows), max_tokens), PADDING)
         for padded, row in zip(tokens, rows, strict=True):
@@ -113,7 +132,7 @@ class WordVocabulary:
 
 def build_words(texts: Iterable[str]) -> WordVocabulary:
     """Return the words that training texts have at least `MIN_WORD_COUNT` times, sorted."""
-    counts = Counter(word for text in texts for word in tokenize(text))
+    counts = Counter(word for text in texts for word in read_words(text))
     return WordVocabulary(
         tuple(sorted(word for word, count in counts.items() if count >= MIN_WORD_COUNT))
     )

@@ -86,10 +86,10 @@ class GuidedAttention(nn.Module):
 
 
 class Mcan(nn.Module):
-    """The encoder-decoder cascade of Yu et al. 2019 (MCAN), section 3.
+    """The encoder-decoder cascade of Yu et al. 2019 (MCAN), section 3, in OpenVQA's sizes.
 
-    Differences from OpenVQA's code: biases that softmax cancels are left out, and the reduction is
-    `hidden` wide inside at every size, as in the paper; OpenVQA's large model has 512.
+    Differences from OpenVQA's code: features are normalised first, and a LayerNorm follows their
+    projection; biases that softmax cancels are left out.
     """
 
     def __init__(
@@ -107,8 +107,9 @@ class Mcan(nn.Module):
         self.decoder = nn.ModuleList(
             GuidedAttention(hidden, heads=heads, dropout=dropout) for _ in range(settings.layers)
         )
-        self.reduce_words = Reduction(hidden, inner=hidden, glimpses=1, dropout=dropout)
-        self.reduce_cells = Reduction(hidden, inner=hidden, glimpses=1, dropout=dropout)
+        inner = settings.reduction
+        self.reduce_words = Reduction(hidden, inner=inner, glimpses=1, dropout=dropout)
+        self.reduce_cells = Reduction(hidden, inner=inner, glimpses=1, dropout=dropout)
         self.head = SumHead(hidden, vectors=2, joint=settings.joint, answers=answers)
 
     def forward(self, batch: AnswerBatch) -> Outputs:

@@ -5,9 +5,19 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from ..normalize import FeatureNorm
-from .layers import AnswerBatch, GridPosition, Outputs, Reduction, SumHead, WordStates
+from .layers import (
+    AnswerBatch,
+    GridPosition,
+    Outputs,
+    Reduction,
+    SumHead,
+    WordStates,
+    add_positions,
+)
 from .mcan import GuidedAttention, SelfAttention
 from .settings import MovieMcanSettings
+
+POSITIONS = 32 * 32  # of a map in mmf, over which it takes the mean
 
 
 def cell_maps(
@@ -31,65 +41,96 @@ def cell_maps(
     return maps.masked_fill(~real[..., None], 0.0), real
 
 
-class ModulatedBottleneck(nn.Module):
-    """A bottleneck of Nguyen et al. 2020 (MoVie), section 3: the question scales its input.
+class SqueezeExcitation(nn.Module):
+    """Scales a map's channels (Hu et al. 2018, section 3), then its positions, by gates of 0 to 1.
 
-    Differences: a norm over the channels of each position in place of BatchNorm, whose
-    statistics would include padding and the other images of a batch (mmf freezes its BatchNorm
-    untrained, so that it has no effect); the question scales the whole input by 1 + delta, where
-    mmf adds a second projection of delta times the input; no squeeze-and-excitation, which mmf has.
+    The gate of a channel depends on the means of all channels over the map; that of a position on
+    the mean over channels there and around it, in a window of 7x7. As in mmf, without biases.
     """
 
     def __init__(self, channels: int) -> None:
         super().__init__()
+        self.squeeze = nn.Linear(channels, channels // 4, bias=False)
+        self.excite = nn.Linear(channels // 4, channels, bias=False)
+        self.around = nn.Conv2d(1, 1, kernel_size=7, padding=3, bias=False)
+
+    def forward(
+        self, maps: Float[Tensor, "text row col channel"], real: Bool[Tensor, "text row col"]
+    ) -> Float[Tensor, "text row col channel"]:
+        """Return the scaled maps, which are zero where `real` is false, as `maps` must be."""
+        # float32: under autocast a sum over a large grid would lose its last cells
+        means = maps.float().sum(dim=(1, 2)) / real.sum(dim=(1, 2))[:, None]  # text channel
+        maps = maps * self.excite(self.squeeze(means).relu()).sigmoid()[:, None, None]
+        strength = maps.mean(dim=-1)[:, None]  # text 1 row col
+        return maps * self.around(strength).sigmoid().permute(0, 2, 3, 1)
+
+
+class ModulatedBottleneck(nn.Module):
+    """A bottleneck of Nguyen et al. 2020 (MoVie), section 3, as in mmf.
+
+    To the 1x1 convolution of its input x it adds another one, of x with channels scaled by the
+    question. mmf's BatchNorm is frozen as it begins, and thus has no effect; there is no norm here.
+    Its padding is not masked, here it stays zero.
+    """
+
+    def __init__(self, inputs: int, channels: int, *, question: int) -> None:
+        super().__init__()
         inner = channels // 4
-        self.delta = nn.Linear(channels, channels)
-        self.narrow = nn.Linear(channels, inner, bias=False)  # a 1x1 convolution
-        self.narrow_norm = nn.LayerNorm(inner)
+        self.delta = nn.Linear(question, inputs)
+        self.narrow = nn.Linear(inputs, inner, bias=False)  # a 1x1 convolution
+        self.narrow_modulated = nn.Linear(inputs, inner)
         self.around = nn.Conv2d(inner, inner, kernel_size=3, padding=1, bias=False)
-        self.around_norm = nn.LayerNorm(inner)
         self.widen = nn.Linear(inner, channels, bias=False)
-        self.widen_norm = nn.LayerNorm(channels)
+        self.gate = SqueezeExcitation(channels)
+        is_residual = inputs == channels
+        self.shortcut = nn.Identity() if is_residual else nn.Linear(inputs, channels, bias=False)
 
     def forward(
         self,
-        maps: Float[Tensor, "text row col channel"],
+        maps: Float[Tensor, "text row col input"],
         real: Bool[Tensor, "text row col"],
-        question: Float[Tensor, "text channel"],
+        question: Float[Tensor, "text question"],
     ) -> Float[Tensor, "text row col channel"]:
         """Return the maps after one block; zero where `real` is false, as the inputs must be."""
         padding = ~real[..., None]
-        modulated = maps * (1 + self.delta(question))[:, None, None]
-        inner = self.narrow_norm(self.narrow(modulated)).relu()
-        # A norm's bias fills padding, and the convolution would spread it to real neighbours.
+        delta = self.delta(question)[:, None, None]
+        inner = (self.narrow(maps) + self.narrow_modulated(maps * delta)).relu()
+        # The bias fills padding, and the convolution would spread it to real neighbours.
         inner = inner.masked_fill(padding, 0.0).permute(0, 3, 1, 2)  # text inner row col
-        inner = self.around_norm(self.around(inner).permute(0, 2, 3, 1)).relu()
-        return (maps + self.widen_norm(self.widen(inner))).relu().masked_fill(padding, 0.0)
+        inner = self.around(inner).permute(0, 2, 3, 1).relu()
+        change = self.gate(self.widen(inner).masked_fill(padding, 0.0), real)
+        return (self.shortcut(maps) + change).relu()
 
 
 class Movie(nn.Module):
-    """Modulated bottlenecks, then the normalised mean over real positions.
+    """Modulated bottlenecks, then a normalised sum over real positions, in which amounts show.
 
-    mmf pads every map with zeros to 32x32, convolves the padding too, and takes the mean over the
-    whole map; here a map is as large as the batch needs, and padding stays zero.
+    mmf takes the mean over a map of 32x32 positions, whatever the size of the grid, and then a
+    LayerNorm. A LayerNorm cancels the length of a vector: only because the padding has values, too,
+    do two things and four things differ there in direction. Here padding has no values. The learned
+    vector `empty`, what an empty map would have, is in its place.
     """
 
-    def __init__(self, channels: int, layers: int) -> None:
+    def __init__(self, inputs: int, channels: int, *, layers: int, question: int) -> None:
         super().__init__()
-        self.blocks = nn.ModuleList(ModulatedBottleneck(channels) for _ in range(layers))
+        self.blocks = nn.ModuleList(
+            ModulatedBottleneck(channels if block else inputs, channels, question=question)
+            for block in range(layers)
+        )
+        self.empty = nn.Parameter(torch.zeros(channels))
         self.norm = nn.LayerNorm(channels)
 
     def forward(
         self,
-        maps: Float[Tensor, "text row col channel"],
+        maps: Float[Tensor, "text row col input"],
         real: Bool[Tensor, "text row col"],
-        question: Float[Tensor, "text channel"],
+        question: Float[Tensor, "text question"],
     ) -> Float[Tensor, "text channel"]:
         """Return one vector per text; `maps` must be zero where `real` is false."""
         for block in self.blocks:
             maps = block(maps, real, question)
         # float32: under autocast a sum over a large grid would lose its last cells
-        return self.norm(maps.float().sum(dim=(1, 2)) / real.sum(dim=(1, 2))[:, None])
+        return self.norm(self.empty + maps.float().sum(dim=(1, 2)) / POSITIONS)
 
 
 class MovieMcan(nn.Module):
@@ -97,9 +138,11 @@ class MovieMcan(nn.Module):
 
     Words are reduced to two vectors: one modulates MoVie, one is the question in the heads. As in
     mmf, one head fuses question, MCAN and MoVie, and two auxiliary heads see MCAN with the question
-    and MoVie alone. Differences from mmf: those of `ModulatedBottleneck`; the blocks read features
-    projected to `hidden`, once per image, where mmf's first block reads the features themselves;
-    biases that softmax cancels are left out.
+    and MoVie alone. Differences from mmf, in which CLIP-ViL trained it: features are normalised
+    first, and a LayerNorm follows their projection for MCAN; padding cells are masked in both
+    branches, where mmf's maps of 32x32 are attended to and averaged with their padding; the sum of
+    `Movie`; biases that softmax cancels are left out. With `positions` a cell's position is added
+    to its features.
     """
 
     def __init__(
@@ -114,16 +157,15 @@ class MovieMcan(nn.Module):
             SelfAttention(hidden, heads=heads, dropout=dropout) for _ in range(settings.layers)
         )
         self.reduce_words = Reduction(hidden, inner=hidden // 2, glimpses=2, dropout=dropout)
-        self.position = GridPosition(hidden) if settings.positions else None
+        self.position = GridPosition(dim) if settings.positions else None
 
-        self.mcan_appearance = nn.Sequential(nn.Linear(dim, hidden), nn.LayerNorm(hidden))
+        self.appearance = nn.Sequential(nn.Linear(dim, hidden), nn.LayerNorm(hidden))
         self.decoder = nn.ModuleList(
             GuidedAttention(hidden, heads=heads, dropout=dropout) for _ in range(settings.layers)
         )
         self.reduce_cells = Reduction(hidden, inner=hidden // 2, glimpses=1, dropout=dropout)
 
-        self.movie_appearance = nn.Sequential(nn.Linear(dim, hidden), nn.LayerNorm(hidden))
-        self.movie = Movie(hidden, settings.movie_layers)
+        self.movie = Movie(dim, hidden, layers=settings.movie_layers, question=hidden)
 
         self.head = SumHead(hidden, vectors=3, joint=joint, answers=answers)
         self.mcan_head = SumHead(hidden, vectors=2, joint=joint, answers=answers)
@@ -140,21 +182,18 @@ class MovieMcan(nn.Module):
         vectors, _ = self.reduce_words(words, real)
         modulator, question = vectors.unbind(dim=1)  # text hidden
 
-        features = self.norm(batch.features, batch.mask)
-        cells, movie_cells = self.mcan_appearance(features), self.movie_appearance(features)
-        if self.position is not None:
-            position = self.position(batch.grid_shapes, features.shape[1]).to(cells.dtype)
-            cells, movie_cells = cells + position, movie_cells + position
-
+        features = add_positions(
+            self.norm(batch.features, batch.mask), self.position, batch.grid_shapes
+        )  # image cell dim
         # index_select, not indexing: its gradient adds up in a fixed order on the CPU.
-        cells = cells.index_select(0, batch.image_of_text)  # text cell hidden
+        cells = self.appearance(features).index_select(0, batch.image_of_text)  # text cell hidden
         seen = batch.mask.index_select(0, batch.image_of_text)
         for layer in self.decoder:
             cells = layer(cells, seen, words, real)
         glimpse, weights = self.reduce_cells(cells, seen)
         mcan = glimpse[:, 0]
 
-        maps, on_map = cell_maps(movie_cells, batch.mask, batch.grid_shapes)  # image row col hidden
+        maps, on_map = cell_maps(features, batch.mask, batch.grid_shapes)  # image row col dim
         maps, on_map = (part.index_select(0, batch.image_of_text) for part in (maps, on_map))
         movie = self.movie(maps, on_map, modulator)
         auxiliary_logits = (self.mcan_head(question, mcan), self.movie_head(movie))

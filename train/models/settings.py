@@ -24,6 +24,10 @@ class TextSettings:
     embedding: int = 300  # channels of a word
     glove: str = ""  # a file of GloVe vectors with so many channels; "" learns the words' vectors
 
+    # The vectors that the published runs of the model started from; not a setting.
+    PUBLISHED_GLOVE = "glove.6B.300d.txt"
+    PUBLISHED_EMBEDDING = 300
+
     def __post_init__(self) -> None:
         require_sizes(self, "embedding")
         require_local_paths(self, "glove")
@@ -46,6 +50,22 @@ class UpDnSettings(TextSettings):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class UpDnLargeSettings(TextSettings):
+    """Bottom-up and top-down attention in the form and the sizes that published baselines have."""
+
+    name: Literal["updn_large"] = "updn_large"
+    hidden: int = 1024  # channels of the GRU over words, and of the products
+    positions: bool = False
+    attention_dropout: float = 0.2  # before the attention's score
+    dropout: float = 0.5  # in the classifier
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require_sizes(self, "hidden")
+        require_share(self, "attention_dropout", "dropout")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class PythiaSettings(TextSettings):
     """Pythia v0.1; its sizes are those of CLIP-ViL's VQA experiments."""
 
@@ -55,7 +75,7 @@ class PythiaSettings(TextSettings):
     text_head: int = 300  # channels of the head that sees the question's side
     image_head: int = 5000  # channels of the head that sees the image's side
     positions: bool = False
-    dropout: float = 0.1
+    dropout: float = 0.0  # the published runs had none
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -72,13 +92,16 @@ class McanSettings(TextSettings):
     hidden: int = 512  # channels of words and cells; a feed-forward layer has four times as many
     layers: int = 6  # of self-attention over words, and as many of guided attention over cells
     heads: int = 8
+    reduction: int = 512  # channels in which words and cells are weighed before their sums
     joint: int = 1024  # channels of the fused question and image
     positions: bool = False
     dropout: float = 0.1
 
+    PUBLISHED_GLOVE = "glove.840B.300d.txt"  # in spaCy's en_vectors_web_lg
+
     def __post_init__(self) -> None:
         super().__post_init__()
-        require_sizes(self, "hidden", "heads", "joint")
+        require_sizes(self, "hidden", "heads", "reduction", "joint")
         require_layers(self, "layers")
         require_share(self, "dropout")
         require_heads(self.hidden, self.heads)
@@ -89,10 +112,10 @@ class MovieMcanSettings(TextSettings):
     """MoVie and MCAN with three heads; CLIP-ViL's table calls this model MCAN."""
 
     name: Literal["movie_mcan"] = "movie_mcan"
-    hidden: int = 1024  # channels of words and cells
+    hidden: int = 1024  # channels of words, of cells, and of MoVie's maps
     layers: int = 6  # as in mcan
     heads: int = 8
-    movie_layers: int = 4  # modulated convolutions over the grid
+    movie_layers: int = 4  # modulated bottlenecks over the grid
     joint: int = 2048  # channels of each head
     positions: bool = False
     dropout: float = 0.1
@@ -129,7 +152,12 @@ class SingleStreamSettings:
 
 
 ModelSettings = (
-    UpDnSettings | PythiaSettings | McanSettings | MovieMcanSettings | SingleStreamSettings
+    UpDnSettings
+    | UpDnLargeSettings
+    | PythiaSettings
+    | McanSettings
+    | MovieMcanSettings
+    | SingleStreamSettings
 )
 
 

@@ -43,9 +43,10 @@ from .settings import (
     PythiaSettings,
     SingleStreamSettings,
     TextSettings,
+    UpDnLargeSettings,
     UpDnSettings,
 )
-from .updn import UpDn
+from .updn import UpDn, UpDnLarge
 
 if TYPE_CHECKING:
     from .single_stream import SingleStream
@@ -150,7 +151,9 @@ def new_model(
     match settings.model:
         case SingleStreamSettings() as sizes:
             _start_single_stream(cast("SingleStream", model), sizes, vocabulary.answers, pretrained)
-        case TextSettings(glove=glove) if glove:
+        case TextSettings(glove=""):
+            _say_published_start(settings.model)
+        case TextSettings(glove=glove):
             _start_words(model, Path(glove), vocabulary.words)
     return model
 
@@ -174,6 +177,8 @@ def build_model(
     match settings:
         case UpDnSettings():
             return UpDn(settings, norm, tokens=tokens, answers=answers)
+        case UpDnLargeSettings():
+            return UpDnLarge(settings, norm, tokens=tokens, answers=answers)
         case PythiaSettings():
             return Pythia(settings, norm, tokens=tokens, answers=answers)
         case McanSettings():
@@ -210,6 +215,16 @@ def _start_words(model: nn.Module, path: Path, words: TextVocabulary) -> None:
     rows, vectors = read_glove(path, words.words, channels=embedding.embedding_dim)
     embedding.fill(rows, vectors)
     logger.info(f"{path.name}: vectors of {len(rows):,} of {len(words.words):,} words")
+
+
+def _say_published_start(settings: TextSettings) -> None:
+    """Log from which vectors the published runs of a model started, which this run does not have."""
+    published = settings.PUBLISHED_GLOVE
+    if settings.embedding == settings.PUBLISHED_EMBEDDING:
+        logger.info(
+            f"word vectors start at random; the published runs started from {published}: "
+            f"--set model.glove={published}"
+        )
 
 
 def word_embedding(model: nn.Module) -> WordEmbedding:

@@ -1,7 +1,7 @@
 """UpDn, bottom-up and top-down attention (Anderson et al. 2018): for answers and for captions.
 
-The answering model attends to the cells of a grid once. The captioner has two LSTMs: at each word
-one attends to the cells, and the other writes.
+The answering models, a small one and the usual baseline, attend to the cells of a grid once. The
+captioner has two LSTMs: at each word one attends to the cells, and the other writes.
 """
 
 from typing import NamedTuple
@@ -14,8 +14,16 @@ from ..data.vocabulary import PADDING
 from ..normalize import FeatureNorm
 from ..records import Records
 from .captioner import Captioner, Cells
-from .layers import AnswerBatch, GridPosition, Outputs, WordEmbedding, masked_softmax
-from .settings import UpDnCaptionerSettings, UpDnSettings
+from .layers import (
+    AnswerBatch,
+    GridPosition,
+    Outputs,
+    WordEmbedding,
+    add_positions,
+    masked_softmax,
+)
+from .pythia import ProductAttention, weight_normed
+from .settings import UpDnCaptionerSettings, UpDnLargeSettings, UpDnSettings
 
 POSITION = 64  # channels of a cell's position
 
@@ -36,10 +44,13 @@ class QuestionEncoder(nn.Module):
 
 
 class UpDn(nn.Module):
-    """The VQA model of Anderson et al. 2018, section 3.3, over grid cells.
+    """A small model in the manner of Anderson et al. 2018, section 3.3, over grid cells.
 
-    Differences: the input of a cell is its features and its position, concatenated, since it has
-    no box; a cell is scored by a product in place of a concatenation; ReLU replaces gated tanh.
+    Differences from the paper: features are normalised, projected to `hidden` channels with a
+    LayerNorm and ReLU, and joined by the cell's position, since a cell has no box; a cell is scored
+    by a product in place of a concatenation, and the attended vector is a mean of projected cells,
+    not of features; ReLU replaces gated tanh; there is dropout on cells, on products and in the
+    classifier. `UpDnLarge` is closer to what others train.
     """
 
     def __init__(
@@ -86,6 +97,53 @@ class UpDn(nn.Module):
         )  # text cell
         attended = torch.einsum("tc,tch->th", weights.to(cells.dtype), cells)
 
+        fused = self.question_for_fusion(question) * self.image_for_fusion(attended)
+        return Outputs(self.classifier(fused), weights)
+
+
+class UpDnLarge(nn.Module):
+    """The form of UpDn that is the usual baseline: Hu et al.'s, hengyuan-hu/bottom-up-attention-vqa.
+
+    Every layer has weight normalisation, cells are scored by products with the question, and the
+    attended vector is a mean of the features themselves. It scores 63.67 on VQA v2's val with 36
+    detected regions an image. Differences: features are normalised first; the dropout before the
+    attention's score is on the question's factor of the products, so that it is the same for all
+    cells; the GRU does not read the padding, which stands before the first word there; the bias that
+    softmax cancels is left out. With `positions` a cell's position is added to its features.
+    """
+
+    def __init__(
+        self, settings: UpDnLargeSettings, norm: FeatureNorm, *, tokens: int, answers: int
+    ) -> None:
+        super().__init__()
+        hidden, dim = settings.hidden, norm.channels
+        self.norm = norm
+        self.question = QuestionEncoder(tokens=tokens, embedding=settings.embedding, hidden=hidden)
+        self.position = GridPosition(dim) if settings.positions else None
+        self.attention = ProductAttention(
+            dim=dim, question=hidden, joint=hidden, dropout=settings.attention_dropout
+        )
+        self.question_for_fusion = nn.Sequential(weight_normed(hidden, hidden), nn.ReLU())
+        self.image_for_fusion = nn.Sequential(weight_normed(dim, hidden), nn.ReLU())
+        self.classifier = nn.Sequential(
+            weight_normed(hidden, 2 * hidden),
+            nn.ReLU(),
+            nn.Dropout(settings.dropout),
+            weight_normed(2 * hidden, answers),
+        )
+
+    def forward(self, batch: AnswerBatch) -> Outputs:
+        """Return each text's logits and its attention weights, which sum to 1 over cells.
+
+        The contents of padding cells change nothing.
+        """
+        question = self.question(batch.tokens)  # text hidden
+        cells = add_positions(
+            self.norm(batch.features, batch.mask), self.position, batch.grid_shapes
+        )
+        weights = self.attention(cells, batch.mask, batch.image_of_text, question)
+        # index_select, not indexing: its gradient adds up in a fixed order on the CPU.
+        attended = torch.einsum("tc,tcd->td", weights, cells.index_select(0, batch.image_of_text))
         fused = self.question_for_fusion(question) * self.image_for_fusion(attended)
         return Outputs(self.classifier(fused), weights)
 

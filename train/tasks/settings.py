@@ -30,11 +30,12 @@ VQA_PRESETS = PRESETS / "vqa"
 class VqaSettings(AnsweringSettings):
     """Settings of one VQA run; `presets/vqa/default.toml` lists them with their reasons.
 
-    Both splits may be several, such as "train+val+vg".
+    All splits may be several, such as "train+val+vg".
     """
 
     dataset: str = "vqa2"  # or "gqa"
-    min_answer_count: int = 9  # training questions that an answer needs to become a class
+    answer_split: str = ""  # whose answers are counted to choose the classes; "": train_split
+    min_answer_count: int = 9  # questions of it that an answer needs to become a class
     answer_list: str = ""  # a file of the answers that are the classes; "" counts
 
     def __post_init__(self) -> None:

@@ -42,27 +42,28 @@ PREDICTIONS = "predictions.json"
 
 
 def choose_answers(
-    split: QuestionSplit, *, min_answer_count: int, answer_list: str = ""
+    *splits: QuestionSplit, min_answer_count: int, answer_list: str = ""
 ) -> tuple[str, ...]:
-    """Return the common answers of a training split, or those of a file.
+    """Return the common answers of splits, counted together, or those of a file.
 
     Raises ClipfeatError where no answer is common enough to be learned, UsageError for a file
     of other answers.
     """
-    common = [annotation.common() for annotation in (split.annotations or {}).values()]
+    name = "+".join(split.name for split in splits)
+    common = [each.common() for split in splits for each in (split.annotations or {}).values()]
     if answer_list:
         answers = read_answer_list(Path(answer_list))
         if not set(answers).intersection(common):
             raise UsageError(
                 f"answer_list {answer_list}: none of its {len(answers)} answers, such as "
-                f"{answers[0]!r}, is one of split {split.name!r}; pass this data set's list",
+                f"{answers[0]!r}, is one of split {name!r}; pass this data set's list",
                 code="E-ANSWERS-LIST",
             )
     else:
         answers = answer_classes(common, min_count=min_answer_count)
     if not answers:
         raise ClipfeatError(
-            f"no answer of split {split.name!r} occurs {min_answer_count} times in its "
+            f"no answer of split {name!r} occurs {min_answer_count} times in its "
             f"{len(common)} questions; pass --set min_answer_count=1",
             code="E-ANSWERS-NONE",
         )
@@ -146,22 +147,45 @@ class VqaTask(AnsweringTask[VqaSettings, QuestionSplit]):
 
     name = "vqa"
     noun = "questions"
+    _answer_files: tuple[Path, ...] = ()
 
     def read(self, split: str) -> QuestionSplit:
         """Return a split's questions with their annotations."""
         return read_questions(self.settings.dataset, self.data, split, annotated=True)
 
     def choose_answers(self, training: QuestionSplit) -> tuple[str, ...]:
-        """Return the common answers of the training split, or those of `answer_list`."""
+        """Return the common answers of `answer_split`, or those of `answer_list`.
+
+        Raises UsageError (E-ANSWERS-SPLIT) where a file of `answer_split` is missing.
+        """
+        settings = self.settings
+        counted = [training]
+        if settings.answer_split not in ("", training.name) and not settings.answer_list:
+            parts = dict.fromkeys(settings.answer_split.split("+"))
+            counted = [self._counted(part, training) for part in parts]
+        self._answer_files = tuple(file for split in counted for file in split.files)
         return choose_answers(
-            training,
-            min_answer_count=self.settings.min_answer_count,
-            answer_list=self.settings.answer_list,
+            *counted,
+            min_answer_count=settings.min_answer_count,
+            answer_list=settings.answer_list,
         )
 
+    def _counted(self, part: str, training: QuestionSplit) -> QuestionSplit:
+        if part == training.name:
+            return training
+        try:
+            return self.read(part)
+        except UsageError as error:
+            raise UsageError(
+                f"answer_split {self.settings.answer_split}: {error}; or pass --set answer_split= "
+                "to count the answers of train_split",
+                code="E-ANSWERS-SPLIT",
+            ) from None
+
     def answer_files(self) -> tuple[Path, ...]:
-        """Return the file of `answer_list`, if there is one."""
-        return (Path(self.settings.answer_list),) if self.settings.answer_list else ()
+        """Return the file of `answer_list`, or the files of `answer_split`."""
+        answer_list = self.settings.answer_list
+        return (Path(answer_list),) if answer_list else self._answer_files
 
     def encode(self, split: QuestionSplit) -> Examples:
         """Return a split's questions as numbers."""
