@@ -4,7 +4,7 @@ import dataclasses
 import hashlib
 import json
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, TypeVar
@@ -125,14 +125,17 @@ def write_training(
 ) -> None:
     """Write all that resuming needs; the previous checkpoint is kept, in case this one is damaged.
 
-    `optimizer.3.exp_avg` belongs to the fourth parameter. The state of random numbers is not
-    needed: those of an update follow from the seed and its number.
+    `optimizer.head.weight.exp_avg` belongs to the parameter `head.weight`; the header has the
+    optimizer's groups. The state of random numbers is not needed: those of an update follow from the
+    seed and its number.
     """
+    names = _optimized(model, optimizer)
     slots = {
-        f"optimizer.{parameter}.{name}": tensor
-        for parameter, memory in optimizer.state_dict()["state"].items()
-        for name, tensor in memory.items()
+        f"optimizer.{names[number]}.{slot}": tensor
+        for number, memory in optimizer.state_dict()["state"].items()
+        for slot, tensor in memory.items()
     }
+    state = {**state, "groups": _groups(optimizer)}
     if (run / LAST).is_file():
         (run / LAST).replace(run / BEFORE_LAST)
     write_checkpoint(run / LAST, {**model_tensors(model), **slots}, state)
@@ -142,8 +145,8 @@ def load_training(run: Path, model: nn.Module, optimizer: Optimizer) -> State | 
     """Load model and optimizer from the run's last good checkpoint, and return its state.
 
     Returns None if no checkpoint exists yet. A damaged newest checkpoint is logged. The optimizer
-    keeps the settings it was made with. Raises ClipfeatError if the checkpoint belongs to another
-    run, or all of them are damaged.
+    keeps the settings and the groups it was made with. Raises ClipfeatError if the checkpoint belongs
+    to another run or has other groups, or all of them are damaged.
     """
     paths = [run / name for name in (LAST, BEFORE_LAST) if (run / name).is_file()]
     for number, path in enumerate(paths, start=1):
@@ -157,21 +160,44 @@ def load_training(run: Path, model: nn.Module, optimizer: Optimizer) -> State | 
             logger.info(f"{error}; resuming from {paths[number]}")
             continue
         load_model(model, tensors, path)
-        _load_optimizer(optimizer, _under("optimizer.", tensors), path)
+        _load_optimizer(model, optimizer, tensors, field(state, "groups", list, path), path)
         return state
     return None
 
 
-def _load_optimizer(optimizer: Optimizer, tensors: Tensors, path: Path) -> None:
-    memory: dict[int, dict[str, Tensor]] = {}
+def _optimized(model: nn.Module, optimizer: Optimizer) -> list[str]:
+    """Return the names of the parameters that an optimizer updates, in its own order."""
+    name_of = {parameter: name for name, parameter in model.named_parameters()}
+    return [name_of[p] for group in optimizer.param_groups for p in group["params"]]
+
+
+def _groups(optimizer: Optimizer) -> list[dict[str, Any]]:
+    """Return how many parameters each group of an optimizer has, and what it does with them."""
+    return [
+        {
+            "parameters": len(group["params"]),
+            "weight_decay": group["weight_decay"],
+            "lr_scale": group["lr_scale"],
+        }
+        for group in optimizer.param_groups
+    ]
+
+
+def _load_optimizer(
+    model: nn.Module, optimizer: Optimizer, tensors: Tensors, groups: list[Any], path: Path
+) -> None:
+    memory: dict[str, dict[str, Tensor]] = {}
+    names = _optimized(model, optimizer)
     try:
-        for key, tensor in tensors.items():
-            parameter, _, name = key.partition(".")
-            memory.setdefault(int(parameter), {})[name] = tensor
-        parameters = [p for group in optimizer.param_groups for p in group["params"]]
-        _check_memory(memory, parameters)
-        groups = optimizer.state_dict()["param_groups"]
-        optimizer.load_state_dict({"state": memory, "param_groups": groups})
+        if groups != _groups(optimizer):
+            raise ValueError(f"its groups of parameters are {groups}, not {_groups(optimizer)}")
+        for key, tensor in _under("optimizer.", tensors).items():
+            name, _, slot = key.rpartition(".")
+            memory.setdefault(name, {})[slot] = tensor
+        _check_memory(memory, {name: model.get_parameter(name) for name in names})
+        by_number = {number: memory[name] for number, name in enumerate(names)}
+        own_groups = optimizer.state_dict()["param_groups"]
+        optimizer.load_state_dict({"state": by_number, "param_groups": own_groups})
     except (KeyError, ValueError, RuntimeError, TypeError) as error:
         raise ClipfeatError(
             f"{path}: training cannot resume from it ({printable(str(error)[:300])}); "
@@ -180,15 +206,15 @@ def _load_optimizer(optimizer: Optimizer, tensors: Tensors, path: Path) -> None:
         ) from None
 
 
-def _check_memory(memory: Mapping[int, Tensors], parameters: Sequence[Tensor]) -> None:
+def _check_memory(memory: Mapping[str, Tensors], parameters: Mapping[str, Tensor]) -> None:
     """Raise ValueError unless the optimizer's state has the same tensors for each parameter."""
-    if sorted(memory) != list(range(len(parameters))):
+    if memory.keys() != parameters.keys():
         raise ValueError(f"it has the state of {len(memory)} of {len(parameters)} parameters")
-    names = {name for slots in memory.values() for name in slots}
-    for number, parameter in enumerate(parameters):
-        for name in names:
-            if memory[number][name].shape not in ((), parameter.shape):
-                raise ValueError(f"{name} of parameter {number} has another shape")
+    slots = {slot for tensors in memory.values() for slot in tensors}
+    for name, parameter in parameters.items():
+        for slot in slots:
+            if memory[name][slot].shape not in ((), parameter.shape):
+                raise ValueError(f"{slot} of parameter {name} has another shape")
 
 
 def _under(prefix: str, tensors: Tensors) -> dict[str, Tensor]:

@@ -34,6 +34,7 @@ from .checkpoint import (
 from .devices import inference_errors, memory_errors, precision_errors, restored_random_state
 from .figures import draw_curves
 from .log import LoopTimes, ProgressLines, log_nothing, open_log
+from .optimizer import make_optimizer, require_layers, set_rate
 from .run import (
     BAD_BATCH,
     BEST,
@@ -47,7 +48,7 @@ from .run import (
     require_same_run,
     write_manifest,
 )
-from .schedule import learning_rate, make_optimizer, total_updates, updates_an_epoch
+from .schedule import learning_rate, total_updates, updates_an_epoch
 from .settings import CHOSEN, LoopSettings
 from .task import (
     Report,
@@ -85,6 +86,7 @@ def fit(task: Task[Any, Any], run: str | Path) -> tuple[dict[str, Any], LoopTime
     """
     run = Path(run)
     require_task(task)
+    require_layers(task.model, task.settings)
     accelerator = task.accelerator
     _choose_window(task, run)
     manifest = RunManifest.of(
@@ -284,8 +286,7 @@ def _update(
         total += loss.detach()
     if settings.clip_norm:
         accelerator.clip_grad_norm_(model.parameters(), settings.clip_norm)
-    for group in optimizer.param_groups:
-        group["lr"] = rate
+    set_rate(optimizer, rate)
     optimizer.step()
     optimizer.zero_grad()
     return total

@@ -1,9 +1,6 @@
-"""The learning rate of each update, which update is the last, and the optimizer."""
+"""The learning rate of each update, and which update is the last."""
 
 import math
-
-from torch import nn
-from torch.optim import Adamax, AdamW, Optimizer
 
 from .settings import LoopSettings
 
@@ -43,18 +40,3 @@ def learning_rate(step: int, steps: int, settings: LoopSettings) -> float:
             return settings.lr * math.sqrt(max(warmup, 1) / (step + 1))
         case _:  # constant
             return settings.lr
-
-
-OPTIMIZERS = {"adamw": AdamW, "adamax": Adamax}
-
-
-def make_optimizer(model: nn.Module, settings: LoopSettings) -> Optimizer:
-    """Return an optimizer of all of a model's parameters; the loop sets its rate."""
-    first, second = settings.betas
-    return OPTIMIZERS[settings.optimizer](
-        model.parameters(),
-        lr=settings.lr,
-        betas=(first, second),
-        eps=settings.eps,
-        weight_decay=settings.weight_decay,
-    )

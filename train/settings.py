@@ -41,7 +41,8 @@ class LoopSettings:
     lr: float = 2e-3  # highest learning rate of the schedule
     betas: tuple[float, ...] = (0.9, 0.999)
     eps: float = 1e-8
-    weight_decay: float = 0.01
+    weight_decay: float = 0.01  # of matrices and filters only
+    layer_decay: float = 1.0  # of a BERT: rate of a layer as a share of that of the layer above
     schedule: str = "cosine"  # what the rate does after the warm-up
     warmup: float = 0.05  # share of all updates in which the rate rises to `lr`
     warmup_from: float = 0.0  # share of `lr` at which it begins to rise
@@ -69,6 +70,7 @@ class LoopSettings:
             self, "a share from 0 to 1", lambda x: 0 <= x <= 1, "warmup", "warmup_from", "lr_end"
         )
         require_range(self, "more than 0", lambda x: x > 0, "lr", "eps", "decay")
+        require_range(self, "more than 0 and at most 1", lambda x: 0 < x <= 1, "layer_decay")
         require_range(
             self,
             "two numbers from 0 to below 1",

@@ -53,6 +53,8 @@ def test_assignments_go_on_top_of_the_file(tmp_path: Path) -> None:
         ("epochs=" + 3000 * "[", "ASSIGN", ("--set epochs",)),
         ("epochs=0", "RANGE", ("epochs must be at least 1", "0")),
         ("lr=0", "RANGE", ("lr must be more than 0", "0.0")),
+        ("layer_decay=0", "RANGE", ("layer_decay must be more than 0 and at most 1", "0.0")),
+        ("layer_decay=1.1", "RANGE", ("layer_decay", "1.1")),
         ("warmup=2", "RANGE", ("warmup", "2.0")),
         ("model.dropout=1", "RANGE", ("dropout must be at least 0 and below 1", "1.0")),
         ("precision=fp8", "CHOICE", ("precision", "float32, bfloat16, float16", "'fp8'")),
