@@ -286,6 +286,8 @@ def _update(
         total += loss.detach()
     if settings.clip_norm:
         accelerator.clip_grad_norm_(model.parameters(), settings.clip_norm)
+    if settings.clip_value:
+        accelerator.clip_grad_value_(model.parameters(), settings.clip_value)
     set_rate(optimizer, rate)
     optimizer.step()
     optimizer.zero_grad()

@@ -50,6 +50,7 @@ class LoopSettings:
     decay: float = 0.1  # of "step": what it is multiplied by there
     lr_end: float = 0.0  # of "cosine" and "linear": share of `lr` at which the run ends
     clip_norm: float = 1.0  # largest norm of the gradient; 0 leaves it as it is
+    clip_value: float = 0.0  # largest absolute value of a number of the gradient; 0 likewise
     precision: str = "float32"  # of the forward pass; weights stay float32
     cache: str = "none"  # "memory" or "device" keeps the records that were read there
     log_every: int = 10  # updates that share a line of metrics.jsonl
@@ -61,6 +62,7 @@ class LoopSettings:
         require_at_least(
             self, 0, "max_texts_per_image", "seed", "updates", "weight_decay", "clip_norm"
         )
+        require_at_least(self, 0, "clip_value")
         require_at_least(self, CHOSEN, "window_shards")
         require_choice(self, "precision", PRECISIONS)
         require_choice(self, "optimizer", OPTIMIZERS)
@@ -83,6 +85,12 @@ class LoopSettings:
             lambda shares: all(0 < share < 1 for share in shares),
             "milestones",
         )
+        if self.clip_norm and self.clip_value:
+            raise UsageError(
+                "clip_norm and clip_value exclude each other; pass --set clip_norm=0 to clip by "
+                f"value, or --set clip_value=0; got {self.clip_norm} and {self.clip_value}",
+                code="E-SETTINGS-CLIP",
+            )
         if bool(self.milestones) != (self.schedule == "step"):
             raise UsageError(
                 f"schedule step requires milestones, and only it accepts them; got schedule "

@@ -204,7 +204,15 @@ def test_what_changes_no_number_may_change(world: tuple[Path, Path], tmp_path: P
     run_here(world, tmp_path / "plain", "epochs=2", "cache=memory", "log_every=3")
 
 
-@pytest.mark.parametrize("changes", [("optimizer=adamax",), ("clip_norm=0",), ("eps=1e-9",)])
+@pytest.mark.parametrize(
+    "changes",
+    [
+        ("optimizer=adamax",),
+        ("clip_norm=0",),
+        ("clip_norm=0", "clip_value=100.0", "eps=10.0"),
+        ("eps=1e-9",),
+    ],
+)
 def test_an_update_is_that_of_torchs_own_optimizer(
     world: tuple[Path, Path], tmp_path: Path, changes: tuple[str, ...]
 ) -> None:
@@ -225,6 +233,12 @@ def test_an_update_is_that_of_torchs_own_optimizer(
     (twin(batch.row).square().mean() * 100).backward()
     if settings.clip_norm:
         torch.nn.utils.clip_grad_norm_(twin.parameters(), settings.clip_norm)
+    if settings.clip_value:
+        assert twin.weight.grad is not None
+        assert (twin.weight.grad.abs() > settings.clip_value).tolist() == [
+            [True, False, True, True]
+        ]
+        torch.nn.utils.clip_grad_value_(twin.parameters(), settings.clip_value)
     optimizer.step()
     assert torch.equal(model.weight, twin.weight)
 
