@@ -18,14 +18,16 @@ def updates_an_epoch(settings: LoopSettings, examples: int) -> int:
 def learning_rate(step: int, steps: int, settings: LoopSettings) -> float:
     """Return the rate of update `step` (from 0) of `steps`.
 
-    It rises in a line from `warmup_from` times `lr` to `lr`, then follows the schedule. Shares of
-    the run are rounded to whole updates, so that six digits say an update of the papers exactly.
+    It rises from `warmup_from` times `lr` to `lr`, in a line or in `warmup_steps` equal steps, then
+    follows the schedule. Shares of the run are rounded to whole updates, so that six digits say an
+    update of the papers exactly.
     """
     warmup = round(settings.warmup * steps)
     if step < warmup:
-        return settings.lr * (
-            settings.warmup_from + (1 - settings.warmup_from) * (step + 1) / warmup
-        )
+        risen = (step + 1) / warmup
+        if levels := settings.warmup_steps:
+            risen = step * levels // warmup / levels
+        return settings.lr * (settings.warmup_from + (1 - settings.warmup_from) * risen)
     progress = (step - warmup) / (steps - warmup)
     match settings.schedule:
         case "cosine":

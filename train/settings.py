@@ -46,6 +46,7 @@ class LoopSettings:
     schedule: str = "cosine"  # what the rate does after the warm-up
     warmup: float = 0.05  # share of all updates in which the rate rises to `lr`
     warmup_from: float = 0.0  # share of `lr` at which it begins to rise
+    warmup_steps: int = 0  # where not 0, it rises in so many equal steps in place of a line
     milestones: tuple[float, ...] = ()  # of "step": shares of all updates at which it falls
     decay: float = 0.1  # of "step": what it is multiplied by there
     lr_end: float = 0.0  # of "cosine" and "linear": share of `lr` at which the run ends
@@ -62,7 +63,7 @@ class LoopSettings:
         require_at_least(
             self, 0, "max_texts_per_image", "seed", "updates", "weight_decay", "clip_norm"
         )
-        require_at_least(self, 0, "clip_value")
+        require_at_least(self, 0, "clip_value", "warmup_steps")
         require_at_least(self, CHOSEN, "window_shards")
         require_choice(self, "precision", PRECISIONS)
         require_choice(self, "optimizer", OPTIMIZERS)
@@ -95,6 +96,13 @@ class LoopSettings:
             raise UsageError(
                 f"schedule step requires milestones, and only it accepts them; got schedule "
                 f"{self.schedule} and milestones {self.milestones}",
+                code="E-SETTINGS-SCHEDULE",
+            )
+        if self.warmup_steps and not self.warmup_from:
+            raise UsageError(
+                f"warmup_steps {self.warmup_steps} requires warmup_from above 0: the first step has "
+                "the rate warmup_from * lr; "
+                f"pass --set warmup_from={1 / (self.warmup_steps + 1):.6f}",
                 code="E-SETTINGS-SCHEDULE",
             )
         if self.schedule == "noam" and not self.warmup:
