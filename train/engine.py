@@ -48,7 +48,13 @@ from .run import (
     require_same_run,
     write_manifest,
 )
-from .schedule import learning_rate, total_updates, updates_an_epoch
+from .schedule import (
+    is_evaluated,
+    learning_rate,
+    next_pause,
+    total_updates,
+    updates_an_epoch,
+)
 from .settings import CHOSEN, LoopSettings
 from .task import (
     Report,
@@ -178,10 +184,11 @@ def train(task: Task[Any, Any], run: Path) -> LoopTimes:
         while step < steps:
             epoch, position = divmod(step, epoch_steps)
             batches = order.batches(size=settings.batch_size, seed=settings.seed, epoch=epoch)
-            batches = batches[position : position + steps - step]
+            pause = next_pause(step, steps, epoch_steps, settings)
+            batches = batches[position : position + pause - step]
             read = functools.partial(_read_microbatches, task, epoch)
             model.train()
-            started = times.start_epoch()
+            started = times.start()
             unlogged: list[tuple[Numbers, Tensor]] = []
             with (
                 contextlib.closing(fetched(task, batches, epoch)) as ready,
@@ -195,9 +202,8 @@ def train(task: Task[Any, Any], run: Path) -> LoopTimes:
                     unlogged.append((numbers, loss))
                     bar.update(len(numbers))
 
-                    ends = step % epoch_steps == 0 or step == steps
                     saves = step % settings.checkpoint_every == 0
-                    if step % settings.log_every == 0 or saves or ends:
+                    if step % settings.log_every == 0 or saves or step == pause:
                         mean = mean_loss(unlogged, step, epoch, task, run)
                         unlogged.clear()
                         wait = f"{times.waited_percent:.1f}%"
@@ -205,21 +211,22 @@ def train(task: Task[Any, Any], run: Path) -> LoopTimes:
                             epoch=epoch + 1, loss=f"{mean:.3f}", score=f"{best:.2f}", data_wait=wait
                         )
                         log({"loss": mean, "lr": rate}, step=step, epoch=epoch)
-                        if not ends:
+                        if step < pause:
                             lines.add(step, epoch, best, f"loss {mean:.3f}, data wait {wait}")
-                    if saves and not ends:
+                    if saves and step < pause:
                         _save(run, plain, optimizer, accelerator, step, best)
             speed = sum(map(len, batches)) / (time.perf_counter() - started)
 
-            with times.evaluating():
-                scores = require_scores(task.evaluate(plain))
-            rates = {"examples_per_s": round(speed, 1), "data_wait": times.waited_percent}
-            log({**scores, **rates}, step=step, epoch=epoch)
-            if "score" not in scores or scores["score"] > best:
-                best = scores.get("score", best)
-                if accelerator.is_main_process:
-                    state = {"step": step, "epoch": epoch + 1, **scores}
-                    write_checkpoint(run / BEST, model_tensors(plain), state)
+            if is_evaluated(step, steps, epoch_steps, settings):
+                with times.evaluating():
+                    scores = require_scores(task.evaluate(plain))
+                rates = {"examples_per_s": round(speed, 1), "data_wait": times.waited_percent}
+                log({**scores, **rates}, step=step, epoch=epoch)
+                if "score" not in scores or scores["score"] > best:
+                    best = scores.get("score", best)
+                    if accelerator.is_main_process:
+                        state = {"step": step, "epoch": epoch + 1, **scores}
+                        write_checkpoint(run / BEST, model_tensors(plain), state)
             _save(run, plain, optimizer, accelerator, step, best)
             lines.add(step, epoch, best, f"{speed:.1f} examples/s")
     accelerator.wait_for_everyone()

@@ -1,4 +1,4 @@
-"""The learning rate of each update, and which update is the last."""
+"""The learning rate of each update, after which ones the model is evaluated, and which is the last."""
 
 import math
 
@@ -13,6 +13,21 @@ def total_updates(settings: LoopSettings, examples: int) -> int:
 def updates_an_epoch(settings: LoopSettings, examples: int) -> int:
     """Return how many updates see every example once; the last takes what is left."""
     return math.ceil(examples / settings.batch_size)
+
+
+def is_evaluated(step: int, steps: int, epoch_steps: int, settings: LoopSettings) -> bool:
+    """Return whether the model is evaluated after update `step` (from 1) of `steps`."""
+    return step == steps or step % (settings.eval_every or epoch_steps) == 0
+
+
+def next_pause(step: int, steps: int, epoch_steps: int, settings: LoopSettings) -> int:
+    """Return how many updates are done at the next epoch's end or evaluation, given those done.
+
+    >>> [next_pause(step, 25, 10, LoopSettings(eval_every=4)) for step in (0, 5, 8, 10, 24)]
+    [4, 8, 10, 12, 25]
+    """
+    lengths = (epoch_steps, settings.eval_every or epoch_steps)
+    return min(steps, *(step - step % length + length for length in lengths))
 
 
 def learning_rate(step: int, steps: int, settings: LoopSettings) -> float:

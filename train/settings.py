@@ -54,6 +54,7 @@ class LoopSettings:
     clip_value: float = 0.0  # largest absolute value of a number of the gradient; 0 likewise
     precision: str = "float32"  # of the forward pass; weights stay float32
     cache: str = "none"  # "memory" or "device" keeps the records that were read there
+    eval_every: int = 0  # updates between evaluations; 0: one at each epoch's end
     log_every: int = 10  # updates that share a line of metrics.jsonl
     checkpoint_every: int = 1000  # updates; one more is written at each epoch's end
 
@@ -63,7 +64,7 @@ class LoopSettings:
         require_at_least(
             self, 0, "max_texts_per_image", "seed", "updates", "weight_decay", "clip_norm"
         )
-        require_at_least(self, 0, "clip_value", "warmup_steps")
+        require_at_least(self, 0, "clip_value", "warmup_steps", "eval_every")
         require_at_least(self, CHOSEN, "window_shards")
         require_choice(self, "precision", PRECISIONS)
         require_choice(self, "optimizer", OPTIMIZERS)
@@ -117,7 +118,7 @@ class SplitSettings(LoopSettings):
     """The settings of every task that learns from one split and is scored on another."""
 
     train_split: str = "train"
-    eval_split: str = "val"  # scores the model after each epoch; "" trains without one
+    eval_split: str = "val"  # scores the model at each evaluation; "" trains without one
     skip_missing: int = 0  # most texts of a split whose image may have no features
     blind: bool = False  # features are zeros: the model has the texts alone
 

@@ -43,3 +43,33 @@ class RowTask(Task[LoopSettings, torch.nn.Module]):
 
     def evaluate(self, model: torch.nn.Module) -> dict[str, float]:
         return {"score": 1.0}
+
+
+class PointTask(RowTask):
+    """Ten examples whose batches differ, and a model that is to return twos.
+
+    It is interrupted after `stop_after` updates of this process. `evaluated` has the weights of each
+    evaluation.
+    """
+
+    def __init__(self, settings: LoopSettings, *, stop_after: int | None = None) -> None:
+        torch.manual_seed(0)
+        model = torch.nn.Sequential(torch.nn.Linear(3, 3), torch.nn.Dropout(0.2))
+        super().__init__(settings, model, Row(torch.zeros(1)), torch.Tensor.mean)
+        self.order, self.stop_after, self.losses = Order(np.arange(10)), stop_after, 0
+        self.evaluated: list[dict[str, torch.Tensor]] = []
+
+    def batch(self, numbers: np.ndarray, epoch: int) -> Row:
+        return Row(torch.from_numpy(numbers).float()[:, None] + torch.arange(3) + 0.1 * epoch)
+
+    def loss(self, model: torch.nn.Module, batch: Row) -> torch.Tensor:
+        if self.losses == self.stop_after:
+            raise KeyboardInterrupt
+        self.losses += 1
+        return (model(batch.row) - 2).square().mean()
+
+    def evaluate(self, model: torch.nn.Module) -> dict[str, float]:
+        model.eval()
+        self.evaluated.append({n: t.clone() for n, t in model.state_dict().items()})
+        with torch.inference_mode():
+            return {"score": 1 / (1e-3 + float((model(torch.ones(1, 3)) - 2).abs().mean()))}

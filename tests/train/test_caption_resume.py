@@ -13,7 +13,12 @@ from children import Child, start, wait_for_update
 
 World = tuple[Path, Path]
 Typed = Callable[..., tuple[int, str, str]]
-CHANGES = ("epochs=3", "checkpoint_every=3", "scst.epochs=3")  # 8 and 4 updates an epoch
+CHANGES = (
+    "epochs=3",
+    "checkpoint_every=3",
+    "eval_every=5",
+    "scst.epochs=3",
+)  # 8, 4 updates an epoch
 FILES = ("last.safetensors", "best.safetensors", "predictions.json", "scores.json")
 
 
