@@ -20,6 +20,7 @@ from ..base.files import check_tensorfile, write_atomically
 from ..base.jsonio import field, parse_json
 from ..base.text import printable
 from ..featstore import FeatureStore
+from .optimizer import Learner
 from .records import ChannelStatistics, statistics_of
 from .run import BEFORE_LAST, LAST, VOCABULARY, RunManifest, find_best, read_manifest
 from .settings import SplitSettings, settings_of
@@ -120,29 +121,33 @@ def rebuild(build: Callable[[], M], tensors: Tensors, path: Path) -> M:
     return model
 
 
-def write_training(
-    run: Path, model: nn.Module, optimizer: Optimizer, state: Mapping[str, Any]
-) -> None:
+def write_training(run: Path, learner: Learner, state: Mapping[str, Any]) -> None:
     """Write all that resuming needs; the previous checkpoint is kept, in case this one is damaged.
 
-    `optimizer.head.weight.exp_avg` belongs to the parameter `head.weight`; the header has the
-    optimizer's groups. The state of random numbers is not needed: those of an update follow from the
-    seed and its number.
+    Of a parameter `head.weight`, `model.head.weight` has the weights, `average.head.weight` their
+    average and `optimizer.head.weight.exp_avg` the optimizer's state. The header has the optimizer's
+    groups. The state of random numbers is not needed: those of an update follow from the seed and
+    its number.
     """
-    names = _optimized(model, optimizer)
+    names = _optimized(learner)
     slots = {
         f"optimizer.{names[number]}.{slot}": tensor
-        for number, memory in optimizer.state_dict()["state"].items()
+        for number, memory in learner.optimizer.state_dict()["state"].items()
         for slot, tensor in memory.items()
     }
-    state = {**state, "groups": _groups(optimizer)}
+    averages = learner.average.tensors if learner.average else {}
+    tensors = {
+        **model_tensors(learner.model),
+        **{f"average.{name}": tensor for name, tensor in averages.items()},
+        **slots,
+    }
     if (run / LAST).is_file():
         (run / LAST).replace(run / BEFORE_LAST)
-    write_checkpoint(run / LAST, {**model_tensors(model), **slots}, state)
+    write_checkpoint(run / LAST, tensors, {**state, "groups": _groups(learner.optimizer)})
 
 
-def load_training(run: Path, model: nn.Module, optimizer: Optimizer) -> State | None:
-    """Load model and optimizer from the run's last good checkpoint, and return its state.
+def load_training(run: Path, learner: Learner) -> State | None:
+    """Fill `learner` from the run's last good checkpoint, and return its state.
 
     Returns None if no checkpoint exists yet. A damaged newest checkpoint is logged. The optimizer
     keeps the settings and the groups it was made with. Raises ClipfeatError if the checkpoint belongs
@@ -159,16 +164,25 @@ def load_training(run: Path, model: nn.Module, optimizer: Optimizer) -> State | 
                 ) from None
             logger.info(f"{error}; resuming from {paths[number]}")
             continue
-        load_model(model, tensors, path)
-        _load_optimizer(model, optimizer, tensors, field(state, "groups", list, path), path)
+        load_model(learner.model, tensors, path)
+        groups = field(state, "groups", list, path)
+        try:
+            _load_average(learner, tensors)
+            _load_optimizer(learner, tensors, groups)
+        except (KeyError, ValueError, RuntimeError, TypeError) as error:
+            raise ClipfeatError(
+                f"{path}: training cannot resume from it ({printable(str(error)[:300])}); "
+                "delete it to start again",
+                code="E-RUN-RESUME",
+            ) from None
         return state
     return None
 
 
-def _optimized(model: nn.Module, optimizer: Optimizer) -> list[str]:
-    """Return the names of the parameters that an optimizer updates, in its own order."""
-    name_of = {parameter: name for name, parameter in model.named_parameters()}
-    return [name_of[p] for group in optimizer.param_groups for p in group["params"]]
+def _optimized(learner: Learner) -> list[str]:
+    """Return the names of the parameters, in the order of the optimizer."""
+    name_of = {parameter: name for name, parameter in learner.model.named_parameters()}
+    return [name_of[p] for group in learner.optimizer.param_groups for p in group["params"]]
 
 
 def _groups(optimizer: Optimizer) -> list[dict[str, Any]]:
@@ -183,27 +197,29 @@ def _groups(optimizer: Optimizer) -> list[dict[str, Any]]:
     ]
 
 
-def _load_optimizer(
-    model: nn.Module, optimizer: Optimizer, tensors: Tensors, groups: list[Any], path: Path
-) -> None:
+def _load_average(learner: Learner, tensors: Tensors) -> None:
+    """Fill the average of the weights; KeyError or ValueError where the tensors do not fit."""
+    averages = learner.average.tensors if learner.average else {}
+    for name, average in averages.items():
+        written = tensors[f"average.{name}"]
+        if written.shape != average.shape:
+            raise ValueError(f"the average of {name} has another shape")
+        average.copy_(written)
+
+
+def _load_optimizer(learner: Learner, tensors: Tensors, groups: list[Any]) -> None:
+    """Fill the optimizer; raises KeyError, ValueError or TypeError where the tensors do not fit."""
+    own = _groups(learner.optimizer)
+    if groups != own:
+        raise ValueError(f"its groups of parameters are {groups}, not {own}")
     memory: dict[str, dict[str, Tensor]] = {}
-    names = _optimized(model, optimizer)
-    try:
-        if groups != _groups(optimizer):
-            raise ValueError(f"its groups of parameters are {groups}, not {_groups(optimizer)}")
-        for key, tensor in _under("optimizer.", tensors).items():
-            name, _, slot = key.rpartition(".")
-            memory.setdefault(name, {})[slot] = tensor
-        _check_memory(memory, {name: model.get_parameter(name) for name in names})
-        by_number = {number: memory[name] for number, name in enumerate(names)}
-        own_groups = optimizer.state_dict()["param_groups"]
-        optimizer.load_state_dict({"state": by_number, "param_groups": own_groups})
-    except (KeyError, ValueError, RuntimeError, TypeError) as error:
-        raise ClipfeatError(
-            f"{path}: training cannot resume from it ({printable(str(error)[:300])}); "
-            "delete it to start again",
-            code="E-RUN-RESUME",
-        ) from None
+    for key, tensor in _under("optimizer.", tensors).items():
+        name, _, slot = key.rpartition(".")
+        memory.setdefault(name, {})[slot] = tensor
+    _check_memory(memory, dict(learner.model.named_parameters()))
+    state = {number: memory[name] for number, name in enumerate(_optimized(learner))}
+    param_groups = learner.optimizer.state_dict()["param_groups"]
+    learner.optimizer.load_state_dict({"state": state, "param_groups": param_groups})
 
 
 def _check_memory(memory: Mapping[str, Tensors], parameters: Mapping[str, Tensor]) -> None:

@@ -6,7 +6,7 @@ import functools
 import logging
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -34,7 +34,7 @@ from .checkpoint import (
 from .devices import inference_errors, memory_errors, precision_errors, restored_random_state
 from .figures import draw_curves
 from .log import LoopTimes, ProgressLines, log_nothing, open_log
-from .optimizer import make_optimizer, require_layers, set_rate
+from .optimizer import Learner, make_optimizer, require_layers, set_rate
 from .run import (
     BAD_BATCH,
     BEST,
@@ -159,11 +159,11 @@ def train(task: Task[Any, Any], run: Path) -> LoopTimes:
     settings: LoopSettings = task.settings
     accelerator, order = task.accelerator, task.order
     model, optimizer = accelerator.prepare(task.model, make_optimizer(task.model, settings))
-    plain = accelerator.unwrap_model(model)  # without the wrapper of several processes
+    learner = Learner.of(accelerator.unwrap_model(model), optimizer, settings)
     examples = len(order.image_of_example)
     epoch_steps = updates_an_epoch(settings, examples)
     steps = total_updates(settings, examples)
-    step, best = _resume(run, plain, optimizer, accelerator, steps)
+    step, best = _resume(run, learner, accelerator, steps)
     times = LoopTimes()
     bar = tqdm(
         total=settings.batch_size * steps,
@@ -199,6 +199,8 @@ def train(task: Task[Any, Any], run: Path) -> LoopTimes:
                     rate = learning_rate(step, steps, settings)
                     loss = _update(task, model, optimizer, rate, microbatches)
                     step += 1
+                    if learner.average is not None:
+                        learner.average.update(step)
                     unlogged.append((numbers, loss))
                     bar.update(len(numbers))
 
@@ -214,30 +216,23 @@ def train(task: Task[Any, Any], run: Path) -> LoopTimes:
                         if step < pause:
                             lines.add(step, epoch, best, f"loss {mean:.3f}, data wait {wait}")
                     if saves and step < pause:
-                        _save(run, plain, optimizer, accelerator, step, best)
+                        _save(run, learner, accelerator, step, best)
             speed = sum(map(len, batches)) / (time.perf_counter() - started)
 
             if is_evaluated(step, steps, epoch_steps, settings):
                 with times.evaluating():
-                    scores = require_scores(task.evaluate(plain))
+                    scores, best = _evaluate_now(task, learner, run, step, epoch, best)
                 rates = {"examples_per_s": round(speed, 1), "data_wait": times.waited_percent}
                 log({**scores, **rates}, step=step, epoch=epoch)
-                if "score" not in scores or scores["score"] > best:
-                    best = scores.get("score", best)
-                    if accelerator.is_main_process:
-                        state = {"step": step, "epoch": epoch + 1, **scores}
-                        write_checkpoint(run / BEST, model_tensors(plain), state)
-            _save(run, plain, optimizer, accelerator, step, best)
+            _save(run, learner, accelerator, step, best)
             lines.add(step, epoch, best, f"{speed:.1f} examples/s")
     accelerator.wait_for_everyone()
     return times
 
 
-def _resume(
-    run: Path, model: nn.Module, optimizer: Optimizer, accelerator: Accelerator, steps: int
-) -> tuple[int, float]:
+def _resume(run: Path, learner: Learner, accelerator: Accelerator, steps: int) -> tuple[int, float]:
     """Load the run's last checkpoint; return the updates done, and the best score so far."""
-    state = load_training(run, model, optimizer)
+    state = load_training(run, learner)
     if state is None:
         return 0, -math.inf
     if accelerator.scaler is not None:
@@ -247,18 +242,28 @@ def _resume(
     return step, field(state, "best", float, run)
 
 
-def _save(
-    run: Path,
-    model: nn.Module,
-    optimizer: Optimizer,
-    accelerator: Accelerator,
-    step: int,
-    best: float,
-) -> None:
+def _save(run: Path, learner: Learner, accelerator: Accelerator, step: int, best: float) -> None:
     """Write all that resuming needs, once for all processes."""
     if accelerator.is_main_process:
         scaler = {} if accelerator.scaler is None else accelerator.scaler.state_dict()
-        write_training(run, model, optimizer, {"step": step, "best": best, "scaler": scaler})
+        write_training(run, learner, {"step": step, "best": best, "scaler": scaler})
+
+
+def _evaluate_now(
+    task: Task[Any, Any], learner: Learner, run: Path, step: int, epoch: int, best: float
+) -> tuple[Mapping[str, float], float]:
+    """Score the model, and write it as the run's best checkpoint if no score before was as high.
+
+    Returns the scores, and the best one so far.
+    """
+    with learner.evaluated():
+        scores = require_scores(task.evaluate(learner.model))
+        if scores.get("score", math.inf) <= best:
+            return scores, best
+        if task.accelerator.is_main_process:
+            state = {"step": step, "epoch": epoch + 1, **scores}
+            write_checkpoint(run / BEST, model_tensors(learner.model), state)
+    return scores, scores.get("score", best)
 
 
 def _read_microbatches(

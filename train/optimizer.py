@@ -1,10 +1,14 @@
-"""The optimizer: the parameters that decay, and the rate of each layer."""
+"""What an update changes: weights, by an optimizer in groups of parameters, and their average."""
 
+import contextlib
 import re
-from typing import Any
+from collections.abc import Iterator
+from typing import Any, NamedTuple
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 from torch.optim import Adamax, AdamW, Optimizer
+from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from ..base.errors import UsageError
 from .settings import LoopSettings
@@ -90,3 +94,58 @@ def set_rate(optimizer: Optimizer, rate: float) -> None:
     """Set the learning rate of each group: the schedule's rate times the group's `lr_scale`."""
     for group in optimizer.param_groups:
         group["lr"] = rate * group["lr_scale"]
+
+
+class WeightAverage:
+    """An exponential moving average of a model's weights, which begins with their initial values.
+
+    After update t (from 1) the average is d * average + (1 - d) * weights, where d is the smaller
+    one of `decay` and (1 + t) / (10 + t), so that the initial weights are forgotten soon (as in
+    TensorFlow's ExponentialMovingAverage with its `num_updates`). Buffers are not averaged.
+    """
+
+    def __init__(self, model: nn.Module, decay: float) -> None:
+        self.decay = decay
+        self._weights: dict[str, Tensor] = dict(model.named_parameters())
+        self.tensors = {name: weight.detach().clone() for name, weight in self._weights.items()}
+
+    def update(self, step: int) -> None:
+        """Take in the weights after update `step` (from 1)."""
+        decay = min(self.decay, (1 + step) / (10 + step))
+        average = get_ema_multi_avg_fn(decay)
+        average(list(self.tensors.values()), list(self._weights.values()), step)
+
+    @contextlib.contextmanager
+    def in_model(self) -> Iterator[None]:
+        """Give the model the average of its weights during the block, bit for bit."""
+        self._exchange()
+        try:
+            yield
+        finally:
+            self._exchange()
+
+    @torch.no_grad()
+    def _exchange(self) -> None:
+        # Values, not tensors: on a GPU the weights of an LSTM lie in one buffer.
+        for name, weight in self._weights.items():
+            held = weight.clone()
+            weight.copy_(self.tensors[name])
+            self.tensors[name].copy_(held)
+
+
+class Learner(NamedTuple):
+    """All that the updates of a run change, and that resuming restores."""
+
+    model: nn.Module  # without the wrapper of several processes
+    optimizer: Optimizer
+    average: WeightAverage | None
+
+    @classmethod
+    def of(cls, model: nn.Module, optimizer: Optimizer, settings: LoopSettings) -> "Learner":
+        """Return a model's learner, with an average of its weights if the settings have an `ema`."""
+        average = WeightAverage(model, settings.ema) if settings.ema else None
+        return cls(model, optimizer, average)
+
+    def evaluated(self) -> contextlib.AbstractContextManager[None]:
+        """Return a block in which the model has the weights that are evaluated."""
+        return contextlib.nullcontext() if self.average is None else self.average.in_model()

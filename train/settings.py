@@ -53,6 +53,7 @@ class LoopSettings:
     clip_norm: float = 1.0  # largest norm of the gradient; 0 leaves it as it is
     clip_value: float = 0.0  # largest absolute value of a number of the gradient; 0 likewise
     precision: str = "float32"  # of the forward pass; weights stay float32
+    ema: float = 0.0  # decay an update of the average of the weights, which is evaluated; 0: none
     cache: str = "none"  # "memory" or "device" keeps the records that were read there
     eval_every: int = 0  # updates between evaluations; 0: one at each epoch's end
     log_every: int = 10  # updates that share a line of metrics.jsonl
@@ -75,6 +76,7 @@ class LoopSettings:
         )
         require_range(self, "more than 0", lambda x: x > 0, "lr", "eps", "decay")
         require_range(self, "more than 0 and at most 1", lambda x: 0 < x <= 1, "layer_decay")
+        require_share(self, "ema")
         require_range(
             self,
             "two numbers from 0 to below 1",

@@ -48,8 +48,8 @@ class RowTask(Task[LoopSettings, torch.nn.Module]):
 class PointTask(RowTask):
     """Ten examples whose batches differ, and a model that is to return twos.
 
-    It is interrupted after `stop_after` updates of this process. `evaluated` has the weights of each
-    evaluation.
+    It is interrupted after `stop_after` updates of this process. `evaluated` and `scores` have the
+    weights and the score of each evaluation.
     """
 
     def __init__(self, settings: LoopSettings, *, stop_after: int | None = None) -> None:
@@ -58,6 +58,7 @@ class PointTask(RowTask):
         super().__init__(settings, model, Row(torch.zeros(1)), torch.Tensor.mean)
         self.order, self.stop_after, self.losses = Order(np.arange(10)), stop_after, 0
         self.evaluated: list[dict[str, torch.Tensor]] = []
+        self.scores: list[float] = []
 
     def batch(self, numbers: np.ndarray, epoch: int) -> Row:
         return Row(torch.from_numpy(numbers).float()[:, None] + torch.arange(3) + 0.1 * epoch)
@@ -72,4 +73,6 @@ class PointTask(RowTask):
         model.eval()
         self.evaluated.append({n: t.clone() for n, t in model.state_dict().items()})
         with torch.inference_mode():
-            return {"score": 1 / (1e-3 + float((model(torch.ones(1, 3)) - 2).abs().mean()))}
+            error = float((model(torch.ones(1, 3)) - 2).abs().mean())
+        self.scores.append(1 / (1e-3 + error))
+        return {"score": self.scores[-1]}

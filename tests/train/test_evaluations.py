@@ -5,9 +5,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from refused import refuses
 from rows import PointTask
 
-from clipfeat.train.checkpoint import read_checkpoint
+from clipfeat.train.checkpoint import read_checkpoint, write_checkpoint
 from clipfeat.train.engine import train
 from clipfeat.train.schedule import is_evaluated, next_pause
 from clipfeat.train.settings import LoopSettings
@@ -62,11 +64,11 @@ def test_pauses_are_the_ends_of_epochs_and_the_evaluations(every: int) -> None:
 
 
 @pytest.mark.parametrize("stop_after", [2, 5, 7, 9])
-@pytest.mark.parametrize("every", [0, 3])
+@pytest.mark.parametrize("changes", [{}, {"eval_every": 3}, {"ema": 0.7}])
 def test_an_interrupted_run_ends_with_the_same_bits(
-    every: int, stop_after: int, tmp_path: Path
+    changes: dict[str, Any], stop_after: int, tmp_path: Path
 ) -> None:
-    settings = LoopSettings(eval_every=every, checkpoint_every=2, **SHORT)
+    settings = LoopSettings(checkpoint_every=2, **SHORT, **changes)
     whole, run = tmp_path / "whole", tmp_path / "run"
     whole.mkdir()
     run.mkdir()
@@ -78,3 +80,44 @@ def test_an_interrupted_run_ends_with_the_same_bits(
     assert metrics(run) == metrics(whole)
     for name in FILES:
         assert (run / name).read_bytes() == (whole / name).read_bytes(), name
+
+
+def test_the_average_of_the_weights_is_evaluated_and_kept(tmp_path: Path) -> None:
+    """The weights themselves train as without it; their average is worked out here in float64."""
+    plain, run = tmp_path / "plain", tmp_path / "run"
+    plain.mkdir()
+    run.mkdir()
+    each_update = {**SHORT, "eval_every": 1}
+    without, task = (PointTask(LoopSettings(**each_update, ema=ema)) for ema in (0.0, 0.7))
+    average = {name: tensor.double() for name, tensor in task.model.state_dict().items()}
+    train(without, plain)
+    train(task, run)
+    for step, (weights, averaged) in enumerate(
+        zip(without.evaluated, task.evaluated, strict=True), start=1
+    ):
+        decay = min(0.7, (1 + step) / (10 + step))
+        for name, tensor in weights.items():
+            average[name] = decay * average[name] + (1 - decay) * tensor.double()
+            torch.testing.assert_close(averaged[name].double(), average[name], rtol=1e-5, atol=1e-6)
+    last, _ = read_checkpoint(run / "last.safetensors")
+    for name, tensor in without.evaluated[-1].items():
+        assert torch.equal(last[f"model.{name}"], tensor)
+        assert torch.equal(last[f"average.{name}"], task.evaluated[-1][name])
+    best, state = read_checkpoint(run / "best.safetensors")
+    assert state["step"] == 1 + task.scores.index(max(task.scores))
+    for name, tensor in task.evaluated[state["step"] - 1].items():
+        assert torch.equal(best[f"model.{name}"], tensor)
+
+
+def test_a_checkpoint_without_a_fitting_average_is_refused(tmp_path: Path) -> None:
+    settings = LoopSettings(**SHORT, ema=0.7)
+    train(PointTask(settings), tmp_path)
+    tensors, state = read_checkpoint(tmp_path / "last.safetensors")
+    tensors["average.0.bias"] = torch.zeros(1)  # would fit by repeating it
+    write_checkpoint(tmp_path / "last.safetensors", tensors, state)
+    with refuses("E-RUN-RESUME", "the average of 0.bias has another shape"):
+        train(PointTask(settings), tmp_path)
+    del tensors["average.0.bias"]
+    write_checkpoint(tmp_path / "last.safetensors", tensors, state)
+    with refuses("E-RUN-RESUME", "average.0.bias"):
+        train(PointTask(settings), tmp_path)

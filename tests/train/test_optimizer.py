@@ -1,5 +1,6 @@
 """The optimizer's groups, against rules by name and updates by torch's own optimizers."""
 
+import contextlib
 import copy
 
 import pytest
@@ -11,7 +12,13 @@ from torch.nn.utils.parametrizations import weight_norm
 from clipfeat.base.errors import UsageError
 from clipfeat.train.models.settings import SingleStreamSettings
 from clipfeat.train.models.single_stream import SingleStreamEncoder
-from clipfeat.train.optimizer import make_optimizer, parameter_groups, require_layers, set_rate
+from clipfeat.train.optimizer import (
+    WeightAverage,
+    make_optimizer,
+    parameter_groups,
+    require_layers,
+    set_rate,
+)
 from clipfeat.train.settings import LoopSettings
 
 OPTIMIZERS = {"adamw": torch.optim.AdamW, "adamax": torch.optim.Adamax}
@@ -122,3 +129,32 @@ def test_a_model_without_layers_refuses_layer_decay() -> None:
     require_layers(nn.Linear(2, 2), LoopSettings())
     with refuses("E-SETTINGS-LAYERS", "layer_decay is 0.9", "Linear", kind=UsageError):
         require_layers(nn.Linear(2, 2), LoopSettings(layer_decay=0.9))
+
+
+def test_the_average_of_weights_is_the_sum_worked_by_hand() -> None:
+    """d = min(0.5, (1 + t) / (10 + t)): 2/11, 3/12, 4/13, ..., 7/16, then 8/17 and 1/2."""
+    model = nn.Linear(1, 1, bias=False)
+    weights = [3.0, -1.0, 4.0, 1.0, -5.0, 9.0, 2.0, 6.0, -5.0]
+    decays = [2 / 11, 3 / 12, 4 / 13, 5 / 14, 6 / 15, 7 / 16, 8 / 17, 1 / 2, 1 / 2]
+    nn.init.constant_(model.weight, 8.0)
+    average, expected = WeightAverage(model, 0.5), 8.0
+    for step, (weight, decay) in enumerate(zip(weights, decays, strict=True), start=1):
+        nn.init.constant_(model.weight, weight)
+        average.update(step)
+        expected = decay * expected + (1 - decay) * weight
+        assert average.tensors["weight"].item() == pytest.approx(expected)
+
+
+def test_an_average_is_lent_to_the_model_and_given_back() -> None:
+    """Also when an evaluation fails; a weight that two modules share has one average."""
+    model = nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 3))
+    model[1].weight = model[0].weight
+    average = WeightAverage(model, 0.9)
+    assert set(average.tensors) == {"0.weight", "0.bias", "1.bias"}
+    nn.init.ones_(model[0].weight)
+    before = {name: tensor.clone() for name, tensor in average.tensors.items()}
+    with contextlib.suppress(KeyboardInterrupt), average.in_model():
+        assert torch.equal(model[1].weight, before["0.weight"])
+        raise KeyboardInterrupt
+    assert torch.equal(model[1].weight, torch.ones(3, 3))
+    assert all(torch.equal(average.tensors[name], before[name]) for name in before)
