@@ -174,7 +174,7 @@ def find_best(folder: Path) -> Path:
     """Return the checkpoint of a run's best model; UsageError where it does not exist yet."""
     if not os.path.lexists(folder / BEST):
         raise UsageError(
-            f"{folder} has no {BEST}: its first epoch is not complete, or the file was deleted",
+            f"{folder} has no {BEST}: it has not been evaluated yet, or the file was deleted",
             code="E-RUN-BEST",
         )
     return folder / BEST

@@ -42,16 +42,21 @@ class LoopSettings:
     lr: float = 2e-3  # highest learning rate of the schedule
     betas: tuple[float, ...] = (0.9, 0.999)
     eps: float = 1e-8
-    weight_decay: float = 0.01
+    weight_decay: float = 0.01  # of matrices and filters only
+    layer_decay: float = 1.0  # of a BERT: rate of a layer as a share of that of the layer above
     schedule: str = "cosine"  # what the rate does after the warm-up
     warmup: float = 0.05  # share of all updates in which the rate rises to `lr`
     warmup_from: float = 0.0  # share of `lr` at which it begins to rise
+    warmup_steps: int = 0  # where not 0, it rises in so many equal steps in place of a line
     milestones: tuple[float, ...] = ()  # of "step": shares of all updates at which it falls
     decay: float = 0.1  # of "step": what it is multiplied by there
     lr_end: float = 0.0  # of "cosine" and "linear": share of `lr` at which the run ends
     clip_norm: float = 1.0  # largest norm of the gradient; 0 leaves it as it is
+    clip_value: float = 0.0  # largest absolute value of a number of the gradient; 0 likewise
     precision: str = "float32"  # of the forward pass; weights stay float32
+    ema: float = 0.0  # decay an update of the average of the weights, which is evaluated; 0: none
     cache: str = "none"  # "memory" or "device" keeps the records that were read there
+    eval_every: int = 0  # updates between evaluations; 0: one at each epoch's end
     log_every: int = 10  # updates that share a line of metrics.jsonl
     checkpoint_every: int = 1000  # updates; one more is written at each epoch's end
 
@@ -61,6 +66,7 @@ class LoopSettings:
         require_at_least(
             self, 0, "max_texts_per_image", "seed", "updates", "weight_decay", "clip_norm"
         )
+        require_at_least(self, 0, "clip_value", "warmup_steps", "eval_every")
         require_at_least(self, CHOSEN, "window_shards")
         require_choice(self, "precision", PRECISIONS)
         require_choice(self, "optimizer", OPTIMIZERS)
@@ -70,6 +76,8 @@ class LoopSettings:
             self, "a share from 0 to 1", lambda x: 0 <= x <= 1, "warmup", "warmup_from", "lr_end"
         )
         require_range(self, "more than 0", lambda x: x > 0, "lr", "eps", "decay")
+        require_range(self, "more than 0 and at most 1", lambda x: 0 < x <= 1, "layer_decay")
+        require_share(self, "ema")
         require_range(
             self,
             "two numbers from 0 to below 1",
@@ -82,10 +90,23 @@ class LoopSettings:
             lambda shares: all(0 < share < 1 for share in shares),
             "milestones",
         )
+        if self.clip_norm and self.clip_value:
+            raise UsageError(
+                "clip_norm and clip_value exclude each other; pass --set clip_norm=0 to clip by "
+                f"value, or --set clip_value=0; got {self.clip_norm} and {self.clip_value}",
+                code="E-SETTINGS-CLIP",
+            )
         if bool(self.milestones) != (self.schedule == "step"):
             raise UsageError(
                 f"schedule step requires milestones, and only it accepts them; got schedule "
                 f"{self.schedule} and milestones {self.milestones}",
+                code="E-SETTINGS-SCHEDULE",
+            )
+        if self.warmup_steps and not self.warmup_from:
+            raise UsageError(
+                f"warmup_steps {self.warmup_steps} requires warmup_from above 0: the first step has "
+                "the rate warmup_from * lr; "
+                f"pass --set warmup_from={1 / (self.warmup_steps + 1):.6f}",
                 code="E-SETTINGS-SCHEDULE",
             )
         if self.schedule == "noam" and not self.warmup:
@@ -100,7 +121,7 @@ class SplitSettings(LoopSettings):
     """The settings of every task that learns from one split and is scored on another."""
 
     train_split: str = "train"
-    eval_split: str = "val"  # scores the model after each epoch; "" trains without one
+    eval_split: str = "val"  # scores the model at each evaluation; "" trains without one
     skip_missing: int = 0  # most texts of a split whose image may have no features
     blind: bool = False  # features are zeros: the model has the texts alone
     norm: str = "whiten"  # of features; "channel" standardises each channel, "none" changes nothing
