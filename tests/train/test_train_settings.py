@@ -13,6 +13,8 @@ from clipfeat.train.schedule import learning_rate, total_updates
 from clipfeat.train.settings import find_config, load_settings
 from clipfeat.train.tasks.settings import VQA_PRESETS, VqaSettings
 
+MODELS = "updn, pythia, mcan, movie_mcan, attentive_probe, linear_probe, single_stream"
+
 
 def settings(*assignments: str, config: Path | None = None) -> VqaSettings:
     return load_settings(VqaSettings, config=config, assignments=assignments)
@@ -46,8 +48,8 @@ def test_assignments_go_on_top_of_the_file(tmp_path: Path) -> None:
         ("lr=fast", "TYPE", ("lr must be a float", "'fast'")),
         ("lr=nan", "TYPE", ("lr must be a float", "nan")),
         ("blind=1", "TYPE", ("blind must be a bool", "1")),
-        ("model=ban", "CHOICE", ("updn, pythia, mcan, movie_mcan, single_stream", "'ban'")),
-        ("model={name=[1]}", "CHOICE", ("updn, pythia, mcan, movie_mcan, single_stream", "[1]")),
+        ("model=ban", "CHOICE", (MODELS, "'ban'")),
+        ("model={name=[1]}", "CHOICE", (MODELS, "[1]")),
         (f"seed={1 << 64}", "RANGE", ("seed", "2^63", "65 bits")),
         (f"lr=1{'0' * 400}", "RANGE", ("lr", "2^63")),
         ("epochs=" + 3000 * "[", "ASSIGN", ("--set epochs",)),
