@@ -11,7 +11,7 @@ from clipfeat.base.errors import UsageError
 from clipfeat.train.models.settings import McanSettings
 from clipfeat.train.schedule import learning_rate, total_updates
 from clipfeat.train.settings import find_config, load_settings
-from clipfeat.train.tasks.settings import VQA_PRESETS, VqaSettings
+from clipfeat.train.tasks.settings import VE_PRESETS, VQA_PRESETS, VeSettings, VqaSettings
 
 MODELS = "updn, pythia, mcan, movie_mcan, attentive_probe, linear_probe, single_stream"
 
@@ -103,16 +103,26 @@ def test_a_config_is_a_path_or_the_name_of_a_preset(tmp_path: Path) -> None:
         find_config("nowhere", VQA_PRESETS)
 
 
-def test_every_preset_says_its_command_and_loads() -> None:
-    names = sorted(path.stem for path in VQA_PRESETS.glob("*.toml"))
-    assert {"default", "pythia", "mcan_small", "mcan_large", "movie_mcan"} < set(names)
-    for name in names:
-        path = find_config(name, VQA_PRESETS)
+def test_there_is_a_preset_for_each_model_of_the_paper_and_for_each_probe() -> None:
+    names = {path.stem for path in VQA_PRESETS.glob("*.toml")}
+    assert {"default", "pythia", "mcan_small", "mcan_large", "movie_mcan"} < names
+    probes = {"attentive_probe", "linear_probe"}
+    assert probes < names & {path.stem for path in VE_PRESETS.glob("*.toml")}
+
+
+@pytest.mark.parametrize(
+    ("task", "presets", "kind"), [("vqa", VQA_PRESETS, VqaSettings), ("ve", VE_PRESETS, VeSettings)]
+)
+def test_every_preset_says_its_command_and_loads(
+    task: str, presets: Path, kind: type[VqaSettings | VeSettings]
+) -> None:
+    for path in presets.glob("*.toml"):
         head = path.read_text()[:900]
-        assert name in head
+        name = path.stem
+        assert f"clipfeat train {task} {name}" in head or f"make train-{task} CONFIG={name}" in head
         assert "Expected time: " in head
         assert "Expected score: " in head
-        load_settings(VqaSettings, config=path, assignments=[])
+        load_settings(kind, config=find_config(name, presets), assignments=[])
 
 
 @pytest.mark.parametrize(
