@@ -19,7 +19,7 @@ from clipfeat.train.models.movie_mcan import ModulatedBottleneck, Movie, cell_ma
 from clipfeat.train.models.probes import AttentiveProbe, LinearProbe
 from clipfeat.train.models.pythia import ProductAttention
 from clipfeat.train.models.settings import AttentiveProbeSettings, LinearProbeSettings
-from clipfeat.train.records import ChannelStatistics, FeatureNorm
+from clipfeat.train.normalize import ChannelStatistics, FeatureNorm
 
 TEXTS, CELLS, WORDS, CHANNELS, HEADS = 3, 6, 5, 16, 4
 SEEN = torch.arange(CELLS) < torch.tensor([[6], [4], [1]])

@@ -5,7 +5,7 @@ from jaxtyping import Bool, Float, Float32
 from torch import Tensor, nn
 
 from ..data.vocabulary import PADDING
-from ..records import FeatureNorm
+from ..normalize import FeatureNorm
 from .layers import (
     AnswerBatch,
     GridPosition,
@@ -40,7 +40,7 @@ class AttentiveProbe(nn.Module):
         self.text = QuestionEncoder(tokens=tokens, embedding=settings.embedding, hidden=hidden)
         self.condition = nn.Linear(hidden, hidden)
         self.queries = nn.Parameter(QUERY_STD * torch.randn(settings.queries, hidden))
-        self.appearance = nn.Sequential(nn.Linear(len(norm.mean), hidden), nn.LayerNorm(hidden))
+        self.appearance = nn.Sequential(nn.Linear(norm.channels, hidden), nn.LayerNorm(hidden))
         self.position = GridPosition(hidden) if settings.positions else None
         self.attention = MultiHeadAttention(hidden, heads=settings.heads, dropout=dropout)
         self.feed = nn.Sequential(nn.LayerNorm(hidden), feed_forward(hidden, dropout))
@@ -83,7 +83,7 @@ class LinearProbe(nn.Module):
         super().__init__()
         self.norm = norm
         self.words = WordEmbedding(tokens, settings.embedding)
-        self.classifier = nn.Linear(len(norm.mean) + settings.embedding, answers)
+        self.classifier = nn.Linear(norm.channels + settings.embedding, answers)
 
     def forward(self, batch: AnswerBatch) -> Outputs:
         """Return each text's logits, and equal weights for the real cells of its image.
