@@ -108,11 +108,12 @@ class MovieMcanSettings(TextSettings):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class AttentiveProbeSettings(TextSettings):
-    """A few learned queries over the grid, conditioned on the text, and a linear head."""
+    """A few learned queries over the grid, conditioned on the text; in the sizes of `updn`."""
 
     name: Literal["attentive_probe"] = "attentive_probe"
+    embedding: int = 128
     queries: int = 4
-    hidden: int = 512  # channels of the text, of a query and of a cell
+    hidden: int = 384  # channels of the text, of a query and of a cell
     heads: int = 8
     positions: bool = True  # whether cells carry their position in the grid
     dropout: float = 0.1  # of attention weights, and in the perceptron
