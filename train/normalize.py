@@ -100,9 +100,9 @@ def statistics_of(
     shape = (dim, min(components, dim)) if norm == "whiten" else (dim,)
     if not dim or scale.shape != shape or {mean.dtype, scale.dtype} != {torch.float32}:
         raise ClipfeatError(
-            f"{path}: {name}.mean and {second} must be float32 of shapes (dim,) and "
-            f"{'(dim, components)' if norm == 'whiten' else '(dim,)'}, as norm {norm} has them; got "
-            f"{tuple(mean.shape)} of {mean.dtype} and {tuple(scale.shape)} of {scale.dtype}",
+            f"{path}: {name}.mean and {name}.{second} must be float32 of shapes (dim,) and "
+            f"{shape if dim else '(dim, ...)'}; got {tuple(mean.shape)} of {mean.dtype} and "
+            f"{tuple(scale.shape)} of {scale.dtype}; use a checkpoint of a run with norm {norm}",
             code="E-RUN-STATISTICS",
         )
     return Whitening(mean, scale) if norm == "whiten" else ChannelStatistics(mean, scale)

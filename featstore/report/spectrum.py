@@ -34,7 +34,7 @@ def sampled_cells(store: FeatureStore, ids: Sequence[str], *, seed: int) -> Iter
     chosen = np.sort(order[: max(MIN_RECORDS, int(np.searchsorted(reached, wanted)) + 1)])
     at_a_time = max(1, BLOCK_NUMBERS // (int(cells[chosen].max()) * store.dim))
     for start in range(0, len(chosen), at_a_time):
-        part = [ids[number] for number in chosen[start : start + at_a_time].tolist()]
+        part = [ids[int(number)] for number in chosen[start : start + at_a_time]]
         batch = store.read(part)
         block: list[np.ndarray] = []
         for image_id, padded, mask in zip(part, batch.features, batch.mask, strict=True):

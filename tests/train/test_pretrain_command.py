@@ -379,9 +379,9 @@ def test_another_recipe_gets_a_remark(
 @pytest.mark.parametrize(
     ("tensors", "message"),
     [
-        ({"model.norm.mean": torch.tensor(0.0)}, "model.norm.mean and std must be a float32"),
-        ({"model.norm.std": torch.ones(7)}, "model.norm.mean and std must be a float32"),
-        ({"model.norm.mean": torch.ones(8).int()}, "model.norm.mean and std must be a float32"),
+        ({"model.norm.mean": torch.tensor(0.0)}, "E-RUN-STATISTICS"),
+        ({"model.norm.projection": torch.ones(8, 7)}, "E-RUN-STATISTICS"),
+        ({"model.norm.mean": torch.ones(8).int()}, "E-RUN-STATISTICS"),
         ({"model.encoder.grid.rows.weight": torch.ones(9, 9)}, "its encoder does not fit"),
     ],
 )
