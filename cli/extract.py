@@ -58,7 +58,7 @@ MOST_PIXELS = 1 << 40  # a million by a million; a decoder's limits follow from 
     default="final",
     show_default=True,
     help="Output of a ViT: after all blocks and the last norm, before that norm, or after all "
-    "blocks but one.",
+    "blocks but one, which is recommended for grids of CLIP's ViTs (docs/backbones.md).",
 )
 @click.option(
     "--gpus",

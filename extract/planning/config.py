@@ -42,7 +42,8 @@ class ExtractConfig:
         seed: Seed of random weights.
         recipe: How images become pixels: `caption448`, `vqa600`, `pretrain384`, `square:N`,
             `aspect:S,L`, `model`, `views`, or the path of a TOML file.
-        layer: Output of a ViT: `final`, `final-no-norm` (before the last norm) or `penultimate`.
+        layer: Output of a ViT: `final`, `final-no-norm` (before the last norm) or `penultimate`,
+            which is recommended for grids of CLIP's ViTs.
         vector: What is stored beside the grid: CLIP's `embedding`, the `class_token`, or nothing.
         gpus: A count of GPUs (`"8"`), their numbers (`"0,3"`), or one number (`"3,"`).
         device: Where to compute: `cpu` or `cuda`.

@@ -21,8 +21,13 @@ from clipfeat.train.models.movie_mcan import (
     SqueezeExcitation,
     cell_maps,
 )
+from clipfeat.train.models.probes import AttentiveProbe, LinearProbe
 from clipfeat.train.models.pythia import ProductAttention
-from clipfeat.train.models.settings import UpDnLargeSettings
+from clipfeat.train.models.settings import (
+    AttentiveProbeSettings,
+    LinearProbeSettings,
+    UpDnLargeSettings,
+)
 from clipfeat.train.models.updn import UpDnLarge
 from clipfeat.train.normalize import ChannelStatistics, FeatureNorm
 
@@ -288,3 +293,56 @@ def test_word_states_are_those_of_a_float32_lstm_whatever_the_precision_of_the_r
         states, real = ours(tokens)
     assert torch.equal(states, expected)
     assert torch.equal(real, REAL)
+
+
+def probe_batch() -> AnswerBatch:
+    """Return three questions about a 2x3 grid, a 2x2 one and again the first, of 2 channels."""
+    return AnswerBatch(
+        features=torch.randn(2, CELLS, 2),
+        mask=SEEN[:2],
+        grid_shapes=torch.tensor([[2, 3], [2, 2]]),
+        image_of_text=torch.tensor([0, 1, 0]),
+        tokens=torch.tensor([[2, 3, 0], [4, 0, 0], [3, 3, 5]]),
+        targets=torch.zeros(3, 5),
+    )
+
+
+def unit_norm() -> FeatureNorm:
+    return FeatureNorm(ChannelStatistics(torch.zeros(2), torch.ones(2)), blind=False)
+
+
+def test_the_attentive_probe_is_attention_of_torch_and_a_perceptron() -> None:
+    settings = AttentiveProbeSettings(
+        embedding=4, queries=2, hidden=CHANNELS, heads=HEADS, positions=False, dropout=0.0
+    )
+    probe = AttentiveProbe(settings, unit_norm(), tokens=6, answers=5)
+    theirs = nn.MultiheadAttention(CHANNELS, HEADS, batch_first=True)
+    copy_attention(probe.attention, theirs)
+    batch = probe_batch()
+    logits, attention, _ = probe(batch)
+    for text, (image, cells) in enumerate([(0, 6), (1, 4), (0, 6)]):
+        queries = probe.queries + probe.condition(probe.text(batch.tokens[text : text + 1]))
+        seen = probe.appearance(batch.features[image, :cells])
+        read, weights = theirs(queries[None], seen[None], seen[None])  # weights: mean of heads
+        states = queries + read[0]
+        states = states + probe.feed(states)
+        expected = probe.classifier(states).mean(dim=0)  # of a linear layer, in either order
+        torch.testing.assert_close(logits[text], expected)
+        torch.testing.assert_close(attention[text, :cells], weights[0].mean(dim=0))
+
+
+def test_the_linear_probe_by_hand() -> None:
+    """The first answer is the mean of channel 0, the second that of the words' numbers, plus 10."""
+    probe = LinearProbe(LinearProbeSettings(embedding=1), unit_norm(), tokens=6, answers=2)
+    with torch.no_grad():
+        probe.words.weight.copy_(torch.arange(6.0)[:, None])
+        probe.classifier.weight.copy_(torch.tensor([[1.0, 0.0, 0.0], [0.0, 0.0, 1.0]]))
+        probe.classifier.bias.copy_(torch.tensor([0.0, 10.0]))
+    batch = probe_batch()
+    channel = torch.arange(6.0)  # of the real cells of both images; their means are 2.5 and 1.5
+    features = torch.where(SEEN[:2, :, None], channel[:, None], torch.nan).expand(2, 6, 2)
+    logits, attention, _ = probe(batch._replace(features=features))
+    expected = torch.tensor([[2.5, 12.5], [1.5, 14.0], [2.5, 10.0 + 11 / 3]])
+    torch.testing.assert_close(logits, expected)
+    torch.testing.assert_close(attention[0], torch.full((6,), 1 / 6))
+    torch.testing.assert_close(attention[1], torch.tensor([0.25] * 4 + [0.0] * 2))

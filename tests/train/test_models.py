@@ -8,6 +8,8 @@ from torch import nn
 
 from clipfeat.train.models.layers import AnswerBatch
 from clipfeat.train.models.settings import (
+    AttentiveProbeSettings,
+    LinearProbeSettings,
     McanSettings,
     ModelSettings,
     MovieMcanSettings,
@@ -34,17 +36,25 @@ TINY: dict[str, ModelSettings] = {
     "movie_mcan": MovieMcanSettings(
         embedding=8, hidden=16, layers=1, heads=2, movie_layers=2, joint=16, dropout=0.0
     ),
+    "attentive_probe": AttentiveProbeSettings(
+        embedding=8, queries=3, hidden=16, heads=2, dropout=0.0
+    ),
+    "linear_probe": LinearProbeSettings(embedding=8),
 }
 SINGLE_STREAM = SingleStreamSettings(hidden=16, layers=2, heads=2, max_grid_side=3, dropout=0.0)
 every_model = pytest.mark.parametrize("name", [*TINY, "single_stream"])
+# A linear probe reads the mean cell, and adds what it says to what the text says.
+every_model_that_attends = pytest.mark.parametrize(
+    "name", [name for name in (*TINY, "single_stream") if name != "linear_probe"]
+)
 every_model_of_words = pytest.mark.parametrize("name", TINY)
 
 
 def model_of(name: str, *, positions: bool = True, blind: bool = False) -> torch.nn.Module:
     torch.manual_seed(0)
-    settings: ModelSettings = SINGLE_STREAM
-    if name in TINY:
-        settings = dataclasses.replace(TINY[name], positions=positions)
+    settings = TINY.get(name, SINGLE_STREAM)
+    if hasattr(settings, "positions"):
+        settings = dataclasses.replace(settings, positions=positions)
     norm = FeatureNorm(ChannelStatistics(torch.zeros(DIM), torch.ones(DIM)), blind=blind)
     model = build_model(settings, norm, tokens=10, answers=4)
     for module in model.modules():
@@ -91,6 +101,19 @@ def change_by_order(model: torch.nn.Module, order: list[int]) -> float:
     features[0] = features[0, order]
     moved = all_logits(model, batch._replace(features=features))
     return (moved - all_logits(model, batch)).abs().max().item()
+
+
+def require_learned(model: torch.nn.Module, batch: AnswerBatch, answer: torch.Tensor) -> None:
+    """Fail unless at most 150 steps on the batch teach the model its answers."""
+    optimizer = torch.optim.Adam(model.parameters(), lr=5e-3)
+    for _ in range(15):
+        for _ in range(10):
+            optimizer.zero_grad()
+            loss_of(model, batch).backward()
+            optimizer.step()
+        if torch.equal(model(batch)[0].argmax(dim=1), answer):
+            return
+    pytest.fail("not learned in 150 steps")
 
 
 @every_model
@@ -150,13 +173,13 @@ def test_a_text_is_answered_alike_in_any_company(name: str) -> None:
         torch.testing.assert_close(all_logits(model, alone), together[text : text + 1])
 
 
-@every_model
+@every_model_that_attends
 def test_the_position_of_a_cell_counts(name: str) -> None:
     """Exchanging two cells changes the logits."""
     assert change_by_order(model_of(name), [1, 0, 2, 3, 4, 5]) > 1e-5
 
 
-@pytest.mark.parametrize("name", ["updn", "pythia", "mcan"])
+@pytest.mark.parametrize("name", ["updn", "pythia", "mcan", "attentive_probe", "linear_probe"])
 def test_without_positions_the_order_of_cells_does_not_count(name: str) -> None:
     assert change_by_order(model_of(name, positions=False), [5, 3, 1, 0, 2, 4]) < 1e-5
 
@@ -242,7 +265,7 @@ def test_the_loss_is_summed_over_answers() -> None:
     assert loss_of(model, batch).item() == pytest.approx(4 * 0.693147, rel=1e-5)
 
 
-@every_model
+@every_model_that_attends
 def test_it_memorises_32_examples(name: str) -> None:
     model, batch = model_of(name), batch_of(32)
     torch.manual_seed(1)
@@ -254,12 +277,37 @@ def test_it_memorises_32_examples(name: str) -> None:
         image_of_text=torch.arange(32),
         targets=nn.functional.one_hot(answer, 4).float(),
     )
-    optimizer = torch.optim.Adam(model.parameters(), lr=5e-3)
-    for _ in range(15):
-        for _ in range(10):
-            optimizer.zero_grad()
-            loss_of(model, batch).backward()
-            optimizer.step()
-        if torch.equal(model(batch)[0].argmax(dim=1), answer):
-            return
-    pytest.fail("not learned in 150 steps")
+    require_learned(model, batch, answer)
+
+
+def matches(kinds: int = 4) -> tuple[AnswerBatch, torch.Tensor]:
+    """Return every kind of thing with the word of every kind, and whether the word is right.
+
+    A thing is in one cell of a 2x2 grid, each time in another.
+    """
+    kind, word = torch.cartesian_prod(torch.arange(kinds), torch.arange(kinds)).unbind(dim=1)
+    texts = torch.arange(len(kind))
+    features = torch.zeros(len(kind), 4, DIM)
+    features[texts, texts % 4, kind] = 3.0
+    answer = (kind == word).long()
+    batch = AnswerBatch(
+        features=features.half(),
+        mask=torch.ones(len(kind), 4, dtype=torch.bool),
+        grid_shapes=torch.full((len(kind), 2), 2),
+        image_of_text=texts,
+        tokens=word[:, None] + 2,
+        targets=nn.functional.one_hot(answer, 4).float(),
+    )
+    return batch, answer
+
+
+def test_the_attentive_probe_learns_whether_a_word_is_right() -> None:
+    model, (batch, answer) = model_of("attentive_probe"), matches()
+    require_learned(model, batch, answer)
+
+
+def test_the_linear_probe_cannot_learn_whether_a_word_is_right() -> None:
+    """Of a sum of image and text, two right pairs say together what two wrong ones do."""
+    model, (batch, _) = model_of("linear_probe"), matches(kinds=2)
+    first, second, third, fourth = model(batch).logits  # 0 and 3 are right, 1 and 2 are wrong
+    torch.testing.assert_close(first + fourth, second + third)

@@ -8,10 +8,12 @@ import pytest
 from refused import refuses
 
 from clipfeat.base.errors import UsageError
-from clipfeat.train.models.settings import McanSettings
+from clipfeat.train.models.settings import McanSettings, UpDnSettings
 from clipfeat.train.schedule import learning_rate, total_updates
 from clipfeat.train.settings import find_config, load_settings
-from clipfeat.train.tasks.settings import VQA_PRESETS, VqaSettings
+from clipfeat.train.tasks.settings import VE_PRESETS, VQA_PRESETS, VeSettings, VqaSettings
+
+MODELS = "updn, updn_large, pythia, mcan, movie_mcan, attentive_probe, linear_probe, single_stream"
 
 
 def settings(*assignments: str, config: Path | None = None) -> VqaSettings:
@@ -29,7 +31,8 @@ def test_assignments_go_on_top_of_the_file(tmp_path: Path) -> None:
     config = tmp_path / "mine.toml"
     config.write_text("epochs = 3\n[model]\nhidden = 64\n")
     result = settings("epochs=5", "blind=true", "lr=1", "train_split=mini", config=config)
-    assert (result.epochs, result.model.hidden, result.blind) == (5, 64, True)
+    assert result.model == UpDnSettings(hidden=64)
+    assert (result.epochs, result.blind) == (5, True)
     assert (result.lr, type(result.lr), result.train_split) == (1.0, float, "mini")
     model = settings("model=mcan", "model.hidden=64", config=config).model
     assert model == McanSettings(hidden=64)
@@ -46,16 +49,8 @@ def test_assignments_go_on_top_of_the_file(tmp_path: Path) -> None:
         ("lr=fast", "TYPE", ("lr must be a float", "'fast'")),
         ("lr=nan", "TYPE", ("lr must be a float", "nan")),
         ("blind=1", "TYPE", ("blind must be a bool", "1")),
-        (
-            "model=ban",
-            "CHOICE",
-            ("updn, updn_large, pythia, mcan, movie_mcan, single_stream", "'ban'"),
-        ),
-        (
-            "model={name=[1]}",
-            "CHOICE",
-            ("updn, updn_large, pythia, mcan, movie_mcan, single_stream", "[1]"),
-        ),
+        ("model=ban", "CHOICE", (MODELS, "'ban'")),
+        ("model={name=[1]}", "CHOICE", (MODELS, "[1]")),
         (f"seed={1 << 64}", "RANGE", ("seed", "2^63", "65 bits")),
         (f"lr=1{'0' * 400}", "RANGE", ("lr", "2^63")),
         ("epochs=" + 3000 * "[", "ASSIGN", ("--set epochs",)),
@@ -118,16 +113,26 @@ def test_a_config_is_a_path_or_the_name_of_a_preset(tmp_path: Path) -> None:
         find_config("nowhere", VQA_PRESETS)
 
 
-def test_every_preset_says_its_command_and_loads() -> None:
-    names = sorted(path.stem for path in VQA_PRESETS.glob("*.toml"))
-    assert {"default", "pythia", "mcan_small", "mcan_large", "movie_mcan"} < set(names)
-    for name in names:
-        path = find_config(name, VQA_PRESETS)
+def test_there_is_a_preset_for_each_model_of_the_paper_and_for_each_probe() -> None:
+    names = {path.stem for path in VQA_PRESETS.glob("*.toml")}
+    assert {"default", "pythia", "mcan_small", "mcan_large", "movie_mcan"} < names
+    probes = {"attentive_probe", "linear_probe"}
+    assert probes < names & {path.stem for path in VE_PRESETS.glob("*.toml")}
+
+
+@pytest.mark.parametrize(
+    ("task", "presets", "kind"), [("vqa", VQA_PRESETS, VqaSettings), ("ve", VE_PRESETS, VeSettings)]
+)
+def test_every_preset_says_its_command_and_loads(
+    task: str, presets: Path, kind: type[VqaSettings | VeSettings]
+) -> None:
+    for path in presets.glob("*.toml"):
         head = path.read_text()[:900]
-        assert name in head
+        name = path.stem
+        assert f"clipfeat train {task} {name}" in head or f"make train-{task} CONFIG={name}" in head
         assert "Expected time: " in head
         assert "Expected score: " in head
-        load_settings(VqaSettings, config=path, assignments=[])
+        load_settings(kind, config=find_config(name, presets), assignments=[])
 
 
 @pytest.mark.parametrize(

@@ -130,6 +130,32 @@ class MovieMcanSettings(TextSettings):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class AttentiveProbeSettings(TextSettings):
+    """A few learned queries over the grid, conditioned on the text; in the sizes of `updn`."""
+
+    name: Literal["attentive_probe"] = "attentive_probe"
+    embedding: int = 128
+    queries: int = 4
+    hidden: int = 384  # channels of the text, of a query and of a cell
+    heads: int = 8
+    positions: bool = True  # whether cells carry their position in the grid
+    dropout: float = 0.1  # of attention weights, and in the perceptron
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require_sizes(self, "queries", "hidden", "heads")
+        require_share(self, "dropout")
+        require_heads(self.hidden, self.heads)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class LinearProbeSettings(TextSettings):
+    """A linear layer over the mean cell and the mean word vector."""
+
+    name: Literal["linear_probe"] = "linear_probe"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class SingleStreamSettings:
     """Words and cells in one BERT encoder, in the size of BERT-base."""
 
@@ -157,6 +183,8 @@ ModelSettings = (
     | PythiaSettings
     | McanSettings
     | MovieMcanSettings
+    | AttentiveProbeSettings
+    | LinearProbeSettings
     | SingleStreamSettings
 )
 

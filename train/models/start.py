@@ -34,9 +34,12 @@ from .pretrained import (
     read_glove,
     require_glove,
 )
+from .probes import AttentiveProbe, LinearProbe
 from .pythia import Pythia
 from .settings import (
     AnsweringSettings,
+    AttentiveProbeSettings,
+    LinearProbeSettings,
     McanSettings,
     ModelSettings,
     MovieMcanSettings,
@@ -185,6 +188,10 @@ def build_model(
             return Mcan(settings, norm, tokens=tokens, answers=answers)
         case MovieMcanSettings():
             return MovieMcan(settings, norm, tokens=tokens, answers=answers)
+        case AttentiveProbeSettings():
+            return AttentiveProbe(settings, norm, tokens=tokens, answers=answers)
+        case LinearProbeSettings():
+            return LinearProbe(settings, norm, tokens=tokens, answers=answers)
         case SingleStreamSettings():
             from .single_stream import SingleStream
 
