@@ -4,24 +4,32 @@ Files from elsewhere are parsed by the standard library and not by msgspec, whic
 with a byte-order mark, with NaN, or with half a surrogate pair in one of a million texts.
 """
 
+import codecs
 import difflib
+import errno
 import json
+import os
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, TypeVar, cast, overload
+from typing import Any, BinaryIO, TypeVar, cast, overload
 
 import msgspec
 from msgspec import inspect
 
 from .errors import ClipfeatError, reason_of
-from .files import read_bytes, text_lines, write_atomically
+from .files import BLOCK_BYTES, naming, open_plain, read_bytes, text_lines, write_atomically
 from .text import is_unicode
 
 T = TypeVar("T")
 MAX_DATA_BYTES = 1 << 33  # of a file of a data set; the largest, of GQA, have less than 1 GB
 MAX_RUN_BYTES = 1 << 28  # of a file that a training run writes
 MAX_LINE_BYTES = 1 << 26  # of one record of JSON lines
+MAX_ITEM_CHARACTERS = 1 << 24  # of one item of a list that is read in parts
+DECODER = json.JSONDecoder()
+WHITE_SPACE = re.compile(r"[ \t\n\r]+")
+AFTER_ITEM = " \t\n\r,]"
+CUT_OFF = "the file is cut off"
 PATH_STEP = re.compile(r"\.([^.\[`]+)|\[(\d+)\]")  # in a path of msgspec, like $.files[0].sha256
 
 
@@ -65,6 +73,104 @@ def read_json(
         raise ClipfeatError(
             f"{path}: not a readable JSON file ({reason_of(error)})", code="E-JSON-READ"
         ) from None
+
+
+def read_json_list(path: Path, *, of: str) -> Iterator[tuple[str, Any]]:
+    """Yield (place, item) of each item of the list in a JSON file, as `list_items` does.
+
+    A few items are in memory at a time, so the file may be larger than memory. `of` names the items
+    in errors. Raises ClipfeatError (E-JSON-READ) for a file that cannot be read or, at the item
+    where it is noticed, is not JSON, and for an item of more than MAX_ITEM_CHARACTERS;
+    (E-JSON-TYPE) for a file without a list.
+    """
+    number = 0
+    try:
+        with os.fdopen(open_plain(path, follow=True), "rb") as file, naming(path):
+            reader = _ValueReader(file)
+            if not reader.takes("["):
+                yield from list_items(reader.value(), path, of=of)
+            elif not reader.takes("]"):
+                yield f"{path}: [0]", reader.value()
+                while not reader.takes("]"):
+                    reader.require(",")
+                    number += 1
+                    yield f"{path}: [{number}]", reader.value()
+            reader.require("")
+    except (OSError, ValueError) as error:
+        reason = reason_of(error) if isinstance(error, OSError) else f"item {number}: {error}"
+        raise ClipfeatError(
+            f"{path}: not a readable JSON file ({reason})", code="E-JSON-READ"
+        ) from None
+
+
+class _ValueReader:
+    """Reads a JSON text in blocks, and takes one value or one character after the other from it.
+
+    Raises OSError as `open_plain` does, and ValueError where the text is not JSON.
+    """
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+        self._decode = codecs.getincrementaldecoder("utf-8-sig")().decode
+        self._bytes = 0  # read so far
+        self._text, self._position, self._at_end = "", 0, False
+
+    def takes(self, character: str) -> bool:
+        """Return whether this character, "" for the end, is next; if it is, move behind it."""
+        found = self._next_character() == character
+        if found:
+            self._position += len(character)
+        return found
+
+    def require(self, character: str) -> None:
+        """Move behind a character, "" for the end, which must be next."""
+        if not self.takes(character):
+            got = repr(self._next_character()) if self._next_character() else CUT_OFF
+            raise ValueError(f"expected {repr(character) if character else 'the end'}; got {got}")
+
+    def value(self) -> Any:
+        """Return the next value, and move behind it."""
+        self._next_character()
+        while True:
+            try:
+                value, end = DECODER.raw_decode(self._text, self._position)
+            except json.JSONDecodeError as error:
+                if self._at_end:  # else the block may end inside the value
+                    raise ValueError(f"{error.msg}, or {CUT_OFF}") from None
+            except ValueError:
+                raise ValueError("has a number of too many digits") from None
+            except RecursionError:
+                raise ValueError("is nested too deeply") from None
+            else:
+                after = self._text[end : end + 1]
+                if self._at_end or (after and after in AFTER_ITEM):  # else a number may be cut off
+                    self._position = end
+                    return value
+            if len(self._text) - self._position > MAX_ITEM_CHARACTERS:
+                raise ValueError(f"not JSON, or longer than {MAX_ITEM_CHARACTERS:,} characters")
+            self._read_more()
+
+    def _next_character(self) -> str:
+        """Move behind white space, and return the next character; "" at the end."""
+        while True:
+            if space := WHITE_SPACE.match(self._text, self._position):
+                self._position = space.end()
+            if self._position < len(self._text) or self._at_end:
+                return self._text[self._position : self._position + 1]
+            self._read_more()
+
+    def _read_more(self) -> None:
+        """Drop the text before the position, and read at least as much as is left of it."""
+        rest = self._text[self._position :]
+        block = self._file.read(max(BLOCK_BYTES, len(rest)))
+        self._bytes += len(block)
+        if self._bytes > MAX_DATA_BYTES:
+            raise OSError(errno.EFBIG, f"is larger than {MAX_DATA_BYTES:,} bytes")
+        try:
+            self._text = rest + self._decode(block, final=not block)
+        except UnicodeDecodeError:
+            raise ValueError("is not UTF-8 text") from None
+        self._position, self._at_end = 0, not block
 
 
 def read_json_lines(path: Path) -> Iterator[tuple[str, Any]]:

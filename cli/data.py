@@ -19,7 +19,9 @@ A_FOLDER = LocalPath(file_okay=False, exists=True)
     "--vqa", type=A_FOLDER, help="Folder of VQA v2's questions and annotations of train and val."
 )
 @click.option(
-    "--visual-genome", type=A_FOLDER, help="Folder of question_answers.json and image_data.json."
+    "--visual-genome",
+    type=A_FOLDER,
+    help="Folder of image_data.json, question_answers.json and region_descriptions.json.",
 )
 @click.option("--gqa", type=A_FOLDER, help="Folder of GQA's {train,val}_balanced_questions.json.")
 @click.option(

@@ -69,6 +69,23 @@ def write_visual_genome(folder: Path) -> Path:
     return folder
 
 
+def region(image_id: object, phrase: object) -> dict[str, object]:
+    """Return a region as Visual Genome's file has it."""
+    box = {"x": 4, "y": 0, "width": 90, "height": 71}
+    return {"region_id": 1382, **box, "image_id": image_id, "phrase": phrase}
+
+
+def write_regions(folder: Path) -> Path:
+    """Write two phrases about each image, the second one twice."""
+    phrases = ("the sky above {}", "grass of {}", "grass of {}")
+    images = [
+        {"id": image_id, "regions": [region(image_id, p.format(coco_id)) for p in phrases]}
+        for image_id, coco_id in COCO_OF.items()
+    ]
+    write(folder / "region_descriptions.json", images)
+    return folder
+
+
 def write_gqa(folder: Path) -> Path:
     for split, image_ids in {"train_balanced": (101, 103, 105), "val_balanced": (102, 104)}.items():
         questions = {

@@ -7,7 +7,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from corpus_world import write, write_captions, write_gqa, write_visual_genome, write_vqa
+from corpus_world import (
+    region,
+    write,
+    write_captions,
+    write_gqa,
+    write_regions,
+    write_visual_genome,
+    write_vqa,
+)
 from refused import refuses
 
 from clipfeat.base.errors import UsageError
@@ -62,8 +70,10 @@ def test_the_four_data_sets_become_four_files(
         ["vgnococo.json", "1", "2", "2"],
     ]
     assert err.splitlines() == [
+        f"{sources.visual_genome} has no region_descriptions.json: the corpus gets no region "
+        "captions, which are 5.4 of the 9.2 million sentences of LXMERT's files",
         "held out: 1 images of COCO, in mscoco_minival.json and nowhere else",
-        "left out: 2 questions about 1 images of Visual Genome that are COCO's, because neither "
+        "left out: 2 sentences about 1 images of Visual Genome that are COCO's, because neither "
         "captions nor VQA v2's questions tell their part of it; pass --captions or --vqa, or both "
         "completely",
         "left out: 1 blank sentences",
@@ -188,8 +198,125 @@ def test_one_source_is_enough(sources: Sources, tmp_path: Path, typed: Typed) ->
     code, out, err = typed("corpus", "--visual-genome", sources.visual_genome,
                            "--out", tmp_path / "b")  # fmt: skip
     assert (code, [file.name for file in (tmp_path / "b").iterdir()]) == (0, ["vgnococo.json"])
-    assert err.splitlines()[0].startswith("nothing is held out")
-    assert "4 questions about 4 images of Visual Genome that are COCO's" in err
+    assert err.splitlines()[1].startswith("nothing is held out")
+    assert "4 sentences about 4 images of Visual Genome that are COCO's" in err
+
+
+def test_region_captions_are_captions_of_the_whole_image(
+    sources: Sources, tmp_path: Path, typed: Typed
+) -> None:
+    assert sources.visual_genome
+    write_regions(sources.visual_genome)
+    (tmp_path / "list").write_text("2\n")
+    out = tmp_path / "out"
+    code, printed, err = typed("corpus", *options(sources), "--held-out", tmp_path / "list",
+                               "--out", out)  # fmt: skip
+    assert code == 0, err
+    # Three more sentences about each image, and no more questions, than without them.
+    assert [line.split() for line in printed.splitlines()[1:]] == [
+        ["mscoco_train.json", "1", "8", "3"],
+        ["mscoco_nominival.json", "1", "7", "3"],
+        ["mscoco_minival.json", "1", "6", "3"],
+        ["vgnococo.json", "1", "5", "2"],
+    ]
+    assert "left out: 5 sentences about 1 images of Visual Genome that are COCO's" in err
+    assert "region" not in err
+    for name, image_id, coco_id in (
+        ("mscoco_train", ONE, 1), ("mscoco_nominival", THREE, 3), ("mscoco_minival", TWO, 2),
+        ("vgnococo", "103", None),
+    ):  # fmt: skip
+        (image,) = read(out / f"{name}.json")
+        assert image["img_id"] == image_id
+        phrases = [f"the sky above {coco_id}", *[f"grass of {coco_id}"] * 2]
+        assert image["sentf"]["vg"] == phrases
+        assert "vg" not in image["labelf"]
+        found = [s for s in read_sentences(out / f"{name}.json") if s.source == "vg"]
+        assert [(s.text, s.answers) for s in found] == [(phrase, None) for phrase in phrases]
+
+
+@pytest.mark.parametrize("number", [1, 2, 3])
+def test_a_held_out_image_leaks_through_no_region(
+    sources: Sources, tmp_path: Path, number: int
+) -> None:
+    assert sources.visual_genome
+    write_regions(sources.visual_genome)
+    (tmp_path / "list").write_text(f"{number}\n")
+    write_corpus(sources, tmp_path / "out", tmp_path / "list")
+    for file in (tmp_path / "out").glob("*co*.json"):
+        phrases = [s.text for s in read_sentences(file) if s.source == "vg"]
+        about_it = [phrase for phrase in phrases if phrase.endswith(f" {number}")]
+        assert about_it == (phrases if file.stem == "mscoco_minival" else []), file
+        assert phrases
+
+
+def test_regions_alone_make_a_corpus(sources: Sources, tmp_path: Path) -> None:
+    assert sources.visual_genome
+    write_regions(sources.visual_genome)
+    (sources.visual_genome / "question_answers.json").unlink()
+    only = Sources(captions=sources.captions, visual_genome=sources.visual_genome)
+    written = write_corpus(only, tmp_path / "out", None)
+    assert written.files == {
+        "mscoco_train": (1, 5, 0),
+        "mscoco_minival": (1, 4, 0),  # 3, the only image of val2014 with a caption
+        "vgnococo": (1, 3, 0),
+    }
+
+
+# What is wrong with an entry of region_descriptions.json, beside one good region of image 103.
+DAMAGED_REGIONS: list[tuple[Any, str]] = [
+    (3, "[1]: expected an object with 'regions'; got 3"),
+    ({"id": 103}, "[1]: no key 'regions'"),
+    ({"id": 103, "regions": {}}, "[1]: regions must be of type list"),
+    ({"id": 103, "regions": [None]}, "[1].regions[0]: expected an object with 'image_id'"),
+    ({"id": 103, "regions": [{"phrase": "a cat"}]}, "[1].regions[0]: no key 'image_id'"),
+    ({"id": 103, "regions": [region(103, None)]}, "phrase must be of type str; got None"),
+    ({"id": 103, "regions": [region(103, "\ud800")]}, "phrase contains half a surrogate pair"),
+    ({"id": 103, "regions": [region(1.5, "a cat")]}, "image_id must be a number"),
+    ({"id": 7, "regions": [region(7, "a cat")]}, "image_data.json has no image '7'"),
+]
+
+
+@pytest.mark.parametrize(("entry", "named"), DAMAGED_REGIONS)
+def test_a_damaged_region_costs_itself(
+    sources: Sources, tmp_path: Path, typed: Typed, entry: Any, named: str
+) -> None:
+    assert sources.visual_genome
+    good = {"id": 103, "regions": [region(103, "a dog"), region(103, " ")]}
+    path = sources.visual_genome / "region_descriptions.json"
+    write(path, [good, entry, good])
+    command = ("corpus", "--visual-genome", sources.visual_genome)
+    code, out, err = typed(*command, "--out", tmp_path / "out", "--json")
+    assert code == 0, err
+    (image,) = read(tmp_path / "out/vgnococo.json")
+    assert image["sentf"]["vg"] == ["a dog", "a dog"]
+    assert (json.loads(out)["blank"], json.loads(out)["damage"]["entries"]) == (2, 1)
+    (note,) = [line for line in err.splitlines() if "damaged" in line]
+    assert note.startswith("left out: 1 damaged entries of region_descriptions.json, the first one")
+    assert str(path) in note
+    assert named in note
+
+    write(path, [entry])
+    named = named.replace("[1]", "[0]")
+    with refuses("E-DATA-EMPTY", str(path), "the first of 1 damaged entries", named):
+        write_corpus(Sources(visual_genome=sources.visual_genome), tmp_path / "more", None)
+
+
+@pytest.mark.parametrize(
+    ("content", "code", "named"),
+    [
+        ("[]", "E-DATA-EMPTY", "no region caption that can be used; download"),
+        ("{}", "E-JSON-TYPE", "expected a list of images; got {}"),
+        ('[{"id": 103, "regions": [', "E-JSON-READ", "item 0"),
+    ],
+)
+def test_a_file_without_regions_is_refused(
+    sources: Sources, tmp_path: Path, content: str, code: str, named: str
+) -> None:
+    assert sources.visual_genome
+    (sources.visual_genome / "region_descriptions.json").write_text(content)
+    with refuses(code, "region_descriptions.json", named):
+        write_corpus(sources, tmp_path / "out", None)
+    assert not (tmp_path / "out").exists()
 
 
 def test_gqa_alone_needs_no_questions_of_visual_genome(sources: Sources, tmp_path: Path) -> None:

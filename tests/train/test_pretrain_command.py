@@ -26,13 +26,20 @@ from vqa_world import COLOURS, DIM, grid
 from clipfeat.featstore import FeatureStore
 from clipfeat.train import fit
 from clipfeat.train.checkpoint import read_checkpoint, write_checkpoint
-from clipfeat.train.data.lxmert import find_corpus
+from clipfeat.train.data.lxmert import Sentence, find_corpus
 from clipfeat.train.data.vocabulary import SPECIAL_PIECES, WordPieces
 from clipfeat.train.devices import accelerator_on
 from clipfeat.train.records import RecordReader
+from clipfeat.train.schedule import learning_rate, total_updates
 from clipfeat.train.settings import load_settings
-from clipfeat.train.tasks.pretraining.examples import BatchReader, encode, read_corpus
-from clipfeat.train.tasks.pretraining.task import PretrainingTask, load_run, score_corpus
+from clipfeat.train.tasks.pretraining.examples import BatchReader, Corpus, encode, read_corpus
+from clipfeat.train.tasks.pretraining.task import (
+    LXMERT_SENTENCES,
+    PretrainingTask,
+    load_run,
+    note_on_regions,
+    score_corpus,
+)
 from clipfeat.train.tasks.settings import PRETRAIN_PRESETS, PretrainSettings
 
 Typed = Callable[..., tuple[int, str, str]]
@@ -286,6 +293,59 @@ def test_a_bert_gives_its_pieces_and_weights(world: World, tmp_path: Path, typed
     expected = {f"model.word.{n}": theirs[f"cls.predictions.{t}"] for n, t in head.items()}
     assert_same(weights(run, "word."), expected)
     assert {"vocab.txt", "model.safetensors"} < read(run / "settings.json")["data_files"].keys()
+
+
+def test_the_first_stage_starts_from_a_bert_or_names_the_other_ways(
+    world: World, tmp_path: Path, typed: Typed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And before it reads the corpus, which takes minutes."""
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    command = ["train", "pretrain", *words((world[0], tmp_path / "nowhere"), tmp_path / "run")]
+    err = refusal(command, typed, tmp_path / "run")
+    assert "model.bert bert-base-uncased: not a folder" in err
+    for remedy in (
+        "pass a folder with config.json, vocab.txt",
+        '--set model.bert=""',
+        "E-BERT-FILE",
+    ):
+        assert remedy in err
+
+
+def test_the_first_stage_is_the_published_one() -> None:
+    """AdamW's linear schedule over 20 epochs, of which 2.5 % are warm-up, stopped after 9."""
+    path = PRETRAIN_PRESETS / "stage1.toml"
+    settings = load_settings(PretrainSettings, config=path, assignments=[])
+    bert = BertConfig()  # of bert-base-uncased
+    assert settings.model.bert == "bert-base-uncased"
+    assert (settings.model.hidden, settings.model.layers, settings.model.heads) == (
+        bert.hidden_size,
+        bert.num_hidden_layers,
+        bert.num_attention_heads,
+    )
+    steps = total_updates(settings, LXMERT_SENTENCES)
+    assert steps == pytest.approx(161_000, rel=0.005)
+    whole = steps * 20 / 9
+    warmup = 0.025 * whole
+    for step in (0, 999, 5000, 10_000, 80_000, steps - 1):
+        rises, falls = (step + 1) / warmup, (whole - step) / (whole - warmup)
+        expected = 1e-4 * min(rises, falls)
+        assert learning_rate(step, steps, settings) == pytest.approx(expected, rel=1e-3), step
+
+
+def test_a_corpus_without_region_captions_says_how_many_updates_it_leads_to() -> None:
+    corpus = Corpus(sources={"mscoco", "vqa", "visual7w", "gqa"})
+    settings = PretrainSettings(epochs=9, batch_size=512)
+    # LXMERT's files without region captions: 9.18 - 5.4 million.
+    note = note_on_regions(corpus, settings, 3_780_000)
+    assert note.startswith(f"corpus '{settings.train_split}' has no region captions")
+    assert "66,447 updates, and about 161,000 with" in note  # 9 * ceil(3780000 / 512)
+    assert note.endswith("--set updates=161000")
+    own = dataclasses.replace(settings, train_split="mine")
+    stated = dataclasses.replace(settings, updates=161_000)
+    assert note_on_regions(corpus, own, 1000) == note_on_regions(corpus, stated, 1000) == ""
+    corpus.add(Sentence("1", "a dog", "vg", None))
+    assert note_on_regions(corpus, settings, 3_780_000) == ""
 
 
 @pytest.mark.slow

@@ -4,6 +4,7 @@ import dataclasses
 import json
 import os
 import shutil
+import socket
 from pathlib import Path
 
 import pytest
@@ -238,7 +239,7 @@ def test_other_files_are_refused_in_one_line(
     def offline(*_: object, **__: object) -> str:
         raise OSError("no network\nand more")
 
-    monkeypatch.setattr("huggingface_hub.snapshot_download", offline)
+    monkeypatch.setattr("huggingface_hub.get_session", offline)
     with refuses("E-BERT-FILE", str(tmp_path / "nowhere"), "(no network)", kind=UsageError):
         find_bert(str(tmp_path / "nowhere"))
     for name in ("config.json", "vocab.txt", "model.safetensors"):
@@ -252,6 +253,67 @@ def test_other_files_are_refused_in_one_line(
         with refuses("E-BERT-READ", str(tmp_path), kind=UsageError) as refused:
             load_bert(encoder.bert, tmp_path)
         assert "\n" not in str(refused.value)
+
+
+def in_cache(bert: Path, cache: Path, name: str) -> Path:
+    """Copy a BERT to where the hub's client keeps it."""
+    repository = cache / f"models--{name}"
+    snapshot = repository / "snapshots" / ("0" * 40)
+    shutil.copytree(bert, snapshot)
+    (repository / "refs").mkdir()
+    (repository / "refs" / "main").write_text("0" * 40)
+    return snapshot
+
+
+def test_a_bert_in_the_cache_needs_no_network(
+    bert: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    snapshot = in_cache(bert, tmp_path, "test-cached")
+    assert find_bert("test-cached") == snapshot
+    # Without the hub, a cache that lacks a file does not help; both other ways are named.
+    (in_cache(bert, tmp_path, "test-lacking") / "model.safetensors").unlink()
+    with refuses(
+        "E-BERT-FILE", "model.bert test-lacking", "a folder with", '--set model.bert=""',
+        kind=UsageError,
+    ):  # fmt: skip
+        find_bert("test-lacking")
+
+
+def test_a_hub_that_never_answers_is_not_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr("clipfeat.train.models.pretrained.HUB_SECONDS", 0.2)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        port = silent.getsockname()[1]
+        monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", f"http://127.0.0.1:{port}")
+        with refuses("E-BERT-FILE", "timed out", '--set model.bert=""', kind=UsageError):
+            find_bert("test-silent")
+
+
+def test_norms_may_have_the_names_of_the_first_published_berts(bert: Path, tmp_path: Path) -> None:
+    """bert-base-uncased calls their weights gamma and beta, and has more heads."""
+    copied(bert, tmp_path)
+    new = load_file(bert / "model.safetensors")
+    old = {
+        name.replace("Norm.weight", "Norm.gamma").replace("Norm.bias", "Norm.beta"): tensor
+        for name, tensor in new.items()
+    }
+    assert old.keys() != new.keys()
+    old |= {
+        "bert.pooler.dense.weight": torch.ones(16, 16),
+        "bert.pooler.dense.bias": torch.ones(16),
+    }
+    save_file(old, tmp_path / "model.safetensors", {"format": "pt"})
+    encoder = SingleStreamEncoder(SIZES, dim=DIM, tokens=TOKENS)
+    masked_lm = load_bert(encoder.bert, tmp_path)
+    for name, tensor in encoder.bert.state_dict().items():
+        if f"bert.{name}" in new:
+            assert torch.equal(tensor, new[f"bert.{name}"]), name
+    norm = "cls.predictions.transform.LayerNorm.weight"
+    assert torch.equal(masked_lm.get_parameter(norm), new[norm])
 
 
 def copied(bert: Path, folder: Path, **changes: object) -> Path:

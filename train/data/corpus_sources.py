@@ -7,6 +7,7 @@ Genome's and GQA's images are their numbers.
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from ...base.errors import ClipfeatError, UsageError, reason_of
 from ...base.files import read_text, split_lines
@@ -18,6 +19,7 @@ from ...base.jsonio import (
     list_items,
     parse_json,
     read_json,
+    read_json_list,
     require_unicode,
 )
 from . import gqa, vqa2
@@ -26,9 +28,22 @@ from .lxmert import Sentence
 from .questions import QuestionSplit
 
 GQA_SPLITS = ("train_balanced", "val_balanced")
-IMAGE_DATA = "image_data.json"
-# LXMERT's files have Visual Genome's questions under this name; their "vg" is its region captions.
-VG_QUESTIONS = "visual7w"
+IMAGE_DATA, REGIONS = "image_data.json", "region_descriptions.json"
+# The names that LXMERT's files have for Visual Genome's questions and for its region captions.
+VG_QUESTIONS, VG_REGIONS = "visual7w", "vg"
+
+
+@dataclass
+class Damage:
+    """The damaged entries of a file, which are left out."""
+
+    entries: int = 0
+    first: str = ""  # what is wrong with the first one, and where it is
+
+    def add(self, error: ClipfeatError) -> None:
+        """Count an entry."""
+        self.entries += 1
+        self.first = self.first or str(error)
 
 
 @dataclass(frozen=True)
@@ -62,9 +77,10 @@ def require_files(sources: Sources) -> None:
             for kind in ("questions", "annotations"):
                 vqa2.find_vqa2(sources.vqa, split, kind)
     if sources.visual_genome:
+        find_file(sources.visual_genome, [IMAGE_DATA], "which --visual-genome reads")
         # With --gqa, the folder may be there for IMAGE_DATA only.
-        for name in (IMAGE_DATA, *(() if sources.gqa else (vqa2.VG_FILE,))):
-            find_file(sources.visual_genome, [name], "which --visual-genome reads")
+        if not sources.gqa and not has_regions(sources):
+            find_file(sources.visual_genome, [vqa2.VG_FILE], "which --visual-genome reads")
     if sources.gqa:
         for split in GQA_SPLITS:
             gqa.files_of(gqa.split_path(sources.gqa, split))
@@ -92,13 +108,63 @@ def vg_sentences(sources: Sources, coco_of: Mapping[str, int | None]) -> Iterato
     """
     for source, split in _vg_splits(sources):
         for sentence, _ in _questions(split, source):
-            if sentence.image_id not in coco_of:
-                raise ClipfeatError(
-                    f"{split.files[0]}: {IMAGE_DATA} has no image {sentence.image_id!r:.60}, and "
-                    "nothing else tells whether it is one of COCO's; take both from one release",
-                    code="E-CORPUS-IMAGE",
-                )
+            _require_image(sentence.image_id, coco_of, split.files[0])
             yield sentence
+
+
+def has_regions(sources: Sources) -> bool:
+    """Return whether the region captions of Visual Genome are among the sources."""
+    return sources.visual_genome is not None and (sources.visual_genome / REGIONS).is_file()
+
+
+def region_captions(
+    folder: Path, coco_of: Mapping[str, int | None], damage: Damage
+) -> Iterator[Sentence]:
+    """Yield the phrase of each region of `folder`/region_descriptions.json.
+
+    As in LXMERT's files, a phrase is a caption of the whole image. These files have 5.4 million of
+    them, which is all that Visual Genome has: none is left out for its length, or because it
+    repeats another one about the image. Entries that are damaged, or about images that `coco_of`
+    does not have, are added to `damage`. Raises ClipfeatError for a file that is not a JSON list,
+    and for one without an entry that can be used.
+    """
+    path = folder / REGIONS
+    usable = False
+    for image_at, image in read_json_list(path, of="images"):
+        for place, region in _regions(image, image_at, damage):
+            try:
+                image_id = str(identifier(region, "image_id", place))
+                _require_image(image_id, coco_of, place)
+                text = require_unicode(field(region, "phrase", str, place), "phrase", place)
+            except ClipfeatError as error:
+                damage.add(error)
+                continue
+            usable = True
+            yield Sentence(image_id, text, VG_REGIONS, None)
+    if not usable:
+        first = f"; the first of {damage.entries:,} damaged entries: {damage.first}"
+        raise ClipfeatError(
+            f"{path}: holds no region caption that can be used{first * bool(damage.entries)}; "
+            "download it again, or move it away to leave the region captions out",
+            code="E-DATA-EMPTY",
+        )
+
+
+def _regions(image: Any, place: str, damage: Damage) -> Iterator[tuple[str, Any]]:
+    """Yield (place, region) of an image's regions, none of an image that is damaged."""
+    try:
+        yield from field_items(image, "regions", place)
+    except ClipfeatError as error:
+        damage.add(error)
+
+
+def _require_image(image_id: str, coco_of: Mapping[str, int | None], place: object) -> None:
+    if image_id not in coco_of:
+        raise ClipfeatError(
+            f"{place}: {IMAGE_DATA} has no image {image_id!r:.60}, and nothing else tells whether "
+            "it is one of COCO's; take both from one release",
+            code="E-CORPUS-IMAGE",
+        )
 
 
 def _vg_splits(sources: Sources) -> Iterator[tuple[str, QuestionSplit]]:

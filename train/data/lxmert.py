@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from ...base.csvfile import csv_rows
 from ...base.errors import ClipfeatError, UsageError
-from ...base.jsonio import field, identifier, list_items, read_json, require_unicode
+from ...base.jsonio import field, identifier, read_json_list, require_unicode
 from ...base.parquet import read_columns, read_schema
 from .ids import find_file, require_folder, require_unique
 
@@ -132,7 +132,7 @@ def _parquet_rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
 
 def _lxmert_sentences(path: Path) -> Iterator[Sentence]:
     seen: set[str] = set()
-    for place, image in list_items(read_json(path), path, of="images"):
+    for place, image in read_json_list(path, of="images"):
         image_id = require_unicode(str(identifier(image, "img_id", place)), "img_id", place)
         require_unique(image_id, seen, "img_id", place)
         seen.add(image_id)

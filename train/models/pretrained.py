@@ -1,6 +1,7 @@
 """Weights that a model starts from: GloVe's word vectors, a BERT, or a pre-training run."""
 
 import codecs
+import contextlib
 import copy
 import functools
 import logging
@@ -168,30 +169,23 @@ BERT_KEYS = (
     *("hidden_act", "layer_norm_eps", "is_decoder", "model_type"),
 )
 CONFIG, PIECES, WEIGHTS = BERT_FILES = ("config.json", "vocab.txt", "model.safetensors")
+HUB_SECONDS = 10  # until the first answer of the hub
 MAX_BERT_BYTES = {CONFIG: 1 << 20, PIECES: 16 << 20, WEIGHTS: 16 << 30}
 
 
 @functools.cache  # several callers need it, and the hub may be slow to answer
 def find_bert(name: str) -> Path:
-    """Return the folder of a BERT's files, downloaded from the hub unless `name` is a folder.
+    """Return the folder of a BERT's files: `name`, or where the cache of the hub has it.
 
-    Raises UsageError where there is none, or where a file is missing or too large. Weights are
-    read only from safetensors: to read the older files means to execute them.
+    It is downloaded if the cache lacks it; a BERT that is there needs no network. Raises UsageError
+    where there is none, or where a file is missing or too large. Weights are read only from
+    safetensors: to read the older files means to execute them.
     """
     folder = Path(name)
     if not folder.is_dir():
-        try:
-            folder = Path(huggingface_hub.snapshot_download(name, allow_patterns=list(BERT_FILES)))
-        except (OSError, ValueError) as error:
-            reason = str(error).splitlines()[0]
-            raise UsageError(
-                f"model.bert {name}: not a folder, and cannot be downloaded from the hub "
-                f"({reason:.200}); pass a folder with {', '.join(BERT_FILES)}",
-                code="E-BERT-FILE",
-            ) from None
-    missing = [file for file in BERT_FILES if not (folder / file).is_file()]
-    if missing:
-        raise UsageError(f"model.bert {name}: {folder} has no {missing[0]}", code="E-BERT-FILE")
+        folder = _cached_bert(name) or _download_bert(name)
+    if missing := _missing_file(folder):
+        raise UsageError(f"model.bert {name}: {folder} has no {missing}", code="E-BERT-FILE")
     for file, limit in MAX_BERT_BYTES.items():
         if (size := (folder / file).stat().st_size) > limit:
             raise UsageError(
@@ -199,6 +193,40 @@ def find_bert(name: str) -> Path:
                 code="E-BERT-SIZE",
             )
     return folder
+
+
+def _cached_bert(name: str) -> Path | None:
+    """Return the folder of a BERT in the cache of the hub's client, None if a file is missing."""
+    # The kinds of errors of the hub's client change with its version.
+    with contextlib.suppress(Exception):
+        folder = Path(_snapshot(name, local_files_only=True))
+        return None if _missing_file(folder) else folder
+    return None
+
+
+def _download_bert(name: str) -> Path:
+    """Return the folder of a BERT that is downloaded now; UsageError where that fails."""
+    try:
+        # Asked first, because the download waits for minutes for a server that does not answer.
+        huggingface_hub.get_session().head(huggingface_hub.constants.ENDPOINT, timeout=HUB_SECONDS)
+        return Path(_snapshot(name))
+    except Exception as error:
+        reason = next(iter(str(error).splitlines()), type(error).__name__)
+        raise UsageError(
+            f"model.bert {name}: not a folder, not in the cache of Hugging Face's hub, and cannot "
+            f"be downloaded ({printable(reason):.200}); pass a folder with {', '.join(BERT_FILES)}, "
+            'or train from random weights and pieces of the corpus: --set model.bert=""',
+            code="E-BERT-FILE",
+        ) from None
+
+
+def _snapshot(name: str, **options: bool) -> str:
+    files = list(BERT_FILES)
+    return str(huggingface_hub.snapshot_download(name, allow_patterns=files, **options))
+
+
+def _missing_file(folder: Path) -> str | None:
+    return next((file for file in BERT_FILES if not (folder / file).is_file()), None)
 
 
 @torch.no_grad()

@@ -34,6 +34,7 @@ from .masking import IGNORED, RngStream, example_uniforms, mask_words, replace_t
 class Corpus:
     """Sentences about images, as they are gathered: each text, image and answer is kept once."""
 
+    sources: set[str] = field(default_factory=set)  # names of the data sets
     images: dict[str, int] = field(default_factory=dict)  # {id as the files have it: number}
     texts: dict[str, int] = field(default_factory=dict)
     answers: dict[str, int] = field(default_factory=dict)
@@ -46,6 +47,7 @@ class Corpus:
 
     def add(self, sentence: Sentence) -> None:
         """Take in one sentence."""
+        self.sources.add(sentence.source)
         image = self.images.setdefault(sentence.image_id, len(self.images))
         self.image_of_sentence.append(image)
         self.text_of_sentence.append(self.texts.setdefault(sentence.text, len(self.texts)))

@@ -14,6 +14,8 @@ from ....base.text import counted
 from ....featstore import FeatureStore
 from ...batches import Numbers, epoch_order
 from ...checkpoint import EvalRequest, TrainedRun, load_trained
+from ...data.corpus import NO_COCO
+from ...data.corpus_sources import VG_REGIONS
 from ...data.lxmert import find_corpus
 from ...data.vocabulary import Vocabulary, WordPieces, read_answer_list, read_vocabulary
 from ...devices import (
@@ -30,6 +32,7 @@ from ...models.start import choose_words, find_start, require_grid_side, start_f
 from ...normalize import FeatureNorm, Statistics, feature_statistics
 from ...records import RecordReader
 from ...run import require_features
+from ...schedule import updates_an_epoch
 from ...task import Report, Task, format_unscored, make_order, require_apart, unscored
 from ..settings import PretrainSettings
 from .examples import BatchReader, Corpus, PretrainBatch, Sentences, encode, read_corpus
@@ -60,6 +63,7 @@ class PretrainingTask(Task[PretrainSettings, Pretrainer]):
         """
         features = FeatureStore.open(store)
         settings, pretrained = find_start(settings, features)
+        starts = start_files(settings)
         accelerator = accelerator_on(device, settings)
         answer_list = (Path(settings.answer_list),) if settings.answer_list else ()
         listed = read_answer_list(*answer_list) if answer_list else ()
@@ -71,6 +75,8 @@ class PretrainingTask(Task[PretrainSettings, Pretrainer]):
             _choose_answers(corpus, settings, listed),
         )
         sentences = encode_corpus(corpus, settings.train_split, vocabulary, features, settings)
+        if note := note_on_regions(corpus, settings, len(sentences)):
+            logger.info(note)
         self.held_out = None
         if held_out_files:
             self.held_out = encode_corpus(
@@ -84,7 +90,7 @@ class PretrainingTask(Task[PretrainSettings, Pretrainer]):
             self.model = _new_model(settings, features, sentences, vocabulary, pretrained)
         self.settings, self.accelerator, self.vocabulary = settings, accelerator, vocabulary
         self.store, self.data = features, data
-        self.data_files = (*files, *held_out_files, *answer_list, *start_files(settings))
+        self.data_files = (*files, *held_out_files, *answer_list, *starts)
         self.batches = self._batches_of(sentences, settings.sampled_cells)
         self.order = make_order(
             sentences.image_of_sentence, sentences.image_ids, features, settings
@@ -126,6 +132,29 @@ class PretrainingTask(Task[PretrainSettings, Pretrainer]):
     def vocabulary_record(self) -> Mapping[str, Any]:
         """Return the word pieces and the answers."""
         return self.vocabulary.record()
+
+
+# Pairs of an image and a sentence in LXMERT's files (Tan and Bansal 2019, section 3.2), which the
+# published run reads: 5.4 million are region captions. A few percent are about held-out images.
+LXMERT_SENTENCES = 9_180_000
+
+
+def note_on_regions(corpus: Corpus, settings: PretrainSettings, sentences: int) -> str:
+    """Return how many updates fewer than in the paper a corpus without region captions leads to.
+
+    "" for a corpus that has them or lacks the other texts of Visual Genome, and where the settings
+    state the number of updates.
+    """
+    is_lxmerts = NO_COCO in settings.train_split.split("+")
+    if VG_REGIONS in corpus.sources or not is_lxmerts or settings.updates:
+        return ""
+    updates = settings.epochs * updates_an_epoch(settings, sentences)
+    published = round(settings.epochs * LXMERT_SENTENCES / settings.batch_size, -3)
+    return (
+        f"corpus {settings.train_split!r} has no region captions of Visual Genome: {updates:,} "
+        f"updates, and about {published:,.0f} with the paper's corpus; make it with "
+        f"region_descriptions.json, or pass --set updates={published:.0f}"
+    )
 
 
 def encode_corpus(
