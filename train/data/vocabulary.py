@@ -340,14 +340,15 @@ class Vocabulary:
                 record = {"words": words}
             case WordPieces(pieces, keeps_marks):
                 record = {"pieces": pieces, "keeps_marks": keeps_marks}
-        return {**record, "answers": self.answers, "hideable": self.hideable}
+        hideable = {"hideable": self.hideable} if self.hideable else {}
+        return {**record, "answers": self.answers, **hideable}
 
 
 def read_vocabulary(path: Path) -> Vocabulary:
     """Return the vocabulary of a run; ClipfeatError for a file that is not one."""
     record = read_json(path, MAX_RUN_BYTES, follow=False)
     words = _read_words(record, path)
-    hideable = texts_of(record, "hideable", path)
+    hideable = texts_of(record, "hideable", path) if "hideable" in record else ()
     if unknown := set(hideable).difference(words.spelled):
         raise ClipfeatError(
             f"{path}: hideable must be words of the vocabulary; got {min(unknown)!r:.60}",
