@@ -189,6 +189,7 @@ def test_a_batch_has_copies_of_entailed_hypotheses(world: World) -> None:
 
 def test_what_is_hidden_follows_from_seed_epoch_and_example(world: World) -> None:
     task = task_of(world)
+    assert task.hidden_words is not None
     task.hidden_words = dataclasses.replace(  # a choice: all but padding
         task.hidden_words, where=task.hidden_words.where | (task.examples.tokens > 0)
     )
@@ -206,7 +207,7 @@ def test_parts_of_a_batch_add_up_to_its_loss(world: World) -> None:
         task.loss(task.model, task.batch(part, epoch=0)) * len(part) / 12
         for part in (np.arange(1), np.arange(1, 5), np.arange(5, 12))
     ]
-    assert sum(parts).item() == pytest.approx(whole.item(), rel=1e-5)
+    assert torch.stack(parts).sum().item() == pytest.approx(whole.item(), rel=1e-5)
 
 
 def test_answers_are_chosen_among_the_answers_alone(run: Path, world: World, typed: Typed) -> None:

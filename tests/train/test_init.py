@@ -15,6 +15,7 @@ from ve_world import rows_of, write_rows
 
 from clipfeat.train import fit
 from clipfeat.train.checkpoint import read_checkpoint
+from clipfeat.train.models.settings import UpDnSettings
 from clipfeat.train.settings import load_settings
 from clipfeat.train.tasks.entailment import EntailmentTask
 from clipfeat.train.tasks.pretraining.task import PretrainingTask
@@ -77,7 +78,7 @@ def test_entailment_starts_with_all_that_vqa_has_but_its_answers(
     world: World, questions: Path
 ) -> None:
     task = ve_task(world, f"init={questions}")
-    assert (task.settings.model.hidden, task.settings.model.embedding) == (32, 16)
+    assert task.settings.model == UpDnSettings(hidden=32, embedding=16)
     own, started = best_of(questions), dict(task.model.state_dict())
     words, known = task.vocabulary.words.spelled, read(questions / "vocabulary.json")["words"]
     assert words[: 2 + len(known)] == ("", "", *known)
@@ -85,7 +86,8 @@ def test_entailment_starts_with_all_that_vqa_has_but_its_answers(
     assert torch.equal(started.pop(WORDS)[: 2 + len(known)], own.pop(WORDS))
     assert len(started.pop("classifier.3.weight")) == 3 + 2  # labels, and words to name
     for name in LAST:
-        own.pop(name), started.pop(name, None)
+        own.pop(name)
+        started.pop(name, None)
     assert own.keys() == started.keys()
     for name, tensor in started.items():
         assert torch.equal(tensor, own[name]), name
