@@ -2,6 +2,9 @@
 
 import dataclasses
 import json
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -27,6 +30,7 @@ from clipfeat.train.data.vocabulary import (
     read_vocabulary,
 )
 from clipfeat.train.models.layers import AnswerBatch, Outputs
+from clipfeat.train.run import read_metrics
 from clipfeat.train.settings import load_settings
 from clipfeat.train.tasks.answering import SoftAnswers, answering_loss
 from clipfeat.train.tasks.entailment import EntailmentTask
@@ -208,6 +212,24 @@ def test_parts_of_a_batch_add_up_to_its_loss(world: World) -> None:
         for part in (np.arange(1), np.arange(1, 5), np.arange(5, 12))
     ]
     assert torch.stack(parts).sum().item() == pytest.approx(whole.item(), rel=1e-5)
+
+
+@pytest.mark.slow
+def test_two_processes_train_as_one_does(world: World, tmp_path: Path) -> None:
+    """In batches of 3, two processes have 2 pairs and 1: often one of them has no copy."""
+    changes = ("epochs=1", "batch_size=3", "updates=20", "model.dropout=0", "eval_split=")
+    fit(task_of(world, *changes), tmp_path / "one")
+    sets = [f"--set={change}" for change in (*FAST, *changes)]
+    command = ["-m", "clipfeat.cli", "train", "ve", "--store", str(world[0]), "--data"]
+    command += [str(world[1]), "--out", str(tmp_path / "two"), "--device", "cpu", *sets]
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    env = os.environ | {"OMP_NUM_THREADS": "1"}
+    done = subprocess.run([*torchrun, *command], env=env, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    records = (read_metrics(tmp_path / name) for name in ("one", "two"))
+    one, two = ([line["loss"] for line in lines if "loss" in line] for lines in records)
+    assert len(one) == len(two) == 20
+    assert two[:8] == pytest.approx(one[:8], rel=1e-3)
 
 
 def test_answers_are_chosen_among_the_answers_alone(run: Path, world: World, typed: Typed) -> None:

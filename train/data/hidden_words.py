@@ -74,7 +74,7 @@ class HiddenWords:
         """The tokens of the words."""
         return np.unique(self.tokens[self.where])
 
-    @property
+    @cached_property
     def share(self) -> float:
         """The share of texts with a word to hide."""
         return float(self.where.any(axis=1).mean())
