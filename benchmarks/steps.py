@@ -22,6 +22,7 @@ from clipfeat.train.normalize import ChannelStatistics, FeatureNorm
 from clipfeat.train.optimizer import make_optimizer
 from clipfeat.train.settings import load_settings
 from clipfeat.train.task import on_device
+from clipfeat.train.tasks.answering import answering_loss
 from clipfeat.train.tasks.settings import PRESETS, VqaSettings
 from clipfeat.train.tasks.vqa import soft_score_loss
 
@@ -61,7 +62,7 @@ def measure(preset: Path, precision: str, device: str | None, questions: int, st
     seconds = []
     for _ in range(steps + 1):
         started = time.perf_counter()
-        accelerator.backward(soft_score_loss(prepared, batch))
+        accelerator.backward(answering_loss(prepared, batch, soft_score_loss))
         optimizer.step()
         optimizer.zero_grad()
         if accelerator.device.type == "cuda":

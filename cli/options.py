@@ -92,11 +92,12 @@ file_ids = click.option(
     show_default=True,
     help="Ids of files in a folder: the name or the path, without the ending.",
 )
-from_pretraining = click.option(
+from_run = click.option(
     "--init",
     type=LocalPath(),
     metavar="RUN",
-    help="Pre-training run to start from; it determines the model.",
+    help="Run to start from; it determines the model. vqa and ve start from a run of pre-training or "
+    "of either, pretrain from one of its own.",
 )
 
 
@@ -117,12 +118,12 @@ def with_options(*options: Decorator) -> Decorator:
 def training(data_help: str, *, init: bool = True) -> Decorator:
     """Return a decorator that gives a command of `clipfeat train` its options.
 
-    With `init` the task can start from a pre-training run.
+    With `init` the task can start from another run.
     """
     return with_options(
         click.argument("config", required=False),
         training_inputs(data_help, "Change a setting, such as --set epochs=3. May be repeated."),
-        *((from_pretraining,) if init else ()),
+        *((from_run,) if init else ()),
         skip_missing,
         as_json,
     )

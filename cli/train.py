@@ -65,6 +65,7 @@ def ve(**options: Any) -> None:
     \b
     $ clipfeat train ve --store flickr30k.clipfeat --data snli_ve/ --out run
     $ clipfeat train ve --store flickr30k.clipfeat --data snli_ve/ --out blind --set blind=true
+    $ clipfeat train ve --store all.clipfeat --data snli_ve/ --out run --init vqa-run
     """
     from ..train.tasks.settings import VE_PRESETS, VeSettings
 

@@ -1,6 +1,7 @@
 """The models: shapes, padding, positions, gradients, and that they learn."""
 
 import dataclasses
+import functools
 
 import pytest
 import torch
@@ -21,9 +22,11 @@ from clipfeat.train.models.settings import (
 from clipfeat.train.models.single_stream import SingleStream
 from clipfeat.train.models.start import build_model, word_embedding
 from clipfeat.train.normalize import ChannelStatistics, FeatureNorm
-from clipfeat.train.tasks.vqa import soft_score_loss as loss_of
+from clipfeat.train.tasks.answering import answering_loss
+from clipfeat.train.tasks.vqa import soft_score_loss
 
 DIM = 6
+loss_of = functools.partial(answering_loss, of_answers=soft_score_loss)
 TINY: dict[str, ModelSettings] = {
     "updn": UpDnSettings(hidden=16, embedding=8, dropout=0.0),
     "updn_large": UpDnLargeSettings(hidden=16, embedding=8, attention_dropout=0.0, dropout=0.0),

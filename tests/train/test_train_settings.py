@@ -158,6 +158,18 @@ def test_published_presets_have_the_numbers_of_their_code(
     assert preset.answer_split == "train+val"
 
 
+@pytest.mark.parametrize("name", ["mcan_small", "mcan_large"])
+def test_mcan_warms_up_in_openvqas_steps(name: str) -> None:
+    """An epoch each at 1/4, 2/4 and 3/4 of the rate; at epochs 10 and 12 it falls to 1/5."""
+    preset = load_settings(VqaSettings, config=VQA_PRESETS / f"{name}.toml", assignments=[])
+    epoch = -(-443_757 // 64)
+    steps = total_updates(preset, 443_757)
+    shares = [0.25, 0.5, 0.75, *[1] * 7, 0.2, 0.2, 0.04]
+    for number, share in enumerate(shares):
+        middle = learning_rate(number * epoch + epoch // 2, steps, preset)
+        assert middle == pytest.approx(share * preset.lr)
+
+
 @pytest.mark.parametrize(
     ("name", "falls", "last_warm"),
     [

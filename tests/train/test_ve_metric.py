@@ -8,10 +8,11 @@ import pytest
 import torch
 from refused import refuses
 from torch import nn
+from torch.nn.functional import cross_entropy
 
 from clipfeat.train.data.snli_ve import Pair, VeSplit, read_labels, score_pairs, write_labels
 from clipfeat.train.models.layers import AnswerBatch, Outputs
-from clipfeat.train.tasks.entailment import label_loss as loss_of
+from clipfeat.train.tasks.answering import answering_loss
 
 E, N, C = "entailment", "neutral", "contradiction"
 
@@ -88,4 +89,6 @@ def test_the_loss_is_the_mean_cross_entropy_of_each_head() -> None:
         targets=torch.tensor([[1.0, 0, 0], [0, 0, 1.0]]),
     )
     # Of three labels alike it is ln 3.
-    assert loss_of(Even(), batch).item() == pytest.approx(2 * math.log(3), rel=1e-6)
+    assert answering_loss(Even(), batch, cross_entropy).item() == pytest.approx(
+        2 * math.log(3), rel=1e-6
+    )

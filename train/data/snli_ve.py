@@ -16,7 +16,8 @@ from .ids import file_candidates, find_file, require_folder, require_ids, requir
 
 logger = logging.getLogger(__name__)
 
-LABELS = ("entailment", "neutral", "contradiction")
+ENTAILMENT = "entailment"  # the hypothesis is true of the image
+LABELS = (ENTAILMENT, "neutral", "contradiction")
 UNDECIDED = "-"  # the annotators had no majority
 NO_ANSWER = ""  # to a pair whose image has no features; it counts as wrong
 VE_DATASETS = {"snli_ve": "snli_ve_{}.jsonl", "esnlive": "esnlive_{}.csv"}

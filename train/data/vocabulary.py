@@ -109,6 +109,16 @@ class WordVocabulary:
         """The number of tokens, including padding and the unknown word."""
         return len(self.words) + SPECIAL_TOKENS
 
+    @property
+    def spelled(self) -> tuple[str, ...]:
+        """The text of each token; "" for padding and the unknown word."""
+        return ("",) * SPECIAL_TOKENS + self.words
+
+    @property
+    def mask(self) -> int:
+        """The token that stands for a hidden word: to a model it is an unknown one."""
+        return UNKNOWN
+
     def encode(self, texts: Iterable[str], *, max_tokens: int) -> Int[np.ndarray, "text token"]:
         """Return the tokens of each text, padded on the right; a text has at least one."""
         token_of = self._token_of
@@ -164,6 +174,16 @@ class WordPieces:
     def size(self) -> int:
         """The number of tokens."""
         return len(self.pieces)
+
+    @property
+    def spelled(self) -> tuple[str, ...]:
+        """The text of each token."""
+        return self.pieces
+
+    @property
+    def mask(self) -> int:
+        """The token that stands for a hidden word."""
+        return self.number(MASK)
 
     def encode(self, texts: Iterable[str], *, max_tokens: int) -> Int[np.ndarray, "text token"]:
         """Return the tokens of each text, including `[CLS]` and `[SEP]`, padded on the right."""
@@ -281,6 +301,18 @@ def _encodable(text: str) -> str:
 TextVocabulary = WordVocabulary | WordPieces
 
 
+def add_words(words: TextVocabulary, texts: Iterable[str]) -> TextVocabulary:
+    """Return a vocabulary, followed by other words that training texts have often enough.
+
+    Word pieces spell every word, and stay as they are.
+    """
+    if isinstance(words, WordPieces):
+        return words
+    known = set(words.words)
+    new = (word for word in build_words(texts).words if word not in known)
+    return WordVocabulary((*words.words, *new))
+
+
 def require_known(
     known: Bool[np.ndarray, " text"], texts: Sequence[str], *, of: str, noun: str
 ) -> None:
@@ -306,10 +338,19 @@ def require_known(
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """The words or word pieces that a model reads, and the answers that it can give."""
+    """The words or word pieces that a model reads, and the classes that it chooses from.
+
+    These are the answers and, after them, the words that it learns to name where they are hidden.
+    """
 
     words: TextVocabulary
     answers: tuple[str, ...]  # as the data set's annotations have them
+    hideable: tuple[str, ...] = ()  # some of `words`
+
+    @property
+    def classes(self) -> int:
+        """The number of answers and of words that can be hidden."""
+        return len(self.answers) + len(self.hideable)
 
     def record(self) -> dict[str, Any]:
         """Return the vocabulary as a JSON record; `read_vocabulary` reads it."""
@@ -318,20 +359,32 @@ class Vocabulary:
                 record = {"words": words}
             case WordPieces(pieces, keeps_marks):
                 record = {"pieces": pieces, "keeps_marks": keeps_marks}
-        return {**record, "answers": self.answers}
+        hideable = {"hideable": self.hideable} if self.hideable else {}
+        return {**record, "answers": self.answers, **hideable}
 
 
 def read_vocabulary(path: Path) -> Vocabulary:
     """Return the vocabulary of a run; ClipfeatError for a file that is not one."""
     record = read_json(path, MAX_RUN_BYTES, follow=False)
-    answers = texts_of(record, "answers", path)
-    if isinstance(record, dict) and "pieces" in record:
-        pieces = texts_of(record, "pieces", path)
-        if problem := problem_with(pieces):
-            raise ClipfeatError(f"{path}: {problem}", code="E-VOCAB-PIECES")
-        keeps_marks = "keeps_marks" in record and field(record, "keeps_marks", bool, path)
-        return Vocabulary(WordPieces(pieces, keeps_marks), answers)
-    return Vocabulary(WordVocabulary(texts_of(record, "words", path)), answers)
+    words = _read_words(record, path)
+    hideable = texts_of(record, "hideable", path) if "hideable" in record else ()
+    if unknown := set(hideable).difference(words.spelled):
+        raise ClipfeatError(
+            f"{path}: hideable must be words of the vocabulary; got {min(unknown)!r:.60}",
+            code="E-VOCAB-HIDEABLE",
+        )
+    return Vocabulary(words, texts_of(record, "answers", path), hideable)
+
+
+def _read_words(record: Any, path: Path) -> TextVocabulary:
+    """Return the words or word pieces of a run's vocabulary."""
+    if not isinstance(record, dict) or "pieces" not in record:
+        return WordVocabulary(texts_of(record, "words", path))
+    pieces = texts_of(record, "pieces", path)
+    if problem := problem_with(pieces):
+        raise ClipfeatError(f"{path}: {problem}", code="E-VOCAB-PIECES")
+    keeps_marks = "keeps_marks" in record and field(record, "keeps_marks", bool, path)
+    return WordPieces(pieces, keeps_marks)
 
 
 def texts_of(record: Any, key: str, path: Path) -> tuple[str, ...]:

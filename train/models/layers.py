@@ -16,14 +16,19 @@ EPSILON = 1e-12  # of BERT's layer norms
 
 
 class AnswerBatch(NamedTuple):
-    """Some texts, and the images that they are about, each once: what a model answers."""
+    """Some texts, and the images that they are about, each once: what a model answers.
+
+    In training, copies of some texts with one word hidden, which the model is to name, may follow
+    them: `copy` of the `row` texts. The others have a row of `targets`.
+    """
 
     features: Float[Tensor, "image cell dim"]
     mask: Bool[Tensor, "image cell"]  # True for real cells
     grid_shapes: Int[Tensor, "image 2"]  # rows, cols
-    image_of_text: Int[Tensor, " text"]
-    tokens: Int[Tensor, "text token"]
+    image_of_text: Int[Tensor, " row"]
+    tokens: Int[Tensor, "row token"]
     targets: Float32[Tensor, "text answer"]  # scores of the answers, which the loss reads
+    hidden_words: Int[Tensor, " copy"] = torch.zeros(0, dtype=torch.int64)  # their classes
 
 
 class Outputs(NamedTuple):

@@ -1,4 +1,4 @@
-"""Weights that a model starts from: GloVe's word vectors, a BERT, or a pre-training run."""
+"""Weights that a model starts from: GloVe's word vectors, a BERT, or another run."""
 
 import codecs
 import contextlib
@@ -6,7 +6,7 @@ import copy
 import functools
 import logging
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -28,7 +28,7 @@ from ..normalize import Statistics, statistics_of
 from ..run import VOCABULARY, RunManifest, features_of, find_best, read_manifest
 from ..settings import settings_of
 from .layers import AnswerHead
-from .settings import SingleStreamSettings
+from .settings import ModelSettings, SingleStreamSettings, TextTaskSettings
 
 logger = logging.getLogger(__name__)
 
@@ -308,25 +308,26 @@ def _short(reason: object) -> str:
 
 
 TASK = "pretrain"
+ANSWERING = ("vqa", "ve")  # tasks whose runs have one model with a row for each class
 LAST = "3."  # prefix of the last layer of an answer head, which has a row for each answer
 
 
 @dataclass(frozen=True)
 class Pretrained:
-    """The best checkpoint of a pre-training run, with what a model needs to start from it."""
+    """The best checkpoint of a run, with what a model needs to start from it."""
 
     folder: Path
     manifest: RunManifest
-    settings: SingleStreamSettings
+    settings: ModelSettings
     vocabulary: Vocabulary
     tensors: dict[str, Tensor]
     norm: str
     components: int
-    statistics: Statistics  # of the features of pre-training
+    statistics: Statistics  # of the features that the run was trained on
     epoch: int
 
     def require_features_of(self, store: FeatureStore) -> None:
-        """Raise UsageError unless a store's features have the backbone and width of pre-training.
+        """Raise UsageError unless a store's features have the backbone and width of the run's.
 
         Another recipe may be intended, such as larger images for fine-tuning, and is logged.
         """
@@ -396,19 +397,62 @@ class Pretrained:
                 tensor.copy_(weights[name])
         return len(pairs)
 
+    @torch.no_grad()
+    def fill_model(
+        self,
+        model: nn.Module,
+        vocabulary: Vocabulary,
+        *,
+        of_tokens: Collection[str],
+        of_classes: Collection[str],
+    ) -> None:
+        """Copy the weights of an answering run into its model for another vocabulary.
 
-def load_pretrained(folder: Path) -> Pretrained:
-    """Return the best model of a pre-training run; UsageError for any other folder."""
+        `of_tokens` and `of_classes` are the names of the tensors with a row for each of them. The
+        first tokens of the vocabulary must be those of the run. Rows of tokens and classes that
+        the run does not have stay as they are. Raises UsageError where the run's weights do not fit.
+        """
+        known = {each: row for row, each in enumerate(_classes(self.vocabulary))}
+        wanted = enumerate(_classes(vocabulary))
+        pairs = [(row, known[each]) for row, each in wanted if each in known]
+        rows, source_rows = torch.tensor(pairs, dtype=torch.int64).reshape(-1, 2).unbind(dim=1)
+        try:
+            state = {name: self.tensors[f"model.{name}"] for name in model.state_dict()}
+            for name, fresh in model.state_dict().items():
+                if name in of_tokens:
+                    state[name] = torch.cat((state[name], fresh[len(state[name]) :]))
+                elif name in of_classes:
+                    state[name] = fresh.index_copy(0, rows, state[name][source_rows])
+            model.load_state_dict(state)
+        except (KeyError, IndexError, RuntimeError) as error:
+            raise UsageError(
+                f"init {self.folder}: its weights do not fit its settings ({_short(error)})",
+                code="E-INIT-FIT",
+            ) from None
+
+
+def _classes(vocabulary: Vocabulary) -> list[tuple[str, str]]:
+    """Return the classes of a model, in their order: an answer may be a hideable word, too."""
+    answers = [("answer", answer) for answer in vocabulary.answers]
+    return [*answers, *(("word", word) for word in vocabulary.hideable)]
+
+
+def load_pretrained(folder: Path, tasks: Sequence[str] = (TASK,)) -> Pretrained:
+    """Return the best model of a run of one of `tasks`; UsageError for any other folder."""
     manifest = read_manifest(folder)
-    if manifest.task != TASK:
+    if manifest.task not in tasks:
         raise UsageError(
-            f"{folder} is a run of task {manifest.task!r}, not {TASK}", code="E-RUN-TASK"
+            f"{folder} is a run of task {manifest.task!r}, not {' or '.join(tasks)}",
+            code="E-RUN-TASK",
         )
     path = find_best(folder)
     model = field(manifest.settings, "model", dict, folder)
-    settings = settings_of(SingleStreamSettings, model, "model.")
     norm = field(manifest.settings, "norm", str, folder)
     components = field(manifest.settings, "components", int, folder)
+    if manifest.task == TASK:
+        settings = settings_of(SingleStreamSettings, model, "model.")
+    else:
+        settings = settings_of(TextTaskSettings, {"model": model}).model
     tensors, state = read_checkpoint(path)
     return Pretrained(
         folder,

@@ -210,11 +210,11 @@ def require_heads(channels: int, heads: int) -> None:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class AnsweringSettings(SplitSettings):
-    """The settings of every task that chooses an answer to a text about an image."""
+class TextTaskSettings(SplitSettings):
+    """The settings of every task whose model reads texts about images."""
 
     max_tokens: int = 20  # words of a text that are read
-    init: str = ""  # a pre-training run to start from, which then determines the model
+    init: str = ""  # a run to start from, which then determines the model
     model: ModelSettings = dataclasses.field(default_factory=UpDnSettings)
 
     def __post_init__(self) -> None:
@@ -223,6 +223,19 @@ class AnsweringSettings(SplitSettings):
         require_at_least(self, 3 if of_pieces else 1, "max_tokens")
         require_at_most(self, MAX_TOKENS, "max_tokens")
         require_local_paths(self, "init")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class AnsweringSettings(TextTaskSettings):
+    """The settings of every task that chooses an answer to a text about an image."""
+
+    # Weight in the loss of naming hidden words of training texts that are true of their images; 0
+    # hides none.
+    word_weight: float = 1.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require_at_least(self, 0, "word_weight")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

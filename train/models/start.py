@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar, cast
 
+import torch
 from torch import nn
 
 from ...base.errors import UsageError
@@ -14,6 +15,7 @@ from ..data.vocabulary import (
     TextVocabulary,
     Vocabulary,
     WordVocabulary,
+    add_words,
     build_words,
     read_pieces,
     train_pieces,
@@ -25,7 +27,9 @@ from .layers import WordEmbedding
 from .mcan import Mcan
 from .movie_mcan import MovieMcan
 from .pretrained import (
+    ANSWERING,
     PIECES,
+    TASK,
     WEIGHTS,
     Pretrained,
     find_bert,
@@ -46,6 +50,7 @@ from .settings import (
     PythiaSettings,
     SingleStreamSettings,
     TextSettings,
+    TextTaskSettings,
     UpDnLargeSettings,
     UpDnSettings,
 )
@@ -55,19 +60,21 @@ if TYPE_CHECKING:
     from .single_stream import SingleStream
 
 logger = logging.getLogger(__name__)
-S = TypeVar("S", bound=AnsweringSettings)
+S = TypeVar("S", bound=TextTaskSettings)
 
 
 def find_start(settings: S, store: FeatureStore) -> tuple[S, Pretrained | None]:
     """Return the settings with the model and the norm that they start from, and the run that has it.
 
-    Raises UsageError if `init` is not a pre-training run or was trained on other features than the
+    An answering task starts from a run of pre-training, `vqa` or `ve`, and pre-training from one of
+    its own. Raises UsageError if `init` is another run or was trained on other features than the
     store's, if the settings name another model, and if a grid is too large for the model.
     """
     if not settings.init:
         require_grid_side(settings.model, store)
         return settings, None
-    pretrained = load_pretrained(Path(settings.init))
+    answering = isinstance(settings, AnsweringSettings)
+    pretrained = load_pretrained(Path(settings.init), (TASK, *ANSWERING) if answering else (TASK,))
     if settings.model not in (type(settings)().model, pretrained.settings):
         raise UsageError(
             f"init {settings.init} determines the model, {pretrained.settings}, and the settings "
@@ -103,9 +110,12 @@ def require_grid_side(model: ModelSettings, store: FeatureStore) -> None:
 def choose_words(
     model: ModelSettings, pretrained: Pretrained | None, texts: Iterable[str]
 ) -> TextVocabulary:
-    """Return the words or pieces that a model reads: of its start, or of training `texts`."""
+    """Return the words or pieces that a model reads: of its start, or of training `texts`.
+
+    Those of a start have its tokens; new words of the training texts follow them.
+    """
     if pretrained is not None:
-        return pretrained.vocabulary.words
+        return add_words(pretrained.vocabulary.words, texts)
     match model:
         case SingleStreamSettings(bert="", vocab_size=size):
             return train_pieces(list(texts), size=size)
@@ -115,11 +125,11 @@ def choose_words(
             return build_words(texts)
 
 
-def start_files(settings: AnsweringSettings) -> tuple[Path, ...]:
+def start_files(settings: TextTaskSettings) -> tuple[Path, ...]:
     """Return the files that a new model is made from."""
+    if settings.init:
+        return (Path(settings.init) / BEST,)
     match settings.model:
-        case SingleStreamSettings() if settings.init:
-            return (Path(settings.init) / BEST,)
         case SingleStreamSettings(bert=bert) if bert:
             return (find_bert(bert) / WEIGHTS, find_bert(bert) / PIECES)
         case TextSettings(glove=glove) if glove:
@@ -151,9 +161,14 @@ def new_model(
         )
     with seeded(settings.seed):
         model = make_model(settings, statistics, vocabulary)
+    if pretrained is not None:
+        known = _start_from(pretrained, model, vocabulary)
+        of = f"{known:,} of {len(vocabulary.answers):,}"
+        logger.info(f"starting from {pretrained.folder}, which knows {of} answers")
+        return model
     match settings.model:
-        case SingleStreamSettings() as sizes:
-            _start_single_stream(cast("SingleStream", model), sizes, vocabulary.answers, pretrained)
+        case SingleStreamSettings(bert=bert) if bert:
+            load_bert(cast("SingleStream", model).encoder.bert, find_bert(bert))
         case TextSettings(glove=""):
             _say_published_start(settings.model)
         case TextSettings(glove=glove):
@@ -166,8 +181,8 @@ def make_model(
 ) -> nn.Module:
     """Return a model of random weights."""
     norm = FeatureNorm(statistics, blind=settings.blind)
-    tokens, answers = vocabulary.words.size, len(vocabulary.answers)
-    return build_model(settings.model, norm, tokens=tokens, answers=answers)
+    tokens = vocabulary.words.size
+    return build_model(settings.model, norm, tokens=tokens, answers=vocabulary.classes)
 
 
 def build_model(
@@ -198,21 +213,30 @@ def build_model(
             return SingleStream(settings, norm, tokens=tokens, answers=answers)
 
 
-def _start_single_stream(
-    model: "SingleStream",
-    sizes: SingleStreamSettings,
-    answers: Sequence[str],
-    pretrained: Pretrained | None,
-) -> None:
-    """Give an encoder and its head the weights that they start from, if there are any."""
-    if pretrained is not None:
+def _start_from(pretrained: Pretrained, model: nn.Module, vocabulary: Vocabulary) -> int:
+    """Give a model the weights of a run; return how many of the answers the run knew."""
+    if pretrained.manifest.task == TASK:
+        model = cast("SingleStream", model)
         pretrained.fill(model.encoder, "encoder")
-        known = pretrained.fill_answers(model.answer, answers)
-        logger.info(
-            f"starting from {pretrained.folder}, which knows {known:,} of {len(answers):,} answers"
-        )
-    elif sizes.bert:
-        load_bert(model.encoder.bert, find_bert(sizes.bert))
+        return pretrained.fill_answers(model.answer, vocabulary.answers)
+
+    # A run has its model's weights by name. Models of other sizes tell which have a row for each
+    # token or class, so that no model has to.
+    def shapes(*, tokens: int, answers: int) -> dict[str, torch.Size]:
+        norm = FeatureNorm(pretrained.statistics, blind=False)
+        with torch.device("meta"):
+            other = build_model(pretrained.settings, norm, tokens=tokens, answers=answers)
+        return {name: tensor.shape for name, tensor in other.state_dict().items()}
+
+    small = shapes(tokens=4, answers=2)
+    more_tokens, more_classes = shapes(tokens=5, answers=2), shapes(tokens=4, answers=3)
+    pretrained.fill_model(
+        model,
+        vocabulary,
+        of_tokens=[name for name in small if small[name] != more_tokens[name]],
+        of_classes=[name for name in small if small[name] != more_classes[name]],
+    )
+    return len(set(vocabulary.answers).intersection(pretrained.vocabulary.answers))
 
 
 def _start_words(model: nn.Module, path: Path, words: TextVocabulary) -> None:

@@ -1,7 +1,7 @@
 """Choosing an answer to a text about an image: what VQA and visual entailment share."""
 
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from itertools import chain
@@ -11,12 +11,14 @@ from typing import Any, Generic, Protocol, TypeVar, runtime_checkable
 import numpy as np
 import torch
 from accelerate import Accelerator
-from jaxtyping import Float, Float32, Float64, Int
+from jaxtyping import Bool, Float, Float32, Float64, Int
 from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
 
 from ...featstore import FeatureStore
-from ..batches import Numbers
+from ..batches import Numbers, RngStream, example_uniforms
 from ..checkpoint import TrainedRun, load_trained
+from ..data.hidden_words import HiddenTexts, HiddenWords
 from ..data.vocabulary import (
     PADDING,
     TextVocabulary,
@@ -47,6 +49,10 @@ from ..settings import LoopSettings
 from ..task import Report, Task, make_order, require_apart, unscored
 
 S = TypeVar("S", bound=AnsweringSettings)
+AnswerLoss = Callable[[Tensor, Tensor], Tensor]
+# A text is true of its image where the affirmative answer, and no other, scores as much: in VQA v2,
+# at least three of ten people gave that answer, and at most two any other one.
+TRUE = 0.9
 
 
 @dataclass(frozen=True)
@@ -65,6 +71,15 @@ class SoftAnswers:
         scores = chain.from_iterable(row.values() for row in rows)
         first = np.concatenate(([0], np.cumsum(counts, dtype=np.int64)))
         return SoftAnswers(first, answers, np.fromiter(scores, np.float32, sum(counts)))
+
+    def clearly(self, answer: int, least: float) -> Bool[np.ndarray, " text"]:
+        """Return to which texts `answer` is the only answer that scores at least `least`."""
+        texts = len(self.first) - 1
+        text_of_answer = np.repeat(np.arange(texts), np.diff(self.first))
+        high = self.scores >= least
+        own = high & (self.answers == answer)
+        counts = (np.bincount(text_of_answer[one], minlength=texts) for one in (high, own))
+        return np.logical_and(*(count == 1 for count in counts))
 
     def table(self, numbers: Numbers, answers: int) -> Float32[Tensor, "text {answers}"]:
         """Return the score of every class for each of the texts at `numbers`."""
@@ -113,22 +128,56 @@ class Examples:
 
 
 def read_batch(
-    reader: RecordReader, examples: Examples, numbers: Numbers, *, answers: int
+    reader: RecordReader,
+    examples: Examples,
+    numbers: Numbers,
+    *,
+    answers: int,
+    hidden: HiddenTexts | None = None,
 ) -> AnswerBatch:
-    """Return the texts at `numbers`; each image's record is read once.
+    """Return the texts at `numbers`, and `hidden` copies; each image's record is read once.
 
-    `answers` is the number of classes. Targets are zeros where none are known.
+    `answers` is the number of answers. Targets are zeros where none are known.
     """
     images, image_of_text = np.unique(examples.image_of_text[numbers], return_inverse=True)
     records = reader.read([examples.image_ids[image] for image in images])
-    tokens = examples.tokens[numbers]
+    tokens, hidden_words = examples.tokens[numbers], np.zeros(0, dtype=np.int64)
+    if hidden is not None:
+        tokens = np.concatenate((tokens, hidden.tokens))
+        image_of_text = np.concatenate((image_of_text, image_of_text[hidden.texts]))
+        hidden_words = hidden.words
     longest = int((tokens != PADDING).sum(axis=1).max())
     if examples.targets is None:
         targets = torch.zeros(len(numbers), answers)
     else:
         targets = examples.targets.table(numbers, answers)
-    small = (torch.from_numpy(image_of_text), torch.from_numpy(tokens[:, :longest]), targets)
+    small = (
+        torch.from_numpy(image_of_text),
+        torch.from_numpy(tokens[:, :longest]),
+        targets,
+        torch.from_numpy(hidden_words),
+    )
     return AnswerBatch(*records, *(reader.pinned(tensor) for tensor in small))
+
+
+def answering_loss(
+    model: nn.Module, batch: AnswerBatch, of_answers: AnswerLoss, *, word_weight: float = 0.0
+) -> Float[Tensor, ""]:
+    """Return the loss of a batch's answers and of its hidden words, summed over a model's heads.
+
+    `of_answers` is the mean loss of the answers, given logits and targets. To it come the
+    cross-entropies of hidden words, each times `word_weight` over the number of texts: so parts of
+    a batch, which count in proportion to their texts, add up to the whole batch.
+    """
+    outputs = model(batch)
+    texts, answers = batch.targets.shape
+    losses = []
+    for logits in (outputs.logits, *outputs.auxiliary_logits):
+        losses.append(of_answers(logits[:texts, :answers], batch.targets))
+        if word_weight:
+            words = cross_entropy(logits[texts:, answers:], batch.hidden_words, reduction="sum")
+            losses.append(word_weight / texts * words)
+    return torch.stack(losses).sum()
 
 
 @torch.inference_mode()
@@ -157,7 +206,7 @@ def predict(
     for numbers, batch in each_batch(
         order, read, accelerator, size=size, doing="answering", fetch=fetch
     ):
-        logits = model(batch).logits
+        logits = model(batch).logits[:, : len(answers)]
         best[torch.from_numpy(numbers).to(best.device)] = logits.argmax(dim=1)
     # Each text is answered in one process, and 0 in the others.
     chosen: list[int] = torch.as_tensor(accelerator.reduce(best, "sum")).tolist()
@@ -267,6 +316,7 @@ class AnsweringTask(Task[S, nn.Module], Generic[S, Split]):
     """A task that chooses one of its vocabulary's answers to each text about an image."""
 
     noun: str  # what the texts are, as "questions"
+    affirmative: str  # the answer to a text that is true of its image
 
     def __init__(self, settings: S, *, store: str | Path, data: Path, device: str | None = None):
         """Read both splits, and make the model that training begins with.
@@ -285,6 +335,10 @@ class AnsweringTask(Task[S, nn.Module], Generic[S, Split]):
         words = choose_words(self.settings.model, pretrained, training.texts)
         self.vocabulary = Vocabulary(words, answers)
         self.examples = self.encode(training)
+        self.hidden_words = self._choose_hidden_words()
+        if self.hidden_words is not None:
+            hideable = tuple(words.spelled[token] for token in self.hidden_words.classes)
+            self.vocabulary = Vocabulary(words, answers, hideable)
         self.eval_split = None
         image_ids, files = set(self.examples.image_ids), training.files
         if held_out is not None:
@@ -301,6 +355,15 @@ class AnsweringTask(Task[S, nn.Module], Generic[S, Split]):
         self.order = make_order(
             self.examples.image_of_text, self.examples.image_ids, self.store, self.settings
         )
+
+    def _choose_hidden_words(self) -> HiddenWords | None:
+        """Return the words of training texts that the model learns to name, if there are any."""
+        answers, targets = self.vocabulary.answers, self.examples.targets
+        if not self.settings.word_weight or self.affirmative not in answers or targets is None:
+            return None
+        true = targets.clearly(answers.index(self.affirmative), TRUE)
+        chosen = HiddenWords.of(self.examples.tokens, true, self.vocabulary.words)
+        return chosen if len(chosen.classes) > 1 else None
 
     @abstractmethod
     def read(self, split: str) -> Split:
@@ -322,6 +385,13 @@ class AnsweringTask(Task[S, nn.Module], Generic[S, Split]):
         ...
 
     @abstractmethod
+    def answer_loss(
+        self, logits: Float[Tensor, "text answer"], targets: Float32[Tensor, "text answer"]
+    ) -> Tensor:
+        """Return the mean loss of answers, shape ()."""
+        ...
+
+    @abstractmethod
     def score(self, split: Split, answers: Mapping[Any, str]) -> Mapping[str, float]:
         """Return the scores of {id: answer} of a split's texts, in percent."""
         ...
@@ -338,8 +408,22 @@ class AnsweringTask(Task[S, nn.Module], Generic[S, Split]):
         self.reader.fetch(image_ids)
 
     def batch(self, numbers: Numbers, epoch: int) -> AnswerBatch:
-        """Return the texts at `numbers`, in every epoch the same."""
-        return read_batch(self.reader, self.examples, numbers, answers=len(self.vocabulary.answers))
+        """Return the texts at `numbers`, then copies with a word hidden, as (seed, epoch) says."""
+        hidden, answers = None, len(self.vocabulary.answers)
+        if self.hidden_words is not None:
+            random = example_uniforms(self.settings.seed, epoch, RngStream.WORD, numbers, 1)
+            hidden = self.hidden_words.draw(numbers, random[:, 0])
+        return read_batch(self.reader, self.examples, numbers, answers=answers, hidden=hidden)
+
+    def loss(self, model: nn.Module, batch: AnswerBatch) -> Tensor:
+        """Return the loss of the answers and of the hidden words, shape ().
+
+        That of the words is their mean over an epoch, times `word_weight`.
+        """
+        weight = 0.0
+        if self.hidden_words is not None:
+            weight = self.settings.word_weight / self.hidden_words.share
+        return answering_loss(model, batch, self.answer_loss, word_weight=weight)
 
     def evaluate(self, model: nn.Module) -> Mapping[str, float]:
         """Return the scores of the answers to the held-out texts."""

@@ -4,7 +4,7 @@ from collections.abc import Container, Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
+from jaxtyping import Float, Float32
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
@@ -14,6 +14,7 @@ from ...base.text import counted
 from ..checkpoint import EvalRequest, TrainedRun
 from ..data.ids import find_images
 from ..data.snli_ve import (
+    ENTAILMENT,
     LABELS,
     NO_ANSWER,
     VeSplit,
@@ -24,7 +25,6 @@ from ..data.snli_ve import (
 )
 from ..data.vocabulary import TextVocabulary, Vocabulary
 from ..devices import accelerator_of_trained
-from ..models.layers import AnswerBatch
 from ..task import Report, format_unscored
 from .answering import (
     AnsweringTask,
@@ -71,6 +71,7 @@ class EntailmentTask(AnsweringTask[VeSettings, VeSplit]):
 
     name = "ve"
     noun = "pairs"
+    affirmative = ENTAILMENT
 
     def read(self, split: str) -> VeSplit:
         """Return a split's pairs."""
@@ -90,9 +91,11 @@ class EntailmentTask(AnsweringTask[VeSettings, VeSplit]):
             skip_missing=self.settings.skip_missing,
         )
 
-    def loss(self, model: nn.Module, batch: AnswerBatch) -> Tensor:
+    def answer_loss(
+        self, logits: Float[Tensor, "text answer"], targets: Float32[Tensor, "text answer"]
+    ) -> Tensor:
         """Return the mean cross-entropy of the labels, shape ()."""
-        return label_loss(model, batch)
+        return cross_entropy(logits, targets)
 
     def score(self, split: VeSplit, answers: Mapping[Any, str]) -> Mapping[str, float]:
         """Return the accuracy, over all and by label; a pair without an answer counts as wrong."""
@@ -109,13 +112,6 @@ class EntailmentTask(AnsweringTask[VeSettings, VeSplit]):
         labels = read_labels(path, split)
         scores = {pair.pair_id: 100 * (labels[pair.pair_id] == pair.label) for pair in split.pairs}
         return Report(result, eval_split.score_table(scores))
-
-
-def label_loss(model: nn.Module, batch: AnswerBatch) -> Tensor:
-    """Return the mean cross-entropy of the labels, summed over a model's heads; shape ()."""
-    outputs = model(batch)
-    heads = (outputs.logits, *outputs.auxiliary_logits)
-    return torch.stack([cross_entropy(logits, batch.targets) for logits in heads]).sum()
 
 
 def score_labels(

@@ -11,6 +11,7 @@ from ..models.settings import (
     AnsweringSettings,
     CaptionerSettings,
     SingleStreamSettings,
+    TextTaskSettings,
     TransformerCaptionerSettings,
 )
 from ..settings import (
@@ -88,7 +89,7 @@ class ObjectiveSettings:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class PretrainSettings(AnsweringSettings):
+class PretrainSettings(TextTaskSettings):
     """Settings of one pre-training run; `presets/pretrain/stage1.toml` lists them with their reasons."""
 
     train_split: str = "mscoco_train+mscoco_nominival+vgnococo"

@@ -4,8 +4,8 @@ from collections.abc import Container, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import Tensor, nn
+from jaxtyping import Float, Float32
+from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits
 
 from ...base.errors import ClipfeatError, UsageError
@@ -25,7 +25,6 @@ from ..data.vocabulary import Vocabulary, answer_classes, read_answer_list
 from ..data.vqa_files import read_questions
 from ..devices import accelerator_of_trained
 from ..metrics.vqa import SCORES
-from ..models.layers import AnswerBatch
 from ..task import Report, format_unscored
 from .answering import (
     AnsweringTask,
@@ -148,6 +147,7 @@ class VqaTask(AnsweringTask[VqaSettings, QuestionSplit]):
     name = "vqa"
     noun = "questions"
     _answer_files: tuple[Path, ...] = ()
+    affirmative = "yes"
 
     def read(self, split: str) -> QuestionSplit:
         """Return a split's questions with their annotations."""
@@ -197,9 +197,11 @@ class VqaTask(AnsweringTask[VqaSettings, QuestionSplit]):
             skip_missing=self.settings.skip_missing,
         )
 
-    def loss(self, model: nn.Module, batch: AnswerBatch) -> Tensor:
+    def answer_loss(
+        self, logits: Float[Tensor, "text answer"], targets: Float32[Tensor, "text answer"]
+    ) -> Tensor:
         """Return the binary cross-entropy against the soft scores, shape ()."""
-        return soft_score_loss(model, batch)
+        return soft_score_loss(logits, targets)
 
     def score(self, split: QuestionSplit, answers: Mapping[Any, str]) -> Mapping[str, float]:
         """Return the official accuracy, over all and by type of answer."""
@@ -228,18 +230,14 @@ def complete(split: QuestionSplit, answers: Mapping[QuestionId, str]) -> dict[Qu
     return {question_id: answers.get(question_id, "") for question_id in split.ids}
 
 
-def soft_score_loss(model: nn.Module, batch: AnswerBatch) -> Tensor:
-    """Return the binary cross-entropy against the soft scores, summed over answers and heads.
+def soft_score_loss(
+    logits: Float[Tensor, "text answer"], targets: Float32[Tensor, "text answer"]
+) -> Tensor:
+    """Return the binary cross-entropy against the soft scores, summed over answers; shape ().
 
-    The sum over answers (mean times their number) is what Pythia and MCAN use; each further
-    head of a model adds its own, as in MoVie+MCAN. Shape ().
+    The sum over answers (mean times their number) is what Pythia and MCAN use.
     """
-    outputs = model(batch)
-    losses = [
-        binary_cross_entropy_with_logits(logits, batch.targets) * logits.shape[1]
-        for logits in (outputs.logits, *outputs.auxiliary_logits)
-    ]
-    return torch.stack(losses).sum()
+    return binary_cross_entropy_with_logits(logits, targets) * logits.shape[1]
 
 
 def score_answers(

@@ -66,10 +66,11 @@ def answer(run: TrainedVqa, store: FeatureStore, image_id: str, question: str) -
     model = run.model.eval()
     device = next(model.parameters()).device
     reader = RecordReader(store, device)
-    batch = read_batch(reader, examples, only, answers=len(run.vocabulary.answers))
+    answers = run.vocabulary.answers
+    batch = read_batch(reader, examples, only, answers=len(answers))
     outputs = model(on_device(batch, device))
-    logits, best = outputs.logits[0].float().topk(min(TOP, outputs.logits.shape[1]))
-    texts = (run.vocabulary.answers[number] for number in best.tolist())
+    logits, best = outputs.logits[0, : len(answers)].float().topk(min(TOP, len(answers)))
+    texts = (answers[number] for number in best.tolist())
     top = tuple(zip(texts, logits.sigmoid().tolist(), strict=True))
     return Answer(
         *top[0],
