@@ -245,7 +245,7 @@ def test_each_fault_ends_in_the_same_store_or_a_named_error(
     name, remote, some, server, tmp_path, monkeypatch
 ):
     monkeypatch.setattr(ranges, "SILENCE_SECONDS", 0.2)
-    monkeypatch.setattr(ranges, "DEADLINE_SECONDS", 0.5 if name == "trickle" else 100.0)
+    monkeypatch.setattr(ranges, "DEADLINE_SECONDS", 0.5 if "trickle" in name else 100.0)
     assert remote["i11"].tobytes() == RECORDS["i11"].tobytes()  # the index is in the cache
     server.requests.clear()
     fault, outcome = FAULTS[name]

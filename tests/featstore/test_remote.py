@@ -23,7 +23,6 @@ from clipfeat.featstore import (
     FeatureStore,
     GridShape,
     MissingRecordError,
-    StoreError,
 )
 from clipfeat.featstore import cache as cache_module
 from clipfeat.featstore import remote as remote_module
@@ -193,7 +192,7 @@ def test_records_far_apart_are_not_joined(server, monkeypatch):
 @pytest.mark.parametrize("name", FAULTS)
 def test_each_fault_of_a_shard_ends_in_the_right_record_or_a_named_error(name, server, monkeypatch):
     monkeypatch.setattr(ranges, "SILENCE_SECONDS", 0.2)
-    monkeypatch.setattr(ranges, "DEADLINE_SECONDS", 0.5 if name == "trickle" else 100.0)
+    monkeypatch.setattr(ranges, "DEADLINE_SECONDS", 0.5 if "trickle" in name else 100.0)
     fault, outcome = FAULTS[name]
     store = FeatureStore.open(f"{server.url}/s")
     began = time.monotonic()
@@ -240,37 +239,6 @@ def test_a_flipped_bit_of_a_table_is_found(path, code, server):
     assert (
         FeatureStore.open(f"{server.url}/s")["image001"].tobytes() == RECORDS["image001"].tobytes()
     )
-
-
-def test_many_reads_through_random_faults_are_right_or_named_errors(server, monkeypatch):
-    monkeypatch.setattr(ranges, "SILENCE_SECONDS", 0.2)
-    monkeypatch.setattr(Cache, "get", lambda self, key, limit: None)
-    draw = random.Random(0)
-    kinds = [fault for name, (fault, _) in FAULTS.items() if "stall" not in name != "trickle"]
-    store = FeatureStore.open(f"{server.url}/s")
-    store["image000"]
-
-    def some_fault(answer, n):
-        if draw.random() < 0.2:
-            draw.choice(kinds)(answer, draw.randrange(3))
-
-    server.fault, server.fault_on = some_fault, "/features.zarr/"
-    right, codes = 0, set[str]()
-    ids = list(RECORDS)
-    for _ in range(200):
-        chosen = draw.sample(ids, 2)
-        try:
-            batch = store.read(chosen)
-        except StoreError as error:
-            codes.add(error.code)
-            continue
-        for image_id, features in zip(chosen, batch.features, strict=True):
-            wanted = RECORDS[image_id].reshape(-1, 64)
-            assert features[: len(wanted)].tobytes() == wanted.tobytes()
-        right += 1
-    assert right > 100
-    assert len(codes) > 3
-    assert all(code.startswith(("E-REMOTE-", "E-SHARD-")) for code in codes)
 
 
 def test_swapped_and_truncated_shards_are_named(server):
