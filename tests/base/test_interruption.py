@@ -35,8 +35,8 @@ def test_ctrl_c_in_a_read_ends_what_its_threads_wait_for():
     """A notebook has no handler of ours: the read itself must tell its threads."""
     begun, ended = threading.Event(), threading.Event()
 
-    def act(is_user: bool) -> None:
-        if is_user:  # the error of a call is raised where the calls are waited for
+    def act(who: str) -> None:
+        if who == "user":  # the error of a call is raised where the calls are waited for
             begun.wait()
             raise KeyboardInterrupt
         interruption = Interruption()
@@ -46,5 +46,5 @@ def test_ctrl_c_in_a_read_ends_what_its_threads_wait_for():
         ended.set()
 
     with pytest.raises(KeyboardInterrupt):
-        ThreadsOfObject(lambda: 2).run(act, [True, False])
+        ThreadsOfObject(lambda: 2).run(act, ["user", "thread"])
     assert ended.is_set()
