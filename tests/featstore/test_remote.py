@@ -13,7 +13,7 @@ import time
 import numpy as np
 import pytest
 from fault_server import FAULTS, Answer, FaultServer, file_answer, isolate, serving
-from hostile import forge_column, reseal
+from hostile import forge_column, misplace, reseal
 from refused import refuses
 from stores import extend_store, make_identity, make_pooled_store, make_store
 
@@ -23,6 +23,7 @@ from clipfeat.featstore import (
     FeatureStore,
     GridShape,
     MissingRecordError,
+    spans,
 )
 from clipfeat.featstore import cache as cache_module
 from clipfeat.featstore import remote as remote_module
@@ -172,7 +173,7 @@ def test_neighbours_share_a_request_and_the_cache_needs_none(server, monkeypatch
     other = FeatureStore.open(url)  # as another process, or through a mirror
     other.read(other.ids)
     assert list(server.paths()) == ["/many/store.json"]
-    monkeypatch.setattr(remote_module, "SPAN_BYTES", 1)
+    monkeypatch.setattr(spans, "SPAN_BYTES", 1)
     monkeypatch.setattr(Cache, "get", lambda self, key, limit: None)
     server.requests.clear()
     assert store.read(store.ids[:16]).features.shape[0] == 16
@@ -252,6 +253,32 @@ def test_swapped_and_truncated_shards_are_named(server):
     (shard / "c.0.0.0.0").write_bytes(first[:-100])
     with refuses("E-REMOTE-SIZE", f"{len(first):,}", "c.0.0.0.0", kind=CorruptStoreError):
         FeatureStore.open(url)["image000"]
+
+
+@pytest.mark.parametrize("act", ["read", "fetch"])
+def test_a_wrong_shard_index_in_the_cache_is_replaced(server, tmp_path, act):
+    """As a mirror may have sent it, before this store is read from another one."""
+    url = served(server, "many", grids(8), shard_size=4)
+    store = FeatureStore.open(url)
+    store.read(store.ids)
+    for shard in store.shards:
+        misplace(tmp_path / "cache", shard)
+        for path in (tmp_path / "cache").glob(f"*/{shard.sha256}.[0-9]*"):
+            path.unlink()
+    late = FeatureStore.open(url)
+    server.requests.clear()
+    if act == "fetch":
+        late.fetch(late.ids)
+    local = FeatureStore.open(server.folder / "many")
+    for _ in range(2):
+        assert late.read(late.ids).features.tobytes() == local.read(late.ids).features.tobytes()
+    assert (
+        len(shard_requests(server)) <= 8
+    )  # two indexes, and the records of both up to three times
+    server.requests.clear()
+    other = FeatureStore.open(url)
+    other.read(other.ids)
+    assert not shard_requests(server)
 
 
 def test_a_forged_record_with_a_right_checksum_is_found_by_its_sha256(server, monkeypatch):
