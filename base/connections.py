@@ -4,21 +4,101 @@ A forked child opens connections of its own. Those that it inherits stay untouch
 have been held by a thread that the child does not have.
 """
 
+import io
 import os
-from typing import NamedTuple
+import socket
+from contextvars import ContextVar
+from dataclasses import dataclass
+from http.client import HTTPResponse
+from time import monotonic
+from typing import Any, NamedTuple
 from urllib.parse import unquote, urlsplit
 from urllib.request import getproxies, proxy_bypass
 
 import urllib3
+from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.exceptions import HTTPError
 
 from . import clipfeat_version
 from .credentials import authorization, origin
 from .errors import StoreError
+from .interruption import STEP_SECONDS, Interruption
 from .text import printable
 
 CONNECTIONS = 64  # kept open to a host
 MAX_HOSTS = 256  # known at a time; a server may redirect to any number of them
+
+
+@dataclass
+class Patience:
+    """How long a server may take."""
+
+    silence: float  # seconds between two packets
+    end: float  # of everything, in time.monotonic()
+    interruption: Interruption
+
+    def left(self) -> float:
+        """Return how many seconds a server may be silent now; 0 or less: it took too long."""
+        return min(self.silence, self.end - monotonic())
+
+
+_patience: ContextVar[Patience] = ContextVar("patience")  # of the request that is made
+
+
+class _PatientStream(io.RawIOBase):
+    """What a server sends, until its patience ends.
+
+    The timeout of a socket is that of one packet, and http.client reads a header to its end: a
+    server that sends it byte by byte would hold the request for hours.
+    """
+
+    def __init__(self, inner: io.BufferedIOBase, sock: socket.socket, patience: Patience):
+        self._inner = inner  # keeps the socket open
+        self._sock = sock
+        self._patience = patience
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        """Read what is there; raise TimeoutError, or Stopped after an interruption."""
+        end = monotonic() + self._patience.left()
+        while (left := end - monotonic()) > 0:
+            self._patience.interruption.check()
+            self._sock.settimeout(min(STEP_SECONDS, left))
+            try:
+                return self._sock.recv_into(buffer)
+            except TimeoutError:
+                continue
+        raise TimeoutError("timed out")
+
+    def close(self) -> None:
+        self._inner.close()
+        super().close()
+
+
+class _Response(HTTPResponse):
+    """An answer, also that of a proxy, which is read with the patience of its request."""
+
+    def __init__(self, sock: socket.socket, *arguments: Any, **options: Any):
+        super().__init__(sock, *arguments, **options)
+        self.fp = io.BufferedReader(_PatientStream(self.fp, sock, _patience.get()))
+
+
+class _Connection(HTTPConnection):
+    response_class = _Response
+
+
+class _SecureConnection(HTTPSConnection):
+    response_class = _Response
+
+
+class _Pool(urllib3.HTTPConnectionPool):
+    ConnectionCls = _Connection  # type: ignore[reportAssignmentType]
+
+
+class _SecurePool(urllib3.HTTPSConnectionPool):
+    ConnectionCls = _SecureConnection  # type: ignore[reportAssignmentType]
 
 
 class Host(NamedTuple):
@@ -27,6 +107,26 @@ class Host(NamedTuple):
     pool: urllib3.PoolManager
     user_agent: str
     authorization: str | None
+
+    def get(
+        self, url: str, headers: dict[str, str], patience: Patience
+    ) -> urllib3.BaseHTTPResponse:
+        """Send one request, and return the answer, whose content is not read yet."""
+        seconds = max(patience.left(), 0.001)  # urllib3 refuses 0
+        token = _patience.set(patience)
+        try:
+            return self.pool.request(
+                "GET",
+                url,
+                headers=headers,
+                preload_content=False,
+                decode_content=False,
+                redirect=False,
+                retries=False,
+                timeout=urllib3.Timeout(connect=seconds, read=seconds),
+            )
+        finally:
+            _patience.reset(token)
 
 
 _hosts: dict[tuple[int, tuple[str, str, int]], Host] = {}  # by process and origin
@@ -50,6 +150,13 @@ def forget_host(url: str) -> None:
 
 
 def _new_pool(url: str) -> urllib3.PoolManager:
+    """Return a pool of connections whose answers end in time."""
+    pool = _new_manager(url)
+    pool.pool_classes_by_scheme = {"http": _Pool, "https": _SecurePool}
+    return pool
+
+
+def _new_manager(url: str) -> urllib3.PoolManager:
     """Return a pool that uses the proxy of the environment, as far as no_proxy lets it."""
     scheme, host, _ = origin(url)
     proxies = getproxies()

@@ -13,16 +13,17 @@ import re
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from email.utils import parsedate_to_datetime
-from time import monotonic, sleep, time
+from time import monotonic, time
 from typing import NoReturn
 from urllib.parse import urljoin, urlsplit
 
 import urllib3
 from urllib3.exceptions import HTTPError, LocationParseError, LocationValueError, SSLError
 
-from .connections import failure_text, forget_host, give_back, host_of
+from .connections import Patience, failure_text, forget_host, give_back, host_of
 from .credentials import login_remedy, origin
 from .errors import CorruptStoreError, StoreError, StoreUsageError
+from .interruption import Interruption
 from .objects import SCHEMES, is_object, stream_object
 from .text import printable
 
@@ -142,7 +143,8 @@ class _Transfer:
         self._is_range = length is not None
         self._received = 0
         self._at = url  # where it was redirected to
-        self._end = monotonic() + DEADLINE_SECONDS + (length or 0) / SLOWEST_BYTES
+        end = monotonic() + DEADLINE_SECONDS + (length or 0) / SLOWEST_BYTES
+        self._patience = Patience(SILENCE_SECONDS, end, Interruption())
 
     def pieces(self) -> Iterator[bytes]:
         failures = mark = 0
@@ -162,14 +164,22 @@ class _Transfer:
         backoff = BACKOFF_SECONDS * 2 ** (failures - 1) * random.uniform(0.5, 1)
         wait = backoff if failure.wait is None else failure.wait
         is_lost = self._length is None and self._received > 0  # the rest cannot be asked for
-        if monotonic() + wait > self._end and failure.wait is not None:
+        self._check_time()
+        is_too_long = monotonic() + wait > self._patience.end
+        if is_too_long and failure.wait is not None:
             self._fail(
                 f"{failure}; it asks to wait {wait:,.0f} seconds; try again then", failure.code
             )
-        if failures > RETRIES or is_lost or monotonic() + wait > self._end:
+        if failures > RETRIES or is_lost or is_too_long:
             self._fail(f"{failure}, {failures} times in a row; try again later", failure.code)
         _tell_wait(f"{shown(self._url)}: {failure}", wait)
-        sleep(wait)
+        self._patience.interruption.pause(wait)
+
+    def _check_time(self) -> None:
+        """Raise the error of a call that has reached its deadline."""
+        self._patience.interruption.check()
+        if monotonic() > self._patience.end:
+            self._fail("took too long; try again later", "E-REMOTE-DEADLINE")
 
     def _fail(self, problem: str, code: str, kind: type[StoreError] = StoreError) -> NoReturn:
         host = origin(self._at)[1]
@@ -226,9 +236,7 @@ class _Transfer:
         return target
 
     def _send(self, url: str) -> urllib3.BaseHTTPResponse:
-        seconds = min(SILENCE_SECONDS, self._end - monotonic())
-        if seconds <= 0:
-            self._fail("took too long; try again later", "E-REMOTE-DEADLINE")
+        self._check_time()
         host = host_of(url)
         headers = {"Accept-Encoding": "identity", "User-Agent": host.user_agent}
         if self._is_range or self._received:
@@ -237,16 +245,7 @@ class _Transfer:
         if host.authorization and origin(url) == origin(self._url):
             headers["Authorization"] = host.authorization
         try:
-            return host.pool.request(
-                "GET",
-                url,
-                headers=headers,
-                preload_content=False,
-                decode_content=False,
-                redirect=False,
-                retries=False,
-                timeout=urllib3.Timeout(connect=seconds, read=seconds),
-            )
+            return host.get(url, headers, self._patience)
         except SSLError as error:
             self._fail(f"no secure connection ({failure_text(error)})", "E-REMOTE-TLS")
         except (LocationParseError, LocationValueError):
@@ -300,7 +299,7 @@ class _Transfer:
         elif length is not None:
             self._check_limit(length)
             self._length = self._size = length
-            self._end += length / SLOWEST_BYTES
+            self._patience.end += length / SLOWEST_BYTES
 
     def _check_range(self, content_range: str, start: int, end: int) -> None:
         match = CONTENT_RANGE.fullmatch(content_range)
@@ -345,8 +344,7 @@ class _Transfer:
         response.release_conn()
 
     def _piece(self, response: urllib3.BaseHTTPResponse, size: int) -> bytes:
-        if monotonic() > self._end:
-            self._fail("took too long; try again later", "E-REMOTE-DEADLINE")
+        self._check_time()
         try:
             return response.read1(size, decode_content=False)
         except (HTTPError, OSError) as error:

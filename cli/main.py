@@ -13,6 +13,7 @@ import click
 
 from ..base import clipfeat_version
 from ..base.errors import ClipfeatError, reason_of
+from ..base.interruption import interrupt
 from ..base.text import log_to_terminal
 from .data import corpus, demo_data
 from .derive import convert, merge, pool, reshard, subset
@@ -71,6 +72,8 @@ def main() -> None:
             setattr(sys, name, Path(os.devnull).open("w"))  # noqa: SIM115 - until the process ends
     log_to_terminal()
     signal.signal(signal.SIGTERM, _terminate)
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # a shell may have it ignored
+        signal.signal(signal.SIGINT, _interrupt)
     if isinstance(sys.stdout, io.TextIOWrapper):  # characters that it cannot encode are escaped
         sys.stdout.reconfigure(errors="backslashreplace")
     try:
@@ -120,5 +123,11 @@ def format_os_error(error: OSError) -> str:
     return f"{reason}: {os.fsdecode(file)}" if is_systems else f"{os.fsdecode(file)} {reason}"
 
 
+def _interrupt(*_: Any) -> None:
+    interrupt()  # the threads that the main thread waits for
+    raise KeyboardInterrupt
+
+
 def _terminate(*_: Any) -> None:
+    interrupt()
     raise Terminated

@@ -15,6 +15,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 
 from ..base.errors import CorruptStoreError
+from ..base.interruption import interrupt
 from .identity import copy_blocks
 from .layout import shard_path
 from .lookup import SHAPE_BIT, Places
@@ -103,7 +104,10 @@ class ThreadsOfObject:
         return self._started()[1]
 
     def run(self, act: Callable[[Any], object], items: Sequence[Any]) -> None:
-        """Call `act` with each item; raise the first error after all calls have ended."""
+        """Call `act` with each item; raise the first error after all calls have ended.
+
+        Ctrl-C also ends what they wait for.
+        """
         pool = self._started()[2]
         calls: list[Future[object]] = []
         try:
@@ -111,6 +115,9 @@ class ThreadsOfObject:
                 calls.append(pool.submit(act, item))
             for call in calls:
                 call.result()
+        except KeyboardInterrupt:
+            interrupt()
+            raise
         finally:
             for call in calls:
                 call.cancel()

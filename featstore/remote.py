@@ -10,12 +10,11 @@ checksum in the lookup, as on a disk. zarr.json files are not read.
 # pyright: reportUnknownArgumentType=false, reportUnknownParameterType=false
 # pyarrow has no types.
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import lru_cache, partial
-from itertools import groupby
+from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -30,29 +29,26 @@ from .layout import STORE_JSON, TableName, shard_path, table_file
 from .lookup import Lookup, Places, lookup_size, read_lookup
 from .metadata import MAX_STORE_JSON_BYTES, StoreMetadata, parse_metadata
 from .quantise import SCALE_FILE, Scale, parse_scale, scale_bytes
-from .reading import Convert, RecordReader, ThreadsOfObject, WantedRecord, kept_indexes
+from .reading import Convert, RecordReader, ThreadsOfObject, WantedRecord
 from .record_hashes import HASH_COLUMNS, RecordHashTable
+from .remote_indexes import OTHER_COPY, ShardIndexes
 from .remote_lookup import IN_FLIGHT, RemoteLookup
 from .shards import (
     ABSENT,
     Buffer,
-    Index,
     ShardRow,
     as_bytes,
-    decode_index,
     decode_record,
-    index_bytes,
     too_long,
     zstd_bound,
 )
+from .spans import SPAN_BYTES, Place, Span, spans
 from .tables import most_shards, most_table_bytes, read_index, read_shards
 
-SPAN_BYTES = 1 << 22  # of one request for several records
 GAP_BYTES = 1 << 16  # between two records that are fetched with one request nevertheless
 BULK_GAP_BYTES = SPAN_BYTES // 4  # the same, of records that are fetched before they are read
 BULK_STREAMS = 8  # requests at the same time for those; reading has IN_FLIGHT beside them
 MAX_HASHED = 1 << 21  # ids; the index of a store of more is not fetched to compare record_sha256
-OTHER_COPY = "the server's file has changed, so use another copy of the store"
 
 
 @dataclass(frozen=True)
@@ -149,13 +145,12 @@ class RemoteFiles:
         return RemoteReader(self, metadata, verify=verify)
 
 
-class _Span(NamedTuple):
-    """Records of one shard that are fetched with one request."""
+class _BadRecordError(CorruptStoreError):
+    """A record is not the one that the store describes, or its shard's index is wrong."""
 
-    shard: ShardRow
-    first: int  # byte
-    length: int
-    records: list[tuple[int, int, WantedRecord]]  # offset, length
+    def __init__(self, problem: str, code: str, shard: ShardRow):
+        super().__init__(problem, code=code)
+        self.shard = shard
 
 
 class RemoteReader(RecordReader):
@@ -174,10 +169,7 @@ class RemoteReader(RecordReader):
         self._verify = verify
         self._threads = ThreadsOfObject(lambda: IN_FLIGHT)
         self._bulk_threads = ThreadsOfObject(lambda: BULK_STREAMS)  # reading does not wait for them
-        # Not a method of this object, which would then live until the garbage collector runs.
-        self._index = lru_cache(kept_indexes(metadata.shard_records))(
-            partial(load_index, files, metadata.shard_records)
-        )
+        self._index = ShardIndexes(files.folder, files.cache, metadata.shard_records)
         # Loaded at the first use, without a lock, which a fork could find locked.
         self._shards: dict[str, ShardRow] = {}
         self._hashes: RecordHashTable | None = None
@@ -207,10 +199,8 @@ class RemoteReader(RecordReader):
                 missing.append((shard, record))
 
         self._run(read_cached, wanted)
-        missing.sort(key=lambda pair: (pair[0].path, pair[1].position))
-        self._run(self._index, list(dict.fromkeys(shard for shard, _ in missing)))
-        spans = self._all_spans(missing, dtype, GAP_BYTES)
-        self._run(partial(self._read_span, array, dtype, convert), spans)
+        act = partial(self._read_span, array, dtype, convert)
+        self._request(self._run, act, missing, dtype, GAP_BYTES)
 
     def fetch(self, array: str, places: Places) -> None:
         """Keep the records at `places` in the cache, with requests that are few and large."""
@@ -231,11 +221,31 @@ class RemoteReader(RecordReader):
             shard = self._shard(array, record)
             if not self._files.cache.renew(self._key(shard, record)):
                 missing.append((shard, record))
-        if not missing:
-            return
-        self._bulk_threads.run(self._index, list(dict.fromkeys(shard for shard, _ in missing)))
-        spans = self._all_spans(missing, kinds[0].dtype, BULK_GAP_BYTES)
-        self._bulk_threads.run(partial(self._fetch_span, array), spans)
+        act = partial(self._fetch_span, array)
+        self._request(self._bulk_threads.run, act, missing, kinds[0].dtype, BULK_GAP_BYTES)
+
+    def _request(
+        self,
+        run: Callable[[Any, Sequence[Any]], None],
+        act: Callable[[Span[WantedRecord]], None],
+        missing: Sequence[tuple[ShardRow, WantedRecord]],
+        dtype: np.dtype[Any],
+        gap: int,
+    ) -> None:
+        """Call `act` with each request for the missing records, in the threads of `run`.
+
+        If a record is bad, its place may be: an index of the cache may be wrong.
+        """
+        renewed: set[ShardRow] = set()
+        while missing:
+            try:
+                run(self._index, list(dict.fromkeys(shard for shard, _ in missing)))
+                run(act, list(spans(self._places(missing, dtype), gap)))
+                return
+            except _BadRecordError as error:
+                if error.shard in renewed or not self._index.renew(error.shard):
+                    raise
+                renewed.add(error.shard)
 
     def _run(self, act: Any, items: Sequence[Any]) -> None:
         """Call `act` with each item, in threads if there are several."""
@@ -278,43 +288,24 @@ class RemoteReader(RecordReader):
         name = f"{shard.sha256}.{record.position}"
         return name if self._hashes is not None else f"{name}.crc"
 
-    def _all_spans(
-        self, missing: Sequence[tuple[ShardRow, WantedRecord]], dtype: np.dtype[Any], gap: int
-    ) -> list[_Span]:
-        """Return the requests for records, of which those of a shard are adjacent."""
-        spans: list[_Span] = []
-        for shard, pairs in groupby(missing, key=lambda pair: pair[0]):
-            spans += self._spans(shard, dtype, [record for _, record in pairs], gap)
-        return spans
-
-    def _spans(
-        self, shard: ShardRow, dtype: np.dtype[Any], records: Sequence[WantedRecord], gap: int
-    ) -> Iterator[_Span]:
-        """Yield the requests for some records of a shard."""
-        index = self._index(shard)
-        entries: list[tuple[int, int, WantedRecord]] = []
-        for record in records:
-            offset, length = index[record.position].tolist()
+    def _places(
+        self, missing: Iterable[tuple[ShardRow, WantedRecord]], dtype: np.dtype[Any]
+    ) -> list[Place[WantedRecord]]:
+        """Return where records lie, in the order of the files."""
+        places: list[Place[WantedRecord]] = []
+        for shard, record in sorted(missing, key=lambda pair: pair[0].path):
+            offset, length = self._index(shard)[record.position].tolist()
             size = record.out.size * dtype.itemsize
             if offset == ABSENT:
                 error = CorruptStoreError("is absent, but its status is ok", code="E-SHARD-ABSENT")
                 raise self._bad_record(shard, record, error)
             if length > zstd_bound(size):
                 raise self._bad_record(shard, record, too_long(length, size))
-            entries.append((offset, length, record))
-        entries.sort(key=lambda entry: entry[:2])
-        while entries:
-            first, end = entries[0][0], sum(entries[0][:2])
-            count = 1
-            for offset, length, _ in entries[1:]:
-                if offset > end + gap or offset + length > first + SPAN_BYTES:
-                    break
-                end, count = max(end, offset + length), count + 1
-            yield _Span(shard, first, end - first, entries[:count])
-            entries = entries[count:]
+            places.append(Place(shard, offset, length, record))
+        return sorted(places, key=lambda place: (place.shard.path, place.offset, place.length))
 
     def _read_span(
-        self, array: str, dtype: np.dtype[Any], convert: Convert | None, span: _Span
+        self, array: str, dtype: np.dtype[Any], convert: Convert | None, span: Span[WantedRecord]
     ) -> None:
         """Fetch records with one request, fill them, and keep those that are right."""
         for record, encoded in self._received(array, span):
@@ -325,18 +316,18 @@ class RemoteReader(RecordReader):
             if self._hashes is not None or record.check is not None:  # it is proven to be this one
                 self._files.cache.put(self._key(span.shard, record), encoded)
 
-    def _fetch_span(self, array: str, span: _Span) -> None:
+    def _fetch_span(self, array: str, span: Span[WantedRecord]) -> None:
         """Fetch records with one request, and keep them; they are decoded when they are read."""
         for record, encoded in self._received(array, span):
             self._files.cache.put(self._key(span.shard, record), encoded)
 
-    def _received(self, array: str, span: _Span) -> Iterator[tuple[WantedRecord, bytes]]:
+    def _received(
+        self, array: str, span: Span[WantedRecord]
+    ) -> Iterator[tuple[WantedRecord, bytes]]:
         """Yield the records of a request as stored, compared with the index if that is known."""
         url = self._files.folder.url(span.shard.path)
-        content = read_range(url, span.first, span.length, size=span.shard.bytes)
-        for offset, length, record in span.records:
-            start = offset - span.first
-            encoded = content[start : start + length]
+        content = read_range(url, span.first, span.size, size=span.shard.bytes)
+        for record, encoded in span.cut(content):
             try:
                 if self._hashes is not None:
                     row = span.shard.first_row + record.position
@@ -361,30 +352,7 @@ class RemoteReader(RecordReader):
 
     def _bad_record(
         self, shard: ShardRow, record: WantedRecord, error: CorruptStoreError
-    ) -> CorruptStoreError:
+    ) -> _BadRecordError:
         shown = self._files.shown(shard.path)
-        return CorruptStoreError(
-            f"{shown}: record {record.position}: {error}; {OTHER_COPY}", code=error.code
-        )
-
-
-def load_index(files: RemoteFiles, shard_records: int, shard: ShardRow) -> Index:
-    """Return the index of a shard, from the cache or from the end of its file."""
-    key, length = f"{shard.sha256}.index", index_bytes(shard_records)
-    content = files.cache.get(key, length)
-    if content is not None and len(content) == length:
-        try:
-            return decode_index(content, shard.bytes)
-        except CorruptStoreError:
-            files.cache.drop(key)
-    content = read_range(
-        files.folder.url(shard.path), shard.bytes - length, length, size=shard.bytes
-    )
-    try:
-        index = decode_index(content, shard.bytes)
-    except CorruptStoreError as error:
-        raise CorruptStoreError(
-            f"{files.shown(shard.path)}: {error}; {OTHER_COPY}", code=error.code
-        ) from None
-    files.cache.put(key, content)
-    return index
+        problem = f"{shown}: record {record.position}: {error}; {OTHER_COPY}"
+        return _BadRecordError(problem, error.code, shard)

@@ -18,6 +18,7 @@ from urllib.parse import unquote, urlsplit
 import pytest
 
 from clipfeat.base import connections, ranges
+from clipfeat.base.interruption import Interruption
 
 RANGE = re.compile(r"bytes=([0-9]+)-([0-9]+)")
 
@@ -35,6 +36,7 @@ class Answer:
     resets: bool = False  # ends it with a reset
     stalls: bool = False  # sends nothing more, and does not end it
     trickles: bool = False  # sends byte after byte
+    header_trickles: bool = False  # does not end its header, which it sends byte after byte
 
     def says(self, first: int, last: int) -> None:
         """State these bytes in Content-Range."""
@@ -159,6 +161,10 @@ FAULTS: dict[str, tuple[Fault, str]] = {
     "stall once": (first(1, lambda a: setattr(a, "stalls", True)), ""),
     "stall always": (always(lambda a: setattr(a, "stalls", True)), "E-REMOTE-CONNECT"),
     "trickle": (always(lambda a: setattr(a, "trickles", True)), "E-REMOTE-DEADLINE"),
+    "trickle in the header": (
+        always(lambda a: setattr(a, "header_trickles", True)),
+        "E-REMOTE-DEADLINE",
+    ),
 }
 
 
@@ -224,7 +230,7 @@ def isolate(monkeypatch: pytest.MonkeyPatch, home: Path, waits: list[float]) -> 
     monkeypatch.setenv("HOME", str(home))
     monkeypatch.setattr(connections, "_hosts", {})
     monkeypatch.setattr(ranges, "_targets", {})
-    monkeypatch.setattr(ranges, "sleep", waits.append)
+    monkeypatch.setattr(Interruption, "pause", lambda _, seconds: waits.append(seconds))
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -235,6 +241,11 @@ class _Handler(BaseHTTPRequestHandler):
         headers = {name.lower(): value for name, value in self.headers.items()}
         faults = cast(_Server, self.server).faults
         answer = faults.answer(self.path, headers)
+        if answer.header_trickles:
+            self.wfile.write(b"HTTP/1.1 206 Partial Content\r\nX-Name: ")
+            while not faults.ended.wait(0.005):
+                self.wfile.write(b"x")
+            return
         self.send_response(answer.status)
         for name, value in answer.headers.items():
             self.send_header(name, value)

@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 from clipfeat.featstore import FeatureStore, Status
 from clipfeat.featstore.lookup import LookupBuilder, lookup_bytes
 from clipfeat.featstore.metadata import store_digest
+from clipfeat.featstore.shards import ShardRow, decode_index, encode_index
 from clipfeat.featstore.tables import INDEX_SCHEMA, index_lines
 from clipfeat.featstore.writing.receipts import Receipt, _column
 
@@ -56,6 +57,14 @@ def forge_column(store: Path, table: str, column: str, values: Any) -> None:
     values = values if isinstance(values, pa.Array) else pa.array(values, old.schema.field(at).type)
     pq.write_table(old.set_column(at, old.schema.field(at), [values]), path)
     reseal(store)
+
+
+def misplace(cache: Path, shard: ShardRow) -> None:
+    """Give a shard another index in the cache, right in form: two records have swapped places."""
+    (path,) = cache.glob(f"*/{shard.sha256}.index")
+    index = decode_index(path.read_bytes(), shard.bytes).copy()
+    index[[0, 1]] = index[[1, 0]]
+    path.write_bytes(encode_index(index))
 
 
 def change_receipt(path: Path, change: Callable[[dict[str, Any]], None]) -> None:

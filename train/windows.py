@@ -14,6 +14,7 @@ from ..base.jsonio import field
 from ..base.text import is_url, size_text
 from ..featstore import FeatureStore
 from ..featstore.cache import Cache
+from ..featstore.spans import SPAN_BYTES
 from .batches import FIRST_WINDOW, BatchNumbers, Order, prefetch
 from .run import SETTINGS, read_manifest
 from .settings import CHOSEN, LoopSettings
@@ -83,8 +84,6 @@ def describe_reading(store: FeatureStore, order: Order) -> str:
             f"for each that is not in the cache; {HUB_LIMIT}, so --pull-first DIR, which copies "
             "the store first, may be faster"
         )
-    from ..featstore.remote import SPAN_BYTES
-
     used = order.shards
     sizes = _shard_sizes(store)
     size = used * sum(sizes.values()) // len(sizes)

@@ -23,6 +23,7 @@ from tqdm import tqdm
 
 from ...base.errors import CorruptStoreError, StoreError, StoreUsageError, UsageError
 from ...base.files import free_bytes, require_folder
+from ...base.interruption import Stopped
 from ...base.machine import usable_cores
 from ...base.parquet import rows_of
 from ...base.text import counted
@@ -308,10 +309,6 @@ def _kept_texts(parents: tuple[FeatureStore, ...]) -> About:
     return About(**{name: values.pop() for name, values in texts.items() if len(values) == 1})
 
 
-class _Stopped(Exception):
-    """Another shard has failed, or the user has stopped the command."""
-
-
 class _ShardTask:
     """Writes one shard of the new store; called in several threads at once."""
 
@@ -345,7 +342,7 @@ class _ShardTask:
             records = [stack.enter_context(closing(some)) for some in self._stored(origins)]
             for origin, row in zip(origins, shard.rows, strict=True):
                 if self._stopped.is_set():
-                    raise _Stopped
+                    raise Stopped
                 hashes = RecordHashes()
                 if origin.row.status == Status.OK:
                     encoded = next(records[origin.parent])

@@ -6,15 +6,15 @@ They do not pass through the cache: each is asked for once, and would displace w
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from functools import lru_cache, partial
-from typing import NamedTuple
 
+from ...base.errors import CorruptStoreError
 from ...base.machine import usable_cores
 from ...base.ranges import read_range
-from ..reading import kept_indexes
-from ..remote import OTHER_COPY, SPAN_BYTES, RemoteFiles, load_index
+from ..remote import RemoteFiles
+from ..remote_indexes import OTHER_COPY, ShardIndexes
 from ..remote_lookup import IN_FLIGHT
 from ..shards import ShardRow
+from ..spans import Place, Span, spans
 from ..store import FeatureStore
 from ..tables import IndexRow
 from .stored import Encoded, StoredRecords
@@ -23,42 +23,6 @@ from .stored import Encoded, StoredRecords
 # a server takes to answer one more request.
 GAP_BYTES = 1 << 18
 AHEAD_BYTES = 1 << 26  # received or asked for, and not used yet, in all threads together
-
-
-class _Place(NamedTuple):
-    """Where an array of a record lies."""
-
-    shard: ShardRow
-    offset: int
-    length: int
-
-    @property
-    def end(self) -> int:
-        return self.offset + self.length
-
-
-class _Span(NamedTuple):
-    """Places of one shard that are received with one request, in the order of the file."""
-
-    places: list[_Place]
-
-    @property
-    def shard(self) -> ShardRow:
-        return self.places[0].shard
-
-    @property
-    def first(self) -> int:
-        return self.places[0].offset
-
-    @property
-    def size(self) -> int:
-        return self.places[-1].end - self.first
-
-    def takes(self, place: _Place) -> bool:
-        """Return whether the next place can be received with these."""
-        gap = place.offset - self.places[-1].end
-        is_near = place.shard.path == self.shard.path and 0 <= gap <= GAP_BYTES
-        return is_near and place.end - self.first <= SPAN_BYTES
 
 
 class ReceivedRecords(StoredRecords):
@@ -73,9 +37,7 @@ class ReceivedRecords(StoredRecords):
         super().__init__(store, OTHER_COPY)
         self._folder = store.files.folder
         self._shards = {shard.path: shard for shard in store.shards}
-        self._index = lru_cache(kept_indexes(self._shard_records))(
-            partial(load_index, store.files, self._shard_records)
-        )
+        self._index = ShardIndexes(self._folder, store.files.cache, self._shard_records)
         self._streams = max(1, IN_FLIGHT // usable_cores())
         self._ahead = AHEAD_BYTES // usable_cores() // len(self.identity.arrays)
 
@@ -92,24 +54,42 @@ class ReceivedRecords(StoredRecords):
         finally:
             threads.shutdown(wait=False, cancel_futures=True)
 
+    def _again(self, row: IndexRow) -> Encoded | None:
+        shards = [self._shard(row, name) for name in self.identity.arrays]
+        if not any([self._index.renew(shard) for shard in shards]):
+            return None
+        (encoded,) = self._encoded([row])
+        return encoded
+
     def _shard(self, row: IndexRow, array: str) -> ShardRow:
         path = self._shard_path(row, array)
         if path not in self._shards:
             raise self._refused(row, f"the packing list does not have {path}", "E-TABLE-SHARD")
         return self._shards[path]
 
-    def _places(self, rows: Sequence[IndexRow], array: str) -> Iterator[_Place]:
+    def _places(self, rows: Sequence[IndexRow], array: str) -> Iterator[Place[None]]:
         for row in rows:
             shard = self._shard(row, array)
             with self._naming(row):
-                extent = self._extent(row, array, self._index(shard))
-            yield _Place(shard, *extent)
+                extent = self._extent_in(shard, row, array)
+            yield Place(shard, *extent, None)
 
-    def _received(self, threads: ThreadPoolExecutor, places: Iterable[_Place]) -> Iterator[bytes]:
+    def _extent_in(self, shard: ShardRow, row: IndexRow, array: str) -> tuple[int, int]:
+        """Return offset and length of an array of a record; a wrong index of the cache is replaced."""
+        try:
+            return self._extent(row, array, self._index(shard))
+        except CorruptStoreError:
+            if not self._index.renew(shard):
+                raise
+        return self._extent(row, array, self._index(shard))
+
+    def _received(
+        self, threads: ThreadPoolExecutor, places: Iterable[Place[None]]
+    ) -> Iterator[bytes]:
         """Yield the bytes at each place; of those that follow, about `_ahead` are held."""
-        pending: deque[tuple[_Span, Future[bytes]]] = deque()
+        pending: deque[tuple[Span[None], Future[bytes]]] = deque()
         held = 0
-        for span in _spans(places):
+        for span in spans(places, GAP_BYTES):
             while pending and held + span.size > self._ahead:
                 held -= pending[0][0].size
                 yield from _cut(*pending.popleft())
@@ -118,28 +98,12 @@ class ReceivedRecords(StoredRecords):
         while pending:
             yield from _cut(*pending.popleft())
 
-    def _receive(self, span: _Span) -> bytes:
+    def _receive(self, span: Span[None]) -> bytes:
         url = self._folder.url(span.shard.path)
         return read_range(url, span.first, span.size, size=span.shard.bytes)
 
 
-def _spans(places: Iterable[_Place]) -> Iterator[_Span]:
-    """Yield the requests for some places."""
-    span: _Span | None = None
-    for place in places:
-        if span is not None and span.takes(place):
-            span.places.append(place)
-            continue
-        if span is not None:
-            yield span
-        span = _Span([place])
-    if span is not None:
-        yield span
-
-
-def _cut(span: _Span, receiving: "Future[bytes]") -> Iterator[bytes]:
+def _cut(span: Span[None], receiving: "Future[bytes]") -> Iterator[bytes]:
     """Yield the bytes at each place of a span, as soon as they are here."""
-    content = receiving.result()
-    for place in span.places:
-        start = place.offset - span.first
-        yield content[start : start + place.length]
+    for _, encoded in span.cut(receiving.result()):
+        yield encoded

@@ -51,13 +51,18 @@ class StoredRecords(ABC):
             if not 0 <= row.row < self._lengths.get(row.shape, 0):
                 raise self._refused(row, "the index refers to a row beyond its array")
         for row, encoded in zip(rows, self._encoded(rows), strict=True):
-            if RecordHashes.of(encoded.values()) != (row.checksum, row.record_sha256):
+            record = encoded if _is_record(row, encoded) else self._again(row)
+            if record is None or not _is_record(row, record):
                 raise self._refused(row, "its sha256 is not the one in the index")
-            yield encoded
+            yield record
 
     @abstractmethod
     def _encoded(self, rows: Sequence[IndexRow]) -> Iterator[Encoded]:
         """Yield the record of each row as the store has it now."""
+
+    def _again(self, row: IndexRow) -> Encoded | None:
+        """Return a wrong record as it is read once more, None where that would not differ."""
+        return None
 
     def _shard_path(self, row: IndexRow, array: str) -> str:
         return shard_path(row.shape, array, row.row // self._shard_records)
@@ -91,6 +96,10 @@ class StoredRecords(ABC):
             f"{self._remedy}",
             code=code,
         )
+
+
+def _is_record(row: IndexRow, encoded: Encoded) -> bool:
+    return RecordHashes.of(encoded.values()) == (row.checksum, row.record_sha256)
 
 
 class LocalRecords(StoredRecords):

@@ -37,6 +37,7 @@ from ...base.files import (
     sha256_file,
     write_atomically,
 )
+from ...base.interruption import Stopped, interrupt
 from ...base.ranges import read_file, stream_file, stream_range
 from ...base.remote import RemoteFolder
 from ..audit.verify import check_index
@@ -273,6 +274,9 @@ class _Pull:
             try:
                 for call in as_completed(calls):
                     call.result()
+            except KeyboardInterrupt:
+                interrupt()
+                raise
             finally:
                 self._stopped.set()
                 threads.shutdown(wait=False, cancel_futures=True)
@@ -289,7 +293,7 @@ class _Pull:
     def _check_stopped(self) -> None:
         """End this thread if another file has failed; what it has received is written."""
         if self._stopped.is_set():
-            raise _Stopped
+            raise Stopped
 
     def _received(self, number: int, shard: ShardRow, folder: RemoteFolder) -> bool:
         """Fetch what is missing of a shard from one server; return whether it has its name now.
@@ -376,10 +380,6 @@ def _compare(folder: RemoteFolder, name: str, sha256: str, expected: str) -> Non
             f"keeps the server",
             code="E-PULL-HASH",
         )
-
-
-class _Stopped(Exception):
-    """Another file has failed, so this one is not continued."""
 
 
 class _Meter:

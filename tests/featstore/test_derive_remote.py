@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 from fault_server import FAULTS, always, isolate, serving
-from hostile import forge_column, reseal
+from hostile import forge_column, misplace, reseal
 from refused import refuses
 from stores import extend_store, files_of, make_store
 
@@ -24,6 +24,7 @@ from clipfeat.featstore import (
     merge,
     pool,
     reshard,
+    spans,
     subset,
     verify,
 )
@@ -151,7 +152,7 @@ class TestTheSameStore:
         self, remote, local, tmp_path, monkeypatch
     ):
         monkeypatch.setattr(received, "AHEAD_BYTES", 1)
-        monkeypatch.setattr(received, "SPAN_BYTES", 1)
+        monkeypatch.setattr(spans, "SPAN_BYTES", 1)
         monkeypatch.setattr(received, "IN_FLIGHT", 1)
         assert is_same(reshard(remote, tmp_path / "o", 5), reshard(local, tmp_path / "p", 5))
 
@@ -166,7 +167,7 @@ class TestRequests:
 
     def test_a_request_has_at_most_a_span(self, remote, server, tmp_path, monkeypatch):
         size = FeatureStore.open(server.folder / "s").shards[0].bytes // SHARD_SIZE
-        monkeypatch.setattr(received, "SPAN_BYTES", 4 * size)
+        monkeypatch.setattr(spans, "SPAN_BYTES", 4 * size)
         subset(remote, tmp_path / "o", ids=IDS[:12])
         _, *records = ranges_of(server, FIRST)
         assert 3 <= len(records) <= 4
@@ -224,7 +225,7 @@ class TestRequests:
 
     def test_an_error_ends_the_other_shards(self, remote, server, tmp_path, monkeypatch):
         monkeypatch.setattr(derive_module, "usable_cores", lambda: 2)
-        monkeypatch.setattr(received, "SPAN_BYTES", 1)
+        monkeypatch.setattr(spans, "SPAN_BYTES", 1)
         monkeypatch.setattr(received, "IN_FLIGHT", 1)
 
         def fail_late(answer):
@@ -245,7 +246,7 @@ def test_each_fault_ends_in_the_same_store_or_a_named_error(
     name, remote, some, server, tmp_path, monkeypatch
 ):
     monkeypatch.setattr(ranges, "SILENCE_SECONDS", 0.2)
-    monkeypatch.setattr(ranges, "DEADLINE_SECONDS", 0.5 if name == "trickle" else 100.0)
+    monkeypatch.setattr(ranges, "DEADLINE_SECONDS", 0.5 if "trickle" in name else 100.0)
     assert remote["i11"].tobytes() == RECORDS["i11"].tobytes()  # the index is in the cache
     server.requests.clear()
     fault, outcome = FAULTS[name]
@@ -284,6 +285,18 @@ class TestHostile:
         server.fault, server.fault_on = always(change), FIRST
         with refuses("E-SHARD-INDEX", f"{server.url}{FIRST}", kind=CorruptStoreError):
             subset(remote, tmp_path / "o", ids=IDS[:5])
+
+    def test_a_wrong_index_of_a_shard_in_the_cache_is_replaced(
+        self, remote, some, server, tmp_path
+    ):
+        """As a mirror may have sent it; the first records have swapped places."""
+        remote["i11"]
+        misplace(tmp_path / "cache", remote.shards[0])
+        server.requests.clear()
+        assert is_same(
+            subset(FeatureStore.open(f"{server.url}/s"), tmp_path / "o", ids=IDS[:5]), some
+        )
+        assert server.paths()[FIRST] == 5  # two ranges, the index, and two records again
 
     def test_tables_that_are_not_those_of_the_digest(self, server, copy, tmp_path):
         rows = list(FeatureStore.open(copy).index)
