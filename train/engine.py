@@ -31,7 +31,14 @@ from .checkpoint import (
     write_checkpoint,
     write_training,
 )
-from .devices import inference_errors, memory_errors, precision_errors, restored_random_state
+from .devices import (
+    inference_errors,
+    memory_errors,
+    precision_errors,
+    precision_of,
+    require_precision,
+    restored_random_state,
+)
 from .figures import draw_curves
 from .log import LoopTimes, ProgressLines, log_nothing, open_log
 from .optimizer import Learner, make_optimizer, require_layers, set_rate
@@ -43,6 +50,7 @@ from .run import (
     SCORES,
     VOCABULARY,
     RunManifest,
+    as_in_run,
     find_best,
     locked,
     require_same_run,
@@ -55,7 +63,7 @@ from .schedule import (
     total_updates,
     updates_an_epoch,
 )
-from .settings import CHOSEN, LoopSettings
+from .settings import AUTO, CHOSEN, LoopSettings
 from .task import (
     Report,
     Task,
@@ -67,7 +75,6 @@ from .task import (
     require_task,
 )
 from .windows import (
-    as_in_run,
     choose_window,
     describe_reading,
     fetch_ahead,
@@ -94,7 +101,7 @@ def fit(task: Task[Any, Any], run: str | Path) -> tuple[dict[str, Any], LoopTime
     require_task(task)
     require_layers(task.model, task.settings)
     accelerator = task.accelerator
-    _choose_window(task, run)
+    _decide(task, run)
     manifest = RunManifest.of(
         task.name,
         task.settings_record(),
@@ -133,22 +140,26 @@ def evaluate(task: Task[Any, Any], run: str | Path) -> dict[str, Any]:
     return report.result
 
 
-def _choose_window(task: Task[Any, Any], run: Path) -> None:
-    """Set the task's window to that of its settings, of the run or the one chosen for its store.
+def _decide(task: Task[Any, Any], run: Path) -> None:
+    """Set what the task's settings leave to the run, its window and its precision.
 
-    A store behind a URL is read in this way; the first process says so.
+    They are those of the run in the folder, or the ones chosen for this store and this device. How a
+    store behind a URL is read is logged.
     """
-    settings, store = as_in_run(task.settings, run), task.store
-    if settings.window_shards == CHOSEN:
+    settings, store, accelerator = as_in_run(task.settings, run), task.store, task.accelerator
+    window, precision = settings.window_shards, settings.precision
+    if window == CHOSEN:
         window = choose_window(store, task.order)
-        # Caches of several machines may differ in size.
-        window = broadcast_object_list([window])[0]
-        settings = dataclasses.replace(settings, window_shards=window)
-    task.settings = settings
-    task.order = dataclasses.replace(task.order, window_shards=settings.window_shards)
+    if precision == AUTO:
+        precision = precision_of(accelerator)
+    # Caches and GPUs of several machines may differ.
+    window, precision = broadcast_object_list([window, precision])
+    require_precision(accelerator, precision, run)
+    task.settings = dataclasses.replace(settings, window_shards=window, precision=precision)
+    task.order = dataclasses.replace(task.order, window_shards=window)
     require_window(store, task.order)
     if is_url(store.location):
-        log_once(task.accelerator, describe_reading(store, task.order))
+        log_once(accelerator, describe_reading(store, task.order))
 
 
 def train(task: Task[Any, Any], run: Path) -> LoopTimes:
@@ -180,7 +191,7 @@ def train(task: Task[Any, Any], run: Path) -> LoopTimes:
         f"gradient_accumulation_steps={2 * parts}, which leaves the batch as it is, or lower "
         "batch_size"
     )
-    with bar, opened as log, memory_errors(remedy), precision_errors(settings.precision):
+    with bar, opened as log, memory_errors(remedy), precision_errors(precision_of(accelerator)):
         while step < steps:
             epoch, position = divmod(step, epoch_steps)
             batches = order.batches(size=settings.batch_size, seed=settings.seed, epoch=epoch)

@@ -13,12 +13,15 @@ from typing import Any, Literal, NoReturn, TypeVar
 from ..base.errors import UsageError, reason_of
 from ..base.files import local_path, read_text
 
-PRECISIONS = ("float32", "bfloat16", "float16")
+AUTO = "auto"  # of precision: what the device is best at
+PRECISIONS = (AUTO, "float32", "bfloat16", "float16")
 OPTIMIZERS = ("adamw", "adamax")
 SCHEDULES = ("cosine", "linear", "step", "noam", "constant")
 CACHES = ("none", "memory", "device")
 NORMS = ("whiten", "channel", "none")
 CHOSEN = -1  # of window_shards: the number is not stated
+# Settings that a run decides when it begins, with the values that leave them to it.
+DECIDED_AT_START = {"window_shards": CHOSEN, "precision": AUTO}
 LARGEST = 1 << 63  # torch takes no larger seed, and a float no number of any length
 MAX_TOML_BYTES = 1 << 20
 
@@ -53,7 +56,9 @@ class LoopSettings:
     lr_end: float = 0.0  # of "cosine" and "linear": share of `lr` at which the run ends
     clip_norm: float = 1.0  # largest norm of the gradient; 0 leaves it as it is
     clip_value: float = 0.0  # largest absolute value of a number of the gradient; 0 likewise
-    precision: str = "float32"  # of the forward pass; weights stay float32
+    # Of the forward pass; weights stay float32. "auto": bfloat16 on a GPU that has it, else float32.
+    # A run keeps what it began with.
+    precision: str = AUTO
     ema: float = 0.0  # decay an update of the average of the weights, which is evaluated; 0: none
     cache: str = "none"  # "memory" or "device" keeps the records that were read there
     eval_every: int = 0  # updates between evaluations; 0: one at each epoch's end

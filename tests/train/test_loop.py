@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from accelerate import Accelerator
+from children import command_line
 from logged import logged
 from refused import refuses
 from rows import Row, RowTask
@@ -306,6 +307,26 @@ def test_a_trained_model_is_used_in_float32_where_its_precision_is_slow(
     assert "--set" not in said
 
 
+def pretend_gpu(monkeypatch: pytest.MonkeyPatch, *, major: int, minor: int) -> list[str]:
+    """Let torch believe in a GPU; return the precisions of the accelerators that are made for it."""
+    precisions: list[str] = []
+
+    def accelerator(**given: Any) -> Accelerator:
+        precisions.append(given["mixed_precision"])
+        return Accelerator.__new__(Accelerator)
+
+    properties = SimpleNamespace(major=major, minor=minor)
+    for name, value in (
+        ("is_available", True),
+        ("current_device", 0),
+        ("get_device_properties", properties),
+        ("_check_bf16_tensor_supported", True),
+    ):
+        monkeypatch.setattr(f"torch.cuda.{name}", lambda *_, value=value: value)
+    monkeypatch.setattr("clipfeat.train.devices.Accelerator", accelerator)
+    return precisions
+
+
 @pytest.mark.parametrize(("major", "minor", "told"), [(7, 0, True), (7, 5, True), (8, 0, False)])
 def test_a_gpu_that_only_emulates_bfloat16_is_told_of(
     major: int,
@@ -315,21 +336,51 @@ def test_a_gpu_that_only_emulates_bfloat16_is_told_of(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     """V100 and T4 compute it in float32, without a word of torch's; A100 has it."""
-    properties = SimpleNamespace(major=major, minor=minor)
-    for name, value in (
-        ("is_available", True),
-        ("current_device", 0),
-        ("get_device_properties", properties),
-        ("_check_bf16_tensor_supported", True),
-    ):
-        monkeypatch.setattr(f"torch.cuda.{name}", lambda *_, value=value: value)
-    monkeypatch.setattr(
-        "clipfeat.train.devices.Accelerator", lambda **_: Accelerator.__new__(Accelerator)
-    )
+    pretend_gpu(monkeypatch, major=major, minor=minor)
     accelerator_on(None, LoopSettings(precision="bfloat16"))
     err = capsys.readouterr().err
     assert ("this GPU only emulates bfloat16" in err) == told
     assert ("type --set precision=float16" in err) == told
+
+
+@pytest.mark.parametrize(
+    ("major", "minor", "mixed"), [(7, 0, "no"), (7, 5, "no"), (8, 0, "bf16"), (9, 0, "bf16")]
+)
+def test_the_precision_of_auto_is_bfloat16_where_the_gpu_has_it(
+    major: int,
+    minor: int,
+    mixed: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """NVIDIA's GPUs have it from compute capability 8.0 on; a CPU computes in float32."""
+    precisions = pretend_gpu(monkeypatch, major=major, minor=minor)
+    accelerator_on(None, LoopSettings())
+    accelerator_of_trained(None, LoopSettings())
+    accelerator_on("cpu", LoopSettings())
+    assert precisions == [mixed, mixed, "no"]
+    assert capsys.readouterr().err == ""
+
+
+def test_a_run_keeps_the_precision_that_it_began_with(
+    world: tuple[Path, Path], tmp_path: Path, typed: Callable[..., tuple[int, str, str]]
+) -> None:
+    run = tmp_path / "run"
+
+    def command(*changes: str) -> list[str]:
+        return command_line(world, run, *changes)[3:]
+
+    assert typed(*command("updates=2", "precision=bfloat16"))[0] == 0
+    settings = (run / "settings.json").read_bytes()
+    assert (
+        typed(*command("updates=2"))[0] == 0
+    )  # "auto", which is float32 on this CPU for a new run
+    assert (run / "settings.json").read_bytes() == settings
+    with refuses("E-RUN-PRECISION", "trained in bfloat16", "computes in float32", kind=UsageError):
+        run_here(world, run, "updates=2")  # a task whose accelerator was made before
+    run_here(world, tmp_path / "new", "updates=2")
+    recorded = json.loads((tmp_path / "new" / "settings.json").read_text())["settings"]
+    assert recorded["precision"] == "float32"
 
 
 def test_a_model_too_large_for_memory_is_said_before_the_run_is_made(
