@@ -21,7 +21,8 @@ from clipfeat.train.models.caption_transformer import Memory, TransformerCaption
 from clipfeat.train.models.captioner import Captioner, select
 from clipfeat.train.models.decoding import beam_search
 from clipfeat.train.models.settings import TransformerCaptionerSettings
-from clipfeat.train.records import ChannelStatistics, FeatureNorm, Records
+from clipfeat.train.normalize import ChannelStatistics, FeatureNorm
+from clipfeat.train.records import Records
 
 DIM, ROWS, COLS, WORDS, BEAMS, LENGTH = 2048, 14, 14, 9487, 5, 20
 

@@ -157,8 +157,11 @@ def stats(*, path: str | Path, as_json: bool) -> None:
     """Print statistics of the channels and cells of STORE.
 
     Reads and verifies every record once, on all cores. A dead channel is 0 in every cell of every
-    record; a constant channel has one other value. --json adds mean, standard deviation, minimum,
-    maximum and rate of zeros of each channel.
+    record; a constant channel has one other value. Of a sample of cells, 20 for each channel, it prints
+    the share of the variance in the first 1, 10 and 100 principal directions, and the condition
+    number: the variance along the first direction over that along the 100th. --json adds mean,
+    standard deviation, minimum, maximum and rate of zeros of each channel, and the variance along
+    each direction.
 
     \b
     $ clipfeat store stats coco.clipfeat

@@ -11,14 +11,15 @@ if TYPE_CHECKING:
     from .checkpoint import TrainedRun
     from .devices import accelerator_on
     from .engine import evaluate, fit
-    from .records import FeatureNorm, RecordReader, channel_statistics
+    from .normalize import FeatureNorm, feature_statistics
+    from .records import RecordReader
     from .settings import LoopSettings, load_settings
     from .task import Report, Task, on_device
     from .tasks import load_run
 
 # Where each name is; imported at its first use, since torch takes seconds.
 _HOMES = {
-    "FeatureNorm": "records",
+    "FeatureNorm": "normalize",
     "LoopSettings": "settings",
     "Order": "batches",
     "RecordReader": "records",
@@ -26,8 +27,8 @@ _HOMES = {
     "Task": "task",
     "TrainedRun": "checkpoint",
     "accelerator_on": "devices",
-    "channel_statistics": "records",
     "evaluate": "engine",
+    "feature_statistics": "normalize",
     "fit": "engine",
     "load_run": "tasks",
     "load_settings": "settings",
@@ -42,8 +43,8 @@ __all__ = [
     "Task",
     "TrainedRun",
     "accelerator_on",
-    "channel_statistics",
     "evaluate",
+    "feature_statistics",
     "fit",
     "load_run",
     "load_settings",

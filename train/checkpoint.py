@@ -20,7 +20,7 @@ from ..base.files import check_tensorfile, write_atomically
 from ..base.jsonio import field, parse_json
 from ..base.text import printable
 from ..featstore import FeatureStore
-from .records import ChannelStatistics, statistics_of
+from .normalize import Statistics, statistics_of
 from .run import BEFORE_LAST, LAST, VOCABULARY, RunManifest, find_best, read_manifest
 from .settings import SplitSettings, settings_of
 
@@ -237,7 +237,7 @@ def load_trained(
     *,
     read_vocabulary: Callable[[Path], V],
     norm: str,
-    build: Callable[[S, ChannelStatistics, V], M],
+    build: Callable[[S, Statistics, V], M],
 ) -> TrainedRun[S, V, M]:
     """Return the best model of a run folder.
 
@@ -253,7 +253,9 @@ def load_trained(
     settings = settings_of(settings_type, manifest.settings)
     vocabulary = read_vocabulary(folder / VOCABULARY)
     tensors, state = read_checkpoint(path)
-    statistics = statistics_of(tensors, f"model.{norm}", path)
+    statistics = statistics_of(
+        tensors, f"model.{norm}", path, norm=settings.norm, components=settings.components
+    )
     model = rebuild(lambda: build(settings, statistics, vocabulary), tensors, path)
     epoch = field(state, "epoch", int, path)
     return TrainedRun(folder, manifest, settings, vocabulary, model, epoch)

@@ -17,6 +17,7 @@ PRECISIONS = ("float32", "bfloat16", "float16")
 OPTIMIZERS = ("adamw", "adamax")
 SCHEDULES = ("cosine", "linear", "step", "noam", "constant")
 CACHES = ("none", "memory", "device")
+NORMS = ("whiten", "channel", "none")
 CHOSEN = -1  # of window_shards: the number is not stated
 LARGEST = 1 << 63  # torch takes no larger seed, and a float no number of any length
 MAX_TOML_BYTES = 1 << 20
@@ -102,10 +103,14 @@ class SplitSettings(LoopSettings):
     eval_split: str = "val"  # scores the model after each epoch; "" trains without one
     skip_missing: int = 0  # most texts of a split whose image may have no features
     blind: bool = False  # features are zeros: the model has the texts alone
+    norm: str = "whiten"  # of features; "channel" standardises each channel, "none" changes nothing
+    components: int = 128  # of "whiten": most directions that are kept, those of largest variance
 
     def __post_init__(self) -> None:
         super().__post_init__()
         require_at_least(self, 0, "skip_missing")
+        require_choice(self, "norm", NORMS)
+        require_at_least(self, 1, "components")
 
 
 def require_range(settings: object, rule: str, holds: Callable[[Any], bool], *names: str) -> None:

@@ -22,74 +22,8 @@ from ..geometry import GridShape
 from ..lookup import Status
 from ..shards import thread_count
 from ..store import FeatureStore
-
-
-@dataclass(frozen=True)
-class Moments:
-    """The moments of n >= 1 vectors, channel by channel; arrays are (channel,).
-
-    Numbers on disk have at most 24 bits, so float64 represents them exactly. Squares are taken
-    about the mean of a block, and blocks are merged as Chan, Golub and LeVeque (1979) do, which
-    avoids the difference of two large numbers. Measured over a million numbers with a spread of a
-    millionth of their mean, the error of the standard deviation is 5e-13; computed from
-    sum(x^2) - sum(x)^2 / n it is 1e-4. That of a constant channel is exactly 0.
-    """
-
-    n: int
-    mean: np.ndarray  # float64
-    squares: np.ndarray  # float64, sum of squared distances from the mean
-    low: np.ndarray  # float64
-    high: np.ndarray  # float64
-    zeros: np.ndarray  # int64, how many numbers are 0
-
-    @classmethod
-    def of(cls, vectors: np.ndarray) -> Self:
-        """Return the moments of (vector, channel) float64 numbers, at least one vector."""
-        mean = vectors.mean(axis=0)
-        rest = vectors - mean
-        return cls(
-            n=len(vectors),
-            mean=mean,
-            squares=np.einsum("vc,vc->c", rest, rest),
-            low=vectors.min(axis=0),
-            high=vectors.max(axis=0),
-            zeros=len(vectors) - np.count_nonzero(vectors, axis=0),
-        )
-
-    def merged(self, other: Self) -> Self:
-        """Return the moments of the vectors of both."""
-        n = self.n + other.n
-        step = other.mean - self.mean
-        return type(self)(
-            n=n,
-            mean=self.mean + step * (other.n / n),
-            squares=self.squares + other.squares + step**2 * (self.n * other.n / n),
-            low=np.minimum(self.low, other.low),
-            high=np.maximum(self.high, other.high),
-            zeros=self.zeros + other.zeros,
-        )
-
-    @property
-    def std(self) -> np.ndarray:
-        """The standard deviation of each channel over all n vectors (divided by n)."""
-        return np.sqrt(self.squares / self.n)
-
-    @property
-    def zero_rate(self) -> np.ndarray:
-        """The fraction of vectors that are 0 in each channel."""
-        return self.zeros / self.n
-
-    @property
-    def dead(self) -> list[int]:
-        """The channels that are 0 in every vector."""
-        return np.flatnonzero(self.zeros == self.n).tolist()
-
-    @property
-    def constant(self) -> list[int]:
-        """The channels with the same value, not 0, in all of two or more vectors."""
-        same = (self.low == self.high) & (self.zeros != self.n) & (self.n > 1)
-        return np.flatnonzero(same).tolist()
-
+from .moments import Moments
+from .spectrum import SHARES, Spectrum, store_spectrum
 
 BINS_PER_OCTAVE = 16  # a bin of norms is 4.4% wide
 # Fixed edges, so that partial counts add up: powers of 2 ** (1 / 16) from the smallest float32
@@ -180,6 +114,7 @@ class StoreStats:
     records: int
     grid: VectorStats  # over every cell of every record
     pooled: VectorStats | None  # over the pooled vectors, where the store has them
+    spectrum: Spectrum | None  # of a sample of cells, up to MAX_COVARIANCE_DIM channels
 
     def to_json(self) -> dict[str, Any]:
         """Return every number, for scripts."""
@@ -190,16 +125,18 @@ class StoreStats:
             "cells": self.grid.channels.n,
             "grid": self.grid.to_json(),
             "pooled": self.pooled.to_json() if self.pooled else None,
+            "spectrum": self.spectrum.to_json() if self.spectrum else None,
         }
 
 
 def store_stats(store: FeatureStore) -> StoreStats:
-    """Return the statistics of every record of `store`, each read and verified once.
+    """Return the statistics of every record of `store`, each read and verified.
 
     A shard is a task, whose sums take about 200 kB at 2,560 channels; a tree merges them, in an
     order that does not depend on the threads, so a store always has the same numbers. In memory
     are the ids, about 100 bytes each, and for each thread one record, or as many as have
-    BLOCK_NUMBERS numbers together. Raises CorruptStoreError for a record that has changed,
+    BLOCK_NUMBERS numbers together. The spectrum is that of a sample, whose records are read again; it
+    takes three arrays of dim^2 numbers. Raises CorruptStoreError for a record that has changed,
     StoreError for NaN or Inf, and if no id has a record.
     """
     shards = list(_ids_by_shard(store))
@@ -215,7 +152,14 @@ def store_stats(store: FeatureStore) -> StoreStats:
             groups = [parts[start : start + FAN_IN] for start in range(0, len(parts), FAN_IN)]
             parts = [delayed(_merge)(group) for group in groups]
         (sums,) = compute(*parts, scheduler="threads", num_workers=thread_count())
-    return StoreStats(store.location, store.digest, len(store), sums["grid"], sums.get("pooled"))
+    return StoreStats(
+        store.location,
+        store.digest,
+        len(store),
+        sums["grid"],
+        sums.get("pooled"),
+        store_spectrum(store),
+    )
 
 
 def _ids_by_shard(store: FeatureStore) -> Iterator[tuple[GridShape, list[str]]]:
@@ -287,6 +231,8 @@ def stats_text(stats: StoreStats) -> str:
     cells = f"{grid.channels.n:,} cells of {dim:,} channels"
     lines = [f"{printable(stats.path)}: {stats.records:,} records, {cells}"]
     lines += _section("cells", grid)
+    if stats.spectrum:
+        lines += ["", *_spectrum(stats.spectrum)]
     if stats.pooled:
         length = f"{len(stats.pooled.channels.mean):,} channels"
         lines += ["", f"pooled vectors: {stats.pooled.channels.n:,} of {length}"]
@@ -297,6 +243,15 @@ def stats_text(stats: StoreStats) -> str:
 def _section(noun: str, stats: VectorStats) -> list[str]:
     """Return the lines on some vectors, called `noun`."""
     return ["", *_table(noun, stats), "", *_histogram(noun, stats), "", *_warnings(noun, stats)]
+
+
+def _spectrum(spectrum: Spectrum) -> Iterator[str]:
+    """Yield how much of the variance of cells lies in a few directions."""
+    yield f"principal directions of a sample of {spectrum.cells:,} cells"
+    for count in SHARES:
+        if count < len(spectrum.variances):
+            yield f"  variance in the first {count:>3}, %{100 * spectrum.share(count):>16.4g}"
+    yield f"  condition number{spectrum.condition:>24.4g}"
 
 
 def _table(noun: str, stats: VectorStats) -> Iterator[str]:

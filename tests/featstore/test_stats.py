@@ -11,7 +11,9 @@ from clipfeat.featstore import CorruptStoreError, FeatureStore, GridShape, Store
 from clipfeat.featstore.layout import Grids, lay_out
 from clipfeat.featstore.lookup import Status
 from clipfeat.featstore.report import stats
-from clipfeat.featstore.report.stats import EDGES, Moments, VectorStats, stats_text, store_stats
+from clipfeat.featstore.report.moments import Covariance, Moments
+from clipfeat.featstore.report.spectrum import Spectrum, sampled_cells
+from clipfeat.featstore.report.stats import EDGES, VectorStats, stats_text, store_stats
 from clipfeat.featstore.shards import RecordHashes, as_bytes, encode
 from clipfeat.featstore.tables import IndexRow
 from clipfeat.featstore.writing.writer import ShardTransaction, StoreWriter, write_store
@@ -91,6 +93,7 @@ def test_small_records_are_read_many_at_a_time(tmp_path, monkeypatch):
     records = {f"{k:03}": rng.normal(5, 3, (1, 2, 4)).astype(np.float16) for k in range(100)}
     store = FeatureStore.open(make_store(tmp_path / "s", records, shard_size=40))
     sizes = []
+    monkeypatch.setattr(stats, "store_spectrum", lambda _: None)  # which reads a sample
     read = FeatureStore.read
     monkeypatch.setattr(FeatureStore, "read", lambda s, ids: sizes.append(len(ids)) or read(s, ids))
     result = store_stats(store)
@@ -223,3 +226,71 @@ def test_a_flipped_bit_is_an_error(tmp_path, codec):
     shard.write_bytes(content)
     with refuses("E-SHARD-DATA", "c.1.0.0.0", "clipfeat store verify", kind=CorruptStoreError):
         store_stats(FeatureStore.open(path))
+
+
+def test_the_spectrum_is_that_of_the_covariance_of_all_cells(tmp_path):
+    records = ragged()
+    result = store_stats(FeatureStore.open(make_store(tmp_path / "s", records)))
+    variances = np.linalg.eigvalsh(np.cov(cells_of(records).T, bias=True))[::-1]
+    spectrum = result.spectrum
+    assert spectrum is not None
+    assert spectrum.cells == len(cells_of(records))  # few enough to take all
+    np.testing.assert_allclose(spectrum.variances[:10], variances[:10], rtol=1e-9)
+    assert spectrum.variances[10:].tolist() == [0, 0]  # the dead and the constant channel
+    shares = variances.cumsum() / variances.sum()
+    assert [spectrum.share(n) for n in (1, 10)] == pytest.approx([shares[0], shares[9]], rel=1e-9)
+    assert spectrum.condition == np.inf
+    assert result.to_json()["spectrum"]["condition"] is None
+    text = stats_text(result)
+    assert f"variance in the first   1, %{100 * shares[0]:>16.4g}" in text
+    assert "condition number                     inf" in text
+
+
+def test_the_condition_number_compares_the_first_direction_with_the_100th():
+    variances = 2.0 ** -np.arange(128)
+    turn = np.linalg.qr(np.random.default_rng(0).normal(size=(128, 128)))[0]
+    few = Spectrum.of(Covariance(1, np.zeros(128), turn[:30] @ turn[:30].T))
+    assert few.condition == pytest.approx(1)
+    many = Spectrum(1, variances)
+    assert many.condition == 2.0**99
+    assert many.to_json()["shares"] == pytest.approx({"1": 0.5, "10": 1 - 2**-10, "100": 1})
+
+
+def test_a_covariance_of_blocks_is_that_of_all_their_vectors():
+    rng = np.random.default_rng(0)
+    vectors = 1e4 + rng.normal(size=(500, 5)) @ rng.normal(size=(5, 5))
+    blocks = np.split(vectors, [3, 3, 40, 41, 300])
+    result = Covariance.of(blocks, 5)
+    assert result.n == 500
+    np.testing.assert_allclose(result.mean, vectors.mean(axis=0), rtol=1e-15)
+    np.testing.assert_allclose(result.matrix, np.cov(vectors.T, bias=True), rtol=1e-10)
+
+
+def test_a_sample_takes_an_equal_share_of_large_grids_and_all_of_small_ones(tmp_path):
+    large = {f"l{k:03}": np.full((20, 20, 2), k, np.float16) for k in range(150)}
+    small = {f"s{k:03}": np.full((2, 2, 2), 1000 + k, np.float16) for k in range(150)}
+    store = FeatureStore.open(make_store(tmp_path / "s", large | small, shard_size=150))
+    cells = np.concatenate(list(sampled_cells(store, store.ids, seed=0)))[:, 0]
+    _, counts = np.unique(cells, return_counts=True)
+    assert set(counts) == {4, 64}  # 16,384 cells of 256 records are 64 of each
+    assert len(counts) == 300  # 256 would have too few cells
+    assert len(cells) == 150 * 64 + 150 * 4
+
+
+def test_a_sample_of_many_records_has_no_more_than_it_needs(tmp_path):
+    grids = {f"{k:03}": np.full((20, 20, 2), k, np.float16) for k in range(300)}
+    store = FeatureStore.open(make_store(tmp_path / "s", grids, shard_size=300))
+    first, again, other = (
+        np.concatenate(list(sampled_cells(store, store.ids, seed=seed))) for seed in (0, 0, 1)
+    )
+    assert first.shape == (256 * 64, 2)
+    assert (first == again).all()
+    assert set(first[:, 0]) != set(other[:, 0])
+
+
+def test_a_wide_store_has_no_spectrum(tmp_path):
+    wide = {"a": np.ones((1, 2, 6145), np.float16)}
+    result = store_stats(FeatureStore.open(make_store(tmp_path / "s", wide)))
+    assert result.spectrum is None
+    assert result.to_json()["spectrum"] is None
+    assert "principal directions" not in stats_text(result)

@@ -15,7 +15,8 @@ from clipfeat.train.models.settings import (
     TransformerCaptionerSettings,
     UpDnCaptionerSettings,
 )
-from clipfeat.train.records import ChannelStatistics, FeatureNorm, Records
+from clipfeat.train.normalize import ChannelStatistics, FeatureNorm
+from clipfeat.train.records import Records
 from clipfeat.train.tasks.captioning.model import build_captioner
 
 DIM, WORDS = 6, 3  # of features; besides the tokens that stand for no word

@@ -18,7 +18,7 @@ from clipfeat.train.models.settings import (
 )
 from clipfeat.train.models.single_stream import SingleStream
 from clipfeat.train.models.start import build_model, word_embedding
-from clipfeat.train.records import ChannelStatistics, FeatureNorm
+from clipfeat.train.normalize import ChannelStatistics, FeatureNorm
 from clipfeat.train.tasks.answering import answering_loss
 from clipfeat.train.tasks.vqa import soft_score_loss
 

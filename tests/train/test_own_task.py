@@ -48,7 +48,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 
 
 def make(task_type: Any, world: tuple[Path, Path], **changes: Any) -> Any:
-    settings = LoopSettings(epochs=8, batch_size=12, lr=0.02, **changes)
+    settings = LoopSettings(epochs=12, batch_size=12, lr=0.05, **changes)
     return task_type(settings, store=world[0], labels=world[1])
 
 

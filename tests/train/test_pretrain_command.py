@@ -222,6 +222,21 @@ def test_vqa_starts_with_the_encoder_and_the_answers_that_are_known(
     assert read(run / "vocabulary.json")["pieces"] == read(stage2 / "vocabulary.json")["pieces"]
 
 
+def test_a_run_has_the_norm_of_the_run_that_it_starts_from(
+    world: World, tmp_path: Path, typed: Typed
+) -> None:
+    start, run = tmp_path / "start", tmp_path / "run"
+    trained(world, start, *STILL, "components=3", "objectives.cells=1.0")
+    assert weights(start, "cell.")["model.cell.project.weight"].shape == (3, 16)
+    changes = (*STILL, "min_answer_count=1", "eval_split=", "max_tokens=12", "norm=channel")
+    code, _, err = typed("train", "vqa", *words(world, run, *changes), "--init", start)
+    assert code == 0, err
+    settings = read(run / "settings.json")["settings"]
+    assert (settings["norm"], settings["components"]) == ("whiten", 3)
+    assert weights(run, "norm.")["model.norm.projection"].shape == (8, 3)
+    assert_same(weights(run, "norm."), weights(start, "norm."))
+
+
 @pytest.mark.parametrize("init", ["stage1", "stage2"])
 def test_ve_starts_with_the_encoder(
     world: World, init: str, request: pytest.FixtureRequest, tmp_path: Path, typed: Typed
@@ -380,9 +395,9 @@ def test_another_recipe_gets_a_remark(
 @pytest.mark.parametrize(
     ("tensors", "message"),
     [
-        ({"model.norm.mean": torch.tensor(0.0)}, "model.norm.mean and std must be a float32"),
-        ({"model.norm.std": torch.ones(7)}, "model.norm.mean and std must be a float32"),
-        ({"model.norm.mean": torch.ones(8).int()}, "model.norm.mean and std must be a float32"),
+        ({"model.norm.mean": torch.tensor(0.0)}, "E-RUN-STATISTICS"),
+        ({"model.norm.projection": torch.ones(8, 7)}, "E-RUN-STATISTICS"),
+        ({"model.norm.mean": torch.ones(8).int()}, "E-RUN-STATISTICS"),
         ({"model.encoder.grid.rows.weight": torch.ones(9, 9)}, "its encoder does not fit"),
     ],
 )

@@ -18,7 +18,7 @@ from clipfeat.base.errors import UsageError
 from clipfeat.train.models.pretrained import find_bert, load_bert
 from clipfeat.train.models.settings import SingleStreamSettings
 from clipfeat.train.models.single_stream import SingleStreamEncoder, grid_positions
-from clipfeat.train.records import ChannelStatistics, FeatureNorm
+from clipfeat.train.normalize import ChannelStatistics, FeatureNorm
 from clipfeat.train.tasks.pretraining.examples import PretrainBatch
 from clipfeat.train.tasks.pretraining.model import Pretrainer, PretrainOutputs
 from clipfeat.train.tasks.settings import ObjectiveSettings, PretrainSettings

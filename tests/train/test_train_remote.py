@@ -20,7 +20,8 @@ from vqa_world import FAST, grid, make_world
 
 from clipfeat.base.errors import StoreError, UsageError
 from clipfeat.featstore import FeatureStore
-from clipfeat.train import fit, records
+from clipfeat.featstore.report import spectrum
+from clipfeat.train import fit
 from clipfeat.train.run import SETTINGS
 from clipfeat.train.settings import load_settings
 from clipfeat.train.tasks.settings import VqaSettings
@@ -55,7 +56,8 @@ def url(server: FaultServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 @pytest.fixture
 def few_statistics(monkeypatch: pytest.MonkeyPatch) -> None:
     """Statistics read a single record, so that the windows are not in the cache by then."""
-    monkeypatch.setattr(records, "SAMPLE", 1)
+    for name, number in (("MIN_RECORDS", 1), ("MIN_CELLS", 2), ("CELLS_PER_CHANNEL", 0)):
+        monkeypatch.setattr(spectrum, name, number)
 
 
 def train(store: str | Path, data: Path, run: Path, *changes: str) -> dict[str, Any]:

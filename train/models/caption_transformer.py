@@ -8,7 +8,8 @@ from jaxtyping import Bool, Float, Float32, Int
 from torch import Tensor, nn
 
 from ..data.vocabulary import PADDING
-from ..records import FeatureNorm, Records
+from ..normalize import FeatureNorm
+from ..records import Records
 from .captioner import Captioner, Cells
 from .layers import MultiHeadAttention, WordEmbedding
 from .mcan import feed_forward
@@ -131,7 +132,7 @@ class State(NamedTuple):
 class TransformerCaptioner(Captioner):
     """The captioner of CLIP-ViL's experiments (Vaswani et al. 2017, with norms first).
 
-    Differences: features are standardised; keys have no bias, which softmax would cancel; there is
+    Differences: features are normalised; keys have no bias, which softmax would cancel; there is
     one dropout rate for sums, perceptrons and attention.
     """
 

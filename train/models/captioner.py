@@ -6,19 +6,20 @@ from typing import Any, TypeVar
 from jaxtyping import Float, Float32, Int
 from torch import Tensor, nn
 
-from ..records import FeatureNorm, Records
+from ..normalize import FeatureNorm
+from ..records import Records
 from .layers import GridPosition, add_positions
 from .settings import CellSettings
 
 
 class Cells(nn.Module):
-    """Standardised features, projected as in CLIP-ViL's captioner, with positions if set."""
+    """Normalised features, projected as in CLIP-ViL's captioner, with positions if set."""
 
     def __init__(self, settings: CellSettings, norm: FeatureNorm, channels: int) -> None:
         super().__init__()
         self.norm = norm
         self.project = nn.Sequential(
-            nn.Linear(len(norm.mean), channels), nn.ReLU(), nn.Dropout(settings.cell_dropout)
+            nn.Linear(norm.channels, channels), nn.ReLU(), nn.Dropout(settings.cell_dropout)
         )
         self.position = GridPosition(channels) if settings.positions else None
 

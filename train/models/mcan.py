@@ -3,7 +3,7 @@
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from ..records import FeatureNorm
+from ..normalize import FeatureNorm
 from .layers import (
     AnswerBatch,
     GridPosition,
@@ -99,7 +99,7 @@ class Mcan(nn.Module):
         hidden, heads, dropout = settings.hidden, settings.heads, settings.dropout
         self.norm = norm
         self.states = WordStates(tokens=tokens, embedding=settings.embedding, hidden=hidden)
-        self.appearance = nn.Sequential(nn.Linear(len(norm.mean), hidden), nn.LayerNorm(hidden))
+        self.appearance = nn.Sequential(nn.Linear(norm.channels, hidden), nn.LayerNorm(hidden))
         self.position = GridPosition(hidden) if settings.positions else None
         self.encoder = nn.ModuleList(
             SelfAttention(hidden, heads=heads, dropout=dropout) for _ in range(settings.layers)

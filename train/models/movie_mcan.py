@@ -4,7 +4,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from ..records import FeatureNorm
+from ..normalize import FeatureNorm
 from .layers import AnswerBatch, GridPosition, Outputs, Reduction, SumHead, WordStates
 from .mcan import GuidedAttention, SelfAttention
 from .settings import MovieMcanSettings
@@ -106,7 +106,7 @@ class MovieMcan(nn.Module):
         self, settings: MovieMcanSettings, norm: FeatureNorm, *, tokens: int, answers: int
     ) -> None:
         super().__init__()
-        dim, hidden, joint = len(norm.mean), settings.hidden, settings.joint
+        dim, hidden, joint = norm.channels, settings.hidden, settings.joint
         heads, dropout = settings.heads, settings.dropout
         self.norm = norm
         self.states = WordStates(tokens=tokens, embedding=settings.embedding, hidden=hidden)

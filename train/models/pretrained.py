@@ -23,7 +23,7 @@ from ...base.text import printable
 from ...featstore import FeatureStore
 from ..checkpoint import read_checkpoint
 from ..data.vocabulary import Vocabulary, read_vocabulary
-from ..records import ChannelStatistics, statistics_of
+from ..normalize import Statistics, statistics_of
 from ..run import VOCABULARY, RunManifest, features_of, find_best, read_manifest
 from ..settings import settings_of
 from .layers import AnswerHead
@@ -293,7 +293,9 @@ class Pretrained:
     settings: ModelSettings
     vocabulary: Vocabulary
     tensors: dict[str, Tensor]
-    statistics: ChannelStatistics  # of the features that the run was trained on
+    norm: str
+    components: int
+    statistics: Statistics  # of the features that the run was trained on
     epoch: int
 
     def require_features_of(self, store: FeatureStore) -> None:
@@ -421,6 +423,8 @@ def load_pretrained(folder: Path, tasks: Sequence[str] = (TASK,)) -> Pretrained:
         settings = settings_of(SingleStreamSettings, model, "model.")
     else:
         settings = settings_of(TextTaskSettings, {"model": model}).model
+    norm = field(manifest.settings, "norm", str, folder)
+    components = field(manifest.settings, "components", int, folder)
     tensors, state = read_checkpoint(path)
     return Pretrained(
         folder,
@@ -428,6 +432,8 @@ def load_pretrained(folder: Path, tasks: Sequence[str] = (TASK,)) -> Pretrained:
         settings,
         read_vocabulary(folder / VOCABULARY),
         tensors,
-        statistics_of(tensors, "model.norm", path),
+        norm,
+        components,
+        statistics_of(tensors, "model.norm", path, norm=norm, components=components),
         field(state, "epoch", int, path),
     )

@@ -5,7 +5,7 @@ from jaxtyping import Bool, Float, Float32, Int
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import weight_norm
 
-from ..records import FeatureNorm
+from ..normalize import FeatureNorm
 from .layers import (
     AnswerBatch,
     GridPosition,
@@ -68,7 +68,7 @@ class Pythia(nn.Module):
     ) -> None:
         super().__init__()
         hidden, joint, dropout = settings.hidden, settings.joint, settings.dropout
-        dim, question = len(norm.mean), GLIMPSES * hidden
+        dim, question = norm.channels, GLIMPSES * hidden
         self.norm = norm
         self.states = WordStates(tokens=tokens, embedding=settings.embedding, hidden=hidden)
         self.reduce_words = Reduction(hidden, inner=hidden // 2, glimpses=GLIMPSES, dropout=0.0)

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from transformers import BertConfig, BertModel
 
 from ..data.vocabulary import PADDING
-from ..records import FeatureNorm
+from ..normalize import FeatureNorm
 from .layers import EPSILON, AnswerBatch, AnswerHead, Outputs
 from .settings import MAX_TOKENS, SingleStreamSettings
 
@@ -40,7 +40,7 @@ class GridEmbedding(nn.Module):
         features: Float[Tensor, "image cell dim"],
         positions: Int[Tensor, "image cell 2"],
     ) -> Float[Tensor, "image cell channel"]:
-        """Return the cells of standardised features; a position is a row and a column."""
+        """Return the cells of normalised features; a position is a row and a column."""
         cells = self.project(features)
         last = self.rows.num_embeddings - 1
         row, col = positions.clamp(max=last).unbind(-1)  # larger ones are of masked padding
@@ -82,7 +82,7 @@ class SingleStreamEncoder(nn.Module):
     ) -> tuple[Float[Tensor, "text item channel"], Float[Tensor, "text cell"]]:
         """Return the states of a text's pieces, then of its image's cells; and the attention.
 
-        `features` are standardised. The attention is that of the last layer from the first piece
+        `features` are normalised. The attention is that of the last layer from the first piece
         to the cells, the mean of its heads, which sums to 1. The contents of padding pieces and
         cells change nothing else.
         """
@@ -117,7 +117,7 @@ class SingleStream(nn.Module):
     ) -> None:
         super().__init__()
         self.norm = norm
-        self.encoder = SingleStreamEncoder(settings, dim=len(norm.mean), tokens=tokens)
+        self.encoder = SingleStreamEncoder(settings, dim=norm.channels, tokens=tokens)
         self.answer = AnswerHead(settings.hidden, answers)
 
     def forward(self, batch: AnswerBatch) -> Outputs:

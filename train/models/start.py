@@ -21,7 +21,7 @@ from ..data.vocabulary import (
     train_pieces,
 )
 from ..devices import seeded
-from ..records import ChannelStatistics, FeatureNorm, channel_statistics
+from ..normalize import FeatureNorm, Statistics, feature_statistics
 from ..run import BEST
 from .layers import WordEmbedding
 from .mcan import Mcan
@@ -60,7 +60,7 @@ S = TypeVar("S", bound=TextTaskSettings)
 
 
 def find_start(settings: S, store: FeatureStore) -> tuple[S, Pretrained | None]:
-    """Return the settings with the model that they start from, and the run that has it.
+    """Return the settings with the model and the norm that they start from, and the run that has it.
 
     An answering task starts from a run of pre-training, `vqa` or `ve`, and pre-training from one of
     its own. Raises UsageError if `init` is another run or was trained on other features than the
@@ -79,7 +79,13 @@ def find_start(settings: S, store: FeatureStore) -> tuple[S, Pretrained | None]:
         )
     pretrained.require_features_of(store)
     require_grid_side(pretrained.settings, store)
-    return dataclasses.replace(settings, model=pretrained.settings), pretrained
+    settings = dataclasses.replace(
+        settings,
+        model=pretrained.settings,
+        norm=pretrained.norm,
+        components=pretrained.components,
+    )
+    return settings, pretrained
 
 
 def require_grid_side(model: ModelSettings, store: FeatureStore) -> None:
@@ -142,7 +148,13 @@ def new_model(
     if pretrained is not None:
         statistics = pretrained.statistics
     else:
-        statistics = channel_statistics(store, image_ids, seed=settings.seed)
+        statistics = feature_statistics(
+            store,
+            image_ids,
+            norm=settings.norm,
+            components=settings.components,
+            seed=settings.seed,
+        )
     with seeded(settings.seed):
         model = make_model(settings, statistics, vocabulary)
     if pretrained is not None:
@@ -159,7 +171,7 @@ def new_model(
 
 
 def make_model(
-    settings: AnsweringSettings, statistics: ChannelStatistics, vocabulary: Vocabulary
+    settings: AnsweringSettings, statistics: Statistics, vocabulary: Vocabulary
 ) -> nn.Module:
     """Return a model of random weights."""
     norm = FeatureNorm(statistics, blind=settings.blind)

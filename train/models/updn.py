@@ -11,7 +11,8 @@ from jaxtyping import Bool, Float, Float32, Int
 from torch import Tensor, nn
 
 from ..data.vocabulary import PADDING
-from ..records import FeatureNorm, Records
+from ..normalize import FeatureNorm
+from ..records import Records
 from .captioner import Captioner, Cells
 from .layers import AnswerBatch, GridPosition, Outputs, WordEmbedding, masked_softmax
 from .settings import UpDnCaptionerSettings, UpDnSettings
@@ -50,7 +51,7 @@ class UpDn(nn.Module):
         self.norm = norm
         self.question = QuestionEncoder(tokens=tokens, embedding=settings.embedding, hidden=hidden)
         self.appearance = nn.Sequential(
-            nn.Linear(len(norm.mean), hidden), nn.LayerNorm(hidden), nn.ReLU()
+            nn.Linear(norm.channels, hidden), nn.LayerNorm(hidden), nn.ReLU()
         )
         self.position = GridPosition(POSITION) if settings.positions else None
         self.query = nn.Sequential(nn.Linear(hidden, cell), nn.ReLU())
@@ -110,7 +111,7 @@ class State(NamedTuple):
 class UpDnCaptioner(Captioner):
     """The captioner of Anderson et al. 2018, section 3.2.
 
-    Differences: features are standardised and projected; there is dropout on words and on the
+    Differences: features are normalised and projected; there is dropout on words and on the
     state from which a word is chosen, which the paper does not mention.
     """
 

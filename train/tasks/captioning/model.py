@@ -24,7 +24,8 @@ from ...models.settings import (
     UpDnCaptionerSettings,
 )
 from ...models.updn import UpDnCaptioner
-from ...records import ChannelStatistics, FeatureNorm, RecordReader, Records
+from ...normalize import FeatureNorm, Statistics
+from ...records import RecordReader, Records
 from ...run import BEST, SETTINGS, require_no_link
 from ..settings import STAGES, CaptionSettings, DecodingSettings
 from .examples import CaptionExamples, fetch_images, read_images
@@ -44,7 +45,7 @@ TrainedCaptioner = TrainedRun[CaptionSettings, CaptionVocabulary, Captioner]
 
 
 def make_model(
-    settings: CaptionSettings, statistics: ChannelStatistics, vocabulary: CaptionVocabulary
+    settings: CaptionSettings, statistics: Statistics, vocabulary: CaptionVocabulary
 ) -> Captioner:
     """Return a model of random weights."""
     norm = FeatureNorm(statistics, blind=settings.blind)

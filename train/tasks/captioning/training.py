@@ -27,7 +27,8 @@ from ...metrics import ONE_IMAGE
 from ...metrics.cider import TextCider
 from ...models.captioner import Captioner
 from ...models.decoding import Captions, greedy, log_probabilities, sample
-from ...records import RecordReader, channel_statistics
+from ...normalize import feature_statistics
+from ...records import RecordReader
 from ...run import BEST, RESULT, RunManifest, require_no_link, require_same_run
 from ...task import Report, Task, make_order, require_apart
 from ...windows import as_in_run
@@ -267,7 +268,13 @@ class CrossEntropyTask(CaptioningTask):
         """Make a new model, the same one every time."""
         super().__init__(settings, data, data.vocabulary, accelerator)
         examples = data.examples
-        statistics = channel_statistics(data.store, examples.image_ids, seed=settings.seed)
+        statistics = feature_statistics(
+            data.store,
+            examples.image_ids,
+            norm=settings.norm,
+            components=settings.components,
+            seed=settings.seed,
+        )
         with memory_errors(MODEL_SIZE_REMEDY), seeded(settings.seed):
             self.model = make_model(settings, statistics, data.vocabulary)
         self.order = make_order(examples.image_of_caption, examples.image_ids, data.store, settings)

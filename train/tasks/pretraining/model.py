@@ -14,7 +14,7 @@ from torch.nn.functional import (
 
 from ...models.layers import EPSILON, AnswerHead
 from ...models.single_stream import SingleStreamEncoder
-from ...records import FeatureNorm
+from ...normalize import FeatureNorm
 from ..settings import PretrainSettings
 from .examples import NO_ANSWER, PretrainBatch
 
@@ -72,7 +72,7 @@ class PretrainOutputs(NamedTuple):
     words: Float[Tensor, "masked piece"]
     matching: Float[Tensor, " text"]  # logit of the text being about the image
     answers: Float[Tensor, "text answer"] | None
-    cells: Float[Tensor, "text cell dim"] | None  # standardised features
+    cells: Float[Tensor, "text cell dim"] | None  # normalised features
     target: Float[Tensor, "image cell dim"] | None  # what they are, also for a blind model
 
 
@@ -83,7 +83,7 @@ class Pretrainer(nn.Module):
         self, settings: PretrainSettings, norm: FeatureNorm, *, tokens: int, answers: int
     ) -> None:
         super().__init__()
-        channels, dim = settings.model.hidden, len(norm.mean)
+        channels, dim = settings.model.hidden, norm.channels
         self.norm = norm
         self.encoder = SingleStreamEncoder(settings.model, dim=dim, tokens=tokens)
         self.word = WordHead(channels, tokens)
@@ -95,8 +95,9 @@ class Pretrainer(nn.Module):
         """Return the outputs of the heads for a batch."""
         features, target = self.norm(batch.features, batch.mask), None
         if self.cell is not None:
+            blind = self.norm.blind
+            target = self.norm.normalised(batch.features, batch.mask) if blind else features
             features = self.cell.hide(features, batch.hidden)
-            target = self.norm.standardised(batch.features, batch.mask)
         states, _ = self.encoder(
             features, batch.mask, batch.places, batch.image_of_text, batch.tokens
         )

@@ -27,7 +27,8 @@ from ...devices import (
 from ...engine import each_batch, eval_batch_size
 from ...models.pretrained import TASK, Pretrained, find_bert, load_bert
 from ...models.start import choose_words, find_start, require_grid_side, start_files
-from ...records import ChannelStatistics, FeatureNorm, RecordReader, channel_statistics
+from ...normalize import FeatureNorm, Statistics, feature_statistics
+from ...records import RecordReader
 from ...run import require_features
 from ...task import Report, Task, format_unscored, make_order, require_apart, unscored
 from ..settings import PretrainSettings
@@ -147,7 +148,7 @@ def encode_corpus(
 
 
 def make_model(
-    settings: PretrainSettings, statistics: ChannelStatistics, vocabulary: Vocabulary
+    settings: PretrainSettings, statistics: Statistics, vocabulary: Vocabulary
 ) -> Pretrainer:
     """Return a model of random weights."""
     norm = FeatureNorm(statistics, blind=settings.blind)
@@ -185,7 +186,13 @@ def _new_model(
     if pretrained is not None:
         statistics = pretrained.statistics
     else:
-        statistics = channel_statistics(store, sentences.image_ids, seed=settings.seed)
+        statistics = feature_statistics(
+            store,
+            sentences.image_ids,
+            norm=settings.norm,
+            components=settings.components,
+            seed=settings.seed,
+        )
     with seeded(settings.seed):
         model = make_model(settings, statistics, vocabulary)
     if pretrained is not None:

@@ -1,0 +1,152 @@
+"""The scale that models read features in: statistics of a sample of cells, and a layer that applies them."""
+
+from collections.abc import Mapping, Sequence
+from functools import reduce
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Float32
+from torch import Tensor, nn
+
+from ..base.errors import ClipfeatError, UsageError
+from ..base.jsonio import field
+from ..featstore import FeatureStore
+from ..featstore.report.moments import Covariance, Moments
+from ..featstore.report.spectrum import MAX_COVARIANCE_DIM, principal_directions, sampled_cells
+
+FLOOR = 0.01  # of the typical std: a direction with less is noise, and is not amplified
+
+
+class ChannelStatistics(NamedTuple):
+    """Mean and standard deviation of each channel over cells."""
+
+    mean: Float32[Tensor, " dim"]
+    std: Float32[Tensor, " dim"]
+
+
+class Whitening(NamedTuple):
+    """The mean cell, and the principal directions of cells, each over its standard deviation."""
+
+    mean: Float32[Tensor, " dim"]
+    projection: Float32[Tensor, "dim component"]
+
+
+Statistics = ChannelStatistics | Whitening
+
+
+def feature_statistics(
+    store: FeatureStore, ids: Sequence[str], *, norm: str, components: int, seed: int
+) -> Statistics:
+    """Return what FeatureNorm needs, from the real cells of a seeded sample of `ids`.
+
+    With `norm` "channel" the mean and std of each channel, with "none" mean 0 and std 1. With
+    "whiten" the mean and the `components` directions of largest variance, or all where there are
+    fewer. Computed in float64. Variances have a floor, FLOOR^2 of the mean over channels, so that a
+    dead channel or direction stays near zero.
+
+    Raises ClipfeatError where the sample is not finite, or constant; UsageError for "whiten" with
+    more than MAX_COVARIANCE_DIM channels.
+    """
+    cells = sampled_cells(store, ids, seed=seed)
+    if norm == "whiten":
+        if store.dim > MAX_COVARIANCE_DIM:
+            raise UsageError(
+                f"norm whiten is for features of at most {MAX_COVARIANCE_DIM:,} channels, and those "
+                f"of {store.location} have {store.dim:,}; pass --set norm=channel",
+                code="E-FEATURES-WIDE",
+            )
+        covariance = Covariance.of(cells, store.dim)
+        variances = covariance.matrix.diagonal()
+        floor = _floor(variances, store)
+        variances, directions = principal_directions(covariance)
+        scale = np.sqrt(variances[:components] + floor)
+        return Whitening(_float32(covariance.mean), _float32(directions[:, :components] / scale))
+    moments = reduce(Moments.merged, map(Moments.of, cells))
+    variances = np.square(moments.std)
+    floor = _floor(variances, store)
+    if norm == "none":
+        return ChannelStatistics(torch.zeros(store.dim), torch.ones(store.dim))
+    return ChannelStatistics(_float32(moments.mean), _float32(np.sqrt(variances + floor)))
+
+
+def _floor(variances: np.ndarray, store: FeatureStore) -> float:
+    """Return what is added to variances, given those of the channels of a store's sample."""
+    if not variances.any():
+        raise ClipfeatError(
+            f"all sampled records of {store.location} have the same feature vector in every cell: "
+            "a model cannot learn from this store; extract it again",
+            code="E-FEATURES-CONSTANT",
+        )
+    return FLOOR**2 * float(variances.mean())
+
+
+def _float32(array: np.ndarray) -> Tensor:
+    return torch.from_numpy(array.astype(np.float32))
+
+
+def statistics_of(
+    tensors: Mapping[str, Tensor], name: str, path: Path, *, norm: str, components: int
+) -> Statistics:
+    """Return the statistics in checkpoint `path`, of the FeatureNorm that is called `name` there.
+
+    `norm` and `components` are the settings of its run. Raises ClipfeatError where the checkpoint
+    has none, or others than such a run writes.
+    """
+    second = "projection" if norm == "whiten" else "std"
+    mean, scale = (field(tensors, f"{name}.{part}", Tensor, path) for part in ("mean", second))
+    dim = len(mean) if mean.dim() == 1 else 0
+    shape = (dim, min(components, dim)) if norm == "whiten" else (dim,)
+    if not dim or scale.shape != shape or {mean.dtype, scale.dtype} != {torch.float32}:
+        raise ClipfeatError(
+            f"{path}: {name}.mean and {name}.{second} must be float32 of shapes (dim,) and "
+            f"{shape if dim else '(dim, ...)'}; got {tuple(mean.shape)} of {mean.dtype} and "
+            f"{tuple(scale.shape)} of {scale.dtype}; use a checkpoint of a run with norm {norm}",
+            code="E-RUN-STATISTICS",
+        )
+    return Whitening(mean, scale) if norm == "whiten" else ChannelStatistics(mean, scale)
+
+
+class FeatureNorm(nn.Module):
+    """Whiten features, or standardise each channel, in float32; padding cells become zero.
+
+    Whitened components have mean 0 and variance 1 over cells, and are not correlated. That is what
+    makes them easy to learn from: one learning rate suits all directions (LeCun et al. 1998,
+    "Efficient BackProp", section 4.3).
+
+    `blind` makes every feature zero: the same model then answers from the question alone.
+    The statistics are buffers, so that a checkpoint carries them.
+    """
+
+    mean: Float32[Tensor, " dim"]
+
+    def __init__(self, statistics: Statistics, *, blind: bool) -> None:
+        super().__init__()
+        self.blind = blind
+        self.whitens = isinstance(statistics, Whitening)
+        self.channels = statistics[1].shape[-1]  # of what it returns
+        for name, tensor in statistics._asdict().items():
+            self.register_buffer(name, tensor)
+
+    def forward(
+        self, features: Float[Tensor, "image cell dim"], mask: Bool[Tensor, "image cell"]
+    ) -> Float32[Tensor, "image cell channel"]:
+        """Return the features normalised, with zeros where `mask` is false; zeros if blind."""
+        if self.blind:
+            return features.new_zeros((*mask.shape, self.channels), dtype=torch.float32)
+        return self.normalised(features, mask)
+
+    def normalised(
+        self, features: Float[Tensor, "image cell dim"], mask: Bool[Tensor, "image cell"]
+    ) -> Float32[Tensor, "image cell channel"]:
+        """Return what the model sees, or would see if it were not blind."""
+        # The mean first: where it is large, x @ W - mean @ W would lose all digits in float32.
+        centred = features.float() - self.mean
+        if self.whitens:
+            # bfloat16 has 8 bits, and small directions are differences of large numbers.
+            with torch.autocast(features.device.type, enabled=False):
+                normal = centred @ self.get_buffer("projection")
+        else:
+            normal = centred / self.get_buffer("std")
+        return torch.where(mask[:, :, None], normal, 0.0)
