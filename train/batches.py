@@ -1,15 +1,14 @@
-"""Which examples each batch holds, their random numbers, and a thread that reads ahead."""
+"""Which examples each batch holds, and a thread that reads batches ahead of their use."""
 
 import itertools
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from enum import IntEnum
 from typing import TypeVar
 
 import numpy as np
-from jaxtyping import Float64, Int
+from jaxtyping import Int
 
 Job = TypeVar("Job")
 Batch = TypeVar("Batch")
@@ -130,26 +129,6 @@ def window_sizes(shards: int, most: int) -> list[int]:
         sizes.append(min(size, left))
         size = min(2 * size, most)
     return sizes
-
-
-class RngStream(IntEnum):
-    """What random numbers are for; the streams are independent."""
-
-    TEXT = 0
-    GRID = 1
-    WORD = 2  # the word of a text that is hidden
-
-
-def example_uniforms(
-    seed: int, epoch: int, stream: RngStream, numbers: Int[np.ndarray, " example"], width: int
-) -> Float64[np.ndarray, "example width"]:
-    """Return `width` uniform numbers, 0 to 1, for each example (or image) that is numbered.
-
-    Whatever batch, part of a batch or process an example is in, it has the same ones: a resumed
-    run sees what it would have seen, and so does one in more parts or processes.
-    """
-    rows = [np.random.default_rng((seed, epoch, stream, n)).random(width) for n in numbers.tolist()]
-    return np.stack(rows)
 
 
 def cut(order: Numbers, size: int) -> list[BatchNumbers]:

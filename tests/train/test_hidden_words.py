@@ -1,6 +1,5 @@
 """Words of true texts that are hidden, to be named: which ones, and what learns from them."""
 
-import dataclasses
 import json
 import os
 import subprocess
@@ -93,21 +92,25 @@ def test_of_word_pieces_whole_words_are_hidden() -> None:
     tokens = words.encode(["red", "blue", "bluish", "?"], max_tokens=5)
     where = hideable(tokens, np.ones(4, dtype=bool), words.spelled, min_count=1)
     assert np.argwhere(where).tolist() == [[0, 1], [1, 1]]
-    drawn = HiddenWords(tokens, where, words.mask).draw(np.array([2, 1]), np.zeros(2))
-    assert drawn.tokens.tolist() == [[2, 4, 3, 0, 0]]
+    copies = HiddenWords(tokens, where, words.mask).hide(np.array([2, 1]))
+    assert copies.tokens.tolist() == [[2, 4, 3, 0, 0]]
 
 
 def test_copies_lack_the_word_that_they_ask_for() -> None:
     tokens = np.array([[5, 2, 6], [4, 3, 0], [6, 5, 4]])
     where = np.array([[True, False, True], [False, False, False], [True, True, False]])
     words = HiddenWords(tokens, where, UNKNOWN)
-    assert (words.classes.tolist(), words.share) == ([5, 6], 2 / 3)
-    drawn = words.draw(np.array([1, 2, 0]), np.array([0.0, 0.6, 0.4]))
-    assert drawn.texts.tolist() == [1, 2]  # the second and the third that were asked for
-    assert drawn.tokens.tolist() == [[6, UNKNOWN, 4], [UNKNOWN, 2, 6]]
-    assert drawn.words.tolist() == [0, 0]
-    assert words.draw(np.array([0]), np.array([0.5])).words.tolist() == [1]
-    assert len(words.draw(np.array([1]), np.array([0.5])).texts) == 0
+    assert (words.classes.tolist(), words.copies_per_text) == ([5, 6], 4 / 3)
+    copies = words.hide(np.array([1, 2, 0]))
+    assert copies.texts.tolist() == [1, 1, 2, 2]  # the second and the third of these
+    assert copies.tokens.tolist() == [
+        [UNKNOWN, 5, 4],
+        [6, UNKNOWN, 4],
+        [UNKNOWN, 2, 6],
+        [5, 2, UNKNOWN],
+    ]
+    assert copies.words.tolist() == [1, 0, 0, 1]
+    assert len(words.hide(np.array([1])).texts) == 0
     assert words.tokens.tolist() == tokens.tolist()
 
 
@@ -189,19 +192,6 @@ def test_a_batch_has_copies_of_entailed_hypotheses(world: World) -> None:
         (place,) = np.flatnonzero(own != changed)
         assert changed[place] == UNKNOWN
         assert words[own[place]] == task.vocabulary.hideable[batch.hidden_words[copy]]
-
-
-def test_what_is_hidden_follows_from_seed_epoch_and_example(world: World) -> None:
-    task = task_of(world)
-    assert task.hidden_words is not None
-    task.hidden_words = dataclasses.replace(  # a choice: all but padding
-        task.hidden_words, where=task.hidden_words.where | (task.examples.tokens > 0)
-    )
-    numbers = np.arange(12)
-    first, second = (task.batch(numbers, epoch=epoch).tokens[12:] for epoch in (0, 1))
-    assert not torch.equal(first, second)
-    alone = [task.batch(numbers[n : n + 1], epoch=0).tokens[1:] for n in range(12)]
-    assert torch.equal(torch.cat(alone), first)
 
 
 def test_parts_of_a_batch_add_up_to_its_loss(world: World) -> None:

@@ -1,4 +1,4 @@
-"""Texts with one word hidden, which a model learns to name: which words, and which of a text."""
+"""Copies of texts with one word hidden, which a model learns to name, and which words these are."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -6,7 +6,7 @@ from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Int
 
 from .vocabulary import INSIDE, PADDING, TextVocabulary
 
@@ -44,7 +44,7 @@ CLOSED_CLASS = frozenset(word for words in CLOSED_CLASSES for word in words.spli
 class HiddenTexts(NamedTuple):
     """Copies of some texts, each with one word hidden."""
 
-    texts: Int[np.ndarray, " copy"]  # position of the original among the texts that were asked for
+    texts: Int[np.ndarray, " copy"]  # positions of the originals among these texts
     tokens: Int[np.ndarray, "copy token"]
     words: Int[np.ndarray, " copy"]  # the class of the hidden word
 
@@ -75,25 +75,17 @@ class HiddenWords:
         return np.unique(self.tokens[self.where])
 
     @cached_property
-    def share(self) -> float:
-        """The share of texts with a word to hide."""
-        return float(self.where.any(axis=1).mean())
+    def copies_per_text(self) -> float:
+        """The mean number of words to hide in a text."""
+        return float(self.where.sum() / len(self.where))
 
-    def draw(
-        self, numbers: Int[np.ndarray, " text"], uniforms: Float[np.ndarray, " text"]
-    ) -> HiddenTexts:
-        """Return a copy of each text at `numbers` that has a word to hide, without that word.
-
-        `uniforms`, 0 to 1, decide which of a text's words it is.
-        """
-        where = self.where[numbers]
-        chosen = (uniforms * where.sum(axis=1)).astype(np.int64)  # the nth of them, from 0
-        texts = np.flatnonzero(where.any(axis=1))
-        column = (where.cumsum(axis=1) > chosen[:, None]).argmax(axis=1)[texts]
+    def hide(self, numbers: Int[np.ndarray, " text"]) -> HiddenTexts:
+        """Return a copy of each text at `numbers` for each of its words to hide, without that word."""
+        texts, places = np.nonzero(self.where[numbers])
         tokens = self.tokens[numbers[texts]]  # a copy
-        copy = np.arange(len(texts))
-        words = np.searchsorted(self.classes, tokens[copy, column])
-        tokens[copy, column] = self.mask
+        copies = np.arange(len(texts))
+        words = np.searchsorted(self.classes, tokens[copies, places])
+        tokens[copies, places] = self.mask
         return HiddenTexts(texts, tokens, words)
 
 

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from ...featstore import FeatureStore
-from ..batches import Numbers, RngStream, example_uniforms
+from ..batches import Numbers
 from ..checkpoint import TrainedRun, load_trained
 from ..data.hidden_words import HiddenTexts, HiddenWords
 from ..data.vocabulary import (
@@ -408,11 +408,9 @@ class AnsweringTask(Task[S, nn.Module], Generic[S, Split]):
         self.reader.fetch(image_ids)
 
     def batch(self, numbers: Numbers, epoch: int) -> AnswerBatch:
-        """Return the texts at `numbers`, then copies with a word hidden, as (seed, epoch) says."""
-        hidden, answers = None, len(self.vocabulary.answers)
-        if self.hidden_words is not None:
-            random = example_uniforms(self.settings.seed, epoch, RngStream.WORD, numbers, 1)
-            hidden = self.hidden_words.draw(numbers, random[:, 0])
+        """Return the texts at `numbers`, and copies with a word hidden; in every epoch the same."""
+        hidden = None if self.hidden_words is None else self.hidden_words.hide(numbers)
+        answers = len(self.vocabulary.answers)
         return read_batch(self.reader, self.examples, numbers, answers=answers, hidden=hidden)
 
     def loss(self, model: nn.Module, batch: AnswerBatch) -> Tensor:
@@ -422,7 +420,7 @@ class AnsweringTask(Task[S, nn.Module], Generic[S, Split]):
         """
         weight = 0.0
         if self.hidden_words is not None:
-            weight = self.settings.word_weight / self.hidden_words.share
+            weight = self.settings.word_weight / self.hidden_words.copies_per_text
         return answering_loss(model, batch, self.answer_loss, word_weight=weight)
 
     def evaluate(self, model: nn.Module) -> Mapping[str, float]:

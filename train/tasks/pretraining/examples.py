@@ -14,7 +14,6 @@ from torch import Tensor
 from tqdm import tqdm
 
 from ....base.text import printable
-from ...batches import RngStream, example_uniforms
 from ...data.ids import find_images, lxmert_candidates
 from ...data.lxmert import Sentence, read_sentences
 from ...data.vocabulary import (
@@ -28,7 +27,7 @@ from ...data.vocabulary import (
 from ...records import RecordReader
 from ..answering import SoftAnswers
 from ..settings import PretrainSettings
-from .masking import IGNORED, mask_words, replace_texts, sample_cells
+from .masking import IGNORED, RngStream, example_uniforms, mask_words, replace_texts, sample_cells
 
 
 @dataclass

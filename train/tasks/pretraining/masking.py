@@ -1,12 +1,33 @@
 """What is masked, replaced and sampled in pre-training: pure functions of random numbers.
 
-`example_uniforms` makes the random numbers.
+The random numbers of an example depend on nothing but (seed, epoch, example).
 """
 
+from enum import IntEnum
 from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float64, Int
+
+
+class RngStream(IntEnum):
+    """What random numbers are for; the streams are independent."""
+
+    TEXT = 0
+    GRID = 1
+
+
+def example_uniforms(
+    seed: int, epoch: int, stream: RngStream, numbers: Int[np.ndarray, " example"], width: int
+) -> Float64[np.ndarray, "example width"]:
+    """Return `width` uniform numbers, 0 to 1, for each example (or image) that is numbered.
+
+    Whatever batch, part of a batch or process an example is in, it has the same ones: a resumed
+    run sees what it would have seen, and so does one in more parts or processes.
+    """
+    rows = [np.random.default_rng((seed, epoch, stream, n)).random(width) for n in numbers.tolist()]
+    return np.stack(rows)
+
 
 TO_MASK, TO_RANDOM = 0.8, 0.9  # of the chosen pieces: 80 % masked, 10 % random, 10 % unchanged
 IGNORED = -100  # label of a piece that is not to be predicted
