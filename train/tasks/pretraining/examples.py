@@ -96,6 +96,7 @@ def select_answers(
     return SoftAnswers(first_of_kept, numbers[chosen], scores[chosen])
 
 
+TEXTS_AT_ONCE = 100_000
 CANDIDATES = 8  # texts that are tried as replacement of one, until one is not the image's own
 NO_ANSWER = -1
 
@@ -274,7 +275,11 @@ def encode(
 
 def _meanings(tokens: Int[np.ndarray, "text token"], words: WordPieces) -> Int[np.ndarray, " text"]:
     """Return a number for each text, equal for texts that differ only in punctuation and case."""
-    pieces = np.where(words.of_words[tokens], tokens, 0)
-    to_front = np.argsort(pieces == 0, axis=1, kind="stable")
-    _, meaning = np.unique(np.take_along_axis(pieces, to_front, 1), axis=0, return_inverse=True)
+    in_front = np.zeros_like(tokens)  # the pieces of words, without gaps
+    for start in range(0, len(tokens), TEXTS_AT_ONCE):  # LXMERT's six million at once take 3 GB
+        part = slice(start, start + TEXTS_AT_ONCE)
+        pieces = np.where(words.of_words[tokens[part]], tokens[part], 0)
+        order = np.argsort(pieces == 0, axis=1, kind="stable")
+        in_front[part] = np.take_along_axis(pieces, order, axis=1)
+    _, meaning = np.unique(in_front, axis=0, return_inverse=True)
     return meaning.reshape(-1)
