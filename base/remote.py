@@ -2,7 +2,7 @@
 
 import re
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 from urllib.parse import quote, unquote
 
 from .credentials import hub_endpoint
@@ -11,7 +11,7 @@ from .jsonio import parse_json
 from .ranges import read_file, require_url, shown
 
 HUB_NAME = "[A-Za-z0-9][A-Za-z0-9._-]{0,95}"
-HUB_FOLDER = re.compile(
+HUB_URL = re.compile(
     rf"hf://datasets/(?P<repository>{HUB_NAME}/{HUB_NAME})(@(?P<revision>[^/@?#]{{1,200}}))?"
     r"(?P<path>(/[A-Za-z0-9._ ~+-]+)*)/*"
 )
@@ -38,15 +38,8 @@ class RemoteFolder:
             require_url(url)
             folder = url.rstrip("/")
             return cls(folder, folder)
-        match = HUB_FOLDER.fullmatch(url)
-        if match is None or "/.." in match["path"] or "/./" in match["path"]:
-            raise StoreUsageError(
-                f"{shown(url)}: a URL of the Hub must be like hf://datasets/OWNER/NAME/PATH or "
-                f"hf://datasets/OWNER/NAME@REVISION/PATH",
-                code="E-REMOTE-URL",
-            )
-        repository, path = match["repository"], match["path"]
-        commit = unquote(match["revision"] or "main")
+        repository, revision, path = parse_hub_url(url)
+        commit = revision or "main"
         if not COMMIT.fullmatch(commit):
             commit = _commit_of(repository, commit)
         root = f"{hub_endpoint()}/datasets/{repository}/resolve/{commit}{quote(path)}"
@@ -56,6 +49,30 @@ class RemoteFolder:
     def url(self, name: str) -> str:
         """Return the URL of a file, whose name is relative to the folder."""
         return f"{self.root}/{quote(name)}"
+
+
+class HubFolder(NamedTuple):
+    """A folder in a dataset repository of the Hub."""
+
+    repository: str  # OWNER/NAME
+    revision: str | None
+    path: str  # empty, or begins with a slash
+
+
+def parse_hub_url(url: str) -> HubFolder:
+    """Return the parts of `hf://datasets/OWNER/NAME[@REVISION][/PATH]`.
+
+    Raises StoreUsageError (E-REMOTE-URL) for another URL.
+    """
+    match = HUB_URL.fullmatch(url)
+    if match is None or {".", ".."} & set(match["path"].split("/")):
+        raise StoreUsageError(
+            f"{shown(url)}: a URL of the Hub must be like hf://datasets/OWNER/NAME/PATH or "
+            f"hf://datasets/OWNER/NAME@REVISION/PATH",
+            code="E-REMOTE-URL",
+        )
+    revision = match["revision"]
+    return HubFolder(match["repository"], revision and unquote(revision), match["path"])
 
 
 def _commit_of(repository: str, revision: str) -> str:

@@ -1,12 +1,17 @@
 """Write a store again with other numbers or another codec."""
 
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
-from ...base.errors import UsageError
-from ..identity import MANTISSA_BITS, Codec, Dtype
-from ..quantise import Scale, scale_sha256
+from ...base.errors import StoreError, UsageError
+from ..identity import MANTISSA_BITS, Codec, Dtype, Identity
+from ..layout import STORE_JSON
+from ..metadata import read_metadata
+from ..quantise import Scale, read_scale, scale_sha256
 from ..store import FeatureStore
 from ..tables import IndexRow
+from ..writing.journal import Journal
 from .derive import Derivation, Origins, Record, check_out, derive, derived_identity
 from .loss import add_loss, measure_bounds
 from .numbers import as_stored, in_range, values_of
@@ -24,7 +29,7 @@ def convert(
 
     The new store has the same ids, and its identity names the old one. What an option does not
     name stays as it is. With dtype uint8 each channel has 256 values between its bounds in the
-    whole store, which is read once before for them. With `mantissa_bits` float16 is rounded to
+    whole store, which is read once before for them; a call that continues has them from the first. With `mantissa_bits` float16 is rounded to
     nearest, ties to even. At the end the loss is measured, as readers of the new store see it.
     Raises UsageError for options that do not fit each other, StoreError for a number beyond
     float16, and as `derive` does.
@@ -41,18 +46,20 @@ def convert(
             code="E-STORE-CONVERT",
         )
     keeps_numbers = (dtype, mantissa_bits) == (old.dtype, old.mantissa_bits)
-    scale = source.scale if keeps_numbers else None
-    if dtype == "uint8" and scale is None:
-        scale = Scale.of_bounds(*measure_bounds(source))
-    identity = derived_identity(
+    identity_with = partial(
+        derived_identity,
         source,
         "convert",
         {"dtype": dtype, "mantissa_bits": mantissa_bits, "codec": codec},
         dtype=dtype,
         mantissa_bits=mantissa_bits,
         codec=codec or old.codec,
-        scale_sha256=None if scale is None else scale_sha256(scale),
     )
+    scale = source.scale if keeps_numbers else None
+    if dtype == "uint8" and scale is None:
+        begun = _begun_scale(out, source.dim, identity_with)
+        scale = begun or Scale.of_bounds(*measure_bounds(source))
+    identity = identity_with(scale_sha256=None if scale is None else scale_sha256(scale))
 
     def change(_: IndexRow, record: Record) -> Record:
         if keeps_numbers:
@@ -66,3 +73,19 @@ def convert(
         Origins((source,)), identity, source.metadata.shard_records, change, scale
     )
     return add_loss(source, derive(derivation, out))
+
+
+def _begun_scale(out: Path, dim: int, identity_with: Callable[..., Identity]) -> Scale | None:
+    """Return the scale of the store at `out`, finished or not, if its identity is the same with it."""
+    try:
+        if (out / STORE_JSON).exists():
+            begun = read_metadata(out).identity.to_json()
+        else:
+            plan = Journal(out).plan()
+            begun = {} if plan is None else plan.identity
+        sha256 = begun.get("scale_sha256")
+        if sha256 is None or begun != identity_with(scale_sha256=sha256).to_json():
+            return None
+        return read_scale(out, dim, sha256)
+    except StoreError:
+        return None  # whoever writes there says what is wrong

@@ -5,7 +5,6 @@ uploaded and not committed, the Hub finds again by its hash.
 """
 
 import hashlib
-import re
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
@@ -13,7 +12,7 @@ from typing import TYPE_CHECKING
 from ...base.credentials import hub_endpoint, login_remedy
 from ...base.errors import StoreError, StoreUsageError, UsageError, needs_extra
 from ...base.ranges import read_file, shown
-from ...base.remote import HUB_NAME, RemoteFolder
+from ...base.remote import RemoteFolder, parse_hub_url
 from ..layout import STORE_JSON
 from ..metadata import MAX_STORE_JSON_BYTES
 from ..store import FeatureStore
@@ -26,9 +25,6 @@ if TYPE_CHECKING:
 
 # What the Hub recommends: https://huggingface.co/docs/hub/storage-limits
 LIMITS = HostLimits("the Hub", files=100_000, files_per_folder=10_000, file_bytes=20 * 10**9)
-URL = re.compile(
-    rf"hf://datasets/(?P<repository>{HUB_NAME}/{HUB_NAME})(?P<path>(/[A-Za-z0-9._~+-]+)*)/*"
-)
 DATASET, README, LICENCE = "dataset", "README.md", "LICENSE"
 UPLOAD_FILES, UPLOAD_BYTES = 64, 256 << 20  # uploaded at a time
 COMMIT_FILES, COMMIT_BYTES = 256, 8 << 30  # the Hub allows some 100 commits an hour
@@ -63,14 +59,14 @@ class HubTarget:
 
         Raises StoreUsageError for another URL (E-REMOTE-URL), UsageError without huggingface_hub.
         """
-        match = URL.fullmatch(url)
-        if match is None or any(part in (".", "..") for part in match["path"].split("/")):
+        repository, revision, path = parse_hub_url(url)
+        if revision is not None:
             raise StoreUsageError(
-                f"{shown(url)}: a store is pushed to hf://datasets/OWNER/NAME or "
-                f"hf://datasets/OWNER/NAME/PATH, without a revision",
+                f"{shown(url)}: a store is pushed to the branch main of hf://datasets/{repository}; "
+                f"leave out the revision",
                 code="E-REMOTE-URL",
             )
-        return cls(match["repository"], match["path"], private=private, message=message)
+        return cls(repository, path, private=private, message=message)
 
     def store_json(self) -> bytes | None:
         """Return the store.json of the latest commit, if any.

@@ -10,7 +10,7 @@ from refused import refuses
 from clipfeat.base import credentials, ranges
 from clipfeat.base.errors import StoreError, UsageError
 from clipfeat.base.ranges import read_file, read_range, shown, stream_range
-from clipfeat.base.remote import RemoteFolder
+from clipfeat.base.remote import RemoteFolder, parse_hub_url
 
 CONTENT = bytes(range(256)) * 40
 SECRET = "hf_SecretOfTheTest"
@@ -242,7 +242,7 @@ def test_a_login_that_was_corrected_is_read_again(server, monkeypatch):
         "", "ftp://host/x", "https://", "https://host:99999/x", "https://host:x/", "https://a:b@host/x",
         "https://host/x?y", "https://host/x#y", "https://host/\n", "https://höst/x",
         "hf://datasets/owner", "hf://models/owner/name", "hf://datasets/o/n/../../x",
-        "hf://datasets/o/n@/x", "s3:///x", "s3://bucket/x?y", "https://a..b/x",
+        "hf://datasets/o/n@/x", "hf://datasets/o/n/.", "s3:///x", "s3://bucket/x?y", "https://a..b/x",
         "https://" + "a" * 64 + ".org/x",
     ],
 )  # fmt: skip
@@ -250,6 +250,11 @@ def test_urls_that_are_not_read(url):
     with refuses("E-REMOTE-URL", kind=UsageError) as refused:
         RemoteFolder.open(url)
     assert "a:b" not in str(refused.value)
+
+
+def test_the_parts_of_a_url_of_the_hub():
+    assert parse_hub_url("hf://datasets/o/n") == ("o/n", None, "")
+    assert parse_hub_url("hf://datasets/o/n.b@a%2Fb/c d/e//") == ("o/n.b", "a/b", "/c d/e")
 
 
 def test_a_url_is_shown_without_secrets():

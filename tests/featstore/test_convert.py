@@ -18,10 +18,12 @@ from clipfeat.featstore import (
     GridShape,
     StoreError,
     convert,
+    subset,
     verify,
     write_store,
 )
 from clipfeat.featstore.audit.verify import Depth
+from clipfeat.featstore.deriving import convert as convert_module
 from clipfeat.featstore.deriving import derive
 from clipfeat.featstore.deriving.numbers import rounded
 
@@ -115,6 +117,20 @@ class TestUint8:
         assert not y[:, 1:][x[:, 1:] == 0].any()
         assert store.scale is not None
         assert (np.abs(x.astype(np.float32) - y) <= store.scale.step * 0.51 + 2e-3).all()
+
+    def test_the_bounds_are_measured_once(self, source, tmp_path, monkeypatch):
+        whole = convert(source, tmp_path / "whole", dtype="uint8")
+        with monkeypatch.context() as patch:
+            patch.setattr(convert_module, "as_stored", lambda *_: 1 // 0)
+            with pytest.raises(ZeroDivisionError):
+                convert(source, tmp_path / "o", dtype="uint8")
+        with monkeypatch.context() as patch:
+            patch.setattr(convert_module, "measure_bounds", lambda _: 1 // 0)
+            for _ in range(2):  # it continues, and is finished
+                assert convert(source, tmp_path / "o", dtype="uint8").digest == whole.digest
+        other = subset(source, tmp_path / "other", ids=["i0"])  # with other bounds
+        with refuses("E-STORE-OTHER", kind=StoreError):
+            convert(other, tmp_path / "o", dtype="uint8")
 
     def test_a_changed_scale_is_found(self, source, tmp_path):
         store = convert(source, tmp_path / "o", dtype="uint8")
