@@ -166,8 +166,8 @@ def answering_loss(
     """Return the loss of a batch's answers and of its hidden words, summed over a model's heads.
 
     `of_answers` is the mean loss of the answers, given logits and targets. The cross-entropies of
-    cross-entropies of hidden words, each times `word_weight` over the number of texts: so parts of
-    a batch, which count in proportion to their texts, add up to the whole batch.
+    hidden words are added, each times `word_weight` over the number of texts: parts of a batch,
+    which count in proportion to their texts, then add up to the whole batch.
     """
     outputs = model(batch)
     texts, answers = batch.targets.shape
