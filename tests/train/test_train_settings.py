@@ -148,7 +148,7 @@ def test_every_preset_says_its_command_and_loads(
 def test_published_presets_have_the_numbers_of_their_code(
     name: str, numbers: dict[str, float]
 ) -> None:
-    """mmf's configurations for CLIP-ViL, OpenVQA's, and Hu et al.'s; questions shuffled singly."""
+    """mmf's configurations for CLIP-ViL, OpenVQA's, and hengyuan-hu's; questions shuffled singly."""
     preset = load_settings(VqaSettings, config=VQA_PRESETS / f"{name}.toml", assignments=[])
     flat = dataclasses.asdict(preset)
     flat |= {f"model.{key}": value for key, value in flat["model"].items()}

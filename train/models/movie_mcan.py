@@ -42,10 +42,11 @@ def cell_maps(
 
 
 class SqueezeExcitation(nn.Module):
-    """Scales a map's channels (Hu et al. 2018, section 3), then its positions, by gates of 0 to 1.
+    """Scales a map's channels, then its positions, by gates of 0 to 1.
 
-    The gate of a channel depends on the means of all channels over the map; that of a position on
-    the mean over channels there and around it, in a window of 7x7. As in mmf, without biases.
+    The gate of a channel depends on the means of all channels over the map (Hu et al. 2018,
+    Squeeze-and-Excitation, section 3); that of a position on the mean over channels there and
+    around it, in a window of 7x7. Both are as in mmf, without biases.
     """
 
     def __init__(self, channels: int) -> None:
@@ -106,9 +107,9 @@ class Movie(nn.Module):
     """Modulated bottlenecks, then a normalised sum over real positions, in which amounts show.
 
     mmf takes the mean over a map of 32x32 positions, whatever the size of the grid, and then a
-    LayerNorm. A LayerNorm cancels the length of a vector: only because the padding has values, too,
-    do two things and four things differ there in direction. Here padding has no values. The learned
-    vector `empty`, what an empty map would have, is in its place.
+    LayerNorm. A LayerNorm cancels the length of a vector: two things and four things differ there in
+    direction only because padding has values, too. Here padding has none, and the learned vector
+    `empty`, what an empty map would have, is added to the sum.
     """
 
     def __init__(self, inputs: int, channels: int, *, layers: int, question: int) -> None:
@@ -140,9 +141,9 @@ class MovieMcan(nn.Module):
     mmf, one head fuses question, MCAN and MoVie, and two auxiliary heads see MCAN with the question
     and MoVie alone. Differences from mmf, in which CLIP-ViL trained it: features are normalised
     first, and a LayerNorm follows their projection for MCAN; padding cells are masked in both
-    branches, where mmf's maps of 32x32 are attended to and averaged with their padding; the sum of
-    `Movie`; biases that softmax cancels are left out. With `positions` a cell's position is added
-    to its features.
+    branches, where mmf attends to the padding of its 32x32 maps and averages over it (`Movie`);
+    biases that softmax cancels are left out. With `positions` a cell's position is added to its
+    features.
     """
 
     def __init__(
