@@ -155,7 +155,7 @@ def waiting(store: FeatureStore, examples: Examples, step_ms: float) -> None:
     batches = cut(np.concatenate(orders), BATCH)  # as long as an epoch of a larger store
     reader = RecordReader(store, CPU)
     times = LoopTimes()
-    times.start_epoch()
+    times.start()
     read = prefetch(batches, lambda b: read_batch(reader, examples, b, answers=ANSWERS))
     for _ in times.watched(read):
         time.sleep(step_ms / 1e3)  # a GPU computes: the cores are free

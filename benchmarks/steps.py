@@ -18,8 +18,8 @@ import torch
 from clipfeat.train.devices import accelerator_on
 from clipfeat.train.models.layers import AnswerBatch
 from clipfeat.train.models.start import build_model
+from clipfeat.train.optimizer import make_optimizer
 from clipfeat.train.records import ChannelStatistics, FeatureNorm
-from clipfeat.train.schedule import make_optimizer
 from clipfeat.train.settings import load_settings
 from clipfeat.train.task import on_device
 from clipfeat.train.tasks.settings import PRESETS, VqaSettings

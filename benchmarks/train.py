@@ -21,8 +21,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from clipfeat.train.devices import accelerator_on
 from clipfeat.train.models.settings import SingleStreamSettings
+from clipfeat.train.optimizer import make_optimizer
 from clipfeat.train.records import ChannelStatistics, FeatureNorm
-from clipfeat.train.schedule import make_optimizer
 from clipfeat.train.task import on_device
 from clipfeat.train.tasks.pretraining.examples import PretrainBatch
 from clipfeat.train.tasks.pretraining.model import Pretrainer, objectives_loss

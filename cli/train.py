@@ -16,6 +16,7 @@ from ..base.machine import require_gpus, visible_devices
 from .options import show, training
 
 if TYPE_CHECKING:
+    from ..train.settings import LoopSettings
     from ..train.task import Task
 
 Trained = tuple[Mapping[str, Any], Any]  # a result and where the time went
@@ -138,13 +139,16 @@ def _settings(kind: type[S], presets: Path, options: Mapping[str, Any]) -> S:
     return load_settings(kind, config=path, assignments=assignments)
 
 
-def _fit(task_type: Callable[..., "Task[Any, Any]"], settings: object) -> "Callable[..., Trained]":
+def _fit(
+    task_type: Callable[..., "Task[Any, Any]"], settings: "LoopSettings"
+) -> "Callable[..., Trained]":
     """Return what makes a task of the settings and fits it, given the folders."""
 
     def fit_task(out: Path, **given: Any) -> "Trained":
         from ..train.engine import fit
+        from ..train.run import as_in_run
 
-        return fit(task_type(settings, **given), out)
+        return fit(task_type(as_in_run(settings, out), **given), out)
 
     return fit_task
 

@@ -4,6 +4,7 @@ import contextlib
 import logging
 import os
 from collections.abc import Iterator
+from pathlib import Path
 
 import torch
 from accelerate import Accelerator
@@ -12,7 +13,7 @@ from accelerate.state import AcceleratorState
 from ..base.errors import ClipfeatError, UsageError
 from ..base.machine import CLEARLY, slower_than_float32
 from .launch import is_first
-from .settings import LoopSettings
+from .settings import AUTO, LoopSettings
 
 logger = logging.getLogger(__name__)
 
@@ -23,23 +24,25 @@ def accelerator_on(device: str | None, settings: LoopSettings) -> Accelerator:
     """Return what places a model that is trained on `device`.
 
     `device` is "cpu", "cuda", or None for a GPU if there is one. In a process that torchrun or
-    `clipfeat train --gpus` has started, it joins the others. A precision that is slow on the device
-    is logged. Raises UsageError for a device that does not exist or lacks the precision.
+    `clipfeat train --gpus` has started, it joins the others. Precision "auto" is bfloat16 on a GPU that
+    has it, and float32 elsewhere. A precision that is slow on the device is logged. Raises UsageError
+    for a device that does not exist or lacks the precision.
     """
     cpu = _is_cpu(device)
-    if settings.precision == "float16" and cpu:
+    precision = _choose(settings.precision, cpu=cpu)
+    if precision == "float16" and cpu:
         instead = "bfloat16" if _is_fast("bfloat16", cpu=True) else "float32"
         raise UsageError(
             f"precision float16 needs a GPU; type --set precision={instead}",
             code="E-PRECISION-DEVICE",
         )
-    if not _is_fast(settings.precision, cpu=cpu) and is_first():
+    if not _is_fast(precision, cpu=cpu) and is_first():
         hardware, instead = ("processor", "float32") if cpu else ("GPU", "float16")
         logger.info(
-            f"this {hardware} only emulates bfloat16, many times slower than {instead}; type --set "
-            f"precision={instead}",
+            f"this {hardware} only emulates bfloat16, many times slower than {instead}; for a new "
+            f"run, type --set precision={instead}",
         )
-    return _accelerator(settings.precision, cpu=cpu)
+    return _accelerator(precision, cpu=cpu)
 
 
 def accelerator_of_trained(device: str | None, settings: LoopSettings) -> Accelerator:
@@ -50,7 +53,7 @@ def accelerator_of_trained(device: str | None, settings: LoopSettings) -> Accele
     not exist.
     """
     cpu = _is_cpu(device)
-    precision = settings.precision
+    precision = _choose(settings.precision, cpu=cpu)
     if not _is_fast(precision, cpu=cpu):
         hardware = "processor" if cpu else "GPU"
         logger.info(
@@ -58,6 +61,32 @@ def accelerator_of_trained(device: str | None, settings: LoopSettings) -> Accele
         )
         precision = "float32"
     return _accelerator(precision, cpu=cpu)
+
+
+def precision_of(accelerator: Accelerator) -> str:
+    """Return the precision of the forward passes on an accelerator, as settings name it."""
+    (name,) = (
+        name for name, mixed in MIXED_PRECISION.items() if mixed == accelerator.mixed_precision
+    )
+    return name
+
+
+def require_precision(accelerator: Accelerator, precision: str, run: Path) -> None:
+    """Raise UsageError (E-RUN-PRECISION) where a run's precision is not that of the accelerator."""
+    given = precision_of(accelerator)
+    if given != precision:
+        raise UsageError(
+            f"{run} is trained in {precision}, and this task's accelerator computes in {given}; make "
+            f'the accelerator and the task with precision "{precision}" in the settings',
+            code="E-RUN-PRECISION",
+        )
+
+
+def _choose(precision: str, *, cpu: bool) -> str:
+    """Return a precision, or what "auto" stands for on a device."""
+    if precision != AUTO:
+        return precision
+    return "bfloat16" if not cpu and _is_fast("bfloat16", cpu=cpu) else "float32"
 
 
 def _accelerator(precision: str, *, cpu: bool) -> Accelerator:

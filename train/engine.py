@@ -6,7 +6,7 @@ import functools
 import logging
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -31,9 +31,17 @@ from .checkpoint import (
     write_checkpoint,
     write_training,
 )
-from .devices import inference_errors, memory_errors, precision_errors, restored_random_state
+from .devices import (
+    inference_errors,
+    memory_errors,
+    precision_errors,
+    precision_of,
+    require_precision,
+    restored_random_state,
+)
 from .figures import draw_curves
 from .log import LoopTimes, ProgressLines, log_nothing, open_log
+from .optimizer import Learner, make_optimizer, require_layers, set_rate
 from .run import (
     BAD_BATCH,
     BEST,
@@ -42,13 +50,20 @@ from .run import (
     SCORES,
     VOCABULARY,
     RunManifest,
+    as_in_run,
     find_best,
     locked,
     require_same_run,
     write_manifest,
 )
-from .schedule import learning_rate, make_optimizer, total_updates, updates_an_epoch
-from .settings import CHOSEN, LoopSettings
+from .schedule import (
+    is_evaluated,
+    learning_rate,
+    next_pause,
+    total_updates,
+    updates_an_epoch,
+)
+from .settings import AUTO, CHOSEN, LoopSettings
 from .task import (
     Report,
     Task,
@@ -60,7 +75,6 @@ from .task import (
     require_task,
 )
 from .windows import (
-    as_in_run,
     choose_window,
     describe_reading,
     fetch_ahead,
@@ -85,8 +99,9 @@ def fit(task: Task[Any, Any], run: str | Path) -> tuple[dict[str, Any], LoopTime
     """
     run = Path(run)
     require_task(task)
+    require_layers(task.model, task.settings)
     accelerator = task.accelerator
-    _choose_window(task, run)
+    _decide(task, run)
     manifest = RunManifest.of(
         task.name,
         task.settings_record(),
@@ -125,22 +140,26 @@ def evaluate(task: Task[Any, Any], run: str | Path) -> dict[str, Any]:
     return report.result
 
 
-def _choose_window(task: Task[Any, Any], run: Path) -> None:
-    """Set the task's window to that of its settings, of the run or the one chosen for its store.
+def _decide(task: Task[Any, Any], run: Path) -> None:
+    """Set what the task's settings leave to the run, its window and its precision.
 
-    A store behind a URL is read in this way; the first process says so.
+    They are those of the run in the folder, or the ones chosen for this store and this device. How a
+    store behind a URL is read is logged.
     """
-    settings, store = as_in_run(task.settings, run), task.store
-    if settings.window_shards == CHOSEN:
+    settings, store, accelerator = as_in_run(task.settings, run), task.store, task.accelerator
+    window, precision = settings.window_shards, settings.precision
+    if window == CHOSEN:
         window = choose_window(store, task.order)
-        # Caches of several machines may differ in size.
-        window = broadcast_object_list([window])[0]
-        settings = dataclasses.replace(settings, window_shards=window)
-    task.settings = settings
-    task.order = dataclasses.replace(task.order, window_shards=settings.window_shards)
+    if precision == AUTO:
+        precision = precision_of(accelerator)
+    # Caches and GPUs of several machines may differ.
+    window, precision = broadcast_object_list([window, precision])
+    require_precision(accelerator, precision, run)
+    task.settings = dataclasses.replace(settings, window_shards=window, precision=precision)
+    task.order = dataclasses.replace(task.order, window_shards=window)
     require_window(store, task.order)
     if is_url(store.location):
-        log_once(task.accelerator, describe_reading(store, task.order))
+        log_once(accelerator, describe_reading(store, task.order))
 
 
 def train(task: Task[Any, Any], run: Path) -> LoopTimes:
@@ -151,11 +170,11 @@ def train(task: Task[Any, Any], run: Path) -> LoopTimes:
     settings: LoopSettings = task.settings
     accelerator, order = task.accelerator, task.order
     model, optimizer = accelerator.prepare(task.model, make_optimizer(task.model, settings))
-    plain = accelerator.unwrap_model(model)  # without the wrapper of several processes
+    learner = Learner.of(accelerator.unwrap_model(model), optimizer, settings)
     examples = len(order.image_of_example)
     epoch_steps = updates_an_epoch(settings, examples)
     steps = total_updates(settings, examples)
-    step, best = _resume(run, plain, optimizer, accelerator, steps)
+    step, best = _resume(run, learner, accelerator, steps)
     times = LoopTimes()
     bar = tqdm(
         total=settings.batch_size * steps,
@@ -172,14 +191,15 @@ def train(task: Task[Any, Any], run: Path) -> LoopTimes:
         f"gradient_accumulation_steps={2 * parts}, which leaves the batch as it is, or lower "
         "batch_size"
     )
-    with bar, opened as log, memory_errors(remedy), precision_errors(settings.precision):
+    with bar, opened as log, memory_errors(remedy), precision_errors(precision_of(accelerator)):
         while step < steps:
             epoch, position = divmod(step, epoch_steps)
             batches = order.batches(size=settings.batch_size, seed=settings.seed, epoch=epoch)
-            batches = batches[position : position + steps - step]
+            pause = next_pause(step, steps, epoch_steps, settings)
+            batches = batches[position : position + pause - step]
             read = functools.partial(_read_microbatches, task, epoch)
             model.train()
-            started = times.start_epoch()
+            started = times.start()
             unlogged: list[tuple[Numbers, Tensor]] = []
             with (
                 contextlib.closing(fetched(task, batches, epoch)) as ready,
@@ -190,12 +210,13 @@ def train(task: Task[Any, Any], run: Path) -> LoopTimes:
                     rate = learning_rate(step, steps, settings)
                     loss = _update(task, model, optimizer, rate, microbatches)
                     step += 1
+                    if learner.average is not None:
+                        learner.average.update(step)
                     unlogged.append((numbers, loss))
                     bar.update(len(numbers))
 
-                    ends = step % epoch_steps == 0 or step == steps
                     saves = step % settings.checkpoint_every == 0
-                    if step % settings.log_every == 0 or saves or ends:
+                    if step % settings.log_every == 0 or saves or step == pause:
                         mean = mean_loss(unlogged, step, epoch, task, run)
                         unlogged.clear()
                         wait = f"{times.waited_percent:.1f}%"
@@ -203,32 +224,26 @@ def train(task: Task[Any, Any], run: Path) -> LoopTimes:
                             epoch=epoch + 1, loss=f"{mean:.3f}", score=f"{best:.2f}", data_wait=wait
                         )
                         log({"loss": mean, "lr": rate}, step=step, epoch=epoch)
-                        if not ends:
+                        if step < pause:
                             lines.add(step, epoch, best, f"loss {mean:.3f}, data wait {wait}")
-                    if saves and not ends:
-                        _save(run, plain, optimizer, accelerator, step, best)
+                    if saves and step < pause:
+                        _save(run, learner, accelerator, step, best)
             speed = sum(map(len, batches)) / (time.perf_counter() - started)
 
-            with times.evaluating():
-                scores = require_scores(task.evaluate(plain))
-            rates = {"examples_per_s": round(speed, 1), "data_wait": times.waited_percent}
-            log({**scores, **rates}, step=step, epoch=epoch)
-            if "score" not in scores or scores["score"] > best:
-                best = scores.get("score", best)
-                if accelerator.is_main_process:
-                    state = {"step": step, "epoch": epoch + 1, **scores}
-                    write_checkpoint(run / BEST, model_tensors(plain), state)
-            _save(run, plain, optimizer, accelerator, step, best)
+            if is_evaluated(step, steps, epoch_steps, settings):
+                with times.evaluating():
+                    scores, best = _evaluate_now(task, learner, run, step, epoch, best)
+                rates = {"examples_per_s": round(speed, 1), "data_wait": times.waited_percent}
+                log({**scores, **rates}, step=step, epoch=epoch)
+            _save(run, learner, accelerator, step, best)
             lines.add(step, epoch, best, f"{speed:.1f} examples/s")
     accelerator.wait_for_everyone()
     return times
 
 
-def _resume(
-    run: Path, model: nn.Module, optimizer: Optimizer, accelerator: Accelerator, steps: int
-) -> tuple[int, float]:
+def _resume(run: Path, learner: Learner, accelerator: Accelerator, steps: int) -> tuple[int, float]:
     """Load the run's last checkpoint; return the updates done, and the best score so far."""
-    state = load_training(run, model, optimizer)
+    state = load_training(run, learner)
     if state is None:
         return 0, -math.inf
     if accelerator.scaler is not None:
@@ -238,18 +253,28 @@ def _resume(
     return step, field(state, "best", float, run)
 
 
-def _save(
-    run: Path,
-    model: nn.Module,
-    optimizer: Optimizer,
-    accelerator: Accelerator,
-    step: int,
-    best: float,
-) -> None:
+def _save(run: Path, learner: Learner, accelerator: Accelerator, step: int, best: float) -> None:
     """Write all that resuming needs, once for all processes."""
     if accelerator.is_main_process:
         scaler = {} if accelerator.scaler is None else accelerator.scaler.state_dict()
-        write_training(run, model, optimizer, {"step": step, "best": best, "scaler": scaler})
+        write_training(run, learner, {"step": step, "best": best, "scaler": scaler})
+
+
+def _evaluate_now(
+    task: Task[Any, Any], learner: Learner, run: Path, step: int, epoch: int, best: float
+) -> tuple[Mapping[str, float], float]:
+    """Score the model, and write it as the run's best checkpoint if no score before was as high.
+
+    Returns the scores, and the best one so far.
+    """
+    with learner.evaluated():
+        scores = require_scores(task.evaluate(learner.model))
+        if scores.get("score", math.inf) <= best:
+            return scores, best
+        if task.accelerator.is_main_process:
+            state = {"step": step, "epoch": epoch + 1, **scores}
+            write_checkpoint(run / BEST, model_tensors(learner.model), state)
+    return scores, scores.get("score", best)
 
 
 def _read_microbatches(
@@ -284,8 +309,9 @@ def _update(
         total += loss.detach()
     if settings.clip_norm:
         accelerator.clip_grad_norm_(model.parameters(), settings.clip_norm)
-    for group in optimizer.param_groups:
-        group["lr"] = rate
+    if settings.clip_value:
+        accelerator.clip_grad_value_(model.parameters(), settings.clip_value)
+    set_rate(optimizer, rate)
     optimizer.step()
     optimizer.zero_grad()
     return total

@@ -59,7 +59,7 @@ def draw_curves(run: Path, out: Path) -> None:
 
     Raises UsageError for a folder that is not a run.
     """
-    task, lines = read_manifest(run).task, read_metrics(run)
+    manifest, lines = read_manifest(run), read_metrics(run)
     losses = _with(lines, "step", "loss", "lr")
     scores = _with(lines, "step", "score", "epoch")
     figure = new_figure(7.2, 6.4)
@@ -71,8 +71,9 @@ def draw_curves(run: Path, out: Path) -> None:
     _draw_rate(axes[2], losses)
     axes[2].xaxis.get_major_locator().set_params(integer=True)
     axes[2].xaxis.set_major_formatter("{x:,.0f}")
-    axes[2].set_xlabel(_updates(scores), color=INK)
-    figure.suptitle(f"{run.resolve().name}  ({task})", color=INK, parse_math=False)
+    by_epoch = not manifest.settings.get("eval_every")
+    axes[2].set_xlabel(_updates(scores) if by_epoch else "update", color=INK)
+    figure.suptitle(f"{run.resolve().name}  ({manifest.task})", color=INK, parse_math=False)
     save(figure, out)
 
 

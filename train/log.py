@@ -128,14 +128,14 @@ class LoopTimes:
 
     def __init__(self) -> None:
         self.updates = 0
-        self._training = 0.0  # seconds, the current epoch not counted
+        self._training = 0.0  # seconds, without those since `_started`
         self._waited = 0.0
         self._evaluated = 0.0
-        self._started: float | None = None  # of the current epoch
+        self._started: float | None = None  # None during an evaluation
 
-    def start_epoch(self) -> float:
-        """Begin to count, and return the time by `time.perf_counter`."""
-        self._started = time.perf_counter()
+    def start(self) -> float:
+        """Count from now on as training, and return the time by `time.perf_counter`."""
+        self._training, self._started = self._seconds(), time.perf_counter()
         return self._started
 
     def watched(self, stream: Iterator[Item]) -> Iterator[Item]:
@@ -151,7 +151,7 @@ class LoopTimes:
 
     @contextlib.contextmanager
     def evaluating(self) -> Iterator[None]:
-        """Count a block as evaluation; it ends the epoch."""
+        """Count a block as evaluation; training counts again from the next `start`."""
         self._training, self._started = self._seconds(), None
         started = time.perf_counter()
         yield

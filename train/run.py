@@ -25,7 +25,7 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, TypeVar
 
 from ..base.errors import ClipfeatError, UsageError
 from ..base.files import (
@@ -41,6 +41,9 @@ from ..base.files import (
 from ..base.jsonio import MAX_RUN_BYTES, field, parse_json, read_json, write_json
 from ..base.text import printable
 from ..featstore import FeatureStore
+from .settings import DECIDED_AT_START, LoopSettings
+
+S = TypeVar("S", bound=LoopSettings)
 
 SETTINGS = "settings.json"
 VOCABULARY = "vocabulary.json"
@@ -157,6 +160,22 @@ def locked(folder: Path) -> Iterator[None]:
         yield
 
 
+def as_in_run(settings: S, folder: Path) -> S:
+    """Return settings in which all that they leave to a run is as the run in `folder` has it.
+
+    Without a run in the folder, they stay as they are.
+    """
+    left = [name for name, value in DECIDED_AT_START.items() if getattr(settings, name) == value]
+    path = folder / SETTINGS
+    if not left or not os.path.lexists(path):
+        return settings
+    decided = read_manifest(folder).settings
+    return dataclasses.replace(
+        settings,
+        **{name: field(decided, name, type(DECIDED_AT_START[name]), path) for name in left},
+    )
+
+
 def require_no_link(folder: Path) -> None:
     """Raise UsageError if a folder inside a run's is a link: files would be written elsewhere.
 
@@ -174,7 +193,7 @@ def find_best(folder: Path) -> Path:
     """Return the checkpoint of a run's best model; UsageError where it does not exist yet."""
     if not os.path.lexists(folder / BEST):
         raise UsageError(
-            f"{folder} has no {BEST}: its first epoch is not complete, or the file was deleted",
+            f"{folder} has no {BEST}: it has not been evaluated yet, or the file was deleted",
             code="E-RUN-BEST",
         )
     return folder / BEST

@@ -1,9 +1,6 @@
-"""The learning rate of each update, which update is the last, and the optimizer."""
+"""The learning rate of each update, after which ones the model is evaluated, and which is the last."""
 
 import math
-
-from torch import nn
-from torch.optim import Adamax, AdamW, Optimizer
 
 from .settings import LoopSettings
 
@@ -18,17 +15,34 @@ def updates_an_epoch(settings: LoopSettings, examples: int) -> int:
     return math.ceil(examples / settings.batch_size)
 
 
+def is_evaluated(step: int, steps: int, epoch_steps: int, settings: LoopSettings) -> bool:
+    """Return whether the model is evaluated after update `step` (from 1) of `steps`."""
+    return step == steps or step % (settings.eval_every or epoch_steps) == 0
+
+
+def next_pause(step: int, steps: int, epoch_steps: int, settings: LoopSettings) -> int:
+    """Return how many updates are done at the next epoch's end or evaluation, given those done.
+
+    >>> [next_pause(step, 25, 10, LoopSettings(eval_every=4)) for step in (0, 5, 8, 10, 24)]
+    [4, 8, 10, 12, 25]
+    """
+    lengths = (epoch_steps, settings.eval_every or epoch_steps)
+    return min(steps, *(step - step % length + length for length in lengths))
+
+
 def learning_rate(step: int, steps: int, settings: LoopSettings) -> float:
     """Return the rate of update `step` (from 0) of `steps`.
 
-    It rises in a line from `warmup_from` times `lr` to `lr`, then follows the schedule. Shares of
-    the run are rounded to whole updates, so that six digits say an update of the papers exactly.
+    It rises from `warmup_from` times `lr` to `lr`, in a line or in `warmup_steps` equal steps, then
+    follows the schedule. Shares of the run are rounded to whole updates, so that six digits say an
+    update of the papers exactly.
     """
     warmup = round(settings.warmup * steps)
     if step < warmup:
-        return settings.lr * (
-            settings.warmup_from + (1 - settings.warmup_from) * (step + 1) / warmup
-        )
+        risen = (step + 1) / warmup
+        if levels := settings.warmup_steps:
+            risen = step * levels // warmup / levels
+        return settings.lr * (settings.warmup_from + (1 - settings.warmup_from) * risen)
     progress = (step - warmup) / (steps - warmup)
     match settings.schedule:
         case "cosine":
@@ -43,18 +57,3 @@ def learning_rate(step: int, steps: int, settings: LoopSettings) -> float:
             return settings.lr * math.sqrt(max(warmup, 1) / (step + 1))
         case _:  # constant
             return settings.lr
-
-
-OPTIMIZERS = {"adamw": AdamW, "adamax": Adamax}
-
-
-def make_optimizer(model: nn.Module, settings: LoopSettings) -> Optimizer:
-    """Return an optimizer of all of a model's parameters; the loop sets its rate."""
-    first, second = settings.betas
-    return OPTIMIZERS[settings.optimizer](
-        model.parameters(),
-        lr=settings.lr,
-        betas=(first, second),
-        eps=settings.eps,
-        weight_decay=settings.weight_decay,
-    )

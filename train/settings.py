@@ -13,11 +13,14 @@ from typing import Any, Literal, NoReturn, TypeVar
 from ..base.errors import UsageError, reason_of
 from ..base.files import local_path, read_text
 
-PRECISIONS = ("float32", "bfloat16", "float16")
+AUTO = "auto"  # of precision: what the device is best at
+PRECISIONS = (AUTO, "float32", "bfloat16", "float16")
 OPTIMIZERS = ("adamw", "adamax")
 SCHEDULES = ("cosine", "linear", "step", "noam", "constant")
 CACHES = ("none", "memory", "device")
 CHOSEN = -1  # of window_shards: the number is not stated
+# Settings that a run decides when it begins, with the values that leave them to it.
+DECIDED_AT_START = {"window_shards": CHOSEN, "precision": AUTO}
 LARGEST = 1 << 63  # torch takes no larger seed, and a float no number of any length
 MAX_TOML_BYTES = 1 << 20
 
@@ -41,16 +44,23 @@ class LoopSettings:
     lr: float = 2e-3  # highest learning rate of the schedule
     betas: tuple[float, ...] = (0.9, 0.999)
     eps: float = 1e-8
-    weight_decay: float = 0.01
+    weight_decay: float = 0.01  # of matrices and filters only
+    layer_decay: float = 1.0  # of a BERT: rate of a layer as a share of that of the layer above
     schedule: str = "cosine"  # what the rate does after the warm-up
     warmup: float = 0.05  # share of all updates in which the rate rises to `lr`
     warmup_from: float = 0.0  # share of `lr` at which it begins to rise
+    warmup_steps: int = 0  # where not 0, it rises in so many equal steps in place of a line
     milestones: tuple[float, ...] = ()  # of "step": shares of all updates at which it falls
     decay: float = 0.1  # of "step": what it is multiplied by there
     lr_end: float = 0.0  # of "cosine" and "linear": share of `lr` at which the run ends
     clip_norm: float = 1.0  # largest norm of the gradient; 0 leaves it as it is
-    precision: str = "float32"  # of the forward pass; weights stay float32
+    clip_value: float = 0.0  # largest absolute value of a number of the gradient; 0 likewise
+    # Of the forward pass; weights stay float32. "auto": bfloat16 on a GPU that has it, else float32.
+    # A run keeps what it began with.
+    precision: str = AUTO
+    ema: float = 0.0  # decay an update of the average of the weights, which is evaluated; 0: none
     cache: str = "none"  # "memory" or "device" keeps the records that were read there
+    eval_every: int = 0  # updates between evaluations; 0: one at each epoch's end
     log_every: int = 10  # updates that share a line of metrics.jsonl
     checkpoint_every: int = 1000  # updates; one more is written at each epoch's end
 
@@ -60,6 +70,7 @@ class LoopSettings:
         require_at_least(
             self, 0, "max_texts_per_image", "seed", "updates", "weight_decay", "clip_norm"
         )
+        require_at_least(self, 0, "clip_value", "warmup_steps", "eval_every")
         require_at_least(self, CHOSEN, "window_shards")
         require_choice(self, "precision", PRECISIONS)
         require_choice(self, "optimizer", OPTIMIZERS)
@@ -69,6 +80,8 @@ class LoopSettings:
             self, "a share from 0 to 1", lambda x: 0 <= x <= 1, "warmup", "warmup_from", "lr_end"
         )
         require_range(self, "more than 0", lambda x: x > 0, "lr", "eps", "decay")
+        require_range(self, "more than 0 and at most 1", lambda x: 0 < x <= 1, "layer_decay")
+        require_share(self, "ema")
         require_range(
             self,
             "two numbers from 0 to below 1",
@@ -81,10 +94,23 @@ class LoopSettings:
             lambda shares: all(0 < share < 1 for share in shares),
             "milestones",
         )
+        if self.clip_norm and self.clip_value:
+            raise UsageError(
+                "clip_norm and clip_value exclude each other; pass --set clip_norm=0 to clip by "
+                f"value, or --set clip_value=0; got {self.clip_norm} and {self.clip_value}",
+                code="E-SETTINGS-CLIP",
+            )
         if bool(self.milestones) != (self.schedule == "step"):
             raise UsageError(
                 f"schedule step requires milestones, and only it accepts them; got schedule "
                 f"{self.schedule} and milestones {self.milestones}",
+                code="E-SETTINGS-SCHEDULE",
+            )
+        if self.warmup_steps and not self.warmup_from:
+            raise UsageError(
+                f"warmup_steps {self.warmup_steps} requires warmup_from above 0: the first step has "
+                "the rate warmup_from * lr; "
+                f"pass --set warmup_from={1 / (self.warmup_steps + 1):.6f}",
                 code="E-SETTINGS-SCHEDULE",
             )
         if self.schedule == "noam" and not self.warmup:
@@ -99,7 +125,7 @@ class SplitSettings(LoopSettings):
     """The settings of every task that learns from one split and is scored on another."""
 
     train_split: str = "train"
-    eval_split: str = "val"  # scores the model after each epoch; "" trains without one
+    eval_split: str = "val"  # scores the model at each evaluation; "" trains without one
     skip_missing: int = 0  # most texts of a split whose image may have no features
     blind: bool = False  # features are zeros: the model has the texts alone
 

@@ -94,7 +94,7 @@ class Task(Protocol[S, M]):
         ...
 
     def evaluate(self, model: nn.Module) -> Mapping[str, float]:
-        """Return named numbers, after each epoch; the highest "score" is the best checkpoint.
+        """Return named numbers of the model now; the highest "score" is the best checkpoint.
 
         Without one, as where no split is held out, the last checkpoint counts as the best.
         """

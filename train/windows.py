@@ -1,25 +1,19 @@
 """Training on a store behind a URL: whole windows of shards are fetched before they are used."""
 
-import dataclasses
 import itertools
 import os
 import threading
 from collections import Counter
 from collections.abc import Callable, Generator, Sequence
-from pathlib import Path
 from typing import Any, TypeVar
 
 from ..base.errors import UsageError
-from ..base.jsonio import field
 from ..base.text import is_url, size_text
 from ..featstore import FeatureStore
 from ..featstore.cache import Cache
 from .batches import FIRST_WINDOW, BatchNumbers, Order, prefetch
-from .run import SETTINGS, read_manifest
-from .settings import CHOSEN, LoopSettings
 from .task import Task
 
-S = TypeVar("S", bound=LoopSettings)
 Part = TypeVar("Part")
 
 # While a window is used and the next one is fetched, the cache still has the previous one: it was
@@ -27,14 +21,6 @@ Part = TypeVar("Part")
 WINDOWS_IN_CACHE = 4
 SHARDS_AT_A_TIME = 4  # fetched together; a run that is interrupted waits for no more
 HUB_LIMIT = "the Hugging Face Hub allows 3,000 to 5,000 requests in 5 minutes"
-
-
-def as_in_run(settings: S, run: Path) -> S:
-    """Return settings with the window of the run in a folder, if they do not state one."""
-    if settings.window_shards != CHOSEN or not os.path.lexists(run / SETTINGS):
-        return settings
-    window = field(read_manifest(run).settings, "window_shards", int, run / SETTINGS)
-    return dataclasses.replace(settings, window_shards=window)
 
 
 def choose_window(store: FeatureStore, order: Order) -> int:

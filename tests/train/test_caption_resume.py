@@ -14,7 +14,10 @@ from children import Child, start, wait_for_update
 World = tuple[Path, Path]
 Typed = Callable[..., tuple[int, str, str]]
 # 8 and 4 updates an epoch; the model has dropout
-CHANGES = ("epochs=3", "checkpoint_every=3", "scst.epochs=3", "scst.dropout=true")
+CHANGES = (
+    *("epochs=3", "checkpoint_every=3", "eval_every=5"),
+    *("scst.epochs=3", "scst.dropout=true"),
+)
 FILES = ("last.safetensors", "best.safetensors", "predictions.json", "scores.json")
 
 

@@ -6,31 +6,27 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from accelerate import Accelerator
+from children import command_line
 from logged import logged
 from refused import refuses
+from rows import Row, RowTask
 from vqa_world import FAST, make_world
 
 from clipfeat.base.errors import ClipfeatError, UsageError
-from clipfeat.train import Task, fit, log
-from clipfeat.train.batches import Order, epoch_order
+from clipfeat.train import fit, log
+from clipfeat.train.batches import epoch_order
 from clipfeat.train.checkpoint import read_checkpoint, write_checkpoint
 from clipfeat.train.devices import accelerator_of_trained, accelerator_on
 from clipfeat.train.engine import train
 from clipfeat.train.settings import LoopSettings, load_settings
 from clipfeat.train.tasks.settings import VqaSettings
 from clipfeat.train.tasks.vqa import VqaTask
-
-
-class Row(NamedTuple):
-    """A batch of one tensor."""
-
-    row: torch.Tensor
 
 
 @pytest.fixture(scope="module")
@@ -170,7 +166,7 @@ def test_a_checkpoint_of_another_model_is_refused(world: tuple[Path, Path], tmp_
     write_checkpoint(run / "last.safetensors", {**tensors, "model.extra": torch.ones(1)}, state)
     with refuses("E-RUN-MODEL", "extra"):
         run_here(world, run, "epochs=1")
-    del tensors["optimizer.0.exp_avg"]
+    del tensors["optimizer.attention.weight.exp_avg"]
     write_checkpoint(run / "last.safetensors", tensors, state)
     with refuses("E-RUN-RESUME", "'exp_avg'"):
         run_here(world, run, "epochs=1")
@@ -178,6 +174,25 @@ def test_a_checkpoint_of_another_model_is_refused(world: tuple[Path, Path], tmp_
     write_checkpoint(run / "last.safetensors", weights, state)
     with refuses("E-RUN-RESUME", "the state of 0 of "):
         run_here(world, run, "epochs=1")
+
+
+def test_a_checkpoint_of_other_groups_is_refused(world: tuple[Path, Path], tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    run_here(world, run, "epochs=1")
+    tensors, state = read_checkpoint(run / "last.safetensors")
+    assert [group["weight_decay"] for group in state["groups"]] == [0.0, 0.01]
+    state["groups"][0]["weight_decay"] = 0.01  # as if embeddings and biases had decayed
+    write_checkpoint(run / "last.safetensors", tensors, state)
+    with refuses("E-RUN-RESUME", "its groups of parameters are"):
+        run_here(world, run, "epochs=1")
+
+
+def test_layers_are_required_before_the_run_is_made(
+    world: tuple[Path, Path], tmp_path: Path
+) -> None:
+    with refuses("E-SETTINGS-LAYERS", "UpDn", kind=UsageError):
+        run_here(world, tmp_path / "run", "layer_decay=0.9")
+    assert not (tmp_path / "run").exists()
 
 
 def test_what_changes_no_number_may_change(world: tuple[Path, Path], tmp_path: Path) -> None:
@@ -190,34 +205,15 @@ def test_what_changes_no_number_may_change(world: tuple[Path, Path], tmp_path: P
     run_here(world, tmp_path / "plain", "epochs=2", "cache=memory", "log_every=3")
 
 
-class RowTask(Task[LoopSettings, torch.nn.Module]):
-    """Three examples, all of them the same batch, and a loss of what the model makes of it."""
-
-    name = "rows"
-    store: Any = None  # `train` reads batches of the task alone
-
-    def __init__(
-        self,
-        settings: LoopSettings,
-        model: torch.nn.Module,
-        row: Row,
-        loss: Callable[[torch.Tensor], torch.Tensor],
-    ) -> None:
-        self.settings, self.model, self.row, self.loss_of_output = settings, model, row, loss
-        self.accelerator = accelerator_on("cpu", settings)
-        self.order = Order(np.arange(3))
-
-    def batch(self, numbers: np.ndarray, epoch: int) -> Row:
-        return self.row
-
-    def loss(self, model: torch.nn.Module, batch: Row) -> torch.Tensor:
-        return self.loss_of_output(model(batch.row))
-
-    def evaluate(self, model: torch.nn.Module) -> dict[str, float]:
-        return {"score": 1.0}
-
-
-@pytest.mark.parametrize("changes", [("optimizer=adamax",), ("clip_norm=0",), ("eps=1e-9",)])
+@pytest.mark.parametrize(
+    "changes",
+    [
+        ("optimizer=adamax",),
+        ("clip_norm=0",),
+        ("clip_norm=0", "clip_value=100.0", "eps=10.0"),
+        ("eps=1e-9",),
+    ],
+)
 def test_an_update_is_that_of_torchs_own_optimizer(
     world: tuple[Path, Path], tmp_path: Path, changes: tuple[str, ...]
 ) -> None:
@@ -238,6 +234,12 @@ def test_an_update_is_that_of_torchs_own_optimizer(
     (twin(batch.row).square().mean() * 100).backward()
     if settings.clip_norm:
         torch.nn.utils.clip_grad_norm_(twin.parameters(), settings.clip_norm)
+    if settings.clip_value:
+        assert twin.weight.grad is not None
+        assert (twin.weight.grad.abs() > settings.clip_value).tolist() == [
+            [True, False, True, True]
+        ]
+        torch.nn.utils.clip_grad_value_(twin.parameters(), settings.clip_value)
     optimizer.step()
     assert torch.equal(model.weight, twin.weight)
 
@@ -305,6 +307,26 @@ def test_a_trained_model_is_used_in_float32_where_its_precision_is_slow(
     assert "--set" not in said
 
 
+def pretend_gpu(monkeypatch: pytest.MonkeyPatch, *, major: int, minor: int) -> list[str]:
+    """Let torch believe in a GPU; return the precisions of the accelerators that are made for it."""
+    precisions: list[str] = []
+
+    def accelerator(**given: Any) -> Accelerator:
+        precisions.append(given["mixed_precision"])
+        return Accelerator.__new__(Accelerator)
+
+    properties = SimpleNamespace(major=major, minor=minor)
+    for name, value in (
+        ("is_available", True),
+        ("current_device", 0),
+        ("get_device_properties", properties),
+        ("_check_bf16_tensor_supported", True),
+    ):
+        monkeypatch.setattr(f"torch.cuda.{name}", lambda *_, value=value: value)
+    monkeypatch.setattr("clipfeat.train.devices.Accelerator", accelerator)
+    return precisions
+
+
 @pytest.mark.parametrize(("major", "minor", "told"), [(7, 0, True), (7, 5, True), (8, 0, False)])
 def test_a_gpu_that_only_emulates_bfloat16_is_told_of(
     major: int,
@@ -314,21 +336,51 @@ def test_a_gpu_that_only_emulates_bfloat16_is_told_of(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     """V100 and T4 compute it in float32, without a word of torch's; A100 has it."""
-    properties = SimpleNamespace(major=major, minor=minor)
-    for name, value in (
-        ("is_available", True),
-        ("current_device", 0),
-        ("get_device_properties", properties),
-        ("_check_bf16_tensor_supported", True),
-    ):
-        monkeypatch.setattr(f"torch.cuda.{name}", lambda *_, value=value: value)
-    monkeypatch.setattr(
-        "clipfeat.train.devices.Accelerator", lambda **_: Accelerator.__new__(Accelerator)
-    )
+    pretend_gpu(monkeypatch, major=major, minor=minor)
     accelerator_on(None, LoopSettings(precision="bfloat16"))
     err = capsys.readouterr().err
     assert ("this GPU only emulates bfloat16" in err) == told
     assert ("type --set precision=float16" in err) == told
+
+
+@pytest.mark.parametrize(
+    ("major", "minor", "mixed"), [(7, 0, "no"), (7, 5, "no"), (8, 0, "bf16"), (9, 0, "bf16")]
+)
+def test_the_precision_of_auto_is_bfloat16_where_the_gpu_has_it(
+    major: int,
+    minor: int,
+    mixed: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """NVIDIA's GPUs have it from compute capability 8.0 on; a CPU computes in float32."""
+    precisions = pretend_gpu(monkeypatch, major=major, minor=minor)
+    accelerator_on(None, LoopSettings())
+    accelerator_of_trained(None, LoopSettings())
+    accelerator_on("cpu", LoopSettings())
+    assert precisions == [mixed, mixed, "no"]
+    assert capsys.readouterr().err == ""
+
+
+def test_a_run_keeps_the_precision_that_it_began_with(
+    world: tuple[Path, Path], tmp_path: Path, typed: Callable[..., tuple[int, str, str]]
+) -> None:
+    run = tmp_path / "run"
+
+    def command(*changes: str) -> list[str]:
+        return command_line(world, run, *changes)[3:]
+
+    assert typed(*command("updates=2", "precision=bfloat16"))[0] == 0
+    settings = (run / "settings.json").read_bytes()
+    assert (
+        typed(*command("updates=2"))[0] == 0
+    )  # "auto", which is float32 on this CPU for a new run
+    assert (run / "settings.json").read_bytes() == settings
+    with refuses("E-RUN-PRECISION", "trained in bfloat16", "computes in float32", kind=UsageError):
+        run_here(world, run, "updates=2")  # a task whose accelerator was made before
+    run_here(world, tmp_path / "new", "updates=2")
+    recorded = json.loads((tmp_path / "new" / "settings.json").read_text())["settings"]
+    assert recorded["precision"] == "float32"
 
 
 def test_a_model_too_large_for_memory_is_said_before_the_run_is_made(

@@ -17,7 +17,7 @@ from clipfeat.cli.main import main
 from clipfeat.train.launch import launch
 
 # 72 questions in batches of 71: of each epoch's second batch one process of two has nothing.
-QUIET = ("epochs=10", "model.dropout=0", "batch_size=71", "checkpoint_every=3")
+QUIET = ("epochs=10", "model.dropout=0", "batch_size=71", "checkpoint_every=3", "ema=0.9")
 LAUNCH = (
     "import sys; from clipfeat.base.text import log_to_terminal; log_to_terminal(); "
     "from clipfeat.train.launch import launch; sys.exit(launch(sys.argv[1:], 2))"

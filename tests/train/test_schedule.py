@@ -23,6 +23,54 @@ def test_it_rises_in_a_line_then_follows_half_a_cosine() -> None:
     assert rates(10, warmup=1.0)[9] == 1.0
 
 
+def openvqa_rate(update: int, questions: int, batch: int) -> float:
+    """Return OpenVQA's rate over its highest, of an update counted from 1, by its published rule.
+
+    1/4, 2/4 and 3/4 in the first three epochs; a fifth of the rate from epochs 11 and 13 on.
+    """
+    for quarters in (1, 2, 3):
+        if update <= int(questions / batch * quarters):
+            return quarters / 4
+    return 0.2 ** sum(update > epochs * (questions // batch) for epochs in (10, 12))
+
+
+MCAN = LoopSettings(
+    lr=1.0,
+    epochs=13,
+    batch_size=64,
+    schedule="step",
+    warmup=0.230769,
+    warmup_from=0.25,
+    warmup_steps=3,
+    milestones=(0.769231, 0.923077),
+    decay=0.2,
+)
+
+
+def test_a_warm_up_in_steps_is_openvqas_at_every_update() -> None:
+    questions = 64 * 500  # whole batches, of which OpenVQA drops none
+    steps = total_updates(MCAN, questions)
+    found = [learning_rate(step, steps, MCAN) for step in range(steps)]
+    assert found == pytest.approx([openvqa_rate(n, questions, 64) for n in range(1, 6501)])
+    assert [found[n] for n in (0, 499, 500, 999, 1000, 1499, 1500)] == [
+        *(0.25, 0.25, 0.5, 0.5, 0.75, 0.75, 1.0)
+    ]
+
+
+def test_a_warm_up_in_steps_is_openvqas_on_vqa_v2() -> None:
+    """Its epochs are one update shorter, since it drops the last batch; the rates are the same."""
+    steps = total_updates(MCAN, 443_757)
+    for epoch in range(13):
+        for step in (6934 * epoch, 6934 * epoch + 3000, 6934 * epoch + 6900):
+            theirs = openvqa_rate(1 + step, 443_757, 64)
+            assert learning_rate(step, steps, MCAN) == pytest.approx(theirs), step
+
+
+def test_a_warm_up_in_steps_needs_its_first_rate() -> None:
+    with refuses("E-SETTINGS-SCHEDULE", "warmup_from=0.250000", kind=UsageError):
+        LoopSettings(warmup_steps=3)
+
+
 def test_linear_and_constant() -> None:
     assert rates(10, warmup=0.2, schedule="linear") == pytest.approx(
         [0.5, 1, 1, 0.875, 0.75, 0.625, 0.5, 0.375, 0.25, 0.125]

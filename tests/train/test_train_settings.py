@@ -53,7 +53,10 @@ def test_assignments_go_on_top_of_the_file(tmp_path: Path) -> None:
         ("epochs=" + 3000 * "[", "ASSIGN", ("--set epochs",)),
         ("epochs=0", "RANGE", ("epochs must be at least 1", "0")),
         ("lr=0", "RANGE", ("lr must be more than 0", "0.0")),
+        ("layer_decay=0", "RANGE", ("layer_decay must be more than 0 and at most 1", "0.0")),
+        ("layer_decay=1.1", "RANGE", ("layer_decay", "1.1")),
         ("warmup=2", "RANGE", ("warmup", "2.0")),
+        ("clip_value=-1", "RANGE", ("clip_value must be at least 0", "-1.0")),
         ("model.dropout=1", "RANGE", ("dropout must be at least 0 and below 1", "1.0")),
         ("precision=fp8", "CHOICE", ("precision", "float32, bfloat16, float16", "'fp8'")),
         ("betas=0.9", "TYPE", ("betas must be an array", "0.9")),
@@ -75,6 +78,12 @@ def test_assignments_go_on_top_of_the_file(tmp_path: Path) -> None:
 def test_wrong_assignments_are_refused(assignment: str, kind: str, names: tuple[str, ...]) -> None:
     with refuses(f"E-SETTINGS-{kind}", *names, kind=UsageError):
         settings(assignment)
+
+
+def test_the_gradient_is_clipped_in_one_way() -> None:
+    assert settings("clip_norm=0", "clip_value=0.1").clip_value == 0.1
+    with refuses("E-SETTINGS-CLIP", "clip_norm=0", "1.0 and 0.1", kind=UsageError):
+        settings("clip_value=0.1")
 
 
 def test_noam_needs_a_warm_up() -> None:

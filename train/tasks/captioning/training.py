@@ -23,9 +23,8 @@ from ...metrics import ONE_IMAGE
 from ...metrics.cider import TextCider
 from ...models.captioner import Captioner
 from ...records import RecordReader, channel_statistics
-from ...run import BEST, RESULT, RunManifest, require_no_link, require_same_run
+from ...run import BEST, RESULT, RunManifest, as_in_run, require_no_link, require_same_run
 from ...task import Report, Task, make_order, require_apart
-from ...windows import as_in_run
 from ..settings import SCST, STAGES, XE, CaptionSettings
 from .evaluation import format_result, score_captions
 from .examples import (
@@ -253,11 +252,12 @@ def train_stages(
     results: dict[str, Any] = {}
     times = StageTimes()
     for stage in stages:
-        accelerator = accelerator_on(device, settings)
+        of_stage = as_in_run(settings, out / stage)
+        accelerator = accelerator_on(device, of_stage)
         if accelerator.is_main_process:
             out.mkdir(parents=True, exist_ok=True)
         if stage == XE:
-            task = CrossEntropyTask(settings, read, accelerator)
+            task = CrossEntropyTask(of_stage, read, accelerator)
         else:
             first = load_stage(out / XE)
             if not (out / XE / RESULT).is_file():
@@ -265,7 +265,7 @@ def train_stages(
                     accelerator,
                     f"{out / XE} has not finished; stage {SCST} starts from its epoch {first.epoch}",
                 )
-            task = SelfCriticalTask(settings, read, accelerator, first)
+            task = SelfCriticalTask(of_stage, read, accelerator, first)
         results[stage], times[stage] = fit(task, out / stage)
     return results, times
 
