@@ -246,7 +246,10 @@ def test_the_transformer_has_the_schedule_of_the_paper() -> None:
     for update in (1, 5_000, 20_000, 20_001, 80_000, steps):
         expected = 512**-0.5 * min(update**-0.5, update * 20_000**-1.5)
         assert learning_rate(update - 1, steps, preset) == pytest.approx(expected, rel=1e-4)
+    assert (preset.clip_norm, preset.clip_value, preset.eval_every) == (0, 0.1, 3000)
+    assert preset.scst.dropout
     second = preset.self_critical
+    assert (second.clip_value, second.eval_every) == (0.1, 3000)
     rates = {learning_rate(step, 10, second) for step in range(10)}
     assert (rates, second.epochs, second.batch_size) == ({5e-6}, 25, 10)
 
