@@ -5,7 +5,7 @@ Their probabilities differ by position, since otherwise captions of the same pai
 
 import itertools
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pytest
 import torch

@@ -214,7 +214,10 @@ class SumHead(nn.Module):
 
 
 class AnswerHead(nn.Sequential):
-    """Logits of answers from the state of the first piece, as in LXMERT and CLIP-ViL_p."""
+    """Logits of answers from the state of the first piece.
+
+    The head of LXMERT and CLIP-ViL_p, which read that state through BERT's pooler, a linear layer.
+    """
 
     def __init__(self, channels: int, answers: int) -> None:
         super().__init__(

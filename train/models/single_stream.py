@@ -1,4 +1,11 @@
-"""The single-stream model of CLIP-ViL_p (Shen et al. 2021): one BERT encoder over text and grid."""
+"""The single-stream model of CLIP-ViL_p (Shen et al. 2021): one BERT encoder over text and grid.
+
+It differs from the paper's code in these points. The backbone is frozen. Features are normalised.
+Cells of a black border are masked; the paper reads them like all others. Rows and columns are added
+after the projection (`GridEmbedding`). Heads read the state of the first piece itself, without
+BERT's pooler, which in the paper is a linear layer without its tanh. docs/training.md has all
+departures, and what to expect of them.
+"""
 
 import math
 from typing import Any
@@ -23,7 +30,7 @@ class GridEmbedding(nn.Module):
     """Cells as inputs of the encoder: projected features plus vectors of row and column.
 
     CLIP-ViL adds rows and columns to the features before the projection, which is linear: the
-    sum after it can express the same with fewer weights.
+    sum after it can express the same with fewer weights. There they start with a std of 0.02.
     """
 
     def __init__(self, dim: int, channels: int, *, max_grid_side: int, dropout: float) -> None:

@@ -80,6 +80,7 @@ def replace_texts(
 ) -> Replaced:
     """Replace a share `rate` of the texts by the first candidate that is not the image's own.
 
+    CLIP-ViL's code takes any sentence of another image, which may say the same as an own one.
     If all candidates are, as in a corpus whose images share their texts, the text is kept.
     """
     first = (~own).argmax(axis=1)
@@ -100,7 +101,10 @@ def sample_cells(
     uniforms: Float64[np.ndarray, "image cell"],
     count: int,
 ) -> SampledCells:
-    """Choose `count` of the real cells of each image at random, or all if there are fewer."""
+    """Choose `count` of the real cells of each image at random, or all if there are fewer.
+
+    CLIP-ViL's code chooses among all cells, those of the black border included.
+    """
     ranked = np.where(mask, uniforms, np.inf)
     count = min(count, mask.shape[1])
     cells = np.sort(np.argpartition(ranked, count - 1, axis=1)[:, :count], axis=1)

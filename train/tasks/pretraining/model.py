@@ -1,4 +1,8 @@
-"""The encoder with a head for each objective, and their losses."""
+"""The encoder with a head for each objective, and their losses.
+
+CLIP-ViL's code has BERT's pooler before the heads for matching and for answers, and two logits for
+matching, of which only the difference counts. Its masked-word head is the same.
+"""
 
 from typing import NamedTuple
 
