@@ -64,16 +64,13 @@ from ..writing.commit import remove_leftovers
 from ..writing.journal import Journal
 from ..writing.lock import StoreLock
 from .pull_folder import check_unfinished, is_finished, remove_journal, write_plan
-from .sources import Sources
+from .sources import PATIENCE, TEMPORARY, Sources
 
 logger = logging.getLogger(__name__)
 
 STREAMS = 8  # files received at a time
 LEAST_LIMIT = 100_000  # bytes a second; slower, the deadline of a range would pass
 RANGE_BYTES = 1 << 24  # of one request: its deadline then allows 36 kB/s
-# Errors that a connection or a server may recover from, and the seconds before each new attempt.
-TEMPORARY = ("E-REMOTE-CONNECT", "E-REMOTE-BUSY", "E-REMOTE-STATUS", "E-REMOTE-DEADLINE")
-PATIENCE = (10, 30, 60, 120, 240)
 MAX_SIGNATURE_BYTES = 1 << 16
 SIGNATURE_STARTS = (b"untrusted comment:", b"-----BEGIN SSH SIGNATURE-----")
 
@@ -88,7 +85,8 @@ class Pulled(NamedTuple):
 def pull(url: str, path: Path, mirrors: Sequence[str] = (), limit: float | None = None) -> Pulled:
     """Copy the store at `url` to `path`, or continue a copy that was interrupted.
 
-    `mirrors` are other URLs of the same store. A server that fails is not used any more. `limit` is
+    `mirrors` are other URLs of the same store. A server with wrong bytes is not used any more, and one
+    that fails for a while is asked again later. `limit` is
     in bytes a second.
     Raises StoreError as `Sources.open` does, if something else is at `path`, if it cannot be written
     (E-PULL-WRITE), and if every server fails, for minutes if that may be temporary;

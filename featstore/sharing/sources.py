@@ -2,7 +2,9 @@
 
 import logging
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from threading import Lock
+from time import monotonic
 from typing import TypeVar
 
 from ...base.errors import CorruptStoreError, StoreError
@@ -14,16 +16,30 @@ from ..metadata import MAX_STORE_JSON_BYTES, StoreMetadata, is_canonical, parse_
 T = TypeVar("T")
 logger = logging.getLogger(__name__)
 
+# Errors that a connection or a server may recover from, and the seconds before each new attempt.
+TEMPORARY = ("E-REMOTE-CONNECT", "E-REMOTE-BUSY", "E-REMOTE-STATUS", "E-REMOTE-DEADLINE")
+PATIENCE = (10, 30, 60, 120, 240)
+
+
+@dataclass
+class _Rest:
+    """When a server that has failed is asked again."""
+
+    failures: int = 0  # one after the other
+    end: float = 0.0  # in time.monotonic()
+
 
 class Sources:
-    """The servers that have not failed yet. Safe to share between threads.
+    """The servers that may still have the store. Safe to share between threads.
 
-    A server that does not answer, or gives wrong bytes, is named in the log and not asked again.
+    One that gives wrong bytes is named in the log and not asked again; one that does not answer, or is
+    overloaded, is asked again after a rest.
     """
 
     def __init__(self, folders: Sequence[RemoteFolder], text: bytes, metadata: StoreMetadata):
         """Use `Sources.open`. `text` is the store.json of the first of them."""
         self._folders = list(folders)
+        self._rests = {folder: _Rest() for folder in folders}
         self._lock = Lock()
         self.text = text
         self.metadata = metadata
@@ -44,6 +60,7 @@ class Sources:
                     sources = cls([folder], text, metadata)
                 elif metadata.digest == sources.metadata.digest:
                     sources._folders.append(folder)
+                    sources._rests[folder] = _Rest()
                 else:
                     raise StoreError(
                         f"{folder.location} has another store, with the digest {metadata.digest}; "
@@ -63,20 +80,44 @@ class Sources:
     def try_each(self, fetch: Callable[[RemoteFolder], T], turn: int = 0) -> T:
         """Return what `fetch` returns for a server; if it raises StoreError, try the next one.
 
-        Different turns begin with different servers. Raises the error of the last server.
+        Different turns begin with different servers; those that rest come last. Raises an error that may
+        be temporary, if there is one, otherwise that of the last server.
         """
-        while True:
-            with self._lock:
-                folder = self._folders[turn % len(self._folders)]
+        failures: list[StoreError] = []
+        for folder in self._order(turn):
             try:
-                return fetch(folder)
+                result = fetch(folder)
             except StoreError as error:
-                with self._lock:
-                    if self._folders == [folder]:
-                        raise
-                    if folder in self._folders:
-                        self._folders.remove(folder)
-                        logger.warning(f"not used any more: {error}")
+                failures.append(error)
+                self._note_failure(folder, error)
+            else:
+                self._rests[folder].failures = 0
+                return result
+        raise next((each for each in failures if each.code in TEMPORARY), failures[-1])
+
+    def _order(self, turn: int) -> list[RemoteFolder]:
+        """Return the servers in the order in which they are asked."""
+        with self._lock:
+            now = monotonic()
+            awake = [folder for folder in self._folders if self._rests[folder].end <= now]
+            resting = [folder for folder in self._folders if folder not in awake]
+        start = turn % len(awake) if awake else 0
+        return [*awake[start:], *awake[:start], *resting]
+
+    def _note_failure(self, folder: RemoteFolder, error: StoreError) -> None:
+        """Let a server rest, or remove it, unless it is the only one."""
+        with self._lock:
+            rest, now = self._rests[folder], monotonic()
+            if self._folders == [folder] or folder not in self._folders:
+                return
+            if error.code not in TEMPORARY:
+                self._folders.remove(folder)
+                logger.warning(f"not used any more: {error}")
+            elif rest.end <= now:  # it is the first thread that fails
+                seconds = PATIENCE[min(rest.failures, len(PATIENCE) - 1)]
+                rest.failures += 1
+                rest.end = now + seconds
+                logger.warning(f"not used for {seconds} seconds: {error}")
 
 
 def _read_store_json(folder: RemoteFolder) -> tuple[bytes, StoreMetadata]:

@@ -23,6 +23,7 @@ from clipfeat.base.errors import CorruptStoreError, StoreError, StoreUsageError,
 from clipfeat.cli.main import clipfeat
 from clipfeat.featstore import FeatureStore, GridShape, convert, describe, verify
 from clipfeat.featstore.sharing import pull as module
+from clipfeat.featstore.sharing import sources
 from clipfeat.featstore.sharing.pull import pull
 from clipfeat.featstore.sharing.serve import StoreServer
 from clipfeat.featstore.writing.lock import StoreLock
@@ -442,6 +443,40 @@ class TestMirrors:
             with logged() as lines:
                 pull(f"{other.url}/s", tmp_path / "t", [f"{honest.url}/s"])
         assert len(lines) == 1
+        assert is_complete(tmp_path / "t", origin)
+
+    @pytest.mark.parametrize("rest", [0, 3600])
+    def test_one_that_fails_for_a_while_is_asked_again(
+        self, honest, origin, tmp_path, monkeypatch, rest
+    ):
+        monkeypatch.setattr(sources, "PATIENCE", (rest,))
+        monkeypatch.setattr(module, "STREAMS", 1)
+        with serving(origin) as other, logged() as lines:
+            other.fault_on = "/c."
+            failing = iter(range(ranges.RETRIES + 1))
+            other.fault = lambda answer, n: (
+                answer.is_(503) if next(failing, None) is not None else 0
+            )
+            pull(f"{other.url}/s", tmp_path / "t", [f"{honest.url}/s"])
+            asked = sum("/c." in path for path in other.paths())
+        assert [f"not used for {rest} seconds: {other.url}" in line for line in lines] == [True]
+        assert (asked > 1) == (rest == 0)
+        assert is_complete(tmp_path / "t", origin)
+
+    def test_a_resting_one_is_asked_if_no_other_is_left(
+        self, honest, origin, tmp_path, monkeypatch
+    ):
+        monkeypatch.setattr(module, "STREAMS", 1)
+        monkeypatch.setattr(module, "PATIENCE", (0.01,))
+        with serving(origin) as other, logged() as lines:
+            other.fault_on = honest.fault_on = "/c."
+            failing = iter(range(ranges.RETRIES + 1))
+            other.fault = lambda answer, n: (
+                answer.is_(503) if next(failing, None) is not None else 0
+            )
+            honest.fault = always(lambda answer: answer.is_(404))
+            pull(f"{other.url}/s", tmp_path / "t", [f"{honest.url}/s"])
+        assert ["not used any more" in line for line in lines[:2]] == [False, True]
         assert is_complete(tmp_path / "t", origin)
 
     def test_the_first_is_away(self, honest, origin, tmp_path):
