@@ -220,9 +220,11 @@ def _download_bert(name: str) -> Path:
         ) from None
 
 
-def _snapshot(name: str, **options: bool) -> str:
-    files = list(BERT_FILES)
-    return str(huggingface_hub.snapshot_download(name, allow_patterns=files, **options))
+def _snapshot(name: str, *, local_files_only: bool = False) -> str:
+    files: list[str] = [*BERT_FILES]
+    return huggingface_hub.snapshot_download(
+        name, allow_patterns=files, local_files_only=local_files_only
+    )
 
 
 def _missing_file(folder: Path) -> str | None:
@@ -385,6 +387,7 @@ class Pretrained:
         pairs = [(row, known[answer]) for row, answer in enumerate(answers) if answer in known]
         if not pairs:
             return 0
+        assert isinstance(self.settings, SingleStreamSettings)
         source = AnswerHead(self.settings.hidden, len(known))
         self.fill(source, "answer")
         rows, source_rows = (torch.tensor(numbers) for numbers in zip(*pairs, strict=True))
