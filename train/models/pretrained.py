@@ -199,7 +199,7 @@ def _cached_bert(name: str) -> Path | None:
     """Return the folder of a BERT in the cache of the hub's client, None if a file is missing."""
     # The kinds of errors of the hub's client change with its version.
     with contextlib.suppress(Exception):
-        folder = Path(_snapshot(name, local_files_only=True))
+        folder = _snapshot(name, from_cache=True)
         return None if _missing_file(folder) else folder
     return None
 
@@ -209,7 +209,7 @@ def _download_bert(name: str) -> Path:
     try:
         # Asked first, because the download waits for minutes for a server that does not answer.
         huggingface_hub.get_session().head(huggingface_hub.constants.ENDPOINT, timeout=HUB_SECONDS)
-        return Path(_snapshot(name))
+        return _snapshot(name, from_cache=False)
     except Exception as error:
         reason = next(iter(str(error).splitlines()), type(error).__name__)
         raise UsageError(
@@ -220,10 +220,11 @@ def _download_bert(name: str) -> Path:
         ) from None
 
 
-def _snapshot(name: str, *, local_files_only: bool = False) -> str:
-    files: list[str] = [*BERT_FILES]
-    return huggingface_hub.snapshot_download(
-        name, allow_patterns=files, local_files_only=local_files_only
+def _snapshot(name: str, *, from_cache: bool) -> Path:
+    return Path(
+        huggingface_hub.snapshot_download(
+            name, allow_patterns=list(BERT_FILES), local_files_only=from_cache
+        )
     )
 
 

@@ -80,8 +80,8 @@ def replace_texts(
 ) -> Replaced:
     """Replace a share `rate` of the texts by the first candidate that is not the image's own.
 
-    CLIP-ViL's code takes any sentence of another image, which may say the same as an own one.
-    If all candidates are, as in a corpus whose images share their texts, the text is kept.
+    If all candidates are, as in a corpus whose images share their texts, the text is kept. CLIP-ViL's
+    code takes any sentence of another image, which may say the same as one of the image's own.
     """
     first = (~own).argmax(axis=1)
     replaced = (uniforms < rate) & ~own.all(axis=1)
