@@ -229,6 +229,25 @@ def test_random_numbers_follow_from_the_update() -> None:
     assert len(set(parts)) > 1  # the parts of an update draw different numbers
 
 
+@pytest.mark.parametrize("name", TINY)
+def test_dropout_follows_from_the_update(name: str) -> None:
+    model = captioner(name, words=2)
+    for module in model.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.5
+    learner = critic([["a b"], ["b"]], samples=8, dropout=True)
+    batch = ImageBatch(*grids(), torch.tensor([0, 1]))
+
+    def loss(update: int) -> float:
+        seed_update(0, update, 0)
+        return float(learner.loss(model, batch).detach())
+
+    first = loss(3)
+    torch.rand(7)  # whatever was drawn before
+    assert loss(3) == first
+    assert len({first, loss(4), loss(5)}) == 3
+
+
 def test_the_end_of_a_caption_is_a_word_of_the_reward() -> None:
     cider = TextCider([["a b"], ["b"]], end_is_word=True)
     whole, cut = cider.scores(["a b", "a b"], [0, 0], ended=[True, False])
