@@ -287,15 +287,34 @@ def _require_same_config(config: Any, values: dict[str, Any], folder: Path) -> N
         for key, value in values.items()
         if value != getattr(config, key)
     }
-    for name, size in BERT_SIZES.items():
-        if size in differing:
-            raise UsageError(
-                f"{name} is {getattr(config, size)}, and the BERT of {folder} has "
-                f"{differing[size]}; pass --set {name}={differing[size]}",
-                code="E-BERT-FIT",
-            )
+    sizes = {name: getattr(config, key) for name, key in BERT_SIZES.items()}
+    _require_same_sizes(sizes, values, folder)
     for key, value in differing.items():
         raise _misfit(folder, f"{key} is {value}, and must be {getattr(config, key)!r}")
+
+
+def require_bert_sizes(model: SingleStreamSettings, folder: Path) -> None:
+    """Raise UsageError where the config of a folder's BERT has other sizes than `model`.
+
+    `load_bert` checks it, too, but only when the texts have been read.
+    """
+    import transformers
+
+    values = _read_config(folder, transformers.BertConfig())
+    sizes = {"model.hidden": model.hidden, "model.layers": model.layers, "model.heads": model.heads}
+    _require_same_sizes(sizes, values, folder)
+
+
+def _require_same_sizes(sizes: dict[str, int], values: dict[str, Any], folder: Path) -> None:
+    for name, size in sizes.items():
+        theirs = values[BERT_SIZES[name]]
+        if theirs != size:
+            shown = printable(f"{theirs!r:.40}")
+            raise UsageError(
+                f"{name} is {size}, and the BERT of {folder} has {shown}; pass --set {name}={shown}, "
+                'or --set model.bert="" to train from random weights',
+                code="E-BERT-FIT",
+            )
 
 
 def _not_a_bert(folder: Path, reason: object) -> UsageError:

@@ -36,6 +36,7 @@ from .pretrained import (
     load_bert,
     load_pretrained,
     read_glove,
+    require_bert_sizes,
     require_glove,
 )
 from .probes import AttentiveProbe, LinearProbe
@@ -126,12 +127,17 @@ def choose_words(
 
 
 def start_files(settings: TextTaskSettings) -> tuple[Path, ...]:
-    """Return the files that a new model is made from."""
+    """Return the files that a new model is made from.
+
+    Raises UsageError where one is missing, and for a BERT of other sizes than the model.
+    """
     if settings.init:
         return (Path(settings.init) / BEST,)
     match settings.model:
-        case SingleStreamSettings(bert=bert) if bert:
-            return (find_bert(bert) / WEIGHTS, find_bert(bert) / PIECES)
+        case SingleStreamSettings(bert=bert) as model if bert:
+            folder = find_bert(bert)
+            require_bert_sizes(model, folder)
+            return (folder / WEIGHTS, folder / PIECES)
         case TextSettings(glove=glove) if glove:
             return (require_glove(Path(glove)),)
         case _:
