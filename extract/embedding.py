@@ -13,6 +13,7 @@ from tqdm import tqdm
 
 from ..base.errors import ExtractUsageError
 from ..featstore import FeatureStore
+from ..featstore.deriving.pool import before_pooling
 from .api import choose_device
 from .backbones.weights import cache_if_hub_unreachable, load_model
 from .backbones.weights_file import quiet
@@ -146,7 +147,7 @@ def check_embeddings(store: FeatureStore) -> None:
     problem = ""
     if store.identity.pooled_dim is None:
         problem = "has no embeddings of whole images"
-    elif Recipe.from_json(store.identity.recipe).vector != "embedding":
+    elif Recipe.from_json(before_pooling(store.identity)[0]).vector != "embedding":
         problem = "has class tokens, which cannot be compared with texts"
     if problem:
         raise ExtractUsageError(

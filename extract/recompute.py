@@ -15,7 +15,10 @@ from tqdm import tqdm
 from ..base.errors import needs_extra
 from ..base.text import printable
 from ..featstore import FeatureStore, GridShape, IndexRow, Status
-from ..featstore.report.deviation import TOLERANCE, Deviation, deviation
+from ..featstore.deriving.numbers import as_stored, in_range, values_of
+from ..featstore.deriving.pool import adaptive_average, before_pooling, within_area
+from ..featstore.geometry import area_rule
+from ..featstore.report.deviation import TOLERANCE, Deviation, deviation, relative_error
 from ..manifests.contents import require_driver
 from .api import choose_device
 from .embedding import backbone_spec, check_weights
@@ -83,11 +86,35 @@ class Recomputation:
             lines.append(
                 f"{n} records extracted again: {same} with the same bits; relative error: "
                 f"{errors[n // 2]:.2g} (median), {errors[-1]:.2g} (worst, "
-                f"{printable(worst.image_id)}), {self.tolerance:g} (allowed); "
+                f"{printable(worst.image_id)}), {self.tolerance:.2g} (allowed); "
                 f"least cosine of a cell {cosine:.6f}"
             )
         lines.append(f"verdict: {self.verdict} (sample of --seed {self.seed})")
         return "\n".join(lines)
+
+
+class AsInStore:
+    """Pools and rounds grids that were just extracted, as the records of a store were."""
+
+    def __init__(self, store: FeatureStore):
+        """Raises StoreError for a recipe that does not say how the grids were pooled."""
+        self._store = store
+        self.recipe, self._shapes = before_pooling(store.identity)  # that of the extraction
+        self._area_of_image = area_rule(self.recipe)
+        self.rounding = 0.0  # the largest relative error of a grid's rounding so far
+
+    def __call__(self, row: IndexRow, grid: np.ndarray) -> np.ndarray:
+        """Return a grid (row, col, dim) of an image as readers of the store get it."""
+        identity = self._store.identity
+        for number, shape in enumerate(self._shapes):
+            cells = in_range(grid, identity) if number else self._real_cells(row, grid)
+            grid = adaptive_average(cells, shape)
+        found = values_of(self._store, as_stored(grid, identity, self._store.scale))
+        self.rounding = max(self.rounding, relative_error(found, grid))
+        return found
+
+    def _real_cells(self, row: IndexRow, grid: np.ndarray) -> np.ndarray:
+        return within_area(self._area_of_image, row, grid)
 
 
 def recompute(
@@ -101,9 +128,12 @@ def recompute(
 ) -> Recomputation:
     """Extract `count` records of `store` again from the images below `images`, a folder or URL.
 
-    `pretrained` is the file of weights where the store's came from one. Raises ExtractUsageError
-    if the backbone or its weights are not those of the store, UsageError where the package that
-    reads such a URL is missing.
+    What is extracted is pooled and rounded as the store's records were. Where they were rounded to
+    fewer bits than they had, the tolerance grows by twice the error of that: numbers that hardly
+    differ may be rounded to two neighbours. `pretrained` is the file of weights where the store's
+    came from one. Raises ExtractUsageError if the backbone or its weights are not those of the
+    store, UsageError where the package that reads such a URL is missing, StoreError for a recipe
+    that is not one of clipfeat.
     """
     require_driver(images)
     with needs_extra("extract"):
@@ -114,12 +144,13 @@ def recompute(
     seed = secrets.randbelow(1 << 32) if seed is None else seed
     rows = sample((row for row in store.index if row.status == Status.OK), count, seed)
     identity = store.identity
-    recipe = Recipe.from_json(identity.recipe)
+    as_in_store = AsInStore(store)
+    recipe = Recipe.from_json(as_in_store.recipe)
     spec = backbone_spec(store, pretrained)
     backbone, described = load_backbone(spec, choose_device(device, torch.cuda.device_count()))
     check_weights(store, spec, described)
     backbone.check_recipe(recipe)
-    stream = FeatureStream(backbone, recipe, identity.dtype, identity.order)
+    stream = FeatureStream(backbone, recipe, identity.numpy_dtype.name, identity.order)
     ready: list[tuple[IndexRow, np.ndarray]] = []
     skipped: list[tuple[str, str]] = []
     other_files: list[str] = []
@@ -135,16 +166,17 @@ def recompute(
     on_cpu = backbone.device.type == "cpu"
     batching = Batching.of(BATCH, recipe.views or 1, BATCH, on_cpu=on_cpu)
     for batch, rows_in_batch in bucket_by_shape(ready, batching):
-        deviations += compare_batch(store, batch, stream, rows_in_batch)
+        deviations += compare_batch(store, batch, stream, rows_in_batch, as_in_store)
     if skipped and not deviations:
         logger.warning(
             f"none of the {len(rows)} sampled images could be compared; is {images} their folder?"
         )
     order = {row.image_id: position for position, row in enumerate(rows)}
     deviations.sort(key=lambda deviation: order[deviation.image_id])
-    return Recomputation(
-        tuple(deviations), tuple(skipped), tuple(other_files), TOLERANCE[identity.precision], seed
-    )
+    tolerance = TOLERANCE[identity.precision]
+    if identity.scale_sha256 is not None or identity.mantissa_bits is not None:
+        tolerance += 2 * as_in_store.rounding
+    return Recomputation(tuple(deviations), tuple(skipped), tuple(other_files), tolerance, seed)
 
 
 def sample(rows: Iterable[IndexRow], count: int, seed: int) -> list[IndexRow]:
@@ -214,6 +246,7 @@ def compare_batch(
     batch: Sequence[tuple[IndexRow, np.ndarray]],
     stream: "FeatureStream",
     rows_in_batch: int,
+    as_in_store: AsInStore,
 ) -> Iterator[Deviation]:
     """Yield the deviation of each picture's grid from its record."""
     pixels = np.zeros((rows_in_batch, *batch[0][1].shape), np.uint8)
@@ -221,4 +254,5 @@ def compare_batch(
     features, _ = stream.compute(pixels).result()
     array = store.identity.array("grid", GridShape(1, 1))
     for (row, _), computed in zip(batch, features["grid"].array, strict=False):
-        yield deviation(row.image_id, array.from_stored(computed), store[row.image_id])
+        grid = as_in_store(row, array.from_stored(computed))
+        yield deviation(row.image_id, grid, store[row.image_id])

@@ -7,13 +7,23 @@ import pytest
 import torch
 from logged import logged
 from pictures import photograph, write_photographs
+from refused import refuses
+from stores import make_identity
 
 from clipfeat.base.errors import ExtractUsageError
 from clipfeat.extract import ExtractConfig, extract_images
 from clipfeat.extract.executors.pipeline import FeatureStream
 from clipfeat.extract.planning.recipe import Recipe
 from clipfeat.extract.recompute import decode_rows, recompute, sample
-from clipfeat.featstore import IndexRow
+from clipfeat.featstore import (
+    FeatureStore,
+    GridShape,
+    IndexRow,
+    convert,
+    pool,
+    subset,
+    write_store,
+)
 from clipfeat.featstore.geometry import BICUBIC, RGB, WholeCells
 from clipfeat.featstore.report.deviation import deviation
 from clipfeat.manifests import folder_manifest
@@ -107,6 +117,61 @@ def test_files_that_are_not_those_extracted_are_named_and_not_compared(store, im
     assert weights.startswith("Random weights")
     assert said == [f"none of the 5 sampled images could be compared; is {tmp_path}/elsewhere "
                     "their folder?"]  # fmt: skip
+
+
+DERIVED = {
+    "subset": lambda store, out: subset(store, out, ids=store.ids[:6]),
+    "uint8": lambda store, out: convert(store, out, dtype="uint8"),
+    "mantissa": lambda store, out: convert(store, out, mantissa_bits=3),
+    "pool": lambda store, out: pool(store, out, GridShape(1, 2)),
+    "pool twice": lambda store, out: pool(
+        pool(store, out.with_name("once"), GridShape(2, 1)), out, GridShape(1, 1)
+    ),
+}
+
+
+@pytest.mark.parametrize("name", DERIVED)
+def test_a_derived_store_is_pooled_and_rounded_again(store, images, tmp_path, name):
+    found, _ = again(DERIVED[name](store, tmp_path / "o"), images, 4)
+    assert found.verdict == "same bits"
+
+
+@pytest.mark.parametrize(
+    ("change", "verdict"),
+    [(lambda grid: grid * 1.0007, "same features"), (lambda grid: grid.flip(2), "DIFFERENT")],
+    ids=["rounding", "columns"],
+)
+def test_rounding_is_told_from_other_features_in_derived_stores(
+    images, tmp_path, monkeypatch, change, verdict
+):
+    array = FeatureStream._array
+    with monkeypatch.context() as patch:
+        patch.setattr(FeatureStream, "_array", lambda self, grid: array(self, change(grid)))
+        store = extract(images, tmp_path / "s")
+    for name in ("uint8", "mantissa", "pool"):
+        found, _ = again(DERIVED[name](store, tmp_path / name), images, 4)
+        assert found.verdict == verdict, name
+
+
+def test_the_padding_is_not_pooled(images, tmp_path):
+    (tmp_path / "padded.toml").write_text(
+        'name = "padded"\n'
+        'steps = [{ step = "shortest-maskrcnn", side = 64, longest = 128, '
+        'interpolation = "bilinear" }, { step = "rgb" },'
+        ' { step = "pad", height = 64, width = 128, turn = true, odd = "first" }]'
+    )
+    store = extract(images, tmp_path / "s", recipe=str(tmp_path / "padded.toml"))
+    found, _ = again(pool(store, tmp_path / "o", GridShape(1, 2)), images, 4)
+    assert found.verdict == "same bits"
+
+
+def test_a_recipe_that_does_not_say_how_it_was_pooled(images, tmp_path):
+    for number, pooling in enumerate(([1 << 20, 1 << 20], [0, 1], "7x7", None, [1, 2, 3])):
+        identity = make_identity(4, recipe={"pool": pooling, "recipe": {}})
+        grids = {"a": np.ones((1, 1, 4), np.float16)}
+        write_store(tmp_path / str(number), identity, {"a": GridShape(1, 1)}, grids.get)
+        with refuses("E-RECIPE-POOL"):
+            recompute(FeatureStore.open(tmp_path / str(number)), str(images), 1)
 
 
 @pytest.mark.slow

@@ -13,9 +13,9 @@ from PIL import Image
 from refused import refuses
 
 from clipfeat.base.errors import ExtractUsageError
-from clipfeat.extract.embedding import load_text_tower, text_embedder
+from clipfeat.extract.embedding import check_embeddings, load_text_tower, text_embedder
 from clipfeat.extract.planning.plan import BackboneSpec
-from clipfeat.featstore import FeatureStore
+from clipfeat.featstore import FeatureStore, GridShape, pool
 
 TEXTS = ["A photo depicts a dog.", "Two cats", ""]
 MODEL = "ViT-S-32-alt"  # has the smallest text tower
@@ -91,6 +91,14 @@ def test_what_has_no_embeddings_or_other_weights_is_refused(
     torch.save({k: t for k, t in state.items() if k.startswith("visual.")}, image_half)
     with refuses("E-WEIGHTS-FIT", "half.pt", "tensors that read texts", kind=ExtractUsageError):
         text_embedder(FeatureStore.open(store), pretrained=str(image_half), device="cpu")
+
+
+def test_embeddings_stay_where_grids_are_pooled(
+    world: tuple[Path, Path, Path], tmp_path: Path
+) -> None:
+    check_embeddings(pool(FeatureStore.open(world[0]), tmp_path / "p", GridShape(1, 1)))
+    with refuses("E-TEXTS-EMBEDDINGS", kind=ExtractUsageError):
+        check_embeddings(pool(FeatureStore.open(world[1]), tmp_path / "q", GridShape(1, 1)))
 
 
 def test_pooled_vectors_are_read_without_their_grids(world: tuple[Path, Path, Path]) -> None:
