@@ -142,10 +142,11 @@ def region_captions(
             usable = True
             yield Sentence(image_id, text, VG_REGIONS, None)
     if not usable:
-        first = f"; the first of {damage.entries:,} damaged entries: {damage.first}"
+        count = f"{damage.entries:,} damaged entries"
+        reason = f" (the first of {count}: {damage.first})" if damage.entries else ""
         raise ClipfeatError(
-            f"{path}: holds no region caption that can be used{first * bool(damage.entries)}; "
-            "download it again, or move it away to leave the region captions out",
+            f"{path}: contains no region caption that can be used{reason}; download it again, or "
+            "move it away to leave the region captions out",
             code="E-DATA-EMPTY",
         )
 
