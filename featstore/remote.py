@@ -221,8 +221,9 @@ class RemoteReader(RecordReader):
             shard = self._shard(array, record)
             if not self._files.cache.renew(self._key(shard, record)):
                 missing.append((shard, record))
-        act = partial(self._fetch_span, array)
-        self._request(self._bulk_threads.run, act, missing, kinds[0].dtype, BULK_GAP_BYTES)
+        if missing:
+            act = partial(self._fetch_span, array)
+            self._request(self._bulk_threads.run, act, missing, kinds[0].dtype, BULK_GAP_BYTES)
 
     def _request(
         self,
