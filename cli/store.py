@@ -244,7 +244,7 @@ def verify(
             "--images, --pretrained, --seed and --device need --recompute N",
             code="E-OPTION-RECOMPUTE",
         )
-    from ..featstore.audit.verify import Depth
+    from ..featstore.audit.contents import Depth
     from ..featstore.audit.verify import verify as find_problems
 
     problems = find_problems(path, Depth(depth or "full"))
@@ -302,8 +302,8 @@ def repair(*, path: Path, deep: bool, break_lock: bool, as_json: bool) -> None:
     \b
     $ clipfeat store repair coco.clipfeat
     """
+    from ..featstore.audit.contents import Depth
     from ..featstore.audit.repair import repair as repair_store
-    from ..featstore.audit.verify import Depth
 
     done = repair_store(path, Depth.DEEP if deep else Depth.FULL, break_lock=break_lock)
     if not as_json:

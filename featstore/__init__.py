@@ -1,8 +1,9 @@
 """The feature store: an ordinary Zarr v3 group with an index, a packing list and a digest."""
 
 from ..base.errors import CorruptStoreError, MissingRecordError, StoreError
+from .audit.contents import Depth, Problem
 from .audit.repair import Repair, repair
-from .audit.verify import Depth, Problem, verify
+from .audit.verify import verify
 from .deriving.convert import convert
 from .deriving.copies import merge, reshard, subset
 from .deriving.pool import pool

@@ -49,7 +49,8 @@ from small_world import write_shard as write_one
 from small_world_in_batches import write_in_batches
 
 from clipfeat.featstore import FeatureStore, StoreError
-from clipfeat.featstore.audit.verify import Depth, verify
+from clipfeat.featstore.audit.contents import Depth
+from clipfeat.featstore.audit.verify import verify
 from clipfeat.featstore.writing.writer import StoreWriter
 
 pa.array([0])  # imports pandas, where it is installed: not in each child

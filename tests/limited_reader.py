@@ -10,7 +10,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from clipfeat.featstore import FeatureStore, StoreError
-from clipfeat.featstore.audit.verify import Depth, verify
+from clipfeat.featstore.audit.contents import Depth
+from clipfeat.featstore.audit.verify import verify
 
 # Bytes that a hostile store may cost above what the imports take: fewer than the gigabyte of
 # addresses that pyarrow's allocator reserves where it can, which would leave nothing.

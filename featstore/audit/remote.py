@@ -14,7 +14,7 @@ from ..remote import RemoteFiles
 from ..shards import ShardRow, check_shards
 from ..store import FeatureStore
 from ..tables import most_table_bytes
-from .verify import (
+from .contents import (
     Depth,
     Problem,
     Rows,

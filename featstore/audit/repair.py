@@ -27,7 +27,8 @@ from ..store import FeatureStore
 from ..tables import read_index
 from ..writing.journal import Journal
 from ..writing.lock import StoreLock
-from .verify import Depth, Problem, verify
+from .contents import Depth, Problem
+from .verify import verify
 
 
 @dataclass(frozen=True)

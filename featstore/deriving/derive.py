@@ -27,7 +27,8 @@ from ...base.interruption import Stopped
 from ...base.machine import usable_cores
 from ...base.parquet import rows_of
 from ...base.text import counted
-from ..audit.verify import table_name, verify
+from ..audit.contents import table_name
+from ..audit.verify import verify
 from ..files import LocalFiles
 from ..geometry import GridShape
 from ..identity import DerivedFrom, Identity
@@ -43,7 +44,7 @@ from ..writing.merge import merged
 from ..writing.receipts import check_libraries, fits_index
 from ..writing.run import finished_store
 from ..writing.writer import ShardTransaction, StoreWriter, encode_record
-from .stored import Encoded, decoded, stored_records
+from .stored import Encoded, LocalRecords, StoredRecords, decoded
 
 PARENT = "parent"  # column beside those of the index: the number of the store a row comes from
 TASKS_PER_CORE = 16  # that dask gets at a time, so that the rows of no more shards are in memory
@@ -316,7 +317,7 @@ class _ShardTask:
         parents = derivation.origins.parents
         self._derivation = derivation
         self._out = out
-        self._records = [stored_records(parent) for parent in parents]
+        self._records = [_records_of(parent) for parent in parents]
         self._stopped = Event()
         self._libraries = merge_libraries(parent.metadata.libraries for parent in parents)
         try:
@@ -372,3 +373,12 @@ class _ShardTask:
         record = decoded(identity, GridShape.parse(row.shape), encoded)
         encoded = encode_record(self._derivation.identity, shape, change(row, record))
         return encoded, RecordHashes.of(encoded.values())
+
+
+def _records_of(store: FeatureStore) -> StoredRecords:
+    """Return what reads the records of a parent, wherever it is."""
+    if isinstance(store.files, LocalFiles):
+        return LocalRecords(store)
+    from .received import ReceivedRecords  # here: it imports urllib3
+
+    return ReceivedRecords(store)

@@ -10,7 +10,6 @@ import numpy as np
 
 from ...base.errors import CorruptStoreError
 from ...base.files import read_at
-from ..files import LocalFiles
 from ..geometry import GridShape
 from ..identity import Identity
 from ..layout import shard_path
@@ -125,15 +124,6 @@ class LocalRecords(StoredRecords):
     def _load_index(self, path: Path) -> Index:
         with opened(str(path)) as descriptor:
             return read_index(descriptor, self._shard_records)
-
-
-def stored_records(store: FeatureStore) -> StoredRecords:
-    """Return what reads the records of a store, wherever it is."""
-    if isinstance(store.files, LocalFiles):
-        return LocalRecords(store)
-    from .received import ReceivedRecords  # here: it imports urllib3
-
-    return ReceivedRecords(store)
 
 
 def decoded(identity: Identity, shape: GridShape, encoded: Encoded) -> dict[str, np.ndarray]:

@@ -10,7 +10,8 @@ from typing import NamedTuple
 from ...base.errors import StoreError, UsageError, reason_of
 from ...base.files import BLOCK_BYTES, open_plain, sha256_file
 from ...base.text import size_text
-from ..audit.verify import Depth, verify
+from ..audit.contents import Depth
+from ..audit.verify import verify
 from ..layout import SIGNATURES, STORE_JSON, TABLES, table_file
 from ..metadata import StoreMetadata, zarr_metadata_files
 from ..quantise import SCALE_FILE

@@ -40,7 +40,7 @@ from ...base.files import (
 from ...base.interruption import Stopped, interrupt
 from ...base.ranges import read_file, stream_file, stream_range
 from ...base.remote import RemoteFolder
-from ..audit.verify import check_index
+from ..audit.contents import check_index
 from ..files import LocalFiles
 from ..layout import (
     DOCUMENTS,

@@ -17,7 +17,8 @@ from clipfeat.extract import ExtractConfig, extract_images, source_files
 from clipfeat.extract.report import Progress
 from clipfeat.extract.source_files import SourceFiles, file_sha256, file_stamp
 from clipfeat.featstore import FeatureStore, Status, StoreError
-from clipfeat.featstore.audit.verify import Depth, verify
+from clipfeat.featstore.audit.contents import Depth
+from clipfeat.featstore.audit.verify import verify
 from clipfeat.featstore.layout import Ids, Part
 from clipfeat.featstore.writing.parts import commit_parts
 from clipfeat.manifests import folder_manifest

@@ -21,8 +21,9 @@ from clipfeat.cli.extract import default_out
 from clipfeat.extract import ExtractConfig, extract_images
 from clipfeat.extract.executors.pipeline import FeatureStream
 from clipfeat.featstore import FeatureStore, Status, StoreError
+from clipfeat.featstore.audit.contents import Depth
 from clipfeat.featstore.audit.repair import repair
-from clipfeat.featstore.audit.verify import Depth, verify
+from clipfeat.featstore.audit.verify import verify
 from clipfeat.manifests import Image, Manifest, folder_manifest
 
 CONFIG = {

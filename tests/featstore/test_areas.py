@@ -20,8 +20,9 @@ from clipfeat.featstore import (
     MissingRecordError,
     StoreError,
 )
+from clipfeat.featstore.audit.contents import Depth
 from clipfeat.featstore.audit.repair import repair
-from clipfeat.featstore.audit.verify import Depth, verify
+from clipfeat.featstore.audit.verify import verify
 from clipfeat.featstore.geometry import (
     BICUBIC,
     BILINEAR,

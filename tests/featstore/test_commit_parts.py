@@ -13,7 +13,8 @@ from stores import extend_store, files_of, make_store, snapshot
 
 from clipfeat.base.errors import UsageError
 from clipfeat.featstore import FeatureStore, StoreError
-from clipfeat.featstore.audit.verify import Depth, verify
+from clipfeat.featstore.audit.contents import Depth
+from clipfeat.featstore.audit.verify import verify
 from clipfeat.featstore.layout import Part
 from clipfeat.featstore.writing.parts import MissingShards, commit_parts
 from clipfeat.featstore.writing.writer import StoreWriter

@@ -22,7 +22,7 @@ from clipfeat.featstore import (
     verify,
     write_store,
 )
-from clipfeat.featstore.audit.verify import Depth
+from clipfeat.featstore.audit.contents import Depth
 from clipfeat.featstore.deriving import convert as convert_module
 from clipfeat.featstore.deriving import derive
 from clipfeat.featstore.deriving.numbers import rounded

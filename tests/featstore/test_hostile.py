@@ -33,8 +33,9 @@ from stores import (
 )
 
 from clipfeat.featstore import CorruptStoreError, FeatureStore, GridShape, StoreError
+from clipfeat.featstore.audit.contents import Depth
 from clipfeat.featstore.audit.repair import repair
-from clipfeat.featstore.audit.verify import Depth, verify
+from clipfeat.featstore.audit.verify import verify
 from clipfeat.featstore.layout import Grids, lay_out
 from clipfeat.featstore.lookup import SHAPE_BIT, STATUS_BIT, _hashes, _seal
 from clipfeat.featstore.shards import ABSENT, crc32c, encode, encode_index

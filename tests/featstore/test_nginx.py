@@ -10,8 +10,8 @@ from benchmarks.share.servers import serving
 from clipfeat.base.ranges import read_file
 from clipfeat.cli.main import clipfeat
 from clipfeat.featstore import FeatureStore, GridShape, subset, verify
+from clipfeat.featstore.audit.contents import Depth
 from clipfeat.featstore.audit.remote import verify_remote
-from clipfeat.featstore.audit.verify import Depth
 from clipfeat.featstore.sharing.pull import pull
 
 RNG = np.random.default_rng(0)

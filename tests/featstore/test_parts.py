@@ -18,8 +18,9 @@ from refused import refuses
 from stores import write_encoded, write_shard
 
 from clipfeat.featstore import FeatureStore, StoreError
+from clipfeat.featstore.audit.contents import Depth
 from clipfeat.featstore.audit.repair import repair
-from clipfeat.featstore.audit.verify import Depth, verify
+from clipfeat.featstore.audit.verify import verify
 from clipfeat.featstore.layout import Grids, Part, lay_out
 from clipfeat.featstore.writing import lock as lock_module
 from clipfeat.featstore.writing.parts import commit_parts

@@ -11,7 +11,8 @@ from refused import refuses
 from stores import make_identity
 
 from clipfeat.featstore import CorruptStoreError, FeatureStore, GridShape, StoreError, write_store
-from clipfeat.featstore.audit.verify import Depth, verify
+from clipfeat.featstore.audit.contents import Depth
+from clipfeat.featstore.audit.verify import verify
 
 RNG = np.random.default_rng(0)
 

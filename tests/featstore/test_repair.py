@@ -17,8 +17,9 @@ from stores import (
 )
 
 from clipfeat.featstore import CorruptStoreError, FeatureStore, StoreError, write_store
+from clipfeat.featstore.audit.contents import Depth
 from clipfeat.featstore.audit.repair import repair
-from clipfeat.featstore.audit.verify import Depth, verify
+from clipfeat.featstore.audit.verify import verify
 from clipfeat.featstore.writing.lock import LockFile
 
 RNG = np.random.default_rng(0)

@@ -17,7 +17,8 @@ from stores import (
 )
 
 from clipfeat.featstore import FeatureStore, GridShape, MissingRecordError, Status, StoreError
-from clipfeat.featstore.audit.verify import Depth, verify
+from clipfeat.featstore.audit.contents import Depth
+from clipfeat.featstore.audit.verify import verify
 from clipfeat.featstore.layout import Grids
 from clipfeat.featstore.writing.run import update_layout
 from clipfeat.featstore.writing.writer import StoreWriter

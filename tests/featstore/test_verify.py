@@ -6,7 +6,8 @@ from hostile import forge_column, reconcile
 from stores import encoded_records, make_identity, make_store, shapes_of, write_encoded
 
 from clipfeat.featstore import FeatureStore, GridShape
-from clipfeat.featstore.audit.verify import Depth, verify
+from clipfeat.featstore.audit.contents import Depth
+from clipfeat.featstore.audit.verify import verify
 from clipfeat.featstore.layout import Grids, lay_out
 
 RNG = np.random.default_rng(0)
