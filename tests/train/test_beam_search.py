@@ -5,7 +5,7 @@ Their probabilities differ by position, since otherwise captions of the same pai
 
 import itertools
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pytest
 import torch
@@ -127,7 +127,7 @@ def require_equal(found: Captions, expected: Sequence[list[Found]]) -> None:
         assert [c.total for c in mine] == pytest.approx([c.total for c in captions], rel=1e-4)
 
 
-def search(tables: Tensor, **options: float) -> Captions:
+def search(tables: Tensor, **options: Any) -> Captions:
     model = Tables(tables)
     memory = table_memory(model, len(tables))
     return beam_search(model, memory, max_tokens=tables.shape[1], **options)
