@@ -39,8 +39,8 @@ def decayed(model: nn.Module) -> set[str]:
     [
         (nn.Linear(3, 2), {"weight"}),
         (nn.Conv2d(3, 2, 3), {"weight"}),
-        (nn.LayerNorm((2, 3)), set()),
-        (nn.RMSNorm((2, 3)), set()),
+        (nn.LayerNorm([2, 3]), set()),
+        (nn.RMSNorm([2, 3]), set()),
         (nn.BatchNorm2d(3), set()),
         (nn.Embedding(3, 2), set()),
         (nn.LSTM(3, 2), {"weight_ih_l0", "weight_hh_l0"}),
@@ -147,14 +147,14 @@ def test_the_average_of_weights_is_the_sum_worked_by_hand() -> None:
 
 def test_an_average_is_lent_to_the_model_and_given_back() -> None:
     """Also when an evaluation fails; a weight that two modules share has one average."""
-    model = nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 3))
-    model[1].weight = model[0].weight
-    average = WeightAverage(model, 0.9)
+    first, second = nn.Linear(3, 3), nn.Linear(3, 3)
+    second.weight = first.weight
+    average = WeightAverage(nn.Sequential(first, second), 0.9)
     assert set(average.tensors) == {"0.weight", "0.bias", "1.bias"}
-    nn.init.ones_(model[0].weight)
+    nn.init.zeros_(first.weight)
     before = {name: tensor.clone() for name, tensor in average.tensors.items()}
     with contextlib.suppress(KeyboardInterrupt), average.in_model():
-        assert torch.equal(model[1].weight, before["0.weight"])
+        assert torch.equal(second.weight, before["0.weight"])
         raise KeyboardInterrupt
-    assert torch.equal(model[1].weight, torch.ones(3, 3))
+    assert torch.equal(second.weight, torch.zeros(3, 3))
     assert all(torch.equal(average.tensors[name], before[name]) for name in before)
