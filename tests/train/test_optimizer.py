@@ -149,13 +149,12 @@ def test_an_average_is_lent_to_the_model_and_given_back() -> None:
     """Also when an evaluation fails; a weight that two modules share has one average."""
     first, second = nn.Linear(3, 3), nn.Linear(3, 3)
     second.weight = first.weight
-    model = nn.Sequential(first, second)
-    average = WeightAverage(model, 0.9)
+    average = WeightAverage(nn.Sequential(first, second), 0.9)
     assert set(average.tensors) == {"0.weight", "0.bias", "1.bias"}
-    nn.init.ones_(first.weight)
+    nn.init.zeros_(first.weight)
     before = {name: tensor.clone() for name, tensor in average.tensors.items()}
     with contextlib.suppress(KeyboardInterrupt), average.in_model():
         assert torch.equal(second.weight, before["0.weight"])
         raise KeyboardInterrupt
-    assert torch.equal(second.weight, torch.ones(3, 3))
+    assert torch.equal(second.weight, torch.zeros(3, 3))
     assert all(torch.equal(average.tensors[name], before[name]) for name in before)
