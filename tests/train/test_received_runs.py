@@ -20,7 +20,7 @@ from clipfeat.train.checkpoint import DamagedCheckpointError, read_checkpoint
 
 TASKS = {
     "vqa": (vqa_world, vqa_world.FAST, "val"),
-    "pretrain": (pretrain_world, pretrain_world.FAST, "heldout"),
+    "pretrain": (pretrain_world, (*pretrain_world.FAST, "model.bert="), "heldout"),
     "caption": (caption_world, (*caption_world.FAST, caption_world.TRANSFORMER), "test"),
 }
 HUGE = 1 << 24  # channels: a square matrix of so many takes a petabyte
