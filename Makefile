@@ -150,7 +150,8 @@ train-vqa: $(STAMP)
 train-ve: RUN ?= $(DEMO)/ve$(OF_CONFIG)
 train-ve: $(STAMP)
 	@$(MAKE) --no-print-directory $(DEMO_STORE)/store.json
-	$(CLIPFEAT) train ve $(CONFIG) --store $(DEMO_STORE) --data $(DEMO)/data/snli_ve --out $(RUN) $(INIT_RUN)
+	$(CLIPFEAT) train ve $(or $(CONFIG),demo) --store $(DEMO_STORE) --data $(DEMO)/data/snli_ve --out $(RUN) \
+	    $(INIT_RUN)
 
 train-caption: RUN ?= $(DEMO)/caption$(OF_CONFIG)
 train-caption: $(STAMP)
