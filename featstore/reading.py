@@ -15,7 +15,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 
 from ..base.errors import CorruptStoreError
-from ..base.interruption import interrupt
+from ..base.interruption import Interruption, interrupt
 from .identity import copy_blocks
 from .layout import shard_path
 from .lookup import SHAPE_BIT, Places
@@ -106,13 +106,18 @@ class ThreadsOfObject:
     def run(self, act: Callable[[Any], object], items: Sequence[Any]) -> None:
         """Call `act` with each item; raise the first error after all calls have ended.
 
-        Ctrl-C also ends what they wait for.
+        Ctrl-C also ends what they wait for, and calls that have not begun.
         """
-        pool = self._started()[2]
+        pool, interruption = self._started()[2], Interruption()
         calls: list[Future[object]] = []
+
+        def call_unless_interrupted(item: Any) -> None:
+            interruption.check()  # a thread whose call was ended takes the next one at once
+            act(item)
+
         try:
             for item in items:
-                calls.append(pool.submit(act, item))
+                calls.append(pool.submit(call_unless_interrupted, item))
             for call in calls:
                 call.result()
         except KeyboardInterrupt:

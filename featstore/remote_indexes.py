@@ -40,8 +40,9 @@ class ShardIndexes:
             try:
                 new = self._fetch(shard)
             except StoreError:
-                new = old
-            self._was_wrong[shard] = not np.array_equal(old, new)
+                return False  # it could not be compared
+            # Another thread may have replaced the index before `old` was read: its answer stays.
+            self._was_wrong.setdefault(shard, not np.array_equal(old, new))
             self._kept.cache_clear()
         return self._was_wrong[shard]
 

@@ -23,7 +23,7 @@ from tqdm import tqdm
 
 from ...base.errors import CorruptStoreError, StoreError, StoreUsageError, UsageError
 from ...base.files import free_bytes, require_folder
-from ...base.interruption import Stopped
+from ...base.interruption import Stopped, interrupt
 from ...base.machine import usable_cores
 from ...base.parquet import rows_of
 from ...base.text import counted
@@ -213,7 +213,8 @@ def in_parallel(
     """Yield the result of each item in order; dask runs the calls in a thread for each core.
 
     What takes time (zstd, sha256, numpy, the disk) does not hold the interpreter's lock. After an
-    error, and in the end, `at_end` is called; then it waits for the calls that have begun.
+    error, and in the end, `at_end` is called; then it waits for the calls that have begun. Ctrl-C
+    also ends what these wait for.
     """
     from dask.base import compute
     from dask.delayed import delayed
@@ -224,6 +225,10 @@ def in_parallel(
             while some := list(islice(remaining, cores * TASKS_PER_CORE)):
                 tasks = [delayed(partial(call, item))() for item in some]
                 yield from compute(*tasks, scheduler="threads", pool=pool)
+        except KeyboardInterrupt:
+            at_end()  # first, so that no call begins to wait again
+            interrupt()
+            raise
         finally:
             at_end()
 

@@ -273,6 +273,7 @@ class _Pull:
                 for call in as_completed(calls):
                     call.result()
             except KeyboardInterrupt:
+                self._stopped.set()  # first, so that no thread begins to wait again
                 interrupt()
                 raise
             finally:
