@@ -32,6 +32,7 @@ from ..base.files import (
     read_into,
     sha256_file,
 )
+from ..base.interruption import interrupt
 from ..base.machine import usable_cores
 from .layout import Shard
 
@@ -392,7 +393,10 @@ def check_files(
 def check_shards(
     shards: Sequence[ShardRow], find_problem: Callable[[ShardRow], str | None], label: str
 ) -> Iterator[tuple[ShardRow, str | None]]:
-    """Yield each shard with what `find_problem` returns for it, called in parallel."""
+    """Yield each shard with what `find_problem` returns for it, called in parallel.
+
+    Ctrl-C also ends what these calls wait for.
+    """
     with (
         tqdm(
             total=sum(shard.bytes for shard in shards),
@@ -403,9 +407,13 @@ def check_shards(
         ) as bar,
         ThreadPoolExecutor(thread_count()) as threads,
     ):
-        for shard, problem in zip(shards, threads.map(find_problem, shards), strict=True):
-            bar.update(shard.bytes)
-            yield shard, problem
+        try:
+            for shard, problem in zip(shards, threads.map(find_problem, shards), strict=True):
+                bar.update(shard.bytes)
+                yield shard, problem
+        except KeyboardInterrupt:  # map has cancelled the calls that have not begun
+            interrupt()
+            raise
 
 
 def _file_problem(store: Path, shard: ShardRow) -> str | None:

@@ -29,9 +29,9 @@ def convert(
 
     The new store has the same ids, and its identity names the old one. What an option does not
     name stays as it is. With dtype uint8 each channel has 256 values between its bounds in the
-    whole store, which is read once before for them; a call that continues has them from the first. With `mantissa_bits` float16 is rounded to
-    nearest, ties to even. At the end the loss is measured, as readers of the new store see it.
-    Raises UsageError for options that do not fit each other, StoreError for a number beyond
+    whole store. To find them, the store is read once before; a call that continues uses those of
+    the first. With `mantissa_bits` float16 is rounded to nearest, ties to even. At the end the
+    loss is measured, as readers of the new store see it. Raises UsageError for options that do not fit each other, StoreError for a number beyond
     float16, and as `derive` does.
     """
     check_out(out, [source])

@@ -41,7 +41,8 @@ def sampled_cells(store: FeatureStore, ids: Sequence[str], *, seed: int) -> Iter
             grid = padded[mask]
             if not np.isfinite(grid).all():
                 raise ClipfeatError(
-                    f"the features of image {image_id} hold NaN or infinity; extract it again",
+                    f"{store.location}: the record of image id {image_id!r:.100} contains NaN or Inf; "
+                    f"extract it again",
                     code="E-FEATURES-FINITE",
                 )
             if len(grid) > most:

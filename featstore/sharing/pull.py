@@ -85,9 +85,8 @@ class Pulled(NamedTuple):
 def pull(url: str, path: Path, mirrors: Sequence[str] = (), limit: float | None = None) -> Pulled:
     """Copy the store at `url` to `path`, or continue a copy that was interrupted.
 
-    `mirrors` are other URLs of the same store. A server with wrong bytes is not used any more, and one
-    that fails for a while is asked again later. `limit` is
-    in bytes a second.
+    `mirrors` are other URLs of the same store. A server with wrong bytes is not used any more, and
+    one that fails for a while is asked again later. `limit` is in bytes a second.
     Raises StoreError as `Sources.open` does, if something else is at `path`, if it cannot be written
     (E-PULL-WRITE), and if every server fails, for minutes if that may be temporary;
     CorruptStoreError if the tables contradict each other; UsageError if `path` is inside another

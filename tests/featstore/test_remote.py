@@ -23,6 +23,8 @@ from clipfeat.featstore import (
     FeatureStore,
     GridShape,
     MissingRecordError,
+    StoreError,
+    remote_indexes,
     spans,
 )
 from clipfeat.featstore import cache as cache_module
@@ -272,13 +274,33 @@ def test_a_wrong_shard_index_in_the_cache_is_replaced(server, tmp_path, act):
     local = FeatureStore.open(server.folder / "many")
     for _ in range(2):
         assert late.read(late.ids).features.tobytes() == local.read(late.ids).features.tobytes()
-    assert (
-        len(shard_requests(server)) <= 8
-    )  # two indexes, and the records of both up to three times
+    # Two indexes, and the records of both up to three times.
+    assert len(shard_requests(server)) <= 8
     server.requests.clear()
     other = FeatureStore.open(url)
     other.read(other.ids)
     assert not shard_requests(server)
+
+
+def test_a_shard_index_that_could_not_be_compared_is_compared_later(server, tmp_path, monkeypatch):
+    url = served(server, "many", grids(8), shard_size=4)
+    store = FeatureStore.open(url)
+    store.read(store.ids)
+    shard = store.shards[0]
+    misplace(tmp_path / "cache", shard)
+    for path in (tmp_path / "cache").glob(f"*/{shard.sha256}.[0-9]*"):
+        path.unlink()
+    late = FeatureStore.open(url)
+
+    def fail(*_, **__):
+        raise StoreError("the server is away", code="E-REMOTE-CONNECT")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(remote_indexes, "read_range", fail)
+        with refuses("E-SHARD-HASH", shard.path, kind=CorruptStoreError):
+            late.read(late.ids)
+    local = FeatureStore.open(server.folder / "many")
+    assert late.read(late.ids).features.tobytes() == local.read(late.ids).features.tobytes()
 
 
 def test_a_forged_record_with_a_right_checksum_is_found_by_its_sha256(server, monkeypatch):
