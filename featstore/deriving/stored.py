@@ -48,11 +48,13 @@ class StoredRecords(ABC):
         """
         for row in rows:
             if not 0 <= row.row < self._lengths.get(row.shape, 0):
-                raise self._refused(row, "the index refers to a row beyond its array")
+                problem = "the index refers to a row beyond its array"
+                raise self._refused(row, problem, "E-TABLE-ROW")
         for row, encoded in zip(rows, self._encoded(rows), strict=True):
             record = encoded if _is_record(row, encoded) else self._again(row)
             if record is None or not _is_record(row, record):
-                raise self._refused(row, "its sha256 is not the one in the index")
+                problem = "its sha256 is not the one in the index"
+                raise self._refused(row, problem, "E-SHARD-HASH")
             yield record
 
     @abstractmethod
@@ -89,7 +91,7 @@ class StoredRecords(ABC):
         except CorruptStoreError as error:
             raise self._refused(row, str(error), error.code) from None
 
-    def _refused(self, row: IndexRow, problem: str, code: str = "E-SHARD-DATA") -> Exception:
+    def _refused(self, row: IndexRow, problem: str, code: str) -> Exception:
         return CorruptStoreError(
             f"{self._location}: the record of image id {row.image_id!r:.100}: {problem}; "
             f"{self._remedy}",

@@ -89,7 +89,10 @@ class Spectrum:
 
     @property
     def condition(self) -> float:
-        """The first variance over the CONDITION-th, or over the last of fewer; inf if that is 0."""
+        """The condition number of the covariance within the first CONDITION directions.
+
+        It is the first variance over the CONDITION-th, or over the last of fewer; inf if that is 0.
+        """
         last = self.variances[:CONDITION][-1]
         return float(self.variances[0] / last) if last else float("inf")
 

@@ -23,7 +23,7 @@ from ..lookup import Status
 from ..shards import thread_count
 from ..store import FeatureStore
 from .moments import Moments
-from .spectrum import SHARES, Spectrum, store_spectrum
+from .spectrum import CONDITION, SHARES, Spectrum, store_spectrum
 
 BINS_PER_OCTAVE = 16  # a bin of norms is 4.4% wide
 # Fixed edges, so that partial counts add up: powers of 2 ** (1 / 16) from the smallest float32
@@ -251,7 +251,8 @@ def _spectrum(spectrum: Spectrum) -> Iterator[str]:
     for count in SHARES:
         if count < len(spectrum.variances):
             yield f"  variance in the first {count:>3}, %{100 * spectrum.share(count):>16.4g}"
-    yield f"  condition number{spectrum.condition:>24.4g}"
+    most = min(CONDITION, len(spectrum.variances))
+    yield f"  condition number of the first {most:>3}{spectrum.condition:>11.4g}"
 
 
 def _table(noun: str, stats: VectorStats) -> Iterator[str]:

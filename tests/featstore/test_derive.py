@@ -320,7 +320,7 @@ class TestHostile:
     def test_a_changed_record_is_refused(self, hostile, tmp_path, act):
         hostile.change_byte("features.zarr/3x4/grid/c.0.0.0.0", 30)
         options = {"shard_records": 2} if act is reshard else {"codec": "none"}
-        with refuses("E-SHARD-DATA", "'i0", "sha256", kind=CorruptStoreError):
+        with refuses("E-SHARD-HASH", "'i0", "sha256", kind=CorruptStoreError):
             act(hostile.store, tmp_path / "o", **options)
         with refuses("E-STORE-UNFINISHED"):
             FeatureStore.open(tmp_path / "o")
@@ -328,7 +328,7 @@ class TestHostile:
     def test_swapped_shards_are_refused(self, hostile, tmp_path):
         folder = hostile.store.path / "features.zarr/3x4/grid"
         shutil.copy(folder / "c.0.0.0.0", folder / "c.1.0.0.0")
-        with refuses("E-SHARD-DATA", kind=CorruptStoreError):
+        with refuses("E-SHARD-HASH", kind=CorruptStoreError):
             subset(hostile.store, tmp_path / "o", statuses=["ok"])
 
     def test_a_missing_shard_and_a_link_are_refused(self, hostile, tmp_path):
@@ -353,11 +353,11 @@ class TestHostile:
     @pytest.mark.parametrize(
         ("column", "value", "code"),
         [
-            ("row", 5000, "E-SHARD-DATA"),
+            ("row", 5000, "E-TABLE-ROW"),
             ("row", -1, "E-TABLE-ROW"),
             ("shape", "../../../x", "E-STORE-SHAPE"),
-            ("shape", "1x1", "E-SHARD-DATA"),
-            ("record_sha256", "0" * 32, "E-SHARD-DATA"),
+            ("shape", "1x1", "E-TABLE-ROW"),
+            ("record_sha256", "0" * 32, "E-SHARD-HASH"),
             ("checksum", "", "E-TABLE-ROW"),
         ],
     )

@@ -252,7 +252,7 @@ def test_each_fault_ends_in_the_same_store_or_a_named_error(
     fault, outcome = FAULTS[name]
     server.fault, server.fault_on = fault, FIRST
     if outcome:
-        code, at = (outcome, FIRST) if outcome != "wrong" else ("E-SHARD-DATA", "/s")
+        code, at = (outcome, FIRST) if outcome != "wrong" else ("E-SHARD-HASH", "/s")
         with refuses(code, f"{server.url}{at}", kind=StoreError):
             subset(remote, tmp_path / "o", ids=IDS[:5])
         with refuses("E-STORE-UNFINISHED"):
@@ -270,7 +270,7 @@ class TestHostile:
                 answer.body = answer.body[:at] + byte + answer.body[at + 1 :]
 
         server.fault, server.fault_on = always(change), FIRST
-        with refuses("E-SHARD-DATA", "image id 'i0", "another copy", kind=CorruptStoreError):
+        with refuses("E-SHARD-HASH", "image id 'i0", "another copy", kind=CorruptStoreError):
             subset(remote, tmp_path / "o", ids=IDS[:5])
         with refuses("E-STORE-UNFINISHED"):
             FeatureStore.open(tmp_path / "o")
@@ -314,7 +314,7 @@ class TestHostile:
         forged = FeatureStore.open(copy)
         lines = map(index_lines, forged.index_batches())
         reseal(copy, digest=store_digest(forged.identity, forged.shards, lines))
-        with refuses("E-SHARD-DATA", "'i00'", "sha256", kind=CorruptStoreError):
+        with refuses("E-SHARD-HASH", "'i00'", "sha256", kind=CorruptStoreError):
             subset(FeatureStore.open(f"{server.url}/copy"), tmp_path / "o", ids=IDS[:5])
 
     def test_a_store_that_was_updated_midway(self, server, copy, tmp_path):
