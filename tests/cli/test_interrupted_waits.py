@@ -27,13 +27,13 @@ def server(tmp_path_factory):
 @pytest.mark.parametrize(
     ("fault", "seen", "command", "arguments"),
     [
-        (BUSY, 2, "pull", ["t"]),
         (BUSY, 2, "stats", []),
-        (BUSY, 2, "verify", ["--deep"]),
-        (BUSY, 2, "reshard", ["t", "--shard-size", "2"]),
-        (BUSY, 2, "convert", ["t", "--dtype", "uint8"]),
         (SILENT, 1, "pull", ["t"]),
-        (SILENT, 1, "stats", []),
+        pytest.param(BUSY, 2, "pull", ["t"], marks=pytest.mark.slow),
+        pytest.param(BUSY, 2, "verify", ["--deep"], marks=pytest.mark.slow),
+        pytest.param(BUSY, 2, "reshard", ["t", "--shard-size", "2"], marks=pytest.mark.slow),
+        pytest.param(BUSY, 2, "convert", ["t", "--dtype", "uint8"], marks=pytest.mark.slow),
+        pytest.param(SILENT, 1, "stats", [], marks=pytest.mark.slow),
     ],
 )
 def test_one_ctrl_c_ends_the_command(server, tmp_path, fault, seen, command, arguments):
