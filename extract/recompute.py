@@ -33,6 +33,9 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 BATCH = 16  # images
+# Relative error that rounding to 8 bits or fewer mantissa bits may explain. It is measured with the
+# store's own scale, so a store with a very coarse one would otherwise be allowed anything.
+MAX_ROUNDING = 0.05
 OTHER_FILE = "another file than the one extracted (sha256)"
 
 
@@ -175,7 +178,7 @@ def recompute(
     deviations.sort(key=lambda deviation: order[deviation.image_id])
     tolerance = TOLERANCE[identity.precision]
     if identity.scale_sha256 is not None or identity.mantissa_bits is not None:
-        tolerance += 2 * as_in_store.rounding
+        tolerance += min(2 * as_in_store.rounding, MAX_ROUNDING)
     return Recomputation(tuple(deviations), tuple(skipped), tuple(other_files), tolerance, seed)
 
 
