@@ -460,6 +460,13 @@ def test_the_published_start_of_words_is_named(
     assert err.endswith(told) if suggested else "glove" not in err
 
 
+def test_word_vectors_are_looked_for_before_questions(
+    world: tuple[Path, Path], tmp_path: Path
+) -> None:
+    with refuses("E-GLOVE-FILE", "none.txt", kind=UsageError):
+        task_of((world[0], tmp_path / "none"), f"model.glove={tmp_path / 'none.txt'}")
+
+
 def test_training_on_joined_parts_with_glove_and_a_list_of_answers(
     tmp_path: Path, typed: Typed
 ) -> None:
