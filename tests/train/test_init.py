@@ -135,6 +135,7 @@ def test_a_weight_normed_classifier_keeps_the_rows_of_known_answers(
     listed.write_text("\n".join(["new", "newer", *answers[1:]]))
     model = task_of(f"init={run}", f"answer_list={listed}", "word_weight=0").model
     started = model.get_submodule("classifier.3").weight
+    assert isinstance(started, torch.Tensor)
     known = length * direction / direction.square().sum().sqrt()
     torch.testing.assert_close(started[2:], known[1 : len(answers)])
 
