@@ -247,6 +247,7 @@ def test_the_transformer_has_the_schedule_of_the_paper() -> None:
         expected = 512**-0.5 * min(update**-0.5, update * 20_000**-1.5)
         assert learning_rate(update - 1, steps, preset) == pytest.approx(expected, rel=1e-4)
     assert (preset.clip_norm, preset.clip_value, preset.eval_every) == (0, 0.1, 3000)
+    assert (preset.norm, preset.precision) == ("none", "float32")
     assert preset.scst.dropout
     second = preset.self_critical
     assert (second.clip_value, second.eval_every) == (0.1, 3000)

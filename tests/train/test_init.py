@@ -117,6 +117,29 @@ def test_answers_in_another_order_keep_their_rows(
         assert torch.equal(started[name][1:].flip(0), own[name])
 
 
+def test_a_weight_normed_classifier_keeps_the_rows_of_known_answers(
+    world: World, tmp_path: Path
+) -> None:
+    """Its rows share one length, which depends on all of them."""
+    changes = ("model=updn_large", "model.hidden=16", "model.embedding=8", "min_answer_count=1")
+    run, listed = tmp_path / "run", tmp_path / "answers.txt"
+
+    def task_of(*changes: str) -> VqaTask:
+        settings = load_settings(VqaSettings, config=None, assignments=changes)
+        return VqaTask(settings, store=world[0], data=world[2], device="cpu")
+
+    fit(task_of(*changes, "updates=1"), run)
+    own = best_of(run)
+    length, direction = (own[f"classifier.3.parametrizations.weight.original{n}"] for n in (0, 1))
+    answers = read(run / "vocabulary.json")["answers"]
+    listed.write_text("\n".join(["new", "newer", *answers[1:]]))
+    model = task_of(f"init={run}", f"answer_list={listed}", "word_weight=0").model
+    started = model.get_submodule("classifier.3").weight
+    assert isinstance(started, torch.Tensor)
+    known = length * direction / direction.square().sum().sqrt()
+    torch.testing.assert_close(started[2:], known[1 : len(answers)])
+
+
 def test_the_start_is_part_of_a_run(statements: Path) -> None:
     assert read(statements / "settings.json")["data_files"].keys() == {
         *("snli_ve_train.jsonl", "snli_ve_dev.jsonl", "best.safetensors")

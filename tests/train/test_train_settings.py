@@ -156,6 +156,7 @@ def test_published_presets_have_the_numbers_of_their_code(
     assert {key: flat[key] for key in numbers} == numbers
     assert (preset.train_split, preset.eval_split) == ("train", "val")
     assert preset.answer_split == "train+val"
+    assert (preset.norm, preset.word_weight, preset.precision) == ("none", 0.0, "float32")
 
 
 @pytest.mark.parametrize("name", ["mcan_small", "mcan_large"])

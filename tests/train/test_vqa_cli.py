@@ -444,6 +444,8 @@ def test_classes_are_counted_over_the_answer_split(tmp_path: Path) -> None:
         (("model=movie_mcan", "model.layers=1"), "glove.6B.300d.txt"),
         (("model=updn_large",), "glove.6B.300d.txt"),
         (("model=updn", "model.embedding=128"), ""),
+        (("model=updn",), ""),  # of these two no run is published
+        (("model=attentive_probe",), ""),
     ],
 )
 def test_the_published_start_of_words_is_named(
@@ -456,6 +458,13 @@ def test_the_published_start_of_words_is_named(
     told = f"published runs started from {suggested}: --set model.glove={suggested}\n"
     err = capsys.readouterr().err
     assert err.endswith(told) if suggested else "glove" not in err
+
+
+def test_word_vectors_are_looked_for_before_questions(
+    world: tuple[Path, Path], tmp_path: Path
+) -> None:
+    with refuses("E-GLOVE-FILE", "none.txt", kind=UsageError):
+        task_of((world[0], tmp_path / "none"), f"model.glove={tmp_path / 'none.txt'}")
 
 
 def test_training_on_joined_parts_with_glove_and_a_list_of_answers(

@@ -132,7 +132,7 @@ class State(NamedTuple):
 class TransformerCaptioner(Captioner):
     """The captioner of CLIP-ViL's experiments (Vaswani et al. 2017, with norms first).
 
-    Differences from the published code: features are normalised first; keys have no bias, which
+    Differences from the published code: features can be normalised first; keys have no bias, which
     softmax would cancel; BEGIN, END and padding are three tokens, not one. In training mode the
     dropout of a word is drawn once when a caption is written word by word; the published code reads
     the words before again at each word, with other dropout.

@@ -113,6 +113,15 @@ def masked_softmax(
     return scores.float().masked_fill(~real, -torch.inf).softmax(dim=-1)
 
 
+def masked_mean(
+    items: Float[Tensor, "batch item channel"], real: Bool[Tensor, "batch item"]
+) -> Float32[Tensor, "batch channel"]:
+    """Return the mean over the real items, in float32 under any autocast."""
+    # In bfloat16 a sum over a large grid would lose its last cells.
+    total = torch.where(real[..., None], items, 0.0).sum(dim=1, dtype=torch.float32)
+    return total / real.sum(dim=1, keepdim=True)
+
+
 class MultiHeadAttention(nn.Module):
     """Scaled dot-product attention in several heads (Vaswani et al. 2017, section 3.2).
 

@@ -88,7 +88,7 @@ class GuidedAttention(nn.Module):
 class Mcan(nn.Module):
     """The encoder-decoder cascade of Yu et al. 2019 (MCAN), section 3, in OpenVQA's sizes.
 
-    Differences from OpenVQA's code: features are normalised first, and a LayerNorm follows their
+    Differences from OpenVQA's code: features can be normalised first, and a LayerNorm follows their
     projection; biases that softmax cancels are left out.
     """
 

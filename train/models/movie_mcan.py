@@ -139,7 +139,7 @@ class MovieMcan(nn.Module):
 
     Words are reduced to two vectors: one modulates MoVie, one is the question in the heads. As in
     mmf, one head fuses question, MCAN and MoVie, and two auxiliary heads see MCAN with the question
-    and MoVie alone. Differences from mmf, in which CLIP-ViL trained it: features are normalised
+    and MoVie alone. Differences from mmf, in which CLIP-ViL trained it: features can be normalised
     first, and a LayerNorm follows their projection for MCAN; padding cells are masked in both
     branches, where mmf attends to the padding of its 32x32 maps and averages over it (`Movie`);
     biases that softmax cancels are left out. With `positions` a cell's position is added to its

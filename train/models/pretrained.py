@@ -332,6 +332,8 @@ def _short(reason: object) -> str:
 TASK = "pretrain"
 ANSWERING = ("vqa", "ve")  # tasks whose runs have one model with a row for each class
 LAST = "3."  # prefix of the last layer of an answer head, which has a row for each answer
+# As torch names the parts of a weight-normed matrix, which is length * direction / norm(direction).
+LENGTH, DIRECTION = "parametrizations.weight.original0", "parametrizations.weight.original1"
 
 
 @dataclass(frozen=True)
@@ -445,7 +447,11 @@ class Pretrained:
                 if name in of_tokens:
                     state[name] = torch.cat((state[name], fresh[len(state[name]) :]))
                 elif name in of_classes:
-                    state[name] = fresh.index_copy(0, rows, state[name][source_rows])
+                    own = state[name]
+                    state[name] = fresh.index_copy(0, rows, own[source_rows])
+                    if name.endswith(DIRECTION):  # known rows stay, though the norm is another
+                        length = name.removesuffix(DIRECTION) + LENGTH
+                        state[length] = state[length] * (state[name].norm() / own.norm())
             model.load_state_dict(state)
         except (KeyError, IndexError, RuntimeError) as error:
             raise UsageError(

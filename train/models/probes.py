@@ -1,8 +1,7 @@
 """Probes: the smallest readers of frozen features, as baselines for the other models."""
 
 import torch
-from jaxtyping import Bool, Float, Float32
-from torch import Tensor, nn
+from torch import nn
 
 from ..data.vocabulary import PADDING
 from ..normalize import FeatureNorm
@@ -13,6 +12,7 @@ from .layers import (
     Outputs,
     WordEmbedding,
     add_positions,
+    masked_mean,
 )
 from .mcan import feed_forward
 from .settings import AttentiveProbeSettings, LinearProbeSettings
@@ -95,10 +95,3 @@ class LinearProbe(nn.Module):
         logits = self.classifier(torch.cat((image.index_select(0, batch.image_of_text), text), 1))
         weights = batch.mask / batch.mask.sum(dim=1, keepdim=True)
         return Outputs(logits, weights.index_select(0, batch.image_of_text))
-
-
-def masked_mean(
-    items: Float[Tensor, "batch item channel"], real: Bool[Tensor, "batch item"]
-) -> Float32[Tensor, "batch channel"]:
-    """Return the mean over the real items; the others must be zero."""
-    return items.sum(dim=1, dtype=torch.float32) / real.sum(dim=1, keepdim=True)

@@ -57,7 +57,7 @@ class ProductAttention(nn.Module):
 class Pythia(nn.Module):
     """Pythia v0.1 (Jiang et al. 2018, section 2) in the sizes of mmf's `pythia`.
 
-    Differences from mmf, in which CLIP-ViL trained it: features are normalised first; padding
+    Differences from mmf, in which CLIP-ViL trained it: features can be normalised first; padding
     words get no weight in the question's attention, where mmf gives them some; biases that softmax
     cancels are left out. As in CLIP-ViL's configuration, no layer under the features is fine-tuned.
     mmf has no dropout here. Where there is some, the dropout before the attention's score is on the

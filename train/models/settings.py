@@ -24,8 +24,9 @@ class TextSettings:
     embedding: int = 300  # channels of a word
     glove: str = ""  # a file of GloVe vectors with so many channels; "" learns the words' vectors
 
-    # The vectors that the published runs of the model started from; not a setting.
-    PUBLISHED_GLOVE = "glove.6B.300d.txt"
+    # The vectors that the published runs of the model started from, and their channels; "" where
+    # there is no published run. Not a setting.
+    PUBLISHED_GLOVE = ""
     PUBLISHED_EMBEDDING = 300
 
     def __post_init__(self) -> None:
@@ -59,6 +60,8 @@ class UpDnLargeSettings(TextSettings):
     attention_dropout: float = 0.2  # before the attention's score
     dropout: float = 0.5  # in the classifier
 
+    PUBLISHED_GLOVE = "glove.6B.300d.txt"
+
     def __post_init__(self) -> None:
         super().__post_init__()
         require_sizes(self, "hidden")
@@ -76,6 +79,8 @@ class PythiaSettings(TextSettings):
     image_head: int = 5000  # channels of the head that sees the image's side
     positions: bool = False
     dropout: float = 0.0  # the published runs had none
+
+    PUBLISHED_GLOVE = "glove.6B.300d.txt"
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -119,6 +124,8 @@ class MovieMcanSettings(TextSettings):
     joint: int = 2048  # channels of each head
     positions: bool = False
     dropout: float = 0.1
+
+    PUBLISHED_GLOVE = "glove.6B.300d.txt"
 
     def __post_init__(self) -> None:
         super().__post_init__()

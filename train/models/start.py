@@ -255,9 +255,12 @@ def _start_words(model: nn.Module, path: Path, words: TextVocabulary) -> None:
 
 
 def _say_published_start(settings: TextSettings) -> None:
-    """Log from which vectors the published runs of a model started, which this run does not have."""
+    """Log from which vectors the published runs of a model started, if there are such runs.
+
+    This run has other ones.
+    """
     published = settings.PUBLISHED_GLOVE
-    if settings.embedding == settings.PUBLISHED_EMBEDDING:
+    if published and settings.embedding == settings.PUBLISHED_EMBEDDING:
         logger.info(
             f"word vectors start at random; the published runs started from {published}: "
             f"--set model.glove={published}"

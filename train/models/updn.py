@@ -20,6 +20,7 @@ from .layers import (
     Outputs,
     WordEmbedding,
     add_positions,
+    masked_mean,
     masked_softmax,
 )
 from .pythia import ProductAttention, weight_normed
@@ -106,7 +107,7 @@ class UpDnLarge(nn.Module):
 
     Every layer has weight normalisation, cells are scored by products with the question, and the
     attended vector is a mean of the features themselves. Published: 63.67 on VQA v2's val with 36
-    detected regions an image. Differences: features are normalised first; the dropout before the
+    detected regions an image. Differences: features can be normalised first; the dropout before the
     attention's score is on the question's factor of the products, so that it is the same for all
     cells; the GRU does not read the padding, which stands before the first word there; the bias that
     softmax cancels is left out. With `positions` a cell's position is added to its features.
@@ -193,10 +194,8 @@ class UpDnCaptioner(Captioner):
     def encode(self, records: Records) -> Memory:
         """Return the memory of images; only cells where the mask is true have an effect."""
         cells = self.cells(records)
-        # float32: under autocast a sum over a large grid would lose its last cells
-        total = torch.where(records.mask[..., None], cells, 0.0).sum(dim=1, dtype=torch.float32)
-        mean = total / records.mask.sum(dim=1)[:, None]
-        return Memory(cells, self.key(cells), mean.to(cells.dtype), records.mask)
+        mean = masked_mean(cells, records.mask).to(cells.dtype)
+        return Memory(cells, self.key(cells), mean, records.mask)
 
     def logits(
         self, memory: Memory, tokens: Int[Tensor, "caption token"]

@@ -326,6 +326,7 @@ class AnsweringTask(Task[S, nn.Module], Generic[S, Split]):
         """
         self.store, self.data = FeatureStore.open(store), data
         self.settings, pretrained = find_start(settings, self.store)
+        starts = start_files(self.settings)
         self.accelerator = accelerator_on(device, self.settings)
         training = self.read(self.settings.train_split)
         held_out = self.read(self.settings.eval_split) if self.settings.eval_split else None
@@ -345,7 +346,7 @@ class AnsweringTask(Task[S, nn.Module], Generic[S, Split]):
             self.eval_split = EvalSplit(held_out, self.encode(held_out))
             image_ids.update(self.eval_split.examples.image_ids)
             files += held_out.files
-        self.data_files = (*files, *self.answer_files(), *start_files(self.settings))
+        self.data_files = (*files, *self.answer_files(), *starts)
         self.reader = RecordReader(self.store, self.accelerator.device, self.settings.cache)
         self.reader.require_room(image_ids, processes=self.accelerator.num_processes)
         with memory_errors(MODEL_SIZE_REMEDY):
