@@ -14,12 +14,6 @@ from stores import files_of, make_store
 BUSY = always(lambda answer: answer.is_(429, Retry_After="300"))
 SILENT = FAULTS["stall always"][0]  # for 30 seconds
 ENDS = 20  # seconds, much less than all of these waits
-# The command as a terminal starts it: tests may run in the background, where shells have SIGINT ignored.
-CLIPFEAT = """
-import runpy, signal
-signal.signal(signal.SIGINT, signal.default_int_handler)
-runpy.run_module("clipfeat.cli", run_name="__main__")
-"""
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +39,7 @@ def server(tmp_path_factory):
 def test_one_ctrl_c_ends_the_command(server, tmp_path, fault, seen, command, arguments):
     server.reset()
     server.fault, server.fault_on = fault, "/c."
-    store = [sys.executable, "-c", CLIPFEAT, "store", command, f"{server.url}/s"]
+    store = [sys.executable, "-m", "clipfeat.cli", "store", command, f"{server.url}/s"]
     environment = {**os.environ, "CLIPFEAT_CACHE": str(tmp_path / "cache"), "HOME": str(tmp_path)}
     with subprocess.Popen(
         [*store, *arguments], cwd=tmp_path, env=environment, stderr=subprocess.PIPE, text=True
