@@ -332,7 +332,7 @@ class AnsweringTask(Task[S, nn.Module], Generic[S, Split]):
         held_out = self.read(self.settings.eval_split) if self.settings.eval_split else None
         if held_out is not None:
             require_apart(self.settings, training.ids, held_out.ids, of=self.noun)
-        answers = self.choose_answers(training)
+        answers = self.choose_answers(training, held_out)
         words = choose_words(self.settings.model, pretrained, training.texts)
         self.vocabulary = Vocabulary(words, answers)
         self.examples = self.encode(training)
@@ -372,8 +372,8 @@ class AnsweringTask(Task[S, nn.Module], Generic[S, Split]):
         ...
 
     @abstractmethod
-    def choose_answers(self, training: Split) -> tuple[str, ...]:
-        """Return the classes, given the training split."""
+    def choose_answers(self, training: Split, held_out: Split | None) -> tuple[str, ...]:
+        """Return the classes, given the splits that were read."""
         ...
 
     def answer_files(self) -> tuple[Path, ...]:

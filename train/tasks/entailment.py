@@ -77,7 +77,7 @@ class EntailmentTask(AnsweringTask[VeSettings, VeSplit]):
         """Return a split's pairs."""
         return read_pairs(self.settings.dataset, self.data, split)
 
-    def choose_answers(self, training: VeSplit) -> tuple[str, ...]:
+    def choose_answers(self, training: VeSplit, held_out: VeSplit | None) -> tuple[str, ...]:
         """Return the three labels."""
         return LABELS
 

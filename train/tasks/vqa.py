@@ -153,7 +153,9 @@ class VqaTask(AnsweringTask[VqaSettings, QuestionSplit]):
         """Return a split's questions with their annotations."""
         return read_questions(self.settings.dataset, self.data, split, annotated=True)
 
-    def choose_answers(self, training: QuestionSplit) -> tuple[str, ...]:
+    def choose_answers(
+        self, training: QuestionSplit, held_out: QuestionSplit | None
+    ) -> tuple[str, ...]:
         """Return the common answers of `answer_split`, or those of `answer_list`.
 
         Raises UsageError (E-ANSWERS-SPLIT) where a file of `answer_split` is missing.
@@ -161,8 +163,9 @@ class VqaTask(AnsweringTask[VqaSettings, QuestionSplit]):
         settings = self.settings
         counted = [training]
         if settings.answer_split not in ("", training.name) and not settings.answer_list:
+            known = {split.name: split for split in (training, held_out) if split is not None}
             parts = dict.fromkeys(settings.answer_split.split("+"))
-            counted = [self._counted(part, training) for part in parts]
+            counted = [known.get(part) or self._counted(part) for part in parts]
         self._answer_files = tuple(file for split in counted for file in split.files)
         return choose_answers(
             *counted,
@@ -170,9 +173,7 @@ class VqaTask(AnsweringTask[VqaSettings, QuestionSplit]):
             answer_list=settings.answer_list,
         )
 
-    def _counted(self, part: str, training: QuestionSplit) -> QuestionSplit:
-        if part == training.name:
-            return training
+    def _counted(self, part: str) -> QuestionSplit:
         try:
             return self.read(part)
         except UsageError as error:
