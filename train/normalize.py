@@ -37,7 +37,13 @@ Statistics = ChannelStatistics | Whitening
 
 
 def feature_statistics(
-    store: FeatureStore, ids: Sequence[str], *, norm: str, components: int, seed: int
+    store: FeatureStore,
+    ids: Sequence[str],
+    *,
+    norm: str,
+    components: int,
+    whitening: float,
+    seed: int,
 ) -> Statistics:
     """Return what FeatureNorm needs, from the real cells of a seeded sample of `ids`.
 
@@ -61,8 +67,10 @@ def feature_statistics(
         variances = covariance.matrix.diagonal()
         floor = _floor(variances, store)
         variances, directions = principal_directions(covariance)
-        scale = np.sqrt(variances[:components] + floor)
-        return Whitening(_float32(covariance.mean), _float32(directions[:, :components] / scale))
+        variances = variances[:components] + floor
+        left = variances ** (1 - whitening)  # of variance, before all are scaled alike
+        projection = directions[:, :components] * np.sqrt(left / left.mean() / variances)
+        return Whitening(_float32(covariance.mean), _float32(projection))
     moments = reduce(Moments.merged, map(Moments.of, cells))
     variances = np.square(moments.std)
     floor = _floor(variances, store)

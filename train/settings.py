@@ -131,12 +131,14 @@ class SplitSettings(LoopSettings):
     blind: bool = False  # features are zeros: the model has the texts alone
     norm: str = "whiten"  # of features; "channel" standardises each channel, "none" changes nothing
     components: int = 128  # of "whiten": most directions that are kept, those of largest variance
+    whitening: float = 0.5  # of "whiten": power of its std that each is divided by, 1 for all of it
 
     def __post_init__(self) -> None:
         super().__post_init__()
         require_at_least(self, 0, "skip_missing")
         require_choice(self, "norm", NORMS)
         require_at_least(self, 1, "components")
+        require_range(self, "a power from 0 to 1", lambda x: 0 <= x <= 1, "whitening")
 
 
 def require_range(settings: object, rule: str, holds: Callable[[Any], bool], *names: str) -> None:

@@ -347,6 +347,7 @@ class Pretrained:
     tensors: dict[str, Tensor]
     norm: str
     components: int
+    whitening: float
     statistics: Statistics  # of the features that the run was trained on
     epoch: int
 
@@ -478,6 +479,7 @@ def load_pretrained(folder: Path, tasks: Sequence[str] = (TASK,)) -> Pretrained:
     model = field(manifest.settings, "model", dict, folder)
     norm = field(manifest.settings, "norm", str, folder)
     components = field(manifest.settings, "components", int, folder)
+    whitening = field(manifest.settings, "whitening", float, folder)
     if manifest.task == TASK:
         settings = settings_of(SingleStreamSettings, model, "model.")
     else:
@@ -491,6 +493,7 @@ def load_pretrained(folder: Path, tasks: Sequence[str] = (TASK,)) -> Pretrained:
         tensors,
         norm,
         components,
+        whitening,
         statistics_of(tensors, "model.norm", path, norm=norm, components=components),
         field(state, "epoch", int, path),
     )

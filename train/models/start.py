@@ -89,6 +89,7 @@ def find_start(settings: S, store: FeatureStore) -> tuple[S, Pretrained | None]:
         model=pretrained.settings,
         norm=pretrained.norm,
         components=pretrained.components,
+        whitening=pretrained.whitening,
     )
     return settings, pretrained
 
@@ -163,6 +164,7 @@ def new_model(
             image_ids,
             norm=settings.norm,
             components=settings.components,
+            whitening=settings.whitening,
             seed=settings.seed,
         )
     with seeded(settings.seed):

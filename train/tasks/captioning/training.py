@@ -167,6 +167,7 @@ class CrossEntropyTask(CaptioningTask):
             examples.image_ids,
             norm=settings.norm,
             components=settings.components,
+            whitening=settings.whitening,
             seed=settings.seed,
         )
         with memory_errors(MODEL_SIZE_REMEDY), seeded(settings.seed):

@@ -220,6 +220,7 @@ def _new_model(
             sentences.image_ids,
             norm=settings.norm,
             components=settings.components,
+            whitening=settings.whitening,
             seed=settings.seed,
         )
     with seeded(settings.seed):
