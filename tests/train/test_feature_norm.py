@@ -27,20 +27,22 @@ def open_store(path: Path, grids: list[np.ndarray], **changes: Any) -> FeatureSt
 
 
 def channel_statistics(store: FeatureStore) -> Statistics:
-    return feature_statistics(store, store.ids, norm="channel", components=1, seed=0)
+    return feature_statistics(store, store.ids, norm="channel", components=1, whitening=1.0, seed=0)
 
 
-def whitening(store: FeatureStore, components: int = 1000, seed: int = 0) -> Whitening:
+def whitening(
+    store: FeatureStore, components: int = 1000, power: float = 1.0, seed: int = 0
+) -> Whitening:
     statistics = feature_statistics(
-        store, store.ids, norm="whiten", components=components, seed=seed
+        store, store.ids, norm="whiten", components=components, whitening=power, seed=seed
     )
     assert isinstance(statistics, Whitening)
     return statistics
 
 
-def whitened(store: FeatureStore, components: int = 1000) -> np.ndarray:
+def whitened(store: FeatureStore, power: float = 1.0) -> np.ndarray:
     """Return the whitened cells of all records, without padding, as float64: (cell, component)."""
-    norm = FeatureNorm(whitening(store, components), blind=False)
+    norm = FeatureNorm(whitening(store, power=power), blind=False)
     records = store.read(store.ids)
     mask = torch.from_numpy(records.mask)
     return norm(torch.from_numpy(records.features), mask)[mask].double().numpy()
@@ -112,7 +114,7 @@ def test_features_that_teach_nothing_are_refused(
 ) -> None:
     store = open_store(tmp_path / "s.clipfeat", [np.full((2, 2, 3), value, np.float16)])
     with refuses(code):
-        feature_statistics(store, store.ids, norm=norm, components=2, seed=0)
+        feature_statistics(store, store.ids, norm=norm, components=2, whitening=0.5, seed=0)
 
 
 def correlated(dim: int, *, seed: int = 0, count: int = 40) -> list[np.ndarray]:
@@ -146,6 +148,29 @@ def test_whitening_is_the_projection_on_eigenvectors(tmp_path: Path) -> None:
     np.testing.assert_allclose(np.abs(projection.numpy()), np.abs(expected), atol=1e-5)
     assert (projection.gather(0, projection.abs().argmax(dim=0, keepdim=True)) > 0).all()
     torch.testing.assert_close(whitening(store, components=2).projection, projection[:, :2])
+
+
+@pytest.mark.parametrize("power", [0.0, 0.5, 0.8])
+def test_partial_whitening_leaves_a_power_of_each_variance(tmp_path: Path, power: float) -> None:
+    """Over std^power, a variance v becomes v^(1 - power); then all are scaled to a mean of 1."""
+    grids = correlated(6)
+    cells = np.concatenate([grid.reshape(-1, 6) for grid in grids]).astype(np.float64)
+    variances = np.linalg.svd(cells - cells.mean(axis=0), compute_uv=False) ** 2
+    expected = variances ** (1 - power) / np.mean(variances ** (1 - power))
+    seen = np.cov(whitened(open_store(tmp_path / "s.clipfeat", grids), power).T, bias=True)
+    np.testing.assert_allclose(seen, np.diag(expected), atol=0.01)
+
+
+@pytest.mark.parametrize("power", [0.0, 0.5, 1.0])
+def test_the_scale_of_features_drops_out_of_whitening(tmp_path: Path, power: float) -> None:
+    one, other = (
+        whitened(
+            open_store(tmp_path / name, [grid * np.float32(factor) for grid in correlated(4)]),
+            power,
+        )
+        for name, factor in (("a", 1), ("b", 1024))
+    )
+    np.testing.assert_allclose(one, other, atol=1e-4)
 
 
 def test_rotated_features_have_the_same_whitened_distances(tmp_path: Path) -> None:
@@ -214,7 +239,9 @@ def test_a_store_of_uint8_is_whitened_by_its_values(tmp_path: Path) -> None:
 
 def test_a_norm_of_none_changes_no_feature(tmp_path: Path) -> None:
     store = open_store(tmp_path / "s.clipfeat", correlated(4, count=4))
-    statistics = feature_statistics(store, store.ids, norm="none", components=2, seed=0)
+    statistics = feature_statistics(
+        store, store.ids, norm="none", components=2, whitening=0.5, seed=0
+    )
     features = torch.randn(2, 3, 4, dtype=torch.float16)
     norm = FeatureNorm(statistics, blind=False)
     seen = norm(features, torch.tensor([[True, True, False]]).expand(2, 3))

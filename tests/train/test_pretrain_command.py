@@ -391,10 +391,13 @@ def test_a_start_that_is_none_is_refused(
     command = ["train", task, *(["demo"] if task == "pretrain" else [])]
     command += [*words(world, out, "max_tokens=12"), *splits]
     err = refusal([*command, "--init", tmp_path / "nowhere"], typed, out)
-    assert (
-        err
-        == f"Error: {tmp_path / 'nowhere'} is not a run folder: it has no settings.json [E-RUN-FOLDER]\n"
+    nowhere = tmp_path / "nowhere"
+    assert err.startswith(
+        f"Error: init {nowhere}, the run to start from, does not exist; pass --init "
     )
+    assert err.endswith(" [E-INIT-FOLDER]\n")
+    err = refusal([*command, "--init", tmp_path], typed, out)
+    assert err.startswith(f"Error: {tmp_path} is not a run folder: it has no settings.json")
 
     begun = shutil.copytree(stage1, tmp_path / "begun")
     (begun / "best.safetensors").unlink()
@@ -458,7 +461,10 @@ def test_another_recipe_gets_a_remark(
         ({"model.norm.mean": torch.tensor(0.0)}, "E-RUN-STATISTICS"),
         ({"model.norm.projection": torch.ones(8, 7)}, "E-RUN-STATISTICS"),
         ({"model.norm.mean": torch.ones(8).int()}, "E-RUN-STATISTICS"),
-        ({"model.encoder.grid.rows.weight": torch.ones(9, 9)}, "its encoder does not fit"),
+        (
+            {"model.encoder.grid.rows.weight": torch.ones(9, 9)},
+            "its weights do not fit its settings",
+        ),
     ],
 )
 def test_a_checkpoint_that_was_tampered_with_is_refused(

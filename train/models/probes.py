@@ -39,7 +39,10 @@ class AttentiveProbe(nn.Module):
         self.norm = norm
         self.text = QuestionEncoder(tokens=tokens, embedding=settings.embedding, hidden=hidden)
         self.condition = nn.Linear(hidden, hidden)
-        self.queries = nn.Parameter(QUERY_STD * torch.randn(settings.queries, hidden))
+        self.queries = nn.Embedding(
+            settings.queries, hidden
+        )  # weight decay leaves embeddings alone
+        nn.init.normal_(self.queries.weight, std=QUERY_STD)
         self.appearance = nn.Sequential(nn.Linear(norm.channels, hidden), nn.LayerNorm(hidden))
         self.position = GridPosition(hidden) if settings.positions else None
         self.attention = MultiHeadAttention(hidden, heads=settings.heads, dropout=dropout)
@@ -52,7 +55,7 @@ class AttentiveProbe(nn.Module):
         The contents of padding cells change nothing.
         """
         condition = self.condition(self.text(batch.tokens))
-        queries = self.queries + condition[:, None]  # text query hidden
+        queries = self.queries.weight + condition[:, None]  # text query hidden
 
         cells = self.appearance(self.norm(batch.features, batch.mask))  # image cell hidden
         cells = add_positions(cells, self.position, batch.grid_shapes)

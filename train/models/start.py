@@ -2,6 +2,7 @@
 
 import dataclasses
 import logging
+import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar, cast
@@ -74,6 +75,12 @@ def find_start(settings: S, store: FeatureStore) -> tuple[S, Pretrained | None]:
     if not settings.init:
         require_grid_side(settings.model, store)
         return settings, None
+    if not os.path.lexists(settings.init):
+        raise UsageError(
+            f"init {settings.init}, the run to start from, does not exist; pass --init RUN with "
+            "the folder of a run",
+            code="E-INIT-FOLDER",
+        )
     answering = isinstance(settings, AnsweringSettings)
     pretrained = load_pretrained(Path(settings.init), (TASK, *ANSWERING) if answering else (TASK,))
     if settings.model not in (type(settings)().model, pretrained.settings):
@@ -82,6 +89,7 @@ def find_start(settings: S, store: FeatureStore) -> tuple[S, Pretrained | None]:
             f"name {settings.model}; leave out model",
             code="E-INIT-MODEL",
         )
+    _require_own_sizes(pretrained)
     pretrained.require_features_of(store)
     require_grid_side(pretrained.settings, store)
     settings = dataclasses.replace(
@@ -92,6 +100,29 @@ def find_start(settings: S, store: FeatureStore) -> tuple[S, Pretrained | None]:
         whitening=pretrained.whitening,
     )
     return settings, pretrained
+
+
+def _require_own_sizes(run: Pretrained) -> None:
+    """Raise UsageError unless a run's weights have the sizes of its settings.
+
+    They come from two files, which may have been changed. Building its model on "meta" takes no memory.
+    """
+    # Of a run of pre-training only the encoder is used here; it may have no answers.
+    encoder = run.manifest.task == TASK
+    part, answers = ("encoder.", 1) if encoder else ("", run.vocabulary.classes)
+    norm = FeatureNorm(run.statistics, blind=False)
+    with torch.device("meta"):
+        tokens = run.vocabulary.words.size
+        model = build_model(run.settings, norm, tokens=tokens, answers=answers)
+    for name, tensor in model.state_dict().items():
+        found = run.tensors.get(f"model.{name}")
+        if name.startswith(part) and (found is None or found.shape != tensor.shape):
+            raise UsageError(
+                f"init {run.folder}: its weights do not fit its settings: {name} must have shape "
+                f"{tuple(tensor.shape)}, got {None if found is None else tuple(found.shape)}; "
+                "use a run whose settings.json is as it was written",
+                code="E-INIT-FIT",
+            )
 
 
 def require_grid_side(model: ModelSettings, store: FeatureStore) -> None:
