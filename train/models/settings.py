@@ -238,7 +238,7 @@ class AnsweringSettings(TextTaskSettings):
 
     # Weight in the loss of naming hidden words of training texts that are true of their images; 0
     # hides none.
-    word_weight: float = 1.0
+    word_weight: float = 0.0
 
     def __post_init__(self) -> None:
         super().__post_init__()

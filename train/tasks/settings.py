@@ -56,6 +56,7 @@ class VeSettings(AnsweringSettings):
     dataset: str = "snli_ve"  # or "esnlive"
     eval_split: str = "dev"
     max_tokens: int = 32  # words of a hypothesis that are read
+    word_weight: float = 1.0  # without it, small data hardly teach entailment and contradiction
 
     def __post_init__(self) -> None:
         super().__post_init__()
