@@ -20,7 +20,7 @@ HIDDEN = "hidden or system files and folders"
 NO_IMAGES = "files that are not images"
 DANGLING = "links whose target does not exist"
 SPECIAL = "symbolic links, devices and sparse files"
-DOTTED = "images with more than one dot in their name (a sample's key ends at the first)"
+DOTTED = "images with more than one dot in their name, which belong to a sample with an image"
 # Often stored beside images, one for each; not opened to see what they contain.
 OTHER_SUFFIXES = frozenset(
     [

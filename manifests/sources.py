@@ -11,14 +11,15 @@ from ..base.text import is_url, printable
 from .contents import absolute_root, from_disk, to_disk
 from .folder import FolderContents, folder_images, scan_folder, tar_images
 from .headers import Size, read_sizes
-from .listings import ColumnChoice, read_listing
+from .listings import read_listing
 from .locate import LocatedImage, locate_images
 from .manifest import Image, Manifest, duplicate_id, recorded_root
+from .records import TableOptions
 from .views import view_images
 
 logger = logging.getLogger(__name__)
 
-TABLE_SUFFIXES = (".parquet", ".csv", ".jsonl", ".ndjson")
+TABLE_SUFFIXES = (".parquet", ".csv", ".tsv", ".jsonl", ".ndjson", ".txt")
 FOLDER, TAR, TABLE, JSON = "a folder of images", "tar files", "a table", "JSON"
 
 
@@ -26,7 +27,7 @@ FOLDER, TAR, TABLE, JSON = "a folder of images", "tar files", "a table", "JSON"
 class SourceOptions:
     """What a user may choose; each option is for one kind of source."""
 
-    ids: str = "stem"  # of files in folders: "stem", or "path" without the ending
+    ids: str = "stem"  # of files without ids: "stem" of the name, or "path" without the ending
     id_column: str | None = None  # of tables; None stands for one of the usual names
     path_column: str | None = None
     views: bool = False  # folders contain Matterport3D's views
@@ -51,7 +52,7 @@ def make_manifest(
     root = _root(sources, kind, root)
     if kind in (TABLE, JSON):
         located = _listed_images(sources, root, options)
-        _require_distinct((image for image, _ in located), by_stem=False)
+        _require_distinct((image for image, _ in located), by_stem=options.ids == "stem")
         return Manifest.of(root, _with_sizes(located, root))
     if is_url(root):
         raise ManifestError(
@@ -116,9 +117,13 @@ def _require_one_kind(kinds: Mapping[Path, str]) -> str:
 
 
 def _check_options(options: SourceOptions, kind: str) -> None:
-    if kind != FOLDER and (options.ids != "stem" or options.views):
+    if options.views and kind != FOLDER:
         raise ManifestError(
             f"--ids and --views are for folders of images; got {kind}", code="E-MANIFEST-OPTION"
+        )
+    if options.ids != "stem" and kind == TAR:
+        raise ManifestError(
+            f"--ids is for folders and for lists without ids; got {kind}", code="E-MANIFEST-OPTION"
         )
     if kind != TABLE and (options.id_column or options.path_column):
         raise ManifestError(
@@ -188,10 +193,13 @@ def _folder_images(
 def _listed_images(
     sources: Sequence[Path], root: str, options: SourceOptions
 ) -> list[LocatedImage]:
-    columns = ColumnChoice(options.id_column, options.path_column)
-    listings = {source: read_listing(source, columns) for source in sources}
+    table = TableOptions(options.id_column, options.path_column, options.ids)
+    listings = {source: read_listing(source, table) for source in sources}
     _require_one_kind({source: listing.kind for source, listing in listings.items()})
-    return [image for listing in listings.values() for image in locate_images(listing, root)]
+    located = [image for listing in listings.values() for image in locate_images(listing, root)]
+    # One image may be in several lists of texts; in annotations that would be an error.
+    repeats = any(listing.repeats for listing in listings.values())
+    return list(dict.fromkeys(located)) if repeats else located
 
 
 def _require_distinct(images: Iterable[Image], *, by_stem: bool) -> None:
