@@ -3,7 +3,7 @@
 import logging
 import os
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from pathlib import Path
 from typing import NamedTuple
 
@@ -206,8 +206,9 @@ def tar_images(root: str, tars: Sequence[str]) -> list[Image]:
     """Return the images in tar files as webdataset writes them; a member's key is the image's id.
 
     `tars` are paths below the local folder `root`. Most images have the size (0, 0) so far. The
-    texts and numbers of a sample are not images. A member with an unknown ending is opened: if it
-    is an image, its whole name is its id. Raises ManifestError for a file that is not a complete,
+    texts and numbers of a sample are not images. A name with several dots is a part of the sample
+    named before the first one, if that sample has an image; otherwise its id ends at its last dot.
+    A member with an unknown ending is opened: if it is an image, its whole name is its id. Raises ManifestError for a file that is not a complete,
     uncompressed tar (E-TAR-READ), and if no member is an image (E-MANIFEST-EMPTY).
     """
     images: list[Image] = []
@@ -224,6 +225,8 @@ def tar_images(root: str, tars: Sequence[str]) -> list[Image]:
         log_odd_names(location, names)
         for name in unreadable:
             skipped.add(HIDDEN if _is_hidden_member(name) else SPECIAL, f"{tar}/{name}")
+        dotted: dict[str, str] = {}  # name -> key of webdataset
+        keys: set[str] = set()
         for name in names:
             path = f"{tar}/{name}"
             if _is_hidden_member(name):
@@ -231,11 +234,13 @@ def tar_images(root: str, tars: Sequence[str]) -> list[Image]:
             elif (sample := SAMPLE_NAME.fullmatch(name)) and (
                 f".{sample[2].lower()}" in IMAGE_SUFFIXES
             ):
+                keys.add(sample[1])
                 images.append(Image(as_utf8(sample[1]), escaped(path), 0, 0))
             elif (ending := suffix(name)) in IMAGE_SUFFIXES:
-                skipped.add(DOTTED, path)
+                dotted[name] = sample[1] if sample else ""
             elif ending not in OTHER_SUFFIXES:
                 unknown[path] = name
+        images += _dotted_images(tar, dotted, keys, skipped)
     by_content = _images_by_content(root, list(unknown))
     for path, name in unknown.items():
         if path in by_content:
@@ -251,6 +256,28 @@ def tar_images(root: str, tars: Sequence[str]) -> list[Image]:
             code="E-MANIFEST-EMPTY",
         )
     return images
+
+
+def _dotted_images(
+    tar: str, dotted: Mapping[str, str], keys: Set[str], skipped: SkippedFiles
+) -> list[Image]:
+    """Return those images with several dots in their name that belong to no other image.
+
+    `dotted` has the key of each name, and `keys` are those of samples that have an image.
+    """
+    own = [name for name, key in dotted.items() if key not in keys]
+    for name, key in dotted.items():
+        if key in keys:
+            skipped.add(DOTTED, f"{tar}/{name}")
+    if own:
+        logger.info(
+            f"{tar}: images whose ids end at the last of several dots in their names: "
+            f"{len(own):,}, such as {printable(as_utf8(own[0])):.200}"
+        )
+    return [
+        Image(as_utf8(os.path.splitext(name)[0]), escaped(f"{tar}/{name}"), 0, 0)  # noqa: PTH122
+        for name in own
+    ]
 
 
 def _is_hidden_member(name: str) -> bool:

@@ -61,12 +61,28 @@ def test_names_with_a_second_dot_are_parts_of_another_sample_and_are_said(tmp_pa
     pack(tmp_path / "s.tar", {"a.jpg": jpeg(), "a.seg.png": jpeg(), ".hidden.jpg": b""})
     manifest, said = made(tmp_path / "s.tar")
     assert [image.image_id for image in manifest.images] == ["a"]
-    assert "first): 1, such as" in said[0]
+    assert "a sample with an image: 1, such as" in said[0]
     assert said[0].endswith("such as s.tar/a.seg.png")
     assert said[1].endswith(
         "skipped hidden or system files and folders: 1, such as s.tar/.hidden.jpg"
     )
     assert len(said) == 2
+
+
+def test_names_with_several_dots_are_images_where_no_sample_owns_them(tmp_path):
+    """webdataset would put frame.0001.jpg and frame.0002.jpg into one sample, as 0001.jpg, 0002.jpg."""
+    names = ["v1.0/frame.0001.jpg", "v1.0/frame.0002.jpg", "a.jpg", "a.seg.png", "b.left.png"]
+    pack(tmp_path / "s.tar", {name: jpeg() for name in names} | {"b.json": b"{}"})
+    manifest, said = made(tmp_path / "s.tar")
+    assert [(image.image_id, image.path) for image in manifest.images] == [
+        ("a", "s.tar/a.jpg"),
+        ("b.left", "s.tar/b.left.png"),
+        ("v1.0/frame.0001", "s.tar/v1.0/frame.0001.jpg"),
+        ("v1.0/frame.0002", "s.tar/v1.0/frame.0002.jpg"),
+    ]
+    assert len(said) == 2
+    assert said[0].endswith("in their names: 3, such as v1.0/frame.0001.jpg")
+    assert said[1].endswith("a sample with an image: 1, such as s.tar/a.seg.png")
 
 
 @pytest.mark.parametrize("kind", [tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT])
