@@ -3,7 +3,7 @@
 import logging
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -225,22 +225,28 @@ def tar_images(root: str, tars: Sequence[str]) -> list[Image]:
         log_odd_names(location, names)
         for name in unreadable:
             skipped.add(HIDDEN if _is_hidden_member(name) else SPECIAL, f"{tar}/{name}")
-        dotted: dict[str, str] = {}  # name -> key of webdataset
-        keys: set[str] = set()
+        keys = {key for name in names if (key := _image_key(name)) is not None}
+        dotted: list[str] = []
         for name in names:
             path = f"{tar}/{name}"
             if _is_hidden_member(name):
                 skipped.add(HIDDEN, path)
-            elif (sample := SAMPLE_NAME.fullmatch(name)) and (
-                f".{sample[2].lower()}" in IMAGE_SUFFIXES
-            ):
-                keys.add(sample[1])
-                images.append(Image(as_utf8(sample[1]), escaped(path), 0, 0))
+            elif (key := _image_key(name)) is not None:
+                images.append(Image(as_utf8(key), escaped(path), 0, 0))
             elif (ending := suffix(name)) in IMAGE_SUFFIXES:
-                dotted[name] = sample[1] if sample else ""
+                sample = SAMPLE_NAME.fullmatch(name)
+                if sample and sample[1] in keys:
+                    skipped.add(DOTTED, path)
+                else:
+                    dotted.append(path)
+                    images.append(Image(as_utf8(name[: -len(ending)]), escaped(path), 0, 0))
             elif ending not in OTHER_SUFFIXES:
                 unknown[path] = name
-        images += _dotted_images(tar, dotted, keys, skipped)
+        if dotted:
+            logger.info(
+                f"{tar}: images whose ids end at the last of several dots in their names: "
+                f"{len(dotted):,}, such as {printable(as_utf8(dotted[0])):.200}"
+            )
     by_content = _images_by_content(root, list(unknown))
     for path, name in unknown.items():
         if path in by_content:
@@ -258,26 +264,10 @@ def tar_images(root: str, tars: Sequence[str]) -> list[Image]:
     return images
 
 
-def _dotted_images(
-    tar: str, dotted: Mapping[str, str], keys: Set[str], skipped: SkippedFiles
-) -> list[Image]:
-    """Return those images with several dots in their name that belong to no other image.
-
-    `dotted` has the key of each name, and `keys` are those of samples that have an image.
-    """
-    own = [name for name, key in dotted.items() if key not in keys]
-    for name, key in dotted.items():
-        if key in keys:
-            skipped.add(DOTTED, f"{tar}/{name}")
-    if own:
-        logger.info(
-            f"{tar}: images whose ids end at the last of several dots in their names: "
-            f"{len(own):,}, such as {printable(as_utf8(own[0])):.200}"
-        )
-    return [
-        Image(as_utf8(os.path.splitext(name)[0]), escaped(f"{tar}/{name}"), 0, 0)  # noqa: PTH122
-        for name in own
-    ]
+def _image_key(name: str) -> str | None:
+    """Return the key of a member that is named by its key and the ending of an image, else None."""
+    sample = SAMPLE_NAME.fullmatch(name)
+    return sample[1] if sample and f".{sample[2].lower()}" in IMAGE_SUFFIXES else None
 
 
 def _is_hidden_member(name: str) -> bool:

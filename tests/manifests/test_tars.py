@@ -81,7 +81,7 @@ def test_names_with_several_dots_are_images_where_no_sample_owns_them(tmp_path):
         ("v1.0/frame.0002", "s.tar/v1.0/frame.0002.jpg"),
     ]
     assert len(said) == 2
-    assert said[0].endswith("in their names: 3, such as v1.0/frame.0001.jpg")
+    assert said[0].endswith("in their names: 3, such as s.tar/v1.0/frame.0001.jpg")
     assert said[1].endswith("a sample with an image: 1, such as s.tar/a.seg.png")
 
 
