@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 from ..base.errors import ManifestError, reason_of
 from ..base.text import counted, is_url, printable
+from .archives import archive_format
 from .contents import (
     disk_path,
     escaped,
@@ -20,7 +21,6 @@ from .contents import (
 from .folder import SkippedFiles
 from .listings import Listing
 from .manifest import Image, broken_text, checked
-from .tars import members
 
 logger = logging.getLogger(__name__)
 
@@ -181,7 +181,7 @@ class FileFinder:
     def _list_archive(self, folder: str) -> list[str] | None:
         try:
             archive, inner = split_archive(self._root, f"{unescaped(folder)}/")
-            names = members(disk_path(self._root, archive))
+            names = archive_format(archive).names(disk_path(self._root, archive))
         except OSError:
             return None
         return [escaped(name[len(inner) :]) for name in names if name.startswith(inner)]

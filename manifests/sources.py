@@ -1,4 +1,4 @@
-"""From folders, tar files and lists of images to a manifest."""
+"""From folders, archives and lists of images to a manifest."""
 
 import logging
 import os
@@ -8,19 +8,23 @@ from pathlib import Path
 
 from ..base.errors import ManifestError
 from ..base.text import is_url, printable
+from .archives import archive_ending
 from .contents import absolute_root, from_disk, to_disk
-from .folder import FolderContents, folder_images, scan_folder, tar_images
+from .folder import FolderContents, folder_images, scan_folder
 from .headers import Size, read_sizes
 from .listings import read_listing
 from .locate import LocatedImage, locate_images
 from .manifest import Image, Manifest, duplicate_id, recorded_root
+from .members import image_column, parquet_rows, tar_images, zip_images
 from .records import TableOptions
 from .views import view_images
 
 logger = logging.getLogger(__name__)
 
 TABLE_SUFFIXES = (".parquet", ".csv", ".tsv", ".jsonl", ".ndjson", ".txt")
-FOLDER, TAR, TABLE, JSON = "a folder of images", "tar files", "a table", "JSON"
+FOLDER, TAR, ZIP, PARQUET = "a folder of images", "tar files", "zip files", "Parquet with images"
+TABLE, JSON = "a table", "JSON"
+ARCHIVES = {".tar": TAR, ".tar.gz": TAR, ".tgz": TAR, ".zip": ZIP, ".parquet": PARQUET}
 
 
 @dataclass(frozen=True)
@@ -31,6 +35,7 @@ class SourceOptions:
     id_column: str | None = None  # of tables; None stands for one of the usual names
     path_column: str | None = None
     views: bool = False  # folders contain Matterport3D's views
+    upright: bool = False  # sizes are those of images turned as their EXIF orientation says
 
 
 def make_manifest(
@@ -38,8 +43,8 @@ def make_manifest(
 ) -> Manifest:
     """Return the manifest of the images in `sources`, which are all of one kind.
 
-    A source is a folder of images, a tar file, a folder of tar files, a JSON file of annotations or
-    a table; the kind is detected. `root` is the folder or the URL that paths start from; by default
+    A source is a folder of images, an archive (tar, zip, Parquet with images), a folder of archives,
+    a JSON file of annotations or a table; the kind is detected. `root` is the folder or the URL that paths start from; by default
     it is the folder that contains the sources. What is skipped or looks wrong is logged.
 
     Raises ManifestError for sources and options from which no manifest can be made.
@@ -47,35 +52,39 @@ def make_manifest(
     sources = [Path(source) for source in sources]
     options = options or SourceOptions()
     folders = {source: scan_folder(source) for source in sources if source.is_dir()}
-    kind = _require_one_kind({source: _kind(source, folders) for source in sources})
+    kind = _require_one_kind({source: _kind(source, folders, options) for source in sources})
     _check_options(options, kind)
     root = _root(sources, kind, root)
     if kind in (TABLE, JSON):
         located = _listed_images(sources, root, options)
         _require_distinct((image for image, _ in located), by_stem=options.ids == "stem")
-        return Manifest.of(root, _with_sizes(located, root))
+        return Manifest.of(root, _with_sizes(located, root, options), upright=options.upright)
     if is_url(root):
         raise ManifestError(
             f"--images {root}: a URL needs a table or JSON that lists the images; got {kind}",
             code="E-MANIFEST-ROOT",
         )
     if kind == TAR:
-        images = tar_images(root, _tars(sources, folders, root))
+        images = tar_images(root, _archives(sources, folders, root))
+    elif kind == ZIP:
+        images = zip_images(root, _archives(sources, folders, root), options.ids)
+    elif kind == PARQUET:
+        images = parquet_rows(root, _archives(sources, folders, root), _table_options(options))
     else:
         images = _folder_images(folders, root, options)
-    _require_distinct(images, by_stem=kind == FOLDER and options.ids == "stem")
+    _require_distinct(images, by_stem=kind in (FOLDER, ZIP) and options.ids == "stem")
     if options.views:  # their sizes are those of their first view
         return Manifest.of(root, images)
-    return Manifest.of(
-        root, _with_sizes([LocatedImage(image, not image.width) for image in images], root)
-    )
+    located = [LocatedImage(image, not image.width or options.upright) for image in images]
+    return Manifest.of(root, _with_sizes(located, root, options), upright=options.upright)
 
 
-def folder_manifest(folder: str | Path, ids: str = "stem") -> Manifest:
+def folder_manifest(folder: str | Path, ids: str = "stem", *, upright: bool = False) -> Manifest:
     """Return the manifest of every image file in `folder` and below.
 
     `ids` is "stem", so that ids are file names without the ending, or "path", so that they are
-    paths without the ending. The images of tar files are listed if the folder has no others. What
+    paths without the ending. With `upright`, for a recipe with this step, sizes are those of images
+    that are turned as their EXIF orientation says. The images of tar files are listed if the folder has no others. What
     is skipped is logged. Raises ManifestError if `folder` is not a folder or contains no image that
     can be read, and for two images with one id.
     """
@@ -85,19 +94,22 @@ def folder_manifest(folder: str | Path, ids: str = "stem") -> Manifest:
             f"{folder} is not a folder; pass the folder that contains the images with --images",
             code="E-MANIFEST-SOURCE",
         )
-    return make_manifest([folder], options=SourceOptions(ids))
+    return make_manifest([folder], options=SourceOptions(ids, upright=upright))
 
 
-def _kind(source: Path, folders: Mapping[Path, FolderContents]) -> str:
+def _kind(source: Path, folders: Mapping[Path, FolderContents], options: SourceOptions) -> str:
     if source in folders:
-        return TAR if folders[source].tars else FOLDER
+        archives = folders[source].archives
+        return ARCHIVES[archive_ending(archives[0])] if archives else FOLDER
     if not source.is_file():
         raise ManifestError(
             f"{source} is neither a folder nor a file; pass a source of images",
             code="E-MANIFEST-SOURCE",
         )
-    kinds = {".tar": TAR, ".json": JSON, **dict.fromkeys(TABLE_SUFFIXES, TABLE)}
-    if kind := kinds.get(source.suffix.lower()):
+    if source.suffix.lower() == ".parquet":
+        return PARQUET if image_column(source, _table_options(options)) else TABLE
+    kinds = {".tar": TAR, ".json": JSON, **dict.fromkeys(TABLE_SUFFIXES, TABLE), **ARCHIVES}
+    if kind := kinds.get(archive_ending(source.name) or source.suffix.lower()):
         return kind
     raise ManifestError(
         f"{source}: expected a folder, or a file that ends in one of {', '.join(kinds)}",
@@ -117,6 +129,11 @@ def _require_one_kind(kinds: Mapping[Path, str]) -> str:
 
 
 def _check_options(options: SourceOptions, kind: str) -> None:
+    if options.views and options.upright:
+        raise ManifestError(
+            "--views and --upright exclude each other: views have no orientation; drop one",
+            code="E-MANIFEST-OPTION",
+        )
     if options.views and kind != FOLDER:
         raise ManifestError(
             f"--ids and --views are for folders of images; got {kind}", code="E-MANIFEST-OPTION"
@@ -125,7 +142,7 @@ def _check_options(options: SourceOptions, kind: str) -> None:
         raise ManifestError(
             f"--ids is for folders and for lists without ids; got {kind}", code="E-MANIFEST-OPTION"
         )
-    if kind != TABLE and (options.id_column or options.path_column):
+    if kind not in (TABLE, PARQUET) and (options.id_column or options.path_column):
         raise ManifestError(
             f"--id-column and --path-column are for tables; got {kind}", code="E-MANIFEST-OPTION"
         )
@@ -165,16 +182,22 @@ def _below(root: str, source: Path) -> str:
     return from_disk(below.as_posix())
 
 
-def _tars(sources: Sequence[Path], folders: Mapping[Path, FolderContents], root: str) -> list[str]:
-    """Return the path of each tar file from the root."""
-    tars: list[str] = []
+def _archives(
+    sources: Sequence[Path], folders: Mapping[Path, FolderContents], root: str
+) -> list[str]:
+    """Return the path of each archive from the root."""
+    archives: list[str] = []
     for source in sources:
         below = _below(root, source)
         if source in folders:
-            tars += (f"{below}/{tar}".removeprefix("./") for tar in folders[source].tars)
+            archives += (f"{below}/{name}".removeprefix("./") for name in folders[source].archives)
         else:
-            tars.append(below)
-    return tars
+            archives.append(below)
+    return archives
+
+
+def _table_options(options: SourceOptions) -> TableOptions:
+    return TableOptions(options.id_column, options.path_column, options.ids)
 
 
 def _folder_images(
@@ -193,7 +216,7 @@ def _folder_images(
 def _listed_images(
     sources: Sequence[Path], root: str, options: SourceOptions
 ) -> list[LocatedImage]:
-    table = TableOptions(options.id_column, options.path_column, options.ids)
+    table = _table_options(options)
     listings = {source: read_listing(source, table) for source in sources}
     _require_one_kind({source: listing.kind for source, listing in listings.items()})
     located = [image for listing in listings.values() for image in locate_images(listing, root)]
@@ -213,14 +236,14 @@ def _require_distinct(images: Iterable[Image], *, by_stem: bool) -> None:
             raise duplicate_id(other, image, remedy if by_stem and len(folders) == 2 else "")
 
 
-def _with_sizes(located: Sequence[LocatedImage], root: str) -> list[Image]:
+def _with_sizes(located: Sequence[LocatedImage], root: str, options: SourceOptions) -> list[Image]:
     """Return the images, with the sizes in their headers where these are to be read.
 
     A list may state another size: extraction will find the one in the header.
     """
     images = [image for image, _ in located]
     positions = [k for k, (_, read_header) in enumerate(located) if read_header]
-    sizes = read_sizes(root, [images[k].path for k in positions])
+    sizes = read_sizes(root, [images[k].path for k in positions], upright=options.upright)
     wrong: list[tuple[Image, Size]] = []
     for k, size in zip(positions, sizes, strict=True):
         stated = images[k]
