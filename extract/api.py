@@ -203,7 +203,7 @@ def _check_orientation(manifest: Manifest, recipe: Recipe) -> None:
         return
     if recipe.is_upright:
         problem = "turns images, but the manifest has the sizes of images that are not turned"
-        remedy = "add --upright: folder_manifest(..., upright=True) in Python"
+        remedy = "add --upright; in Python, folder_manifest(..., upright=True)"
     else:
         problem = "does not turn images, but the manifest has the sizes of turned images"
         remedy = "leave out --upright, or add it here"

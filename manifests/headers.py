@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+import importlib
 import itertools
 import logging
 import os
@@ -51,10 +52,10 @@ def pillow() -> ModuleType:
 def reads_heic() -> bool:
     """Return whether Pillow reads HEIC here, through the package pillow-heif."""
     try:
-        from pillow_heif import register_heif_opener
+        pillow_heif: Any = importlib.import_module("pillow_heif")  # optional, and without types
     except ImportError:
         return False
-    register_heif_opener()
+    pillow_heif.register_heif_opener()
     return True
 
 

@@ -1,5 +1,9 @@
 """The images in tar files, zip files and Parquet files; whatever is skipped is counted and logged."""
 
+# pyright: reportUnknownVariableType=false, reportUnknownMemberType=false
+# pyright: reportUnknownArgumentType=false
+# pyarrow has no types.
+
 import logging
 import re
 from collections.abc import Sequence
