@@ -39,7 +39,8 @@ class SourcesGroup(click.Group):
 @click.option(
     "--images",
     metavar="ROOT",
-    help="Folder or URL that paths start from.  [default: the folder of SOURCE]",
+    help="Folder or URL that paths start from; for a list also an archive.  [default: the folder of "
+    "SOURCE]",
 )
 @file_ids
 @click.option(

@@ -9,7 +9,7 @@ from pathlib import Path
 from ..base.errors import ManifestError
 from ..base.text import is_url, printable
 from .archives import archive_ending
-from .contents import absolute_root, from_disk, to_disk
+from .contents import absolute_root, escaped, from_disk, to_disk
 from .folder import FolderContents, folder_images, scan_folder
 from .headers import Size, read_sizes
 from .listings import read_listing
@@ -45,7 +45,8 @@ def make_manifest(
 
     A source is a folder of images, an archive (tar, zip, Parquet with images), a folder of archives,
     a JSON file of annotations or a table; the kind is detected. `root` is the folder or the URL that paths start from; by default
-    it is the folder that contains the sources. What is skipped or looks wrong is logged.
+    it is the folder that contains the sources. For lists it may be an archive, whose members they
+    name; the root of the manifest is then its folder. What is skipped or looks wrong is logged.
 
     Raises ManifestError for sources and options from which no manifest can be made.
     """
@@ -54,9 +55,13 @@ def make_manifest(
     folders = {source: scan_folder(source) for source in sources if source.is_dir()}
     kind = _require_one_kind({source: _kind(source, folders, options) for source in sources})
     _check_options(options, kind)
+    archive = ""
+    if root and kind in (TABLE, JSON) and archive_ending(root) and Path(root).is_file():
+        root, archive = os.path.split(os.path.abspath(root))  # noqa: PTH100
+        archive = f"{escaped(from_disk(archive))}/"
     root = _root(sources, kind, root)
     if kind in (TABLE, JSON):
-        located = _listed_images(sources, root, options)
+        located = _listed_images(sources, root, archive, options)
         _require_distinct((image for image, _ in located), by_stem=options.ids == "stem")
         return Manifest.of(root, _with_sizes(located, root, options), upright=options.upright)
     if is_url(root):
@@ -214,12 +219,14 @@ def _folder_images(
 
 
 def _listed_images(
-    sources: Sequence[Path], root: str, options: SourceOptions
+    sources: Sequence[Path], root: str, archive: str, options: SourceOptions
 ) -> list[LocatedImage]:
     table = _table_options(options)
     listings = {source: read_listing(source, table) for source in sources}
     _require_one_kind({source: listing.kind for source, listing in listings.items()})
-    located = [image for listing in listings.values() for image in locate_images(listing, root)]
+    located = [
+        image for listing in listings.values() for image in locate_images(listing, root, archive)
+    ]
     # One image may be in several lists of texts; in annotations that would be an error.
     repeats = any(listing.repeats for listing in listings.values())
     return list(dict.fromkeys(located)) if repeats else located

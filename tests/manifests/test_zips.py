@@ -8,7 +8,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
-from lists import made
+from lists import coco, made, write_json
 from logged import logged
 from pictures import photograph
 from refused import refuses
@@ -61,6 +61,24 @@ def test_images_are_read_without_unpacking(tmp_path, method):
     write_manifest(manifest, tmp_path / "m.parquet")
     assert read_manifest(tmp_path / "m.parquet") == manifest
     assert made(tmp_path / "m.parquet")[0] == manifest  # every member is found in its zip
+
+
+def test_a_list_may_name_the_members_of_a_zip(tmp_path):
+    names = [f"COCO_train2014_{k:012}.jpg" for k in (9, 25)]
+    (tmp_path / "zips").mkdir()
+    pack(tmp_path / "zips/train2014.zip", {f"train2014/{name}": jpeg() for name in names})
+    source = write_json(tmp_path / "mine_train2014.json", coco([9, 25]))
+    manifest, said = made(source, root=tmp_path / "zips/train2014.zip")
+    assert manifest.root == str(tmp_path / "zips")
+    assert manifest.images == tuple(
+        Image(image_id, f"train2014.zip/train2014/{name}", 64, 48)
+        for image_id, name in zip(("25", "9"), names[::-1], strict=True)
+    )
+    assert said == []
+    assert read_content(manifest.root, manifest.images[0].path) == jpeg()
+    other = write_json(tmp_path / "mine.json", {"images": [{"id": 1, "file_name": "none.jpg"}]})
+    with refuses("E-MANIFEST-ABSENT", "train2014.zip/FILE_NAME", kind=ManifestError):
+        made(other, root=tmp_path / "zips/train2014.zip")
 
 
 def test_ids_are_those_of_a_folder(tmp_path):
