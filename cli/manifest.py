@@ -71,10 +71,11 @@ def make(
     """List the images of SOURCE and their sizes in a manifest.
 
     SOURCE is a folder of images, a JSON file of COCO, Karpathy's splits, Visual Genome or texts with
-    the key image, a table (.parquet, .csv, .tsv, .jsonl), a .txt file with a path a line, a tar shard
-    or a folder of them. Several sources of one kind are
+    the key image, a table (.parquet, .csv, .tsv, .jsonl), a .txt file with a path a line, an archive
+    (.tar, .tar.gz, .zip, .parquet with images) or a folder of them. Several sources of one kind are
     merged; an id that occurs twice is an error. Sizes come from the files' headers; for files
-    behind a URL, from the JSON or the table if it has them.
+    behind a URL, from the JSON or the table if it has them. docs/datasets.md has the command for
+    each well-known data set.
 
     \b
     $ clipfeat manifest images/ -o images.parquet

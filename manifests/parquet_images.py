@@ -32,7 +32,16 @@ KEPT = 1 << 28  # bytes of row groups that a process keeps, besides the last one
 CACHED = 16  # files whose layout a process keeps
 
 _lock = threading.Lock()  # so that only one of several threads reads a row group
-_groups: OrderedDict[tuple[object, ...], list[pa.Array]] = OrderedDict()
+
+
+class _Group(NamedTuple):
+    """A row group in memory."""
+
+    images: list[pa.Array]  # of one value each
+    bytes: int
+
+
+_groups: OrderedDict[tuple[object, ...], _Group] = OrderedDict()
 
 
 class ImageColumn(NamedTuple):
@@ -136,15 +145,12 @@ def _group(path: str, leaf: str, number: int) -> list[pa.Array]:
     with _lock:
         key = (path, _stamp(path), leaf, number)
         if key not in _groups:
-            _groups[key] = read_leaf(Path(path), leaf, number, MAX_GROUP, _refuse)
+            images = read_leaf(Path(path), leaf, number, MAX_GROUP, _refuse)
+            _groups[key] = _Group(images, sum(image.nbytes for image in images))
         _groups.move_to_end(key)
-        while len(_groups) > 1 and sum(map(_bytes, _groups.values())) > KEPT:
+        while len(_groups) > 1 and sum(group.bytes for group in _groups.values()) > KEPT:
             _groups.popitem(last=False)
-        return _groups[key]
-
-
-def _bytes(images: Sequence[pa.Array]) -> int:
-    return sum(image.nbytes for image in images)
+        return _groups[key].images
 
 
 def _stamp(path: str) -> tuple[int, int]:

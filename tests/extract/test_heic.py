@@ -23,6 +23,7 @@ class FakePlugin(PngImagePlugin.PngImageFile):
     format = "HEIF"
 
     def _open(self):
+        assert self.fp is not None
         self.fp = io.BytesIO(self.fp.read()[len(HEIC) :])
         super()._open()
 
@@ -30,12 +31,11 @@ class FakePlugin(PngImagePlugin.PngImageFile):
 @pytest.fixture
 def installed(monkeypatch):
     """As if pillow-heif were installed: it has this function, and registers this name."""
-    plugin = types.ModuleType("pillow_heif")
-    plugin.register_heif_opener = (
-        lambda: Image.register_open(  # type: ignore[attr-defined]
-            "HEIF", FakePlugin, lambda start: start[4:12] == b"ftypheic"
-        )
-    )
+
+    def register_heif_opener():
+        Image.register_open("HEIF", FakePlugin, lambda start: start[4:12] == b"ftypheic")
+
+    plugin = types.SimpleNamespace(register_heif_opener=register_heif_opener)
     monkeypatch.setitem(sys.modules, "pillow_heif", plugin)
     headers.reads_heic.cache_clear()
     yield
