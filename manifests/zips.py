@@ -158,7 +158,7 @@ def _directory(read: ReadAt, size: int) -> tuple[int, int, int]:
         _, _, disk, first_disk, _, entries, length, offset = END_64.unpack(record)
     if disk or first_disk:
         raise ZipError("a part of an archive in several files; join them")
-    if offset == UNKNOWN:  # without zip64's record, as Info-ZIP writes it into a pipe's format
+    if offset == UNKNOWN:  # Info-ZIP with -fz and -fd writes no zip64 record
         offset = end - length
     if offset < 0 or offset + length != end:
         raise ZipError(
