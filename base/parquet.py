@@ -9,7 +9,7 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, NamedTuple
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -73,6 +73,56 @@ def column_names(path: Path, refuse: Callable[[str], Exception]) -> list[str]:
 def count_rows(path: Path, refuse: Callable[[str], Exception]) -> int:
     """Return the number of rows of the Parquet file `path` according to its footer."""
     return _opened(path, refuse)[1].metadata.num_rows
+
+
+class GroupSizes(NamedTuple):
+    """Rows of each row group of a Parquet file, and bytes of one of its columns in it."""
+
+    rows: list[int]
+    bytes: list[int]  # as the footer states them, without compression
+
+
+def group_sizes(path: Path, leaf: str, refuse: Callable[[str], Exception]) -> GroupSizes:
+    """Return the sizes of row groups; `leaf` names a column of values, such as `image.bytes`."""
+    footer = _opened(path, refuse)[1].metadata
+    groups = [footer.row_group(number) for number in range(footer.num_row_groups)]
+    columns = range(footer.num_columns)
+    at = next((k for k in columns if footer.schema.column(k).path == leaf), None)
+    if at is None:
+        raise refuse(f"has no column {leaf!r:.100}")
+    return GroupSizes(
+        [group.num_rows for group in groups],
+        [group.column(at).total_uncompressed_size for group in groups],
+    )
+
+
+def read_leaf(
+    path: Path, leaf: str, group: int, limit: int, refuse: Callable[[str], Exception]
+) -> list[pa.Array]:
+    """Return the texts or bytes of a row group, each as an array of one value, perhaps null.
+
+    `leaf` is a column or, as `image.bytes`, a part of one. One value is read at a time, so that a
+    file in which a few bytes mean "this gigabyte, a thousand times" is found out by its second row.
+    Raises `refuse(reason)` for more than `limit` bytes, and for a file that cannot be read.
+    """
+    source, file = _opened(path, refuse)
+    values: list[pa.Array] = []
+    total = 0
+    try:
+        for batch in file.iter_batches(1, row_groups=[group], columns=[leaf], use_threads=False):
+            value = batch.column(0)
+            value = value.flatten()[0] if pa.types.is_struct(value.type) else value
+            total += value.nbytes
+            if total > limit:
+                raise refuse(f"a row group holds more than {limit:,} bytes of {leaf:.100}")
+            values.append(value)
+    except (OSError, UnicodeDecodeError, pa.ArrowException) as error:
+        raise refuse(_unreadable(error)) from None
+    finally:
+        source.close()
+    if len(values) != file.metadata.row_group(group).num_rows:
+        raise refuse(f"has {len(values):,} rows in a group with another number in its footer")
+    return values
 
 
 def read_rows(

@@ -53,6 +53,11 @@ MOST_PIXELS = 1 << 40  # a million by a million; a decoder's limits follow from 
     "aspect:S,L, views, or a TOML file (docs/recipes.md).",
 )
 @click.option(
+    "--upright",
+    is_flag=True,
+    help="Turn images as their EXIF orientation says; stock CLIP does not. A manifest needs the same.",
+)
+@click.option(
     "--layer",
     type=click.Choice(["final", "final-no-norm", "penultimate"]),
     default="final",
@@ -187,13 +192,15 @@ def extract(
     """
     from ..extract import ExtractConfig, extract_images
     from ..extract.estimate import estimate
+    from ..extract.planning.recipe import check_recipe
     from ..featstore.layout import Part
 
     config = ExtractConfig(
         part=None if shard_range is None else Part.parse(shard_range),
         **options,
     )
-    manifest = load_images(images, ids)
+    recipe = check_recipe(config.recipe, upright=config.upright)
+    manifest = load_images(images, ids, upright=recipe.is_upright)
     out = out or default_out(images, config.model, config.recipe)
     if dry_run:
         estimated = estimate(manifest, out, config)
@@ -206,17 +213,17 @@ def extract(
     sys.exit(1 if strict and report.refused else 0)
 
 
-def load_images(images: Path, ids: str = "stem") -> "Manifest":
+def load_images(images: Path, ids: str = "stem", *, upright: bool = False) -> "Manifest":
     """Return the manifest in a file, or the manifest of a folder of images.
 
-    `ids` is for a folder: see `folder_manifest`. Since a manifest may come from anywhere, the
+    `ids` and `upright` are for a folder: see `folder_manifest`. Since a manifest may come from anywhere, the
     root that it names is logged before it is read.
     """
     from ..manifests import folder_manifest, read_manifest
     from ..manifests.contents import require_driver
 
     if not images.is_file():
-        return folder_manifest(images, ids)
+        return folder_manifest(images, ids, upright=upright)
     if ids != "stem":
         raise ExtractUsageError(
             f"--ids is for a folder of images; {images} is a manifest with ids; drop --ids",

@@ -39,9 +39,15 @@ class SourcesGroup(click.Group):
 @click.option(
     "--images",
     metavar="ROOT",
-    help="Folder or URL that paths start from.  [default: the folder of SOURCE]",
+    help="Folder or URL that paths start from; for a list also an archive.  [default: the folder of "
+    "SOURCE]",
 )
 @file_ids
+@click.option(
+    "--upright",
+    is_flag=True,
+    help="Sizes of images turned as their EXIF orientation says, for clipfeat extract --upright.",
+)
 @click.option("--views", is_flag=True, help="SOURCE has folders SCAN/VIEWPOINT with 36 views each.")
 @click.option(
     "--id-column", metavar="NAME", help="Column of ids in a table.  [default: image_id or id]"
@@ -57,16 +63,19 @@ def make(
     out: Path,
     images: str | None,
     ids: str,
+    upright: bool,
     views: bool,
     id_column: str | None,
     path_column: str | None,
 ) -> None:
     """List the images of SOURCE and their sizes in a manifest.
 
-    SOURCE is a folder of images, a JSON file of COCO, Karpathy's splits or Visual Genome, a table
-    (.parquet, .csv, .jsonl), a tar shard or a folder of them. Several sources of one kind are
+    SOURCE is a folder of images, a JSON file of COCO, Karpathy's splits, Visual Genome or texts with
+    the key image, a table (.parquet, .csv, .tsv, .jsonl), a .txt file with a path a line, an archive
+    (.tar, .tar.gz, .zip, .parquet with images) or a folder of them. Several sources of one kind are
     merged; an id that occurs twice is an error. Sizes come from the files' headers; for files
-    behind a URL, from the JSON or the table if it has them.
+    behind a URL, from the JSON or the table if it has them. docs/datasets.md has the command for
+    each well-known data set.
 
     \b
     $ clipfeat manifest images/ -o images.parquet
@@ -81,7 +90,8 @@ def make(
             code="E-MANIFEST-WRITE",
         )
     check_writable(out)
-    listed = make_manifest(sources, images, SourceOptions(ids, id_column, path_column, views))
+    options = SourceOptions(ids, id_column, path_column, views, upright)
+    listed = make_manifest(sources, images, options)
     write_manifest(listed, out)
     unreadable = sum(1 for image in listed.images if not image.width)
     note = f", {unreadable} without a readable header" if unreadable else ""

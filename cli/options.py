@@ -90,7 +90,7 @@ file_ids = click.option(
     type=click.Choice(["stem", "path"]),
     default="stem",
     show_default=True,
-    help="Ids of files in a folder: the name or the path, without the ending.",
+    help="Ids of files in a folder, or in a list without ids: name or path, without the ending.",
 )
 from_run = click.option(
     "--init",

@@ -34,7 +34,7 @@ from .planning.plan import (
     plan_grids,
     shard_tasks,
 )
-from .planning.recipe import Recipe, check_recipe_name, make_recipe
+from .planning.recipe import Recipe, check_recipe, make_recipe
 from .report import ExtractReport, Progress, Results, bottleneck
 from .source_files import HASHES, SourceFiles, aligned
 
@@ -128,7 +128,7 @@ def prepare(
     With `first_only` only the first of several devices gets a process, with its share of the
     cores. Raises UsageError where the extraction is not possible as requested.
     """
-    check_recipe_name(config.recipe)
+    _check_orientation(manifest, check_recipe(config.recipe, upright=config.upright))
     with needs_extra("extract"):
         import torch
 
@@ -165,6 +165,7 @@ def prepare(
             backbone.cell,
             layer=config.layer,
             vector=config.vector,
+            upright=config.upright,
         )
         backbone.check_recipe(recipe)
         if config.scheduler:
@@ -194,6 +195,22 @@ def prepare(
         yield Prepared(
             manifest, out, config, devices, cores, executor, spec, recipe, identity, grids
         )
+
+
+def _check_orientation(manifest: Manifest, recipe: Recipe) -> None:
+    """Raise ExtractUsageError unless the manifest's sizes are those that the recipe begins with."""
+    if manifest.upright == recipe.is_upright:
+        return
+    if recipe.is_upright:
+        problem = "turns images, but the manifest has the sizes of images that are not turned"
+        remedy = "add --upright; in Python, folder_manifest(..., upright=True)"
+    else:
+        problem = "does not turn images, but the manifest has the sizes of turned images"
+        remedy = "leave out --upright, or add it here"
+    raise ExtractUsageError(
+        f"--recipe {recipe.name}: it {problem}; make the manifest again and {remedy}",
+        code="E-RECIPE-UPRIGHT",
+    )
 
 
 def grid_order(codec: Codec, *, is_rectified: bool) -> Order:

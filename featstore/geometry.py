@@ -259,8 +259,18 @@ class RGB(_Transform, frozen=True, tag="rgb"):
         return size
 
 
+class Upright(_Transform, frozen=True, tag="upright"):
+    """Turn an image as its EXIF orientation says.
+
+    `size` is that of the turned image: all sizes of a recipe with this step are.
+    """
+
+    def size(self, size: Size) -> Size:
+        return size
+
+
 ImageTransform = (
-    Stretch | Shortest | ShortestDetectron2 | ShortestMaskRCNN
+    Upright | Stretch | Shortest | ShortestDetectron2 | ShortestMaskRCNN
     | Fit | Cover | WholeCells | Crop | Pad | RGB
 )  # fmt: skip
 

@@ -1,4 +1,4 @@
-"""The bytes of an image: names as text, and files in folders, in tar files and behind URLs.
+"""The bytes of an image: names as text, and files in folders, in archives and behind URLs.
 
 On disk a name is bytes, nearly always UTF-8. Inside this package it is a text with a surrogate for
 each byte that is not UTF-8 (PEP 383, but always UTF-8: the locale does not change what a file is
@@ -22,7 +22,7 @@ from urllib.parse import quote
 from ..base.errors import ManifestError, UsageError
 from ..base.files import naming, open_plain
 from ..base.text import is_url, printable
-from .tars import open_member
+from .archives import ARCHIVE, archive_format
 
 SURROGATE = re.compile("[\ud800-\udfff]")  # cannot be encoded as UTF-8
 ESCAPE = re.compile(r"\\(\\|x[89a-f][0-9a-f]|ud[89a-f][0-9a-f]{2})")
@@ -31,7 +31,6 @@ MAX_BYTES = 1 << 31  # of one image; no format that is read needs more
 REMOTE_BLOCK = 1 << 16  # bytes of a remote file that are requested with its header
 # What a manifest may name. fsspec knows more, and some of them run what a file tells them to.
 PROTOCOLS = ("http", "https", "s3", "s3a", "gs", "gcs", "az", "abfs", "hf", "memory")
-ARCHIVE = re.compile(r"\.tar/")
 
 
 def from_disk(path: str) -> str:
@@ -116,7 +115,7 @@ def read_content(root: str, path: str) -> bytes:
     """Return the bytes of an image file.
 
     `root` is a manifest's root, a folder or a URL, and `path` a path in that manifest. If a part of
-    the path is a tar file, the rest names a member: `a.tar/b.jpg`. Raises FileNotFoundError if the
+    the path is an archive, the rest names a member: `a.tar/b.jpg`. Raises FileNotFoundError if the
     file does not exist, another OSError if it cannot be read or has more than MAX_BYTES, and
     UsageError (E-URL-DRIVER) if the package that reads the URL is not installed.
     """
@@ -143,7 +142,7 @@ def open_content(root: str, path: str) -> Generator[BinaryIO]:
         descriptor = open_plain(disk_path(root, path), follow=True)
     except NotADirectoryError:  # some part of the path is a file
         archive, member = split_archive(root, path)
-        with open_member(disk_path(root, archive), member) as file:
+        with archive_format(archive).open(disk_path(root, archive), member) as file:
             yield file
         return
     with open(descriptor, "rb") as file:  # noqa: PTH123
@@ -162,10 +161,10 @@ def disk_path(root: str, path: str) -> str:
 
 
 def split_archive(root: str, path: str) -> tuple[str, str]:
-    """Return the two parts of a path, without escapes, that leads into a tar file below `root`.
+    """Return the two parts of a path, without escapes, that leads into an archive below `root`.
 
-    They are the path of the tar file and the name of the member. Raises FileNotFoundError if no
-    part of the path is a file that ends in .tar.
+    They are the path of the archive and the name of the member. Raises FileNotFoundError if no
+    part of the path is a file with the ending of an archive.
     """
     for match in ARCHIVE.finditer(path):
         archive = path[: match.end() - 1]

@@ -1,26 +1,23 @@
-"""The images in folders and in tar files; whatever is skipped is counted and logged."""
+"""The images in folders; whatever is skipped is counted and logged."""
 
 import logging
 import os
-import re
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from ..base.errors import ManifestError, reason_of
+from ..base.errors import ManifestError
 from ..base.text import IMAGE_SUFFIXES, printable, suffix
+from .archives import ENDINGS, archive_ending
 from .contents import SURROGATE, as_utf8, disk_path, escaped, from_disk
 from .headers import Size, read_sizes
 from .manifest import Image, broken_rule
-from .tars import members, others
 
 logger = logging.getLogger(__name__)
 
 HIDDEN = "hidden or system files and folders"
 NO_IMAGES = "files that are not images"
 DANGLING = "links whose target does not exist"
-SPECIAL = "symbolic links, devices and sparse files"
-DOTTED = "images with more than one dot in their name (a sample's key ends at the first)"
 # Often stored beside images, one for each; not opened to see what they contain.
 OTHER_SUFFIXES = frozenset(
     [
@@ -55,9 +52,6 @@ OTHER_SUFFIXES = frozenset(
 SYSTEM_NAMES = frozenset(
     ("__MACOSX", "@eaDir", "$RECYCLE.BIN", "System Volume Information", "Thumbs.db", "lost+found")
 )
-# A member's key in webdataset: its folders and its name up to the first dot, then the rest. A name
-# that begins with a dot has no key; webdataset would take the folder's name as its key.
-SAMPLE_NAME = re.compile(r"((?:.*/)?[^/.]+)\.([^/]*)", re.DOTALL)
 
 
 class SkippedFiles:
@@ -93,7 +87,7 @@ class FolderContents(NamedTuple):
 
     images: tuple[str, ...]  # files that end as images do, whatever they contain
     by_content: dict[str, Size]  # files with other endings, or none, that are images nevertheless
-    tars: tuple[str, ...]  # if there is no image
+    archives: tuple[str, ...]  # if there is no image: all of one kind, by their ending
 
 
 def scan_folder(folder: Path) -> FolderContents:
@@ -112,17 +106,22 @@ def scan_folder(folder: Path) -> FolderContents:
         else:
             (known if ending in OTHER_SUFFIXES else unknown).append(path)
     root = from_disk(str(folder))
-    by_content = _images_by_content(root, unknown)
-    tars = [] if images or by_content else [path for path in known if suffix(path) == ".tar"]
+    by_content = images_by_content(root, unknown)
+    archives: list[str] = []
+    if not images and not by_content:
+        endings = {path: archive_ending(path) for path in known}
+        first = next((ending for ending in ENDINGS if ending in endings.values()), None)
+        archives = [path for path in known if endings[path] == first]
+    taken = set(archives)
     for path in known:
-        if not tars or suffix(path) != ".tar":
+        if path not in taken:
             skipped.add(NO_IMAGES, path)
     for path in unknown:
         if path not in by_content:
             exists = os.path.exists(disk_path(root, path))  # noqa: PTH110
             skipped.add(NO_IMAGES if exists else DANGLING, path)
     skipped.log(str(folder))
-    return FolderContents(tuple(images), by_content, tuple(tars))
+    return FolderContents(tuple(images), by_content, tuple(archives))
 
 
 def _walk(
@@ -157,17 +156,25 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
         return False
 
 
-def _images_by_content(root: str, paths: Sequence[str]) -> dict[str, Size]:
+def images_by_content(root: str, paths: Sequence[str]) -> dict[str, Size]:
     """Return the sizes of those files whose header is that of an image."""
     sizes = read_sizes(root, [escaped(path) for path in paths]) if paths else []
     return {path: size for path, size in zip(paths, sizes, strict=True) if any(size)}
 
 
-def folder_images(folder: Path, contents: FolderContents, prefix: str, ids: str) -> list[Image]:
+def folder_images(
+    folder: Path | str,
+    contents: FolderContents,
+    prefix: str,
+    ids: str,
+    *,
+    ids_from: str | None = None,
+) -> list[Image]:
     """Return the images in `folder`; those found by their ending have the size (0, 0) so far.
 
     `prefix` leads from the root to the folder. `ids` is "stem", the file's name without its ending,
-    or "path", the path from the root without the ending. An ending that is not an image's remains
+    or "path", the path without the ending: from the root, or with `ids_from` in place of `prefix`,
+    as for a zip file in place of a folder. An ending that is not an image's remains
     part of the id. Raises ManifestError (E-MANIFEST-EMPTY) for a folder without an image.
     """
     if not contents.images and not contents.by_content:
@@ -188,78 +195,22 @@ def folder_images(folder: Path, contents: FolderContents, prefix: str, ids: str)
         for path in contents.images
     )
     by_content = ((path, path, size) for path, size in contents.by_content.items())
+    above = prefix if ids_from is None else ids_from
     images = [
         Image(
-            as_utf8(bare.rpartition("/")[2] if ids == "stem" else prefix + bare),
+            as_utf8(bare.rpartition("/")[2] if ids == "stem" else above + bare),
             escaped(prefix + path),
             *size,
         )
         for path, bare, size in (*by_name, *by_content)
     ]
     skipped = SkippedFiles()
-    images = _storable(images, skipped)
+    images = storable(images, skipped)
     skipped.log(str(folder))
     return images
 
 
-def tar_images(root: str, tars: Sequence[str]) -> list[Image]:
-    """Return the images in tar files as webdataset writes them; a member's key is the image's id.
-
-    `tars` are paths below the local folder `root`. Most images have the size (0, 0) so far. The
-    texts and numbers of a sample are not images. A member with an unknown ending is opened: if it
-    is an image, its whole name is its id. Raises ManifestError for a file that is not a complete,
-    uncompressed tar (E-TAR-READ), and if no member is an image (E-MANIFEST-EMPTY).
-    """
-    images: list[Image] = []
-    skipped = SkippedFiles()
-    unknown: dict[str, str] = {}  # path below the root -> name in its tar
-    for tar in tars:
-        location = disk_path(root, tar)
-        try:
-            names, unreadable = members(location), others(location)
-        except OSError as error:
-            raise ManifestError(
-                f"{location}: {reason_of(error)}; pack it again, uncompressed", code="E-TAR-READ"
-            ) from None
-        log_odd_names(location, names)
-        for name in unreadable:
-            skipped.add(HIDDEN if _is_hidden_member(name) else SPECIAL, f"{tar}/{name}")
-        for name in names:
-            path = f"{tar}/{name}"
-            if _is_hidden_member(name):
-                skipped.add(HIDDEN, path)
-            elif (sample := SAMPLE_NAME.fullmatch(name)) and (
-                f".{sample[2].lower()}" in IMAGE_SUFFIXES
-            ):
-                images.append(Image(as_utf8(sample[1]), escaped(path), 0, 0))
-            elif (ending := suffix(name)) in IMAGE_SUFFIXES:
-                skipped.add(DOTTED, path)
-            elif ending not in OTHER_SUFFIXES:
-                unknown[path] = name
-    by_content = _images_by_content(root, list(unknown))
-    for path, name in unknown.items():
-        if path in by_content:
-            images.append(Image(as_utf8(name), escaped(path), *by_content[path]))
-        else:
-            skipped.add(NO_IMAGES, path)
-    images = _storable(images, skipped)
-    skipped.log(", ".join(map(printable, tars[:3])))
-    if not images:
-        raise ManifestError(
-            f"{', '.join(tars):.200}: no member is an image; expected names of KEY and one of "
-            f"{', '.join(sorted(IMAGE_SUFFIXES))}",
-            code="E-MANIFEST-EMPTY",
-        )
-    return images
-
-
-def _is_hidden_member(name: str) -> bool:
-    if "/" not in name:
-        return is_hidden(name)
-    return any(is_hidden(part) for part in name.split("/") if part not in (".", ".."))
-
-
-def _storable(images: Iterable[Image], skipped: SkippedFiles) -> list[Image]:
+def storable(images: Iterable[Image], skipped: SkippedFiles) -> list[Image]:
     """Return the images that a manifest can store; the others are skipped."""
     storable: list[Image] = []
     for image in images:

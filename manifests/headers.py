@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+import importlib
 import itertools
 import logging
 import os
@@ -16,25 +17,25 @@ from typing import Any
 from tqdm import tqdm
 
 from ..base.errors import ClipfeatError, needs_extra
-from ..base.files import open_plain, read_at
+from ..base.files import open_plain
 from ..base.machine import usable_cores
 from ..base.text import is_url
+from .archives import ARCHIVE, archive_format
 from .contents import disk_path, open_content, unescaped
 from .manifest import MAX_SIDE
-from .tars import Member, members, open_archive
 
 MAX_THREADS, THREADS_PER_CORE = 16, 4  # they mostly wait for the disk
 BLOCK = 1 << 6  # files given to a thread at a time
 WAVE = 1 << 12  # files given to all threads at a time
 HEAD = 1 << 12  # first bytes of a file; most headers end within them
-NEAR = 8  # heads that are read at once, at most
 PNG = b"\x89PNG\r\n\x1a\n"
 FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}  # JPEG markers followed by a size
-EMPTY = Member(0, 0)
+ORIENTATION, UPRIGHT = 0x0112, 1  # EXIF's tag, and its value for "as it is"
+SIDEWAYS = (5, 6, 7, 8)  # orientations that exchange width and height (Exif 2.32, tag 274)
 SWITCHES = threading.RLock()  # held while Pillow's settings are changed
 Size = tuple[int, int]  # width, height in pixels
 
-# Pillow may open only these: for EPS it would run Ghostscript on a stranger's program. (MPO is
+# Pillow may open only these, and HEIC where its plugin is installed: for EPS it would run Ghostscript on a stranger's program. (MPO is
 # opened as JPEG.)
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM", "JPEG2000", "AVIF")
 
@@ -45,6 +46,22 @@ def pillow() -> ModuleType:
     with needs_extra("extract"):
         import PIL.Image
     return PIL.Image
+
+
+@functools.cache
+def reads_heic() -> bool:
+    """Return whether Pillow reads HEIC here, through the package pillow-heif."""
+    try:
+        pillow_heif: Any = importlib.import_module("pillow_heif")  # optional, and without types
+    except ImportError:
+        return False
+    pillow_heif.register_heif_opener()
+    return True
+
+
+def formats() -> tuple[str, ...]:
+    """Return the formats that Pillow may open."""
+    return (*FORMATS, "HEIF") if reads_heic() else FORMATS
 
 
 @contextlib.contextmanager
@@ -74,19 +91,20 @@ def pillow_for_any_file(*, accept_truncated: bool = False) -> Generator[ModuleTy
             image.MAX_IMAGE_PIXELS, ImageFile.LOAD_TRUNCATED_IMAGES = before
 
 
-def read_sizes(root: str, paths: Sequence[str]) -> list[Size]:
+def read_sizes(root: str, paths: Sequence[str], *, upright: bool = False) -> list[Size]:
     """Return (width, height) in pixels of each file below `root`, a folder or a URL.
 
-    `paths` are those of a manifest. The size is (0, 0) if the file does not exist, has no header of
+    `paths` are those of a manifest. With `upright`, sizes are those of images that are turned as
+    their EXIF orientation says. The size is (0, 0) if the file does not exist, has no header of
     an image, or has a side that is longer than a manifest can store. No pixel is decoded, so that a
     damaged image may have a size; extraction finds out.
     """
     is_local = not is_url(root)
 
     def read_block(block: Sequence[str]) -> list[Size]:
-        heads = _heads(root, block) if is_local else itertools.repeat(b"")
+        heads = _heads(root, block) if is_local and not upright else itertools.repeat(b"")
         return [
-            size_in(head) or _size_by_pillow(root, path)
+            size_in(head) or _size_by_pillow(root, path, upright=upright)
             for path, head in zip(block, heads, strict=False)
         ]
 
@@ -127,10 +145,30 @@ def size_in(head: bytes) -> Size | None:
     return (width, height) if _is_storable((width, height)) else None
 
 
-def _size_by_pillow(root: str, path: str) -> Size:
+def exif_orientation(image: Any) -> int:
+    """Return the EXIF orientation, 1 to 8, of an image that Pillow has opened and not loaded.
+
+    It is 1, as it is, where the header does not state another one, and for TIFF files, which Pillow
+    turns itself. Of a PNG file, what comes after its pixels is not looked at.
+    """
+    if image.format == "TIFF":
+        return UPRIGHT
+    try:  # the method of the base class: that of PNG files decodes their pixels
+        value = pillow().Image.getexif(image).get(ORIENTATION, UPRIGHT)
+    except Exception:  # Pillow's parsers raise whatever broken bytes lead them to
+        return UPRIGHT
+    return value if isinstance(value, int) and 1 <= value <= 8 else UPRIGHT
+
+
+def upright_size(size: Size, orientation: int) -> Size:
+    """Return the (width, height) of an image that is turned as its EXIF orientation says."""
+    return (size[1], size[0]) if orientation in SIDEWAYS else size
+
+
+def _size_by_pillow(root: str, path: str, *, upright: bool) -> Size:
     try:
-        with open_content(root, path) as file, pillow().open(file, formats=FORMATS) as image:
-            size = image.size
+        with open_content(root, path) as file, pillow().open(file, formats=formats()) as image:
+            size = upright_size(image.size, exif_orientation(image) if upright else UPRIGHT)
     except (ClipfeatError, MemoryError):
         raise
     except Exception:  # Pillow's parsers raise all kinds of errors for damaged files
@@ -146,40 +184,23 @@ def _heads(root: str, paths: Sequence[str]) -> Iterator[bytes]:
     """Yield the first bytes of each file below a local root; b"" for one that cannot be read."""
     for archive, group in itertools.groupby(map(unescaped, paths), _archive):
         names = list(group)
-        heads = _heads_in_tar(root, archive, names) if archive else None
+        heads = _heads_in_archive(root, archive, names) if archive else None
         yield from heads or (_head(root, name) for name in names)
 
 
 def _archive(path: str) -> str:
-    """Return the part of a path that ends in .tar, "" if none does."""
-    start, dot, _ = path.partition(".tar/")
-    return f"{start}.tar" if dot else ""
+    """Return the part of a path that ends as an archive does, "" if none does."""
+    match = ARCHIVE.search(path)
+    return path[: match.end() - 1] if match else ""
 
 
-def _heads_in_tar(root: str, archive: str, paths: Sequence[str]) -> list[bytes] | None:
-    """Return the first bytes of members of a tar, which is opened once; None if it is not a tar."""
+def _heads_in_archive(root: str, archive: str, paths: Sequence[str]) -> list[bytes] | None:
+    """Return the first bytes of members of an archive, opened once; None if it is not one."""
     try:
-        tar = disk_path(root, archive)
-        by_name = members(tar)
-        entries = (by_name.get(path[len(archive) + 1 :], EMPTY) for path in paths)
-        with open_archive(tar) as descriptor:
-            return list(_read_near(descriptor, [(at, min(HEAD, size)) for at, size in entries]))
+        names = [path[len(archive) + 1 :] for path in paths]
+        return archive_format(archive).heads(disk_path(root, archive), names, HEAD)
     except OSError:
         return None
-
-
-def _read_near(descriptor: int, places: Sequence[tuple[int, int]]) -> Iterator[bytes]:
-    """Yield the bytes at each (offset, length); those close to each other are read at once.
-
-    At each read Python's lock passes between the threads, which takes longer than the read.
-    """
-    piece, start = b"", 0
-    for number, (offset, length) in enumerate(places):
-        if not start <= offset <= offset + length <= start + len(piece):
-            ends = (at + size for at, size in places[number : number + NEAR] if at >= offset)
-            end = max((end for end in ends if end <= offset + NEAR * HEAD), default=0)
-            piece, start = read_at(descriptor, max(length, end - offset), offset), offset
-        yield piece[offset - start : offset - start + length]
 
 
 def _head(root: str, path: str) -> bytes:

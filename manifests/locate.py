@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 from ..base.errors import ManifestError, reason_of
 from ..base.text import counted, is_url, printable
+from .archives import archive_format
 from .contents import (
     disk_path,
     escaped,
@@ -18,9 +19,8 @@ from .contents import (
     unescaped,
 )
 from .folder import SkippedFiles
-from .listings import Listing
 from .manifest import Image, broken_text, checked
-from .tars import members
+from .records import Layout, Listing
 
 logger = logging.getLogger(__name__)
 
@@ -34,8 +34,10 @@ class LocatedImage(NamedTuple):
     read_header: bool  # even if the list states a size
 
 
-def locate_images(listing: Listing, root: str) -> list[LocatedImage]:
+def locate_images(listing: Listing, root: str, archive: str = "") -> list[LocatedImage]:
     """Return the listed images with their paths below `root`, in the layout that finds most files.
+
+    With `archive`, a path below the root with a slash at its end, they are members of this archive.
 
     An absolute path that leads below the root is taken relative to it. Rows that no manifest can
     store are skipped, and files that do not exist are kept, since extraction records them as
@@ -49,16 +51,16 @@ def locate_images(listing: Listing, root: str) -> list[LocatedImage]:
     remote = is_url(root)
     probes = images[:: max(1, len(images) // PROBES)] if remote else images
     find = _url_finder(root) if remote else FileFinder(root).find
+    layouts = {f"{archive}{name}": _inside(archive, of) for name, of in listing.layouts.items()}
     paths_by_layout = {
-        name: [find(path_of(image)) for image in probes]
-        for name, path_of in listing.layouts.items()
+        name: [find(path_of(image)) for image in probes] for name, path_of in layouts.items()
     }
     # The first of equally good layouts.
     layout = min(paths_by_layout, key=lambda name: paths_by_layout[name].count(None))
-    path_of, paths = listing.layouts[layout], paths_by_layout[layout]
+    path_of, paths = layouts[layout], paths_by_layout[layout]
     missing = [path_of(image) for image, path in zip(probes, paths, strict=True) if path is None]
     if len(missing) == len(probes):
-        tried = " or ".join(f"{printable(root)}/{name}" for name in listing.layouts)
+        tried = " or ".join(f"{printable(root)}/{name}" for name in layouts)
         hint = "; parts of a path are separated by /" if r"\\" in missing[0] else ""
         raise ManifestError(
             f"{listing.source}: none of its {counted(len(images), 'image')} was found as {tried}, "
@@ -86,6 +88,10 @@ def locate_images(listing: Listing, root: str) -> list[LocatedImage]:
         LocatedImage(image._replace(path=path or path_of(image)), read_header=path is not None)
         for image, path in zip(images, paths, strict=True)
     ]
+
+
+def _inside(archive: str, layout: Layout) -> Layout:
+    return lambda image: archive + layout(image)
 
 
 def _below_root(listing: Listing, root: str) -> list[Image]:
@@ -181,7 +187,7 @@ class FileFinder:
     def _list_archive(self, folder: str) -> list[str] | None:
         try:
             archive, inner = split_archive(self._root, f"{unescaped(folder)}/")
-            names = members(disk_path(self._root, archive))
+            names = archive_format(archive).names(disk_path(self._root, archive))
         except OSError:
             return None
         return [escaped(name[len(inner) :]) for name in names if name.startswith(inner)]

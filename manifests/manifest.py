@@ -33,6 +33,7 @@ GROUP_ROWS = 1 << 16  # rows that are converted to columns, and back, at a time
 MAX_SIDE = 2**31 - 1  # pixels, the largest number in the Parquet file
 ROWS_PER_BYTE = 16  # of a Parquet file; counted ids, which compress best, gave 5
 ROOT = b"clipfeat.root"  # the key of the root in the metadata of the Parquet file
+UPRIGHT = b"clipfeat.upright"  # in the metadata of a manifest with the sizes of turned images
 SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:/")  # of a URL, or a drive: more than base.text.URL
 ODD_PATH = r"^/|\.\.|\\|:/|\x00"  # of every path that breaks a rule, and of some others
 SCHEMA = pa.schema(
@@ -176,16 +177,17 @@ class Manifest:
 
     root: str  # an absolute folder, or a URL that fsspec reads; paths are relative to it
     images: Images
+    upright: bool = False  # sizes are those of images turned as their EXIF orientation says
 
     @classmethod
-    def of(cls, root: str | Path, images: Iterable[Image]) -> Self:
+    def of(cls, root: str | Path, images: Iterable[Image], *, upright: bool = False) -> Self:
         """Return the manifest of `images`, given in any order.
 
         Raises ManifestError for an image that no manifest may contain (E-MANIFEST-ROW), two images
         with one id (E-MANIFEST-ID), no images (E-MANIFEST-EMPTY), and a URL of a kind that is not
         read (E-MANIFEST-ROOT).
         """
-        return cls(absolute_root(root), Images.of(checked(images)))
+        return cls(absolute_root(root), Images.of(checked(images)), upright)
 
     def __post_init__(self) -> None:
         if not self.images:
@@ -309,7 +311,8 @@ def write_manifest(manifest: Manifest, path: str | Path) -> None:
             code="E-MANIFEST-ROOT",
         )
     with atomic_file(path) as file:
-        schema = SCHEMA.with_metadata({ROOT: manifest.root.encode()})
+        upright = {UPRIGHT: b"true"} if manifest.upright else {}
+        schema = SCHEMA.with_metadata({ROOT: manifest.root.encode(), **upright})
         write_batches(file, schema, manifest.images.batches(schema))
 
 
@@ -337,7 +340,8 @@ def read_manifest(path: str | Path) -> Manifest:
     require_bounded(path, refuse)
     batches = (batch.cast(COLUMNS) for batch in read_batches(path, SCHEMA, refuse))
     root = absolute_root(recorded_root(path))
-    return Manifest(root, Images.of_columns(_checked_columns(batches)))
+    upright = UPRIGHT in (read_schema(path, refuse).metadata or {})
+    return Manifest(root, Images.of_columns(_checked_columns(batches)), upright)
 
 
 def recorded_root(path: Path) -> str:

@@ -1,4 +1,4 @@
-"""From folders, tar files and lists of images to a manifest."""
+"""From folders, archives and lists of images to a manifest."""
 
 import logging
 import os
@@ -8,28 +8,34 @@ from pathlib import Path
 
 from ..base.errors import ManifestError
 from ..base.text import is_url, printable
-from .contents import absolute_root, from_disk, to_disk
-from .folder import FolderContents, folder_images, scan_folder, tar_images
+from .archives import archive_ending
+from .contents import absolute_root, escaped, from_disk, to_disk
+from .folder import FolderContents, folder_images, scan_folder
 from .headers import Size, read_sizes
-from .listings import ColumnChoice, read_listing
+from .listings import read_listing
 from .locate import LocatedImage, locate_images
 from .manifest import Image, Manifest, duplicate_id, recorded_root
+from .members import image_column, parquet_rows, tar_images, zip_images
+from .records import TableOptions
 from .views import view_images
 
 logger = logging.getLogger(__name__)
 
-TABLE_SUFFIXES = (".parquet", ".csv", ".jsonl", ".ndjson")
-FOLDER, TAR, TABLE, JSON = "a folder of images", "tar files", "a table", "JSON"
+TABLE_SUFFIXES = (".parquet", ".csv", ".tsv", ".jsonl", ".ndjson", ".txt")
+FOLDER, TAR, ZIP, PARQUET = "a folder of images", "tar files", "zip files", "Parquet with images"
+TABLE, JSON = "a table", "JSON"
+ARCHIVES = {".tar": TAR, ".tar.gz": TAR, ".tgz": TAR, ".zip": ZIP, ".parquet": PARQUET}
 
 
 @dataclass(frozen=True)
 class SourceOptions:
     """What a user may choose; each option is for one kind of source."""
 
-    ids: str = "stem"  # of files in folders: "stem", or "path" without the ending
+    ids: str = "stem"  # of files without ids: "stem" of the name, or "path" without the ending
     id_column: str | None = None  # of tables; None stands for one of the usual names
     path_column: str | None = None
     views: bool = False  # folders contain Matterport3D's views
+    upright: bool = False  # sizes are those of images turned as their EXIF orientation says
 
 
 def make_manifest(
@@ -37,44 +43,53 @@ def make_manifest(
 ) -> Manifest:
     """Return the manifest of the images in `sources`, which are all of one kind.
 
-    A source is a folder of images, a tar file, a folder of tar files, a JSON file of annotations or
-    a table; the kind is detected. `root` is the folder or the URL that paths start from; by default
-    it is the folder that contains the sources. What is skipped or looks wrong is logged.
+    A source is a folder of images, an archive (tar, zip, Parquet with images), a folder of archives,
+    a JSON file of annotations or a table; the kind is detected. `root` is the folder or the URL that paths start from; by default
+    it is the folder that contains the sources. For lists it may be an archive, whose members they
+    name; the root of the manifest is then its folder. What is skipped or looks wrong is logged.
 
     Raises ManifestError for sources and options from which no manifest can be made.
     """
     sources = [Path(source) for source in sources]
     options = options or SourceOptions()
     folders = {source: scan_folder(source) for source in sources if source.is_dir()}
-    kind = _require_one_kind({source: _kind(source, folders) for source in sources})
+    kind = _require_one_kind({source: _kind(source, folders, options) for source in sources})
     _check_options(options, kind)
+    archive = ""
+    if root and kind in (TABLE, JSON) and archive_ending(root) and Path(root).is_file():
+        root, archive = os.path.split(os.path.abspath(root))  # noqa: PTH100
+        archive = f"{escaped(from_disk(archive))}/"
     root = _root(sources, kind, root)
     if kind in (TABLE, JSON):
-        located = _listed_images(sources, root, options)
-        _require_distinct((image for image, _ in located), by_stem=False)
-        return Manifest.of(root, _with_sizes(located, root))
+        located = _listed_images(sources, root, archive, options)
+        _require_distinct((image for image, _ in located), by_stem=options.ids == "stem")
+        return Manifest.of(root, _with_sizes(located, root, options), upright=options.upright)
     if is_url(root):
         raise ManifestError(
             f"--images {root}: a URL needs a table or JSON that lists the images; got {kind}",
             code="E-MANIFEST-ROOT",
         )
     if kind == TAR:
-        images = tar_images(root, _tars(sources, folders, root))
+        images = tar_images(root, _archives(sources, folders, root))
+    elif kind == ZIP:
+        images = zip_images(root, _archives(sources, folders, root), options.ids)
+    elif kind == PARQUET:
+        images = parquet_rows(root, _archives(sources, folders, root), _table_options(options))
     else:
         images = _folder_images(folders, root, options)
-    _require_distinct(images, by_stem=kind == FOLDER and options.ids == "stem")
+    _require_distinct(images, by_stem=kind in (FOLDER, ZIP) and options.ids == "stem")
     if options.views:  # their sizes are those of their first view
         return Manifest.of(root, images)
-    return Manifest.of(
-        root, _with_sizes([LocatedImage(image, not image.width) for image in images], root)
-    )
+    located = [LocatedImage(image, not image.width or options.upright) for image in images]
+    return Manifest.of(root, _with_sizes(located, root, options), upright=options.upright)
 
 
-def folder_manifest(folder: str | Path, ids: str = "stem") -> Manifest:
+def folder_manifest(folder: str | Path, ids: str = "stem", *, upright: bool = False) -> Manifest:
     """Return the manifest of every image file in `folder` and below.
 
     `ids` is "stem", so that ids are file names without the ending, or "path", so that they are
-    paths without the ending. The images of tar files are listed if the folder has no others. What
+    paths without the ending. With `upright`, for a recipe with this step, sizes are those of images
+    that are turned as their EXIF orientation says. The images of tar files are listed if the folder has no others. What
     is skipped is logged. Raises ManifestError if `folder` is not a folder or contains no image that
     can be read, and for two images with one id.
     """
@@ -84,19 +99,22 @@ def folder_manifest(folder: str | Path, ids: str = "stem") -> Manifest:
             f"{folder} is not a folder; pass the folder that contains the images with --images",
             code="E-MANIFEST-SOURCE",
         )
-    return make_manifest([folder], options=SourceOptions(ids))
+    return make_manifest([folder], options=SourceOptions(ids, upright=upright))
 
 
-def _kind(source: Path, folders: Mapping[Path, FolderContents]) -> str:
+def _kind(source: Path, folders: Mapping[Path, FolderContents], options: SourceOptions) -> str:
     if source in folders:
-        return TAR if folders[source].tars else FOLDER
+        archives = folders[source].archives
+        return ARCHIVES[archive_ending(archives[0])] if archives else FOLDER
     if not source.is_file():
         raise ManifestError(
             f"{source} is neither a folder nor a file; pass a source of images",
             code="E-MANIFEST-SOURCE",
         )
-    kinds = {".tar": TAR, ".json": JSON, **dict.fromkeys(TABLE_SUFFIXES, TABLE)}
-    if kind := kinds.get(source.suffix.lower()):
+    if source.suffix.lower() == ".parquet":
+        return PARQUET if image_column(source, _table_options(options)) else TABLE
+    kinds = {".tar": TAR, ".json": JSON, **dict.fromkeys(TABLE_SUFFIXES, TABLE), **ARCHIVES}
+    if kind := kinds.get(archive_ending(source.name) or source.suffix.lower()):
         return kind
     raise ManifestError(
         f"{source}: expected a folder, or a file that ends in one of {', '.join(kinds)}",
@@ -116,11 +134,20 @@ def _require_one_kind(kinds: Mapping[Path, str]) -> str:
 
 
 def _check_options(options: SourceOptions, kind: str) -> None:
-    if kind != FOLDER and (options.ids != "stem" or options.views):
+    if options.views and options.upright:
+        raise ManifestError(
+            "--views and --upright exclude each other: views have no orientation; drop one",
+            code="E-MANIFEST-OPTION",
+        )
+    if options.views and kind != FOLDER:
         raise ManifestError(
             f"--ids and --views are for folders of images; got {kind}", code="E-MANIFEST-OPTION"
         )
-    if kind != TABLE and (options.id_column or options.path_column):
+    if options.ids != "stem" and kind == TAR:
+        raise ManifestError(
+            f"--ids is for folders and for lists without ids; got {kind}", code="E-MANIFEST-OPTION"
+        )
+    if kind not in (TABLE, PARQUET) and (options.id_column or options.path_column):
         raise ManifestError(
             f"--id-column and --path-column are for tables; got {kind}", code="E-MANIFEST-OPTION"
         )
@@ -160,16 +187,22 @@ def _below(root: str, source: Path) -> str:
     return from_disk(below.as_posix())
 
 
-def _tars(sources: Sequence[Path], folders: Mapping[Path, FolderContents], root: str) -> list[str]:
-    """Return the path of each tar file from the root."""
-    tars: list[str] = []
+def _archives(
+    sources: Sequence[Path], folders: Mapping[Path, FolderContents], root: str
+) -> list[str]:
+    """Return the path of each archive from the root."""
+    archives: list[str] = []
     for source in sources:
         below = _below(root, source)
         if source in folders:
-            tars += (f"{below}/{tar}".removeprefix("./") for tar in folders[source].tars)
+            archives += (f"{below}/{name}".removeprefix("./") for name in folders[source].archives)
         else:
-            tars.append(below)
-    return tars
+            archives.append(below)
+    return archives
+
+
+def _table_options(options: SourceOptions) -> TableOptions:
+    return TableOptions(options.id_column, options.path_column, options.ids)
 
 
 def _folder_images(
@@ -186,12 +219,17 @@ def _folder_images(
 
 
 def _listed_images(
-    sources: Sequence[Path], root: str, options: SourceOptions
+    sources: Sequence[Path], root: str, archive: str, options: SourceOptions
 ) -> list[LocatedImage]:
-    columns = ColumnChoice(options.id_column, options.path_column)
-    listings = {source: read_listing(source, columns) for source in sources}
+    table = _table_options(options)
+    listings = {source: read_listing(source, table) for source in sources}
     _require_one_kind({source: listing.kind for source, listing in listings.items()})
-    return [image for listing in listings.values() for image in locate_images(listing, root)]
+    located = [
+        image for listing in listings.values() for image in locate_images(listing, root, archive)
+    ]
+    # One image may be in several lists of texts; in annotations that would be an error.
+    repeats = any(listing.repeats for listing in listings.values())
+    return list(dict.fromkeys(located)) if repeats else located
 
 
 def _require_distinct(images: Iterable[Image], *, by_stem: bool) -> None:
@@ -205,14 +243,14 @@ def _require_distinct(images: Iterable[Image], *, by_stem: bool) -> None:
             raise duplicate_id(other, image, remedy if by_stem and len(folders) == 2 else "")
 
 
-def _with_sizes(located: Sequence[LocatedImage], root: str) -> list[Image]:
+def _with_sizes(located: Sequence[LocatedImage], root: str, options: SourceOptions) -> list[Image]:
     """Return the images, with the sizes in their headers where these are to be read.
 
     A list may state another size: extraction will find the one in the header.
     """
     images = [image for image, _ in located]
     positions = [k for k, (_, read_header) in enumerate(located) if read_header]
-    sizes = read_sizes(root, [images[k].path for k in positions])
+    sizes = read_sizes(root, [images[k].path for k in positions], upright=options.upright)
     wrong: list[tuple[Image, Size]] = []
     for k, size in zip(positions, sizes, strict=True):
         stated = images[k]

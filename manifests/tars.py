@@ -1,4 +1,8 @@
-"""Members of uncompressed tar files, found by their headers and read without unpacking."""
+"""Members of tar files, found by their headers and read without unpacking.
+
+A tar that gzip has compressed has no index: it is inflated once to list it, and each process that
+reads from it does so again, until it has the states from which it can go on (parts.py).
+"""
 
 import contextlib
 import errno
@@ -8,13 +12,16 @@ import os
 import struct
 import threading
 import zlib
-from collections.abc import Generator, Iterator
-from typing import Any, BinaryIO, NamedTuple, cast
+from collections.abc import Generator, Iterator, Sequence
+from functools import partial
+from typing import BinaryIO, NamedTuple, cast
 
 from ..base.files import open_plain, read_at
+from .parts import GZIP, Inflated, ReadAt, Section
 
 MAX_MEMBERS = 1 << 22  # of one tar; a member takes some 200 bytes of memory
 MAX_HEADER = 1 << 20  # bytes of an extended header; the longest name is far shorter
+MAX_LENGTH = 1 << 60  # of a member: far beyond any file, and a number that the system takes
 BLOCK = 512
 FILE_TYPES = b"07\0S"  # of members that are regular files; S has holes
 KEYS = (b"path", b"linkpath", b"size")  # that are read from an extended header
@@ -22,12 +29,14 @@ END = bytes(BLOCK)
 # Of a header: name, size, type, target of a link, magic, prefix.
 FIELDS = struct.Struct("100s 24x 12s 20x c 100s 6s 82x 155s 12x")
 CACHED = 16  # tars whose lists of members a process keeps
+MAX_INFLATED = 1 << 33  # bytes of a tar.gz; more takes longer than a decoder may use for an image
+NEAR = 8  # heads that are read at once, at most
 
 _lock = threading.Lock()  # so that only one of several threads lists a tar
 
 
 class TarError(OSError):
-    """A file that is not an uncompressed tar file, or is damaged or incomplete."""
+    """A file that is not a tar file, or is damaged or incomplete."""
 
     def __init__(self, reason: str):
         super().__init__(errno.EIO, f"not a complete tar file: {reason}")
@@ -38,6 +47,9 @@ class Member(NamedTuple):
 
     offset: int
     size: int
+
+
+EMPTY = Member(0, 0)
 
 
 class Contents(NamedTuple):
@@ -51,7 +63,7 @@ def members(path: str) -> dict[str, Member]:
     """Return the regular files in the tar at `path` by name; of two with one name, the later.
 
     A hard link is the earlier file that it names, as when unpacking. Raises TarError for a file
-    that is compressed, incomplete or not a tar.
+    that is incomplete or not a tar.
     """
     return _contents(path).files
 
@@ -68,11 +80,11 @@ def _contents(path: str) -> Contents:
 
 
 @functools.lru_cache(CACHED)
-def _read_headers(path: str, _: int, size: int) -> Contents:
-    """List a tar of `size` bytes; the second argument, its time of change, is part of the key."""
+def _read_headers(path: str, _time: int, _size: int) -> Contents:
+    """List a tar; its time of change and its size are part of the key."""
     contents = Contents({}, [])
-    with open_archive(path) as descriptor:
-        for name, entry in _entries(descriptor, size):
+    with open_archive(path) as read:
+        for name, entry in _entries(read):
             member = contents.files.get(entry) if isinstance(entry, str) else entry
             if member is None:
                 contents.others.append(name)
@@ -84,17 +96,31 @@ def _read_headers(path: str, _: int, size: int) -> Contents:
 
 
 @contextlib.contextmanager
-def open_archive(path: str) -> Generator[int]:
-    """Open a tar and yield its descriptor, for `read_at`."""
+def open_archive(path: str) -> Generator[ReadAt]:
+    """Open a tar and yield a function that reads its bytes, inflated if gzip has compressed it."""
     descriptor = open_plain(path, follow=True)
     try:
-        yield descriptor
+        yield _reader(path, descriptor)
     finally:
         os.close(descriptor)
 
 
-def _entries(descriptor: int, size: int) -> Iterator[tuple[str, Member | str | None]]:
-    """Yield (name, entry) of everything in a tar of `size` bytes except folders.
+def _reader(path: str, descriptor: int) -> ReadAt:
+    if not path.lower().endswith((".gz", ".tgz")):
+        return partial(read_at, descriptor)
+    status = os.fstat(descriptor)
+    inflated = _inflated(path, status.st_mtime_ns, status.st_size)
+    return partial(inflated.read_at, descriptor)
+
+
+@functools.lru_cache(CACHED)
+def _inflated(path: str, _: int, size: int) -> Inflated:
+    """Return the content of a tar.gz, which keeps states; the path and its time are the key."""
+    return Inflated(0, size, GZIP, MAX_INFLATED)
+
+
+def _entries(read: ReadAt) -> Iterator[tuple[str, Member | str | None]]:
+    """Yield (name, entry) of everything in a tar except folders.
 
     The entry is the position of a regular file, the name of the file that a hard link names, or
     None. The formats are those of POSIX (ustar, pax) and GNU tar, a header a member:
@@ -104,14 +130,14 @@ def _entries(descriptor: int, size: int) -> Iterator[tuple[str, Member | str | N
     offset = 0
     defaults: dict[bytes, bytes] = {}  # from global headers, for all members after them
     extended: dict[bytes, bytes] = {}  # from extended headers, for the next member
-    while (header := read_at(descriptor, BLOCK, offset)) != END:
+    while (header := read(BLOCK, offset)) != END:
         if not _is_header(header):
             raise TarError(f"neither a header nor an end mark at byte {offset:,}")
         name, digits, type_, target, magic, prefix = FIELDS.unpack(header)
         offset += BLOCK
         length = _number(digits)
         if type_ in b"xXgLK":
-            records = _records(descriptor, offset, length, type_)
+            records = _records(read, offset, length, type_)
             (defaults if type_ == b"g" else extended).update(records)
             offset += -(-length // BLOCK) * BLOCK
             continue
@@ -119,7 +145,7 @@ def _entries(descriptor: int, size: int) -> Iterator[tuple[str, Member | str | N
         if type_ == b"S":  # a sparse file of old GNU tar, whose map of holes may continue
             more = header[482]
             while more:
-                more = read_at(descriptor, BLOCK, offset)[504:505] > b"\0"
+                more = read(BLOCK, offset)[504:505] > b"\0"
                 offset += BLOCK
         name = values.get(b"path") or _name(name, magic, prefix)
         if type_ in b"123456":  # links, devices, folders and pipes have no bytes
@@ -130,7 +156,7 @@ def _entries(descriptor: int, size: int) -> Iterator[tuple[str, Member | str | N
             continue
         if b"size" in values:
             length = _number(values[b"size"], base=10)
-        if offset + length > size:
+        if length and (length > MAX_LENGTH or not read(1, offset + length - 1)):
             raise TarError(f"{_text(name)!r:.100} extends beyond the end of the file")
         if type_ in FILE_TYPES and name[-1:] != b"/":
             is_whole = type_ != b"S" and b"sparse" not in values
@@ -184,16 +210,14 @@ def _field(text: bytes) -> bytes:
     return text.partition(b"\0")[0]
 
 
-def _records(
-    descriptor: int, offset: int, length: int, type_: bytes
-) -> Iterator[tuple[bytes, bytes]]:
+def _records(read: ReadAt, offset: int, length: int, type_: bytes) -> Iterator[tuple[bytes, bytes]]:
     """Yield (key, value) of an extended header: KEYS, and `sparse` for a file with holes.
 
     The header has lines of `LENGTH KEY=VALUE`, or is GNU tar's long name or long target of a link.
     """
     if length > MAX_HEADER:
         raise TarError(f"a header of {length:,} bytes")
-    content = read_at(descriptor, length, offset)
+    content = read(length, offset)
     if type_ in b"LK":
         yield b"path" if type_ == b"L" else b"linkpath", _field(content)
         return
@@ -223,41 +247,28 @@ def open_member(path: str, name: str) -> BinaryIO:
         raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), f"{path}/{name}")
     # Opened first: if this fails, there is no object that would have to be closed.
     descriptor = open_plain(path, follow=True)
-    return cast(BinaryIO, io.BufferedReader(_Section(descriptor, member)))
+    read = _reader(path, descriptor)
+    section = Section(descriptor, member.size, lambda n, at: read(n, member.offset + at))
+    return cast(BinaryIO, io.BufferedReader(section))
 
 
-class _Section(io.RawIOBase):
-    """A part of an open file, as a file; closing it closes the other one."""
+def heads(path: str, names: Sequence[str], length: int) -> list[bytes]:
+    """Return the first bytes, at most `length`, of each of some members; b"" for any other name."""
+    by_name = members(path)
+    with open_archive(path) as read:
+        places = [by_name.get(name, EMPTY) for name in names]
+        return list(_read_near(read, [(at, min(length, size)) for at, size in places]))
 
-    def __init__(self, descriptor: int, member: Member):
-        self._descriptor = descriptor
-        self._member = member
-        self._position = 0
 
-    def readable(self) -> bool:
-        return True
+def _read_near(read: ReadAt, places: Sequence[tuple[int, int]]) -> Iterator[bytes]:
+    """Yield the bytes at each (offset, length); those close to each other are read at once.
 
-    def seekable(self) -> bool:
-        return True
-
-    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        base = {os.SEEK_SET: 0, os.SEEK_CUR: self._position, os.SEEK_END: self._member.size}
-        if base[whence] + offset < 0:
-            raise ValueError("a position before the beginning of the file")
-        self._position = base[whence] + offset
-        return self._position
-
-    def tell(self) -> int:
-        return self._position
-
-    def readinto(self, buffer: Any) -> int:
-        length = max(0, min(len(buffer), self._member.size - self._position))
-        piece = read_at(self._descriptor, length, self._member.offset + self._position)
-        buffer[: len(piece)] = piece
-        self._position += len(piece)
-        return len(piece)
-
-    def close(self) -> None:
-        if not self.closed:
-            os.close(self._descriptor)
-        super().close()
+    At each read Python's lock passes between the threads, which takes longer than the read.
+    """
+    piece, start = b"", 0
+    for number, (offset, length) in enumerate(places):
+        if not start <= offset <= offset + length <= start + len(piece):
+            ends = (at + size for at, size in places[number : number + NEAR] if at >= offset)
+            end = max((end for end in ends if end <= offset + NEAR * length), default=0)
+            piece, start = read(max(length, end - offset), offset), offset
+        yield piece[offset - start : offset - start + length]

@@ -15,9 +15,17 @@ import numpy as np
 
 from ...base.errors import UsageError, reason_of
 from ...featstore import Status
-from ...featstore.geometry import RGB, Crop, ImageTransform, Pad
+from ...featstore.geometry import RGB, Crop, ImageTransform, Pad, Upright
 from ...manifests import ManifestError, read_content, view_files
-from ...manifests.headers import FORMATS, PNG, pillow, pillow_for_any_file
+from ...manifests.headers import (
+    PNG,
+    UPRIGHT,
+    exif_orientation,
+    formats,
+    pillow,
+    pillow_for_any_file,
+    upright_size,
+)
 from ...manifests.manifest import MAX_SIDE
 from ..planning.config import MAX_PIXELS
 from ..planning.recipe import Recipe
@@ -42,12 +50,23 @@ MIN_SIDE = 2
 MAX_REASON = 200  # characters of a text from elsewhere
 # While these are decoded, several copies of the image are in memory: 16 to 20 bytes a pixel, where
 # other formats take 4. So the limit on pixels is a fourth.
-SEVERAL_COPIES = ("WEBP", "JPEG2000", "AVIF")
+SEVERAL_COPIES = ("WEBP", "JPEG2000", "AVIF", "HEIF")
 PREMULTIPLIED = {"LA": "La", "RGBA": "RGBa"}  # modes in which Pillow resizes images with alpha
 
 CHUNK_HEAD, CHUNK_END = 8, 4  # bytes of a PNG file's chunk before and after its data
 ANCILLARY = 0x20  # the bit of a chunk's first letter that says it holds no pixel (PNG, 5.4)
 TRANSPARENCY = b"tRNS"  # of the ancillary chunks, the one that decides pixels
+
+# By EXIF orientation (Exif 2.32, tag 274): what Pillow's `ImageOps.exif_transpose` does.
+TURNS = {
+    2: "FLIP_LEFT_RIGHT",
+    3: "ROTATE_180",
+    4: "FLIP_TOP_BOTTOM",
+    5: "TRANSPOSE",
+    6: "ROTATE_270",
+    7: "TRANSVERSE",
+    8: "ROTATE_90",
+}
 
 NO_MEMORY = "decoding it takes more memory than a decoder may have"
 
@@ -58,7 +77,7 @@ class Picture:
 
     status: Status
     reason: str  # why there are no pixels; of an ok picture, what is odd about it
-    width: int = 0  # pixels of the file's image, 0 where unknown
+    width: int = 0  # pixels of the file's image, turned for an upright recipe; 0 where unknown
     height: int = 0
     sha256: str = ""  # of the file's bytes, "" where they could not be read
     pixels: np.ndarray | None = None  # ([view,] height, width, 3) uint8 RGB, as the recipe sizes it
@@ -170,14 +189,23 @@ def decode(
 def _decode(content: bytes, recipe: Recipe, max_pixels: int, room: Room | None) -> Picture:
     width = height = 0
     try:
-        with pillow().open(io.BytesIO(content), formats=FORMATS) as image:
-            width, height = image.size
-            refused = _too_large(image, content, max_pixels) or resize_problem(recipe, *image.size)
+        with pillow().open(io.BytesIO(content), formats=formats()) as image:
+            as_stored = image.size
+            orientation = exif_orientation(image) if recipe.is_upright else UPRIGHT
+            width, height = upright_size(as_stored, orientation)
+            refused = _too_large(image, content, max_pixels) or resize_problem(
+                recipe, width, height
+            )
             if refused:
                 if max(width, height) > MAX_SIDE:
                     width = height = 0
                 return Picture(*refused, width, height)
-            if room is not None and image.format == "JPEG" and _fits(image, recipe, room):
+            if (
+                room is not None
+                and image.format == "JPEG"
+                and orientation == UPRIGHT
+                and _fits(image, recipe, room)
+            ):
                 pixels = _pixels_in(room, image)
                 # Such a last pixel may be the filling of an image that ends early: see below.
                 if decode_jpeg(content, pixels) and not JPEG_FILL.issuperset(pixels[-1, -1]):
@@ -188,12 +216,14 @@ def _decode(content: bytes, recipe: Recipe, max_pixels: int, room: Room | None) 
             notes = [SEVERAL_FRAMES] if getattr(image, "is_animated", False) else []
             ended = lacks_strips(image)
             image.load()
-            if image.size != (width, height):  # of a file made to deceive: a GIF's frame can
+            if image.size != as_stored:  # of a file made to deceive: a GIF's frame can
                 reason = f"its header says {width}x{height}, its image is {image.size}"
                 return Picture(Status.UNDECODABLE, reason, width, height)
-            notes += remarks(image)
+            notes += remarks(image, is_made_upright=orientation != UPRIGHT)
             if ended or ends_early(image, content):
                 notes.append(ENDED)
+            if orientation != UPRIGHT:
+                image = image.transpose(pillow().Transpose[TURNS[orientation]])
             if room is not None and _fits(image, recipe, room):
                 pixels, is_as_decoded = _pixels_in(room, image), True
                 pixels[:] = np.asarray(image if image.mode == "RGB" else image.convert("RGB"))
@@ -273,6 +303,8 @@ def resize_problem(recipe: Recipe, width: int, height: int) -> tuple[Status, str
         return Status.UNSUPPORTED, reason
     sizes = [(width, height), *recipe.sizes(width, height)]
     for step, (before, (wide, high)) in zip(recipe.steps, pairwise(sizes), strict=False):
+        if isinstance(step, Upright):  # changes no size
+            continue
         if min(wide, high) < 1 or wide * high > MAX_PIXELS:
             return Status.UNSUPPORTED, f"{width}x{height} would be resized to {wide}x{high}"
         if isinstance(step, Crop):
@@ -288,11 +320,13 @@ def resize_problem(recipe: Recipe, width: int, height: int) -> tuple[Status, str
 def resized(image: Any, steps: Sequence[ImageTransform]) -> np.ndarray:
     """Return a PIL image after a recipe's steps as (height, width, 3) uint8 RGB.
 
-    Each step works in the mode that the image has by then. Stock CLIP converts to RGB last; so
+    For `upright` it has been turned: this needs its header. Each step works in the mode that the image has by then. Stock CLIP converts to RGB last; so
     do most recipes, since for palette and CMYK images the order changes the pixels.
     """
     for step in steps:
         width, height = step.size(image.size)
+        if isinstance(step, Upright):
+            continue
         if isinstance(step, RGB):
             image = image.convert("RGB")
         elif isinstance(step, Crop):

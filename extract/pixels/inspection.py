@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from itertools import islice
 from typing import Any, NamedTuple
 
-from ...manifests.headers import FORMATS, FRAMES, pillow
+from ...manifests.headers import FRAMES, ORIENTATION, UPRIGHT, formats, pillow, reads_heic
 
 BASELINE, EXTENDED, PROGRESSIVE = 0xC0, 0xC1, 0xC2  # begin a frame with Huffman codes
 START, END, SCAN = 0xD8, 0xD9, 0xDA
@@ -96,6 +96,7 @@ def _segments(content: bytes) -> Iterator[tuple[int, bytes]]:
 
 SEVERAL_FRAMES = "the first of several frames or pages"
 TURNED = "its EXIF orientation is ignored, as stock CLIP ignores it"
+MADE_UPRIGHT = "turned as its EXIF orientation says"
 TRANSPARENT = "its transparency is dropped, as stock CLIP drops it"
 DEEP = "more than 8 bits a channel: values above 255 are cut off, as in stock CLIP"
 CMYK = "CMYK, converted to RGB without a colour profile"
@@ -104,16 +105,20 @@ SIDE_CHUNK = "a side chunk (text, colour profile) that is damaged or too long wa
 CUT_OFF = "the file is cut off: what is missing of the image is as Pillow fills it"
 DAMAGED = "the file is damaged: what cannot be read of the image is as Pillow fills it"
 
-ORIENTATION, UPRIGHT = 0x0112, 1  # EXIF's tag, and its value for "as it is"
 KEYED = ("1", "L", "RGB", "P")  # modes in which one colour may stand for transparency
 JPEGS = ("JPEG", "MPO")
 # A decoder takes missing coefficients of a JPEG for 0, which is gray; in CMYK, Pillow inverts it.
 JPEG_FILL = {127, 128}
 
 
-def remarks(image: Any) -> Iterator[str]:
-    """Yield what is odd about an image, by its header and, once it is loaded, by its pixels."""
-    if _orientation(image) != UPRIGHT:
+def remarks(image: Any, *, is_made_upright: bool = False) -> Iterator[str]:
+    """Yield what is odd about an image, by its header and, once it is loaded, by its pixels.
+
+    With `is_made_upright` its orientation is not ignored.
+    """
+    if is_made_upright:
+        yield MADE_UPRIGHT
+    elif _orientation(image) != UPRIGHT:
         yield TURNED
     if image.mode in ("I", "F") or image.mode.startswith("I;"):
         yield DEEP
@@ -183,7 +188,7 @@ def _eighth(content: bytes) -> bytes:
 
 def _last_over(content: bytes) -> Any:
     """Return the last pixel of an image that is decoded over 255 instead of zeros."""
-    with pillow().open(io.BytesIO(content), formats=FORMATS) as image:
+    with pillow().open(io.BytesIO(content), formats=formats()) as image:
         bands = len(image.getbands())
         image.im = pillow().new(image.mode, image.size, (255,) * bands if bands > 1 else 255).im
         image.load()
@@ -233,7 +238,9 @@ def _other_kind(content: bytes) -> str:
         brands = {content[k : k + 4] for k in range(8, min(length, 256), 4) if k != 12}
         major = content[8:12]
         if major in HEIF or (major in ANY_CODEC and brands & HEIF and not brands & AVIF):
-            return f"HEIC, which is not read; {CONVERT}"
+            if reads_heic():
+                return ""
+            return f"HEIC, which takes a package more: pip install pillow-heif; or {CONVERT}"
         if major not in AVIF | ANY_CODEC:
             return "a video or another file of the MP4 family, not an image"
     if content and content.count(0) == len(content):
@@ -246,7 +253,7 @@ def _damage(content: bytes) -> str:
     is_webp = content[:4] == b"RIFF" and content[8:12] == b"WEBP"
     if is_webp and int.from_bytes(content[4:8], "little") + 8 > len(content):  # Pillow does not say
         return "WEBP: the file is cut off"
-    for name in FORMATS:
+    for name in formats():
         factory, accepts = pillow().OPEN.get(name, (None, None))
         if factory is None or not accepts:
             continue

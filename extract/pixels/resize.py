@@ -61,9 +61,9 @@ def pixels_on_device(
 def take_steps(
     pixels: UInt8[Tensor, "*channels height width"], steps: Sequence[ImageTransform]
 ) -> UInt8[Tensor, "*channels new_height new_width"]:
-    """Return RGB or gray images after all steps of a recipe; the conversion to RGB changes nothing.
+    """Return RGB or gray images after all steps of a recipe.
 
-    They have the size that the last step gives.
+    The conversion to RGB changes nothing, and decoders have turned images upright. They have the size that the last step gives.
     """
     for step in steps:
         height, width = pixels.shape[-2:]

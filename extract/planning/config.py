@@ -42,6 +42,7 @@ class ExtractConfig:
         seed: Seed of random weights.
         recipe: How images become pixels: `caption448`, `vqa600`, `pretrain384`, `square:N`,
             `aspect:S,L`, `model`, `views`, or the path of a TOML file.
+        upright: Turn images as their EXIF orientation says, before all other steps of the recipe.
         layer: Output of a ViT: `final`, `final-no-norm` (before the last norm) or `penultimate`,
             which is recommended for grids of CLIP's ViTs.
         vector: What is stored beside the grid: CLIP's `embedding`, the `class_token`, or nothing.
@@ -74,6 +75,7 @@ class ExtractConfig:
     pretrained: str | None = None
     seed: int = 0
     recipe: str = "caption448"
+    upright: bool = False
     layer: Layer = "final"
     vector: Vector | None = None
     gpus: str | None = None

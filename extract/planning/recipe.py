@@ -33,6 +33,7 @@ from ...featstore.geometry import (
     ShortestDetectron2,
     ShortestMaskRCNN,
     Stretch,
+    Upright,
     WholeCells,
     real_area,
 )
@@ -61,8 +62,8 @@ MAX_FILE_BYTES = 1 << 16
 class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """How an image file becomes features: decode, the steps, scale to 0...1, normalise, keep.
 
-    EXIF orientation is ignored, as stock CLIP ignores it. One of the steps is the conversion to
-    RGB, and the last that changes the size leaves one of few sizes, so that all images of one
+    EXIF orientation is ignored, as stock CLIP ignores it, unless the first step is `upright`: then
+    all sizes are those of turned images. One of the steps is the conversion to RGB, and the last that changes the size leaves one of few sizes, so that all images of one
     grid shape have the same number of pixels.
 
     Attributes:
@@ -88,7 +89,8 @@ class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     views: Views | None = None
 
     def __post_init__(self) -> None:
-        last = next((step for step in reversed(self.steps) if not isinstance(step, RGB)), None)
+        others = [step for step in self.steps if not isinstance(step, RGB | Upright)]
+        last = others[-1] if others else None
         if sum(isinstance(step, RGB) for step in self.steps) != 1:
             raise StoreError("steps: exactly one of them must be rgb", code="E-RECIPE-STEPS")
         if not isinstance(last, Stretch | WholeCells | Crop | Pad):
@@ -97,12 +99,19 @@ class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
                 "or images of one grid would differ in size",
                 code="E-RECIPE-STEPS",
             )
+        if any(isinstance(step, Upright) for step in self.steps[1:]):
+            raise StoreError("steps: upright must be the first one", code="E-RECIPE-STEPS")
         if any(isinstance(step, Pad) for step in self.steps if step is not last):
             raise StoreError("steps: only rgb may come after pad", code="E-RECIPE-STEPS")
         if self.views is not None and self.vector is None:
             raise StoreError(
                 "views: their vectors are the grid; vector must not be null", code="E-RECIPE-VIEWS"
             )
+
+    @property
+    def is_upright(self) -> bool:
+        """Whether images are turned as their EXIF orientation says."""
+        return isinstance(self.steps[0], Upright)
 
     def to_json(self) -> dict[str, Any]:
         """Return the recipe as a JSON object of plain values; `from_json` reads it back."""
@@ -187,16 +196,16 @@ class Preprocess(msgspec.Struct, frozen=True):
         return Cover(height, width, **BICUBIC), Crop(height, width), RGB()
 
 
-def check_recipe_name(name: str) -> str:
-    """Return the canonical name of a recipe, before any backbone is known.
+def check_recipe(name: str, *, upright: bool = False) -> Recipe:
+    """Return a recipe with the cells and numbers of some backbone, before the real one is known.
 
     Raises ExtractUsageError for an unknown name, and for an invalid recipe file.
 
-    >>> check_recipe_name("caption448")
+    >>> check_recipe("caption448").name
     'square:448'
     """
     clip = Preprocess(224, "shortest", "bicubic", (0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
-    return make_recipe(name, clip, (32, 32)).name
+    return make_recipe(name, clip, (32, 32), upright=upright)
 
 
 def make_recipe(
@@ -206,15 +215,17 @@ def make_recipe(
     *,
     layer: Layer = "final",
     vector: Vector | None = None,
+    upright: bool = False,
 ) -> Recipe:
     """Return the recipe called `name` for a backbone trained on `native`.
 
     `cell` is the (height, width) in pixels of one of its grid cells. Mean and standard deviation
-    are the backbone's own, unless a recipe file gives others. Raises ExtractUsageError for an
+    are the backbone's own, unless a recipe file gives others. With `upright`, the step of this name
+    is the first one. Raises ExtractUsageError for an
     unknown name, for an invalid file, and for options that the recipe cannot have.
     """
     if name.endswith(".toml"):
-        return _from_file(name, native, cell, layer, vector)
+        return _from_file(name, native, cell, layer, vector, upright=upright)
     canonical, views = ALIASES.get(name, name), None
     steps: tuple[ImageTransform, ...]
     if canonical == "vqa600":
@@ -243,7 +254,11 @@ def make_recipe(
         if layer != "final" or vector == "class_token":
             rule = "keeps the embedding of each view; drop --layer and --class-token"
             raise _invalid(name, rule, "E-RECIPE-VIEWS")
+        if upright:
+            raise _invalid(name, "views have no orientation; drop --upright", "E-RECIPE-VIEWS")
         views, vector = VIEWS, "embedding"
+    if upright:
+        steps = (Upright(), *steps)
     return Recipe(canonical, steps, native.mean, native.std, layer, vector, views)
 
 
@@ -263,6 +278,8 @@ def _from_file(
     cell: tuple[int, int],
     layer: Layer,
     vector: Vector | None,
+    *,
+    upright: bool,
 ) -> Recipe:
     """Return the recipe in a TOML file; what it leaves out is the caller's or the backbone's."""
     try:
@@ -295,18 +312,19 @@ def _from_file(
         **given,
     }
     if "steps" in given:
-        content["steps"] = _with_defaults(given["steps"], cell)
+        content["steps"] = _with_defaults(given["steps"], cell, upright=upright)
     try:
         return Recipe.from_json(content)
     except StoreError as error:
         raise _invalid(path, str(error), error.code) from None
 
 
-def _with_defaults(steps: Any, cell: tuple[int, int]) -> Any:
+def _with_defaults(steps: Any, cell: tuple[int, int], *, upright: bool) -> Any:
     """Return the steps of a file with what they may leave out; other values are returned as is.
 
     Steps that resize do it bicubically. Steps that count in cells get the backbone's `cell`,
-    (height, width) in pixels. A conversion to RGB is added at the end where there is none.
+    (height, width) in pixels. A conversion to RGB is added at the end where there is none, and with
+    `upright` this step at the beginning.
     """
     if not isinstance(steps, list) or not all(isinstance(step, dict) for step in steps):
         return steps
@@ -314,9 +332,12 @@ def _with_defaults(steps: Any, cell: tuple[int, int]) -> Any:
         "crop": {},
         "pad": {"turn": False, "odd": "last", "cell": cell},
         "rgb": {},
+        "upright": {},
         "whole-cells": {**BICUBIC, "cell": cell},
     }
     complete = [{**defaults.get(str(step.get("step")), BICUBIC), **step} for step in steps]
     if not any(step.get("step") == "rgb" for step in steps):
         complete.append({"step": "rgb"})
+    if upright and not any(step.get("step") == "upright" for step in steps):
+        complete.insert(0, {"step": "upright"})
     return complete

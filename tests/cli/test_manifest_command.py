@@ -50,7 +50,7 @@ def test_several_folders_in_one_manifest(tmp_path):
     ("arguments", "code", "shown"),
     [
         (("none",), "E-MANIFEST-SOURCE", "none is neither a folder nor a file"),
-        (("note.txt",), "E-MANIFEST-SOURCE", "one of .tar, .json, .parquet"),
+        (("note.md",), "E-MANIFEST-SOURCE", "one of .tar, .json, .parquet"),
         (
             ("images", "t.csv"),
             "E-MANIFEST-KINDS",
@@ -75,6 +75,7 @@ def test_mistakes_are_one_line(tmp_path, arguments, code, shown):
     write_photographs(tmp_path / "images", 1)
     (tmp_path / "elsewhere").mkdir()
     (tmp_path / "note.txt").write_text("no")
+    (tmp_path / "note.md").write_text("no")
     (tmp_path / "t.csv").write_text("id,path\n1,images/p000.jpg\n")
     out = () if arguments[0] == "show" else ("-o", "m.parquet")
     done = clipfeat(*arguments, *out, cwd=tmp_path)

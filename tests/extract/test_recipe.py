@@ -10,7 +10,7 @@ from open_clip.constants import OPENAI_DATASET_MEAN, OPENAI_DATASET_STD
 from refused import refuses
 
 from clipfeat.base.errors import ExtractUsageError
-from clipfeat.extract.planning.recipe import Preprocess, Recipe, check_recipe_name, make_recipe
+from clipfeat.extract.planning.recipe import Preprocess, Recipe, check_recipe, make_recipe
 from clipfeat.featstore import GridShape, StoreError
 from clipfeat.featstore.geometry import (
     BICUBIC,
@@ -50,8 +50,8 @@ class TestNames:
         assert recipe_of("square:448") == Recipe(
             "square:448", (Stretch(448, 448, **BICUBIC), RGB()), CLIP.mean, CLIP.std
         )
-        assert check_recipe_name("square:0224") == "square:224"
-        assert check_recipe_name("aspect:600,1000") == "aspect:600,1000"
+        assert check_recipe("square:0224").name == "square:224"
+        assert check_recipe("aspect:600,1000").name == "aspect:600,1000"
 
     def test_model_is_the_backbones_own(self):
         assert recipe_of("model").steps == (Shortest(224, **BICUBIC), Crop(224, 224), RGB())
@@ -85,7 +85,7 @@ class TestNames:
     )
     def test_refused(self, name, code, hint):
         with refuses(code, f"--recipe {name}", hint, kind=ExtractUsageError):
-            check_recipe_name(name)
+            check_recipe(name)
 
     @pytest.mark.parametrize("field", [{"layer": "penultimate"}, {"vector": "class_token"}])
     def test_views_keep_embeddings_and_nothing_else(self, field):
@@ -262,7 +262,7 @@ class TestFile:
         assert (recipe.name, recipe.steps) == ("own", (RGB(), shortest, pad))
         assert (recipe.mean, recipe.std) == (CLIP.mean, (0.5, 0.5, 0.5))
         assert (recipe.layer, recipe.vector) == ("penultimate", "class_token")
-        assert check_recipe_name(str(tmp_path / "own.toml")) == "own"
+        assert check_recipe(str(tmp_path / "own.toml")).name == "own"
 
     def test_the_conversion_to_rgb_is_the_last_step_unless_it_says_otherwise(self, tmp_path):
         text = 'name = "a"\nsteps = [{ step = "stretch", height = 96, width = 64 }]'

@@ -68,6 +68,19 @@ class TestCoco:
             manifest, said = made(source, root=tmp_path / root)
             assert (manifest.images, said) == ((Image("397133", path, 64, 48),), [])
 
+    def test_ids_may_be_texts(self, tmp_path):
+        """As in COCO-style files of other data sets: Objects365's converted ones, SBU's."""
+        picture(tmp_path / "a.jpg")
+        picture(tmp_path / "val2017/000000397133.jpg")
+        named = {"id": "objects365_v1_00000042", "file_name": "a.jpg"}
+        by_url = {
+            "id": "x/397133",
+            "coco_url": "http://images.cocodataset.org/val2017/000000397133.jpg",
+        }
+        for entry, path in ((named, "a.jpg"), (by_url, "val2017/000000397133.jpg")):
+            source = write_json(tmp_path / "m.json", {"images": [entry]})
+            assert made(source)[0].images == (Image(entry["id"], path, 64, 48),)
+
     def test_a_record_without_a_file_shows_all_that_it_has(self, tmp_path):
         entry = {"id": 1, "height": 2, "flickr_url": "http://x", "license": 3}
         source = write_json(tmp_path / "m.json", {"images": [entry]})
@@ -248,6 +261,93 @@ class TestVisualGenome:
         picture(tmp_path / "all/2343728.jpg")
         manifest, _ = made(source, root=tmp_path / "all")
         assert [image.path for image in manifest.images] == ["1.jpg", "2343728.jpg"]
+
+    def test_version_1_0_calls_the_number_id(self, tmp_path):
+        """As its image_data.json has it; later versions say `image_id`."""
+        entries = [{"id": e["image_id"], **e} for e in self.ENTRIES]
+        for entry in entries:
+            del entry["image_id"]
+        source = write_json(tmp_path / "mine.json", entries)
+        picture(tmp_path / "VG_100K_2/1.jpg", 800, 600)
+        picture(tmp_path / "VG_100K/2343728.jpg", 500, 375)
+        assert made(source)[0].images == (
+            Image("1", "VG_100K_2/1.jpg", 800, 600),
+            Image("2343728", "VG_100K/2343728.jpg", 500, 375),
+        )
+
+
+class TestListsOfTexts:
+    """JSON lists whose rows are texts about images, named by the key `image`."""
+
+    def test_llava(self, tmp_path):
+        """As llava_v1_5_mix665k.json: `id` is that of a conversation, some rows have no image."""
+        rows = [
+            {"id": "000000033471", "image": "coco/train2017/000000033471.jpg", "conversations": []},
+            {"id": "wgByO4Y_0", "model": "", "conversations": [{"from": "human", "value": "Hi"}]},
+            {"id": "b7", "image": "coco/train2017/000000033471.jpg", "conversations": []},
+            {"id": "VG_100K_2/2", "image": "vg/VG_100K_2/2.jpg", "conversations": []},
+        ]
+        source = write_json(tmp_path / "mix.json", rows)
+        picture(tmp_path / "data/coco/train2017/000000033471.jpg")
+        picture(tmp_path / "data/vg/VG_100K_2/2.jpg")
+        manifest, said = made(source, root=tmp_path / "data")
+        assert manifest.images == (
+            Image("000000033471", "coco/train2017/000000033471.jpg", 64, 48),
+            Image("2", "vg/VG_100K_2/2.jpg", 64, 48),
+        )
+        assert said == [
+            f"{source}: rows that name no image: 1",
+            f"{source}: rows that repeat an image: 1",
+        ]
+        by_path, _ = made(source, root=tmp_path / "data", ids="path")
+        assert [i.image_id for i in by_path.images] == [
+            "coco/train2017/000000033471",
+            "vg/VG_100K_2/2",
+        ]
+
+    def test_two_data_sets_with_one_name(self, tmp_path):
+        rows = [{"image": "gqa/images/2.jpg"}, {"image": "vg/VG_100K/2.jpg"}]
+        source = write_json(tmp_path / "mix.json", rows)
+        for row in rows:
+            picture(tmp_path / row["image"])
+        with refuses("E-MANIFEST-ID", "'2'", "--ids path", kind=ManifestError):
+            made(source)
+        assert len(made(source, ids="path")[0].images) == 2
+
+    def test_blip_with_the_images_of_one_data_set_and_several_lists(self, tmp_path):
+        """As coco_karpathy_train.json: a row for each caption, paths from the folder of COCO."""
+        train = [
+            {
+                "caption": c,
+                "image": "val2014/COCO_val2014_000000522418.jpg",
+                "image_id": "coco_522418",
+            }
+            for c in "ab"
+        ]
+        test = [{"image": "val2014/COCO_val2014_000000391895.jpg", "caption": ["a", "b"]}, train[0]]
+        sources = [write_json(tmp_path / f"{k}.json", rows) for k, rows in enumerate((train, test))]
+        for number in (522418, 391895):
+            picture(tmp_path / f"val2014/COCO_val2014_{number:012}.jpg")
+        names = ["COCO_val2014_000000391895", "COCO_val2014_000000522418"]
+        for root, prefix in ((tmp_path, "val2014/"), (tmp_path / "val2014", "")):
+            manifest, said = made(*sources, root=root)
+            assert [(i.image_id, i.path) for i in manifest.images] == [
+                (name, f"{prefix}{name}.jpg") for name in names
+            ]
+            assert said == [f"{sources[0]}: rows that repeat an image: 1"]
+
+    def test_rows_of_several_images(self, tmp_path):
+        source = write_json(tmp_path / "m.json", [{"image": ["a.jpg", "b.jpg"]}, {"image": []}])
+        picture(tmp_path / "a.jpg")
+        picture(tmp_path / "b.jpg")
+        manifest, said = made(source)
+        assert [image.image_id for image in manifest.images] == ["a", "b"]
+        assert said == [f"{source}: rows that name no image: 1"]
+
+    def test_ids_of_annotations_stay_what_they_are(self, tmp_path):
+        source = write_json(tmp_path / "m.json", coco([1]))
+        with refuses("E-MANIFEST-OPTION", "drop --ids", kind=ManifestError):
+            made(source, ids="path")
 
 
 def test_files_of_two_kinds(tmp_path):

@@ -58,7 +58,7 @@ def test_files_of_other_names_are_judged_by_what_they_hold(tmp_path):
     photograph(0, 50, 20).save(tmp_path / "a.jpg")
     (tmp_path / "a.jpg~").write_bytes((tmp_path / "a.jpg").read_bytes())
     (tmp_path / "LICENSE").write_text("BM is how a bitmap begins")
-    (tmp_path / "b.heic").write_bytes(b"\0\0\0\x18ftypheic" + bytes(100))
+    (tmp_path / "b.mov").write_bytes(b"\0\0\0\x18ftypqt  " + bytes(100))
     (tmp_path / "a.txt").write_text("a caption")
     manifest, said = made(tmp_path)
     assert manifest.images == (

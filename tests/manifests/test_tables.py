@@ -35,6 +35,56 @@ class TestCsv:
         assert manifest.images == (Image("007", "x/a.jpg", 30, 20),)
 
 
+class TestTsv:
+    def test_tabs_separate_values_and_quotes_are_letters(self, folder):
+        (folder / "t.tsv").write_text('id\ttitle\tfilepath\n007\tsay "a\tx/a.jpg\n8\t,\tx/b.jpg\n')
+        assert made(folder / "t.tsv")[0].images == IMAGES
+
+    def test_without_ids_they_are_names_and_a_row_for_each_text_is_one_image(self, folder):
+        """As the tables that open_clip trains on: columns filepath and title."""
+        rows = ["x/a.jpg\tone", "x/b.jpg\ttwo", "x/a.jpg\tthree"]
+        (folder / "t.tsv").write_text("\n".join(["filepath\ttitle", *rows]))
+        manifest, said = made(folder / "t.tsv")
+        assert [image.image_id for image in manifest.images] == ["a", "b"]
+        assert said == [f"{folder}/t.tsv: rows that repeat an image: 1"]
+        by_path, _ = made(folder / "t.tsv", ids="path")
+        assert [image.image_id for image in by_path.images] == ["x/a", "x/b"]
+
+    def test_ids_of_a_column_are_not_replaced_unasked(self, folder):
+        (folder / "t.tsv").write_text("id\tpath\n1\tx/a.jpg\n")
+        with refuses("E-MANIFEST-OPTION", "column id", "drop --ids", kind=ManifestError):
+            made(folder / "t.tsv", ids="path")
+
+
+class TestPaths:
+    def test_one_path_a_line_as_find_prints_them(self, folder):
+        (folder / "x/c d.jpg").write_bytes((folder / "x/a.jpg").read_bytes())
+        lines = "\ufeff./x/a.jpg\r\n\n" + f"{folder}/x/b.jpg\n" + "x/c d.jpg"
+        (folder / "t.txt").write_text(lines)
+        manifest, said = made(folder / "t.txt")
+        assert manifest.images == (
+            Image("a", "x/a.jpg", 30, 20),
+            Image("b", "x/b.jpg", 40, 50),
+            Image("c d", "x/c d.jpg", 30, 20),
+        )
+        assert said == []
+
+    @pytest.mark.parametrize(
+        ("content", "code", "shown"),
+        [
+            (b"", "E-MANIFEST-EMPTY", "lists no image"),
+            (b"/etc/passwd", "E-MANIFEST-ROW", "/etc/passwd"),
+            (b"../a.jpg", "E-MANIFEST-ROW", "../a.jpg"),
+            (b"a.jpg 65\n", "E-MANIFEST-ABSENT", "a.jpg 65"),
+            (b"a\ncaf\xe9.jpg", "E-TABLE-TEXT", "line 2"),
+        ],
+    )
+    def test_lists_that_are_refused(self, tmp_path, content, code, shown):
+        (tmp_path / "t.txt").write_bytes(content)
+        with refuses(code, "t.txt", shown, kind=ManifestError):
+            made(tmp_path / "t.txt")
+
+
 class TestJsonLines:
     def test_ids_may_be_texts_or_numbers(self, folder):
         rows = [{"id": "007", "path": "x/a.jpg"}, {"id": 8, "path": "x/b.jpg", "more": [1]}]
@@ -88,7 +138,7 @@ class TestParquet:
 @pytest.mark.parametrize(
     ("name", "content", "code", "shown"),
     [
-        ("t.csv", "", "E-MANIFEST-COLUMN", "image_id or id; its columns are none"),
+        ("t.csv", "", "E-MANIFEST-COLUMN", "path or file_name or filename or file or filepath or image; its columns are none"),
         ("t.csv", "id,where\n", "E-MANIFEST-COLUMN", "its columns are id, where; choose one with --pa"),
         ("t.csv", "id,path\n", "E-MANIFEST-EMPTY", ""),
         ("t.csv", "id,path\n1\n", "E-TABLE-VALUES", "t.csv line 2 has 1 values"),

@@ -1,5 +1,6 @@
 """Tar shards: keys by webdataset's rule, bytes without unpacking, and damaged tars."""
 
+import gzip
 import io
 import os
 import subprocess
@@ -61,12 +62,28 @@ def test_names_with_a_second_dot_are_parts_of_another_sample_and_are_said(tmp_pa
     pack(tmp_path / "s.tar", {"a.jpg": jpeg(), "a.seg.png": jpeg(), ".hidden.jpg": b""})
     manifest, said = made(tmp_path / "s.tar")
     assert [image.image_id for image in manifest.images] == ["a"]
-    assert "first): 1, such as" in said[0]
+    assert "a sample with an image: 1, such as" in said[0]
     assert said[0].endswith("such as s.tar/a.seg.png")
     assert said[1].endswith(
         "skipped hidden or system files and folders: 1, such as s.tar/.hidden.jpg"
     )
     assert len(said) == 2
+
+
+def test_names_with_several_dots_are_images_where_no_sample_owns_them(tmp_path):
+    """webdataset would put frame.0001.jpg and frame.0002.jpg into one sample, as 0001.jpg, 0002.jpg."""
+    names = ["v1.0/frame.0001.jpg", "v1.0/frame.0002.jpg", "a.jpg", "a.seg.png", "b.left.png"]
+    pack(tmp_path / "s.tar", {name: jpeg() for name in names} | {"b.json": b"{}"})
+    manifest, said = made(tmp_path / "s.tar")
+    assert [(image.image_id, image.path) for image in manifest.images] == [
+        ("a", "s.tar/a.jpg"),
+        ("b.left", "s.tar/b.left.png"),
+        ("v1.0/frame.0001", "s.tar/v1.0/frame.0001.jpg"),
+        ("v1.0/frame.0002", "s.tar/v1.0/frame.0002.jpg"),
+    ]
+    assert len(said) == 2
+    assert said[0].endswith("in their names: 3, such as s.tar/v1.0/frame.0001.jpg")
+    assert said[1].endswith("a sample with an image: 1, such as s.tar/a.seg.png")
 
 
 @pytest.mark.parametrize("kind", [tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT])
@@ -107,6 +124,50 @@ def test_shards_of_a_folder_and_shards_by_name_are_the_same(tmp_path):
     again, said = made(tmp_path / "m.parquet")  # every member is found in its tar
     assert again == by_folder
     assert said == [f"{tmp_path}/m.parquet: its paths start from {tmp_path}/data"]
+
+
+@pytest.mark.parametrize("ending", [".tar.gz", ".TGZ"])
+def test_a_tar_that_gzip_compressed_is_read_in_place(tmp_path, ending):
+    files = {f"{k:03}.png": bytes([k]) * 3_000_000 + os.urandom(10) for k in range(9)}
+    files |= {f"x/{k}.jpg": jpeg(k, 64 + k) for k in range(3)}
+    content = pack(tmp_path / "s.tar", files).read_bytes()
+    half = 12_345_678  # as pigz and bgzip write it: several parts, and zeros at the end
+    parts = gzip.compress(content[:half], 1) + gzip.compress(content[half:], 1) + bytes(512)
+    (tmp_path / f"s{ending}").write_bytes(parts)
+    (tmp_path / "s.tar").unlink()
+    manifest, _ = made(tmp_path)
+    assert [image.path for image in manifest.images if image.width] == [
+        f"s{ending}/x/{k}.jpg" for k in range(3)
+    ]
+    for name in ("008.png", "002.png", "x/1.jpg", "005.png", "000.png", "x/2.jpg"):
+        assert read_content(manifest.root, f"s{ending}/{name}") == files[name]
+
+
+@pytest.mark.parametrize(
+    ("damage", "why"),
+    [
+        (lambda content: b"", "the compressed data is cut off"),
+        (lambda content: b"no gzip", "damaged compressed data"),
+        (lambda content: content[: len(content) // 2], "the compressed data is cut off"),
+        (
+            lambda content: gzip.compress(bytes(100) + b"x" * 1000),
+            "neither a header nor an end mark",
+        ),
+    ],
+)
+def test_compressed_tars_that_are_damaged(tmp_path, damage, why):
+    content = gzip.compress(pack(tmp_path / "s.tar", {"a.jpg": os.urandom(9000)}).read_bytes())
+    (tmp_path / "s.tar.gz").write_bytes(damage(content))
+    with refuses("E-TAR-READ", "s.tar.gz: ", why, kind=ManifestError):
+        made(tmp_path / "s.tar.gz")
+
+
+def test_a_compressed_tar_of_more_than_can_be_inflated_in_time(tmp_path, monkeypatch):
+    content = pack(tmp_path / "s.tar", {"a.jpg": bytes(1_000_000)}).read_bytes()
+    (tmp_path / "s.tar.gz").write_bytes(gzip.compress(content))
+    monkeypatch.setattr(tars, "MAX_INFLATED", 500_000)
+    with refuses("E-TAR-READ", "500,000 bytes when inflated", "uncompressed", kind=ManifestError):
+        made(tmp_path / "s.tar.gz")
 
 
 def test_a_tar_beside_images_is_no_source(tmp_path):
