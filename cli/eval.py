@@ -52,14 +52,16 @@ def eval_() -> None:
 @scored_on
 @click.option("--predictions", type=A_PATH, help="Score this file instead of a run.")
 @click.option("--questions", type=A_PATH, help="Questions that --predictions answer.")
-@click.option("--annotations", type=A_PATH, help="Annotations of the questions; GQA has none.")
+@click.option(
+    "--annotations", type=A_PATH, help="Annotations of the questions, if they are in another file."
+)
 @as_json
 def vqa(*, run: Path | None, as_json: bool, **options: Any) -> None:
     """Answer the questions of a split and score the answers.
 
     Writes RUN/predictions_<split>.json, and prints the official accuracy in percent if the split
-    has annotations. With --predictions it scores a file in the format of the VQA v2 or GQA
-    leaderboard, and needs no run.
+    has annotations. With --predictions it scores a file in the format of the data set's leaderboard,
+    and needs no run.
 
     \b
     $ clipfeat eval vqa run --split test-dev --data vqa/

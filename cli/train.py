@@ -38,9 +38,9 @@ def train() -> None:
 
 
 @train.command()
-@training("Folder of the JSON files of VQA v2, Visual Genome or GQA (docs/vqa.md).")
+@training("Folder of the JSON files of VQA v2, GQA or a data set like them (docs/vqa.md).")
 def vqa(**options: Any) -> None:
-    """Train visual question answering on VQA v2, Visual Genome or GQA.
+    """Train visual question answering on VQA v2, GQA or a data set like them.
 
     CONFIG is a TOML file of settings, or the name of a preset.
 

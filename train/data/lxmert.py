@@ -163,12 +163,15 @@ def _sentences_of(image_id: str, image: dict[str, Any], place: str) -> Iterator[
                 raise ClipfeatError(
                     f"{spot}: a sentence must be a text; got {text!r:.60}", code="E-JSON-TYPE"
                 )
-            answers = None if of_texts is None else _answers(of_texts[number], spot)
+            answers = None if of_texts is None else read_scores(of_texts[number], spot)
             yield Sentence(image_id, require_unicode(text, "sentence", spot), source, answers)
 
 
-def _answers(label: Any, place: str) -> dict[str, float]:
-    """Return {answer: score} of a question; empty where no answer of it counts."""
+def read_scores(label: Any, place: str) -> dict[str, float]:
+    """Return {answer: score} of a question's label; empty where no answer of it counts.
+
+    Raises ClipfeatError for anything but an object of scores from 0 to 1.
+    """
     if not isinstance(label, dict):
         raise ClipfeatError(
             f"{place}: its label must be {{answer: score}}; got {label!r:.60}",

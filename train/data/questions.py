@@ -19,7 +19,7 @@ class Question:
     question_id: QuestionId
     image_id: int | str  # of the data set
     text: str
-    collection: str  # that the image's number is of: ids.COCO or ids.VISUAL_GENOME
+    collection: str  # that the image is of, such as ids.COCO: each has its own numbers
     candidates: tuple[str, ...]  # what a store may call its image, the least ambiguous first
 
 
@@ -31,8 +31,8 @@ class AnswerAnnotation(Protocol):
         """Return {answer: score, 0 to 1} of the answers that count."""
         ...
 
-    def common(self) -> str:
-        """Return the one answer that counts when classes are chosen."""
+    def common(self) -> str | None:
+        """Return the one answer that counts when classes are chosen, None where none does."""
         ...
 
 
@@ -86,8 +86,16 @@ class QuestionSplit:
 def join_splits(name: str, parts: Sequence[QuestionSplit]) -> QuestionSplit:
     """Return the parts as one split, which has annotations if all of them have.
 
-    Raises ClipfeatError (E-SPLIT-SHARED) where two parts have a question id in common.
+    Raises ClipfeatError where two parts have a question id in common (E-SPLIT-SHARED), and where
+    their predictions have different formats (E-SPLIT-FORMAT).
     """
+    for part in parts:
+        if part.leaderboard != parts[0].leaderboard:
+            raise ClipfeatError(
+                f"split {name!r}: the predictions of parts {parts[0].name!r} and {part.name!r} have "
+                "different formats, and are not scored together; leave one part out",
+                code="E-SPLIT-FORMAT",
+            )
     part_of: dict[QuestionId, str] = {}
     annotations: dict[QuestionId, AnswerAnnotation] = {}
     for part in parts:

@@ -34,7 +34,7 @@ class VqaSettings(AnsweringSettings):
     All splits may be several, such as "train+val+vg".
     """
 
-    dataset: str = "vqa2"  # or "gqa"
+    dataset: str = "vqa2"  # and data sets that are scored like it; or "gqa"
     answer_split: str = ""  # whose answers are counted to choose the classes; "": train_split
     min_answer_count: int = 9  # questions of it that an answer needs to become a class
     answer_list: str = ""  # a file of the answers that are the classes; "" counts
