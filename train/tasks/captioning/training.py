@@ -24,7 +24,7 @@ from ...metrics.cider import TextCider
 from ...models.captioner import Captioner
 from ...normalize import feature_statistics
 from ...records import RecordReader
-from ...run import BEST, RESULT, RunManifest, as_in_run, require_no_link, require_same_run
+from ...run import BEST, RESULT, SETTINGS, RunManifest, as_in_run, require_no_link, require_same_run
 from ...task import Report, Task, make_order, require_apart
 from ..settings import SCST, STAGES, XE, CaptionSettings
 from .evaluation import format_result, score_captions
@@ -253,7 +253,8 @@ def train_stages(
     _require_folder(out, stages)
     features = FeatureStore.open(store)
     read = read_data(settings, features, data)
-    if XE not in stages:
+    # A second stage belongs to the first one as it is, which then cannot be extended.
+    if XE not in stages or (SCST in stages and (out / SCST / SETTINGS).is_file()):
         record = cross_entropy_record(as_in_run(settings, out / XE))
         manifest = RunManifest.of(TASK, record, store=features, data=data, files=read.files)
         require_same_run(out / XE, manifest)
