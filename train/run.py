@@ -43,7 +43,7 @@ from ..base.jsonio import MAX_RUN_BYTES, field, parse_json, read_json, write_jso
 from ..base.text import printable
 from ..featstore import FeatureStore
 from .schedule import first_other_rate, kept_shares, learning_rate, total_updates
-from .settings import DECIDED_AT_START, LoopSettings, settings_of
+from .settings import DECIDED_AT_START, LoopSettings, flat_settings, settings_of
 
 logger = logging.getLogger(__name__)
 
@@ -290,17 +290,6 @@ def _differences(started: RunManifest, given: RunManifest) -> dict[str, str]:
         names = sorted((old.keys() | new.keys()) - CHANGES_NOTHING)
         pairs += [(name, old.get(name), new.get(name)) for name in names]
     return {name: f"{name} {old!r}, not {new!r}" for name, old, new in pairs if old != new}
-
-
-def flat_settings(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Return `{"model.hidden": 512, ...}` of a table of tables, arrays as tuples."""
-    flat: dict[str, Any] = {}
-    for key, value in values.items():
-        if isinstance(value, dict):
-            flat |= flat_settings(value, f"{prefix}{key}.")
-        else:
-            flat[prefix + key] = tuple(value) if isinstance(value, list) else value
-    return flat
 
 
 @contextlib.contextmanager

@@ -72,7 +72,7 @@ def test_which_schedules_keep_their_rates() -> None:
         old, new = (LoopSettings(batch_size=1, **each) for each in (shorter, longer))
         return first_other_rate(old, new, examples=10)
 
-    constant = {"schedule": "constant", "warmup": 0.0}
+    constant: dict[str, Any] = {"schedule": "constant", "warmup": 0.0}
     assert other(constant | {"epochs": 2}, constant | {"epochs": 9}) is None
     assert other(constant | {"epochs": 2}, constant | {"updates": 21}) is None
     # Of 20 updates the rate falls at 10, of 40 at 20.
@@ -80,9 +80,9 @@ def test_which_schedules_keep_their_rates() -> None:
     assert other(step | {"epochs": 2}, step | {"epochs": 4}) == 10
     later = step | {"epochs": 4, "milestones": (0.25, 0.75)}
     assert other(step | {"epochs": 2}, later) is None
-    noam = {"schedule": "noam", "warmup": 0.2}
+    noam: dict[str, Any] = {"schedule": "noam", "warmup": 0.2}
     assert other(noam | {"epochs": 2}, noam | {"epochs": 4}) == 0
     assert other(noam | {"epochs": 2}, noam | {"epochs": 4, "warmup": 0.1}) is None
     assert other({"epochs": 2, "warmup": 0.0}, {"epochs": 4, "warmup": 0.0}) == 1  # a cosine
-    old = LoopSettings(epochs=2, batch_size=1, **step | {"warmup": 0.2})
+    old = LoopSettings(schedule="step", warmup=0.2, milestones=(0.5,))
     assert kept_shares(old, 1 / 2) == '--set warmup=0.1 --set "milestones=[0.25]"'

@@ -163,11 +163,12 @@ def _lxmert_question(record: Any, place: str) -> tuple[Question, AnswerAnnotatio
     )
     if "label" not in record:
         return question, None
-    types = (
+    answer_type, question_type = (
         field(record, key, str, place) if key in record else ""
         for key in ("answer_type", "question_type")
     )
-    return question, ScoredAnswers(read_scores(record["label"], place), *types)
+    scores = read_scores(record["label"], place)
+    return question, ScoredAnswers(scores, answer_type, question_type)
 
 
 def _texts(record: Any, key: str, place: str, *, least: int) -> tuple[str, ...]:
