@@ -1,7 +1,7 @@
 """Question files of other data sets: VQA-CP, OK-VQA, VizWiz, TextVQA, A-OKVQA and LXMERT's own."""
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -69,7 +69,7 @@ def score(split: QuestionSplit, answer: str) -> float:
     return split.score_each(answers)[split.ids[0]]
 
 
-def leave_one_out(matches: Sequence[bool]) -> float:
+def leave_one_out(matches: list[bool]) -> float:
     """Return the mean of min(1, matches / 3) over the sets that leave one annotator out."""
     parts = [min(1, sum(matches[:n] + matches[n + 1 :]) / 3) for n in range(len(matches))]
     return sum(parts) / len(parts)
