@@ -163,12 +163,12 @@ def _require_extension(folder: Path, old: LoopSettings, new: LoopSettings, examp
     step = first_other_rate(old, new, examples)
     if step is not None:
         shares = kept_shares(old, fewer / more)
-        remedy = f"pass {shares} to keep the rates" if shares else "the schedule ends with the run"
+        remedy = f"pass {shares} to keep it, or" if shares else "the schedule ends with the run, so"
         raise UsageError(
             f"{folder} holds a run of {fewer:,} updates, and with {more:,} the rate of update "
             f"{step + 1:,} would be {learning_rate(step, more, new):.6g}, not "
-            f"{learning_rate(step, fewer, old):.6g}; {remedy}, or start a new run from its best "
-            f"model: --init {folder} and another --out",
+            f"{learning_rate(step, fewer, old):.6g}; {remedy} start a new run from its best model: "
+            f"--init {folder} and another --out",
             code="E-RUN-LENGTH",
         )
     logger.info(

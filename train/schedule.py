@@ -75,15 +75,13 @@ def first_other_rate(old: LoopSettings, new: LoopSettings, examples: int) -> int
 def kept_shares(settings: LoopSettings, share: float) -> str:
     """Return the options that keep the warm-up and milestones of a run that becomes `share` of one.
 
-    They are empty for schedules that end with the run, and where there is nothing to keep.
+    They are empty for schedules that end with the run.
 
     >>> kept_shares(LoopSettings(schedule="constant", warmup=0.05), 1 / 2)
     '--set warmup=0.025'
     """
     if settings.schedule in ("cosine", "linear"):
         return ""
+    warmup = f"--set warmup={settings.warmup * share:.6g}"
     milestones = ",".join(f"{milestone * share:.6g}" for milestone in settings.milestones)
-    options = [f"--set warmup={settings.warmup * share:.6g}"] if settings.warmup else []
-    if milestones:
-        options.append(f'--set "milestones=[{milestones}]"')
-    return " ".join(options)
+    return f'{warmup} --set "milestones=[{milestones}]"' if milestones else warmup

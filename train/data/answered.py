@@ -28,8 +28,14 @@ from .ids import (
     require_unique,
     without_suffix,
 )
-from .lxmert import read_scores
-from .questions import AnswerAnnotation, Leaderboard, Question, QuestionId, QuestionSplit
+from .questions import (
+    AnswerAnnotation,
+    Leaderboard,
+    Question,
+    QuestionId,
+    QuestionSplit,
+    read_scores,
+)
 from .vqa2 import (
     IMAGE_PARTS,
     MIN_ANSWERS,

@@ -6,7 +6,14 @@ from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 from ...base.errors import ClipfeatError
-from ...base.jsonio import field, identifier, list_items, read_json, write_json
+from ...base.jsonio import (
+    field,
+    identifier,
+    list_items,
+    read_json,
+    require_unicode,
+    write_json,
+)
 from .ids import require_ids, require_unique
 
 QuestionId = int | str
@@ -81,6 +88,26 @@ class QuestionSplit:
     def score(self, predictions: Mapping[Any, str]) -> dict[str, Any]:
         """Return the leaderboard's numbers: n, and accuracies in percent."""
         return self.leaderboard.score(predictions, self.annotations)
+
+
+def read_scores(label: Any, place: str) -> dict[str, float]:
+    """Return {answer: score} of a question's label; empty where no answer of it counts.
+
+    Raises ClipfeatError for anything but an object of scores from 0 to 1.
+    """
+    if not isinstance(label, dict):
+        raise ClipfeatError(
+            f"{place}: its label must be {{answer: score}}; got {label!r:.60}",
+            code="E-CORPUS-LABELS",
+        )
+    for answer, score in label.items():
+        require_unicode(answer, "answer", place)
+        if type(score) not in (int, float) or not 0 <= score <= 1:  # false for NaN, too
+            raise ClipfeatError(
+                f"{place}: the score of answer {answer!r:.60} must be 0 to 1; got {score!r:.60}",
+                code="E-CORPUS-LABELS",
+            )
+    return {answer: float(score) for answer, score in label.items()}
 
 
 def join_splits(name: str, parts: Sequence[QuestionSplit]) -> QuestionSplit:
