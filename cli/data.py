@@ -28,7 +28,7 @@ A_FOLDER = LocalPath(file_okay=False, exists=True)
     "--held-out",
     metavar="FILE",
     type=LocalPath(dir_okay=False, exists=True),
-    help="COCO images to hold out: a list of numbers or names, or JSON with img_id.  "
+    help="COCO images to hold out: a list of numbers or names, also as JSON, or JSON with img_id.  "
     "[default: an eighth of val2014, at most 5000]",
 )
 @click.option(

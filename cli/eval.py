@@ -52,14 +52,16 @@ def eval_() -> None:
 @scored_on
 @click.option("--predictions", type=A_PATH, help="Score this file instead of a run.")
 @click.option("--questions", type=A_PATH, help="Questions that --predictions answer.")
-@click.option("--annotations", type=A_PATH, help="Annotations of the questions; GQA has none.")
+@click.option(
+    "--annotations", type=A_PATH, help="Annotations of the questions, if they are in another file."
+)
 @as_json
 def vqa(*, run: Path | None, as_json: bool, **options: Any) -> None:
     """Answer the questions of a split and score the answers.
 
     Writes RUN/predictions_<split>.json, and prints the official accuracy in percent if the split
-    has annotations. With --predictions it scores a file in the format of the VQA v2 or GQA
-    leaderboard, and needs no run.
+    has annotations. With --predictions it scores a file in the format of the data set's leaderboard,
+    and needs no run.
 
     \b
     $ clipfeat eval vqa run --split test-dev --data vqa/
@@ -82,26 +84,58 @@ def vqa(*, run: Path | None, as_json: bool, **options: Any) -> None:
 
 
 @eval_.command()
-@click.argument("run", type=A_PATH)
-@click.option("--split", required=True, help="Split to label, such as dev or test.")
+@click.argument("run", type=A_PATH, required=False)
+@click.option("--split", help="Split to label, such as dev or test.")
 @scored_on
 @click.option(
     "--blind", type=A_PATH, metavar="RUN", help="Also score this run without features and compare."
 )
+@click.option("--predictions", type=A_PATH, help="Score this file instead of a run.")
+@click.option("--pairs", type=A_PATH, help="Pairs that --predictions label: .jsonl or .csv.")
 @as_json
-def ve(*, run: Path, blind: Path | None, as_json: bool, **options: Any) -> None:
+def ve(
+    *,
+    run: Path | None,
+    blind: Path | None,
+    predictions: Path | None,
+    pairs: Path | None,
+    as_json: bool,
+    **options: Any,
+) -> None:
     """Label the hypotheses of a split and score the labels.
 
     Writes RUN/predictions_<split>.jsonl, and prints the accuracy in percent, overall and for each
-    class, and the confusion matrix.
+    class, and the confusion matrix. With --predictions it scores such a file, and needs no run.
 
     \b
     $ clipfeat eval ve run --split test --blind blind --json
+    $ clipfeat eval ve --predictions p.jsonl --pairs snli_ve_test.jsonl
     """
+    if run is None:
+        if predictions is None or pairs is None:
+            raise UsageError(
+                "pass RUN and --split, or --predictions and --pairs", code="E-OPTION-MISSING"
+            )
+        _refuse(options | {"blind": blind}, "--predictions")
+        _ve_file(predictions, pairs, as_json=as_json)
+        return
+    _refuse({"predictions": predictions, "pairs": pairs}, "RUN")
+    if options["split"] is None:
+        raise UsageError("RUN needs --split, such as --split test", code="E-OPTION-MISSING")
     with needs_extra("train"):
         from ..train.tasks.entailment import EvalRequest, eval_ve, format_result
     result = eval_ve(run, EvalRequest(**options), blind=blind)
     show(result, format_result(result), as_json=as_json)
+
+
+def _ve_file(predictions: Path, pairs: Path, *, as_json: bool) -> None:
+    """Score a file of labels; torch is not needed."""
+    from ..train.data.snli_ve import format_scores, read_labels, read_pairs_file, score_pairs
+
+    split = read_pairs_file(pairs, pairs.stem)
+    result = score_pairs(read_labels(predictions, split), split.pairs)
+    lines = [f"{predictions}: {counted(result['n'], 'pair')}", *format_scores(result)]
+    show(result | {"dropped": split.dropped}, "\n".join(lines), as_json=as_json)
 
 
 @eval_.command()
@@ -243,6 +277,7 @@ def _caption_file(
 
     captions = read_results(results)
     human = match_references(captions, read_references(references, split), subset=subset)
+    captions = {image: captions[image] for image in human}
     clip_scores: dict[str, float] = {}
     if store is not None and embedder is not None:
         from ..featstore import FeatureStore

@@ -97,8 +97,24 @@ from_run = click.option(
     type=LocalPath(),
     metavar="RUN",
     help="Run to start from; it determines the model. vqa and ve start from a run of pre-training or "
-    "of either, pretrain from one of its own.",
+    "of either, caption and pretrain from one of their own.",
 )
+list_settings = click.option(
+    "--settings",
+    "list_settings",
+    is_flag=True,
+    is_eager=True,
+    help="Print every setting with its meaning, as a TOML file, and exit.",
+)
+
+
+class InputOption(click.Option):
+    """A required option, but not with --settings, which reads nothing."""
+
+    def process_value(self, ctx: click.Context, value: Any) -> Any:
+        if ctx.params.get("list_settings") and self.value_is_missing(value):
+            return None
+        return super().process_value(ctx, value)
 
 
 Decorator = Callable[[Callable[..., None]], Callable[..., None]]
@@ -115,16 +131,14 @@ def with_options(*options: Decorator) -> Decorator:
     return decorate
 
 
-def training(data_help: str, *, init: bool = True) -> Decorator:
-    """Return a decorator that gives a command of `clipfeat train` its options.
-
-    With `init` the task can start from another run.
-    """
+def training(data_help: str) -> Decorator:
+    """Return a decorator that gives a command of `clipfeat train` its options."""
     return with_options(
         click.argument("config", required=False),
         training_inputs(data_help, "Change a setting, such as --set epochs=3. May be repeated."),
-        *((from_run,) if init else ()),
+        from_run,
         skip_missing,
+        list_settings,
         as_json,
     )
 
@@ -134,7 +148,11 @@ def training_inputs(data_help: str, set_help: str) -> Decorator:
     a_path = LocalPath()
     return with_options(
         click.option(
-            "--store", required=True, type=StorePath(), help="Feature store to read, or its URL."
+            "--store",
+            cls=InputOption,
+            required=True,
+            type=StorePath(),
+            help="Feature store to read, or its URL.",
         ),
         cache,
         click.option(
@@ -143,9 +161,10 @@ def training_inputs(data_help: str, set_help: str) -> Decorator:
             metavar="DIR",
             help="Copy the store from its URL to DIR first, and train on the copy.",
         ),
-        click.option("--data", required=True, type=a_path, help=data_help),
+        click.option("--data", cls=InputOption, required=True, type=a_path, help=data_help),
         click.option(
             "--out",
+            cls=InputOption,
             required=True,
             type=a_path,
             help="Folder of the run. An interrupted run resumes.",

@@ -91,14 +91,12 @@ def vqa(*, run: Path, as_json: bool, **options: Any) -> None:
 @click.option(
     "--groups",
     type=click.IntRange(min=1),
-    default=1,
-    show_default=True,
-    help="Diverse beam search: number of groups of beams.",
+    help="Diverse beam search: number of groups of beams.  [default: that of the run]",
 )
 @click.option(
     "--diversity",
     type=click.FloatRange(min=0),
-    help="Penalty for words of other groups.  [default: 0.5]",
+    help="Penalty for words of other groups.  [default: that of the run]",
 )
 @click.option(
     "--no-repeat",
@@ -113,7 +111,7 @@ def vqa(*, run: Path, as_json: bool, **options: Any) -> None:
 @click.option(
     "--temperature",
     type=click.FloatRange(0, min_open=True),
-    help="Of sampling; below 1, probable words are preferred more.  [default: 1]",
+    help="Of sampling; below 1, probable words are preferred more.  [default: that of the run]",
 )
 @click.option(
     "--seed", type=click.IntRange(-(1 << 63), (1 << 64) - 1), help="Of sampling.  [default: 0]"

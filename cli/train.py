@@ -13,6 +13,7 @@ import click
 from ..base.errors import UsageError, needs_extra
 from ..base.files import require_folder
 from ..base.machine import require_gpus, visible_devices
+from ..base.text import tell
 from .options import show, training
 
 if TYPE_CHECKING:
@@ -23,6 +24,26 @@ Trained = tuple[Mapping[str, Any], Any]  # a result and where the time went
 logger = logging.getLogger(__name__)
 
 S = TypeVar("S")
+PRESETS = Path(__file__).parent.parent / "train" / "presets"
+
+
+class TaskCommand(click.Command):
+    """A command that trains a task; its help lists the presets of the task."""
+
+    def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        paths = sorted((PRESETS / str(self.name)).glob("*.toml"))
+        with formatter.section("Presets, for CONFIG"):
+            formatter.write_dl([(path.stem, _first_comment(path)) for path in paths])
+        formatter.write_paragraph()
+        formatter.write_text(
+            f"clipfeat train {self.name} CONFIG --settings prints every setting of a preset with its "
+            "meaning."
+        )
+
+
+def _first_comment(path: Path) -> str:
+    """Return the first line of a preset, which says what it is."""
+    return path.read_text(encoding="utf-8").partition("\n")[0].removeprefix("# ")
 
 
 @click.group()
@@ -37,10 +58,10 @@ def train() -> None:
     """
 
 
-@train.command()
-@training("Folder of the JSON files of VQA v2, Visual Genome or GQA (docs/vqa.md).")
+@train.command(cls=TaskCommand)
+@training("Folder of the JSON files of VQA v2, GQA or a data set like them (docs/vqa.md).")
 def vqa(**options: Any) -> None:
-    """Train visual question answering on VQA v2, Visual Genome or GQA.
+    """Train visual question answering on VQA v2, GQA or a data set like them.
 
     CONFIG is a TOML file of settings, or the name of a preset.
 
@@ -56,7 +77,7 @@ def vqa(**options: Any) -> None:
     _train(_fit(VqaTask, settings), format_result, options)
 
 
-@train.command()
+@train.command(cls=TaskCommand)
 @training("Folder of SNLI-VE's JSON lines or of e-SNLI-VE's CSV files (docs/ve.md).")
 def ve(**options: Any) -> None:
     """Train visual entailment on SNLI-VE or e-SNLI-VE.
@@ -76,7 +97,7 @@ def ve(**options: Any) -> None:
     _train(_fit(EntailmentTask, settings), format_result, options)
 
 
-@train.command()
+@train.command(cls=TaskCommand)
 @training("Folder of the corpus, from clipfeat corpus, or of tables of captions.")
 def pretrain(**options: Any) -> None:
     """Pre-train an encoder of words and grid cells.
@@ -98,8 +119,8 @@ def pretrain(**options: Any) -> None:
     _train(_fit(PretrainingTask, settings), format_result, options)
 
 
-@train.command()
-@training("Folder of Karpathy's or COCO's JSON files (docs/captioning.md).", init=False)
+@train.command(cls=TaskCommand)
+@training("Folder of Karpathy's or COCO's JSON files (docs/captioning.md).")
 @click.option(
     "--stage",
     type=click.Choice(["xe", "scst", "xe,scst"]),
@@ -128,7 +149,8 @@ def caption(*, stage: str, **options: Any) -> None:
 
 
 def _settings(kind: type[S], presets: Path, options: Mapping[str, Any]) -> S:
-    """Return the settings of a command line."""
+    """Return the settings of a command line; with --settings, print them and exit."""
+    from ..train.preset_text import settings_text
     from ..train.settings import find_config, load_settings
 
     config, assignments = options["config"], options["assignments"]
@@ -137,7 +159,11 @@ def _settings(kind: type[S], presets: Path, options: Mapping[str, Any]) -> S:
     if options.get("init") is not None:
         assignments = (*assignments, f"init={json.dumps(str(options['init']))}")
     path = None if config is None else find_config(config, presets)
-    return load_settings(kind, config=path, assignments=assignments)
+    settings = load_settings(kind, config=path, assignments=assignments)
+    if options["list_settings"]:
+        tell(settings_text(settings, path, presets).rstrip("\n"))
+        raise click.exceptions.Exit
+    return settings
 
 
 def _fit(

@@ -12,7 +12,8 @@ from jaxtyping import Float64, Int
 
 from ..base.errors import ClipfeatError, UsageError
 from ..base.jsonio import MAX_RUN_BYTES, field, read_json
-from .run import SCORES, RunManifest, flat_settings, read_manifest
+from .run import SCORES, RunManifest, read_manifest
+from .settings import flat_settings
 
 RESAMPLES, SEED = 2000, 0
 PERCENTILES = (2.5, 97.5)  # between them are 95% of the resamples

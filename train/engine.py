@@ -92,8 +92,8 @@ B = TypeVar("B", bound=TensorBatch)
 def fit(task: Task[Any, Any], run: str | Path) -> tuple[dict[str, Any], LoopTimes]:
     """Train a task's model until `run` holds its best checkpoint, and score that.
 
-    A run that was killed resumes from its last checkpoint. `run` then holds what
-    `clipfeat.train.run` lists. Returns the result of `evaluate`, and where the time went. Raises
+    A run that was killed resumes from its last checkpoint, and one that was shorter is extended if
+    the rates of its updates stay as they were. `run` then holds what `clipfeat.train.run` lists. Returns the result of `evaluate`, and where the time went. Raises
     UsageError if `run` holds another run or another process trains it, and if the task is wrong
     (E-TASK-...), ClipfeatError if a loss is not finite or memory does not suffice.
     """
@@ -111,7 +111,7 @@ def fit(task: Task[Any, Any], run: str | Path) -> tuple[dict[str, Any], LoopTime
     )
     with restored_random_state(accelerator.device), contextlib.ExitStack() as held:
         with accelerator.main_process_first():
-            require_same_run(run, manifest)
+            require_same_run(run, manifest, examples=len(task.order.image_of_example))
             if accelerator.is_main_process:
                 held.enter_context(locked(run))
                 write_manifest(run, manifest)

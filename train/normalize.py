@@ -137,6 +137,13 @@ class FeatureNorm(nn.Module):
         for name, tensor in statistics._asdict().items():
             self.register_buffer(name, tensor)
 
+    @property
+    def statistics(self) -> Statistics:
+        """The statistics that features are normalised with."""
+        if self.whitens:
+            return Whitening(self.mean, self.get_buffer("projection"))
+        return ChannelStatistics(self.mean, self.get_buffer("std"))
+
     def forward(
         self, features: Float[Tensor, "image cell dim"], mask: Bool[Tensor, "image cell"]
     ) -> Float32[Tensor, "image cell channel"]:

@@ -21,6 +21,7 @@ A captioning run has a folder like this for each of its stages: RUN/xe and RUN/s
 import contextlib
 import dataclasses
 import json
+import logging
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -41,7 +42,10 @@ from ..base.files import (
 from ..base.jsonio import MAX_RUN_BYTES, field, parse_json, read_json, write_json
 from ..base.text import printable
 from ..featstore import FeatureStore
-from .settings import DECIDED_AT_START, LoopSettings
+from .schedule import first_other_rate, kept_shares, learning_rate, total_updates
+from .settings import DECIDED_AT_START, LoopSettings, flat_settings, settings_of
+
+logger = logging.getLogger(__name__)
 
 S = TypeVar("S", bound=LoopSettings)
 
@@ -56,6 +60,8 @@ SCORES = "scores.json"
 BAD_BATCH = "bad_batch.safetensors"
 # Settings that may change when a run resumes: one that lacked memory needs smaller parts.
 CHANGES_NOTHING = {"gradient_accumulation_steps", "cache", "log_every", "checkpoint_every"}
+# Settings that may change when a run is extended, as long as the rates of its updates do not.
+LENGTH = {"epochs", "updates", "scst.epochs", "scst.updates", "warmup", "milestones"}
 EVENTS = "tensorboard"
 CURVES = "curves.png"
 LOCK = ".lock"
@@ -118,16 +124,24 @@ def require_features(store: FeatureStore, manifest: RunManifest) -> None:
             )
 
 
-def require_same_run(folder: Path, manifest: RunManifest) -> None:
+def require_same_run(folder: Path, manifest: RunManifest, *, examples: int | None = None) -> None:
     """Raise UsageError, which says what differs, for a folder that holds anything but this run.
 
+    With `examples`, the number of examples of an epoch, the run may be shorter than the one that is
+    asked for, if the updates that it has would have had the same rates; else E-RUN-LENGTH is raised.
     A new folder may hold the lock and temporary files of a process that was killed at its start.
     """
     if (folder / SETTINGS).is_file():
-        differing = list(_differences(read_manifest(folder), manifest))
+        started = read_manifest(folder)
+        differing = _differences(started, manifest)
+        if examples is not None and differing and differing.keys() <= LENGTH:
+            old, new = (_loop_settings(each) for each in (started, manifest))
+            if total_updates(new, examples) > total_updates(old, examples):
+                _require_extension(folder, old, new, examples)
+                return
         if differing:
             raise UsageError(
-                f"{folder} holds a run with {'; '.join(differing)}; "
+                f"{folder} holds a run with {'; '.join(differing.values())}; "
                 "pass another --out, or the settings and data of that run",
                 code="E-RUN-DIFFERS",
             )
@@ -135,6 +149,32 @@ def require_same_run(folder: Path, manifest: RunManifest) -> None:
         raise UsageError(
             f"{folder} exists and is not a run folder; pass another --out", code="E-RUN-FOLDER"
         )
+
+
+def _loop_settings(manifest: RunManifest) -> LoopSettings:
+    """Return the settings that decide the length and the rates of a run."""
+    names = {each.name for each in dataclasses.fields(LoopSettings)} & manifest.settings.keys()
+    return settings_of(LoopSettings, {name: manifest.settings[name] for name in names})
+
+
+def _require_extension(folder: Path, old: LoopSettings, new: LoopSettings, examples: int) -> None:
+    """Raise UsageError unless a longer run gives the updates of a shorter one the same rates."""
+    fewer, more = total_updates(old, examples), total_updates(new, examples)
+    step = first_other_rate(old, new, examples)
+    if step is not None:
+        shares = kept_shares(old, fewer / more)
+        remedy = f"pass {shares} to keep it, or" if shares else "the schedule ends with the run, so"
+        raise UsageError(
+            f"{folder} holds a run of {fewer:,} updates, and with {more:,} the rate of update "
+            f"{step + 1:,} would be {learning_rate(step, more, new):.6g}, not "
+            f"{learning_rate(step, fewer, old):.6g}; {remedy} start a new run from its best model: "
+            f"--init {folder} and another --out",
+            code="E-RUN-LENGTH",
+        )
+    logger.info(
+        f"{folder}: extended from {fewer:,} to {more:,} updates; the rate of the next one is "
+        f"{learning_rate(fewer, more, new):.6g}, by schedule {new.schedule}"
+    )
 
 
 def _is_trace(path: Path) -> bool:
@@ -242,30 +282,14 @@ def _is_deeper(value: object, levels: int) -> bool:
     return levels == 0 or any(_is_deeper(each, levels - 1) for each in inner)
 
 
-def _differences(started: RunManifest, given: RunManifest) -> Iterator[str]:
-    """Yield what differs between the run in a folder and the run that is asked for."""
-    for key in ("task", "store_digest"):
-        yield from _difference(key, getattr(started, key), getattr(given, key))
+def _differences(started: RunManifest, given: RunManifest) -> dict[str, str]:
+    """Return {name: what differs} of the run in a folder and the run that is asked for."""
+    pairs = [(key, getattr(started, key), getattr(given, key)) for key in ("task", "store_digest")]
     for key in ("settings", "data_files"):
         old, new = flat_settings(getattr(started, key)), flat_settings(getattr(given, key))
-        for name in sorted((old.keys() | new.keys()) - CHANGES_NOTHING):
-            yield from _difference(name, old.get(name), new.get(name))
-
-
-def _difference(name: str, started: object, given: object) -> Iterator[str]:
-    if started != given:
-        yield f"{name} {started!r}, not {given!r}"
-
-
-def flat_settings(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Return `{"model.hidden": 512, ...}` of a table of tables, arrays as tuples."""
-    flat: dict[str, Any] = {}
-    for key, value in values.items():
-        if isinstance(value, dict):
-            flat |= flat_settings(value, f"{prefix}{key}.")
-        else:
-            flat[prefix + key] = tuple(value) if isinstance(value, list) else value
-    return flat
+        names = sorted((old.keys() | new.keys()) - CHANGES_NOTHING)
+        pairs += [(name, old.get(name), new.get(name)) for name in names]
+    return {name: f"{name} {old!r}, not {new!r}" for name, old, new in pairs if old != new}
 
 
 @contextlib.contextmanager

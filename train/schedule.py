@@ -57,3 +57,31 @@ def learning_rate(step: int, steps: int, settings: LoopSettings) -> float:
             return settings.lr * math.sqrt(max(warmup, 1) / (step + 1))
         case _:  # constant
             return settings.lr
+
+
+def first_other_rate(old: LoopSettings, new: LoopSettings, examples: int) -> int | None:
+    """Return the first update (from 0) of a run that has another rate in a longer one.
+
+    `examples` is the number of examples of an epoch. None: all updates of the run have the same rate
+    in both.
+    """
+    fewer, more = total_updates(old, examples), total_updates(new, examples)
+    steps = range(fewer)
+    return next(
+        (s for s in steps if learning_rate(s, fewer, old) != learning_rate(s, more, new)), None
+    )
+
+
+def kept_shares(settings: LoopSettings, share: float) -> str:
+    """Return the options that keep the warm-up and milestones of a run that becomes `share` of one.
+
+    They are empty for schedules that end with the run.
+
+    >>> kept_shares(LoopSettings(schedule="constant", warmup=0.05), 1 / 2)
+    '--set warmup=0.025'
+    """
+    if settings.schedule in ("cosine", "linear"):
+        return ""
+    warmup = f"--set warmup={settings.warmup * share:.6g}"
+    milestones = ",".join(f"{milestone * share:.6g}" for milestone in settings.milestones)
+    return f'{warmup} --set "milestones=[{milestones}]"' if milestones else warmup

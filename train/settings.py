@@ -206,6 +206,17 @@ def settings_of(kind: type[S], values: Mapping[str, Any], table: str = "") -> S:
     return kind(**{key: _checked(table, key, value, types) for key, value in values.items()})
 
 
+def flat_settings(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Return `{"model.hidden": 512, ...}` of a table of tables, arrays as tuples."""
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        if isinstance(value, dict):
+            flat |= flat_settings(value, f"{prefix}{key}.")
+        else:
+            flat[prefix + key] = tuple(value) if isinstance(value, list) else value
+    return flat
+
+
 def find_config(name: str, presets: Path) -> Path:
     """Return the TOML file that `name` means: a path, or the bare name of a file in `presets`."""
     preset = presets / f"{name}.toml"

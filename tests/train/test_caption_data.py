@@ -12,8 +12,9 @@ from stores import make_store
 
 from clipfeat.base.errors import ClipfeatError, UsageError
 from clipfeat.featstore import FeatureStore
+from clipfeat.train.data.caption_files import match_references, read_references
 from clipfeat.train.data.caption_vocabulary import CaptionWordVocabulary, build_caption_words
-from clipfeat.train.data.captions import CaptionSplit, read_captions
+from clipfeat.train.data.captions import CaptionSplit, read_captions, read_image_list
 from clipfeat.train.records import RecordReader
 from clipfeat.train.task import on_device
 from clipfeat.train.tasks.captioning.examples import encode, read_batch
@@ -353,3 +354,40 @@ def test_a_batch_reads_each_image_once(tmp_path: Path) -> None:
     assert batch.features[:, 0, 0].tolist() == [1, 4]
     assert batch.image_of_caption.tolist() == [1, 0, 0]
     assert batch.tokens.tolist() == [[2, 1, 1, 3, 0], [2, 4, 1, 1, 3], [2, 4, 5, 6, 3]]
+
+
+def test_vizwiz_leaves_out_rejected_and_ready_captions(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    images = [
+        {"id": i, "file_name": f"VizWiz_val_{i:08}.jpg", "vizwiz_url": "", "text_detected": True}
+        for i in (1, 2)
+    ]
+    flags = {"is_rejected": False, "is_precanned": False}
+    annotations = [
+        {"image_id": 1, "caption": "a cup", **flags},
+        {"image_id": 1, "caption": "spam", **flags, "is_rejected": True},
+        {"image_id": 2, "caption": "Quality issues are too severe.", **flags, "is_precanned": True},
+    ]
+    path = write(tmp_path / "val.json", {"images": images, "annotations": annotations})
+    with caplog.at_level("INFO"):
+        split = read_captions("coco", tmp_path, "val", training=True)
+    assert [image.references for image in split.images] == [("a cup",)]
+    assert split.images[0].candidates == ("VizWiz_val_00000001", "1")
+    assert "left out 2 captions that are is_rejected or is_precanned" in caplog.text
+    references = read_references(path)
+    assert match_references({"1": "a", "2": "b"}, references, subset=False) == {"1": ["a cup"]}
+
+
+def test_images_of_nocaps_are_not_those_of_coco_with_their_numbers(tmp_path: Path) -> None:
+    content = {
+        "images": [
+            {"id": 7, "file_name": "0013ea2087020901.jpg", "open_images_id": "0013ea2087020901"}
+        ],
+        "annotations": [{"image_id": 7, "id": 0, "caption": "a baby"}],
+    }
+    write(tmp_path / "nocaps_val_4500_captions.json", content)
+    (image,) = read_captions("coco", tmp_path, "val", training=False).images
+    assert image.candidates == ("0013ea2087020901", "7")
+    listed = read_image_list(write(tmp_path / "nocaps_test_image_info.json", content))
+    assert listed[0].candidates == ("0013ea2087020901", "7")

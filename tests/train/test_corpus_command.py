@@ -392,6 +392,7 @@ def test_a_write_that_fails_leaves_no_file(
         ("COCO_val2014_000000000042\r\nCOCO_train2014_000000000007.jpg\n0\n", {42, 7, 0}),
         ('[{"img_id": "COCO_val2014_000000000042", "sent": "?"}, {"img_id": "7"}]', {42, 7}),
         ('[{"img_id": 42}, {"img_id": 7}]', {42, 7}),
+        ('["COCO_val2014_000000000042", 7]', {42, 7}),  # coco_minival_img_ids.json has names
     ],
 )
 def test_a_list_of_held_out_images(tmp_path: Path, content: str, numbers: set[int]) -> None:

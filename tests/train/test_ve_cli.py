@@ -87,6 +87,22 @@ def test_eval_gives_the_result_of_training(run: Path, typed: Typed) -> None:
     assert path.read_text() == (run / "predictions.jsonl").read_text()
 
 
+def test_a_file_of_labels_is_scored_without_a_run(
+    run: Path, world: World, tmp_path: Path, typed: Typed
+) -> None:
+    pairs, result = world[1] / "snli_ve_dev.jsonl", read(run / "result.json")
+    words = ("eval", "ve", "--predictions", run / "predictions.jsonl", "--pairs", pairs)
+    code, out, _ = typed(*words, "--json")
+    scored = json.loads(out)
+    same = ("n", "accuracy", "by_class", "confusion", "dropped")
+    assert (code, scored) == (0, {key: result[key] for key in same})
+    code, out, _ = typed(*words)
+    assert (code, f"{result['accuracy']:6.2f}  accuracy" in out) == (0, True)
+    for bad in (words[:4], (*words, "--split", "dev"), ("eval", "ve", run, *words[2:])):
+        code, out, err = typed(*bad)
+        assert (code, out, err.count("\n")) == (2, "", 1)
+
+
 def test_the_blind_twin_stands_beside(run: Path, blind: Path, typed: Typed) -> None:
     words = ["eval", "ve", run, "--split", "test", "--blind", blind, "--device", "cpu"]
     code, out, err = typed(*words, "--json")

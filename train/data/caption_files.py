@@ -1,13 +1,18 @@
 """Files of captions: results in COCO's format, and references in the formats of the field."""
 
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from ...base.errors import ClipfeatError, UsageError
 from ...base.jsonio import field, field_items, identifier, list_items, read_json, write_json
+from ...base.text import counted
 from .ids import require_unique
 
+logger = logging.getLogger(__name__)
+
+LEFT_OUT = ("is_rejected", "is_precanned")  # keys of VizWiz-Captions
 RESTVAL = "restval"  # images of COCO's validation set that are in no other of Karpathy's splits
 
 # Images are identified by their ids as text, so that 42 and "42" are one image: JSON keys are text.
@@ -78,7 +83,7 @@ def read_references(path: Path, split: str | None = None) -> References:
 
 
 def match_references(results: Captions, references: References, *, subset: bool) -> References:
-    """Return the references of the images that have a result.
+    """Return the references of the images that have a result, and at least one reference.
 
     Raises ClipfeatError for results without references and, unless `subset`, for references
     without a result: most scores are not means over images, and depend on the set of images.
@@ -97,7 +102,11 @@ def match_references(results: Captions, references: References, *, subset: bool)
             f"such as {_examples(missing)}; caption them, or pass --subset to score the others",
             code="E-CAPTIONS-IMAGES",
         )
-    return {image: references[image] for image in results}
+    matched = {image: references[image] for image in results if references[image]}
+    if len(matched) < len(results):
+        count = counted(len(results) - len(matched), "result")
+        logger.info(f"not scored: {count} of images whose captions are all left out")
+    return matched
 
 
 def _examples(images: set[str]) -> str:
@@ -145,12 +154,35 @@ def _karpathy_references(path: Path, content: Any, split: str | None) -> Referen
     return references
 
 
+def coco_captions(content: Any, path: Path) -> tuple[list[tuple[str, Any]], set[str]]:
+    """Return (place, record) of the captions of a file in COCO's format, and ids of some images.
+
+    VizWiz-Captions has captions that its own scorer leaves out: those that were rejected, and ready
+    sentences for images that show nothing. They are left out here too, and counted in a message. The
+    ids are those of images that have such captions, maybe no other ones.
+    """
+    records = list(field_items(content, "annotations", path))
+    kept = [
+        (place, record)
+        for place, record in records
+        if not (isinstance(record, dict) and any(record.get(key) is True for key in LEFT_OUT))
+    ]
+    if len(kept) == len(records):
+        return kept, set()
+    places = {place for place, _ in kept}
+    others = [(place, record) for place, record in records if place not in places]
+    logger.info(f"{path}: left out {len(others):,} captions that are {' or '.join(LEFT_OUT)}")
+    return kept, {str(identifier(record, "image_id", place)) for place, record in others}
+
+
 def _coco_references(path: Path, content: Any) -> References:
+    """Return the captions of each image; none of one whose captions are all left out."""
+    captions, others = coco_captions(content, path)
     references: References = {}
-    for place, record in field_items(content, "annotations", path):
+    for place, record in captions:
         image = str(identifier(record, "image_id", place))
         references.setdefault(image, []).append(field(record, "caption", str, place))
-    return references
+    return references | {image: [] for image in others - references.keys()}
 
 
 def _plain_references(path: Path, content: dict[str, Any]) -> References:

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from ...base.errors import ClipfeatError, UsageError
 from ...base.jsonio import field, field_items, identifier, read_json, require_unicode
 from ...base.text import counted
-from .caption_files import choose_karpathy
+from .caption_files import choose_karpathy, coco_captions
 from .ids import (
     COCO_SPLITS,
     JPEG,
@@ -31,6 +31,8 @@ KARPATHY_FILES = {
     "karpathy_flickr30k": "dataset_flickr30k.json",
 }
 CAPTION_DATASETS = (*KARPATHY_FILES, "coco")
+# Keys of an image in nocaps and VizWiz-Captions, which count their images as COCO does: 7 is another.
+OTHER_NUMBERS = ("open_images_id", "vizwiz_url")
 
 Caption = tuple[str, str]  # as it was written, and as words with one space between two
 
@@ -104,7 +106,7 @@ def read_image_list(path: Path) -> list[ListedImage]:
     another format, for an image that occurs twice, and for no image.
     """
     images = [
-        ListedImage(image_id, _coco_names(any_candidates(image_id), record, place))
+        ListedImage(image_id, _coco_names(image_id, any_candidates(image_id), record, place))
         for place, image_id, record in _coco_records(read_json(path), path)
     ]
     if not images:
@@ -131,9 +133,16 @@ def read_karpathy_list(path: Path, parts: Sequence[str] = ()) -> list[ListedImag
 
 
 def _find_coco(data: Path, part: str) -> Path:
-    """Return the file captions_<part of COCO>.json, the official name, or captions_<part>.json."""
+    """Return the captions of a split: COCO's official file or captions_<part>.json.
+
+    Without these, the file of nocaps or, named as the split alone, of VizWiz-Captions.
+    """
     names = [f"captions_{COCO_SPLITS[part]}.json"] if part in COCO_SPLITS else []
     names.append(f"captions_{part}.json")
+    if not any((data / name).is_file() for name in names):
+        for name in (f"nocaps_{part}_4500_captions.json", f"{part}.json"):
+            if (data / name).is_file():
+                return data / name
     return find_file(data, names, f"the captions of split {part!r}")
 
 
@@ -142,11 +151,12 @@ def _coco_images(part: str, path: Path) -> Iterator[CaptionedImage]:
     # A split of the user's own may have images of any part of COCO.
     known = (COCO_SPLITS[part],) if part in COCO_SPLITS else tuple(COCO_SPLITS.values())
     images = [
-        (image_id, _coco_names(coco_candidates(image_id, known), record, place))
+        (image_id, _coco_names(image_id, coco_candidates(image_id, known), record, place))
         for place, image_id, record in _coco_records(content, path)
     ]
     captions: dict[str, list[Caption]] = {str(image_id): [] for image_id, _ in images}
-    for place, record in field_items(content, "annotations", path):
+    records, others = coco_captions(content, path)
+    for place, record in records:
         image_id = str(identifier(record, "image_id", place))
         if image_id not in captions:
             raise ClipfeatError(
@@ -155,7 +165,8 @@ def _coco_images(part: str, path: Path) -> Iterator[CaptionedImage]:
             )
         captions[image_id].append(_caption(record, "caption", place))
     for image_id, candidates in images:
-        yield _captioned(image_id, candidates, captions[str(image_id)])
+        if captions[str(image_id)] or str(image_id) not in others:
+            yield _captioned(image_id, candidates, captions[str(image_id)])
 
 
 def _coco_records(content: Any, path: Path) -> Iterator[tuple[str, int | str, Any]]:
@@ -168,16 +179,22 @@ def _coco_records(content: Any, path: Path) -> Iterator[tuple[str, int | str, An
         yield place, image_id, record
 
 
-def _coco_names(known: tuple[str, ...], record: Any, place: str) -> tuple[str, ...]:
+def _coco_names(
+    image_id: int | str, known: tuple[str, ...], record: Any, place: str
+) -> tuple[str, ...]:
     """Return what a store may call an image: the path of its file, its name, then its ids.
 
-    Files of several folders may have one name, which therefore comes after the path.
+    `known` are the ids that an image of COCO may have. Files of several folders may have one name,
+    which therefore comes after the path.
     """
     if "file_name" not in record:
         return known
     path = PurePosixPath(field(record, "file_name", str, place))
-    names = (str(path).removesuffix(JPEG), path.stem) if path.stem else ()
-    return tuple(dict.fromkeys((*names, *known)))
+    if not path.stem:
+        return known
+    if any(key in record for key in OTHER_NUMBERS):
+        known = (str(image_id),)
+    return tuple(dict.fromkeys((str(path).removesuffix(JPEG), path.stem, *known)))
 
 
 def _karpathy_images(dataset: str, path: Path, parts: Sequence[str]) -> Iterator[CaptionedImage]:

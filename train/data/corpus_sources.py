@@ -216,8 +216,8 @@ def read_held_out(path: Path) -> frozenset[int]:
     """Return the numbers in COCO of the images that a file lists.
 
     It has an image a line, a number or a name such as COCO_val2014_000000000042, or is a JSON list
-    of records with `img_id`, as LXMERT's minival files are; an image may occur several times.
-    Raises ClipfeatError for another file, and for one that lists no image.
+    of these, as LXMERT's coco_minival_img_ids.json, or of records with `img_id`, as its minival
+    files; an image may occur several times. Raises ClipfeatError for another file, and for one that lists no image.
     """
     try:
         text = read_text(path, MAX_DATA_BYTES)
@@ -229,8 +229,8 @@ def read_held_out(path: Path) -> frozenset[int]:
         ) from None
     if is_json:
         images = [
-            (place, str(identifier(record, "img_id", place)))
-            for place, record in list_items(content, path, of="records with img_id")
+            (place, str(item if type(item) in (int, str) else identifier(item, "img_id", place)))
+            for place, item in list_items(content, path, of="images, or of records with img_id")
         ]
     else:
         lines = enumerate(split_lines(text), start=1)

@@ -10,6 +10,7 @@ from ...base.errors import ClipfeatError, UsageError
 from ...base.jsonio import field, identifier, read_json_list, require_unicode
 from ...base.parquet import read_columns, read_schema
 from .ids import find_file, require_folder, require_unique
+from .questions import read_scores
 
 logger = logging.getLogger(__name__)
 
@@ -163,22 +164,5 @@ def _sentences_of(image_id: str, image: dict[str, Any], place: str) -> Iterator[
                 raise ClipfeatError(
                     f"{spot}: a sentence must be a text; got {text!r:.60}", code="E-JSON-TYPE"
                 )
-            answers = None if of_texts is None else _answers(of_texts[number], spot)
+            answers = None if of_texts is None else read_scores(of_texts[number], spot)
             yield Sentence(image_id, require_unicode(text, "sentence", spot), source, answers)
-
-
-def _answers(label: Any, place: str) -> dict[str, float]:
-    """Return {answer: score} of a question; empty where no answer of it counts."""
-    if not isinstance(label, dict):
-        raise ClipfeatError(
-            f"{place}: its label must be {{answer: score}}; got {label!r:.60}",
-            code="E-CORPUS-LABELS",
-        )
-    for answer, score in label.items():
-        require_unicode(answer, "answer", place)
-        if type(score) not in (int, float) or not 0 <= score <= 1:  # false for NaN, too
-            raise ClipfeatError(
-                f"{place}: the score of answer {answer!r:.60} must be 0 to 1; got {score!r:.60}",
-                code="E-CORPUS-LABELS",
-            )
-    return {answer: float(score) for answer, score in label.items()}

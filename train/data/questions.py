@@ -6,7 +6,14 @@ from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 from ...base.errors import ClipfeatError
-from ...base.jsonio import field, identifier, list_items, read_json, write_json
+from ...base.jsonio import (
+    field,
+    identifier,
+    list_items,
+    read_json,
+    require_unicode,
+    write_json,
+)
 from .ids import require_ids, require_unique
 
 QuestionId = int | str
@@ -19,7 +26,7 @@ class Question:
     question_id: QuestionId
     image_id: int | str  # of the data set
     text: str
-    collection: str  # that the image's number is of: ids.COCO or ids.VISUAL_GENOME
+    collection: str  # that the image is of, such as ids.COCO: each has its own numbers
     candidates: tuple[str, ...]  # what a store may call its image, the least ambiguous first
 
 
@@ -31,8 +38,8 @@ class AnswerAnnotation(Protocol):
         """Return {answer: score, 0 to 1} of the answers that count."""
         ...
 
-    def common(self) -> str:
-        """Return the one answer that counts when classes are chosen."""
+    def common(self) -> str | None:
+        """Return the one answer that counts when classes are chosen, None where none does."""
         ...
 
 
@@ -83,11 +90,39 @@ class QuestionSplit:
         return self.leaderboard.score(predictions, self.annotations)
 
 
+def read_scores(label: Any, place: str) -> dict[str, float]:
+    """Return {answer: score} of a question's label; empty where no answer of it counts.
+
+    Raises ClipfeatError for anything but an object of scores from 0 to 1.
+    """
+    if not isinstance(label, dict):
+        raise ClipfeatError(
+            f"{place}: its label must be {{answer: score}}; got {label!r:.60}",
+            code="E-CORPUS-LABELS",
+        )
+    for answer, score in label.items():
+        require_unicode(answer, "answer", place)
+        if type(score) not in (int, float) or not 0 <= score <= 1:  # false for NaN, too
+            raise ClipfeatError(
+                f"{place}: the score of answer {answer!r:.60} must be 0 to 1; got {score!r:.60}",
+                code="E-CORPUS-LABELS",
+            )
+    return {answer: float(score) for answer, score in label.items()}
+
+
 def join_splits(name: str, parts: Sequence[QuestionSplit]) -> QuestionSplit:
     """Return the parts as one split, which has annotations if all of them have.
 
-    Raises ClipfeatError (E-SPLIT-SHARED) where two parts have a question id in common.
+    Raises ClipfeatError where two parts have a question id in common (E-SPLIT-SHARED), and where
+    their predictions have different formats (E-SPLIT-FORMAT).
     """
+    for part in parts:
+        if part.leaderboard != parts[0].leaderboard:
+            raise ClipfeatError(
+                f"split {name!r}: the predictions of parts {parts[0].name!r} and {part.name!r} have "
+                "different formats, and are not scored together; leave one part out",
+                code="E-SPLIT-FORMAT",
+            )
     part_of: dict[QuestionId, str] = {}
     annotations: dict[QuestionId, AnswerAnnotation] = {}
     for part in parts:

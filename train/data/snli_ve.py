@@ -68,8 +68,7 @@ class VeSplit:
 def read_pairs(dataset: str, data: Path, name: str) -> VeSplit:
     """Return split `name` of the folder `data`.
 
-    Raises UsageError for a missing file; ClipfeatError for one in another format, an unknown
-    label, a pair id that occurs twice, and where no pair has a label.
+    Raises UsageError for a missing file, and ClipfeatError as `read_pairs_file` does.
     """
     require_folder(data, "the SNLI-VE files")
     path = find_file(
@@ -77,6 +76,18 @@ def read_pairs(dataset: str, data: Path, name: str) -> VeSplit:
         [VE_DATASETS[dataset].format(name)],
         f"the pairs of split {name!r}; add it, or pass --set dataset=snli_ve (jsonl) or esnlive (csv)",
     )
+    split = read_pairs_file(path, name)
+    if dataset == "snli_ve":
+        _compare_with_published(path, name, len(split.pairs))
+    return split
+
+
+def read_pairs_file(path: Path, name: str) -> VeSplit:
+    """Return split `name`, which is a file of JSON lines (.jsonl) or of CSV.
+
+    Raises ClipfeatError for a file in another format, an unknown label, a pair id that occurs twice,
+    and where no pair has a label.
+    """
     pairs_by_id: dict[str, Pair] = {}
     for place, record in _records(path):
         pair = _pair(record, place)
@@ -88,8 +99,6 @@ def read_pairs(dataset: str, data: Path, name: str) -> VeSplit:
             f"{path}: no pair has a label; found {len(pairs_by_id)} without one",
             code="E-DATA-EMPTY",
         )
-    if dataset == "snli_ve":
-        _compare_with_published(path, name, len(pairs))
     return VeSplit(name, pairs, len(pairs_by_id) - len(pairs), (path,))
 
 
@@ -193,3 +202,22 @@ def score_pairs(predictions: Mapping[Any, str], pairs: Sequence[Pair]) -> dict[s
 
 def _percent(right: int, n: int) -> float:
     return round(100 * right / n, 2)
+
+
+def format_scores(result: Mapping[str, Any]) -> list[str]:
+    """Return accuracies and the confusion matrix as lines for people."""
+    return [
+        f"{result['accuracy']:6.2f}  accuracy",
+        *(f"{percent:6.2f}  {label}" for label, percent in result["by_class"].items()),
+        *_confusion_lines(result["confusion"]),
+    ]
+
+
+def _confusion_lines(confusion: Mapping[str, Mapping[str, int]]) -> list[str]:
+    width = max(map(len, confusion))
+    head = f"{'gold / predicted':>{width + 3}}" + "".join(f"{label:>15}" for label in confusion)
+    rows = [
+        f"{gold:>{width + 3}}" + "".join(f"{count:>15}" for count in row.values())
+        for gold, row in confusion.items()
+    ]
+    return [head, *rows]

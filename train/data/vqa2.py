@@ -1,9 +1,12 @@
 """VQA v2's questions and annotations, and Visual Genome's questions as more training data.
 
-Both are in their official JSON files and share the leaderboard of VQA v2.
+Both are in their official JSON files and share the leaderboard of VQA v2. VQA v1 and OK-VQA have the
+same two files, and VQA-CP has their records in two lists.
 """
 
 import logging
+from collections.abc import Sequence
+from itertools import chain
 from pathlib import Path
 from statistics import mode
 from typing import Any
@@ -45,7 +48,7 @@ def read_vqa2(data: Path, name: str, *, annotated: bool) -> QuestionSplit:
     not in the official format.
     """
     questions_file = find_vqa2(data, name, "questions")
-    names = _file_names(name, "annotations")
+    names = [*chain(*_file_names(name, "annotations"))]
     has_annotations = annotated or any((data / name).is_file() for name in names)
     annotations_file = find_vqa2(data, name, "annotations") if has_annotations else None
     part = OFFICIAL_PARTS.get(name, "").replace("-dev", "")
@@ -80,17 +83,33 @@ def split_to_score(
 
 
 def find_vqa2(data: Path, split: str, kind: str) -> Path:
-    """Return the file of a split's "questions" or "annotations"; UsageError if there is none."""
-    return find_file(data, _file_names(split, kind), f"the {kind} of split {split!r}")
+    """Return the file of a split's "questions" or "annotations"; UsageError if there is none.
+
+    The files of VQA v2 come first, then those of VQA v1 and OK-VQA, then those of VQA-CP.
+    """
+    usual, others = _file_names(split, kind)
+    if not any((data / name).is_file() for name in usual):
+        for name in others:
+            if (data / name).is_file():
+                return data / name
+    return find_file(data, usual, f"the {kind} of split {split!r}")
 
 
-def _file_names(split: str, kind: str) -> list[str]:
-    """Return the names a split's questions or annotations may have, the official one first."""
-    plain = f"{kind}_{split}.json"
-    if split not in OFFICIAL_PARTS:
-        return [plain]
-    form = "OpenEnded_mscoco" if kind == "questions" else "mscoco"
-    return [f"v2_{form}_{OFFICIAL_PARTS[split]}_{kind}.json", plain]
+def has_questions(data: Path, split: str) -> bool:
+    """Return whether a folder has the questions of a split in this format."""
+    return any(
+        (data / name).is_file() for names in _file_names(split, "questions") for name in names
+    )
+
+
+def _file_names(split: str, kind: str) -> tuple[list[str], list[str]]:
+    """Return the names of a split's questions or annotations: VQA v2's, and of other data sets."""
+    usual, others = [f"{kind}_{split}.json"], [f"vqacp_v{n}_{split}_{kind}.json" for n in (2, 1)]
+    if split in OFFICIAL_PARTS:
+        form = "OpenEnded_mscoco" if kind == "questions" else "mscoco"
+        name = f"{form}_{OFFICIAL_PARTS[split]}_{kind}.json"
+        usual, others = [f"v2_{name}", *usual], [name, *others]
+    return usual, others
 
 
 def _annotated(
@@ -117,7 +136,12 @@ def _records(path: Path, content: Any, key: str) -> list[tuple[str, QuestionId, 
     """Return (place, question_id, record) of each record of a file; ids are unique."""
     records = []
     seen = set()
-    for place, record in field_items(content, key, path):
+    items = (
+        list_items(content, path, of=key)
+        if is_record_list(content, "question_id")
+        else field_items(content, key, path)
+    )
+    for place, record in items:
         question_id = identifier(record, "question_id", place)
         require_unique(question_id, seen, "question_id", place)
         seen.add(question_id)
@@ -127,12 +151,20 @@ def _records(path: Path, content: Any, key: str) -> list[tuple[str, QuestionId, 
     return records
 
 
+def is_record_list(content: Any, *keys: str) -> bool:
+    """Return whether the content of a file is a list, and its first item an object with `keys`."""
+    first = content[0] if isinstance(content, list) and content else None
+    return isinstance(first, dict) and all(key in first for key in keys)
+
+
 def _questions(path: Path, parts: tuple[str, ...]) -> tuple[Question, ...]:
     questions = []
     for place, question_id, record in _records(path, read_json(path), "questions"):
         image_id = identifier(record, "image_id", place)
         text = field(record, "question", str, place)
-        candidates = coco_candidates(image_id, parts)
+        has_part = "coco_split" in record  # in VQA-CP, whose splits mix the parts of COCO
+        own_parts = (field(record, "coco_split", str, place),) if has_part else parts
+        candidates = coco_candidates(image_id, own_parts)
         questions.append(Question(question_id, image_id, text, COCO, candidates))
     return tuple(questions)
 
@@ -152,19 +184,7 @@ def _annotations(path: Path, *, min_answers: int) -> dict[QuestionId, Annotation
 
 
 def _annotation(record: Any, place: str, min_answers: int) -> Annotation:
-    answers = tuple(
-        field(answer, "answer", str, place) for answer in field(record, "answers", list, place)
-    )
-    if not answers:
-        raise ClipfeatError(
-            f"{place}: has no answers; leave the question out", code="E-VQA-ANSWERS"
-        )
-    if len(answers) < min_answers:
-        raise ClipfeatError(
-            f"{place}: {len(answers)} answers; the VQA accuracy needs at least {min_answers}, "
-            "so write a single answer ten times",
-            code="E-VQA-ANSWERS",
-        )
+    answers = answer_texts(record, place, least=min_answers)
     # The published script does not use the most common answer, and not all files have it.
     has_common = "multiple_choice_answer" in record
     common = field(record, "multiple_choice_answer", str, place) if has_common else mode(answers)
@@ -174,6 +194,32 @@ def _annotation(record: Any, place: str, min_answers: int) -> Annotation:
         field(record, "answer_type", str, place),
         field(record, "question_type", str, place),
     )
+
+
+def answer_texts(record: Any, place: str, *, least: int) -> tuple[str, ...]:
+    """Return the answers of a record, each in an object of the list `answers`.
+
+    Raises ClipfeatError where there are fewer than `least`.
+    """
+    answers = tuple(
+        field(answer, "answer", str, place) for answer in field(record, "answers", list, place)
+    )
+    require_answers(answers, place, least=least)
+    return answers
+
+
+def require_answers(answers: Sequence[str], place: str, *, least: int) -> None:
+    """Raise ClipfeatError (E-VQA-ANSWERS) for a question with fewer answers than `least`."""
+    if not answers:
+        raise ClipfeatError(
+            f"{place}: has no answers; leave the question out", code="E-VQA-ANSWERS"
+        )
+    if len(answers) < least:
+        raise ClipfeatError(
+            f"{place}: {len(answers)} answers; the VQA accuracy needs at least {least}, "
+            "so write a single answer ten times",
+            code="E-VQA-ANSWERS",
+        )
 
 
 VG_PART = "vg"

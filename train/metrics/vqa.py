@@ -4,7 +4,7 @@ import functools
 import re
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple, Protocol, TypeVar, runtime_checkable
 
 from ...base.errors import ClipfeatError
 
@@ -78,8 +78,35 @@ Id = TypeVar("Id", bound=int | str)
 SCORES = ("overall", "by_answer_type", "by_question_type")
 
 
+@runtime_checkable
+class Scored(Protocol):
+    """What a score needs to know of one question."""
+
+    @property
+    def answer_type(self) -> str:
+        """The type of its answer, such as "yes/no"; "" where the data set has no types."""
+        ...
+
+    @property
+    def question_type(self) -> str:
+        """The type of the question, likewise."""
+        ...
+
+    @property
+    def is_scored(self) -> bool:
+        """Whether the question counts in the score of its split."""
+        ...
+
+    def accuracy(self, answer: str) -> float:
+        """Return the accuracy, 0 to 1, of an answer."""
+        ...
+
+
 class Annotation(NamedTuple):
-    """The answers that people gave to one question, and its types."""
+    """The answers that people gave to one question, and its types.
+
+    Data sets with another accuracy have a class of their own in `vqa_like`.
+    """
 
     answers: tuple[str, ...]  # ten in the official files
     multiple_choice_answer: str  # the most common one
@@ -94,6 +121,15 @@ class Annotation(NamedTuple):
         """Return the most common answer, normalised."""
         return normalize_answer(self.multiple_choice_answer)
 
+    def accuracy(self, answer: str) -> float:
+        """Return the accuracy, 0 to 1, of an answer."""
+        return accuracy(answer, self.answers)
+
+    @property
+    def is_scored(self) -> bool:
+        """Whether the question counts in the score of its split."""
+        return True
+
 
 def accuracy(answer: str, annotators: Sequence[str]) -> float:
     """Return the accuracy, 0 to 1, of `answer` against the answers of the annotators.
@@ -106,28 +142,36 @@ def accuracy(answer: str, annotators: Sequence[str]) -> float:
     if len(set(references)) > 1:
         references = [normalize_answer(text) for text in references]
         predicted = normalize_answer(predicted)
-    matches = references.count(predicted)
+    return agreement(predicted, references)
+
+
+def agreement(answer: str, references: Sequence[str]) -> float:
+    """Return the accuracy, 0 to 1, of `answer` against answers that are compared as they are."""
+    matches = references.count(answer)
     # `soft_score` is equal except for the last bit, which decides how 30.625 is rounded.
-    return sum(min(1, (matches - (text == predicted)) / 3) for text in references) / len(references)
+    return sum(min(1, (matches - (text == answer)) / 3) for text in references) / len(references)
 
 
-def score_each(
-    predictions: Mapping[Id, str], annotations: Mapping[Id, Annotation]
-) -> dict[Id, float]:
-    """Return {question id: accuracy, 0 to 1} of every question.
+def score_each(predictions: Mapping[Id, str], annotations: Mapping[Id, Scored]) -> dict[Id, float]:
+    """Return {question id: accuracy, 0 to 1} of every question that counts.
 
-    Raises ClipfeatError unless both mappings hold the same questions.
+    Raises ClipfeatError unless both mappings hold the same questions, and where none counts.
     """
     require_same_questions(predictions, annotations)
-    return {
-        question_id: accuracy(predictions[question_id], annotation.answers)
+    scores = {
+        question_id: annotation.accuracy(predictions[question_id])
         for question_id, annotation in annotations.items()
+        if annotation.is_scored
     }
+    if not scores:
+        raise ClipfeatError(
+            f"none of the {len(annotations)} questions counts in the score; score another split",
+            code="E-DATA-EMPTY",
+        )
+    return scores
 
 
-def score_split(
-    predictions: Mapping[Id, str], annotations: Mapping[Id, Annotation]
-) -> dict[str, Any]:
+def score_split(predictions: Mapping[Id, str], annotations: Mapping[Id, Scored]) -> dict[str, Any]:
     """Return {n, overall, by_answer_type, by_question_type}: accuracies in percent.
 
     Both mappings are by question id. Raises ClipfeatError unless they hold the same questions,
@@ -164,8 +208,8 @@ def percent(scores: Sequence[float]) -> float:
 
 
 def percent_by(groups: Mapping[str, Sequence[float]]) -> dict[str, float]:
-    """Return {name: mean score in percent}, sorted by name."""
-    return {name: percent(groups[name]) for name in sorted(groups)}
+    """Return {name: mean score in percent}, sorted by name, without the group of no name."""
+    return {name: percent(groups[name]) for name in sorted(groups) if name}
 
 
 def _on_one_line(text: str) -> str:

@@ -9,7 +9,7 @@ import os
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, Protocol, runtime_checkable
 
 import huggingface_hub
 import numpy as np
@@ -336,6 +336,65 @@ LAST = "3."  # prefix of the last layer of an answer head, which has a row for e
 LENGTH, DIRECTION = "parametrizations.weight.original0", "parametrizations.weight.original1"
 
 
+@runtime_checkable
+class StartedSettings(Protocol):
+    """The settings of a task that may start from a run."""
+
+    @property
+    def init(self) -> str: ...
+
+    @property
+    def model(self) -> object: ...
+
+
+def require_init(init: str) -> None:
+    """Raise UsageError (E-INIT-FOLDER) where the run to start from does not exist."""
+    if not os.path.lexists(init):
+        raise UsageError(
+            f"init {init}, the run to start from, does not exist; pass --init RUN with "
+            "the folder of a run",
+            code="E-INIT-FOLDER",
+        )
+
+
+def require_own_model(settings: StartedSettings, model: object) -> None:
+    """Raise UsageError where settings name another model than that of the run they start from."""
+    if settings.model not in (type(settings)().model, model):
+        raise UsageError(
+            f"init {settings.init} determines the model, {model}, and the settings name "
+            f"{settings.model}; leave out model",
+            code="E-INIT-MODEL",
+        )
+
+
+def require_features_of(
+    store: FeatureStore, folder: Path, manifest: RunManifest, *, channels: int
+) -> None:
+    """Raise UsageError unless a store's features have the backbone and width of a run to start from.
+
+    `channels` are those of the run's features. Another recipe may be intended, such as larger images
+    for fine-tuning, and is logged.
+    """
+    trained, given = manifest.features, features_of(store)
+    differ = {
+        part: f"{trained.get(part)!r}, and {store.location} has {given[part]!r}" for part in given
+    }
+    if trained.get("backbone") != given["backbone"]:
+        raise UsageError(
+            f"init {folder} was trained on features of another backbone: "
+            f"{differ['backbone']}; extract these images with that backbone",
+            code="E-INIT-FEATURES",
+        )
+    if channels != store.dim:
+        raise UsageError(
+            f"init {folder} was trained on features of {channels} channels, and those of "
+            f"{store.location} have {store.dim}; extract these images in the same way",
+            code="E-INIT-FEATURES",
+        )
+    if trained.get("recipe") != given["recipe"]:
+        logger.info(f"init {folder} was trained on another recipe: {differ['recipe']}")
+
+
 @dataclass(frozen=True)
 class Pretrained:
     """The best checkpoint of a run, with what a model needs to start from it."""
@@ -350,32 +409,6 @@ class Pretrained:
     whitening: float
     statistics: Statistics  # of the features that the run was trained on
     epoch: int
-
-    def require_features_of(self, store: FeatureStore) -> None:
-        """Raise UsageError unless a store's features have the backbone and width of the run's.
-
-        Another recipe may be intended, such as larger images for fine-tuning, and is logged.
-        """
-        trained, given = self.manifest.features, features_of(store)
-        differ = {
-            part: f"{trained.get(part)!r}, and {store.location} has {given[part]!r}"
-            for part in given
-        }
-        if trained.get("backbone") != given["backbone"]:
-            raise UsageError(
-                f"init {self.folder} was trained on features of another backbone: "
-                f"{differ['backbone']}; extract these images with that backbone",
-                code="E-INIT-FEATURES",
-            )
-        if len(self.statistics.mean) != store.dim:
-            raise UsageError(
-                f"init {self.folder} was trained on features of {len(self.statistics.mean)} "
-                f"channels, and those of {store.location} have {store.dim}; extract these images in "
-                "the same way",
-                code="E-INIT-FEATURES",
-            )
-        if trained.get("recipe") != given["recipe"]:
-            logger.info(f"init {self.folder} was trained on another recipe: {differ['recipe']}")
 
     def has(self, name: str) -> bool:
         """Return whether the run's model has a part of that name."""

@@ -2,7 +2,6 @@
 
 import dataclasses
 import logging
-import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar, cast
@@ -38,7 +37,10 @@ from .pretrained import (
     load_pretrained,
     read_glove,
     require_bert_sizes,
+    require_features_of,
     require_glove,
+    require_init,
+    require_own_model,
 )
 from .probes import AttentiveProbe, LinearProbe
 from .pythia import Pythia
@@ -75,22 +77,13 @@ def find_start(settings: S, store: FeatureStore) -> tuple[S, Pretrained | None]:
     if not settings.init:
         require_grid_side(settings.model, store)
         return settings, None
-    if not os.path.lexists(settings.init):
-        raise UsageError(
-            f"init {settings.init}, the run to start from, does not exist; pass --init RUN with "
-            "the folder of a run",
-            code="E-INIT-FOLDER",
-        )
+    require_init(settings.init)
     answering = isinstance(settings, AnsweringSettings)
     pretrained = load_pretrained(Path(settings.init), (TASK, *ANSWERING) if answering else (TASK,))
-    if settings.model not in (type(settings)().model, pretrained.settings):
-        raise UsageError(
-            f"init {settings.init} determines the model, {pretrained.settings}, and the settings "
-            f"name {settings.model}; leave out model",
-            code="E-INIT-MODEL",
-        )
+    require_own_model(settings, pretrained.settings)
     _require_own_sizes(pretrained)
-    pretrained.require_features_of(store)
+    channels = len(pretrained.statistics.mean)
+    require_features_of(store, pretrained.folder, pretrained.manifest, channels=channels)
     require_grid_side(pretrained.settings, store)
     settings = dataclasses.replace(
         settings,

@@ -18,6 +18,7 @@ from ..data.snli_ve import (
     LABELS,
     NO_ANSWER,
     VeSplit,
+    format_scores,
     read_labels,
     read_pairs,
     score_pairs,
@@ -186,24 +187,12 @@ def format_result(result: Mapping[str, Any]) -> str:
         return text
     lines = [
         f"split {result['split']}: {counted(result['n'], 'pair')}, epoch {result['epoch']}",
-        f"{result['accuracy']:6.2f}  accuracy",
-        *(f"{percent:6.2f}  {label}" for label, percent in result["by_class"].items()),
+        *format_scores(result),
     ]
     if "hypothesis_only" in result:
         lines.append(f"{result['hypothesis_only']['accuracy']:6.2f}  hypothesis only (blind twin)")
-    lines += _confusion_lines(result["confusion"])
     if result["dropped"]:
         lines.append(f"{counted(result['dropped'], 'pair')} dropped, without a gold label")
     if result["skipped"]:
         lines.append(f"counted as wrong: {counted(result['skipped'], 'pair')} without features")
     return "\n".join([*lines, result["predictions"]])
-
-
-def _confusion_lines(confusion: Mapping[str, Mapping[str, int]]) -> list[str]:
-    width = max(map(len, confusion))
-    head = f"{'gold / predicted':>{width + 3}}" + "".join(f"{label:>15}" for label in confusion)
-    rows = [
-        f"{gold:>{width + 3}}" + "".join(f"{count:>15}" for count in row.values())
-        for gold, row in confusion.items()
-    ]
-    return [head, *rows]

@@ -20,6 +20,7 @@ from ..settings import (
     require_at_most,
     require_choice,
     require_local_paths,
+    require_range,
     require_share,
 )
 
@@ -34,7 +35,7 @@ class VqaSettings(AnsweringSettings):
     All splits may be several, such as "train+val+vg".
     """
 
-    dataset: str = "vqa2"  # or "gqa"
+    dataset: str = "vqa2"  # and data sets that are scored like it; or "gqa"
     answer_split: str = ""  # whose answers are counted to choose the classes; "": train_split
     min_answer_count: int = 9  # questions of it that an answer needs to become a class
     answer_list: str = ""  # a file of the answers that are the classes; "" counts
@@ -121,13 +122,30 @@ class DecodingSettings:
     name: str = "decoding"
     beams: int = 1  # captions of an image that are kept while they are written
     alpha: float = 0.0  # captions are ranked by log-probability over length^alpha
+    groups: int = 1  # of beams, for diverse beam search; they divide the beams equally
+    diversity: float = 0.5  # of groups: cost of a word for each beam of an earlier one that has it
+    nucleus: float = 0.0  # if not 0, words are drawn, from the likeliest of this total probability
+    temperature: float = 1.0  # of drawing; below 1, likely words are preferred more
     max_tokens: int = 20  # of a written caption, its end among them
     no_repeat: int = 0  # where n > 0, no n words follow each other twice
 
     def __post_init__(self) -> None:
-        require_at_least(self, 1, "beams", "max_tokens")
-        require_at_least(self, 0, "alpha", "no_repeat")
+        require_at_least(self, 1, "beams", "groups", "max_tokens")
+        require_at_least(self, 0, "alpha", "diversity", "no_repeat")
         require_at_most(self, LONGEST, "beams", "max_tokens")
+        require_range(self, "a share from 0 to 1", lambda x: 0 <= x <= 1, "nucleus")
+        require_range(self, "more than 0", lambda x: x > 0, "temperature")
+        if self.beams % self.groups:
+            raise UsageError(
+                f"groups must divide {self.beams} beams; got {self.groups}",
+                code="E-DECODING-RANGE",
+            )
+        if self.nucleus and self.beams > 1:
+            raise UsageError(
+                f"nucleus {self.nucleus} draws captions without beams, and beams is {self.beams}; "
+                "set beams to 1, or nucleus to 0",
+                code="E-DECODING-RANGE",
+            )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -170,6 +188,7 @@ class CaptionSettings(SplitSettings):
     bpe: int = 0  # where not 0, the vocabulary is so many tokens, parts of words
     max_tokens: int = 16  # words of a training caption that are read
     label_smoothing: float = 0.0
+    init: str = ""  # a captioning run to start from, which determines the model
     batch_size: int = 50  # captions an update, of all processes together
     lr: float = 3e-4
     weight_decay: float = 0.0
@@ -185,6 +204,7 @@ class CaptionSettings(SplitSettings):
         require_at_least(self, 0, "bpe")
         require_at_most(self, LONGEST, "max_tokens")
         require_share(self, "label_smoothing")
+        require_local_paths(self, "init")
 
     @property
     def self_critical(self) -> "CaptionSettings":

@@ -49,7 +49,8 @@ def choose_answers(
     of other answers.
     """
     name = "+".join(split.name for split in splits)
-    common = [each.common() for split in splits for each in (split.annotations or {}).values()]
+    annotations = [each for split in splits for each in (split.annotations or {}).values()]
+    common = [answer for each in annotations if (answer := each.common()) is not None]
     if answer_list:
         answers = read_answer_list(Path(answer_list))
         if not set(answers).intersection(common):
@@ -63,7 +64,7 @@ def choose_answers(
     if not answers:
         raise ClipfeatError(
             f"no answer of split {name!r} occurs {min_answer_count} times in its "
-            f"{len(common)} questions; pass --set min_answer_count=1",
+            f"{len(annotations)} questions; pass --set min_answer_count=1",
             code="E-ANSWERS-NONE",
         )
     return answers

@@ -153,8 +153,8 @@ def eval_caption(
 
 
 def with_beams(trained: TrainedCaptioner, beams: int) -> TrainedCaptioner:
-    """Return the model with another number of beams."""
-    decoding = dataclasses.replace(trained.settings.decoding, beams=beams)
+    """Return the model with another number of beams, in place of words that are drawn."""
+    decoding = dataclasses.replace(trained.settings.decoding, beams=beams, nucleus=0.0)
     settings = dataclasses.replace(trained.settings, decoding=decoding)
     return dataclasses.replace(trained, settings=settings)
 

@@ -86,7 +86,7 @@ def encode(
         image_ids=stored,
         texts=tuple(image.texts for image in images),
         image_of_caption=np.repeat(np.arange(len(images)), [len(i.texts) for i in images]),
-        tokens=_padded(rows, max_tokens),
+        tokens=pad_rows(rows, max_tokens),
     )
 
 
@@ -141,7 +141,8 @@ def _has_word(row: list[int], vocabulary: CaptionVocabulary) -> bool:
     return UNKNOWN not in row or bool(vocabulary.decode(row).replace(UNKNOWN_WORD, "").strip())
 
 
-def _padded(rows: list[list[int]], max_tokens: int) -> Int[np.ndarray, "caption token"]:
+def pad_rows(rows: list[list[int]], max_tokens: int) -> Int[np.ndarray, "caption token"]:
+    """Return captions of at most `max_tokens` tokens each as rows: BEGIN, tokens, END, padding."""
     tokens = np.full((len(rows), max_tokens + 2), PADDING)
     for padded, row in zip(tokens, rows, strict=True):
         padded[: len(row) + 2] = [BEGIN, *row, END]

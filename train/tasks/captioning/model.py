@@ -2,14 +2,14 @@
 
 import functools
 import math
+from collections.abc import Callable
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 import torch
 from accelerate import Accelerator
-from jaxtyping import Int
-from torch import Tensor, nn
+from torch import nn
 
 from ....base.errors import UsageError
 from ...checkpoint import TrainedRun, load_trained
@@ -17,7 +17,7 @@ from ...data.caption_vocabulary import CaptionVocabulary, read_caption_vocabular
 from ...engine import each_batch, eval_batch_size
 from ...models.caption_transformer import TransformerCaptioner
 from ...models.captioner import Captioner
-from ...models.decoding import beam_search
+from ...models.decoding import Captions, beam_search, sample
 from ...models.settings import (
     CaptionerSettings,
     TransformerCaptionerSettings,
@@ -25,7 +25,7 @@ from ...models.settings import (
 )
 from ...models.updn import UpDnCaptioner
 from ...normalize import FeatureNorm, Statistics
-from ...records import RecordReader, Records
+from ...records import RecordReader
 from ...run import BEST, SETTINGS, require_no_link
 from ..settings import STAGES, CaptionSettings, DecodingSettings
 from .examples import CaptionExamples, fetch_images, read_images
@@ -42,6 +42,7 @@ def build_captioner(settings: CaptionerSettings, norm: FeatureNorm, *, words: in
 
 TASK = "caption"
 TrainedCaptioner = TrainedRun[CaptionSettings, CaptionVocabulary, Captioner]
+Decode = Callable[[Captioner, Any], Captions]  # of a model and its memory of images
 
 
 def make_model(
@@ -96,6 +97,7 @@ def write_captions(
     """
     captioner = cast(Captioner, model.eval())
     decoding = settings.decoding
+    decode = decoder(decoding, captions=1, seed=settings.seed, device=accelerator.device)
     # What fits in training, where there are no beams, fits here.
     size = math.ceil(eval_batch_size(settings) / decoding.beams)
     shape, device = (len(examples.ids), 1 + decoding.max_tokens), accelerator.device
@@ -107,7 +109,7 @@ def write_captions(
         order, read, accelerator, size=size, doing="captioning", fetch=fetch
     ):
         with accelerator.autocast():
-            tokens = best_captions(captioner, batch.records, decoding)
+            tokens = decode(captioner, captioner.encode(batch.records)).tokens[:, 0]
         written[batch.images, : tokens.shape[1]] = tokens
     # Each image is captioned in one process, and has zeros in the others.
     rows = torch.as_tensor(accelerator.reduce(written, "sum")).tolist()
@@ -116,17 +118,29 @@ def write_captions(
     }
 
 
-@torch.no_grad()
-def best_captions(
-    model: Captioner, records: Records, decoding: DecodingSettings
-) -> Int[Tensor, "image token"]:
-    """Return the best caption of each image: BEGIN, words, END, padding."""
-    captions = beam_search(
-        model,
-        model.encode(records),
+def decoder(
+    decoding: DecodingSettings, *, captions: int, seed: int, device: torch.device
+) -> Decode:
+    """Return a function that writes captions of encoded images: the best first, or as drawn.
+
+    It draws `captions` of each image, by random numbers of `seed`, or else returns as many as there
+    are beams.
+    """
+    rules = {"max_tokens": decoding.max_tokens, "no_repeat": decoding.no_repeat}
+    if decoding.nucleus:
+        return functools.partial(
+            sample,
+            samples=captions,
+            generator=torch.Generator(device).manual_seed(seed),
+            nucleus=decoding.nucleus,
+            temperature=decoding.temperature,
+            **rules,
+        )
+    return functools.partial(
+        beam_search,
         beams=decoding.beams,
         alpha=decoding.alpha,
-        max_tokens=decoding.max_tokens,
-        no_repeat=decoding.no_repeat,
+        groups=decoding.groups,
+        diversity=decoding.diversity,
+        **rules,
     )
-    return captions.tokens[:, 0]

@@ -16,8 +16,8 @@ from ...attention_maps import draw_words, read_image
 from ...data.caption_vocabulary import CaptionVocabulary
 from ...records import RecordReader
 from ...task import on_device
-from .examples import EvalSplit, read_images
-from .model import TrainedCaptioner, best_captions
+from .examples import EvalSplit, pad_rows, read_images
+from .model import TrainedCaptioner
 
 SHARPEST = 5  # words of a caption
 
@@ -26,18 +26,24 @@ Words = list[tuple[str, Float[np.ndarray, "row col"]]]
 
 @torch.no_grad()
 def look(
-    trained: TrainedCaptioner, eval_split: EvalSplit, store: FeatureStore, numbers: list[int]
+    trained: TrainedCaptioner,
+    eval_split: EvalSplit,
+    store: FeatureStore,
+    numbers: list[int],
+    captions: list[str],
 ) -> list[Words]:
     """Return the words of each image's caption where attention is sharpest, in their order.
 
-    `numbers` are positions of images in the split; attention is over the real cells.
+    `numbers` are positions of images in the split, `captions` are what the model wrote of them;
+    attention is over the real cells.
     """
     model = trained.model.eval()
     device = next(model.parameters()).device
     reader = RecordReader(store, device)
     images = read_images(reader, eval_split.examples.image_ids, np.array(numbers))
     batch = on_device(images, device)
-    tokens = best_captions(model, batch.records, trained.settings.decoding)
+    rows = [trained.vocabulary.encode(caption) for caption in captions]
+    tokens = torch.from_numpy(pad_rows(rows, max(map(len, rows)))).to(device)
     memory = model.encode(batch.records)
     weights = model.attention(memory, tokens[:, :-1]).cpu().numpy()
     sharpest_words = []
@@ -113,7 +119,11 @@ def write_page(
             code="E-OPTION-FOLDER",
         )
     words_of_images = look(
-        trained, eval_split, store, [position[image.image_id] for image in images]
+        trained,
+        eval_split,
+        store,
+        [position[image.image_id] for image in images],
+        [captions[image.image_id] for image in images],
     )
     articles = [
         _article(

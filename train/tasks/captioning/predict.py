@@ -1,8 +1,9 @@
 """Caption any images of a store: by beams, by beams that differ, or by chance."""
 
+import dataclasses
 import functools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, cast
@@ -21,14 +22,11 @@ from ...data.ids import require_different, require_images
 from ...devices import accelerator_of_trained, inference_errors
 from ...engine import each_batch, eval_batch_size
 from ...models.captioner import Captioner
-from ...models.decoding import DIVERSITY, Captions, beam_search, sample
 from ...records import RecordReader
 from ...run import require_features
 from ..settings import DecodingSettings
 from .examples import fetch_images, read_images
-from .model import TrainedCaptioner, find_stage, load_stage
-
-Decode = Callable[[Captioner, Any], Captions]
+from .model import Decode, TrainedCaptioner, decoder, find_stage, load_stage
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,7 +35,7 @@ class CaptionRequest:
 
     captions: int = 1  # of an image at most: different ones, the best first, or as they were drawn
     beam: int | None = None
-    groups: int = 1  # of beams, which differ by `diversity`
+    groups: int | None = None  # of beams, which differ by `diversity`
     diversity: float | None = None
     no_repeat: int | None = None
     nucleus: float | None = None  # where given, captions are drawn
@@ -46,7 +44,7 @@ class CaptionRequest:
 
     def __post_init__(self) -> None:
         drawn = self.nucleus is not None
-        if drawn and (self.beam is not None or self.groups > 1 or self.diversity is not None):
+        if drawn and (self.beam or (self.groups or 1) > 1 or self.diversity is not None):
             raise UsageError(
                 "--nucleus draws captions without beams; remove --beam, --groups and --diversity",
                 code="E-OPTION-EXCLUDES",
@@ -56,7 +54,7 @@ class CaptionRequest:
                 "--temperature and --seed require --nucleus; pass --nucleus 1 too",
                 code="E-OPTION-EXCLUDES",
             )
-        if self.groups == 1 and self.diversity is not None:
+        if self.groups in (None, 1) and self.diversity is not None:
             raise UsageError(
                 "--diversity requires --groups, since it is between groups of beams",
                 code="E-OPTION-EXCLUDES",
@@ -107,7 +105,11 @@ def predict_captions(
     )
     trained = load_stage(find_stage(run))
     accelerator = accelerator_of_trained(device, trained.settings)
-    decode, each = decoder(trained.settings.decoding, request, accelerator.device)
+    decoding = requested(trained.settings.decoding, request)
+    decode = decoder(
+        decoding, captions=request.captions, seed=request.seed or 0, device=accelerator.device
+    )
+    each = request.captions if decoding.nucleus else decoding.beams
     features = FeatureStore.open(store or trained.manifest.store)
     require_features(features, trained.manifest)
     candidates = [image.candidates for image in images]
@@ -117,7 +119,7 @@ def predict_captions(
     reader = RecordReader(features, accelerator.device)
     with inference_errors(trained.settings.precision):
         written = _caption(trained, reader, stored, decode, each, accelerator)
-    if request.nucleus is None:
+    if not decoding.nucleus:
         written = [_distinct(captions) for captions in written]
     captioned = [
         Captioned(image.image_id, *zip(*captions[: request.captions], strict=True))
@@ -128,35 +130,23 @@ def predict_captions(
     return captioned
 
 
-def decoder(
-    settings: DecodingSettings, request: CaptionRequest, device: torch.device
-) -> tuple[Decode, int]:
-    """Return a function that writes captions, and how many it writes for each image.
-
-    The request comes before the run's settings. Raises UsageError for a value out of range.
-    """
-    no_repeat = settings.no_repeat if request.no_repeat is None else request.no_repeat
-    rules = {"max_tokens": settings.max_tokens, "no_repeat": no_repeat}
+def requested(settings: DecodingSettings, request: CaptionRequest) -> DecodingSettings:
+    """Return a run's settings with what a request changes; UsageError for a value out of range."""
+    given = {
+        "groups": request.groups,
+        "diversity": request.diversity,
+        "no_repeat": request.no_repeat,
+        "nucleus": request.nucleus,
+        "temperature": request.temperature,
+    }
+    changes: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
     if request.nucleus is not None:
-        draw = functools.partial(
-            sample,
-            samples=request.captions,
-            generator=torch.Generator(device).manual_seed(request.seed or 0),
-            nucleus=request.nucleus,
-            temperature=1.0 if request.temperature is None else request.temperature,
-            **rules,
-        )
-        return draw, request.captions
-    beams = max(settings.beams, request.captions) if request.beam is None else request.beam
-    search = functools.partial(
-        beam_search,
-        beams=beams,
-        alpha=settings.alpha,
-        groups=request.groups,
-        diversity=DIVERSITY if request.diversity is None else request.diversity,
-        **rules,
-    )
-    return search, beams
+        changes |= {"beams": 1, "groups": 1}
+    elif request.beam is not None or request.groups is not None:
+        changes["nucleus"] = 0.0
+    if not changes.get("nucleus", settings.nucleus):
+        changes["beams"] = request.beam or max(settings.beams, request.captions)
+    return dataclasses.replace(settings, **changes)
 
 
 @torch.no_grad()

@@ -24,7 +24,7 @@ from ...metrics.cider import TextCider
 from ...models.captioner import Captioner
 from ...normalize import feature_statistics
 from ...records import RecordReader
-from ...run import BEST, RESULT, RunManifest, as_in_run, require_no_link, require_same_run
+from ...run import BEST, RESULT, SETTINGS, RunManifest, as_in_run, require_no_link, require_same_run
 from ...task import Report, Task, make_order, require_apart
 from ..settings import SCST, STAGES, XE, CaptionSettings
 from .evaluation import format_result, score_captions
@@ -39,6 +39,7 @@ from .examples import (
 )
 from .losses import SelfCritical, caption_loss
 from .model import TASK, TrainedCaptioner, load_stage, make_model, write_captions
+from .start import add_words, find_start, start_model
 
 logger = logging.getLogger(__name__)
 
@@ -55,6 +56,7 @@ class CaptionData:
     vocabulary: CaptionVocabulary
     examples: CaptionExamples
     eval_split: EvalSplit | None
+    start: TrainedCaptioner | None  # the run that the first stage starts from
 
     @property
     def image_ids(self) -> set[str]:
@@ -63,25 +65,36 @@ class CaptionData:
         return {*self.examples.image_ids, *held_out}
 
 
-def read_data(settings: CaptionSettings, store: FeatureStore, folder: Path) -> CaptionData:
-    """Return the splits that the settings name; raises as `read_captions` and `encode` do."""
+def read_data(
+    settings: CaptionSettings,
+    store: FeatureStore,
+    folder: Path,
+    start: TrainedCaptioner | None = None,
+) -> CaptionData:
+    """Return the splits that the settings name; raises as `read_captions` and `encode` do.
+
+    With `start`, the run to start from, its words come first.
+    """
     split = read_captions(settings.dataset, folder, settings.train_split, training=True)
     held_out = _read_held_out(settings, folder, split)
-    vocabulary = (
-        build_bpe(split.texts, size=settings.bpe)
-        if settings.bpe
-        else build_caption_words(split.texts, min_count=settings.min_count)
-    )
+    if start is not None:
+        vocabulary = add_words(start.vocabulary, split.texts, min_count=settings.min_count)
+    elif settings.bpe:
+        vocabulary = build_bpe(split.texts, size=settings.bpe)
+    else:
+        vocabulary = build_caption_words(split.texts, min_count=settings.min_count)
+    starts = () if start is None else (start.folder / BEST,)
     limits = {"max_tokens": settings.max_tokens, "skip_missing": settings.skip_missing}
     return CaptionData(
         store=store,
         folder=folder,
-        files=(*split.files, *(held_out.files if held_out else ())),
+        files=(*split.files, *(held_out.files if held_out else ()), *starts),
         vocabulary=vocabulary,
         examples=encode(split, vocabulary, store, **limits),
         eval_split=(
             EvalSplit(held_out, encode(held_out, vocabulary, store, **limits)) if held_out else None
         ),
+        start=start,
     )
 
 
@@ -159,19 +172,11 @@ class CrossEntropyTask(CaptioningTask):
     """The first stage: captions that people wrote; an example is a caption."""
 
     def __init__(self, settings: CaptionSettings, data: CaptionData, accelerator: Accelerator):
-        """Make a new model, the same one every time."""
+        """Make the model that training begins with, the same one every time."""
         super().__init__(settings, data, data.vocabulary, accelerator)
         examples = data.examples
-        statistics = feature_statistics(
-            data.store,
-            examples.image_ids,
-            norm=settings.norm,
-            components=settings.components,
-            whitening=settings.whitening,
-            seed=settings.seed,
-        )
-        with memory_errors(MODEL_SIZE_REMEDY), seeded(settings.seed):
-            self.model = make_model(settings, statistics, data.vocabulary)
+        with memory_errors(MODEL_SIZE_REMEDY):
+            self.model = _first_model(settings, data)
         self.order = make_order(examples.image_of_caption, examples.image_ids, data.store, settings)
 
     def batch(self, numbers: Numbers, epoch: int) -> CaptionBatch:
@@ -185,6 +190,22 @@ class CrossEntropyTask(CaptioningTask):
     def settings_record(self) -> dict[str, Any]:
         """Return the settings without those of the second stage."""
         return cross_entropy_record(self.settings)
+
+
+def _first_model(settings: CaptionSettings, data: CaptionData) -> Captioner:
+    """Return the model of the run to start from, or a new one."""
+    if data.start is not None:
+        return start_model(data.start, settings, data.vocabulary)
+    statistics = feature_statistics(
+        data.store,
+        data.examples.image_ids,
+        norm=settings.norm,
+        components=settings.components,
+        whitening=settings.whitening,
+        seed=settings.seed,
+    )
+    with seeded(settings.seed):
+        return make_model(settings, statistics, data.vocabulary)
 
 
 class SelfCriticalTask(CaptioningTask):
@@ -252,8 +273,10 @@ def train_stages(
     """
     _require_folder(out, stages)
     features = FeatureStore.open(store)
-    read = read_data(settings, features, data)
-    if XE not in stages:
+    settings, start = find_start(settings, features)
+    read = read_data(settings, features, data, start)
+    # A second stage belongs to the first one as it is, which then cannot be extended.
+    if XE not in stages or (SCST in stages and (out / SCST / SETTINGS).is_file()):
         record = cross_entropy_record(as_in_run(settings, out / XE))
         manifest = RunManifest.of(TASK, record, store=features, data=data, files=read.files)
         require_same_run(out / XE, manifest)

@@ -1,0 +1,94 @@
+"""A captioner that starts from the best model of another captioning run."""
+
+import dataclasses
+import logging
+from collections.abc import Iterable
+from pathlib import Path
+
+import torch
+
+from ....featstore import FeatureStore
+from ...data.caption_vocabulary import (
+    BpeVocabulary,
+    CaptionVocabulary,
+    CaptionWordVocabulary,
+    build_caption_words,
+)
+from ...devices import seeded
+from ...models.captioner import Captioner
+from ...models.pretrained import require_features_of, require_init, require_own_model
+from ...normalize import FeatureNorm
+from ..settings import CaptionSettings
+from .model import TrainedCaptioner, build_captioner, find_stage, load_stage
+
+logger = logging.getLogger(__name__)
+
+
+def find_start(
+    settings: CaptionSettings, store: FeatureStore
+) -> tuple[CaptionSettings, TrainedCaptioner | None]:
+    """Return the settings with the model and the norm that they start from, and the run that has it.
+
+    The run is the last stage that has a model. Raises UsageError if `init` is no captioning run or
+    was trained on other features than the store's, and if the settings name another model.
+    """
+    if not settings.init:
+        return settings, None
+    require_init(settings.init)
+    start = load_stage(find_stage(Path(settings.init)))
+    require_own_model(settings, start.settings.model)
+    channels = len(_norm(start.model).mean)
+    require_features_of(store, start.folder, start.manifest, channels=channels)
+    own = start.settings
+    changed = dataclasses.replace(
+        settings,
+        model=own.model,
+        norm=own.norm,
+        components=own.components,
+        whitening=own.whitening,
+    )
+    return changed, start
+
+
+def add_words(
+    vocabulary: CaptionVocabulary, texts: Iterable[str], *, min_count: int
+) -> CaptionVocabulary:
+    """Return the vocabulary of a start, followed by other words of training texts.
+
+    These are words that occur `min_count` times. Parts of words stay as they are.
+    """
+    if isinstance(vocabulary, BpeVocabulary):
+        return vocabulary
+    counted = build_caption_words(texts, min_count=min_count).words
+    known = set(vocabulary.words)
+    new = [word for word in counted if word not in known]
+    logger.info(
+        f"words of the training captions: {len(counted) - len(new):,} that the start knows, "
+        f"{len(new):,} new ones"
+    )
+    return CaptionWordVocabulary((*vocabulary.words, *new))
+
+
+def start_model(
+    start: TrainedCaptioner, settings: CaptionSettings, vocabulary: CaptionVocabulary
+) -> Captioner:
+    """Return a model with the weights of `start`, and random ones for words that it does not have.
+
+    The first tokens of the vocabulary must be those of the start.
+    """
+    norm = FeatureNorm(_norm(start.model).statistics, blind=settings.blind)
+    with seeded(settings.seed):
+        model = build_captioner(settings.model, norm, words=vocabulary.size)
+    state = model.state_dict()
+    with torch.no_grad():
+        for name, own in start.model.state_dict().items():
+            # What has a row for each word is longer, and the new rows stay.
+            state[name] = torch.cat((own, state[name][len(own) :])) if own.dim() else own
+    model.load_state_dict(state)
+    logger.info(f"starting from {start.folder}")
+    return model
+
+
+def _norm(model: Captioner) -> FeatureNorm:
+    """Return the layer that normalises features, which every captioner has."""
+    return next(module for module in model.modules() if isinstance(module, FeatureNorm))
