@@ -24,11 +24,11 @@ from ..planning.recipe import Preprocess
 from .backbone import Backbone
 from .tower import make_tower
 from .weights_config import PreprocessConfig, WeightsConfig, read_config
-from .weights_file import (
+from .weights_file import quiet
+from .weights_loading import (
     is_openai_checkpoint,
     load_image_tower,
     load_text_tower_weights,
-    quiet,
     read_checkpoint,
 )
 
