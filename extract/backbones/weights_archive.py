@@ -11,6 +11,7 @@ import os
 import re
 import struct
 import zipfile
+import zlib
 from collections.abc import Callable, Iterator
 from math import prod
 from typing import Any, BinaryIO, NamedTuple
@@ -67,25 +68,26 @@ class TorchArchive:
         if len(pickles) != 1:
             is_numpys = bool(members) and members[0].filename.endswith(".npy")
             raise NotTorchs("numpy arrays" if is_numpys else "a zip archive")
-        stored = sum(max(member.file_size, member.compress_size) for member in members)
+        self._folder = pickles[0].filename.removesuffix("data.pkl")
+        stored = sum(m.file_size for m in members if m.filename.startswith(f"{self._folder}data"))
         if pickles[0].file_size > MAX_PICKLE_BYTES or stored > size:  # torch compresses nothing
             raise ValueError(
                 f"its members claim {stored:,} bytes, more than torch.save would write"
             )
-        self._folder = pickles[0].filename.removesuffix("data.pkl")
-        self._places = {m.filename: (start + m.header_offset, m.file_size) for m in members}
+        self._members = {member.filename: member for member in members}
+        self._start = start  # from where the list of members counts
         # A private mapping: torch wants memory that may be written, and the file stays as it is.
         self._mapped = mmap.mmap(file.fileno(), size, access=mmap.ACCESS_COPY)
 
     @property
     def is_script(self) -> bool:
         """Whether it is a TorchScript archive, which has code beside its tensors."""
-        return f"{self._folder}constants.pkl" in self._places
+        return f"{self._folder}constants.pkl" in self._members
 
     def content(self) -> Any:
         """Return what was saved, with a tensor for each tensor and an `Inert` for other objects."""
         order = f"{self._folder}byteorder"
-        if order in self._places and self._bytes(order) != b"little":
+        if order in self._members and self._bytes(order) != b"little":
             raise ValueError("the bytes of its numbers are in big-endian order")
         return read_pickle(self._bytes(f"{self._folder}data.pkl"), _storage, self._rebuild)
 
@@ -104,8 +106,8 @@ class TorchArchive:
     def _listed_names(self) -> dict[Name, set[str]]:
         """Return the names of parameters and buffers that the code lists, by class."""
         prefix = f"{self._folder}code/"
-        codes = [n for n in self._places if n.startswith(prefix) and n.endswith(".py")]
-        if sum(self._places[name][1] for name in codes) > MAX_CODE_BYTES:
+        codes = [n for n in self._members if n.startswith(prefix) and n.endswith(".py")]
+        if sum(self._members[name].file_size for name in codes) > MAX_CODE_BYTES:
             raise ValueError(f"its code has more than {MAX_CODE_BYTES:,} bytes")
         listed: dict[Name, set[str]] = {}
         for path in codes:
@@ -116,26 +118,36 @@ class TorchArchive:
         return listed
 
     def _bytes(self, name: str) -> bytes:
-        start, size = self._place(name)
-        return self._mapped[start : start + size]
+        member, start = self._members[name], self._place(name)
+        content = self._mapped[start : start + member.compress_size]
+        if member.compress_type == zipfile.ZIP_DEFLATED:  # TorchScript compresses code
+            size = min(max(1, member.file_size), MAX_CODE_BYTES)
+            try:
+                content = zlib.decompressobj(-zlib.MAX_WBITS).decompress(content, size)
+            except zlib.error:
+                raise ValueError("an archive that is damaged or cut off") from None
+        return content
 
-    def _place(self, name: str) -> tuple[int, int]:
-        """Return where a member's content begins in the file, and its size in bytes."""
-        header, size = self._places[name]
+    def _place(self, name: str) -> int:
+        """Return where a member's content begins in the file."""
+        member = self._members[name]
+        header = self._start + member.header_offset
         try:
             mark, name_length, extra_length = LOCAL_HEADER.unpack_from(self._mapped, header)
         except struct.error:
             mark, name_length, extra_length = b"", 0, 0
         start = header + LOCAL_HEADER.size + name_length + extra_length
-        if mark != b"PK\x03\x04" or start + size > len(self._mapped):
+        if mark != b"PK\x03\x04" or start + member.compress_size > len(self._mapped):
             raise ValueError("an archive that is damaged or cut off")
-        return start, size
+        return start
 
     def _rebuild(self, name: Name, args: tuple[Any, ...]) -> Any:
         """Return the tensor or dict that torch's functions would make, and an Inert for others."""
         made: Any = None
         if name == ("collections", "OrderedDict") and not args:
             made = {}
+        elif name.name == "set" and name.module in ("builtins", "__builtin__"):
+            made = list(*args)
         elif name.module == "torch._utils":
             if name.name in ("_rebuild_parameter", "_rebuild_parameter_with_state"):
                 made = args[0]
@@ -162,9 +174,11 @@ class TorchArchive:
     def _numbers(self, storage: Storage) -> Tensor:
         """Return all numbers of a storage (number,), mapped."""
         name = f"{self._folder}data/{storage.key}"
-        if name not in self._places:
+        if name not in self._members:
             raise ValueError(f"it lacks the numbers of a tensor ({storage.key[:40]})")
-        start, size = self._place(name)
+        start, size = self._place(name), self._members[name].file_size
+        if self._members[name].compress_type != zipfile.ZIP_STORED:
+            raise ValueError("its numbers are compressed, which torch does not do")
         if storage.length * storage.dtype.itemsize > size:
             raise ValueError("a tensor is larger than the numbers that are there for it")
         source: Any = self._mapped

@@ -18,7 +18,7 @@ from towers import TEXT
 
 from clipfeat.base.errors import ExtractUsageError
 from clipfeat.extract.backbones.weights import load_backbone, weights_warning
-from clipfeat.extract.backbones.weights_loading import is_openai_checkpoint
+from clipfeat.extract.backbones.weights_loading import OPENAI_KEYS, is_openai_checkpoint
 from clipfeat.extract.planning.plan import BackboneSpec
 
 # Towers with few blocks, and texts with small ones: what is read and refused is the same.
@@ -151,8 +151,9 @@ class TestFiles:
     def test_a_torchscript_archive_gives_the_weights_it_holds(self, tmp_path, rn50_sha256):
         """One such as OpenAI's: three buffers more, and matrices in float16."""
         model = stock_model("RN50")
-        for name, number in (("input_resolution", 224), ("context_length", 8), ("vocab_size", 8)):
-            model.register_buffer(name, torch.tensor(number))
+        for name in OPENAI_KEYS:
+            model.__dict__.pop(name, None)  # open_clip has two of them as plain numbers
+            model.register_buffer(name, torch.tensor(224))
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # torch.jit is deprecated; OpenAI's files are not
             pixels, tokens = torch.zeros(1, 3, 224, 224), torch.zeros(1, 8, dtype=torch.long)

@@ -39,8 +39,10 @@ class Scripted(nn.Module):
 
 
 @pytest.mark.parametrize("kind", ["script", "trace"])
-@pytest.mark.parametrize("half", [False, True])
-def test_a_torchscript_archive_gives_its_state_dict(tmp_path: Path, kind: str, half: bool) -> None:
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32])
+def test_a_torchscript_archive_gives_its_state_dict(
+    tmp_path: Path, kind: str, dtype: torch.dtype
+) -> None:
     torch.manual_seed(0)
     model = Scripted().eval()
     with warnings.catch_warnings():
@@ -49,14 +51,14 @@ def test_a_torchscript_archive_gives_its_state_dict(tmp_path: Path, kind: str, h
         script: Any = (
             torch.jit.script(model) if kind == "script" else torch.jit.trace(model, images)
         )
-        torch.jit.save(script.half() if half else script, tmp_path / "model.pt")
+        torch.jit.save(script.to(dtype), tmp_path / "model.pt")
         expected = torch.jit.load(tmp_path / "model.pt").state_dict()
     found = read_weights(tmp_path / "model.pt").tensors
     assert found.keys() == expected.keys()
     for name, tensor in expected.items():
         assert found[name].dtype == tensor.dtype
         assert torch.equal(found[name], tensor), name
-    assert found["same.0.weight"].dtype == (torch.float16 if half else torch.float32)
+    assert found["same.0.weight"].dtype == dtype
 
 
 def test_the_code_of_an_archive_is_not_executed(tmp_path: Path) -> None:
@@ -208,18 +210,18 @@ SELF = b"\x80\x02c__torch__\nM\n)\x81q\0}(X\x01\0\0\0ah\0X\x01\0\0\0bh\0ub."
         b"\x80\x02}" + NESTED[2:] + b"Ns.",  # 2^200 parts to hash, as a key
         SELF,  # a module that holds itself, twice
         b"\x80\x02cposix\nsystem\nX\x02\0\0\0id\x85R.",
-        b"\x80\x02" + b"(" * 100_000 + b".",
-        b"\x80\x02" + b")\x85" + b"\x85" * 1_000_000 + b".",
+        b"\x80\x02" + b"(" * 10_000 + b".",
+        b"\x80\x02" + b")\x85" + b"\x85" * 20_000 + b".",
     ],
 )
-@pytest.mark.parametrize("script", [False, True])
+@pytest.mark.parametrize("code", ["", "w/constants.pkl"])
 def test_hostile_pickles_take_no_memory_and_no_time(
-    tmp_path: Path, content: bytes, script: bool
+    tmp_path: Path, content: bytes, code: str
 ) -> None:
     with_pickle(tmp_path / "w.pt", content)
-    if script:
+    if code:
         with zipfile.ZipFile(tmp_path / "w.pt", "a") as archive:
-            archive.writestr("w/constants.pkl", b"\x80\x02).")
+            archive.writestr(code, b"\x80\x02).")
     before, start = start_peak(), time.process_time()
     with pytest.raises(UnreadableWeights):
         read_weights(tmp_path / "w.pt")

@@ -6,7 +6,6 @@ import os
 import pickle
 import struct
 import tarfile
-import warnings
 import zipfile
 from pathlib import Path
 from typing import Any
