@@ -114,6 +114,16 @@ def _read_archive(path: Path, file: BinaryIO) -> Any:
         raise UnreadableWeights(f"{_reason(error)}; {AGAIN}") from None
 
 
+def shard_names(path: Path) -> list[str]:
+    """Return the files beside an index that hold a model's tensors, [] for another file.
+
+    Raises OSError for a file that cannot be read.
+    """
+    if not path.name.endswith(".index.json"):
+        return []
+    return list(dict.fromkeys(map(str, _shards(path, b"{").values())))
+
+
 def _shards(path: Path, head: bytes) -> dict[str, str]:
     """Return the file of each tensor, where a file is the index of a model in several files."""
     if not head.lstrip().startswith(b"{"):

@@ -14,6 +14,7 @@ from ...base.errors import ExtractUsageError
 from ...base.text import printable
 from .weights_file import UnreadableWeights, quiet
 from .weights_state import Weights, read_weights
+from .weights_transformers import is_transformers, openclip_tensors
 
 # Buffers of the archives that OpenAI published; a state dict made from one keeps them.
 OPENAI_KEYS = {"input_resolution", "context_length", "vocab_size"}
@@ -22,7 +23,8 @@ OPENAI_KEYS = {"input_resolution", "context_length", "vocab_size"}
 def read_checkpoint(path: Path, name: str, model: Any, *, averaged: bool = False) -> Weights:
     """Return the weights in a file, with the keys of `model`, which open_clip calls `name`.
 
-    Raises ExtractUsageError for a file that is not a checkpoint (see `read_weights`).
+    With `averaged` they are the averaged ones of a checkpoint that has both. Raises
+    ExtractUsageError for a file that is not a checkpoint (see `read_weights`).
     """
     try:
         weights = read_weights(path, averaged=averaged)
@@ -33,7 +35,10 @@ def read_checkpoint(path: Path, name: str, model: Any, *, averaged: bool = False
         ) from None
     try:
         with quiet():
-            return weights._replace(tensors=convert_state_dict(model, weights.tensors))
+            tensors = weights.tensors
+            if is_transformers(tensors):
+                tensors = openclip_tensors(tensors)
+            return weights._replace(tensors=convert_state_dict(model, tensors))
     except (RuntimeError, ValueError, LookupError, AttributeError, TypeError) as error:
         raise checkpoint_mismatch(path, name, error) from None
 

@@ -23,8 +23,8 @@ from towers import backbone_around, stock_model
 
 from clipfeat.base.errors import ExtractUsageError
 from clipfeat.extract import facts, published, self_test
+from clipfeat.extract.backbones.architecture import create_model
 from clipfeat.extract.backbones.backbone import Backbone
-from clipfeat.extract.backbones.weights import create_model
 from clipfeat.extract.doctor import diagnose
 from clipfeat.extract.facts import Outcome, unreachable
 from clipfeat.extract.planning.plan import BackboneSpec

@@ -152,8 +152,8 @@ def test_texts_are_embedded_with_the_described_activation(tmp_path: Path) -> Non
     [
         ("tiny", {"model_cfg": LARGER}, "use --model tiny-96;"),
         ("tiny-96", {"model_cfg": TINY}, "use --model tiny or tiny-quickgelu;"),
-        ("tiny", {"model_cfg": {**TINY, "embed_dim": 48}}, "name the model"),
-        ("tiny", {"model_cfg": {**TINY, "vision_cfg": {**VISION, "layers": 3}}}, "name the model"),
+        ("tiny", {"model_cfg": {**TINY, "embed_dim": 48}}, "drop --model"),
+        ("tiny", {"model_cfg": {**TINY, "vision_cfg": {**VISION, "layers": 3}}}, "drop --model"),
         ("tiny-quickgelu", {"model_cfg": TINY}, "use --model tiny;"),
         ("tiny-96", {"model_cfg": {**LARGER, "quick_gelu": True}}, "no tiny-96-quickgelu"),
     ],
