@@ -55,11 +55,7 @@ def known_architecture(name: str) -> Architecture:
 
 
 def described_architecture(config: dict[str, Any]) -> Architecture:
-    """Return the architecture of a config: by open_clip's name if it has one for it, else CUSTOM.
-
-    Raises ValueError for a config without the parts of a model, and with sizes that none has.
-    """
-    _check(config)
+    """Return the architecture of a config: by open_clip's name if it has one for it, else CUSTOM."""
     quick_gelu = bool(config.get("quick_gelu"))
     names = (
         name
@@ -71,7 +67,8 @@ def described_architecture(config: dict[str, Any]) -> Architecture:
     return known_architecture(name) if name != CUSTOM else Architecture(CUSTOM, config)
 
 
-def _check(config: Mapping[str, Any]) -> None:
+def check_config(config: Mapping[str, Any]) -> None:
+    """Raise ValueError for a config without the parts of a model, or with sizes that none has."""
     vision, text = config.get("vision_cfg"), config.get("text_cfg", {})
     if type(config.get("embed_dim")) is not int or not isinstance(vision, dict):
         raise ValueError("needs embed_dim, a number, and vision_cfg, an object")

@@ -22,7 +22,7 @@ from ...base.jsonio import as_struct, parse_json
 from ...base.text import printable
 from ...featstore.geometry import Interpolation
 from ..planning.recipe import Deviations, Means, Resize
-from .architecture import CUSTOM, Architecture, described_architecture, differences
+from .architecture import CUSTOM, Architecture, check_config, described_architecture, differences
 from .weights_transformers import model_kind, openclip_config
 
 CONFIG_FILE = "open_clip_config.json"
@@ -72,11 +72,8 @@ class WeightsConfig:
         )
 
     def architecture(self) -> Architecture:
-        """Return the architecture described; raises ExtractUsageError for one that cannot be."""
-        try:
-            return described_architecture(self.model)
-        except ValueError as error:
-            raise unusable(self.path, str(error)) from None
+        """Return the architecture described."""
+        return described_architecture(self.model)
 
     def warning(self, requested: str | None, used: str) -> str:
         """Return what to tell a user who requested one model, if any, and gets the other."""
@@ -193,6 +190,7 @@ def _checked(path: Path, content: Any) -> WeightsConfig:
     model = content.get("model_cfg") if isinstance(content, dict) else None
     if not isinstance(model, dict):
         raise ValueError("has no model_cfg, with which open_clip describes a model")
+    check_config(model)
     given = content.get("preprocess_cfg") or {}
     if not isinstance(given, dict):
         raise ValueError("preprocess_cfg is not an object")

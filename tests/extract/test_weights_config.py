@@ -175,7 +175,8 @@ def test_a_model_that_is_not_the_one_described_is_refused(
         "{}",
         "[" * 100_000,
         '{"model_cfg": []}',
-        '{"model_cfg": {}, "preprocess_cfg": [1]}',
+        '{"model_cfg": {}}',
+        json.dumps({"model_cfg": TINY, "preprocess_cfg": [1]}),
         *(
             json.dumps({"model_cfg": TINY, "preprocess_cfg": wrong})
             for wrong in (
