@@ -43,7 +43,6 @@ class LoadedModel(NamedTuple):
     described: dict[str, Any]  # what a store says of it
     preprocessing: PreprocessConfig
     warnings: tuple[str, ...]  # what a user should know of the weights
-    folder: Path | None  # of the weights
 
 
 def load_backbone(spec: BackboneSpec, device: str) -> tuple[Backbone, dict[str, Any]]:
@@ -106,14 +105,14 @@ def load_model(spec: BackboneSpec, *, whole: bool = False) -> LoadedModel:
     }
     if name == CUSTOM:
         described["model_config"] = image_settings(architecture.config)
-    if warning := config.warning(spec.model, name) if config else weights_warning(described):
+    is_described = config is not None and path is not None
+    if warning := config.warning(spec.model, name) if is_described else weights_warning(described):
         warnings.append(warning)
     if config:
         preprocessing = config.preprocessing
     else:
         preprocessing = as_struct(tag, PreprocessConfig) if tag else usual_preprocessing(name)
-    folder = None if path is None else path.parent
-    return LoadedModel(architecture, model, described, preprocessing, tuple(warnings), folder)
+    return LoadedModel(architecture, model, described, preprocessing, tuple(warnings))
 
 
 def check_activation(name: str, path: Path, *, is_openais: bool) -> None:

@@ -77,12 +77,11 @@ class WeightsConfig:
 
     def warning(self, requested: str | None, used: str) -> str:
         """Return what to tell a user who requested one model, if any, and gets the other."""
-        twin = f"; run as {used}"
-        twin += ", as they need QuickGELU" if requested else ""
-        twin = "" if used == requested else twin
+        name = "" if used in (requested, CUSTOM) else f"; run as {used}"
+        name += ", as they need QuickGELU" if name and requested else ""
         return (
-            f"Weights from a file, with the mean and deviation that {self.path} says, and for "
-            f"--recipe model its resize{twin}"
+            f"Weights from a file, described by {self.path}: with its mean and deviation (CLIP's if "
+            f"it has none), and for --recipe model its resize{name}"
         )
 
     def contradiction(self, problem: str) -> ExtractUsageError:
