@@ -105,8 +105,9 @@ def load_model(spec: BackboneSpec, *, whole: bool = False) -> LoadedModel:
     }
     if name == CUSTOM:
         described["model_config"] = image_settings(architecture.config)
-    is_described = config is not None and path is not None
-    if warning := config.warning(spec.model, name) if is_described else weights_warning(described):
+    if config is not None and path is not None:
+        warnings.append(config.warning(spec.model, name))
+    elif warning := weights_warning(described):
         warnings.append(warning)
     if config:
         preprocessing = config.preprocessing
