@@ -10,7 +10,17 @@ import click
 
 from ..base.errors import UsageError, needs_extra
 from ..base.text import counted
-from .options import LocalPath, StorePath, as_json, cache, show, skip_missing, with_options
+from .options import (
+    LocalPath,
+    StorePath,
+    as_json,
+    cache,
+    ema,
+    model_config,
+    show,
+    skip_missing,
+    with_options,
+)
 from .options import device as device_option
 
 if TYPE_CHECKING:
@@ -185,7 +195,9 @@ def pretrain(*, run: Path, as_json: bool, **options: Any) -> None:
 @click.option(
     "--clipscore", is_flag=True, help="Also print CLIPScore and retrieval, by the store's model."
 )
-@click.option("--pretrained", metavar="PATH", help="With --clipscore: file of weights.")
+@click.option("--pretrained", metavar="PATH", help="With --clipscore: place of the weights.")
+@model_config
+@ema
 @as_json
 def caption(
     *,
@@ -195,6 +207,8 @@ def caption(
     subset: bool,
     clipscore: bool,
     pretrained: str | None,
+    model_config: str | None,
+    ema: bool,
     as_json: bool,
     **options: Any,
 ) -> None:
@@ -212,11 +226,13 @@ def caption(
     $ clipfeat eval caption --results r.json --references dataset_coco.json --split test
     $ clipfeat eval caption run --split test --clipscore --pretrained RN50.pt
     """
-    if pretrained is not None and not clipscore:
+    weights = {"pretrained": pretrained, "model_config": model_config, "ema": ema}
+    if any(weights.values()) and not clipscore:
         raise UsageError(
-            "--pretrained needs --clipscore; pass both or neither", code="E-OPTION-MISSING"
+            "--pretrained, --model-config and --ema need --clipscore; add it, or drop them",
+            code="E-OPTION-MISSING",
         )
-    embedder = _embedder(pretrained, options["device"]) if clipscore else None
+    embedder = _embedder(weights, options["device"]) if clipscore else None
     if run is not None:
         _refuse({"results": results, "references": references, "subset": subset}, "RUN")
         _caption_run(run, options | {"embedder": embedder}, as_json=as_json)
@@ -248,11 +264,11 @@ def _caption_run(run: Path, options: dict[str, Any], *, as_json: bool) -> None:
     show(result, format_result(result), as_json=as_json)
 
 
-def _embedder(pretrained: str | None, device: str | None) -> "Callable[[FeatureStore], Embed]":
+def _embedder(weights: dict[str, Any], device: str | None) -> "Callable[[FeatureStore], Embed]":
     """Return a function that, for a store, returns a function that embeds texts."""
     with needs_extra("extract"):
         from ..extract.embedding import text_embedder
-    return partial(text_embedder, pretrained=pretrained, device=device)
+    return partial(text_embedder, device=device, **weights)
 
 
 def _caption_file(

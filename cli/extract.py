@@ -10,14 +10,26 @@ import click
 
 from ..base.errors import ExtractUsageError
 from ..base.text import printable, tell
-from .options import LocalPath, StatusList, as_json, break_lock, file_ids, show
+from .options import (
+    LocalPath,
+    StatusList,
+    as_json,
+    break_lock,
+    ema,
+    file_ids,
+    model_config,
+    show,
+)
 
 if TYPE_CHECKING:
     from ..manifests import Manifest
 
 logger = logging.getLogger(__name__)
 
-MODELS = "open_clip's name of a model: RN50x4, ViT-B-32, ViT-B-16-SigLIP, ... (docs/backbones.md)"
+MODELS = (
+    "open_clip's name of a model: RN50x4, ViT-B-32, ... (docs/backbones.md); needed unless the "
+    "weights describe theirs."
+)
 
 MOST_PIXELS = 1 << 40  # a million by a million; a decoder's limits follow from it
 
@@ -38,12 +50,15 @@ MOST_PIXELS = 1 << 40  # a million by a million; a decoder's limits follow from 
     metavar="STORE",
     help="Store to write.  [default: IMAGES-MODEL-RECIPE.clipfeat]",
 )
-@click.option("--model", required=True, help=MODELS)
+@click.option("--model", help=MODELS)
+@model_config
 @click.option(
     "--pretrained",
     metavar="TAG|PATH|none",
-    help="Weights: a tag of open_clip, a file, or none for random weights.  [default: openai]",
+    help="Weights: a tag of open_clip, a file, a folder (also of transformers), hf-hub:OWNER/NAME, "
+    "or none for random weights.  [default: openai]",
 )
+@ema
 @click.option("--seed", type=int, default=0, show_default=True, help="Seed of random weights.")
 @click.option(
     "--recipe",
@@ -201,7 +216,8 @@ def extract(
     )
     recipe = check_recipe(config.recipe, upright=config.upright)
     manifest = load_images(images, ids, upright=recipe.is_upright)
-    out = out or default_out(images, config.model, config.recipe)
+    model = config.model or config.model_config or config.pretrained or ""
+    out = out or default_out(images, model, config.recipe)
     if dry_run:
         estimated = estimate(manifest, out, config)
         show(estimated.to_json(), estimated.text(), as_json=as_json)
@@ -236,6 +252,9 @@ def load_images(images: Path, ids: str = "stem", *, upright: bool = False) -> "M
 
 
 def default_out(images: Path, model: str, recipe: str) -> Path:
-    """Return the store's name, in the working folder, after images, model and recipe."""
-    parts = (images.resolve().stem, model, Path(recipe).stem)
+    """Return the store's name, in the working folder, after images, model and recipe.
+
+    The model may also be named by a file, a folder or a repository.
+    """
+    parts = (images.resolve().stem, Path(model).name.removesuffix(".json"), Path(recipe).stem)
     return Path("-".join(re.sub(r"[^\w.-]+", "", part) for part in parts) + ".clipfeat")

@@ -70,6 +70,12 @@ cache = click.option(
     metavar="DIR",
     help="Folder for what is fetched of a store at a URL.  [default: ~/.cache/clipfeat]",
 )
+model_config = click.option(
+    "--model-config",
+    metavar="FILE",
+    help="An architecture of your own: JSON in open_clip's format (docs/backbones.md).",
+)
+ema = click.option("--ema", is_flag=True, help="Use the averaged weights of a checkpoint.")
 as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON for scripts.")
 break_lock = click.option(
     "--break-lock", is_flag=True, help="Take over the lock of a dead process on another host."

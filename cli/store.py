@@ -20,6 +20,8 @@ from .options import (
     break_lock,
     cache,
     device,
+    ema,
+    model_config,
     patient_stdout,
     show,
     show_json,
@@ -188,7 +190,9 @@ def stats(*, path: str | Path, as_json: bool) -> None:
     help="Instead: extract N random records from --images again and compare them.",
 )
 @click.option("--images", metavar="DIR|URL", help="With --recompute: root of the images.")
-@click.option("--pretrained", metavar="PATH", help="With --recompute: file of weights.")
+@click.option("--pretrained", metavar="PATH", help="With --recompute: place of the weights.")
+@model_config
+@ema
 @click.option("--seed", type=click.IntRange(0), help="With --recompute: of the random sample.")
 @click.option(
     "--signed-by",
@@ -204,6 +208,8 @@ def verify(
     count: int | None,
     images: str | None,
     pretrained: str | None,
+    model_config: str | None,
+    ema: bool,
     seed: int | None,
     signed_by: str | None,
     device: str | None,
@@ -238,10 +244,11 @@ def verify(
                 "--recompute needs --images DIR and excludes --quick and --deep",
                 code="E-OPTION-RECOMPUTE",
             )
-        _recompute(path, images, count, pretrained, device, seed, as_json=as_json)
-    if images or pretrained or seed is not None or device:
+        weights = {"pretrained": pretrained, "model_config": model_config, "ema": ema}
+        _recompute(path, images, count, weights, device, seed, as_json=as_json)
+    if images or pretrained or model_config or ema or seed is not None or device:
         raise UsageError(
-            "--images, --pretrained, --seed and --device need --recompute N",
+            "--images, --pretrained, --model-config, --ema, --seed and --device need --recompute N",
             code="E-OPTION-RECOMPUTE",
         )
     from ..featstore.audit.contents import Depth
@@ -265,7 +272,7 @@ def _recompute(
     path: str | Path,
     images: str,
     count: int,
-    pretrained: str | None,
+    weights: dict[str, Any],
     device: str | None,
     seed: int | None,
     *,
@@ -279,9 +286,9 @@ def _recompute(
         FeatureStore.open(path),
         images,
         count,
-        pretrained=pretrained,
         device=device,
         seed=seed,
+        **weights,
     )
     with patient_stdout():
         show(comparison.to_json(), comparison.text(), as_json=as_json)

@@ -6,7 +6,7 @@ import logging
 import math
 import time
 from collections.abc import Collection, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import pyarrow as pa
@@ -154,11 +154,10 @@ def prepare(
         precision = config.precision or ("float32" if devices[0] == "cpu" else "float16")
         if not config.scheduler and (warning := slow_precision(precision, devices[0])):
             logger.warning(warning)
-        spec = BackboneSpec(config.model, config.pretrained, config.seed, precision)
+        spec = BackboneSpec(
+            config.model, config.pretrained, config.seed, precision, config.model_config, config.ema
+        )
         backbone, described = load_backbone(spec, device)
-        spec = replace(
-            spec, model=described["model"]
-        )  # perhaps its QuickGELU variant, for all processes
         recipe = make_recipe(
             config.recipe,
             backbone.native,

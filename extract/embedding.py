@@ -8,6 +8,7 @@ import numpy as np
 import open_clip
 import torch
 from jaxtyping import Float32
+from open_clip.tokenizer import HFTokenizer
 from torch import Tensor
 from tqdm import tqdm
 
@@ -15,12 +16,15 @@ from ..base.errors import ExtractUsageError
 from ..featstore import FeatureStore
 from ..featstore.deriving.pool import before_pooling
 from .api import choose_device
-from .backbones.weights import cache_if_hub_unreachable, load_model
+from .backbones.architecture import CUSTOM
+from .backbones.weights import load_model
 from .backbones.weights_file import quiet
+from .backbones.weights_sources import ChosenModel, cache_if_hub_unreachable, choose_model
 from .planning.plan import BackboneSpec
 from .planning.recipe import Recipe
 
 BATCH = 256  # texts
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "spiece.model")
 
 
 class TextTower:
@@ -50,31 +54,60 @@ def load_text_tower(spec: BackboneSpec, device: str) -> tuple[TextTower, dict[st
     Raises ExtractUsageError for weights that cannot be read, do not fit or have no text tower, and
     where a text tower or a tokenizer of another library cannot be loaded.
     """
-    config: dict[str, Any] = open_clip.get_model_config(spec.model) or {}
+    chosen = choose_model(spec, whole=True)
+    name, config = chosen.architecture
     text = config.get("text_cfg", {})
     is_transformers = "hf_model_name" in text or "hf_tokenizer_name" in text
     with cache_if_hub_unreachable() if is_transformers else contextlib.nullcontext("") as offline:
         try:
             with quiet():
-                tokenizer = open_clip.get_tokenizer(spec.model)
+                tokenizer = load_tokenizer(chosen)
             loaded = load_model(spec, whole=True)
         except (OSError, ValueError, RuntimeError, ImportError) as error:
             if not is_transformers:
                 raise
             reason = " ".join((offline or str(error)).split())
             raise ExtractUsageError(
-                f"the text tower of {spec.model} cannot be loaded ({reason:.200}); it needs the "
+                f"the text tower of {name} cannot be loaded ({reason:.200}); it needs the "
                 f"library transformers, and the hub or its cache: pip install transformers",
                 code="E-TEXTS-TOWER",
             ) from None
     return TextTower(loaded.model, tokenizer, config["embed_dim"], device), loaded.described
 
 
-def backbone_spec(store: FeatureStore, pretrained: str | None) -> BackboneSpec:
+def load_tokenizer(chosen: ChosenModel) -> Callable[[list[str]], Tensor]:
+    """Return the tokenizer of a model; one of transformers is taken from its folder if it is there.
+
+    Raises ValueError where a model needs one of transformers, and neither has nor names it.
+    """
+    name, config = chosen.architecture
+    text: dict[str, Any] = config.get("text_cfg", {})
+    length, settings = text.get("context_length", 77), text.get("tokenizer_kwargs", {})
+    if "hf_tokenizer_name" not in text:
+        if name != CUSTOM:
+            return open_clip.get_tokenizer(name)
+        return open_clip.SimpleTokenizer(context_length=length, **settings)
+    folder = None if chosen.path is None else chosen.path.parent
+    has_own = folder is not None and any((folder / file).exists() for file in TOKENIZER_FILES)
+    source = str(folder) if has_own else text["hf_tokenizer_name"]
+    if not source:
+        raise ValueError(f"there is no {' or '.join(TOKENIZER_FILES)} beside its weights")
+    mode = text.get("tokenizer_mode")
+    return HFTokenizer(source, length, tokenizer_mode=mode, trust_remote_code=False, **settings)
+
+
+def backbone_spec(
+    store: FeatureStore,
+    pretrained: str | None,
+    model_config: str | None = None,
+    *,
+    ema: bool = False,
+) -> BackboneSpec:
     """Return the backbone that a store says it was made with.
 
     Raises ExtractUsageError for a store that does not say, and where the weights came from a file
-    and `pretrained` does not name it.
+    and `pretrained` does not name it, or an architecture that is not open_clip's, and neither
+    `model_config` nor what is beside the weights has it.
     """
     backbone = store.identity.backbone
     model, weights, seed = (backbone.get(key) for key in ("model", "pretrained", "seed"))
@@ -88,8 +121,20 @@ def backbone_spec(store: FeatureStore, pretrained: str | None) -> BackboneSpec:
             f"the weights of {store.location} came from a file: give it with --pretrained PATH",
             code="E-WEIGHTS-MISSING",
         )
-    seed = seed if isinstance(seed, int) else 0
-    return BackboneSpec(model, pretrained or weights, seed, store.identity.precision)
+    if model == CUSTOM and weights == "none" and model_config is None:
+        raise ExtractUsageError(
+            f"{store.location} was made with an architecture of its maker's own: give it with "
+            f"--model-config FILE",
+            code="E-MODEL-MISSING",
+        )
+    return BackboneSpec(
+        None if model == CUSTOM else model,
+        pretrained or weights,
+        seed if isinstance(seed, int) else 0,
+        store.identity.precision,
+        model_config if model == CUSTOM else None,
+        ema,
+    )
 
 
 def check_weights(store: FeatureStore, spec: BackboneSpec, described: Mapping[str, Any]) -> None:
@@ -105,10 +150,17 @@ def check_weights(store: FeatureStore, spec: BackboneSpec, described: Mapping[st
             f"about other weights",
             code="E-WEIGHTS-CONTRADICTED",
         )
+    if described.get("model_config") != store.identity.backbone.get("model_config"):
+        raise ExtractUsageError(
+            f"{store.location} was made with an image tower of other settings "
+            f"({store.identity.backbone.get('model_config')!s:.300}); give the right one: "
+            f"--model-config FILE",
+            code="E-MODEL-OTHER",
+        )
     loaded, stored = described["weights_sha256"], store.identity.backbone.get("weights_sha256")
     if loaded != stored:
         raise ExtractUsageError(
-            f"the weights of {spec.model} ({spec.pretrained}) are not those of the store: sha256 "
+            f"the weights of {used} ({spec.pretrained}) are not those of the store: sha256 "
             f"{loaded[:12]}... here, {str(stored)[:12]}... there; give the right ones: "
             f"--pretrained PATH",
             code="E-WEIGHTS-OTHER",
@@ -116,23 +168,29 @@ def check_weights(store: FeatureStore, spec: BackboneSpec, described: Mapping[st
 
 
 def text_embedder(
-    store: FeatureStore, *, pretrained: str | None = None, device: str | None = None
+    store: FeatureStore,
+    *,
+    pretrained: str | None = None,
+    model_config: str | None = None,
+    ema: bool = False,
+    device: str | None = None,
 ) -> Callable[[Sequence[str]], np.ndarray]:
     """Return the function that embeds texts in the space of a store's pooled vectors.
 
-    It takes texts and returns float32 (text, dim), each of norm 1. `pretrained` is the file of
-    weights where the store's came from one. Raises ExtractUsageError for a store without
+    It takes texts and returns float32 (text, dim), each of norm 1. `pretrained`,
+    `model_config` and `ema` are what an extraction was given where the weights came from a file.
+    Raises ExtractUsageError for a store without
     embeddings, for weights that are not the store's, and for those without a text tower.
     """
     check_embeddings(store)
-    spec = backbone_spec(store, pretrained)
+    spec = backbone_spec(store, pretrained, model_config, ema=ema)
     device = choose_device(device, torch.cuda.device_count())
     tower, described = load_text_tower(spec, device)
     check_weights(store, spec, described)
     if tower.dim != store.identity.pooled_dim:
         raise ExtractUsageError(
             f"{store.location} says that its embeddings have {store.identity.pooled_dim} channels; "
-            f"those of {spec.model} have {tower.dim}; extract the images again",
+            f"those of the model have {tower.dim}; extract the images again",
             code="E-TEXTS-DIM",
         )
     return tower.embed

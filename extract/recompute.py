@@ -126,6 +126,8 @@ def recompute(
     count: int,
     *,
     pretrained: str | None = None,
+    model_config: str | None = None,
+    ema: bool = False,
     device: str | None = None,
     seed: int | None = None,
 ) -> Recomputation:
@@ -133,8 +135,8 @@ def recompute(
 
     What is extracted is pooled and rounded as the store's records were. Where they were rounded to
     fewer bits than they had, the tolerance grows by twice the error of that: numbers that hardly
-    differ may be rounded to two neighbours. `pretrained` is the file of weights where the store's
-    came from one. Raises ExtractUsageError if the backbone or its weights are not those of the
+    differ may be rounded to two neighbours. `pretrained`, `model_config` and `ema` are what the
+    extraction was given where the weights came from a file. Raises ExtractUsageError if the backbone or its weights are not those of the
     store, UsageError where the package that reads such a URL is missing, StoreError for a recipe
     that is not one of clipfeat.
     """
@@ -149,7 +151,7 @@ def recompute(
     identity = store.identity
     as_in_store = AsInStore(store)
     recipe = Recipe.from_json(as_in_store.recipe)
-    spec = backbone_spec(store, pretrained)
+    spec = backbone_spec(store, pretrained, model_config, ema=ema)
     backbone, described = load_backbone(spec, choose_device(device, torch.cuda.device_count()))
     check_weights(store, spec, described)
     backbone.check_recipe(recipe)

@@ -22,8 +22,9 @@ from torch.nn import functional
 from ..featstore.report.deviation import TOLERANCE
 from ..manifests import folder_manifest
 from .api import extract_images
+from .backbones.architecture import create_model
 from .backbones.backbone import Backbone, choose_batch_size, normalised
-from .backbones.weights import create_model, load_backbone
+from .backbones.weights import load_backbone
 from .facts import Check, fact, passed, pictures
 from .planning.config import ExtractConfig
 from .planning.plan import BackboneSpec

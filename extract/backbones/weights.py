@@ -1,52 +1,44 @@
-"""An open_clip model with the weights that a user names: a tag, a file, or random ones."""
+"""A model with the weights that a user names, and what its store says of them."""
 
-import contextlib
-import difflib
 import hashlib
 import logging
-import os
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import huggingface_hub
 import open_clip
 import torch
-from open_clip.model import ModifiedResNet, VisionTransformer
+from open_clip.model import ModifiedResNet
 from torch import Tensor
 
 from ...base.errors import ExtractUsageError
-from ...base.files import local_path
 from ...base.jsonio import as_struct
 from ..planning.plan import BackboneSpec
 from ..planning.recipe import Preprocess
+from .architecture import CUSTOM, Architecture, create_model, image_settings
 from .backbone import Backbone
 from .tower import make_tower
-from .weights_config import PreprocessConfig, WeightsConfig, read_config
-from .weights_file import (
+from .weights_config import PreprocessConfig
+from .weights_loading import (
     is_openai_checkpoint,
     load_image_tower,
     load_text_tower_weights,
-    quiet,
     read_checkpoint,
 )
+from .weights_sources import QUICK_GELU, choose_model, has_openclip_vit
 
 logger = logging.getLogger(__name__)
 
-HUB_SECONDS = 10  # until the first answer of the hub
-# Extraction reads images alone; a small text tower takes no time and downloads nothing.
-SMALL_TEXT_TOWER = {"context_length": 8, "vocab_size": 8, "width": 64, "heads": 1, "layers": 1}
 CLIP_PREPROCESSING = PreprocessConfig(
     open_clip.OPENAI_DATASET_MEAN, open_clip.OPENAI_DATASET_STD, "bicubic", "shortest"
 )
-QUICK_GELU = "-quickgelu"  # how open_clip names the twin of a model that has this activation
 
 
 class LoadedModel(NamedTuple):
     """A model with its weights."""
 
-    name: str  # open_clip's, of the model that is used: it has the activation that the weights need
+    architecture: Architecture  # that is used: it has the activation that the weights need
     model: Any  # open_clip's
     described: dict[str, Any]  # what a store says of it
     preprocessing: PreprocessConfig
@@ -65,10 +57,10 @@ def load_backbone(spec: BackboneSpec, device: str) -> tuple[Backbone, dict[str, 
         logger.info(warning)
     visual: Any = loaded.model.visual
     native = preprocess(loaded.preprocessing, visual.image_size)
-    tower = make_tower(visual, _config(loaded.name)["embed_dim"])
+    tower = make_tower(visual, loaded.architecture.config["embed_dim"])
     if tower is None:
         raise ExtractUsageError(
-            f"--model {loaded.name}: its image tower ({type(visual).__name__}) has no grid that "
+            f"--model {loaded.architecture.name}: its image tower ({type(visual).__name__}) has no grid that "
             f"clipfeat can read; use a CLIP ResNet or ViT, RN50x4 or ViT-B-32 for example",
             code="E-MODEL-GRID",
         )
@@ -84,177 +76,44 @@ def load_model(spec: BackboneSpec, *, whole: bool = False) -> LoadedModel:
         raise ExtractUsageError(
             f"--seed {spec.seed!s:.40}: torch takes seeds from -2^63 to 2^64-1", code="E-SEED-RANGE"
         )
-    name = spec.model
-    check_model(name)
-    tags = open_clip.list_pretrained_tags_by_model(name)
-    pretrained = choose_weights(spec, tags)
-    tag = open_clip.get_pretrained_cfg(name, pretrained) if pretrained in tags else {}
-    path = None if pretrained == "none" else download(name, pretrained) if tag else Path(pretrained)
-    # A description beside a file is about that file; a tag has its own entry in open_clip's table.
-    config = read_config(path) if path is not None and not tag else None
+    chosen = choose_model(spec, whole=whole)
+    architecture, tag, path, config = chosen.architecture, chosen.tag, chosen.path, chosen.config
+    name = architecture.name
     # The activation the weights were trained with: open_clip only warns when the model's config
     # has another one, which ruins every feature.
-    quick_gelu = bool(tag.get("quick_gelu"))
-    if config:
-        name = configured_model(name, config, whole=whole)
-        quick_gelu = config.quick_gelu
-    model = create_model(name, spec.seed, quick_gelu=quick_gelu, whole=whole)
+    quick_gelu = config.quick_gelu if config else bool(tag.get("quick_gelu"))
+    model = create_model(architecture, spec.seed, quick_gelu=quick_gelu, whole=whole)
     warnings: list[str] = []
     if path is not None:
-        tensors, averaged = read_checkpoint(path, name, model)
+        tensors, averaged = read_checkpoint(path, name, model, averaged=spec.ema)
         warnings += [averaged] if averaged else []
         load_image_tower(model.visual, tensors, path, name)
         is_openais = is_openai_checkpoint(tensors, check_values=config is None)
-        if not tag and isinstance(model.visual, VisionTransformer):
+        if not tag and has_openclip_vit(architecture):
             check_activation(name, path, is_openais=is_openais)
         # The grid of a ResNet does not depend on GELU; its text tower does.
         if not tag and whole and isinstance(model.visual, ModifiedResNet) and is_openais:
-            model = create_model(name, spec.seed, quick_gelu=True, whole=True)
+            model = create_model(architecture, spec.seed, quick_gelu=True, whole=True)
             load_image_tower(model.visual, tensors, path, name)
         if whole:
             load_text_tower_weights(model, tensors, path, name)
     described = {
         "model": name,
-        "pretrained": pretrained if tag or path is None else "file",
+        "pretrained": chosen.pretrained,
         "seed": spec.seed if path is None else None,
         "weights_sha256": weights_digest(model.visual.state_dict()),
     }
-    if warning := config.warning(spec.model, name) if config else weights_warning(described):
+    if name == CUSTOM:
+        described["model_config"] = image_settings(architecture.config)
+    if config is not None and path is not None:
+        warnings.append(config.warning(spec.model, name))
+    elif warning := weights_warning(described):
         warnings.append(warning)
     if config:
         preprocessing = config.preprocessing
     else:
-        preprocessing = tag_preprocessing(name, pretrained) if tag else usual_preprocessing(name)
-    return LoadedModel(name, model, described, preprocessing, tuple(warnings))
-
-
-def _config(name: str) -> dict[str, Any]:
-    """Return open_clip's config of a model, a copy; {} for a name that it does not know."""
-    return open_clip.get_model_config(name) or {}
-
-
-def check_model(name: str) -> None:
-    """Raise ExtractUsageError, naming near matches, unless open_clip knows the model."""
-    known = open_clip.list_models()
-    if name not in known:
-        near = difflib.get_close_matches(name, known, n=3, cutoff=0.4)
-        hint = f"did you mean {' or '.join(near)}?" if near else "such as RN50, RN50x4, ViT-B-32"
-        raise ExtractUsageError(
-            f"--model {name}: not a model of open_clip; {hint} (docs/backbones.md lists all)",
-            code="E-MODEL-UNKNOWN",
-        )
-
-
-def choose_weights(spec: BackboneSpec, tags: list[str]) -> str:
-    """Return the tag or the path to load, or "none"; ExtractUsageError where it is neither."""
-    if spec.pretrained is None:
-        if "openai" in tags:
-            return "openai"
-        raise ExtractUsageError(
-            f"--pretrained: {spec.model} has no openai weights; "
-            f"choose from {', '.join(tags) or 'no known tags'}, a file, or none",
-            code="E-WEIGHTS-UNKNOWN",
-        )
-    if spec.pretrained == "none" or spec.pretrained in tags or os.path.lexists(spec.pretrained):
-        return spec.pretrained
-    local_path(spec.pretrained, remedy="download it, and pass the file")
-    plain = spec.model.removesuffix(QUICK_GELU)
-    if plain != spec.model and open_clip.is_pretrained_cfg(plain, spec.pretrained):
-        raise ExtractUsageError(
-            f"--pretrained {spec.pretrained}: trained with GELU, and {spec.model} has QuickGELU; "
-            f"use --model {plain}",
-            code="E-WEIGHTS-ACTIVATION",
-        )
-    raise ExtractUsageError(
-        f"--pretrained {spec.pretrained}: neither a file nor a tag of {spec.model}; "
-        f"its tags: {', '.join(tags) or 'none'}",
-        code="E-WEIGHTS-UNKNOWN",
-    )
-
-
-def download(name: str, tag: str) -> Path:
-    """Return the file with the weights of a tag of open_clip's, from the cache or the hub."""
-    with cache_if_hub_unreachable() as unreachable:
-        try:
-            with quiet():
-                return Path(open_clip.download_pretrained(open_clip.get_pretrained_cfg(name, tag)))
-        except (OSError, ValueError, RuntimeError) as error:
-            reason = " ".join((unreachable or str(error)).split())
-            raise ExtractUsageError(
-                f"--pretrained {tag}: the weights of {name} cannot be downloaded "
-                f"({reason:.160}); where there is no network, pass a file: --pretrained PATH, "
-                f"or random weights: --pretrained none --seed 0",
-                code="E-WEIGHTS-DOWNLOAD",
-            ) from None
-
-
-@contextlib.contextmanager
-def cache_if_hub_unreachable() -> Iterator[str]:
-    """Have the hub's client use its cache alone in this block if the hub does not answer.
-
-    Yields the reason, "" where the hub answers. The client would try each of several file names
-    six times, with pauses: 45 s in all.
-    """
-    constants = huggingface_hub.constants
-    was_offline, reason = constants.HF_HUB_OFFLINE, ""
-    try:
-        huggingface_hub.get_session().head(constants.ENDPOINT, timeout=HUB_SECONDS)
-    # The hub's HTTP library, and so the kind of error, changes with its version.
-    except Exception as error:
-        reason = f"{constants.ENDPOINT} does not answer: {error}"
-        constants.HF_HUB_OFFLINE = True  # what the environment variable of this name sets
-    try:
-        yield reason
-    finally:
-        constants.HF_HUB_OFFLINE = was_offline
-
-
-def configured_model(name: str, config: WeightsConfig, *, whole: bool) -> str:
-    """Return the name of the model that the file beside the weights describes.
-
-    That is `name` or, where the weights need QuickGELU, its twin, which has it. The activation
-    matters in ViTs, and where the `whole` model is wanted. Raises ExtractUsageError for a file
-    that describes another model.
-    """
-    config.check_architecture(name, whole=whole)
-    has_quick_gelu = bool(_config(name).get("quick_gelu"))
-    if config.quick_gelu == has_quick_gelu or not (whole or _is_vit(name)):
-        return name
-    if has_quick_gelu:
-        raise config.contradiction(
-            f"these weights were trained with GELU, and {name} has QuickGELU; "
-            f"use --model {name.removesuffix(QUICK_GELU)}"
-        )
-    if not _is_vit(name):  # the grid of a ResNet is the same: its name stays
-        return name
-    twin = name + QUICK_GELU
-    if twin not in open_clip.list_models():
-        raise config.contradiction(
-            f"these weights were trained with QuickGELU, and open_clip has no {twin}"
-        )
-    return twin
-
-
-def _is_vit(name: str) -> bool:
-    """Return whether the image tower is open_clip's own ViT: no other grid depends on its GELU."""
-    return bool(_config(name)["vision_cfg"].get("patch_size"))
-
-
-def create_model(
-    name: str, seed: int = 0, *, quick_gelu: bool = False, device: str = "cpu", whole: bool = False
-) -> Any:
-    """Return open_clip's model with random weights of `seed`.
-
-    Unless `whole`, its text tower is a small one. torch's random state is left as it was.
-    """
-    towers: dict[str, Any] = {} if whole else {"text_cfg": SMALL_TEXT_TOWER}
-    if towers and "multimodal_cfg" in _config(name):  # CoCa's decoder
-        towers["multimodal_cfg"] = SMALL_TEXT_TOWER
-    with quiet(), torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(seed)
-        return open_clip.create_model(
-            name, device=device, force_quick_gelu=quick_gelu, pretrained_text=False, **towers
-        )
+        preprocessing = as_struct(tag, PreprocessConfig) if tag else usual_preprocessing(name)
+    return LoadedModel(architecture, model, described, preprocessing, tuple(warnings))
 
 
 def check_activation(name: str, path: Path, *, is_openais: bool) -> None:
@@ -272,7 +131,8 @@ def check_activation(name: str, path: Path, *, is_openais: bool) -> None:
 def weights_warning(described: Mapping[str, Any]) -> str | None:
     """Return what a user should be told of the weights that `described` says, if anything."""
     model, pretrained = described["model"], described["pretrained"]
-    has_quick_gelu = bool(_config(model).get("quick_gelu"))
+    config = open_clip.get_model_config(model) or {}
+    has_quick_gelu = bool(config.get("quick_gelu"))
     if pretrained == "none":
         return f"Random weights (seed {described['seed']}): grids of an untrained {model}"
     if pretrained != "file":
@@ -282,7 +142,7 @@ def weights_warning(described: Mapping[str, Any]) -> str | None:
         return None
     assumptions = []
     twin = model.removesuffix(QUICK_GELU) if has_quick_gelu else model + QUICK_GELU
-    if _is_vit(model) and twin in open_clip.list_models():
+    if has_openclip_vit(Architecture(model, config)) and twin in open_clip.list_models():
         used, other = ("QuickGELU", "GELU") if has_quick_gelu else ("GELU", "QuickGELU")
         assumptions.append(f"run with {used}; if they need {other}, stop and use --model {twin}")
     tags, usual = open_clip.list_pretrained_tags_by_model(model), usual_preprocessing(model)

@@ -1,18 +1,19 @@
-"""The files of open_clip that describe a file of weights: model, activation and preprocessing.
+"""The files that describe a file of weights: its model, activation and preprocessing.
 
 `open_clip_config.json` is published beside weights; open_clip reads it where it is given a folder
-(`local-dir:`). `params.txt` is in the folder of a training run, whose weights are in its folder
-`checkpoints/`. The meaning of each key, and of a missing one, is open_clip's.
+(`local-dir:`). `params.txt` is in the folder of a training run of open_clip, whose weights are in
+its folder `checkpoints/`. `config.json` is beside the weights of Hugging Face transformers. The
+meaning of each key, and of a missing one, is that of the library that wrote the file.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import open_clip
-from open_clip.model import CLIPTextCfg, CLIPVisionCfg
 from open_clip.transform import PreprocessCfg, merge_preprocess_dict
 
 from ...base.errors import ExtractUsageError, reason_of
@@ -21,15 +22,13 @@ from ...base.jsonio import as_struct, parse_json
 from ...base.text import printable
 from ...featstore.geometry import Interpolation
 from ..planning.recipe import Deviations, Means, Resize
+from .architecture import CUSTOM, Architecture, check_config, described_architecture, differences
+from .weights_transformers import model_kind, openclip_config
 
 CONFIG_FILE = "open_clip_config.json"
 CHECKPOINTS, PARAMS = "checkpoints", "params.txt"  # of a training run: a folder, a file beside it
 MAX_BYTES = 1 << 20
-# Settings that act in training alone, or say where to start training from.
-TRAINING_ONLY = {
-    *("timm_drop", "timm_drop_path", "timm_model_pretrained", "patch_dropout"),
-    "hf_model_pretrained",
-}
+TRANSFORMERS, PROCESSOR = "config.json", "preprocessor_config.json"
 
 
 class PreprocessConfig(msgspec.Struct, frozen=True):
@@ -50,27 +49,39 @@ class WeightsConfig:
     preprocessing: PreprocessConfig
     model: dict[str, Any]  # model_cfg, unchanged
 
-    def check_architecture(self, name: str, *, whole: bool) -> None:
-        """Raise ExtractUsageError unless open_clip's model `name` is the one described.
+    def check_architecture(self, architecture: Architecture, *, whole: bool) -> None:
+        """Raise ExtractUsageError unless `architecture` is the one described.
 
         The text tower is compared too where the `whole` model is wanted.
         """
-
-        def differences(model: str) -> list[str]:
-            return _differences(self.model, open_clip.get_model_config(model) or {}, whole=whole)
-
-        if not (differing := differences(name)):
+        differing = differences(self.model, architecture.config, whole=whole)
+        if not differing:
             return
-        fitting = [model for model in open_clip.list_models() if not differences(model)]
-        remedy = f"use --model {' or '.join(fitting[:3])}" if fitting else "name the model it is of"
-        raise self.contradiction(f"{name} differs from it in {', '.join(differing[:5])}; {remedy}")
+        fitting = [
+            self.architecture().name,
+            *(
+                model
+                for model in open_clip.list_models()
+                if not differences(self.model, open_clip.get_model_config(model) or {}, whole=whole)
+            ),
+        ]
+        fitting = [name for name in dict.fromkeys(fitting) if name != CUSTOM]
+        remedy = f"use --model {' or '.join(fitting[:3])}" if fitting else "drop --model"
+        raise self.contradiction(
+            f"{architecture.name} differs from it in {', '.join(differing[:5])}; {remedy}"
+        )
 
-    def warning(self, requested: str, used: str) -> str:
-        """Return what to tell a user who requested one model and gets the other."""
-        twin = f"; run as {used}, as they need QuickGELU" if used != requested else ""
+    def architecture(self) -> Architecture:
+        """Return the architecture described."""
+        return described_architecture(self.model)
+
+    def warning(self, requested: str | None, used: str) -> str:
+        """Return what to tell a user who requested one model, if any, and gets the other."""
+        name = "" if used in (requested, CUSTOM) else f"; run as {used}"
+        name += ", as they need QuickGELU" if name and requested else ""
         return (
-            f"Weights from a file, with the mean and deviation that {self.path} says, and for "
-            f"--recipe model its resize{twin}"
+            f"Weights from a file, described by {self.path}: with its mean and deviation (CLIP's if "
+            f"it has none), and for --recipe model its resize{name}"
         )
 
     def contradiction(self, problem: str) -> ExtractUsageError:
@@ -87,24 +98,67 @@ def read_config(weights: Path) -> WeightsConfig | None:
 
     Raises ExtractUsageError for a description that open_clip could not read or obey either.
     """
-    candidates: list[tuple[Path, Callable[[str], Any]]] = [
-        (weights.parent / CONFIG_FILE, parse_json)
-    ]
-    if weights.parent.name == CHECKPOINTS:
-        candidates.append((weights.parent.parent / PARAMS, _parse_params))
+    folder = weights.parent
+    candidates: list[tuple[Path, Callable[[str], Any]]] = [(folder / CONFIG_FILE, parse_json)]
+    if folder.name == CHECKPOINTS:
+        candidates.append((folder.parent / PARAMS, _parse_params))
+    candidates.append((folder / TRANSFORMERS, partial(_parse_transformers, folder)))
     for path, parse in candidates:
         try:
-            return _checked(path, parse(read_text(path, MAX_BYTES)))
+            content = parse(read_text(path, MAX_BYTES))
+            if content is not None:
+                return _checked(path, content)
         except FileNotFoundError:
             continue
         except (OSError, ValueError) as error:
-            reason = printable(reason_of(error))
-        raise ExtractUsageError(
-            f"{path}, which describes the weights: {reason}; correct it, or move it to another "
-            f"folder if it is not about them",
-            code="E-WEIGHTS-CONFIG",
-        )
+            raise unusable(path, reason_of(error)) from None
     return None
+
+
+def read_model_config(path: Path) -> WeightsConfig:
+    """Return the architecture in a file of the user's, in one of open_clip's two formats.
+
+    That is the config of a model, as in open_clip's folder `model_configs`, or an
+    `open_clip_config.json`, which holds one as `model_cfg`, and the preprocessing. Raises
+    ExtractUsageError for a file that open_clip could not read or obey either.
+    """
+    try:
+        content = parse_json(read_text(path, MAX_BYTES))
+        if isinstance(content, dict) and "vision_cfg" in content:
+            content = {"model_cfg": content}
+        return _checked(path, content)
+    except (OSError, ValueError) as error:
+        raise ExtractUsageError(
+            f"--model-config {path}: {printable(reason_of(error))}; pass a model's config in "
+            f"open_clip's format (docs/backbones.md shows one)",
+            code="E-MODEL-CONFIG",
+        ) from None
+
+
+def unusable(path: Path, reason: str) -> ExtractUsageError:
+    """Return the error for a description that cannot be read or obeyed."""
+    return ExtractUsageError(
+        f"{path}, which describes the weights: {printable(reason)}; correct it, or move it to "
+        f"another folder if it is not about them",
+        code="E-WEIGHTS-CONFIG",
+    )
+
+
+def _parse_transformers(folder: Path, text: str) -> dict[str, Any] | None:
+    """Return the config.json of a model of transformers as the content of the first file.
+
+    None for other files of this name, which many libraries have.
+    """
+    config = parse_json(text)
+    if model_kind(config) is None:
+        return None
+    try:
+        processor = parse_json(read_text(folder / PROCESSOR, MAX_BYTES))
+    except FileNotFoundError:
+        processor = {}
+    if not isinstance(processor, dict):
+        raise ValueError(f"{PROCESSOR} beside it is not an object")
+    return openclip_config(config, processor)
 
 
 def _parse_params(text: str) -> dict[str, Any]:
@@ -135,6 +189,7 @@ def _checked(path: Path, content: Any) -> WeightsConfig:
     model = content.get("model_cfg") if isinstance(content, dict) else None
     if not isinstance(model, dict):
         raise ValueError("has no model_cfg, with which open_clip describes a model")
+    check_config(model)
     given = content.get("preprocess_cfg") or {}
     if not isinstance(given, dict):
         raise ValueError("preprocess_cfg is not an object")
@@ -147,29 +202,3 @@ def _checked(path: Path, content: Any) -> WeightsConfig:
             settings[key] = [numbers] * 3
     preprocessing = as_struct(settings, PreprocessConfig, "preprocess_cfg")
     return WeightsConfig(path, bool(model.get("quick_gelu")), preprocessing, model)
-
-
-def _differences(
-    described: Mapping[str, Any], built_in: Mapping[str, Any], *, whole: bool
-) -> list[str]:
-    """Return the settings in which two models differ, each with both values."""
-    sections = [("vision_cfg", CLIPVisionCfg), ("text_cfg", CLIPTextCfg)]
-    pairs = [("embed_dim", described.get("embed_dim"), built_in.get("embed_dim"))]
-    for section, kind in sections if whole else sections[:1]:
-        one, other = (_settings(model.get(section), kind) for model in (described, built_in))
-        pairs += [(key, one.get(key), other.get(key)) for key in sorted({*one, *other})]
-    return [
-        f"{key} ({printable(f'{one!r:.60}')} there, {other!r:.60} here)"
-        for key, one, other in pairs
-        if one != other
-    ]
-
-
-def _settings(given: Any, kind: type[CLIPVisionCfg | CLIPTextCfg]) -> dict[str, Any]:
-    """Return all settings that matter when a tower is used, with open_clip's defaults."""
-    settings = {**asdict(kind()), **(given if isinstance(given, dict) else {})}
-    return {
-        key: None if value == {} else value
-        for key, value in settings.items()
-        if key not in TRAINING_ONLY
-    }

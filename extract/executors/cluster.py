@@ -15,6 +15,7 @@ from distributed.comm.addressing import resolve_address
 from ...base.errors import ExtractError, ExtractUsageError
 from ...featstore.writing.journal import Journal
 from ..backbones.backbone import cpu_images
+from ..backbones.weights_sources import FOLDER
 from ..planning.plan import BackboneSpec, Job, ShardTask
 from ..planning.recipe import Recipe
 from . import cluster_worker
@@ -241,9 +242,20 @@ def _run_context(job: Job, cluster: Cluster) -> RunContext:
 
 
 def _portable_spec(spec: BackboneSpec) -> BackboneSpec:
-    if spec.pretrained and Path(spec.pretrained).is_file():
-        return replace(spec, pretrained=str(Path(spec.pretrained).absolute()))
-    return spec
+    """Return the backbone with absolute paths in place of relative ones."""
+    return replace(
+        spec,
+        model=spec.model if not (spec.model or "").startswith(FOLDER) else _absolute(spec.model),
+        pretrained=_absolute(spec.pretrained),
+        model_config=_absolute(spec.model_config),
+    )
+
+
+def _absolute(place: str | None) -> str | None:
+    """Return the absolute path of a file or folder, with the prefix it had; other texts stay."""
+    if not place or not (path := Path(place.removeprefix(FOLDER))).exists():
+        return place
+    return f"{FOLDER if place.startswith(FOLDER) else ''}{path.absolute()}"
 
 
 @contextlib.contextmanager

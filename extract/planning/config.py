@@ -33,12 +33,16 @@ RETRIES = (CHANGED, *(status for status in Status if status != Status.OK))
 class ExtractConfig:
     """The options of an extraction; those of `clipfeat extract` have the same names.
 
-    Only `model` is required. `None` means: choose by the devices and the backbone.
+    One of `model`, `model_config` and a `pretrained` that describes its model is required. `None`
+    means: choose by the devices and the backbone.
 
     Attributes:
-        model: open_clip's name of a model, such as `RN50x4` or `ViT-B-32`.
-        pretrained: The weights: a tag of open_clip, the path of a file, or `"none"` for random
-            weights. `None` takes `openai` if the model has it.
+        model: open_clip's name of a model, such as `RN50x4` or `ViT-B-32`; `local-dir:FOLDER` and
+            `hf-hub:OWNER/NAME` name a model with its weights.
+        model_config: A file with an architecture of your own, in open_clip's format.
+        pretrained: The weights: a tag of open_clip, the path of a file or folder, `hf-hub:OWNER/NAME`,
+            or `"none"` for random weights. `None` takes `openai` if the model has it.
+        ema: Use the averaged weights of a training checkpoint.
         seed: Seed of random weights.
         recipe: How images become pixels: `caption448`, `vqa600`, `pretrain384`, `square:N`,
             `aspect:S,L`, `model`, `views`, or the path of a TOML file.
@@ -71,8 +75,10 @@ class ExtractConfig:
         'caption448'
     """
 
-    model: str
+    model: str | None = None
+    model_config: str | None = None
     pretrained: str | None = None
+    ema: bool = False
     seed: int = 0
     recipe: str = "caption448"
     upright: bool = False

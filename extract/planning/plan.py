@@ -30,10 +30,12 @@ Item = TypeVar("Item")
 class BackboneSpec:
     """Which backbone, with which weights, computing in which precision."""
 
-    model: str  # open_clip's name
-    pretrained: str | None  # a tag of open_clip's, a file, or "none"; None: openai if it has that
+    model: str | None  # open_clip's name; None: the one that the weights or `model_config` describe
+    pretrained: str | None  # a tag, a place of weights, or "none"; None: openai if the model has it
     seed: int  # of random weights
     precision: Precision
+    model_config: str | None = None  # a file with an architecture in open_clip's format
+    ema: bool = False  # take the averaged weights of a checkpoint
 
 
 # Images that a CPU thread computes at a time. The number is fixed, and each thread's kernels run

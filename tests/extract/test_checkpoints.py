@@ -18,7 +18,7 @@ from towers import TEXT
 
 from clipfeat.base.errors import ExtractUsageError
 from clipfeat.extract.backbones.weights import load_backbone, weights_warning
-from clipfeat.extract.backbones.weights_file import is_openai_checkpoint
+from clipfeat.extract.backbones.weights_loading import OPENAI_KEYS, is_openai_checkpoint
 from clipfeat.extract.planning.plan import BackboneSpec
 
 # Towers with few blocks, and texts with small ones: what is read and refused is the same.
@@ -39,9 +39,13 @@ def _small_models():
         yield
 
 
-def stock_state(name, seed=5) -> Any:
+def stock_model(name, seed=5) -> Any:
     torch.manual_seed(seed)
-    return open_clip.create_model(name, pretrained_text=False).state_dict()
+    return open_clip.create_model(name, pretrained_text=False).eval()
+
+
+def stock_state(name, seed=5) -> Any:
+    return stock_model(name, seed).state_dict()
 
 
 def load(model, pretrained, seed=0):
@@ -144,12 +148,17 @@ class TestFiles:
         with refuses("E-WEIGHTS-CONTENT", "RN50"):
             load("RN50", tmp_path / name)
 
-    def test_a_torchscript_archive_is_never_executed(self, tmp_path):
+    def test_a_torchscript_archive_gives_the_weights_it_holds(self, tmp_path, rn50_sha256):
+        """One such as OpenAI's: three buffers more, and matrices in float16."""
+        model = stock_model("RN50")
+        for name in OPENAI_KEYS:
+            model.__dict__.pop(name, None)  # open_clip has two of them as plain numbers
+            model.register_buffer(name, torch.tensor(224))
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # torch.jit is deprecated; OpenAI's files are not
-            torch.jit.save(torch.jit.script(torch.nn.Linear(1, 1)), tmp_path / "jit.pt")
-        with refuses("E-WEIGHTS-SCRIPT", "jit.pt"):
-            load("RN50", tmp_path / "jit.pt")
+            pixels, tokens = torch.zeros(1, 3, 224, 224), torch.zeros(1, 8, dtype=torch.long)
+            torch.jit.save(torch.jit.trace(model, (pixels, tokens)), tmp_path / "RN50.pt")
+        assert load("RN50", tmp_path / "RN50.pt")[1]["weights_sha256"] == rn50_sha256
 
     def test_a_pickle_is_never_executed(self, tmp_path):
         class Trap:

@@ -18,7 +18,7 @@ from PIL import AvifImagePlugin, Image, ImageFile
 from towers import TEXT
 
 from clipfeat.extract import ExtractConfig, extract_images
-from clipfeat.extract.backbones.weights import cache_if_hub_unreachable
+from clipfeat.extract.backbones.weights_sources import cache_if_hub_unreachable
 from clipfeat.extract.embedding import text_embedder
 from clipfeat.extract.recompute import recompute
 from clipfeat.manifests import folder_manifest

@@ -134,4 +134,4 @@ def test_clipscore_of_a_file_of_captions(
     line = clipfeat.run(*words[:6], "--clipscore")
     assert (line.wait(), "needs --store" in line.errors) == (2, True)
     line = clipfeat.run(*words[:6], "--pretrained", weights)
-    assert (line.wait(), "needs --clipscore" in line.errors) == (2, True)
+    assert (line.wait(), "need --clipscore" in line.errors) == (2, True)

@@ -152,8 +152,8 @@ def test_texts_are_embedded_with_the_described_activation(tmp_path: Path) -> Non
     [
         ("tiny", {"model_cfg": LARGER}, "use --model tiny-96;"),
         ("tiny-96", {"model_cfg": TINY}, "use --model tiny or tiny-quickgelu;"),
-        ("tiny", {"model_cfg": {**TINY, "embed_dim": 48}}, "name the model"),
-        ("tiny", {"model_cfg": {**TINY, "vision_cfg": {**VISION, "layers": 3}}}, "name the model"),
+        ("tiny", {"model_cfg": {**TINY, "embed_dim": 48}}, "drop --model"),
+        ("tiny", {"model_cfg": {**TINY, "vision_cfg": {**VISION, "layers": 3}}}, "drop --model"),
         ("tiny-quickgelu", {"model_cfg": TINY}, "use --model tiny;"),
         ("tiny-96", {"model_cfg": {**LARGER, "quick_gelu": True}}, "no tiny-96-quickgelu"),
     ],
@@ -175,7 +175,8 @@ def test_a_model_that_is_not_the_one_described_is_refused(
         "{}",
         "[" * 100_000,
         '{"model_cfg": []}',
-        '{"model_cfg": {}, "preprocess_cfg": [1]}',
+        '{"model_cfg": {}}',
+        json.dumps({"model_cfg": TINY, "preprocess_cfg": [1]}),
         *(
             json.dumps({"model_cfg": TINY, "preprocess_cfg": wrong})
             for wrong in (
