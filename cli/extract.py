@@ -17,7 +17,10 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-MODELS = "open_clip's name of a model: RN50x4, ViT-B-32, ViT-B-16-SigLIP, ... (docs/backbones.md)"
+MODELS = (
+    "open_clip's name of a model: RN50x4, ViT-B-32, ViT-B-16-SigLIP, ..., or timm's: "
+    "timm/resnet50.a1_in1k, ... (docs/backbones.md)"
+)
 
 MOST_PIXELS = 1 << 40  # a million by a million; a decoder's limits follow from it
 
@@ -41,8 +44,9 @@ MOST_PIXELS = 1 << 40  # a million by a million; a decoder's limits follow from 
 @click.option("--model", required=True, help=MODELS)
 @click.option(
     "--pretrained",
-    metavar="TAG|PATH|none",
-    help="Weights: a tag of open_clip, a file, or none for random weights.  [default: openai]",
+    metavar="TAG|PATH|package|none",
+    help="Weights: a tag of open_clip or timm, a file, those in an installed Python package, or "
+    "none for random weights.  [default: openai, or the tag in timm's name]",
 )
 @click.option("--seed", type=int, default=0, show_default=True, help="Seed of random weights.")
 @click.option(
@@ -230,5 +234,5 @@ def load_images(images: Path, ids: str = "stem") -> "Manifest":
 
 def default_out(images: Path, model: str, recipe: str) -> Path:
     """Return the store's name, in the working folder, after images, model and recipe."""
-    parts = (images.resolve().stem, model, Path(recipe).stem)
+    parts = (images.resolve().stem, model.replace("/", "-"), Path(recipe).stem)
     return Path("-".join(re.sub(r"[^\w.-]+", "", part) for part in parts) + ".clipfeat")

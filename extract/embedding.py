@@ -15,6 +15,7 @@ from ..base.errors import ExtractUsageError
 from ..featstore import FeatureStore
 from ..featstore.deriving.pool import before_pooling
 from .api import choose_device
+from .backbones.timm_models import PREFIX
 from .backbones.weights import cache_if_hub_unreachable, load_model
 from .backbones.weights_file import quiet
 from .planning.plan import BackboneSpec
@@ -50,6 +51,12 @@ def load_text_tower(spec: BackboneSpec, device: str) -> tuple[TextTower, dict[st
     Raises ExtractUsageError for weights that cannot be read, do not fit or have no text tower, and
     where a text tower or a tokenizer of another library cannot be loaded.
     """
+    if spec.model.startswith(PREFIX):
+        raise ExtractUsageError(
+            f"{spec.model} was trained without texts, and has no text tower; for texts, extract "
+            f"the images with a model of open_clip, such as ViT-B-32",
+            code="E-TEXTS-TOWER",
+        )
     config: dict[str, Any] = open_clip.get_model_config(spec.model) or {}
     text = config.get("text_cfg", {})
     is_transformers = "hf_model_name" in text or "hf_tokenizer_name" in text

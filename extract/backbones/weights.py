@@ -6,7 +6,8 @@ import hashlib
 import logging
 import os
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -22,6 +23,12 @@ from ...base.jsonio import as_struct
 from ..planning.plan import BackboneSpec
 from ..planning.recipe import Preprocess
 from .backbone import Backbone
+from .timm_models import (
+    PREFIX,
+    build_timm_model,
+    choose_timm_weights,
+    timm_tower,
+)
 from .tower import make_tower
 from .weights_config import PreprocessConfig, WeightsConfig, read_config
 from .weights_file import (
@@ -60,6 +67,8 @@ def load_backbone(spec: BackboneSpec, device: str) -> tuple[Backbone, dict[str, 
     or tag, weights that cannot be read, do not fit or need another activation, and an image tower
     that gives no grid here.
     """
+    if spec.model.startswith(PREFIX):
+        return load_timm_backbone(spec, device)
     loaded = load_model(spec)
     for warning in loaded.warnings:
         logger.info(warning)
@@ -75,21 +84,40 @@ def load_backbone(spec: BackboneSpec, device: str) -> tuple[Backbone, dict[str, 
     return Backbone(tower, native, spec.precision, device), loaded.described
 
 
+def load_timm_backbone(spec: BackboneSpec, device: str) -> tuple[Backbone, dict[str, Any]]:
+    """Return the backbone of a timm model as `load_backbone` does."""
+    check_seed(spec.seed)
+    choice = choose_timm_weights(spec)
+    path = choice.path
+    if path is None and choice.pretrained != "none":
+        path = download(choice.name, choice.pretrained, choice.fetch)
+    visual = build_timm_model(choice, path, spec.seed)
+    described = {
+        "model": choice.name,
+        "pretrained": choice.pretrained,
+        "seed": spec.seed if path is None else None,
+        "weights_sha256": weights_digest(visual.trunk.state_dict()),
+    }
+    if path is None:
+        logger.info(random_warning(described))
+    tower = timm_tower(visual, choice.name)
+    return Backbone(tower, choice.preprocess(), spec.precision, device), described
+
+
 def load_model(spec: BackboneSpec, *, whole: bool = False) -> LoadedModel:
     """Return open_clip's model with the weights of `spec`.
 
     Unless `whole`, its text tower is a small one with random weights. Raises as `load_backbone`.
     """
-    if not -(1 << 63) <= spec.seed < 1 << 64:
-        raise ExtractUsageError(
-            f"--seed {spec.seed!s:.40}: torch takes seeds from -2^63 to 2^64-1", code="E-SEED-RANGE"
-        )
+    check_seed(spec.seed)
     name = spec.model
     check_model(name)
     tags = open_clip.list_pretrained_tags_by_model(name)
     pretrained = choose_weights(spec, tags)
     tag = open_clip.get_pretrained_cfg(name, pretrained) if pretrained in tags else {}
-    path = None if pretrained == "none" else download(name, pretrained) if tag else Path(pretrained)
+    path = None if pretrained == "none" else Path(pretrained)
+    if tag:
+        path = download(name, pretrained, partial(open_clip.download_pretrained, tag))
     # A description beside a file is about that file; a tag has its own entry in open_clip's table.
     config = read_config(path) if path is not None and not tag else None
     # The activation the weights were trained with: open_clip only warns when the model's config
@@ -126,6 +154,14 @@ def load_model(spec: BackboneSpec, *, whole: bool = False) -> LoadedModel:
     else:
         preprocessing = tag_preprocessing(name, pretrained) if tag else usual_preprocessing(name)
     return LoadedModel(name, model, described, preprocessing, tuple(warnings))
+
+
+def check_seed(seed: int) -> None:
+    """Raise ExtractUsageError for a number that torch does not take as a seed."""
+    if not -(1 << 63) <= seed < 1 << 64:
+        raise ExtractUsageError(
+            f"--seed {seed!s:.40}: torch takes seeds from -2^63 to 2^64-1", code="E-SEED-RANGE"
+        )
 
 
 def _config(name: str) -> dict[str, Any]:
@@ -172,12 +208,12 @@ def choose_weights(spec: BackboneSpec, tags: list[str]) -> str:
     )
 
 
-def download(name: str, tag: str) -> Path:
-    """Return the file with the weights of a tag of open_clip's, from the cache or the hub."""
+def download(name: str, tag: str, fetch: Callable[[], str]) -> Path:
+    """Return the file with the weights of a tag, which `fetch` takes from the cache or the hub."""
     with cache_if_hub_unreachable() as unreachable:
         try:
             with quiet():
-                return Path(open_clip.download_pretrained(open_clip.get_pretrained_cfg(name, tag)))
+                return Path(fetch())
         except (OSError, ValueError, RuntimeError) as error:
             reason = " ".join((unreachable or str(error)).split())
             raise ExtractUsageError(
@@ -269,12 +305,17 @@ def check_activation(name: str, path: Path, *, is_openais: bool) -> None:
         )
 
 
+def random_warning(described: Mapping[str, Any]) -> str:
+    """Return what a user should be told of random weights."""
+    return f"Random weights (seed {described['seed']}): grids of an untrained {described['model']}"
+
+
 def weights_warning(described: Mapping[str, Any]) -> str | None:
     """Return what a user should be told of the weights that `described` says, if anything."""
     model, pretrained = described["model"], described["pretrained"]
     has_quick_gelu = bool(_config(model).get("quick_gelu"))
     if pretrained == "none":
-        return f"Random weights (seed {described['seed']}): grids of an untrained {model}"
+        return random_warning(described)
     if pretrained != "file":
         tag: dict[str, Any] = open_clip.get_pretrained_cfg(model, pretrained) or {}
         if has_quick_gelu and not tag.get("quick_gelu"):

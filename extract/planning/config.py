@@ -36,7 +36,8 @@ class ExtractConfig:
     Only `model` is required. `None` means: choose by the devices and the backbone.
 
     Attributes:
-        model: open_clip's name of a model, such as `RN50x4` or `ViT-B-32`.
+        model: open_clip's name of a model, such as `RN50x4` or `ViT-B-32`, or timm's with
+            `timm/` before it: `timm/resnet50.a1_in1k`.
         pretrained: The weights: a tag of open_clip, the path of a file, or `"none"` for random
             weights. `None` takes `openai` if the model has it.
         seed: Seed of random weights.

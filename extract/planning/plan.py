@@ -30,8 +30,9 @@ Item = TypeVar("Item")
 class BackboneSpec:
     """Which backbone, with which weights, computing in which precision."""
 
-    model: str  # open_clip's name
-    pretrained: str | None  # a tag of open_clip's, a file, or "none"; None: openai if it has that
+    model: str  # open_clip's name, or timm/ and timm's
+    # A tag, a file, "package", or "none"; None: openai, or the tag in timm's name.
+    pretrained: str | None
     seed: int  # of random weights
     precision: Precision
 
