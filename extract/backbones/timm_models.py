@@ -262,19 +262,23 @@ def _gives(tower: Tower, grid: tuple[int, int]) -> bool:
 
     What it computes says of its vectors and its last activation is noted in it.
     """
-    with torch.inference_mode():
-        found = [_output(tower, grid, layer, None) for layer in tower.layers]
-        if not all(each and each[0].shape == (1, *grid, tower.dim) for each in found):
-            return False
-        tower.is_rectified = all(bool((each[0] >= 0).all()) for each in found if each)
-        pooled = _output(tower, grid, "final", "embedding")
-        if pooled and pooled[1] is not None and pooled[1].ndim == 2:
-            tower.embedding_dim = pooled[1].shape[1]
-        token = _output(tower, grid, "final", "class_token") if tower.has_class_token else None
-        tower.has_class_token = bool(token and token[1] is not None)
+    try:
+        tower.positions.fit(grid)
+    except Exception:  # whatever a model raises for a size that it does not have
+        return False
+    found = [_output(tower, grid, layer, None) for layer in tower.layers]
+    if not all(each and each[0].shape == (1, *grid, tower.dim) for each in found):
+        return False
+    tower.is_rectified = all(bool((each[0] >= 0).all()) for each in found if each)
+    pooled = _output(tower, grid, "final", "embedding")
+    if pooled and pooled[1] is not None and pooled[1].ndim == 2:
+        tower.embedding_dim = pooled[1].shape[1]
+    token = _output(tower, grid, "final", "class_token") if tower.has_class_token else None
+    tower.has_class_token = bool(token and token[1] is not None)
     return True
 
 
+@torch.inference_mode()
 def _output(
     tower: Tower, grid: tuple[int, int], layer: Layer, vector: Vector | None
 ) -> Output | None:
@@ -282,7 +286,6 @@ def _output(
     height, width = (cells * side for cells, side in zip(grid, tower.cell, strict=True))
     images = torch.rand(1, 3, height, width, generator=torch.Generator().manual_seed(0))
     try:
-        tower.positions.fit(grid)
         return tower(images, layer, vector)
-    except Exception:  # whatever a model raises for a size or an output that it does not have
+    except Exception:  # the same, or for an output that it does not have
         return None

@@ -74,12 +74,12 @@ class TimmPositions(Positions):
         self._size = None  # until it is fitted: timm may refuse the size half-way
         trunk = self._visual.trunk
         dtypes = {name: trunk.get_parameter(name).dtype for name in self._tables}
-        self._visual.set_input_size(self._native)
-        for name, table in self._tables.items():
-            parameter = trunk.get_parameter(name)
-            parameter.data = table.to(parameter.device)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # from torch, about how timm fits the tables of Swin
+            self._visual.set_input_size(self._native)
+            for name, table in self._tables.items():
+                parameter = trunk.get_parameter(name)
+                parameter.data = table.to(parameter.device)
             self._visual.set_input_size(size)
         for name, dtype in dtypes.items():
             parameter = trunk.get_parameter(name)

@@ -39,7 +39,8 @@ class ExtractConfig:
         model: open_clip's name of a model, such as `RN50x4` or `ViT-B-32`, or timm's with
             `timm/` before it: `timm/resnet50.a1_in1k`.
         pretrained: The weights: a tag of open_clip, the path of a file, or `"none"` for random
-            weights. `None` takes `openai` if the model has it.
+            weights; for a model of timm also a tag of timm, or `"package"` for those in an
+            installed Python package. `None` takes `openai`, or the tag in timm's name.
         seed: Seed of random weights.
         recipe: How images become pixels: `caption448`, `vqa600`, `pretrain384`, `square:N`,
             `aspect:S,L`, `model`, `views`, or the path of a TOML file.
