@@ -14,7 +14,7 @@ import huggingface_hub
 import timm
 import torch
 from open_clip.timm_model import TimmModel
-from timm.models import PretrainedCfg, get_pretrained_cfg
+from timm.models import PretrainedCfg, get_arch_pretrained_cfgs, get_pretrained_cfg
 from torch import Tensor, nn
 
 from ...base.errors import ExtractUsageError
@@ -87,8 +87,8 @@ def choose_timm_weights(spec: BackboneSpec) -> TimmChoice:
     named, given = spec.model.removeprefix(PREFIX), spec.pretrained
     architecture, _, tag = named.partition(".")
     check_timm_model(spec.model)
-    tags = timm.list_pretrained(architecture + ".*")
-    tags = [name.partition(".")[2] for name in tags]
+    configs = get_arch_pretrained_cfgs(architecture).values()
+    tags = [str(config.tag) for config in configs if config.tag and config.has_weights]
     if given in tags and tag and given != tag:
         raise ExtractUsageError(
             f"--pretrained {given}: --model {spec.model} names the weights {tag}; drop one of the two",

@@ -21,6 +21,7 @@ from clipfeat.extract.backbones.timm_models import choose_timm_weights
 from clipfeat.extract.backbones.weights import load_backbone
 from clipfeat.extract.embedding import load_text_tower
 from clipfeat.extract.planning.plan import BackboneSpec
+from clipfeat.extract.self_test import deviation, make_reference
 
 FAMILIES = [
     "test_resnet",
@@ -259,3 +260,8 @@ def test_every_tag_has_a_preprocessing():
     for name in timm.list_pretrained(exclude_filters="volo*"):
         native = choose_timm_weights(spec_of(f"timm/{name}")).preprocess()
         assert native.steps((32, 32))
+
+
+def test_doctor_knows_what_a_model_of_timm_must_give():
+    reference = make_reference("timm/test_vit")
+    assert deviation(load_backbone(spec_of("timm/test_vit"), "cpu")[0], reference) <= 1e-5
