@@ -193,7 +193,7 @@ def build_timm_model(choice: TimmChoice, path: Path | None, seed: int) -> TimmVi
 def _renamed(tensors: dict[str, Tensor], choice: TimmChoice, path: Path) -> dict[str, Tensor]:
     """Return the tensors of a package by timm's names; both list them in the order of the layers."""
     with torch.device("meta"):
-        expected = timm.create_model(choice.config.architecture).state_dict()
+        expected = timm.create_model(choice.name.removeprefix(PREFIX)).state_dict()
     if [t.shape for t in tensors.values()] != [t.shape for t in expected.values()]:
         raise checkpoint_mismatch(path, choice.name, "its tensors have other shapes")
     return dict(zip(expected, tensors.values(), strict=True))

@@ -12,7 +12,9 @@ import torch
 from pictures import photograph
 from PIL import Image, ImageOps
 from refused import refuses
-from timm.data import ImageNetInfo, create_transform, resolve_data_config
+from timm.data.config import resolve_data_config
+from timm.data.imagenet_info import ImageNetInfo
+from timm.data.transforms_factory import create_transform
 
 from clipfeat.base.errors import ExtractUsageError
 from clipfeat.extract.backbones.backbone import Backbone
@@ -101,7 +103,9 @@ def test_similar_pictures_are_nearer_than_others(backbone, portrait):
         parcel = image.convert("RGB")
     groups = [variants(image) for image in (portrait, parcel, photograph(0, 320, 240))]
     recipe = make_recipe("square:224", backbone.native, backbone.cell, vector="embedding")
-    pixels = np.stack([image.resize((224, 224), 3) for group in groups for image in group])
+    pixels = np.stack(
+        [np.asarray(image.resize((224, 224), 3)) for group in groups for image in group]
+    )
     _, vectors = backbone.grids(torch.from_numpy(pixels), recipe)
     assert vectors is not None
     units = torch.nn.functional.normalize(vectors, dim=1)

@@ -11,7 +11,7 @@ import torch
 from open_clip.constants import OPENAI_DATASET_MEAN, OPENAI_DATASET_STD
 from pictures import photograph
 from PIL import Image
-from timm.data import create_transform
+from timm.data.transforms_factory import create_transform
 from torchvision.transforms import InterpolationMode, v2
 
 from clipfeat.extract.backbones.backbone import normalised

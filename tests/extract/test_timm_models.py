@@ -52,7 +52,8 @@ def _fast_random_numbers():
 def stock_model(name) -> Any:
     """Return timm's model, every parameter away from where it starts, less most blocks."""
     torch.manual_seed(0)
-    model: Any = timm.create_model(name, **({"reg_tokens": 4} if name == REGISTERS else {})).eval()
+    settings: dict[str, Any] = {"reg_tokens": 4} if name == REGISTERS else {}
+    model: Any = timm.create_model(name, **settings).eval()
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(torch.randn_like(parameter), alpha=0.02)
@@ -64,7 +65,7 @@ def stock_model(name) -> Any:
     return model
 
 
-def spec_of(model, pretrained="none"):
+def spec_of(model, pretrained: Any = "none"):
     return BackboneSpec(model, None if pretrained is None else str(pretrained), 0, "float32")
 
 
