@@ -18,7 +18,8 @@ STAMP = $(VENV)/$(INSTALLED)
 BENCH_STAMP = $(BENCH_VENV)/$(INSTALLED)
 MINIMUM_STAMP = $(MINIMUM_VENV)/$(INSTALLED)
 
-# The demo: how many scenes, which model, which weights (openai, a path, or none = random).
+# The demo: how many scenes, which model, which weights (openai, a path, or none = random). ImageNet
+# weights without a download: MODEL=timm/tf_efficientnet_lite0 PRETRAINED=package
 DEMO ?= demo-out
 SCENES ?= 1200
 MODEL ?= RN50
@@ -36,6 +37,7 @@ DEMO_MADE := data images.parquet scenes.clipfeat scenes.run.json scenes.files.pa
 
 help:
 	@echo "make demo       draw scenes, extract, verify, train VQA, report (4 minutes, after the installation)"
+	@echo "                with weights of ImageNet: MODEL=timm/tf_efficientnet_lite0 PRETRAINED=package"
 	@echo "make demo-share two labs on this machine: extract, sign, serve; pull, verify, train (2 minutes)"
 	@echo "make train-vqa  train on the demo store, or: make train-vqa STORE=x.clipfeat DATA=vqa/"
 	@echo "make train-ve   the same for visual entailment: make train-ve STORE=x.clipfeat DATA=snli_ve/"

@@ -25,7 +25,7 @@ MODELS = ("ViT-S-32", "RN50")  # one of each kind of tower, both fast enough for
     multiple=True,
     default=MODELS,
     show_default=True,
-    help="open_clip's name of a model to test, with random weights. May be repeated.",
+    help="Name of a model to test, of open_clip or timm, with random weights. May be repeated.",
 )
 @click.option(
     "--weights",

@@ -27,8 +27,8 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 MODELS = (
-    "open_clip's name of a model: RN50x4, ViT-B-32, ... (docs/backbones.md); needed unless the "
-    "weights describe theirs."
+    "open_clip's name of a model: RN50x4, ViT-B-32, ..., or timm's: timm/resnet50.a1_in1k, ... "
+    "(docs/backbones.md); needed unless the weights describe theirs."
 )
 
 MOST_PIXELS = 1 << 40  # a million by a million; a decoder's limits follow from it
@@ -54,9 +54,10 @@ MOST_PIXELS = 1 << 40  # a million by a million; a decoder's limits follow from 
 @model_config
 @click.option(
     "--pretrained",
-    metavar="TAG|PATH|none",
-    help="Weights: a tag of open_clip, a file, a folder (also of transformers), hf-hub:OWNER/NAME, "
-    "or none for random weights.  [default: openai]",
+    metavar="TAG|PATH|package|none",
+    help="Weights: a tag of open_clip or timm, a file, a folder (also of transformers), "
+    "hf-hub:OWNER/NAME, package for those of an installed Python package, or none for random "
+    "weights.  [default: openai, or the tag in timm's name]",
 )
 @ema
 @click.option("--seed", type=int, default=0, show_default=True, help="Seed of random weights.")
@@ -256,5 +257,6 @@ def default_out(images: Path, model: str, recipe: str) -> Path:
 
     The model may also be named by a file, a folder or a repository.
     """
-    parts = (images.resolve().stem, Path(model).name.removesuffix(".json"), Path(recipe).stem)
+    name = Path(model).name.removesuffix(".json")
+    parts = (images.resolve().stem, name, Path(recipe).stem)
     return Path("-".join(re.sub(r"[^\w.-]+", "", part) for part in parts) + ".clipfeat")

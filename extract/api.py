@@ -441,7 +441,7 @@ def make_job(prepared: Prepared, store: Path, shard_records: int) -> Job:
     height, width, _ = largest[-3:]
     images = config.batch_size or prepared.executor.batch_size(recipe, (height, width))
     on_cpu = prepared.devices[0] == "cpu"
-    libraries = ("pillow", "torch", "open_clip_torch")
+    libraries = ("pillow", "torch", "open_clip_torch", "timm")
     return Job(
         store=store,
         image_root=prepared.manifest.root,

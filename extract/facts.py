@@ -28,7 +28,7 @@ from ..base.errors import how_to_install, reason_of
 from ..base.machine import affinity, cgroup_cores, describe_processor, usable_cores, write_rate
 from ..base.text import counted
 
-PACKAGES = ("torch", "open_clip_torch", "zarr", "numcodecs", "pyarrow", "pillow")
+PACKAGES = ("torch", "open_clip_torch", "timm", "zarr", "numcodecs", "pyarrow", "pillow")
 EXTRAS = ("extract", "train", "caption", "cluster", "demo", "xarray")
 REQUIREMENT = re.compile(r"([\w.-]+).*;\s*extra\s*==\s*[\"'](\w+)[\"']")
 DISK_BYTES, DISK_SECONDS = 256 << 20, 4.0

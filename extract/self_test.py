@@ -8,7 +8,7 @@ import contextlib
 import logging
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,7 @@ from ..manifests import folder_manifest
 from .api import extract_images
 from .backbones.architecture import create_model
 from .backbones.backbone import Backbone, choose_batch_size, normalised
+from .backbones.timm_models import PREFIX, build_timm_model, choose_timm_weights
 from .backbones.weights import load_backbone
 from .facts import Check, fact, passed, pictures
 from .planning.config import ExtractConfig
@@ -52,7 +53,7 @@ class Reference:
     recipe: Recipe
     pixels: UInt8[Tensor, "image height width 3"]
     grids: Float[Tensor, "image row col dim"]  # clipfeat's
-    embeddings: Float[Tensor, "image pooled_dim"]  # open_clip's own, of norm 1
+    embeddings: Float[Tensor, "image pooled_dim"]  # the library's own, of norm 1
 
 
 @dataclass
@@ -72,10 +73,18 @@ def make_reference(model: str) -> Reference:
     recipe = make_recipe("model", backbone.native, backbone.cell, vector="embedding")
     pixels = torch.from_numpy(pictures(IMAGES, backbone.native.height_width))
     grids, _ = backbone.grids(pixels, recipe)
-    stock = create_model(model).eval()
+    stock = stock_tower(model)
     with torch.inference_mode():
-        embeddings = stock.encode_image(normalised(pixels, recipe))
+        embeddings = stock(normalised(pixels, recipe))
     return Reference(model, recipe, pixels, grids, functional.normalize(embeddings, dim=-1))
+
+
+def stock_tower(model: str) -> Callable[[Tensor], Tensor]:
+    """Return the image tower of open_clip's or timm's own model, from images to embeddings."""
+    if model.startswith(PREFIX):
+        spec = BackboneSpec(model, "none", 0, "float32")
+        return build_timm_model(choose_timm_weights(spec), None, spec.seed)
+    return create_model(model).eval().encode_image
 
 
 def load(model: str, precision: Any, device: str) -> Backbone:

@@ -57,6 +57,11 @@ class Backbone:
                 f"it has {', '.join(layers)}",
                 code="E-RECIPE-LAYER",
             )
+        if recipe.vector == "embedding" and not self.tower.embedding_dim:
+            raise ExtractUsageError(
+                f"--pooled: this image tower ({kind}) has no pooled vector; drop it",
+                code="E-RECIPE-VECTOR",
+            )
         if recipe.vector == "class_token" and not self.tower.has_class_token:
             raise ExtractUsageError(
                 f"--class-token: this image tower ({kind}) has no class token; "

@@ -58,7 +58,9 @@ class TimmPositions(Positions):
         self._visual, self._cell = visual, cell
         self._depends_on_size = hasattr(visual.trunk, "set_input_size")  # not so convolutions
         if self._depends_on_size:
-            self._native = self._size = visual.trunk.patch_embed.img_size
+            patches = getattr(visual.trunk, "patch_embed", None)  # MaxViT has none
+            self._native: tuple[int, int] = getattr(patches, "img_size", visual.image_size)
+            self._size: tuple[int, int] | None = self._native
             self._tables = {
                 name: parameter.detach().float().clone()
                 for name, parameter in visual.trunk.named_parameters()
@@ -69,14 +71,15 @@ class TimmPositions(Positions):
         size = (grid[0] * self._cell[0], grid[1] * self._cell[1])
         if not self._depends_on_size or size == self._size:
             return
+        self._size = None  # until it is fitted: timm may refuse the size half-way
         trunk = self._visual.trunk
         dtypes = {name: trunk.get_parameter(name).dtype for name in self._tables}
-        self._visual.set_input_size(self._native)
-        for name, table in self._tables.items():
-            parameter = trunk.get_parameter(name)
-            parameter.data = table.to(parameter.device)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # from torch, about how timm fits the tables of Swin
+            self._visual.set_input_size(self._native)
+            for name, table in self._tables.items():
+                parameter = trunk.get_parameter(name)
+                parameter.data = table.to(parameter.device)
             self._visual.set_input_size(size)
         for name, dtype in dtypes.items():
             parameter = trunk.get_parameter(name)
@@ -110,10 +113,11 @@ class Tower(ABC):
     """An image tower in eval mode.
 
     `cell` is the (height, width) in pixels of one grid cell, `dim` its channels and `embedding_dim`
-    those of CLIP's own image embedding. `layers` are those that it can return.
+    those of CLIP's own image embedding, or 0. `layers` are those that it can return.
 
     A call takes images of as many cells as `positions` was last fitted to. The class token is
-    that of the layer, the embedding is the output of `encode_image`.
+    that of the layer, the embedding is the output of `encode_image`; of a model of timm, it is the
+    input of the classifier.
     """
 
     visual: Any  # open_clip's module
@@ -136,11 +140,16 @@ def make_tower(visual: Any, embedding_dim: int) -> Tower | None:
         return ResNetTower(visual)
     if isinstance(visual, VisionTransformer):
         return ViTTower(visual)
-    if isinstance(visual, TimmModel) and hasattr(visual.trunk, "num_prefix_tokens"):
+    if isinstance(visual, TimmModel) and _is_vit(visual.trunk):
         return TimmViTTower(visual, embedding_dim)
     if isinstance(visual, TimmModel) and hasattr(visual.trunk, "feature_info"):
         return TimmPyramidTower(visual, embedding_dim)
     return None
+
+
+def _is_vit(trunk: Any) -> bool:
+    """Return whether a timm model keeps its cells as tokens from the first block to the last."""
+    return all(hasattr(trunk, name) for name in ("num_prefix_tokens", "patch_embed", "blocks"))
 
 
 class ResNetTower(Tower):

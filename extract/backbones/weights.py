@@ -18,6 +18,7 @@ from ..planning.plan import BackboneSpec
 from ..planning.recipe import Preprocess
 from .architecture import CUSTOM, Architecture, create_model, image_settings
 from .backbone import Backbone
+from .timm_models import PREFIX, build_timm_model, choose_timm_weights, timm_tower
 from .tower import make_tower
 from .weights_config import PreprocessConfig
 from .weights_loading import (
@@ -26,7 +27,7 @@ from .weights_loading import (
     load_text_tower_weights,
     read_checkpoint,
 )
-from .weights_sources import QUICK_GELU, choose_model, has_openclip_vit
+from .weights_sources import QUICK_GELU, choose_model, download, has_openclip_vit, no_average
 
 logger = logging.getLogger(__name__)
 
@@ -52,6 +53,8 @@ def load_backbone(spec: BackboneSpec, device: str) -> tuple[Backbone, dict[str, 
     or tag, weights that cannot be read, do not fit or need another activation, and an image tower
     that gives no grid here.
     """
+    if spec.model is not None and spec.model.startswith(PREFIX):
+        return load_timm_backbone(spec, device)
     loaded = load_model(spec)
     for warning in loaded.warnings:
         logger.info(warning)
@@ -67,15 +70,34 @@ def load_backbone(spec: BackboneSpec, device: str) -> tuple[Backbone, dict[str, 
     return Backbone(tower, native, spec.precision, device), loaded.described
 
 
+def load_timm_backbone(spec: BackboneSpec, device: str) -> tuple[Backbone, dict[str, Any]]:
+    """Return the backbone of a timm model as `load_backbone` does."""
+    check_seed(spec.seed)
+    choice = choose_timm_weights(spec)
+    path = choice.path
+    if spec.ema and choice.pretrained != "file":
+        raise no_average(choice.pretrained)
+    if path is None and choice.pretrained != "none":
+        path = download(choice.name, choice.pretrained, choice.fetch)
+    visual = build_timm_model(choice, path, spec.seed, averaged=spec.ema)
+    described = {
+        "model": choice.name,
+        "pretrained": choice.pretrained,
+        "seed": spec.seed if path is None else None,
+        "weights_sha256": weights_digest(visual.trunk.state_dict()),
+    }
+    if path is None:
+        logger.info(random_warning(described))
+    tower = timm_tower(visual, choice.name)
+    return Backbone(tower, choice.preprocess(), spec.precision, device), described
+
+
 def load_model(spec: BackboneSpec, *, whole: bool = False) -> LoadedModel:
     """Return open_clip's model with the weights of `spec`.
 
     Unless `whole`, its text tower is a small one with random weights. Raises as `load_backbone`.
     """
-    if not -(1 << 63) <= spec.seed < 1 << 64:
-        raise ExtractUsageError(
-            f"--seed {spec.seed!s:.40}: torch takes seeds from -2^63 to 2^64-1", code="E-SEED-RANGE"
-        )
+    check_seed(spec.seed)
     chosen = choose_model(spec, whole=whole)
     architecture, tag, path, config = chosen.architecture, chosen.tag, chosen.path, chosen.config
     name = architecture.name
@@ -116,6 +138,14 @@ def load_model(spec: BackboneSpec, *, whole: bool = False) -> LoadedModel:
     return LoadedModel(architecture, model, described, preprocessing, tuple(warnings))
 
 
+def check_seed(seed: int) -> None:
+    """Raise ExtractUsageError for a number that torch does not take as a seed."""
+    if not -(1 << 63) <= seed < 1 << 64:
+        raise ExtractUsageError(
+            f"--seed {seed!s:.40}: torch takes seeds from -2^63 to 2^64-1", code="E-SEED-RANGE"
+        )
+
+
 def check_activation(name: str, path: Path, *, is_openais: bool) -> None:
     """Raise ExtractUsageError for a file of OpenAI's that would be run with GELU."""
     twin = name + QUICK_GELU
@@ -128,13 +158,18 @@ def check_activation(name: str, path: Path, *, is_openais: bool) -> None:
         )
 
 
+def random_warning(described: Mapping[str, Any]) -> str:
+    """Return what a user should be told of random weights."""
+    return f"Random weights (seed {described['seed']}): grids of an untrained {described['model']}"
+
+
 def weights_warning(described: Mapping[str, Any]) -> str | None:
     """Return what a user should be told of the weights that `described` says, if anything."""
     model, pretrained = described["model"], described["pretrained"]
     config = open_clip.get_model_config(model) or {}
     has_quick_gelu = bool(config.get("quick_gelu"))
     if pretrained == "none":
-        return f"Random weights (seed {described['seed']}): grids of an untrained {model}"
+        return random_warning(described)
     if pretrained != "file":
         tag: dict[str, Any] = open_clip.get_pretrained_cfg(model, pretrained) or {}
         if has_quick_gelu and not tag.get("quick_gelu"):

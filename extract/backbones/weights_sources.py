@@ -6,7 +6,8 @@ weights. Nothing is loaded here.
 
 import contextlib
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -84,18 +85,15 @@ def choose_model(spec: BackboneSpec, *, whole: bool = False) -> ChosenModel:
     tags = open_clip.list_pretrained_tags_by_model(model) if model is not None else []
     pretrained = choose_weights(model, pretrained, tags)
     if spec.ema and (pretrained == "none" or pretrained in tags):
-        raise ExtractUsageError(
-            f"--ema is for a checkpoint with averaged weights; --pretrained is {pretrained}; drop "
-            f"--ema",
-            code="E-WEIGHTS-AVERAGE",
-        )
+        raise no_average(pretrained)
     if pretrained == "none":
         assert architecture is not None
         return ChosenModel(architecture, "none", {}, None, own)
     if model is not None and pretrained in tags:
         assert architecture is not None
         tag: dict[str, Any] = open_clip.get_pretrained_cfg(model, pretrained)
-        return ChosenModel(architecture, pretrained, tag, download(model, pretrained), None)
+        path = download(model, pretrained, partial(open_clip.download_pretrained, tag))
+        return ChosenModel(architecture, pretrained, tag, path, None)
     path = find_weights(pretrained)
     # A description beside a file is about that file; a tag has its own entry in open_clip's table.
     config = read_config(path)
@@ -138,6 +136,14 @@ def choose_weights(model: str | None, pretrained: str | None, tags: list[str]) -
         f"{model or 'a model, as --model names none'}; its tags: {', '.join(tags) or 'none'}; a "
         f"repository of the hub is hf-hub:OWNER/NAME",
         code="E-WEIGHTS-UNKNOWN",
+    )
+
+
+def no_average(pretrained: str) -> ExtractUsageError:
+    """Return what to raise where --ema is passed with weights that are not a checkpoint."""
+    return ExtractUsageError(
+        f"--ema is for a checkpoint with averaged weights; --pretrained is {pretrained}; drop --ema",
+        code="E-WEIGHTS-AVERAGE",
     )
 
 
@@ -192,12 +198,12 @@ def _hub_file(repository: str, file: str) -> Path | None:
         return None
 
 
-def download(name: str, tag: str) -> Path:
-    """Return the file with the weights of a tag of open_clip's, from the cache or the hub."""
+def download(name: str, tag: str, fetch: Callable[[], str]) -> Path:
+    """Return the file with the weights of a tag, which `fetch` takes from the cache or the hub."""
     with cache_if_hub_unreachable() as unreachable:
         try:
             with quiet():
-                return Path(open_clip.download_pretrained(open_clip.get_pretrained_cfg(name, tag)))
+                return Path(fetch())
         except (OSError, ValueError, RuntimeError) as error:
             reason = " ".join((unreachable or str(error)).split())
             raise ExtractUsageError(

@@ -25,7 +25,7 @@ from .results import BatchResult, list_images
 CONNECT_SECONDS = 10
 # They decide the features, so that all workers need the same versions. The first two also read the
 # tasks, as the scheduler does.
-PACKAGES = ("clipfeat", "dask", "torch", "open_clip_torch", "pillow")
+PACKAGES = ("clipfeat", "dask", "torch", "open_clip_torch", "timm", "pillow")
 AHEAD = 2  # pieces of work submitted for each worker: the next is ready when one is done
 # What a piece takes: its shards run through a pipeline that costs seconds to start and drain, and
 # all of it is reprocessed if its worker dies.

@@ -37,11 +37,14 @@ class ExtractConfig:
     means: choose by the devices and the backbone.
 
     Attributes:
-        model: open_clip's name of a model, such as `RN50x4` or `ViT-B-32`; `local-dir:FOLDER` and
-            `hf-hub:OWNER/NAME` name a model with its weights.
+        model: open_clip's name of a model, such as `RN50x4` or `ViT-B-32`, or timm's with
+            `timm/` before it: `timm/resnet50.a1_in1k`; `local-dir:FOLDER` and `hf-hub:OWNER/NAME`
+            name a model with its weights.
         model_config: A file with an architecture of your own, in open_clip's format.
         pretrained: The weights: a tag of open_clip, the path of a file or folder, `hf-hub:OWNER/NAME`,
-            or `"none"` for random weights. `None` takes `openai` if the model has it.
+            or `"none"` for random weights; for a model of timm also a tag of timm, or `"package"`
+            for those in an installed Python package. `None` takes `openai`, or the tag in timm's
+            name.
         ema: Use the averaged weights of a training checkpoint.
         seed: Seed of random weights.
         recipe: How images become pixels: `caption448`, `vqa600`, `pretrain384`, `square:N`,

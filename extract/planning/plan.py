@@ -30,8 +30,10 @@ Item = TypeVar("Item")
 class BackboneSpec:
     """Which backbone, with which weights, computing in which precision."""
 
-    model: str | None  # open_clip's name; None: the one that the weights or `model_config` describe
-    pretrained: str | None  # a tag, a place of weights, or "none"; None: openai if the model has it
+    # open_clip's name, or timm/ and timm's; None: the one that weights or `model_config` describe.
+    model: str | None
+    # A tag, a place of weights, "package" or "none"; None: openai, or the tag in timm's name.
+    pretrained: str | None
     seed: int  # of random weights
     precision: Precision
     model_config: str | None = None  # a file with an architecture in open_clip's format

@@ -5,6 +5,7 @@ names one of clipfeat's own, or a TOML file (docs/recipes.md).
 """
 
 import difflib
+import math
 import re
 import tomllib
 from typing import Annotated, Any, Literal
@@ -167,7 +168,8 @@ class Preprocess(msgspec.Struct, frozen=True):
     """The preprocessing that a backbone's weights were trained with, in open_clip's terms.
 
     `shortest` resizes the shorter side and crops the centre, `squash` ignores the aspect ratio,
-    `longest` resizes the longer side and pads with black.
+    `longest` resizes the longer side and pads with black. Models of timm resize to a larger size
+    before they crop: `crop` is the share of its sides that is left.
     """
 
     size: int | tuple[int, int]  # pixels: of both sides, or (height, width)
@@ -175,6 +177,7 @@ class Preprocess(msgspec.Struct, frozen=True):
     interpolation: Interpolation
     mean: Means  # of channels scaled to 0...1
     std: Deviations
+    crop: Annotated[float, Meta(gt=0, le=1)] = 1.0
 
     @property
     def height_width(self) -> tuple[int, int]:
@@ -182,18 +185,20 @@ class Preprocess(msgspec.Struct, frozen=True):
         return (self.size, self.size) if isinstance(self.size, int) else self.size
 
     def steps(self, cell: tuple[int, int]) -> tuple[ImageTransform, ...]:
-        """Return the steps that open_clip's transform takes."""
+        """Return the steps that open_clip's transform takes, or timm's with its `crop`."""
         height, width = self.height_width
+        whole = [math.floor(side / self.crop) for side in (height, width)]
         how = BICUBIC if self.interpolation == "bicubic" else BILINEAR
         if self.resize == "squash":
-            return Stretch(height, width, **how), RGB()
+            crop = () if self.crop == 1 else (Crop(height, width),)
+            return Stretch(*whole, **how), *crop, RGB()
         if self.resize == "longest":
             pad = Pad(height, width, turn=False, odd="last", cell=cell)
             return Fit(height, width, **how), pad, RGB()
         if height == width:
-            return Shortest(height, **how), Crop(height, width), RGB()
+            return Shortest(whole[0], **how), Crop(height, width), RGB()
         # open_clip does not pass the interpolation on here, so it is always bicubic.
-        return Cover(height, width, **BICUBIC), Crop(height, width), RGB()
+        return Cover(*whole, **BICUBIC), Crop(height, width), RGB()
 
 
 def check_recipe(name: str, *, upright: bool = False) -> Recipe:

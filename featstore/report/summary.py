@@ -116,7 +116,7 @@ def _sentence(summary: StoreSummary) -> str:
     if len(shapes) == 1:
         cells = f"{shapes[0].rows} x {shapes[0].cols} cells"
     images = counted(summary.records, "image")
-    return f"a store of CLIP grid features: {cells} of {dim} channels for {images}"
+    return f"a store of grid features: {cells} of {dim} channels for {images}"
 
 
 def _rows(summary: StoreSummary) -> Iterator[tuple[str, str]]:

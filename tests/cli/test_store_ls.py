@@ -145,7 +145,7 @@ def test_info_gives_size_as_npy_and_a_line_to_cite(store, records, tmp_path):
                  f"clipfeat {card['clipfeat']}", f"sha256:{card['digest']}"):  # fmt: skip
         assert text in card["cite"]
     text = clipfeat("info", store).stdout
-    assert "a store of CLIP grid features: 2 x 3 cells of 16 channels for 9 images" in text
+    assert "a store of grid features: 2 x 3 cells of 16 channels for 9 images" in text
     assert card["cite"] in text
     assert "gone: missing, no such file" in text
     assert "\x1b" not in text

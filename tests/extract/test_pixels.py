@@ -11,6 +11,7 @@ import torch
 from open_clip.constants import OPENAI_DATASET_MEAN, OPENAI_DATASET_STD
 from pictures import photograph
 from PIL import Image
+from timm.data.transforms_factory import create_transform
 from torchvision.transforms import InterpolationMode, v2
 
 from clipfeat.extract.backbones.backbone import normalised
@@ -159,6 +160,22 @@ def check_model(image, resize, native_size, interpolation):
     )
     native = Preprocess(native_size, resize, interpolation, CLIP.mean, CLIP.std)
     recipe = make_recipe("model", native, CELL)
+    pixels = pixels_of(file_of(image), recipe)
+    ours = normalised(torch.from_numpy(pixels[None].copy()), recipe)[0]
+    torch.testing.assert_close(ours, stock(image), rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize(("mode", "resize"), [("center", "shortest"), ("squash", "squash")])
+@pytest.mark.parametrize("crop", [0.875, 0.95, 1.0])
+@pytest.mark.parametrize("size", [(300, 231), (97, 301)])
+def test_model_is_timms_own_transform(mode, resize, crop, size):
+    image = photograph(1, *size)
+    stock: Any = create_transform(
+        224, interpolation="bicubic", mean=CLIP.mean, std=CLIP.std, crop_pct=crop, crop_mode=mode
+    )
+    recipe = make_recipe(
+        "model", Preprocess(224, resize, "bicubic", CLIP.mean, CLIP.std, crop), CELL
+    )
     pixels = pixels_of(file_of(image), recipe)
     ours = normalised(torch.from_numpy(pixels[None].copy()), recipe)[0]
     torch.testing.assert_close(ours, stock(image), rtol=0, atol=1e-6)
