@@ -112,7 +112,7 @@ def choose_timm_weights(spec: BackboneSpec) -> TimmChoice:
             f"its tags: {', '.join(tags) or 'none'}",
             code="E-MODEL-UNKNOWN",
         ) from None
-    config = config or PretrainedCfg(architecture=architecture)
+    assert config is not None  # of a model that has some
     name = ".".join(filter(None, [PREFIX + architecture, config.tag]))
     if given in (None, *tags) and config.tag in tags and config.hf_hub_id:
         return TimmChoice(name, config, str(config.tag), None)
@@ -134,9 +134,12 @@ def choose_timm_weights(spec: BackboneSpec) -> TimmChoice:
 
 
 def check_timm_model(model: str) -> None:
-    """Raise ExtractUsageError, naming near matches, unless timm knows the model."""
+    """Raise ExtractUsageError, naming near matches, unless timm knows the model.
+
+    Of the names that older versions of timm had, it no longer says how images are normalised.
+    """
     architecture = model.removeprefix(PREFIX).partition(".")[0]
-    if timm.is_model(architecture):
+    if get_arch_pretrained_cfgs(architecture):
         return
     near = difflib.get_close_matches(architecture, timm.list_models(), n=3, cutoff=0.4)
     hint = f"did you mean {' or '.join(PREFIX + name for name in near)}?" if near else CHOICE

@@ -199,6 +199,7 @@ def test_a_hub_that_does_not_answer_is_one_error(monkeypatch):
     ("model", "pretrained", "code", "part"),
     [
         ("timm/resnet5", "none", "E-MODEL-UNKNOWN", "timm/resnet50"),
+        ("timm/vit_base_patch32_224_in21k", "none", "E-MODEL-UNKNOWN", "vit_base_patch32_224"),
         ("timm/resnet50.no_such_tag", "none", "E-MODEL-UNKNOWN", "a1_in1k"),
         ("timm/resnet50.a1_in1k", "a2_in1k", "E-WEIGHTS-CONTRADICTED", "a1_in1k"),
         ("timm/resnet50", "no_such_file.pt", "E-WEIGHTS-UNKNOWN", "a1_in1k"),
