@@ -18,12 +18,12 @@ STAMP = $(VENV)/$(INSTALLED)
 BENCH_STAMP = $(BENCH_VENV)/$(INSTALLED)
 MINIMUM_STAMP = $(MINIMUM_VENV)/$(INSTALLED)
 
-# The demo: how many scenes, which model, which weights (openai, a path, or none = random). ImageNet
-# weights without a download: MODEL=timm/tf_efficientnet_lite0 PRETRAINED=package
+# The demo: how many scenes, which model, which weights (a tag, a path, or none = random). Those of the
+# default are ImageNet's, in a Python package. MODEL=RN50 PRETRAINED=openai needs a network.
 DEMO ?= demo-out
 SCENES ?= 1200
-MODEL ?= RN50
-PRETRAINED ?= none
+MODEL ?= timm/tf_efficientnet_lite0
+PRETRAINED ?= package
 DEMO_STORE := $(DEMO)/scenes.clipfeat
 ifeq ($(strip $(DEMO)),)
 $(error DEMO= names no folder; leave it out, or name one)
@@ -37,7 +37,6 @@ DEMO_MADE := data images.parquet scenes.clipfeat scenes.run.json scenes.files.pa
 
 help:
 	@echo "make demo       draw scenes, extract, verify, train VQA, report (4 minutes, after the installation)"
-	@echo "                with weights of ImageNet: MODEL=timm/tf_efficientnet_lite0 PRETRAINED=package"
 	@echo "make demo-share two labs on this machine: extract, sign, serve; pull, verify, train (2 minutes)"
 	@echo "make train-vqa  train on the demo store, or: make train-vqa STORE=x.clipfeat DATA=vqa/"
 	@echo "make train-ve   the same for visual entailment: make train-ve STORE=x.clipfeat DATA=snli_ve/"

@@ -110,9 +110,9 @@ class Report:
 
     def table(self) -> str:
         """Return the table that `make demo` prints at its end."""
-        weights = "random weights" if self.weights == "none" else f"{self.weights} weights"
+        weights = {"none": "random weights", "package": "weights of a Python package"}
         rows = [
-            (f"images ({self.model}, {weights})", f"{self.images:,}"),
+            (f"images ({self.model}, {weights.get(self.weights, self.weights)})", f"{self.images:,}"),
             ("images/s, files to finished store", f"{self.images_per_second:.1f}"),
             ("store", f"{self.store_bytes / 1e6:.1f} MB"),
             ("the same as float32 npz", f"{self.npz_bytes / 1e6:.1f} MB (estimated)"),
