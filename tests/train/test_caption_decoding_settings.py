@@ -38,7 +38,7 @@ def test_both_ways_are_those_of_the_decoders(world: World, tmp_path: Path) -> No
         return decode(model, memory).tokens
 
     generator = torch.Generator().manual_seed(7)
-    rules = {"nucleus": 0.9, "temperature": 2.0}
+    rules: dict[str, Any] = {"nucleus": 0.9, "temperature": 2.0}
     drawn = sample(model, memory, samples=3, generator=generator, **rules)
     assert torch.equal(written(**rules), drawn.tokens)
     beams: dict[str, Any] = {"beams": 4, "groups": 2, "diversity": 3.0}
