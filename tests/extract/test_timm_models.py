@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 from towers import pixels_of, recipe_of, relative
 
 from clipfeat.base.errors import ExtractUsageError
-from clipfeat.extract.backbones import weights
+from clipfeat.extract.backbones import weights_sources
 from clipfeat.extract.backbones.backbone import normalised
 from clipfeat.extract.backbones.timm_models import choose_timm_weights
 from clipfeat.extract.backbones.weights import load_backbone
@@ -171,7 +171,7 @@ def test_random_weights_are_those_of_their_seed():
 def test_a_tag_comes_from_the_hub(monkeypatch, tmp_path):
     save_file(stock_model("test_resnet").state_dict(), tmp_path / "a")
     asked = []
-    monkeypatch.setattr(weights, "cache_if_hub_unreachable", lambda: contextlib.nullcontext(""))
+    monkeypatch.setattr(weights_sources, "cache_if_hub_unreachable", lambda: contextlib.nullcontext(""))
     monkeypatch.setattr(
         huggingface_hub, "hf_hub_download", lambda *file: asked.append(file) or str(tmp_path / "a")
     )
