@@ -62,7 +62,6 @@ def make_manifest(
     root = _root(sources, kind, root)
     if kind in (TABLE, JSON):
         located = _listed_images(sources, root, archive, options)
-        _require_distinct((image for image, _ in located), by_stem=options.ids == "stem")
         return Manifest.of(root, _with_sizes(located, root, options), upright=options.upright)
     if is_url(root):
         raise ManifestError(
@@ -80,7 +79,7 @@ def make_manifest(
     _require_distinct(images, by_stem=kind in (FOLDER, ZIP) and options.ids == "stem")
     if options.views:  # their sizes are those of their first view
         return Manifest.of(root, images)
-    located = [LocatedImage(image, not image.width or options.upright) for image in images]
+    located = [LocatedImage(image, not image.width) for image in images]
     return Manifest.of(root, _with_sizes(located, root, options), upright=options.upright)
 
 
@@ -229,7 +228,9 @@ def _listed_images(
     ]
     # One image may be in several lists of texts; in annotations that would be an error.
     repeats = any(listing.repeats for listing in listings.values())
-    return list(dict.fromkeys(located)) if repeats else located
+    located = list(dict.fromkeys(located)) if repeats else located
+    _require_distinct((image for image, _ in located), by_stem=repeats and options.ids == "stem")
+    return located
 
 
 def _require_distinct(images: Iterable[Image], *, by_stem: bool) -> None:
@@ -246,10 +247,11 @@ def _require_distinct(images: Iterable[Image], *, by_stem: bool) -> None:
 def _with_sizes(located: Sequence[LocatedImage], root: str, options: SourceOptions) -> list[Image]:
     """Return the images, with the sizes in their headers where these are to be read.
 
-    A list may state another size: extraction will find the one in the header.
+    A list may state another size: extraction will find the one in the header. Whether an image is
+    turned, only its header says.
     """
     images = [image for image, _ in located]
-    positions = [k for k, (_, read_header) in enumerate(located) if read_header]
+    positions = [k for k, (_, read) in enumerate(located) if read or options.upright]
     sizes = read_sizes(root, [images[k].path for k in positions], upright=options.upright)
     wrong: list[tuple[Image, Size]] = []
     for k, size in zip(positions, sizes, strict=True):
