@@ -43,10 +43,11 @@ def make_manifest(
 ) -> Manifest:
     """Return the manifest of the images in `sources`, which are all of one kind.
 
-    A source is a folder of images, an archive (tar, zip, Parquet with images), a folder of archives,
-    a JSON file of annotations or a table; the kind is detected. `root` is the folder or the URL that paths start from; by default
-    it is the folder that contains the sources. For lists it may be an archive, whose members they
-    name; the root of the manifest is then its folder. What is skipped or looks wrong is logged.
+    A source is a folder of images, an archive (tar, zip, Parquet with images), a folder of
+    archives, a JSON file of annotations or a table; the kind is detected. `root` is the folder or
+    the URL that paths start from; by default it is the folder that contains the sources. For lists
+    it may be an archive, whose members they name; the root of the manifest is then its folder. What
+    is skipped or looks wrong is logged.
 
     Raises ManifestError for sources and options from which no manifest can be made.
     """
@@ -88,9 +89,9 @@ def folder_manifest(folder: str | Path, ids: str = "stem", *, upright: bool = Fa
 
     `ids` is "stem", so that ids are file names without the ending, or "path", so that they are
     paths without the ending. With `upright`, for a recipe with this step, sizes are those of images
-    that are turned as their EXIF orientation says. The images of tar files are listed if the folder has no others. What
-    is skipped is logged. Raises ManifestError if `folder` is not a folder or contains no image that
-    can be read, and for two images with one id.
+    that are turned as their EXIF orientation says. The images in archives of one kind are listed if
+    the folder has no others. What is skipped is logged. Raises ManifestError if `folder` is not a
+    folder or contains no image that can be read, and for two images with one id.
     """
     folder = Path(folder)
     if not folder.is_dir():

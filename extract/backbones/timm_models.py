@@ -172,9 +172,10 @@ def build_timm_model(
 ) -> TimmVisual:
     """Return the model with the weights in a file, or with random ones of `seed`.
 
-    With `averaged` they are the averaged ones of a checkpoint; that it has both is logged. The file must have all tensors but those of the classifier, which is dropped. Where timm has
-    changed names since it was made, timm's own conversion is used. torch's random state is left as
-    it was. Raises ExtractUsageError for a file that does not fit.
+    With `averaged` they are the averaged ones of a checkpoint; that it has both is logged. The file
+    must have all tensors but those of the classifier, which is dropped. Where timm has changed
+    names since it was made, timm's own conversion is used. torch's random state is left as it was.
+    Raises ExtractUsageError for a file that does not fit.
     """
     settings: dict[str, Any] = {"num_classes": 0}
     tensors: dict[str, Tensor] = {}
