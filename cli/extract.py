@@ -233,8 +233,8 @@ def extract(
 def load_images(images: Path, ids: str = "stem", *, upright: bool = False) -> "Manifest":
     """Return the manifest in a file, or the manifest of a folder of images.
 
-    `ids` and `upright` are for a folder: see `folder_manifest`. Since a manifest may come from anywhere, the
-    root that it names is logged before it is read.
+    `ids` and `upright` are for a folder: see `folder_manifest`. Since a manifest may come from
+    anywhere, the root that it names is logged before it is read.
     """
     from ..manifests import folder_manifest, read_manifest
     from ..manifests.contents import require_driver

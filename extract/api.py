@@ -168,8 +168,9 @@ def prepare(
         )
         backbone.check_recipe(recipe)
         if config.scheduler:
-            from .executors.cluster import ClusterExecutor
+            from .executors.cluster import ClusterExecutor, portable_spec
 
+            spec = portable_spec(spec, is_place=described["pretrained"] == "file")
             executor = ClusterExecutor(config.scheduler, spec)
         elif processes is not None:
             processes.load(spec)

@@ -184,10 +184,10 @@ def text_embedder(
 ) -> Callable[[Sequence[str]], np.ndarray]:
     """Return the function that embeds texts in the space of a store's pooled vectors.
 
-    It takes texts and returns float32 (text, dim), each of norm 1. `pretrained`,
-    `model_config` and `ema` are what an extraction was given where the weights came from a file.
-    Raises ExtractUsageError for a store without
-    embeddings, for weights that are not the store's, and for those without a text tower.
+    It takes texts and returns float32 (text, dim), each of norm 1. `pretrained`, `model_config` and
+    `ema` are what an extraction was given where the weights came from a file. Raises
+    ExtractUsageError for a store without embeddings, for weights that are not the store's, and for
+    those without a text tower.
     """
     check_embeddings(store)
     spec = backbone_spec(store, pretrained, model_config, ema=ema)

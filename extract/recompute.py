@@ -136,9 +136,9 @@ def recompute(
     What is extracted is pooled and rounded as the store's records were. Where they were rounded to
     fewer bits than they had, the tolerance grows by twice the error of that: numbers that hardly
     differ may be rounded to two neighbours. `pretrained`, `model_config` and `ema` are what the
-    extraction was given where the weights came from a file. Raises ExtractUsageError if the backbone or its weights are not those of the
-    store, UsageError where the package that reads such a URL is missing, StoreError for a recipe
-    that is not one of clipfeat.
+    extraction was given where the weights came from a file. Raises ExtractUsageError if the
+    backbone or its weights are not those of the store, UsageError where the package that reads such
+    a URL is missing, StoreError for a recipe that is not one of clipfeat.
     """
     require_driver(images)
     with needs_extra("extract"):

@@ -35,8 +35,8 @@ SIDEWAYS = (5, 6, 7, 8)  # orientations that exchange width and height (Exif 2.3
 SWITCHES = threading.RLock()  # held while Pillow's settings are changed
 Size = tuple[int, int]  # width, height in pixels
 
-# Pillow may open only these, and HEIC where its plugin is installed: for EPS it would run Ghostscript on a stranger's program. (MPO is
-# opened as JPEG.)
+# Pillow may open only these, and HEIC where its plugin is installed: for EPS it would run
+# Ghostscript on a stranger's program. (MPO is opened as JPEG.)
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM", "JPEG2000", "AVIF")
 
 

@@ -55,9 +55,9 @@ VISUAL_GENOME_COUNTS = (108_077, 108_249)  # versions 1.4 and 1.2
 def read_listing(path: Path, options: TableOptions | None = None) -> Listing:
     """Return the images that a JSON file or a table lists; the ending tells the kind of file.
 
-    `options` are those of a table, or of a list of paths. The number of images of a well-known data set is checked, and a
-    difference is logged. Raises ManifestError for a file that cannot be read, of an unknown kind,
-    without images, or with values of wrong types.
+    `options` are those of a table, or of a list of paths. The number of images of a well-known data
+    set is checked, and a difference is logged. Raises ManifestError for a file that cannot be read,
+    of an unknown kind, without images, or with values of wrong types.
     """
     try:
         if path.suffix.lower() == ".json":

@@ -44,11 +44,12 @@ SAMPLE_NAME = re.compile(r"((?:.*/)?[^/.]+)\.([^/]*)", re.DOTALL)
 def tar_images(root: str, paths: Sequence[str]) -> list[Image]:
     """Return the images in tar files as webdataset writes them; a member's key is the image's id.
 
-    `tars` are paths below the local folder `root`. Most images have the size (0, 0) so far. The
-    texts and numbers of a sample are not images. A name with several dots is a part of the sample
-    named before the first one, if that sample has an image; otherwise its id ends at its last dot.
-    A member with an unknown ending is opened: if it is an image, its whole name is its id. Raises ManifestError for a file that is not a complete,
-    uncompressed tar (E-TAR-READ), and if no member is an image (E-MANIFEST-EMPTY).
+    `paths` are those of the tar files below the local folder `root`. Most images have the size (0,
+    0) so far. The texts and numbers of a sample are not images. A name with several dots is a part
+    of the sample named before the first one, if that sample has an image; otherwise its id ends at
+    its last dot. A member with an unknown ending is opened: if it is an image, its whole name is
+    its id. Raises ManifestError for a file that is not a complete tar, or a compressed one that is
+    too large (E-TAR-READ), and if no member is an image (E-MANIFEST-EMPTY).
     """
     images: list[Image] = []
     skipped = SkippedFiles()

@@ -43,10 +43,11 @@ def make_manifest(
 ) -> Manifest:
     """Return the manifest of the images in `sources`, which are all of one kind.
 
-    A source is a folder of images, an archive (tar, zip, Parquet with images), a folder of archives,
-    a JSON file of annotations or a table; the kind is detected. `root` is the folder or the URL that paths start from; by default
-    it is the folder that contains the sources. For lists it may be an archive, whose members they
-    name; the root of the manifest is then its folder. What is skipped or looks wrong is logged.
+    A source is a folder of images, an archive (tar, zip, Parquet with images), a folder of
+    archives, a JSON file of annotations or a table; the kind is detected. `root` is the folder or
+    the URL that paths start from; by default it is the folder that contains the sources. For lists
+    it may be an archive, whose members they name; the root of the manifest is then its folder. What
+    is skipped or looks wrong is logged.
 
     Raises ManifestError for sources and options from which no manifest can be made.
     """
@@ -62,7 +63,6 @@ def make_manifest(
     root = _root(sources, kind, root)
     if kind in (TABLE, JSON):
         located = _listed_images(sources, root, archive, options)
-        _require_distinct((image for image, _ in located), by_stem=options.ids == "stem")
         return Manifest.of(root, _with_sizes(located, root, options), upright=options.upright)
     if is_url(root):
         raise ManifestError(
@@ -80,7 +80,7 @@ def make_manifest(
     _require_distinct(images, by_stem=kind in (FOLDER, ZIP) and options.ids == "stem")
     if options.views:  # their sizes are those of their first view
         return Manifest.of(root, images)
-    located = [LocatedImage(image, not image.width or options.upright) for image in images]
+    located = [LocatedImage(image, not image.width) for image in images]
     return Manifest.of(root, _with_sizes(located, root, options), upright=options.upright)
 
 
@@ -89,9 +89,9 @@ def folder_manifest(folder: str | Path, ids: str = "stem", *, upright: bool = Fa
 
     `ids` is "stem", so that ids are file names without the ending, or "path", so that they are
     paths without the ending. With `upright`, for a recipe with this step, sizes are those of images
-    that are turned as their EXIF orientation says. The images of tar files are listed if the folder has no others. What
-    is skipped is logged. Raises ManifestError if `folder` is not a folder or contains no image that
-    can be read, and for two images with one id.
+    that are turned as their EXIF orientation says. The images in archives of one kind are listed if
+    the folder has no others. What is skipped is logged. Raises ManifestError if `folder` is not a
+    folder or contains no image that can be read, and for two images with one id.
     """
     folder = Path(folder)
     if not folder.is_dir():
@@ -229,7 +229,9 @@ def _listed_images(
     ]
     # One image may be in several lists of texts; in annotations that would be an error.
     repeats = any(listing.repeats for listing in listings.values())
-    return list(dict.fromkeys(located)) if repeats else located
+    located = list(dict.fromkeys(located)) if repeats else located
+    _require_distinct((image for image, _ in located), by_stem=repeats and options.ids == "stem")
+    return located
 
 
 def _require_distinct(images: Iterable[Image], *, by_stem: bool) -> None:
@@ -246,10 +248,11 @@ def _require_distinct(images: Iterable[Image], *, by_stem: bool) -> None:
 def _with_sizes(located: Sequence[LocatedImage], root: str, options: SourceOptions) -> list[Image]:
     """Return the images, with the sizes in their headers where these are to be read.
 
-    A list may state another size: extraction will find the one in the header.
+    A list may state another size: extraction will find the one in the header. Whether an image is
+    turned, only its header says.
     """
     images = [image for image, _ in located]
-    positions = [k for k, (_, read_header) in enumerate(located) if read_header]
+    positions = [k for k, (_, read) in enumerate(located) if read or options.upright]
     sizes = read_sizes(root, [images[k].path for k in positions], upright=options.upright)
     wrong: list[tuple[Image, Size]] = []
     for k, size in zip(positions, sizes, strict=True):

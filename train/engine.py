@@ -93,9 +93,10 @@ def fit(task: Task[Any, Any], run: str | Path) -> tuple[dict[str, Any], LoopTime
     """Train a task's model until `run` holds its best checkpoint, and score that.
 
     A run that was killed resumes from its last checkpoint, and one that was shorter is extended if
-    the rates of its updates stay as they were. `run` then holds what `clipfeat.train.run` lists. Returns the result of `evaluate`, and where the time went. Raises
-    UsageError if `run` holds another run or another process trains it, and if the task is wrong
-    (E-TASK-...), ClipfeatError if a loss is not finite or memory does not suffice.
+    the rates of its updates stay as they were. `run` then holds what `clipfeat.train.run` lists.
+    Returns the result of `evaluate`, and where the time went. Raises UsageError if `run` holds
+    another run or another process trains it, and if the task is wrong (E-TASK-...), ClipfeatError
+    if a loss is not finite or memory does not suffice.
     """
     run = Path(run)
     require_task(task)

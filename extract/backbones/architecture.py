@@ -22,7 +22,10 @@ from .weights_file import quiet
 CUSTOM = "custom"  # the name of an architecture that open_clip has no name for
 # In vision_cfg, and not of open_clip: arguments of timm's model, for a ViT that timm has no name for.
 TIMM_ARGUMENTS = "timm_model_args"
+# Those that are passed on. timm takes others too, such as a file of weights to read.
+TIMM_SIZES = {"img_size", "patch_size", "embed_dim", "depth", "num_heads", "mlp_ratio", "act_layer"}
 MAX_NUMBER, MAX_LAYERS = 1 << 20, 1000  # in an architecture that is not open_clip's
+LAYERS = ("layers", "depth")  # what their number is called
 # Extraction reads images alone; a small text tower takes no time and downloads nothing.
 SMALL_TEXT_TOWER = {"context_length": 8, "vocab_size": 8, "width": 64, "heads": 1, "layers": 1}
 SMALL_TRUNK = "vit_tiny_patch16_224"  # timm's
@@ -74,9 +77,12 @@ def check_config(config: Mapping[str, Any]) -> None:
         raise ValueError("needs embed_dim, a number, and vision_cfg, an object")
     if not isinstance(text, dict):
         raise ValueError("text_cfg is not an object")
-    for section in (config, vision, text):
+    arguments = vision.get(TIMM_ARGUMENTS, {})
+    if not isinstance(arguments, dict) or arguments.keys() - TIMM_SIZES:
+        raise ValueError(f"{TIMM_ARGUMENTS} may have {', '.join(sorted(TIMM_SIZES))} alone")
+    for section in (config, vision, text, arguments):
         for key, value in section.items():
-            limit = MAX_LAYERS if key == "layers" else MAX_NUMBER
+            limit = MAX_LAYERS if key in LAYERS else MAX_NUMBER
             for number in value if isinstance(value, list) else [value]:
                 if isinstance(number, int | float) and not -limit <= number <= limit:
                     raise ValueError(f"{printable(key):.40} is {number!r:.40}; at most {limit:,}")

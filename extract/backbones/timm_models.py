@@ -172,18 +172,17 @@ def build_timm_model(
 ) -> TimmVisual:
     """Return the model with the weights in a file, or with random ones of `seed`.
 
-    With `averaged` they are the averaged ones of a checkpoint; what it has of both is logged.
-
-    The file must have all tensors but those of the classifier, which is dropped. Where timm has
-    changed names since it was made, timm's own conversion is used. torch's random state is left as
-    it was. Raises ExtractUsageError for a file that does not fit.
+    With `averaged` they are the averaged ones of a checkpoint; that it has both is logged. The file
+    must have all tensors but those of the classifier, which is dropped. Where timm has changed
+    names since it was made, timm's own conversion is used. torch's random state is left as it was.
+    Raises ExtractUsageError for a file that does not fit.
     """
     settings: dict[str, Any] = {"num_classes": 0}
     tensors: dict[str, Tensor] = {}
     if path is not None:
-        tensors, remark = read_checkpoint(path, choice.name, None, averaged=averaged)
-        if remark:
-            logger.info(remark)
+        tensors, warning = read_checkpoint(path, choice.name, None, averaged=averaged)
+        if warning:
+            logger.info(warning)
         if choice.pretrained == PACKAGE:
             tensors = _renamed(tensors, choice, path)
         # timm reports what is missing only where the number of classes is that of the file.

@@ -25,6 +25,7 @@ DIRECTORY_BYTES = 16 << 20  # at the end of a zip archive, where its list of mem
 MAX_CODE_BYTES = 64 << 20
 MAX_TENSORS = 100_000  # a module may stand in several places, and a hostile one in endlessly many
 MAX_NAME = 1000  # characters
+MAX_DIMENSIONS = 64  # as in torch's own operations
 LOCAL_HEADER = struct.Struct("<4s22xHH")  # of a member: signature, lengths of name and extra field
 STORAGES = {
     "DoubleStorage": torch.float64, "FloatStorage": torch.float32, "HalfStorage": torch.float16,
@@ -75,6 +76,7 @@ class TorchArchive:
                 f"its members claim {stored:,} bytes, more than torch.save would write"
             )
         self._members = {member.filename: member for member in members}
+        self._copies: dict[str, bytearray] = {}  # of storages that cannot be mapped
         self._start = start  # from where the list of members counts
         # A private mapping: torch wants memory that may be written, and the file stays as it is.
         self._mapped = mmap.mmap(file.fileno(), size, access=mmap.ACCESS_COPY)
@@ -119,6 +121,8 @@ class TorchArchive:
 
     def _bytes(self, name: str) -> bytes:
         member, start = self._members[name], self._place(name)
+        if member.compress_size > 2 * member.file_size + 1024:  # zlib adds less than a hundredth
+            raise ValueError("an archive that is damaged or cut off")
         content = self._mapped[start : start + member.compress_size]
         if member.compress_type == zipfile.ZIP_DEFLATED:  # TorchScript compresses code
             size = min(max(1, member.file_size), MAX_CODE_BYTES)
@@ -147,7 +151,8 @@ class TorchArchive:
         if name == ("collections", "OrderedDict") and not args:
             made = {}
         elif name.name == "set" and name.module in ("builtins", "__builtin__"):
-            made = list(*args)
+            # The list itself: copies could be made a million times.
+            made = args[0] if args and isinstance(args[0], list) else []
         elif name.module == "torch._utils":
             if name.name in ("_rebuild_parameter", "_rebuild_parameter_with_state"):
                 made = args[0]
@@ -159,14 +164,16 @@ class TorchArchive:
         """Return a tensor of a storage; None where it would be larger than the storage."""
         if not isinstance(storage, Storage):
             return None
-        numbers = [start, *size, *stride]
-        if len(size) != len(stride) or not all(
-            type(n) is int and 0 <= n < 1 << 62 for n in numbers
-        ):
+        is_shape = isinstance(size, tuple) and isinstance(stride, tuple)
+        if not is_shape or not len(size) == len(stride) <= MAX_DIMENSIONS:
+            raise ValueError("a tensor without a shape")
+        if not all(type(n) is int and 0 <= n < 1 << 62 for n in (start, *size, *stride)):
             raise ValueError("a tensor without a shape")
         last = start + sum((n - 1) * step for n, step in zip(size, stride, strict=True))
         if prod(size) == 0:
-            return torch.empty(size, dtype=storage.dtype)
+            # torch multiplies the other sizes too, and they must not overflow.
+            is_small = prod(max(1, n) for n in size) < 1 << 62
+            return torch.empty(size, dtype=storage.dtype) if is_small else None
         if prod(size) > storage.length or last >= storage.length:
             return None
         return self._numbers(storage).as_strided(size, stride, start)
@@ -183,7 +190,9 @@ class TorchArchive:
             raise ValueError("a tensor is larger than the numbers that are there for it")
         source: Any = self._mapped
         if start % storage.dtype.itemsize:  # written by another program than torch
-            source, start = bytearray(self._mapped[start : start + size]), 0
+            if name not in self._copies:
+                self._copies[name] = bytearray(self._mapped[start : start + size])
+            source, start = self._copies[name], 0
         return torch.frombuffer(source, dtype=storage.dtype, count=storage.length, offset=start)
 
 
@@ -223,6 +232,8 @@ def flat_state(
     for _ in range(MAX_TENSORS):
         if not pending:
             return tensors
+        if len(pending) > MAX_TENSORS:
+            break
         name, value = pending.pop()
         if isinstance(value, Tensor):
             tensors[name] = value

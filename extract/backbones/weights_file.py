@@ -72,7 +72,7 @@ def read_file(path: Path, *, is_shard: bool = False) -> Any:
             if not is_shard and (shards := _shards(path, head)):
                 return _read_shards(path, shards)
     except IsADirectoryError:
-        raise _wrong_kind(path, "a folder", f"pass a file in it{_examples(path)}") from None
+        raise folder_error(path) from None
     except OSError as error:
         raise ExtractUsageError(
             f"--pretrained {path}: {reason_of(error)}", code="E-WEIGHTS-FILE"
@@ -188,6 +188,11 @@ def _reason(error: Exception) -> str:
     """Return an error's text, without colours and without the advice to execute a file."""
     text = " ".join(str(error).split())
     return printable(text[:200]) if text and "weights_only" not in text else type(error).__name__
+
+
+def folder_error(path: Path) -> ExtractUsageError:
+    """Return the error for a folder whose weights have none of the usual names."""
+    return _wrong_kind(path, "a folder", f"pass a file in it{_examples(path)}")
 
 
 def _examples(folder: Path) -> str:

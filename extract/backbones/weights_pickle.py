@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 MAX_PICKLE_BYTES = 32 << 20  # the list of a checkpoint's tensors takes some 250 bytes a tensor
 
 CONSTANTS = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False}
+UNSUPPORTED = {"INST", "PERSID", "EXT1", "EXT2", "EXT4"}  # instructions that make other objects
 TUPLES = {"EMPTY_TUPLE": 0, "TUPLE1": 1, "TUPLE2": 2, "TUPLE3": 3}
 # Python objects have other keys too, which take time without end to hash where tuples are nested.
 KEYS = (str, int, float, bool, bytes, type(None))
@@ -78,7 +79,10 @@ class _Reader:
             stack.append(Name(*argument.split(" ", 1)))
         elif instruction == "STACK_GLOBAL":
             name, module = stack.pop(), stack.pop()
-            stack.append(Name(str(module), str(name)))
+            # To print another object may take time without end: a list of itself, twice, twice ...
+            if not (isinstance(module, str) and isinstance(name, str)):
+                raise TypeError
+            stack.append(Name(module, name))
         elif instruction in CONSTANTS:
             stack.append(CONSTANTS[instruction])
         elif instruction == "MARK":
@@ -125,7 +129,7 @@ class _Reader:
             self._marked()
         elif instruction == "DUP":
             stack.append(stack[-1])
-        elif argument is not None:  # a number or a text
+        elif argument is not None and instruction not in UNSUPPORTED:  # a number or a text
             stack.append(argument)
         else:
             raise ValueError(f"the instruction {instruction}, which torch does not write")

@@ -28,7 +28,7 @@ from .weights_config import (
     read_config,
     read_model_config,
 )
-from .weights_file import quiet, shard_names
+from .weights_file import folder_error, quiet, shard_names
 
 HUB_SECONDS = 10  # until the first answer of the hub
 QUICK_GELU = "-quickgelu"  # how open_clip names the twin of a model that has this activation
@@ -159,7 +159,10 @@ def find_weights(pretrained: str) -> Path:
     if not path.is_dir():
         return path
     named = (path / name for name in WEIGHTS_FILES)
-    return next((file for file in named if file.exists()), path)
+    file = next((file for file in named if file.exists()), None)
+    if file is None:
+        raise folder_error(path)
+    return file
 
 
 def download_repository(name: str) -> Path:

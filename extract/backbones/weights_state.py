@@ -113,7 +113,8 @@ def _without_prefixes(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
 
 def _describe(value: object) -> str:
     if isinstance(value, dict):
-        keys = ", ".join(printable(str(key))[:40] for key in list(value)[:5])
+        names = (key if isinstance(key, str) else type(key).__name__ for key in list(value)[:5])
+        keys = ", ".join(printable(name)[:40] for name in names)
         return f"a dict of {keys}" if value else "an empty dict"
     if value is None:
         return "nothing"

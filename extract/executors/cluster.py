@@ -33,11 +33,14 @@ PIECE_SECONDS = 30.0
 
 
 class ClusterExecutor:
-    """Computes on the workers of the dask cluster whose scheduler has an address."""
+    """Computes on the workers of the dask cluster whose scheduler has an address.
+
+    Paths in `spec`, as in each job, must be absolute: workers have working folders of their own.
+    """
 
     def __init__(self, address: str, spec: BackboneSpec):
         self._address = address
-        self._spec = _portable_spec(spec)
+        self._spec = spec
 
     def batch_size(self, recipe: Recipe, size: tuple[int, int]) -> int:
         """Return how many images of (height, width) pixels to compute at once, on any worker."""
@@ -234,19 +237,22 @@ def cores_of_each(workers: Mapping[str, tuple[str, DeviceFacts]]) -> int:
 
 def _run_context(job: Job, cluster: Cluster) -> RunContext:
     """Return what every worker is told: paths must mean the same in any working folder."""
-    spec = _portable_spec(job.backbone)
-    job = replace(job, store=job.store.absolute(), backbone=spec)
+    job = replace(job, store=job.store.absolute())
     weights = str(job.identity.backbone["weights_sha256"])
-    setup = WorkerSetup(spec, weights, cluster.device, cluster.cores, cluster.versions)
+    setup = WorkerSetup(job.backbone, weights, cluster.device, cluster.cores, cluster.versions)
     return RunContext(job, setup, Journal(job.store).holder())
 
 
-def _portable_spec(spec: BackboneSpec) -> BackboneSpec:
-    """Return the backbone with absolute paths in place of relative ones."""
+def portable_spec(spec: BackboneSpec, *, is_place: bool) -> BackboneSpec:
+    """Return the backbone with absolute paths in place of relative ones.
+
+    With `is_place`, its weights are in a file or folder; else they are a tag, which a folder may
+    have as its name too.
+    """
     return replace(
         spec,
         model=spec.model if not (spec.model or "").startswith(FOLDER) else _absolute(spec.model),
-        pretrained=_absolute(spec.pretrained),
+        pretrained=_absolute(spec.pretrained) if is_place else spec.pretrained,
         model_config=_absolute(spec.model_config),
     )
 

@@ -320,8 +320,9 @@ def resize_problem(recipe: Recipe, width: int, height: int) -> tuple[Status, str
 def resized(image: Any, steps: Sequence[ImageTransform]) -> np.ndarray:
     """Return a PIL image after a recipe's steps as (height, width, 3) uint8 RGB.
 
-    For `upright` it has been turned: this needs its header. Each step works in the mode that the image has by then. Stock CLIP converts to RGB last; so
-    do most recipes, since for palette and CMYK images the order changes the pixels.
+    For the step `upright` it has been turned before, since that takes the file's header. Each step
+    works in the mode that the image has by then. Stock CLIP converts to RGB last; so do most
+    recipes, since for palette and CMYK images the order changes the pixels.
     """
     for step in steps:
         width, height = step.size(image.size)

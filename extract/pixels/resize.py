@@ -63,7 +63,8 @@ def take_steps(
 ) -> UInt8[Tensor, "*channels new_height new_width"]:
     """Return RGB or gray images after all steps of a recipe.
 
-    The conversion to RGB changes nothing, and decoders have turned images upright. They have the size that the last step gives.
+    The conversion to RGB changes nothing, and decoders have turned images already. The results have
+    the size that the last step gives.
     """
     for step in steps:
         height, width = pixels.shape[-2:]

@@ -64,8 +64,9 @@ class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """How an image file becomes features: decode, the steps, scale to 0...1, normalise, keep.
 
     EXIF orientation is ignored, as stock CLIP ignores it, unless the first step is `upright`: then
-    all sizes are those of turned images. One of the steps is the conversion to RGB, and the last that changes the size leaves one of few sizes, so that all images of one
-    grid shape have the same number of pixels.
+    all sizes are those of turned images. One of the steps is the conversion to RGB, and the last
+    that changes the size leaves one of few sizes, so that all images of one grid shape have the
+    same number of pixels.
 
     Attributes:
         name: A text for people; it decides nothing.
@@ -225,9 +226,9 @@ def make_recipe(
     """Return the recipe called `name` for a backbone trained on `native`.
 
     `cell` is the (height, width) in pixels of one of its grid cells. Mean and standard deviation
-    are the backbone's own, unless a recipe file gives others. With `upright`, the step of this name
-    is the first one. Raises ExtractUsageError for an
-    unknown name, for an invalid file, and for options that the recipe cannot have.
+    are the backbone's own, unless a recipe file gives others. With `upright`, the step `upright`
+    comes first. Raises ExtractUsageError for an unknown name, for an invalid file, and for options
+    that the recipe cannot have.
     """
     if name.endswith(".toml"):
         return _from_file(name, native, cell, layer, vector, upright=upright)

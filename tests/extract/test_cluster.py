@@ -23,14 +23,28 @@ from clipfeat.extract.executors.cluster import (
     check_versions,
     cores_of_each,
     piece_size,
+    portable_spec,
     survey,
 )
 from clipfeat.extract.executors.cluster_worker import DeviceFacts
+from clipfeat.extract.planning.plan import BackboneSpec
 from clipfeat.featstore.audit.verify import verify
 from clipfeat.featstore.layout import Part
 from clipfeat.manifests import folder_manifest
 
 IMAGES = 28
+
+
+def test_workers_are_told_absolute_paths_and_tags_as_they_are(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "openai").mkdir()
+    (tmp_path / "mine.json").touch()
+    tag = BackboneSpec("RN50", "openai", 0, "float32")
+    assert portable_spec(tag, is_place=False) == tag
+    place = BackboneSpec(None, "local-dir:openai", 0, "float32", "mine.json")
+    found = portable_spec(place, is_place=True)
+    assert found.pretrained == f"local-dir:{tmp_path}/openai"
+    assert found.model_config == str(tmp_path / "mine.json")
 
 
 @pytest.fixture(scope="module")

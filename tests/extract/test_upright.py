@@ -1,7 +1,9 @@
 """The step `upright`: images turned as their EXIF orientation says, from the plan to the record."""
 
 import io
+import json
 
+import fsspec
 import numpy as np
 import pytest
 from pictures import photograph
@@ -172,6 +174,17 @@ def test_a_manifest_says_that_its_sizes_are_those_of_turned_images(folder, tmp_p
         assert manifest.upright == is_upright
     with refuses("E-MANIFEST-OPTION", "--views and --upright", kind=ManifestError):
         make_manifest([folder], options=SourceOptions(views=True, upright=True))
+
+
+def test_a_list_of_files_behind_a_url_does_not_say_what_is_turned(tmp_path):
+    content = content_of(photograph(6, *WIDE), "PNG", 6)
+    fsspec.filesystem("memory").pipe("/turned/a.png", content)
+    row = {"image_id": "a", "path": "a.png", "width": WIDE[0], "height": WIDE[1]}
+    (tmp_path / "list.jsonl").write_text(json.dumps(row))
+    for is_upright, size in ((False, WIDE), (True, WIDE[::-1])):
+        options = SourceOptions(upright=is_upright)
+        manifest = make_manifest([tmp_path / "list.jsonl"], "memory://turned", options)
+        assert [image[2:] for image in manifest.images] == [size]
 
 
 class TestRecipe:

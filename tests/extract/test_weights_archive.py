@@ -191,6 +191,14 @@ def test_a_tensor_never_reaches_beyond_its_numbers(tmp_path: Path, content: byte
 
 
 NESTED = b"\x80\x02)q\0" + b"h\0h\0\x86q\0" * 200
+TWICE = (
+    b"\x80\x04]\x94"
+    + b"]\x94(h\0h\0e\x94"
+    + b"".join(
+        b"](j" + struct.pack("<I", at) + b"j" + struct.pack("<I", at) + b"e\x94"
+        for at in range(1, 200)
+    )
+)  # a list of a list twice, and so on
 SELF = b"\x80\x02c__torch__\nM\n)\x81q\0}(X\x01\0\0\0ah\0X\x01\0\0\0bh\0ub."
 
 
@@ -209,6 +217,17 @@ SELF = b"\x80\x02c__torch__\nM\n)\x81q\0}(X\x01\0\0\0ah\0X\x01\0\0\0bh\0ub."
         b"(iposix\nsystem\n.",
         b"\x80\x02}" + NESTED[2:] + b"Ns.",  # 2^200 parts to hash, as a key
         SELF,  # a module that holds itself, twice
+        TWICE + b"\x8c\x01a\x93.",  # the name of a class, 2^200 texts long
+        b"\x80\x02" + b"]" * 2_000 + b"a" * 1_999 + b"X\x01\0\0\0a\x93.",  # one too deep to print
+        # Ten thousand values, copied ten thousand times.
+        b"\x80\x02(" + b"N" * 10_000 + b"lq\0(" + b"c__builtin__\nset\nh\0\x85R" * 10_000 + b"l.",
+        # A module that holds itself and many other names.
+        b"\x80\x02c__torch__\nM\n)\x81q\0}("
+        + b"".join(b"X\x04\0\0\0%04xN" % at for at in range(6_000))
+        + b"X\x01\0\0\0ah\0ub.",
+        tensor(b"0", 3, 0, (0, 1 << 61, 1 << 61), (1, 1, 1)),
+        b"\x80\x02}\x8b\x00\x20\0\0" + b"\x01" * 0x2000 + b"Ns.",  # a key of 20,000 digits
+        b"\x80\x02(I1\niposix\nsystem\n.",
         b"\x80\x02cposix\nsystem\nX\x02\0\0\0id\x85R.",
         b"\x80\x02" + b"(" * 10_000 + b".",
         b"\x80\x02" + b")\x85" + b"\x85" * 20_000 + b".",

@@ -23,6 +23,7 @@ from clipfeat.extract.planning.recipe import make_recipe
 from clipfeat.extract.recompute import recompute
 from clipfeat.manifests import folder_manifest
 
+TIMM = {"timm_model_name": "vit_tiny_patch16_224", "timm_pool": "map"}
 VISION = {"image_size": 64, "layers": 2, "width": 64, "patch_size": 16}
 # open_clip has no such model.
 OWN = {"embed_dim": 24, "quick_gelu": True, "vision_cfg": VISION, "text_cfg": TEXT}
@@ -182,6 +183,7 @@ def test_models_that_are_not_named_or_named_twice(folder: Path, tmp_path: Path) 
         ("E-MODEL-TWICE", spec("RN50", "none", model_config=mine)),
         ("E-WEIGHTS-UNKNOWN", spec(None, None, model_config=mine)),
         ("E-WEIGHTS-KIND", spec("RN50", str(tmp_path))),
+        ("E-WEIGHTS-KIND", spec(None, str(tmp_path))),
         ("E-WEIGHTS-AVERAGE", spec("RN50", "none", ema=True)),
         (
             "E-WEIGHTS-AVERAGE",
@@ -205,6 +207,9 @@ def test_models_that_are_not_named_or_named_twice(folder: Path, tmp_path: Path) 
         json.dumps(OWN | {"vision_cfg": VISION | {"wings": 2}}),
         json.dumps(OWN | {"vision_cfg": {"timm_model_name": "hf-hub:some/model"}}),
         json.dumps(OWN | {"vision_cfg": {"timm_model_name": "no such model"}}),
+        json.dumps(OWN | {"vision_cfg": TIMM | {"timm_model_args": {"checkpoint_path": "w.pt"}}}),
+        json.dumps(OWN | {"vision_cfg": TIMM | {"timm_model_args": {"depth": 10**9}}}),
+        json.dumps(OWN | {"vision_cfg": TIMM | {"timm_model_args": []}}),
         json.dumps(OWN | {"vision_cfg": VISION | {"width": 65, "head_width": 2}}),
     ],
 )

@@ -45,6 +45,15 @@ class TestCoco:
             picture(tmp_path / split / f"COCO_{split}_{k:012}.jpg")
         assert [i.image_id for i in made(*sources, root=tmp_path)[0].images] == ["1", "2"]
 
+    def test_an_id_in_two_lists_cannot_be_told_apart_by_paths(self, tmp_path):
+        sources = []
+        for split in ("train2014", "val2014"):
+            sources.append(write_json(tmp_path / f"captions_{split}.json", coco([1], split)))
+            picture(tmp_path / split / f"COCO_{split}_000000000001.jpg")
+        with refuses("E-MANIFEST-ID", kind=ManifestError) as error:
+            made(*sources, root=tmp_path)
+        assert "--ids" not in str(error.value)
+
     def test_lvis_has_a_url_in_the_place_of_a_name(self, tmp_path):
         """As in lvis_v1_val.json: https://www.lvisdataset.org/dataset."""
         entries = [

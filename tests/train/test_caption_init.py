@@ -50,11 +50,12 @@ def test_all_weights_are_kept_and_new_words_are_fresh(
     data = write_rows(tmp_path / "captions", rows)
     store = FeatureStore.open(world[0])
     with caplog.at_level("INFO"):
-        settings, start = find_start(settings_of(f"init={run}"), store)
+        settings, start = find_start(settings_of(f"init={run}", "bpe=30"), store)
         read = read_data(settings, store, data, start)
         task = CrossEntropyTask(settings, read, accelerator_on("cpu", settings))
     first = load_stage(run / "xe")
     assert (settings.model, settings.norm) == (first.settings.model, "channel")
+    assert settings.bpe == 0, "the words are those of the run"
     old = ["a", "blue", "green", "here", "red", "shape"]
     assert task.vocabulary_record()["words"] == [*old, "huge", "stands", "thing"]
     assert "6 that the start knows, 3 new ones" in caplog.text

@@ -8,7 +8,7 @@ from peak_memory import peak, start_peak
 from refused import refuses
 
 from clipfeat.base.errors import UsageError
-from clipfeat.train.models.pretrained import read_glove, require_glove
+from clipfeat.train.models.glove import read_glove, require_glove
 
 WORDS = ("cat", "café", "dog", "what's")
 

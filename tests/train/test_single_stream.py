@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from transformers import BertConfig, BertForMaskedLM, BertModel
 
 from clipfeat.base.errors import UsageError
-from clipfeat.train.models.pretrained import find_bert, load_bert
+from clipfeat.train.models.bert import find_bert, load_bert
 from clipfeat.train.models.settings import SingleStreamSettings
 from clipfeat.train.models.single_stream import SingleStreamEncoder, grid_positions
 from clipfeat.train.normalize import ChannelStatistics, FeatureNorm
@@ -285,7 +285,7 @@ def test_a_hub_that_never_answers_is_not_waited_for(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
-    monkeypatch.setattr("clipfeat.train.models.pretrained.HUB_SECONDS", 0.2)
+    monkeypatch.setattr("clipfeat.train.models.bert.HUB_SECONDS", 0.2)
     with socket.create_server(("127.0.0.1", 0)) as silent:
         port = silent.getsockname()[1]
         monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", f"http://127.0.0.1:{port}")

@@ -217,7 +217,8 @@ def read_held_out(path: Path) -> frozenset[int]:
 
     It has an image a line, a number or a name such as COCO_val2014_000000000042, or is a JSON list
     of these, as LXMERT's coco_minival_img_ids.json, or of records with `img_id`, as its minival
-    files; an image may occur several times. Raises ClipfeatError for another file, and for one that lists no image.
+    files; an image may occur several times. Raises ClipfeatError for another file, and for one that
+    lists no image.
     """
     try:
         text = read_text(path, MAX_DATA_BYTES)

@@ -23,22 +23,17 @@ from ..data.vocabulary import (
 from ..devices import seeded
 from ..normalize import FeatureNorm, Statistics, feature_statistics
 from ..run import BEST
+from .bert import PIECES, WEIGHTS, find_bert, load_bert, require_bert_sizes
+from .glove import read_glove, require_glove
 from .layers import WordEmbedding
 from .mcan import Mcan
 from .movie_mcan import MovieMcan
 from .pretrained import (
     ANSWERING,
-    PIECES,
     TASK,
-    WEIGHTS,
     Pretrained,
-    find_bert,
-    load_bert,
     load_pretrained,
-    read_glove,
-    require_bert_sizes,
     require_features_of,
-    require_glove,
     require_init,
     require_own_model,
 )

@@ -27,9 +27,9 @@ logger = logging.getLogger(__name__)
 def find_start(
     settings: CaptionSettings, store: FeatureStore
 ) -> tuple[CaptionSettings, TrainedCaptioner | None]:
-    """Return the settings with the model and the norm that they start from, and the run that has it.
+    """Return the settings with the model, norm and kind of words of the run to start from, and the run.
 
-    The run is the last stage that has a model. Raises UsageError if `init` is no captioning run or
+    The run is the last stage that has a model. Raises UsageError if `init` is not a captioning run or
     was trained on other features than the store's, and if the settings name another model.
     """
     if not settings.init:
@@ -46,6 +46,7 @@ def find_start(
         norm=own.norm,
         components=own.components,
         whitening=own.whitening,
+        bpe=own.bpe,
     )
     return changed, start
 

@@ -27,7 +27,8 @@ from ...devices import (
     seeded,
 )
 from ...engine import each_batch, eval_batch_size
-from ...models.pretrained import TASK, Pretrained, find_bert, load_bert
+from ...models.bert import find_bert, load_bert
+from ...models.pretrained import TASK, Pretrained
 from ...models.start import choose_words, find_start, require_grid_side, start_files
 from ...normalize import FeatureNorm, Statistics, feature_statistics
 from ...records import RecordReader
