@@ -49,7 +49,8 @@ def read_pickle(content: bytes, stored: Callable[[Any], Any], rebuild: Rebuild) 
         for instruction, argument, _ in pickletools.genops(content):
             reader.run(instruction.name, argument)
         (value,) = reader.stack
-    except (IndexError, KeyError, TypeError, OverflowError) as error:
+    # RuntimeError is torch's, for a shape that no memory could have.
+    except (IndexError, KeyError, TypeError, OverflowError, RuntimeError) as error:
         raise ValueError(f"not a whole pickle ({type(error).__name__})") from None
     return value
 
@@ -78,7 +79,9 @@ class _Reader:
             stack.append(Name(*argument.split(" ", 1)))
         elif instruction == "STACK_GLOBAL":
             name, module = stack.pop(), stack.pop()
-            stack.append(Name(str(module), str(name)))
+            if not isinstance(name, str) or not isinstance(module, str):
+                raise TypeError
+            stack.append(Name(module, name))
         elif instruction in CONSTANTS:
             stack.append(CONSTANTS[instruction])
         elif instruction == "MARK":

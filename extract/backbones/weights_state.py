@@ -113,7 +113,9 @@ def _without_prefixes(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
 
 def _describe(value: object) -> str:
     if isinstance(value, dict):
-        keys = ", ".join(printable(str(key))[:40] for key in list(value)[:5])
+        # Python refuses to print a number of thousands of digits.
+        keys = [key if isinstance(key, str) else type(key).__name__ for key in list(value)[:5]]
+        keys = ", ".join(printable(key)[:40] for key in keys)
         return f"a dict of {keys}" if value else "an empty dict"
     if value is None:
         return "nothing"
