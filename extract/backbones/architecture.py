@@ -23,6 +23,10 @@ CUSTOM = "custom"  # the name of an architecture that open_clip has no name for
 # In vision_cfg, and not of open_clip: arguments of timm's model, for a ViT that timm has no name for.
 TIMM_ARGUMENTS = "timm_model_args"
 MAX_NUMBER, MAX_LAYERS = 1 << 20, 1000  # in an architecture that is not open_clip's
+SIZES = {
+    *("embed_dim", "layers", "width", "head_width", "heads", "patch_size", "image_size"),
+    *("context_length", "vocab_size"),
+}
 # Extraction reads images alone; a small text tower takes no time and downloads nothing.
 SMALL_TEXT_TOWER = {"context_length": 8, "vocab_size": 8, "width": 64, "heads": 1, "layers": 1}
 SMALL_TRUNK = "vit_tiny_patch16_224"  # timm's
@@ -76,10 +80,14 @@ def check_config(config: Mapping[str, Any]) -> None:
         raise ValueError("text_cfg is not an object")
     for section in (config, vision, text):
         for key, value in section.items():
-            limit = MAX_LAYERS if key == "layers" else MAX_NUMBER
+            most = MAX_LAYERS if key == "layers" else MAX_NUMBER
+            least = 1 if key in SIZES else -most
             for number in value if isinstance(value, list) else [value]:
-                if isinstance(number, int | float) and not -limit <= number <= limit:
-                    raise ValueError(f"{printable(key):.40} is {number!r:.40}; at most {limit:,}")
+                if isinstance(number, int | float) and not least <= number <= most:
+                    raise ValueError(
+                        f"{printable(key):.40} is {number!r:.40}; a number from {least:,} to "
+                        f"{most:,} is needed"
+                    )
     if ":" in str(vision.get("timm_model_name")):
         raise ValueError(
             "timm_model_name is not a name of timm's, but a place to load a model from"
@@ -166,8 +174,8 @@ def create_model(
         if architecture.name != CUSTOM:
             raise
         raise ExtractUsageError(
-            f"open_clip cannot build this architecture: {printable(' '.join(str(error).split())):.200}"
-            f"; see the configs of open_clip's own models for what it takes",
+            f"open_clip cannot build this architecture: "
+            f"{printable(' '.join(str(error).split()) or type(error).__name__):.200}; see the configs of open_clip's own models for what it takes",
             code="E-MODEL-CONFIG",
         ) from None
 
