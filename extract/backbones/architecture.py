@@ -50,6 +50,8 @@ def known_architecture(name: str) -> Architecture:
     if name not in known:
         near = difflib.get_close_matches(name, known, n=3, cutoff=0.4)
         hint = f"did you mean {' or '.join(near)}?" if near else "such as RN50, RN50x4, ViT-B-32"
+        if timm.is_model(name):
+            hint = f"timm has one: --model timm/{name}"
         raise ExtractUsageError(
             f"--model {name}: not a model of open_clip; {hint} (docs/backbones.md lists all, and "
             f"how to pass your own)",
