@@ -55,7 +55,8 @@ class SourcesGroup(click.Group):
 @click.option(
     "--path-column",
     metavar="NAME",
-    help="Column of paths in a table.  [default: path, file_name, filename or file]",
+    help="Column of paths in a table.  [default: path, file_name, filename, "
+    "file, filepath or image]",
 )
 def make(
     *,

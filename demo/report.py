@@ -112,7 +112,10 @@ class Report:
         """Return the table that `make demo` prints at its end."""
         weights = {"none": "random weights", "package": "weights of a Python package"}
         rows = [
-            (f"images ({self.model}, {weights.get(self.weights, self.weights)})", f"{self.images:,}"),
+            (
+                f"images ({self.model}, {weights.get(self.weights, self.weights)})",
+                f"{self.images:,}",
+            ),
             ("images/s, files to finished store", f"{self.images_per_second:.1f}"),
             ("store", f"{self.store_bytes / 1e6:.1f} MB"),
             ("the same as float32 npz", f"{self.npz_bytes / 1e6:.1f} MB (estimated)"),

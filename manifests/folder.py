@@ -175,7 +175,8 @@ def folder_images(
     `prefix` leads from the root to the folder. `ids` is "stem", the file's name without its ending,
     or "path", the path without the ending: from the root, or with `ids_from` in place of `prefix`,
     as for a zip file in place of a folder. An ending that is not an image's remains
-    part of the id. Raises ManifestError (E-MANIFEST-EMPTY) for a folder without an image.
+    part of the id. Raises ManifestError (E-MANIFEST-EMPTY) for a folder without an image
+    that a manifest can store.
     """
     if not contents.images and not contents.by_content:
         raise ManifestError(
@@ -207,6 +208,11 @@ def folder_images(
     skipped = SkippedFiles()
     images = storable(images, skipped)
     skipped.log(str(folder))
+    if not images:
+        raise ManifestError(
+            f"{folder}: a manifest can store none of the paths in it; rename the files",
+            code="E-MANIFEST-EMPTY",
+        )
     return images
 
 

@@ -366,7 +366,10 @@ def _is_folder(root: str) -> bool:
 
 def _refusing(path: Path) -> Callable[[str], ManifestError]:
     def refuse(reason: str) -> ManifestError:
-        remedy = "make a manifest with: clipfeat manifest DIR -o images.parquet"
+        remedy = (
+            "make a manifest of a folder, an archive or a list with: "
+            "clipfeat manifest SOURCE -o images.parquet"
+        )
         return ManifestError(f"{path}: {reason}; {remedy}", code="E-MANIFEST-READ")
 
     return refuse

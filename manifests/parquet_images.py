@@ -87,8 +87,13 @@ def image_paths(path: Path, column: ImageColumn) -> list[str]:
     for number, rows in enumerate(_layout(str(path), column.path_leaf).rows):
         limit = rows * (MAX_TEXT + 16)
         values = read_leaf(path, column.path_leaf, number, limit, _refuse)
-        texts += (value[0].as_py() or "" for value in values)
+        texts += (_text(value[0].as_buffer()) for value in values)
     return texts
+
+
+def _text(name: pa.Buffer | None) -> str:
+    """Return a name as a text of this package (see contents.py): Parquet checks no encoding."""
+    return name.to_pybytes().decode("utf-8", "surrogateescape") if name is not None else ""
 
 
 def large_group(path: Path, column: ImageColumn) -> int:

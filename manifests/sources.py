@@ -6,9 +6,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..base.errors import ManifestError
+from ..base.errors import ManifestError, reason_of
 from ..base.text import is_url, printable
-from .archives import archive_ending
+from .archives import archive_ending, archive_format
 from .contents import absolute_root, escaped, from_disk, to_disk
 from .folder import FolderContents, folder_images, scan_folder
 from .headers import Size, read_sizes
@@ -58,6 +58,7 @@ def make_manifest(
     _check_options(options, kind)
     archive = ""
     if root and kind in (TABLE, JSON) and archive_ending(root) and Path(root).is_file():
+        _check_archive(root)
         root, archive = os.path.split(os.path.abspath(root))  # noqa: PTH100
         archive = f"{escaped(from_disk(archive))}/"
     root = _root(sources, kind, root)
@@ -174,6 +175,16 @@ def _root(sources: Sequence[Path], kind: str, root: str | None) -> str:
         return root
     folders = (source if source.is_dir() else source.absolute().parent for source in sources)
     return from_disk(os.path.commonpath(map(os.path.abspath, folders)))
+
+
+def _check_archive(path: str) -> None:
+    """Raise ManifestError for a damaged archive; its members would only seem to be missing."""
+    try:
+        archive_format(path).names(path)
+    except OSError as error:
+        raise ManifestError(
+            f"--images {path}: {reason_of(error)}; copy it again", code="E-MANIFEST-ROOT"
+        ) from None
 
 
 def _below(root: str, source: Path) -> str:

@@ -30,6 +30,7 @@ END = bytes(BLOCK)
 FIELDS = struct.Struct("100s 24x 12s 20x c 100s 6s 82x 155s 12x")
 CACHED = 16  # tars whose lists of members a process keeps
 MAX_INFLATED = 1 << 33  # bytes of a tar.gz; more takes longer than a decoder may use for an image
+GZIP_MARK = b"\x1f\x8b\x08"  # what gzip begins with (RFC 1952, section 2.3.1)
 NEAR = 8  # heads that are read at once, at most
 
 _lock = threading.Lock()  # so that only one of several threads lists a tar
@@ -106,7 +107,7 @@ def open_archive(path: str) -> Generator[ReadAt]:
 
 
 def _reader(path: str, descriptor: int) -> ReadAt:
-    if not path.lower().endswith((".gz", ".tgz")):
+    if read_at(descriptor, len(GZIP_MARK), 0) != GZIP_MARK:  # whatever its name says
         return partial(read_at, descriptor)
     status = os.fstat(descriptor)
     inflated = _inflated(path, status.st_mtime_ns, status.st_size)

@@ -26,6 +26,10 @@ TIMM_ARGUMENTS = "timm_model_args"
 TIMM_SIZES = {"img_size", "patch_size", "embed_dim", "depth", "num_heads", "mlp_ratio", "act_layer"}
 MAX_NUMBER, MAX_LAYERS = 1 << 20, 1000  # in an architecture that is not open_clip's
 LAYERS = ("layers", "depth")  # what their number is called
+SIZES = {
+    *("embed_dim", "layers", "depth", "width", "head_width", "heads", "patch_size", "image_size"),
+    *("context_length", "vocab_size"),
+}
 # Extraction reads images alone; a small text tower takes no time and downloads nothing.
 SMALL_TEXT_TOWER = {"context_length": 8, "vocab_size": 8, "width": 64, "heads": 1, "layers": 1}
 SMALL_TRUNK = "vit_tiny_patch16_224"  # timm's
@@ -49,6 +53,8 @@ def known_architecture(name: str) -> Architecture:
     if name not in known:
         near = difflib.get_close_matches(name, known, n=3, cutoff=0.4)
         hint = f"did you mean {' or '.join(near)}?" if near else "such as RN50, RN50x4, ViT-B-32"
+        if timm.is_model(name):
+            hint = f"timm has one: --model timm/{name}"
         raise ExtractUsageError(
             f"--model {name}: not a model of open_clip; {hint} (docs/backbones.md lists all, and "
             f"how to pass your own)",
@@ -82,10 +88,14 @@ def check_config(config: Mapping[str, Any]) -> None:
         raise ValueError(f"{TIMM_ARGUMENTS} may have {', '.join(sorted(TIMM_SIZES))} alone")
     for section in (config, vision, text, arguments):
         for key, value in section.items():
-            limit = MAX_LAYERS if key in LAYERS else MAX_NUMBER
+            most = MAX_LAYERS if key in LAYERS else MAX_NUMBER
+            least = 1 if key in SIZES else -most
             for number in value if isinstance(value, list) else [value]:
-                if isinstance(number, int | float) and not -limit <= number <= limit:
-                    raise ValueError(f"{printable(key):.40} is {number!r:.40}; at most {limit:,}")
+                if isinstance(number, int | float) and not least <= number <= most:
+                    raise ValueError(
+                        f"{printable(key):.40} is {number!r:.40}; a number from {least:,} to "
+                        f"{most:,} is needed"
+                    )
     if ":" in str(vision.get("timm_model_name")):
         raise ValueError(
             "timm_model_name is not a name of timm's, but a place to load a model from"
@@ -172,8 +182,8 @@ def create_model(
         if architecture.name != CUSTOM:
             raise
         raise ExtractUsageError(
-            f"open_clip cannot build this architecture: {printable(' '.join(str(error).split())):.200}"
-            f"; see the configs of open_clip's own models for what it takes",
+            f"open_clip cannot build this architecture: "
+            f"{printable(' '.join(str(error).split()) or type(error).__name__):.200}; see the configs of open_clip's own models for what it takes",
             code="E-MODEL-CONFIG",
         ) from None
 

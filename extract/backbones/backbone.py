@@ -65,7 +65,7 @@ class Backbone:
         if recipe.vector == "class_token" and not self.tower.has_class_token:
             raise ExtractUsageError(
                 f"--class-token: this image tower ({kind}) has no class token; "
-                f"--pooled keeps CLIP's embedding instead",
+                f"--pooled keeps the pooled embedding instead",
                 code="E-RECIPE-VECTOR",
             )
 

@@ -50,7 +50,8 @@ def read_pickle(content: bytes, stored: Callable[[Any], Any], rebuild: Rebuild) 
         for instruction, argument, _ in pickletools.genops(content):
             reader.run(instruction.name, argument)
         (value,) = reader.stack
-    except (IndexError, KeyError, TypeError, OverflowError) as error:
+    # RuntimeError is torch's, for a shape that no memory could have.
+    except (IndexError, KeyError, TypeError, OverflowError, RuntimeError) as error:
         raise ValueError(f"not a whole pickle ({type(error).__name__})") from None
     return value
 

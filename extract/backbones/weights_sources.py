@@ -74,7 +74,9 @@ def choose_model(spec: BackboneSpec, *, whole: bool = False) -> ChosenModel:
                 f"--model {model} and --model-config both name an architecture; drop one",
                 code="E-MODEL-TWICE",
             )
-        own = read_model_config(Path(spec.model_config))
+        own = read_model_config(
+            local_path(spec.model_config, remedy="download it, and pass the file")
+        )
         architecture = own.architecture()
     if architecture is None and pretrained in (None, "none"):
         raise ExtractUsageError(
@@ -156,6 +158,11 @@ def find_weights(pretrained: str) -> Path:
     if pretrained.startswith(HUB):
         return download_repository(pretrained.removeprefix(HUB))
     path = Path(pretrained.removeprefix(FOLDER))
+    if not os.path.lexists(path):
+        raise ExtractUsageError(
+            f"--pretrained {pretrained}: there is no such folder; pass one with weights",
+            code="E-WEIGHTS-FILE",
+        )
     if not path.is_dir():
         return path
     named = (path / name for name in WEIGHTS_FILES)
@@ -183,7 +190,7 @@ def download_repository(name: str) -> Path:
                         for shard in shard_names(path):
                             _hub_file(name, shard)
                         return path
-            reason = f"it has none of {', '.join(WEIGHTS_FILES)}"
+            reason = unreachable or f"it has none of {', '.join(WEIGHTS_FILES)}"
         except (OSError, ValueError, RuntimeError) as error:
             reason = " ".join((unreachable or str(error)).split())
     raise ExtractUsageError(

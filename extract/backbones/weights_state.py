@@ -113,6 +113,7 @@ def _without_prefixes(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
 
 def _describe(value: object) -> str:
     if isinstance(value, dict):
+        # Python refuses to print a number of thousands of digits.
         names = (key if isinstance(key, str) else type(key).__name__ for key in list(value)[:5])
         keys = ", ".join(printable(name)[:40] for name in names)
         return f"a dict of {keys}" if value else "an empty dict"

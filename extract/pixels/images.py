@@ -192,6 +192,7 @@ def _decode(content: bytes, recipe: Recipe, max_pixels: int, room: Room | None) 
         with pillow().open(io.BytesIO(content), formats=formats()) as image:
             as_stored = image.size
             orientation = exif_orientation(image) if recipe.is_upright else UPRIGHT
+            is_made_upright = orientation != UPRIGHT if recipe.is_upright else None
             width, height = upright_size(as_stored, orientation)
             refused = _too_large(image, content, max_pixels) or resize_problem(
                 recipe, width, height
@@ -209,7 +210,7 @@ def _decode(content: bytes, recipe: Recipe, max_pixels: int, room: Room | None) 
                 pixels = _pixels_in(room, image)
                 # Such a last pixel may be the filling of an image that ends early: see below.
                 if decode_jpeg(content, pixels) and not JPEG_FILL.issuperset(pixels[-1, -1]):
-                    reason = "; ".join(remarks(image))
+                    reason = "; ".join(remarks(image, is_made_upright=is_made_upright))
                     return Picture(
                         Status.OK, reason, width, height, pixels=pixels, is_as_decoded=True
                     )
@@ -219,7 +220,7 @@ def _decode(content: bytes, recipe: Recipe, max_pixels: int, room: Room | None) 
             if image.size != as_stored:  # of a file made to deceive: a GIF's frame can
                 reason = f"its header says {width}x{height}, its image is {image.size}"
                 return Picture(Status.UNDECODABLE, reason, width, height)
-            notes += remarks(image, is_made_upright=orientation != UPRIGHT)
+            notes += remarks(image, is_made_upright=is_made_upright)
             if ended or ends_early(image, content):
                 notes.append(ENDED)
             if orientation != UPRIGHT:

@@ -96,6 +96,7 @@ def _segments(content: bytes) -> Iterator[tuple[int, bytes]]:
 
 SEVERAL_FRAMES = "the first of several frames or pages"
 TURNED = "its EXIF orientation is ignored, as stock CLIP ignores it"
+NOT_TURNED = "its EXIF orientation is none of the eight, or behind its pixels, and is ignored"
 MADE_UPRIGHT = "turned as its EXIF orientation says"
 TRANSPARENT = "its transparency is dropped, as stock CLIP drops it"
 DEEP = "more than 8 bits a channel: values above 255 are cut off, as in stock CLIP"
@@ -111,15 +112,15 @@ JPEGS = ("JPEG", "MPO")
 JPEG_FILL = {127, 128}
 
 
-def remarks(image: Any, *, is_made_upright: bool = False) -> Iterator[str]:
+def remarks(image: Any, *, is_made_upright: bool | None = None) -> Iterator[str]:
     """Yield what is odd about an image, by its header and, once it is loaded, by its pixels.
 
-    With `is_made_upright` its orientation is not ignored.
+    `is_made_upright` says whether it is turned; None stands for a recipe that turns no image.
     """
     if is_made_upright:
         yield MADE_UPRIGHT
     elif _orientation(image) != UPRIGHT:
-        yield TURNED
+        yield TURNED if is_made_upright is None else NOT_TURNED
     if image.mode in ("I", "F") or image.mode.startswith("I;"):
         yield DEEP
     if image.mode == "CMYK":

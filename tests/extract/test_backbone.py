@@ -99,6 +99,7 @@ def test_nothing_is_kept_for_gradients():
     [
         ("RN50x5", "none", "E-MODEL-UNKNOWN", ("did you mean RN50x",)),
         ("qqqq", "none", "E-MODEL-UNKNOWN", ("RN50, RN50x4",)),
+        ("resnet50.a1_in1k", "none", "E-MODEL-UNKNOWN", ("--model timm/resnet50.a1_in1k",)),
         ("RN50", "openia", "E-WEIGHTS-UNKNOWN", ("tag of RN50", ": openai")),
         ("ViT-H-14", None, "E-WEIGHTS-UNKNOWN", ("ViT-H-14", "laion2b")),
         ("ViT-B-32-quickgelu", "laion2b_s34b_b79k", "E-WEIGHTS-ACTIVATION", ("--model ViT-B-32",)),

@@ -171,7 +171,9 @@ def test_random_weights_are_those_of_their_seed():
 def test_a_tag_comes_from_the_hub(monkeypatch, tmp_path):
     save_file(stock_model("test_resnet").state_dict(), tmp_path / "a")
     asked = []
-    monkeypatch.setattr(weights_sources, "cache_if_hub_unreachable", lambda: contextlib.nullcontext(""))
+    monkeypatch.setattr(
+        weights_sources, "cache_if_hub_unreachable", lambda: contextlib.nullcontext("")
+    )
     monkeypatch.setattr(
         huggingface_hub, "hf_hub_download", lambda *file: asked.append(file) or str(tmp_path / "a")
     )

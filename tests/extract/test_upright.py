@@ -14,7 +14,7 @@ from clipfeat.base.errors import ExtractUsageError, ManifestError
 from clipfeat.cli.extract import load_images
 from clipfeat.extract import ExtractConfig, extract_images
 from clipfeat.extract.pixels.images import Room, decode, resized
-from clipfeat.extract.pixels.inspection import MADE_UPRIGHT, TURNED
+from clipfeat.extract.pixels.inspection import MADE_UPRIGHT, NOT_TURNED, TURNED
 from clipfeat.extract.planning.recipe import Preprocess, Recipe, check_recipe, make_recipe
 from clipfeat.featstore import StoreError
 from clipfeat.featstore.audit.verify import verify
@@ -86,6 +86,7 @@ def test_the_remark_says_which(tmp_path):
 def test_an_orientation_that_does_not_exist_turns_nothing(value):
     picture = decode(content_of(photograph(1, *WIDE), "PNG", value), RECIPE)
     assert (picture.width, picture.height) == WIDE
+    assert picture.reason == NOT_TURNED
 
 
 # What turns an upright image into the stored one: the inverse of Exif's table for tag 274.

@@ -180,6 +180,7 @@ def test_the_pickle_of_these_tests_is_one(tmp_path: Path) -> None:
         tensor(b"0", 3, -1, (2,), (1,)),
         tensor(b"0", 3, 2, (2,), (-1,)),
         tensor(b"0", 3, 0, (3,), ()),
+        tensor(b"0", 3, 0, (1 << 61, 1 << 61, 0), (1, 1, 1)),  # empty, and too large to count
         tensor(b"9", 3, 0, (3,), (1,)),  # a member that does not exist
         tensor(b"0", -1, 0, (3,), (1,)),
     ],
@@ -216,6 +217,8 @@ SELF = b"\x80\x02c__torch__\nM\n)\x81q\0}(X\x01\0\0\0ah\0X\x01\0\0\0bh\0ub."
         b"\x80\x02X\xff\xff\xff\xffa.",
         b"(iposix\nsystem\n.",
         b"\x80\x02}" + NESTED[2:] + b"Ns.",  # 2^200 parts to hash, as a key
+        b"\x80\x04" + NESTED[2:] + b"h\0\x93.",  # and to print, as the name of a class
+        b"\x80\x02}\x8b" + struct.pack("<I", 5000) + b"\x7f" * 5000 + b"Ns.",  # 12,000 digits
         SELF,  # a module that holds itself, twice
         TWICE + b"\x8c\x01a\x93.",  # the name of a class, 2^200 texts long
         b"\x80\x02" + b"]" * 2_000 + b"a" * 1_999 + b"X\x01\0\0\0a\x93.",  # one too deep to print

@@ -62,6 +62,13 @@ def test_ids_are_the_names_of_the_files(tmp_path, rows):
     assert made(tmp_path / "m.parquet")[0] == manifest
 
 
+def test_names_that_are_not_utf8(tmp_path):
+    path = write(tmp_path / "d.parquet", structs([f"cafE{k}.jpg" for k in range(7)]))
+    path.write_bytes(path.read_bytes().replace(b"cafE", b"caf\xe9"))
+    manifest, _ = made(path)
+    assert [image.image_id for image in manifest.images] == [f"caf\\xe9{k}" for k in range(7)]
+
+
 @pytest.mark.parametrize("kind", [pa.binary(), pa.large_binary()])
 def test_bytes_alone_and_a_column_of_ids(tmp_path, kind):
     path = write(tmp_path / "d.parquet", CONTENTS, kind, name="jpg", image_id=list(range(10, 17)))

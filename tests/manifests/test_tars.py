@@ -143,11 +143,22 @@ def test_a_tar_that_gzip_compressed_is_read_in_place(tmp_path, ending):
         assert read_content(manifest.root, f"s{ending}/{name}") == files[name]
 
 
+@pytest.mark.parametrize("name", ["s.tar", "s.tar.gz"])
+@pytest.mark.parametrize("is_compressed", [True, False])
+def test_the_content_says_whether_a_tar_is_compressed(tmp_path, name, is_compressed):
+    content = pack(tmp_path / "s.tar", {"a.jpg": jpeg()}).read_bytes()
+    (tmp_path / "s.tar").unlink()
+    (tmp_path / name).write_bytes(gzip.compress(content) if is_compressed else content)
+    manifest, _ = made(tmp_path / name)
+    assert read_content(manifest.root, f"{name}/a.jpg") == jpeg()
+
+
 @pytest.mark.parametrize(
     ("damage", "why"),
     [
-        (lambda content: b"", "the compressed data is cut off"),
-        (lambda content: b"no gzip", "damaged compressed data"),
+        (lambda content: b"", "neither a header nor an end mark"),
+        (lambda content: b"no gzip", "neither a header nor an end mark"),
+        (lambda content: content[:3] + b"no gzip", "damaged compressed data"),
         (lambda content: content[: len(content) // 2], "the compressed data is cut off"),
         (
             lambda content: gzip.compress(bytes(100) + b"x" * 1000),

@@ -79,6 +79,10 @@ def test_a_list_may_name_the_members_of_a_zip(tmp_path):
     other = write_json(tmp_path / "mine.json", {"images": [{"id": 1, "file_name": "none.jpg"}]})
     with refuses("E-MANIFEST-ABSENT", "train2014.zip/FILE_NAME", kind=ManifestError):
         made(other, root=tmp_path / "zips/train2014.zip")
+    content = (tmp_path / "zips/train2014.zip").read_bytes()
+    (tmp_path / "zips/train2014.zip").write_bytes(content[:-1])
+    with refuses("E-MANIFEST-ROOT", "train2014.zip: not a complete zip file", kind=ManifestError):
+        made(source, root=tmp_path / "zips/train2014.zip")
 
 
 def test_ids_are_those_of_a_folder(tmp_path):
@@ -147,6 +151,9 @@ def test_hostile_names_cost_themselves(tmp_path):
     assert "skipped files that a manifest cannot store" in said[0]
     assert "): 2, such as" in said[0]
     assert read_content(manifest.root, manifest.images[0].path) == jpeg(3)
+    pack(tmp_path / "t.zip", {"../a.jpg": jpeg(), "x/../../b.jpg": jpeg()})
+    with refuses("E-MANIFEST-EMPTY", "t.zip: ", kind=ManifestError):
+        made(tmp_path / "t.zip")
 
 
 def test_names_that_are_not_utf8(tmp_path):

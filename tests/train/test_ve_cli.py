@@ -98,6 +98,8 @@ def test_a_file_of_labels_is_scored_without_a_run(
     assert (code, scored) == (0, {key: result[key] for key in same})
     code, out, _ = typed(*words)
     assert (code, f"{result['accuracy']:6.2f}  accuracy" in out) == (0, True)
+    code, _, err = typed(*words[:-1], run / "settings.json")
+    assert (code, "[E-DATA-FILE]" in err) == (1, True)
     for bad in (words[:4], (*words, "--split", "dev"), ("eval", "ve", run, *words[2:])):
         code, out, err = typed(*bad)
         assert (code, out, err.count("\n")) == (2, "", 1)

@@ -106,7 +106,12 @@ def _records(path: Path) -> Iterator[tuple[str, Any]]:
     """Yield (place, record) of each line of JSON or row of CSV."""
     if path.suffix == ".jsonl":
         return read_json_lines(path)
-    return csv_rows(path, multiline=EXPLANATION)
+    if path.suffix == ".csv":
+        return csv_rows(path, multiline=EXPLANATION)
+    raise ClipfeatError(
+        f"{path}: pairs are in JSON lines or CSV; pass a file whose name ends in .jsonl or .csv",
+        code="E-DATA-FILE",
+    )
 
 
 def _pair(record: Any, place: str) -> Pair:

@@ -92,7 +92,8 @@ def find_vqa2(data: Path, split: str, kind: str) -> Path:
         for name in others:
             if (data / name).is_file():
                 return data / name
-    return find_file(data, usual, f"the {kind} of split {split!r}")
+    of = f"the {kind} of split {split!r} (docs/vqa.md names those of other data sets)"
+    return find_file(data, usual, of)
 
 
 def has_questions(data: Path, split: str) -> bool:
