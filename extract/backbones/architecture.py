@@ -22,10 +22,12 @@ from .weights_file import quiet
 CUSTOM = "custom"  # the name of an architecture that open_clip has no name for
 # In vision_cfg, and not of open_clip: arguments of timm's model, for a ViT that timm has no name for.
 TIMM_ARGUMENTS = "timm_model_args"
+# Of timm's arguments, those that open files and addresses have no place in a description.
+TIMM_SIZES = {"img_size", "patch_size", "embed_dim", "depth", "num_heads", "mlp_ratio", "act_layer"}
 MAX_NUMBER, MAX_LAYERS = 1 << 20, 1000  # in an architecture that is not open_clip's
 SIZES = {
     *("embed_dim", "layers", "width", "head_width", "heads", "patch_size", "image_size"),
-    *("context_length", "vocab_size"),
+    *("context_length", "vocab_size", "img_size", "depth", "num_heads"),
 }
 # Extraction reads images alone; a small text tower takes no time and downloads nothing.
 SMALL_TEXT_TOWER = {"context_length": 8, "vocab_size": 8, "width": 64, "heads": 1, "layers": 1}
@@ -80,9 +82,12 @@ def check_config(config: Mapping[str, Any]) -> None:
         raise ValueError("needs embed_dim, a number, and vision_cfg, an object")
     if not isinstance(text, dict):
         raise ValueError("text_cfg is not an object")
-    for section in (config, vision, text):
+    arguments = vision.get(TIMM_ARGUMENTS, {})
+    if not isinstance(arguments, dict) or not arguments.keys() <= TIMM_SIZES:
+        raise ValueError(f"{TIMM_ARGUMENTS} may have {', '.join(sorted(TIMM_SIZES))} alone")
+    for section in (config, vision, text, arguments):
         for key, value in section.items():
-            most = MAX_LAYERS if key == "layers" else MAX_NUMBER
+            most = MAX_LAYERS if key in ("layers", "depth") else MAX_NUMBER
             least = 1 if key in SIZES else -most
             for number in value if isinstance(value, list) else [value]:
                 if isinstance(number, int | float) and not least <= number <= most:

@@ -23,6 +23,7 @@ from clipfeat.extract.planning.recipe import make_recipe
 from clipfeat.extract.recompute import recompute
 from clipfeat.manifests import folder_manifest
 
+TRUNK = {"timm_model_name": "vit_tiny_patch16_224"}
 VISION = {"image_size": 64, "layers": 2, "width": 64, "patch_size": 16}
 # open_clip has no such model.
 OWN = {"embed_dim": 24, "quick_gelu": True, "vision_cfg": VISION, "text_cfg": TEXT}
@@ -210,6 +211,10 @@ def test_models_that_are_not_named_or_named_twice(folder: Path, tmp_path: Path) 
         json.dumps(OWN | {"vision_cfg": VISION | {"wings": 2}}),
         json.dumps(OWN | {"vision_cfg": {"timm_model_name": "hf-hub:some/model"}}),
         json.dumps(OWN | {"vision_cfg": {"timm_model_name": "no such model"}}),
+        json.dumps(OWN | {"vision_cfg": TRUNK | {"timm_model_args": {"checkpoint_path": "w.pt"}}}),
+        json.dumps(OWN | {"vision_cfg": TRUNK | {"timm_model_args": {"pretrained_cfg": {}}}}),
+        json.dumps(OWN | {"vision_cfg": TRUNK | {"timm_model_args": {"depth": 10**9}}}),
+        json.dumps(OWN | {"vision_cfg": TRUNK | {"timm_model_args": 5}}),
         json.dumps(OWN | {"vision_cfg": VISION | {"width": 65, "head_width": 2}}),
     ],
 )
@@ -217,6 +222,8 @@ def test_an_architecture_that_cannot_be_built(tmp_path: Path, content: str) -> N
     (tmp_path / "mine.json").write_text(content)
     with refuses("E-MODEL-CONFIG", kind=ExtractUsageError) as refused:
         load_backbone(spec(None, "none", model_config=str(tmp_path / "mine.json")), "cpu")
+    if "timm_model_args" in content:  # before timm opens a file or an address
+        assert "timm_model_args may have" in str(refused.value) or "depth" in str(refused.value)
     assert ": ;" not in str(refused.value)  # some of open_clip's own errors have no text
 
 
