@@ -27,8 +27,8 @@ TIMM_SIZES = {"img_size", "patch_size", "embed_dim", "depth", "num_heads", "mlp_
 MAX_NUMBER, MAX_LAYERS = 1 << 20, 1000  # in an architecture that is not open_clip's
 LAYERS = ("layers", "depth")  # what their number is called
 SIZES = {
-    *("embed_dim", "layers", "depth", "width", "head_width", "heads", "patch_size", "image_size"),
-    *("context_length", "vocab_size"),
+    *("embed_dim", "layers", "depth", "width", "head_width", "heads", "num_heads", "patch_size"),
+    *("image_size", "img_size", "context_length", "vocab_size"),
 }
 # Extraction reads images alone; a small text tower takes no time and downloads nothing.
 SMALL_TEXT_TOWER = {"context_length": 8, "vocab_size": 8, "width": 64, "heads": 1, "layers": 1}
