@@ -1,7 +1,7 @@
 """The text tower of a model: from texts to vectors in the space of its image embeddings."""
 
 import contextlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -69,7 +69,8 @@ def load_text_tower(spec: BackboneSpec, device: str) -> tuple[TextTower, dict[st
         try:
             with quiet():
                 tokenizer = load_tokenizer(chosen)
-            loaded = load_model(spec, whole=True)
+            with refuse_code() if is_transformers else contextlib.nullcontext():
+                loaded = load_model(spec, whole=True)
         except (OSError, ValueError, RuntimeError, ImportError) as error:
             if not is_transformers:
                 raise
@@ -80,6 +81,22 @@ def load_text_tower(spec: BackboneSpec, device: str) -> tuple[TextTower, dict[st
                 code="E-TEXTS-TOWER",
             ) from None
     return TextTower(loaded.model, tokenizer, config["embed_dim"], device), loaded.described
+
+
+@contextlib.contextmanager
+def refuse_code() -> Iterator[None]:
+    """Have transformers refuse a model with code of its own, in place of asking at the terminal.
+
+    A description beside weights may name any repository as the text tower's.
+    """
+    from transformers import dynamic_module_utils
+
+    seconds = dynamic_module_utils.TIME_OUT_REMOTE_CODE  # that a person has for an answer
+    dynamic_module_utils.TIME_OUT_REMOTE_CODE = 0
+    try:
+        yield
+    finally:
+        dynamic_module_utils.TIME_OUT_REMOTE_CODE = seconds
 
 
 def load_tokenizer(chosen: ChosenModel) -> Callable[[list[str]], Tensor]:

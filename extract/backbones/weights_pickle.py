@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 MAX_PICKLE_BYTES = 32 << 20  # the list of a checkpoint's tensors takes some 250 bytes a tensor
+MAX_INSTRUCTIONS = 2_000_000  # some 40 make a tensor; each may make an object
 
 CONSTANTS = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False}
 UNSUPPORTED = {"INST", "PERSID", "EXT1", "EXT2", "EXT4"}  # instructions that make other objects
@@ -47,7 +48,9 @@ def read_pickle(content: bytes, stored: Callable[[Any], Any], rebuild: Rebuild) 
     """
     reader = _Reader(stored, rebuild)
     try:
-        for instruction, argument, _ in pickletools.genops(content):
+        for count, (instruction, argument, _) in enumerate(pickletools.genops(content)):
+            if count == MAX_INSTRUCTIONS:
+                raise ValueError(f"a pickle of more than {MAX_INSTRUCTIONS:,} instructions")
             reader.run(instruction.name, argument)
         (value,) = reader.stack
     # RuntimeError is torch's, for a shape that no memory could have.

@@ -13,7 +13,12 @@ from PIL import Image
 from refused import refuses
 
 from clipfeat.base.errors import ExtractUsageError
-from clipfeat.extract.embedding import check_embeddings, load_text_tower, text_embedder
+from clipfeat.extract.embedding import (
+    check_embeddings,
+    load_text_tower,
+    refuse_code,
+    text_embedder,
+)
 from clipfeat.extract.planning.plan import BackboneSpec
 from clipfeat.featstore import FeatureStore, GridShape, pool
 
@@ -135,3 +140,18 @@ def test_clipscore_of_a_file_of_captions(
     assert (line.wait(), "needs --store" in line.errors) == (2, True)
     line = clipfeat.run(*words[:6], "--pretrained", weights)
     assert (line.wait(), "need --clipscore" in line.errors) == (2, True)
+
+
+def test_code_of_a_repository_is_refused_and_never_asked_about(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from transformers.dynamic_module_utils import resolve_trust_remote_code
+
+    asked: list[str] = []
+    monkeypatch.setattr("builtins.input", lambda prompt="": asked.append(prompt) or "n")
+    with refuse_code(), pytest.raises(ValueError, match="custom code"):
+        resolve_trust_remote_code(None, "owner/name", has_local_code=False, has_remote_code=True)
+    assert asked == []
+    with pytest.raises(ValueError, match="custom code"):  # as before: a person is asked
+        resolve_trust_remote_code(None, "owner/name", has_local_code=False, has_remote_code=True)
+    assert len(asked) == 1

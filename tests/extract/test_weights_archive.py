@@ -15,6 +15,7 @@ from peak_memory import peak, start_peak
 from torch import nn
 
 from clipfeat.extract.backbones.weights_file import UnreadableWeights
+from clipfeat.extract.backbones.weights_pickle import read_pickle
 from clipfeat.extract.backbones.weights_state import read_weights
 
 STATE = {"visual.a": torch.arange(3.0), "text.b": torch.ones(2, 2)}
@@ -249,3 +250,9 @@ def test_hostile_pickles_take_no_memory_and_no_time(
         read_weights(tmp_path / "w.pt")
     assert peak() - before < 200 << 20
     assert time.process_time() - start < 20, "it does not end in any useful time"
+
+
+def test_a_pickle_of_endless_instructions_ends() -> None:
+    content = b"\x80\x02" + b"N0" * 1_000_001 + b"]."  # None, and away with it
+    with pytest.raises(ValueError, match="more than 2,000,000 instructions"):
+        read_pickle(content, stored=str, rebuild=lambda name, args: None)
