@@ -277,13 +277,24 @@ def different_values(
 ) -> Iterator[tuple[str, Any, Any]]:
     """Yield (name, value, value) where two nested JSON objects differ, None for an absent value.
 
+    Of two lists of objects that differ in length, what only one of them has is yielded.
+
     >>> list(different_values({"a": {"b": 1}}, {"a": {"b": 2}}))
     [('a.b', 1, 2)]
+    >>> list(different_values({"a": [{"b": 1}, {"b": 2}]}, {"a": [{"b": 2}]}))
+    [('a', [{'b': 1}], [])]
     """
     for key in sorted(one.keys() | other.keys()):
         value, other_value = one.get(key), other.get(key)
         inner, other_inner = _as_object(value), _as_object(other_value)
-        if inner is not None and other_inner is not None:
+        if isinstance(value, list) and inner and other_inner and len(inner) != len(other_inner):
+            items, other_items = list(inner.values()), list(other_inner.values())
+            yield (
+                f"{at}{key}",
+                [item for item in items if item not in other_items],
+                [item for item in other_items if item not in items],
+            )
+        elif inner is not None and other_inner is not None:
             yield from different_values(inner, other_inner, f"{at}{key}.")
         elif value != other_value:
             yield f"{at}{key}", value, other_value

@@ -42,6 +42,7 @@ from ..base.files import (
 from ..base.jsonio import MAX_RUN_BYTES, field, parse_json, read_json, write_json
 from ..base.text import printable
 from ..featstore import FeatureStore
+from ..featstore.metadata import different_values
 from .schedule import first_other_rate, kept_shares, learning_rate, total_updates
 from .settings import DECIDED_AT_START, LoopSettings, flat_settings, settings_of
 
@@ -66,6 +67,7 @@ EVENTS = "tensorboard"
 CURVES = "curves.png"
 LOCK = ".lock"
 DEEPEST = 10  # tables in tables of settings; ours have three
+MOST_NAMED = 3  # values that differ, in a message
 
 
 @dataclass(frozen=True)
@@ -114,14 +116,22 @@ def require_features(store: FeatureStore, manifest: RunManifest) -> None:
 
     Its images may be others, such as those of a test split.
     """
-    for part, given in features_of(store).items():
-        trained = manifest.features.get(part)
-        if trained != given:
-            raise UsageError(
-                f"the run was trained on features whose {part} is {trained!r}, and that of "
-                f"{store.location} is {given!r}; extract these images as those of {manifest.store} were",
-                code="E-RUN-FEATURES",
-            )
+    if differing := describe_differences(manifest.features, features_of(store)):
+        raise UsageError(
+            f"the run was trained on features unlike those of {store.location}: {differing}; "
+            f"extract these images as those of {manifest.store} were",
+            code="E-RUN-FEATURES",
+        )
+
+
+def describe_differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
+    """Return in which values two nested JSON objects differ, the first few; "" where in none."""
+    phrases = [
+        f"{name} was {old!r:.60} and is {new!r:.60}"
+        for name, old, new in different_values(before, now)
+    ]
+    more = [f"{len(phrases) - MOST_NAMED} more"] if len(phrases) > MOST_NAMED else []
+    return ", ".join(phrases[:MOST_NAMED] + more)
 
 
 def require_same_run(folder: Path, manifest: RunManifest, *, examples: int | None = None) -> None:

@@ -182,7 +182,7 @@ def test_images_without_features_count_with_an_empty_caption(
         (["RUN", "--split", "val", "--beam", "0"], 2, "--beam"),
         (["RUN", "--split", "val", "--images", "x"], 2, "--images requires --page"),
         (["RUN", "--split", "val", "--page", "--images", "x"], 2, "[E-OPTION-FOLDER]"),
-        (["RUN", "--split", "val", "--store", "OTHER"], 2, "trained on features whose backbone"),
+        (["RUN", "--split", "val", "--store", "OTHER"], 2, ": backbone."),
         (["EMPTY", "--split", "val"], 2, "[E-RUN-BEST]"),
         ([], 2, "pass RUN and --split, or --results and --references"),
         (["--results", "r", "--references", "f", "--beam", "2"], 2, "--results and --beam exclude"),

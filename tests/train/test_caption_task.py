@@ -159,7 +159,7 @@ def test_training_without_a_held_out_split(world: World, tmp_path: Path, typed: 
     [
         ({"--data": "nowhere"}, 2, "nowhere is not a folder"),
         ({"--set": "dataset=vqa2"}, 2, "dataset must be one of karpathy_coco"),
-        ({"--set": "dataset=coco"}, 2, "the captions of split 'train' [E-DATA-FILE]"),
+        ({"--set": "dataset=coco"}, 2, "the captions of split 'train'; pass the folder"),
         ({"--set": "train_split=dev"}, 2, "has no images of split 'dev'; its splits: test, train"),
         ({"--set": "eval_split=train"}, 2, "eval_split train shares 30 images with train_split"),
         ({"--set": "min_count=6000"}, 1, "pass --set min_count=1"),
@@ -171,9 +171,7 @@ def test_training_without_a_held_out_split(world: World, tmp_path: Path, typed: 
         ({"--set": "decoding.beams=0"}, 2, "beams must be at least 1; got 0"),
         ({"--set": "decoding.max_tokens=513"}, 2, "max_tokens must be at most 512; got 513"),
         ({"--set": "label_smoothing=1"}, 2, "label_smoothing must be at least 0 and below 1"),
-        ({"--set": "init=x"}, 2, "no setting is named 'init'"),
         ({"--stage": "scst,xe"}, 2, "'scst,xe' is not one of 'xe', 'scst', 'xe,scst'"),
-        ({"--init": "x"}, 2, "No such option"),
     ],
 )
 def test_mistakes_get_one_line(

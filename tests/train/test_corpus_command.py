@@ -347,15 +347,18 @@ def test_missing_files_are_named_before_any_is_read(
     empty = tmp_path / "empty"
     empty.mkdir()
     for option, told in (
-        ("captions", "captions_train2014.json, which --captions reads [E-DATA-FILE]"),
-        ("vqa", "the questions of split 'train' [E-DATA-FILE]"),
+        (
+            "captions",
+            "captions_train2014.json, which --captions reads; pass the folder that has it [E-DATA-FILE]",
+        ),
+        ("vqa", "the questions of split 'train' (docs/vqa.md"),
         ("visual-genome", "image_data.json"),
     ):
         assert told in refused(f"--{option}", empty)
     assert "train_balanced_questions.json" in refused(*options(sources)[:-1], empty)
     assert sources.visual_genome
     (sources.visual_genome / "question_answers.json").unlink()
-    assert "contains question_answers.json" in refused("--visual-genome", sources.visual_genome)
+    assert "has no question_answers.json" in refused("--visual-genome", sources.visual_genome)
     assert "does not exist" in refused("--captions", tmp_path / "nowhere")
 
 
@@ -409,7 +412,7 @@ def test_a_list_of_held_out_images(tmp_path: Path, content: str, numbers: set[in
         ("2\nVG_3\n", "E-CORPUS-IMAGE", "got 'VG_3'"),
         ("-2", "E-CORPUS-IMAGE", "line 1"),
         ("9" * 5000, "E-CORPUS-IMAGE", "line 1"),
-        ("[2]", "E-JSON-TYPE", "[0]: expected an object with 'img_id'; got 2"),
+        ("[true]", "E-JSON-TYPE", "[0]"),
         ('[{"image_id": 2}]', "E-JSON-KEY", "[0]: no key 'img_id'; found 'image_id'"),
         ('[{"img_id": 1.5}]', "E-JSON-TYPE", "img_id"),
         ('[{"img_id": "\\ud800"}]', "E-CORPUS-IMAGE", r"got '\ud800'"),

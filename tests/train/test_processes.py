@@ -109,7 +109,7 @@ def test_a_mistake_is_said_once(world: World, tmp_path: Path) -> None:
     done = subprocess.run(words, capture_output=True, text=True)
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.startswith("Error: ")
-    assert done.stderr.count("the questions of split 'mini' [E-DATA-FILE]") == 1
+    assert done.stderr.count("has no questions_mini.json, the questions of split 'mini'") == 1
 
 
 @pytest.mark.slow

@@ -165,7 +165,7 @@ def test_a_store_of_other_images_will_do_and_one_of_other_features_not(
     other = make_store(tmp_path / "b.clipfeat", records, recipe={"name": "other", "vector": None})
     code, out, err = typed(*words, "--store", other)
     assert (code, out) == (2, "")
-    assert "the run was trained on features whose recipe is {'name': 'test'}, and that of" in err
+    assert ": recipe.name was 'test' and is 'other'; extract these images as those of" in err
     assert err.count("\n") == 1
 
 
@@ -177,10 +177,14 @@ def test_a_store_of_other_images_will_do_and_one_of_other_features_not(
         ({"--set": "epoch=3"}, 2, "no setting is named 'epoch'; did you mean epochs"),
         ({"--set": "dataset=coco"}, 2, "dataset must be one of vqa2, gqa; got 'coco'"),
         ({"--set": "skip_missing=-1"}, 2, "skip_missing must be at least 0; got -1"),
-        ({"--set": "train_split=train+vg"}, 2, "contains question_answers.json"),
+        ({"--set": "train_split=train+vg"}, 2, "has no question_answers.json"),
         ({"--set": "answer_list=nowhere"}, 2, "answer_list nowhere: not a readable list"),
         ({"--set": "model.glove=nowhere"}, 2, "model.glove nowhere: cannot be read"),
-        ({"--set": "train_split=mini"}, 2, "the questions of split 'mini' [E-DATA-FILE]"),
+        (
+            {"--set": "train_split=mini"},
+            2,
+            "has no questions_mini.json, the questions of split 'mini'",
+        ),
         ({"--set": "min_answer_count=999"}, 1, "pass --set min_answer_count=1"),
         (
             {"--device": "cuda"},
@@ -302,7 +306,8 @@ def test_predict_needs_a_checkpoint_and_the_store_of_the_run(
 ) -> None:
     other = other_store(tmp_path)
     _, _, err = typed(*ask(run, "COCO_val2014_000000000061", "Why?", "--store", other))
-    assert err.startswith("Error: the run was trained on features whose backbone is ")
+    assert err.startswith("Error: the run was trained on features unlike those of ")
+    assert ": backbone." in err
     (tmp_path / "new").mkdir()
     (tmp_path / "new" / "settings.json").write_text((run / "settings.json").read_text())
     _, _, err = typed(*ask(tmp_path / "new", "COCO_val2014_000000000061", "Why?"))

@@ -213,7 +213,7 @@ def find_file(data: Path, names: Sequence[str], of: str) -> Path:
         if (data / name).is_file():
             return data / name
     raise UsageError(
-        f"{data} has no {' or '.join(names)}, {of}; pass the folder that has it, or another split",
+        f"{data} has no {' or '.join(names)}, {of}; pass the folder that has it",
         code="E-DATA-FILE",
     )
 

@@ -1,11 +1,12 @@
 """The run that a model starts from, and the weights that it takes over."""
 
+import dataclasses
 import logging
 import os
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -16,7 +17,14 @@ from ...featstore import FeatureStore
 from ..checkpoint import read_checkpoint
 from ..data.vocabulary import Vocabulary, read_vocabulary
 from ..normalize import Statistics, statistics_of
-from ..run import VOCABULARY, RunManifest, features_of, find_best, read_manifest
+from ..run import (
+    VOCABULARY,
+    RunManifest,
+    describe_differences,
+    features_of,
+    find_best,
+    read_manifest,
+)
 from ..settings import settings_of
 from .bert import short_reason
 from .layers import AnswerHead
@@ -39,7 +47,7 @@ class StartedSettings(Protocol):
     def init(self) -> str: ...
 
     @property
-    def model(self) -> object: ...
+    def model(self) -> Any: ...
 
 
 def require_init(init: str) -> None:
@@ -52,12 +60,13 @@ def require_init(init: str) -> None:
         )
 
 
-def require_own_model(settings: StartedSettings, model: object) -> None:
+def require_own_model(settings: StartedSettings, model: Any) -> None:
     """Raise UsageError where settings name another model than that of the run they start from."""
     if settings.model not in (type(settings)().model, model):
+        trained, named = (dataclasses.asdict(each) for each in (model, settings.model))
         raise UsageError(
-            f"init {settings.init} determines the model, {model}, and the settings name "
-            f"{settings.model}; leave out model",
+            f"init {settings.init} determines the model, and the settings name another: "
+            f"{describe_differences(trained, named)}; leave out model",
             code="E-INIT-MODEL",
         )
 
@@ -71,13 +80,14 @@ def require_features_of(
     for fine-tuning, and is logged.
     """
     trained, given = manifest.features, features_of(store)
-    differ = {
-        part: f"{trained.get(part)!r}, and {store.location} has {given[part]!r}" for part in given
-    }
-    if trained.get("backbone") != given["backbone"]:
+    backbone, recipe = (
+        describe_differences({part: trained.get(part)}, {part: given[part]})
+        for part in ("backbone", "recipe")
+    )
+    if backbone:
         raise UsageError(
-            f"init {folder} was trained on features of another backbone: "
-            f"{differ['backbone']}; extract these images with that backbone",
+            f"init {folder} was trained on features of another backbone than those of "
+            f"{store.location}: {backbone}; extract these images with that backbone",
             code="E-INIT-FEATURES",
         )
     if channels != store.dim:
@@ -86,8 +96,8 @@ def require_features_of(
             f"{store.location} have {store.dim}; extract these images in the same way",
             code="E-INIT-FEATURES",
         )
-    if trained.get("recipe") != given["recipe"]:
-        logger.info(f"init {folder} was trained on another recipe: {differ['recipe']}")
+    if recipe:
+        logger.info(f"init {folder} was trained on another recipe: {recipe}")
 
 
 @dataclass(frozen=True)
