@@ -321,7 +321,7 @@ def test_the_attentive_probe_is_attention_of_torch_and_a_perceptron() -> None:
     batch = probe_batch()
     logits, attention, _ = probe(batch)
     for text, (image, cells) in enumerate([(0, 6), (1, 4), (0, 6)]):
-        queries = probe.queries + probe.condition(probe.text(batch.tokens[text : text + 1]))
+        queries = probe.queries.weight + probe.condition(probe.text(batch.tokens[text : text + 1]))
         seen = probe.appearance(batch.features[image, :cells])
         read, weights = theirs(queries[None], seen[None], seen[None])  # weights: mean of heads
         states = queries + read[0]

@@ -153,7 +153,11 @@ def test_train_as_typed(world: World, tmp_path: Path, typed: Typed) -> None:
     [
         ({"--data": "nowhere"}, 2, "nowhere is not a folder"),
         ({"--set": "dataset=vqa2"}, 2, "dataset must be one of snli_ve, esnlive; got 'vqa2'"),
-        ({"--set": "dataset=esnlive"}, 2, "contains esnlive_train.csv"),
+        (
+            {"--set": "dataset=esnlive"},
+            2,
+            "has no esnlive_train.csv, the pairs of split 'train' (dataset=",
+        ),
         ({"--set": "eval_split=train"}, 2, "eval_split train shares 180 pairs with train_split"),
         ({"--set": "answer_list=x"}, 2, "no setting is named 'answer_list'"),
         ({"--gpus": "1"}, 2, "--gpus and --device cpu exclude each other"),

@@ -74,7 +74,7 @@ def read_pairs(dataset: str, data: Path, name: str) -> VeSplit:
     path = find_file(
         data,
         [VE_DATASETS[dataset].format(name)],
-        f"the pairs of split {name!r}; add it, or pass --set dataset=snli_ve (jsonl) or esnlive (csv)",
+        f"the pairs of split {name!r} (dataset=snli_ve has .jsonl files, esnlive .csv)",
     )
     split = read_pairs_file(path, name)
     if dataset == "snli_ve":
