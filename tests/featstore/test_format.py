@@ -65,11 +65,15 @@ def test_differences_name_the_nested_value():
 
 def test_differences_lead_into_lists_of_objects():
     stored = {"steps": [{"step": "stretch", "height": 64}, {"step": "rgb"}], "mean": [0.5, 0.5]}
-    wanted = {"steps": [{"step": "stretch", "height": 96}], "mean": [0.5, 0.25]}
+    wanted = {"steps": [{"step": "stretch", "height": 96}, {"step": "rgb"}], "mean": [0.5, 0.25]}
     assert list(differences(stored, wanted)) == [
         "mean is [0.5, 0.5] in the store, [0.5, 0.25] asked for",
         "steps.0.height is 64 in the store, 96 asked for",
-        "steps.1 is {'step': 'rgb'} in the store, None asked for",
+    ]
+    # A list with an object more, wherever that is, differs in this object alone.
+    turned = {"steps": [{"step": "upright"}, *stored["steps"]], "mean": [0.5, 0.5]}
+    assert list(differences(stored, turned)) == [
+        "steps is [] in the store, [{'step': 'upright'}] asked for"
     ]
 
 
