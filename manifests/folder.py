@@ -87,7 +87,7 @@ class FolderContents(NamedTuple):
 
     images: tuple[str, ...]  # files that end as images do, whatever they contain
     by_content: dict[str, Size]  # files with other endings, or none, that are images nevertheless
-    archives: tuple[str, ...]  # if there is no image: all of one kind, by their ending
+    archives: tuple[str, ...]  # of a folder without images: all of one kind, by their ending
 
 
 def scan_folder(folder: Path) -> FolderContents:

@@ -26,6 +26,7 @@ from typing import BinaryIO, NamedTuple
 import pyarrow as pa
 
 from ..base.parquet import MAX_TEXT, GroupSizes, group_sizes, read_leaf, read_schema
+from .parts import as_text
 
 MAX_GROUP = 1 << 29  # bytes of the images of one row group, which are in memory together
 KEPT = 1 << 28  # bytes of row groups that a process keeps, besides the last one
@@ -92,8 +93,7 @@ def image_paths(path: Path, column: ImageColumn) -> list[str]:
 
 
 def _text(name: pa.Buffer | None) -> str:
-    """Return a name as a text of this package (see contents.py): Parquet checks no encoding."""
-    return name.to_pybytes().decode("utf-8", "surrogateescape") if name is not None else ""
+    return as_text(name.to_pybytes()) if name is not None else ""  # Parquet checks no encoding
 
 
 def large_group(path: Path, column: ImageColumn) -> int:

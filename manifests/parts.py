@@ -1,15 +1,21 @@
-"""Parts of an open file as files of their own, as they are stored or inflated on the way."""
+"""The members of tar and zip files: what both do to list them, and to read them in place.
+
+A part of an open file is read as a file of its own, as it is stored or inflated on the way.
+"""
 
 import bisect
 import errno
+import functools
 import io
 import os
 import threading
 import zlib
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Generic, NamedTuple, TypeVar
 
 from ..base.files import read_at
+
+CACHED = 16  # archives of each kind whose lists of members a process keeps
 
 SPACING = 1 << 23  # bytes of content between two states that are kept, of some 50 kB each
 PIECE = 1 << 14  # deflated bytes that are read at once
@@ -17,6 +23,48 @@ SKIPPED = 1 << 20  # bytes of content that are inflated at once and not needed
 GZIP, RAW = 31, -15  # zlib's numbers for data with gzip's header, and without any
 
 ReadAt = Callable[[int, int], bytes]  # (length, offset): fewer bytes at the end
+M = TypeVar("M")
+
+
+class Contents(NamedTuple, Generic[M]):
+    """What an archive contains, without folders."""
+
+    files: dict[str, M]
+    others: list[str]  # names of members that cannot be read
+
+
+def listed_once(
+    list_members: Callable[[str, int], Contents[M]],
+) -> Callable[[str], Contents[M]]:
+    """Make a function that lists an archive again only after its size or time has changed.
+
+    `list_members` takes a path and the size of its file. Of several threads, one lists.
+    """
+    lock = threading.Lock()
+
+    @functools.lru_cache(CACHED)
+    def listed(path: str, size: int, _time: int) -> Contents[M]:
+        return list_members(path, size)
+
+    def current(path: str) -> Contents[M]:
+        status = os.stat(path)  # noqa: PTH116
+        with lock:
+            return listed(path, status.st_size, status.st_mtime_ns)
+
+    return current
+
+
+def member_of(contents: Contents[M], path: str, name: str) -> M:
+    """Return a member of the archive at `path`; FileNotFoundError if none has this name."""
+    member = contents.files.get(name)
+    if member is None:
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), f"{path}/{name}")
+    return member
+
+
+def as_text(name: bytes) -> str:
+    """Return a name as a text of this package (see contents.py)."""
+    return name.decode("utf-8", "surrogateescape")
 
 
 class Inflated:

@@ -43,7 +43,7 @@ def make_listing(
     *,
     repeats: bool = False,
 ) -> Listing:
-    """Return a listing; raises ManifestError (E-MANIFEST-EMPTY) if there is no image."""
+    """Return a listing; raises ManifestError (E-MANIFEST-EMPTY) for a list without images."""
     spelled = [_spelled(image) for image in images]
     if not spelled:
         raise ManifestError(

@@ -10,14 +10,23 @@ import functools
 import io
 import os
 import struct
-import threading
 import zlib
 from collections.abc import Generator, Iterator, Sequence
 from functools import partial
 from typing import BinaryIO, NamedTuple, cast
 
 from ..base.files import open_plain, read_at
-from .parts import GZIP, Inflated, ReadAt, Section
+from .parts import (
+    CACHED,
+    GZIP,
+    Contents,
+    Inflated,
+    ReadAt,
+    Section,
+    as_text,
+    listed_once,
+    member_of,
+)
 
 MAX_MEMBERS = 1 << 22  # of one tar; a member takes some 200 bytes of memory
 MAX_HEADER = 1 << 20  # bytes of an extended header; the longest name is far shorter
@@ -28,12 +37,9 @@ KEYS = (b"path", b"linkpath", b"size")  # that are read from an extended header
 END = bytes(BLOCK)
 # Of a header: name, size, type, target of a link, magic, prefix.
 FIELDS = struct.Struct("100s 24x 12s 20x c 100s 6s 82x 155s 12x")
-CACHED = 16  # tars whose lists of members a process keeps
 MAX_INFLATED = 1 << 33  # bytes of a tar.gz; more takes longer than a decoder may use for an image
 GZIP_MARK = b"\x1f\x8b\x08"  # what gzip begins with (RFC 1952, section 2.3.1)
 NEAR = 8  # heads that are read at once, at most
-
-_lock = threading.Lock()  # so that only one of several threads lists a tar
 
 
 class TarError(OSError):
@@ -53,13 +59,6 @@ class Member(NamedTuple):
 EMPTY = Member(0, 0)
 
 
-class Contents(NamedTuple):
-    """What a tar contains, without folders."""
-
-    files: dict[str, Member]
-    others: list[str]  # names of symbolic links, devices and sparse files, which cannot be read
-
-
 def members(path: str) -> dict[str, Member]:
     """Return the regular files in the tar at `path` by name; of two with one name, the later.
 
@@ -74,16 +73,9 @@ def others(path: str) -> list[str]:
     return _contents(path).others
 
 
-def _contents(path: str) -> Contents:
-    status = os.stat(path)  # noqa: PTH116
-    with _lock:
-        return _read_headers(path, status.st_mtime_ns, status.st_size)
-
-
-@functools.lru_cache(CACHED)
-def _read_headers(path: str, _time: int, _size: int) -> Contents:
-    """List a tar; its time of change and its size are part of the key."""
-    contents = Contents({}, [])
+@listed_once
+def _contents(path: str, _size: int) -> Contents[Member]:
+    contents: Contents[Member] = Contents({}, [])
     with open_archive(path) as read:
         for name, entry in _entries(read):
             member = contents.files.get(entry) if isinstance(entry, str) else entry
@@ -151,17 +143,17 @@ def _entries(read: ReadAt) -> Iterator[tuple[str, Member | str | None]]:
         name = values.get(b"path") or _name(name, magic, prefix)
         if type_ in b"123456":  # links, devices, folders and pipes have no bytes
             if type_ == b"1":
-                yield _text(name), _text(values.get(b"linkpath") or _field(target))
+                yield as_text(name), as_text(values.get(b"linkpath") or _field(target))
             elif type_ != b"5":
-                yield _text(name), None
+                yield as_text(name), None
             continue
         if b"size" in values:
             length = _number(values[b"size"], base=10)
         if length and (length > MAX_LENGTH or not read(1, offset + length - 1)):
-            raise TarError(f"{_text(name)!r:.100} extends beyond the end of the file")
+            raise TarError(f"{as_text(name)!r:.100} extends beyond the end of the file")
         if type_ in FILE_TYPES and name[-1:] != b"/":
             is_whole = type_ != b"S" and b"sparse" not in values
-            yield _text(name), Member(offset, length) if is_whole else None
+            yield as_text(name), Member(offset, length) if is_whole else None
         offset += -(-length // BLOCK) * BLOCK
     if extended:
         raise TarError(f"an extended header without its member at byte {offset:,}")
@@ -236,16 +228,9 @@ def _records(read: ReadAt, offset: int, length: int, type_: bytes) -> Iterator[t
             yield key, value
 
 
-def _text(name: bytes) -> str:
-    """Return a name as a text of this package (see contents.py)."""
-    return name.decode("utf-8", "surrogateescape")
-
-
 def open_member(path: str, name: str) -> BinaryIO:
     """Return a member of a tar as a file; FileNotFoundError if no member has this name."""
-    member = members(path).get(name)
-    if member is None:
-        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), f"{path}/{name}")
+    member = member_of(_contents(path), path, name)
     # Opened first: if this fails, there is no object that would have to be closed.
     descriptor = open_plain(path, follow=True)
     read = _reader(path, descriptor)

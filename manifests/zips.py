@@ -6,22 +6,19 @@ members are read. Names are bytes here, as in a tar: UTF-8 if the program that w
 
 import contextlib
 import errno
-import functools
 import io
 import os
 import stat
 import struct
-import threading
 from collections.abc import Generator, Iterator, Sequence
 from functools import partial
 from typing import BinaryIO, NamedTuple, cast
 
 from ..base.files import open_plain, read_at
-from .parts import RAW, Inflated, ReadAt, Section
+from .parts import RAW, Contents, Inflated, ReadAt, Section, as_text, listed_once, member_of
 
 MAX_MEMBERS = 1 << 22  # of one zip; a member takes some 250 bytes of memory
 MAX_DIRECTORY = 1 << 29  # bytes of the central directory
-CACHED = 16  # zips whose lists of members a process keeps
 STORED, DEFLATED = 0, 8  # methods (4.4.5)
 ENCRYPTED = 0x2041  # flags (4.4.4): encrypted, strongly, and with a directory that is
 UNIX = 3  # the system whose file modes the external attributes hold (4.4.2)
@@ -34,8 +31,6 @@ END_64 = struct.Struct("<4s Q 2x 2x II QQ QQ")  # 4.3.14
 LOCATOR_64 = struct.Struct("<4s I Q I")  # 4.3.15
 COMMENT = 1 << 16  # bytes of the comment after the end record, at most
 UNKNOWN = 0xFFFFFFFF  # a number that the zip64 field (4.5.3) has instead
-
-_lock = threading.Lock()  # so that only one of several threads lists a zip
 
 
 class ZipError(OSError):
@@ -54,13 +49,6 @@ class Member(NamedTuple):
     method: int
 
 
-class Contents(NamedTuple):
-    """What a zip contains, without folders."""
-
-    files: dict[str, Member]
-    others: list[str]  # names of links, and of members that are encrypted or compressed otherwise
-
-
 def members(path: str) -> dict[str, Member]:
     """Return the files in the zip at `path` by name; of two with one name, the later.
 
@@ -75,16 +63,9 @@ def others(path: str) -> list[str]:
     return _contents(path).others
 
 
-def _contents(path: str) -> Contents:
-    status = os.stat(path)  # noqa: PTH116
-    with _lock:
-        return _read_directory(path, status.st_mtime_ns, status.st_size)
-
-
-@functools.lru_cache(CACHED)
-def _read_directory(path: str, _: int, size: int) -> Contents:
-    """List a zip of `size` bytes; the second argument, its time of change, is part of the key."""
-    contents = Contents({}, [])
+@listed_once
+def _contents(path: str, size: int) -> Contents[Member]:
+    contents: Contents[Member] = Contents({}, [])
     total = 0
     with _opened(path) as read:
         for name, member in _entries(read, size):
@@ -136,8 +117,8 @@ def _entries(read: ReadAt, size: int) -> Iterator[tuple[str, Member | None]]:
             method in (STORED, DEFLATED) and not flags & ENCRYPTED and not disk and not is_link
         )
         if header + LOCAL.size + stored > size or (method == STORED and stored != full):
-            raise ZipError(f"{_text(name)!r:.100} extends beyond the end of the file")
-        yield _text(name), Member(header, stored, full, method) if is_read else None
+            raise ZipError(f"{as_text(name)!r:.100} extends beyond the end of the file")
+        yield as_text(name), Member(header, stored, full, method) if is_read else None
 
 
 def _directory(read: ReadAt, size: int) -> tuple[int, int, int]:
@@ -184,11 +165,6 @@ def _long_numbers(extra: bytes, *numbers: int) -> Iterator[int]:
             yield number
 
 
-def _text(name: bytes) -> str:
-    """Return a name as a text of this package (see contents.py)."""
-    return name.decode("utf-8", "surrogateescape")
-
-
 def _start(read: ReadAt, member: Member) -> int:
     """Return the offset of a member's bytes, which follow its local header."""
     header = read(LOCAL.size, member.header)
@@ -209,9 +185,7 @@ def _content(descriptor: int, member: Member) -> ReadAt:
 
 def open_member(path: str, name: str) -> BinaryIO:
     """Return a member of a zip as a file; FileNotFoundError if no member has this name."""
-    member = members(path).get(name)
-    if member is None:
-        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), f"{path}/{name}")
+    member = member_of(_contents(path), path, name)
     descriptor = open_plain(path, follow=True)
     try:
         section = Section(descriptor, member.size, _content(descriptor, member))
