@@ -17,7 +17,7 @@ from ..featstore import FeatureStore
 from ..featstore.deriving.pool import before_pooling
 from .api import choose_device
 from .backbones.architecture import CUSTOM
-from .backbones.timm_models import PREFIX
+from .backbones.timm_models import is_timms
 from .backbones.weights import load_model
 from .backbones.weights_file import quiet
 from .backbones.weights_sources import ChosenModel, cache_if_hub_unreachable, choose_model
@@ -55,7 +55,7 @@ def load_text_tower(spec: BackboneSpec, device: str) -> tuple[TextTower, dict[st
     Raises ExtractUsageError for weights that cannot be read, do not fit or have no text tower, and
     where a text tower or a tokenizer of another library cannot be loaded.
     """
-    if spec.model is not None and spec.model.startswith(PREFIX):
+    if is_timms(spec.model):
         raise ExtractUsageError(
             f"{spec.model} was trained without texts, and has no text tower; for texts, extract "
             f"the images with a model of open_clip, such as ViT-B-32",

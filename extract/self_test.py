@@ -24,7 +24,7 @@ from ..manifests import folder_manifest
 from .api import extract_images
 from .backbones.architecture import create_model
 from .backbones.backbone import Backbone, choose_batch_size, normalised
-from .backbones.timm_models import PREFIX, build_timm_model, choose_timm_weights
+from .backbones.timm_models import build_timm_model, choose_timm_weights, is_timms
 from .backbones.weights import load_backbone
 from .facts import Check, fact, passed, pictures
 from .planning.config import ExtractConfig
@@ -81,7 +81,7 @@ def make_reference(model: str) -> Reference:
 
 def stock_tower(model: str) -> Callable[[Tensor], Tensor]:
     """Return the image tower of open_clip's or timm's own model, from images to embeddings."""
-    if model.startswith(PREFIX):
+    if is_timms(model):
         spec = BackboneSpec(model, "none", 0, "float32")
         return build_timm_model(choose_timm_weights(spec), None, spec.seed)
     return create_model(model).eval().encode_image

@@ -121,6 +121,14 @@ class LoopSettings:
             )
 
 
+class NormSettings(typing.TypedDict):
+    """How features are normalised: settings that a run takes over from the run that it starts from."""
+
+    norm: str
+    components: int
+    whitening: float
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class SplitSettings(LoopSettings):
     """The settings of every task that learns from one split and is scored on another."""
@@ -139,6 +147,10 @@ class SplitSettings(LoopSettings):
         require_choice(self, "norm", NORMS)
         require_at_least(self, 1, "components")
         require_range(self, "a power from 0 to 1", lambda x: 0 <= x <= 1, "whitening")
+
+    def of_norm(self) -> NormSettings:
+        """Return the settings of the norm."""
+        return NormSettings(norm=self.norm, components=self.components, whitening=self.whitening)
 
 
 def require_range(settings: object, rule: str, holds: Callable[[Any], bool], *names: str) -> None:

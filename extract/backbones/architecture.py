@@ -181,9 +181,10 @@ def create_model(
             ValueError) as error:  # fmt: skip
         if architecture.name != CUSTOM:
             raise
+        reason = " ".join(str(error).split()) or type(error).__name__
         raise ExtractUsageError(
-            f"open_clip cannot build this architecture: "
-            f"{printable(' '.join(str(error).split()) or type(error).__name__):.200}; see the configs of open_clip's own models for what it takes",
+            f"open_clip cannot build this architecture: {printable(reason):.200}; see the configs "
+            f"of open_clip's own models for what it takes",
             code="E-MODEL-CONFIG",
         ) from None
 

@@ -26,6 +26,7 @@ from ..planning.recipe import Layer, Preprocess, Vector
 from .tower import TIMM_TABLES, Output, Positions, Tower, make_tower
 from .weights_file import quiet
 from .weights_loading import checkpoint_mismatch, read_checkpoint
+from .weights_sources import two_architectures
 
 PREFIX = "timm/"
 PACKAGE = "package"  # as weights: those in an installed Python package
@@ -44,6 +45,11 @@ HUB_FILE = "model.safetensors"  # in each of timm's repositories
 RESIZE = {"center": "shortest", "squash": "squash", "border": "longest"}
 TRIED = (3, 5)  # rows and cols of a small grid that is neither square nor any model's own
 CHOICE = "use a ResNet, ViT, ConvNeXt, Swin or EfficientNet, such as timm/resnet50.a1_in1k"
+
+
+def is_timms(model: str | None) -> bool:
+    """Return whether --model names a model of timm."""
+    return model is not None and model.startswith(PREFIX)
 
 
 class TimmVisual(TimmModel):
@@ -93,10 +99,7 @@ def choose_timm_weights(spec: BackboneSpec) -> TimmChoice:
     architecture, _, tag = named.partition(".")
     check_timm_model(spec.model)
     if spec.model_config is not None:
-        raise ExtractUsageError(
-            f"--model {spec.model} and --model-config both name an architecture; drop one",
-            code="E-MODEL-TWICE",
-        )
+        raise two_architectures(spec.model)
     configs = get_arch_pretrained_cfgs(architecture).values()
     tags = [str(config.tag) for config in configs if config.tag and config.has_weights]
     if given in tags and tag and given != tag:

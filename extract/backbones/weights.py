@@ -18,7 +18,7 @@ from ..planning.plan import BackboneSpec
 from ..planning.recipe import Preprocess
 from .architecture import CUSTOM, Architecture, create_model, image_settings
 from .backbone import Backbone
-from .timm_models import PREFIX, build_timm_model, choose_timm_weights, timm_tower
+from .timm_models import build_timm_model, choose_timm_weights, is_timms, timm_tower
 from .tower import make_tower
 from .weights_config import PreprocessConfig
 from .weights_loading import (
@@ -53,7 +53,7 @@ def load_backbone(spec: BackboneSpec, device: str) -> tuple[Backbone, dict[str, 
     or tag, weights that cannot be read, do not fit or need another activation, and an image tower
     that gives no grid here.
     """
-    if spec.model is not None and spec.model.startswith(PREFIX):
+    if is_timms(spec.model):
         return load_timm_backbone(spec, device)
     loaded = load_model(spec)
     for warning in loaded.warnings:
@@ -63,8 +63,8 @@ def load_backbone(spec: BackboneSpec, device: str) -> tuple[Backbone, dict[str, 
     tower = make_tower(visual, loaded.architecture.config["embed_dim"])
     if tower is None:
         raise ExtractUsageError(
-            f"--model {loaded.architecture.name}: its image tower ({type(visual).__name__}) has no grid that "
-            f"clipfeat can read; use a CLIP ResNet or ViT, RN50x4 or ViT-B-32 for example",
+            f"--model {loaded.architecture.name}: its image tower ({type(visual).__name__}) has no "
+            f"grid that clipfeat can read; use a CLIP ResNet or ViT, RN50x4 or ViT-B-32 for example",
             code="E-MODEL-GRID",
         )
     return Backbone(tower, native, spec.precision, device), loaded.described

@@ -63,6 +63,7 @@ class TorchArchive:
         file.seek(start)
         try:
             members = zipfile.ZipFile(io.BytesIO(file.read(DIRECTORY_BYTES))).infolist()
+        # zipfile has NotImplementedError for archives that need a newer version of the format.
         except (zipfile.BadZipFile, ValueError, OverflowError, NotImplementedError):
             raise ValueError("an archive that is damaged or cut off") from None
         pickles = [m for m in members if m.filename.endswith("/data.pkl")]

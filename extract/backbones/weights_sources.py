@@ -70,10 +70,7 @@ def choose_model(spec: BackboneSpec, *, whole: bool = False) -> ChosenModel:
     architecture = None if model is None else known_architecture(model)
     if spec.model_config is not None:
         if architecture is not None:
-            raise ExtractUsageError(
-                f"--model {model} and --model-config both name an architecture; drop one",
-                code="E-MODEL-TWICE",
-            )
+            raise two_architectures(model)
         own = read_model_config(
             local_path(spec.model_config, remedy="download it, and pass the file")
         )
@@ -138,6 +135,14 @@ def choose_weights(model: str | None, pretrained: str | None, tags: list[str]) -
         f"{model or 'a model, as --model names none'}; its tags: {', '.join(tags) or 'none'}; a "
         f"repository of the hub is hf-hub:OWNER/NAME",
         code="E-WEIGHTS-UNKNOWN",
+    )
+
+
+def two_architectures(model: str | None) -> ExtractUsageError:
+    """Return what to raise where --model and --model-config are both passed."""
+    return ExtractUsageError(
+        f"--model {model} and --model-config both name an architecture; drop one",
+        code="E-MODEL-TWICE",
     )
 
 

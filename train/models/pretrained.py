@@ -25,7 +25,7 @@ from ..run import (
     find_best,
     read_manifest,
 )
-from ..settings import settings_of
+from ..settings import NormSettings, settings_of
 from .bert import short_reason
 from .layers import AnswerHead
 from .settings import ModelSettings, SingleStreamSettings, TextTaskSettings
@@ -109,9 +109,7 @@ class Pretrained:
     settings: ModelSettings
     vocabulary: Vocabulary
     tensors: dict[str, Tensor]
-    norm: str
-    components: int
-    whitening: float
+    norm: NormSettings
     statistics: Statistics  # of the features that the run was trained on
     epoch: int
 
@@ -215,9 +213,11 @@ def load_pretrained(folder: Path, tasks: Sequence[str] = (TASK,)) -> Pretrained:
         )
     path = find_best(folder)
     model = field(manifest.settings, "model", dict, folder)
-    norm = field(manifest.settings, "norm", str, folder)
-    components = field(manifest.settings, "components", int, folder)
-    whitening = field(manifest.settings, "whitening", float, folder)
+    norm = NormSettings(
+        norm=field(manifest.settings, "norm", str, folder),
+        components=field(manifest.settings, "components", int, folder),
+        whitening=field(manifest.settings, "whitening", float, folder),
+    )
     if manifest.task == TASK:
         settings = settings_of(SingleStreamSettings, model, "model.")
     else:
@@ -230,8 +230,8 @@ def load_pretrained(folder: Path, tasks: Sequence[str] = (TASK,)) -> Pretrained:
         read_vocabulary(folder / VOCABULARY),
         tensors,
         norm,
-        components,
-        whitening,
-        statistics_of(tensors, "model.norm", path, norm=norm, components=components),
+        statistics_of(
+            tensors, "model.norm", path, norm=norm["norm"], components=norm["components"]
+        ),
         field(state, "epoch", int, path),
     )

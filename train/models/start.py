@@ -80,13 +80,7 @@ def find_start(settings: S, store: FeatureStore) -> tuple[S, Pretrained | None]:
     channels = len(pretrained.statistics.mean)
     require_features_of(store, pretrained.folder, pretrained.manifest, channels=channels)
     require_grid_side(pretrained.settings, store)
-    settings = dataclasses.replace(
-        settings,
-        model=pretrained.settings,
-        norm=pretrained.norm,
-        components=pretrained.components,
-        whitening=pretrained.whitening,
-    )
+    settings = dataclasses.replace(settings, model=pretrained.settings, **pretrained.norm)
     return settings, pretrained
 
 
@@ -181,9 +175,7 @@ def new_model(
         statistics = feature_statistics(
             store,
             image_ids,
-            norm=settings.norm,
-            components=settings.components,
-            whitening=settings.whitening,
+            **settings.of_norm(),
             seed=settings.seed,
         )
     with seeded(settings.seed):

@@ -40,15 +40,7 @@ def find_start(
     channels = len(_norm(start.model).mean)
     require_features_of(store, start.folder, start.manifest, channels=channels)
     own = start.settings
-    changed = dataclasses.replace(
-        settings,
-        model=own.model,
-        norm=own.norm,
-        components=own.components,
-        whitening=own.whitening,
-        bpe=own.bpe,
-    )
-    return changed, start
+    return dataclasses.replace(settings, model=own.model, bpe=own.bpe, **own.of_norm()), start
 
 
 def add_words(

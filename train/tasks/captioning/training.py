@@ -199,9 +199,7 @@ def _first_model(settings: CaptionSettings, data: CaptionData) -> Captioner:
     statistics = feature_statistics(
         data.store,
         data.examples.image_ids,
-        norm=settings.norm,
-        components=settings.components,
-        whitening=settings.whitening,
+        **settings.of_norm(),
         seed=settings.seed,
     )
     with seeded(settings.seed):

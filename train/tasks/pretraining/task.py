@@ -219,9 +219,7 @@ def _new_model(
         statistics = feature_statistics(
             store,
             sentences.image_ids,
-            norm=settings.norm,
-            components=settings.components,
-            whitening=settings.whitening,
+            **settings.of_norm(),
             seed=settings.seed,
         )
     with seeded(settings.seed):
