@@ -1,0 +1,1 @@
+"""Features of other programs: read into a store, and written from one."""

@@ -1,0 +1,72 @@
+"""What feature files of other programs hold, in the terms of a store."""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+
+from ..geometry import GridShape
+from ..identity import FloatDtype, Region
+
+
+class Item(NamedTuple):
+    """One image of a source, as found without decoding its features."""
+
+    image_id: str
+    shape: GridShape  # of its grid; regions have one col, vectors are 1x1
+    place: Any  # where its reader finds it: an offset, a file, a key
+    problem: str = ""  # why it cannot be read, "" for an item without a known problem
+
+
+class Features(NamedTuple):
+    """The features of one image.
+
+    Boxes are left, top, right and bottom, in pixels of the source image.
+    """
+
+    grid: np.ndarray  # (row, col, dim) float16 or float32
+    boxes: np.ndarray | None = None  # (region, 4) float32
+    classes: np.ndarray | None = None  # (region,) int32
+    scores: np.ndarray | None = None  # (region,) float32
+    width: int = 0  # pixels of the source image, 0 where the source does not say
+    height: int = 0
+    source_sha256: str = ""  # of the item's bytes in the source
+
+
+class FeatureReader(Protocol):
+    """Reads the features of one format; `read` may be called in several threads at once."""
+
+    dim: int
+    dtype: FloatDtype  # of the numbers in the source
+    regions: tuple[Region, ...]  # what each row has besides its vector, () for grids
+    files: Sequence[Path]  # of the source: their sha256 belong to the store's identity
+    settings: dict[str, Any]  # what the user said about the source, for the identity
+
+    def items(self) -> Iterator[Item]:
+        """Yield the images of the source in its order, damaged ones with their problem."""
+        ...
+
+    def read(self, item: Item) -> Features:
+        """Return the features of an item; raises ValueError with the reason where it is damaged."""
+        ...
+
+    def close(self) -> None:
+        """Close the files of the source."""
+        ...
+
+
+class FeatureWriter(Protocol):
+    """Writes one format. An interrupted export continues: `written` ids are not written again."""
+
+    def written(self) -> set[str]:
+        """Return the ids that an interrupted export has written completely."""
+        ...
+
+    def write(self, image_id: str, features: Features) -> None:
+        """Write the features of one image; raises ValueError where the format cannot hold them."""
+        ...
+
+    def finish(self) -> None:
+        """Complete the destination, which until then shows that it is incomplete."""
+        ...
