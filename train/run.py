@@ -215,7 +215,9 @@ def as_in_run(settings: S, folder: Path) -> S:
 
     Without a run in the folder, they stay as they are.
     """
-    left = [name for name, value in DECIDED_AT_START.items() if getattr(settings, name) == value]
+    left = [
+        name for name, value in DECIDED_AT_START.items() if getattr(settings, name, None) == value
+    ]
     path = folder / SETTINGS
     if not left or not os.path.lexists(path):
         return settings

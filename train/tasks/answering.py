@@ -43,6 +43,7 @@ from ..models.start import (
     require_grid_side,
     start_files,
 )
+from ..normalize import with_chosen_norm
 from ..records import RecordReader
 from ..run import require_features
 from ..settings import LoopSettings
@@ -353,6 +354,7 @@ class AnsweringTask(Task[S, nn.Module], Generic[S, Split]):
             self.model = new_model(
                 self.settings, self.store, self.examples.image_ids, self.vocabulary, pretrained
             )
+        self.settings = with_chosen_norm(self.settings, self.model)
         self.order = make_order(
             self.examples.image_of_text, self.examples.image_ids, self.store, self.settings
         )

@@ -30,7 +30,7 @@ from ...engine import each_batch, eval_batch_size
 from ...models.bert import find_bert, load_bert
 from ...models.pretrained import TASK, Pretrained
 from ...models.start import choose_words, find_start, require_grid_side, start_files
-from ...normalize import FeatureNorm, Statistics, feature_statistics
+from ...normalize import FeatureNorm, Statistics, feature_statistics, with_chosen_norm
 from ...records import RecordReader
 from ...run import require_features
 from ...schedule import updates_an_epoch
@@ -89,6 +89,7 @@ class PretrainingTask(Task[PretrainSettings, Pretrainer]):
         self.reader.require_room(ids, processes=accelerator.num_processes)
         with memory_errors(MODEL_SIZE_REMEDY):
             self.model = _new_model(settings, features, sentences, vocabulary, pretrained)
+        settings = with_chosen_norm(settings, self.model)
         self.settings, self.accelerator, self.vocabulary = settings, accelerator, vocabulary
         self.store, self.data = features, data
         self.data_files = (*files, *held_out_files, *answer_list, *starts)
