@@ -32,7 +32,7 @@ endif
 DEMO_MADE := data images.parquet scenes.clipfeat scenes.run.json scenes.files.parquet extract.json \
     corpus demo-vqa demo-vqa-blind demo.png share
 
-.PHONY: help setup machine demo demo-share train-vqa train-ve train-caption pretrain test test-slow test-all test-minimum coverage lint types docs wheel bench-extract bench-store bench-lookup bench-plan bench-loader bench-steps bench-decode bench-vqa bench-train bench-pretrain bench-cider bench-caption bench-share gpu-check gpu-wheels clean
+.PHONY: help setup machine demo demo-share train-vqa train-ve train-caption pretrain test test-slow test-all test-minimum coverage lint types docs wheel bench-extract bench-store bench-lookup bench-plan bench-loader bench-steps bench-decode bench-vqa bench-train bench-pretrain bench-cider bench-caption bench-encoders bench-share gpu-check gpu-wheels clean
 .DELETE_ON_ERROR:
 
 help:
@@ -47,7 +47,7 @@ help:
 	@echo "make test-minimum   some of them with the oldest packages that setup.cfg allows (Python 3.11)"
 	@echo "make coverage   the fast tests, and which lines they run     make wheel   dist/ for a release"
 	@echo "make bench-extract bench-store bench-lookup bench-plan bench-loader bench-steps bench-train"
-	@echo "make bench-vqa bench-pretrain bench-decode bench-cider bench-caption bench-share"
+	@echo "make bench-vqa bench-pretrain bench-decode bench-cider bench-caption bench-encoders bench-share"
 	@echo "                the numbers in docs/log.md"
 	@echo "make gpu-check  whether a GPU is right and fast   make gpu-wheels   what that needs elsewhere"
 
@@ -256,6 +256,11 @@ bench-vqa: machine
 bench-caption: machine
 	@$(MAKE) --no-print-directory $(DEMO_STORE)/store.json
 	$(BIN)/python -m benchmarks.captions $(DEMO) $(BENCH)
+
+# Encoders by tasks, three seeds: an untrained RN50, the demo's own, regions, blind. About two hours.
+bench-encoders: machine
+	@$(MAKE) --no-print-directory $(DEMO_STORE)/store.json
+	$(BIN)/python -m benchmarks.encoders $(DEMO) $(BENCH)
 
 # Beside the scorer of self-critical training: bench-cider BENCH="--peer cider/"
 bench-cider: machine
