@@ -1,6 +1,7 @@
 """Write the features of a store in the formats of other programs."""
 
 # pyright: reportUnknownMemberType=false, reportMissingTypeStubs=false
+# pyright: reportUnknownArgumentType=false
 
 import os
 from collections import Counter
@@ -80,7 +81,7 @@ class ExportReport:
         lines = [f"{self.path}: {counted(self.written, 'image')}"]
         if self.before:
             lines[0] += f", {self.before:,} of them by an earlier call"
-        for counts, what in ((self.without_record, "have no record"), (self.refused, "left out")):
+        for counts, what in ((self.without_record, "without a record"), (self.refused, "left out")):
             if counts:
                 images = counted(sum(counts.values()), "image")
                 lines.append(f"{images} {what}: {_counts_text(counts, self.examples)}")
@@ -91,7 +92,7 @@ def export_features(
     store: FeatureStore,
     path: str | Path,
     *,
-    format: str,  # noqa: A002 - the name of the option
+    format: str,
     ids: Iterable[str] | None = None,
     options: Options | None = None,
 ) -> ExportReport:
@@ -184,14 +185,13 @@ def _records(
         batch = store.read([row.image_id for row in wanted])
         for k, row in enumerate(wanted):
             shape = GridShape.parse(row.shape)
-            beside = {
-                name: values[k, : shape.cells]
-                for name in store.identity.regions
-                if (values := getattr(batch, name)) is not None
-            }
+            boxes, classes, scores = (
+                None if values is None else values[k, : shape.cells]
+                for values in (batch.boxes, batch.classes, batch.scores)
+            )
             grid = batch.features[k, : shape.cells].reshape(*shape, store.dim)
-            size = {"width": row.width, "height": row.height}
-            yield row.image_id, Features(grid, **beside, **size, source_sha256=row.source_sha256)
+            size = (row.width, row.height, row.source_sha256)
+            yield row.image_id, Features(grid, boxes, classes, scores, *size)
 
 
 @contextmanager

@@ -1,6 +1,8 @@
 """Read the features of other programs into a store."""
 
-# pyright: reportUnknownMemberType=false, reportMissingTypeStubs=false
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
+# pyright: reportMissingTypeStubs=false
+# tqdm and pyarrow have no types.
 
 import hashlib
 import logging
@@ -22,7 +24,7 @@ from ...base.parquet import MAX_TEXT
 from ...base.text import counted, is_unicode, printable
 from ..deriving.derive import in_parallel
 from ..geometry import MAX_GRID_SIDE, GridShape
-from ..identity import Codec, FloatDtype, Identity
+from ..identity import IMPORTED, Codec, FloatDtype, Identity
 from ..layout import ZARR_GROUP, Grids, Layout, Shard, lay_out
 from ..lookup import MAX_SHAPES, Status
 from ..metadata import MAX_IDS, MAX_RECORD_BYTES, MAX_SHARD_RECORDS
@@ -163,7 +165,7 @@ def imported_identity(reader: FeatureReader, dtype: FloatDtype | None, codec: Co
     """Return the identity of a store of these features; hashes the files of the source."""
     hashes = source_hashes(reader.files)
     return Identity(
-        backbone={"model": "imported", "format": reader.format, **hashes},
+        backbone={"model": IMPORTED, "format": reader.format, **hashes},
         recipe={"name": reader.format, **reader.settings},
         precision=reader.dtype,
         dtype=dtype or reader.dtype,

@@ -30,7 +30,7 @@ def chosen(option: str, value: str | None, choices: Sequence[str], why: str) -> 
 
     `why` says what the choices mean. Raises UsageError: E-IMPORT-LAYOUT, E-IMPORT-CHANNELS.
     """
-    if value in choices:
+    if value is not None and value in choices:
         return value
     code = f"E-IMPORT-{option.strip('-').upper()}"
     got = "it is not given" if value is None else f"got {value!r:.80}"
