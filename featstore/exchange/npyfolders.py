@@ -8,6 +8,7 @@ bua-npz: MILVLG/bottom-up-attention.pytorch, utils/extract_utils.py.
 
 import hashlib
 import io
+import os
 from abc import abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
@@ -93,10 +94,12 @@ class FolderReader(PartsReader):
     def parts(self, image_id: str, place: Path) -> Parts:
         """Return the parts of an image, of which the headers are read."""
         with ExitStack() as stack:
-            files = [
-                stack.enter_context(open(open_plain(path, follow=True), "rb"))  # noqa: PTH123
-                for path in self._present(place)
-            ]
+            files: list[BinaryIO] = []
+            for path in self._present(place):
+                descriptor = open_plain(path, follow=True)
+                files.append(stack.enter_context(os.fdopen(descriptor, "rb")))
+                if (size := os.fstat(descriptor).st_size) > MAX_FILE_BYTES:
+                    raise ValueError(f"{size:,} bytes; at most {MAX_FILE_BYTES:,} are one image's")
             return self.in_files(files)
 
     def whole(self, image_id: str, place: Path) -> tuple[Parts, str]:

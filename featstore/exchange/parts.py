@@ -1,6 +1,7 @@
 """What the formats have in common: arrays of one image as found, and what a store takes of them."""
 
 from abc import ABC, abstractmethod
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -18,6 +19,7 @@ from .records import Features, Item
 # column for each region. Vectors and matrices with a row for each region need no layout.
 Layout = Literal["hwc", "chw", "cn"]
 LAYOUTS = ("hwc", "chw")
+FIRST_IMAGES = 16
 DTYPES: dict[str, FloatDtype] = {"float16": "float16", "float32": "float32"}
 
 
@@ -73,31 +75,34 @@ class PartsReader(ABC):
         settings: dict[str, Any] | None = None,
         layout: Layout | None = None,
     ) -> None:
-        """Look at the first image that can be read.
+        """Look at the first images, since what most of them are decides what a store of them is.
 
-        Raises UsageError where there is none (E-IMPORT-EMPTY), and where the order of a grid's axes
-        must be given (E-IMPORT-LAYOUT).
+        Raises UsageError where none can be read (E-IMPORT-EMPTY), and where the order of a grid's
+        axes must be given (E-IMPORT-LAYOUT).
         """
         self.format, self.layout = name, layout
         self.settings = settings or {}
         problem = ""
+        kinds: Counter[tuple[int, FloatDtype, tuple[Region, ...]]] = Counter()
         for image_id, place in self.places():
             try:
                 parts = self.parts(image_id, place)
                 self._require_layout(source, parts.grid.shape)
-                shape, self.dim = cells_of(parts.grid.shape, self.layout)
-                self.dtype = _float_dtype(parts.grid.dtype)
-                self.regions = parts.regions if shape.cols == 1 else ()
+                shape, dim = cells_of(parts.grid.shape, layout)
+                regions = parts.regions if shape.cols == 1 else ()
+                kinds[dim, _float_dtype(parts.grid.dtype), regions] += 1
             except (ValueError, OSError) as error:
                 problem = problem or f": {image_id}: {reason_of(error)}"
-            else:
-                return
-        problem = printable(problem) if problem else " has features"
-        raise UsageError(
-            f"{source}: no image in it{' can be read' if problem.startswith(':') else ''}{problem:.300}; "
-            f"name another source, or another format with --as",
-            code="E-IMPORT-EMPTY",
-        )
+            if kinds.total() == FIRST_IMAGES:
+                break
+        if not kinds:
+            problem = f" can be read{printable(problem)}" if problem else ""
+            raise UsageError(
+                f"{source}: no image in it{problem or ' has features':.300}; name another source, or "
+                f"another format with --as",
+                code="E-IMPORT-EMPTY",
+            )
+        ((self.dim, self.dtype, self.regions), _), *_ = kinds.most_common(1)
 
     def _require_layout(self, source: Path, shape: Sequence[int]) -> None:
         if len(shape) == (4 if shape[:1] == (1,) else 3) and self.layout is None:
@@ -157,16 +162,16 @@ class PartsReader(ABC):
         """Close the files of the source."""
 
     def _checked(self, parts: Parts) -> GridShape:
-        """Return the grid shape of an image, if it has the parts that the first image has."""
+        """Return the grid shape of an image, if it has the parts that most images have."""
         shape, dim = cells_of(parts.grid.shape, self.layout)
         if dim != self.dim:
-            raise ValueError(f"{dim} channels, where the first image has {self.dim}")
+            raise ValueError(f"{dim} channels, where most images have {self.dim}")
         if _float_dtype(parts.grid.dtype) != self.dtype and self.dtype == "float16":
-            raise ValueError("float32, where the first image has float16")
+            raise ValueError("float32, where most images have float16")
         for name in self.regions:
             part = getattr(parts, name)
             if part is None:
-                raise ValueError(f"it has no {name}, which the first image has")
+                raise ValueError(f"it has no {name}, which most images have")
             expected = (shape.rows, 4) if name == "boxes" else (shape.rows,)
             if tuple(part.shape) != expected and not _is_matrix_of_scores(name, part, shape.rows):
                 raise ValueError(f"{name} of shape {tuple(part.shape)} for {shape.rows} regions")

@@ -73,10 +73,13 @@ def read_numpy_pickle(content: bytes | memoryview) -> Any:
     """
     rebuild = allowing(CALLABLE)
     try:
-        buffer: Any = Buffer(memoryview(content))
-        return read_pickle(buffer, nothing_stored, rebuild)
-    except AttributeError:  # long texts of Python 2, which pickletools decodes itself
-        return read_pickle(bytes(content), nothing_stored, rebuild)
+        try:
+            buffer: Any = Buffer(memoryview(content))
+            return read_pickle(buffer, nothing_stored, rebuild)
+        except AttributeError:  # long texts of Python 2, which pickletools decodes itself
+            return read_pickle(bytes(content), nothing_stored, rebuild)
+    except ValueError as error:
+        raise ValueError(f"pickle: {error}") from None
 
 
 def allowing(names: set[Name]) -> Callable[[Name, tuple[Any, ...]], Inert]:
@@ -85,7 +88,7 @@ def allowing(names: set[Name]) -> Callable[[Name, tuple[Any, ...]], Inert]:
     def rebuild(name: Name, args: tuple[Any, ...]) -> Inert:
         if name not in names:
             called = printable(".".join(name))
-            raise ValueError(f"a pickle that would have to run {called:.80} to be read")
+            raise ValueError(f"it would have to run {called:.80} to be read")
         return Inert(name, args)
 
     return rebuild

@@ -14,8 +14,8 @@ import torch
 from peak_memory import peak, start_peak
 from torch import nn
 
-from clipfeat.extract.backbones.weights_file import UnreadableWeights
 from clipfeat.base.pickles import read_pickle
+from clipfeat.extract.backbones.weights_file import UnreadableWeights
 from clipfeat.extract.backbones.weights_state import read_weights
 
 STATE = {"visual.a": torch.arange(3.0), "text.b": torch.ones(2, 2)}
