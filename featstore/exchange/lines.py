@@ -54,7 +54,7 @@ class Text(NamedTuple):
 
 
 class Row(NamedTuple):
-    """What a line says, with its arrays not yet decoded; the features are `arrays["grid"]`."""
+    """What a line says, with its arrays not yet decoded; the features are `arrays["features"]`."""
 
     image_id: str
     rows: int
@@ -111,6 +111,11 @@ class LineReader(ABC):
         self._opened = ExitStack()
         self._descriptors: list[int] = []
         for path in files:
+            if path.is_dir():
+                raise UsageError(
+                    f"{path} is a folder; {self.format} is read from files: name each",
+                    code="E-IMPORT-SOURCE",
+                )
             self._descriptors.append(open_plain(path, follow=True))
             self._opened.callback(os.close, self._descriptors[-1])
         self.dim = 0
@@ -142,7 +147,7 @@ class LineReader(ABC):
 
     def channels(self, row: Row) -> int:
         """Return the number of channels of a line's features."""
-        return decoded(row, "grid").shape[1]
+        return decoded(row, "features").shape[1]
 
     @abstractmethod
     def features(self, row: Row) -> Features:

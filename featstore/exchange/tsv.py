@@ -97,12 +97,15 @@ class BottomUpReader(TsvReader):
     def parse(self, image_id: str, columns: Sequence[bytes]) -> Row:
         """Return what a line says."""
         width, height, count = self.sizes(columns)
-        arrays = {"boxes": Text(columns[4], FLOAT, 4), "grid": Text(columns[5], FLOAT, self.dim)}
+        arrays = {
+            "boxes": Text(columns[4], FLOAT, 4),
+            "features": Text(columns[5], FLOAT, self.dim),
+        }
         return Row(image_id, count, arrays, width, height)
 
     def features(self, row: Row) -> Features:
         """Return the features of a line, with boxes."""
-        grid = decoded(row, "grid")[:, None]
+        grid = decoded(row, "features")[:, None]
         return Features(grid, decoded(row, "boxes"), width=row.width, height=row.height)
 
 
@@ -119,14 +122,14 @@ class LxmertReader(TsvReader):
             "classes": Text(columns[3], LONG, 1),
             "scores": Text(columns[4], FLOAT, 1),
             "boxes": Text(columns[8], FLOAT, 4),
-            "grid": Text(columns[9], FLOAT, self.dim),
+            "features": Text(columns[9], FLOAT, self.dim),
         }
         return Row(image_id, count, arrays, width, height)
 
     def features(self, row: Row) -> Features:
         """Return the features of a line, with boxes, classes and scores."""
         return Features(
-            decoded(row, "grid")[:, None],
+            decoded(row, "features")[:, None],
             decoded(row, "boxes"),
             decoded(row, "classes")[:, 0],
             decoded(row, "scores")[:, 0],

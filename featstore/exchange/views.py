@@ -60,12 +60,12 @@ class ViewsReader(LineReader):
         )
         if self._vfov not in (0, vfov):
             raise ValueError(f"its vfov is {vfov}, and that of the first line {self._vfov}")
-        arrays = {"grid": Text(columns[5], FLOAT, self.dim)}
+        arrays = {"features": Text(columns[5], FLOAT, self.dim)}
         return Row(image_id, VIEWS.rows, arrays, width, height, vfov)
 
     def features(self, row: Row) -> Features:
         """Return the features of a line, a row for each view."""
-        return Features(decoded(row, "grid")[:, None], width=row.width, height=row.height)
+        return Features(decoded(row, "features")[:, None], width=row.width, height=row.height)
 
 
 class ViewsWriter(LineWriter):

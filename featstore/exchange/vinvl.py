@@ -85,14 +85,14 @@ class VectorsReader(LineReader):
         else:
             raise ValueError(f"has {len(columns)} columns; {self.format} has 2 or 3")
         numbers = self.dim + self._geometry if self.dim else 0
-        arrays = {"grid": Text(info.features, FLOAT, numbers)}
+        arrays = {"features": Text(info.features, FLOAT, numbers)}
         if info.boxes is not None:
             arrays["boxes"] = Text(info.boxes, FLOAT, 4)
         return Row(image_id, info.num_boxes, arrays, info.image_w, info.image_h)
 
     def features(self, row: Row) -> Features:
         """Return the features of a line."""
-        return Features(decoded(row, "grid")[:, None], width=row.width, height=row.height)
+        return Features(decoded(row, "features")[:, None], width=row.width, height=row.height)
 
 
 class BoxesReader(VectorsReader):
@@ -117,7 +117,7 @@ class BoxesReader(VectorsReader):
 
     def features(self, row: Row) -> Features:
         """Return the features of a line, with boxes."""
-        vectors = decoded(row, "grid")
+        vectors = decoded(row, "features")
         grid, geometry = vectors[:, None, : self.dim], vectors[:, self.dim :].astype(float)
         size = (row.width, row.height) if row.width else self._sizes.get(row.image_id)
         if "boxes" in row.arrays:
