@@ -6,6 +6,9 @@ makes something else of it. The instructions are those of the standard library's
 documents them.
 """
 
+# pyright: reportUnknownMemberType=false, reportUnknownArgumentType=false
+# What a pickle holds has any type; it is checked.
+
 import pickletools
 from collections.abc import Callable
 from dataclasses import dataclass

@@ -30,7 +30,7 @@ class Rows(NamedTuple):
 
     path: Path
     start: int  # where its numbers begin
-    count: int
+    length: int
     dim: int
     dtype: np.dtype
 
@@ -80,9 +80,9 @@ class ClipRetrievalReader(PartsReader):
             except (ValueError, OSError) as error:
                 yield matrix.stem, Row(None, 0, f"{table.name}: {error}")
                 continue
-            if rows and rows.count != len(paths):
+            if rows and rows.length != len(paths):
                 problem = (
-                    f"{matrix.name} has {rows.count:,} rows and {table.name} {len(paths):,}, so that "
+                    f"{matrix.name} has {rows.length:,} rows and {table.name} {len(paths):,}, so that "
                     f"no row can be told"
                 )
             for number, path in enumerate(paths):
@@ -98,13 +98,13 @@ class ClipRetrievalReader(PartsReader):
         """Return the vector of an image, and the sha256 of its bytes."""
         self.parts(image_id, place)
         assert place.rows is not None
-        rows, length = place.rows, place.rows.dim * place.rows.dtype.itemsize
+        rows, size = place.rows, place.rows.dim * place.rows.dtype.itemsize
         descriptor = open_plain(rows.path, follow=True)
         try:
-            content = read_at(descriptor, length, rows.start + place.number * length)
+            content = read_at(descriptor, size, rows.start + place.number * size)
         finally:
             os.close(descriptor)
-        if len(content) != length:
+        if len(content) != size:
             raise ValueError("it is cut off")
         return Parts(np.frombuffer(content, rows.dtype)), hashlib.sha256(content).hexdigest()
 

@@ -5,6 +5,10 @@ of a pickle and the tensor's numbers, before a few pickles with the numbers behi
 without torch, and without calling anything.
 """
 
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
+# pyright: reportUnknownArgumentType=false
+# What a file holds has any type; it is checked.
+
 import io
 import zipfile
 from collections.abc import Callable, Iterator, Sequence

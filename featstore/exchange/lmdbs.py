@@ -5,9 +5,12 @@ uniter-lmdb: ChenRocks/UNITER, scripts/convert_imgdir.py, data/data.py.
 """
 
 # pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
+# pyright: reportUnknownArgumentType=false
+# What a file holds has any type; it is checked.
 # pyright: reportMissingTypeStubs=false
 
 import hashlib
+import importlib
 import io
 import json
 import re
@@ -158,7 +161,7 @@ class UniterReader(LmdbReader):
 
     def in_value(self, image_id: str, value: memoryview) -> Parts:
         """Return the parts in a value, with boxes in pixels."""
-        if value[:4] == b"PK\x03\x04":
+        if bytes(value[:4]) == b"PK\x03\x04":
             archive = npz_arrays(io.BytesIO(value))
             grid, boxes, scores = archive["features"], archive["norm_bb"], archive.get("conf")
         else:
@@ -218,7 +221,7 @@ def open_writer(name: str, path: Path, identity: Identity, options: Options) -> 
     the package lmdb.
     """
     with needs_extra("exchange"):
-        import lmdb  # noqa: F401
+        importlib.import_module("lmdb")
     if name == "uniter-lmdb":
         if not {"boxes", "scores"} <= set(identity.regions):
             raise UsageError(

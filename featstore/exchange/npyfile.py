@@ -5,7 +5,7 @@
 import io
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from math import prod
 from typing import Any, BinaryIO
@@ -77,7 +77,7 @@ def npy_array(file: BinaryIO) -> NpyArray:
 
 
 @contextmanager
-def _from_start(file: BinaryIO) -> Iterator[BinaryIO]:
+def _from_start(file: BinaryIO) -> Generator[BinaryIO]:
     file.seek(0)
     yield file
 
@@ -130,7 +130,7 @@ def number_in(array: Any) -> int:
 
 
 @contextmanager
-def damaged_zip() -> Iterator[None]:
+def damaged_zip() -> Generator[None]:
     """Turn the errors of a damaged archive or header into ValueError."""
     try:
         yield

@@ -80,7 +80,8 @@ class PartsReader(ABC):
         Raises UsageError where none can be read (E-IMPORT-EMPTY), and where the order of a grid's
         axes must be given (E-IMPORT-LAYOUT).
         """
-        self.format, self.layout = name, layout
+        self.format = name
+        self.layout: Layout | None = layout
         self.settings = settings or {}
         problem = ""
         kinds: Counter[tuple[int, FloatDtype, tuple[Region, ...]]] = Counter()

@@ -6,6 +6,10 @@ large one that nobody asks for is not read from the disk. Its shape is compared 
 anything of that size is made.
 """
 
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
+# pyright: reportUnknownArgumentType=false
+# What a file holds has any type; it is checked.
+
 import re
 from collections.abc import Callable
 from math import prod

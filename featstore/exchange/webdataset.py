@@ -4,6 +4,10 @@ Features are the sample's .npy, or the array of its .npz. Those that are written
 store has them, .boxes.npy, .classes.npy, .scores.npy, and the size of the image in .json.
 """
 
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
+# pyright: reportUnknownArgumentType=false
+# What a file holds has any type; it is checked.
+
 import hashlib
 import io
 import json
@@ -139,7 +143,8 @@ class WebdatasetWriter:
     """Writes a folder of tars with SHARD_SAMPLES samples each; a tar has its name when it is whole."""
 
     def __init__(self, folder: Path, layout: Layout | None) -> None:
-        self._folder, self._layout = folder, layout
+        self._folder = folder
+        self._layout: Layout | None = layout
         self._tar: tarfile.TarFile | None = None
         self._next = self._samples = 0
 
