@@ -4,7 +4,7 @@ import os
 from collections.abc import Callable, Iterable
 from pathlib import Path, PurePosixPath
 
-from ...base.files import fsync_folder, remove_plain
+from ...base.files import fsync_folder, open_output, remove_plain
 from .records import Features
 
 BATCH = 128  # images whose names reach the disk together
@@ -89,7 +89,7 @@ class FolderWriter:
         self._folder.mkdir(parents=True, exist_ok=True)
         for folder in self._folders:
             fsync_folder(folder)
-        with self._list.open("ab") as file:
+        with os.fdopen(open_output(self._list, append=True), "r+b") as file:
             file.write("".join(f"{image_id}\n" for image_id in self._pending).encode())
             file.flush()
             os.fsync(file.fileno())
