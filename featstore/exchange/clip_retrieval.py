@@ -77,7 +77,7 @@ class ClipRetrievalReader(PartsReader):
                 rows, problem = None, f"{matrix.name}: {error}"
             try:
                 paths = [path for (path,) in read_columns(table, ["image_path"], ValueError)]
-            except (ValueError, OSError) as error:
+            except (ValueError, OSError, KeyError) as error:  # KeyError: pyarrow's, of a name
                 yield matrix.stem, Row(None, 0, f"{table.name}: {error}")
                 continue
             if rows and rows.length != len(paths):

@@ -3,6 +3,8 @@
 # pyright: reportUnknownMemberType=false
 
 import io
+import re
+import struct
 import zipfile
 import zlib
 from collections.abc import Callable, Generator
@@ -14,11 +16,13 @@ import numpy as np
 from numpy.lib import format as npy
 
 MAX_ITEM_BYTES = 1 << 28  # of one array; a grid of 100 x 100 x 2048 float32 has 80 MB
-MAX_HEADER = 10_000  # characters; numpy parses it as a Python literal
-HEADERS: dict[tuple[int, int], Callable[..., tuple[tuple[int, ...], bool, np.dtype]]] = {
-    (1, 0): npy.read_array_header_1_0,
-    (2, 0): npy.read_array_header_2_0,
-}
+MAX_HEADER = 10_000  # bytes
+LENGTHS = {1: "<H", 2: "<I", 3: "<I"}  # of a header, by the version of the format
+# numpy parses a Python literal here, and warns of those of Python 2, whose numbers end in L.
+HEADER = re.compile(
+    rb"\s*\{\s*'descr':\s*'([^']{1,20})',\s*'fortran_order':\s*(True|False),"
+    rb"\s*'shape':\s*\(([0-9L, ]*)\),?\s*\}\s*"
+)
 
 
 class NpyArray:
@@ -59,15 +63,23 @@ class NpyArray:
 
 
 def read_header(file: BinaryIO) -> tuple[tuple[int, ...], bool, np.dtype]:
-    """Return the shape, whether the numbers are in Fortran's order, and the dtype of a .npy file."""
+    """Return the shape, whether the numbers are in Fortran's order, and the dtype of a .npy file.
+
+    Raises ValueError for another file, and for an array of several kinds of numbers.
+    """
     with damaged_zip():
-        version = npy.read_magic(file)
-        if version not in HEADERS:
-            raise ValueError(f"version {version[0]}.{version[1]} of numpy's format is not read")
-        shape, in_columns, dtype = HEADERS[version](file, max_header_size=MAX_HEADER)
-    if any(side < 0 for side in shape):
-        raise ValueError("a negative shape")
-    return shape, in_columns, dtype
+        head = file.read(8)
+        if head[:6] != npy.MAGIC_PREFIX or head[6:7] not in b"\1\2\3" or len(head) < 8:
+            raise ValueError("it is not in numpy's format")
+        length = struct.Struct(LENGTHS[head[6]])
+        (size,) = length.unpack(file.read(length.size))
+        header = HEADER.fullmatch(file.read(size)) if size <= MAX_HEADER else None
+        if header is None:
+            raise ValueError("it has no header of an array of numbers")
+        shape = tuple(
+            int(side) for side in header[3].replace(b"L", b"").split(b",") if side.strip()
+        )
+        return shape, header[2] == b"True", np.dtype(header[1].decode())
 
 
 def npy_array(file: BinaryIO) -> NpyArray:
@@ -136,8 +148,8 @@ def damaged_zip() -> Generator[None]:
         yield
     except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, KeyError) as error:
         raise ValueError(f"it is damaged or cut off: {error}") from None
-    except (SyntaxError, TypeError, RecursionError, MemoryError, OverflowError) as error:
-        raise ValueError(f"it has no header of numpy: {error}") from None
+    except (struct.error, TypeError, OverflowError) as error:
+        raise ValueError(f"it is damaged: {error}") from None
     except RuntimeError as error:  # an encrypted member
         raise ValueError(str(error)) from None
 
