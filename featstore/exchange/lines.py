@@ -1,7 +1,6 @@
 """Files of one image a line: found by offset, read in any order, and written so that a kill costs
 one line."""
 
-import binascii
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
@@ -10,6 +9,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
+import msgspec
 import numpy as np
 
 from ...base.errors import UsageError
@@ -26,6 +26,8 @@ MAX_LINE = 1 << 26  # bytes; 4096 regions of 2048 numbers have 45 MB
 BUFFER = 1 << 20
 PARTIAL = ".partial"  # ending of a file that is being written
 FLOAT = np.dtype("<f4")
+# Base64 between quotes: three times as fast as Python's binascii, and as strict.
+BASE64 = msgspec.json.Decoder(bytes)
 
 
 class Unread(ValueError):
@@ -48,7 +50,7 @@ class Place(NamedTuple):
 class Text(NamedTuple):
     """An array as a line has it: base64 of its numbers."""
 
-    base64: bytes | str
+    base64: bytes
     dtype: "np.dtype[Any]"
     columns: int  # numbers a row; 0: any number, the same for all images
 
@@ -68,9 +70,9 @@ def decoded(row: Row, name: str) -> np.ndarray:
     """Return an array of a line, (row, column); raises ValueError for other bytes than it needs."""
     text, dtype, columns = row.arrays[name]
     try:
-        numbers = np.frombuffer(binascii.a2b_base64(text, strict_mode=True), np.uint8)
-    except binascii.Error as error:
-        raise ValueError(f"its {name} are not base64: {error}") from None
+        numbers = np.frombuffer(BASE64.decode(b'"%b"' % text), np.uint8)
+    except ValueError:
+        raise ValueError(f"its {name} are not base64") from None
     width = columns * dtype.itemsize or numbers.size // row.rows
     if not width or width % dtype.itemsize or numbers.size != row.rows * width:
         raise ValueError(f"its {name} have {numbers.size:,} bytes for {row.rows} rows")
@@ -291,4 +293,4 @@ class LineWriter(ABC):
 
 def encoded(values: np.ndarray, dtype: "np.dtype[Any]" = FLOAT) -> bytes:
     """Return the base64 of an array's numbers."""
-    return binascii.b2a_base64(np.ascontiguousarray(values, dtype).data, newline=False)
+    return msgspec.json.encode(values.astype(dtype, copy=False).tobytes())[1:-1]

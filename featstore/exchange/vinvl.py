@@ -79,15 +79,16 @@ class VectorsReader(LineReader):
     def parse(self, image_id: str, columns: Sequence[bytes]) -> Row:
         """Return what a line says."""
         if len(columns) == 3:
-            info = Info(read_number(columns[1].strip(), "num_boxes"), columns[2].strip().decode())
+            count = read_number(columns[1].strip(), "num_boxes")
+            info = Info(count, columns[2].strip().decode())
         elif len(columns) == 2:
             info = msgspec.json.decode(columns[1], type=Info)
         else:
             raise ValueError(f"has {len(columns)} columns; {self.format} has 2 or 3")
         numbers = self.dim + self._geometry if self.dim else 0
-        arrays = {"features": Text(info.features, FLOAT, numbers)}
+        arrays = {"features": Text(info.features.encode(), FLOAT, numbers)}
         if info.boxes is not None:
-            arrays["boxes"] = Text(info.boxes, FLOAT, 4)
+            arrays["boxes"] = Text(info.boxes.encode(), FLOAT, 4)
         return Row(image_id, info.num_boxes, arrays, info.image_w, info.image_h)
 
     def features(self, row: Row) -> Features:
