@@ -48,17 +48,22 @@ class DerivedFrom(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     settings: dict[str, Any]
 
 
-def writing_command(operation: object) -> str:
+IMPORTED = "imported"  # the model of a backbone whose features other programs have made
+
+
+def writing_command(operation: object, model: object = None) -> str:
     """Return what a user types to write a store that is derived by `operation`, None: by none.
 
-    >>> writing_command("pool"), writing_command(None)
-    ('clipfeat store pool', 'clipfeat extract')
+    `model` is that of its backbone.
+
+    >>> writing_command("pool"), writing_command(None), writing_command(None, IMPORTED)
+    ('clipfeat store pool', 'clipfeat extract', 'clipfeat import')
     """
     if operation == "subset":
         return "clipfeat store subset or clipfeat store pull"
     if operation in ("merge", "reshard", "convert", "pool"):
         return f"clipfeat store {operation}"
-    return "clipfeat extract"
+    return "clipfeat import" if model == IMPORTED else "clipfeat extract"
 
 
 class Array(NamedTuple):
@@ -131,9 +136,9 @@ class Identity(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             raise ValueError(f"identity.mantissa_bits are of float16; dtype is {self.dtype}")
         if (self.scale_sha256 is not None) != (self.dtype == "uint8"):
             raise ValueError("identity.scale_sha256 must be given for dtype uint8, and only for it")
-        if self.regions != REGIONS[: len(self.regions)]:
+        if self.regions != tuple(name for name in REGIONS if name in self.regions):
             raise ValueError(
-                f"identity.regions must be none, or the first of {', '.join(REGIONS)}; "
+                f"identity.regions must be some of {', '.join(REGIONS)}, in this order; "
                 f"got {', '.join(self.regions)}"
             )
 
