@@ -77,10 +77,15 @@ class RunManifest:
     task: str
     settings: dict[str, Any]
     store_digest: str
-    features: dict[str, Any]  # the backbone and the recipe of the store
+    features: dict[str, Any]  # what `features_of` returns of the store
     data_files: dict[str, str]  # {name: sha256}
     store: str  # path or URL
     data: str  # path
+
+    @property
+    def regions(self) -> bool:
+        """Whether the run was trained on regions, and not on grids."""
+        return bool(self.features.get("regions"))
 
     @classmethod
     def of(
@@ -105,10 +110,14 @@ class RunManifest:
 
 
 def features_of(store: FeatureStore) -> dict[str, object]:
-    """Return what made the grids of a store; vectors beside them do not count."""
+    """Return what made the grids of a store; vectors beside them do not count.
+
+    Of a store of regions it says so.
+    """
     identity = store.identity.to_json()
     recipe = {key: value for key, value in identity["recipe"].items() if key != "vector"}
-    return {"backbone": identity["backbone"], "recipe": recipe, "dim": identity["dim"]}
+    features = {"backbone": identity["backbone"], "recipe": recipe, "dim": identity["dim"]}
+    return {**features, "regions": True} if identity["regions"] else features
 
 
 def require_features(store: FeatureStore, manifest: RunManifest) -> None:
