@@ -2,9 +2,9 @@
 
 import dataclasses
 
+import captioners
 import pytest
 import torch
-import captioners
 from test_caption_models import FIRST, TOKENS
 from test_models import DIM, SINGLE_STREAM, TINY, all_logits, loss_of
 from torch import nn
