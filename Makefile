@@ -32,7 +32,7 @@ endif
 DEMO_MADE := data images.parquet scenes.clipfeat scenes.run.json scenes.files.parquet extract.json \
     corpus demo-vqa demo-vqa-blind demo.png share
 
-.PHONY: help setup machine demo demo-share train-vqa train-ve train-caption pretrain test test-slow test-all test-minimum coverage lint types docs wheel bench-extract bench-store bench-lookup bench-plan bench-loader bench-steps bench-decode bench-vqa bench-train bench-pretrain bench-cider bench-caption bench-share gpu-check gpu-wheels clean
+.PHONY: help setup machine demo demo-share train-vqa train-ve train-caption pretrain test test-slow test-all test-minimum coverage lint types docs wheel bench-extract bench-store bench-lookup bench-plan bench-loader bench-steps bench-decode bench-vqa bench-train bench-pretrain bench-cider bench-caption bench-share bench-exchange gpu-check gpu-wheels clean
 .DELETE_ON_ERROR:
 
 help:
@@ -47,7 +47,7 @@ help:
 	@echo "make test-minimum   some of them with the oldest packages that setup.cfg allows (Python 3.11)"
 	@echo "make coverage   the fast tests, and which lines they run     make wheel   dist/ for a release"
 	@echo "make bench-extract bench-store bench-lookup bench-plan bench-loader bench-steps bench-train"
-	@echo "make bench-vqa bench-pretrain bench-decode bench-cider bench-caption bench-share"
+	@echo "make bench-vqa bench-pretrain bench-decode bench-cider bench-caption bench-share bench-exchange"
 	@echo "                the numbers in docs/log.md"
 	@echo "make gpu-check  whether a GPU is right and fast   make gpu-wheels   what that needs elsewhere"
 
@@ -264,6 +264,10 @@ bench-cider: machine
 # Pulling, reading and training on URLs, derived stores: make bench-share BENCH="--phases pull --gb 2"
 bench-share: machine
 	$(BIN)/python -m benchmarks.share $(BENCH)
+
+# Importing and exporting a table of 500 MB, beside cp: make bench-exchange BENCH="--mb 2000"
+bench-exchange: machine
+	$(BIN)/python -m benchmarks.exchange $(BENCH)
 
 # Features, bits, speed and training of a GPU, in eight minutes; on a CPU, the phases that need no GPU.
 gpu-check: $(STAMP)
