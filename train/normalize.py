@@ -8,7 +8,7 @@ from typing import NamedTuple, TypeVar
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Float32
+from jaxtyping import Bool, Float, Float32, Num
 from torch import Tensor, nn
 
 from ..base.errors import ClipfeatError, UsageError
@@ -145,14 +145,15 @@ class FeatureNorm(nn.Module):
     "Efficient BackProp", section 4.3).
 
     `blind` makes every feature zero: the same model then answers from the question alone.
-    The statistics are buffers, so that a checkpoint carries them.
+    `regions` says that the cells are regions with boxes, of which a blind model may see nothing
+    either. The statistics are buffers, so that a checkpoint carries them.
     """
 
     mean: Float32[Tensor, " dim"]
 
-    def __init__(self, statistics: Statistics, *, blind: bool) -> None:
+    def __init__(self, statistics: Statistics, *, blind: bool, regions: bool = False) -> None:
         super().__init__()
-        self.blind = blind
+        self.blind, self.regions = blind, regions
         self.whitens = isinstance(statistics, Whitening)
         self.channels = statistics[1].shape[-1]  # of what it returns
         for name, tensor in statistics._asdict().items():
@@ -164,6 +165,21 @@ class FeatureNorm(nn.Module):
         if self.whitens:
             return Whitening(self.mean, self.get_buffer("projection"))
         return ChannelStatistics(self.mean, self.get_buffer("std"))
+
+    def seen(
+        self, mask: Bool[Tensor, "image cell"], boxes: Num[Tensor, "_ _ place"]
+    ) -> tuple[Bool[Tensor, "image cell"], Num[Tensor, "_ _ place"]]:
+        """Return which cells the model reads, and the boxes of regions, which are zero in padding.
+
+        A blind model reads one region of each image, without its box: how many there are, and
+        where, tells of the image. Of grids both are returned as they are.
+        """
+        if not self.regions:
+            return mask, boxes
+        if self.blind:
+            first = torch.arange(mask.shape[1], device=mask.device) == 0
+            return mask & first, torch.zeros_like(boxes)
+        return mask, torch.where(mask[:, :, None], boxes, 0.0)
 
     def forward(
         self, features: Float[Tensor, "image cell dim"], mask: Bool[Tensor, "image cell"]

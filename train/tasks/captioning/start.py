@@ -17,6 +17,7 @@ from ...data.caption_vocabulary import (
 from ...devices import seeded
 from ...models.captioner import Captioner
 from ...models.pretrained import require_features_of, require_init, require_own_model
+from ...models.regions import require_regions
 from ...normalize import FeatureNorm, feature_norm
 from ..settings import CaptionSettings
 from .model import TrainedCaptioner, build_captioner, find_stage, load_stage
@@ -33,6 +34,7 @@ def find_start(
     was trained on other features than the store's, and if the settings name another model.
     """
     if not settings.init:
+        require_regions(settings.model, store)
         return settings, None
     require_init(settings.init)
     start = load_stage(find_stage(Path(settings.init)))
@@ -40,6 +42,7 @@ def find_start(
     channels = len(feature_norm(start.model).mean)
     require_features_of(store, start.folder, start.manifest, channels=channels)
     own = start.settings
+    require_regions(own.model, store)
     return dataclasses.replace(settings, model=own.model, bpe=own.bpe, **own.of_norm()), start
 
 
@@ -69,7 +72,8 @@ def start_model(
 
     The first tokens of the vocabulary must be those of the start.
     """
-    norm = FeatureNorm(feature_norm(start.model).statistics, blind=settings.blind)
+    own = feature_norm(start.model)
+    norm = FeatureNorm(own.statistics, blind=settings.blind, regions=own.regions)
     with seeded(settings.seed):
         model = build_captioner(settings.model, norm, words=vocabulary.size)
     state = model.state_dict()

@@ -22,7 +22,7 @@ from ...log import LoopTimes
 from ...metrics import ONE_IMAGE
 from ...metrics.cider import TextCider
 from ...models.captioner import Captioner
-from ...normalize import feature_statistics, with_chosen_norm
+from ...normalize import FeatureNorm, feature_statistics, with_chosen_norm
 from ...records import RecordReader
 from ...run import BEST, RESULT, SETTINGS, RunManifest, as_in_run, require_no_link, require_same_run
 from ...task import Report, Task, make_order, require_apart
@@ -203,8 +203,10 @@ def _first_model(settings: CaptionSettings, data: CaptionData) -> Captioner:
         **settings.of_norm(),
         seed=settings.seed,
     )
+    regions = bool(data.store.identity.regions)
+    norm = FeatureNorm(statistics, blind=settings.blind, regions=regions)
     with seeded(settings.seed):
-        return make_model(settings, statistics, data.vocabulary)
+        return make_model(settings, norm, data.vocabulary)
 
 
 class SelfCriticalTask(CaptioningTask):
