@@ -41,6 +41,8 @@ def test_import_then_export(tmp_path):
     assert f"{out}: 3 records, " in done.stdout
     assert "1 image gave no record: 1 undecodable (has 2 columns; " in done.stdout
     assert clipfeat("store", "verify", out).returncode == 0
+    done = clipfeat("store", "verify", out, "--recompute", 1, "--images", tmp_path)
+    assert_refused(done, 2, "E-STORE-IMPORTED")
     done = clipfeat("store", "info", out)
     assert "imported, from bottom-up-tsv" in done.stdout
     done = clipfeat("import", source, "--as", "bottom-up-tsv", "-o", out, "--strict", "--json")
