@@ -85,6 +85,7 @@ def test_sizes_come_from_a_manifest(tmp_path):
     done = clipfeat("import", *options, "--sizes", tmp_path / "images.parquet")
     assert done.returncode == 0, done.stderr
     batch = FeatureStore.open(tmp_path / "s").read(["a"])
+    assert batch.boxes is not None
     assert np.allclose(batch.boxes[0], IMAGES[0].boxes, atol=1e-3)
     done = clipfeat("import", *options, "--sizes", source)
     assert_refused(done, 2, "E-IMPORT-SIZES", "not a readable Parquet file")
