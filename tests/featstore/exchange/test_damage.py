@@ -1,6 +1,9 @@
 """Damaged lines cost themselves alone, and hostile ones neither memory nor time."""
 
 import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,9 +13,10 @@ from refused import refuses
 
 from clipfeat.base.errors import StoreError, UsageError
 from clipfeat.base.files import try_lock
-from clipfeat.featstore import FeatureStore, verify
+from clipfeat.featstore import FeatureStore, GridShape, verify
 from clipfeat.featstore.exchange import (
     Features,
+    Item,
     Options,
     export_features,
     import_features,
@@ -21,7 +25,8 @@ from clipfeat.featstore.exchange import (
     open_reader,
     progress,
 )
-from clipfeat.featstore.exchange.lines import LineReader, LineWriter
+from clipfeat.featstore.exchange.lines import LineWriter
+from clipfeat.featstore.identity import FloatDtype, Region
 
 IMAGES = some_regions([str(k) for k in range(5)])
 
@@ -181,24 +186,28 @@ def test_a_line_without_an_end_takes_bounded_memory(tmp_path, monkeypatch):
 
 
 def test_texts_that_no_store_can_hold_are_escaped(tmp_path):
-    class Odd(LineReader):
-        format = "odd"
-        dim, settings, files = 2, {}, []
+    class Odd:
+        format: str = "odd"
+        dim: int = 2
+        dtype: FloatDtype = "float32"
+        regions: tuple[Region, ...] = ()
+        files: Sequence[Path] = ()
 
         def __init__(self):
-            pass
-
-        image_id = parse = features = None
+            self.settings: dict[str, Any] = {}
 
         def items(self):
             for image_id in ("a\udcff", "b" * 5000):
-                yield importing.Item(image_id, importing.ONE_CELL, 0)
+                yield Item(image_id, GridShape(1, 1), 0)
 
         def read(self, item):
-            return Features(np.ones((1, 1, 2), np.float32))
+            return Features(np.ones((*item.shape, 2), np.float32))
 
-    Odd.__abstractmethods__ = frozenset()
-    store = import_features(Odd(), tmp_path / "s").store
+        def close(self):
+            pass
+
+    store = import_features(Odd(), tmp_path / "s", sizes={"b" * 1024: (640, 480)}).store
+    assert [(row.width, row.height) for row in store.index] == [(0, 0), (640, 480)]
     assert store.ids == ("a\\udcff", "b" * 1024)
 
 
