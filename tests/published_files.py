@@ -4,6 +4,7 @@ import io
 import json
 import pickle
 import tarfile
+import zipfile
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -192,7 +193,10 @@ def write_uniter(folder: Path, images: Iterable[Regions], *, compress: bool) -> 
             dump = {key: array.astype(np.float16) for key, array in dump.items()}
             if compress:
                 writer = io.BytesIO()
-                np.savez_compressed(writer, **dump, allow_pickle=True)  # saved as one more member
+                np.savez_compressed(writer, **dump)
+                with zipfile.ZipFile(writer, "a") as archive:
+                    # numpy before 2.1 saved the argument allow_pickle as one more member.
+                    archive.writestr("allow_pickle.npy", npy([True]))
                 value = writer.getvalue()
             else:
                 value = msgpack.dumps(dump, use_bin_type=True, default=msgpack_numpy)

@@ -21,7 +21,7 @@ import numpy as np
 from ...base.pickles import MAX_PICKLE_BYTES, Inert, Name, nothing_stored, read_pickle
 from ..identity import Identity
 from .destination import FolderWriter, Numbered
-from .npyfile import MAX_ITEM_BYTES, damaged_zip
+from .npyfile import MAX_ITEM_BYTES, damaged_zip, open_zip
 from .npyfolders import FolderReader
 from .options import Options
 from .parts import Parts
@@ -91,7 +91,7 @@ def read_tensor(file: BinaryIO) -> Tensor:
     file.seek(0)
     if head == b"PK":
         with damaged_zip():
-            return _in_archive(zipfile.ZipFile(file))
+            return _in_archive(open_zip(file))
     return _in_pickles(file)
 
 

@@ -17,6 +17,7 @@ from numpy.lib import format as npy
 
 MAX_ITEM_BYTES = 1 << 28  # of one array; a grid of 100 x 100 x 2048 float32 has 80 MB
 MAX_HEADER = 10_000  # bytes
+MAX_DIRECTORY = 1 << 20  # bytes, of an archive; a member takes some 60
 LENGTHS = {1: "<H", 2: "<I", 3: "<I"}  # of a header, by the version of the format
 # numpy parses a Python literal here, and warns of those of Python 2, whose numbers end in L.
 HEADER = re.compile(
@@ -97,7 +98,33 @@ def _from_start(file: BinaryIO) -> Generator[BinaryIO]:
 def npz_arrays(file: BinaryIO) -> "Npz":
     """Return the arrays in an open .npz file, which must stay open until they are read."""
     with damaged_zip():
-        return Npz(zipfile.ZipFile(file))
+        return Npz(open_zip(file))
+
+
+def open_zip(file: BinaryIO) -> zipfile.ZipFile:
+    """Open an archive of a few members: zipfile makes objects of all that its directory lists."""
+    bounded: Any = _Bounded(file)
+    archive = zipfile.ZipFile(bounded)
+    bounded.limit = MAX_ITEM_BYTES
+    return archive
+
+
+class _Bounded:
+    """A file that is not read in larger parts than `limit`."""
+
+    limit = MAX_DIRECTORY
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._file, name)
+
+    def read(self, length: int = -1) -> bytes:
+        """Return the next bytes; without a length, zipfile asks for the comment at the end."""
+        if length > self.limit:
+            raise ValueError("an archive with more members than features have")
+        return self._file.read(length)
 
 
 class Npz:

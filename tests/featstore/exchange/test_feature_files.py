@@ -302,6 +302,19 @@ def bomb(array: np.ndarray) -> bytes:
     return file.getvalue().replace(size, b"\xff\xff\xff\xff")
 
 
+@pytest.mark.parametrize("comment", [b"", b"a comment"])
+def test_an_archive_of_countless_members_is_refused(tmp_path, comment):
+    folder = write_bua(tmp_path / "a", IMAGES)
+    with zipfile.ZipFile(folder / f"{IDS[0]}.npz", "w") as archive:
+        for n in range(20_000):
+            archive.writestr(f"{n:06}.npy", b"")
+        archive.comment = comment
+    with zipfile.ZipFile(folder / f"{IDS[1]}.npz", "a") as archive:
+        archive.comment = comment
+    reasons = refused_rows(imported(folder, "bua-npz", tmp_path / "s"))
+    assert reasons == {IDS[0]: "an archive with more members than features have"}
+
+
 class TestM2:
     def test_there_and_back(self, tmp_path):
         store = imported(write_m2(tmp_path / "a.hdf5", IMAGES), "m2-hdf5", tmp_path / "s")
