@@ -14,6 +14,7 @@ from clipfeat.demo.regions import find_regions
 from clipfeat.demo.scenes import make_scene
 from clipfeat.demo.write import write_demo_data
 from clipfeat.featstore import FeatureStore
+from clipfeat.train.run import RunManifest, features_of, require_features
 
 QUICK = ("updates=3", "batch_size=32", "min_answer_count=1", "model.hidden=16")
 TINY_BERT = ("model.layers=1", "model.heads=2", "model.vocab_size=120", "model.bert=")
@@ -95,3 +96,21 @@ def test_the_other_tasks_train_on_imported_regions(
     train(typed, "pretrain", (store, corpus, tmp_path / "pretrain"), "demo", *bert)
     for run in ("ve", "caption/xe", "pretrain"):
         assert json.loads((tmp_path / run / "result.json").read_text())["epoch"] == 1
+
+
+def test_a_model_reads_regions_that_came_in_other_files(
+    data: Path, typed: Any, tmp_path: Path
+) -> None:
+    """As those of a test split do."""
+    lines = (data / "regions.tsv").read_text().splitlines(keepends=True)
+    stores = []
+    for name, part in (("train", lines[:30]), ("test", lines[30:])):
+        (tmp_path / f"{name}.tsv").write_text("".join(part))
+        path = tmp_path / f"{name}.clipfeat"
+        typed("import", tmp_path / f"{name}.tsv", "--as", "bottom-up-tsv", "-o", path)
+        stores.append(FeatureStore.open(path))
+    one, other = stores
+    assert one.identity != other.identity  # each names its file
+    assert features_of(one) == features_of(other)
+    manifest = RunManifest.of("vqa", {}, store=one, data=tmp_path, files=())
+    require_features(other, manifest)
