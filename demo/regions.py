@@ -37,9 +37,9 @@ def find_regions(scene: Scene, seed: int) -> list[Region]:
     unit = min(scene.width, scene.height)
     found: list[Region] = []
 
-    def add(x: float, y: float, half: float, names: Iterable[str]) -> None:
-        """Add a box around (x, y), in shares of the sides, with codes of what it shows."""
-        center = np.array((x * scene.width, y * scene.height))
+    def add(place: tuple[float, float], half: float, names: Iterable[str]) -> None:
+        """Add a box around a place, in shares of the sides, with the codes of what it shows."""
+        center = np.array(place) * (scene.width, scene.height)
         sides = np.concatenate((center - half * unit, center + half * unit))
         sides += rng.normal(0, OFFSET * half * unit, 4)
         left, top, right, bottom = sides.clip(0, (scene.width, scene.height) * 2).tolist()
@@ -52,11 +52,12 @@ def find_regions(scene: Scene, seed: int) -> list[Region]:
         if rng.random() < MISTAKEN:
             color, shape = str(rng.choice(list(COLORS))), str(rng.choice(SHAPES))
         if rng.random() >= MISSED:
-            add(thing.x, thing.y, extent(thing), (color, shape, thing.size))
+            add((thing.x, thing.y), extent(thing), (color, shape, thing.size))
     if scene.box:
-        add(*scene.box, RADIUS["big"], ("crate",))
+        add(scene.box, RADIUS["big"], ("crate",))
     for _ in range(int(rng.integers(1, FALSE_BOXES + 1))):
-        add(*rng.uniform(0.15, 0.85, 2).tolist(), float(rng.uniform(0.05, 0.2)), ("background",))
+        x, y, half = rng.uniform((0.15, 0.15, 0.05), (0.85, 0.85, 0.2)).tolist()
+        add((x, y), half, ("background",))
     return [found[number] for number in rng.permutation(len(found)).tolist()]
 
 

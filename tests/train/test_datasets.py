@@ -142,7 +142,6 @@ def test_the_printed_recipe_of_mmf_reads_as_its_readers(
 ) -> None:
     """The rules are those of PaddedFasterRCNNFeatureReader and LMDBFeatureReader."""
     module: Any = ModuleType("mmf.datasets.databases.features_database")
-    module.FeatureReader = None
     for name in ("mmf", "mmf.datasets", "mmf.datasets.databases"):
         monkeypatch.setitem(sys.modules, name, ModuleType(name))
     sys.modules["mmf.datasets.databases"].features_database = module  # type: ignore[attr-defined]

@@ -185,6 +185,6 @@ def test_a_box_is_projected_as_in_vilbert() -> None:
     model = Regions("mcan").model
     boxes = torch.rand(2, 3, 5)
     cells, shapes = torch.zeros(2, 3, 16), torch.tensor([[3, 1]] * 2)
-    position = model.get_submodule("position")
-    expected = boxes @ position.project.weight.T + position.project.bias
-    torch.testing.assert_close(position(cells, shapes, boxes), expected)
+    weight, bias = (model.get_parameter(f"position.project.{name}") for name in ("weight", "bias"))
+    found = model.get_submodule("position")(cells, shapes, boxes)
+    torch.testing.assert_close(found, boxes @ weight.T + bias)

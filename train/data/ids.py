@@ -76,10 +76,16 @@ def vg_candidates(image_id: int | str) -> tuple[str, ...]:
 def file_candidates(image_id: str) -> tuple[str, ...]:
     """Return the ids under which a store may hold an image known by its file, this id first.
 
+    A file of COCO's may be known by its number, too.
+
     >>> file_candidates("2407214681"), file_candidates("a/b.png")
     (('2407214681', '2407214681.jpg'), ('a/b.png', 'a/b'))
+    >>> file_candidates("COCO_val2014_000000000042.jpg")[2:]
+    ('000000000042', '42')
     """
-    return (image_id, _other_spelling(image_id))
+    names = (image_id, _other_spelling(image_id))
+    is_coco = COCO_NAME.fullmatch(without_suffix(image_id)) is not None
+    return (*names, *coco_candidates(image_id, ())[1:]) if is_coco else names
 
 
 def lxmert_candidates(image_id: str) -> tuple[str, ...]:
