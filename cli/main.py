@@ -19,6 +19,7 @@ from .data import corpus, demo_data
 from .derive import convert, merge, pool, reshard, subset
 from .doctor import doctor
 from .eval import compare, eval_
+from .exchange import export, import_
 from .extract import extract
 from .manifest import manifest
 from .predict import predict
@@ -49,7 +50,7 @@ def clipfeat() -> None:
 
 for command in (
     doctor, manifest, extract, store, corpus, train, eval_, predict, compare, rerun,
-    demo_data,
+    import_, export, demo_data,
 ):  # fmt: skip
     clipfeat.add_command(command)
 for command in (
@@ -59,6 +60,7 @@ for command in (
 # Of an interrupted one, the same command line continues where it stopped.
 RESUMED = (
     extract, rerun, *train.commands.values(), pull, push, subset, merge, convert, pool, reshard,
+    import_, export,
 )  # fmt: skip
 
 

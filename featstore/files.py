@@ -117,6 +117,8 @@ def _command_of(plan: Path) -> str:
         content: Any = parse_json(read_bytes(plan, MAX_STORE_JSON_BYTES))
         if "pull" in content:
             return "clipfeat store pull"
-        return writing_command(content["identity"]["derived_from"]["operation"])
-    except (OSError, ValueError, TypeError, KeyError):  # there is none, or it is not derived
+        identity = content["identity"]
+        origin = identity["derived_from"] or {"operation": None}
+        return writing_command(origin["operation"], identity["backbone"]["model"])
+    except (OSError, ValueError, TypeError, KeyError):  # there is none
         return writing_command(None)

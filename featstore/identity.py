@@ -48,17 +48,22 @@ class DerivedFrom(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     settings: dict[str, Any]
 
 
-def writing_command(operation: object) -> str:
+IMPORTED = "imported"  # the model of a backbone whose features other programs have made
+
+
+def writing_command(operation: object, model: object = None) -> str:
     """Return what a user types to write a store that is derived by `operation`, None: by none.
 
-    >>> writing_command("pool"), writing_command(None)
-    ('clipfeat store pool', 'clipfeat extract')
+    `model` is that of its backbone.
+
+    >>> writing_command("pool"), writing_command(None), writing_command(None, IMPORTED)
+    ('clipfeat store pool', 'clipfeat extract', 'clipfeat import')
     """
     if operation == "subset":
         return "clipfeat store subset or clipfeat store pull"
     if operation in ("merge", "reshard", "convert", "pool"):
         return f"clipfeat store {operation}"
-    return "clipfeat extract"
+    return "clipfeat import" if model == IMPORTED else "clipfeat extract"
 
 
 class Array(NamedTuple):

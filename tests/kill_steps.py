@@ -120,7 +120,7 @@ class Steps:
 
     def _counted_file(self, call: Callable[..., Any]) -> Callable[..., Any]:
         def counted(path: Any, mode: str = "r", *args: Any, **kwargs: Any) -> Any:
-            if mode not in ("wb", "xb", "x+b"):
+            if mode not in ("wb", "xb", "x+b", "r+b"):
                 assert mode in ("r", "rb"), mode
                 return call(path, mode, *args, **kwargs)
             self.before("open", path)

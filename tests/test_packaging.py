@@ -28,6 +28,7 @@ INNER_ARROWS = {
     ("featstore", "writing"): set(),
     ("featstore", "audit"): {"writing"},
     ("featstore", "deriving"): {"writing", "audit"},
+    ("featstore", "exchange"): {"writing", "deriving"},
     ("featstore", "report"): set(),
     ("featstore", "sharing"): {"writing", "audit", "report"},
     ("extract", "planning"): set(),

@@ -8,6 +8,7 @@ import numpy as np
 
 from ..geometry import GridShape
 from ..identity import FloatDtype, Region
+from ..lookup import Status
 
 
 class Item(NamedTuple):
@@ -17,6 +18,8 @@ class Item(NamedTuple):
     shape: GridShape  # of its grid; regions have one col, vectors are 1x1
     place: Any  # where its reader finds it: an offset, a file, a key
     problem: str = ""  # why it cannot be read, "" for an item without a known problem
+    status: Status = Status.UNDECODABLE  # of an item with a problem
+    source: str = ""  # its place for people: a file, or a line of one
 
 
 class Features(NamedTuple):
@@ -35,20 +38,28 @@ class Features(NamedTuple):
 
 
 class FeatureReader(Protocol):
-    """Reads the features of one format; `read` may be called in several threads at once."""
+    """Reads the features of one format; `read` may be called in several threads at once.
 
+    The order of `items` decides which of two items of one id counts: the first without a problem.
+    """
+
+    format: str  # its name, for the identity
     dim: int
     dtype: FloatDtype  # of the numbers in the source
     regions: tuple[Region, ...]  # what each row has besides its vector, () for grids
     files: Sequence[Path]  # of the source: their sha256 belong to the store's identity
-    settings: dict[str, Any]  # what the user said about the source, for the identity
+    settings: dict[str, Any]  # what the user said about the source, for the identity's recipe
 
     def items(self) -> Iterator[Item]:
         """Yield the images of the source in its order, damaged ones with their problem."""
         ...
 
     def read(self, item: Item) -> Features:
-        """Return the features of an item; raises ValueError with the reason where it is damaged."""
+        """Return the features of an item; raises ValueError with the reason where it is damaged.
+
+        The grid has the item's shape, `dim` channels and `dtype`; with regions, the arrays that
+        `regions` names are there. That numbers are finite is checked by the caller.
+        """
         ...
 
     def close(self) -> None:
@@ -57,7 +68,10 @@ class FeatureReader(Protocol):
 
 
 class FeatureWriter(Protocol):
-    """Writes one format. An interrupted export continues: `written` ids are not written again."""
+    """Writes one format. An interrupted export continues: `written` ids are not written again.
+
+    Making one checks only what can be known; nothing is written before `written` is called, once.
+    """
 
     def written(self) -> set[str]:
         """Return the ids that an interrupted export has written completely."""

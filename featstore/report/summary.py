@@ -14,7 +14,7 @@ from typing import Any
 from ...base.parquet import rows_of
 from ...base.text import counted, printable, size_text
 from ..geometry import GridShape
-from ..identity import Identity
+from ..identity import IMPORTED, Identity
 from ..lookup import Status
 from ..metadata import Loss, StoreMetadata
 from ..store import FeatureStore
@@ -85,9 +85,12 @@ def _npy_bytes(shapes: Mapping[str, int], identity: Identity) -> int:
 def _cite(store: FeatureStore) -> str:
     """Return the line with which a paper lets others tell whether they have this store."""
     backbone, recipe = store.identity.backbone, store.identity.recipe
+    weights = f"pretrained: {backbone.get('pretrained', 'not recorded')}"
+    if backbone.get("model") == IMPORTED:
+        weights = f"from {backbone.get('format', 'a format that is not recorded')}"
     facts = (
         str(backbone.get("model", "unnamed model")),
-        f"pretrained: {backbone.get('pretrained', 'not recorded')}",
+        weights,
         f"recipe: {recipe.get('name', 'not recorded')}",
         counted(len(store), "record"),
         f"clipfeat {store.metadata.clipfeat}",

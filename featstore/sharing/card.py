@@ -38,7 +38,7 @@ def dataset_card(metadata: StoreMetadata, url: str, licence_file: str | None = N
     `licence_file` is the file of the repository with the text of the licence, if it has one.
     """
     header = ["tags:", "- clipfeat", "- zarr", "- image-features"]
-    about, identity = metadata.about, metadata.identity
+    about, identity, backbone = metadata.about, metadata.identity, metadata.identity.backbone
     if about.title:
         header.insert(0, f"pretty_name: {_yaml(about.title)}")
     if about.licence:
@@ -49,7 +49,7 @@ def dataset_card(metadata: StoreMetadata, url: str, licence_file: str | None = N
             lines += [f"license_link: {licence_file}"] if licence_file else []
         header = lines + header
     rows = {
-        "model": f"{identity.backbone.get('model')} ({identity.backbone.get('pretrained')})",
+        "model": f"{backbone.get('model')} ({backbone.get('pretrained', backbone.get('format'))})",
         "recipe": str(identity.recipe.get("name")),
         "numbers": f"{identity.dtype}, {identity.dim} channels",
         "grids": ", ".join(metadata.grid_shapes),

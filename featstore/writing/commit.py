@@ -72,11 +72,11 @@ def commit_store(run: Run, lock: StoreLock, proof: Proof) -> FeatureStore:
     lock.check_held()
     missing = len(run.layout.shards) - len(proof.files)
     if missing:
-        origin = run.identity.derived_from
-        operation = None if origin is None else origin.operation
+        origin, model = run.identity.derived_from, run.identity.backbone.get("model")
+        command = writing_command(None if origin is None else origin.operation, model)
         raise StoreError(
             f"{run.path}: not written yet: {counted(missing, 'shard')} of "
-            f"{len(run.layout.shards):,}; run the same {writing_command(operation)} command again",
+            f"{len(run.layout.shards):,}; run the same {command} command again",
             code="E-STORE-MISSING-SHARDS",
         )
     parent, lengths, paths = run.parent, run.lengths(), run.tables()

@@ -61,7 +61,9 @@ def test_a_store_may_be_at_a_url_wherever_it_is_only_read():
         "subset", "merge", "convert", "pool", "reshard",
     }  # fmt: skip
     assert all(isinstance(p.type, StorePath) for _, p in found if p.name == "store")
-    assert {name.split()[1] for name in stores} == {"store", "train", "rerun", "eval", "predict"}
+    assert {name.split()[1] for name in stores} == {
+            "store", "train", "rerun", "eval", "predict", "export",
+        }  # fmt: skip
 
 
 @pytest.mark.parametrize("command", ["info", "ls", "stats", "verify", "digest"])
