@@ -24,6 +24,7 @@ class Forks:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
+            env={**os.environ, "PATH": ""},  # no java: METEOR would take up to a minute
         )
         return self
 

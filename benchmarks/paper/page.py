@@ -64,7 +64,8 @@ in the formats of the files above. It replaces exactly this:
 - recipes by the same steps at a quarter of the size: {recipes};
 - sizes of training, by `--set`: {all} everywhere, and {settings};
 - BERT's weights and word pieces, which are a download, by random ones and pieces of the corpus
-  (`model.bert=`).
+  (`model.bert=`);
+- java, which is hidden: captions are scored by CIDEr-D alone.
 
 Command lines run in forks of a process that has torch, so that each need not import it. The rows are
 therefore known to run, and nothing more: scores of the rehearsal mean nothing. `.ci/run` rehearses two rows,
