@@ -35,6 +35,8 @@ def main() -> None:
         sys.exit(_run(options))
     except ClipfeatError as error:
         sys.exit(f"Error: {error} [{error.code}]")
+    except KeyboardInterrupt:
+        sys.exit("interrupted; the same command continues")
 
 
 def _run(options: argparse.Namespace) -> int:
@@ -77,14 +79,15 @@ def _choose(names: list[str]) -> list[Row]:
 
 def _rehearse(chosen: list[Row], options: argparse.Namespace) -> int:
     from .forks import Forks
-    from .rehearsal import Rehearsal, sample
+    from .rehearsal import prepare, rewrite, sample
 
     start = time.perf_counter()
     if options.sample:
         chosen = sample(chosen, options.sample)
     with ExitStack() as stack:
-        folder = options.out or stack.enter_context(tempfile.TemporaryDirectory())
-        rehearsal = Rehearsal(Path(folder).absolute())
+        kept = options.out or Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        folder = kept.absolute()
+        prepare(folder)
         idle: Queue[Forks] = Queue()
         for _ in range(options.jobs):
             idle.put(stack.enter_context(Forks()))
@@ -93,13 +96,13 @@ def _rehearse(chosen: list[Row], options: argparse.Namespace) -> int:
             if words[0] != "clipfeat":
                 return subprocess.run(words, check=False).returncode, ""
             forks, began = idle.get(), time.perf_counter()
-            code, printed = forks(rehearsal.rewrite(words))
+            code, printed = forks(rewrite(words, folder / "small"))
             idle.put(forks)
             shown = shlex.join(words).replace(f"{folder}/", "")
             print(f"{time.perf_counter() - began:6.1f} s  {shown}", flush=True)
             return code, printed
 
-        runner = Runner(rehearsal.data, rehearsal.out, execute)
+        runner = Runner(folder / "data", folder / "out", execute)
         failures = runner.run(chosen, jobs=options.jobs)
     took = time.perf_counter() - start
     print(f"{len(chosen)} rows, {len(runner.seconds)} commands, {took:.0f} s")

@@ -61,48 +61,48 @@ RECIPES = {
 }
 
 
-class Rehearsal:
-    """Makes the small data in a folder, and rewrites command lines for it."""
+def prepare(folder: Path) -> None:
+    """Make `folder`/data, the small public files, and `folder`/small, of models and recipes."""
+    data, small = folder / "data", folder / "small"
+    if not data.exists():
+        unfinished = folder / "data.part"
+        shutil.rmtree(unfinished, ignore_errors=True)
+        write_small_data(unfinished)
+        unfinished.rename(data)
+    small.mkdir(exist_ok=True)
+    for name, config in SMALL.items():
+        if isinstance(config, dict):
+            towers = {"embed_dim": 16, "vision_cfg": config, "text_cfg": TEXT}
+            (small / f"{name}.json").write_text(json.dumps(towers))
+    for name, steps in RECIPES.items():
+        if not isinstance(steps, str):
+            (small / f"{name}.toml").write_text(_toml(name, steps))
 
-    def __init__(self, folder: Path):
-        self.data, self.out = folder / "data", folder / "out"
-        self._small = folder / "small"
-        if not self.data.exists():
-            unfinished = folder / "data.part"
-            shutil.rmtree(unfinished, ignore_errors=True)
-            write_small_data(unfinished)
-            unfinished.rename(self.data)
-        self._small.mkdir(exist_ok=True)
-        for name, config in SMALL.items():
-            if isinstance(config, dict):
-                towers = {"embed_dim": 16, "vision_cfg": config, "text_cfg": TEXT}
-                (self._small / f"{name}.json").write_text(json.dumps(towers))
-        for name, steps in RECIPES.items():
-            if not isinstance(steps, str):
-                (self._small / f"{name}.toml").write_text(_toml(name, steps))
 
-    def rewrite(self, words: list[str]) -> list[str]:
-        """Return a command line with small models and sizes; nothing else of it changes."""
-        if words[:2] == ["clipfeat", "extract"]:
-            return [part for pair in self._extract(words) for part in pair]
-        if words[:2] == ["clipfeat", "train"]:
-            return [*words, *(f"--set={each}" for each in (*OF_ALL, *SETTINGS.get(words[3], ())))]
-        return words
+def rewrite(words: Sequence[str], small: Path) -> list[str]:
+    """Return a command line with small models and sizes; nothing else of it changes."""
+    if words[:2] == ["clipfeat", "extract"]:
+        return [*words[:2], *_extraction(words[2:], small)]
+    if words[:2] == ["clipfeat", "train"]:
+        return [*words, *(f"--set={each}" for each in (*OF_ALL, *SETTINGS.get(words[3], ())))]
+    return list(words)
 
-    def _extract(self, words: list[str]) -> Iterator[list[str]]:
-        """Yield the parts of a command of extraction, whose options all have a value."""
-        yield words[:2]
-        for option, value in zip(words[2::2], words[3::2], strict=True):
-            if option == "--model":
-                small = SMALL[value]
-                config = ["--model-config", str(self._small / f"{value}.json")]
-                yield config if isinstance(small, dict) else [option, small]
-                yield ["--pretrained", "none"]
-            elif option == "--recipe":
-                small = RECIPES[value]
-                yield [option, small if isinstance(small, str) else f"{self._small / value}.toml"]
-            elif option != "--pretrained":
-                yield [option, value]
+
+def _extraction(options: Sequence[str], small: Path) -> Iterator[str]:
+    """Yield options of an extraction, which all have a value, with a small model and recipe."""
+    for option, value in zip(options[::2], options[1::2], strict=True):
+        if option == "--model":
+            config = SMALL[value]
+            if isinstance(config, str):
+                yield from ("--model", config)
+            else:
+                yield from ("--model-config", f"{small / value}.json")
+            yield from ("--pretrained", "none")
+        elif option == "--recipe":
+            recipe = RECIPES[value]
+            yield from (option, recipe if isinstance(recipe, str) else f"{small / value}.toml")
+        elif option != "--pretrained":
+            yield from (option, value)
 
 
 def _toml(name: str, steps: list[dict[str, Any]]) -> str:

@@ -199,6 +199,8 @@ def _vqa_row(encoder: Encoder, model: str) -> Row:
         ),
     )
     notes = [encoder.note, RERUNS.get(name, "")]
+    if model == "mcan" and encoder.model.endswith("openai"):
+        notes.append("published with a detector's features for Visual Genome's images")
     if regions and model == "mcan":
         notes.append("MoVie's branch needs a grid, so this is plain MCAN")
     return Row(
