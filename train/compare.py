@@ -162,15 +162,32 @@ def _check_comparable(first: ScoredRun, other: ScoredRun) -> None:
         ("number of examples", len(first.scores), len(other.scores)),
     )
     problem = next((f"differ in {name}, {a!r} and {b!r}" for name, a, b in pairs if a != b), "")
-    if not problem and first.images != other.images:
-        differing = first.images.items() ^ other.images.items()
-        example = min(str(example_id) for example_id, _ in differing)
-        problem = f"were scored on different examples, such as {example}"
+    differing = _differing_examples(first.images, other.images)
+    if not problem and differing:
+        problem = f"were scored on different examples, such as {min(map(str, differing))}"
     if problem:
         raise UsageError(
             f"{first.run} and {other.run} {problem}; runs are compared on the same examples",
             code="E-COMPARE-EXAMPLES",
         )
+
+
+def _differing_examples(
+    images: Mapping[int | str, int | str], others: Mapping[int | str, int | str]
+) -> list[int | str]:
+    """Return the examples that one of two runs lacks, or that are about different images.
+
+    Two stores may call one image 42 and COCO_val2014_000000000042: names need not be equal, but
+    each name of one run must stand for one name of the other.
+    """
+    name_of: dict[int | str, int | str] = {}
+    back: dict[int | str, int | str] = {}
+    differing = [*(images.keys() ^ others.keys())]
+    for example in images.keys() & others.keys():
+        image, other = images[example], others[example]
+        if name_of.setdefault(image, other) != other or back.setdefault(other, image) != image:
+            differing.append(example)
+    return differing
 
 
 def differing_settings(manifests: Sequence[RunManifest]) -> list[dict[str, Any]]:

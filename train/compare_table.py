@@ -162,11 +162,12 @@ def _row_key(run: ScoredRun, split: set[str]) -> str:
 
 
 def _model_name(features: Mapping[str, Any]) -> str:
-    """Return what people call a backbone; a store may come from another program."""
+    """Return what people call a backbone."""
     backbone = features.get("backbone")
     if not isinstance(backbone, dict):
         return "unknown"
-    texts = [backbone.get("model"), backbone.get("format"), *backbone.values()]
+    # Features of another program have its format, and "imported" as their model.
+    texts = [backbone.get("format"), backbone.get("model"), *backbone.values()]
     return next((text for text in texts if isinstance(text, str) and text), "unknown")
 
 

@@ -130,7 +130,14 @@ def test_names_tell_encoders_of_one_model_apart(tmp_path: Path) -> None:
         make_run(tmp_path / f"{n}", [1.0], backbone=backbone)
         for n, backbone in enumerate((RN50, none, other))
     ]
-    names = ("RN50 pretrained=openai", "RN50 pretrained=none seed=0", "RN50 pretrained=none seed=1")
+    imported = {"model": "imported", "format": "vinvl-tsv", "sha256": "c" * 64}
+    runs = [make_run(tmp_path / "vinvl", [1.0], backbone=imported), *runs]
+    names = (
+        "vinvl-tsv",
+        "RN50 pretrained=openai",
+        "RN50 pretrained=none seed=0",
+        "RN50 pretrained=none seed=1",
+    )
     assert make_table(runs).encoders == names
     # Recipes make rows only where one task has a backbone in several.
     wide = SQUARE | {"name": "vqa600", "steps": [2]}
