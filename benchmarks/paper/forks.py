@@ -7,6 +7,7 @@ to its end in a fork, and writes the exit code.
 import contextlib
 import json
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -55,6 +56,7 @@ def _serve() -> None:
     assert open_clip
     assert torch
     assert clipfeat
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C ends the command line, then this
     for line in sys.stdin:
         output, *words = json.loads(line)
         child = os.fork()
@@ -68,6 +70,7 @@ def _run(output: str, words: list[str]) -> None:
     from clipfeat.cli.main import main
 
     code: Any = 1
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         printed = os.open(output, os.O_WRONLY | os.O_CREAT, 0o600)
         for number in (1, 2):

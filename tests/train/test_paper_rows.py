@@ -3,8 +3,13 @@
 That every command runs end to end is for `make paper-dry`.
 """
 
+import json
+import os
 import shlex
+import signal
+import subprocess
 import sys
+import time
 from collections import Counter
 from pathlib import Path
 
@@ -35,7 +40,7 @@ def test_the_page_is_that_of_the_rows() -> None:
     assert PAGE.read_text() == page(), "python -m benchmarks.paper --page"
 
 
-def test_rows_have_the_tables_of_the_issue() -> None:
+def test_every_encoder_is_in_every_table() -> None:
     names = {row.name for row in READY}
     assert len(names) == len(READY)
     for encoder in ("rn50", "rn101", "rn50x4", "vit-b32", "imagenet-rn50", "vit-21k", "bottom-up"):
@@ -155,3 +160,27 @@ def test_mistakes_are_named(words: list[str], said: str, monkeypatch: pytest.Mon
     monkeypatch.setattr(sys, "argv", ["paper", *words])
     with pytest.raises(SystemExit, match=said):
         main()
+
+
+@pytest.mark.slow
+def test_a_killed_rehearsal_continues_where_it_was(tmp_path: Path) -> None:
+    """The real commands of a row, on small data: killed during training, then run again."""
+    command = [sys.executable, "-m", "benchmarks.paper", "vqa-pythia-rn50", "--dry"]
+    command += ["--out", str(tmp_path)]
+    run = tmp_path / "out" / "runs" / "vqa-pythia-rn50"
+    process = subprocess.Popen(command, cwd=PAGE.parents[1], start_new_session=True)
+    while not (run / "settings.json").exists():
+        assert process.poll() is None
+        time.sleep(0.01)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    assert not (run / "result.json").exists()
+    done = subprocess.run(command, cwd=PAGE.parents[1], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "1 rows, 2 commands" in done.stdout, "manifest and store are there"
+    predicted = json.loads((run / "predictions_test.json").read_text())
+    asked = tmp_path / "data" / "vqa" / "v2_OpenEnded_mscoco_test2015_questions.json"
+    questions = json.loads(asked.read_text())["questions"]
+    assert {each["question_id"] for each in predicted} == {
+        each["question_id"] for each in questions
+    }
