@@ -20,7 +20,8 @@ from clipfeat.demo.write import coco_caption_files, karpathy_file, snli_ve_files
 SEED = 0
 COCO = range(1, 41)  # every fifth is of val2014
 TEST2015 = range(61, 65)
-VISUAL_GENOME = range(1001, 1009)  # the first half are images of COCO, under other numbers
+# Numbers that COCO's images have too, as in the real data sets. The first half are images of COCO.
+VISUAL_GENOME = range(11, 19)
 TESTDEV = range(2001, 2005)  # of GQA
 REGIONS, DIM = 36, 32
 GRIDS = ((5, 7), (7, 5))  # rows and columns of grid-feats: they differ by image
