@@ -1,7 +1,8 @@
 """A table of encoders by tasks from run folders, each cell the mean over the seeds of its runs."""
 
+import itertools
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -120,45 +121,51 @@ def _task_of(run: ScoredRun) -> Task:
 
 
 def _encoder_names(scored: Sequence[ScoredRun]) -> list[str]:
-    """Return the name of each run's row: its model, and whatever tells it from the others' rows.
-
-    Recipes belong to tasks: they make no rows, unless one task has a backbone in several.
-    """
-    recipes: dict[tuple[Task, str], set[str]] = {}
-    for run in scored:
-        key = _task_of(run), _backbone(run)
-        recipes.setdefault(key, set()).add(json.dumps(run.manifest.features.get("recipe")))
-    split = {backbone for (_, backbone), several in recipes.items() if len(several) > 1}
-    features = {
-        _row_key(run, split): run.manifest.features
-        if _backbone(run) in split
-        else {"backbone": run.manifest.features.get("backbone")}
-        for run in scored
-    }
-    models = {key: _model_name(each) for key, each in features.items()}
-    names = {}
-    for key, model in models.items():
-        others = [features[other] for other in models if other != key and models[other] == model]
-        first = (next(different_values(features[key], other)) for other in others)
-        told = dict.fromkeys(f"{name.rpartition('.')[2]}={value!s:.40}" for name, value, _ in first)
-        names[key] = printable(" ".join([model, *told]))
+    """Return the name of each run's row: its model, and whatever tells it from the others' rows."""
+    features = _row_features(scored)
+    keys = [_key(each) for each in features]
+    distinct = dict(zip(keys, features, strict=True))
+    rows = [_row_name(distinct[key], distinct.values()) for key in keys]
     blind = [bool(run.manifest.settings.get("blind")) for run in scored]
-    rows = [names[_row_key(run, split)] for run in scored]
     hidden = {row for row, is_blind in zip(rows, blind, strict=True) if is_blind}
+    blind_row = BLIND if len(hidden) == 1 else f"{BLIND}, {{}}"
     return [
-        (BLIND if len(hidden) == 1 else f"{BLIND}, {row}") if is_blind else row
+        blind_row.format(row) if is_blind else row
         for row, is_blind in zip(rows, blind, strict=True)
     ]
 
 
-def _backbone(run: ScoredRun) -> str:
-    return json.dumps(run.manifest.features.get("backbone"), sort_keys=True)
+def _row_features(scored: Sequence[ScoredRun]) -> list[dict[str, Any]]:
+    """Return what decides the row of each run: its backbone.
+
+    Recipes belong to tasks. Only a backbone that one task has in several makes a row with each.
+    """
+    recipes: dict[tuple[Task, str], set[str]] = {}
+    backbones = [_key(run.manifest.features.get("backbone")) for run in scored]
+    for run, backbone in zip(scored, backbones, strict=True):
+        recipe = _key(run.manifest.features.get("recipe"))
+        recipes.setdefault((_task_of(run), backbone), set()).add(recipe)
+    several = {backbone for (_, backbone), of_task in recipes.items() if len(of_task) > 1}
+    decide = [("backbone", "recipe") if each in several else ("backbone",) for each in backbones]
+    return [
+        {name: run.manifest.features.get(name) for name in names}
+        for run, names in zip(scored, decide, strict=True)
+    ]
 
 
-def _row_key(run: ScoredRun, split: set[str]) -> str:
-    backbone = _backbone(run)
-    features = run.manifest.features
-    return json.dumps(features, sort_keys=True) if backbone in split else backbone
+def _key(value: object) -> str:
+    return json.dumps(value, sort_keys=True)
+
+
+def _row_name(features: Mapping[str, Any], all_rows: Iterable[Mapping[str, Any]]) -> str:
+    """Return the model, and for each other row of the same model the first value that differs."""
+    model = _model_name(features)
+    told: dict[str, None] = {}
+    for other in all_rows:
+        if _model_name(other) == model:
+            for name, value, _ in itertools.islice(different_values(features, other), 1):
+                told[f"{name.rpartition('.')[2]}={value!s:.40}"] = None
+    return printable(" ".join([model, *told]))
 
 
 def _model_name(features: Mapping[str, Any]) -> str:
