@@ -32,7 +32,7 @@ endif
 DEMO_MADE := data images.parquet scenes.clipfeat scenes.run.json scenes.files.parquet extract.json \
     corpus demo-vqa demo-vqa-blind demo.png share
 
-.PHONY: help setup machine demo demo-share train-vqa train-ve train-caption pretrain test test-slow test-all test-minimum coverage lint types docs wheel bench-extract bench-store bench-lookup bench-plan bench-loader bench-steps bench-decode bench-vqa bench-train bench-pretrain bench-cider bench-caption bench-share paper paper-dry paper-sample gpu-check gpu-wheels clean
+.PHONY: help setup machine demo demo-share train-vqa train-ve train-caption pretrain test test-slow test-all test-minimum coverage lint types docs wheel bench-extract bench-store bench-lookup bench-plan bench-loader bench-steps bench-decode bench-vqa bench-train bench-pretrain bench-cider bench-caption bench-encoders bench-share bench-exchange paper paper-dry paper-sample gpu-check gpu-wheels clean
 .DELETE_ON_ERROR:
 
 help:
@@ -47,7 +47,8 @@ help:
 	@echo "make test-minimum   some of them with the oldest packages that setup.cfg allows (Python 3.11)"
 	@echo "make coverage   the fast tests, and which lines they run     make wheel   dist/ for a release"
 	@echo "make bench-extract bench-store bench-lookup bench-plan bench-loader bench-steps bench-train"
-	@echo "make bench-vqa bench-pretrain bench-decode bench-cider bench-caption bench-share"
+	@echo "make bench-vqa bench-pretrain bench-decode bench-cider bench-caption bench-encoders"
+	@echo "make bench-share bench-exchange"
 	@echo "                the numbers in docs/log.md"
 	@echo "make paper ROW=vqa-mcan-rn50x4 DATA=data/ OUT=out/   a row of the paper (docs/reproduce.md)"
 	@echo "make paper-dry  all of them on small data   make paper-sample   two, which the commit chooses"
@@ -259,6 +260,11 @@ bench-caption: machine
 	@$(MAKE) --no-print-directory $(DEMO_STORE)/store.json
 	$(BIN)/python -m benchmarks.captions $(DEMO) $(BENCH)
 
+# Encoders by tasks, three seeds: an untrained RN50, the demo's own, regions, blind. About two hours.
+bench-encoders: machine
+	@$(MAKE) --no-print-directory $(DEMO_STORE)/store.json
+	$(BIN)/python -m benchmarks.encoders $(DEMO) $(BENCH)
+
 # Beside the scorer of self-critical training: bench-cider BENCH="--peer cider/"
 bench-cider: machine
 	$(BIN)/python -m benchmarks.cider $(BENCH)
@@ -266,6 +272,10 @@ bench-cider: machine
 # Pulling, reading and training on URLs, derived stores: make bench-share BENCH="--phases pull --gb 2"
 bench-share: machine
 	$(BIN)/python -m benchmarks.share $(BENCH)
+
+# Importing and exporting a table of 500 MB, beside cp: make bench-exchange BENCH="--mb 2000"
+bench-exchange: machine
+	$(BIN)/python -m benchmarks.exchange $(BENCH)
 
 # A row of docs/reproduce.md; without ROW, all are listed. An interrupted one continues.
 paper: $(STAMP)

@@ -79,7 +79,8 @@ def demo_data(*, folder: Path, images: int, seed: int) -> None:
 
     DIR/images contains JPEG files with COCO's names; every fifth is held out. DIR/vqa has the
     format of VQA v2, DIR/captions those of COCO and of Karpathy's splits, DIR/snli_ve that of
-    SNLI-VE.
+    SNLI-VE. DIR/regions.tsv has what a detector of objects might find in the pictures, in the
+    format of bottom-up attention.
 
     \b
     $ clipfeat demo-data demo --images 1200 --seed 0
@@ -88,5 +89,7 @@ def demo_data(*, folder: Path, images: int, seed: int) -> None:
 
     data = write_demo_data(folder, images, seed)
     tell(f"{data.folder}: {counted(data.images, 'scene')}, {data.held_out} of them held out")
-    tell(f"{counted(data.questions, 'question')} in vqa/; captions/ and snli_ve/ beside it")
+    tell(
+        f"{counted(data.questions, 'question')} in vqa/; captions/, snli_ve/ and regions.tsv beside it"
+    )
     tell(f"next: clipfeat manifest {data.folder}/images -o {data.folder}/images.parquet")

@@ -121,6 +121,14 @@ def _center(cell: int, rng: np.random.Generator) -> tuple[float, float]:
     return float(x + dx), float(y + dy)
 
 
+def extent(thing: Thing) -> float:
+    """Return half the side of the square that holds a thing, as a share of the shorter side."""
+    return (
+        RADIUS[thing.size]
+        * {"circle": 1.0, "square": 0.9, "triangle": 1.1, "star": 1.1}[thing.shape]
+    )
+
+
 def draw(scene: Scene, seed: int) -> Image.Image:
     """Return the picture of a scene, (height, width) pixels RGB, with sensor-like noise."""
     image = Image.fromarray(_background(scene))

@@ -1,4 +1,7 @@
-"""Write the demo's data set, in the formats of VQA v2, COCO, Karpathy's splits and SNLI-VE."""
+"""Write the demo's data set, in the formats of VQA v2, COCO, Karpathy's splits and SNLI-VE.
+
+And what a detector would find in its pictures, in that of bottom-up attention.
+"""
 
 import json
 import re
@@ -15,6 +18,7 @@ from ..base.errors import UsageError, needs_extra
 from ..base.files import require_folder, temporary_name
 from ..base.machine import usable_cores
 from .annotations import make_captions, make_pairs, make_questions
+from .regions import bottom_up_lines
 from .scenes import Scene, make_scene
 
 INFO = {"description": "scenes of colored shapes, drawn by clipfeat demo-data", "version": "1.0"}
@@ -22,6 +26,7 @@ LICENSE = {"name": "CC0", "url": "https://creativecommons.org/publicdomain/zero/
 TASK = "Open-Ended"
 MIN_IMAGES, MAX_IMAGES = 10, 100_000
 JPEG_QUALITY = 90
+REGIONS = "regions.tsv"
 
 
 def vqa_files(scenes: Sequence[Scene], seed: int) -> dict[str, Any]:
@@ -189,6 +194,8 @@ def write_demo_data(folder: Path, images: int, seed: int) -> DemoData:
         karpathy = {"dataset_coco.json": karpathy_file(scenes)}
         _write_json(unfinished / "captions", {**coco_caption_files(scenes), **karpathy})
         _write_json_lines(unfinished / "snli_ve", snli_ve_files(scenes, seed))
+        with (unfinished / REGIONS).open("w", encoding="ascii") as file:
+            file.writelines(bottom_up_lines(scenes, seed))
         unfinished.replace(final)
     except OSError as error:  # a full disk: name the folder that the user knows
         error.filename, error.filename2 = str(folder), None

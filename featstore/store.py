@@ -36,6 +36,7 @@ from .lookup import (
 from .metadata import StoreMetadata, zarr_metadata_files
 from .reading import BufferPool, Convert, FeatureBatch, WantedRecord, check_out, last_bytes
 from .shards import CRC_BYTES, ShardRow
+from .sizes import COLUMNS, ImageSizes
 from .tables import IndexRow, index_rows, read_index
 
 if TYPE_CHECKING:
@@ -353,6 +354,21 @@ class FeatureStore:
         Raises MissingRecordError for an id without a record.
         """
         return self._sizes[self._find(ids).shape]
+
+    def image_sizes(self, ids: Iterable[ImageId]) -> np.ndarray:
+        """Return the size of the source image of each id: (image, 2) int64, width and height.
+
+        0 where they are not known, as of some imported features. The first use reads the index.
+        Raises MissingRecordError for an id without a record.
+        """
+        sizes, found = self._image_sizes.find(self._find(ids))
+        if not found.all():
+            raise self._bad_place("a row that the index does not have")
+        return sizes.astype(np.int64)
+
+    @cached_property
+    def _image_sizes(self) -> ImageSizes:
+        return ImageSizes.of(self.grid_shapes, self.index_batches(*COLUMNS))
 
     def shard_numbers(self, ids: Iterable[ImageId]) -> np.ndarray:
         """Return the number of the shard that has the record of each id: (image,) int64.

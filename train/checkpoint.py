@@ -20,7 +20,7 @@ from ..base.files import check_tensorfile, write_atomically
 from ..base.jsonio import field, parse_json
 from ..base.text import printable
 from ..featstore import FeatureStore
-from .normalize import Statistics, statistics_of
+from .normalize import FeatureNorm, statistics_of
 from .optimizer import Learner
 from .run import BEFORE_LAST, LAST, VOCABULARY, RunManifest, find_best, read_manifest
 from .settings import SplitSettings, settings_of
@@ -280,7 +280,7 @@ def load_trained(
     *,
     read_vocabulary: Callable[[Path], V],
     norm: str,
-    build: Callable[[S, Statistics, V], M],
+    build: Callable[[S, FeatureNorm, V], M],
 ) -> TrainedRun[S, V, M]:
     """Return the best model of a run folder.
 
@@ -299,6 +299,11 @@ def load_trained(
     statistics = statistics_of(
         tensors, f"model.{norm}", path, norm=settings.norm, components=settings.components
     )
-    model = rebuild(lambda: build(settings, statistics, vocabulary), tensors, path)
+
+    def new_model() -> M:
+        normal = FeatureNorm(statistics, blind=settings.blind, regions=manifest.regions)
+        return build(settings, normal, vocabulary)
+
+    model = rebuild(new_model, tensors, path)
     epoch = field(state, "epoch", int, path)
     return TrainedRun(folder, manifest, settings, vocabulary, model, epoch)

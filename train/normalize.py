@@ -1,22 +1,34 @@
 """The scale that models read features in: statistics of a sample of cells, and a layer that applies them."""
 
+import dataclasses
 from collections.abc import Mapping, Sequence
-from functools import reduce
+from functools import partial, reduce
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Float32
+from jaxtyping import Bool, Float, Float32, Num
 from torch import Tensor, nn
 
 from ..base.errors import ClipfeatError, UsageError
 from ..base.jsonio import field
 from ..featstore import FeatureStore
 from ..featstore.report.moments import Covariance, Moments
-from ..featstore.report.spectrum import MAX_COVARIANCE_DIM, principal_directions, sampled_cells
+from ..featstore.report.spectrum import (
+    FLOOR,
+    MAX_COVARIANCE_DIM,
+    principal_directions,
+    sampled_cells,
+    standardised_share,
+)
+from .settings import AUTO, SplitSettings
 
-FLOOR = 0.01  # of the typical std: a direction with less is noise, and is not amplified
+S = TypeVar("S", bound=SplitSettings)
+
+# "auto" whitens if one direction has more of the variance of standardised channels, beyond the 1 / dim
+# of channels that are not correlated. It was 0.45 where whitening was better, 0.07 where it was not.
+CORRELATED = 0.25
 
 
 class ChannelStatistics(NamedTuple):
@@ -49,34 +61,43 @@ def feature_statistics(
 
     With `norm` "channel" the mean and std of each channel, with "none" mean 0 and std 1. With
     "whiten" the mean and the `components` directions of largest variance, or all where there are
-    fewer. Computed in float64. Variances have a floor, FLOOR^2 of the mean over channels, so that a
-    dead channel or direction stays near zero.
+    fewer. With "auto" those of "whiten" where channels are strongly correlated (CORRELATED), else
+    those of "channel", as for more than MAX_COVARIANCE_DIM channels. Computed in float64. Variances
+    have a floor, FLOOR of the mean over channels, so that a dead channel or direction, which is
+    noise, stays near zero.
 
     Raises ClipfeatError where the sample is not finite, or constant; UsageError for "whiten" with
     more than MAX_COVARIANCE_DIM channels.
     """
-    cells = sampled_cells(store, ids, seed=seed)
-    if norm == "whiten":
-        if store.dim > MAX_COVARIANCE_DIM:
-            raise UsageError(
-                f"norm whiten is for features of at most {MAX_COVARIANCE_DIM:,} channels, and those "
-                f"of {store.location} have {store.dim:,}; pass --set norm=channel",
-                code="E-FEATURES-WIDE",
-            )
-        covariance = Covariance.of(cells, store.dim)
-        variances = covariance.matrix.diagonal()
-        floor = _floor(variances, store)
-        variances, directions = principal_directions(covariance)
-        variances = variances[:components] + floor
-        left = variances ** (1 - whitening)  # of variance, before all are scaled alike
-        projection = directions[:, :components] * np.sqrt(left / left.mean() / variances)
-        return Whitening(_float32(covariance.mean), _float32(projection))
-    moments = reduce(Moments.merged, map(Moments.of, cells))
+    sample = partial(sampled_cells, store, ids, seed=seed)
+    is_narrow = store.dim <= MAX_COVARIANCE_DIM
+    if norm == "whiten" and not is_narrow:
+        raise UsageError(
+            f"norm whiten is for features of at most {MAX_COVARIANCE_DIM:,} channels, and those "
+            f"of {store.location} have {store.dim:,}; pass --set norm=channel",
+            code="E-FEATURES-WIDE",
+        )
+    if norm == "whiten" or (norm == AUTO and is_narrow):
+        covariance = Covariance.of(sample(), store.dim)
+        floor = _floor(covariance.matrix.diagonal(), store)
+        if norm == "whiten" or _are_correlated(covariance):
+            variances, directions = principal_directions(covariance)
+            variances = variances[:components] + floor
+            left = variances ** (1 - whitening)  # of variance, before all are scaled alike
+            projection = directions[:, :components] * np.sqrt(left / left.mean() / variances)
+            return Whitening(_float32(covariance.mean), _float32(projection))
+    moments = reduce(Moments.merged, map(Moments.of, sample()))
     variances = np.square(moments.std)
     floor = _floor(variances, store)
     if norm == "none":
         return ChannelStatistics(torch.zeros(store.dim), torch.ones(store.dim))
     return ChannelStatistics(_float32(moments.mean), _float32(np.sqrt(variances + floor)))
+
+
+def _are_correlated(covariance: Covariance) -> bool:
+    """Return whether channels share much more of their variance than chance would have it."""
+    share = standardised_share(covariance.matrix)
+    return share > CORRELATED + 1 / len(covariance.mean)
 
 
 def _floor(variances: np.ndarray, store: FeatureStore) -> float:
@@ -87,7 +108,7 @@ def _floor(variances: np.ndarray, store: FeatureStore) -> float:
             "a model cannot learn from this store; extract it again",
             code="E-FEATURES-CONSTANT",
         )
-    return FLOOR**2 * float(variances.mean())
+    return FLOOR * float(variances.mean())
 
 
 def _float32(array: np.ndarray) -> Tensor:
@@ -124,14 +145,15 @@ class FeatureNorm(nn.Module):
     "Efficient BackProp", section 4.3).
 
     `blind` makes every feature zero: the same model then answers from the question alone.
-    The statistics are buffers, so that a checkpoint carries them.
+    `regions` says that the cells are regions with boxes, of which a blind model may see nothing
+    either. The statistics are buffers, so that a checkpoint carries them.
     """
 
     mean: Float32[Tensor, " dim"]
 
-    def __init__(self, statistics: Statistics, *, blind: bool) -> None:
+    def __init__(self, statistics: Statistics, *, blind: bool, regions: bool = False) -> None:
         super().__init__()
-        self.blind = blind
+        self.blind, self.regions = blind, regions
         self.whitens = isinstance(statistics, Whitening)
         self.channels = statistics[1].shape[-1]  # of what it returns
         for name, tensor in statistics._asdict().items():
@@ -143,6 +165,21 @@ class FeatureNorm(nn.Module):
         if self.whitens:
             return Whitening(self.mean, self.get_buffer("projection"))
         return ChannelStatistics(self.mean, self.get_buffer("std"))
+
+    def seen(
+        self, mask: Bool[Tensor, "image cell"], boxes: Num[Tensor, "_ _ place"]
+    ) -> tuple[Bool[Tensor, "image cell"], Num[Tensor, "_ _ place"]]:
+        """Return which cells the model reads, and the boxes of regions, which are zero in padding.
+
+        A blind model reads one region of each image, without its box: how many there are, and
+        where, tells of the image. Of grids both are returned as they are.
+        """
+        if not self.regions:
+            return mask, boxes
+        if self.blind:
+            first = torch.arange(mask.shape[1], device=mask.device) == 0
+            return mask & first, torch.zeros_like(boxes)
+        return mask, torch.where(mask[:, :, None], boxes, 0.0)
 
     def forward(
         self, features: Float[Tensor, "image cell dim"], mask: Bool[Tensor, "image cell"]
@@ -165,3 +202,16 @@ class FeatureNorm(nn.Module):
         else:
             normal = centred / self.get_buffer("std")
         return torch.where(mask[:, :, None], normal, 0.0)
+
+
+def feature_norm(model: nn.Module) -> FeatureNorm:
+    """Return the layer that normalises features, which every model of a task has."""
+    return next(module for module in model.modules() if isinstance(module, FeatureNorm))
+
+
+def with_chosen_norm(settings: S, model: nn.Module) -> S:
+    """Return settings in which the norm that "auto" chose for a model is named."""
+    if settings.norm != AUTO:
+        return settings
+    norm = "whiten" if feature_norm(model).whitens else "channel"
+    return dataclasses.replace(settings, norm=norm)

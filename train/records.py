@@ -6,7 +6,7 @@ from typing import NamedTuple
 import numpy as np
 import psutil
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Float32, Int
 from torch import Tensor
 
 from ..base.errors import UsageError
@@ -18,15 +18,39 @@ from .batches import READ_AHEAD
 # Batches in memory at once: those read ahead, the one being read, the one computed on, and the
 # previous one, which Python frees when the next arrives.
 ALIVE = READ_AHEAD + 3
+BOX = 5  # numbers that a model reads of a box
 SPARED = 0.9  # of the free memory: the share that a cache may take
 
 
+NO_BOXES = torch.zeros(0, 0, BOX)
+
+
 class Records(NamedTuple):
-    """The grids of some images, padded to the largest among them, in the store's dtype."""
+    """The grids of some images, padded to the largest among them, in the store's dtype.
+
+    Of a store of regions each cell is one, and has a box (`relative_boxes`).
+    """
 
     features: Float[Tensor, "image cell dim"]
     mask: Bool[Tensor, "image cell"]  # True where a cell holds pixels of the image
     grid_shapes: Int[Tensor, "image 2"]  # rows, cols
+    boxes: Float32[Tensor, "image cell 5"] = NO_BOXES  # empty for grids
+
+
+def relative_boxes(
+    boxes: Float32[np.ndarray, "image cell 4"], sizes: Int[np.ndarray, "image 2"]
+) -> Float32[np.ndarray, "image cell 5"]:
+    """Return boxes as models read them: left, top, right, bottom and area, as shares of the image.
+
+    `boxes` and `sizes`, width and height, are in pixels. The five numbers are those of ViLBERT (Lu et
+    al. 2019, section 2.2). Boxes of an image of unknown size, which is 0, are zeros.
+    """
+    known = np.logical_and(*(sizes > 0).T)[:, None, None]
+    sides = np.tile(sizes, 2)[:, None]  # image 1 4
+    shares = np.divide(boxes, sides, out=np.zeros(boxes.shape), where=known)
+    left, top, right, bottom = np.moveaxis(shares, -1, 0)
+    area = (right - left) * (bottom - top)
+    return np.stack((left, top, right, bottom, area), axis=-1).astype(np.float32)
 
 
 class RecordReader:
@@ -66,7 +90,7 @@ class RecordReader:
     def select(
         self, features: Float[Tensor, "image cell dim"], cells: Int[Tensor, "image chosen"]
     ) -> Float[Tensor, "image chosen dim"]:
-        """Return some cells of each image, in pinned memory if `read` returns such."""
+        """Return what some cells of each image have, in pinned memory if `read` returns such."""
         images, count, dim = features.shape
         rows = (torch.arange(images)[:, None] * count + cells).flatten().to(features.device)
         pins = self._pins and features.device.type == "cpu"
@@ -96,11 +120,15 @@ class RecordReader:
         cells = int(self._store.shapes(list(ids)).prod(axis=1).max(initial=0))
         features = self._memory(len(ids), cells, pins=self._pins)
         batch = self._store.read(ids, out=features.numpy())
-        return Records(
+        records = Records(
             features,
             self.pinned(torch.from_numpy(batch.mask)),
             self.pinned(torch.from_numpy(batch.grid_shapes)),
         )
+        if batch.boxes is None:
+            return records
+        boxes = relative_boxes(batch.boxes, self._store.image_sizes(ids))
+        return records._replace(boxes=self.pinned(torch.from_numpy(boxes)))
 
     def _memory(self, images: int, cells: int, *, pins: bool) -> Tensor:
         """Return an empty (image, cell, dim) tensor on the host."""
@@ -123,6 +151,7 @@ class RecordReader:
                 records.features[number, :cells].to(self._home, copy=True),
                 records.mask[number, :cells].to(self._home, copy=True),
                 records.grid_shapes[number].clone(),
+                records.boxes[number : number + 1, :cells].to(self._home, copy=True),
             )
 
     def _gathered(self, kept: Sequence[Records]) -> Records:
@@ -134,9 +163,14 @@ class RecordReader:
         else:
             features = self._memory(len(kept), cells, pins=self._pins)
         mask = kept[0].mask.new_zeros(len(kept), cells)
+        boxes = torch.zeros(
+            (len(kept), cells, BOX) if self._store.identity.regions else NO_BOXES.shape,
+            device=self._home,
+        )
         for number, record in enumerate(kept):
             real = len(record.mask)
             features[number, :real] = record.features
             features[number, real:] = 0
             mask[number, :real] = record.mask
-        return Records(features, mask, self.pinned(shapes))
+            boxes[number : number + 1, :real] = record.boxes
+        return Records(features, mask, self.pinned(shapes), boxes)

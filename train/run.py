@@ -42,6 +42,7 @@ from ..base.files import (
 from ..base.jsonio import MAX_RUN_BYTES, field, parse_json, read_json, write_json
 from ..base.text import printable
 from ..featstore import FeatureStore
+from ..featstore.identity import IMPORTED
 from ..featstore.metadata import different_values
 from .schedule import first_other_rate, kept_shares, learning_rate, total_updates
 from .settings import DECIDED_AT_START, LoopSettings, flat_settings, settings_of
@@ -67,6 +68,7 @@ EVENTS = "tensorboard"
 CURVES = "curves.png"
 LOCK = ".lock"
 DEEPEST = 10  # tables in tables of settings; ours have three
+OF_SOURCE = ("source_sha256", "listing_sha256", "files")  # what an import names its files by
 MOST_NAMED = 3  # values that differ, in a message
 
 
@@ -77,10 +79,15 @@ class RunManifest:
     task: str
     settings: dict[str, Any]
     store_digest: str
-    features: dict[str, Any]  # the backbone and the recipe of the store
+    features: dict[str, Any]  # what `features_of` returns of the store
     data_files: dict[str, str]  # {name: sha256}
     store: str  # path or URL
     data: str  # path
+
+    @property
+    def regions(self) -> bool:
+        """Whether the run was trained on regions, and not on grids."""
+        return bool(self.features.get("regions"))
 
     @classmethod
     def of(
@@ -105,10 +112,18 @@ class RunManifest:
 
 
 def features_of(store: FeatureStore) -> dict[str, object]:
-    """Return what made the grids of a store; vectors beside them do not count."""
+    """Return what made the grids of a store; vectors beside them do not count.
+
+    Nor do the files from which features were imported: those of a test split are others. Of a store
+    of regions it says so.
+    """
     identity = store.identity.to_json()
     recipe = {key: value for key, value in identity["recipe"].items() if key != "vector"}
-    return {"backbone": identity["backbone"], "recipe": recipe, "dim": identity["dim"]}
+    backbone = identity["backbone"]
+    if backbone.get("model") == IMPORTED:
+        backbone = {key: value for key, value in backbone.items() if key not in OF_SOURCE}
+    features = {"backbone": backbone, "recipe": recipe, "dim": identity["dim"]}
+    return {**features, "regions": True} if identity["regions"] else features
 
 
 def require_features(store: FeatureStore, manifest: RunManifest) -> None:
@@ -215,7 +230,9 @@ def as_in_run(settings: S, folder: Path) -> S:
 
     Without a run in the folder, they stay as they are.
     """
-    left = [name for name, value in DECIDED_AT_START.items() if getattr(settings, name) == value]
+    left = [
+        name for name, value in DECIDED_AT_START.items() if getattr(settings, name, None) == value
+    ]
     path = folder / SETTINGS
     if not left or not os.path.lexists(path):
         return settings

@@ -13,15 +13,15 @@ from typing import Any, Literal, NoReturn, TypeVar
 from ..base.errors import UsageError, reason_of
 from ..base.files import local_path, read_text
 
-AUTO = "auto"  # of precision: what the device is best at
+AUTO = "auto"  # of precision: what the device is best at; of norm: what suits the features
 PRECISIONS = (AUTO, "float32", "bfloat16", "float16")
 OPTIMIZERS = ("adamw", "adamax")
 SCHEDULES = ("cosine", "linear", "step", "noam", "constant")
 CACHES = ("none", "memory", "device")
-NORMS = ("whiten", "channel", "none")
+NORMS = (AUTO, "whiten", "channel", "none")
 CHOSEN = -1  # of window_shards: the number is not stated
 # Settings that a run decides when it begins, with the values that leave them to it.
-DECIDED_AT_START = {"window_shards": CHOSEN, "precision": AUTO}
+DECIDED_AT_START = {"window_shards": CHOSEN, "precision": AUTO, "norm": AUTO}
 LARGEST = 1 << 63  # torch takes no larger seed, and a float no number of any length
 MAX_TOML_BYTES = 1 << 20
 
@@ -137,7 +137,9 @@ class SplitSettings(LoopSettings):
     eval_split: str = "val"  # scores the model at each evaluation; "" trains without one
     skip_missing: int = 0  # most texts of a split whose image may have no features
     blind: bool = False  # features are zeros: the model has the texts alone
-    norm: str = "whiten"  # of features; "channel" standardises each channel, "none" changes nothing
+    # Of features: "channel" standardises each channel, "none" changes nothing. "auto": "whiten" where
+    # the channels are strongly correlated, else "channel". A run keeps what it began with.
+    norm: str = AUTO
     components: int = 128  # of "whiten": most directions that are kept, those of largest variance
     whitening: float = 0.5  # of "whiten": power of its std that each is divided by, 1 for all of it
 

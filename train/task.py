@@ -19,6 +19,7 @@ from ..featstore import FeatureStore
 from .batches import Numbers, Order
 from .settings import LoopSettings, SplitSettings
 
+ALIKE = 8  # images whose numbers of regions differ by less may have a batch to themselves
 S = TypeVar("S", bound=LoopSettings)
 M = TypeVar("M", bound=nn.Module)
 
@@ -189,7 +190,10 @@ def make_order(
     """Return the order of texts about images of a store, as the settings define it."""
     shapes = None
     if settings.bucket_by_grid_shape:
-        _, shapes = np.unique(store.shapes(list(image_ids)), axis=0, return_inverse=True)
+        sizes = store.shapes(list(image_ids))
+        if store.identity.regions:  # up to a hundred shapes: those that are nearly the same are one
+            sizes = -(-sizes // ALIKE)
+        _, shapes = np.unique(sizes, axis=0, return_inverse=True)
     return Order(
         image_of_text,
         max_per_image=settings.max_texts_per_image,

@@ -1,7 +1,6 @@
 """Files of one image a line: found by offset, read in any order, and written so that a kill costs
 one line."""
 
-import binascii
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
@@ -10,6 +9,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
+import msgspec
 import numpy as np
 
 from ...base.errors import UsageError
@@ -19,6 +19,7 @@ from ...base.text import printable
 from ..geometry import MAX_GRID_SIDE, GridShape
 from ..identity import FloatDtype, Region
 from ..lookup import Status
+from .options import JOURNAL_ENDING
 from .records import Features, Item
 
 MAX_COLUMNS = 12  # of a line; what follows stays with the last
@@ -26,6 +27,8 @@ MAX_LINE = 1 << 26  # bytes; 4096 regions of 2048 numbers have 45 MB
 BUFFER = 1 << 20
 PARTIAL = ".partial"  # ending of a file that is being written
 FLOAT = np.dtype("<f4")
+# Base64 between quotes: three times as fast as Python's binascii, and as strict.
+BASE64 = msgspec.json.Decoder(bytes)
 
 
 class Unread(ValueError):
@@ -48,7 +51,7 @@ class Place(NamedTuple):
 class Text(NamedTuple):
     """An array as a line has it: base64 of its numbers."""
 
-    base64: bytes | str
+    base64: bytes
     dtype: "np.dtype[Any]"
     columns: int  # numbers a row; 0: any number, the same for all images
 
@@ -68,9 +71,9 @@ def decoded(row: Row, name: str) -> np.ndarray:
     """Return an array of a line, (row, column); raises ValueError for other bytes than it needs."""
     text, dtype, columns = row.arrays[name]
     try:
-        numbers = np.frombuffer(binascii.a2b_base64(text, strict_mode=True), np.uint8)
-    except binascii.Error as error:
-        raise ValueError(f"its {name} are not base64: {error}") from None
+        numbers = np.frombuffer(BASE64.decode(b'"%b"' % text), np.uint8)
+    except ValueError:
+        raise ValueError(f"its {name} are not base64") from None
     width = columns * dtype.itemsize or numbers.size // row.rows
     if not width or width % dtype.itemsize or numbers.size != row.rows * width:
         raise ValueError(f"its {name} have {numbers.size:,} bytes for {row.rows} rows")
@@ -234,10 +237,19 @@ class LineWriter(ABC):
     """Writes a file with an image a line; until `finish` its name ends in PARTIAL."""
 
     def __init__(self, path: Path):
+        """Raise UsageError (E-EXPORT-EXISTS) if there is a file of that name that is not ours."""
         self._path = path
         self._partial = path.with_name(path.name + PARTIAL)
+        self._require_ours(self._partial)
         self._file: BinaryIO | None = None  # None too if an earlier call has finished the file
         self.offsets: list[int] = []  # of the lines
+
+    def _require_ours(self, file: Path) -> None:
+        """Raise UsageError if a file that is written exists, and no export has begun here."""
+        if file.exists() and not self._path.with_name(self._path.name + JOURNAL_ENDING).exists():
+            raise UsageError(
+                f"{file} exists; remove it, or choose another name", code="E-EXPORT-EXISTS"
+            )
 
     @abstractmethod
     def id_of(self, line: bytes) -> str:
@@ -291,4 +303,4 @@ class LineWriter(ABC):
 
 def encoded(values: np.ndarray, dtype: "np.dtype[Any]" = FLOAT) -> bytes:
     """Return the base64 of an array's numbers."""
-    return binascii.b2a_base64(np.ascontiguousarray(values, dtype).data, newline=False)
+    return msgspec.json.encode(values.astype(dtype, copy=False).tobytes())[1:-1]

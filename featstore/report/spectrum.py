@@ -64,6 +64,24 @@ def principal_directions(covariance: Covariance) -> tuple[np.ndarray, np.ndarray
     return np.maximum(variances[::-1], 0), directions[:, ::-1]
 
 
+FLOOR = 1e-4  # of the mean variance, added to that of each channel or direction
+
+
+def standardised_share(covariance: np.ndarray) -> float:
+    """Return the share of one direction in the variance of standardised channels.
+
+    `covariance` is (dim, dim). The share is the largest eigenvalue of the correlation matrix over
+    its trace: 1 / dim where channels are not correlated, 1 where all are the same up to a factor.
+    FLOOR leaves dead channels near zero. Returns 0 where there is no variance.
+    """
+    variances = covariance.diagonal()
+    if not variances.any():
+        return 0.0
+    std = np.sqrt(variances + FLOOR * variances.mean())
+    correlations = covariance / std / std[:, None]
+    return float(np.linalg.eigvalsh(correlations)[-1] / np.trace(correlations))
+
+
 SHARES = (1, 10, 100)  # directions whose share of the variance is reported
 CONDITION = 100  # directions that the condition number compares
 
@@ -74,13 +92,15 @@ class Spectrum:
 
     cells: int  # of the sample
     variances: np.ndarray  # (dim,) float64, the largest first; none is negative
+    standardised: float  # share of one direction, after each channel is standardised
 
     @classmethod
     def of(cls, covariance: Covariance) -> "Spectrum":
         """Return the eigenvalues of a covariance; those within rounding of 0 are 0."""
         variances = np.linalg.eigvalsh(covariance.matrix)[::-1]
         rounding = len(variances) * np.finfo(np.float64).eps * variances[0]
-        return cls(covariance.n, np.where(variances > rounding, variances, 0.0))
+        variances = np.where(variances > rounding, variances, 0.0)
+        return cls(covariance.n, variances, standardised_share(covariance.matrix))
 
     def share(self, directions: int) -> float:
         """Return the part of the variance in the first `directions`; 0 where there is no variance."""
@@ -102,6 +122,7 @@ class Spectrum:
         return {
             "cells": self.cells,
             "variances": self.variances.tolist(),
+            "standardised_share": self.standardised,
             "shares": {str(count): self.share(count) for count in SHARES},
             "condition": condition if np.isfinite(condition) else None,
         }

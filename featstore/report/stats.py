@@ -251,6 +251,7 @@ def _spectrum(spectrum: Spectrum) -> Iterator[str]:
     for count in SHARES:
         if count < len(spectrum.variances):
             yield f"  variance in the first {count:>3}, %{100 * spectrum.share(count):>16.4g}"
+    yield f"  in one, of standardised channels, %{100 * spectrum.standardised:>6.4g}"
     most = min(CONDITION, len(spectrum.variances))
     yield f"  condition number of the first {most:>3}{spectrum.condition:>11.4g}"
 

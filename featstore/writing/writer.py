@@ -33,6 +33,7 @@ from .receipts import Receipt, check_libraries
 from .run import NO_TEXTS, Run, finished_store
 
 SHARD_RECORDS = 128
+UNKNOWN_SIZE = (0, 0)  # of a source image
 
 
 def write_store(
@@ -41,13 +42,16 @@ def write_store(
     shapes: Mapping[str, GridShape],
     read: Callable[[str], np.ndarray | Mapping[str, np.ndarray] | None],
     shard_records: int = SHARD_RECORDS,
+    *,
+    sizes: Mapping[str, tuple[int, int]] | None = None,
 ) -> FeatureStore:
     """Write a store of `{image id: grid shape}`, or continue one that was interrupted.
 
     `read` returns the grid of an id, (row, col, dim), or None for an image that is missing. Where
     the identity has more arrays, it returns all of them by name: {"grid": ..., "boxes": ...}. One
-    record is held at a time. Raises StoreError if a finished store or something else is at `path`,
-    and for an array of another shape.
+    record is held at a time. `sizes` has width and height of source images in pixels, as far as they
+    are known: a model that is trained on regions needs them to read boxes. Raises StoreError if a
+    finished store or something else is at `path`, and for an array of another shape.
     """
     path = Path(path)
     if finished_store(path, identity) is not None:
@@ -55,13 +59,14 @@ def write_store(
             f"{path} is a finished store already; open it, or choose another path",
             code="E-STORE-FINISHED",
         )
+    known = sizes or {}
     layout = lay_out(Grids.of(shapes), shard_records)
     with StoreWriter(path, identity, layout) as writer:
         for shard in writer.pending:
             with ShardTransaction(path, identity, shard_records, shard, libraries={}) as files:
                 rows = [
-                    _append(files, identity, shard, position, read(image_id))
-                    for position, image_id in enumerate(shard.ids)
+                    _append(files, identity, shard, n, read(i), known.get(i, UNKNOWN_SIZE))
+                    for n, i in enumerate(shard.ids)
                 ]
                 files.commit(tuple(rows))
         return writer.commit()
@@ -73,6 +78,7 @@ def _append(
     shard: Shard,
     position: int,
     grid: np.ndarray | Mapping[str, np.ndarray] | None,
+    size: tuple[int, int],
 ) -> IndexRow:
     """Append the record of an id of a shard, None for none; return its row of the index."""
     image_id, row, shape = shard.ids[position], shard.rows[position], str(shard.shape)
@@ -83,7 +89,7 @@ def _append(
     encoded = encode_record(identity, shard.shape, record)
     files.append(row - shard.first_row, encoded)
     hashes = RecordHashes.of(encoded.values())
-    return IndexRow(image_id, Status.OK, "", shape, row, 0, 0, "", image_id, *hashes)
+    return IndexRow(image_id, Status.OK, "", shape, row, *size, "", image_id, *hashes)
 
 
 def encode_record(

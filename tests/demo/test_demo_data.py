@@ -1,5 +1,6 @@
 """The demo's data are what their formats say, repeat, and cannot be answered blind."""
 
+import base64
 import errno
 import json
 import os
@@ -14,6 +15,7 @@ from refused import refuses
 
 from clipfeat.base.errors import UsageError
 from clipfeat.demo.annotations import make_captions, make_pairs, make_questions
+from clipfeat.demo.regions import find_regions
 from clipfeat.demo.scenes import COLORS, Scene, Thing, make_scene
 from clipfeat.demo.write import karpathy_split, snli_ve_files, vqa_files, write_demo_data
 
@@ -54,6 +56,78 @@ def test_the_same_seed_gives_the_same_bytes_and_fewer_scenes_are_the_first(folde
     images = {p.name: p.read_bytes() for p in (tmp_path / "fewer" / "images").iterdir()}
     assert images.items() <= {p.name: p.read_bytes() for p in (folder / "images").iterdir()}.items()
     assert make_scene(1, 1) != make_scene(0, 1)
+
+
+def rows_of(path):
+    """Yield (image id, width, height, boxes, features) of bottom-up attention's TSV.
+
+    The rules are those of its `tools/read_tsv.py`: six columns without a header, base64 of float32.
+    """
+    for line in path.read_text().splitlines():
+        image_id, width, height, count, *arrays = line.split("\t")
+        boxes, features = (
+            np.frombuffer(base64.b64decode(text), np.float32).reshape(int(count), -1)
+            for text in arrays
+        )
+        yield int(image_id), int(width), int(height), boxes, features
+
+
+def test_regions_are_in_the_format_of_bottom_up_attention(folder):
+    rows = list(rows_of(folder / "regions.tsv"))
+    assert [row[:3] for row in rows] == [(s.image_id, s.width, s.height) for s in SCENES[:20]]
+    for _, width, height, boxes, features in rows:
+        assert boxes.shape == (len(features), 4)
+        assert features.shape[1] == 256
+        left, top, right, bottom = boxes.T
+        assert (left >= 0).all()
+        assert (top >= 0).all()
+        assert (right <= width).all()
+        assert (bottom <= height).all()
+        assert (right > left).all()
+        assert (bottom > top).all()
+
+
+def test_a_detector_finds_most_things_where_they_are_and_some_that_are_not_there():
+    things = seen = false = 0
+    for scene in SCENES[:300]:
+        regions = find_regions(scene, 0)
+        centers = np.array(
+            [
+                ((left + right) / 2 / scene.width, (top + bottom) / 2 / scene.height)
+                for (left, top, right, bottom), _ in regions
+            ]
+        )
+        of_things = np.array([(thing.x, thing.y) for thing in scene.things])
+        distances = np.abs(centers[:, None] - of_things).max(axis=2)
+        things += len(of_things)
+        seen += int((distances.min(axis=0) < 0.05).sum())
+        false += int((distances.min(axis=1) > 0.05).sum())
+    assert 0.9 < seen / things < 0.99
+    assert false > 300
+
+
+def test_a_linear_reader_of_regions_tells_colours_but_not_all():
+    """By least squares on the training scenes, on regions whose box is that of a thing."""
+    features, colors, held_out = [], [], []
+    for scene in SCENES:
+        for (left, top, right, bottom), vector in find_regions(scene, 0):
+            center = (left + right) / 2 / scene.width, (top + bottom) / 2 / scene.height
+            near = [
+                thing
+                for thing in scene.things
+                if max(abs(thing.x - center[0]), abs(thing.y - center[1])) < 0.04
+            ]
+            if near:
+                features.append(vector)
+                colors.append(list(COLORS).index(near[0].color))
+                held_out.append(scene.is_val)
+    x, color, val = np.array(features, float), np.array(colors), np.array(held_out)
+    train = x[~val]
+    weights = np.linalg.solve(
+        train.T @ train + 10 * np.eye(x.shape[1]), train.T @ np.eye(len(COLORS))[color[~val]]
+    )
+    accuracy = ((x[val] @ weights).argmax(axis=1) == color[val]).mean()
+    assert 0.8 < accuracy < 0.98
 
 
 def test_vqa_files_have_the_official_keys(folder):

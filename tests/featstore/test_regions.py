@@ -10,7 +10,14 @@ import zarr
 from refused import refuses
 from stores import make_identity
 
-from clipfeat.featstore import CorruptStoreError, FeatureStore, GridShape, StoreError, write_store
+from clipfeat.featstore import (
+    CorruptStoreError,
+    FeatureStore,
+    GridShape,
+    MissingRecordError,
+    StoreError,
+    write_store,
+)
 from clipfeat.featstore.audit.contents import Depth
 from clipfeat.featstore.audit.verify import verify
 
@@ -36,7 +43,18 @@ def write_regions(path, names, codec="zstd"):
     pooled_dim = 6 if "pooled" in names else None
     identity = make_identity(4, codec, pooled_dim=pooled_dim, regions=kinds)
     shapes = {i: GridShape(len(arrays["grid"]), 1) for i, arrays in records.items()}
-    return write_store(path, identity, {**shapes, "gone": GridShape(1, 1)}, records.get, 2), records
+    shapes["gone"] = GridShape(1, 1)
+    sizes = {"i1": (640, 480), "i5": (1, 2**31 - 1)}
+    return write_store(path, identity, shapes, records.get, 2, sizes=sizes), records
+
+
+def test_the_sizes_of_images_are_found_by_id(tmp_path):
+    store, _ = write_regions(tmp_path / "s", ("boxes",))
+    ids = ["i5", "i0", "i1", "i5"]
+    assert store.image_sizes(ids).tolist() == [[1, 2**31 - 1], [0, 0], [640, 480], [1, 2**31 - 1]]
+    assert store.image_sizes([]).shape == (0, 2)
+    with refuses("E-STORE-NO-RECORD", "'gone' has no record", kind=MissingRecordError):
+        store.image_sizes(["gone"])
 
 
 @pytest.mark.parametrize("codec", ["zstd", "none"])
@@ -104,7 +122,7 @@ def test_arrays_of_other_shapes_are_refused(tmp_path, change, named):
         write_store(tmp_path / "s", identity, {"a": GridShape(2, 1)}, {"a": record}.get)
 
 
-@pytest.mark.parametrize("regions", [("scores",), ("boxes", "scores"), ("classes", "boxes")])
+@pytest.mark.parametrize("regions", [("classes", "boxes"), ("scores", "scores")])
 def test_the_parts_of_a_region_have_an_order(regions):
     with refuses("E-STORE-IDENTITY", "identity.regions", kind=StoreError):
         make_identity(4, regions=regions)

@@ -239,6 +239,11 @@ def test_the_spectrum_is_that_of_the_covariance_of_all_cells(tmp_path):
     assert spectrum.variances[10:].tolist() == [0, 0]  # the dead and the constant channel
     shares = variances.cumsum() / variances.sum()
     assert [spectrum.share(n) for n in (1, 10)] == pytest.approx([shares[0], shares[9]], rel=1e-9)
+    alive = np.corrcoef(cells_of(records)[:, cells_of(records).std(axis=0) > 0].T)
+    assert spectrum.standardised == pytest.approx(
+        np.linalg.eigvalsh(alive)[-1] / len(alive),
+        rel=1e-2,  # the floor adds 1e-4 of the variance
+    )
     assert spectrum.condition == np.inf
     assert result.to_json()["spectrum"]["condition"] is None
     text = stats_text(result)
@@ -251,7 +256,7 @@ def test_the_condition_number_compares_the_first_direction_with_the_100th():
     turn = np.linalg.qr(np.random.default_rng(0).normal(size=(128, 128)))[0]
     few = Spectrum.of(Covariance(1, np.zeros(128), turn[:30] @ turn[:30].T))
     assert few.condition == pytest.approx(1)
-    many = Spectrum(1, variances)
+    many = Spectrum(1, variances, 0.5)
     assert many.condition == 2.0**99
     assert many.to_json()["shares"] == pytest.approx({"1": 0.5, "10": 1 - 2**-10, "100": 1})
 

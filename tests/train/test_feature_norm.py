@@ -117,6 +117,37 @@ def test_features_that_teach_nothing_are_refused(
         feature_statistics(store, store.ids, norm=norm, components=2, whitening=0.5, seed=0)
 
 
+@pytest.mark.parametrize(
+    ("shared", "scales", "norm"),
+    [
+        (0.0, (1, 1, 1, 1), "channel"),
+        (0.0, (100, 1, 1, 1), "channel"),  # the channel with most of the variance stands alone
+        (2.0, (1, 1, 1, 1), "whiten"),
+        (2.0, (100, 1, 1, 1), "whiten"),
+    ],
+)
+def test_auto_whitens_channels_that_are_correlated(
+    tmp_path: Path, shared: float, scales: tuple[float, ...], norm: str
+) -> None:
+    # With a shared part of variance s^2 beside each channel's own of 1, channels correlate by
+    # r = s^2 / (1 + s^2), and the largest eigenvalue of their correlations is 1 + 3 r.
+    random = np.random.default_rng(0)
+    parts = random.normal(size=(20, 4, 4, 4)) + shared * random.normal(size=(20, 4, 4, 1))
+    store = open_store(tmp_path / "s.clipfeat", list((parts * scales).astype(np.float32)))
+    auto, named = (
+        feature_statistics(store, store.ids, norm=name, components=3, whitening=0.5, seed=0)
+        for name in ("auto", norm)
+    )
+    assert type(auto) is type(named)
+    assert all(torch.equal(one, other) for one, other in zip(auto, named, strict=True))
+
+
+def test_auto_standardises_channels_of_which_there_are_too_many_to_whiten(tmp_path: Path) -> None:
+    store = open_store(tmp_path / "s.clipfeat", [np.random.rand(2, 2, 6145).astype(np.float16)])
+    auto = feature_statistics(store, store.ids, norm="auto", components=3, whitening=0.5, seed=0)
+    assert isinstance(auto, ChannelStatistics)
+
+
 def correlated(dim: int, *, seed: int = 0, count: int = 40) -> list[np.ndarray]:
     """Return ragged grids whose channels are mixtures of others, with stds from 0.2 to 3."""
     random = np.random.default_rng(seed)

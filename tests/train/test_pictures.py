@@ -10,6 +10,7 @@ import pytest
 from pictures import photograph
 from PIL import Image
 from refused import refuses
+from region_world import write_regions
 
 from clipfeat.base.errors import UsageError
 from clipfeat.train.attention_maps import (
@@ -20,6 +21,7 @@ from clipfeat.train.attention_maps import (
     show_lit,
 )
 from clipfeat.train.figures import draw_curves, new_figure, save, smooth
+from clipfeat.train.region_maps import RegionMap
 
 RNG = np.random.default_rng(0)
 CARD = {
@@ -92,6 +94,43 @@ def test_an_answer_is_drawn_over_any_grid(
         image=np.asarray(photograph(0, 80, 60)) if with_image else None,
     )
     assert size_of(tmp_path / "new" / "answer.png")[0] > 500
+
+
+def test_regions_are_drawn_where_they_lie(tmp_path: Path) -> None:
+    """Boxes within each other, at the border, outside of the image, and of no area."""
+    boxes = np.array([[0, 0, 96, 48], [20, 20, 40, 30], [90, 40, 500, 400], [10, 10, 10, 10]])
+    regions = region_map(tmp_path, boxes, (96, 48))
+    assert regions.shape == (24, 48)  # half the pixels
+    found = regions.attention(np.array([0.1, 0.2, 0.4, 0.3], np.float32))
+    expected = np.full((24, 48), 0.1, np.float32)
+    expected[10:15, 10:20] = 0.2
+    expected[20:, 45:] = 0.4
+    expected[5, 5] = 0.3
+    np.testing.assert_array_equal(found, expected)
+    # Attention to the whole image does not hide the features of what is in it.
+    features = regions.features(np.arange(1, 5)[:, None] * np.ones(2))
+    assert [features[at].tolist() for at in ((0, 0), (12, 12), (5, 5))] == [
+        [1, 1],
+        [2, 2],
+        [4, 4],
+    ]
+    lit = regions.attention(np.array([0.4, 0.3, 0.2, 0.1], np.float32))
+    assert (lit == np.float32(0.4)).all()
+
+
+def test_an_image_of_unknown_size_ends_with_its_last_box(tmp_path: Path) -> None:
+    assert region_map(tmp_path, np.array([[10, 10, 50, 25], [0, 0, 20, 100]]), (0, 0)).shape == (
+        48,
+        24,
+    )
+
+
+def region_map(folder: Path, boxes: np.ndarray, size: tuple[int, int]) -> RegionMap:
+    regions = {"x": (np.zeros((len(boxes), 4)), boxes)}
+    store = write_regions(folder / "s.clipfeat", regions, {"x": size})
+    found = RegionMap.of(store, "x")
+    assert found is not None
+    return found
 
 
 def test_a_very_long_question_is_cut(tmp_path: Path) -> None:

@@ -32,7 +32,8 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> FeatureStore:
 def test_records_are_those_of_the_store(store: FeatureStore, cache: str) -> None:
     reader = RecordReader(store, CPU, cache)
     for ids in (["03", "00"], ["01", "04", "00"], ["01"], ["04", "02", "01", "00", "03"]):
-        features, mask, shapes = reader.read(ids)
+        features, mask, shapes, boxes = reader.read(ids)
+        assert not boxes.numel()
         assert features.dtype == torch.float16
         assert features.shape[1] == max(GRIDS[image_id].shape[0] for image_id in ids) * 3
         for row, image_id in enumerate(ids):

@@ -162,13 +162,13 @@ class TransformerCaptioner(Captioner):
 
     def encode(self, records: Records) -> Memory:
         """Return the memory of images; only cells where the mask is true have an effect."""
-        cells = self.cells(records)
+        cells, mask = self.cells(records)
         for layer in self.encoder:
-            cells = layer(cells, records.mask)
+            cells = layer(cells, mask)
         cells = self.encoder_norm(cells)
         projected = [layer.across.project(cells) for layer in self._layers]
         keys, values = (torch.stack(parts, dim=1) for parts in zip(*projected, strict=True))
-        return Memory(keys, values, records.mask)
+        return Memory(keys, values, mask)
 
     def logits(
         self, memory: Memory, tokens: Int[Tensor, "caption token"]

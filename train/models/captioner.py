@@ -4,12 +4,12 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-from jaxtyping import Float, Float32, Int
+from jaxtyping import Bool, Float, Float32, Int
 from torch import Tensor, nn
 
 from ..normalize import FeatureNorm
 from ..records import Records
-from .layers import GridPosition, add_positions
+from .positions import add_positions, new_position
 from .settings import CellSettings
 
 
@@ -22,12 +22,15 @@ class Cells(nn.Module):
         self.project = nn.Sequential(
             nn.Linear(norm.channels, channels), nn.ReLU(), nn.Dropout(settings.cell_dropout)
         )
-        self.position = GridPosition(channels) if settings.positions else None
+        self.position = new_position(norm, channels) if settings.positions else None
 
-    def forward(self, records: Records) -> Float[Tensor, "image cell channel"]:
-        """Return the cells; those of padding are finite and meaningless."""
-        cells = self.project(self.norm(records.features, records.mask))
-        return add_positions(cells, self.position, records.grid_shapes)
+    def forward(
+        self, records: Records
+    ) -> tuple[Float[Tensor, "image cell channel"], Bool[Tensor, "image cell"]]:
+        """Return the cells, and which are real; those of padding are finite and meaningless."""
+        mask, boxes = self.norm.seen(records.mask, records.boxes)
+        cells = self.project(self.norm(records.features, mask))
+        return add_positions(cells, self.position, records.grid_shapes, boxes), mask
 
 
 Rows = TypeVar("Rows", bound=tuple[Tensor, ...])

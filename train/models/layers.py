@@ -1,4 +1,4 @@
-"""Parts that several models share: words, positions of cells, attention, and heads."""
+"""Parts that several models share: words, attention, and heads."""
 
 from typing import NamedTuple
 
@@ -8,10 +8,8 @@ from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
 
 from ..data.vocabulary import PADDING, SPECIAL_TOKENS
+from ..records import NO_BOXES
 
-# Wavelengths of the position signal, in grids: 2 orders the whole grid, 1/4 separates the
-# neighbours of a grid of 8 cells a side.
-WAVELENGTHS = (2.0, 1.0, 0.5, 0.25)
 EPSILON = 1e-12  # of BERT's layer norms
 
 
@@ -29,6 +27,7 @@ class AnswerBatch(NamedTuple):
     tokens: Int[Tensor, "row token"]
     targets: Float32[Tensor, "text answer"]  # scores of the answers, which the loss reads
     hidden_words: Int[Tensor, " copy"] = torch.zeros(0, dtype=torch.int64)  # their classes
+    boxes: Float32[Tensor, "image cell 5"] = NO_BOXES  # of regions, as in Records
 
 
 class Outputs(NamedTuple):
@@ -71,39 +70,6 @@ class WordStates(nn.Module):
         with torch.autocast("cpu", enabled=False):
             states, _ = self.lstm(self.words(tokens))
         return states, tokens != PADDING
-
-
-class GridPosition(nn.Module):
-    """A learned vector for each cell's position, from coordinates in 0..1, for any grid shape."""
-
-    wavelengths: Float32[Tensor, " wave"]
-
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        self.project = nn.Linear(4 * len(WAVELENGTHS), channels)
-        # A tensor made in the forward pass would make a GPU wait for the host.
-        self.register_buffer("wavelengths", torch.tensor(WAVELENGTHS), persistent=False)
-
-    def forward(
-        self, grid_shapes: Int[Tensor, "image 2"], cells: int
-    ) -> Float[Tensor, "image cell channel"]:
-        """Return the positions of the first `cells` cells, row by row; meaningless past a grid."""
-        rows, cols = grid_shapes[:, :1], grid_shapes[:, 1:]  # image 1
-        cell = torch.arange(cells, device=grid_shapes.device)
-        position = torch.stack(((cell // cols + 0.5) / rows, (cell % cols + 0.5) / cols), dim=-1)
-        angles = (2 * torch.pi * position[..., None] / self.wavelengths).flatten(-2)  # image cell 8
-        return self.project(torch.cat((angles.sin(), angles.cos()), dim=-1))
-
-
-def add_positions(
-    cells: Float[Tensor, "image cell channel"],
-    position: nn.Module | None,
-    grid_shapes: Int[Tensor, "image 2"],
-) -> Float[Tensor, "image cell channel"]:
-    """Return cells with the vectors of a GridPosition added; None adds nothing."""
-    if position is None:
-        return cells
-    return cells + position(grid_shapes, cells.shape[1]).to(cells.dtype)
 
 
 def masked_softmax(

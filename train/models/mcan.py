@@ -6,14 +6,13 @@ from torch import Tensor, nn
 from ..normalize import FeatureNorm
 from .layers import (
     AnswerBatch,
-    GridPosition,
     MultiHeadAttention,
     Outputs,
     Reduction,
     SumHead,
     WordStates,
-    add_positions,
 )
+from .positions import add_positions, new_position
 from .settings import McanSettings
 
 
@@ -100,7 +99,7 @@ class Mcan(nn.Module):
         self.norm = norm
         self.states = WordStates(tokens=tokens, embedding=settings.embedding, hidden=hidden)
         self.appearance = nn.Sequential(nn.Linear(norm.channels, hidden), nn.LayerNorm(hidden))
-        self.position = GridPosition(hidden) if settings.positions else None
+        self.position = new_position(norm, hidden) if settings.positions else None
         self.encoder = nn.ModuleList(
             SelfAttention(hidden, heads=heads, dropout=dropout) for _ in range(settings.layers)
         )
@@ -121,11 +120,12 @@ class Mcan(nn.Module):
         for layer in self.encoder:
             words = layer(words, real)
 
-        cells = self.appearance(self.norm(batch.features, batch.mask))  # image cell hidden
-        cells = add_positions(cells, self.position, batch.grid_shapes)
+        mask, boxes = self.norm.seen(batch.mask, batch.boxes)
+        cells = self.appearance(self.norm(batch.features, mask))  # image cell hidden
+        cells = add_positions(cells, self.position, batch.grid_shapes, boxes)
         # index_select, not indexing: its gradient adds up in a fixed order on the CPU.
         cells = cells.index_select(0, batch.image_of_text)  # text cell hidden
-        seen = batch.mask.index_select(0, batch.image_of_text)
+        seen = mask.index_select(0, batch.image_of_text)
         for layer in self.decoder:
             cells = layer(cells, seen, words, real)
 

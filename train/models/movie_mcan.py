@@ -7,14 +7,13 @@ from torch import Tensor, nn
 from ..normalize import FeatureNorm
 from .layers import (
     AnswerBatch,
-    GridPosition,
     Outputs,
     Reduction,
     SumHead,
     WordStates,
-    add_positions,
 )
 from .mcan import GuidedAttention, SelfAttention
+from .positions import GridPosition, add_positions
 from .settings import MovieMcanSettings
 
 POSITIONS = 32 * 32  # of a map in mmf, over which it takes the mean
@@ -183,9 +182,8 @@ class MovieMcan(nn.Module):
         vectors, _ = self.reduce_words(words, real)
         modulator, question = vectors.unbind(dim=1)  # text hidden
 
-        features = add_positions(
-            self.norm(batch.features, batch.mask), self.position, batch.grid_shapes
-        )  # image cell dim
+        features = self.norm(batch.features, batch.mask)  # image cell dim
+        features = add_positions(features, self.position, batch.grid_shapes, batch.boxes)
         # index_select, not indexing: its gradient adds up in a fixed order on the CPU.
         cells = self.appearance(features).index_select(0, batch.image_of_text)  # text cell hidden
         seen = batch.mask.index_select(0, batch.image_of_text)

@@ -80,10 +80,17 @@ def require_features_of(
     for fine-tuning, and is logged.
     """
     trained, given = manifest.features, features_of(store)
-    backbone, recipe = (
-        describe_differences({part: trained.get(part)}, {part: given[part]})
-        for part in ("backbone", "recipe")
+    backbone, recipe, cells = (
+        describe_differences({part: trained.get(part)}, {part: given.get(part)})
+        for part in ("backbone", "recipe", "regions")
     )
+    if cells:
+        kinds = ("regions", "grids") if manifest.regions else ("grids", "regions")
+        raise UsageError(
+            f"init {folder} was trained on {kinds[0]}, and {store.location} has {kinds[1]}; "
+            "start from a run on such features",
+            code="E-INIT-FEATURES",
+        )
     if backbone:
         raise UsageError(
             f"init {folder} was trained on features of another backbone than those of "

@@ -7,14 +7,13 @@ from ..data.vocabulary import PADDING
 from ..normalize import FeatureNorm
 from .layers import (
     AnswerBatch,
-    GridPosition,
     MultiHeadAttention,
     Outputs,
     WordEmbedding,
-    add_positions,
     masked_mean,
 )
 from .mcan import feed_forward
+from .positions import add_positions, new_position
 from .settings import AttentiveProbeSettings, LinearProbeSettings
 from .updn import QuestionEncoder
 
@@ -44,7 +43,7 @@ class AttentiveProbe(nn.Module):
         )  # weight decay leaves embeddings alone
         nn.init.normal_(self.queries.weight, std=QUERY_STD)
         self.appearance = nn.Sequential(nn.Linear(norm.channels, hidden), nn.LayerNorm(hidden))
-        self.position = GridPosition(hidden) if settings.positions else None
+        self.position = new_position(norm, hidden) if settings.positions else None
         self.attention = MultiHeadAttention(hidden, heads=settings.heads, dropout=dropout)
         self.feed = nn.Sequential(nn.LayerNorm(hidden), feed_forward(hidden, dropout))
         self.classifier = nn.Linear(hidden, answers)
@@ -57,13 +56,14 @@ class AttentiveProbe(nn.Module):
         condition = self.condition(self.text(batch.tokens))
         queries = self.queries.weight + condition[:, None]  # text query hidden
 
-        cells = self.appearance(self.norm(batch.features, batch.mask))  # image cell hidden
-        cells = add_positions(cells, self.position, batch.grid_shapes)
+        mask, boxes = self.norm.seen(batch.mask, batch.boxes)
+        cells = self.appearance(self.norm(batch.features, mask))  # image cell hidden
+        cells = add_positions(cells, self.position, batch.grid_shapes, boxes)
         # index_select, not indexing: its gradient adds up in a fixed order on the CPU.
         keys, values = (
             part.index_select(0, batch.image_of_text) for part in self.attention.project(cells)
         )
-        real = batch.mask.index_select(0, batch.image_of_text)
+        real = mask.index_select(0, batch.image_of_text)
         weights = self.attention.weights(queries, keys, real).mean(dim=1)  # text cell
 
         states = queries + self.attention.gather(queries, keys, values, real[:, None, None])
@@ -93,8 +93,9 @@ class LinearProbe(nn.Module):
 
         The contents of padding cells change nothing.
         """
-        image = masked_mean(self.norm(batch.features, batch.mask), batch.mask)  # image dim
+        mask, _ = self.norm.seen(batch.mask, batch.boxes)
+        image = masked_mean(self.norm(batch.features, mask), mask)  # image dim
         text = masked_mean(self.words(batch.tokens), batch.tokens != PADDING)  # text embedding
         logits = self.classifier(torch.cat((image.index_select(0, batch.image_of_text), text), 1))
-        weights = batch.mask / batch.mask.sum(dim=1, keepdim=True)
+        weights = mask / mask.sum(dim=1, keepdim=True)
         return Outputs(logits, weights.index_select(0, batch.image_of_text))

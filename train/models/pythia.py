@@ -8,13 +8,12 @@ from torch.nn.utils.parametrizations import weight_norm
 from ..normalize import FeatureNorm
 from .layers import (
     AnswerBatch,
-    GridPosition,
     Outputs,
     Reduction,
     WordStates,
-    add_positions,
     masked_softmax,
 )
+from .positions import add_positions, new_position
 from .settings import PythiaSettings
 
 GLIMPSES = 2  # of the question's words
@@ -74,7 +73,7 @@ class Pythia(nn.Module):
         self.norm = norm
         self.states = WordStates(tokens=tokens, embedding=settings.embedding, hidden=hidden)
         self.reduce_words = Reduction(hidden, inner=hidden // 2, glimpses=GLIMPSES, dropout=0.0)
-        self.position = GridPosition(dim) if settings.positions else None
+        self.position = new_position(norm, dim) if settings.positions else None
         self.attention = ProductAttention(dim=dim, question=question, joint=joint, dropout=dropout)
         self.question_for_fusion = nn.Sequential(weight_normed(question, joint), nn.ReLU())
         self.image_for_fusion = nn.Sequential(weight_normed(dim, joint), nn.ReLU())
@@ -91,10 +90,10 @@ class Pythia(nn.Module):
         glimpses, _ = self.reduce_words(self.dropout(states), real)
         question = glimpses.flatten(1)  # text 2*hidden
 
-        cells = add_positions(
-            self.norm(batch.features, batch.mask), self.position, batch.grid_shapes
-        )
-        weights = self.attention(cells, batch.mask, batch.image_of_text, question)
+        mask, boxes = self.norm.seen(batch.mask, batch.boxes)
+        cells = self.norm(batch.features, mask)  # image cell dim
+        cells = add_positions(cells, self.position, batch.grid_shapes, boxes)
+        weights = self.attention(cells, mask, batch.image_of_text, question)
         # index_select, not indexing: its gradient adds up in a fixed order on the CPU.
         attended = torch.einsum("tc,tcd->td", weights, cells.index_select(0, batch.image_of_text))
 

@@ -1,22 +1,24 @@
-"""The single-stream model of CLIP-ViL_p (Shen et al. 2021): one BERT encoder over text and grid.
+"""The single-stream model of CLIP-ViL_p (Shen et al. 2021): one BERT encoder over text and cells.
 
 It differs from the paper's code in these points. The backbone is frozen. Features are normalised.
 Cells of a black border are masked; the paper reads them like all others. Rows and columns are added
-after the projection (`GridEmbedding`). Heads read the state of the first piece itself, without
+after the projection (`CellEmbedding`), and of regions the vector of the box. Heads read the state of the first piece itself, without
 BERT's pooler, which in the paper is a linear layer without its tanh. docs/training.md has all
 departures, and what to expect of them.
 """
 
 import math
+from abc import ABC, abstractmethod
 from typing import Any
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Float32, Int, Num
 from torch import Tensor, nn
 from transformers import BertConfig, BertModel
 
 from ..data.vocabulary import PADDING
 from ..normalize import FeatureNorm
+from ..records import BOX
 from .layers import EPSILON, AnswerBatch, AnswerHead, Outputs
 from .settings import MAX_TOKENS, SingleStreamSettings
 
@@ -26,38 +28,70 @@ BERT_STD, BERT_HIDDEN = 0.02, 768
 POSITION_STD = 0.5  # initial std of positions: that of projected features, so that both count
 
 
-class GridEmbedding(nn.Module):
-    """Cells as inputs of the encoder: projected features plus vectors of row and column.
+class CellEmbedding(nn.Module, ABC):
+    """Cells as inputs of the encoder: projected features plus a vector of the cell's place.
 
-    CLIP-ViL adds rows and columns to the features before the projection, which is linear: the
-    sum after it can express the same with fewer weights. There they start with a std of 0.02.
+    CLIP-ViL adds places to the features before the projection, which is linear: the sum after it
+    can express the same with fewer weights. There they start with a std of 0.02.
     """
 
-    def __init__(self, dim: int, channels: int, *, max_grid_side: int, dropout: float) -> None:
+    def __init__(self, dim: int, channels: int, *, dropout: float) -> None:
         super().__init__()
         self.project = nn.Linear(dim, channels)
-        self.rows, self.cols = (nn.Embedding(max_grid_side, channels) for _ in range(2))
         self.layer_norm = nn.LayerNorm(channels, eps=EPSILON)
         self.dropout = nn.Dropout(dropout)
-        for embedding in (self.rows, self.cols):
-            nn.init.normal_(embedding.weight, std=POSITION_STD)
+
+    @abstractmethod
+    def places(
+        self, places: Num[Tensor, "image cell place"]
+    ) -> Float[Tensor, "image cell channel"]:
+        """Return the vectors of places."""
 
     def forward(
         self,
         features: Float[Tensor, "image cell dim"],
-        positions: Int[Tensor, "image cell 2"],
+        places: Num[Tensor, "image cell place"],
     ) -> Float[Tensor, "image cell channel"]:
-        """Return the cells of normalised features; a position is a row and a column."""
-        cells = self.project(features)
+        """Return the cells of normalised features."""
+        return self.dropout(self.layer_norm(self.project(features) + self.places(places)))
+
+
+class GridEmbedding(CellEmbedding):
+    """Cells of grids: the place of one is its row and its column, with a vector for each."""
+
+    def __init__(self, dim: int, channels: int, *, max_grid_side: int, dropout: float) -> None:
+        super().__init__(dim, channels, dropout=dropout)
+        self.rows, self.cols = (nn.Embedding(max_grid_side, channels) for _ in range(2))
+        for embedding in (self.rows, self.cols):
+            nn.init.normal_(embedding.weight, std=POSITION_STD)
+
+    def places(self, places: Int[Tensor, "image cell 2"]) -> Float[Tensor, "image cell channel"]:
+        """Return the sums of the vectors of row and column."""
         last = self.rows.num_embeddings - 1
-        row, col = positions.clamp(max=last).unbind(-1)  # larger ones are of masked padding
-        return self.dropout(self.layer_norm(cells + self.rows(row) + self.cols(col)))
+        row, col = places.clamp(max=last).unbind(-1)  # larger ones are of masked padding
+        return self.rows(row) + self.cols(col)
+
+
+class RegionEmbedding(CellEmbedding):
+    """Regions: the place of one is its box, projected as in ViLBERT (`BoxPosition`)."""
+
+    def __init__(self, dim: int, channels: int, *, dropout: float) -> None:
+        super().__init__(dim, channels, dropout=dropout)
+        self.box = nn.Linear(BOX, channels)
+
+    def places(
+        self, places: Float32[Tensor, "image cell 5"]
+    ) -> Float[Tensor, "image cell channel"]:
+        """Return the vectors of boxes."""
+        return self.box(places)
 
 
 class SingleStreamEncoder(nn.Module):
     """The encoder of CLIP-ViL_p: pieces and cells in one sequence, read by BERT's layers."""
 
-    def __init__(self, settings: SingleStreamSettings, *, dim: int, tokens: int) -> None:
+    def __init__(
+        self, settings: SingleStreamSettings, *, dim: int, tokens: int, regions: bool = False
+    ) -> None:
         super().__init__()
         config = BertConfig(
             vocab_size=tokens,
@@ -72,29 +106,29 @@ class SingleStreamEncoder(nn.Module):
             pad_token_id=PADDING,
         )
         self.bert = BertModel(config, add_pooling_layer=False)
-        self.grid = GridEmbedding(
-            dim,
-            settings.hidden,
-            max_grid_side=settings.max_grid_side,
-            dropout=settings.dropout,
+        hidden, side, dropout = settings.hidden, settings.max_grid_side, settings.dropout
+        self.grid = (
+            RegionEmbedding(dim, hidden, dropout=dropout)
+            if regions
+            else GridEmbedding(dim, hidden, max_grid_side=side, dropout=dropout)
         )
 
     def forward(
         self,
         features: Float[Tensor, "image cell dim"],
         mask: Bool[Tensor, "image cell"],
-        positions: Int[Tensor, "image cell 2"],
+        places: Num[Tensor, "image cell place"],
         image_of_text: Int[Tensor, " text"],
         tokens: Int[Tensor, "text token"],
     ) -> tuple[Float[Tensor, "text item channel"], Float[Tensor, "text cell"]]:
         """Return the states of a text's pieces, then of its image's cells; and the attention.
 
-        `features` are normalised. The attention is that of the last layer from the first piece
+        `features` are normalised; a place is row and column, or the box of a region. The attention is that of the last layer from the first piece
         to the cells, the mean of its heads, which sums to 1. The contents of padding pieces and
         cells change nothing else.
         """
         # index_select, not indexing: its gradient adds up in a fixed order on the CPU.
-        cells = self.grid(features, positions).index_select(0, image_of_text)
+        cells = self.grid(features, places).index_select(0, image_of_text)
         seen = mask.index_select(0, image_of_text)
         states = torch.cat((self.bert.embeddings(tokens).to(cells.dtype), cells), dim=1)
         real = torch.cat((tokens != PADDING, seen), dim=1)[:, None, None]  # text head query item
@@ -124,16 +158,19 @@ class SingleStream(nn.Module):
     ) -> None:
         super().__init__()
         self.norm = norm
-        self.encoder = SingleStreamEncoder(settings, dim=norm.channels, tokens=tokens)
+        self.encoder = SingleStreamEncoder(
+            settings, dim=norm.channels, tokens=tokens, regions=norm.regions
+        )
         self.answer = AnswerHead(settings.hidden, answers)
 
     def forward(self, batch: AnswerBatch) -> Outputs:
         """Return each text's logits and its attention over the cells."""
-        positions = grid_positions(batch.grid_shapes, batch.features.shape[1])
-        features = self.norm(batch.features, batch.mask)
-        states, attention = self.encoder(
-            features, batch.mask, positions, batch.image_of_text, batch.tokens
-        )
+        mask, boxes = self.norm.seen(batch.mask, batch.boxes)
+        features = self.norm(batch.features, mask)
+        places = boxes
+        if not self.norm.regions:
+            places = grid_positions(batch.grid_shapes, batch.features.shape[1])
+        states, attention = self.encoder(features, mask, places, batch.image_of_text, batch.tokens)
         return Outputs(self.answer(states[:, 0]), attention)
 
 

@@ -21,7 +21,7 @@ from ..data.vocabulary import (
     train_pieces,
 )
 from ..devices import seeded
-from ..normalize import FeatureNorm, Statistics, feature_statistics
+from ..normalize import FeatureNorm, feature_statistics
 from ..run import BEST
 from .bert import PIECES, WEIGHTS, find_bert, load_bert, require_bert_sizes
 from .glove import read_glove, require_glove
@@ -39,6 +39,7 @@ from .pretrained import (
 )
 from .probes import AttentiveProbe, LinearProbe
 from .pythia import Pythia
+from .regions import require_regions
 from .settings import (
     AnsweringSettings,
     AttentiveProbeSettings,
@@ -67,10 +68,11 @@ def find_start(settings: S, store: FeatureStore) -> tuple[S, Pretrained | None]:
 
     An answering task starts from a run of pre-training, `vqa` or `ve`, and pre-training from one of
     its own. Raises UsageError if `init` is another run or was trained on other features than the
-    store's, if the settings name another model, and if a grid is too large for the model.
+    store's, if the settings name another model, and if the model does not fit the store
+    (`require_fit`).
     """
     if not settings.init:
-        require_grid_side(settings.model, store)
+        require_fit(settings.model, store)
         return settings, None
     require_init(settings.init)
     answering = isinstance(settings, AnsweringSettings)
@@ -79,7 +81,7 @@ def find_start(settings: S, store: FeatureStore) -> tuple[S, Pretrained | None]:
     _require_own_sizes(pretrained)
     channels = len(pretrained.statistics.mean)
     require_features_of(store, pretrained.folder, pretrained.manifest, channels=channels)
-    require_grid_side(pretrained.settings, store)
+    require_fit(pretrained.settings, store)
     settings = dataclasses.replace(settings, model=pretrained.settings, **pretrained.norm)
     return settings, pretrained
 
@@ -92,7 +94,7 @@ def _require_own_sizes(run: Pretrained) -> None:
     # Of a run of pre-training only the encoder is used here; it may have no answers.
     encoder = run.manifest.task == TASK
     part, answers = ("encoder.", 1) if encoder else ("", run.vocabulary.classes)
-    norm = FeatureNorm(run.statistics, blind=False)
+    norm = FeatureNorm(run.statistics, blind=False, regions=run.manifest.regions)
     with torch.device("meta"):
         tokens = run.vocabulary.words.size
         model = build_model(run.settings, norm, tokens=tokens, answers=answers)
@@ -107,11 +109,16 @@ def _require_own_sizes(run: Pretrained) -> None:
             )
 
 
-def require_grid_side(model: ModelSettings, store: FeatureStore) -> None:
-    """Raise UsageError where a grid of the store has more rows or columns than the model allows.
+def require_fit(model: ModelSettings, store: FeatureStore) -> None:
+    """Raise UsageError where a model cannot read the grids, or the regions, of a store.
 
-    All images of the store count: those that the model will be evaluated on are among them.
+    That is a grid with more rows or columns than the model allows, and what `require_regions`
+    says of regions. All images of the store count: those that the model will be evaluated on are
+    among them.
     """
+    if store.identity.regions:
+        require_regions(model, store)
+        return
     longest = max((max(shape) for shape in store.grid_shapes), default=1)
     if isinstance(model, SingleStreamSettings) and longest > model.max_grid_side:
         raise UsageError(
@@ -178,8 +185,10 @@ def new_model(
             **settings.of_norm(),
             seed=settings.seed,
         )
+    regions = bool(store.identity.regions)
+    norm = FeatureNorm(statistics, blind=settings.blind, regions=regions)
     with seeded(settings.seed):
-        model = make_model(settings, statistics, vocabulary)
+        model = make_model(settings, norm, vocabulary)
     if pretrained is not None:
         known = _start_from(pretrained, model, vocabulary)
         of = f"{known:,} of {len(vocabulary.answers):,}"
@@ -195,11 +204,8 @@ def new_model(
     return model
 
 
-def make_model(
-    settings: AnsweringSettings, statistics: Statistics, vocabulary: Vocabulary
-) -> nn.Module:
+def make_model(settings: AnsweringSettings, norm: FeatureNorm, vocabulary: Vocabulary) -> nn.Module:
     """Return a model of random weights."""
-    norm = FeatureNorm(statistics, blind=settings.blind)
     tokens = vocabulary.words.size
     return build_model(settings.model, norm, tokens=tokens, answers=vocabulary.classes)
 
@@ -242,7 +248,7 @@ def _start_from(pretrained: Pretrained, model: nn.Module, vocabulary: Vocabulary
     # A run has its model's weights by name. Models of other sizes tell which have a row for each
     # token or class, so that no model has to.
     def shapes(*, tokens: int, answers: int) -> dict[str, torch.Size]:
-        norm = FeatureNorm(pretrained.statistics, blind=False)
+        norm = FeatureNorm(pretrained.statistics, blind=False, regions=pretrained.manifest.regions)
         with torch.device("meta"):
             other = build_model(pretrained.settings, norm, tokens=tokens, answers=answers)
         return {name: tensor.shape for name, tensor in other.state_dict().items()}

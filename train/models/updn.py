@@ -16,13 +16,12 @@ from ..records import Records
 from .captioner import Captioner, Cells
 from .layers import (
     AnswerBatch,
-    GridPosition,
     Outputs,
     WordEmbedding,
-    add_positions,
     masked_mean,
     masked_softmax,
 )
+from .positions import add_positions, new_position
 from .pythia import ProductAttention, weight_normed
 from .settings import UpDnCaptionerSettings, UpDnLargeSettings, UpDnSettings
 
@@ -48,7 +47,7 @@ class UpDn(nn.Module):
     """A small model in the manner of Anderson et al. 2018, section 3.3, over grid cells.
 
     Differences from the paper: features are normalised, projected to `hidden` channels with a
-    LayerNorm and ReLU, and joined by the cell's position, since a cell has no box; a cell is scored
+    LayerNorm and ReLU, and joined by the cell's position or the region's box; a cell is scored
     by a product in place of a concatenation, and the attended vector is a mean of projected cells,
     not of features; ReLU replaces gated tanh; there is dropout on cells, on products and in the
     classifier. `UpDnLarge` is closer to what others train.
@@ -65,7 +64,7 @@ class UpDn(nn.Module):
         self.appearance = nn.Sequential(
             nn.Linear(norm.channels, hidden), nn.LayerNorm(hidden), nn.ReLU()
         )
-        self.position = GridPosition(POSITION) if settings.positions else None
+        self.position = new_position(norm, POSITION) if settings.positions else None
         self.query = nn.Sequential(nn.Linear(hidden, cell), nn.ReLU())
         self.attention = nn.Linear(cell, 1, bias=False)  # softmax cancels a bias
         self.question_for_fusion = nn.Sequential(nn.Linear(hidden, hidden), nn.ReLU())
@@ -84,18 +83,17 @@ class UpDn(nn.Module):
         The contents of padding cells change nothing.
         """
         question = self.question(batch.tokens)  # text hidden
-        cells = self.appearance(self.norm(batch.features, batch.mask))  # image cell hidden
+        mask, boxes = self.norm.seen(batch.mask, batch.boxes)
+        cells = self.appearance(self.norm(batch.features, mask))  # image cell hidden
         if self.position is not None:
-            position = self.position(batch.grid_shapes, batch.features.shape[1]).to(cells.dtype)
+            position = self.position(cells, batch.grid_shapes, boxes)
             cells = torch.cat((cells, position), dim=-1)
         cells = self.dropout(cells)
 
         # index_select, not indexing: its gradient adds up in a fixed order on the CPU.
         cells = cells.index_select(0, batch.image_of_text)  # text cell hidden+position
         scores = self.attention(self.dropout(cells * self.query(question)[:, None])).squeeze(-1)
-        weights = masked_softmax(
-            scores, batch.mask.index_select(0, batch.image_of_text)
-        )  # text cell
+        weights = masked_softmax(scores, mask.index_select(0, batch.image_of_text))  # text cell
         attended = torch.einsum("tc,tch->th", weights.to(cells.dtype), cells)
 
         fused = self.question_for_fusion(question) * self.image_for_fusion(attended)
@@ -120,7 +118,7 @@ class UpDnLarge(nn.Module):
         hidden, dim = settings.hidden, norm.channels
         self.norm = norm
         self.question = QuestionEncoder(tokens=tokens, embedding=settings.embedding, hidden=hidden)
-        self.position = GridPosition(dim) if settings.positions else None
+        self.position = new_position(norm, dim) if settings.positions else None
         self.attention = ProductAttention(
             dim=dim, question=hidden, joint=hidden, dropout=settings.attention_dropout
         )
@@ -139,10 +137,10 @@ class UpDnLarge(nn.Module):
         The contents of padding cells change nothing.
         """
         question = self.question(batch.tokens)  # text hidden
-        cells = add_positions(
-            self.norm(batch.features, batch.mask), self.position, batch.grid_shapes
-        )
-        weights = self.attention(cells, batch.mask, batch.image_of_text, question)
+        mask, boxes = self.norm.seen(batch.mask, batch.boxes)
+        cells = self.norm(batch.features, mask)  # image cell dim
+        cells = add_positions(cells, self.position, batch.grid_shapes, boxes)
+        weights = self.attention(cells, mask, batch.image_of_text, question)
         # index_select, not indexing: its gradient adds up in a fixed order on the CPU.
         attended = torch.einsum("tc,tcd->td", weights, cells.index_select(0, batch.image_of_text))
         fused = self.question_for_fusion(question) * self.image_for_fusion(attended)
@@ -193,9 +191,9 @@ class UpDnCaptioner(Captioner):
 
     def encode(self, records: Records) -> Memory:
         """Return the memory of images; only cells where the mask is true have an effect."""
-        cells = self.cells(records)
-        mean = masked_mean(cells, records.mask).to(cells.dtype)
-        return Memory(cells, self.key(cells), mean, records.mask)
+        cells, mask = self.cells(records)
+        mean = masked_mean(cells, mask).to(cells.dtype)
+        return Memory(cells, self.key(cells), mean, mask)
 
     def logits(
         self, memory: Memory, tokens: Int[Tensor, "caption token"]

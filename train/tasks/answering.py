@@ -40,9 +40,10 @@ from ..models.start import (
     find_start,
     make_model,
     new_model,
-    require_grid_side,
+    require_fit,
     start_files,
 )
+from ..normalize import with_chosen_norm
 from ..records import RecordReader
 from ..run import require_features
 from ..settings import LoopSettings
@@ -151,13 +152,13 @@ def read_batch(
         targets = torch.zeros(len(numbers), answers)
     else:
         targets = examples.targets.table(numbers, answers)
-    small = (
-        torch.from_numpy(image_of_text),
-        torch.from_numpy(tokens[:, :longest]),
-        targets,
-        torch.from_numpy(hidden_words),
+    return AnswerBatch(
+        **records._asdict(),
+        image_of_text=reader.pinned(torch.from_numpy(image_of_text)),
+        tokens=reader.pinned(torch.from_numpy(tokens[:, :longest])),
+        targets=reader.pinned(targets),
+        hidden_words=reader.pinned(torch.from_numpy(hidden_words)),
     )
-    return AnswerBatch(*records, *(reader.pinned(tensor) for tensor in small))
 
 
 def answering_loss(
@@ -353,6 +354,7 @@ class AnsweringTask(Task[S, nn.Module], Generic[S, Split]):
             self.model = new_model(
                 self.settings, self.store, self.examples.image_ids, self.vocabulary, pretrained
             )
+        self.settings = with_chosen_norm(self.settings, self.model)
         self.order = make_order(
             self.examples.image_of_text, self.examples.image_ids, self.store, self.settings
         )
@@ -465,4 +467,4 @@ def load_answering_run(
 def require_store(run: TrainedRun[S, Vocabulary, nn.Module], store: FeatureStore) -> None:
     """Raise UsageError unless a model can answer texts about the images of a store."""
     require_features(store, run.manifest)
-    require_grid_side(run.settings.model, store)
+    require_fit(run.settings.model, store)

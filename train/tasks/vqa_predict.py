@@ -22,6 +22,7 @@ from ..checkpoint import TrainedRun
 from ..data.vocabulary import Vocabulary
 from ..devices import accelerator_of_trained, inference_errors
 from ..records import RecordReader
+from ..region_maps import RegionMap
 from ..task import on_device
 from .answering import Examples, load_answering_run, read_batch, require_store
 from .settings import VqaSettings
@@ -41,7 +42,7 @@ class Answer:
     answer: str
     score: float  # the model's own estimate of the answer's accuracy, 0 to 1
     top: tuple[tuple[str, float], ...]  # the likeliest answers with their scores; this is the first
-    attention: Float32[np.ndarray, "row col"]  # sums to 1
+    attention: Float32[np.ndarray, "row col"]  # sums to 1; of regions there is one column
 
 
 def load_run(run: Path) -> TrainedVqa:
@@ -134,13 +135,17 @@ def ask(
             "the model knows no word of the question; its answer depends on the image alone"
         )
     picture = out or run / PICTURE
+    grid, mask, attention = features[image_id], features.mask(image_id), given.attention
+    if regions := RegionMap.of(features, image_id):
+        grid, attention = regions.features(grid[:, 0]), regions.attention(attention[:, 0])
+        mask = np.ones(attention.shape, bool)
     draw_answer(
         picture,
         question=question,
         top=given.top,
-        attention=given.attention,
-        grid=features[image_id],
-        mask=features.mask(image_id),
+        attention=attention,
+        grid=grid,
+        mask=mask,
         image=pixels,
     )
     return {

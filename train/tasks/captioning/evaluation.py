@@ -21,11 +21,10 @@ from ...devices import accelerator_of_trained, inference_errors
 from ...metrics import cider_label, cider_remark
 from ...metrics.clipscore import clip_metrics
 from ...records import RecordReader
-from ...run import require_features
 from ...task import format_unscored
 from ..settings import CaptionSettings
 from .examples import EvalSplit, encode
-from .model import TrainedCaptioner, find_stage, load_stage, write_captions
+from .model import TrainedCaptioner, find_stage, load_stage, require_store, write_captions
 from .page import write_page
 
 # What stands before each caption and reference: Hessel et al. 2021, CLIPScore, section 3.
@@ -124,7 +123,7 @@ def eval_caption(
         trained = with_beams(trained, beam)
     settings = trained.settings
     accelerator = accelerator_of_trained(request.device, settings)
-    require_features(store, trained.manifest)
+    require_store(trained, store)
     embed = None if embedder is None else embedder(store)
     split = read_captions(settings.dataset, data, request.split, training=False)
     examples = encode(

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Float64, Int
+from jaxtyping import Bool, Float, Float32, Float64, Int
 from torch import Tensor
 
 from ...data.caption_vocabulary import BEGIN, END, UNKNOWN_WORD, CaptionVocabulary
@@ -15,7 +15,7 @@ from ...data.captions import CaptionedImage, CaptionSplit
 from ...data.ids import find_images, require_different
 from ...data.vocabulary import PADDING, UNKNOWN, require_known
 from ...metrics.cider import TextCider
-from ...records import RecordReader, Records
+from ...records import NO_BOXES, RecordReader, Records
 
 MAX_TOKENS = 16  # of a caption; the field's reading of COCO cuts longer ones
 
@@ -42,11 +42,12 @@ class CaptionBatch(NamedTuple):
     grid_shapes: Int[Tensor, "image 2"]
     image_of_caption: Int[Tensor, " caption"]
     tokens: Int[Tensor, "caption token"]
+    boxes: Float32[Tensor, "image cell 5"] = NO_BOXES
 
     @property
     def records(self) -> Records:
         """The grids of the images."""
-        return Records(self.features, self.mask, self.grid_shapes)
+        return Records(self.features, self.mask, self.grid_shapes, self.boxes)
 
 
 class ImageBatch(NamedTuple):
@@ -56,11 +57,12 @@ class ImageBatch(NamedTuple):
     mask: Bool[Tensor, "image cell"]
     grid_shapes: Int[Tensor, "image 2"]
     images: Int[Tensor, " image"]  # positions in the split
+    boxes: Float32[Tensor, "image cell 5"] = NO_BOXES
 
     @property
     def records(self) -> Records:
         """The grids of the images."""
-        return Records(self.features, self.mask, self.grid_shapes)
+        return Records(self.features, self.mask, self.grid_shapes, self.boxes)
 
 
 def encode(
@@ -98,8 +100,11 @@ def read_batch(
     records = reader.read([examples.image_ids[image] for image in images])
     tokens = examples.tokens[numbers]
     longest = int((tokens != PADDING).sum(axis=1).max())
-    small = (torch.from_numpy(image_of_caption), torch.from_numpy(tokens[:, :longest]))
-    return CaptionBatch(*records, *(reader.pinned(tensor) for tensor in small))
+    return CaptionBatch(
+        **records._asdict(),
+        image_of_caption=reader.pinned(torch.from_numpy(image_of_caption)),
+        tokens=reader.pinned(torch.from_numpy(tokens[:, :longest])),
+    )
 
 
 def read_images(
@@ -107,7 +112,7 @@ def read_images(
 ) -> ImageBatch:
     """Return the images at these positions of the store's ids, each once, in this order."""
     records = reader.read([image_ids[int(image)] for image in images])
-    return ImageBatch(*records, reader.pinned(torch.from_numpy(images)))
+    return ImageBatch(**records._asdict(), images=reader.pinned(torch.from_numpy(images)))
 
 
 def fetch_images(

@@ -12,21 +12,23 @@ from accelerate import Accelerator
 from torch import nn
 
 from ....base.errors import UsageError
+from ....featstore import FeatureStore
 from ...checkpoint import TrainedRun, load_trained
 from ...data.caption_vocabulary import CaptionVocabulary, read_caption_vocabulary
 from ...engine import each_batch, eval_batch_size
 from ...models.caption_transformer import TransformerCaptioner
 from ...models.captioner import Captioner
 from ...models.decoding import Captions, beam_search, sample
+from ...models.regions import require_regions
 from ...models.settings import (
     CaptionerSettings,
     TransformerCaptionerSettings,
     UpDnCaptionerSettings,
 )
 from ...models.updn import UpDnCaptioner
-from ...normalize import FeatureNorm, Statistics
+from ...normalize import FeatureNorm
 from ...records import RecordReader
-from ...run import BEST, SETTINGS, require_no_link
+from ...run import BEST, SETTINGS, require_features, require_no_link
 from ..settings import STAGES, CaptionSettings, DecodingSettings
 from .examples import CaptionExamples, fetch_images, read_images
 
@@ -46,10 +48,9 @@ Decode = Callable[[Captioner, Any], Captions]  # of a model and its memory of im
 
 
 def make_model(
-    settings: CaptionSettings, statistics: Statistics, vocabulary: CaptionVocabulary
+    settings: CaptionSettings, norm: FeatureNorm, vocabulary: CaptionVocabulary
 ) -> Captioner:
     """Return a model of random weights."""
-    norm = FeatureNorm(statistics, blind=settings.blind)
     return build_captioner(settings.model, norm, words=vocabulary.size)
 
 
@@ -81,6 +82,12 @@ def load_stage(folder: Path) -> TrainedCaptioner:
         norm="cells.norm",
         build=make_model,
     )
+
+
+def require_store(trained: TrainedCaptioner, store: FeatureStore) -> None:
+    """Raise UsageError unless a model can caption the images of a store."""
+    require_features(store, trained.manifest)
+    require_regions(trained.settings.model, store)
 
 
 def write_captions(

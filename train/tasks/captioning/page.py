@@ -15,6 +15,7 @@ from ....featstore import FeatureStore
 from ...attention_maps import draw_words, read_image
 from ...data.caption_vocabulary import CaptionVocabulary
 from ...records import RecordReader
+from ...region_maps import RegionMap
 from ...task import on_device
 from .examples import EvalSplit, pad_rows, read_images
 from .model import TrainedCaptioner
@@ -35,7 +36,7 @@ def look(
     """Return the words of each image's caption where attention is sharpest, in their order.
 
     `numbers` are positions of images in the split, `captions` are what the model wrote of them;
-    attention is over the real cells.
+    attention is over the real cells, or of regions over a map of the image.
     """
     model = trained.model.eval()
     device = next(model.parameters()).device
@@ -54,7 +55,13 @@ def look(
         maps = attention[:, : mask.size].reshape(-1, *mask.shape)
         words = by_word(trained.vocabulary, row, maps)
         sharpest = sorted(range(len(words)), key=lambda n: -words[n][1].max())[:SHARPEST]
-        sharpest_words.append([(words[n][0], words[n][1][real]) for n in sorted(sharpest)])
+        regions = RegionMap.of(store, image_id)
+        sharpest_words.append(
+            [
+                (word, cells[real] if regions is None else regions.attention(cells[:, 0]))
+                for word, cells in (words[n] for n in sorted(sharpest))
+            ]
+        )
     return sharpest_words
 
 

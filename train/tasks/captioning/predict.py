@@ -23,10 +23,9 @@ from ...devices import accelerator_of_trained, inference_errors
 from ...engine import each_batch, eval_batch_size
 from ...models.captioner import Captioner
 from ...records import RecordReader
-from ...run import require_features
 from ..settings import DecodingSettings
 from .examples import fetch_images, read_images
-from .model import Decode, TrainedCaptioner, decoder, find_stage, load_stage
+from .model import Decode, TrainedCaptioner, decoder, find_stage, load_stage, require_store
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,7 +110,7 @@ def predict_captions(
     )
     each = request.captions if decoding.nucleus else decoding.beams
     features = FeatureStore.open(store or trained.manifest.store)
-    require_features(features, trained.manifest)
+    require_store(trained, features)
     candidates = [image.candidates for image in images]
     stored = require_images(candidates, features, texts="captions asked for are")
     of = str(listed) if listed is not None else "IMAGE_ID"

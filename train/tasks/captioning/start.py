@@ -17,7 +17,8 @@ from ...data.caption_vocabulary import (
 from ...devices import seeded
 from ...models.captioner import Captioner
 from ...models.pretrained import require_features_of, require_init, require_own_model
-from ...normalize import FeatureNorm
+from ...models.regions import require_regions
+from ...normalize import FeatureNorm, feature_norm
 from ..settings import CaptionSettings
 from .model import TrainedCaptioner, build_captioner, find_stage, load_stage
 
@@ -33,13 +34,15 @@ def find_start(
     was trained on other features than the store's, and if the settings name another model.
     """
     if not settings.init:
+        require_regions(settings.model, store)
         return settings, None
     require_init(settings.init)
     start = load_stage(find_stage(Path(settings.init)))
     require_own_model(settings, start.settings.model)
-    channels = len(_norm(start.model).mean)
+    channels = len(feature_norm(start.model).mean)
     require_features_of(store, start.folder, start.manifest, channels=channels)
     own = start.settings
+    require_regions(own.model, store)
     return dataclasses.replace(settings, model=own.model, bpe=own.bpe, **own.of_norm()), start
 
 
@@ -69,7 +72,8 @@ def start_model(
 
     The first tokens of the vocabulary must be those of the start.
     """
-    norm = FeatureNorm(_norm(start.model).statistics, blind=settings.blind)
+    own = feature_norm(start.model)
+    norm = FeatureNorm(own.statistics, blind=settings.blind, regions=own.regions)
     with seeded(settings.seed):
         model = build_captioner(settings.model, norm, words=vocabulary.size)
     state = model.state_dict()
@@ -80,8 +84,3 @@ def start_model(
     model.load_state_dict(state)
     logger.info(f"starting from {start.folder}")
     return model
-
-
-def _norm(model: Captioner) -> FeatureNorm:
-    """Return the layer that normalises features, which every captioner has."""
-    return next(module for module in model.modules() if isinstance(module, FeatureNorm))

@@ -22,7 +22,7 @@ from ...log import LoopTimes
 from ...metrics import ONE_IMAGE
 from ...metrics.cider import TextCider
 from ...models.captioner import Captioner
-from ...normalize import feature_statistics
+from ...normalize import FeatureNorm, feature_statistics, with_chosen_norm
 from ...records import RecordReader
 from ...run import BEST, RESULT, SETTINGS, RunManifest, as_in_run, require_no_link, require_same_run
 from ...task import Report, Task, make_order, require_apart
@@ -177,6 +177,7 @@ class CrossEntropyTask(CaptioningTask):
         examples = data.examples
         with memory_errors(MODEL_SIZE_REMEDY):
             self.model = _first_model(settings, data)
+        self.settings = with_chosen_norm(settings, self.model)
         self.order = make_order(examples.image_of_caption, examples.image_ids, data.store, settings)
 
     def batch(self, numbers: Numbers, epoch: int) -> CaptionBatch:
@@ -202,8 +203,10 @@ def _first_model(settings: CaptionSettings, data: CaptionData) -> Captioner:
         **settings.of_norm(),
         seed=settings.seed,
     )
+    regions = bool(data.store.identity.regions)
+    norm = FeatureNorm(statistics, blind=settings.blind, regions=regions)
     with seeded(settings.seed):
-        return make_model(settings, statistics, data.vocabulary)
+        return make_model(settings, norm, data.vocabulary)
 
 
 class SelfCriticalTask(CaptioningTask):
@@ -220,7 +223,8 @@ class SelfCriticalTask(CaptioningTask):
         first: TrainedCaptioner,
     ):
         """Take over the model of the first stage."""
-        settings, examples = settings.self_critical, data.examples
+        settings = with_chosen_norm(settings.self_critical, first.model)
+        examples = data.examples
         super().__init__(settings, data, first.vocabulary, accelerator)
         self.data_files = (*data.files, first.folder / BEST)
         cider = TextCider(examples.texts, end_is_word=True)

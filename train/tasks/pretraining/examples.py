@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Float32, Int
+from jaxtyping import Bool, Float, Float32, Int, Num
 from torch import Tensor
 from tqdm import tqdm
 
@@ -106,7 +106,7 @@ class PretrainBatch(NamedTuple):
 
     features: Float[Tensor, "image cell dim"]
     mask: Bool[Tensor, "image cell"]
-    places: Int[Tensor, "image cell 2"]  # row, column
+    places: Num[Tensor, "image cell place"]  # row and column, or the box of a region
     hidden: Bool[Tensor, "image cell"]  # cells that are to be predicted
     image_of_text: Int[Tensor, " text"]
     tokens: Int[Tensor, "text token"]
@@ -223,14 +223,18 @@ class BatchReader:
             records.mask.cpu().numpy(), random[:, ::2], self.sampled_cells or count
         )
         cells = torch.from_numpy(sampled.cells)
-        cols = records.grid_shapes[:, 1:]
+        if len(records.boxes):
+            places = self.reader.select(records.boxes, cells)
+        else:
+            cols = records.grid_shapes[:, 1:]
+            places = self.reader.pinned(torch.stack((cells // cols, cells % cols), dim=-1))
         rate = objectives.mask_cells if objectives.cells else 0.0
         hidden = np.take_along_axis(random[:, 1::2], sampled.cells, axis=1) < rate
         pinned = self.reader.pinned
         return {
             "features": self.reader.select(records.features, cells),
             "mask": pinned(torch.from_numpy(sampled.mask)),
-            "places": pinned(torch.stack((cells // cols, cells % cols), dim=-1)),
+            "places": places,
             "hidden": pinned(torch.from_numpy(hidden & sampled.mask)),
         }
 

@@ -89,7 +89,9 @@ class Pretrainer(nn.Module):
         super().__init__()
         channels, dim = settings.model.hidden, norm.channels
         self.norm = norm
-        self.encoder = SingleStreamEncoder(settings.model, dim=dim, tokens=tokens)
+        self.encoder = SingleStreamEncoder(
+            settings.model, dim=dim, tokens=tokens, regions=norm.regions
+        )
         self.word = WordHead(channels, tokens)
         self.matching = nn.Linear(channels, 1)
         self.answer = AnswerHead(channels, answers) if settings.objectives.answers else None
@@ -97,14 +99,13 @@ class Pretrainer(nn.Module):
 
     def forward(self, batch: PretrainBatch) -> PretrainOutputs:
         """Return the outputs of the heads for a batch."""
-        features, target = self.norm(batch.features, batch.mask), None
+        mask, places = self.norm.seen(batch.mask, batch.places)
+        features, target = self.norm(batch.features, mask), None
         if self.cell is not None:
             blind = self.norm.blind
             target = self.norm.normalised(batch.features, batch.mask) if blind else features
             features = self.cell.hide(features, batch.hidden)
-        states, _ = self.encoder(
-            features, batch.mask, batch.places, batch.image_of_text, batch.tokens
-        )
+        states, _ = self.encoder(features, mask, places, batch.image_of_text, batch.tokens)
         width = batch.tokens.shape[1]
         pieces = states[:, :width].flatten(0, 1).index_select(0, batch.masked)
         return PretrainOutputs(

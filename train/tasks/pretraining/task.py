@@ -29,8 +29,8 @@ from ...devices import (
 from ...engine import each_batch, eval_batch_size
 from ...models.bert import find_bert, load_bert
 from ...models.pretrained import TASK, Pretrained
-from ...models.start import choose_words, find_start, require_grid_side, start_files
-from ...normalize import FeatureNorm, Statistics, feature_statistics
+from ...models.start import choose_words, find_start, require_fit, start_files
+from ...normalize import FeatureNorm, feature_statistics, with_chosen_norm
 from ...records import RecordReader
 from ...run import require_features
 from ...schedule import updates_an_epoch
@@ -89,6 +89,7 @@ class PretrainingTask(Task[PretrainSettings, Pretrainer]):
         self.reader.require_room(ids, processes=accelerator.num_processes)
         with memory_errors(MODEL_SIZE_REMEDY):
             self.model = _new_model(settings, features, sentences, vocabulary, pretrained)
+        settings = with_chosen_norm(settings, self.model)
         self.settings, self.accelerator, self.vocabulary = settings, accelerator, vocabulary
         self.store, self.data = features, data
         self.data_files = (*files, *held_out_files, *answer_list, *starts)
@@ -177,11 +178,8 @@ def encode_corpus(
     )
 
 
-def make_model(
-    settings: PretrainSettings, statistics: Statistics, vocabulary: Vocabulary
-) -> Pretrainer:
+def make_model(settings: PretrainSettings, norm: FeatureNorm, vocabulary: Vocabulary) -> Pretrainer:
     """Return a model of random weights."""
-    norm = FeatureNorm(statistics, blind=settings.blind)
     tokens, answers = vocabulary.words.size, len(vocabulary.answers)
     return Pretrainer(settings, norm, tokens=tokens, answers=answers)
 
@@ -222,8 +220,10 @@ def _new_model(
             **settings.of_norm(),
             seed=settings.seed,
         )
+    regions = bool(store.identity.regions)
+    norm = FeatureNorm(statistics, blind=settings.blind, regions=regions)
     with seeded(settings.seed):
-        model = make_model(settings, statistics, vocabulary)
+        model = make_model(settings, norm, vocabulary)
     if pretrained is not None:
         _start_from(pretrained, model, vocabulary)
     elif settings.model.bert:
@@ -308,7 +308,7 @@ def eval_pretrain(run: Path, request: EvalRequest) -> dict[str, Any]:
     settings = trained.settings
     accelerator = accelerator_of_trained(request.device, settings)
     require_features(store, trained.manifest)
-    require_grid_side(settings.model, store)
+    require_fit(settings.model, store)
     corpus = read_corpus(find_corpus(data, request.split))
     sentences = encode_corpus(corpus, request.split, trained.vocabulary, store, settings)
     reader = RecordReader(store, accelerator.device)
