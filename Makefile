@@ -32,7 +32,7 @@ endif
 DEMO_MADE := data images.parquet scenes.clipfeat scenes.run.json scenes.files.parquet extract.json \
     corpus demo-vqa demo-vqa-blind demo.png share
 
-.PHONY: help setup machine demo demo-share train-vqa train-ve train-caption pretrain test test-slow test-all test-minimum coverage lint types docs wheel bench-extract bench-store bench-lookup bench-plan bench-loader bench-steps bench-decode bench-vqa bench-train bench-pretrain bench-cider bench-caption bench-encoders bench-share bench-exchange gpu-check gpu-wheels clean
+.PHONY: help setup machine demo demo-share train-vqa train-ve train-caption pretrain test test-slow test-all test-minimum coverage lint types docs wheel bench-extract bench-store bench-lookup bench-plan bench-loader bench-steps bench-decode bench-vqa bench-train bench-pretrain bench-cider bench-caption bench-encoders bench-share bench-exchange paper paper-dry paper-sample gpu-check gpu-wheels clean
 .DELETE_ON_ERROR:
 
 help:
@@ -50,6 +50,8 @@ help:
 	@echo "make bench-vqa bench-pretrain bench-decode bench-cider bench-caption bench-encoders"
 	@echo "make bench-share bench-exchange"
 	@echo "                the numbers in docs/log.md"
+	@echo "make paper ROW=vqa-mcan-rn50x4 DATA=data/ OUT=out/   a row of the paper (docs/reproduce.md)"
+	@echo "make paper-dry  all of them on small data   make paper-sample   two, which the commit chooses"
 	@echo "make gpu-check  whether a GPU is right and fast   make gpu-wheels   what that needs elsewhere"
 
 setup: $(STAMP)
@@ -274,6 +276,18 @@ bench-share: machine
 # Importing and exporting a table of 500 MB, beside cp: make bench-exchange BENCH="--mb 2000"
 bench-exchange: machine
 	$(BIN)/python -m benchmarks.exchange $(BENCH)
+
+# A row of docs/reproduce.md; without ROW, all are listed. An interrupted one continues.
+paper: $(STAMP)
+	$(BIN)/python -m benchmarks.paper $(ROW) $(if $(DATA),--data $(DATA)) --out $(or $(OUT),paper-out)
+
+# The command lines of that page on small data, each in one thread. OUT= keeps what they make.
+PAPER_DRY = OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.paper --dry --jobs 2 $(if $(OUT),--out $(OUT))
+paper-dry: $(STAMP)
+	$(PAPER_DRY) $(ROW)
+
+paper-sample: $(STAMP)
+	$(PAPER_DRY) --sample 2
 
 # Features, bits, speed and training of a GPU, in eight minutes; on a CPU, the phases that need no GPU.
 gpu-check: $(STAMP)

@@ -342,19 +342,46 @@ def _eval_file(
 
 @click.command()
 @click.argument("runs", metavar="RUN RUN...", nargs=-1, type=LocalPath())
+@click.option(
+    "--table",
+    is_flag=False,
+    flag_value="text",
+    type=click.Choice(["text", "markdown", "latex"]),
+    help="Print encoders by tasks, over seeds; after the runs, --table alone is --table text.",
+)
+@click.option(
+    "--baseline", metavar="ENCODER", help="Row to compare with.  [default: that of the first run]"
+)
 @as_json
-def compare(*, runs: tuple[Path, ...], as_json: bool) -> None:
-    """Compare the scores of runs of one task.
+def compare(
+    *, runs: tuple[Path, ...], table: str | None, baseline: str | None, as_json: bool
+) -> None:
+    """Compare the scores of runs of one task, or of several with --table.
 
     Each run is compared with the first one, on the examples that all of them were scored on.
     Prints each run's score, its difference from the first, and the 95% bootstrap interval of that
     difference. Images are resampled with all of their questions, which are not independent.
 
+    With --table, a row is an encoder, or a run without features, and a column a task. Runs that
+    differ in the seed alone share a cell, whose interval is over images and seeds.
+
     \b
     $ clipfeat compare runs/rn50 runs/rn50x4
+    $ clipfeat compare runs/*-seed* --table markdown --baseline RN50
     """
+    if baseline is not None and table is None:
+        raise UsageError(
+            f"--baseline {baseline} names a row of --table; add it, or put the run to compare with "
+            "first",
+            code="E-OPTION-MISSING",
+        )
     with needs_extra("train"):
-        from ..train.compare import compare as compare_runs
-        from ..train.compare import format_table, to_json
-    compared = compare_runs(runs)
-    show(to_json(compared), format_table(compared), as_json=as_json)
+        from ..train import compare as pairs
+        from ..train import compare_table, table_text
+    if table is not None:
+        made = compare_table.make_table(runs, baseline)
+        text = table_text.format_table(made, table)
+        show(compare_table.to_json(made), text, as_json=as_json)
+        return
+    compared = pairs.compare(runs)
+    show(pairs.to_json(compared), pairs.format_table(compared), as_json=as_json)

@@ -53,19 +53,8 @@ def compare(runs: Sequence[Path]) -> tuple[ComparedRun, ...]:
     Raises UsageError for fewer than two runs, for one named twice, and where tasks, splits or
     examples differ.
     """
-    if len({os.path.realpath(run) for run in runs}) < max(2, len(runs)):
-        names = ", ".join(map(str, runs)) or "none"
-        raise UsageError(
-            f"comparing takes at least two different runs; got {names}", code="E-COMPARE-RUNS"
-        )
-    scored = [read_scored(run) for run in runs]
-    first = scored[0]
-    for other in scored[1:]:
-        _check_comparable(first, other)
-    ids = list(first.scores)
-    scores = np.array([[run.scores[i] for run in scored] for i in ids], dtype=np.float64)
-    numbers = {image: n for n, image in enumerate(dict.fromkeys(first.images.values()))}
-    image_of = np.array([numbers[first.images[i]] for i in ids])
+    scored = read_runs(runs)
+    scores, image_of = common_scores(scored)
     differences = scores - scores[:, :1]
     low, high = interval_of_mean(differences, image_of)
     settings = differing_settings([run.manifest for run in scored])
@@ -81,10 +70,44 @@ def compare(runs: Sequence[Path]) -> tuple[ComparedRun, ...]:
     )
 
 
+def read_runs(runs: Sequence[Path]) -> list[ScoredRun]:
+    """Return several runs with their scores; UsageError for fewer than two, or one named twice."""
+    if len({os.path.realpath(run) for run in runs}) < max(2, len(runs)):
+        names = ", ".join(map(str, runs)) or "none"
+        raise UsageError(
+            f"comparing takes at least two different runs; got {names}", code="E-COMPARE-RUNS"
+        )
+    return [read_scored(run) for run in runs]
+
+
+def common_scores(
+    scored: Sequence[ScoredRun],
+) -> tuple[Float64[np.ndarray, "example run"], Int[np.ndarray, " example"]]:
+    """Return the scores of the same examples by each run, and the number of each one's image.
+
+    Raises UsageError where tasks, splits or examples differ.
+    """
+    first = scored[0]
+    for other in scored[1:]:
+        _check_comparable(first, other)
+    ids = list(first.scores)
+    scores = np.array([[run.scores[i] for run in scored] for i in ids], dtype=np.float64)
+    numbers = {image: n for n, image in enumerate(dict.fromkeys(first.images.values()))}
+    return scores, np.array([numbers[first.images[i]] for i in ids])
+
+
 def interval_of_mean(
     values: Float64[np.ndarray, "example column"], image_of: Int[np.ndarray, " example"]
 ) -> tuple[Float64[np.ndarray, " column"], Float64[np.ndarray, " column"]]:
-    """Return the ends of the 95% bootstrap interval of each column's mean.
+    """Return the ends of the 95% bootstrap interval of each column's mean, over images."""
+    low, high = np.percentile(resampled_means(values, image_of), PERCENTILES, axis=0)
+    return low, high
+
+
+def resampled_means(
+    values: Float64[np.ndarray, "example column"], image_of: Int[np.ndarray, " example"]
+) -> Float64[np.ndarray, "resample column"]:
+    """Return each column's mean in each of the bootstrap's resamples of images.
 
     `image_of` numbers the images from 0. They are drawn with replacement, each with all of its
     examples: questions about one image share its features, so that their errors are correlated.
@@ -100,9 +123,7 @@ def interval_of_mean(
         # in chunks take 2.3 s.
         times_drawn = np.bincount(rng.integers(images, size=images), minlength=images)
         total[:] = times_drawn.astype(np.float64) @ sums
-    means = totals[:, :-1] / totals[:, -1:]
-    low, high = np.percentile(means, PERCENTILES, axis=0)
-    return low, high
+    return totals[:, :-1] / totals[:, -1:]
 
 
 def read_scored(run: Path) -> ScoredRun:
@@ -141,15 +162,32 @@ def _check_comparable(first: ScoredRun, other: ScoredRun) -> None:
         ("number of examples", len(first.scores), len(other.scores)),
     )
     problem = next((f"differ in {name}, {a!r} and {b!r}" for name, a, b in pairs if a != b), "")
-    if not problem and first.images != other.images:
-        differing = first.images.items() ^ other.images.items()
-        example = min(str(example_id) for example_id, _ in differing)
-        problem = f"were scored on different examples, such as {example}"
+    differing = _differing_examples(first.images, other.images)
+    if not problem and differing:
+        problem = f"were scored on different examples, such as {min(map(str, differing))}"
     if problem:
         raise UsageError(
             f"{first.run} and {other.run} {problem}; runs are compared on the same examples",
             code="E-COMPARE-EXAMPLES",
         )
+
+
+def _differing_examples(
+    images: Mapping[int | str, int | str], others: Mapping[int | str, int | str]
+) -> list[int | str]:
+    """Return the examples that one of two runs lacks, or that are about different images.
+
+    Two stores may call one image 42 and COCO_val2014_000000000042: names need not be equal, but
+    each name of one run must stand for one name of the other.
+    """
+    name_of: dict[int | str, int | str] = {}
+    back: dict[int | str, int | str] = {}
+    differing = [*(images.keys() ^ others.keys())]
+    for example in images.keys() & others.keys():
+        image, other = images[example], others[example]
+        if name_of.setdefault(image, other) != other or back.setdefault(other, image) != image:
+            differing.append(example)
+    return differing
 
 
 def differing_settings(manifests: Sequence[RunManifest]) -> list[dict[str, Any]]:

@@ -70,6 +70,16 @@ def test_the_order_of_examples_does_not_matter(tmp_path: Path) -> None:
     assert compare([one, turned])[1].interval == (0, 0)
 
 
+def test_stores_may_name_an_image_differently(tmp_path: Path) -> None:
+    scores = [0.0, 100, 30, 60, 0, 0]
+    one = make_run(tmp_path / "a", scores)
+    other = make_run(tmp_path / "b", scores, images=["COCO_0"] * 3 + ["COCO_1"] * 3)
+    assert compare([one, other])[1].interval == (0, 0)
+    for images in ([0, 0, 0, 0, 1, 1], ["x"] * 6):
+        with refuses("E-COMPARE-EXAMPLES", "such as"):
+            compare([one, make_run(tmp_path / str(images[0]), scores, images=images)])
+
+
 def test_other_features_and_data_are_named(tmp_path: Path) -> None:
     one = make_run(tmp_path / "a", [1.0, 2], data_files={"q.json": "c" * 64})
     two = make_run(tmp_path / "b", [1.0, 2], store_digest="b" * 64, data_files={"q.json": "d" * 64})
