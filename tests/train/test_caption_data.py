@@ -297,7 +297,7 @@ WORDS = CaptionWordVocabulary(("a", "man", "stands"))  # tokens 4, 5, 6
 
 def test_captions_become_rows_of_begin_words_end_and_padding(tmp_path: Path) -> None:
     split = karpathy(tmp_path, COCO)
-    store = {"COCO_train2014_000000000001", "2", "000000000004"}
+    store = {"COCO_train2014_000000000001", "COCO_val2014_000000000002", "000000000004"}
     examples = encode(split, WORDS, store, max_tokens=3, skip_missing=0)
     assert examples.ids == (1, 2, 4)
     assert examples.image_ids == ("COCO_train2014_000000000001", "2", "000000000004")

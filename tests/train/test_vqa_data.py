@@ -278,12 +278,12 @@ def test_images_without_features_are_counted_and_named(capsys: pytest.CaptureFix
         "3 of 4 questions of split 'val' ask about 2 images without features, such as "
         "COCO_val2014_000000000007 or 000000000007, scan_3; "
     )
-    store = {"COCO_train2014_000000000007", "1"}
+    store = {"COCO_train2014_000000000007", "000000000001"}
     questions = [ask(image_id, "val2014") for image_id in (7, 7, "scan_3", 1)]
     for allowed in (0, 2):
         with refuses("E-IMAGES-MISSING", told, "--skip-missing 3"):
             store_ids(questions, "val", store, skip_missing=allowed)
-    assert store_ids(questions, "val", store, skip_missing=3) == [None, None, None, "1"]
+    assert store_ids(questions, "val", store, skip_missing=3) == [None, None, None, "000000000001"]
     assert capsys.readouterr().err == told + "skipped\n"
 
 

@@ -65,6 +65,17 @@ def test_bare_numbers_must_not_mix_coco_and_visual_genome(tmp_path: Path) -> Non
         assert len(set(ids)) == 4
 
 
+def test_a_bare_number_is_not_cocos_where_the_store_names_coco_by_files(tmp_path: Path) -> None:
+    _, data = make_world(tmp_path, train=2, val=1)
+    write_visual_genome(data, [2, 9])
+    coco = read_questions("vqa2", data, "train", annotated=True)
+    # No image of this split is found by its file: another one of the store tells how it names them.
+    for known in ("COCO_train2014_000000000001", "COCO_val2014_000000000003.jpg"):
+        with refuses("E-IMAGES-MISSING", "COCO_train2014_000000000002", kind=ClipfeatError):
+            store_ids(coco.questions, coco.name, {known, "2", "9"}, skip_missing=0)
+    assert "2" in store_ids(coco.questions, coco.name, {"1", "2", "9"})
+
+
 @pytest.mark.parametrize(
     ("content", "code", "named"),
     [

@@ -6,9 +6,10 @@ And the checks of files and ids that all readers of data sets share.
 import logging
 import os
 import re
-from collections.abc import Collection, Container, Sequence
+from collections.abc import Collection, Container, Iterator, Sequence
 from functools import lru_cache
 from pathlib import Path
+from typing import Protocol, runtime_checkable
 
 from ...base.errors import ClipfeatError, UsageError
 from ...base.text import IMAGE_SUFFIXES, counted, suffix
@@ -21,7 +22,17 @@ COCO_SPLITS = {"train": "train2014", "val": "val2014"}  # {split: its part}, wit
 COCO_NAME = re.compile(r"COCO_([a-z]+[0-9]{4})_([0-9]{12})")  # its part, its number
 # With all of its zeros or with none: "042" is another image than "42".
 COCO_NUMBER = re.compile(r"0|[1-9][0-9]{0,11}|[0-9]{12}")
+BARE_NUMBER = re.compile(r"0|[1-9][0-9]{0,10}")  # which Visual Genome uses, too
 JPEG = ".jpg"
+
+
+@runtime_checkable
+class StoredIds(Protocol):
+    """The ids that have a record, such as those of a FeatureStore."""
+
+    def __contains__(self, image_id: str, /) -> bool: ...
+
+    def __iter__(self) -> Iterator[str]: ...
 
 
 def without_suffix(name: str) -> str:
@@ -112,7 +123,7 @@ def any_candidates(image_id: int | str) -> tuple[str, ...]:
 
 
 def find_images(
-    candidates: Sequence[tuple[str, ...]], store: Container[str], *, texts: str, skip_missing: int
+    candidates: Sequence[tuple[str, ...]], store: StoredIds, *, texts: str, skip_missing: int
 ) -> list[str | None]:
     """Return the store's id of each text's image, None where the image has no features.
 
@@ -140,7 +151,7 @@ def find_images(
 
 
 def require_images(
-    candidates: Sequence[tuple[str, ...]], store: Container[str], *, texts: str
+    candidates: Sequence[tuple[str, ...]], store: StoredIds, *, texts: str
 ) -> list[str]:
     """Return the store's id of each text's image; raises as `find_images` does for any without."""
     ids, problem = _look_up(candidates, store, texts)
@@ -152,10 +163,15 @@ def require_images(
 
 
 def _look_up(
-    candidates: Sequence[tuple[str, ...]], store: Container[str], texts: str
+    candidates: Sequence[tuple[str, ...]], store: StoredIds, texts: str
 ) -> tuple[list[str | None], str]:
     """Return the store's id of each text's image, and which images are missing, "" for none."""
     stored_of = {names: _stored(names, store) for names in dict.fromkeys(candidates)}
+    numbered = [names for names, stored in stored_of.items() if _is_by_number(names, stored)]
+    if numbered and any(COCO_NAME.fullmatch(without_suffix(image_id)) for image_id in store):
+        # Such a store names COCO's images by their files: its bare numbers are of other images,
+        # such as those of Visual Genome.
+        stored_of.update(dict.fromkeys(numbered))
     ids = [stored_of[names] for names in candidates]
     missing = [names for names, stored in stored_of.items() if stored is None]
     if not missing:
@@ -167,7 +183,15 @@ def _look_up(
     )
 
 
-def _stored(names: tuple[str, ...], store: Container[str]) -> str | None:
+def _is_by_number(names: tuple[str, ...], stored: str | None) -> bool:
+    """Return whether an image of COCO was found by its number without the zeros before it."""
+    is_coco = COCO_NAME.fullmatch(without_suffix(names[0])) is not None
+    return (
+        is_coco and stored is not None and BARE_NUMBER.fullmatch(without_suffix(stored)) is not None
+    )
+
+
+def _stored(names: tuple[str, ...], store: StoredIds) -> str | None:
     """Return the first of the names that the store has, in either spelling."""
     spellings = (spelling for name in names for spelling in (name, _other_spelling(name)))
     return next((name for name in spellings if name in store), None)

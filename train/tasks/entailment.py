@@ -1,6 +1,6 @@
 """The visual entailment task: from the pairs of a split to a trained model and its scores."""
 
-from collections.abc import Container, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ from ...base.errors import UsageError
 from ...base.files import require_file
 from ...base.text import counted
 from ..checkpoint import EvalRequest, TrainedRun
-from ..data.ids import find_images
+from ..data.ids import StoredIds, find_images
 from ..data.snli_ve import (
     ENTAILMENT,
     LABELS,
@@ -45,7 +45,7 @@ TrainedVe = TrainedRun[VeSettings, Vocabulary, nn.Module]
 def encode(
     split: VeSplit,
     words: TextVocabulary,
-    store: Container[str],
+    store: StoredIds,
     *,
     max_tokens: int,
     skip_missing: int,

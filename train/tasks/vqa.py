@@ -1,6 +1,6 @@
 """The VQA task: from the questions of a split to a trained model and its scores."""
 
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ from ...base.errors import ClipfeatError, UsageError
 from ...base.files import require_file
 from ...base.text import counted
 from ..checkpoint import EvalRequest
-from ..data.ids import JPEG, find_images
+from ..data.ids import JPEG, StoredIds, find_images
 from ..data.questions import (
     Question,
     QuestionId,
@@ -71,7 +71,7 @@ def choose_answers(
 
 
 def store_ids(
-    questions: Sequence[Question], split: str, store: Container[str], *, skip_missing: int = 0
+    questions: Sequence[Question], split: str, store: StoredIds, *, skip_missing: int = 0
 ) -> list[str | None]:
     """Return the store's id of each question's image, None where it has no features.
 
@@ -110,7 +110,7 @@ def _require_one_collection(
 def encode(
     split: QuestionSplit,
     vocabulary: Vocabulary,
-    store: Container[str],
+    store: StoredIds,
     *,
     max_tokens: int,
     skip_missing: int = 0,

@@ -1,7 +1,7 @@
 """The captions of a split as numbers, batches of them with their grids, and a split to score."""
 
 import functools
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ...data.caption_vocabulary import BEGIN, END, UNKNOWN_WORD, CaptionVocabulary
 from ...data.captions import CaptionedImage, CaptionSplit
-from ...data.ids import find_images, require_different
+from ...data.ids import StoredIds, find_images, require_different
 from ...data.vocabulary import PADDING, UNKNOWN, require_known
 from ...metrics.cider import TextCider
 from ...records import NO_BOXES, RecordReader, Records
@@ -68,7 +68,7 @@ class ImageBatch(NamedTuple):
 def encode(
     split: CaptionSplit,
     vocabulary: CaptionVocabulary,
-    store: Container[str],
+    store: StoredIds,
     *,
     max_tokens: int = MAX_TOKENS,
     skip_missing: int,
@@ -123,7 +123,7 @@ def fetch_images(
 
 
 def _with_features(
-    split: CaptionSplit, store: Container[str], skip_missing: int
+    split: CaptionSplit, store: StoredIds, skip_missing: int
 ) -> tuple[list[CaptionedImage], tuple[str, ...]]:
     """Return the images that have features, and the store's ids of them."""
     candidates = [image.candidates for image in split.images for _ in image.texts]

@@ -1,7 +1,7 @@
 """The sentences of a corpus: gathered from its files, as numbers, and in masked batches."""
 
 from array import array
-from collections.abc import Container, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -14,7 +14,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from ....base.text import printable
-from ...data.ids import find_images, lxmert_candidates
+from ...data.ids import StoredIds, find_images, lxmert_candidates
 from ...data.lxmert import Sentence, read_sentences
 from ...data.vocabulary import (
     MASK,
@@ -242,7 +242,7 @@ class BatchReader:
 def encode(
     corpus: Corpus,
     name: str,
-    store: Container[str],
+    store: StoredIds,
     *,
     words: WordPieces,
     answers: Sequence[str],
