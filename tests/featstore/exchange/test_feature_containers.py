@@ -1,5 +1,8 @@
 """Databases, archives and matrices of many images come in, and their programs read what goes out."""
 
+# pyright: reportOptionalSubscript=false
+# These stores have boxes and scores.
+
 import io
 import pickle
 

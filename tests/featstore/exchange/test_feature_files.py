@@ -1,5 +1,8 @@
 """Files of features of the published programs come in, and theirs read what goes out."""
 
+# pyright: reportArgumentType=false
+# numpy's types know no dict that is saved as an object.
+
 import io
 import zipfile
 
