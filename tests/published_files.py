@@ -1,5 +1,9 @@
 """Feature files as the published programs write and read them, restated with numpy and their libraries."""
 
+# pyright: reportArgumentType=false, reportOptionalSubscript=false, reportIndexIssue=false
+# pyright: reportAttributeAccessIssue=false, reportCallIssue=false, reportReturnType=false
+# What these libraries say of their types is stricter than the published programs are.
+
 import io
 import json
 import pickle
@@ -40,7 +44,7 @@ def write_mmf_npy(folder: Path, images: Iterable[Regions]) -> Path:
     folder.mkdir()
     for image in images:
         np.save(folder / f"{image.image_id}.npy", image.features)
-        np.save(folder / f"{image.image_id}_info.npy", mmf_info(image))  # pyright: ignore
+        np.save(folder / f"{image.image_id}_info.npy", mmf_info(image))
     return folder
 
 
@@ -156,7 +160,7 @@ def write_bua(folder: Path, images: Iterable[Regions]) -> Path:
             num_bbox=len(image.boxes),
             image_h=image.height,
             image_w=image.width,
-            info=info,  # pyright: ignore
+            info=info,
         )
     return folder
 

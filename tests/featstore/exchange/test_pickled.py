@@ -15,7 +15,7 @@ from typing import ClassVar
 import numpy as np
 import pytest
 
-from clipfeat.base.pickles import Inert
+from clipfeat.base.pickles import Inert, Name
 from clipfeat.featstore.exchange.pickled import array_of, bytes_of, object_of, read_numpy_pickle
 from clipfeat.featstore.exchange.pickling import npy_object_bytes, pickle_bytes
 
@@ -180,7 +180,7 @@ def test_cut_off_anywhere():
         {"shape": (1,) * 16 + (20,)},
         {"data": [1, 2]},
         {"data": None},
-        {"kind": Inert(Inert, ())},
+        {"kind": Inert(Name("os", "system"))},
         {"kind": "f4"},
     ],
 )
