@@ -300,7 +300,11 @@ def test_captions_become_rows_of_begin_words_end_and_padding(tmp_path: Path) -> 
     store = {"COCO_train2014_000000000001", "COCO_val2014_000000000002", "000000000004"}
     examples = encode(split, WORDS, store, max_tokens=3, skip_missing=0)
     assert examples.ids == (1, 2, 4)
-    assert examples.image_ids == ("COCO_train2014_000000000001", "2", "000000000004")
+    assert examples.image_ids == (
+        "COCO_train2014_000000000001",
+        "COCO_val2014_000000000002",
+        "000000000004",
+    )
     assert examples.texts[0] == split.images[0].texts
     assert examples.image_of_caption.tolist() == [0, 0, 1, 2]
     assert examples.tokens.tolist() == [
