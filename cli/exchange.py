@@ -9,7 +9,11 @@ import click
 from .options import LocalPath, as_json, show
 from .store import readable_store
 
-FORMATS = ("bottom-up-tsv", "lxmert-tsv", "vinvl-tsv", "vln-tsv")
+FORMATS = (
+    *("bottom-up-tsv", "lxmert-tsv", "vinvl-tsv", "vln-tsv"),
+    *("mmf-npy", "mmf-lmdb", "grid-feats", "captioning-npz", "openvqa-npz", "bua-npz"),
+    *("m2-hdf5", "uniter-lmdb", "clip-retrieval", "webdataset"),
+)
 
 as_format = click.option(
     "--as",

@@ -12,12 +12,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from tqdm import tqdm
 
-from ..base.errors import needs_extra
+from ..base.errors import ExtractUsageError, needs_extra
 from ..base.text import printable
 from ..featstore import FeatureStore, GridShape, IndexRow, Status
 from ..featstore.deriving.numbers import as_stored, in_range, values_of
 from ..featstore.deriving.pool import adaptive_average, before_pooling, within_area
 from ..featstore.geometry import area_rule
+from ..featstore.identity import IMPORTED
 from ..featstore.report.deviation import TOLERANCE, Deviation, deviation, relative_error
 from ..manifests.contents import require_driver
 from .api import choose_device
@@ -137,9 +138,16 @@ def recompute(
     fewer bits than they had, the tolerance grows by twice the error of that: numbers that hardly
     differ may be rounded to two neighbours. `pretrained`, `model_config` and `ema` are what the
     extraction was given where the weights came from a file. Raises ExtractUsageError if the
-    backbone or its weights are not those of the store, UsageError where the package that reads such
-    a URL is missing, StoreError for a recipe that is not one of clipfeat.
+    backbone or its weights are not those of the store, or if its features were imported,
+    UsageError where the package that reads such a URL is missing, StoreError for a recipe that is
+    not one of clipfeat.
     """
+    if store.identity.backbone.get("model") == IMPORTED:
+        raise ExtractUsageError(
+            f"the features of {store.location} were made by another program, and cannot be extracted "
+            f"again; import their source again, and compare: clipfeat store diff",
+            code="E-STORE-IMPORTED",
+        )
     require_driver(images)
     with needs_extra("extract"):
         import torch

@@ -136,9 +136,9 @@ class Identity(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             raise ValueError(f"identity.mantissa_bits are of float16; dtype is {self.dtype}")
         if (self.scale_sha256 is not None) != (self.dtype == "uint8"):
             raise ValueError("identity.scale_sha256 must be given for dtype uint8, and only for it")
-        if self.regions != REGIONS[: len(self.regions)]:
+        if self.regions != tuple(name for name in REGIONS if name in self.regions):
             raise ValueError(
-                f"identity.regions must be none, or the first of {', '.join(REGIONS)}; "
+                f"identity.regions must be some of {', '.join(REGIONS)}, in this order; "
                 f"got {', '.join(self.regions)}"
             )
 

@@ -4,7 +4,8 @@ import re
 from collections.abc import Callable, Collection, Sequence
 from typing import BinaryIO, NamedTuple
 
-from . import parquet_images, tars, zips
+from ..base import tars
+from . import parquet_images, zips
 
 
 class Format(NamedTuple):

@@ -9,10 +9,11 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
+from ..base import tars
 from ..base.errors import ManifestError, reason_of
 from ..base.parquet import read_columns, read_schema
 from ..base.text import IMAGE_SUFFIXES, printable, suffix
-from . import parquet_images, tars, zips
+from . import parquet_images, zips
 from .contents import as_utf8, disk_path, escaped
 from .folder import (
     HIDDEN,

@@ -26,7 +26,7 @@ from typing import BinaryIO, NamedTuple
 import pyarrow as pa
 
 from ..base.parquet import MAX_TEXT, GroupSizes, group_sizes, read_leaf, read_schema
-from .parts import as_text
+from ..base.parts import as_text
 
 MAX_GROUP = 1 << 29  # bytes of the images of one row group, which are in memory together
 KEPT = 1 << 28  # bytes of row groups that a process keeps, besides the last one

@@ -15,7 +15,7 @@ from functools import partial
 from typing import BinaryIO, NamedTuple, cast
 
 from ..base.files import open_plain, read_at
-from .parts import RAW, Contents, Inflated, ReadAt, Section, as_text, listed_once, member_of
+from ..base.parts import RAW, Contents, Inflated, ReadAt, Section, as_text, listed_once, member_of
 
 MAX_MEMBERS = 1 << 22  # of one zip; a member takes some 250 bytes of memory
 MAX_DIRECTORY = 1 << 29  # bytes of the central directory

@@ -54,7 +54,7 @@ def some_regions(ids: Iterable[str], dim: int = 8, most: int = 5) -> list[Region
 
 
 def b64(array: np.ndarray) -> str:
-    return base64.b64encode(np.ascontiguousarray(array)).decode()
+    return base64.b64encode(array.tobytes()).decode()
 
 
 def write_bottom_up(path: Path, images: Iterable[Regions]) -> Path:
@@ -118,18 +118,20 @@ def read_lxmert(path: Path) -> dict[str, dict[str, Any]]:
     """Read rows as LXMERT's load_obj_tsv does."""
     rows = {}
     with path.open() as file:
-        for item in csv.DictReader(file, LXMERT, delimiter="\t"):
+        for row in csv.DictReader(file, LXMERT, delimiter="\t"):
+            item: dict[str, Any] = {**row}
             for key in ("img_h", "img_w", "num_boxes"):
                 item[key] = int(item[key])
             boxes = item["num_boxes"]
-            for key, shape, dtype in (
+            decoded: list[tuple[str, tuple[int, ...], Any]] = [
                 ("objects_id", (boxes,), np.int64),
                 ("objects_conf", (boxes,), np.float32),
                 ("attrs_id", (boxes,), np.int64),
                 ("attrs_conf", (boxes,), np.float32),
                 ("boxes", (boxes, 4), np.float32),
                 ("features", (boxes, -1), np.float32),
-            ):
+            ]
+            for key, shape, dtype in decoded:
                 item[key] = np.frombuffer(base64.b64decode(item[key]), dtype=dtype).reshape(shape)
             rows[item["img_id"]] = item
     return rows

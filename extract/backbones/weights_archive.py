@@ -19,7 +19,7 @@ from typing import Any, BinaryIO, NamedTuple
 import torch
 from torch import Tensor
 
-from .weights_pickle import MAX_PICKLE_BYTES, Inert, Name, read_pickle
+from ...base.pickles import MAX_PICKLE_BYTES, Inert, Name, read_pickle
 
 DIRECTORY_BYTES = 16 << 20  # at the end of a zip archive, where its list of members is
 MAX_CODE_BYTES = 64 << 20

@@ -11,10 +11,10 @@ from typing import Any, NamedTuple
 from torch import Tensor
 
 from ...base.errors import ExtractUsageError
+from ...base.pickles import Inert
 from ...base.text import printable
 from .weights_archive import module_state
 from .weights_file import UnreadableWeights, quiet, read_file
-from .weights_pickle import Inert
 
 STATES = ("state_dict", "model_state_dict", "model_state", "model", "module", "net", "weights")
 AVERAGES = (

@@ -3,16 +3,15 @@
 # pyright: reportUnknownMemberType=false, reportMissingTypeStubs=false
 # pyright: reportUnknownArgumentType=false
 
+import hashlib
 import os
 from collections import Counter
-from collections.abc import Generator, Iterable, Iterator, Mapping, Set
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any
-
-from tqdm import tqdm
 
 from ...base.errors import UsageError
 from ...base.files import (
@@ -31,7 +30,8 @@ from ..lookup import Status
 from ..store import FeatureStore
 from ..tables import IndexRow
 from .formats import open_writer
-from .options import Options
+from .options import JOURNAL_ENDING, Options
+from .progress import Progress
 from .records import Features
 
 BATCH_BYTES = 32 << 20  # of features in memory at a time
@@ -106,9 +106,9 @@ def export_features(
     (E-EXPORT-...), if none of the ids has a record (E-EXPORT-EMPTY), if something is at `path`
     (E-EXPORT-EXISTS), and if another export was begun there (E-EXPORT-OTHER).
     """
-    path = Path(path)
+    path, ids = Path(path), None if ids is None else sorted(set(ids))
     writer = open_writer(format, path, store.identity, options)
-    choice = _Choice(None if ids is None else set(ids))
+    choice = _Choice(ids)
     count = sum(1 for _ in choice.rows(store))
     if not count:
         raise UsageError(
@@ -119,11 +119,11 @@ def export_features(
     refused: Counter[str] = Counter()
     before = 0
     with (
-        _journal(path, {"digest": store.digest, "format": format}),
-        tqdm(total=count, desc="export", unit="image", disable=None) as bar,
+        _journal(path, _journal_of(store, format, ids, options)),
+        Progress("export", count) as progress,
     ):
         done = writer.written()
-        for image_id, features in _records(store, choice.rows(store), done):
+        for image_id, features in progress.each(_records(store, choice.rows(store), done)):
             if features is None:
                 before += 1
             else:
@@ -132,7 +132,6 @@ def export_features(
                 except ValueError as error:
                     refused[str(error)] += 1
                     examples.setdefault(str(error), image_id)
-            bar.update()
         writer.finish()
     written = count - refused.total()
     return ExportReport(path, written, before, without_record, dict(refused), examples)
@@ -141,8 +140,8 @@ def export_features(
 class _Choice:
     """The ids to write, and what there is to tell of those that are left out."""
 
-    def __init__(self, ids: set[str] | None):
-        self._ids = ids
+    def __init__(self, ids: Iterable[str] | None):
+        self._ids = None if ids is None else set(ids)
         self.left_out: Counter[str] = Counter()
         self.examples: dict[str, str] = {}
 
@@ -194,14 +193,23 @@ def _records(
             yield row.image_id, Features(grid, boxes, classes, scores, *size)
 
 
+def _journal_of(
+    store: FeatureStore, name: str, ids: Sequence[str] | None, options: Options | None
+) -> bytes:
+    """Return what the journal of an export has: an export is only continued with the same."""
+    chosen = None if ids is None else hashlib.sha256(canonical_json(ids)).hexdigest()
+    layout = None if options is None else options.layout
+    export = {"digest": store.digest, "format": name, "ids_sha256": chosen, "layout": layout}
+    return canonical_json(export)
+
+
 @contextmanager
-def _journal(path: Path, export: dict[str, Any]) -> Generator[None]:
+def _journal(path: Path, content: bytes) -> Generator[None]:
     """Hold `<path>.export.json` during an export, so that no other one writes there.
 
     It stays after an error and a kill, and is removed at the end.
     """
-    journal = path.with_name(f"{path.name}.export.json")
-    content = canonical_json(export)
+    journal = path.with_name(path.name + JOURNAL_ENDING)
     if os.path.lexists(path) and not os.path.lexists(journal):
         raise UsageError(
             f"{path} exists; remove it, or choose another name", code="E-EXPORT-EXISTS"

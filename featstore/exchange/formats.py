@@ -38,6 +38,16 @@ FORMATS: dict[str, Format] = {
     "lxmert-tsv": Format("tsv"),
     "vinvl-tsv": Format("vinvl", ("layout",)),
     "vln-tsv": Format("views", ("channels",)),
+    "mmf-npy": Format("npyfolders", ("layout",)),
+    "mmf-lmdb": Format("lmdbs", ("layout",)),
+    "grid-feats": Format("gridfeats"),
+    "captioning-npz": Format("npyfolders"),
+    "openvqa-npz": Format("npyfolders", ("layout",)),
+    "bua-npz": Format("npyfolders"),
+    "m2-hdf5": Format("m2"),
+    "uniter-lmdb": Format("lmdbs"),
+    "clip-retrieval": Format("clip_retrieval", export=False),
+    "webdataset": Format("webdataset", ("layout",)),
 }
 
 

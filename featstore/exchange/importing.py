@@ -5,8 +5,8 @@
 # tqdm and pyarrow have no types.
 
 import hashlib
-import logging
 import os
+import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -15,7 +15,6 @@ from threading import Event
 from typing import Any, NamedTuple
 
 import numpy as np
-from tqdm import tqdm
 
 from ...base.errors import StoreError, StoreUsageError, UsageError, reason_of
 from ...base.files import BLOCK_BYTES, free_bytes, naming, open_plain
@@ -35,9 +34,8 @@ from ..writing.commit import complete_commit
 from ..writing.run import finished_store, shard_records_at
 from ..writing.writer import SHARD_RECORDS, ShardTransaction, StoreWriter, encode_record
 from .options import Sizes, read_sizes
+from .progress import Progress
 from .records import FeatureReader, Features, Item
-
-logger = logging.getLogger(__name__)
 
 FEW_FILES = 16  # of a source, whose contents are hashed; of more, names and sizes
 ONE_CELL = GridShape(1, 1)  # planned for an item with a problem
@@ -54,6 +52,7 @@ class ImportReport:
         store: The finished store.
         refused: Rows of the index of ids without a record: status, reason, place in the source.
         images: Number of images that this call has read.
+        seconds: It took to read and to write them.
         duplicates: How many items were left out since their id had come before.
         duplicate_ids: The first of these ids.
     """
@@ -61,6 +60,7 @@ class ImportReport:
     store: FeatureStore
     refused: tuple[IndexRow, ...]
     images: int = 0
+    seconds: float = 0.0
     duplicates: int = 0
     duplicate_ids: tuple[str, ...] = ()
 
@@ -72,6 +72,7 @@ class ImportReport:
             "counts": self.store.metadata.counts,
             "refused": frequent_reasons(self.refused, most=100),
             "images": self.images,
+            "seconds": self.seconds,
             "duplicates": self.duplicates,
             "duplicate_ids": list(self.duplicate_ids),
         }
@@ -79,9 +80,9 @@ class ImportReport:
     def text(self) -> str:
         """Return lines for a person."""
         store = self.store
-        lines = [
-            f"{store.location}: {counted(len(store), 'record')}, digest {store.digest[:16]}..."
-        ]
+        speed = f", {self.images / self.seconds:.1f} images/s" if self.images else ""
+        digest = store.digest[:16]
+        lines = [f"{store.location}: {counted(len(store), 'record')}{speed}, digest {digest}..."]
         if n := len(self.refused):
             lines.append(f"{counted(n, 'image')} gave no record: {reasons_text(self.refused)}")
         if self.duplicates:
@@ -156,8 +157,6 @@ def import_features(
     grids = Grids.of({image_id: item.shape for image_id, item in scan.items.items()})
     layout = lay_out(grids, shard_size or shard_records_at(out) or SHARD_RECORDS)
     _check_space(scan.items.values(), identity, out)
-    if scan.duplicates:
-        logger.warning(duplicates_text(scan.duplicates, scan.duplicate_ids))
     return _write(_Source(reader, scan, sizes or {}), identity, layout, out)
 
 
@@ -191,17 +190,17 @@ def source_hashes(files: Sequence[Path]) -> dict[str, Any]:
         text = "".join(lines).encode(errors="surrogateescape")
         return {"files": len(files), "listing_sha256": hashlib.sha256(text).hexdigest()}
     total = sum(path.stat().st_size for path in files)
-    with tqdm(total=total, desc="hash", unit="B", unit_scale=True, disable=None) as bar:
-        hashes = [_sha256(path, bar) for path in files]
+    with Progress("hash", total, unit="B") as progress:
+        hashes = [_sha256(path, progress) for path in files]
     return {"source_sha256": hashes[0] if len(hashes) == 1 else hashes}
 
 
-def _sha256(path: Path, bar: "tqdm[Any]") -> str:
+def _sha256(path: Path, progress: Progress) -> str:
     digest = hashlib.sha256()
     with os.fdopen(open_plain(path, follow=True), "rb") as file, naming(path):
         while block := file.read(BLOCKS * BLOCK_BYTES):
             digest.update(block)
-            bar.update(len(block))
+            progress.add(len(block))
     return digest.hexdigest()
 
 
@@ -212,15 +211,16 @@ def scan_items(reader: FeatureReader, identity: Identity) -> Scan:
     """
     scan = Scan()
     shapes: dict[GridShape, GridShape] = {}  # the same object for all items of one shape
-    for item in tqdm(reader.items(), desc="scan", unit="image", disable=None):
-        item = _possible(item, identity)
-        scan.add(item._replace(shape=shapes.setdefault(item.shape, item.shape)))
-        if len(scan.items) >= MAX_IDS or len(shapes) > MAX_SHAPES:
-            raise UsageError(
-                f"{_names(reader.files)}: a store holds at most {MAX_IDS - 1:,} images of "
-                f"{MAX_SHAPES:,} grid shapes; import parts of the source",
-                code="E-IMPORT-SHAPES",
-            )
+    with Progress("scan", None) as progress:
+        for found in progress.each(reader.items()):
+            item = _possible(found, identity)
+            scan.add(item._replace(shape=shapes.setdefault(item.shape, item.shape)))
+            if len(scan.items) >= MAX_IDS or len(shapes) > MAX_SHAPES:
+                raise UsageError(
+                    f"{_names(reader.files)}: a store holds at most {MAX_IDS - 1:,} images of "
+                    f"{MAX_SHAPES:,} grid shapes; import parts of the source",
+                    code="E-IMPORT-SHAPES",
+                )
     return scan
 
 
@@ -282,14 +282,12 @@ def _write(source: _Source, identity: Identity, layout: Layout, out: Path) -> Im
     """Write the shards that are not written yet, each a task of its own, and commit."""
     scan = source.scan
     write_one = _ShardTask(source, identity, layout.shard_records, out)
-    with (
-        StoreWriter(out, identity, layout) as writer,
-        tqdm(total=len(scan.items), desc="import", unit="image", disable=None) as bar,
-    ):
-        images = sum(len(shard.ids) for shard in writer.pending)
-        bar.update(bar.total - images)
-        for _ in in_parallel(partial(write_one, bar), writer.pending, write_one.stop):
-            pass
+    started = time.monotonic()
+    with StoreWriter(out, identity, layout) as writer:
+        images, total = sum(len(shard.ids) for shard in writer.pending), len(scan.items)
+        with Progress("import", total, done=total - images) as progress:
+            for _ in in_parallel(partial(write_one, progress), writer.pending, write_one.stop):
+                pass
         if writer.produced_no_records():
             refused = rows_without_record(writer.rows())
             writer.rollback()
@@ -298,8 +296,9 @@ def _write(source: _Source, identity: Identity, layout: Layout, out: Path) -> Im
                 code="E-IMPORT-NO-RECORDS",
             )
         store = writer.commit()
+    seconds = time.monotonic() - started
     refused = rows_without_record(store.index_batches())
-    return ImportReport(store, refused, images, scan.duplicates, tuple(scan.duplicate_ids))
+    return ImportReport(store, refused, images, seconds, scan.duplicates, tuple(scan.duplicate_ids))
 
 
 class _ShardTask:
@@ -316,7 +315,7 @@ class _ShardTask:
         """End the calls that have begun before their next record."""
         self._stopped.set()
 
-    def __call__(self, bar: "tqdm[Any]", shard: Shard) -> None:
+    def __call__(self, progress: Progress, shard: Shard) -> None:
         """Write a shard."""
         rows: list[IndexRow] = []
         with ShardTransaction(
@@ -327,8 +326,7 @@ class _ShardTask:
                     raise Stopped
                 item = self._source.scan.items[image_id]
                 rows.append(self._write(files, shard, row, item))
-                with bar.get_lock():
-                    bar.update()
+                progress.add()
             files.commit(tuple(rows))
 
     def _write(self, files: ShardTransaction, shard: Shard, row: int, item: Item) -> IndexRow:

@@ -19,6 +19,7 @@ from ...base.text import printable
 from ..geometry import MAX_GRID_SIDE, GridShape
 from ..identity import FloatDtype, Region
 from ..lookup import Status
+from .options import JOURNAL_ENDING
 from .records import Features, Item
 
 MAX_COLUMNS = 12  # of a line; what follows stays with the last
@@ -236,10 +237,19 @@ class LineWriter(ABC):
     """Writes a file with an image a line; until `finish` its name ends in PARTIAL."""
 
     def __init__(self, path: Path):
+        """Raise UsageError (E-EXPORT-EXISTS) if there is a file of that name that is not ours."""
         self._path = path
         self._partial = path.with_name(path.name + PARTIAL)
+        self._require_ours(self._partial)
         self._file: BinaryIO | None = None  # None too if an earlier call has finished the file
         self.offsets: list[int] = []  # of the lines
+
+    def _require_ours(self, file: Path) -> None:
+        """Raise UsageError if a file that is written exists, and no export has begun here."""
+        if file.exists() and not self._path.with_name(self._path.name + JOURNAL_ENDING).exists():
+            raise UsageError(
+                f"{file} exists; remove it, or choose another name", code="E-EXPORT-EXISTS"
+            )
 
     @abstractmethod
     def id_of(self, line: bytes) -> str:

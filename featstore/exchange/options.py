@@ -12,6 +12,7 @@ from ...base.errors import UsageError
 from ...base.parquet import read_columns
 
 CHANNELS = ("rgb", "bgr")
+JOURNAL_ENDING = ".export.json"  # of the file beside a destination while it is incomplete
 
 Sizes = Mapping[str, tuple[int, int]]  # image id to width and height in pixels
 

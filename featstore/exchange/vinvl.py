@@ -43,6 +43,14 @@ class Info(msgspec.Struct):
     image_h: Annotated[int, msgspec.Meta(ge=0, lt=1 << 31)] = 0
 
 
+def read_info(text: bytes) -> Info:
+    """Return the JSON of a line; raises ValueError for another one."""
+    try:
+        return msgspec.json.decode(text, type=Info)
+    except RecursionError:
+        raise ValueError("its JSON is nested too deep") from None
+
+
 def open_reader(name: str, sources: Sequence[Path], options: Options) -> LineReader:
     """Return a reader of files of the format; UsageError if it must know more (E-IMPORT-...)."""
     layout = chosen("--layout", options.layout, LAYOUTS, WHY)
@@ -82,7 +90,7 @@ class VectorsReader(LineReader):
             count = read_number(columns[1].strip(), "num_boxes")
             info = Info(count, columns[2].strip().decode())
         elif len(columns) == 2:
-            info = msgspec.json.decode(columns[1], type=Info)
+            info = read_info(columns[1])
         else:
             raise ValueError(f"has {len(columns)} columns; {self.format} has 2 or 3")
         numbers = self.dim + self._geometry if self.dim else 0
@@ -134,6 +142,11 @@ class BoxesReader(VectorsReader):
 class VinvlWriter(LineWriter):
     """Writes what Oscar reads, and the file .lineidx beside it with the offset of each line."""
 
+    def __init__(self, path: Path):
+        super().__init__(path)
+        self._index = path.with_suffix(".lineidx")
+        self._require_ours(self._index)
+
     def id_of(self, line: bytes) -> str:
         """Return the first column."""
         return line.partition(b"\t")[0].decode()
@@ -154,7 +167,7 @@ class VinvlWriter(LineWriter):
     def finish(self) -> None:
         """Write the index of lines, then give the file its name."""
         lines = "".join(f"{offset}\n" for offset in self.offsets)
-        write_atomically(self._path.with_suffix(".lineidx"), lines.encode())
+        write_atomically(self._index, lines.encode())
         super().finish()
 
 

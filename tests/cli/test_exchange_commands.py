@@ -38,9 +38,11 @@ def test_import_then_export(tmp_path):
         file.write("d\t640\n")
     done = clipfeat("import", source, "--as", "bottom-up-tsv", "-o", out)
     assert done.returncode == 0, done.stderr
-    assert f"{out}: 3 records, digest " in done.stdout
+    assert f"{out}: 3 records, " in done.stdout
     assert "1 image gave no record: 1 undecodable (has 2 columns; " in done.stdout
     assert clipfeat("store", "verify", out).returncode == 0
+    done = clipfeat("store", "verify", out, "--recompute", 1, "--images", tmp_path)
+    assert_refused(done, 2, "E-STORE-IMPORTED")
     done = clipfeat("store", "info", out)
     assert "imported, from bottom-up-tsv" in done.stdout
     done = clipfeat("import", source, "--as", "bottom-up-tsv", "-o", out, "--strict", "--json")
@@ -83,6 +85,7 @@ def test_sizes_come_from_a_manifest(tmp_path):
     done = clipfeat("import", *options, "--sizes", tmp_path / "images.parquet")
     assert done.returncode == 0, done.stderr
     batch = FeatureStore.open(tmp_path / "s").read(["a"])
+    assert batch.boxes is not None
     assert np.allclose(batch.boxes[0], IMAGES[0].boxes, atol=1e-3)
     done = clipfeat("import", *options, "--sizes", source)
     assert_refused(done, 2, "E-IMPORT-SIZES", "not a readable Parquet file")

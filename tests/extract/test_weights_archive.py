@@ -14,8 +14,8 @@ import torch
 from peak_memory import peak, start_peak
 from torch import nn
 
+from clipfeat.base.pickles import read_pickle
 from clipfeat.extract.backbones.weights_file import UnreadableWeights
-from clipfeat.extract.backbones.weights_pickle import read_pickle
 from clipfeat.extract.backbones.weights_state import read_weights
 
 STATE = {"visual.a": torch.arange(3.0), "text.b": torch.ones(2, 2)}
@@ -253,7 +253,7 @@ def test_hostile_pickles_take_no_memory_and_no_time(
 
 
 def test_a_pickle_of_endless_instructions_ends(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("clipfeat.extract.backbones.weights_pickle.MAX_INSTRUCTIONS", 1_000)
+    monkeypatch.setattr("clipfeat.base.pickles.MAX_INSTRUCTIONS", 1_000)
     content = b"\x80\x02" + b"N0" * 501 + b"]."  # None, and away with it
     with pytest.raises(ValueError, match="more than 1,000 instructions"):
         read_pickle(content, stored=str, rebuild=lambda name, args: None)

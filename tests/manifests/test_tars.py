@@ -13,16 +13,16 @@ from logged import logged
 from pictures import photograph, write_photographs
 from refused import refuses
 
+from clipfeat.base import tars
+from clipfeat.base.tars import members, open_member
 from clipfeat.manifests import (
     Image,
     ManifestError,
     folder_manifest,
     read_content,
     read_manifest,
-    tars,
     write_manifest,
 )
-from clipfeat.manifests.tars import members, open_member
 
 
 def jpeg(seed: int = 0, width: int = 64) -> bytes:

@@ -1,22 +1,32 @@
 """Damaged lines cost themselves alone, and hostile ones neither memory nor time."""
 
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
 import numpy as np
 import pytest
 from peak_memory import peak, start_peak
-from published_tables import b64, some_regions, write_bottom_up, write_lxmert
+from published_tables import b64, some_regions, write_bottom_up, write_lxmert, write_vinvl
 from refused import refuses
 
 from clipfeat.base.errors import StoreError, UsageError
-from clipfeat.featstore import FeatureStore, verify
+from clipfeat.base.files import try_lock
+from clipfeat.featstore import FeatureStore, GridShape, verify
 from clipfeat.featstore.exchange import (
     Features,
+    Item,
+    Options,
     export_features,
     import_features,
     importing,
     lines,
     open_reader,
+    progress,
 )
-from clipfeat.featstore.exchange.lines import LineReader
+from clipfeat.featstore.exchange.lines import LineWriter
+from clipfeat.featstore.identity import FloatDtype, Region
 
 IMAGES = some_regions([str(k) for k in range(5)])
 
@@ -176,25 +186,73 @@ def test_a_line_without_an_end_takes_bounded_memory(tmp_path, monkeypatch):
 
 
 def test_texts_that_no_store_can_hold_are_escaped(tmp_path):
-    class Odd(LineReader):
-        format = "odd"
-        dim, settings, files = 2, {}, []
+    class Odd:
+        format: str = "odd"
+        dim: int = 2
+        dtype: FloatDtype = "float32"
+        regions: tuple[Region, ...] = ()
+        files: Sequence[Path] = ()
 
         def __init__(self):
-            pass
-
-        image_id = parse = features = None
+            self.settings: dict[str, Any] = {}
 
         def items(self):
             for image_id in ("a\udcff", "b" * 5000):
-                yield importing.Item(image_id, importing.ONE_CELL, 0)
+                yield Item(image_id, GridShape(1, 1), 0)
 
         def read(self, item):
-            return Features(np.ones((1, 1, 2), np.float32))
+            return Features(np.ones((*item.shape, 2), np.float32))
 
-    Odd.__abstractmethods__ = frozenset()
-    store = import_features(Odd(), tmp_path / "s").store
+        def close(self):
+            pass
+
+    store = import_features(Odd(), tmp_path / "s", sizes={"b" * 1024: (640, 480)}).store
+    assert [(row.width, row.height) for row in store.index] == [(0, 0), (640, 480)]
     assert store.ids == ("a\\udcff", "b" * 1024)
+
+
+def test_nested_json_is_refused(tmp_path):
+    path = write_vinvl(tmp_path / "a.tsv", IMAGES)
+    with path.open("ab") as file:
+        file.write(b'deep\t{"num_boxes": 1, "features": "", "x": ' + b"[" * 100_000 + b"\n")
+    reader = open_reader("vinvl-tsv", [path], Options(layout="vectors"))
+    report = import_features(reader, tmp_path / "s")
+    assert statuses(report) == {"deep": ("undecodable", "its JSON is nested too deep")}
+
+
+def test_many_files_are_named_by_their_listing(tmp_path):
+    files = [tmp_path / f"{k % 4}" / f"{k:02}.npy" for k in range(17)]
+    for k, file in enumerate(files):
+        file.parent.mkdir(exist_ok=True)
+        file.write_bytes(b"x" * k)
+    lines = sorted(f"{file.relative_to(tmp_path)}\t{file.stat().st_size}\n" for file in files)
+    assert importing.source_hashes(files) == {
+        "files": 17,
+        "listing_sha256": hashlib.sha256("".join(lines).encode()).hexdigest(),
+    }
+    hashes = [hashlib.sha256(file.read_bytes()).hexdigest() for file in files[:2]]
+    assert importing.source_hashes(files[:1]) == {"source_sha256": hashes[0]}
+    assert importing.source_hashes(files[:2]) == {"source_sha256": hashes}
+
+
+def test_a_log_says_how_far_it_is(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(progress, "LOG_SECONDS", -1.0)
+    imported(write_bottom_up(tmp_path / "a.tsv", IMAGES))
+    logged = capsys.readouterr().err
+    assert "scan: 5 images, " in logged
+    assert "import: 5/5 images, " in logged
+
+
+def test_a_disk_that_is_too_small(tmp_path, monkeypatch):
+    monkeypatch.setattr(importing, "free_bytes", lambda _: 100)
+    path = write_bottom_up(tmp_path / "a.tsv", IMAGES)
+    with refuses("E-IMPORT-SPACE", "100 bytes are free", kind=UsageError):
+        imported(path)
+    assert [p.name for p in tmp_path.iterdir()] == ["a.tsv"]
+
+
+def interrupted(*_):
+    raise KeyboardInterrupt
 
 
 class TestExport:
@@ -226,9 +284,33 @@ class TestExport:
         store = imported(write_bottom_up(tmp_path / "a.tsv", IMAGES)).store
         with refuses("E-EXPORT-EXISTS", "a.tsv"):
             export_features(store, tmp_path / "a.tsv", format="bottom-up-tsv")
-        (tmp_path / "b.tsv.export.json").write_text("{}")
-        with refuses("E-EXPORT-OTHER", "b.tsv.export.json"):
+        (tmp_path / "b.tsv.partial").write_text("mine")
+        with refuses("E-EXPORT-EXISTS", "b.tsv.partial"):
             export_features(store, tmp_path / "b.tsv", format="bottom-up-tsv")
+        (tmp_path / "c.lineidx").write_text("mine")
+        with refuses("E-EXPORT-EXISTS", "c.lineidx"):
+            export_features(store, tmp_path / "c.tsv", format="vinvl-tsv")
+        assert (tmp_path / "b.tsv.partial").read_text() == "mine"
+        assert not list(tmp_path.glob("*.export.json"))
+
+    def test_another_export_is_not_continued(self, tmp_path, monkeypatch):
+        store = imported(write_bottom_up(tmp_path / "a.tsv", IMAGES)).store
+        out = tmp_path / "b.tsv"
+        with monkeypatch.context() as patch:
+            patch.setattr(LineWriter, "finish", interrupted)
+            with pytest.raises(KeyboardInterrupt):
+                export_features(store, out, format="bottom-up-tsv")
+        for other in ({"ids": ["0"]}, {"format": "vinvl-tsv"}):
+            with refuses("E-EXPORT-OTHER", "b.tsv.export.json"):
+                export_features(store, out, **{"format": "bottom-up-tsv", **other})
+        journal = (tmp_path / "b.tsv.export.json").open("rb")
+        assert try_lock(journal.fileno())
+        with journal, refuses("E-EXPORT-LOCKED", "b.tsv"):
+            export_features(store, out, format="bottom-up-tsv")
+        report = export_features(store, out, format="bottom-up-tsv")
+        assert (report.written, report.before) == (5, 5)
+        assert "5 of them by an earlier call" in report.text()
+        assert not list(tmp_path.glob("b.tsv.*"))
 
     def test_a_grid_is_no_region(self, tmp_path):
         from stores import make_store

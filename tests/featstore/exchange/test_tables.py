@@ -164,6 +164,7 @@ class TestVinvl:
         store = imported(path, "vinvl-tsv", tmp_path / "s", options)
         assert store.dim == IMAGES[0].features.shape[1]
         batch = store.read([image.image_id for image in IMAGES])
+        assert batch.boxes is not None
         for k, image in enumerate(IMAGES):
             n = len(image.boxes)
             assert np.array_equal(batch.features[k, :n], image.features)

@@ -15,7 +15,7 @@ from collections.abc import Generator, Iterator, Sequence
 from functools import partial
 from typing import BinaryIO, NamedTuple, cast
 
-from ..base.files import open_plain, read_at
+from .files import open_plain, read_at
 from .parts import (
     CACHED,
     GZIP,

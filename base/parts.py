@@ -13,7 +13,7 @@ import zlib
 from collections.abc import Callable
 from typing import Any, Generic, NamedTuple, TypeVar
 
-from ..base.files import read_at
+from .files import read_at
 
 CACHED = 16  # archives of each kind whose lists of members a process keeps
 
@@ -63,7 +63,7 @@ def member_of(contents: Contents[M], path: str, name: str) -> M:
 
 
 def as_text(name: bytes) -> str:
-    """Return a name as a text of this package (see contents.py)."""
+    """Return a name as a text, from which its bytes can be had again."""
     return name.decode("utf-8", "surrogateescape")
 
 

@@ -1,14 +1,18 @@
 """Read a pickle as data: nothing that it names is imported, and nothing is called.
 
 A checkpoint is a pickle whose tensors are beside it. Training scripts leave other objects in it:
-arguments, numpy's numbers, whole modules. Here each of those becomes an `Inert`, whatever it asks
-for. The instructions are those of the standard library's pickletools, which documents them.
+arguments, numpy's numbers, whole modules. Here each of those becomes an `Inert`, unless the caller
+makes something else of it. The instructions are those of the standard library's pickletools, which
+documents them.
 """
+
+# pyright: reportUnknownMemberType=false, reportUnknownArgumentType=false
+# What a pickle holds has any type; it is checked.
 
 import pickletools
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 MAX_PICKLE_BYTES = 32 << 20  # the list of a checkpoint's tensors takes some 250 bytes a tensor
 MAX_INSTRUCTIONS = 2_000_000  # some 40 make a tensor; each may make an object
@@ -39,12 +43,17 @@ class Inert:
 Rebuild = Callable[[Name, tuple[Any, ...]], Any]
 
 
-def read_pickle(content: bytes, stored: Callable[[Any], Any], rebuild: Rebuild) -> Any:
-    """Return the value of a pickle.
+def nothing_stored(identifier: Any) -> Any:
+    """Refuse the persistent ids of a pickle that has nothing beside it."""
+    raise ValueError("a pickle that refers to objects outside it")
+
+
+def read_pickle(content: bytes | BinaryIO, stored: Callable[[Any], Any], rebuild: Rebuild) -> Any:
+    """Return the value of a pickle, or of the next one in an open file.
 
     `stored` returns what a persistent id stands for, and `rebuild` what a name makes of arguments:
     both get plain values, `Name` and `Inert`. Raises ValueError for anything that is not a pickle,
-    and for instructions that no torch writes.
+    and for instructions that neither torch nor numpy writes.
     """
     reader = _Reader(stored, rebuild)
     try:
@@ -136,7 +145,7 @@ class _Reader:
         elif argument is not None and instruction not in UNSUPPORTED:  # a number or a text
             stack.append(argument)
         else:
-            raise ValueError(f"the instruction {instruction}, which torch does not write")
+            raise ValueError(f"the instruction {instruction}, which neither torch nor numpy writes")
 
     def _object(self, name: Any, args: Any) -> Any:
         if not isinstance(args, tuple):
