@@ -1,8 +1,8 @@
 """What a detector of objects would find in the scenes, in the format of bottom-up attention.
 
-There is no detector: the scenes say what they show. Boxes are those of the things, a little off; some
-things are missed, some are taken for another, and some boxes hold nothing. Features are random codes
-of what is in the box, with noise.
+There is no detector: the scenes say what they show. Boxes are those of the things, a little off;
+some things are missed, some are taken for another, and some boxes hold nothing. Features are random
+codes of what is in the box, with noise.
 """
 
 import base64
@@ -64,8 +64,8 @@ def find_regions(scene: Scene, seed: int) -> list[Region]:
 def bottom_up_lines(scenes: Iterable[Scene], seed: int) -> Iterator[str]:
     """Yield a line for each scene, as bottom-up attention's `generate_tsv.py` writes them.
 
-    Its columns are image_id, image_w, image_h, num_boxes, boxes and features, with tabs between; the
-    last two are base64 of little-endian float32, row by row.
+    Its columns are image_id, image_w, image_h, num_boxes, boxes and features, with tabs between;
+    the last two are base64 of little-endian float32, row by row.
     """
     for scene in scenes:
         regions = find_regions(scene, seed)

@@ -49,9 +49,9 @@ def write_store(
 
     `read` returns the grid of an id, (row, col, dim), or None for an image that is missing. Where
     the identity has more arrays, it returns all of them by name: {"grid": ..., "boxes": ...}. One
-    record is held at a time. `sizes` has width and height of source images in pixels, as far as they
-    are known: a model that is trained on regions needs them to read boxes. Raises StoreError if a
-    finished store or something else is at `path`, and for an array of another shape.
+    record is held at a time. `sizes` has width and height of source images in pixels, as far as
+    they are known: a model that is trained on regions needs them to read boxes. Raises StoreError if
+    a finished store or something else is at `path`, and for an array of another shape.
     """
     path = Path(path)
     if finished_store(path, identity) is not None:

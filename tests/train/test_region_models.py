@@ -1,4 +1,4 @@
-"""Regions in every model: their boxes count, their padding does not, and a blind model sees none."""
+"""Regions in every model: boxes count, padding does not, and a blind model sees none."""
 
 import dataclasses
 

@@ -1,4 +1,4 @@
-"""Where a cell is: its row and column in a grid, or the box of a region; as vectors that models add."""
+"""Where a cell is, as vectors: its row and column in a grid, or the box of a region."""
 
 import torch
 from jaxtyping import Float, Float32, Int

@@ -41,7 +41,7 @@ class UpDnSettings(TextSettings):
     name: Literal["updn"] = "updn"
     embedding: int = 128
     hidden: int = 384  # channels of a question, of a cell and of their fusion
-    positions: bool = True  # whether cells carry their position in the grid
+    positions: bool = True  # whether cells carry their position in the grid, or regions their box
     dropout: float = 0.1
 
     def __post_init__(self) -> None:
@@ -145,7 +145,7 @@ class AttentiveProbeSettings(TextSettings):
     queries: int = 4
     hidden: int = 384  # channels of the text, of a query and of a cell
     heads: int = 8
-    positions: bool = True  # whether cells carry their position in the grid
+    positions: bool = True  # whether cells carry their position in the grid, or regions their box
     dropout: float = 0.1  # of attention weights, and in the perceptron
 
     def __post_init__(self) -> None:
@@ -249,7 +249,7 @@ class AnsweringSettings(TextTaskSettings):
 class CellSettings:
     """How a captioner reads the cells of a grid."""
 
-    positions: bool = False  # whether cells carry their position in the grid
+    positions: bool = False  # whether cells carry their position in the grid, or regions their box
     cell_dropout: float = 0.5  # of projected cells
 
     def __post_init__(self) -> None:

@@ -1,10 +1,10 @@
 """The single-stream model of CLIP-ViL_p (Shen et al. 2021): one BERT encoder over text and cells.
 
 It differs from the paper's code in these points. The backbone is frozen. Features are normalised.
-Cells of a black border are masked; the paper reads them like all others. Rows and columns are added
-after the projection (`CellEmbedding`), and of regions the vector of the box. Heads read the state of the first piece itself, without
-BERT's pooler, which in the paper is a linear layer without its tanh. docs/training.md has all
-departures, and what to expect of them.
+Cells of a black border are masked; the paper reads them like all others. Rows and columns, or the
+boxes of regions, are added after the projection (`CellEmbedding`). Heads read the state of the first
+piece itself, without BERT's pooler, which in the paper is a linear layer without its tanh.
+docs/training.md has all departures, and what to expect of them.
 """
 
 import math
@@ -123,9 +123,9 @@ class SingleStreamEncoder(nn.Module):
     ) -> tuple[Float[Tensor, "text item channel"], Float[Tensor, "text cell"]]:
         """Return the states of a text's pieces, then of its image's cells; and the attention.
 
-        `features` are normalised; a place is row and column, or the box of a region. The attention is that of the last layer from the first piece
-        to the cells, the mean of its heads, which sums to 1. The contents of padding pieces and
-        cells change nothing else.
+        `features` are normalised; a place is row and column, or the box of a region. The attention
+        is that of the last layer from the first piece to the cells, the mean of its heads, which
+        sums to 1. The contents of padding pieces and cells change nothing else.
         """
         # index_select, not indexing: its gradient adds up in a fixed order on the CPU.
         cells = self.grid(features, places).index_select(0, image_of_text)
