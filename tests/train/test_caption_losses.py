@@ -193,7 +193,7 @@ def test_without_dropout_in_the_model_both_ways_are_alike(name: str) -> None:
     for dropout in (False, True):
         model = captioner(name, words=2)
         seed_update(0, 1, 0)
-        batch = ImageBatch(*grids(), torch.tensor([0, 1]))
+        batch = ImageBatch(**grids()._asdict(), images=torch.tensor([0, 1]))
         loss = critic([["a b"], ["b"]], samples=8, dropout=dropout).loss(model, batch)
         loss.backward()
         assert model.training == dropout
@@ -236,7 +236,7 @@ def test_dropout_follows_from_the_update(name: str) -> None:
         if isinstance(module, torch.nn.Dropout):
             module.p = 0.5
     learner = critic([["a b"], ["b"]], samples=8, dropout=True)
-    batch = ImageBatch(*grids(), torch.tensor([0, 1]))
+    batch = ImageBatch(**grids()._asdict(), images=torch.tensor([0, 1]))
 
     def loss(update: int) -> float:
         seed_update(0, update, 0)

@@ -31,7 +31,7 @@ def read(folder: Path, content: Any) -> list[Sentence]:
 
 def test_doctests() -> None:
     results = doctest.testmod(images_module)
-    assert (results.failed, results.attempted) == (0, 7)
+    assert (results.failed, results.attempted) == (0, 8)
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,7 @@ from clipfeat.train.models.settings import (
     UpDnLargeSettings,
     UpDnSettings,
 )
-from clipfeat.train.models.single_stream import SingleStream
+from clipfeat.train.models.single_stream import GridEmbedding, SingleStream
 from clipfeat.train.models.start import build_model, word_embedding
 from clipfeat.train.normalize import ChannelStatistics, FeatureNorm
 from clipfeat.train.tasks.answering import answering_loss
@@ -64,7 +64,9 @@ def model_of(name: str, *, positions: bool = True, blind: bool = False) -> torch
         if isinstance(module, nn.LayerNorm):  # as in training; at zero they would hide leaks
             nn.init.normal_(module.bias, std=0.5)
     if isinstance(model, SingleStream):  # begins with positions that hardly differ
-        for embedding in (model.encoder.grid.rows, model.encoder.grid.cols):
+        grid = model.encoder.grid
+        assert isinstance(grid, GridEmbedding)
+        for embedding in (grid.rows, grid.cols):
             nn.init.normal_(embedding.weight, std=0.5)
     return model
 

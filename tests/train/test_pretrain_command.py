@@ -233,7 +233,7 @@ def test_a_run_has_the_norm_of_the_run_that_it_starts_from(
     world: World, tmp_path: Path, typed: Typed
 ) -> None:
     start, run = tmp_path / "start", tmp_path / "run"
-    trained(world, start, *STILL, "components=3", "objectives.cells=1.0")
+    trained(world, start, *STILL, "norm=whiten", "components=3", "objectives.cells=1.0")
     assert weights(start, "cell.")["model.cell.project.weight"].shape == (3, 16)
     changes = (*STILL, "min_answer_count=1", "eval_split=", "max_tokens=12", "norm=channel")
     code, _, err = typed("train", "vqa", *words(world, run, *changes), "--init", start)
@@ -463,7 +463,7 @@ def test_another_recipe_gets_a_remark(
     ("tensors", "message"),
     [
         ({"model.norm.mean": torch.tensor(0.0)}, "E-RUN-STATISTICS"),
-        ({"model.norm.projection": torch.ones(8, 7)}, "E-RUN-STATISTICS"),
+        ({"model.norm.std": torch.ones(7)}, "E-RUN-STATISTICS"),
         ({"model.norm.mean": torch.ones(8).int()}, "E-RUN-STATISTICS"),
         (
             {"model.encoder.grid.rows.weight": torch.ones(9, 9)},

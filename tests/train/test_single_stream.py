@@ -18,7 +18,11 @@ from transformers import BertConfig, BertForMaskedLM, BertModel
 from clipfeat.base.errors import UsageError
 from clipfeat.train.models.bert import find_bert, load_bert
 from clipfeat.train.models.settings import SingleStreamSettings
-from clipfeat.train.models.single_stream import SingleStreamEncoder, grid_positions
+from clipfeat.train.models.single_stream import (
+    GridEmbedding,
+    SingleStreamEncoder,
+    grid_positions,
+)
 from clipfeat.train.normalize import ChannelStatistics, FeatureNorm
 from clipfeat.train.tasks.pretraining.examples import PretrainBatch
 from clipfeat.train.tasks.pretraining.model import Pretrainer, PretrainOutputs
@@ -114,6 +118,7 @@ def test_states_and_attention_are_those_of_berts_eager_layers(bert: Path) -> Non
 def test_a_cell_is_its_features_row_and_column() -> None:
     encoder = SingleStreamEncoder(SIZES, dim=DIM, tokens=TOKENS)
     grid = encoder.grid
+    assert isinstance(grid, GridEmbedding)
     lively(grid)
     features = torch.randn(1, 6, DIM)
     found = grid(features, grid_positions(torch.tensor([[2, 3]]), 6))[0]
