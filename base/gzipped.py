@@ -40,4 +40,6 @@ def gzip_lines(path: Path, longest: int, limit: int = MAX_INFLATED) -> Iterator[
         except EOFError:
             raise OSError(errno.EILSEQ, f"is cut off after line {number}") from None
         except (gzip.BadGzipFile, zlib.error):
-            raise OSError(errno.EILSEQ, f"is not gzip data, or damaged, after line {number}") from None
+            raise OSError(
+                errno.EILSEQ, f"is not gzip data, or damaged, after line {number}"
+            ) from None

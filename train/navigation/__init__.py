@@ -1,1 +1,1 @@
-"""Navigation: episodes, scans, metrics of paths, results and agents of R2R and RxR."""
+"""Vision-and-language navigation on the graphs of scanned houses."""

@@ -165,7 +165,7 @@ def read_episodes(
     a missing file, ClipfeatError for one that cannot be read (E-JSON-READ), whose headings are in
     degrees (E-NAV-HEADINGS), or without a usable episode (E-DATA-EMPTY).
     """
-    if source.is_dir() or name is not None and not source.is_file():
+    if source.is_dir() or (name is not None and not source.is_file()):
         if name is None:
             raise UsageError(
                 f"{source} is a folder; name one of its splits, such as val_unseen",
@@ -346,7 +346,9 @@ def _require_radians(source: Path, left_out: LeftOut, total: int) -> None:
 def _require_some(split: EpisodeSplit) -> None:
     if not split.episodes:
         reasons = "; ".join(split.left_out.lines()) or "the file is empty"
-        raise ClipfeatError(f"{split.file}: holds no usable episode; {reasons}", code="E-DATA-EMPTY")
+        raise ClipfeatError(
+            f"{split.file}: holds no usable episode; {reasons}", code="E-DATA-EMPTY"
+        )
 
 
 def _tell(split: EpisodeSplit) -> None:
