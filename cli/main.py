@@ -19,6 +19,7 @@ from .data import corpus, demo_data
 from .derive import convert, merge, pool, reshard, subset
 from .doctor import doctor
 from .eval import compare, eval_
+from .eval_nav import nav as eval_nav
 from .exchange import export, import_
 from .extract import extract
 from .manifest import manifest
@@ -57,6 +58,7 @@ for command in (
     serve, pull, push, sign, diff, subset, merge, convert, pool, reshard,
 ):  # fmt: skip
     store.add_command(command)
+eval_.add_command(eval_nav)
 # Of an interrupted one, the same command line continues where it stopped.
 RESUMED = (
     extract, rerun, *train.commands.values(), pull, push, subset, merge, convert, pool, reshard,

@@ -5,6 +5,7 @@ import math
 import sys
 from collections.abc import Container, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -316,7 +317,7 @@ def _place(
     goal = f"{path[-1]} from {path[0]} in scan {episode.scan}"
     if not math.isfinite(scan.distances[rows[0], rows[-1]]):
         return UNREACHABLE, goal, path
-    for a, b in zip(rows, rows[1:], strict=False):
+    for a, b in pairwise(rows):
         if b in scan.neighbours[a]:
             continue
         if len(rows) > 2:

@@ -1,5 +1,6 @@
 """Scores of a split's walks: overall, in groups, with intervals, beside walkers by chance."""
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from ..metrics.navigation import WalkScores, score_walk, walked
 from .episodes import EpisodeSplit, check_episodes, read_episodes
 from .graphs import SUFFIX, Scan, read_scans
 from .results import Walked
-from .walkers import WALKERS, WALKS, Walker
+from .walkers import MIN_WALKS, WALKERS, Walker
 
 METRES = ("tl", "ne")  # the others are percentages in results
 LABELS = {
@@ -30,9 +31,7 @@ BIN_METRES = 5  # of the groups by path length
 LONGEST_BIN = 30  # metres; longer paths are one group
 
 
-def read_split(
-    data: Path, graphs: Path, name: str | None, *, language: str | None = None
-) -> tuple[EpisodeSplit, dict[str, Scan]]:
+def read_split(data: Path, graphs: Path, name: str | None) -> tuple[EpisodeSplit, dict[str, Scan]]:
     """Return the episodes of a split that its scans allow, and those scans.
 
     `data` is a folder or a file of episodes, `graphs` a folder of connectivity files, in which scans
@@ -40,10 +39,8 @@ def read_split(
     `check_episodes` do.
     """
     split = read_episodes(data, name)
-    if language is not None:
-        split = split.in_language(language)
     there = {path.name.removesuffix(SUFFIX) for path in graphs.glob(f"*{SUFFIX}")}
-    scans = read_scans(graphs, [scan for scan in split.scans if scan in there] or None)
+    scans = read_scans(graphs, [scan for scan in split.scans if scan in there] or split.scans)
     return check_episodes(split, scans), scans
 
 
@@ -117,11 +114,11 @@ def _chance(
     walker: Walker,
     rng: np.random.Generator,
 ) -> Float64[np.ndarray, "walk metric"]:
-    """Return the scores of a walker on the same episodes, several walks for each."""
-    rows = []
+    """Return the scores of a walker on the same episodes, MIN_WALKS walks or more."""
+    rows, repeats = [], math.ceil(MIN_WALKS / len(walks))
     for each in walks:
         scan = scans[each.episode.scan]
-        for _ in range(WALKS):
+        for _ in range(repeats):
             walk = walker(scan, each.reference[0], len(each.reference) - 1, rng)
             rows.append(score_walk(scan.distances, walk, each.reference))
     return np.array(rows, dtype=np.float64)

@@ -113,8 +113,15 @@ def write_submission(
     """Write checked walks for upload: R2R's JSON list, or RxR's JSON lines.
 
     R2R's file has [viewpoint, 0, 0] for each viewpoint: scoring reads neither heading nor
-    elevation. Raises UsageError (E-NAV-SUBMISSION) for a split of RxR with ids that are no numbers.
+    elevation. Raises UsageError (E-NAV-SUBMISSION) where episodes were left out of the split, so that
+    their walks are not checked, and for a split of RxR with ids that are no numbers.
     """
+    if split.left_out.count:
+        raise UsageError(
+            f"{split.file}: a submission needs a checked walk for each instruction; "
+            f"{'; '.join(split.left_out.lines())}",
+            code="E-NAV-SUBMISSION",
+        )
     ids = [each.episode.instruction_id for each in walked]
     paths = [[scans[each.episode.scan].viewpoints[n] for n in each.walk] for each in walked]
     if split.dataset == "r2r":
