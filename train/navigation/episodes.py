@@ -183,7 +183,7 @@ def read_episodes(
     total = 0
     for place, record in records:
         try:
-            found = read(record, place, paths_only)
+            found = list(read(record, place, paths_only))
         except ClipfeatError as error:
             left_out.add(DAMAGED, place, str(error))
             total += 1

@@ -32,7 +32,7 @@ def draw_map(scan: Scan, walk: Sequence[int], reference: Sequence[int]) -> bytes
     axis.plot(*places.T, ".", color=PALE, markersize=5, zorder=1)
     axis.plot(*places[list(reference)].T, color=GREEN, linewidth=5, alpha=0.4, zorder=2)
     axis.plot(*places[list(walk)].T, color=BLUE, linewidth=1.6, marker="o", markersize=4, zorder=3)
-    _mark(axis, places[reference[-1]], "*", GREEN, "goal")
+    _mark(axis, places[reference[-1]], "*", GREEN, "goal", 16)
     _mark(axis, places[walk[0]], "o", INK, "start")
     _mark(axis, places[walk[-1]], "X", ORANGE, "stop")
     shown = places[[*walk, *reference]]
@@ -49,7 +49,9 @@ def draw_map(scan: Scan, walk: Sequence[int], reference: Sequence[int]) -> bytes
         return file.getvalue()
 
 
-def _mark(axis: "Axes", place: np.ndarray, marker: str, color: str, label: str) -> None:
+def _mark(
+    axis: "Axes", place: np.ndarray, marker: str, color: str, label: str, size: int = 10
+) -> None:
     axis.plot(
-        *place, marker, color=color, markersize=10, markeredgecolor="white", label=label, zorder=4
+        *place, marker, color=color, markersize=size, markeredgecolor="white", label=label, zorder=4
     )

@@ -25,28 +25,38 @@ def rows(names: str) -> list[int]:
     return ["ABCDE".index(name) for name in names]
 
 
-# Walks against ABCD. nDTW = exp(-DTW / 12). CLS of ABED: C is 3 m from B, so the coverage is
-# (1 + 1 + exp(-1) + 1) / 4 = .84197; of 9 m it expects 7.5777; .84197 * 7.5777 / 9 = .70891.
+# Walks against ABCD. nDTW = exp(-DTW / 12). `nearest` has the metres from each of A, B, C and D to the
+# walk. With them, CLS of ABED: the coverage is (1 + 1 + exp(-1) + 1) / 4 = .84197; of 9 m it expects
+# 7.5777, and .84197 * 7.5777 / 9 = .70891.
 @pytest.mark.parametrize(
-    ("walk", "ne", "sr", "osr", "tl", "spl", "dtw", "ndtw", "sdtw", "cls"),
+    ("walk", "ne", "sr", "osr", "tl", "spl", "dtw", "ndtw", "nearest"),
     [
-        ("ABCD", 0, 1, 1, 9, 1, 0, 1, 1, 1),
-        ("AABBCD", 0, 1, 1, 9, 1, 0, 1, 1, 1),
-        ("ABED", 0, 1, 1, 9, 1, 6, 0.606531, 0.606531, 0.708913),
-        ("ABC", 4, 0, 0, 5, 0, 4, 0.716531, 0, 0.618467),
-        ("ABE", 3, 0, 0, 6, 0, 6, 0.606531, 0, 0.667069),  # 3 m are not less than 3 m
-        ("ABCDC", 4, 0, 1, 13, 0, 4, 0.716531, 0, 0.692308),
-        ("A", 9, 0, 0, 0, 0, 16, 0.263597, 0, 0.219027),
+        ("ABCD", 0, 1, 1, 9, 1, 0, 1, (0, 0, 0, 0)),
+        ("AABBCD", 0, 1, 1, 9, 1, 0, 1, (0, 0, 0, 0)),
+        ("ABED", 0, 1, 1, 9, 1, 6, 0.606531, (0, 0, 3, 0)),
+        ("ABC", 4, 0, 0, 5, 0, 4, 0.716531, (0, 0, 0, 4)),
+        ("ABE", 3, 0, 0, 6, 0, 6, 0.606531, (0, 0, 3, 3)),  # 3 m are not less than 3 m
+        ("ABCDC", 4, 0, 1, 13, 0, 4, 0.716531, (0, 0, 0, 0)),
+        ("A", 9, 0, 0, 0, 0, 16, 0.263597, (0, 2, 5, 9)),
     ],
 )
-def test_worked_cases(walk, ne, sr, osr, tl, spl, dtw, ndtw, sdtw, cls):
+def test_worked_cases(walk, ne, sr, osr, tl, spl, dtw, ndtw, nearest):
     scores = score_walk(DISTANCES, rows(walk), rows(REFERENCE))
     assert (scores.ne, scores.sr, scores.osr, scores.tl, scores.spl) == (ne, sr, osr, tl, spl)
     assert scores.ndtw == pytest.approx(ndtw, abs=5e-7)
-    assert scores.sdtw == pytest.approx(sdtw, abs=5e-7)
-    assert scores.cls == pytest.approx(cls, abs=5e-7)
+    assert scores.sdtw == pytest.approx(sr * ndtw, abs=5e-7)
+    coverage = sum(math.exp(-metres / 3) for metres in nearest) / 4
+    expected = coverage * 9
+    assert scores.cls == pytest.approx(coverage * expected / (expected + abs(expected - tl)))
     costs = DISTANCES[np.ix_(collapse(rows(walk)), rows(REFERENCE))]
     assert warp(costs) == dtw
+
+
+def test_cls_by_hand():
+    assert score_walk(DISTANCES, rows("ABED"), rows(REFERENCE)).cls == pytest.approx(
+        0.70891, abs=5e-6
+    )
+    assert score_walk(DISTANCES, rows("ABCDC"), rows(REFERENCE)).cls == pytest.approx(9 / 13)
 
 
 def test_the_two_spl_differ_where_the_reference_is_a_detour():
