@@ -22,6 +22,7 @@ from .eval import compare, eval_
 from .exchange import export, import_
 from .extract import extract
 from .manifest import manifest
+from .nav import nav
 from .predict import predict
 from .rerun import rerun
 from .sharing import diff, pull, push, serve, sign
@@ -50,7 +51,7 @@ def clipfeat() -> None:
 
 for command in (
     doctor, manifest, extract, store, corpus, train, eval_, predict, compare, rerun,
-    import_, export, demo_data,
+    import_, export, nav, demo_data,
 ):  # fmt: skip
     clipfeat.add_command(command)
 for command in (

@@ -63,7 +63,9 @@ def find_candidates(scan: Scan) -> Candidates:
     off_centre = np.sqrt(off_heading**2 + (elevations[:, None] - VIEW_ELEVATIONS) ** 2)
     is_seen = np.abs(off_heading) <= HALF_WIDTH
     first = is_seen.argmax(axis=1)
-    order = np.lexsort((there, np.take_along_axis(off_centre, first[:, None], 1)[:, 0], first, here))
+    order = np.lexsort(
+        (there, np.take_along_axis(off_centre, first[:, None], 1)[:, 0], first, here)
+    )
     nearest = np.where(is_seen, off_centre, np.inf).argmin(axis=1)  # the first of equal ones
     return Candidates(
         np.concatenate([[0], np.cumsum(counts)]),
@@ -82,7 +84,7 @@ def _directions(offsets: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return np.where(headings < 0, headings + 2 * np.pi, headings), np.arctan2(z, np.hypot(x, y))
 
 
-def to_json(scan: Scan, candidates: Candidates) -> dict[str, list[dict[str, object]]]:
+def named_candidates(scan: Scan, candidates: Candidates) -> dict[str, list[dict[str, object]]]:
     """Return the candidates of each viewpoint by name, in order; angles in radians from north."""
     rows: Sequence[dict[str, object]] = [
         {
