@@ -23,6 +23,7 @@ from .eval_nav import nav as eval_nav
 from .exchange import export, import_
 from .extract import extract
 from .manifest import manifest
+from .nav import nav
 from .predict import predict
 from .rerun import rerun
 from .sharing import diff, pull, push, serve, sign
@@ -51,7 +52,7 @@ def clipfeat() -> None:
 
 for command in (
     doctor, manifest, extract, store, corpus, train, eval_, predict, compare, rerun,
-    import_, export, demo_data,
+    import_, export, nav, demo_data,
 ):  # fmt: skip
     clipfeat.add_command(command)
 for command in (

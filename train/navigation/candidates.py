@@ -84,7 +84,7 @@ def _directions(offsets: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return np.where(headings < 0, headings + 2 * np.pi, headings), np.arctan2(z, np.hypot(x, y))
 
 
-def to_json(scan: Scan, candidates: Candidates) -> dict[str, list[dict[str, object]]]:
+def named_candidates(scan: Scan, candidates: Candidates) -> dict[str, list[dict[str, object]]]:
     """Return the candidates of each viewpoint by name, in order; angles in radians from north."""
     rows: Sequence[dict[str, object]] = [
         {

@@ -17,7 +17,7 @@ from msgspec import Meta
 
 from ...base.errors import ClipfeatError, UsageError, reason_of
 from ...base.files import text_lines
-from ...base.jsonio import as_struct, read_json
+from ...base.jsonio import as_struct, list_items, read_json
 from ...base.text import counted, is_unicode
 
 SUFFIX = "_connectivity.json"
@@ -27,7 +27,8 @@ MAX_VIEWPOINTS = (
 )
 MAX_SCAN_LINES = 100_000
 MAX_NAME = 255  # characters of a scan's or viewpoint's name
-MIN_METRES = 1e-6  # between neighbours: nearer ones have no direction
+MAX_METRES = 1e6  # from the origin; NaN is not in it either
+MIN_METRES = 1e-6  # between neighbours, seen from above: nearer ones have no heading
 SHORT_METRES = 0.01  # an edge below has a direction that a rounding of the pose changes
 TIE_METRES = 1e-9  # paths whose lengths differ by less are equally long
 NOT_ROTATED = 1e-3  # how far a rotation's products of rows may be from 0 and 1
@@ -88,30 +89,32 @@ class Scan:
     @property
     def metres(self) -> float:
         """The length of all edges."""
-        return sum(math.dist(self.positions[a], self.positions[b]) for a, b in self.edges)
+        return math.fsum(math.dist(self.positions[a], self.positions[b]) for a, b in self.edges)
 
 
 def make_scan(
     name: str,
     viewpoints: Sequence[str],
     positions: np.ndarray,
-    edges: Iterable[tuple[int, int]],
+    edges: Iterable[Sequence[int]],
     odd: Collection[str] = (),
 ) -> Scan:
     """Return a scan made of its parts; `edges` are pairs of places in `viewpoints`.
 
     `positions` are (viewpoint, 3) in metres, and an edge is as long as the straight line. Raises
-    UsageError (E-NAV-GRAPH) for neighbours at the same place, between which there is no direction.
+    UsageError (E-NAV-GRAPH) for neighbours between which there is no heading: at the same place, or one
+    above the other.
     """
     positions = np.asarray(positions, np.float64).reshape(len(viewpoints), 3)
     linked = np.zeros((len(viewpoints), len(viewpoints)), bool)
     for a, b in edges:
         linked[a, b] = linked[b, a] = True
-    straight = np.sqrt(((positions[:, None] - positions) ** 2).sum(-1))
-    for a, b in np.argwhere(linked & (straight < MIN_METRES))[:1].tolist():
+    squares = (positions[:, None] - positions) ** 2
+    level, straight = np.sqrt(squares[..., :2].sum(-1)), np.sqrt(squares.sum(-1))
+    for a, b in np.argwhere(linked & (level < MIN_METRES))[:1].tolist():
         _refuse(
-            f"scan {name}: {viewpoints[a]} and {viewpoints[b]} are neighbours at the same place, so "
-            "that no direction leads from one to the other; exclude one"
+            f"scan {name}: the neighbours {viewpoints[a]} and {viewpoints[b]} are at the same place or "
+            "one above the other, so that no heading leads from one to the other; exclude one"
         )
     distances = _shortest(np.where(linked, straight, np.inf))
     return Scan(
@@ -173,7 +176,7 @@ def _what_is_odd(
 
 
 def _named(viewpoints: Sequence[str], numbers: np.ndarray) -> str:
-    names = ", ".join(viewpoints[number] for number in numbers[:NAMED])
+    names = ", ".join([viewpoints[number] for number in numbers.tolist()[:NAMED]])
     more = ", ..." if len(numbers) > NAMED else ""
     return f"{counted(len(numbers), 'viewpoint')} ({names}{more})"
 
@@ -190,9 +193,10 @@ def read_scan(path: Path) -> Scan:
         _refuse(f"{path}: a connectivity file is named SCAN{SUFFIX}; rename it")
     try:
         value = read_json(path, MAX_FILE_BYTES)
-        if isinstance(value, list) and len(value) > MAX_VIEWPOINTS:
-            raise ValueError(f"{len(value):,} panoramas; at most {MAX_VIEWPOINTS:,} are supported")
-        panoramas = as_struct(value, list[Panorama], "panoramas")
+        items = [item for _, item in list_items(value, path, of="panoramas")]
+        if len(items) > MAX_VIEWPOINTS:
+            raise ValueError(f"{len(items):,} panoramas; at most {MAX_VIEWPOINTS:,} are supported")
+        panoramas = as_struct(items, list[Panorama], "panoramas")
         _check_names(panoramas)
         poses = _poses(panoramas)
         links = _links(panoramas)
@@ -231,7 +235,7 @@ def _poses(panoramas: Sequence[Panorama]) -> np.ndarray:
     with np.errstate(all="ignore"):  # what overflows is not a rotation either
         products = rotations @ rotations.swapaxes(1, 2)
         is_pose = (
-            np.isfinite(poses).all(axis=(1, 2))
+            (np.abs(poses) <= MAX_METRES).all(axis=(1, 2))
             & (np.abs(products - np.eye(3)) < NOT_ROTATED).all(axis=(1, 2))
             & (poses[:, 3] == (0, 0, 0, 1)).all(axis=1)
         )

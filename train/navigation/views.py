@@ -14,7 +14,6 @@ VIEWS = HEADINGS * ROWS
 STEP = math.radians(30)  # between neighbouring views, in both directions
 VIEW_HEADINGS = np.tile(np.arange(HEADINGS) * STEP, ROWS)  # (view,) radians
 VIEW_ELEVATIONS = (np.arange(VIEWS) // HEADINGS - 1) * STEP  # (view,) radians
-LEVEL = HEADINGS  # the first view of the middle row
 CIRCLE = 2 * math.pi
 
 
