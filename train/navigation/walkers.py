@@ -10,7 +10,7 @@ import numpy as np
 
 from .graphs import Scan
 
-MIN_WALKS = 3000  # of each walker on a split; several for each episode of a small one
+MIN_WALKS = 1000  # of each walker on a split; several for each episode of a small one
 
 Walker = Callable[[Scan, int, int, np.random.Generator], list[int]]
 

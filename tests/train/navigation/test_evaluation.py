@@ -4,7 +4,6 @@ import json
 from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -62,9 +61,9 @@ def test_scores_of_a_split(typed: Typed, world: Path) -> None:
     assert result["chance"]["stay"]["sr"] == 0
     # From A a walker goes to B. In the house, one that does not turn back is at D after three steps; at
     # random it goes on to C or E by 2/3, and from there to D by 1/2. In the barn it is at E after two
-    # steps by 1/2, at random by 1/3. Of 3,000 walks, the deviation of the mean is below a point.
-    assert result["chance"]["never turns back"]["sr"] == pytest.approx(87.5, abs=4)
-    assert result["chance"]["random"]["sr"] == pytest.approx(100 / 3, abs=4)
+    # steps by 1/2, at random by 1/3. Of 1,000 walks, the deviation of the mean is at most 1.5.
+    assert result["chance"]["never turns back"]["sr"] == pytest.approx(87.5, abs=6)
+    assert result["chance"]["random"]["sr"] == pytest.approx(100 / 3, abs=6)
 
 
 def test_scores_for_people(typed: Typed, world: Path) -> None:
