@@ -92,9 +92,10 @@ def nav(
         record |= scores
         lines += f"\n{format_result(scores)}"
     if page is not None:
-        from ..train.navigation.page import write_page
+        with needs_extra("train"):  # drawing imports matplotlib
+            from ..train.navigation.page import write_page
 
-        write_page(page, checked, scans)
+            write_page(page, checked, scans)
     for path in filter(None, (submission, page)):
         lines += f"\nwritten: {path}"
     show(record, lines, as_json=as_json)
