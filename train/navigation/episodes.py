@@ -41,7 +41,7 @@ ENGLISH = "en"  # R2R has no other language
 DAMAGED = "a damaged record"
 TWICE = "an id that occurs twice"
 NO_WORD = "an instruction without a word"
-NOT_RADIANS = "a heading outside of 0 to 2 pi, which is not in radians"
+NOT_RADIANS = "a heading beyond 2 pi, which is not in radians"
 NO_GRAPH = "a scan without a graph"
 NOT_IN_GRAPH = "a viewpoint that its scan's graph does not have"
 NO_EDGE = "a path that leaves the graph"
@@ -296,7 +296,7 @@ def _problem(episode: Episode, known: Container[str], *, paths_only: bool) -> st
     """Return why an episode cannot be used, "" for one that can; its scan is not looked at."""
     if episode.instruction_id in known:
         return TWICE
-    if not 0 <= episode.heading <= FULL_TURN:
+    if not abs(episode.heading) <= FULL_TURN:  # true of NaN, too
         return NOT_RADIANS
     if not paths_only and not any(letter.isalnum() for letter in episode.text):
         return NO_WORD
@@ -338,7 +338,7 @@ def _require_radians(source: Path, left_out: LeftOut, total: int) -> None:
     wrong = len(left_out.ids.get(NOT_RADIANS, ()))
     if 2 * wrong > total:
         raise ClipfeatError(
-            f"{source}: headings must be in radians, 0 to 2 pi; {wrong} of {total} are not, such as "
+            f"{source}: headings must be in radians, up to 2 pi; {wrong} of {total} are not, such as "
             f"{left_out.examples[NOT_RADIANS]}: are they degrees? Multiply them by pi / 180",
             code="E-NAV-HEADINGS",
         )

@@ -17,7 +17,7 @@ from clipfeat.train.navigation.graphs import read_scans
 
 
 def test_r2r_has_an_episode_for_each_instruction(tmp_path: Path) -> None:
-    write_r2r(tmp_path, "val_seen", [r2r(6539), r2r(12, instructions=["Stop."], heading=0)])
+    write_r2r(tmp_path, "val_seen", [r2r(6539), r2r(12, instructions=["Stop."], heading=-1)])
     split = read_episodes(tmp_path, "val_seen")
     assert (split.dataset, split.name, split.has_goals) == ("r2r", "val_seen", True)
     assert [each.instruction_id for each in split.episodes] == [
@@ -86,7 +86,7 @@ def read(folder: Path, records: list[Any]) -> Any:
     ("record", "reason", "ids", "named"),
     [
         (r2r(2, heading=90), episodes.NOT_RADIANS, ["2_0", "2_1", "2_2"], "2_0, heading 90"),
-        (r2r(2, heading=-0.1), episodes.NOT_RADIANS, ["2_0", "2_1", "2_2"], "heading -0.1"),
+        (r2r(2, heading=-7), episodes.NOT_RADIANS, ["2_0", "2_1", "2_2"], "heading -7"),
         (r2r(2, heading=math.nan), episodes.NOT_RADIANS, ["2_0", "2_1", "2_2"], "heading nan"),
         (r2r(1), episodes.TWICE, ["1_0", "1_1", "1_2"], "1_0"),
         (r2r(2, instructions=["Go.", " ... "]), episodes.NO_WORD, ["2_1"], "2_1"),
