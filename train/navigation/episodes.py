@@ -286,7 +286,8 @@ def _start(record: Any, place: str) -> tuple[str, tuple[str, ...], float]:
             )
         path.append(sys.intern(viewpoint))
     heading = record.get("heading")
-    if type(heading) not in (int, float) or not path:
+    is_number = type(heading) in (int, float) and not abs(heading) > sys.float_info.max
+    if not is_number or not path:
         problem = f"heading must be a number; got {heading!r:.60}" if path else "path is empty"
         raise ClipfeatError(f"{place}: {problem}", code="E-JSON-TYPE")
     return scan, tuple(path), float(heading)

@@ -92,6 +92,7 @@ def read(folder: Path, records: list[Any]) -> Any:
         (r2r(2, instructions=["Go.", " ... "]), episodes.NO_WORD, ["2_1"], "2_1"),
         (r2r(2, heading="north"), episodes.DAMAGED, ["[1]"], "heading must be a number"),
         (r2r(2, heading=True), episodes.DAMAGED, ["[1]"], "heading must be a number; got True"),
+        (r2r(2, heading=10**400), episodes.DAMAGED, ["[1]"], "heading must be a number; got 1000"),
         (r2r(2, path=[]), episodes.DAMAGED, ["[1]"], "path is empty"),
         (r2r(2, path=["a", 3]), episodes.DAMAGED, ["[1]"], "path[1] must be the id"),
         (r2r(2, path="abc"), episodes.DAMAGED, ["[1]"], "path must be of type list"),
