@@ -32,7 +32,7 @@ endif
 DEMO_MADE := data images.parquet scenes.clipfeat scenes.run.json scenes.files.parquet extract.json \
     corpus demo-vqa demo-vqa-blind demo.png share
 
-.PHONY: help setup machine demo demo-share train-vqa train-ve train-caption pretrain test test-slow test-all test-minimum coverage lint types docs wheel bench-extract bench-store bench-lookup bench-plan bench-loader bench-steps bench-decode bench-vqa bench-train bench-pretrain bench-cider bench-caption bench-encoders bench-share bench-exchange gpu-check gpu-wheels clean
+.PHONY: help setup machine demo demo-share train-vqa train-ve train-caption pretrain test test-slow test-all test-minimum coverage lint types docs wheel bench-extract bench-store bench-lookup bench-plan bench-loader bench-steps bench-decode bench-vqa bench-train bench-pretrain bench-cider bench-caption bench-encoders bench-share bench-exchange bench-nav gpu-check gpu-wheels clean
 .DELETE_ON_ERROR:
 
 help:
@@ -48,7 +48,7 @@ help:
 	@echo "make coverage   the fast tests, and which lines they run     make wheel   dist/ for a release"
 	@echo "make bench-extract bench-store bench-lookup bench-plan bench-loader bench-steps bench-train"
 	@echo "make bench-vqa bench-pretrain bench-decode bench-cider bench-caption bench-encoders"
-	@echo "make bench-share bench-exchange"
+	@echo "make bench-share bench-exchange bench-nav"
 	@echo "                the numbers in docs/log.md"
 	@echo "make gpu-check  whether a GPU is right and fast   make gpu-wheels   what that needs elsewhere"
 
@@ -274,6 +274,10 @@ bench-share: machine
 # Importing and exporting a table of 500 MB, beside cp: make bench-exchange BENCH="--mb 2000"
 bench-exchange: machine
 	$(BIN)/python -m benchmarks.exchange $(BENCH)
+
+# Steps of the navigation environment beside plain Python, preparing 90 scans: a minute.
+bench-nav: machine
+	$(BIN)/python -m benchmarks.navigation $(BENCH)
 
 # Features, bits, speed and training of a GPU, in eight minutes; on a CPU, the phases that need no GPU.
 gpu-check: $(STAMP)

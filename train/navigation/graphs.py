@@ -161,7 +161,7 @@ def _what_is_odd(
     odd = []
     alone = np.flatnonzero(~linked.any(axis=1))
     if len(alone):
-        odd.append(f"{_named(viewpoints, alone)} without an edge")
+        odd.append(f"{_named(viewpoints, alone.tolist())} without an edge")
     parts = len({int(row.argmax()) for row in np.isfinite(distances)}) - len(alone)
     if parts > 1:
         odd.append(f"{parts} parts without a way from one to another")
@@ -175,8 +175,8 @@ def _what_is_odd(
     return odd
 
 
-def _named(viewpoints: Sequence[str], numbers: np.ndarray) -> str:
-    names = ", ".join([viewpoints[number] for number in numbers.tolist()[:NAMED]])
+def _named(viewpoints: Sequence[str], numbers: Sequence[int]) -> str:
+    names = ", ".join(viewpoints[number] for number in numbers[:NAMED])
     more = ", ..." if len(numbers) > NAMED else ""
     return f"{counted(len(numbers), 'viewpoint')} ({names}{more})"
 
