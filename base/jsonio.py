@@ -19,6 +19,7 @@ from msgspec import inspect
 
 from .errors import ClipfeatError, reason_of
 from .files import BLOCK_BYTES, naming, open_plain, read_bytes, text_lines, write_atomically
+from .gzipped import gzip_lines
 from .text import is_unicode
 
 T = TypeVar("T")
@@ -176,11 +177,12 @@ class _ValueReader:
 def read_json_lines(path: Path) -> Iterator[tuple[str, Any]]:
     """Yield (file and line number, value) of each line of a file, except blank lines.
 
-    Raises ClipfeatError (E-JSON-READ) for a file that cannot be read, a line that is not JSON, and
+    A file whose name ends in .gz is decompressed. Raises ClipfeatError (E-JSON-READ) for a file that cannot be read, a line that is not JSON, and
     a line of more than MAX_LINE_BYTES.
     """
     try:
-        for number, text in text_lines(path, MAX_LINE_BYTES):
+        lines = gzip_lines if path.suffix == ".gz" else text_lines
+        for number, text in lines(path, MAX_LINE_BYTES):
             if text.strip():
                 try:
                     value = parse_json(text)

@@ -53,6 +53,7 @@ def eval_() -> None:
     $ clipfeat eval ve run --split test --json
     $ clipfeat eval caption run --split test --beam 5 --json
     $ clipfeat eval caption --results r.json --references dataset_coco.json --split test
+    $ clipfeat eval nav --results r.json --data R2R/ --graphs connectivity/ --split val_unseen
     """
 
 

@@ -19,9 +19,11 @@ from .data import corpus, demo_data
 from .derive import convert, merge, pool, reshard, subset
 from .doctor import doctor
 from .eval import compare, eval_
+from .eval_nav import nav as eval_nav
 from .exchange import export, import_
 from .extract import extract
 from .manifest import manifest
+from .nav import nav
 from .predict import predict
 from .rerun import rerun
 from .sharing import diff, pull, push, serve, sign
@@ -50,13 +52,14 @@ def clipfeat() -> None:
 
 for command in (
     doctor, manifest, extract, store, corpus, train, eval_, predict, compare, rerun,
-    import_, export, demo_data,
+    import_, export, nav, demo_data,
 ):  # fmt: skip
     clipfeat.add_command(command)
 for command in (
     serve, pull, push, sign, diff, subset, merge, convert, pool, reshard,
 ):  # fmt: skip
     store.add_command(command)
+eval_.add_command(eval_nav)
 # Of an interrupted one, the same command line continues where it stopped.
 RESUMED = (
     extract, rerun, *train.commands.values(), pull, push, subset, merge, convert, pool, reshard,

@@ -38,7 +38,8 @@ INNER_ARROWS = {
     ("train", "metrics"): set(),
     ("train", "data"): {"metrics"},
     ("train", "models"): {"data"},
-    ("train", "tasks"): {"data", "metrics", "models"},
+    ("train", "navigation"): {"data", "metrics"},
+    ("train", "tasks"): {"data", "metrics", "models", "navigation"},
 }
 FORBIDDEN = {
     "featstore": {"torch", "open_clip", "PIL", "matplotlib"},
@@ -46,7 +47,11 @@ FORBIDDEN = {
     "train": {"PIL", "open_clip", "matplotlib", "torchvision"},
 }
 # The only files of train that may import matplotlib.
-FIGURES = {ROOT / "train" / "figures.py", ROOT / "train" / "attention_maps.py"}
+FIGURES = {
+    ROOT / "train" / "figures.py",
+    ROOT / "train" / "attention_maps.py",
+    ROOT / "train" / "navigation" / "maps.py",
+}
 
 
 def imports_of(file: Path) -> set[str]:
@@ -176,6 +181,10 @@ def test_arrows_point_one_way_inside_a_room_too(room, inner):
             {"torch", "PIL", "matplotlib"},
         ),
         ("import clipfeat.train.compare", {"torch", "matplotlib"}),
+        (
+            "import clipfeat.train.navigation.evaluation, clipfeat.train.navigation.page",
+            {"torch", "matplotlib"},
+        ),
         (
             "import clipfeat.train.data.lxmert, clipfeat.train.data.corpus",
             {"torch", "jaxtyping"},

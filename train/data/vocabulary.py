@@ -68,16 +68,21 @@ def tokenize(text: str) -> list[str]:
 @functools.cache
 def _word_patterns() -> tuple[re.Pattern[str], re.Pattern[str]]:
     """Return the pattern of letters that are words, and `WORD` for all scripts."""
+    mark = f"[{mark_ranges()}{JOINED}]*+"
+    unspaced = re.compile(rf"([{UNSPACED}](?<=[^\W\d]){mark})")
+    word = re.compile(rf"(?:\w++{mark})++(?:'(?:[^\W\d]++{mark})++)?")
+    return unspaced, word
+
+
+@functools.cache
+def mark_ranges() -> str:
+    """Return Unicode's combining marks, for a set of characters in a pattern."""
     codes = range(0x20000)  # beyond these, the only marks are variants of Chinese characters
     marks = [code for code in codes if unicodedata.category(chr(code))[0] == "M"]
     # As ranges: the engine would compare to each single mark beyond 16 bits by itself.
     first = [code for code, before in zip(marks, [-1, *marks], strict=False) if code != before + 1]
     last = [code for code, after in zip(marks, [*marks[1:], -1], strict=True) if code != after - 1]
-    ranges = "".join(f"{chr(a)}-{chr(b)}" for a, b in zip(first, last, strict=True))
-    mark = f"[{ranges}{JOINED}]*+"
-    unspaced = re.compile(rf"([{UNSPACED}](?<=[^\W\d]){mark})")
-    word = re.compile(rf"(?:\w++{mark})++(?:'(?:[^\W\d]++{mark})++)?")
-    return unspaced, word
+    return "".join(f"{chr(a)}-{chr(b)}" for a, b in zip(first, last, strict=True))
 
 
 POSSESSIVE = "'s"

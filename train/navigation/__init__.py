@@ -1,0 +1,1 @@
+"""Vision-and-language navigation on the graphs of scanned houses."""
