@@ -35,7 +35,7 @@ from ..writing.run import finished_store, shard_records_at
 from ..writing.writer import SHARD_RECORDS, ShardTransaction, StoreWriter, encode_record
 from .options import Sizes, read_sizes
 from .progress import Progress
-from .records import FeatureReader, Features, Item
+from .records import FeatureReader, Features, Item, status_of
 
 FEW_FILES = 16  # of a source, whose contents are hashed; of more, names and sizes
 ONE_CELL = GridShape(1, 1)  # planned for an item with a problem
@@ -124,25 +124,28 @@ def import_features(
     dtype: FloatDtype | None = None,
     codec: Codec = "zstd",
     shard_size: int | None = None,
-    sizes: Sizes | Path | None = None,
+    sizes: Sizes | str | Path | None = None,
 ) -> ImportReport:
     """Read the features of `reader` into a store at `out`, or continue.
 
-    `dtype` is by default that of the source, so that nothing is lost. `sizes`, a mapping or a manifest, gives the width and height of
-    images where the source does not. A damaged item costs itself alone: it becomes a row of the index
-    with the reason. In memory are about 500 bytes for each image, and a record for each core.
+    `dtype` is by default that of the source, so that nothing is lost. `sizes`, a mapping or a file
+    for `read_sizes`, gives the width and height of images where the source does not. A damaged item
+    costs itself alone: it becomes a row of the index with the reason. In memory are about 500 bytes
+    for each image, and a record for each core.
 
     Raises UsageError for a source without items (E-IMPORT-EMPTY) or without one that can be read
-    (E-IMPORT-NO-RECORDS), StoreUsageError if something else is at `out` or the disk is too small.
+    (E-IMPORT-NO-RECORDS), StoreError for one that changes meanwhile (E-IMPORT-CHANGED),
+    StoreUsageError if something else is at `out` or the disk is too small.
     """
     out = Path(out)
-    if isinstance(sizes, Path):
+    if isinstance(sizes, str | Path):
         sizes = read_sizes(sizes)
     if shard_size is not None and not 1 <= shard_size <= MAX_SHARD_RECORDS:
         raise UsageError(
             f"--shard-size must be from 1 to {MAX_SHARD_RECORDS:,}; got {shard_size}",
             code="E-SHARD-SIZE",
         )
+    stamps = _stamps(reader.files)
     identity = imported_identity(reader, dtype, codec)
     store = finished_store(out, identity)
     if store is not None:
@@ -157,7 +160,19 @@ def import_features(
     grids = Grids.of({image_id: item.shape for image_id, item in scan.items.items()})
     layout = lay_out(grids, shard_size or shard_records_at(out) or SHARD_RECORDS)
     _check_space(scan.items.values(), identity, out)
-    return _write(_Source(reader, scan, sizes or {}), identity, layout, out)
+    return _write(_Source(reader, scan, sizes or {}, stamps), identity, layout, out)
+
+
+def _stamps(files: Sequence[Path]) -> list[tuple[int, int]]:
+    """Return the size and the time of the last change of each file."""
+    stamps: list[tuple[int, int]] = []
+    for path in files:
+        try:
+            status = path.stat()
+            stamps.append((status.st_size, status.st_mtime_ns))
+        except OSError:  # it is gone
+            stamps.append((-1, -1))
+    return stamps
 
 
 def imported_identity(reader: FeatureReader, dtype: FloatDtype | None, codec: Codec) -> Identity:
@@ -226,8 +241,11 @@ def scan_items(reader: FeatureReader, identity: Identity) -> Scan:
 
 def _possible(item: Item, identity: Identity) -> Item:
     """Return an item as the store can have it: with an id that it can hold, and a possible shape."""
-    image_id = _text(item.image_id, MAX_TEXT // 4)
-    item = item._replace(image_id=image_id, source=_text(item.source), problem=_text(item.problem))
+    image_id, problem = _escaped(item.image_id), item.problem
+    if (size := len(image_id.encode())) > MAX_TEXT:
+        image_id = image_id[: MAX_TEXT // 4]
+        problem = f"its id has {size:,} bytes; a store holds at most {MAX_TEXT:,}"
+    item = item._replace(image_id=image_id, source=_text(item.source), problem=_text(problem))
     if item.problem:
         return item._replace(shape=ONE_CELL)
     problem, shape = "", item.shape
@@ -242,11 +260,14 @@ def _possible(item: Item, identity: Identity) -> Item:
     return item
 
 
-def _text(text: str, most: int = 300) -> str:
-    """Return a text that a store can hold."""
-    if not is_unicode(text):
-        text = text.encode(errors="backslashreplace").decode()
-    return text[:most]
+def _escaped(text: str) -> str:
+    """Return a text with escapes for what is no Unicode."""
+    return text if is_unicode(text) else text.encode(errors="backslashreplace").decode()
+
+
+def _text(text: str) -> str:
+    """Return a text for people that a store can hold."""
+    return _escaped(text)[:300]
 
 
 def _names(files: Sequence[Path]) -> str:
@@ -276,6 +297,7 @@ class _Source(NamedTuple):
     reader: FeatureReader
     scan: Scan
     sizes: Sizes
+    stamps: list[tuple[int, int]]  # of its files, before they were hashed
 
 
 def _write(source: _Source, identity: Identity, layout: Layout, out: Path) -> ImportReport:
@@ -288,6 +310,13 @@ def _write(source: _Source, identity: Identity, layout: Layout, out: Path) -> Im
         with Progress("import", total, done=total - images) as progress:
             for _ in in_parallel(partial(write_one, progress), writer.pending, write_one.stop):
                 pass
+        if _stamps(source.reader.files) != source.stamps:
+            writer.rollback()  # its records may not be of the bytes that the identity names
+            raise StoreError(
+                f"{_names(source.reader.files)} has changed while it was read, and nothing was kept; "
+                f"run the same command again when it is complete",
+                code="E-IMPORT-CHANGED",
+            )
         if writer.produced_no_records():
             refused = rows_without_record(writer.rows())
             writer.rollback()
@@ -343,20 +372,15 @@ class _ShardTask:
         try:
             features = self._source.reader.read(item)
             record = as_record(features, shape, self._identity)
-        except FileNotFoundError as error:
-            return without_record(Status.MISSING, reason_of(error))
-        except OSError as error:
-            return without_record(Status.FAILED, reason_of(error))
-        except OverflowError as error:
-            return without_record(Status.FAILED, str(error))
-        except ValueError as error:
-            return without_record(Status.UNDECODABLE, str(error))
+        except (OSError, OverflowError, ValueError) as error:
+            return without_record(status_of(error), reason_of(error))
         encoded = encode_record(self._identity, shape, record)
         files.append(row - shard.first_row, encoded)
-        size = (features.width or width, features.height or height)
+        if features.width and features.height:
+            width, height = features.width, features.height
         found = (features.source_sha256, item.source)
         hashes = RecordHashes.of(encoded.values())
-        return IndexRow(image_id, Status.OK, "", str(shape), row, *size, *found, *hashes)
+        return IndexRow(image_id, Status.OK, "", str(shape), row, width, height, *found, *hashes)
 
 
 def as_record(features: Features, shape: GridShape, identity: Identity) -> dict[str, np.ndarray]:
