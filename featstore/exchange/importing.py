@@ -4,8 +4,6 @@
 # pyright: reportMissingTypeStubs=false
 # tqdm and pyarrow have no types.
 
-import hashlib
-import os
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -17,7 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ...base.errors import StoreError, StoreUsageError, UsageError, reason_of
-from ...base.files import BLOCK_BYTES, free_bytes, naming, open_plain
+from ...base.files import free_bytes
 from ...base.interruption import Stopped
 from ...base.parquet import MAX_TEXT
 from ...base.text import counted, is_unicode, printable
@@ -36,12 +34,11 @@ from ..writing.writer import SHARD_RECORDS, ShardTransaction, StoreWriter, encod
 from .options import Sizes, read_sizes
 from .progress import Progress
 from .records import FeatureReader, Features, Item, status_of
+from .source_files import source_hashes, stamps_of
 
-FEW_FILES = 16  # of a source, whose contents are hashed; of more, names and sizes
 ONE_CELL = GridShape(1, 1)  # planned for an item with a problem
 EXAMPLES = 3  # of ids that a source has twice
 LEAST_RATIO = 0.5  # of zstd, for the check of the disk
-BLOCKS = 16  # of a file, hashed between two looks at Ctrl-C
 
 
 @dataclass(frozen=True)
@@ -145,7 +142,7 @@ def import_features(
             f"--shard-size must be from 1 to {MAX_SHARD_RECORDS:,}; got {shard_size}",
             code="E-SHARD-SIZE",
         )
-    stamps = _stamps(reader.files)
+    stamps = stamps_of(reader.files)
     identity = imported_identity(reader, dtype, codec)
     store = finished_store(out, identity)
     if store is not None:
@@ -163,18 +160,6 @@ def import_features(
     return _write(_Source(reader, scan, sizes or {}, stamps), identity, layout, out)
 
 
-def _stamps(files: Sequence[Path]) -> list[tuple[int, int]]:
-    """Return the size and the time of the last change of each file."""
-    stamps: list[tuple[int, int]] = []
-    for path in files:
-        try:
-            status = path.stat()
-            stamps.append((status.st_size, status.st_mtime_ns))
-        except OSError:  # it is gone
-            stamps.append((-1, -1))
-    return stamps
-
-
 def imported_identity(reader: FeatureReader, dtype: FloatDtype | None, codec: Codec) -> Identity:
     """Return the identity of a store of these features; hashes the files of the source."""
     hashes = source_hashes(reader.files)
@@ -188,35 +173,6 @@ def imported_identity(reader: FeatureReader, dtype: FloatDtype | None, codec: Co
         pooled_dim=None,
         regions=reader.regions,
     )
-
-
-def source_hashes(files: Sequence[Path]) -> dict[str, Any]:
-    """Return what names the bytes of a source.
-
-    `source_sha256`: the sha256 of the file, or of each of a few. Of more than FEW_FILES files,
-    `listing_sha256`: that of a line of name and size for each, sorted; the index then has the hash
-    of each item.
-    """
-    if len(files) > FEW_FILES:
-        root = os.path.commonpath([path.parent for path in files])
-        lines = sorted(
-            f"{path.relative_to(root).as_posix()}\t{path.stat().st_size}\n" for path in files
-        )
-        text = "".join(lines).encode(errors="surrogateescape")
-        return {"files": len(files), "listing_sha256": hashlib.sha256(text).hexdigest()}
-    total = sum(path.stat().st_size for path in files)
-    with Progress("hash", total, unit="B") as progress:
-        hashes = [_sha256(path, progress) for path in files]
-    return {"source_sha256": hashes[0] if len(hashes) == 1 else hashes}
-
-
-def _sha256(path: Path, progress: Progress) -> str:
-    digest = hashlib.sha256()
-    with os.fdopen(open_plain(path, follow=True), "rb") as file, naming(path):
-        while block := file.read(BLOCKS * BLOCK_BYTES):
-            digest.update(block)
-            progress.add(len(block))
-    return digest.hexdigest()
 
 
 def scan_items(reader: FeatureReader, identity: Identity) -> Scan:
@@ -310,7 +266,7 @@ def _write(source: _Source, identity: Identity, layout: Layout, out: Path) -> Im
         with Progress("import", total, done=total - images) as progress:
             for _ in in_parallel(partial(write_one, progress), writer.pending, write_one.stop):
                 pass
-        if _stamps(source.reader.files) != source.stamps:
+        if stamps_of(source.reader.files) != source.stamps:
             writer.rollback()  # its records may not be of the bytes that the identity names
             raise StoreError(
                 f"{_names(source.reader.files)} has changed while it was read, and nothing was kept; "
