@@ -167,8 +167,8 @@ def read_columns(
 ) -> Iterator[tuple[Any, ...]]:
     """Yield the values of some columns of the Parquet file `path`, row by row.
 
-    Raises `refuse(reason)` for a file that is not Parquet, a column of neither texts nor numbers,
-    a null value, and a text of more than MAX_TEXT bytes.
+    Raises `refuse(reason)` for a file that is not Parquet, a column that is missing or has neither
+    texts nor numbers, a null value, and a text of more than MAX_TEXT bytes.
     """
     for columns in _read(path, names, refuse):
         yield from zip(*(column.to_pylist() for column in columns), strict=True)
@@ -194,6 +194,10 @@ def _read(
             for columns in (schema, file.schema_arrow)
         )
         raise refuse(f"columns must be {expected}; got {got:.200}")
+    for name in names:
+        if file.schema_arrow.names.count(name) != 1:
+            columns = ", ".join(file.schema_arrow.names)
+            raise refuse(f"needs one column {name!r:.100}; its columns are {columns:.200}")
     types = {name: file.schema_arrow.field(name).type for name in names}
     texts = [name for name, type_ in types.items() if _is_text(type_)]
     for name, type_ in types.items():

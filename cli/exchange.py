@@ -54,8 +54,9 @@ layout = click.option(
 @click.option(
     "--sizes",
     type=LocalPath(dir_okay=False, exists=True),
-    metavar="MANIFEST",
-    help="A manifest with the width and height of the images, where the source has none.",
+    metavar="TABLE",
+    help="The width and height of the images, where the source has none: a manifest, or a .csv or "
+    ".tsv table with the columns image_id, width and height.",
 )
 @as_json
 @click.option("--strict", is_flag=True, help="Exit with 1 if any image gave no record.")

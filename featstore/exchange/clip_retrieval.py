@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ...base.errors import UsageError
+from ...base.errors import UsageError, reason_of
 from ...base.files import open_plain, read_at
 from ...base.parquet import read_columns
 from ...base.text import IMAGE_SUFFIXES
@@ -56,10 +56,15 @@ class ClipRetrievalReader(PartsReader):
     def __init__(self, name: str, sources: Sequence[Path]) -> None:
         self._pairs: list[tuple[Path, Path]] = []
         for source in sources:
-            for matrix in sorted((source / MATRIX).glob(f"{MATRIX}_*.npy")):
-                number = matrix.stem.removeprefix(MATRIX)
-                self._pairs.append((matrix, source / TABLE / f"{TABLE}{number}.parquet"))
-        if not self._pairs:
+            numbers = {
+                *(p.stem.removeprefix(MATRIX) for p in (source / MATRIX).glob(f"{MATRIX}_*.npy")),
+                *(p.stem.removeprefix(TABLE) for p in (source / TABLE).glob(f"{TABLE}_*.parquet")),
+            }
+            self._pairs += [
+                (source / MATRIX / f"{MATRIX}{n}.npy", source / TABLE / f"{TABLE}{n}.parquet")
+                for n in sorted(numbers)
+            ]
+        if not any(matrix.is_file() for matrix, _ in self._pairs):
             raise UsageError(
                 f"{sources[0]} has no {MATRIX}/{MATRIX}_0.npy; name the folder that clip-retrieval "
                 f"inference wrote",
@@ -74,10 +79,10 @@ class ClipRetrievalReader(PartsReader):
             try:
                 rows, problem = _rows(matrix), ""
             except (ValueError, OSError) as error:
-                rows, problem = None, f"{matrix.name}: {error}"
+                rows, problem = None, f"{matrix.name}: {reason_of(error)}"
             try:
                 paths = [path for (path,) in read_columns(table, ["image_path"], ValueError)]
-            except (ValueError, OSError, KeyError) as error:  # KeyError: pyarrow's, of a name
+            except (ValueError, OSError) as error:
                 yield matrix.stem, Row(None, 0, f"{table.name}: {error}")
                 continue
             if rows and rows.length != len(paths):
@@ -119,8 +124,9 @@ def _rows(path: Path) -> Rows:
         start, size = file.tell(), file.seek(0, io.SEEK_END)
     if len(shape) != 2 or in_columns or dtype.name not in ("float16", "float32"):
         raise ValueError(f"{dtype} numbers of shape {shape}, where a matrix of floats is expected")
-    if start + shape[0] * shape[1] * dtype.itemsize != size:
-        raise ValueError("it is cut off")
+    needed = start + shape[0] * shape[1] * dtype.itemsize
+    if needed != size:
+        raise ValueError(f"{size:,} bytes where its header says {needed:,}")
     return Rows(path, start, *shape, dtype)
 
 

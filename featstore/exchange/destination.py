@@ -1,10 +1,11 @@
 """Write a folder with files for each image, so that an interrupted export continues."""
 
+import errno
 import os
 from collections.abc import Callable, Iterable
 from pathlib import Path, PurePosixPath
 
-from ...base.files import fsync_folder, open_output, remove_plain
+from ...base.files import fsync_folder, naming, open_output, remove_plain
 from .records import Features
 
 BATCH = 128  # images whose names reach the disk together
@@ -71,10 +72,15 @@ class FolderWriter:
             raise ValueError("an id of several lines")
         for name, content in self._encode(self._name(image_id), features):
             path = self._folder / name
-            if path.parent not in self._folders:
-                path.parent.mkdir(parents=True, exist_ok=True)
-                self._folders.add(path.parent)
-            write_durably(path, content)
+            try:
+                if path.parent not in self._folders:
+                    path.parent.mkdir(parents=True, exist_ok=True)
+                    self._folders.add(path.parent)
+                write_durably(path, content)
+            except OSError as error:  # how long a name may be depends on the file system
+                if error.errno != errno.ENAMETOOLONG:
+                    raise
+                raise ValueError("an id that is too long for the name of a file") from None
         self._pending.append(image_id)
         if len(self._pending) == BATCH:
             self._note()
@@ -89,7 +95,7 @@ class FolderWriter:
         self._folder.mkdir(parents=True, exist_ok=True)
         for folder in self._folders:
             fsync_folder(folder)
-        with os.fdopen(open_output(self._list, append=True), "r+b") as file:
+        with os.fdopen(open_output(self._list, append=True), "r+b") as file, naming(self._list):
             file.write("".join(f"{image_id}\n" for image_id in self._pending).encode())
             file.flush()
             os.fsync(file.fileno())
@@ -98,7 +104,7 @@ class FolderWriter:
 
 def write_durably(path: Path, content: bytes) -> None:
     """Write a file whose bytes are on the disk when this returns; its name may not be."""
-    with path.open("wb") as file:
+    with path.open("wb") as file, naming(path):
         file.write(content)
         file.flush()
         os.fsync(file.fileno())

@@ -86,7 +86,14 @@ def open_reader(
         raise UsageError("no source is given", code="E-IMPORT-SOURCE")
     for number, path in enumerate(paths):
         if not path.exists():
-            raise UsageError(f"{path} does not exist", code="E-IMPORT-SOURCE")
+            raise UsageError(
+                f"{path} does not exist; name a file or a folder", code="E-IMPORT-SOURCE"
+            )
+        if not (path.is_file() or path.is_dir()):
+            raise UsageError(
+                f"{path} is a pipe or a device; a regular file or a folder is needed",
+                code="E-IMPORT-SOURCE",
+            )
         if path.resolve() in (other.resolve() for other in paths[:number]):
             raise UsageError(f"{path} is given twice; give it once", code="E-IMPORT-SOURCE")
     return module.open_reader(name, paths, options)
@@ -102,5 +109,8 @@ def open_writer(
     options = options or Options()
     module = _module(name, options)
     if not FORMATS[name].export:
-        raise UsageError(f"{name} can be imported alone", code="E-EXPORT-FORMAT")
+        raise UsageError(
+            f"{name} can be imported, but not exported; choose another format",
+            code="E-EXPORT-FORMAT",
+        )
     return module.open_writer(name, Path(path), identity, options)

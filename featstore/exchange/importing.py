@@ -4,8 +4,6 @@
 # pyright: reportMissingTypeStubs=false
 # tqdm and pyarrow have no types.
 
-import hashlib
-import os
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -17,7 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ...base.errors import StoreError, StoreUsageError, UsageError, reason_of
-from ...base.files import BLOCK_BYTES, free_bytes, naming, open_plain
+from ...base.files import free_bytes
 from ...base.interruption import Stopped
 from ...base.parquet import MAX_TEXT
 from ...base.text import counted, is_unicode, printable
@@ -35,13 +33,12 @@ from ..writing.run import finished_store, shard_records_at
 from ..writing.writer import SHARD_RECORDS, ShardTransaction, StoreWriter, encode_record
 from .options import Sizes, read_sizes
 from .progress import Progress
-from .records import FeatureReader, Features, Item
+from .records import FeatureReader, Features, Item, status_of
+from .source_files import source_hashes, stamps_of
 
-FEW_FILES = 16  # of a source, whose contents are hashed; of more, names and sizes
 ONE_CELL = GridShape(1, 1)  # planned for an item with a problem
 EXAMPLES = 3  # of ids that a source has twice
 LEAST_RATIO = 0.5  # of zstd, for the check of the disk
-BLOCKS = 16  # of a file, hashed between two looks at Ctrl-C
 
 
 @dataclass(frozen=True)
@@ -124,25 +121,28 @@ def import_features(
     dtype: FloatDtype | None = None,
     codec: Codec = "zstd",
     shard_size: int | None = None,
-    sizes: Sizes | Path | None = None,
+    sizes: Sizes | str | Path | None = None,
 ) -> ImportReport:
     """Read the features of `reader` into a store at `out`, or continue.
 
-    `dtype` is by default that of the source, so that nothing is lost. `sizes`, a mapping or a manifest, gives the width and height of
-    images where the source does not. A damaged item costs itself alone: it becomes a row of the index
-    with the reason. In memory are about 500 bytes for each image, and a record for each core.
+    `dtype` is by default that of the source, so that nothing is lost. `sizes`, a mapping or a file
+    for `read_sizes`, gives the width and height of images where the source does not. A damaged item
+    costs itself alone: it becomes a row of the index with the reason. In memory are about 500 bytes
+    for each image, and a record for each core.
 
     Raises UsageError for a source without items (E-IMPORT-EMPTY) or without one that can be read
-    (E-IMPORT-NO-RECORDS), StoreUsageError if something else is at `out` or the disk is too small.
+    (E-IMPORT-NO-RECORDS), StoreError for one that changes meanwhile (E-IMPORT-CHANGED),
+    StoreUsageError if something else is at `out` or the disk is too small.
     """
     out = Path(out)
-    if isinstance(sizes, Path):
+    if isinstance(sizes, str | Path):
         sizes = read_sizes(sizes)
     if shard_size is not None and not 1 <= shard_size <= MAX_SHARD_RECORDS:
         raise UsageError(
             f"--shard-size must be from 1 to {MAX_SHARD_RECORDS:,}; got {shard_size}",
             code="E-SHARD-SIZE",
         )
+    stamps = stamps_of(reader.files)
     identity = imported_identity(reader, dtype, codec)
     store = finished_store(out, identity)
     if store is not None:
@@ -157,7 +157,7 @@ def import_features(
     grids = Grids.of({image_id: item.shape for image_id, item in scan.items.items()})
     layout = lay_out(grids, shard_size or shard_records_at(out) or SHARD_RECORDS)
     _check_space(scan.items.values(), identity, out)
-    return _write(_Source(reader, scan, sizes or {}), identity, layout, out)
+    return _write(_Source(reader, scan, sizes or {}, stamps), identity, layout, out)
 
 
 def imported_identity(reader: FeatureReader, dtype: FloatDtype | None, codec: Codec) -> Identity:
@@ -173,35 +173,6 @@ def imported_identity(reader: FeatureReader, dtype: FloatDtype | None, codec: Co
         pooled_dim=None,
         regions=reader.regions,
     )
-
-
-def source_hashes(files: Sequence[Path]) -> dict[str, Any]:
-    """Return what names the bytes of a source.
-
-    `source_sha256`: the sha256 of the file, or of each of a few. Of more than FEW_FILES files,
-    `listing_sha256`: that of a line of name and size for each, sorted; the index then has the hash
-    of each item.
-    """
-    if len(files) > FEW_FILES:
-        root = os.path.commonpath([path.parent for path in files])
-        lines = sorted(
-            f"{path.relative_to(root).as_posix()}\t{path.stat().st_size}\n" for path in files
-        )
-        text = "".join(lines).encode(errors="surrogateescape")
-        return {"files": len(files), "listing_sha256": hashlib.sha256(text).hexdigest()}
-    total = sum(path.stat().st_size for path in files)
-    with Progress("hash", total, unit="B") as progress:
-        hashes = [_sha256(path, progress) for path in files]
-    return {"source_sha256": hashes[0] if len(hashes) == 1 else hashes}
-
-
-def _sha256(path: Path, progress: Progress) -> str:
-    digest = hashlib.sha256()
-    with os.fdopen(open_plain(path, follow=True), "rb") as file, naming(path):
-        while block := file.read(BLOCKS * BLOCK_BYTES):
-            digest.update(block)
-            progress.add(len(block))
-    return digest.hexdigest()
 
 
 def scan_items(reader: FeatureReader, identity: Identity) -> Scan:
@@ -226,8 +197,11 @@ def scan_items(reader: FeatureReader, identity: Identity) -> Scan:
 
 def _possible(item: Item, identity: Identity) -> Item:
     """Return an item as the store can have it: with an id that it can hold, and a possible shape."""
-    image_id = _text(item.image_id, MAX_TEXT // 4)
-    item = item._replace(image_id=image_id, source=_text(item.source), problem=_text(item.problem))
+    image_id, problem = _escaped(item.image_id), item.problem
+    if (size := len(image_id.encode())) > MAX_TEXT:
+        image_id = image_id[: MAX_TEXT // 4]
+        problem = f"its id has {size:,} bytes; a store holds at most {MAX_TEXT:,}"
+    item = item._replace(image_id=image_id, source=_text(item.source), problem=_text(problem))
     if item.problem:
         return item._replace(shape=ONE_CELL)
     problem, shape = "", item.shape
@@ -242,11 +216,14 @@ def _possible(item: Item, identity: Identity) -> Item:
     return item
 
 
-def _text(text: str, most: int = 300) -> str:
-    """Return a text that a store can hold."""
-    if not is_unicode(text):
-        text = text.encode(errors="backslashreplace").decode()
-    return text[:most]
+def _escaped(text: str) -> str:
+    """Return a text with escapes for what is no Unicode."""
+    return text if is_unicode(text) else text.encode(errors="backslashreplace").decode()
+
+
+def _text(text: str) -> str:
+    """Return a text for people that a store can hold."""
+    return _escaped(text)[:300]
 
 
 def _names(files: Sequence[Path]) -> str:
@@ -276,6 +253,7 @@ class _Source(NamedTuple):
     reader: FeatureReader
     scan: Scan
     sizes: Sizes
+    stamps: list[tuple[int, int]]  # of its files, before they were hashed
 
 
 def _write(source: _Source, identity: Identity, layout: Layout, out: Path) -> ImportReport:
@@ -288,6 +266,13 @@ def _write(source: _Source, identity: Identity, layout: Layout, out: Path) -> Im
         with Progress("import", total, done=total - images) as progress:
             for _ in in_parallel(partial(write_one, progress), writer.pending, write_one.stop):
                 pass
+        if stamps_of(source.reader.files) != source.stamps:
+            writer.rollback()  # its records may not be of the bytes that the identity names
+            raise StoreError(
+                f"{_names(source.reader.files)} has changed while it was read, and nothing was kept; "
+                f"run the same command again when it is complete",
+                code="E-IMPORT-CHANGED",
+            )
         if writer.produced_no_records():
             refused = rows_without_record(writer.rows())
             writer.rollback()
@@ -343,20 +328,15 @@ class _ShardTask:
         try:
             features = self._source.reader.read(item)
             record = as_record(features, shape, self._identity)
-        except FileNotFoundError as error:
-            return without_record(Status.MISSING, reason_of(error))
-        except OSError as error:
-            return without_record(Status.FAILED, reason_of(error))
-        except OverflowError as error:
-            return without_record(Status.FAILED, str(error))
-        except ValueError as error:
-            return without_record(Status.UNDECODABLE, str(error))
+        except (OSError, OverflowError, ValueError) as error:
+            return without_record(status_of(error), reason_of(error))
         encoded = encode_record(self._identity, shape, record)
         files.append(row - shard.first_row, encoded)
-        size = (features.width or width, features.height or height)
+        if features.width and features.height:
+            width, height = features.width, features.height
         found = (features.source_sha256, item.source)
         hashes = RecordHashes.of(encoded.values())
-        return IndexRow(image_id, Status.OK, "", str(shape), row, *size, *found, *hashes)
+        return IndexRow(image_id, Status.OK, "", str(shape), row, width, height, *found, *hashes)
 
 
 def as_record(features: Features, shape: GridShape, identity: Identity) -> dict[str, np.ndarray]:

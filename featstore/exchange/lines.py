@@ -3,6 +3,8 @@ one line."""
 
 import os
 from abc import ABC, abstractmethod
+from codecs import BOM_UTF8
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from hashlib import sha256
@@ -20,6 +22,7 @@ from ..geometry import MAX_GRID_SIDE, GridShape
 from ..identity import FloatDtype, Region
 from ..lookup import Status
 from .options import JOURNAL_ENDING
+from .parts import FIRST_IMAGES
 from .records import Features, Item
 
 MAX_COLUMNS = 12  # of a line; what follows stays with the last
@@ -105,7 +108,7 @@ class LineReader(ABC):
     regions: tuple[Region, ...] = ()
 
     def __init__(self, files: Sequence[Path]):
-        """Find the number of channels, which is that of the first line that is whole.
+        """Find the number of channels, which is that of most of the first lines that are whole.
 
         Raises UsageError (E-IMPORT-EMPTY, E-IMPORT-COLUMNS) if no line is.
         """
@@ -125,20 +128,32 @@ class LineReader(ABC):
         self.first = self._first()
 
     def _first(self) -> Row:
-        problem = ""
-        for number, path in enumerate(self.files):
-            for line_number, _, line in self._lines(number):
-                try:
-                    row = self._row(line)
-                    self.dim = self.channels(row)
-                    return row
-                except ValueError as error:
-                    problem = problem or f"line {line_number} of {path}: {error}"
+        problem, found = "", Counter[int]()
+        rows: dict[int, Row] = {}  # the first of each number of channels
+        for path, line_number, line in self._all_lines():
+            try:
+                row = self._row(line)
+                dim = self.channels(row)
+            except ValueError as error:
+                problem = problem or f"line {line_number} of {path}: {error}"
+                continue
+            found[dim] += 1
+            rows.setdefault(dim, row)
+            if found.total() == FIRST_IMAGES:
+                break
+        if found:
+            ((self.dim, _),) = found.most_common(1)
+            return rows[self.dim]
         if not problem:
             raise UsageError(f"{self.files[0]} is empty", code="E-IMPORT-EMPTY")
         raise UsageError(
             f"no line can be read as {self.format}: {printable(problem)}", code="E-IMPORT-COLUMNS"
         )
+
+    def _all_lines(self) -> Iterator[tuple[Path, int, bytes]]:
+        for number, path in enumerate(self.files):
+            for line_number, _, line in self._lines(number):
+                yield path, line_number, line
 
     @abstractmethod
     def image_id(self, columns: Sequence[bytes]) -> str:
@@ -216,7 +231,10 @@ class LineReader(ABC):
         Of a line that is too long, the text is its beginning, and longer than MAX_LINE.
         """
         offset = number = 0
-        with self.files[file].open("rb", buffering=BUFFER) as lines:
+        with self.files[file].open("rb", buffering=BUFFER) as lines, naming(self.files[file]):
+            if lines.read(len(BOM_UTF8)) == BOM_UTF8:  # of an editor; no part of an id
+                offset = len(BOM_UTF8)
+            lines.seek(offset)
             while line := lines.readline(MAX_LINE + 1):
                 number += 1
                 start, offset = offset, offset + len(line)

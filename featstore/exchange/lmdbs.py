@@ -22,7 +22,7 @@ from typing import Any, cast
 import msgspec
 import numpy as np
 
-from ...base.errors import UsageError, needs_extra
+from ...base.errors import StoreError, UsageError, needs_extra
 from ...base.jsonio import parse_json
 from ..identity import Identity
 from .lmdbfile import DATA, LmdbFile, Place
@@ -271,12 +271,21 @@ class LmdbWriter:
     def _commit(self) -> None:
         import lmdb
 
-        if self._env is None:
-            self._path.mkdir(parents=True, exist_ok=True)
-            self._env = lmdb.open(str(self._path), map_size=MAP_BYTES)
-        with self._env.begin(write=True) as transaction:
-            for key, value in self._batch:
-                transaction.put(key, value)
+        try:
+            if self._env is None:
+                self._path.mkdir(parents=True, exist_ok=True)
+                self._env = lmdb.open(str(self._path), map_size=MAP_BYTES)
+            with self._env.begin(write=True) as transaction:
+                for key, value in self._batch:
+                    transaction.put(key, value)
+        except lmdb.Error as error:
+            if self._env is not None:
+                self._env.close()  # a process opens a database once
+            raise StoreError(
+                f"{self._path}: LMDB cannot write ({error}); it needs free space on the disk, and "
+                f"{MAP_BYTES >> 40} TiB of addresses, which ulimit -v must not limit",
+                code="E-EXPORT-LMDB",
+            ) from None
         self._batch.clear()
 
     def key(self, image_id: str) -> bytes:

@@ -7,6 +7,7 @@
 # pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
 # pyright: reportMissingTypeStubs=false, reportUnknownArgumentType=false
 
+import errno
 import hashlib
 import os
 import re
@@ -18,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from ...base.errors import UsageError, needs_extra
-from ...base.files import fsync_folder
+from ...base.files import free_bytes, fsync_folder
 from ..identity import Identity
 from .destination import Numbered
 from .npyfolders import flat
@@ -28,6 +29,7 @@ from .records import Features
 
 FEATURES = re.compile(r"(\d+)_features", re.ASCII)
 PART = ".part"  # ends the name of a file that is being written
+SPARE_BYTES = 1 << 24  # that stay free, since the library ends the process where a disk is full
 
 
 class M2Reader(PartsReader):
@@ -139,6 +141,8 @@ class M2Writer:
     def write(self, image_id: str, features: Features) -> None:
         """Write the data sets of one image; grids become rows of cells."""
         number = self._number(image_id)
+        if free_bytes(self._part) < features.grid.nbytes + SPARE_BYTES:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self._part))
         file = self._opened()
         file.create_dataset(f"{number}_features", data=flat(features))
         if features.boxes is not None:

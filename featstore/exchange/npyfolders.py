@@ -63,7 +63,9 @@ class FolderReader(PartsReader):
                     f"image",
                     code="E-IMPORT-SOURCE",
                 )
-        self._found = [(self.image_id(p, f), p) for f in sources for p in self._in_folder(f)]
+        # With their names, which "." has not; links are not followed, since they rename a folder.
+        self.folders = [Path(os.path.abspath(folder)) for folder in sources]  # noqa: PTH100
+        self._found = [(self.image_id(p, f), p) for f in self.folders for p in self._in_folder(f)]
         self.files = [
             file for _, path in self._found for file in (path, *self.beside(path)) if file.is_file()
         ]
@@ -71,7 +73,9 @@ class FolderReader(PartsReader):
 
     def _in_folder(self, folder: Path) -> list[Path]:
         return sorted(
-            p for p in folder.rglob(f"*{self.suffix}") if self.is_image(p) and p.is_file()
+            p
+            for p in folder.rglob(f"*{self.suffix}")
+            if self.is_image(p) and (p.is_file() or not p.exists())  # a link may lead nowhere
         )
 
     def is_image(self, path: Path) -> bool:
@@ -86,6 +90,14 @@ class FolderReader(PartsReader):
     def beside(self, path: Path) -> tuple[Path, ...]:
         """Return the files that may be there besides an image's own."""
         return ()
+
+    def folder_of(self, path: Path) -> Path:
+        """Return the source that a file is in."""
+        return next(folder for folder in self.folders if path.is_relative_to(folder))
+
+    def place_text(self, place: Path) -> str:
+        """Return the path of a file from the name of its source: the same on every machine."""
+        return place.relative_to(self.folder_of(place).parent).as_posix()
 
     def places(self) -> Iterator[tuple[str, Path]]:
         """Yield the id and the file of each image."""
@@ -175,11 +187,11 @@ class CaptioningReader(FolderReader):
 
     def beside(self, path: Path) -> tuple[Path, ...]:
         """Return the file of boxes."""
-        folder = path.parent
+        folder = self.folder_of(path)
         if not folder.name.endswith(ATT):
             return ()
         boxes = folder.with_name(f"{folder.name.removesuffix(ATT)}{BOX}")
-        return (boxes / f"{path.stem}.npy",)
+        return (boxes / path.relative_to(folder).with_suffix(".npy"),)
 
     def in_files(self, files: Sequence[BinaryIO]) -> Parts:
         """Return the parts of an image; some published archives call the features z."""

@@ -13,7 +13,7 @@ from ...base.text import printable
 from ..geometry import MAX_GRID_SIDE, GridShape
 from ..identity import REGIONS, FloatDtype, Region
 from .npyfile import MAX_ITEM_BYTES
-from .records import Features, Item
+from .records import Features, Item, status_of
 
 # How the axes of a grid are meant; a batch axis of 1 may stand before them. "cn" is a matrix with a
 # column for each region. Vectors and matrices with a row for each region need no layout.
@@ -132,12 +132,14 @@ class PartsReader(ABC):
     def items(self) -> Iterator[Item]:
         """Yield the images of the source, damaged ones with their problem."""
         for image_id, place in self.places():
-            shape, problem = GridShape(1, 1), ""
+            source = self.place_text(place)
             try:
                 shape = self._checked(self.parts(image_id, place))
             except (ValueError, OSError) as error:
-                problem = reason_of(error)
-            yield Item(image_id, shape, place, problem, source=self.place_text(place))
+                problem, status = reason_of(error), status_of(error)
+                yield Item(image_id, GridShape(1, 1), place, problem, status, source)
+            else:
+                yield Item(image_id, shape, place, source=source)
 
     def read(self, item: Item) -> Features:
         """Return the features of an item; ValueError where it is damaged, OSError as for files."""

@@ -22,6 +22,14 @@ class Item(NamedTuple):
     source: str = ""  # its place for people: a file, or a line of one
 
 
+def status_of(error: Exception) -> Status:
+    """Return the status of an image that could not be read."""
+    if isinstance(error, FileNotFoundError):
+        return Status.MISSING
+    is_failure = isinstance(error, OSError | OverflowError)
+    return Status.FAILED if is_failure else Status.UNDECODABLE
+
+
 class Features(NamedTuple):
     """The features of one image.
 

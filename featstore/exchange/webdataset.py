@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, cast
 
 from ...base import tars
-from ...base.files import fsync_folder
+from ...base.files import fsync_folder, naming
 from ...base.jsonio import parse_json
 from ...base.tars import Member
 from ..identity import REGIONS, Identity
@@ -189,7 +189,8 @@ class WebdatasetWriter:
             self._tar = tarfile.open(self._part(), "w")  # noqa: SIM115
         header = tarfile.TarInfo(name)
         header.size = len(content)
-        self._tar.addfile(header, io.BytesIO(content))
+        with naming(self._part()):
+            self._tar.addfile(header, io.BytesIO(content))
 
     def _part(self) -> Path:
         return self._folder / f"{self._next:06}.tar{PART}"
@@ -197,9 +198,10 @@ class WebdatasetWriter:
     def _close(self) -> None:
         if self._tar is None:
             return
-        self._tar.close()
-        with self._part().open("rb") as file:
-            os.fsync(file.fileno())
+        with naming(self._part()):
+            self._tar.close()
+            with self._part().open("rb") as file:
+                os.fsync(file.fileno())
         self._part().rename(self._part().with_suffix(""))
         fsync_folder(self._folder)
         self._tar, self._samples, self._next = None, 0, self._next + 1

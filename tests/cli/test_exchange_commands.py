@@ -88,6 +88,9 @@ def test_sizes_come_from_a_manifest(tmp_path):
     assert batch.boxes is not None
     assert np.allclose(batch.boxes[0], IMAGES[0].boxes, atol=1e-3)
     done = clipfeat("import", *options, "--sizes", source)
+    assert_refused(done, 2, "E-IMPORT-SIZES", "no column image_id")
+    (tmp_path / "broken.parquet").write_bytes(b"x")
+    done = clipfeat("import", *options, "--sizes", tmp_path / "broken.parquet")
     assert_refused(done, 2, "E-IMPORT-SIZES", "not a readable Parquet file")
 
 

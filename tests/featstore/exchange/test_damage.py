@@ -1,6 +1,7 @@
 """Damaged lines cost themselves alone, and hostile ones neither memory nor time."""
 
 import hashlib
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ from clipfeat.featstore.exchange import (
     open_reader,
     progress,
 )
+from clipfeat.featstore.exchange.formats import FORMATS
 from clipfeat.featstore.exchange.lines import LineWriter
 from clipfeat.featstore.identity import FloatDtype, Region
 
@@ -144,12 +146,36 @@ def test_a_class_beyond_32_bits_is_found(tmp_path):
     assert statuses(report) == {"1": ("undecodable", "a class is beyond 32 bits")}
 
 
-def test_other_channels_than_the_first_line(tmp_path):
+def test_a_first_line_of_other_channels_costs_itself_alone(tmp_path):
     path = tmp_path / "a.tsv"
-    path.write_bytes(b"".join([LINES[0], *lines_of(some_regions(["x"], dim=7))]))
+    path.write_bytes(b"".join([*lines_of(some_regions(["x"], dim=7)), *LINES[:2]]))
     report = imported(path)
+    assert list(statuses(report)) == ["x"]
     assert report.store.dim == 8
     assert statuses(report)["x"][1].startswith("is cut off or damaged: its features have")
+
+
+def test_a_mark_of_byte_order_is_no_part_of_an_id(tmp_path):
+    path = tmp_path / "a.tsv"
+    path.write_bytes(b"\xef\xbb\xbf" + b"".join(LINES))
+    store = imported(path).store
+    assert store.ids == tuple(sorted(image.image_id for image in IMAGES))
+    assert np.array_equal(store["0"][:, 0], IMAGES[0].features)
+
+
+def test_half_a_size_is_none(tmp_path):
+    path = write_bottom_up(tmp_path / "a.tsv", [IMAGES[0]._replace(width=0), IMAGES[1]])
+    (row, other) = imported(path, sizes={"0": (320, 200), "1": (1, 1)}).store.index
+    assert (row.width, row.height) == (320, 200)
+    assert (other.width, other.height) == (IMAGES[1].width, IMAGES[1].height)
+
+
+@pytest.mark.parametrize("name", list(FORMATS))
+def test_a_source_must_be_a_file_or_a_folder(tmp_path, name):
+    os.mkfifo(tmp_path / "pipe")
+    for path in (tmp_path / "pipe", Path("/dev/null")):
+        with refuses("E-IMPORT-SOURCE", "is a pipe or a device"):
+            open_reader(name, [path])
 
 
 def test_a_source_without_a_whole_line(tmp_path):
@@ -185,7 +211,7 @@ def test_a_line_without_an_end_takes_bounded_memory(tmp_path, monkeypatch):
     assert statuses(report) == {"endless": ("too_large", "the line has more than 1,048,576 bytes")}
 
 
-def test_texts_that_no_store_can_hold_are_escaped(tmp_path):
+def test_ids_that_no_store_can_hold_are_never_cut_silently(tmp_path):
     class Odd:
         format: str = "odd"
         dim: int = 2
@@ -197,7 +223,7 @@ def test_texts_that_no_store_can_hold_are_escaped(tmp_path):
             self.settings: dict[str, Any] = {}
 
         def items(self):
-            for image_id in ("a\udcff", "b" * 5000):
+            for image_id in ("a\udcff", "b" * 5000, "c" * 4096):
                 yield Item(image_id, GridShape(1, 1), 0)
 
         def read(self, item):
@@ -206,9 +232,30 @@ def test_texts_that_no_store_can_hold_are_escaped(tmp_path):
         def close(self):
             pass
 
-    store = import_features(Odd(), tmp_path / "s", sizes={"b" * 1024: (640, 480)}).store
-    assert [(row.width, row.height) for row in store.index] == [(0, 0), (640, 480)]
-    assert store.ids == ("a\\udcff", "b" * 1024)
+    report = import_features(Odd(), tmp_path / "s", sizes={"c" * 4096: (640, 480)})
+    assert [(row.width, row.height) for row in report.store.index] == [(0, 0), (0, 0), (640, 480)]
+    assert statuses(report)["b" * 1024][1].startswith("its id has 5,000 bytes")
+
+
+def test_a_source_that_changes_meanwhile_is_not_taken_for_what_was_hashed(tmp_path, monkeypatch):
+    path = tmp_path / "a.tsv"
+    path.write_bytes(b"".join(LINES))
+    hashes = importing.source_hashes
+
+    def hashed_before_the_change(files):
+        found = hashes(files)
+        path.write_bytes(b"".join(LINES[:2]))
+        return found
+
+    monkeypatch.setattr(importing, "source_hashes", hashed_before_the_change)
+    with refuses("E-IMPORT-CHANGED", "a.tsv", kind=StoreError):
+        imported(path)
+    monkeypatch.undo()
+    assert [p.name for p in tmp_path.iterdir()] == ["a.tsv"]
+    path.write_bytes(b"".join(LINES))
+    store = imported(path).store
+    assert len(store) == len(LINES)
+    assert store.identity.backbone["source_sha256"] == hashes([path])["source_sha256"]
 
 
 def test_nested_json_is_refused(tmp_path):
