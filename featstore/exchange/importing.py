@@ -52,6 +52,7 @@ class ImportReport:
         seconds: It took to read and to write them.
         duplicates: How many items were left out since their id had come before.
         duplicate_ids: The first of these ids.
+        boxes_outside: Number of images that this call has read with a box beyond the image.
     """
 
     store: FeatureStore
@@ -60,6 +61,7 @@ class ImportReport:
     seconds: float = 0.0
     duplicates: int = 0
     duplicate_ids: tuple[str, ...] = ()
+    boxes_outside: int = 0
 
     def to_json(self) -> dict[str, Any]:
         """Return the report for scripts."""
@@ -72,6 +74,7 @@ class ImportReport:
             "seconds": self.seconds,
             "duplicates": self.duplicates,
             "duplicate_ids": list(self.duplicate_ids),
+            "boxes_outside": self.boxes_outside,
         }
 
     def text(self) -> str:
@@ -84,6 +87,11 @@ class ImportReport:
             lines.append(f"{counted(n, 'image')} gave no record: {reasons_text(self.refused)}")
         if self.duplicates:
             lines.append(duplicates_text(self.duplicates, self.duplicate_ids))
+        if n := self.boxes_outside:
+            lines.append(
+                f"{counted(n, 'image')} with a box beyond the image, or of negative size: "
+                "are width and height of the images exchanged?"
+            )
         return "\n".join(lines)
 
 
@@ -283,7 +291,15 @@ def _write(source: _Source, identity: Identity, layout: Layout, out: Path) -> Im
         store = writer.commit()
     seconds = time.monotonic() - started
     refused = rows_without_record(store.index_batches())
-    return ImportReport(store, refused, images, seconds, scan.duplicates, tuple(scan.duplicate_ids))
+    return ImportReport(
+        store,
+        refused,
+        images,
+        seconds,
+        scan.duplicates,
+        tuple(scan.duplicate_ids),
+        len(write_one.boxes_outside),
+    )
 
 
 class _ShardTask:
@@ -295,6 +311,7 @@ class _ShardTask:
         self._shard_records = shard_records
         self._out = out
         self._stopped = Event()
+        self.boxes_outside: list[str] = []  # ids of images
 
     def stop(self) -> None:
         """End the calls that have begun before their next record."""
@@ -334,6 +351,8 @@ class _ShardTask:
         files.append(row - shard.first_row, encoded)
         if features.width and features.height:
             width, height = features.width, features.height
+        if width and features.has_box_beyond(width, height):
+            self.boxes_outside.append(image_id)
         found = (features.source_sha256, item.source)
         hashes = RecordHashes.of(encoded.values())
         return IndexRow(image_id, Status.OK, "", str(shape), row, width, height, *found, *hashes)

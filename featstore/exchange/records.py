@@ -44,6 +44,15 @@ class Features(NamedTuple):
     height: int = 0
     source_sha256: str = ""  # of the item's bytes in the source
 
+    def has_box_beyond(self, width: int, height: int) -> bool:
+        """Return whether a box has a negative size, or is over a pixel beyond an image."""
+        if self.boxes is None:
+            return False
+        left, top, right, bottom = self.boxes.T
+        is_negative = (right < left).any() or (bottom < top).any()
+        is_beyond = self.boxes.min() < -1 or right.max() > width + 1 or bottom.max() > height + 1
+        return bool(is_negative or is_beyond)
+
 
 class FeatureReader(Protocol):
     """Reads the features of one format; `read` may be called in several threads at once.

@@ -163,6 +163,23 @@ def test_a_mark_of_byte_order_is_no_part_of_an_id(tmp_path):
     assert np.array_equal(store["0"][:, 0], IMAGES[0].features)
 
 
+def test_boxes_beyond_their_images_are_counted(tmp_path):
+    wide = IMAGES[0]._replace(width=400, height=300, boxes=np.float32([[0, 0, 400, 300]]))
+    wide = wide._replace(features=IMAGES[0].features[:1])
+    images = [
+        wide,  # to the edge
+        wide._replace(image_id="turned", width=300, height=400),
+        wide._replace(image_id="negative", boxes=np.float32([[9, 0, 8, 300]])),
+        wide._replace(image_id="before", boxes=np.float32([[-2, 0, 8, 300]])),
+    ]
+    report = imported(write_bottom_up(tmp_path / "a.tsv", images))
+    assert (report.boxes_outside, len(report.store)) == (3, 4)
+    assert "3 images with a box beyond the image" in report.text()
+    assert (
+        "beyond the image" not in imported(write_bottom_up(tmp_path / "b.tsv", images[:1])).text()
+    )
+
+
 def test_half_a_size_is_none(tmp_path):
     path = write_bottom_up(tmp_path / "a.tsv", [IMAGES[0]._replace(width=0), IMAGES[1]])
     (row, other) = imported(path, sizes={"0": (320, 200), "1": (1, 1)}).store.index
