@@ -128,9 +128,10 @@ def import_features(
 ) -> ImportReport:
     """Read the features of `reader` into a store at `out`, or continue.
 
-    `dtype` is by default that of the source, so that nothing is lost. `sizes`, a mapping or a manifest, gives the width and height of
-    images where the source does not. A damaged item costs itself alone: it becomes a row of the index
-    with the reason. In memory are about 500 bytes for each image, and a record for each core.
+    `dtype` is by default that of the source, so that nothing is lost. `sizes`, a mapping or a
+    manifest, gives the width and height of images in pixels where the source does not. A damaged
+    item becomes a row of the index with the reason, and does not stop the rest. In memory are about
+    500 bytes for each image, and a record for each core.
 
     Raises UsageError for a source without items (E-IMPORT-EMPTY) or without one that can be read
     (E-IMPORT-NO-RECORDS), StoreUsageError if something else is at `out` or the disk is too small.

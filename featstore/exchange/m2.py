@@ -21,9 +21,10 @@ from ...base.errors import UsageError, needs_extra
 from ...base.files import fsync_folder
 from ..identity import Identity
 from .destination import Numbered
+from .npyfile import require_size_of_image
 from .npyfolders import flat
 from .options import Options
-from .parts import Parts, PartsReader, fits
+from .parts import Parts, PartsReader
 from .records import Features
 
 FEATURES = re.compile(r"(\d+)_features", re.ASCII)
@@ -107,7 +108,7 @@ class M2Reader(PartsReader):
                 raise ValueError(f"the numbers of {name} are in another file, which is not read")
             if data_set.dtype.kind not in "fiub" or data_set.shape is None:
                 raise ValueError(f"{name} does not hold numbers")
-            fits(prod(data_set.shape) * data_set.dtype.itemsize)
+            require_size_of_image(prod(data_set.shape) * data_set.dtype.itemsize)
         except (OSError, RuntimeError, KeyError, TypeError) as error:
             raise ValueError(f"{name} cannot be read: {error}") from None
         return data_set
