@@ -20,8 +20,6 @@ from .batches import READ_AHEAD
 ALIVE = READ_AHEAD + 3
 BOX = 5  # numbers that a model reads of a box
 SPARED = 0.9  # of the free memory: the share that a cache may take
-
-
 NO_BOXES = torch.zeros(0, 0, BOX)
 
 

@@ -22,9 +22,8 @@ from ...base.text import counted, is_unicode
 
 SUFFIX = "_connectivity.json"
 MAX_FILE_BYTES = 1 << 26  # the largest of Matterport3D has 605,095
-MAX_VIEWPOINTS = (
-    2048  # the largest scan of Matterport3D has 348; distances take memory by the square
-)
+# The largest scan of Matterport3D has 348; distances take memory by the square.
+MAX_VIEWPOINTS = 2048
 MAX_SCAN_LINES = 100_000
 MAX_NAME = 255  # characters of a scan's or viewpoint's name
 MAX_METRES = 1e6  # from the origin; NaN is not in it either
