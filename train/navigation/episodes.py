@@ -14,7 +14,7 @@ from ...base.jsonio import field as value_of
 from ...base.jsonio import field_items, identifier, read_json_lines, read_json_list, require_unicode
 from ...base.text import counted
 from ..data.ids import require_folder
-from .graphs import Scan
+from .graphs import Scan, image_id
 
 logger = logging.getLogger(__name__)
 
@@ -329,7 +329,7 @@ def _place(
 
 
 def _without_features(path: Iterable[str], scan: str, features: Container[str] | None) -> str:
-    ids = (f"{scan}_{viewpoint}" for viewpoint in path)
+    ids = (image_id(scan, viewpoint) for viewpoint in path)
     return next((each for each in ids if features is not None and each not in features), "")
 
 

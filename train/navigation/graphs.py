@@ -91,6 +91,11 @@ class Scan:
         return math.fsum(math.dist(self.positions[a], self.positions[b]) for a, b in self.edges)
 
 
+def image_id(scan: str, viewpoint: str) -> str:
+    """Return the id of a viewpoint in a store, as `clipfeat manifest --views` makes it."""
+    return f"{scan}_{viewpoint}"
+
+
 def make_scan(
     name: str,
     viewpoints: Sequence[str],
