@@ -1,10 +1,10 @@
-"""Write a folder with files for each image, so that an interrupted export continues."""
+"""Write files so that an interrupted export continues: folders with files for each image."""
 
 import os
 from collections.abc import Callable, Iterable
 from pathlib import Path, PurePosixPath
 
-from ...base.files import fsync_folder, open_output, remove_plain
+from ...base.files import fsync_folder, naming, open_output, remove_plain
 from .records import Features
 
 BATCH = 128  # images whose names reach the disk together
@@ -94,6 +94,14 @@ class FolderWriter:
             file.flush()
             os.fsync(file.fileno())
         self._pending.clear()
+
+
+def give_name(part: Path, path: Path) -> None:
+    """Give a complete file its name, once its bytes are on the disk."""
+    with naming(part), part.open("rb") as file:
+        os.fsync(file.fileno())
+    part.rename(path)
+    fsync_folder(path.parent)
 
 
 def write_durably(path: Path, content: bytes) -> None:

@@ -8,7 +8,6 @@
 # pyright: reportMissingTypeStubs=false, reportUnknownArgumentType=false
 
 import hashlib
-import os
 import re
 from collections.abc import Iterator, Sequence
 from math import prod
@@ -18,9 +17,8 @@ from typing import Any
 import numpy as np
 
 from ...base.errors import UsageError, needs_extra
-from ...base.files import fsync_folder
 from ..identity import Identity
-from .destination import Numbered
+from .destination import Numbered, give_name
 from .npyfile import require_size_of_image
 from .npyfolders import flat
 from .options import Options
@@ -150,10 +148,7 @@ class M2Writer:
     def finish(self) -> None:
         """Close the file and give it its name."""
         self._opened().close()
-        with self._part.open("rb") as file:
-            os.fsync(file.fileno())
-        self._part.replace(self._path)
-        fsync_folder(self._path.parent)
+        give_name(self._part, self._path)
 
     def _opened(self) -> Any:
         if self._file is None:
