@@ -29,7 +29,6 @@ from clipfeat.train.navigation.graphs import SUFFIX, Scan, read_scans
 from clipfeat.train.navigation.views import HEADINGS, VIEW_ELEVATIONS, VIEW_HEADINGS, VIEWS, angle4
 
 SIZES = (8, 348)  # viewpoints of the smallest and the largest scan of Matterport3D
-MEAN_SIZE = 117
 NEAREST = 3  # neighbours that each is linked to; both ways, that gives a mean degree of about 4
 STEPS = 10  # of an episode
 SECONDS = 3  # for each measure

@@ -9,6 +9,7 @@ import click
 from .options import LocalPath, as_json, show
 from .store import readable_store
 
+# Those of featstore/exchange/formats.py, which would import numpy for --help; a test compares.
 FORMATS = (
     *("bottom-up-tsv", "lxmert-tsv", "vinvl-tsv", "vln-tsv"),
     *("mmf-npy", "mmf-lmdb", "grid-feats", "captioning-npz", "openvqa-npz", "bua-npz"),

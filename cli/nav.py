@@ -16,7 +16,11 @@ if TYPE_CHECKING:
 
 @click.group()
 def nav() -> None:
-    """Vision-and-language navigation."""
+    """Describe the scans of vision-and-language navigation.
+
+    \b
+    $ clipfeat nav graph connectivity/
+    """
 
 
 @nav.command()

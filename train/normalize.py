@@ -26,8 +26,9 @@ from .settings import AUTO, SplitSettings
 
 S = TypeVar("S", bound=SplitSettings)
 
-# "auto" whitens if one direction has more of the variance of standardised channels, beyond the 1 / dim
-# of channels that are not correlated. It was 0.45 where whitening was better, 0.07 where it was not.
+# "auto" whitens if one direction has more of the variance of standardised channels than this and the
+# 1 / dim of channels that are not correlated. It was 0.45 where whitening was better, and 0.07 where
+# it was not.
 CORRELATED = 0.25
 
 

@@ -20,8 +20,6 @@ from .batches import READ_AHEAD
 ALIVE = READ_AHEAD + 3
 BOX = 5  # numbers that a model reads of a box
 SPARED = 0.9  # of the free memory: the share that a cache may take
-
-
 NO_BOXES = torch.zeros(0, 0, BOX)
 
 
@@ -42,8 +40,8 @@ def relative_boxes(
 ) -> Float32[np.ndarray, "image cell 5"]:
     """Return boxes as models read them: left, top, right, bottom and area, as shares of the image.
 
-    `boxes` and `sizes`, width and height, are in pixels. The five numbers are those of ViLBERT (Lu
-    et al. 2019, section 2.2). Boxes of an image of unknown size, which is 0, are zeros.
+    `boxes` and `sizes`, width and height, are in pixels. The five numbers are those of ViLBERT
+    (arXiv:1908.02265, section 2.2). Boxes of an image of unknown size, which is 0, are zeros.
     """
     known = np.logical_and(*(sizes > 0).T)[:, None, None]
     sides = np.tile(sizes, 2)[:, None]  # image 1 4

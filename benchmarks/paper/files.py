@@ -26,11 +26,11 @@ FILES = (
     PublishedFile("coco/test2015/", "test2015.zip", COCO, "12 GB"),
     PublishedFile(
         "captions/", "captions_train2014.json, captions_val2014.json", COCO, "241 MB",
-        "of annotations_trainval2014.zip",
+        "in annotations_trainval2014.zip",
     ),
     PublishedFile(
         "captions/", "dataset_coco.json", "https://cs.stanford.edu/people/karpathy/deepimagesent/",
-        UNKNOWN, "Karpathy's splits, of caption_datasets.zip",
+        UNKNOWN, "Karpathy's splits, in caption_datasets.zip",
     ),
     PublishedFile(
         "vqa/",
@@ -41,15 +41,15 @@ FILES = (
     PublishedFile("vg/VG_100K/, vg/VG_100K_2/", "images.zip, images2.zip", VG, UNKNOWN),
     PublishedFile(
         "vg/", "image_data.json, question_answers.json, region_descriptions.json", VG, UNKNOWN,
-        "question_answers.json in vqa/, too",
+        "copy question_answers.json into vqa/, too",
     ),
     PublishedFile("gqa/images/", "images.zip", GQA, UNKNOWN),
     PublishedFile(
-        "gqa/", "{train,val,testdev}_balanced_questions.json", GQA, "1.4 GB", "of questions1.2.zip"
+        "gqa/", "{train,val,testdev}_balanced_questions.json", GQA, "1.4 GB", "in questions1.2.zip"
     ),
     PublishedFile(
         "flickr30k/flickr30k-images/", "flickr30k-images.tar.gz",
-        "https://shannon.cs.illinois.edu/DenotationGraph/", UNKNOWN, "by a form",
+        "https://shannon.cs.illinois.edu/DenotationGraph/", UNKNOWN, "on request, by a form",
     ),
     PublishedFile(
         "snli_ve/", "snli_ve_{train,dev,test}.jsonl", "https://github.com/necla-ml/SNLI-VE", UNKNOWN
@@ -60,13 +60,13 @@ FILES = (
     ),
     PublishedFile(
         "glove/", "glove.6B.300d.txt", "https://nlp.stanford.edu/projects/glove/", UNKNOWN,
-        "of glove.6B.zip",
+        "in glove.6B.zip",
     ),
     PublishedFile(
         "bottom-up/", "trainval.tsv, test2015.tsv",
         "https://github.com/peteanderson80/bottom-up-attention", "23 to 25 GB a zip",
-        "36 regions an image. The links are dead since 2025 (its issue 132): a copy of a "
-        "colleague, or your own run of its tools/generate_tsv.py",
+        "36 regions an image. The links have been dead since 2025 (its issue 132): ask others for a "
+        "copy, or run its tools/generate_tsv.py",
     ),
     PublishedFile(
         "grid-feats/trainval/, grid-feats/test2015/", "<number>.pth",

@@ -25,12 +25,12 @@ This page is written by `python -m benchmarks.paper --page` from `benchmarks/pap
     make paper ROW=vqa-mcan-rn50x4 DATA=data/ OUT=paper-out/    # runs one
     make paper-dry                                              # rehearses all of them, small
 
-`make paper` runs the commands of a row as they stand below, with DATA/ and OUT/ replaced. A step whose
-last file exists is done; an interrupted extraction, import or training resumes. Rows share steps:
-features are extracted once for all rows that need them.
+`make paper` runs the commands of a row as they stand below, with DATA/ and OUT/ replaced. A step is not
+run again once the file that it makes last exists; an interrupted extraction, import or training resumes.
+Rows share steps: features are extracted once for all rows that need them.
 
 **No row has been measured here yet.** Published numbers have their source beside them. The tables of the
-paper itself could not be read: which rows they have, and numbers that are "not found", were not checked
+paper itself could not be read, so neither the choice of rows nor the numbers that are "not found" were checked
 against them. [training.md](training.md#departures-from-the-published-systems) lists what differs from the
 published systems. VQA's test-dev and test-std, and GQA's test-std, are scored by the server of the
 challenge, which takes the file of predictions.
@@ -42,7 +42,8 @@ challenge, which takes the file of predictions.
 - **Training** is an estimate from the number of operations, at {float32} TFLOP/s in float32 and {bfloat16}
   TFLOP/s in bfloat16 on one GPU, and with 80 % of eight times as much on eight. Nothing of this size has been
   run here. Extraction is not part of it: it is limited by reading and decoding images
-  ([log.md](log.md)). SCST's hours are of training alone; drawing captions word by word takes longer.
+  ([log.md](log.md)). The hours of SCST are of updates alone; drawing captions word by word
+  comes on top.
 
 ## Files
 
@@ -76,7 +77,7 @@ which the commit chooses.
 def page() -> str:
     """Return the page."""
     files = "\n".join(
-        f"| `{file.place}` | {_code(file.name)}{f': {file.note}' if file.note else ''} | "
+        f"| {_code(file.place)} | {_code(file.name)}{f': {file.note}' if file.note else ''} | "
         f"<{file.address}> | {file.size} |"
         for file in FILES
     )
@@ -86,7 +87,7 @@ def page() -> str:
 
 
 def _code(names: str) -> str:
-    """Return names of files as code, commas between braces kept."""
+    """Return names as code; a comma without a space after it is part of a name."""
     return ", ".join(f"`{name}`" for name in names.split(", "))
 
 

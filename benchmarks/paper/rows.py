@@ -114,11 +114,6 @@ def rows() -> tuple[Row, ...]:
     return (*_vqa_rows(), *_caption_rows(), *_pretrained_rows(), *_navigation_rows())
 
 
-def find_row(name: str) -> Row | None:
-    """Return the row of a name, None if there is none."""
-    return next((row for row in rows() if row.name == name), None)
-
-
 # Features
 
 
@@ -298,8 +293,8 @@ HALVED_VQA = Step(
 
 
 def _pretrained_rows() -> Iterator[Row]:
-    for encoder in PRETRAINED:
-        for task in ("vqa", "gqa", "ve"):
+    for task in ("vqa", "gqa", "ve"):  # outside, since a table is of one task
+        for encoder in PRETRAINED:
             yield _pretrained_row(encoder, task)
 
 
@@ -380,7 +375,7 @@ def _navigation_rows() -> Iterator[Row]:
         "rxr": "success 42.6 on val unseen (listing of wizwand.com)",
     }
     for data, title in (("r2r", "R2R"), ("rxr", "RxR")):
-        for encoder in (*ENCODERS[:4], ENCODERS[4]):
+        for encoder in ENCODERS[:5]:
             is_best = encoder.name == "rn50x4"
             yield Row(
                 f"navigation-{data}-{encoder.name}",

@@ -1,5 +1,6 @@
 """Run the steps of rows, each once, and continue after an interruption."""
 
+import re
 import shlex
 import subprocess
 import sys
@@ -72,4 +73,5 @@ class Runner:
 
     def _place(self, word: str) -> str:
         """Return a word of a command line with the folders in the place of DATA/ and OUT/."""
-        return word.replace("DATA/", f"{self.data}/").replace("OUT/", f"{self.out}/")
+        folders = {"DATA/": f"{self.data}/", "OUT/": f"{self.out}/"}
+        return re.sub(r"\b(DATA|OUT)/", lambda found: folders[found[0]], word)  # each place once

@@ -1,4 +1,4 @@
-"""Write a folder with files for each image, so that an interrupted export continues."""
+"""Write files so that an interrupted export continues: folders with files for each image."""
 
 import errno
 import os
@@ -100,6 +100,14 @@ class FolderWriter:
             file.flush()
             os.fsync(file.fileno())
         self._pending.clear()
+
+
+def give_name(part: Path, path: Path) -> None:
+    """Give a complete file its name, once its bytes are on the disk."""
+    with naming(part), part.open("rb") as file:
+        os.fsync(file.fileno())
+    part.rename(path)
+    fsync_folder(path.parent)
 
 
 def write_durably(path: Path, content: bytes) -> None:

@@ -21,7 +21,7 @@ import numpy as np
 from ...base.pickles import MAX_PICKLE_BYTES, Inert, Name, nothing_stored, read_pickle
 from ..identity import Identity
 from .destination import FolderWriter, Numbered
-from .npyfile import MAX_ITEM_BYTES, damaged_zip, open_zip
+from .npyfile import MAX_ITEM_BYTES, damaged_zip, open_zip, require_size_of_image
 from .npyfolders import FolderReader
 from .options import Options
 from .parts import Parts
@@ -65,8 +65,7 @@ class Tensor:
         # Fewer numbers than its shape has are a tensor that was expanded: small to send, large here.
         if not 0 < prod(shape) <= storage.length or last >= storage.length:
             raise ValueError(f"{storage.length:,} numbers for the shape {shape}")
-        if storage.length * storage.dtype.itemsize > MAX_ITEM_BYTES:
-            raise ValueError(f"a tensor of more than {MAX_ITEM_BYTES:,} bytes")
+        require_size_of_image(storage.length * storage.dtype.itemsize)
         self.shape, self.dtype = shape, storage.dtype
         self._strides, self._storage, self._load = strides, storage, load
 

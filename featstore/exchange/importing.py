@@ -134,9 +134,9 @@ def import_features(
     """Read the features of `reader` into a store at `out`, or continue.
 
     `dtype` is by default that of the source, so that nothing is lost. `sizes`, a mapping or a file
-    for `read_sizes`, gives the width and height of images where the source does not. A damaged item
-    costs itself alone: it becomes a row of the index with the reason. In memory are about 500 bytes
-    for each image, and a record for each core.
+    for `read_sizes`, gives the width and height of images in pixels where the source does not. A
+    damaged item becomes a row of the index with the reason, and does not stop the rest. In memory
+    are about 500 bytes for each image, and a record for each core.
 
     Raises UsageError for a source without items (E-IMPORT-EMPTY) or without one that can be read
     (E-IMPORT-NO-RECORDS), StoreError for one that changes meanwhile (E-IMPORT-CHANGED),

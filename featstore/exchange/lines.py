@@ -15,12 +15,13 @@ import msgspec
 import numpy as np
 
 from ...base.errors import UsageError
-from ...base.files import fsync_folder, naming, open_output, open_plain, read_at
+from ...base.files import naming, open_output, open_plain, read_at
 from ...base.parquet import MAX_TEXT
 from ...base.text import printable
 from ..geometry import MAX_GRID_SIDE, GridShape
 from ..identity import FloatDtype, Region
 from ..lookup import Status
+from .destination import give_name
 from .options import JOURNAL_ENDING
 from .parts import FIRST_IMAGES
 from .records import Features, Item
@@ -312,11 +313,8 @@ class LineWriter(ABC):
         if self._file is None:
             return
         with naming(self._partial):
-            self._file.flush()
-            os.fsync(self._file.fileno())
             self._file.close()
-        self._partial.rename(self._path)
-        fsync_folder(self._path.parent)
+        give_name(self._partial, self._path)
 
 
 def encoded(values: np.ndarray, dtype: "np.dtype[Any]" = FLOAT) -> bytes:

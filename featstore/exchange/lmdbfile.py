@@ -17,9 +17,8 @@ from ...base.errors import UsageError
 from ...base.files import open_plain
 
 MAGIC, VERSION = 0xBEEFC0DE, 1
-PAGE = struct.Struct(
-    "<QHHHH"
-)  # number, -, flags, lower, upper; an overflow's last four are a count
+# Number, -, flags, lower, upper; of an overflow the last four bytes are a count.
+PAGE = struct.Struct("<QHHHH")
 COUNT = struct.Struct("<I")
 META = struct.Struct("<II16x")  # magic, version
 DB = struct.Struct("<IHHQQQQQ")  # -, flags, depth, pages of three kinds, entries, root
@@ -112,7 +111,7 @@ class LmdbFile:
             try:
                 start, flags, nodes = self._page(number)
                 keys = self._keys(start, nodes, skip_first=bool(flags & BRANCH))
-            except (ValueError, struct.error):
+            except ValueError:
                 continue
             if flags & BRANCH:
                 pending += [self._child(start, node) for node in reversed(nodes)]
@@ -120,7 +119,7 @@ class LmdbFile:
             for node, key in zip(nodes, keys, strict=True):
                 try:
                     yield key, self._place(start, node)
-                except (ValueError, struct.error):
+                except ValueError:
                     yield key, None
 
     def _metadata(self) -> tuple[int, int, int]:
@@ -186,9 +185,10 @@ class LmdbFile:
         length, offset = low | high << 16, node + NODE.size + key_length
         if flags & (SUB | DUPLICATES):
             raise ValueError("it is not a value")
+        in_leaf = PAGE_NUMBER.size if flags & BIG else length
+        if offset + in_leaf > start + self._page_size:
+            raise ValueError("a page of it is damaged")
         if not flags & BIG:
-            if offset + length > start + self._page_size:
-                raise ValueError("a page of it is damaged")
             return Place(offset, length)
         (number,) = PAGE_NUMBER.unpack_from(self._bytes, offset)
         begin = number * self._page_size

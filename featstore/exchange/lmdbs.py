@@ -14,7 +14,7 @@ import importlib
 import io
 import json
 import re
-from abc import abstractmethod
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, cast
@@ -33,6 +33,8 @@ from .parts import Layout, Parts, PartsReader
 from .pickled import array_of, bytes_of, read_numpy_pickle
 from .pickling import pickle_bytes
 from .records import Features
+from .tsv import region_arrays, require_regions
+from .vinvl import geometry_of
 
 MAP_BYTES = 1 << 40  # of addresses, not of the disk: a database cannot grow beyond it
 MAX_KEY = 511  # bytes, of LMDB as it is built
@@ -223,17 +225,12 @@ def open_writer(name: str, path: Path, identity: Identity, options: Options) -> 
     with needs_extra("exchange"):
         importlib.import_module("lmdb")
     if name == "uniter-lmdb":
-        if not {"boxes", "scores"} <= set(identity.regions):
-            raise UsageError(
-                f"{name} needs boxes and scores of regions, which this store lacks; choose another "
-                f"format",
-                code="E-EXPORT-REGIONS",
-            )
+        require_regions(name, identity, ("boxes", "scores"))
         return UniterWriter(path)
     return MmfLmdbWriter(path, grid_layout(options)[1])
 
 
-class LmdbWriter:
+class LmdbWriter(ABC):
     """Writes a database. A transaction is in it completely or not at all, whatever happens."""
 
     list_key: bytes
@@ -242,6 +239,7 @@ class LmdbWriter:
         self._path = path
         self._env: Any = None
         self._batch: list[tuple[bytes, bytes]] = []
+        self._batch_bytes = 0
         self._keys: list[bytes] = []
 
     def written(self) -> set[str]:
@@ -257,9 +255,11 @@ class LmdbWriter:
         key = self.key(image_id)
         if key == self.list_key or not 0 < len(key) <= MAX_KEY:
             raise ValueError("an id that cannot be a key of this database")
-        self._batch.append((key, self.value(image_id, features)))
+        value = self.value(image_id, features)
+        self._batch.append((key, value))
+        self._batch_bytes += len(value)
         self._keys.append(key)
-        if sum(len(value) for _, value in self._batch) >= BATCH_BYTES:
+        if self._batch_bytes >= BATCH_BYTES:
             self._commit()
 
     def finish(self) -> None:
@@ -287,6 +287,7 @@ class LmdbWriter:
                 code="E-EXPORT-LMDB",
             ) from None
         self._batch.clear()
+        self._batch_bytes = 0
 
     def key(self, image_id: str) -> bytes:
         """Return the key of an image."""
@@ -296,13 +297,13 @@ class LmdbWriter:
         """Return the id that a key stands for."""
         return key.decode()
 
+    @abstractmethod
     def value(self, image_id: str, features: Features) -> bytes:
-        """Return the value of an image."""
-        raise NotImplementedError
+        """Return the value of an image; raises ValueError where the format cannot hold it."""
 
+    @abstractmethod
     def listing(self, keys: list[bytes]) -> bytes:
         """Return the list of keys."""
-        raise NotImplementedError
 
 
 class MmfLmdbWriter(LmdbWriter):
@@ -339,15 +340,11 @@ class UniterWriter(LmdbWriter):
 
     def value(self, image_id: str, features: Features) -> bytes:
         """Return an archive."""
-        if not features.width or not features.height:
-            raise ValueError("boxes are fractions of the image's size, which is not known")
-        assert features.boxes is not None
+        vectors, boxes = region_arrays(features)
         assert features.scores is not None
-        sides = np.array([features.width, features.height] * 2, np.float32)
-        corners = features.boxes / sides
         arrays = {
-            "features": features.grid[:, 0],
-            "norm_bb": np.hstack([corners, corners[:, 2:] - corners[:, :2]]),
+            "features": vectors,
+            "norm_bb": geometry_of(boxes, (features.width, features.height)),
             "conf": features.scores,
         }
         return npz_bytes(arrays, compressed=True)

@@ -8,8 +8,8 @@
 # pyright: reportMissingTypeStubs=false, reportUnknownArgumentType=false
 
 import errno
-import hashlib
 import os
+import hashlib
 import re
 from collections.abc import Iterator, Sequence
 from math import prod
@@ -19,12 +19,13 @@ from typing import Any
 import numpy as np
 
 from ...base.errors import UsageError, needs_extra
-from ...base.files import free_bytes, fsync_folder
+from ...base.files import free_bytes
 from ..identity import Identity
-from .destination import Numbered
+from .destination import Numbered, give_name
+from .npyfile import require_size_of_image
 from .npyfolders import flat
 from .options import Options
-from .parts import Parts, PartsReader, fits
+from .parts import Parts, PartsReader
 from .records import Features
 
 FEATURES = re.compile(r"(\d+)_features", re.ASCII)
@@ -109,7 +110,7 @@ class M2Reader(PartsReader):
                 raise ValueError(f"the numbers of {name} are in another file, which is not read")
             if data_set.dtype.kind not in "fiub" or data_set.shape is None:
                 raise ValueError(f"{name} does not hold numbers")
-            fits(prod(data_set.shape) * data_set.dtype.itemsize)
+            require_size_of_image(prod(data_set.shape) * data_set.dtype.itemsize)
         except (OSError, RuntimeError, KeyError, TypeError) as error:
             raise ValueError(f"{name} cannot be read: {error}") from None
         return data_set
@@ -153,10 +154,7 @@ class M2Writer:
     def finish(self) -> None:
         """Close the file and give it its name."""
         self._opened().close()
-        with self._part.open("rb") as file:
-            os.fsync(file.fileno())
-        self._part.replace(self._path)
-        fsync_folder(self._path.parent)
+        give_name(self._part, self._path)
 
     def _opened(self) -> Any:
         if self._file is None:

@@ -44,10 +44,7 @@ class NpyArray:
         if self.dtype.fields is not None or self.dtype.kind not in "fiub":
             raise ValueError(f"it holds {self.dtype} where numbers are expected")
         self._bytes = prod(self.shape) * self.dtype.itemsize
-        if self._bytes > MAX_ITEM_BYTES:
-            raise ValueError(
-                f"an array of {self._bytes:,} bytes; at most {MAX_ITEM_BYTES:,} are read"
-            )
+        require_size_of_image(self._bytes)
         if self._start + self._bytes != size:
             raise ValueError(f"{size:,} bytes where its header says {self._start + self._bytes:,}")
 
@@ -61,6 +58,12 @@ class NpyArray:
         array = np.frombuffer(content, self.dtype)
         array = array.reshape(self.shape, order="F" if self._in_columns else "C")
         return array if dtype is None else array.astype(dtype)
+
+
+def require_size_of_image(nbytes: int) -> None:
+    """Raise ValueError for an array that is too large to be one image's."""
+    if nbytes > MAX_ITEM_BYTES:
+        raise ValueError(f"an array of {nbytes:,} bytes; at most {MAX_ITEM_BYTES:,} are read")
 
 
 def read_header(file: BinaryIO) -> tuple[tuple[int, ...], bool, np.dtype]:

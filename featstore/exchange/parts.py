@@ -12,7 +12,6 @@ from ...base.errors import UsageError, reason_of
 from ...base.text import printable
 from ..geometry import MAX_GRID_SIDE, GridShape
 from ..identity import REGIONS, FloatDtype, Region
-from .npyfile import MAX_ITEM_BYTES
 from .records import Features, Item, status_of
 
 # How the axes of a grid are meant; a batch axis of 1 may stand before them. "cn" is a matrix with a
@@ -203,9 +202,3 @@ def _numbers(array: Any, dtype: str) -> np.ndarray:
     ):
         raise ValueError("classes that are not numbers of classes")
     return values.astype(dtype)
-
-
-def fits(nbytes: int) -> None:
-    """Raise ValueError for an array that is too large to be one image's."""
-    if nbytes > MAX_ITEM_BYTES:
-        raise ValueError(f"an array of {nbytes:,} bytes; at most {MAX_ITEM_BYTES:,} are read")

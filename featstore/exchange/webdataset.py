@@ -11,7 +11,6 @@ store has them, .boxes.npy, .classes.npy, .scores.npy, and the size of the image
 import hashlib
 import io
 import json
-import os
 import re
 import tarfile
 from collections.abc import Iterator, Sequence
@@ -19,10 +18,11 @@ from pathlib import Path
 from typing import Any, NamedTuple, cast
 
 from ...base import tars
-from ...base.files import fsync_folder, naming
+from ...base.files import naming
 from ...base.jsonio import parse_json
 from ...base.tars import Member
 from ..identity import REGIONS, Identity
+from .destination import give_name
 from .npyfile import MAX_ITEM_BYTES, Npz, npy_array, npy_bytes, npz_arrays
 from .npyfolders import grid_layout, mmf_grid
 from .options import Options
@@ -200,10 +200,7 @@ class WebdatasetWriter:
             return
         with naming(self._part()):
             self._tar.close()
-            with self._part().open("rb") as file:
-                os.fsync(file.fileno())
-        self._part().rename(self._part().with_suffix(""))
-        fsync_folder(self._folder)
+            give_name(self._part(), self._part().with_suffix(""))
         self._tar, self._samples, self._next = None, 0, self._next + 1
 
 

@@ -38,7 +38,7 @@ class GridPosition(nn.Module):
 
 
 class BoxPosition(nn.Module):
-    """A learned vector for each region's box, as in ViLBERT (Lu et al. 2019, section 2.2).
+    """A learned vector for each region's box, as in ViLBERT (arXiv:1908.02265, section 2.2).
 
     It is a linear layer over left, top, right, bottom and area, as shares of the image.
     """

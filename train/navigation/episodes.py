@@ -14,7 +14,7 @@ from ...base.jsonio import field as value_of
 from ...base.jsonio import field_items, identifier, read_json_lines, read_json_list, require_unicode
 from ...base.text import counted
 from ..data.ids import require_folder
-from .graphs import Scan
+from .graphs import Scan, image_id
 
 logger = logging.getLogger(__name__)
 
@@ -199,7 +199,7 @@ def read_episodes(
     dataset = "rxr" if is_rxr else "r2r"
     split = EpisodeSplit(dataset, name or source.name, tuple(known.values()), left_out, source)
     _require_some(split)
-    _tell(split)
+    _tell(source, left_out)
     if not paths_only:
         _compare_with_published(split, total)
     return split
@@ -233,8 +233,7 @@ def check_episodes(
         for reason in (*split.left_out.ids, *left_out.ids)
     }
     both = LeftOut(ids, left_out.examples | split.left_out.examples)
-    for line in left_out.lines():
-        logger.info(f"{split.file}: {line}")
+    _tell(split.file, left_out)
     checked = replace(split, episodes=tuple(kept), left_out=both)
     _require_some(checked)
     return checked
@@ -330,7 +329,7 @@ def _place(
 
 
 def _without_features(path: Iterable[str], scan: str, features: Container[str] | None) -> str:
-    ids = (f"{scan}_{viewpoint}" for viewpoint in path)
+    ids = (image_id(scan, viewpoint) for viewpoint in path)
     return next((each for each in ids if features is not None and each not in features), "")
 
 
@@ -353,16 +352,21 @@ def _require_some(split: EpisodeSplit) -> None:
         )
 
 
-def _tell(split: EpisodeSplit) -> None:
-    for line in split.left_out.lines():
-        logger.info(f"{split.file}: {line}")
+def _tell(file: Path, left_out: LeftOut) -> None:
+    for line in left_out.lines():
+        logger.info(f"{file}: {line}")
 
 
 def _compare_with_published(split: EpisodeSplit, count: int) -> None:
     """Log where a file is about as long as the published one, and may have been cut off."""
-    name = split.file.name
     published = next(
-        (n for (_, part), n in PUBLISHED.items() if name in {f.format(part) for f in FILES}), 0
+        (
+            instructions
+            for (dataset, part), instructions in PUBLISHED.items()
+            for name, of_dataset in FILES.items()
+            if of_dataset == dataset and name.format(part) == split.file.name
+        ),
+        0,
     )
     if count != published and published / 2 < count < 2 * published:
         logger.info(f"{split.file}: {count:,} instructions; the published file has {published:,}")

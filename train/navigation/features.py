@@ -10,16 +10,11 @@ from ...base.errors import UsageError
 from ...base.text import counted
 from ...featstore import FeatureStore
 from ...featstore.lookup import Status
-from .graphs import Scan
+from .graphs import Scan, image_id
 from .views import VIEWS
 
 READ_TOGETHER = 256  # records
 NAMED = 3  # viewpoints that a message names
-
-
-def image_id(scan: str, viewpoint: str) -> str:
-    """Return the id of a viewpoint in a store, as `clipfeat manifest --views` makes it."""
-    return f"{scan}_{viewpoint}"
 
 
 def viewpoint_ids(scans: Mapping[str, Scan]) -> list[str]:

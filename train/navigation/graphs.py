@@ -8,6 +8,7 @@ for each panorama: `image_id`, `pose` (a 4 x 4 matrix row by row, camera to worl
 import math
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Annotated, NoReturn
 
@@ -22,10 +23,9 @@ from ...base.text import counted, is_unicode
 
 SUFFIX = "_connectivity.json"
 MAX_FILE_BYTES = 1 << 26  # the largest of Matterport3D has 605,095
-MAX_VIEWPOINTS = (
-    2048  # the largest scan of Matterport3D has 348; distances take memory by the square
-)
-MAX_SCAN_LINES = 100_000
+# The largest scan of Matterport3D has 348; distances take memory by the square.
+MAX_VIEWPOINTS = 2048
+MAX_SCANS = 100_000  # that a list may name
 MAX_NAME = 255  # characters of a scan's or viewpoint's name
 MAX_METRES = 1e6  # from the origin; NaN is not in it either
 MIN_METRES = 1e-6  # between neighbours, seen from above: nearer ones have no heading
@@ -90,6 +90,11 @@ class Scan:
     def metres(self) -> float:
         """The length of all edges."""
         return math.fsum(math.dist(self.positions[a], self.positions[b]) for a, b in self.edges)
+
+
+def image_id(scan: str, viewpoint: str) -> str:
+    """Return the id of a viewpoint in a store, as `clipfeat manifest --views` makes it."""
+    return f"{scan}_{viewpoint}"
 
 
 def make_scan(
@@ -275,7 +280,9 @@ def scan_names(folder: Path) -> list[str]:
     try:
         if listed.exists():
             lines = (text.strip() for _, text in text_lines(listed, MAX_NAME * 4))
-            names = [name for name in lines if name]
+            names = list(islice(filter(None, lines), MAX_SCANS + 1))
+            if len(names) > MAX_SCANS:
+                raise ValueError(f"it names more than {MAX_SCANS:,} scans")
         else:
             names = sorted(_connectivity_files(folder))
     except (OSError, ValueError) as error:

@@ -29,8 +29,9 @@ def split_words(text: str) -> list[str]:
     """Return the words and the punctuation of a text, in lower case.
 
     As the tokenizer of R2R's published agents (Anderson et al. 2018): punctuation that stands
-    together is split into characters, except full stops and marks with a space between. Combining marks belong to the letter before
-    them, so that words of Hindi and Telugu stay whole; they need Unicode's composed form (NFC).
+    together is split into characters, except full stops and marks with a space between. Combining
+    marks belong to the letter before them, so that words of Hindi and Telugu stay whole; they need
+    Unicode's composed form (NFC).
 
     >>> split_words("Turn left, and wait by the o'clock_sign...")
     ['turn', 'left', ',', 'and', 'wait', 'by', 'the', 'o', "'", 'clock_sign', '...']

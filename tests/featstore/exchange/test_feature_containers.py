@@ -143,7 +143,11 @@ class TestUniter:
         for image in IMAGES:
             item = read[f"{image.image_id}.npz"]
             assert np.array_equal(item["features"], image.features)
-            assert np.array_equal(item["norm_bb"], norm_bb(image))
+            found, wanted = item["norm_bb"], norm_bb(image)
+            assert np.array_equal(found[:, :4], wanted[:, :4])
+            assert np.allclose(
+                found, wanted, rtol=0, atol=1e-7
+            )  # width, height: one is rounded twice
             assert np.array_equal(item["conf"], image.scores)
         again = imported(tmp_path / "all_compressed", "uniter-lmdb", tmp_path / "t", sizes=SIZES)
         batch = again.read(IDS)

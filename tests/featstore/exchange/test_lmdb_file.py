@@ -104,6 +104,24 @@ def test_damaged_anywhere(tmp_path):
     assert lost
 
 
+def test_a_damaged_node_at_the_end_of_the_file(tmp_path):
+    env = lmdb.open(str(tmp_path / "db"))
+    with env.begin(write=True) as txn:
+        txn.put(b"keys", b"1")
+    env.close()
+    path = tmp_path / "db" / "data.mdb"
+    content = bytearray(path.read_bytes())
+    key = content.rindex(b"keys")
+    del content[(key // 4096 + 1) * 4096 :]
+    content[key - 4] |= 1  # its flags: the value has pages of its own, whose number follows the key
+    path.write_bytes(content)
+    file = LmdbFile(path)
+    assert list(file.places()) == [(b"keys", None)]
+    with pytest.raises(ValueError, match="damaged"):
+        file.get(b"keys")
+    file.close()
+
+
 @pytest.mark.parametrize("content", [b"", b"x", bytes(8192), b"SQLite format 3\0" + bytes(9000)])
 def test_another_file(tmp_path, content):
     (tmp_path / "file").write_bytes(content)

@@ -176,6 +176,18 @@ def test_a_file_that_may_be_cut_off_is_remarked_on(
     assert capsys.readouterr().err.count(said) == remarks
 
 
+def test_a_file_is_compared_with_that_of_its_own_data_set(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(episodes.PUBLISHED, ("r2r", "train"), 2)
+    monkeypatch.setitem(episodes.PUBLISHED, ("rxr", "train"), 4)
+    write_rxr(tmp_path, "train", [rxr(1), rxr(2), rxr(3)])
+    read_episodes(tmp_path, "train")
+    said = [line for line in capsys.readouterr().err.splitlines() if "published" in line]
+    assert len(said) == 1
+    assert said[0].endswith("3 instructions; the published file has 4")
+
+
 def checked(folder: Path, records: list[Any], features: set[str] | None = None) -> Any:
     write_graph(folder / "graphs", "house")
     split = read_episodes(write_r2r(folder, "own", records))

@@ -10,6 +10,7 @@ import pytest
 from scans import connectivity, panorama, random_scan, write_scan
 
 from clipfeat.base.errors import UsageError
+from clipfeat.train.navigation import graphs
 from clipfeat.train.navigation.graphs import make_scan, read_scan, read_scans, scan_names
 
 # A 0,0; B 2,0; C 5,0; D 5,4; E 2,4: a path of three edges, and a square that closes.
@@ -161,6 +162,14 @@ def test_scans_of_a_folder(tmp_path):
     assert scan_names(tmp_path) == ["c", "b"]
     assert list(read_scans(tmp_path)) == ["c", "b"]
     assert list(read_scans(tmp_path, ["a", "a"])) == ["a"]
+
+
+def test_a_list_of_too_many_scans(tmp_path, monkeypatch):
+    monkeypatch.setattr(graphs, "MAX_SCANS", 2)
+    (tmp_path / "scans.txt").write_text("a\nb\nc\n")
+    with pytest.raises(UsageError, match="more than 2 scans") as refused:
+        scan_names(tmp_path)
+    assert refused.value.code == "E-NAV-SCAN"
 
 
 @pytest.mark.parametrize("name", ["d", "../a", "", "x\0"])
