@@ -4,13 +4,22 @@ import base64
 import csv
 import json
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
-csv.field_size_limit(sys.maxsize)
+
+def wide_rows(file: Iterable[str], names: Sequence[str]) -> list[dict[str, str]]:
+    """Return the rows of a table with tabs between values of any length, as these readers do."""
+    limit = csv.field_size_limit(sys.maxsize)  # of the process
+    try:
+        return list(csv.DictReader(file, names, delimiter="\t"))
+    finally:
+        csv.field_size_limit(limit)
+
+
 BOTTOM_UP = ["image_id", "image_w", "image_h", "num_boxes", "boxes", "features"]
 LXMERT = [
     *("img_id", "img_h", "img_w", "objects_id", "objects_conf", "attrs_id", "attrs_conf"),
@@ -79,7 +88,7 @@ def read_bottom_up(path: Path) -> dict[str, dict[str, Any]]:
     """Read rows as bottom-up-attention's read_tsv.py does, but for the type of the id."""
     rows = {}
     with path.open(newline="") as file:
-        for item in csv.DictReader(file, delimiter="\t", fieldnames=BOTTOM_UP):
+        for item in wide_rows(file, BOTTOM_UP):
             count = int(item["num_boxes"])
             rows[item["image_id"]] = {
                 "size": (int(item["image_w"]), int(item["image_h"])),
@@ -118,7 +127,7 @@ def read_lxmert(path: Path) -> dict[str, dict[str, Any]]:
     """Read rows as LXMERT's load_obj_tsv does."""
     rows = {}
     with path.open() as file:
-        for row in csv.DictReader(file, LXMERT, delimiter="\t"):
+        for row in wide_rows(file, LXMERT):
             item: dict[str, Any] = {**row}
             for key in ("img_h", "img_w", "num_boxes"):
                 item[key] = int(item[key])
@@ -185,7 +194,7 @@ def read_vln(path: Path) -> dict[str, np.ndarray]:
     """Read rows as the agents of R2R codes do."""
     features = {}
     with path.open() as file:
-        for item in csv.DictReader(file, delimiter="\t", fieldnames=VLN):
+        for item in wide_rows(file, VLN):
             assert (item["image_w"], item["image_h"], item["vfov"]) == ("640", "480", "60")
             numbers = np.frombuffer(base64.b64decode(item["features"].encode()), np.float32)
             features[item["scanId"] + "_" + item["viewpointId"]] = numbers.reshape(36, -1)

@@ -8,8 +8,8 @@
 # pyright: reportMissingTypeStubs=false, reportUnknownArgumentType=false
 
 import errno
-import os
 import hashlib
+import os
 import re
 from collections.abc import Iterator, Sequence
 from math import prod
