@@ -164,13 +164,13 @@ def test_a_mark_of_byte_order_is_no_part_of_an_id(tmp_path):
 
 
 def test_boxes_beyond_their_images_are_counted(tmp_path):
-    wide = IMAGES[0]._replace(width=400, height=300, boxes=np.float32([[0, 0, 400, 300]]))
+    wide = IMAGES[0]._replace(width=400, height=300, boxes=np.array([[0, 0, 400, 300]], np.float32))
     wide = wide._replace(features=IMAGES[0].features[:1])
     images = [
         wide,  # to the edge
         wide._replace(image_id="turned", width=300, height=400),
-        wide._replace(image_id="negative", boxes=np.float32([[9, 0, 8, 300]])),
-        wide._replace(image_id="before", boxes=np.float32([[-2, 0, 8, 300]])),
+        wide._replace(image_id="negative", boxes=np.array([[9, 0, 8, 300]], np.float32)),
+        wide._replace(image_id="before", boxes=np.array([[-2, 0, 8, 300]], np.float32)),
     ]
     report = imported(write_bottom_up(tmp_path / "a.tsv", images))
     assert (report.boxes_outside, len(report.store)) == (3, 4)
