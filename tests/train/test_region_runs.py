@@ -173,7 +173,7 @@ def test_a_page_of_captions_shows_regions(tmp_path: Path, typed: Typed) -> None:
     assert typed("train", "caption", "--stage", "xe", *arguments)[0] == 0
     code, _, err = typed("eval", "caption", run, "--split", "test", "--page", "--device", "cpu")
     assert (code, err) == (0, "")
-    assert "data:image/png" in (run / "xe" / "examples.html").read_text()
+    assert "data:image/png" in (run / "examples.html").read_text()
 
 
 def test_pretraining_trains_and_is_fine_tuned(tmp_path: Path, typed: Typed) -> None:
