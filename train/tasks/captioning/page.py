@@ -1,6 +1,5 @@
 """A page of examples: captions, references, and where the captioner looks for its words."""
 
-import base64
 from collections.abc import Mapping
 from html import escape
 from pathlib import Path, PurePath
@@ -10,8 +9,8 @@ import torch
 from jaxtyping import Float
 
 from ....base.errors import UsageError
-from ....base.files import write_atomically
 from ....featstore import FeatureStore
+from ... import html_page
 from ...attention_maps import draw_words, read_image
 from ...data.caption_vocabulary import CaptionVocabulary
 from ...records import RecordReader
@@ -80,22 +79,7 @@ def by_word(
 
 
 PAGE = "examples.html"
-SHOWN = 24  # images, from the best caption to the worst
 ENDINGS = ("", ".jpg", ".jpeg", ".png")
-HEAD = """<!DOCTYPE html>
-<html lang="en">
-<meta charset="utf-8">
-<meta http-equiv="Content-Security-Policy"
- content="default-src 'none'; img-src data:; style-src 'unsafe-inline'">
-<meta name="viewport" content="width=device-width">
-<title>Captions</title>
-<style>
-body { font: 15px/1.5 system-ui, sans-serif; color: #222; max-width: 70em; margin: 2em auto; padding: 0 1em }
-article { border-top: 1px solid #dde0e4; padding: 1em 0 }
-h2 { font-size: 1.15em; margin: 0 }
-p, ul { margin: .3em 0 } li, .faint { color: #6b717a } img { max-width: 100%; display: block }
-</style>
-"""
 
 
 def write_page(
@@ -115,7 +99,7 @@ def write_page(
     position = {image_id: place for place, image_id in enumerate(eval_split.examples.ids)}
     order = np.argsort(-scores, kind="stable").tolist()
     seen = [n for n in order if eval_split.split.images[n].image_id in position]
-    chosen = [seen[n] for n in np.linspace(0, len(seen) - 1, min(SHOWN, len(seen))).astype(int)]
+    chosen = [seen[n] for n in html_page.evenly_spaced(len(seen))]
     images = [eval_split.split.images[n] for n in chosen]
     stored = [eval_split.examples.image_ids[position[image.image_id]] for image in images]
     files = [None if folder is None else _find(folder, image_id) for image_id in stored]
@@ -148,8 +132,7 @@ def write_page(
         f"{trained.epoch}, beams {trained.settings.decoding.beams}. The pictures show the "
         f"{SHARPEST} words for which the model looks most closely at some cells."
     )
-    body = "\n".join([f"<h1>Captions</h1>\n<p>{escape(introduction)}</p>", *articles])
-    write_atomically(run / PAGE, f"{HEAD}{body}\n</html>\n".encode(errors="xmlcharrefreplace"))
+    html_page.write_page(run / PAGE, "Captions", introduction, articles)
     return run / PAGE
 
 
@@ -157,10 +140,7 @@ def _article(
     image_id: str, caption: str, score: float, references: tuple[str, ...], picture: bytes | None
 ) -> str:
     items = "\n".join(f"<li>{escape(reference)}</li>" for reference in references)
-    image = ""
-    if picture is not None:
-        data = base64.b64encode(picture).decode()
-        image = f'<img alt="where the model looks" src="data:image/png;base64,{data}">\n'
+    image = "" if picture is None else html_page.png_image(picture, "where the model looks")
     return (
         f"<article>\n<h2>{escape(caption)}</h2>\n"
         f'<p class="faint">image {escape(image_id)}, CIDEr-D {score:.1f}</p>\n'
