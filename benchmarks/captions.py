@@ -9,24 +9,11 @@ library computes it, times 100. Finished runs are not trained again.
 
 import argparse
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 
-
-def clipfeat(*words: object) -> str:
-    """Run a command of clipfeat and return what it prints."""
-    done = subprocess.run(
-        [sys.executable, "-m", "clipfeat.cli", *map(str, words)],
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-        stdout=subprocess.PIPE,
-        text=True,
-        check=True,
-    )
-    return done.stdout
+from .command import clipfeat
 
 
 def train(demo: Path, name: str, *more: object) -> Path:

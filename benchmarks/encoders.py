@@ -11,9 +11,6 @@ Prints the table as Markdown, and draws DEMO/encoders.png.
 
 import argparse
 import json
-import os
-import subprocess
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,6 +18,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from clipfeat.train.figures import BLUE, FAINT, INK, new_figure, save
+
+from .command import clipfeat
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -38,18 +37,6 @@ COLUMNS = {  # of the picture, in the order of the table
     "captions, 100 x CIDEr-D": ("caption", "xe"),
     "captions after SCST": ("caption", "scst"),
 }
-
-
-def clipfeat(*words: object) -> str:
-    """Run a command of clipfeat and return what it prints."""
-    done = subprocess.run(
-        [sys.executable, "-m", "clipfeat.cli", *map(str, words)],
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-        stdout=subprocess.PIPE,
-        text=True,
-        check=True,
-    )
-    return done.stdout
 
 
 def make_stores(demo: Path) -> None:

@@ -9,9 +9,6 @@ zeros). All as the command line does, one thread each. Finished runs are not tra
 
 import argparse
 import json
-import os
-import subprocess
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -20,17 +17,9 @@ import numpy as np
 
 from clipfeat.train.compare import interval_of_mean, read_scored
 
+from .command import clipfeat
+
 DATA = {"vqa": "vqa", "ve": "snli_ve"}
-
-
-def clipfeat(*words: object) -> None:
-    """Run a command of clipfeat; what it prints is in the run's files as well."""
-    subprocess.run(
-        [sys.executable, "-m", "clipfeat.cli", *map(str, words)],
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-        stdout=subprocess.DEVNULL,
-        check=True,
-    )
 
 
 def train(demo: Path, run: str, task: str, preset: str, data: str, *more: str) -> Path:

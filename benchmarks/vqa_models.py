@@ -8,26 +8,13 @@ Trains each in turn as the command line does, one thread each, and prints the ta
 
 import argparse
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
+from .command import clipfeat
+
 PRESETS = ["default", "demo_pythia", "demo_mcan", "demo_movie_mcan"]
 AIM = 25.0  # points that the features must be worth
-
-
-def clipfeat(*words: object) -> str:
-    """Run a command of clipfeat and return what it prints."""
-    done = subprocess.run(
-        [sys.executable, "-m", "clipfeat.cli", *map(str, words)],
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-        stdout=subprocess.PIPE,
-        text=True,
-        check=True,
-    )
-    return done.stdout
 
 
 def train(demo: Path, preset: str, *, blind: bool) -> Path:
