@@ -8,7 +8,7 @@ import re
 import secrets
 import shutil
 import stat
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from pathlib import Path
 from typing import BinaryIO
 
@@ -207,12 +207,16 @@ def read_into(descriptor: int, buffers: Sequence[memoryview], offset: int) -> in
     return len(content)
 
 
-def sha256_file(path: Path) -> str:
-    """Return the sha256 of a file's bytes in hex digits; OSError as for `open_plain`."""
+def sha256_file(path: Path, on_read: Callable[[int], object] = lambda _: None) -> str:
+    """Return the sha256 of a file's bytes in hex digits; OSError as for `open_plain`.
+
+    `on_read` is called with the size of each block that was read.
+    """
     digest = hashlib.sha256()
     with os.fdopen(open_plain(path, follow=True), "rb") as file, naming(path):
         while block := file.read(BLOCK_BYTES):
             digest.update(block)
+            on_read(len(block))
     return digest.hexdigest()
 
 

@@ -6,11 +6,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ...base.files import BLOCK_BYTES, naming, open_plain
+from ...base.files import sha256_file
 from .progress import Progress
 
 FEW_FILES = 16  # of a source, whose contents are hashed; of more, names and sizes
-BLOCKS = 16  # of a file, hashed between two looks at Ctrl-C
 
 
 def source_hashes(files: Sequence[Path]) -> dict[str, Any]:
@@ -29,17 +28,8 @@ def source_hashes(files: Sequence[Path]) -> dict[str, Any]:
         return {"files": len(files), "listing_sha256": hashlib.sha256(text).hexdigest()}
     total = sum(path.stat().st_size for path in files)
     with Progress("hash", total, unit="B") as progress:
-        hashes = [_sha256(path, progress) for path in files]
+        hashes = [sha256_file(path, progress.add) for path in files]
     return {"source_sha256": hashes[0] if len(hashes) == 1 else hashes}
-
-
-def _sha256(path: Path, progress: Progress) -> str:
-    digest = hashlib.sha256()
-    with os.fdopen(open_plain(path, follow=True), "rb") as file, naming(path):
-        while block := file.read(BLOCKS * BLOCK_BYTES):
-            digest.update(block)
-            progress.add(len(block))
-    return digest.hexdigest()
 
 
 def stamps_of(files: Sequence[Path]) -> list[tuple[int, int]]:
