@@ -58,7 +58,7 @@ def _run(options: argparse.Namespace) -> int:
         )
     if not options.data.is_dir():
         raise UsageError(
-            f"--data {options.data} is no folder; docs/reproduce.md says which files it has",
+            f"--data {options.data} is not a folder; docs/reproduce.md says which files it has",
             code="E-DATA-FOLDER",
         )
     runner = Runner(options.data.absolute(), options.out.absolute())

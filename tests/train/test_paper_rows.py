@@ -153,7 +153,7 @@ def test_steps_run_once_and_a_failure_ends_its_row_alone(tmp_path: Path) -> None
         (["vqa-mcan-rn51"], "no row vqa-mcan-rn51"),
         (["navigation-r2r-rn50"], "has no commands yet"),
         (["vqa-mcan-rn50"], "--data must be the folder"),
-        (["vqa-mcan-rn50", "--data", "none", "--out", "o"], "--data none is no folder"),
+        (["vqa-mcan-rn50", "--data", "none", "--out", "o"], "--data none is not a folder"),
     ],
 )
 def test_mistakes_are_named(words: list[str], said: str, monkeypatch: pytest.MonkeyPatch) -> None:
