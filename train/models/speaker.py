@@ -15,6 +15,9 @@ from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 from ..data.vocabulary import PADDING
 from ..normalize import FeatureNorm
 from .layers import masked_softmax
+from .navigation_settings import SpeakerSettings
+
+ANGLES = 4  # sin and cos of heading and elevation
 
 
 class SoftDot(nn.Module):
@@ -47,60 +50,56 @@ class Speaker(nn.Module):
     Differences from the published code: the LSTMs over steps end where the path does, so that the
     reverse one does not begin with the padding of a batch; padding and BEGIN are never written.
 
-    - `norm`: how the features that it reads were normalised, so that a checkpoint carries it.
-    - `dim`: channels of a feature with its angles.
-    - `words`: the number of tokens.
+    Its methods take paths as `PathViews` of navigation/paths.py has them, images and angles apart.
+    `kept`, of environment dropout, multiplies the numbers of all images, and takes the place of
+    feature dropout, whose masks are fresh for views and for candidates.
     """
 
-    def __init__(
-        self,
-        norm: FeatureNorm,
-        *,
-        dim: int,
-        words: int,
-        embedding: int,
-        hidden: int,
-        dropout: float,
-    ) -> None:
+    def __init__(self, settings: SpeakerSettings, norm: FeatureNorm, *, words: int) -> None:
+        """Make a model of random weights; `words` is the number of tokens."""
         super().__init__()
-        self.norm = norm
-        self.steps = nn.LSTM(dim, hidden // 2, batch_first=True, bidirectional=True)
-        self.views = SoftDot(query=hidden, item=dim)
-        self.context = nn.LSTM(hidden, hidden // 2, batch_first=True, bidirectional=True)
-        self.words = nn.Embedding(words, embedding, padding_idx=PADDING)
-        self.writer = nn.LSTM(embedding, hidden, batch_first=True)
+        hidden, half = settings.hidden, settings.hidden // 2
+        self.norm, self.repeats = norm, settings.angle_repeats
+        seen = norm.channels + ANGLES * self.repeats
+        self.drop = nn.Dropout(settings.dropout)
+        self.drop_features = nn.Dropout(settings.feature_dropout)
+        self.steps = nn.LSTM(seen, half, batch_first=True, bidirectional=True)
+        self.views = SoftDot(query=hidden, item=seen)
+        self.context = nn.LSTM(hidden, half, batch_first=True, bidirectional=True)
+        self.words = nn.Embedding(words, settings.word, padding_idx=PADDING)
+        self.writer = nn.LSTM(settings.word, hidden, batch_first=True)
         self.attention = SoftDot(query=hidden, item=hidden)
         self.classifier = nn.Linear(hidden, words)
-        self.dropout = nn.Dropout(dropout)
 
     def encode(
         self,
         chosen: Float[Tensor, "path step dim"],
+        chosen_angles: Float[Tensor, "path step 4"],
         views: Float[Tensor, "path step view dim"],
+        view_angles: Float[Tensor, "path step view 4"],
         is_step: Bool[Tensor, "path step"],
+        *,
+        kept: Float[Tensor, " dim"] | None = None,
     ) -> Float[Tensor, "path step hidden"]:
         """Return the contexts of the steps; those after the end of a path are zero."""
         lengths = is_step.sum(1).cpu()
-        states = self.dropout(_over_steps(self.steps, chosen, lengths))
-        seen = self.views(states.flatten(0, 1)[:, None], views.flatten(0, 1))
-        return self.dropout(
-            _over_steps(self.context, self.dropout(seen.view(states.shape)), lengths)
-        )
+        taken = self._seen(chosen, chosen_angles, kept)
+        states = self.drop(_over_steps(self.steps, taken, lengths))
+        there = self._seen(views, view_angles, kept)
+        found = self.views(states.flatten(0, 1)[:, None], there.flatten(0, 1))
+        return self.drop(_over_steps(self.context, self.drop(found.view_as(states)), lengths))
 
     def forward(
         self,
         chosen: Float[Tensor, "path step dim"],
+        chosen_angles: Float[Tensor, "path step 4"],
         views: Float[Tensor, "path step view dim"],
+        view_angles: Float[Tensor, "path step view 4"],
         is_step: Bool[Tensor, "path step"],
         tokens: Int64[Tensor, "path token"],
     ) -> Float[Tensor, "path token word"]:
-        """Return the logits of the word after each token, given the tokens up to it.
-
-        - `chosen`: the feature of each candidate that the path takes, with its angles; zeros for STOP.
-        - `views`: those of all views where it is taken.
-        - `is_step`: True for the steps of a path, STOP among them; at the beginning of each row.
-        """
-        contexts = self.encode(chosen, views, is_step)
+        """Return the logits of the word after each token, given the tokens up to it."""
+        contexts = self.encode(chosen, chosen_angles, views, view_angles, is_step)
         logits, _ = self._read(contexts, is_step, tokens, None)
         return logits
 
@@ -108,20 +107,23 @@ class Speaker(nn.Module):
     def write(
         self,
         chosen: Float[Tensor, "path step dim"],
+        chosen_angles: Float[Tensor, "path step 4"],
         views: Float[Tensor, "path step view dim"],
+        view_angles: Float[Tensor, "path step view 4"],
         is_step: Bool[Tensor, "path step"],
         *,
         begin: int,
         end: int,
         barred: Sequence[int],
         max_words: int,
+        kept: Float[Tensor, " dim"] | None = None,
     ) -> Int64[Tensor, "path token"]:
-        """Return the likeliest word after each other: words, `end`, then padding.
+        """Return the likeliest word, one after the other: words, `end`, then padding.
 
         Without `end` where a text was cut off at `max_words`, which count it. The tokens `barred`,
         `begin` and padding are never written. The model's mode is left as it is.
         """
-        contexts = self.encode(chosen, views, is_step)
+        contexts = self.encode(chosen, chosen_angles, views, view_angles, is_step, kept=kept)
         never = torch.tensor([PADDING, begin, *barred], device=contexts.device)
         last = torch.full((len(contexts), 1), begin, device=contexts.device)
         ended = torch.zeros_like(last, dtype=torch.bool)
@@ -134,6 +136,17 @@ class Speaker(nn.Module):
             ended |= last == end
         return torch.cat(written, 1)
 
+    def _seen(
+        self,
+        images: Float[Tensor, "*place dim"],
+        angles: Float[Tensor, "*place 4"],
+        kept: Float[Tensor, " dim"] | None,
+    ) -> Float[Tensor, "*place seen"]:
+        """Return images after dropout with their angles; zeros, as of STOP, stay zeros."""
+        dropped = self.drop_features(images) if kept is None else images * kept
+        tiled = angles.repeat(*(1,) * (angles.dim() - 1), self.repeats)
+        return torch.cat([dropped, tiled], -1)
+
     def _read(
         self,
         contexts: Float[Tensor, "path step hidden"],
@@ -142,9 +155,9 @@ class Speaker(nn.Module):
         state: tuple[Tensor, Tensor] | None,
     ) -> tuple[Float[Tensor, "path token word"], tuple[Tensor, Tensor]]:
         with torch.autocast("cpu", enabled=False):  # as in `layers.WordStates`
-            hidden, after = self.writer(self.dropout(self.words(tokens)), state)
-        joined = self.attention(self.dropout(hidden), contexts, is_step)
-        return self.classifier(self.dropout(joined)), after
+            hidden, after = self.writer(self.drop(self.words(tokens)), state)
+        joined = self.attention(self.drop(hidden), contexts, is_step)
+        return self.classifier(self.drop(joined)), after
 
 
 def _over_steps(
