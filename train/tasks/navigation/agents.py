@@ -12,7 +12,8 @@ from ...navigation.environment import Environment
 from ...navigation.words import InstructionWords, read_instruction_words
 from ...normalize import FeatureNorm
 from ...run import last_stage
-from .follower import follow, make_follower
+from .follower import make_follower
+from .rollout import follow
 from .settings import WALKERS, NavigationSettings
 from .task import TASK, Walk
 
