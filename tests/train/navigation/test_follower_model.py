@@ -62,7 +62,7 @@ def packed(model: Follower, tokens: Tensor) -> tuple[Tensor, Tensor]:
 
 @pytest.mark.parametrize("pools_padding", [False, True])
 def test_the_encoder_is_torchs_packed_lstm(
-    model: Follower, tokens: Tensor, pools_padding: bool
+    model: Follower, tokens: Tensor, *, pools_padding: bool
 ) -> None:
     model.pools_padding = pools_padding
     states, cells = packed(model, tokens)
