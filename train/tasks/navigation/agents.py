@@ -31,11 +31,18 @@ def make_agent(
             raise UsageError("model map cannot be trained yet", code="E-NAV-STAGE")
 
 
-def walk_of(settings: NavigationSettings, environment: Environment) -> Walk:
-    """Return how an agent with these settings walks."""
+def walk_of(
+    settings: NavigationSettings, environment: Environment, *, forbid_visited: bool
+) -> Walk:
+    """Return how an agent with these settings walks; `forbid_visited` is as in `follow`."""
     match settings.model:
         case EnvDropSettings():
-            return partial(follow, environment=environment, max_actions=settings.max_actions)
+            return partial(
+                follow,
+                environment=environment,
+                max_actions=settings.max_actions,
+                forbid_visited=forbid_visited,
+            )
         case MapSettings():
             raise UsageError("model map cannot be trained yet", code="E-NAV-STAGE")
 

@@ -171,10 +171,13 @@ def follow(
     environment: Environment,
     *,
     max_actions: int,
+    forbid_visited: bool = False,
 ) -> list[list[int]]:
     """Return the walks of a follower that takes the likeliest action at each step.
 
-    A walk is viewpoints by their numbers in the environment; the last one is repeated.
+    A walk is viewpoints by their numbers in the environment; the last one is repeated. With
+    `forbid_visited` no step leads to a viewpoint that the walk has been at, as in published
+    submissions.
     """
     batch = on_device(split.batch(rows), environment.device)
     now = Walking.start(model, split.tensors.take(batch.rows), batch)
@@ -182,7 +185,11 @@ def follow(
     walks = [at.clone()]
     for _ in range(max_actions):
         made = now.step(model, environment, None)
-        state = environment.step(now.state, made.logits.argmax(1))
+        logits = made.logits
+        if forbid_visited:
+            visited = torch.stack(walks, 1)[now.rows]
+            logits = logits.masked_fill(_leads_back(environment, now.state, visited), -torch.inf)
+        state = environment.step(now.state, logits.argmax(1))
         now = now._replace(state=state, thought=made.state)
         at[now.rows] = state.viewpoints
         walks.append(at.clone())
@@ -192,6 +199,16 @@ def follow(
         if 2 * len(live) <= len(now.rows):
             now = now.take(live)
     return torch.stack(walks, 1).tolist()
+
+
+def _leads_back(
+    environment: Environment, state: State, visited: Int64[Tensor, "live place"]
+) -> Bool[Tensor, "live action"]:
+    """Return which actions are moves to a viewpoint that has been visited."""
+    at = state.viewpoints
+    targets = environment.candidate_viewpoints[at]
+    is_move = torch.arange(targets.shape[1], device=at.device) < environment.counts[at, None]
+    return is_move & (targets[:, :, None] == visited[:, None]).any(2)
 
 
 def spread(
