@@ -1,14 +1,16 @@
 """Back-translation: a follower learns from what a speaker writes of other paths, in one environment."""
 
 import shutil
+import signal
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from children import Child, wait_for_update
 from nav_files import write_r2r
-from nav_world import make_nav_world, nav_settings, read_json, train_nav
+from nav_world import FAST, make_nav_world, nav_settings, read_json, train_nav
 from refused import refuses
 from stopped import Stopped, stop_in_update
 
@@ -274,3 +276,33 @@ def test_a_speaker_of_other_words_is_refused(world: Path, stages: Path, tmp_path
     assert "rot" in load_speaker(out / "speaker").vocabulary.words
     with refuses("E-NAV-WORDS", "speaker"):
         train_nav(world, out, *SETTINGS, stages=LAST)
+
+
+@pytest.mark.slow
+def test_stages_that_are_killed_go_on_bit_for_bit(world: Path, tmp_path: Path) -> None:
+    """The command line of all stages, killed in the second and in the third."""
+
+    def words(run: str) -> list[str]:
+        paths = ["--store", world / "views.clipfeat", "--data", world / "data"]
+        stages = ["--stage", "follower,speaker,backtranslation", "--out", tmp_path / run]
+        sets = [f"--set={change}" for change in (*FAST, *SETTINGS)]
+        return [*map(str, ["train", "nav", *paths, *stages, "--device", "cpu"]), *sets]
+
+    child = Child(*words("whole"))
+    said, _ = child.communicate()
+    assert child.returncode == 0
+    assert said.count("stage ") == 3
+    for stage, update in (("speaker", 20), ("backtranslation", 3)):
+        child = Child(*words("run"))
+        wait_for_update(tmp_path / "run" / stage, update, child)
+        child.send_signal(signal.SIGKILL)
+        child.communicate()
+        assert child.returncode == -signal.SIGKILL
+        assert not (tmp_path / "run" / stage / "result.json").exists()
+    child = Child(*words("run"))
+    child.communicate()
+    assert child.returncode == 0
+    for stage in (*BOTH, *LAST):
+        for name in ("last.safetensors", "best.safetensors", "predictions_val_unseen.json"):
+            ended, other = (tmp_path / run / stage / name for run in ("run", "whole"))
+            assert ended.read_bytes() == other.read_bytes(), (stage, name)
