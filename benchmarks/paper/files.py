@@ -69,7 +69,7 @@ FILES = (
         "copy, or run its tools/generate_tsv.py",
     ),
     PublishedFile(
-        "mp3d/views/", "<scan>/<viewpoint>/ with 36 pictures",
+        "mp3d/views/", "<scan>/<viewpoint>/{0..35}.jpg",
         "https://niessner.github.io/Matterport/", UNKNOWN,
         "rendered from its skyboxes by the Matterport3D simulator, 640 x 480 and 60 degrees high, "
         "in the order of its views (docs/recipes.md); on request, by a form",

@@ -112,8 +112,8 @@ def _line(row: Row) -> str:
 
 
 def _short(number: float) -> str:
-    """Return a number without decimals, or with one below 10 where it would say nothing."""
-    return f"{number:,.0f}" if number >= 0.95 else f"{number:,.1f}"
+    """Return a number without decimals, or with one where it would be 0."""
+    return f"{number:,.0f}" if number >= 0.5 else f"{number:,.1f}"
 
 
 def _commands(row: Row) -> Iterator[str]:

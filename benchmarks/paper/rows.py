@@ -416,9 +416,9 @@ def _navigation_row(encoder: Encoder, data: str) -> Row:
         "rxr": "success 42.6 on val unseen (listing of wizwand.com)",
     }[data]
     notes = {
-        "r2r": "a GPU waits for many small operations: expect far more hours than these; the published "
-        "code took about 36 (airsplay/R2R-EnvDrop#6)",
-        "rxr": "success is a mean over the instructions of three agents; hours as for R2R",
+        "r2r": "small operations, of which a GPU does few at a time: expect more hours than these; the "
+        "published code took about 36 (airsplay/R2R-EnvDrop#6)",
+        "rxr": "success is the mean over the instructions of three agents; hours are too few as for R2R",
     }
     return Row(
         name,

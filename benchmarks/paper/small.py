@@ -207,7 +207,7 @@ def _write_features(data: Path, scenes: list[Scene], test: list[Scene]) -> None:
 
 
 def _write_houses(data: Path) -> None:
-    """Write houses whose pictures are noise, with their graphs, and paths of R2R and RxR in them."""
+    """Write houses whose pictures are one colour each, with their graphs, and paths of R2R and RxR in them."""
     rng = np.random.default_rng(SEED)
     (data / "mp3d" / "connectivity").mkdir(parents=True)
     for house in HOUSES:
@@ -226,8 +226,8 @@ def _write_houses(data: Path) -> None:
             folder = data / "mp3d" / "views" / house / f"{house}{room}"
             folder.mkdir(parents=True)
             for view in range(36):
-                noise = rng.integers(0, 256, (12, 16, 3), np.uint8)
-                Image.fromarray(noise).save(folder / f"{view}.png")
+                colour = tuple(rng.integers(0, 2, 3) * 255)
+                Image.new("RGB", (16, 12), colour).save(folder / f"{view}.jpg")
     splits = {"train": range(2), "val_seen": range(2, 3), "val_unseen": range(3), "test": range(3)}
     for folder in ("r2r", "rxr"):
         (data / folder).mkdir()
