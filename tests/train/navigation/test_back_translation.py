@@ -250,6 +250,18 @@ def test_it_needs_the_stages_before(world: Path, out: Path, tmp_path: Path) -> N
         train_nav(world, out, *SETTINGS, stages=LAST)
 
 
+def test_mistakes_are_found_before_the_stages_before_are_trained(
+    world: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "run"
+    with refuses("E-NAV-STAGE", "model map"):
+        train_nav(world, out, *SETTINGS, "model=map", stages=(*BOTH, *LAST))
+    missing = f"back_translation.augmented={tmp_path / 'none.json'}"
+    with refuses("E-JSON-READ", "none.json"):
+        train_nav(world, out, *SETTINGS, missing, stages=(*BOTH, *LAST))
+    assert not out.exists()
+
+
 @pytest.mark.parametrize(
     ("change", "stage"), [("reward=ndtw", "follower"), ("speaker.max_words=12", "speaker")]
 )
