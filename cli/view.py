@@ -1,0 +1,56 @@
+"""clipfeat view: look at stores, images and runs in a browser."""
+
+import contextlib
+import sys
+from pathlib import Path
+
+import click
+
+from ..base.errors import needs_extra
+from ..base.text import tell
+from .options import StorePath, cache
+
+
+@click.command()
+@click.argument("stores", metavar="STORE...", nargs=-1, required=True, type=StorePath())
+@click.option(
+    "--images",
+    metavar="DIR|URL",
+    help="Root of the images: the folder that they were extracted from.",
+)
+@click.option(
+    "--port",
+    type=click.IntRange(0, 65535),
+    default=8787,
+    show_default=True,
+    help="Port to listen on; 0 is any free one.",
+)
+@click.option("--no-browser", is_flag=True, help="Print the address, and open no browser.")
+@cache
+def view(
+    *, stores: tuple[str | Path, ...], images: str | None, port: int, no_browser: bool
+) -> None:
+    """Look at the grids of STORE in a browser, beside the images.
+
+    Serves a page for this machine alone, prints its address, and opens it. The address has a token,
+    and nobody without it sees anything. Several stores are shown side by side. Ctrl-C ends it. Needs
+    [view].
+
+    \b
+    $ clipfeat view coco.clipfeat --images coco/
+    $ clipfeat view ours.clipfeat theirs.clipfeat
+    $ clipfeat view coco.clipfeat --no-browser --port 9000
+    """
+    with needs_extra("view"):
+        from ..view.open import open_explorer
+        from ..view.server import listen, serve
+    listener = listen(port)  # before the stores are read, which may take a while
+
+    def say(address: str) -> None:
+        tell(address)
+        sys.stdout.flush()
+
+    # It ends when it is told to, so neither Ctrl-C nor SIGTERM is a failure.
+    with contextlib.suppress(KeyboardInterrupt), listener:
+        explorer = open_explorer(stores, images=images)
+        serve(explorer, listener, browser=not no_browser, tell=say)
