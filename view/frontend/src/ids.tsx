@@ -3,7 +3,7 @@
 import { useEffect, useLayoutEffect, useRef, useState } from "preact/hooks";
 
 import { go, opened, type Address } from "./address";
-import { Trouble, useSaid, useSettled, whole } from "./parts";
+import { Id, Trouble, useSaid, useSettled, whole } from "./parts";
 import { call, useAnswers } from "./requests";
 import type { IdPage, IdRow, StoreInfo } from "./types";
 
@@ -174,7 +174,7 @@ function List({ store, address }: { store: StoreInfo; address: Address }) {
                   setActive(place);
                   go(opened(address, row.id));
                 }}>
-                <span class="id">{row?.id ?? "…"}</span>
+                <Id text={row?.id ?? "…"} />
                 {row && (row.status === "ok"
                   ? <span class="faint">{row.shape?.join("×")}</span>
                   : <span class="bad">{row.status}</span>)}

@@ -25,7 +25,7 @@ function App() {
       <LiveRegion />
       {problem && <Trouble problem={problem} url={url} about="The page cannot start" />}
       {!value && !problem && <p class="faint">Loading …</p>}
-      {value && <Explorer session={value} />}
+      {value && <Fenced name="The page"><Explorer session={value} /></Fenced>}
     </>
   );
 }
@@ -116,10 +116,10 @@ function Head({ session, store, beside }: {
       </div>
       {session.stores.length > 1 && (
         <label>
-          <span class="faint">List</span>
+          <span class="faint">Store</span>
           <select value={store.key}
             onChange={(event) => go({ store: event.currentTarget.value, cell: null, beside: "" })}>
-            {session.stores.map(({ key }) => <option value={key}>store {key}</option>)}
+            {session.stores.map(({ key }) => <option value={key}>{key}</option>)}
           </select>
         </label>
       )}
@@ -129,7 +129,7 @@ function Head({ session, store, beside }: {
           <select value={beside?.key ?? "none"} onChange={(event) => go({ beside: event.currentTarget.value })}>
             <option value="none">nothing</option>
             {session.stores.filter(({ key }) => key !== store.key).map(({ key }) => (
-              <option value={key}>store {key}</option>
+              <option value={key}>{key}</option>
             ))}
           </select>
         </label>

@@ -2,14 +2,14 @@
 
 import { go, opened, PINS, type Address } from "./address";
 import { gridCells, nameOf } from "./geometry";
-import { Bar, To, Trouble, useSaid, whole } from "./parts";
+import { Bar, Id, To, Trouble, useSaid, whole } from "./parts";
 import { call, useAnswer } from "./requests";
 import { orientation, Scene } from "./scene";
 import type {
   Colours, NearestCells, NearestImages, Scanned, Session, Shape, StoredRecord, StoreInfo,
 } from "./types";
 
-const COUNT = 20;
+const COUNT = 12;
 
 interface Props {
   session: Session;
@@ -56,7 +56,7 @@ function Cells({ session, store, address }: Props) {
             <Thumbnail session={session} store={store} id={found.id} shape={found.shape} cell={found.cell} />
             <div>
               <To address={address} change={{ id: found.id, cell: found.cell }} title={found.id}>
-                {found.id}
+                <Id text={found.id} />
               </To>
               <span class="faint">{nameOf(gridCells(found.shape), found.cell)}</span>
               <Bar share={found.similarity} text={found.similarity.toFixed(2)} />
@@ -83,7 +83,9 @@ function Images({ session, store, address }: Props) {
           <li key={found.id}>
             <Thumbnail session={session} store={store} id={found.id} shape={null} cell={null} />
             <div>
-              <To address={address} change={opened(address, found.id)} title={found.id}>{found.id}</To>
+              <To address={address} change={opened(address, found.id)} title={found.id}>
+                <Id text={found.id} />
+              </To>
               <Bar share={found.similarity} text={found.similarity.toFixed(2)} />
             </div>
             <PinButton address={address} id={found.id} />
@@ -114,7 +116,7 @@ function Thumbnail({ session, store, id, shape, cell }: {
   const drawn = useAnswer<Colours>(call("colours", { store: store.key, id, show: "pca" })).value;
   const size = shape ?? record?.shape;
   return (
-    <span class="thumbnails" aria-hidden="true">
+    <span class={`thumbnails ${session.images ? "two" : ""}`} aria-hidden="true">
       {session.images && record?.has_image && (
         <img src={call("image", { store: store.key, id })} alt="" loading="lazy"
           style={orientation(record.upright)} />

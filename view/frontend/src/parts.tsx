@@ -117,3 +117,14 @@ export function Bar({ share, text }: { share: number; text: string }) {
     </span>
   );
 }
+
+/** An id that loses its middle where it does not fit: ends tell ids apart. */
+export function Id({ text }: { text: string }) {
+  const tail = text.length > 16 ? 12 : 0;
+  return (
+    <span class="id">
+      <span>{text.slice(0, text.length - tail)}</span>
+      {tail > 0 && <span>{text.slice(-tail)}</span>}
+    </span>
+  );
+}

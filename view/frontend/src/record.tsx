@@ -6,7 +6,7 @@ import { go, opened, PINS, type Address } from "./address";
 import { Difference } from "./difference";
 import { aspectOf, cellsOf, frame, nameOf, sameCell, type Cells } from "./geometry";
 import { scaleGradient, type Layer } from "./painting";
-import { short, To, Trouble, useSaid } from "./parts";
+import { Id, short, To, Trouble, useSaid } from "./parts";
 import { call, useAnswer, useAnswers } from "./requests";
 import { Scene } from "./scene";
 import { parseShow, useShown, type Shown } from "./shown";
@@ -28,22 +28,35 @@ interface Props {
   onPoint: (pointed: Pointed | null) => void;
 }
 
+type Size = readonly [width: number, height: number];
+
+interface FigureProps extends Props {
+  natural: Size | null;
+  onSize: (size: Size) => void;
+}
+
 const WHOLE: Box = [0, 0, 1, 1];
 const recordCall = (store: string, id: string) => call("record", { store, id });
 
 /** Where the cells of a record are, and the frame that holds them and the image, if there is one. */
-function laidOut(record: StoredRecord, withImage: boolean) {
+function laidOut(record: StoredRecord, withImage: boolean, natural: Size | null = null) {
   const cells = cellsOf(record);
   if (!cells) return null;
   const around = withImage || cells.regions ? frame([WHOLE, cells.area]) : cells.area;
-  return { cells, around, aspect: aspectOf(cells, around, record.image_size) };
+  return { cells, around, aspect: aspectOf(cells, around, record.image_size ?? natural) };
 }
 
 export function RecordView(props: Props) {
   const { store, beside, address } = props;
-  if (!address.id) return <p class="faint">Choose an image from the list.</p>;
+  // The size of an image whose store does not know it, once the file has come.
+  const [natural, setNatural] = useState<{ id: string; size: Size } | null>(null);
+  const figures = {
+    ...props, natural: natural?.id === address.id ? natural.size : null,
+    onSize: (size: Size) => setNatural({ id: address.id, size }),
+  };
   const pinned = address.pins.includes(address.id);
   const pins = pinned ? address.pins.filter((id) => id !== address.id) : [...address.pins, address.id];
+  if (!address.id) return <p class="faint">Choose an image from the list.</p>;
   return (
     <article class="record" aria-label={address.id}>
       <header>
@@ -56,28 +69,29 @@ export function RecordView(props: Props) {
       </header>
       {beside && <Difference address={address} />}
       <div class="figures">
-        {address.over === null && <ImageFigure {...props} />}
-        <StoreFigure key={store.key} {...props} shown={store} />
-        {beside && <StoreFigure key={beside.key} {...props} shown={beside} />}
+        {address.over === null && <ImageFigure {...figures} />}
+        <StoreFigure key={store.key} {...figures} shown={store} />
+        {beside && <StoreFigure key={beside.key} {...figures} shown={beside} />}
       </div>
     </article>
   );
 }
 
 /** The image alone, with the cell of the main store that is pointed at. */
-function ImageFigure({ session, store, address, pointed, onPoint }: Props) {
+function ImageFigure({ session, store, address, pointed, natural, onPoint, onSize }: FigureProps) {
   const record = useAnswer<StoredRecord>(recordCall(store.key, address.id)).value;
   const [broken, setBroken] = useState("");
   const url = call("image", { store: store.key, id: address.id });
   const why = useAnswer<never>(broken === url ? url : null);
   const from = useAnswer<StoredRecord>(pointed && recordCall(pointed.store, pointed.id)).value;
   if (!session.images || !record) return null;
-  const layout = laidOut(record, true);
+  const layout = laidOut(record, true, natural);
   if (!layout) return null;
   if (!record.has_image) return <p class="note">There is no image file of this id.</p>;
   if (broken === url)
     return why.problem ? <Trouble problem={why.problem} url={url} about="Image" /> : null;
   const { cells, around, aspect } = layout;
+  const size = record.image_size ?? natural;
   const chosen = address.cell !== null && address.cell < cells.boxes.length ? address.cell : null;
   return (
     <figure>
@@ -85,9 +99,10 @@ function ImageFigure({ session, store, address, pointed, onPoint }: Props) {
         mask={record.mask} image={url} upright={record.upright} opacity={1} chosen={chosen}
         pointed={pointed?.id === address.id ? cellIn(cells, pointed, store.key, from) : null}
         onPoint={(cell) => onPoint(cell === null ? null : { store: store.key, id: address.id, cell })}
-        onChoose={(cell) => go({ cell })} onImageFault={() => setBroken(url)} />
+        onChoose={(cell) => go({ cell })} onImageFault={() => setBroken(url)}
+        onImageSize={onSize} />
       <figcaption>
-        <p class="faint">{record.image_size ? `Image, ${record.image_size.join(" × ")} pixels` : "Image"}</p>
+        <p class="faint">Image{size && `, ${size.join(" × ")} pixels`}</p>
       </figcaption>
     </figure>
   );
@@ -100,9 +115,9 @@ function cellIn(cells: Cells, at: Pointed, store: string, from: StoredRecord | n
   return others && sameCell(others, at.cell, cells);
 }
 
-function StoreFigure({ session, store: main, shown: store, address, pointed, onPoint }: Props & {
-  shown: StoreInfo;
-}) {
+function StoreFigure({
+  session, store: main, shown: store, address, pointed, natural, onPoint, onSize,
+}: FigureProps & { shown: StoreInfo }) {
   const { id } = address;
   const ids = [id, ...address.pins.filter((pin) => pin !== id)];
   const urls = ids.map((one) => recordCall(store.key, one));
@@ -127,7 +142,7 @@ function StoreFigure({ session, store: main, shown: store, address, pointed, onP
   useSaid(record && store.key === main.key ? `${id}: ${grid}, ${shown.quantity || "PCA colours"}` : "");
 
   const withImage = session.images && record?.has_image === true;
-  const layout = record && laidOut(record, withImage);
+  const layout = record && laidOut(record, withImage, natural);
   const over = address.over !== null && withImage;
   const layer = shown.layers.get(id) ?? null;
   const describe = (one: number) => described(record, layer, shown.quantity, one);
@@ -158,7 +173,7 @@ function StoreFigure({ session, store: main, shown: store, address, pointed, onP
           upright={record?.upright ?? true} opacity={over ? (address.over ?? 100) / 100 : 1} pointed={here} chosen={chosen}
           describe={describe}
           onPoint={(one) => onPoint(one === null ? null : { store: store.key, id, cell: one })}
-          onChoose={choose} />
+          onChoose={choose} onImageSize={onSize} />
       )}
       <figcaption>
         <p><span class="key">{store.key}</span> {store.model} · {store.recipe}
@@ -227,7 +242,7 @@ function Pins({ ids, answers, shown, store, main, address, pointed, onPoint }: {
                 onChoose={(cell) => go(main ? { id, cell } : opened(address, id))} />
             ) : <p class="faint">{answers[k]?.problem?.text ?? record?.reason ?? "…"}</p>}
             <span class="pin-name">
-              <To address={address} change={opened(address, id)} title={id}>{id}</To>
+              <To address={address} change={opened(address, id)} title={id}><Id text={id} /></To>
               <button type="button" aria-label={`Unpin ${id}`}
                 onClick={() => go({ pins: address.pins.filter((pin) => pin !== id) })}>×</button>
             </span>

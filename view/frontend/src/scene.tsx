@@ -23,6 +23,7 @@ interface Props {
   onPoint: (cell: number | null) => void;
   onChoose: (cell: number | null) => void;
   onImageFault?: () => void;
+  onImageSize?: (size: [width: number, height: number]) => void;
 }
 
 export const orientation = (upright = true) => ({ imageOrientation: upright ? "from-image" : "none" });
@@ -54,7 +55,10 @@ export function Scene(props: Props) {
     <div class="scene" style={style} onPointerMove={(event) => onPoint(under(event))}
       onPointerLeave={() => onPoint(null)} onClick={click}>
       {image && <img src={image} alt={`Image ${props.name}`} draggable={false}
-        style={{ ...inFrame([0, 0, 1, 1], frame), ...orientation(props.upright) }} onError={() => props.onImageFault?.()} />}
+        style={{ ...inFrame([0, 0, 1, 1], frame), ...orientation(props.upright) }}
+        onLoad={({ currentTarget: { naturalWidth, naturalHeight } }) =>
+          props.onImageSize?.([naturalWidth, naturalHeight])}
+        onError={() => props.onImageFault?.()} />}
       {layer && <canvas ref={canvas} style={{ opacity: String(opacity) }} aria-hidden="true" />}
       {mark(chosen, "chosen")}
       {mark(pointed, "pointed")}
