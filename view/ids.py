@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from ..base.errors import MissingRecordError, StoreUsageError, UsageError
+from ..base.errors import MissingRecordError, StoreError, StoreUsageError, UsageError
 from ..base.text import printable
 from ..featstore import FeatureStore, GridShape
 from ..featstore.lookup import NORMAL_FORMS, STATUSES
@@ -91,8 +91,10 @@ class Catalogue:
                 f"status must be one of {', '.join(STATUSES)}; got {printable(status)!r:.40}",
                 code="E-VIEW-STATUS",
             )
-        if shape:
-            GridShape.parse(shape)
+        try:
+            shape = str(GridShape.parse(shape)) if shape else ""
+        except StoreError as error:
+            raise UsageError(f"shape: {error}", code="E-VIEW-SHAPE") from None
         rows = self._rows(search, status, shape)
         return len(rows), [self._entry(int(row)) for row in rows[start : start + count]]
 
