@@ -140,4 +140,5 @@ function Head({ session, store, beside }: {
 }
 
 const place = document.getElementById("page");
+place?.replaceChildren();
 if (place) render(<App />, place);

@@ -1,12 +1,12 @@
 // The cells of the store that are nearest to the chosen one, and the nearest images.
 
-import { go, opened, PINS, type Address } from "./address";
-import { gridCells, nameOf } from "./geometry";
+import { go, opened, PINS, type Address, type Change } from "./address";
+import { laidOut, nameOf } from "./geometry";
 import { Bar, Id, To, Trouble, useSaid, whole } from "./parts";
 import { call, useAnswer } from "./requests";
 import { orientation, Scene } from "./scene";
 import type {
-  Colours, NearestCells, NearestImages, Scanned, Session, Shape, StoredRecord, StoreInfo,
+  Colours, NearestCells, NearestImages, Scanned, Session, StoredRecord, StoreInfo,
 } from "./types";
 
 const COUNT = 12;
@@ -18,7 +18,12 @@ interface Props {
 }
 
 export function Nearest(props: Props) {
-  if (!props.address.id) return null;
+  const { store, address } = props;
+  const record = useAnswer<StoredRecord>(
+    address.id ? call("record", { store: store.key, id: address.id }) : null,
+  ).value;
+  if (!record) return null;
+  if (!record.shape) return <p class="faint">Without features there is nothing near.</p>;
   return (
     <>
       <Cells {...props} />
@@ -52,17 +57,8 @@ function Cells({ session, store, address }: Props) {
       {value && <ScannedOf scanned={value.scanned} />}
       <ol class="near">
         {value?.cells.map((found) => (
-          <li key={`${found.id} ${found.cell}`}>
-            <Thumbnail session={session} store={store} id={found.id} shape={found.shape} cell={found.cell} />
-            <div>
-              <To address={address} change={{ id: found.id, cell: found.cell }} title={found.id}>
-                <Id text={found.id} />
-              </To>
-              <span class="faint">{nameOf(gridCells(found.shape), found.cell)}</span>
-              <Bar share={found.similarity} text={found.similarity.toFixed(2)} />
-            </div>
-            <PinButton address={address} id={found.id} />
-          </li>
+          <Found key={`${found.id} ${found.cell}`} {...{ session, store, address, ...found }}
+            change={{ id: found.id, cell: found.cell }} />
         ))}
       </ol>
     </section>
@@ -80,16 +76,8 @@ function Images({ session, store, address }: Props) {
       {value && <ScannedOf scanned={value.scanned} />}
       <ol class="near">
         {value?.images.map((found) => (
-          <li key={found.id}>
-            <Thumbnail session={session} store={store} id={found.id} shape={null} cell={null} />
-            <div>
-              <To address={address} change={opened(address, found.id)} title={found.id}>
-                <Id text={found.id} />
-              </To>
-              <Bar share={found.similarity} text={found.similarity.toFixed(2)} />
-            </div>
-            <PinButton address={address} id={found.id} />
-          </li>
+          <Found key={found.id} {...{ session, store, address, ...found }} cell={null}
+            change={opened(address, found.id)} />
         ))}
       </ol>
     </section>
@@ -108,25 +96,32 @@ function PinButton({ address, id }: { address: Address; id: string }) {
   );
 }
 
-/** A small image where there is one, else the colours of its grid, with a cell outlined. */
-function Thumbnail({ session, store, id, shape, cell }: {
-  session: Session; store: StoreInfo; id: string; shape: Shape | null; cell: number | null;
+/** One that was found: its image where there is one, the colours of its grid, and how near it is. */
+function Found({ session, store, address, id, cell, similarity, change }: Props & {
+  id: string; cell: number | null; similarity: number; change: Change;
 }) {
   const record = useAnswer<StoredRecord>(call("record", { store: store.key, id })).value;
   const drawn = useAnswer<Colours>(call("colours", { store: store.key, id, show: "pca" })).value;
-  const size = shape ?? record?.shape;
+  const layout = record && laidOut(record, false);
   return (
-    <span class={`thumbnails ${session.images ? "two" : ""}`} aria-hidden="true">
-      {session.images && record?.has_image && (
-        <img src={call("image", { store: store.key, id })} alt="" loading="lazy"
-          style={orientation(record.upright)} />
-      )}
-      {size && !record?.boxes && (
-        <Scene name={id} cells={gridCells(size)} frame={[0, 0, 1, 1]} aspect={size[1] / size[0]}
-          layer={{ rgb: drawn?.rgb ?? [], values: null }} mask={record?.mask ?? null} image={null}
-          opacity={1} pointed={null} chosen={cell} onPoint={() => undefined}
-          onChoose={(one) => go({ id, cell: one })} />
-      )}
-    </span>
+    <li>
+      <span class={`thumbnails ${session.images ? "two" : ""}`} aria-hidden="true">
+        {session.images && record?.has_image && (
+          <img src={call("image", { store: store.key, id })} alt="" loading="lazy"
+            style={orientation(record.upright)} />
+        )}
+        {layout && (
+          <Scene name={id} cells={layout.cells} frame={layout.around} aspect={layout.aspect}
+            layer={{ rgb: drawn?.rgb ?? [], values: null }} mask={record.mask} image={null} opacity={1}
+            pointed={null} chosen={cell} onPoint={() => undefined} onChoose={() => undefined} />
+        )}
+      </span>
+      <div>
+        <To address={address} change={change} title={id}><Id text={id} /></To>
+        {cell !== null && <span class="faint">{layout ? nameOf(layout.cells, cell) : "…"}</span>}
+        <Bar share={similarity} text={similarity.toFixed(3)} />
+      </div>
+      <PinButton address={address} id={id} />
+    </li>
   );
 }

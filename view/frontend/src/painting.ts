@@ -90,14 +90,14 @@ export function paint(
     const [left, top, right, bottom] = cells.boxes[cell] as Box;
     return (right - left) * (bottom - top);
   };
-  if (cells.regions) order.sort((a, b) => areaOf(b) - areaOf(a)); // small ones above large ones
+  if (cells.kind === "regions") order.sort((a, b) => areaOf(b) - areaOf(a)); // small ones above large ones
   for (const cell of order) {
     const [left, top, right, bottom] = pixels(cells.boxes[cell] as Box);
     const [w, h] = [right - left, bottom - top];
     const rgb = layer?.rgb[cell];
     if (mask?.[cell] === false) {
       hatch(context, left, top, w, h);
-    } else if (cells.regions) {
+    } else if (cells.kind === "regions") {
       const [red, green, blue] = rgb ?? [139, 148, 160];
       context.fillStyle = `rgb(${red} ${green} ${blue} / ${rgb ? 0.45 : 0.05})`;
       context.fillRect(left, top, w, h);

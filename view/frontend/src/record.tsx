@@ -4,13 +4,13 @@ import { useEffect, useState } from "preact/hooks";
 
 import { go, opened, PINS, type Address } from "./address";
 import { Difference } from "./difference";
-import { aspectOf, cellsOf, frame, nameOf, sameCell, type Cells } from "./geometry";
+import { cellsOf, laidOut, nameOf, sameCell, type Cells } from "./geometry";
 import { scaleGradient, type Layer } from "./painting";
 import { Id, short, To, Trouble, useSaid } from "./parts";
 import { call, useAnswer, useAnswers } from "./requests";
 import { Scene } from "./scene";
 import { parseShow, useShown, type Shown } from "./shown";
-import type { Box, Session, StoredRecord, StoreInfo } from "./types";
+import type { Session, StoredRecord, StoreInfo } from "./types";
 
 /** The cell under the pointer, or that has the focus. */
 export interface Pointed {
@@ -35,16 +35,7 @@ interface FigureProps extends Props {
   onSize: (size: Size) => void;
 }
 
-const WHOLE: Box = [0, 0, 1, 1];
 const recordCall = (store: string, id: string) => call("record", { store, id });
-
-/** Where the cells of a record are, and the frame that holds them and the image, if there is one. */
-function laidOut(record: StoredRecord, withImage: boolean, natural: Size | null = null) {
-  const cells = cellsOf(record);
-  if (!cells) return null;
-  const around = withImage || cells.regions ? frame([WHOLE, cells.area]) : cells.area;
-  return { cells, around, aspect: aspectOf(cells, around, record.image_size ?? natural) };
-}
 
 export function RecordView(props: Props) {
   const { store, beside, address } = props;
@@ -85,7 +76,7 @@ function ImageFigure({ session, store, address, pointed, natural, onPoint, onSiz
   const why = useAnswer<never>(broken === url ? url : null);
   const from = useAnswer<StoredRecord>(pointed && recordCall(pointed.store, pointed.id)).value;
   if (!session.images || !record) return null;
-  const layout = laidOut(record, true, natural);
+  const layout = laidOut(record, true, record.image_size ?? natural);
   if (!layout) return null;
   if (!record.has_image) return <p class="note">There is no image file of this id.</p>;
   if (broken === url)
@@ -142,7 +133,7 @@ function StoreFigure({
   useSaid(record && store.key === main.key ? `${id}: ${grid}, ${shown.quantity || "PCA colours"}` : "");
 
   const withImage = session.images && record?.has_image === true;
-  const layout = record && laidOut(record, withImage, natural);
+  const layout = record && laidOut(record, withImage, record.image_size ?? natural);
   const over = address.over !== null && withImage;
   const layer = shown.layers.get(id) ?? null;
   const describe = (one: number) => described(record, layer, shown.quantity, one);

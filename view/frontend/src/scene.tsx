@@ -2,7 +2,7 @@
 
 import { useEffect, useLayoutEffect, useRef, useState } from "preact/hooks";
 
-import { cellAt, inFrame, moved, nameOf, type Cells } from "./geometry";
+import { cellAt, inFrame, moved, nameOf, placeOf, type Cells } from "./geometry";
 import { paint, type Layer } from "./painting";
 import { say } from "./parts";
 import type { Box } from "./types";
@@ -93,12 +93,13 @@ function Keys({ name, cells, frame, chosen, describe, onPoint, onChoose }: Props
   };
   const box = cells.boxes[cell];
   if (!box) return null;
+  const [row, column] = placeOf(cells, cell);
   return (
     <div class="keys" role="grid" aria-label={`Cells of ${name}, ${rows} rows, ${columns} columns`}
       aria-rowcount={rows} aria-colcount={columns}>
-      <div role="row" aria-rowindex={Math.floor(cell / columns) + 1}>
+      <div role="row" aria-rowindex={row + 1}>
         <button type="button" role="gridcell" style={inFrame(box, frame)}
-          aria-colindex={(cell % columns) + 1} aria-selected={cell === chosen}
+          aria-colindex={column + 1} aria-selected={cell === chosen}
           aria-label={`${nameOf(cells, cell)}${describe(cell)}`} onKeyDown={press} onClick={choose}
           onFocus={() => onPoint(cell)} onBlur={() => onPoint(null)} />
       </div>
