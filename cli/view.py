@@ -8,7 +8,7 @@ import click
 
 from ..base.errors import needs_extra
 from ..base.text import tell
-from .options import StorePath, cache
+from .options import StorePath, cache, ema, model_config
 
 
 @click.command()
@@ -19,6 +19,13 @@ from .options import StorePath, cache
     help="Root of the images: the folder that they were extracted from.",
 )
 @click.option(
+    "--pretrained",
+    metavar="PATH",
+    help="Weights of a store whose weights came from a file, for texts.",
+)
+@model_config
+@ema
+@click.option(
     "--port",
     type=click.IntRange(0, 65535),
     default=8787,
@@ -28,13 +35,20 @@ from .options import StorePath, cache
 @click.option("--no-browser", is_flag=True, help="Print the address, and open no browser.")
 @cache
 def view(
-    *, stores: tuple[str | Path, ...], images: str | None, port: int, no_browser: bool
+    *,
+    stores: tuple[str | Path, ...],
+    images: str | None,
+    pretrained: str | None,
+    model_config: str | None,
+    ema: bool,
+    port: int,
+    no_browser: bool,
 ) -> None:
     """Look at the grids of STORE in a browser, beside the images.
 
     Serves a page for this machine alone, prints its address, and opens it. The address has a token,
     and nobody without it sees anything. Several stores are shown side by side. Ctrl-C ends it. Needs
-    [view].
+    [view], and for texts [extract].
 
     \b
     $ clipfeat view coco.clipfeat --images coco/
@@ -44,6 +58,7 @@ def view(
     with needs_extra("view"):
         from ..view.open import open_explorer
         from ..view.server import listen, serve
+        from ..view.texts import WeightFiles
     listener = listen(port)  # before the stores are read, which may take a while
 
     def say(address: str) -> None:
@@ -52,5 +67,7 @@ def view(
 
     # It ends when it is told to, so neither Ctrl-C nor SIGTERM is a failure.
     with contextlib.suppress(KeyboardInterrupt), listener:
-        explorer = open_explorer(stores, images=images)
+        explorer = open_explorer(
+            stores, images=images, weights=WeightFiles(pretrained, model_config, ema)
+        )
         serve(explorer, listener, browser=not no_browser, tell=say)

@@ -13,6 +13,7 @@ from .ids import MAX_PAGE
 from .images import ImageFiles
 from .nearest import Neighbours, similar
 from .records import ViewedStore
+from .texts import CellTexts, WeightFiles
 
 MAX_OTHERS, MAX_TEXT, MAX_ID = 50, 300, 4096
 MAX_NEAREST = 500
@@ -61,9 +62,10 @@ class Query:
 class OpenStore:
     """A store with what is computed of it when it is first needed."""
 
-    def __init__(self, viewed: ViewedStore):
+    def __init__(self, viewed: ViewedStore, weights: WeightFiles):
         self.viewed = viewed
         self.neighbours = Neighbours(viewed)
+        self.texts = CellTexts(viewed.store, weights)
         self._basis: Basis | None = None
         self._lock = Lock()
 
@@ -73,6 +75,11 @@ class OpenStore:
             if self._basis is None:
                 self._basis = sampled_basis(self.viewed)
             return self._basis
+
+    def to_json(self) -> dict[str, Any]:
+        """Return what the page shows of the store, and whether texts can be compared with it."""
+        problem = self.texts.problem
+        return {**self.viewed.to_json(), "text": {"can": not problem, "why": problem}}
 
 
 @dataclass
@@ -92,6 +99,7 @@ class Explorer:
             "similar": self.similar,
             "nearest/cells": self.nearest_cells,
             "nearest/images": self.nearest_images,
+            "text": self.text,
         }
 
     def store(self, query: Query) -> OpenStore:
@@ -109,7 +117,7 @@ class Explorer:
         del query
         return {
             "version": clipfeat_version(),
-            "stores": [each.viewed.to_json() for each in self.stores.values()],
+            "stores": [each.to_json() for each in self.stores.values()],
             "runs": [],
             "images": self.images is not None,
         }
@@ -164,6 +172,11 @@ class Explorer:
         """Return the images nearest to an image."""
         count = query.number("count", MAX_NEAREST, 20)
         return self.store(query).neighbours.images(query.image_id, count)
+
+    def text(self, query: Query) -> dict[str, Any]:
+        """Return the similarity of a text to each cell."""
+        opened, text = self.store(query), query.text("text")
+        return opened.texts.heat(opened.viewed.grid(query.image_id), text)
 
 
 Answer = Callable[[Query], dict[str, Any]]
