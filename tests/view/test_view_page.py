@@ -3,87 +3,50 @@
 With CLIPFEAT_SCREENSHOTS=FOLDER the tests write what they see into that folder.
 """
 
-import json
-import os
 import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from urllib.parse import parse_qs, urlencode, urlsplit
 
 import numpy as np
 import pytest
-from PIL import Image
+from explored import (
+    CORRUPT,
+    FIRST,
+    GONE,
+    IDS,
+    ODD,
+    PURPLE,
+    YELLOW,
+    Window,
+    answer,
+    cosines,
+    damage,
+    luminance,
+    peak,
+    write_stores,
+)
 from playwright.sync_api import BrowserContext, Page, Route, expect, sync_playwright
-from stores import make_identity, make_store, padded_store
 
-from clipfeat.featstore import GridShape, write_store
+OPTIONS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
 
-OPTIONS = (
-    "--no-sandbox --disable-gpu --no-first-run --disable-background-networking "
-    "--disable-component-update --disable-sync"
-).split()
-RNG = np.random.default_rng(0)
-COUNT, CORRUPT, GONE, ODD = 40, "i007", "i005", "odd <b>&'\" id"
-IDS = [*(f"i{k:03}" for k in range(COUNT - 1)), ODD]
-COLOURS = RNG.integers(0, 256, (COUNT, 6, 8, 3)).astype(np.uint8)
-COLOURS[2, 0, 0] = COLOURS[1, 5, 7]  # a cell that two images share
-RECIPE = {"name": "stretched", "steps": [{"step": "rgb"}]}
-PAD = {"step": "pad", "height": 96, "width": 64, "turn": False, "odd": "first", "cell": [32, 32]}
-
-
-def features(colours: np.ndarray, dim: int) -> np.ndarray:
-    """Return a grid whose cells depend on the colours of an image alone."""
-    mixed = np.random.default_rng(dim).standard_normal((4, dim))
-    known = np.concatenate([colours / 255, np.full((*colours.shape[:2], 1), 0.3)], axis=2)
-    return (known @ mixed).astype(np.float16)
-
-
-FIRST = {image_id: features(c, 16) for image_id, c in zip(IDS, COLOURS, strict=True)}
-SECOND = {i: features(c[::2, ::2], 8) for i, c in zip(IDS, COLOURS, strict=True)}
-
-
-def cosines(cell: np.ndarray, grid: np.ndarray) -> np.ndarray:
-    """Return the cosine of every cell of a grid with one cell, in float64."""
-    cell, cells = cell.astype(float), grid.astype(float).reshape(-1, grid.shape[-1])
-    return cells @ cell / np.linalg.norm(cells, axis=1) / np.linalg.norm(cell)
-
-
-def damage(store: Path) -> None:
-    """Turn some bits of the record CORRUPT of store a, which is not compressed, or turn them back."""
-    middle = FIRST[CORRUPT].tobytes()[20:100]
-    (path,) = [path for path in store.rglob("c.*") if middle in path.read_bytes()]
-    content = bytearray(path.read_bytes())
-    content[content.index(middle) - 10] ^= 0xFF
-    path.write_bytes(content)
+WAITING = 30_000  # milliseconds: for machines that do other things
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory) -> Path:
-    """A folder with stores: a and b of the same images, c padded, d of regions, e of views."""
+    """A folder with stores and images."""
     folder = tmp_path_factory.mktemp("viewed")
-    (folder / "images").mkdir()
-    for image_id, colours in zip(IDS, COLOURS, strict=True):
-        image = Image.fromarray(colours).resize((320, 240), Image.Resampling.NEAREST)
-        image.save(folder / "images" / f"{image_id}.png")
-    first = make_identity(16, "none", backbone={"model": "first"}, recipe=RECIPE)
-    shapes = dict.fromkeys(IDS, GridShape(6, 8))
-    records = {i: {"grid": grid} for i, grid in FIRST.items() if i != GONE}
-    write_store(folder / "a", first, shapes, records.get, 1, sizes=dict.fromkeys(IDS, (320, 240)))
-    damage(folder / "a")
-    make_store(folder / "b", SECOND, backbone={"model": "second"}, recipe=RECIPE)
-    padded = {"name": "padded", "steps": [PAD, {"step": "rgb"}]}
-    padded_store(folder / "c", padded, {"wide": (64, 32)}, GridShape(3, 2))
-    boxes = np.array([[0, 0, 100, 100], [20, 20, 60, 60], [50, 50, 90, 80]], np.float32)
-    regions = {"boxes": boxes, "grid": RNG.standard_normal((3, 1, 4)).astype(np.float16)}
-    write_store(
-        folder / "d", make_identity(4, regions=("boxes",)), {"found": GridShape(3, 1)},
-        {"found": regions}.get, 2, sizes={"found": (100, 100)},
-    )  # fmt: skip
-    views = {"place": RNG.standard_normal((36, 1, 4)).astype(np.float16)}
-    make_store(folder / "e", views, recipe={"name": "views", "views": 36})
+    write_stores(folder)
     return folder
 
 
@@ -108,82 +71,13 @@ def context(address) -> Iterator[BrowserContext]:
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=chromium, args=OPTIONS)
         context = browser.new_context(viewport={"width": 1440, "height": 900})
-        context.set_default_timeout(10_000)
+        context.set_default_timeout(WAITING)
+        expect.set_options(timeout=WAITING)
         page = context.new_page()
         page.goto(address)
         page.close()
         yield context
         browser.close()
-
-
-class Window:
-    """A page of the explorer, with what went wrong in it."""
-
-    def __init__(self, page: Page, origin: str):
-        self.page = page
-        self.origin = origin
-        self.faults: list[str] = []
-        self.asked: list[str] = []
-        page.on("pageerror", lambda error: self.faults.append(str(error)))
-        page.on("console", lambda line: self._log(line.type, line.text))
-        page.on("request", lambda request: self.asked.append(request.url))
-
-    def _log(self, kind: str, text: str) -> None:
-        # The browser itself logs answers such as 404 and 422, which the page shows.
-        if kind == "error" and not text.startswith("Failed to load resource"):
-            self.faults.append(text)
-
-    def open(self, **query: str | int | list[str]) -> None:
-        """Open the page at a state."""
-        self.page.goto(f"{self.origin}/?{urlencode(query, doseq=True)}")
-
-    @property
-    def state(self) -> dict[str, list[str]]:
-        """The query of the address."""
-        return parse_qs(urlsplit(self.page.url).query)
-
-    def waits_for(self, **query: str) -> None:
-        """Wait until the address has these values, and no value where "" is given."""
-        wanted = json.dumps(query)
-        self.page.wait_for_function(
-            "wanted => Object.entries(JSON.parse(wanted)).every(([name, value]) => "
-            "(new URLSearchParams(location.search).get(name) ?? '') === value)",
-            arg=wanted,
-        )
-
-    def figure(self, store: str):
-        return self.page.get_by_role("figure", name=f"Store {store}")
-
-    def scene(self, store: str):
-        return self.figure(store).locator(".scene").first
-
-    def place(self, store: str, cell: int, shape: tuple[int, int]) -> dict[str, float]:
-        """Return the middle of a cell in its figure, in pixels."""
-        box = self.scene(store).bounding_box()
-        assert box
-        row, col = divmod(cell, shape[1])
-        return {"x": (col + 0.5) * box["width"] / shape[1], "y": (row + 0.5) * box["height"] / shape[0]}
-
-    def hover(self, store: str, cell: int, shape: tuple[int, int] = (6, 8)) -> None:
-        self.scene(store).hover(position=self.place(store, cell, shape))  # type: ignore[arg-type]
-
-    def click(self, store: str, cell: int, shape: tuple[int, int] = (6, 8)) -> None:
-        self.scene(store).click(position=self.place(store, cell, shape))  # type: ignore[arg-type]
-
-    def pixel(self, scene, x: float, y: float) -> list[int]:
-        """Return red, green, blue and opacity at shares of a figure's drawing."""
-        return scene.locator("canvas").evaluate(
-            "(canvas, [x, y]) => [...canvas.getContext('2d').getImageData("
-            "Math.floor(x * canvas.width), Math.floor(y * canvas.height), 1, 1).data]",
-            [x, y],
-        )
-
-    def photograph(self, name: str) -> None:
-        """Write a screenshot where the environment asks for it."""
-        if folder := os.environ.get("CLIPFEAT_SCREENSHOTS"):
-            Path(folder).mkdir(parents=True, exist_ok=True)
-            self.page.wait_for_load_state("networkidle")
-            self.page.screenshot(path=Path(folder) / f"{name}.png")
 
 
 @pytest.fixture
@@ -201,16 +95,6 @@ def page(window) -> Page:
     return window.page
 
 
-def answer(page: Page, name: str, respond: Callable[[dict[str, list[str]]], object]) -> None:
-    """Let a function of the query answer one call in place of the server."""
-
-    def handle(route: Route) -> None:
-        content = respond(parse_qs(urlsplit(route.request.url).query))
-        route.fulfill(status=200, content_type="application/json", body=json.dumps(content))
-
-    page.route(re.compile(rf"/api/{name}(\?|$)"), handle)
-
-
 def test_it_opens_on_the_first_image(window, page, address):
     page.goto(address + "&beside=none")
     window.waits_for(id="i000", token="")
@@ -219,7 +103,7 @@ def test_it_opens_on_the_first_image(window, page, address):
     picture = page.get_by_role("img", name="Image i000")
     page.wait_for_function("document.querySelector('.scene img')?.naturalWidth === 320")
     assert picture.bounding_box()["height"] > 100
-    expect(window.figure("a")).to_contain_text("first · stretched · 6×8×16")
+    expect(window.figure("a")).to_contain_text("first · stretched · 6x8x16")
     expect(page.get_by_role("status")).to_contain_text("i000: grid of 6 by 8 cells, PCA colours")
 
 
@@ -260,15 +144,17 @@ def test_hover_compares_with_every_cell_and_with_pinned_images(window, page):
     expect(readout).to_contain_text("row 6, column 8, norm")
     expect(readout).to_contain_text("similarity 1")
     expected = cosines(FIRST["i001"][5, 7], FIRST["i001"])
-    first = page.get_by_role("grid", name="Cells of i001, 6 rows, 8 columns").get_by_role("gridcell")
+    first = page.get_by_role("grid", name="Cells of i001, 6 rows, 8 columns").get_by_role(
+        "gridcell"
+    )
     expect(first).to_have_accessible_name(re.compile(f"row 1, column 1, .*{expected[0]:.3g}$"))
     pinned = page.get_by_role("list", name="Pinned images").get_by_role("listitem")
     expect(pinned).to_have_count(2)
     # The cell that both images share has the last colour of the scale; that of another image not.
     shared = pinned.nth(0).locator(".scene")
     page.wait_for_timeout(50)
-    assert window.pixel(shared, 1 / 16, 1 / 12) == [253, 231, 37, 255]
-    assert window.pixel(pinned.nth(1).locator(".scene"), 1 / 16, 1 / 12) != [253, 231, 37, 255]
+    assert window.pixel(shared, 1 / 16, 1 / 12) == YELLOW
+    assert window.pixel(pinned.nth(1).locator(".scene"), 1 / 16, 1 / 12) != YELLOW
     window.photograph("similar")
     page.get_by_role("button", name="Unpin i002").click()
     window.waits_for(pin="i003")
@@ -417,28 +303,29 @@ def test_a_record_that_is_corrupt_is_named_and_the_rest_goes_on(window, page, fo
     expect(trouble).to_be_visible()
     damage(folder / "a")  # twice is as it was
     trouble.get_by_role("button", name="Try again").click()
-    expect(window.figure("a")).to_contain_text("6×8×16")
+    expect(window.figure("a")).to_contain_text("6x8x16")
     expect(trouble).to_have_count(0)
     damage(folder / "a")
 
 
 def test_a_server_that_is_gone_is_said_and_asked_again(window, page):
-    window.open(id="i001", beside="none")
-    expect(window.figure("a")).to_contain_text("of the variance")
+    window.open(id=GONE, beside="none")  # near which nothing is, so that no other image is known
+    expect(window.figure("a")).to_contain_text("missing")
     page.route("**/api/**", lambda route: route.abort())
     page.get_by_role("option", name="i009").click()
-    trouble = window.figure("a").get_by_role("alert").first
+    trouble = window.figure("a").get_by_role("alert")
     expect(trouble).to_contain_text("The server does not answer")
     page.unroute("**/api/**")
     trouble.get_by_role("button", name="Try again").click()
-    expect(window.figure("a")).to_contain_text("6×8×16")
+    expect(window.figure("a")).to_contain_text("6x8x16")
+    expect(trouble).to_have_count(0)
 
 
 def test_a_page_whose_cookie_is_gone_says_what_to_do(context, address):
     assert context.browser
     with context.browser.new_context() as other:
         page = other.new_page()
-        page.goto(f"{address}&id=i001&beside=none")
+        page.goto(f"{address}&id={GONE}&beside=none")
         expect(page.get_by_role("option", name="i009")).to_be_visible()
         other.clear_cookies()
         page.get_by_role("option", name="i009").click()
@@ -479,7 +366,7 @@ def test_padding_is_hatched(window, page):
 
 def test_regions_are_boxes(window, page):
     window.open(store="d", id="found", beside="none", show="norms")
-    expect(window.figure("d")).to_contain_text("3×1×4")
+    expect(window.figure("d")).to_contain_text("3x1x4")
     box = window.scene("d").bounding_box()
     readout = window.figure("d").locator(".readout")
     for share, name in ((0.3, "region 2"), (0.05, "region 1"), (0.7, "region 3")):
@@ -501,11 +388,121 @@ def test_views_are_laid_out_by_heading_and_elevation(window, page):
     expect(window.figure("e").locator(".readout")).to_contain_text("heading 0°, elevation 30°")
 
 
-def luminance(colour: str) -> float:
-    """Return the relative luminance of `rgb(r, g, b)` (WCAG 2.2, its definition)."""
-    parts = [int(part) / 255 for part in re.findall(r"\d+", colour)[:3]]
-    linear = [p / 12.92 if p <= 0.04045 else ((p + 0.055) / 1.055) ** 2.4 for p in parts]
-    return float(np.dot(linear, [0.2126, 0.7152, 0.0722]))
+RUNS = [
+    {"key": "r0", "task": "vqa", "folder": "runs/first", "store": "a", "splits": ["val"]},
+    {"key": "r1", "task": "vqa", "folder": "runs/second", "store": "a", "splits": ["val"]},
+    {"key": "r2", "task": "caption", "folder": "runs/words", "store": "a", "splits": []},
+    {"key": "r3", "task": "ve", "folder": "runs/entailed", "store": "a", "splits": []},
+]
+
+
+@pytest.fixture
+def with_runs(page) -> Page:
+    """A page whose server has runs and can show texts; this test answers in its place."""
+
+    def session(route: Route) -> None:
+        content = route.fetch().json()
+        content["runs"] = RUNS
+        for store in content["stores"]:
+            store["text"] = {"can": store["key"] == "a", "why": "another program made it"}
+        route.fulfill(json=content)
+
+    page.route("**/api/session", session)
+    answer(page, "text", lambda query: {"heat": peak(9), "says": f"How like {query['text'][0]}"})
+    answer(page, "answer", lambda query: {
+        "answers": [{"answer": f"{query['run'][0]} {query['question'][0]}", "score": 0.75}],
+        "attention": [peak(3), peak(4)],
+    })  # fmt: skip
+    answer(page, "caption", lambda query: {
+        "words": [{"word": w, "attention": peak(k)} for k, w in enumerate(["a", "red", "ball"])]
+    })  # fmt: skip
+    answer(page, "entail", lambda query: {
+        "chances": {"entailment": 0.7, "neutral": 0.2, "contradiction": 0.1},
+        "attention": [peak(5)],
+    })  # fmt: skip
+    answer(page, "compare", lambda query: {
+        "n": 120, "differ": 70, "start": int(query["start"][0]), "examples": [
+            {"example": k, "id": "i004", "text": f"question {k}?", "scores": [100.0, 0.0]}
+            for k in range(int(query["start"][0]), min(120, int(query["start"][0]) + 50))
+        ],
+    })  # fmt: skip
+    return page
+
+
+def test_a_text_is_shown_over_the_cells(window, with_runs):
+    page = with_runs
+    window.open(id="i001", beside="b")
+    page.get_by_role("radio", name="Text").check()
+    page.get_by_label("Text", exact=True).last.fill("a red ball")
+    page.keyboard.press("Enter")
+    window.waits_for(text="a red ball", show="text")
+    expect(window.figure("a")).to_contain_text("How like a red ball")
+    expect(window.figure("b")).to_contain_text("another program made it")
+    assert window.pixel(window.scene("a"), 1.5 / 8, 1.5 / 6) == YELLOW
+    assert window.pixel(window.scene("a"), 0.5 / 8, 0.5 / 6) == PURPLE
+    window.photograph("text")
+
+
+def test_runs_answer_and_show_where_they_look(window, with_runs):
+    page = with_runs
+    window.open(id="i001", beside="none", side="runs")
+    page.get_by_label("Question", exact=True).fill("what is it?")
+    page.get_by_role("button", name="Ask").click()
+    window.waits_for(question="what is it?")
+    for run in ("r0", "r1"):
+        expect(page.get_by_text(f"{run} what is it?")).to_be_visible()
+    group = page.get_by_role("group", name="Run runs/second")
+    group.get_by_role("link", name="glimpse 2").click()
+    window.waits_for(show="attention:r1:1")
+    expect(window.figure("a").locator(".legend")).to_contain_text("attention")
+    assert window.pixel(window.scene("a"), 4.5 / 8, 0.5 / 6) == YELLOW
+    page.get_by_label("Hypothesis").fill("a ball")
+    page.get_by_role("button", name="Judge").click()
+    expect(page.get_by_role("group", name="Run runs/entailed")).to_contain_text("neutral0.20")
+    page.get_by_label("Caption every image that is opened").check()
+    page.get_by_role("link", name="ball").click()
+    window.waits_for(show="attention:r2:2", caption="1")
+    page.reload()
+    expect(page.get_by_role("link", name="ball")).to_be_visible()
+    expect(window.figure("a").locator(".legend")).to_contain_text("attention")
+    assert window.pixel(window.scene("a"), 2.5 / 8, 0.5 / 6) == YELLOW
+    window.photograph("runs")
+
+
+def test_two_runs_are_compared(window, with_runs):
+    page = with_runs
+    window.open(id="i001", beside="none")
+    page.get_by_role("link", name="Compare").click()
+    window.waits_for(side="compare")
+    expect(page.get_by_role("table")).to_contain_text("70 examples of 120 with different scores")
+    rows = page.get_by_role("table").locator("tbody tr")
+    expect(rows).to_have_count(50)
+    page.get_by_role("button", name="Show more").click()
+    expect(rows).to_have_count(100)
+    window.photograph("compare")
+    page.get_by_label("Second run").select_option("r3")
+    assert window.state["run"] == ["r0", "r3"]
+    page.go_back()
+    page.get_by_role("link", name="question 0?").click()
+    window.waits_for(id="i004", question="question 0?", side="runs")
+    expect(page.get_by_text("r0 question 0?")).to_be_visible()
+
+
+def test_the_difference_of_two_stores_is_shown(window, page):
+    window.open(id="i001")
+    expect(page.locator(".difference")).to_contain_text("16 and 8 channels")
+    answer(page, "diff", lambda query: {
+        "same": False, "shape": [[6, 8], [6, 8]], "largest": 0.25, "relative_error": 0.125,
+        "cosine": [0.5, *[0.75] * 47], "why": None,
+    })  # fmt: skip
+    page.reload()
+    expect(page.locator(".difference")).to_have_text(
+        "The stores differ by 0.25 at most, relative error 0.125, cosine of the cells 0.5 to 0.75."
+    )
+    page.get_by_role("link", name="0.5 to 0.75").click()
+    window.waits_for(show="diff")
+    expect(window.figure("a").locator(".legend")).to_contain_text("cosine of both stores")
+    assert window.pixel(window.scene("a"), 0.5 / 8, 0.5 / 6) == PURPLE
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
@@ -515,7 +512,9 @@ def test_widths_and_themes(window, page, scheme, width, height):
     page.set_viewport_size({"width": width, "height": height})
     window.open(id="i001", cell=12, pin="i002", beside="b", over=60)
     expect(window.figure("b")).to_contain_text("of the variance")
-    expect(page.get_by_role("region", name="Nearest images").get_by_role("listitem")).to_have_count(12)
+    expect(page.get_by_role("region", name="Nearest images").get_by_role("listitem")).to_have_count(
+        12
+    )
     assert page.evaluate("document.documentElement.scrollWidth") == width
     for store in "ab":
         window.scene(store).scroll_into_view_if_needed()

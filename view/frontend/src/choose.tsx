@@ -1,6 +1,7 @@
 // The bar that says what the grids show.
 
 import { go, type Address } from "./address";
+import { comparable } from "./difference";
 import { middleCell } from "./geometry";
 import { Ask, whole } from "./parts";
 import { call, useAnswer } from "./requests";
@@ -26,7 +27,7 @@ export function Choose({ session, store, beside, address }: Props) {
   const texts = [store, ...(beside ? [beside] : [])].map((one) => one.text);
   const canText = texts.some((text) => text.can);
   const kinds: Kind[] = ["pca", "norms", "channel", "similar", "text"];
-  if (beside) kinds.push("diff");
+  if (comparable(session, store, beside)) kinds.push("diff");
   if (choice.kind === "attention") kinds.push("attention");
 
   const pick = (kind: Kind) => {

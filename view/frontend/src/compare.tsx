@@ -3,7 +3,7 @@
 import { useState } from "preact/hooks";
 
 import { go, opened, type Address, type Change } from "./address";
-import { short, To, Trouble, useSaid, whole } from "./parts";
+import { counted, short, To, Trouble, useSaid, whole } from "./parts";
 import { call, useAnswers } from "./requests";
 import type { Compared, RunInfo, Session } from "./types";
 
@@ -47,15 +47,16 @@ function Table({ first, second, address }: { first: RunInfo; second: RunInfo; ad
   const answers = useAnswers<Compared>(urls);
   const broken = answers.findIndex((answer) => answer.problem);
   const rows = answers.flatMap(({ value }) => value?.examples ?? []);
-  const n = answers[0]?.value?.n ?? 0;
-  useSaid(n ? `${n} examples, those that differ most first` : "");
+  const { n, differ } = answers[0]?.value ?? { n: 0, differ: 0 };
+  const counts = `${counted(differ, "example")} of ${whole(n)} with different scores, in per cent`;
+  useSaid(n ? counts : "");
   return (
     <>
       {broken >= 0 && <Trouble problem={answers[broken]!.problem!} url={urls[broken]!} />}
       {answers.some((answer) => answer.loading) && <p class="faint">…</p>}
       {n > 0 && (
         <table>
-          <caption class="faint">{whole(n)} examples that both have predicted</caption>
+          <caption class="faint">{counts}</caption>
           <thead>
             <tr>
               <th scope="col">Example</th><th scope="col">{first.key}</th><th scope="col">{second.key}</th>

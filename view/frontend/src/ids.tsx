@@ -3,7 +3,7 @@
 import { useEffect, useLayoutEffect, useRef, useState } from "preact/hooks";
 
 import { go, opened, type Address } from "./address";
-import { Id, Trouble, useSaid, useSettled, whole } from "./parts";
+import { counted, Id, Trouble, useSaid, useSettled, whole } from "./parts";
 import { call, useAnswers } from "./requests";
 import type { IdPage, IdRow, StoreInfo } from "./types";
 
@@ -94,7 +94,7 @@ function List({ store, address }: { store: StoreInfo; address: Address }) {
   useEffect(() => {
     if (found !== null) setTotal(found);
   }, [found]);
-  useSaid(found === null ? "" : `${whole(found)} images`);
+  useSaid(found === null ? "" : counted(found, "image"));
 
   useLayoutEffect(() => {
     const watched = list.current;
@@ -150,7 +150,7 @@ function List({ store, address }: { store: StoreInfo; address: Address }) {
   return (
     <>
       <p class="count" aria-hidden="true">
-        {found === null ? "…" : `${whole(found)} images`}
+        {found === null ? "…" : counted(found, "image")}
       </p>
       {broken >= 0 && <Trouble problem={answers[broken]!.problem!} url={urls[broken]!} />}
       <div ref={list} class="list" role="listbox" aria-label="Images" tabIndex={0}
@@ -176,7 +176,7 @@ function List({ store, address }: { store: StoreInfo; address: Address }) {
                 }}>
                 <Id text={row?.id ?? "…"} />
                 {row && (row.status === "ok"
-                  ? <span class="faint">{row.shape?.join("×")}</span>
+                  ? <span class="faint">{row.shape?.join("x")}</span>
                   : <span class="bad">{row.status}</span>)}
               </div>
             );

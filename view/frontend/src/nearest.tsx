@@ -2,7 +2,7 @@
 
 import { go, opened, PINS, type Address, type Change } from "./address";
 import { laidOut, nameOf } from "./geometry";
-import { Bar, Id, To, Trouble, useSaid, whole } from "./parts";
+import { Bar, counted, Id, To, Trouble, useSaid, whole } from "./parts";
 import { call, useAnswer } from "./requests";
 import { orientation, Scene } from "./scene";
 import type {
@@ -36,8 +36,8 @@ function ScannedOf({ scanned }: { scanned: Scanned }) {
   const all = scanned.how === "all" || scanned.images === scanned.of;
   return (
     <p class="faint">
-      {all ? `Exact, over all ${whole(scanned.of)} images`
-        : `Exact, over a sample of ${whole(scanned.images)} of ${whole(scanned.of)} images`}
+      {all ? `Exact, over all ${counted(scanned.of, "image")}`
+        : `Exact, over a sample of ${whole(scanned.images)} of ${counted(scanned.of, "image")}`}
     </p>
   );
 }

@@ -10,6 +10,9 @@ import { askAgain, type Problem } from "./requests";
 export const short = (value: number): string => String(Number(value.toPrecision(3)));
 export const whole = (value: number): string => value.toLocaleString("en");
 
+export const counted = (count: number, what: string): string =>
+  `${whole(count)} ${what}${count === 1 ? "" : "s"}`;
+
 /** What went wrong, in the place where the answer would be. */
 export function Trouble({ problem, url, about }: { problem: Problem; url: string; about?: string }) {
   return (

@@ -3,7 +3,7 @@
 import { useEffect, useState } from "preact/hooks";
 
 import { go, opened, PINS, type Address } from "./address";
-import { Difference } from "./difference";
+import { comparable, Difference } from "./difference";
 import { cellsOf, laidOut, nameOf, sameCell, type Cells } from "./geometry";
 import { scaleGradient, type Layer } from "./painting";
 import { Id, short, To, Trouble, useSaid } from "./parts";
@@ -58,7 +58,9 @@ export function RecordView(props: Props) {
           {pinned ? "Pinned" : "Pin"}
         </button>
       </header>
-      {beside && <Difference address={address} />}
+      {beside && comparable(props.session, store, beside) && (
+        <Difference stores={[store, beside]} address={address} />
+      )}
       <div class="figures">
         {address.over === null && <ImageFigure {...figures} />}
         <StoreFigure key={store.key} {...figures} shown={store} />
@@ -68,22 +70,28 @@ export function RecordView(props: Props) {
   );
 }
 
-/** The image alone, with the cell of the main store that is pointed at. */
-function ImageFigure({ session, store, address, pointed, natural, onPoint, onSize }: FigureProps) {
-  const record = useAnswer<StoredRecord>(recordCall(store.key, address.id)).value;
+/** The image alone, with the cell that is pointed at, of the first store that has its features. */
+function ImageFigure({
+  session, store: main, beside, address, pointed, natural, onPoint, onSize,
+}: FigureProps) {
+  const stores = [main, ...(beside ? [beside] : [])];
+  const answers = useAnswers<StoredRecord>(stores.map(({ key }) => recordCall(key, address.id)));
   const [broken, setBroken] = useState("");
+  const from = useAnswer<StoredRecord>(pointed && recordCall(pointed.store, pointed.id)).value;
+  const found = answers.findIndex(({ value }) => value?.shape);
+  const record = answers[found]?.value;
+  const store = stores[found] ?? main;
   const url = call("image", { store: store.key, id: address.id });
   const why = useAnswer<never>(broken === url ? url : null);
-  const from = useAnswer<StoredRecord>(pointed && recordCall(pointed.store, pointed.id)).value;
-  if (!session.images || !record) return null;
-  const layout = laidOut(record, true, record.image_size ?? natural);
-  if (!layout) return null;
+  const layout = record && laidOut(record, true, record.image_size ?? natural);
+  if (!session.images || !layout) return null;
   if (!record.has_image) return <p class="note">There is no image file of this id.</p>;
   if (broken === url)
     return why.problem ? <Trouble problem={why.problem} url={url} about="Image" /> : null;
   const { cells, around, aspect } = layout;
   const size = record.image_size ?? natural;
-  const chosen = address.cell !== null && address.cell < cells.boxes.length ? address.cell : null;
+  const chosen = store === main && address.cell !== null && address.cell < cells.boxes.length
+    ? address.cell : null;
   return (
     <figure>
       <Scene name={address.id} cells={cells} frame={around} aspect={aspect} layer={null}
@@ -93,7 +101,7 @@ function ImageFigure({ session, store, address, pointed, natural, onPoint, onSiz
         onChoose={(cell) => go({ cell })} onImageFault={() => setBroken(url)}
         onImageSize={onSize} />
       <figcaption>
-        <p class="faint">Image{size && `, ${size.join(" × ")} pixels`}</p>
+        <p class="faint">Image{size && `, ${size.join(" x ")} pixels`}</p>
       </figcaption>
     </figure>
   );
@@ -168,7 +176,7 @@ function StoreFigure({
       )}
       <figcaption>
         <p><span class="key">{store.key}</span> {store.model} · {store.recipe}
-          {record?.shape && ` · ${record.shape.join("×")}×${record.dim}`}</p>
+          {record?.shape && ` · ${record.shape.join("x")}x${record.dim}`}</p>
         {layout && (
           <p class="readout">
             {here !== null ? `${nameOf(layout.cells, here)}${describe(here)}` : "\u00a0"}

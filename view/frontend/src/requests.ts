@@ -42,7 +42,6 @@ async function load(url: string): Promise<Answer<unknown>> {
   }
   try {
     const body: unknown = await response.json();
-    if (url === "api/session") (body as any).stores.forEach((s: any) => (s.text ??= { can: false, why: "not yet" })); // TEMP
     if (response.ok) return { value: body, problem: null, loading: false };
     const { error, code } = body as { error?: unknown; code?: unknown };
     const text = typeof error === "string" ? error : `The server answered ${response.status}`;

@@ -112,13 +112,15 @@ export interface Entailed {
 
 export interface Compared {
   n: number;
-  examples: { example: string; id: string | null; text: string; scores: [number, number] }[];
+  differ: number;
+  examples: { example: string | number; id: string | null; text: string; scores: [number, number] }[];
 }
 
 export interface Diff {
   same: boolean;
   shape: [Shape | null, Shape | null];
   largest: number | null;
+  relative_error: number | null;
   cosine: (number | null)[] | null;
   why: string | null;
 }
