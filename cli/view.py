@@ -8,7 +8,7 @@ import click
 
 from ..base.errors import needs_extra
 from ..base.text import tell
-from .options import StorePath, cache, ema, model_config
+from .options import LocalPath, StorePath, cache, ema, model_config
 
 
 @click.command()
@@ -17,6 +17,14 @@ from .options import StorePath, cache, ema, model_config
     "--images",
     metavar="DIR|URL",
     help="Root of the images: the folder that they were extracted from.",
+)
+@click.option(
+    "--run",
+    "runs",
+    multiple=True,
+    type=LocalPath(),
+    metavar="RUN",
+    help="A run of vqa, ve or caption, trained on the features of a STORE. May be repeated.",
 )
 @click.option(
     "--pretrained",
@@ -38,6 +46,7 @@ def view(
     *,
     stores: tuple[str | Path, ...],
     images: str | None,
+    runs: tuple[Path, ...],
     pretrained: str | None,
     model_config: str | None,
     ema: bool,
@@ -48,10 +57,11 @@ def view(
 
     Serves a page for this machine alone, prints its address, and opens it. The address has a token,
     and nobody without it sees anything. Several stores are shown side by side. Ctrl-C ends it. Needs
-    [view], and for texts [extract].
+    [view]; texts need [extract] too, runs [train].
 
     \b
     $ clipfeat view coco.clipfeat --images coco/
+    $ clipfeat view coco.clipfeat --images coco/ --run run --run blind
     $ clipfeat view ours.clipfeat theirs.clipfeat
     $ clipfeat view coco.clipfeat --no-browser --port 9000
     """
@@ -68,6 +78,9 @@ def view(
     # It ends when it is told to, so neither Ctrl-C nor SIGTERM is a failure.
     with contextlib.suppress(KeyboardInterrupt), listener:
         explorer = open_explorer(
-            stores, images=images, weights=WeightFiles(pretrained, model_config, ema)
+            stores,
+            images=images,
+            runs=runs,
+            weights=WeightFiles(pretrained, model_config, ema),
         )
         serve(explorer, listener, browser=not no_browser, tell=say)

@@ -12,7 +12,8 @@ from .colours import Basis, colours, sampled_basis
 from .ids import MAX_PAGE
 from .images import ImageFiles
 from .nearest import Neighbours, similar
-from .records import ViewedStore
+from .records import ViewedStore, difference
+from .runs import Comparisons, ViewedRun
 from .texts import CellTexts, WeightFiles
 
 MAX_OTHERS, MAX_TEXT, MAX_ID = 50, 300, 4096
@@ -88,6 +89,8 @@ class Explorer:
 
     stores: dict[str, OpenStore]
     images: ImageFiles | None = None
+    runs: Mapping[str, ViewedRun] = field(default_factory=dict)
+    comparisons: Comparisons = field(default_factory=Comparisons)
     answers: dict[str, "Answer"] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -100,6 +103,11 @@ class Explorer:
             "nearest/cells": self.nearest_cells,
             "nearest/images": self.nearest_images,
             "text": self.text,
+            "answer": self.answer,
+            "caption": self.caption,
+            "entail": self.entail,
+            "compare": self.compare,
+            "diff": self.diff,
         }
 
     def store(self, query: Query) -> OpenStore:
@@ -118,7 +126,7 @@ class Explorer:
         return {
             "version": clipfeat_version(),
             "stores": [each.to_json() for each in self.stores.values()],
-            "runs": [],
+            "runs": [run.to_json() for run in self.runs.values()],
             "images": self.images is not None,
         }
 
@@ -177,6 +185,40 @@ class Explorer:
         """Return the similarity of a text to each cell."""
         opened, text = self.store(query), query.text("text")
         return opened.texts.heat(opened.viewed.grid(query.image_id), text)
+
+    def run(self, key: str) -> ViewedRun:
+        """Return the run of a key; MissingRecordError (E-VIEW-RUN) for another one."""
+        if key not in self.runs:
+            there = f"there are {', '.join(self.runs)}" if self.runs else "add --run RUN"
+            raise MissingRecordError(f"there is no run {key!r:.20}; {there}", code="E-VIEW-RUN")
+        return self.runs[key]
+
+    def answer(self, query: Query) -> dict[str, Any]:
+        """Return what a run answers to a question about an image."""
+        return self.run(query.text("run", 20)).answer(query.image_id, query.text("question"))
+
+    def caption(self, query: Query) -> dict[str, Any]:
+        """Return the caption that a run writes of an image."""
+        return self.run(query.text("run", 20)).caption(query.image_id)
+
+    def entail(self, query: Query) -> dict[str, Any]:
+        """Return what a run thinks of a hypothesis about an image."""
+        return self.run(query.text("run", 20)).entail(query.image_id, query.text("hypothesis"))
+
+    def compare(self, query: Query) -> dict[str, Any]:
+        """Return the examples on which two runs differ most."""
+        runs = [self.run(key) for key in query.texts("runs", 2, 20)]
+        start, count = query.number("start", 1 << 40, 0), query.number("count", MAX_PAGE, 50)
+        return self.comparisons.page(runs, start, count)
+
+    def diff(self, query: Query) -> dict[str, Any]:
+        """Return how the records of an image differ in the first two stores."""
+        if len(self.stores) < 2:
+            raise UsageError(
+                "this compares two stores; name both: clipfeat view A B", code="E-VIEW-STORES"
+            )
+        a, b = [*self.stores.values()][:2]
+        return difference(a.viewed, b.viewed, query.image_id)
 
 
 Answer = Callable[[Query], dict[str, Any]]

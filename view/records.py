@@ -11,6 +11,7 @@ import numpy as np
 from ..base.errors import StoreUsageError
 from ..base.text import counted
 from ..featstore import FeatureStore, GridShape
+from ..featstore.report.deviation import relative_error
 from ..featstore.report.summary import sentence
 from .geometry import box_shares, covered_part, is_turned
 from .ids import Catalogue
@@ -137,6 +138,40 @@ class ViewedStore:
             "vectors": identity.pooled_dim is not None,
             "views": identity.recipe.get("views") is not None,
         }
+
+
+def difference(a: ViewedStore, b: ViewedStore, image_id: str) -> dict[str, Any]:
+    """Return how the records of an image differ in two stores, as `clipfeat store diff` measures it.
+
+    "largest" is the largest absolute difference of a number, "relative_error" the norm of the
+    difference over that of the record of `b`, "cosine" that of each cell. They are None, and "why"
+    says why, where grids or channels do not fit each other. Raises as `ViewedStore.grid` does.
+    """
+    one, other = a.grid(image_id), b.grid(image_id)
+    found: dict[str, Any] = {
+        "same": False,
+        "shape": [[*one.shape], [*other.shape]],
+        "largest": None,
+        "relative_error": None,
+        "cosine": None,
+        "why": None,
+    }
+    if one.cells.shape[1] != other.cells.shape[1]:
+        dims = (one.cells.shape[1], other.cells.shape[1])
+        found["why"] = f"the stores have {dims[0]} and {dims[1]} channels"
+    elif one.shape != other.shape:
+        found["why"] = f"the grids are {one.shape} and {other.shape}"
+    else:
+        x, y = one.cells.astype(np.float64), other.cells.astype(np.float64)
+        norms = one.norms * other.norms
+        both_zero = (one.norms == 0) & (other.norms == 0)
+        with np.errstate(invalid="ignore"):
+            cosine = np.where(both_zero, 1.0, (x * y).sum(axis=1) / np.where(norms > 0, norms, 1))
+            found["largest"] = float(np.abs(x - y).max())
+            found["relative_error"] = relative_error(x, y)
+        found["same"] = bool(np.array_equal(x, y, equal_nan=True))
+        found["cosine"] = np.round(cosine, 6).tolist()
+    return found
 
 
 def shown_numbers(values: np.ndarray) -> list[Any]:

@@ -30,7 +30,8 @@ def ask(store):
     del client.headers["x-clipfeat-token"]
 
     def ask(path: str, method: str = "GET", **headers: str | bytes):
-        named = {name.replace("_", "-"): value for name, value in headers.items()}
+        pairs = ((k.replace("_", "-"), v) for k, v in headers.items())
+        named = [(k.encode(), v.encode() if isinstance(v, str) else v) for k, v in pairs]
         answer = client.request(method, path, headers=named)
         client.cookies.clear()
         return answer
@@ -155,7 +156,7 @@ class TestServer:
 
     @staticmethod
     def _ends(process, port):
-        for name in {each[4][0] for each in socket.getaddrinfo(socket.gethostname(), None)}:
+        for name in {str(each[4][0]) for each in socket.getaddrinfo(socket.gethostname(), None)}:
             if not name.startswith("127."):
                 with pytest.raises((ConnectionError, TimeoutError)):
                     socket.create_connection((name, port), timeout=2)
