@@ -206,6 +206,7 @@ def test_a_click_finds_the_nearest_cells_and_images(window, page):
 def test_the_keyboard_reaches_everything(window, page):
     window.open(id="i001", beside="none")
     images = page.get_by_role("listbox", name="Images")
+    expect(images.get_by_role("option", selected=True)).to_contain_text("i001")
     images.focus()
     for _ in range(3):
         images.press("ArrowDown")

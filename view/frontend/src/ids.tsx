@@ -74,7 +74,8 @@ function List({ store, address }: { store: StoreInfo; address: Address }) {
   const list = useRef<HTMLDivElement>(null);
   const [scrolled, setScrolled] = useState(0);
   const [seen, setSeen] = useState(600);
-  const [active, setActive] = useState(-1);
+  const [active, setActive] = useState(-1); // the place of the row that keys start from
+  const pressed = useRef(false); // a key has moved it, and the image has not followed yet
   const [total, setTotal] = useState(0);
 
   const rows = windowOf(total, scrolled, seen);
@@ -112,7 +113,7 @@ function List({ store, address }: { store: StoreInfo; address: Address }) {
     const first = known.get(0);
     if (!id && first) go({ id: first.id }, "refine");
     const place = [...known].find(([, row]) => row.id === id)?.[0];
-    if (place !== undefined && known.get(active)?.id !== id) setActive(place);
+    if (place !== undefined && known.get(active)?.id !== id && !pressed.current) setActive(place);
   }, [id, known.size, filter]);
 
   const at = active >= 0 ? active : rows.first;
@@ -139,7 +140,6 @@ function List({ store, address }: { store: StoreInfo; address: Address }) {
   // The list follows the keys at once; the image, when they rest and the row is known.
   const rested = useSettled(active, String(active), 80);
   const restedId = known.get(rested)?.id;
-  const pressed = useRef(false);
   useEffect(() => {
     if (pressed.current && restedId !== undefined && restedId !== id)
       go(opened(address, restedId), "refine");

@@ -76,29 +76,30 @@ function ImageFigure({
 }: FigureProps) {
   const stores = [main, ...(beside ? [beside] : [])];
   const answers = useAnswers<StoredRecord>(stores.map(({ key }) => recordCall(key, address.id)));
-  const [broken, setBroken] = useState("");
+  const [fault, setFault] = useState({ url: "", times: 0 });
   const from = useAnswer<StoredRecord>(pointed && recordCall(pointed.store, pointed.id)).value;
   const found = answers.findIndex(({ value }) => value?.shape);
   const record = answers[found]?.value;
   const store = stores[found] ?? main;
   const url = call("image", { store: store.key, id: address.id });
-  const why = useAnswer<never>(broken === url ? url : null);
+  const times = fault.url === url ? fault.times : 0;
+  const why = useAnswer<true>(times > 0 ? url : null); // an element does not say what went wrong
   const layout = record && laidOut(record, true, record.image_size ?? natural);
   if (!session.images || !layout) return null;
   if (!record.has_image) return <p class="note">There is no image file of this id.</p>;
-  if (broken === url)
-    return why.problem ? <Trouble problem={why.problem} url={url} about="Image" /> : null;
+  if (why.problem) return <Trouble problem={why.problem} url={url} about="Image" />;
+  if (times > 1) return <p class="note">The browser cannot show the file of this image.</p>;
   const { cells, around, aspect } = layout;
   const size = record.image_size ?? natural;
   const chosen = store === main && address.cell !== null && address.cell < cells.boxes.length
     ? address.cell : null;
   return (
     <figure>
-      <Scene name={address.id} cells={cells} frame={around} aspect={aspect} layer={null}
+      <Scene key={times} name={address.id} cells={cells} frame={around} aspect={aspect} layer={null}
         mask={record.mask} image={url} upright={record.upright} opacity={1} chosen={chosen}
         pointed={pointed?.id === address.id ? cellIn(cells, pointed, store.key, from) : null}
         onPoint={(cell) => onPoint(cell === null ? null : { store: store.key, id: address.id, cell })}
-        onChoose={(cell) => go({ cell })} onImageFault={() => setBroken(url)}
+        onChoose={(cell) => go({ cell })} onImageFault={() => setFault({ url, times: times + 1 })}
         onImageSize={onSize} />
       <figcaption>
         <p class="faint">Image{size && `, ${size.join(" x ")} pixels`}</p>

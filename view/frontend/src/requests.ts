@@ -40,6 +40,8 @@ async function load(url: string): Promise<Answer<unknown>> {
   } catch {
     return failed("The server does not answer. Is clipfeat view still running?", "", true);
   }
+  const isJson = response.headers.get("Content-Type")?.startsWith("application/json");
+  if (response.ok && !isJson) return { value: true, problem: null, loading: false }; // an image
   try {
     const body: unknown = await response.json();
     if (response.ok) return { value: body, problem: null, loading: false };
@@ -75,11 +77,14 @@ export function ask(url: string): void {
   });
 }
 
-/** Forget the problem of a request and ask again. */
+/** Ask again what had a problem: this request, and all others, whose cause may be the same. */
 export function askAgain(url: string): void {
-  answers.delete(url);
-  ask(url);
-  listeners.forEach((listener) => listener(url));
+  const others = [...answers].filter(([, answer]) => answer.problem).map(([other]) => other);
+  for (const each of new Set([url, ...others])) {
+    answers.delete(each);
+    ask(each);
+    listeners.forEach((listener) => listener(each));
+  }
 }
 
 /** The answers to some requests, in their order; null asks for nothing. */
