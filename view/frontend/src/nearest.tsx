@@ -3,7 +3,7 @@
 import { go, opened, PINS, type Address, type Change } from "./address";
 import { laidOut, nameOf } from "./geometry";
 import { Bar, counted, Id, To, Trouble, useSaid, whole } from "./parts";
-import { call, useAnswer } from "./requests";
+import { call, imageOf, useAnswer } from "./requests";
 import { orientation, Scene } from "./scene";
 import type {
   Colours, NearestCells, NearestImages, Scanned, Session, StoredRecord, StoreInfo,
@@ -18,11 +18,16 @@ interface Props {
 }
 
 export function Nearest(props: Props) {
-  const { store, address } = props;
+  const { session, store, address } = props;
   const record = useAnswer<StoredRecord>(
     address.id ? call("record", { store: store.key, id: address.id }) : null,
   ).value;
   if (!record) return null;
+  if (session.static)
+    return (
+      <p class="faint">This page is a sample of a store. <code>clipfeat view</code> also finds the nearest
+        cells and images, shows texts, and asks trained runs.</p>
+    );
   if (!record.shape) return <p class="faint">Without features there is nothing near.</p>;
   return (
     <>
@@ -107,7 +112,7 @@ function Found({ session, store, address, id, cell, similarity, change }: Props 
     <li>
       <span class={`thumbnails ${session.images ? "two" : ""}`} aria-hidden="true">
         {session.images && record?.has_image && (
-          <img src={call("image", { store: store.key, id })} alt="" loading="lazy"
+          <img src={imageOf(store.key, record)} alt="" loading="lazy"
             style={orientation(record.upright)} />
         )}
         {layout && (

@@ -29,6 +29,7 @@ export function scaled(value: number, low: number, high: number): Rgb {
 }
 
 export const css = ([red, green, blue]: Rgb): string => `rgb(${red} ${green} ${blue})`;
+export const greyGradient = "linear-gradient(to right, #000, #fff)";
 export const scaleGradient = `linear-gradient(to right, ${SCALE.map(css).join(", ")})`;
 
 const LONG_SIDE = 720; // pixels of a canvas, which the browser scales to its place

@@ -5,9 +5,9 @@ import { useEffect, useState } from "preact/hooks";
 import { go, opened, PINS, type Address } from "./address";
 import { comparable, Difference } from "./difference";
 import { cellsOf, laidOut, nameOf, sameCell, type Cells } from "./geometry";
-import { scaleGradient, type Layer } from "./painting";
+import type { Layer } from "./painting";
 import { Id, short, To, Trouble, useSaid } from "./parts";
-import { call, useAnswer, useAnswers } from "./requests";
+import { call, imageOf, useAnswer, useAnswers } from "./requests";
 import { Scene } from "./scene";
 import { parseShow, useShown, type Shown } from "./shown";
 import type { Session, StoredRecord, StoreInfo } from "./types";
@@ -81,7 +81,7 @@ function ImageFigure({
   const found = answers.findIndex(({ value }) => value?.shape);
   const record = answers[found]?.value;
   const store = stores[found] ?? main;
-  const url = call("image", { store: store.key, id: address.id });
+  const url = record ? imageOf(store.key, record) : "";
   const times = fault.url === url ? fault.times : 0;
   const why = useAnswer<true>(times > 0 ? url : null); // an element does not say what went wrong
   const layout = record && laidOut(record, true, record.image_size ?? natural);
@@ -169,7 +169,7 @@ function StoreFigure({
       {layout && (
         <Scene name={id} cells={layout.cells} frame={layout.around} aspect={layout.aspect}
           layer={layer ?? { rgb: [], values: null }} mask={record?.mask ?? null}
-          image={over ? call("image", { store: store.key, id }) : null}
+          image={over && record ? imageOf(store.key, record) : null}
           upright={record?.upright ?? true} opacity={over ? (address.over ?? 100) / 100 : 1} pointed={here} chosen={chosen}
           describe={describe}
           onPoint={(one) => onPoint(one === null ? null : { store: store.key, id, cell: one })}
@@ -204,13 +204,13 @@ function described(
   return named("norm", norm) + (quantity === "norm" ? "" : named(quantity, value));
 }
 
-function Legend({ shown: { scale, quantity, note, loading } }: { shown: Shown }) {
+function Legend({ shown: { scale, gradient, quantity, note, loading } }: { shown: Shown }) {
   return (
     <>
       {scale && (
         <p class="legend">
           <span class="number">{short(scale[0])}</span>
-          <span class="gradient" style={{ background: scaleGradient }} aria-hidden="true" />
+          <span class="gradient" style={{ background: gradient }} aria-hidden="true" />
           <span class="number">{short(scale[1])}</span>
           <span>{quantity}</span>
         </p>

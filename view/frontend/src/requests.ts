@@ -2,6 +2,9 @@
 
 import { useEffect, useReducer } from "preact/hooks";
 
+import { answerFromSample, Refusal, SAMPLE } from "./sample";
+import type { StoredRecord } from "./types";
+
 export interface Problem {
   text: string;
   code: string;
@@ -33,7 +36,18 @@ export function call(name: string, values: Values = {}): string {
   return text ? `api/${name}?${text}` : `api/${name}`;
 }
 
+/** The address of the image of a record. */
+export function imageOf(store: string, record: StoredRecord): string {
+  return record.image ?? call("image", { store, id: record.id });
+}
+
 async function load(url: string): Promise<Answer<unknown>> {
+  if (SAMPLE !== null && url.startsWith("api/"))
+    return answerFromSample(url).then(
+      (value) => ({ value, problem: null, loading: false }),
+      (error: unknown) => error instanceof Refusal ? failed(error.message, "", false)
+        : failed("A file of this page cannot be loaded", "", true),
+    );
   let response: Response;
   try {
     response = await fetch(url, { headers: { Accept: "application/json" } });

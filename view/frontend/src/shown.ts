@@ -3,7 +3,7 @@
 import { useMemo, useRef } from "preact/hooks";
 
 import type { Address } from "./address";
-import { extent, scaled, type Layer } from "./painting";
+import { extent, greyGradient, scaled, scaleGradient, type Layer } from "./painting";
 import { call, useAnswers, type Problem } from "./requests";
 import type {
   Answered, Captioned, Colours, Diff, Entailed, Heat, RunInfo, Session, Similar, StoreInfo,
@@ -57,6 +57,7 @@ export interface Source {
 export interface Shown {
   layers: Map<string, Layer>; // by id
   scale: [low: number, high: number] | null;
+  gradient: string; // of the scale, as CSS
   quantity: string; // what the numbers are; empty where there are none
   note: string;
   problems: { url: string; problem: Problem }[];
@@ -126,23 +127,24 @@ export function useShown(
           rgb: row.map((value) => (value === null ? null : scaled(value, low, high))), values: row,
         }),
       );
-      return { layers, scale, quantity, note };
+      return { layers, scale, gradient: scaleGradient, quantity, note };
     };
     switch (choice.kind) {
       case "pca":
         each<Colours>(({ rgb, explained }, id) => {
           layers.set(id, { rgb, values: null });
           if (explained)
-            note = `Red, green and blue are the first three principal components of the store: ` +
-              `${explained.map(share).join(", ")} of the variance`;
+            note = "Red, green and blue are the first three principal components of the store's " +
+              `standardised channels: ${explained.map(share).join(", ")} of the variance`;
         });
-        return { layers, scale: null, quantity: "", note };
+        return { layers, scale: null, gradient: "", quantity: "", note };
       case "channel":
         each<Colours>(({ rgb, range }, id) => {
           layers.set(id, { rgb, values: null });
-          if (range) scale = range;
+          if (range && id === address.id) scale = range;
         });
-        return { layers, scale, quantity: `channel ${choice.channel}`, note };
+        note = "Black to white over the numbers of each grid";
+        return { layers, scale, gradient: greyGradient, quantity: `channel ${choice.channel}`, note };
       case "norms":
         records.forEach((record, id) => numbers.set(id, record.norms));
         return drawn("norm");

@@ -33,6 +33,7 @@ export interface Session {
   stores: StoreInfo[];
   runs: RunInfo[];
   images: boolean;
+  static?: boolean; // a sample without a server
 }
 
 export interface IdRow {
@@ -59,6 +60,7 @@ export interface StoredRecord {
   boxes: Box[] | null;
   norms: (number | null)[]; // null where the features are not finite
   has_image: boolean;
+  image?: string | null; // where it is, of a static page
   upright: boolean; // extracted as its EXIF orientation says
   crop: Box | null;
 }
