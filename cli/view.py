@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from ..base.errors import needs_extra
-from ..base.text import tell
+from ..base.text import counted, size_text, tell
 from .options import LocalPath, StorePath, cache, ema, model_config
 
 
@@ -34,6 +34,20 @@ from .options import LocalPath, StorePath, cache, ema, model_config
 @model_config
 @ema
 @click.option(
+    "--export",
+    "out",
+    type=LocalPath(file_okay=False),
+    metavar="DIR",
+    help="Write a static page of a sample to DIR instead, for any web server.",
+)
+@click.option(
+    "--sample",
+    type=click.IntRange(1, 500),
+    default=24,
+    show_default=True,
+    help="With --export: number of ids.",
+)
+@click.option(
     "--port",
     type=click.IntRange(0, 65535),
     default=8787,
@@ -50,6 +64,8 @@ def view(
     pretrained: str | None,
     model_config: str | None,
     ema: bool,
+    out: Path | None,
+    sample: int,
     port: int,
     no_browser: bool,
 ) -> None:
@@ -64,11 +80,22 @@ def view(
     $ clipfeat view coco.clipfeat --images coco/ --run run --run blind
     $ clipfeat view ours.clipfeat theirs.clipfeat
     $ clipfeat view coco.clipfeat --no-browser --port 9000
+    $ clipfeat view coco.clipfeat --images coco/ --export site
     """
     with needs_extra("view"):
+        from ..view.export import export
         from ..view.open import open_explorer
         from ..view.server import listen, serve
         from ..view.texts import WeightFiles
+    weights = WeightFiles(pretrained, model_config, ema)
+    if out is not None:
+        done = export(open_explorer(stores, images=images, weights=weights), out, sample)
+        left_out = f", {counted(done['corrupt'], 'corrupt record')} left out"
+        tell(
+            f"{out}: {counted(done['records'], 'record')}, {counted(done['images'], 'image')}, "
+            f"{size_text(done['bytes'])}{left_out if done['corrupt'] else ''}"
+        )
+        return
     listener = listen(port)  # before the stores are read, which may take a while
 
     def say(address: str) -> None:
@@ -77,10 +104,5 @@ def view(
 
     # It ends when it is told to, so neither Ctrl-C nor SIGTERM is a failure.
     with contextlib.suppress(KeyboardInterrupt), listener:
-        explorer = open_explorer(
-            stores,
-            images=images,
-            runs=runs,
-            weights=WeightFiles(pretrained, model_config, ema),
-        )
+        explorer = open_explorer(stores, images=images, runs=runs, weights=weights)
         serve(explorer, listener, browser=not no_browser, tell=say)

@@ -20,14 +20,14 @@ from clipfeat.train.tasks.settings import VeSettings, VqaSettings
 from clipfeat.train.tasks.vqa import VqaTask
 from clipfeat.train.tasks.vqa_predict import ask
 
-IMAGE = "COCO_val2014_000000000061"
+IMAGE = f"COCO_val2014_{25:012}"
 
 
 @pytest.fixture(scope="module")
 def vqa(tmp_path_factory):
     """A store and two runs of it, of which the second is blind."""
     folder = tmp_path_factory.mktemp("vqa")
-    store, data = vqa_world.make_world(folder, train=60, val=20)
+    store, data = vqa_world.make_world(folder, train=24, val=8)
     runs = []
     for name, changes in (("seeing", ["epochs=3"]), ("blind", ["epochs=1", "blind=true"])):
         settings = load_settings(VqaSettings, config=None, assignments=[*vqa_world.FAST, *changes])
