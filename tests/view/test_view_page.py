@@ -7,7 +7,10 @@ import re
 import shutil
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import numpy as np
@@ -30,6 +33,9 @@ from explored import (
 )
 from playwright.sync_api import BrowserContext, Page, Route, expect, sync_playwright
 
+from clipfeat.view.export import export
+from clipfeat.view.open import open_explorer
+
 OPTIONS = [
     "--no-sandbox",
     "--disable-gpu",
@@ -40,6 +46,13 @@ OPTIONS = [
 ]
 
 WAITING = 30_000  # milliseconds: for machines that do other things
+
+
+class QuietHandler(SimpleHTTPRequestHandler):
+    """Serves the files of a folder."""
+
+    def log_message(self, *_: object) -> None:
+        pass
 
 
 @pytest.fixture(scope="module")
@@ -504,6 +517,42 @@ def test_the_difference_of_two_stores_is_shown(window, page):
     window.waits_for(show="diff")
     expect(window.figure("a").locator(".legend")).to_contain_text("cosine of both stores")
     assert window.pixel(window.scene("a"), 0.5 / 8, 0.5 / 6) == PURPLE
+
+
+def test_a_static_page_answers_without_a_server(context, folder, tmp_path):
+    export(
+        open_explorer([folder / "a", folder / "b"], images=str(folder / "images")),
+        tmp_path / "s",
+        500,
+    )
+    handler = partial(QuietHandler, directory=str(tmp_path / "s"))
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        window = Window(context.new_page(), f"http://127.0.0.1:{server.server_port}")
+        page = window.page
+        window.open(id="i001", show="similar", pin="i002")
+        expect(page.locator(".count")).to_have_text("38 images")  # neither missing nor corrupt
+        expected = cosines(FIRST["i001"][5, 7], FIRST["i001"])
+        window.hover("a", 47)
+        first = page.get_by_role("gridcell").first
+        expect(first).to_have_accessible_name(re.compile(f"row 1, column 1, .*{expected[0]:.3g}$"))
+        shared = page.get_by_role("list", name="Pinned images").first.locator(".scene")
+        assert window.pixel(shared, 1 / 16, 1 / 12) == YELLOW
+        expect(page.get_by_role("img", name="Image i001")).to_be_visible()
+        expect(page.locator(".difference")).to_contain_text("16 and 8 channels")
+        expect(page.get_by_role("complementary")).to_contain_text("This page is a sample")
+        page.get_by_role("radio", name="Channel").check()
+        low, high = FIRST["i001"][:, :, 0].min(), FIRST["i001"][:, :, 0].max()
+        legend = window.figure("a").locator(".legend")
+        expect(legend).to_contain_text(f"{low:.3g}")
+        expect(legend).to_contain_text(f"{high:.3g}")
+        page.get_by_role("searchbox").fill("I01")
+        expect(page.locator(".list .row")).to_have_count(10)
+        window.open(id=CORRUPT, beside="none")
+        expect(window.figure("a")).to_contain_text("The sample of store a has no image id i007")
+        page.close()
+        assert window.faults == []
+        server.shutdown()
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

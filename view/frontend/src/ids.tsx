@@ -5,23 +5,26 @@ import { useEffect, useLayoutEffect, useRef, useState } from "preact/hooks";
 import { go, opened, type Address } from "./address";
 import { counted, Id, Trouble, useSaid, useSettled, whole } from "./parts";
 import { call, useAnswers } from "./requests";
-import type { IdPage, IdRow, StoreInfo } from "./types";
+import type { IdPage, IdRow, Session, StoreInfo } from "./types";
 
 const ROW = 26; // pixels, as in app.css
 const PAGE = 200; // ids of one request
 const TALLEST = 8_000_000; // pixels; browsers end elements between 16 and 33 million
 const SCROLLING = 60; // milliseconds without a change before pages are asked for
 
-export function Ids({ store, address }: { store: StoreInfo; address: Address }) {
+export function Ids({ session, store, address }: {
+  session: Session; store: StoreInfo; address: Address;
+}) {
   return (
     <section class="ids" aria-label="Images of the store">
-      <Filters store={store} address={address} />
+      <Filters store={store} address={address} sampled={session.static === true} />
       <List store={store} address={address} />
     </section>
   );
 }
 
-function Filters({ store, address }: { store: StoreInfo; address: Address }) {
+function Filters({ store, address, sampled }: { store: StoreInfo; address: Address; sampled: boolean }) {
+  const named = (name: string, count: number) => (sampled ? name : `${name} (${whole(count)})`);
   const timer = useRef(0);
   const search = (event: Event) => {
     const { value } = event.currentTarget as HTMLInputElement;
@@ -42,7 +45,7 @@ function Filters({ store, address }: { store: StoreInfo; address: Address }) {
         <select value={address.status} onChange={pick("status")}>
           <option value="">any status</option>
           {Object.entries(store.statuses).map(([name, count]) => (
-            <option value={name}>{name} ({whole(count)})</option>
+            <option value={name}>{named(name, count)}</option>
           ))}
         </select>
       </label>
@@ -50,7 +53,7 @@ function Filters({ store, address }: { store: StoreInfo; address: Address }) {
         <span class="unseen">Grid shape</span>
         <select value={address.shape} onChange={pick("shape")}>
           <option value="">any shape</option>
-          {shapes.map(([name, count]) => <option value={name}>{name} ({whole(count)})</option>)}
+          {shapes.map(([name, count]) => <option value={name}>{named(name, count)}</option>)}
         </select>
       </label>
     </form>

@@ -54,7 +54,7 @@ function Explorer({ session }: { session: Session }) {
     <>
       <Head session={session} store={store} beside={beside} />
       <div class="columns">
-        <Fenced name="The list"><Ids store={store} address={address} /></Fenced>
+        <Fenced name="The list"><Ids {...{ session, store, address }} /></Fenced>
         <main>
           <Fenced name="The choice"><Choose {...{ session, store, beside, address }} /></Fenced>
           <Fenced name="The record" key={address.id}>
