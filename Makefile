@@ -32,7 +32,7 @@ endif
 DEMO_MADE := data images.parquet scenes.clipfeat scenes.run.json scenes.files.parquet extract.json \
     corpus demo-vqa demo-vqa-blind demo.png share
 
-.PHONY: help setup machine demo demo-share train-vqa train-ve train-caption pretrain test test-slow test-all test-minimum coverage lint types docs wheel bench-extract bench-store bench-lookup bench-plan bench-loader bench-steps bench-decode bench-vqa bench-train bench-pretrain bench-cider bench-caption bench-encoders bench-share bench-exchange bench-nav paper paper-dry paper-sample gpu-check gpu-wheels clean
+.PHONY: help setup machine demo demo-share train-vqa train-ve train-caption pretrain test test-slow test-all test-minimum coverage lint types docs wheel bench-extract bench-store bench-lookup bench-plan bench-loader bench-steps bench-decode bench-vqa bench-train bench-pretrain bench-cider bench-caption bench-encoders bench-share bench-exchange bench-nav paper paper-dry paper-sample gpu-check gpu-wheels view-page clean
 .DELETE_ON_ERROR:
 
 help:
@@ -52,6 +52,7 @@ help:
 	@echo "                the numbers in docs/log.md"
 	@echo "make paper ROW=vqa-mcan-rn50x4 DATA=data/ OUT=out/   a row of the paper (docs/reproduce.md)"
 	@echo "make paper-dry  all of them on small data   make paper-sample   two, which the commit chooses"
+	@echo "make view-page  the page of clipfeat view from view/frontend (needs node 20 and npm)"
 	@echo "make gpu-check  whether a GPU is right and fast   make gpu-wheels   what that needs elsewhere"
 
 setup: $(STAMP)
@@ -309,6 +310,12 @@ gpu-wheels: $(STAMP)
 	    $(GPU_WHEELS)
 	@du -sh $@ && test $$(du -sm $@ | cut -f1) -lt 25
 
+# The built page is in the repository, so that only those who change it need node. Packages run no
+# scripts when they are installed; the build checks types, licences and size.
+view-page:
+	cd view/frontend && npm ci --ignore-scripts && npm run build
+
 clean:
+	rm -rf view/frontend/node_modules
 	rm -rf $(VENV) $(BENCH_VENV) $(MINIMUM_VENV) .typing *.egg-info $(DIST) $(SITE) htmlcov .coverage*
 	@test ! -e $(DEMO)/.demo || rm -rf $(addprefix $(DEMO)/,$(DEMO_MADE))
