@@ -32,7 +32,7 @@ endif
 DEMO_MADE := data images.parquet scenes.clipfeat scenes.run.json scenes.files.parquet extract.json \
     corpus demo-vqa demo-vqa-blind demo.png share
 
-.PHONY: help setup machine demo demo-share train-vqa train-ve train-caption pretrain test test-slow test-all test-minimum coverage lint types docs wheel bench-extract bench-store bench-lookup bench-plan bench-loader bench-steps bench-decode bench-vqa bench-train bench-pretrain bench-cider bench-caption bench-encoders bench-share bench-exchange bench-nav paper paper-dry paper-sample gpu-check gpu-wheels view-page clean
+.PHONY: help setup machine demo demo-share train-vqa train-ve train-caption pretrain test test-slow test-all test-minimum coverage lint types docs wheel bench-extract bench-store bench-lookup bench-plan bench-loader bench-steps bench-decode bench-vqa bench-train bench-pretrain bench-cider bench-caption bench-encoders bench-share bench-exchange bench-nav bench-view paper paper-dry paper-sample gpu-check gpu-wheels view-page clean
 .DELETE_ON_ERROR:
 
 help:
@@ -48,7 +48,7 @@ help:
 	@echo "make coverage   the fast tests, and which lines they run     make wheel   dist/ for a release"
 	@echo "make bench-extract bench-store bench-lookup bench-plan bench-loader bench-steps bench-train"
 	@echo "make bench-vqa bench-pretrain bench-decode bench-cider bench-caption bench-encoders"
-	@echo "make bench-share bench-exchange bench-nav"
+	@echo "make bench-share bench-exchange bench-nav bench-view"
 	@echo "                the numbers in docs/log.md"
 	@echo "make paper ROW=vqa-mcan-rn50x4 DATA=data/ OUT=out/   a row of the paper (docs/reproduce.md)"
 	@echo "make paper-dry  all of them on small data   make paper-sample   two, which the commit chooses"
@@ -281,6 +281,10 @@ bench-exchange: machine
 # Steps of the navigation environment beside plain Python, preparing 90 scans: a minute.
 bench-nav: machine
 	$(BIN)/python -m benchmarks.navigation $(BENCH)
+
+# How fast the explorer answers; its largest store takes 600 MB of disk, and 1 GB of memory.
+bench-view: machine
+	$(BIN)/python -m benchmarks.view $(BENCH)
 
 # A row of docs/reproduce.md; without ROW, all are listed. An interrupted one continues.
 paper: $(STAMP)

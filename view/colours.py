@@ -11,6 +11,7 @@ SEED = 0
 BASIS_IMAGES, BASIS_CELLS = 256, 1024  # that the directions are computed from, at most
 BASIS_NUMBERS = 1 << 24  # of these cells together, at most
 LOW, HIGH = 2, 98  # percentiles of the sample between which the colours go from 0 to 255
+EPSILON = 1e-10  # of the largest sum of squares; less along a direction is rounding
 MIN_SPAN = 1e-3  # standard deviations; smaller variation is rounding, and gets no colours
 
 
@@ -36,23 +37,40 @@ def make_basis(cells: np.ndarray) -> Basis:
     """Return the basis of a sample of cells (cell, dim), at least one.
 
     Channels are standardised first: a few channels of CLIP have far larger numbers than all others,
-    and would be all that is seen. The directions are those of principal component analysis, by the
-    singular value decomposition of the standardised sample. The largest entry of each is positive,
-    so that colours do not depend on the machine. Where there are fewer than three, others are zero.
+    and would be all that is seen. The directions are those of principal component analysis of the
+    standardised sample. The largest entry of each is positive, so that colours do not depend on the
+    machine. Where there are fewer than three, the others are zero.
     """
     wide = cells.astype(np.float64)
     mean, scale = wide.mean(axis=0), wide.std(axis=0) + 1e-6
     standardised = (wide - mean) / scale
-    _, values, rows = np.linalg.svd(standardised, full_matrices=False)
-    directions, variances = np.zeros((3, wide.shape[1])), np.zeros(3)
-    kept = min(3, len(rows))
-    signs = np.sign(rows[np.arange(kept), np.abs(rows[:kept]).argmax(axis=1)])
-    directions[:kept] = rows[:kept] * np.where(signs, signs, 1)[:, None]
-    variances[:kept] = values[:kept] ** 2
+    variances, directions = _principal(standardised)
     along = standardised @ directions.T
     low, high = np.percentile(along, (LOW, HIGH), axis=0)
-    red, green, blue = (variances / max(float((values**2).sum()), 1e-300)).tolist()
+    red, green, blue = (variances / max(float((standardised**2).sum()), 1e-300)).tolist()
     return Basis(mean, scale, directions, low, high, (red, green, blue))
+
+
+def _principal(vectors: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the first three principal directions (3, dim) of centred vectors (n, dim).
+
+    And before them the sum of squares along each, (3,). They are the eigenvectors of the products
+    of all pairs of channels; of fewer vectors than channels, they follow from those of the products
+    of all pairs of vectors, which takes a tenth of the time of a singular value decomposition.
+    """
+    is_wide = len(vectors) < vectors.shape[1]
+    products = vectors @ vectors.T if is_wide else vectors.T @ vectors
+    values, sides = np.linalg.eigh(products)
+    values, sides = values[::-1][:3], sides[:, ::-1][:, :3]
+    rows = (vectors.T @ sides if is_wide else sides).T
+    lengths = np.linalg.norm(rows, axis=1)
+    real = values > EPSILON * max(float(values[0]), 1e-300)  # the others are rounding
+    variances, directions = np.zeros(3), np.zeros((3, vectors.shape[1]))
+    kept = np.flatnonzero(real)
+    rows = rows[kept] / lengths[kept, None]
+    signs = np.sign(rows[np.arange(len(kept)), np.abs(rows).argmax(axis=1)])
+    directions[kept], variances[kept] = rows * signs[:, None], values[kept]
+    return variances, directions
 
 
 def sampled_basis(viewed: ViewedStore) -> Basis:

@@ -131,30 +131,33 @@ def projection(visual: Any, layer: str) -> tuple[Callable[[np.ndarray], np.ndarr
 
     pool = getattr(visual, "attnpool", None)
     if pool is not None and hasattr(pool, "v_proj"):
-        values, output = pool.v_proj, pool.c_proj
-        layers, says = [values, output], (
+        norm, weight = None, pool.c_proj.weight @ pool.v_proj.weight  # one matrix for both
+        bias = pool.c_proj.weight @ pool.v_proj.bias + pool.c_proj.bias
+        says = (
             "The cosine between the text and each cell, taken through the value and output "
             "projections of the attention pool, without its attention and its positions."
-        )  # fmt: skip
+        )
     elif getattr(visual, "proj", None) is not None and getattr(visual, "attn_pool", None) is None:
         # The tower norms the patches of the layer "final", unless it norms the pooled vector.
         is_normed = layer == "final" and not visual.final_ln_after_pool
-        linear = torch.nn.Linear(*visual.proj.shape, bias=False)
-        linear.weight = torch.nn.Parameter(visual.proj.detach().T, requires_grad=False)
-        layers, says = [*([] if is_normed else [visual.ln_post]), linear], (
+        norm, weight, bias = None if is_normed else visual.ln_post, visual.proj.T, None
+        says = (
             "The cosine between the text and each patch, taken through the final projection as if it "
             "were the class token."
-        )  # fmt: skip
+        )
     else:
         raise StoreUsageError(
             f"an image tower of this kind ({type(visual).__name__}) has no way from a cell to the "
             f"space of texts that is known here; ResNets and ViTs of CLIP have",
             code="E-VIEW-TEXT",
         )
-    way = torch.nn.Sequential(*layers).float().eval()
+    weight = weight.detach().contiguous()  # of its own: the tower can go
+    bias = None if bias is None else bias.detach()
 
     @torch.inference_mode()
     def project(cells: np.ndarray) -> np.ndarray:
-        return way(torch.from_numpy(np.ascontiguousarray(cells))).numpy()
+        given = torch.from_numpy(np.ascontiguousarray(cells))
+        normed = given if norm is None else norm(given)
+        return torch.nn.functional.linear(normed, weight, bias).numpy()
 
     return project, says

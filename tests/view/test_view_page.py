@@ -51,7 +51,7 @@ WAITING = 30_000  # milliseconds: for machines that do other things
 class QuietHandler(SimpleHTTPRequestHandler):
     """Serves the files of a folder."""
 
-    def log_message(self, *_: object) -> None:
+    def log_message(self, format: str, *args: object) -> None:
         pass
 
 

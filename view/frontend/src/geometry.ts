@@ -125,12 +125,15 @@ function aspectOf(cells: Cells, frame: Box, size: readonly [number, number] | nu
   return (shares * ((bottom - top) / rows)) / ((right - left) / columns);
 }
 
-/** Where the cells of a record are, and the frame that holds them and the image, if it is shown. */
+/** Where the cells of a record are, and a frame that holds them and the image, if it is shown.
+ * `size` is that of the image; `areas` are those of other stores, so that figures have one scale. */
 export function laidOut(
   record: StoredRecord, withImage: boolean, size: readonly [number, number] | null = record.image_size,
+  areas: readonly Box[] = [],
 ) {
   const cells = cellsOf(record);
   if (!cells) return null;
-  const around = withImage || cells.kind === "regions" ? frame([WHOLE, cells.area]) : cells.area;
+  const image = withImage || cells.kind === "regions" ? [WHOLE] : [];
+  const around = frame([...image, ...areas, cells.area]);
   return { cells, around, aspect: aspectOf(cells, around, size) };
 }

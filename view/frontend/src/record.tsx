@@ -10,7 +10,7 @@ import { Id, short, To, Trouble, useSaid } from "./parts";
 import { call, imageOf, useAnswer, useAnswers } from "./requests";
 import { Scene } from "./scene";
 import { parseShow, useShown, type Shown } from "./shown";
-import type { Session, StoredRecord, StoreInfo } from "./types";
+import type { Box, Session, StoredRecord, StoreInfo } from "./types";
 
 /** The cell under the pointer, or that has the focus. */
 export interface Pointed {
@@ -31,18 +31,27 @@ interface Props {
 type Size = readonly [width: number, height: number];
 
 interface FigureProps extends Props {
+  areas: readonly Box[]; // of the grids that are shown
   natural: Size | null;
   onSize: (size: Size) => void;
 }
 
 const recordCall = (store: string, id: string) => call("record", { store, id });
 
+function areaOf(record: StoredRecord | null): Box[] {
+  const cells = record && cellsOf(record);
+  return cells ? [cells.area] : [];
+}
+
 export function RecordView(props: Props) {
   const { store, beside, address } = props;
   // The size of an image whose store does not know it, once the file has come.
   const [natural, setNatural] = useState<{ id: string; size: Size } | null>(null);
+  const both = useAnswers<StoredRecord>(
+    (beside ? [store, beside] : [store]).map(({ key }) => (address.id ? recordCall(key, address.id) : null)),
+  );
   const figures = {
-    ...props, natural: natural?.id === address.id ? natural.size : null,
+    ...props, areas: both.flatMap(({ value }) => areaOf(value)), natural: natural?.id === address.id ? natural.size : null,
     onSize: (size: Size) => setNatural({ id: address.id, size }),
   };
   const pinned = address.pins.includes(address.id);
@@ -72,7 +81,7 @@ export function RecordView(props: Props) {
 
 /** The image alone, with the cell that is pointed at, of the first store that has its features. */
 function ImageFigure({
-  session, store: main, beside, address, pointed, natural, onPoint, onSize,
+  session, store: main, beside, address, pointed, areas, natural, onPoint, onSize,
 }: FigureProps) {
   const stores = [main, ...(beside ? [beside] : [])];
   const answers = useAnswers<StoredRecord>(stores.map(({ key }) => recordCall(key, address.id)));
@@ -84,7 +93,7 @@ function ImageFigure({
   const url = record ? imageOf(store.key, record) : "";
   const times = fault.url === url ? fault.times : 0;
   const why = useAnswer<true>(times > 0 ? url : null); // an element does not say what went wrong
-  const layout = record && laidOut(record, true, record.image_size ?? natural);
+  const layout = record && laidOut(record, true, record.image_size ?? natural, areas);
   if (!session.images || !layout) return null;
   if (!record.has_image) return <p class="note">There is no image file of this id.</p>;
   if (why.problem) return <Trouble problem={why.problem} url={url} about="Image" />;
@@ -116,7 +125,7 @@ function cellIn(cells: Cells, at: Pointed, store: string, from: StoredRecord | n
 }
 
 function StoreFigure({
-  session, store: main, shown: store, address, pointed, natural, onPoint, onSize,
+  session, store: main, shown: store, address, pointed, areas, natural, onPoint, onSize,
 }: FigureProps & { shown: StoreInfo }) {
   const { id } = address;
   const ids = [id, ...address.pins.filter((pin) => pin !== id)];
@@ -142,7 +151,7 @@ function StoreFigure({
   useSaid(record && store.key === main.key ? `${id}: ${grid}, ${shown.quantity || "PCA colours"}` : "");
 
   const withImage = session.images && record?.has_image === true;
-  const layout = record && laidOut(record, withImage, record.image_size ?? natural);
+  const layout = record && laidOut(record, withImage, record.image_size ?? natural, areas);
   const over = address.over !== null && withImage;
   const layer = shown.layers.get(id) ?? null;
   const describe = (one: number) => described(record, layer, shown.quantity, one);

@@ -64,7 +64,7 @@ export interface Shown {
   loading: boolean;
 }
 
-const share = (part: number) => `${Math.round(100 * part)} %`;
+const share = (part: number) => `${Math.round(100 * part)}\u00a0%`;
 
 function planned(
   choice: Choice, store: StoreInfo, session: Session, address: Address, ids: readonly string[],
