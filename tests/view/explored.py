@@ -115,7 +115,7 @@ class Window:
         return self.page.get_by_role("figure", name=f"Store {store}")
 
     def scene(self, store: str) -> Locator:
-        return self.figure(store).locator(".scene").first
+        return self.figure(store).locator("> .scene")  # not those of pinned images
 
     def place(self, store: str, cell: int, shape: tuple[int, int]) -> Position:
         """Return the middle of a cell in its figure, in pixels."""

@@ -14,8 +14,10 @@ const LARGEST = 300_000; // bytes
 
 /** The sha256 of all sources, each with its name: tests compare it with that of the built page. */
 function sourcesDigest() {
-  const names = [...readdirSync(HERE), ...readdirSync(join(HERE, "src")).map((name) => `src/${name}`)]
-    .filter((name) => /\.(tsx?|css|html|mjs|json)$/.test(name));
+  const names = [
+    ...readdirSync(HERE),
+    ...readdirSync(join(HERE, "src")).map((name) => `src/${name}`),
+  ].filter((name) => /\.(tsx?|css|html|mjs|json)$/.test(name));
   const hash = createHash("sha256");
   for (const name of names.sort()) {
     const content = readFileSync(join(HERE, name));
@@ -26,11 +28,14 @@ function sourcesDigest() {
 
 /** The licence texts of the packages that a bundle contains. */
 function licences(inputs) {
-  const found = Object.keys(inputs).map((path) => /^node_modules\/((?:@[^/]+\/)?[^/]+)\//.exec(path)?.[1]);
+  const found = Object.keys(inputs).map(
+    (path) => /^node_modules\/((?:@[^/]+\/)?[^/]+)\//.exec(path)?.[1],
+  );
   return [...new Set(found.filter(Boolean))].sort().map((name) => {
     const folder = join(HERE, "node_modules", name);
     const { license, version } = JSON.parse(readFileSync(join(folder, "package.json"), "utf8"));
-    if (!LICENCES.has(license)) throw new Error(`${name} has the licence ${license}, which is not in ${[...LICENCES]}`);
+    if (!LICENCES.has(license))
+      throw new Error(`${name} has the licence ${license}, which is not in ${[...LICENCES]}`);
     const file = readdirSync(folder).find((entry) => /^licen[cs]e/i.test(entry));
     if (!file) throw new Error(`${name} has no file with its licence`);
     return `${name} ${version}, ${license}\n\n${readFileSync(join(folder, file), "utf8").trim()}\n`;
@@ -39,7 +44,7 @@ function licences(inputs) {
 
 rmSync(OUT, { recursive: true, force: true });
 mkdirSync(OUT, { recursive: true });
-const { metafile } = await build({
+const { metafile, warnings } = await build({
   absWorkingDir: HERE,
   entryPoints: { app: "src/main.tsx" },
   outdir: OUT,
@@ -53,6 +58,7 @@ const { metafile } = await build({
   legalComments: "none",
   metafile: true,
 });
+if (warnings.length > 0) throw new Error("The sources have warnings");
 writeFileSync(join(OUT, "index.html"), readFileSync(join(HERE, "index.html")));
 writeFileSync(join(OUT, "licences.txt"), licences(metafile.inputs).join(`\n${"-".repeat(70)}\n\n`));
 writeFileSync(join(OUT, "sources.sha256"), `${sourcesDigest()}\n`);

@@ -25,8 +25,18 @@ export interface Address {
 }
 
 export type Change = Partial<Address>;
-const TEXTS = ["store", "id", "show", "beside", "search", "status", "shape", "text", "question",
-  "hypothesis"] as const;
+const TEXTS = [
+  "store",
+  "id",
+  "show",
+  "beside",
+  "search",
+  "status",
+  "shape",
+  "text",
+  "question",
+  "hypothesis",
+] as const;
 export const PINS = 8; // more thumbnails than this help nobody, and every one costs requests
 const listeners = new Set<() => void>();
 

@@ -16,8 +16,13 @@ interface Props {
 }
 
 const NAMES: Record<Kind, string> = {
-  pca: "PCA", norms: "Norms", channel: "Channel", similar: "Similarity", text: "Text",
-  diff: "Difference", attention: "Attention",
+  pca: "PCA",
+  norms: "Norms",
+  channel: "Channel",
+  similar: "Similarity",
+  text: "Text",
+  diff: "Difference",
+  attention: "Attention",
 };
 
 export function Choose({ session, store, beside, address }: Props) {
@@ -45,8 +50,13 @@ export function Choose({ session, store, beside, address }: Props) {
           const off = kind === "text" && !canText;
           return (
             <label key={kind} title={off ? texts[0]?.why : undefined}>
-              <input type="radio" name="show" checked={choice.kind === kind} disabled={off}
-                onChange={() => pick(kind)} />
+              <input
+                type="radio"
+                name="show"
+                checked={choice.kind === kind}
+                disabled={off}
+                onChange={() => pick(kind)}
+              />
               <span>{NAMES[kind]}</span>
             </label>
           );
@@ -55,26 +65,46 @@ export function Choose({ session, store, beside, address }: Props) {
       {choice.kind === "channel" && (
         <label class="channel">
           <span class="faint">of {whole(store.dim)}</span>
-          <input type="number" min={0} max={store.dim - 1} value={choice.channel} aria-label="Channel"
+          <input
+            type="number"
+            min={0}
+            max={store.dim - 1}
+            value={choice.channel}
+            aria-label="Channel"
             onChange={(event) => {
               const number = Math.trunc(Number(event.currentTarget.value)) || 0;
               go({ show: `channel:${Math.max(0, Math.min(store.dim - 1, number))}` }, "refine");
-            }} />
+            }}
+          />
         </label>
       )}
       {choice.kind === "text" && canText && (
-        <Ask label="Text" button="Show" value={address.text} placeholder="a red cube"
-          onAsk={(text) => go({ text })} />
+        <Ask
+          label="Text"
+          button="Show"
+          value={address.text}
+          placeholder="a red cube"
+          onAsk={(text) => go({ text })}
+        />
       )}
       {session.images && (
         <label class="over">
-          <input type="checkbox" checked={address.over !== null}
-            onChange={(event) => go({ over: event.currentTarget.checked ? 60 : null })} />
+          <input
+            type="checkbox"
+            checked={address.over !== null}
+            onChange={(event) => go({ over: event.currentTarget.checked ? 60 : null })}
+          />
           <span>Over the image</span>
           {address.over !== null && (
-            <input type="range" min={0} max={100} step={5} value={address.over}
+            <input
+              type="range"
+              min={0}
+              max={100}
+              step={5}
+              value={address.over}
               aria-label="Opacity of the grid"
-              onInput={(event) => go({ over: Number(event.currentTarget.value) }, "refine")} />
+              onInput={(event) => go({ over: Number(event.currentTarget.value) }, "refine")}
+            />
           )}
         </label>
       )}

@@ -11,21 +11,32 @@ const PAGE = 50;
 
 export function Compare({ session, address }: { session: Session; address: Address }) {
   const runs = session.runs;
-  const pair = [runs.find((run) => run.key === address.runs[0]) ?? runs[0],
-    runs.find((run) => run.key === address.runs[1]) ?? runs[1]];
+  const pair = [
+    runs.find((run) => run.key === address.runs[0]) ?? runs[0],
+    runs.find((run) => run.key === address.runs[1]) ?? runs[1],
+  ];
   const [first, second] = pair;
-  if (!first || !second) return <p class="faint">Two runs are needed: --run FOLDER --run FOLDER.</p>;
+  if (!first || !second)
+    return <p class="faint">Two runs are needed: --run FOLDER --run FOLDER.</p>;
   const pick = (place: 0 | 1) => (event: Event) => {
     const key = (event.currentTarget as HTMLSelectElement).value;
     go({ runs: place === 0 ? [key, second.key] : [first.key, key] });
   };
-  const options = runs.map((run) => <option value={run.key}>{run.key} {run.folder}</option>);
+  const options = runs.map((run) => (
+    <option value={run.key}>
+      {run.key} {run.folder}
+    </option>
+  ));
   return (
     <section aria-labelledby="compare">
       <h2 id="compare">Where two runs differ</h2>
       <p class="pair">
-        <select aria-label="First run" value={first.key} onChange={pick(0)}>{options}</select>
-        <select aria-label="Second run" value={second.key} onChange={pick(1)}>{options}</select>
+        <select aria-label="First run" value={first.key} onChange={pick(0)}>
+          {options}
+        </select>
+        <select aria-label="Second run" value={second.key} onChange={pick(1)}>
+          {options}
+        </select>
       </p>
       <Table key={`${first.key} ${second.key}`} first={first} second={second} address={address} />
     </section>
@@ -43,7 +54,8 @@ function change(run: RunInfo, id: string, text: string, address: Address): Chang
 function Table({ first, second, address }: { first: RunInfo; second: RunInfo; address: Address }) {
   const [pages, setPages] = useState(1);
   const urls = Array.from({ length: pages }, (_, page) =>
-    call("compare", { runs: [first.key, second.key], start: page * PAGE, count: PAGE }));
+    call("compare", { runs: [first.key, second.key], start: page * PAGE, count: PAGE }),
+  );
   const answers = useAnswers<Compared>(urls);
   const broken = answers.findIndex((answer) => answer.problem);
   const rows = answers.flatMap(({ value }) => value?.examples ?? []);
@@ -59,20 +71,27 @@ function Table({ first, second, address }: { first: RunInfo; second: RunInfo; ad
           <caption class="faint">{counts}</caption>
           <thead>
             <tr>
-              <th scope="col">Example</th><th scope="col">{first.key}</th><th scope="col">{second.key}</th>
+              <th scope="col">Example</th>
+              <th scope="col">{first.key}</th>
+              <th scope="col">{second.key}</th>
             </tr>
           </thead>
           <tbody>
             {rows.map(({ example, id, text, scores }) => (
               <tr key={example}>
                 <td>
-                  {id === null ? text || example
-                    : <To address={address} change={change(first, id, text, address)} title={id}>
-                        {text || example}
-                      </To>}
+                  {id === null ? (
+                    text || example
+                  ) : (
+                    <To address={address} change={change(first, id, text, address)} title={id}>
+                      {text || example}
+                    </To>
+                  )}
                 </td>
                 {scores.map((score, k) => (
-                  <td class={`number ${score > (scores[1 - k] ?? score) ? "better" : ""}`}>{short(score)}</td>
+                  <td class={`number ${score > (scores[1 - k] ?? score) ? "better" : ""}`}>
+                    {short(score)}
+                  </td>
                 ))}
               </tr>
             ))}
@@ -80,7 +99,9 @@ function Table({ first, second, address }: { first: RunInfo; second: RunInfo; ad
         </table>
       )}
       {rows.length > 0 && rows.length < n && (
-        <button type="button" onClick={() => setPages(pages + 1)}>Show more</button>
+        <button type="button" onClick={() => setPages(pages + 1)}>
+          Show more
+        </button>
       )}
     </>
   );

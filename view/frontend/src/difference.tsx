@@ -7,11 +7,21 @@ import { call, useAnswer, useAnswers } from "./requests";
 import type { Diff, Session, StoredRecord, StoreInfo } from "./types";
 
 /** Whether both are shown whose difference the server knows: those of the first two stores. */
-export function comparable({ stores }: Session, store: StoreInfo, beside: StoreInfo | null): boolean {
+export function comparable(
+  { stores }: Session,
+  store: StoreInfo,
+  beside: StoreInfo | null,
+): boolean {
   return beside !== null && [store, beside].every((one) => stores.indexOf(one) < 2);
 }
 
-export function Difference({ stores, address }: { stores: readonly StoreInfo[]; address: Address }) {
+export function Difference({
+  stores,
+  address,
+}: {
+  stores: readonly StoreInfo[];
+  address: Address;
+}) {
   const records = useAnswers<StoredRecord>(
     stores.map(({ key }) => call("record", { store: key, id: address.id })),
   );
@@ -21,7 +31,8 @@ export function Difference({ stores, address }: { stores: readonly StoreInfo[]; 
   if (!both) return null;
   if (problem) return <Trouble problem={problem} url={url} about="Difference" />;
   if (!value) return <p class="difference faint">…</p>;
-  if (value.same) return <p class="difference">Both stores have the same features of this image.</p>;
+  if (value.same)
+    return <p class="difference">Both stores have the same features of this image.</p>;
   const ends = value.cosine && extent([value.cosine], [null]);
   return (
     <p class="difference">
@@ -31,7 +42,10 @@ export function Difference({ stores, address }: { stores: readonly StoreInfo[]; 
       {ends && (
         <>
           {", cosine of the cells "}
-          <To address={address} change={{ show: "diff" }}>{short(ends[0])} to {short(ends[1])}</To>.
+          <To address={address} change={{ show: "diff" }}>
+            {short(ends[0])} to {short(ends[1])}
+          </To>
+          .
         </>
       )}
     </p>

@@ -10,7 +10,7 @@ export interface Cells {
 }
 
 const WHOLE: Box = [0, 0, 1, 1];
-const HEADINGS = 12; // of the 36 views of a viewpoint: 12 for each of three elevations, the lowest first
+const HEADINGS = 12; // of the 36 views of a viewpoint, for each elevation, the lowest first
 
 export function gridCells([rows, columns]: Shape, area: Box = WHOLE): Cells {
   const [left, top, right, bottom] = area;
@@ -28,7 +28,9 @@ export function cellsOf({ shape, boxes, crop }: StoredRecord): Cells | null {
   if (boxes) return { shape, boxes, kind: "regions", area: WHOLE };
   if (shape[0] !== 3 * HEADINGS || shape[1] !== 1) return gridCells(shape, crop ?? WHOLE);
   const laidOut = gridCells([3, HEADINGS]);
-  const upwards = [2, 1, 0].flatMap((row) => laidOut.boxes.slice(row * HEADINGS, (row + 1) * HEADINGS));
+  const upwards = [2, 1, 0].flatMap((row) =>
+    laidOut.boxes.slice(row * HEADINGS, (row + 1) * HEADINGS),
+  );
   return { ...laidOut, boxes: upwards, kind: "views" };
 }
 
@@ -41,12 +43,17 @@ export function placeOf({ shape: [rows, columns], kind }: Cells, cell: number): 
 /** The cell at a row and a column, or at the nearest that there are. */
 function cellIn({ shape: [rows, columns], kind }: Cells, row: number, column: number): number {
   const down = Math.max(0, Math.min(rows - 1, row));
-  return (kind === "views" ? rows - 1 - down : down) * columns + Math.max(0, Math.min(columns - 1, column));
+  return (
+    (kind === "views" ? rows - 1 - down : down) * columns +
+    Math.max(0, Math.min(columns - 1, column))
+  );
 }
 
 const size = ([left, top, right, bottom]: Box): number => (right - left) * (bottom - top);
-const middle = ([left, top, right, bottom]: Box): [number, number] =>
-  [(left + right) / 2, (top + bottom) / 2];
+const middle = ([left, top, right, bottom]: Box): [number, number] => [
+  (left + right) / 2,
+  (top + bottom) / 2,
+];
 
 /** The cell at a place of the image; of regions the smallest one. */
 export function cellAt(cells: Cells, x: number, y: number): number | null {
@@ -80,17 +87,24 @@ export function moved(cells: Cells, cell: number, key: string, far: boolean): nu
   const [row, column] = placeOf(cells, cell);
   const list = cells.kind === "regions"; // which have an order, and no neighbours
   switch (key) {
-    case "ArrowLeft": return list ? cellIn(cells, row - 1, 0) : cellIn(cells, row, column - 1);
-    case "ArrowRight": return list ? cellIn(cells, row + 1, 0) : cellIn(cells, row, column + 1);
-    case "ArrowUp": return cellIn(cells, row - 1, column);
-    case "ArrowDown": return cellIn(cells, row + 1, column);
-    case "Home": return cellIn(cells, far || list ? 0 : row, 0);
-    case "End": return cellIn(cells, far || list ? rows - 1 : row, columns - 1);
-    default: return null;
+    case "ArrowLeft":
+      return list ? cellIn(cells, row - 1, 0) : cellIn(cells, row, column - 1);
+    case "ArrowRight":
+      return list ? cellIn(cells, row + 1, 0) : cellIn(cells, row, column + 1);
+    case "ArrowUp":
+      return cellIn(cells, row - 1, column);
+    case "ArrowDown":
+      return cellIn(cells, row + 1, column);
+    case "Home":
+      return cellIn(cells, far || list ? 0 : row, 0);
+    case "End":
+      return cellIn(cells, far || list ? rows - 1 : row, columns - 1);
+    default:
+      return null;
   }
 }
 
-/** The part of the image's plane that a figure shows: the image, and what the grid covers beyond. */
+/** The part of the image's plane that figures show: the image, and what grids cover beyond. */
 function frame(areas: readonly Box[]): Box {
   const least = (k: 0 | 1) => Math.min(...areas.map((area) => area[k]));
   const most = (k: 2 | 3) => Math.max(...areas.map((area) => area[k]));
@@ -101,8 +115,12 @@ function frame(areas: readonly Box[]): Box {
 export function inFrame(box: Box, [left, top, right, bottom]: Box) {
   const x = (share: number) => `${(100 * share) / (right - left)}%`;
   const y = (share: number) => `${(100 * share) / (bottom - top)}%`;
-  return { left: x(box[0] - left), top: y(box[1] - top), width: x(box[2] - box[0]),
-    height: y(box[3] - box[1]) };
+  return {
+    left: x(box[0] - left),
+    top: y(box[1] - top),
+    width: x(box[2] - box[0]),
+    height: y(box[3] - box[1]),
+  };
 }
 
 export function nameOf(cells: Cells, cell: number): string {
@@ -118,17 +136,22 @@ export const middleCell = ([rows, columns]: Shape): number =>
 /** Width over height of a frame. Without the image's size, cells are taken to be square. */
 function aspectOf(cells: Cells, frame: Box, size: readonly [number, number] | null): number {
   const shares = (frame[2] - frame[0]) / (frame[3] - frame[1]);
-  if (size) return (shares * size[0]) / size[1];
+  const [high, wide] = cells.kind === "views" ? cells.shape : [1, 1]; // images in the frame
+  if (size) return (shares * wide * size[0]) / (high * size[1]);
   if (cells.kind === "regions") return (shares * 4) / 3; // the most usual shape of photographs
   const [left, top, right, bottom] = cells.area;
   const [rows, columns] = cells.shape;
   return (shares * ((bottom - top) / rows)) / ((right - left) / columns);
 }
 
-/** Where the cells of a record are, and a frame that holds them and the image, if it is shown.
- * `size` is that of the image; `areas` are those of other stores, so that figures have one scale. */
+/**
+ * Where the cells of a record are, and a frame that holds them and the image, if it is shown.
+ * `size` is that of the image; `areas` are those of other stores: figures have one scale.
+ */
 export function laidOut(
-  record: StoredRecord, withImage: boolean, size: readonly [number, number] | null = record.image_size,
+  record: StoredRecord,
+  withImage: boolean,
+  size: readonly [number, number] | null = record.image_size,
   areas: readonly Box[] = [],
 ) {
   const cells = cellsOf(record);

@@ -1,4 +1,4 @@
-// The list of images: search, filters, and a list of any length of which only what is seen is loaded.
+// The list of images: search, filters, and rows of which only those that are seen are loaded.
 
 import { useEffect, useLayoutEffect, useRef, useState } from "preact/hooks";
 
@@ -12,8 +12,14 @@ const PAGE = 200; // ids of one request
 const TALLEST = 8_000_000; // pixels; browsers end elements between 16 and 33 million
 const SCROLLING = 60; // milliseconds without a change before pages are asked for
 
-export function Ids({ session, store, address }: {
-  session: Session; store: StoreInfo; address: Address;
+export function Ids({
+  session,
+  store,
+  address,
+}: {
+  session: Session;
+  store: StoreInfo;
+  address: Address;
 }) {
   return (
     <section class="ids" aria-label="Images of the store">
@@ -23,7 +29,15 @@ export function Ids({ session, store, address }: {
   );
 }
 
-function Filters({ store, address, sampled }: { store: StoreInfo; address: Address; sampled: boolean }) {
+function Filters({
+  store,
+  address,
+  sampled,
+}: {
+  store: StoreInfo;
+  address: Address;
+  sampled: boolean;
+}) {
   const named = (name: string, count: number) => (sampled ? name : `${name} (${whole(count)})`);
   const timer = useRef(0);
   const search = (event: Event) => {
@@ -53,14 +67,16 @@ function Filters({ store, address, sampled }: { store: StoreInfo; address: Addre
         <span class="unseen">Grid shape</span>
         <select value={address.shape} onChange={pick("shape")}>
           <option value="">any shape</option>
-          {shapes.map(([name, count]) => <option value={name}>{named(name, count)}</option>)}
+          {shapes.map(([name, count]) => (
+            <option value={name}>{named(name, count)}</option>
+          ))}
         </select>
       </label>
     </form>
   );
 }
 
-/** Which rows a scrolled list shows. Beyond TALLEST, a pixel of the bar is more than one of rows. */
+/** Which rows a scrolled list shows. Beyond TALLEST a pixel of scrolling is several of rows. */
 function windowOf(total: number, scrolled: number, seen: number) {
   const full = total * ROW;
   const height = Math.min(full, TALLEST);
@@ -113,11 +129,15 @@ function List({ store, address }: { store: StoreInfo; address: Address }) {
     setActive(-1);
   }, [filter]);
   useEffect(() => {
+    if (total === 0) return; // the list has no height yet
     const first = known.get(0);
     if (!id && first) go({ id: first.id }, "refine");
     const place = [...known].find(([, row]) => row.id === id)?.[0];
-    if (place !== undefined && known.get(active)?.id !== id && !pressed.current) setActive(place);
-  }, [id, known.size, filter]);
+    if (place === undefined || known.get(active)?.id === id || pressed.current) return;
+    if (scrolled === 0)
+      move(place); // an address was opened: its row comes into view
+    else setActive(place);
+  }, [id, known.size, filter, total]);
 
   const at = active >= 0 ? active : rows.first;
   const move = (place: number) => {
@@ -132,12 +152,17 @@ function List({ store, address }: { store: StoreInfo; address: Address }) {
   const step = Math.max(1, Math.floor(seen / ROW) - 1);
   const press = (event: KeyboardEvent) => {
     const places: Record<string, number> = {
-      ArrowDown: active + 1, ArrowUp: at - 1, PageDown: at + step, PageUp: at - step, Home: 0,
+      ArrowDown: active + 1,
+      ArrowUp: at - 1,
+      PageDown: at + step,
+      PageUp: at - step,
+      Home: 0,
       End: total - 1,
     };
     const place = places[event.key];
     if (place === undefined || total === 0) return;
     event.preventDefault();
+    pressed.current = true;
     move(place);
   };
   // The list follows the keys at once; the image, when they rest and the row is known.
@@ -147,7 +172,7 @@ function List({ store, address }: { store: StoreInfo; address: Address }) {
     if (pressed.current && restedId !== undefined && restedId !== id)
       go(opened(address, restedId), "refine");
     pressed.current &&= restedId === undefined;
-  }, [restedId]);
+  }, [rested, restedId]);
 
   const drawn = Array.from({ length: rows.last - rows.first }, (_, k) => rows.first + k);
   return (
@@ -156,31 +181,46 @@ function List({ store, address }: { store: StoreInfo; address: Address }) {
         {found === null ? "…" : counted(found, "image")}
       </p>
       {broken >= 0 && <Trouble problem={answers[broken]!.problem!} url={urls[broken]!} />}
-      <div ref={list} class="list" role="listbox" aria-label="Images" tabIndex={0}
-        aria-activedescendant={active >= rows.first && active < rows.last ? `row-${active}` : undefined}
+      <div
+        ref={list}
+        class="list"
+        role="listbox"
+        aria-label="Images"
+        tabIndex={0}
+        aria-activedescendant={
+          active >= rows.first && active < rows.last ? `row-${active}` : undefined
+        }
         onScroll={(event) => setScrolled(event.currentTarget.scrollTop)}
-        onKeyDown={(event) => {
-          pressed.current = true;
-          press(event);
-        }}>
+        onKeyDown={press}
+      >
         <div class="rows" style={{ height: `${rows.height}px` }}>
           {drawn.map((place) => {
             const row = known.get(place);
             const top = `${scrolled + place * ROW - rows.offset}px`;
             return (
-              <div key={place} id={`row-${place}`} class={`row ${place === active ? "active" : ""}`}
-                role="option" aria-selected={row !== undefined && row.id === id}
-                aria-posinset={place + 1} aria-setsize={total} style={{ top }}
+              <div
+                key={place}
+                id={`row-${place}`}
+                class={`row ${place === active ? "active" : ""}`}
+                role="option"
+                aria-selected={row !== undefined && row.id === id}
+                aria-posinset={place + 1}
+                aria-setsize={total}
+                style={{ top }}
                 title={row?.reason ?? row?.id ?? ""}
                 onClick={() => {
                   if (!row) return;
                   setActive(place);
                   go(opened(address, row.id));
-                }}>
+                }}
+              >
                 <Id text={row?.id ?? "…"} />
-                {row && (row.status === "ok"
-                  ? <span class="faint">{row.shape?.join("x")}</span>
-                  : <span class="bad">{row.status}</span>)}
+                {row &&
+                  (row.status === "ok" ? (
+                    <span class="faint">{row.shape?.join("x")}</span>
+                  ) : (
+                    <span class="bad">{row.status}</span>
+                  ))}
               </div>
             );
           })}

@@ -1,4 +1,4 @@
-// The page: stores above, images at the left, the record in the middle, what follows from it at the right.
+// The page: stores above, images at the left, the record in the middle, what is near at the right.
 
 import { render } from "preact";
 import { useEffect, useState } from "preact/hooks";
@@ -25,7 +25,11 @@ function App() {
       <LiveRegion />
       {problem && <Trouble problem={problem} url={url} about="The page cannot start" />}
       {!value && !problem && <p class="faint">Loading …</p>}
-      {value && <Fenced name="The page"><Explorer session={value} /></Fenced>}
+      {value && (
+        <Fenced name="The page">
+          <Explorer session={value} />
+        </Fenced>
+      )}
     </>
   );
 }
@@ -35,28 +39,42 @@ function Explorer({ session }: { session: Session }) {
   const [pointed, setPointed] = useState<Pointed | null>(null);
   const { stores } = session;
   const store = stores.find(({ key }) => key === address.store) ?? stores[0];
-  const other = stores.find(({ key }) => key === address.beside && key !== store?.key)
-    ?? stores.find(({ key }) => key !== store?.key);
+  const other =
+    stores.find(({ key }) => key === address.beside && key !== store?.key) ??
+    stores.find(({ key }) => key !== store?.key);
   const beside = address.beside === "none" ? null : (other ?? null);
-  const sides = SIDES.filter((side) =>
-    side === "near" || session.runs.length >= (side === "runs" ? 1 : 2));
+  const sides = SIDES.filter(
+    (side) => side === "near" || session.runs.length >= (side === "runs" ? 1 : 2),
+  );
   const side = sides.find((name) => name === address.side) ?? "near";
   useEffect(() => setPointed(null), [address.id, store?.key]);
   useEffect(() => {
     document.title = [address.id, store?.model, "clipfeat"].filter(Boolean).join(" · ");
   }, [address.id, store?.model]);
 
-  if (!store) return <p class="trouble" role="alert">The server has no store.</p>;
+  if (!store)
+    return (
+      <p class="trouble" role="alert">
+        The server has no store.
+      </p>
+    );
   const point = (next: Pointed | null) =>
-    setPointed((last) => last?.store === next?.store && last?.id === next?.id && last?.cell === next?.cell
-      ? last : next);
+    setPointed((last) =>
+      last?.store === next?.store && last?.id === next?.id && last?.cell === next?.cell
+        ? last
+        : next,
+    );
   return (
     <>
       <Head session={session} store={store} beside={beside} />
       <div class="columns">
-        <Fenced name="The list"><Ids {...{ session, store, address }} /></Fenced>
+        <Fenced name="The list">
+          <Ids {...{ session, store, address }} />
+        </Fenced>
         <main>
-          <Fenced name="The choice"><Choose {...{ session, store, beside, address }} /></Fenced>
+          <Fenced name="The choice">
+            <Choose {...{ session, store, beside, address }} />
+          </Fenced>
           <Fenced name="The record" key={address.id}>
             <RecordView {...{ session, store, beside, address, pointed }} onPoint={point} />
           </Fenced>
@@ -65,7 +83,12 @@ function Explorer({ session }: { session: Session }) {
           {sides.length > 1 && (
             <nav class="segments" aria-label="At the side">
               {sides.map((name) => (
-                <To key={name} address={address} change={{ side: name }} class={name === side ? "on" : ""}>
+                <To
+                  key={name}
+                  address={address}
+                  change={{ side: name }}
+                  class={name === side ? "on" : ""}
+                >
                   {SIDE_NAMES[name]}
                 </To>
               ))}
@@ -82,8 +105,14 @@ function Explorer({ session }: { session: Session }) {
   );
 }
 
-function Head({ session, store, beside }: {
-  session: Session; store: StoreInfo; beside: StoreInfo | null;
+function Head({
+  session,
+  store,
+  beside,
+}: {
+  session: Session;
+  store: StoreInfo;
+  beside: StoreInfo | null;
 }) {
   const copy = () => {
     navigator.clipboard.writeText(location.href).then(
@@ -93,7 +122,9 @@ function Head({ session, store, beside }: {
   };
   return (
     <header class="head">
-      <strong class="brand" title={`clipfeat ${session.version}`}>clipfeat view</strong>
+      <strong class="brand" title={`clipfeat ${session.version}`}>
+        clipfeat view
+      </strong>
       <div class="stores">
         {session.stores.map((one) => (
           <details key={one.key} class={one === store || one === beside ? "store on" : "store"}>
@@ -104,11 +135,22 @@ function Head({ session, store, beside }: {
             <div class="about">
               <p>{one.sentence}</p>
               <dl>
-                <dt>Place</dt><dd>{one.location}</dd>
-                <dt>Digest</dt><dd><code>{one.digest}</code></dd>
-                <dt>Recipe</dt><dd>{one.recipe}</dd>
-                <dt>Dim</dt><dd>{one.dim}</dd>
-                {!one.text.can && <><dt>Texts</dt><dd>{one.text.why}</dd></>}
+                <dt>Place</dt>
+                <dd>{one.location}</dd>
+                <dt>Digest</dt>
+                <dd>
+                  <code>{one.digest}</code>
+                </dd>
+                <dt>Recipe</dt>
+                <dd>{one.recipe}</dd>
+                <dt>Dim</dt>
+                <dd>{one.dim}</dd>
+                {!one.text.can && (
+                  <>
+                    <dt>Texts</dt>
+                    <dd>{one.text.why}</dd>
+                  </>
+                )}
               </dl>
             </div>
           </details>
@@ -117,24 +159,35 @@ function Head({ session, store, beside }: {
       {session.stores.length > 1 && (
         <label>
           <span class="faint">Store</span>
-          <select value={store.key}
-            onChange={(event) => go({ store: event.currentTarget.value, cell: null, beside: "" })}>
-            {session.stores.map(({ key }) => <option value={key}>{key}</option>)}
+          <select
+            value={store.key}
+            onChange={(event) => go({ store: event.currentTarget.value, cell: null, beside: "" })}
+          >
+            {session.stores.map(({ key }) => (
+              <option value={key}>{key}</option>
+            ))}
           </select>
         </label>
       )}
       {session.stores.length > 1 && (
         <label>
           <span class="faint">Beside</span>
-          <select value={beside?.key ?? "none"} onChange={(event) => go({ beside: event.currentTarget.value })}>
+          <select
+            value={beside?.key ?? "none"}
+            onChange={(event) => go({ beside: event.currentTarget.value })}
+          >
             <option value="none">nothing</option>
-            {session.stores.filter(({ key }) => key !== store.key).map(({ key }) => (
-              <option value={key}>{key}</option>
-            ))}
+            {session.stores
+              .filter(({ key }) => key !== store.key)
+              .map(({ key }) => (
+                <option value={key}>{key}</option>
+              ))}
           </select>
         </label>
       )}
-      <button type="button" class="copy" onClick={copy}>Copy link</button>
+      <button type="button" class="copy" onClick={copy}>
+        Copy link
+      </button>
     </header>
   );
 }

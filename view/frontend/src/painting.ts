@@ -11,11 +11,18 @@ export interface Layer {
   values: readonly (number | null)[] | null;
 }
 
-// Nine colours of viridis (Smith and van der Walt, 2015): it rises evenly in lightness, also for those
-// who do not tell red from green.
+// Nine colours of viridis (Smith and van der Walt, 2015), whose lightness rises evenly, also for
+// those who do not tell red from green.
 const SCALE: readonly Rgb[] = [
-  [68, 1, 84], [71, 44, 122], [59, 81, 139], [44, 113, 142], [33, 144, 141], [39, 173, 129],
-  [92, 200, 99], [170, 220, 50], [253, 231, 37],
+  [68, 1, 84],
+  [71, 44, 122],
+  [59, 81, 139],
+  [44, 113, 142],
+  [33, 144, 141],
+  [39, 173, 129],
+  [92, 200, 99],
+  [170, 220, 50],
+  [253, 231, 37],
 ];
 
 export function scaled(value: number, low: number, high: number): Rgb {
@@ -51,7 +58,13 @@ export function extent(
   return low <= high ? [low, high] : null;
 }
 
-function hatch(context: CanvasRenderingContext2D, x: number, y: number, w: number, h: number): void {
+function hatch(
+  context: CanvasRenderingContext2D,
+  x: number,
+  y: number,
+  w: number,
+  h: number,
+): void {
   context.save();
   context.beginPath();
   context.rect(x, y, w, h);
@@ -72,7 +85,11 @@ function hatch(context: CanvasRenderingContext2D, x: number, y: number, w: numbe
 }
 
 export function paint(
-  canvas: HTMLCanvasElement, cells: Cells, frame: Box, aspect: number, layer: Layer | null,
+  canvas: HTMLCanvasElement,
+  cells: Cells,
+  frame: Box,
+  aspect: number,
+  layer: Layer | null,
   mask: readonly boolean[] | null,
 ): void {
   const width = Math.round(aspect >= 1 ? LONG_SIDE : LONG_SIDE * aspect);
@@ -91,7 +108,7 @@ export function paint(
     const [left, top, right, bottom] = cells.boxes[cell] as Box;
     return (right - left) * (bottom - top);
   };
-  if (cells.kind === "regions") order.sort((a, b) => areaOf(b) - areaOf(a)); // small ones above large ones
+  if (cells.kind === "regions") order.sort((a, b) => areaOf(b) - areaOf(a)); // small ones last
   for (const cell of order) {
     const [left, top, right, bottom] = pixels(cells.boxes[cell] as Box);
     const [w, h] = [right - left, bottom - top];
@@ -111,4 +128,3 @@ export function paint(
     }
   }
 }
-

@@ -14,20 +14,33 @@ export const counted = (count: number, what: string): string =>
   `${whole(count)} ${what}${count === 1 ? "" : "s"}`;
 
 /** What went wrong, in the place where the answer would be. */
-export function Trouble({ problem, url, about }: { problem: Problem; url: string; about?: string }) {
+export function Trouble({
+  problem,
+  url,
+  about,
+}: {
+  problem: Problem;
+  url: string;
+  about?: string;
+}) {
   return (
     <div class="trouble" role="alert">
       <p>
         {about && <strong>{about}: </strong>}
         {problem.text} {problem.code && <code>{problem.code}</code>}
       </p>
-      <button type="button" onClick={() => askAgain(url)}>Try again</button>
+      <button type="button" onClick={() => askAgain(url)}>
+        Try again
+      </button>
     </div>
   );
 }
 
 /** Keeps a fault of one panel from taking the page with it. */
-export class Fenced extends Component<{ name: string; children: ComponentChildren }, { fault: string }> {
+export class Fenced extends Component<
+  { name: string; children: ComponentChildren },
+  { fault: string }
+> {
   override state = { fault: "" };
 
   override componentDidCatch(error: unknown): void {
@@ -38,23 +51,40 @@ export class Fenced extends Component<{ name: string; children: ComponentChildre
     if (!this.state.fault) return this.props.children;
     return (
       <div class="trouble" role="alert">
-        <p>{this.props.name} cannot be shown: {this.state.fault}</p>
-        <button type="button" onClick={() => this.setState({ fault: "" })}>Try again</button>
+        <p>
+          {this.props.name} cannot be shown: {this.state.fault}
+        </p>
+        <button type="button" onClick={() => this.setState({ fault: "" })}>
+          Try again
+        </button>
       </div>
     );
   }
 }
 
 /** A link to another state of the page, which other windows can open, too. */
-export function To({ address, change, children, ...rest }: {
-  address: Address; change: Change; children: ComponentChildren; class?: string; title?: string;
+export function To({
+  address,
+  change,
+  children,
+  ...rest
+}: {
+  address: Address;
+  change: Change;
+  children: ComponentChildren;
+  class?: string;
+  title?: string;
 }) {
   const follow = (event: MouseEvent) => {
     if (event.ctrlKey || event.metaKey || event.shiftKey || event.button !== 0) return;
     event.preventDefault();
     go(change);
   };
-  return <a {...rest} href={write({ ...address, ...change })} onClick={follow}>{children}</a>;
+  return (
+    <a {...rest} href={write({ ...address, ...change })} onClick={follow}>
+      {children}
+    </a>
+  );
 }
 
 let speak: (text: string) => void = () => undefined;
@@ -76,7 +106,11 @@ export function LiveRegion() {
     clearTimeout(timer.current); // of several at once, the last one
     timer.current = setTimeout(() => setText(next), 150);
   };
-  return <div class="unseen" role="status" aria-live="polite">{text}</div>;
+  return (
+    <div class="unseen" role="status" aria-live="polite">
+      {text}
+    </div>
+  );
 }
 
 /** A value that follows another one when it has stayed the same for some milliseconds. */
@@ -90,8 +124,18 @@ export function useSettled<T>(value: T, key: string, wait: number): T {
 }
 
 /** A field whose text goes into the address when the form is sent. */
-export function Ask({ label, button, value, onAsk, placeholder }: {
-  label: string; button: string; value: string; onAsk: (text: string) => void; placeholder?: string;
+export function Ask({
+  label,
+  button,
+  value,
+  onAsk,
+  placeholder,
+}: {
+  label: string;
+  button: string;
+  value: string;
+  onAsk: (text: string) => void;
+  placeholder?: string;
 }) {
   const field = useRef<HTMLInputElement>(null);
   const send = (event: Event) => {
@@ -102,8 +146,14 @@ export function Ask({ label, button, value, onAsk, placeholder }: {
     <form class="ask" onSubmit={send}>
       <label>
         <span>{label}</span>
-        <input key={value} ref={field} defaultValue={value} placeholder={placeholder ?? ""}
-          maxLength={500} autocomplete="off" />
+        <input
+          key={value}
+          ref={field}
+          defaultValue={value}
+          placeholder={placeholder ?? ""}
+          maxLength={500}
+          autocomplete="off"
+        />
       </label>
       <button type="submit">{button}</button>
     </form>
@@ -115,7 +165,9 @@ export function Bar({ share, text }: { share: number; text: string }) {
   const width = `${Math.max(0, Math.min(1, share)) * 100}%`;
   return (
     <span class="bar">
-      <span class="bar-track" aria-hidden="true"><span style={{ width }} /></span>
+      <span class="bar-track" aria-hidden="true">
+        <span style={{ width }} />
+      </span>
       <span class="number">{text}</span>
     </span>
   );

@@ -48,22 +48,32 @@ export function RecordView(props: Props) {
   // The size of an image whose store does not know it, once the file has come.
   const [natural, setNatural] = useState<{ id: string; size: Size } | null>(null);
   const both = useAnswers<StoredRecord>(
-    (beside ? [store, beside] : [store]).map(({ key }) => (address.id ? recordCall(key, address.id) : null)),
+    (beside ? [store, beside] : [store]).map(({ key }) =>
+      address.id ? recordCall(key, address.id) : null,
+    ),
   );
   const figures = {
-    ...props, areas: both.flatMap(({ value }) => areaOf(value)), natural: natural?.id === address.id ? natural.size : null,
+    ...props,
+    areas: both.flatMap(({ value }) => areaOf(value)),
+    natural: natural?.id === address.id ? natural.size : null,
     onSize: (size: Size) => setNatural({ id: address.id, size }),
   };
   const pinned = address.pins.includes(address.id);
-  const pins = pinned ? address.pins.filter((id) => id !== address.id) : [...address.pins, address.id];
+  const pins = pinned
+    ? address.pins.filter((id) => id !== address.id)
+    : [...address.pins, address.id];
   if (!address.id) return <p class="faint">Choose an image from the list.</p>;
   return (
     <article class="record" aria-label={address.id}>
       <header>
         <h1 title={address.id}>{address.id}</h1>
-        <button type="button" aria-pressed={pinned} disabled={!pinned && address.pins.length >= PINS}
+        <button
+          type="button"
+          aria-pressed={pinned}
+          disabled={!pinned && address.pins.length >= PINS}
           title="Keep this image's grid in view, beside those of other images"
-          onClick={() => go({ pins })}>
+          onClick={() => go({ pins })}
+        >
           {pinned ? "Pinned" : "Pin"}
         </button>
       </header>
@@ -81,7 +91,15 @@ export function RecordView(props: Props) {
 
 /** The image alone, with the cell that is pointed at, of the first store that has its features. */
 function ImageFigure({
-  session, store: main, beside, address, pointed, areas, natural, onPoint, onSize,
+  session,
+  store: main,
+  beside,
+  address,
+  pointed,
+  areas,
+  natural,
+  onPoint,
+  onSize,
 }: FigureProps) {
   const stores = [main, ...(beside ? [beside] : [])];
   const answers = useAnswers<StoredRecord>(stores.map(({ key }) => recordCall(key, address.id)));
@@ -100,16 +118,32 @@ function ImageFigure({
   if (times > 1) return <p class="note">The browser cannot show the file of this image.</p>;
   const { cells, around, aspect } = layout;
   const size = record.image_size ?? natural;
-  const chosen = store === main && address.cell !== null && address.cell < cells.boxes.length
-    ? address.cell : null;
+  const chosen =
+    store === main && address.cell !== null && address.cell < cells.boxes.length
+      ? address.cell
+      : null;
   return (
     <figure>
-      <Scene key={times} name={address.id} cells={cells} frame={around} aspect={aspect} layer={null}
-        mask={record.mask} image={url} upright={record.upright} opacity={1} chosen={chosen}
+      <Scene
+        key={times}
+        name={address.id}
+        cells={cells}
+        frame={around}
+        aspect={aspect}
+        layer={null}
+        mask={record.mask}
+        image={url}
+        upright={record.upright}
+        opacity={1}
+        chosen={chosen}
         pointed={pointed?.id === address.id ? cellIn(cells, pointed, store.key, from) : null}
-        onPoint={(cell) => onPoint(cell === null ? null : { store: store.key, id: address.id, cell })}
-        onChoose={(cell) => go({ cell })} onImageFault={() => setFault({ url, times: times + 1 })}
-        onImageSize={onSize} />
+        onPoint={(cell) =>
+          onPoint(cell === null ? null : { store: store.key, id: address.id, cell })
+        }
+        onChoose={(cell) => store === main && go({ cell })}
+        onImageFault={() => setFault({ url, times: times + 1 })}
+        onImageSize={onSize}
+      />
       <figcaption>
         <p class="faint">Image{size && `, ${size.join(" x ")} pixels`}</p>
       </figcaption>
@@ -118,14 +152,27 @@ function ImageFigure({
 }
 
 /** The cell of a store that lies where the one pointed at, maybe of another store, does. */
-function cellIn(cells: Cells, at: Pointed, store: string, from: StoredRecord | null): number | null {
+function cellIn(
+  cells: Cells,
+  at: Pointed,
+  store: string,
+  from: StoredRecord | null,
+): number | null {
   if (at.store === store) return at.cell < cells.boxes.length ? at.cell : null;
   const others = from && from.id === at.id ? cellsOf(from) : null;
   return others && sameCell(others, at.cell, cells);
 }
 
 function StoreFigure({
-  session, store: main, shown: store, address, pointed, areas, natural, onPoint, onSize,
+  session,
+  store: main,
+  shown: store,
+  address,
+  pointed,
+  areas,
+  natural,
+  onPoint,
+  onSize,
 }: FigureProps & { shown: StoreInfo }) {
   const { id } = address;
   const ids = [id, ...address.pins.filter((pin) => pin !== id)];
@@ -135,7 +182,8 @@ function StoreFigure({
   answers.forEach(({ value }) => value?.shape && records.set(value.id, value));
   const record = answers[0]?.value ?? null;
 
-  const at = pointed ?? (address.cell === null ? null : { store: main.key, id, cell: address.cell });
+  const at =
+    pointed ?? (address.cell === null ? null : { store: main.key, id, cell: address.cell });
   const from = useAnswer<StoredRecord>(at && recordCall(at.store, at.id)).value;
   const there = at && records.get(at.id);
   const cells = there ? cellsOf(there) : null;
@@ -148,7 +196,9 @@ function StoreFigure({
     if (!shown.loading) setSource(at && cell !== null ? { id: at.id, cell } : null);
   }, [at?.id, cell, shown.loading]);
   const grid = record?.shape ? `grid of ${record.shape.join(" by ")} cells` : record?.status;
-  useSaid(record && store.key === main.key ? `${id}: ${grid}, ${shown.quantity || "PCA colours"}` : "");
+  useSaid(
+    record && store.key === main.key ? `${id}: ${grid}, ${shown.quantity || "PCA colours"}` : "",
+  );
 
   const withImage = session.images && record?.has_image === true;
   const layout = record && laidOut(record, withImage, record.image_size ?? natural, areas);
@@ -157,8 +207,10 @@ function StoreFigure({
   const describe = (one: number) => described(record, layer, shown.quantity, one);
   const here = at?.id === id ? cell : null;
   const mainRecord = useAnswer<StoredRecord>(recordCall(main.key, id)).value;
-  const chosen = layout && address.cell !== null
-    ? cellIn(layout.cells, { store: main.key, id, cell: address.cell }, store.key, mainRecord) : null;
+  const chosen =
+    layout && address.cell !== null
+      ? cellIn(layout.cells, { store: main.key, id, cell: address.cell }, store.key, mainRecord)
+      : null;
   const choose = (one: number | null) => {
     const mainCells = mainRecord && cellsOf(mainRecord);
     if (one === null || store.key === main.key) go({ cell: one });
@@ -167,7 +219,11 @@ function StoreFigure({
   return (
     <figure aria-label={`Store ${store.key}`}>
       {answers[0]?.problem && (
-        <Trouble problem={answers[0].problem} url={urls[0]!} about={`${id} in store ${store.key}`} />
+        <Trouble
+          problem={answers[0].problem}
+          url={urls[0]!}
+          about={`${id} in store ${store.key}`}
+        />
       )}
       {record && record.status !== "ok" && (
         <p class="note">
@@ -176,34 +232,62 @@ function StoreFigure({
         </p>
       )}
       {layout && (
-        <Scene name={id} cells={layout.cells} frame={layout.around} aspect={layout.aspect}
-          layer={layer ?? { rgb: [], values: null }} mask={record?.mask ?? null}
+        <Scene
+          name={id}
+          cells={layout.cells}
+          frame={layout.around}
+          aspect={layout.aspect}
+          layer={layer ?? { rgb: [], values: null }}
+          mask={record?.mask ?? null}
           image={over && record ? imageOf(store.key, record) : null}
-          upright={record?.upright ?? true} opacity={over ? (address.over ?? 100) / 100 : 1} pointed={here} chosen={chosen}
+          upright={record?.upright ?? true}
+          opacity={over ? (address.over ?? 100) / 100 : 1}
+          pointed={here}
+          chosen={chosen}
           describe={describe}
           onPoint={(one) => onPoint(one === null ? null : { store: store.key, id, cell: one })}
-          onChoose={choose} onImageSize={onSize} />
+          onChoose={choose}
+          onImageSize={onSize}
+        />
       )}
       <figcaption>
-        <p><span class="key">{store.key}</span> {store.model} · {store.recipe}
-          {record?.shape && ` · ${record.shape.join("x")}x${record.dim}`}</p>
+        <p>
+          <span class="key">{store.key}</span> {store.model} · {store.recipe}
+          {record?.shape && ` · ${record.shape.join("x")}x${record.dim}`}
+        </p>
         {layout && (
           <p class="readout">
             {here !== null ? `${nameOf(layout.cells, here)}${describe(here)}` : "\u00a0"}
           </p>
         )}
         {record && <Legend shown={shown} />}
-        {!answers[0]?.problem && record?.status === "ok" && shown.problems.slice(0, 1).map(
-          ({ url, problem }) => <Trouble key={url} problem={problem} url={url} />)}
+        {!answers[0]?.problem &&
+          record?.status === "ok" &&
+          shown.problems
+            .slice(0, 1)
+            .map(({ url, problem }) => <Trouble key={url} problem={problem} url={url} />)}
       </figcaption>
-      <Pins {...{ ids: ids.slice(1), answers: answers.slice(1), shown, store, address, pointed, onPoint }}
-        main={store.key === main.key} />
+      <Pins
+        {...{
+          ids: ids.slice(1),
+          answers: answers.slice(1),
+          shown,
+          store,
+          address,
+          pointed,
+          onPoint,
+        }}
+        main={store.key === main.key}
+      />
     </figure>
   );
 }
 
 function described(
-  record: StoredRecord | null, layer: Layer | null, quantity: string, cell: number,
+  record: StoredRecord | null,
+  layer: Layer | null,
+  quantity: string,
+  cell: number,
 ): string {
   if (record?.mask?.[cell] === false) return ", padding";
   const norm = record?.norms[cell];
@@ -229,9 +313,23 @@ function Legend({ shown: { scale, gradient, quantity, note, loading } }: { shown
   );
 }
 
-function Pins({ ids, answers, shown, store, main, address, pointed, onPoint }: {
-  ids: readonly string[]; answers: ReturnType<typeof useAnswers<StoredRecord>>; shown: Shown;
-  store: StoreInfo; main: boolean; address: Address; pointed: Pointed | null;
+function Pins({
+  ids,
+  answers,
+  shown,
+  store,
+  main,
+  address,
+  pointed,
+  onPoint,
+}: {
+  ids: readonly string[];
+  answers: ReturnType<typeof useAnswers<StoredRecord>>;
+  shown: Shown;
+  store: StoreInfo;
+  main: boolean;
+  address: Address;
+  pointed: Pointed | null;
   onPoint: Props["onPoint"];
 }) {
   if (ids.length === 0) return null;
@@ -244,16 +342,34 @@ function Pins({ ids, answers, shown, store, main, address, pointed, onPoint }: {
         return (
           <li key={id}>
             {layout ? (
-              <Scene name={id} cells={layout.cells} frame={layout.around} aspect={layout.aspect}
-                layer={shown.layers.get(id) ?? { rgb: [], values: null }} mask={record.mask}
-                image={null} opacity={1} pointed={here} chosen={null}
+              <Scene
+                name={id}
+                cells={layout.cells}
+                frame={layout.around}
+                aspect={layout.aspect}
+                layer={shown.layers.get(id) ?? { rgb: [], values: null }}
+                mask={record.mask}
+                image={null}
+                opacity={1}
+                pointed={here}
+                chosen={null}
                 onPoint={(cell) => onPoint(cell === null ? null : { store: store.key, id, cell })}
-                onChoose={(cell) => go(main ? { id, cell } : opened(address, id))} />
-            ) : <p class="faint">{answers[k]?.problem?.text ?? record?.reason ?? "…"}</p>}
+                onChoose={(cell) => go(main ? { id, cell } : opened(address, id))}
+              />
+            ) : (
+              <p class="faint">{answers[k]?.problem?.text ?? record?.reason ?? "…"}</p>
+            )}
             <span class="pin-name">
-              <To address={address} change={opened(address, id)} title={id}><Id text={id} /></To>
-              <button type="button" aria-label={`Unpin ${id}`}
-                onClick={() => go({ pins: address.pins.filter((pin) => pin !== id) })}>×</button>
+              <To address={address} change={opened(address, id)} title={id}>
+                <Id text={id} />
+              </To>
+              <button
+                type="button"
+                aria-label={`Unpin ${id}`}
+                onClick={() => go({ pins: address.pins.filter((pin) => pin !== id) })}
+              >
+                ×
+              </button>
             </span>
           </li>
         );

@@ -45,8 +45,10 @@ async function load(url: string): Promise<Answer<unknown>> {
   if (SAMPLE !== null && url.startsWith("api/"))
     return answerFromSample(url).then(
       (value) => ({ value, problem: null, loading: false }),
-      (error: unknown) => error instanceof Refusal ? failed(error.message, "", false)
-        : failed("A file of this page cannot be loaded", "", true),
+      (error: unknown) =>
+        error instanceof Refusal
+          ? failed(error.message, "", false)
+          : failed("A file of this page cannot be loaded", "", true),
     );
   let response: Response;
   try {

@@ -14,16 +14,26 @@ export function Runs({ session, address }: { session: Session; address: Address 
       {of("vqa").length > 0 && (
         <section aria-labelledby="ask">
           <h2 id="ask">Questions</h2>
-          <Ask label="Question" button="Ask" value={address.question} placeholder="What colour is it?"
-            onAsk={(question) => go({ question })} />
+          <Ask
+            label="Question"
+            button="Ask"
+            value={address.question}
+            placeholder="What colour is it?"
+            onAsk={(question) => go({ question })}
+          />
           <Each runs={of("vqa")} address={address} />
         </section>
       )}
       {of("ve").length > 0 && (
         <section aria-labelledby="entail">
           <h2 id="entail">Entailment</h2>
-          <Ask label="Hypothesis" button="Judge" value={address.hypothesis}
-            placeholder="Two people are outside." onAsk={(hypothesis) => go({ hypothesis })} />
+          <Ask
+            label="Hypothesis"
+            button="Judge"
+            value={address.hypothesis}
+            placeholder="Two people are outside."
+            onAsk={(hypothesis) => go({ hypothesis })}
+          />
           <Each runs={of("ve")} address={address} />
         </section>
       )}
@@ -31,22 +41,33 @@ export function Runs({ session, address }: { session: Session; address: Address 
         <section aria-labelledby="caption">
           <h2 id="caption">Captions</h2>
           <label class="check">
-            <input type="checkbox" checked={address.caption}
-              onChange={(event) => go({ caption: event.currentTarget.checked })} />
+            <input
+              type="checkbox"
+              checked={address.caption}
+              onChange={(event) => go({ caption: event.currentTarget.checked })}
+            />
             <span>Caption every image that is opened</span>
           </label>
           <Each runs={of("caption")} address={address} />
         </section>
       )}
       {others.map((run) => (
-        <p key={run.key} class="faint">{run.folder} is a run of {run.task}, which has nothing to ask.</p>
+        <p key={run.key} class="faint">
+          {run.folder} is a run of {run.task}, which has nothing to ask.
+        </p>
       ))}
     </>
   );
 }
 
 function Each({ runs, address }: { runs: readonly RunInfo[]; address: Address }) {
-  return <div class="runs">{runs.map((run) => <Run key={run.key} run={run} address={address} />)}</div>;
+  return (
+    <div class="runs">
+      {runs.map((run) => (
+        <Run key={run.key} run={run} address={address} />
+      ))}
+    </div>
+  );
 }
 
 function Run({ run, address }: { run: RunInfo; address: Address }) {
@@ -55,7 +76,9 @@ function Run({ run, address }: { run: RunInfo; address: Address }) {
   useSaid(value ? summary(value) : "");
   return (
     <div class="run" aria-label={`Run ${run.folder}`} role="group">
-      <h3 title={run.folder}><span class="key">{run.key}</span> {run.folder}</h3>
+      <h3 title={run.folder}>
+        <span class="key">{run.key}</span> {run.folder}
+      </h3>
       {problem && url && <Trouble problem={problem} url={url} />}
       {loading && <p class="faint">…</p>}
       {value && "answers" in value && <Answers value={value} />}
@@ -71,14 +94,19 @@ function Run({ run, address }: { run: RunInfo; address: Address }) {
 function summary(value: Answered | Captioned | Entailed): string {
   if ("answers" in value) return `Answer: ${value.answers[0]?.answer ?? "none"}`;
   if ("words" in value) return `Caption: ${value.words.map(({ word }) => word).join(" ")}`;
-  return Object.entries(value.chances).map(([name, share]) => `${name} ${short(share)}`).join(", ");
+  return Object.entries(value.chances)
+    .map(([name, share]) => `${name} ${short(share)}`)
+    .join(", ");
 }
 
 function Answers({ value }: { value: Answered }) {
   return (
     <ol class="chances">
       {value.answers.map(({ answer, score }) => (
-        <li key={answer}><span>{answer}</span><Bar share={score} text={score.toFixed(2)} /></li>
+        <li key={answer}>
+          <span>{answer}</span>
+          <Bar share={score} text={score.toFixed(2)} />
+        </li>
       ))}
     </ol>
   );
@@ -88,7 +116,10 @@ function Chances({ value }: { value: Entailed }) {
   return (
     <ul class="chances">
       {Object.entries(value.chances).map(([name, share]) => (
-        <li key={name}><span>{name}</span><Bar share={share} text={share.toFixed(2)} /></li>
+        <li key={name}>
+          <span>{name}</span>
+          <Bar share={share} text={share.toFixed(2)} />
+        </li>
       ))}
     </ul>
   );

@@ -33,7 +33,8 @@ function file<T>(path: string): Promise<T> {
   let known = files.get(path);
   if (!known) {
     known = fetch(`${SAMPLE}${path}`).then((response) => {
-      if (!response.ok) throw new Refusal(`${path} of this page cannot be read: ${response.status}`);
+      if (!response.ok)
+        throw new Refusal(`${path} of this page cannot be read: ${response.status}`);
       return response.json() as Promise<unknown>;
     });
     known.catch(() => files.delete(path)); // it may be there when it is asked for again
@@ -56,15 +57,30 @@ async function recordFile(store: string, id: string): Promise<RecordFile> {
 /** The number of 16 bits of IEEE 754: a sign, 5 bits of exponent, 10 of fraction. */
 export function half(bits: number): number {
   const [exponent, fraction] = [(bits >> 10) & 31, bits & 1023];
-  const size = exponent === 0 ? fraction * 2 ** -24
-    : exponent === 31 ? (fraction ? NaN : Infinity) : (1 + fraction / 1024) * 2 ** (exponent - 15);
+  const size =
+    exponent === 0
+      ? fraction * 2 ** -24
+      : exponent === 31
+        ? fraction
+          ? NaN
+          : Infinity
+        : (1 + fraction / 1024) * 2 ** (exponent - 15);
   return bits & 0x8000 ? -size : size;
 }
 
-function decoded({ features: { shape: [cells, dim], base64 } }: RecordFile): Features {
+function decoded({
+  features: {
+    shape: [cells, dim],
+    base64,
+  },
+}: RecordFile): Features {
   const text = atob(base64);
   const bits = (k: number) => text.charCodeAt(2 * k) | (text.charCodeAt(2 * k + 1) << 8);
-  return { cells, dim, values: Float32Array.from({ length: cells * dim }, (_, k) => half(bits(k))) };
+  return {
+    cells,
+    dim,
+    values: Float32Array.from({ length: cells * dim }, (_, k) => half(bits(k))),
+  };
 }
 
 /** The cosine of a cell of one grid with a cell of another; null where it is not a number. */
@@ -85,11 +101,18 @@ function cosine(a: Features, i: number, b: Features, j: number): number | null {
 async function ids(store: string, query: URLSearchParams): Promise<IdPage> {
   const search = (query.get("search") ?? "").toLowerCase();
   const [status, shape] = [query.get("status"), query.get("shape")];
-  const found = (await sampled(store)).filter((row) =>
-    row.id.toLowerCase().includes(search) && (!status || row.status === status)
-    && (!shape || row.shape?.join("x") === shape));
+  const found = (await sampled(store)).filter(
+    (row) =>
+      row.id.toLowerCase().includes(search) &&
+      (!status || row.status === status) &&
+      (!shape || row.shape?.join("x") === shape),
+  );
   const start = Number(query.get("start") ?? 0);
-  return { total: found.length, start, ids: found.slice(start, start + Number(query.get("count") ?? 100)) };
+  return {
+    total: found.length,
+    start,
+    ids: found.slice(start, start + Number(query.get("count") ?? 100)),
+  };
 }
 
 async function colours(store: string, id: string, show: string): Promise<Colours> {
@@ -111,7 +134,8 @@ async function similar(store: string, query: URLSearchParams): Promise<Similar> 
   const id = query.get("id") ?? "";
   const cell = Number(query.get("cell"));
   const from = decoded(await recordFile(store, id));
-  if (!(cell < from.cells)) throw new Refusal(`${id} has ${from.cells} cells; there is no cell ${cell}`);
+  if (!(cell < from.cells))
+    throw new Refusal(`${id} has ${from.cells} cells; there is no cell ${cell}`);
   const answer: Similar = { similar: {}, missing: {} };
   for (const other of [id, ...query.getAll("others")]) {
     try {
@@ -130,13 +154,21 @@ async function diff(id: string): Promise<Diff> {
   const [a, b] = [decoded(first), decoded(second)];
   const [one, other] = [first.record.shape, second.record.shape];
   const answer: Diff = {
-    same: false, shape: [one, other], largest: null, relative_error: null, cosine: null, why: null,
+    same: false,
+    shape: [one, other],
+    largest: null,
+    relative_error: null,
+    cosine: null,
+    why: null,
   };
   if (a.dim !== b.dim) return { ...answer, why: `the stores have ${a.dim} and ${b.dim} channels` };
   if (one?.join("x") !== other?.join("x"))
     return { ...answer, why: `the grids are ${one?.join("x")} and ${other?.join("x")}` };
   answer.cosine = Array.from({ length: a.cells }, (_, cell) => cosine(a, cell, b, cell));
-  answer.largest = a.values.reduce((most, x, k) => Math.max(most, Math.abs(x - (b.values[k] as number))), 0);
+  answer.largest = a.values.reduce(
+    (most, x, k) => Math.max(most, Math.abs(x - (b.values[k] as number))),
+    0,
+  );
   answer.same = answer.largest === 0;
   return answer;
 }
@@ -147,15 +179,21 @@ export async function answerFromSample(url: string): Promise<unknown> {
   const query = new URLSearchParams(text);
   const [store, id] = [query.get("store") ?? "", query.get("id") ?? ""];
   switch (path) {
-    case "api/session": return file<Session>("session.json");
-    case "api/ids": return ids(store, query);
+    case "api/session":
+      return file<Session>("session.json");
+    case "api/ids":
+      return ids(store, query);
     case "api/record": {
       const { record, image } = await recordFile(store, id);
       return { ...record, image };
     }
-    case "api/colours": return colours(store, id, query.get("show") ?? "pca");
-    case "api/similar": return similar(store, query);
-    case "api/diff": return diff(id);
-    default: throw new Refusal("This page is a sample without a server; clipfeat view answers this");
+    case "api/colours":
+      return colours(store, id, query.get("show") ?? "pca");
+    case "api/similar":
+      return similar(store, query);
+    case "api/diff":
+      return diff(id);
+    default:
+      throw new Refusal("This page is a sample without a server; clipfeat view answers this");
   }
 }

@@ -26,10 +26,13 @@ interface Props {
   onImageSize?: (size: [width: number, height: number]) => void;
 }
 
-export const orientation = (upright = true) => ({ imageOrientation: upright ? "from-image" : "none" });
+export const orientation = (upright = true) => ({
+  imageOrientation: upright ? "from-image" : "none",
+});
 
 export function Scene(props: Props) {
-  const { cells, frame, aspect, layer, mask, image, opacity, pointed, chosen, onPoint, onChoose } = props;
+  const { cells, frame, aspect, layer, mask, image, opacity, pointed, chosen, onPoint, onChoose } =
+    props;
   const canvas = useRef<HTMLCanvasElement>(null);
   useLayoutEffect(() => {
     if (canvas.current) paint(canvas.current, cells, frame, aspect, layer, mask);
@@ -39,7 +42,11 @@ export function Scene(props: Props) {
     const place = (event.currentTarget as HTMLElement).getBoundingClientRect();
     const x = (event.clientX - place.left) / place.width;
     const y = (event.clientY - place.top) / place.height;
-    const cell = cellAt(cells, frame[0] + x * (frame[2] - frame[0]), frame[1] + y * (frame[3] - frame[1]));
+    const cell = cellAt(
+      cells,
+      frame[0] + x * (frame[2] - frame[0]),
+      frame[1] + y * (frame[3] - frame[1]),
+    );
     return cell !== null && mask?.[cell] === false ? null : cell;
   };
   const click = (event: MouseEvent) => {
@@ -52,13 +59,25 @@ export function Scene(props: Props) {
   };
   const style = { aspectRatio: String(aspect), maxWidth: `calc(var(--tallest) * ${aspect})` };
   return (
-    <div class="scene" style={style} onPointerMove={(event) => onPoint(under(event))}
-      onPointerLeave={() => onPoint(null)} onClick={click}>
-      {image && <img src={image} alt={`Image ${props.name}`} draggable={false}
-        style={{ ...inFrame([0, 0, 1, 1], frame), ...orientation(props.upright) }}
-        onLoad={({ currentTarget: { naturalWidth, naturalHeight } }) =>
-          props.onImageSize?.([naturalWidth, naturalHeight])}
-        onError={() => props.onImageFault?.()} />}
+    <div
+      class="scene"
+      style={style}
+      onPointerMove={(event) => onPoint(under(event))}
+      onPointerLeave={() => onPoint(null)}
+      onClick={click}
+    >
+      {image && (
+        <img
+          src={image}
+          alt={`Image ${props.name}`}
+          draggable={false}
+          style={{ ...inFrame([0, 0, 1, 1], frame), ...orientation(props.upright) }}
+          onLoad={({ currentTarget: { naturalWidth, naturalHeight } }) =>
+            props.onImageSize?.([naturalWidth, naturalHeight])
+          }
+          onError={() => props.onImageFault?.()}
+        />
+      )}
       {layer && <canvas ref={canvas} style={{ opacity: String(opacity) }} aria-hidden="true" />}
       {mark(chosen, "chosen")}
       {mark(pointed, "pointed")}
@@ -68,7 +87,15 @@ export function Scene(props: Props) {
 }
 
 /** The cells for keyboard and screen reader: a grid of which one cell at a time is in the page. */
-function Keys({ name, cells, frame, chosen, describe, onPoint, onChoose }: Props & {
+function Keys({
+  name,
+  cells,
+  frame,
+  chosen,
+  describe,
+  onPoint,
+  onChoose,
+}: Props & {
   describe: (cell: number) => string;
 }) {
   const [at, setAt] = useState(chosen ?? 0);
@@ -84,7 +111,7 @@ function Keys({ name, cells, frame, chosen, describe, onPoint, onChoose }: Props
       event.preventDefault();
       setAt(next);
       onPoint(next);
-      say(`${nameOf(cells, next)}${describe(next)}`); // the button that has the focus stays the same
+      say(`${nameOf(cells, next)}${describe(next)}`); // the focus stays where it is
     } else if (event.key === "Escape") onChoose(null);
   };
   const choose = (event: MouseEvent) => {
@@ -95,13 +122,26 @@ function Keys({ name, cells, frame, chosen, describe, onPoint, onChoose }: Props
   if (!box) return null;
   const [row, column] = placeOf(cells, cell);
   return (
-    <div class="keys" role="grid" aria-label={`Cells of ${name}, ${rows} rows, ${columns} columns`}
-      aria-rowcount={rows} aria-colcount={columns}>
+    <div
+      class="keys"
+      role="grid"
+      aria-label={`Cells of ${name}, ${rows} rows, ${columns} columns`}
+      aria-rowcount={rows}
+      aria-colcount={columns}
+    >
       <div role="row" aria-rowindex={row + 1}>
-        <button type="button" role="gridcell" style={inFrame(box, frame)}
-          aria-colindex={column + 1} aria-selected={cell === chosen}
-          aria-label={`${nameOf(cells, cell)}${describe(cell)}`} onKeyDown={press} onClick={choose}
-          onFocus={() => onPoint(cell)} onBlur={() => onPoint(null)} />
+        <button
+          type="button"
+          role="gridcell"
+          style={inFrame(box, frame)}
+          aria-colindex={column + 1}
+          aria-selected={cell === chosen}
+          aria-label={`${nameOf(cells, cell)}${describe(cell)}`}
+          onKeyDown={press}
+          onClick={choose}
+          onFocus={() => onPoint(cell)}
+          onBlur={() => onPoint(null)}
+        />
       </div>
     </div>
   );

@@ -6,7 +6,16 @@ import type { Address } from "./address";
 import { extent, greyGradient, scaled, scaleGradient, type Layer } from "./painting";
 import { call, useAnswers, type Problem } from "./requests";
 import type {
-  Answered, Captioned, Colours, Diff, Entailed, Heat, RunInfo, Session, Similar, StoreInfo,
+  Answered,
+  Captioned,
+  Colours,
+  Diff,
+  Entailed,
+  Heat,
+  RunInfo,
+  Session,
+  Similar,
+  StoreInfo,
   StoredRecord,
 } from "./types";
 
@@ -31,7 +40,7 @@ export function parseShow(show: string): Choice {
 
 export const attentionOf = (run: RunInfo, part: number): string => `attention:${run.key}:${part}`;
 
-/** The request that a run answers about the image of an address; null while something is missing. */
+/** The request that a run answers about an image; null while something is missing. */
 export function runCall(run: RunInfo, address: Address): string | null {
   const values = { run: run.key, id: address.id };
   if (!address.id) return null;
@@ -67,7 +76,11 @@ export interface Shown {
 const share = (part: number) => `${Math.round(100 * part)}\u00a0%`;
 
 function planned(
-  choice: Choice, store: StoreInfo, session: Session, address: Address, ids: readonly string[],
+  choice: Choice,
+  store: StoreInfo,
+  session: Session,
+  address: Address,
+  ids: readonly string[],
   source: Source | null,
 ): string[] {
   switch (choice.kind) {
@@ -96,10 +109,15 @@ function planned(
   }
 }
 
-/** What to show of some images of a store; `source` is the cell that the others are compared with. */
+/** What to show of images of a store; `source` is the cell that others are compared with. */
 export function useShown(
-  choice: Choice, store: StoreInfo, session: Session, address: Address, ids: readonly string[],
-  records: ReadonlyMap<string, StoredRecord>, source: Source | null,
+  choice: Choice,
+  store: StoreInfo,
+  session: Session,
+  address: Address,
+  ids: readonly string[],
+  records: ReadonlyMap<string, StoredRecord>,
+  source: Source | null,
 ): Shown {
   const urls = planned(choice, store, session, address, ids, source);
   const answers = useAnswers<unknown>(urls);
@@ -124,7 +142,8 @@ export function useShown(
       const [low, high] = scale ?? [0, 1];
       numbers.forEach((row, id) =>
         layers.set(id, {
-          rgb: row.map((value) => (value === null ? null : scaled(value, low, high))), values: row,
+          rgb: row.map((value) => (value === null ? null : scaled(value, low, high))),
+          values: row,
         }),
       );
       return { layers, scale, gradient: scaleGradient, quantity, note };
@@ -134,7 +153,8 @@ export function useShown(
         each<Colours>(({ rgb, explained }, id) => {
           layers.set(id, { rgb, values: null });
           if (explained)
-            note = "Red, green and blue are the first three principal components of the store's " +
+            note =
+              "Red, green and blue are the first three principal components of the store's " +
               `standardised channels: ${explained.map(share).join(", ")} of the variance`;
         });
         return { layers, scale: null, gradient: "", quantity: "", note };
@@ -144,7 +164,13 @@ export function useShown(
           if (range && id === address.id) scale = range;
         });
         note = "Black to white over the numbers of each grid";
-        return { layers, scale, gradient: greyGradient, quantity: `channel ${choice.channel}`, note };
+        return {
+          layers,
+          scale,
+          gradient: greyGradient,
+          quantity: `channel ${choice.channel}`,
+          note,
+        };
       case "norms":
         records.forEach((record, id) => numbers.set(id, record.norms));
         return drawn("norm");
@@ -153,7 +179,9 @@ export function useShown(
         else {
           const found = values[0] as Similar | null | undefined;
           Object.entries(found?.similar ?? {}).forEach(([id, row]) => numbers.set(id, row));
-          note = Object.entries(found?.missing ?? {}).map(([id, why]) => `${id}: ${why}`).join("; ");
+          note = Object.entries(found?.missing ?? {})
+            .map(([id, why]) => `${id}: ${why}`)
+            .join("; ");
         }
         return drawn("similarity", { high: 1 });
       case "text":
@@ -180,8 +208,19 @@ export function useShown(
         return drawn("attention", { low: 0 });
       }
     }
-  }, [choice.kind, choice.channel, choice.run, choice.part, store, address.text, source?.id,
-    source?.cell, ...ids, ...records.values(), ...values]);
+  }, [
+    choice.kind,
+    choice.channel,
+    choice.run,
+    choice.part,
+    store,
+    address.text,
+    source?.id,
+    source?.cell,
+    ...ids,
+    ...records.values(),
+    ...values,
+  ]);
 
   // While the pointer moves, the last similarities stay until the next ones come.
   const last = useRef({ ids: "", shown });

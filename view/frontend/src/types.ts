@@ -1,4 +1,5 @@
-// What the server answers. Cells are numbered row by row, from the top left; shares are of the image.
+// What the server answers. Cells are numbered row by row from the top left; shares are of the
+// sides of the image.
 
 export type Shape = [rows: number, columns: number];
 export type Box = [left: number, top: number, right: number, bottom: number];
@@ -115,7 +116,12 @@ export interface Entailed {
 export interface Compared {
   n: number;
   differ: number;
-  examples: { example: string | number; id: string | null; text: string; scores: [number, number] }[];
+  examples: {
+    example: string | number;
+    id: string | null;
+    text: string;
+    scores: [number, number];
+  }[];
 }
 
 export interface Diff {
