@@ -1,7 +1,13 @@
 """Explorers of made-up stores, and a client that asks them without a socket."""
 
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from starlette.testclient import TestClient
 
@@ -36,6 +42,29 @@ class Client:
         return error["code"]
 
 
-def client_of(*stores: Path, **options: Any) -> Client:
+def client_of(*stores: Path | str, **options: Any) -> Client:
     """Return a client of an explorer of some stores."""
     return Client(open_explorer(stores, **options))
+
+
+@contextmanager
+def started(
+    *arguments: object, **environment: str
+) -> Iterator[tuple[subprocess.Popen[str], int, str]]:
+    """Start `clipfeat view` with more of an environment; give its process, port and token."""
+    command = [sys.executable, "-m", "clipfeat.cli", "view", *map(str, arguments)]
+    with subprocess.Popen(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "DISPLAY": "", "WAYLAND_DISPLAY": "", **environment},
+    ) as process:
+        try:
+            assert process.stdout is not None
+            address = urlsplit(process.stdout.readline().strip())
+            assert address.hostname == "127.0.0.1"
+            assert address.port is not None
+            yield process, address.port, address.query.removeprefix("token=")
+        finally:
+            process.kill()

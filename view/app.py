@@ -24,6 +24,7 @@ from ..base.errors import (
     UsageError,
     reason_of,
 )
+from ..base.interruption import Stopped
 from .explorer import Explorer, Query
 
 logger = logging.getLogger(__name__)
@@ -208,6 +209,8 @@ def _safely(answer: Callable[[Query], Response], text: str) -> Response:
         return failure(400, str(error), "E-VIEW-QUERY", image_id)
     except OSError as error:  # a file of the store that is gone, or that may not be read
         return failure(422, f"{reason_of(error)}: {error.filename}", "E-VIEW-FILE", image_id)
+    except Stopped:
+        return failure(503, "clipfeat view is ending", "E-VIEW-ENDED", image_id)
     except MemoryError:
         return failure(507, "there is not enough memory for this", "E-VIEW-MEMORY", image_id)
     except Exception as error:

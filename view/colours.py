@@ -8,7 +8,7 @@ from ..base.errors import CorruptStoreError, StoreUsageError
 from .records import Grid, ViewedStore
 
 SEED = 0
-BASIS_IMAGES, BASIS_CELLS = 256, 1024  # that the directions are computed from, at most
+BASIS_IMAGES, BASIS_CELLS = 64, 1024  # that the directions are computed from, at most
 BASIS_NUMBERS = 1 << 24  # of these cells together, at most
 LOW, HIGH = 2, 98  # percentiles of the sample between which the colours go from 0 to 255
 EPSILON = 1e-10  # of the largest sum of squares; less along a direction is rounding

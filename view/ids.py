@@ -20,7 +20,7 @@ from ..featstore import FeatureStore, GridShape
 from ..featstore.lookup import NORMAL_FORMS, STATUSES
 
 COLUMNS = ("image_id", "status", "reason", "shape", "width", "height", "source")  # of the index
-MAX_IDS = 10_000_000  # some 150 bytes of memory each
+MAX_IDS = 10_000_000  # a million take some 300 MB of memory
 MAX_PAGE = 500
 KEPT_SEARCHES = 8  # their rows take 8 bytes for each id that was found
 

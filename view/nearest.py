@@ -8,10 +8,12 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ..base.errors import ClipfeatError, CorruptStoreError, UsageError
+from ..base.text import is_url
 from .records import Grid, ViewedStore, shown_numbers, unit_rows
 
 SEED = 0
 SAMPLE_IMAGES = 2000  # that a scan compares, at most
+FAR_IMAGES = 200  # the same of a store at a URL, where they have to be fetched first
 SAMPLE_BYTES = 1 << 30  # of their cells in memory, at most
 READ_IMAGES, READ_NUMBERS = 32, 1 << 25  # read at a time, at most, or one image
 BLOCK_CELLS = 1 << 14  # compared at a time
@@ -25,8 +27,9 @@ class Sample:
     """
 
     def __init__(self, viewed: ViewedStore):
-        """Read the records: SAMPLE_IMAGES of them, or fewer that take SAMPLE_BYTES."""
-        ids = viewed.catalogue.with_record(SAMPLE_IMAGES, SEED)
+        """Read the records: SAMPLE_IMAGES or FAR_IMAGES of them, or fewer that take SAMPLE_BYTES."""
+        count = FAR_IMAGES if is_url(viewed.store.location) else SAMPLE_IMAGES
+        ids = viewed.catalogue.with_record(count, SEED)
         # In random order, so that a limit by bytes leaves a random sample too.
         ids = [ids[k] for k in np.random.default_rng(SEED).permutation(len(ids)).tolist()]
         self.of = len(viewed.store)

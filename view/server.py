@@ -1,6 +1,7 @@
 """Serve the explorer on this machine alone, until Ctrl-C."""
 
 import contextlib
+import logging
 import os
 import secrets
 import socket
@@ -13,6 +14,7 @@ from typing import Any
 import uvicorn
 
 from ..base.errors import UsageError, reason_of
+from ..base.interruption import interrupt
 from .app import Access, make_app
 from .explorer import Explorer
 
@@ -21,7 +23,7 @@ GRACE_SECONDS = 2  # for answers under way when the server ends
 
 
 class _Server(uvicorn.Server):
-    """uvicorn's server, which says when it accepts connections."""
+    """uvicorn's server, which says when it accepts connections, and ends quietly and at once."""
 
     def __init__(self, config: uvicorn.Config, on_ready: Callable[[], None]):
         super().__init__(config)
@@ -31,6 +33,12 @@ class _Server(uvicorn.Server):
         """Start, and say so."""
         await super().startup(sockets)
         self._on_ready()
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """End; threads that wait for the server of a store would wait for minutes."""
+        interrupt()
+        logging.getLogger("uvicorn.error").disabled = True  # it names answers that are cut off
+        await super().shutdown(sockets)
 
 
 def listen(port: int) -> socket.socket:

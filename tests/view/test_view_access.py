@@ -2,17 +2,15 @@
 
 import http.client
 import json
-import os
 import signal
 import socket
 import subprocess
 import sys
-from contextlib import closing, contextmanager
-from urllib.parse import urlsplit
+from contextlib import closing
 
 import numpy as np
 import pytest
-from explorers import PORT, TOKEN, client_of
+from explorers import PORT, TOKEN, client_of, started
 from stores import make_store
 
 OURS = f"127.0.0.1:{PORT}"
@@ -118,26 +116,6 @@ class TestAccess:
         assert (answer.status_code, code(answer)) == (400, "E-VIEW-QUERY")
         explorer_bug = client.http.get("/api/ids?store=a&search=%ff%fe")
         assert explorer_bug.status_code == 200  # decoded with replacement letters
-
-
-@contextmanager
-def started(*arguments: object):
-    """Start the command; give its process, port and token."""
-    command = [sys.executable, "-m", "clipfeat.cli", "view", *map(str, arguments)]
-    with subprocess.Popen(
-        command,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env={**os.environ, "DISPLAY": "", "WAYLAND_DISPLAY": ""},
-    ) as process:
-        try:
-            assert process.stdout is not None
-            address = urlsplit(process.stdout.readline().strip())
-            assert address.hostname == "127.0.0.1"
-            yield process, address.port, address.query.removeprefix("token=")
-        finally:
-            process.kill()
 
 
 class TestServer:
