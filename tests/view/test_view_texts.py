@@ -152,3 +152,13 @@ def test_stores_that_cannot_be_compared_say_why(tmp_path, backbone, recipe, word
     client = client_of(path)
     assert word in client.get("session")["stores"][0]["text"]["why"]
     assert client.refused("text", 400, store="a", id="i", text="x") == "E-VIEW-TEXT"
+
+
+def test_the_image_of_an_extracted_record_is_found_by_the_path_in_the_store(world):
+    folder, _, _ = world
+    client = client_of(folder / "s", images=str(folder / "images"))
+    record = client.get("record", store="a", id="a")
+    assert (record["has_image"], record["image_size"]) == (True, [224, 224])
+    assert (record["shape"], record["crop"]) == ([7, 7], [0, 0, 1, 1])
+    answer = client.http.get("/api/image", params={"store": "a", "id": "a"})
+    assert answer.content == (folder / "images" / "a.png").read_bytes()
