@@ -32,7 +32,7 @@ endif
 DEMO_MADE := data images.parquet scenes.clipfeat scenes.run.json scenes.files.parquet extract.json \
     corpus demo-vqa demo-vqa-blind demo.png share
 
-.PHONY: help setup machine demo demo-share train-vqa train-ve train-caption pretrain test test-slow test-all test-minimum coverage lint types docs wheel bench-extract bench-store bench-lookup bench-plan bench-loader bench-steps bench-decode bench-vqa bench-train bench-pretrain bench-cider bench-caption bench-encoders bench-share bench-exchange bench-nav paper paper-dry paper-sample gpu-check gpu-wheels clean
+.PHONY: help setup machine demo demo-share train-vqa train-ve train-caption pretrain test test-slow test-all test-minimum coverage lint types docs wheel bench-extract bench-store bench-lookup bench-plan bench-loader bench-steps bench-decode bench-vqa bench-train bench-pretrain bench-cider bench-caption bench-encoders bench-share bench-exchange bench-nav bench-view paper paper-dry paper-sample gpu-check gpu-wheels view-page clean
 .DELETE_ON_ERROR:
 
 help:
@@ -48,10 +48,11 @@ help:
 	@echo "make coverage   the fast tests, and which lines they run     make wheel   dist/ for a release"
 	@echo "make bench-extract bench-store bench-lookup bench-plan bench-loader bench-steps bench-train"
 	@echo "make bench-vqa bench-pretrain bench-decode bench-cider bench-caption bench-encoders"
-	@echo "make bench-share bench-exchange bench-nav"
+	@echo "make bench-share bench-exchange bench-nav bench-view"
 	@echo "                the numbers in docs/log.md"
 	@echo "make paper ROW=vqa-mcan-rn50x4 DATA=data/ OUT=out/   a row of the paper (docs/reproduce.md)"
 	@echo "make paper-dry  all of them on small data   make paper-sample   two, which the commit chooses"
+	@echo "make view-page  the page of clipfeat view from view/frontend (needs node 20 and npm)"
 	@echo "make gpu-check  whether a GPU is right and fast   make gpu-wheels   what that needs elsewhere"
 
 setup: $(STAMP)
@@ -282,6 +283,10 @@ bench-exchange: machine
 bench-nav: machine
 	$(BIN)/python -m benchmarks.navigation $(BENCH)
 
+# How fast the explorer answers; its largest store takes 600 MB of disk, and 1 GB of memory.
+bench-view: machine
+	$(BIN)/python -m benchmarks.view $(BENCH)
+
 # A row of docs/reproduce.md; without ROW, all are listed. An interrupted one continues.
 paper: $(STAMP)
 	$(BIN)/python -m benchmarks.paper $(ROW) $(if $(DATA),--data $(DATA)) --out $(or $(OUT),paper-out)
@@ -310,6 +315,12 @@ gpu-wheels: $(STAMP)
 	    $(GPU_WHEELS)
 	@du -sh $@ && test $$(du -sm $@ | cut -f1) -lt 25
 
+# The built page is in the repository, so that only those who change it need node. Packages run no
+# scripts when they are installed; the build checks types, licences and size.
+view-page:
+	cd view/frontend && npm ci --ignore-scripts && npm run build
+
 clean:
+	rm -rf view/frontend/node_modules
 	rm -rf $(VENV) $(BENCH_VENV) $(MINIMUM_VENV) .typing *.egg-info $(DIST) $(SITE) htmlcov .coverage*
 	@test ! -e $(DEMO)/.demo || rm -rf $(addprefix $(DEMO)/,$(DEMO_MADE))

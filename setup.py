@@ -2,7 +2,7 @@
 
 from setuptools import find_packages, setup
 
-ROOMS = ("base", "cli", "demo", "extract", "featstore", "manifests", "train")
+ROOMS = ("base", "cli", "demo", "extract", "featstore", "manifests", "train", "view")
 
 setup(
     packages=[

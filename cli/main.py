@@ -29,6 +29,7 @@ from .rerun import rerun
 from .sharing import diff, pull, push, serve, sign
 from .store import store
 from .train import train
+from .view import view
 
 logger = logging.getLogger(__name__)
 
@@ -52,7 +53,7 @@ def clipfeat() -> None:
 
 for command in (
     doctor, manifest, extract, store, corpus, train, eval_, predict, compare, rerun,
-    import_, export, nav, demo_data,
+    import_, export, nav, view, demo_data,
 ):  # fmt: skip
     clipfeat.add_command(command)
 for command in (

@@ -39,10 +39,16 @@ class TextTower:
         self.dim = dim
 
     @torch.inference_mode()
-    def embed(self, texts: Sequence[str]) -> Float32[np.ndarray, "text dim"]:
-        """Return the embeddings of texts, of norm 1; a text that is too long is cut."""
+    def embed(
+        self, texts: Sequence[str], *, progress: bool = True
+    ) -> Float32[np.ndarray, "text dim"]:
+        """Return the embeddings of texts, of norm 1; a text that is too long is cut.
+
+        On a terminal, a bar shows the `progress`.
+        """
         vectors = np.empty((len(texts), self.dim), np.float32)
-        for start in tqdm(range(0, len(texts), BATCH), "texts", unit="batch", disable=None):
+        disable = None if progress else True
+        for start in tqdm(range(0, len(texts), BATCH), "texts", unit="batch", disable=disable):
             tokens = self._tokenizer(list(texts[start : start + BATCH])).to(self._device)
             batch = self._model.encode_text(tokens, normalize=True)
             vectors[start : start + BATCH] = batch.cpu().numpy()
@@ -51,6 +57,16 @@ class TextTower:
 
 def load_text_tower(spec: BackboneSpec, device: str) -> tuple[TextTower, dict[str, Any]]:
     """Return the text tower of a backbone's model, and what a store says of the backbone.
+
+    Raises as `load_towers` does.
+    """
+    tower, _, described = load_towers(spec, device)
+    return tower, described
+
+
+def load_towers(spec: BackboneSpec, device: str) -> tuple[TextTower, Any, dict[str, Any]]:
+    """Return the text tower of a backbone's model, open_clip's image tower on the CPU, and what a
+    store says of the backbone.
 
     Raises ExtractUsageError for weights that cannot be read, do not fit or have no text tower, and
     where a text tower or a tokenizer of another library cannot be loaded.
@@ -80,7 +96,8 @@ def load_text_tower(spec: BackboneSpec, device: str) -> tuple[TextTower, dict[st
                 f"library transformers, and the hub or its cache: pip install transformers",
                 code="E-TEXTS-TOWER",
             ) from None
-    return TextTower(loaded.model, tokenizer, config["embed_dim"], device), loaded.described
+    visual = loaded.model.visual
+    return TextTower(loaded.model, tokenizer, config["embed_dim"], device), visual, loaded.described
 
 
 @contextlib.contextmanager

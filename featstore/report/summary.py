@@ -6,7 +6,7 @@
 # pyarrow has no types.
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -102,24 +102,25 @@ def _cite(store: FeatureStore) -> str:
 
 def summary_text(summary: StoreSummary) -> str:
     """Return a summary as lines that a person reads."""
-    head = f"{summary.path} is {_sentence(summary)}"
+    what = sentence(summary.records_by_shape, summary.metadata.identity.dim, summary.records)
+    head = f"{summary.path} is {what}"
     rows = list(_rows(summary))
     width = max(8, *(len(name) for name, _ in rows))
     lines = [f"{name:<{width}}  {printable(value)}" for name, value in rows]
     return "\n".join([printable(head), "", *lines])
 
 
-def _sentence(summary: StoreSummary) -> str:
-    """Return what the store is: the sentence that begins with its path."""
-    dim, shapes = (
-        summary.metadata.identity.dim,
-        list(map(GridShape.parse, summary.records_by_shape)),
-    )
-    cells = f"{len(shapes)} grid shapes"
-    if len(shapes) == 1:
-        cells = f"{shapes[0].rows} x {shapes[0].cols} cells"
-    images = counted(summary.records, "image")
-    return f"a store of grid features: {cells} of {dim} channels for {images}"
+def sentence(grid_shapes: Collection[str], dim: int, records: int) -> str:
+    """Return what a store is: the sentence that begins with its path.
+
+    >>> sentence(["14x14"], 2560, 3)
+    'a store of grid features: 14 x 14 cells of 2560 channels for 3 images'
+    """
+    cells = f"{len(grid_shapes)} grid shapes"
+    if len(grid_shapes) == 1:
+        rows, cols = GridShape.parse(next(iter(grid_shapes)))
+        cells = f"{rows} x {cols} cells"
+    return f"a store of grid features: {cells} of {dim} channels for {counted(records, 'image')}"
 
 
 def _rows(summary: StoreSummary) -> Iterator[tuple[str, str]]:

@@ -62,7 +62,7 @@ def test_a_store_may_be_at_a_url_wherever_it_is_only_read():
     }  # fmt: skip
     assert all(isinstance(p.type, StorePath) for _, p in found if p.name == "store")
     assert {name.split()[1] for name in stores} == {
-            "store", "train", "rerun", "eval", "predict", "export",
+            "store", "train", "rerun", "eval", "predict", "export", "view",
         }  # fmt: skip
 
 

@@ -6,12 +6,12 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
 from jaxtyping import Float32
-from torch import nn
+from torch import Tensor, nn
 
 from ...base.errors import UsageError
 from ...base.files import require_file
@@ -21,6 +21,7 @@ from ..attention_maps import draw_answer, read_image
 from ..checkpoint import TrainedRun
 from ..data.vocabulary import Vocabulary
 from ..devices import accelerator_of_trained, inference_errors
+from ..models.settings import AnsweringSettings
 from ..records import RecordReader
 from ..region_maps import RegionMap
 from ..task import on_device
@@ -29,6 +30,7 @@ from .settings import VqaSettings
 
 logger = logging.getLogger(__name__)
 
+S = TypeVar("S", bound=AnsweringSettings)
 TOP = 5  # answers that a question gets, the likeliest first
 
 
@@ -53,35 +55,40 @@ def load_run(run: Path) -> TrainedVqa:
     return load_answering_run(run, "vqa", VqaSettings)
 
 
-@torch.inference_mode()
 def answer(run: TrainedVqa, store: FeatureStore, image_id: str, question: str) -> Answer:
     """Answer one question about one image of a store, and say where the model looked.
 
     Raises UsageError where the store has other features than the run's, StoreError for
     an image without features.
     """
+    logits, attention = read_text(run, store, image_id, question)
+    answers = run.vocabulary.answers
+    best, places = logits.topk(min(TOP, len(answers)))
+    texts = (answers[number] for number in places.tolist())
+    top = tuple(zip(texts, best.sigmoid().tolist(), strict=True))
+    return Answer(*top[0], top=top, attention=attention)
+
+
+@torch.inference_mode()
+def read_text(
+    run: TrainedRun[S, Vocabulary, nn.Module], store: FeatureStore, image_id: str, text: str
+) -> tuple[Float32[Tensor, " answer"], Float32[np.ndarray, "row col"]]:
+    """Return the logits of a run's answers to a text about an image, and where the model looked.
+
+    Raises as `answer` does.
+    """
     require_store(run, store)
-    tokens = run.vocabulary.words.encode([question], max_tokens=run.settings.max_tokens)
+    tokens = run.vocabulary.words.encode([text], max_tokens=run.settings.max_tokens)
     only = np.zeros(1, dtype=np.int64)
     examples = Examples((0,), (image_id,), image_of_text=only, tokens=tokens, targets=None)
     model = run.model.eval()
     device = next(model.parameters()).device
     reader = RecordReader(store, device)
-    answers = run.vocabulary.answers
-    batch = read_batch(reader, examples, only, answers=len(answers))
+    answers = len(run.vocabulary.answers)
+    batch = read_batch(reader, examples, only, answers=answers)
     outputs = model(on_device(batch, device))
-    logits, best = outputs.logits[0, : len(answers)].float().topk(min(TOP, len(answers)))
-    texts = (answers[number] for number in best.tolist())
-    top = tuple(zip(texts, logits.sigmoid().tolist(), strict=True))
-    return Answer(
-        *top[0],
-        top=top,
-        attention=outputs.attention[0]
-        .float()
-        .cpu()
-        .numpy()
-        .reshape(*batch.grid_shapes[0].tolist()),
-    )
+    attention = outputs.attention[0].float().cpu().numpy()
+    return outputs.logits[0, :answers].float(), attention.reshape(*batch.grid_shapes[0].tolist())
 
 
 def knows_a_word(run: TrainedVqa, question: str) -> bool:

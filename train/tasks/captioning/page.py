@@ -25,6 +25,29 @@ Words = list[tuple[str, Float[np.ndarray, "row col"]]]
 
 
 @torch.no_grad()
+def attended_words(
+    trained: TrainedCaptioner, store: FeatureStore, image_ids: list[str], captions: list[str]
+) -> list[Words]:
+    """Return the words of each image's caption, with the attention over all cells of its grid.
+
+    Of regions, the grid has one column.
+    """
+    model = trained.model.eval()
+    device = next(model.parameters()).device
+    reader = RecordReader(store, device)
+    batch = on_device(read_images(reader, image_ids, np.arange(len(image_ids))), device)
+    rows = [trained.vocabulary.encode(caption) for caption in captions]
+    tokens = torch.from_numpy(pad_rows(rows, max(map(len, rows)))).to(device)
+    memory = model.encode(batch.records)
+    weights = model.attention(memory, tokens[:, :-1]).cpu().numpy()
+    return [
+        by_word(trained.vocabulary, row, attention[:, : rows * cols].reshape(-1, rows, cols))
+        for row, attention, (rows, cols) in zip(
+            tokens.tolist(), weights, store.shapes(image_ids).tolist(), strict=True
+        )
+    ]
+
+
 def look(
     trained: TrainedCaptioner,
     eval_split: EvalSplit,
@@ -37,22 +60,13 @@ def look(
     `numbers` are positions of images in the split, `captions` are what the model wrote of them;
     attention is over the real cells, or of regions over a map of the image.
     """
-    model = trained.model.eval()
-    device = next(model.parameters()).device
-    reader = RecordReader(store, device)
-    images = read_images(reader, eval_split.examples.image_ids, np.array(numbers))
-    batch = on_device(images, device)
-    rows = [trained.vocabulary.encode(caption) for caption in captions]
-    tokens = torch.from_numpy(pad_rows(rows, max(map(len, rows)))).to(device)
-    memory = model.encode(batch.records)
-    weights = model.attention(memory, tokens[:, :-1]).cpu().numpy()
+    image_ids = [eval_split.examples.image_ids[number] for number in numbers]
     sharpest_words = []
-    for number, row, attention in zip(numbers, tokens.tolist(), weights, strict=True):
-        image_id = eval_split.examples.image_ids[number]
+    for image_id, words in zip(
+        image_ids, attended_words(trained, store, image_ids, captions), strict=True
+    ):
         mask = store.mask(image_id)
         real = np.ix_(mask.any(axis=1), mask.any(axis=0))
-        maps = attention[:, : mask.size].reshape(-1, *mask.shape)
-        words = by_word(trained.vocabulary, row, maps)
         sharpest = sorted(range(len(words)), key=lambda n: -words[n][1].max())[:SHARPEST]
         regions = RegionMap.of(store, image_id)
         sharpest_words.append(

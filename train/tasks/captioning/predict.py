@@ -23,6 +23,7 @@ from ...devices import accelerator_of_trained, inference_errors
 from ...engine import each_batch, eval_batch_size
 from ...models.captioner import Captioner
 from ...records import RecordReader
+from ...task import on_device
 from ..settings import DecodingSettings
 from .examples import fetch_images, read_images
 from .model import Decode, TrainedCaptioner, decoder, find_stage, load_stage, require_store
@@ -174,6 +175,22 @@ def _caption(
             kept = [pair for pair in zip(rows, totals, strict=True) if pair[1] > -math.inf]
             written.append([(trained.vocabulary.decode(row), total) for row, total in kept])
     return written
+
+
+@torch.no_grad()
+def best_caption(trained: TrainedCaptioner, store: FeatureStore, image_id: str) -> str:
+    """Return the caption of one image by a run's own decoding, on the model's device, in float32.
+
+    Raises UsageError where the store has other features than the run's, StoreError for an image
+    without features.
+    """
+    require_store(trained, store)
+    model, settings = trained.model.eval(), trained.settings
+    device = next(model.parameters()).device
+    records = on_device(RecordReader(store, device).read([image_id]), device)
+    decode = decoder(settings.decoding, captions=1, seed=settings.seed, device=device)
+    (row,) = decode(model, model.encode(records)).tokens[:, 0].tolist()
+    return trained.vocabulary.decode(row)
 
 
 def _distinct(captions: list[tuple[str, float]]) -> list[tuple[str, float]]:

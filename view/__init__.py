@@ -1,0 +1,1 @@
+"""The explorer: looks at stores, their images and trained runs in a browser, on this machine."""
