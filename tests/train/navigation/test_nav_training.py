@@ -265,7 +265,7 @@ def test_features_are_normalised_once_and_blind_ones_take_no_memory(world: Path)
     assert normalised(stored.half(), norm_layer, torch.device("cpu")).shape == stored.shape
 
 
-def test_two_languages_of_rxr(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_languages_of_rxr(tmp_path: Path) -> None:
     world = make_nav_world(tmp_path / "world", houses=2, languages="en-IN+en-US+te-IN+hi-IN")
     short = ("updates=2", "eval_every=2")
     counts = {}
