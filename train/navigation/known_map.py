@@ -111,20 +111,30 @@ class KnownMap:
         self.metres[:, numbers, numbers] = 0
         self._hops[:, numbers, numbers] = numbers
 
-    def paths(self, goals: Int64[Tensor, " episode"]) -> Int64[Tensor, "episode place"]:
-        """Return the nodes from where agents are to a node each; shorter paths repeat their end."""
-        path = [self.here]
-        for _ in range(int(self.steps[self._rows, self.here, goals].max())):
-            path.append(self._hops[self._rows, path[-1], goals])
-        return torch.stack(path, 1)
+    def take(self, rows: Int64[Tensor, " row"]) -> None:
+        """Go on with some of the episodes."""
+        self.viewpoints, self.visited_at = self.viewpoints[rows], self.visited_at[rows]
+        self.metres, self.steps, self._hops = self.metres[rows], self.steps[rows], self._hops[rows]
+        self.here, self.actions = self.here[rows], self.actions[rows]
+        self._rows = self._rows[: len(rows)]
 
-    def move(self, state: State, goals: Int64[Tensor, " episode"]) -> State:
-        """Return the state after walks to a node each, with the view of the last step's candidate.
+    def walks(self, goals: Int64[Tensor, "episode goal"]) -> Int64[Tensor, "episode goal place"]:
+        """Return the viewpoints of known paths from where agents are to some nodes each.
+
+        The agent's own comes first. Shorter paths repeat their end; those to padding mean nothing.
+        """
+        rows = self._rows[:, None]
+        path = [self.here[:, None].expand_as(goals)]
+        for _ in range(int(self.steps[rows, self.here[:, None], goals].max())):
+            path.append(self._hops[rows, path[-1], goals])
+        return self.viewpoints[rows[..., None], torch.stack(path, -1)]
+
+    def after(self, state: State, walks: Int64[Tensor, "episode place"]) -> State:
+        """Return the state after walks, with the view by which the last viewpoint is seen.
 
         Who goes to where it is stays as it is.
         """
-        viewpoints = self.viewpoints.gather(1, self.paths(goals))
-        for before, after in zip(viewpoints.T, viewpoints.T[1:], strict=False):
+        for before, after in zip(walks.T, walks.T[1:], strict=False):
             leads = self._environment.candidate_viewpoints[before] == after[:, None]
             views = self._environment.candidate_views[before, leads.int().argmax(1)]
             state = State(
@@ -174,18 +184,26 @@ class NodeVectors:
         candidates: Float[Tensor, "episode action channel"],
         is_candidate: Bool[Tensor, "episode action"],
     ) -> None:
-        """Take in what agents see after a visit: of where they are, and of the candidates there."""
+        """Take in what agents see after a visit: of where they are, and of the candidates there.
+
+        Candidates are the first of the map's actions.
+        """
         known = self._known
         nodes = known.viewpoints.shape[1]
         grown = (0, 0, 0, nodes - self._sums.shape[1])
-        unvisited = known.is_unvisited.gather(1, known.actions) & is_candidate
+        actions = known.actions[:, : candidates.shape[1]]
+        unvisited = known.is_unvisited.gather(1, actions) & is_candidate
         # (episode, node, action): which candidate is which node
-        of_node = one_hot(known.actions, nodes).mT * unvisited[:, None]
+        of_node = one_hot(actions, nodes).mT * unvisited[:, None]
         sums = pad(self._sums, grown) + of_node.float() @ candidates.float()
         counts = pad(self._counts, grown) + of_node.sum(-1, keepdim=True)
         is_here = one_hot(known.here, nodes)[..., None] > 0
         self._sums = torch.where(is_here, here[:, None].float(), sums)
         self._counts = counts.masked_fill(is_here, 1)
+
+    def take(self, rows: Int64[Tensor, " row"]) -> None:
+        """Go on with some of the episodes, as the map does."""
+        self._sums, self._counts = self._sums[rows], self._counts[rows]
 
     @property
     def means(self) -> Float32[Tensor, "episode node channel"]:

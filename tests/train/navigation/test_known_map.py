@@ -107,12 +107,12 @@ def test_maps_of_random_walks_equal_those_kept_one_by_one():
                 assert known.steps[k, i, j] == len(path) - 1
             assert known.metres[k, :n, n:].isinf().all()
             goals.append(int(rng.integers(n)))
-        paths = known.paths(torch.tensor(goals))
-        moved = known.move(state, torch.tensor(goals))
+        walks = known.walks(torch.tensor(goals)[:, None])[:, 0]
+        moved = known.after(state, walks)
         for k, each in enumerate(plain):
             start, goal = int(known.here[k]), goals[k]
             path, _ = each.path(each.nodes[start], each.nodes[goal])
-            walked = [each.nodes[node] for node in paths[k].tolist()]
+            walked = (walks[k] - firsts[which[k]]).tolist()
             assert walked == path + path[-1:] * (len(walked) - len(path))
             assert moved.viewpoints[k] - firsts[which[k]] == path[-1]
             assert moved.views[k] == (view_of(each.scan, path) if path[1:] else state.views[k])
@@ -145,8 +145,8 @@ def test_paths_lead_through_visited_nodes(house):
     known = visited(house, A, B, C)
     known.visit(torch.tensor([B]))
     node = {v: known.viewpoints[0].tolist().index(v) for v in (A, B, C, D, E)}
-    path = known.paths(torch.tensor([node[D]]))
-    assert known.viewpoints[0, path[0]].tolist() == [B, C, D]
+    walks = known.walks(torch.tensor([[node[D], node[A], node[B]]]))
+    assert walks[0].tolist() == [[B, C, D], [B, A, A], [B, B, B]]
     known = visited(house, A, B, E, B, C)
     node = {v: known.viewpoints[0].tolist().index(v) for v in (A, B, C, D, E)}
     assert known.metres[0, node[E], node[C]] == 7  # by B; D would be as far, and is not visited
