@@ -1,12 +1,12 @@
 """Known maps of batches equal those that plain Python keeps of one agent after the other."""
 
-import heapq
 import itertools
 import math
 
 import numpy as np
 import pytest
 import torch
+from plain_map import PlainMap
 from scans import random_scan, simulator
 
 from benchmarks.plain_simulator import walk_views
@@ -40,40 +40,6 @@ def visited(environment, *walk):
     for viewpoint in walk:
         known.visit(torch.tensor([viewpoint]))
     return known
-
-
-class PlainMap:
-    """The map of one agent: dictionaries, and Dijkstra's algorithm for each pair of nodes."""
-
-    def __init__(self, scan):
-        self.scan, self.nodes, self.visits, self.ways = scan, [], {}, {}
-
-    def visit(self, viewpoint, count):
-        agent = simulator(self.scan)
-        agent.new_episode(viewpoint, 0, 0)
-        self.visits.setdefault(viewpoint, count)
-        for there in [viewpoint, *(each.viewpoint for each in walk_views(agent))]:
-            if there not in self.nodes:
-                self.nodes.append(there)
-            if there != viewpoint:
-                length = math.dist(self.scan.positions[viewpoint], self.scan.positions[there])
-                self.ways.setdefault(viewpoint, {})[there] = length
-                self.ways.setdefault(there, {})[viewpoint] = length
-
-    def path(self, start, goal):
-        """The shortest path whose inner viewpoints have been visited, and its length."""
-        queue, done = [(0.0, (start,))], set()
-        while queue:
-            length, path = heapq.heappop(queue)
-            at = path[-1]
-            if at == goal:
-                return list(path), length
-            if at in done or (at != start and at not in self.visits):
-                continue
-            done.add(at)
-            for there, metres in self.ways[at].items():
-                heapq.heappush(queue, (length + metres, (*path, there)))
-        raise AssertionError((start, goal))
 
 
 def test_maps_of_random_walks_equal_those_kept_one_by_one():

@@ -5,7 +5,6 @@ from pathlib import Path
 
 from torch import nn
 
-from ....base.errors import UsageError
 from ...checkpoint import TrainedRun, load_trained
 from ...models.navigation_settings import EnvDropSettings, MapSettings
 from ...navigation.environment import Environment
@@ -13,6 +12,7 @@ from ...navigation.words import InstructionWords, read_instruction_words
 from ...normalize import FeatureNorm
 from ...run import last_stage
 from .follower import follow, make_follower
+from .map import explore, make_map_agent
 from .settings import WALKERS, NavigationSettings
 from .task import TASK, Walk
 
@@ -27,7 +27,7 @@ def make_agent(
         case EnvDropSettings():
             return make_follower(settings, norm, words)
         case MapSettings():
-            raise UsageError("model map cannot be trained yet", code="E-NAV-STAGE")
+            return make_map_agent(settings, norm, words)
 
 
 def walk_of(settings: NavigationSettings, environment: Environment) -> Walk:
@@ -36,7 +36,7 @@ def walk_of(settings: NavigationSettings, environment: Environment) -> Walk:
         case EnvDropSettings():
             return partial(follow, environment=environment, max_actions=settings.max_actions)
         case MapSettings():
-            raise UsageError("model map cannot be trained yet", code="E-NAV-STAGE")
+            return partial(explore, environment=environment, max_actions=settings.max_actions)
 
 
 def load_run(folder: Path) -> TrainedAgent:

@@ -10,11 +10,12 @@ from ....base.errors import UsageError
 from ...devices import accelerator_on
 from ...engine import fit
 from ...log import LoopTimes
-from ...models.navigation_settings import EnvDropSettings
+from ...models.navigation_settings import EnvDropSettings, MapSettings
 from ...run import as_in_run, require_no_link
 from ...task import Task
 from .data import NavigationData, read_training
 from .follower import FollowerTask
+from .map import MapTask
 from .settings import STAGES, NavigationSettings
 from .task import format_scores
 
@@ -69,6 +70,8 @@ def make_task(
     match stage, settings.model:
         case "follower", EnvDropSettings():
             return FollowerTask(settings, data, accelerator)
+        case "follower", MapSettings():
+            return MapTask(settings, data, accelerator)
         case _:
             raise UsageError(f"stage {stage!r} cannot be trained yet", code="E-NAV-STAGE")
 
