@@ -23,7 +23,7 @@ from clipfeat.train.navigation.known_map import KnownMap
 from clipfeat.train.navigation.results import check_walks, read_results
 from clipfeat.train.tasks.navigation.data import read_training
 from clipfeat.train.tasks.navigation.experts import DistanceExpert, WarpExpert
-from clipfeat.train.tasks.navigation.map import MapTask, explore
+from clipfeat.train.tasks.navigation.map import MapTask, explore, rollout_loss
 
 MAP = (
     "model={name='map', hidden=32, heads=2, text_layers=1, panorama_layers=1, cross_layers=1, "
@@ -206,7 +206,8 @@ def test_a_reference_that_comes_back_is_walked_without_a_target(world):
     agent, losses = uniform(task), []
     for each in (task, task_of(world, "teacher=reference", "teacher_weight=0.0")):
         torch.manual_seed(0)
-        losses.append(each._rollout_loss(agent, tensors, batch).item())
+        loss = rollout_loss(agent, environment, tensors, batch, each.settings)
+        losses.append(loss.item())
     plain, expected = PlainMap(environment.scans[episode.scan]), 0.0
     for count, viewpoint in enumerate(
         (a, b, c), start=1

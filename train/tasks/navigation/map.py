@@ -118,74 +118,101 @@ class MapTask(NavigationTask):
         return follower_record(self.settings)
 
     def loss(self, model: nn.Module, batch: EpisodeBatch) -> Tensor:
-        """Return the loss of a batch, shape ().
-
-        It is teacher_weight * the cross-entropy of the teacher's nodes + that of the expert's nodes,
-        each summed over steps and divided by the number of its episodes.
-        """
+        """Return the loss of a batch, shape ()."""
         episodes = self.world.training.tensors.take(batch.rows)
-        return model(lambda agent: self._rollout_loss(agent, episodes, batch))
-
-    def _rollout_loss(self, agent: MapAgent, episodes: Episodes, batch: EpisodeBatch) -> Tensor:
-        environment, settings = self.world.environment, self.settings
-        forced = len(episodes) - len(episodes) // 2
-        now = MapWalk(agent, environment, episodes, batch)
-        expert = make_expert(cast(MapSettings, settings.model).expert, environment, episodes)
-        weights = torch.where(
-            now.rows < forced,
-            settings.teacher_weight / forced,
-            1 / max(len(episodes) - forced, 1),
-        )
-        losses: list[Tensor] = []
-        for number in range(settings.max_actions):
-            scores, is_forced = now.scores(), now.rows < forced
-            targets, goals, ends = (
-                torch.where(is_forced, taught, sampled)
-                for taught, sampled in zip(
-                    self._taught(now, number),
-                    _sampled(now, scores, expert.nodes(now.known)),
-                    strict=True,
-                )
+        return model(
+            lambda agent: rollout_loss(
+                agent, self.world.environment, episodes, batch, self.settings
             )
-            stopped = now.state.has_stopped
-            targets = targets.masked_fill(stopped, IGNORED)
-            loss = nll_loss(scores.log_softmax(1), targets, ignore_index=IGNORED, reduction="none")
-            losses.append((loss * weights[now.rows]).sum())
-            has_stopped = stopped | ends
-            walks = now.go(torch.where(has_stopped, now.known.here, goals), has_stopped)
-            expert.move(walks)
-            live = now.live()
-            if not len(live):
-                break
-            if 2 * len(live) <= len(now.rows):
-                now.take(live)
-                expert.take(live)
-        return torch.stack(losses).sum()
-
-    def _taught(
-        self, now: MapWalk, number: int
-    ) -> tuple[Int64[Tensor, " live"], Int64[Tensor, " live"], Bool[Tensor, " live"]]:
-        """Return the teacher's choices, the nodes to go to, and who stops, at step `number`.
-
-        A path that comes back to a node is walked as it is; that step teaches nothing, since the agent
-        chooses among unvisited nodes.
-        """
-        environment, known, at = self.world.environment, now.known, now.state.viewpoints
-        if self.settings.teacher == "reference":
-            actions = environment.reference_actions(now.state, now.episodes.references, number)
-        else:
-            actions = environment.shortest_actions(now.state, now.episodes.goals)
-        nodes = known.actions.gather(1, actions.clamp(min=0)[:, None])[:, 0]
-        stops = actions == environment.counts[at]
-        is_new = known.is_unvisited.gather(1, nodes[:, None])[:, 0]
-        targets = torch.where(stops, 0, torch.where(is_new, 1 + nodes, IGNORED))
-        nothing = actions == IGNORED
-        return targets.masked_fill(nothing, IGNORED), nodes, stops | nothing
+        )
 
     def walk(self, model: MapAgent, split: Split, rows: Int[np.ndarray, " _"]) -> list[list[int]]:
         """Return the walks of an agent that takes the likeliest choice at each step."""
         actions = self.settings.max_actions
         return explore(model, split, rows, self.world.environment, max_actions=actions)
+
+
+def rollout_loss(
+    agent: MapAgent,
+    environment: Environment,
+    episodes: Episodes,
+    batch: EpisodeBatch,
+    settings: NavigationSettings,
+) -> Tensor:
+    """Return teacher_weight * the cross-entropy of the teacher's choices + that of the expert's.
+
+    Each is summed over steps, and divided by the number of its episodes: the first half of the batch
+    is the teacher's, the second half the expert's.
+    """
+    forced = len(episodes) - len(episodes) // 2
+    now = MapWalk(agent, environment, episodes, batch)
+    expert = make_expert(cast(MapSettings, settings.model).expert, environment, episodes)
+    weights = torch.where(
+        now.rows < forced,
+        settings.teacher_weight / forced,
+        1 / max(len(episodes) - forced, 1),
+    )
+    losses: list[Tensor] = []
+    for number in range(settings.max_actions):
+        scores, is_forced, stopped = now.scores(), now.rows < forced, now.state.has_stopped
+        targets, goals, ends = (
+            torch.where(is_forced, taught, sampled)
+            for taught, sampled in zip(
+                _taught(now, number, settings.teacher),
+                _sampled(now, scores, expert.nodes(now.known)),
+                strict=True,
+            )
+        )
+        targets = targets.masked_fill(stopped, IGNORED)
+        loss = nll_loss(scores.log_softmax(1), targets, ignore_index=IGNORED, reduction="none")
+        losses.append((loss * weights[now.rows]).sum())
+        has_stopped = stopped | ends
+        expert.move(now.go(torch.where(has_stopped, now.known.here, goals), has_stopped))
+        live = now.live()
+        if not len(live):
+            break
+        if 2 * len(live) <= len(now.rows):
+            now.take(live)
+            expert.take(live)
+    return torch.stack(losses).sum()
+
+
+def _taught(
+    now: MapWalk, number: int, teacher: str
+) -> tuple[Int64[Tensor, " live"], Int64[Tensor, " live"], Bool[Tensor, " live"]]:
+    """Return the teacher's choices, the nodes to go to, and who stops, at step `number`.
+
+    A path that comes back to a node is walked as it is; that step teaches nothing, since the agent
+    chooses among unvisited nodes.
+    """
+    environment, known, state = now.environment, now.known, now.state
+    if teacher == "reference":
+        actions = environment.reference_actions(state, now.episodes.references, number)
+    else:
+        actions = environment.shortest_actions(state, now.episodes.goals)
+    nodes = known.actions.gather(1, actions.clamp(min=0)[:, None])[:, 0]
+    stops = actions == environment.counts[state.viewpoints]
+    is_new = known.is_unvisited.gather(1, nodes[:, None])[:, 0]
+    targets = torch.where(stops, 0, torch.where(is_new, 1 + nodes, IGNORED))
+    nothing = actions == IGNORED
+    return targets.masked_fill(nothing, IGNORED), nodes, stops | nothing
+
+
+def _sampled(
+    now: MapWalk, scores: Float[Tensor, "live choice"], expert: Int64[Tensor, " live"]
+) -> tuple[Int64[Tensor, " live"], Int64[Tensor, " live"], Bool[Tensor, " live"]]:
+    """Return the expert's choices, nodes drawn by the scores, and who stops.
+
+    Walks end at the goal alone, where the expert's choice is STOP, or with nothing unvisited; so STOP
+    is not drawn.
+    """
+    at_goal = now.state.viewpoints == now.episodes.goals
+    is_open = now.known.is_unvisited.any(1)
+    chances = scores.detach().clone()
+    chances[:, 0] = torch.where(is_open, -torch.inf, 0.0)
+    drawn = torch.multinomial(chances.softmax(1), 1)[:, 0] - 1
+    targets = torch.where(is_open, 1 + expert, IGNORED)
+    return targets.masked_fill(at_goal, 0), drawn.clamp(min=0), at_goal | ~is_open
 
 
 def explore(
@@ -223,20 +250,3 @@ def explore(
             now.take(live)
             stops = stops[live]
     return walks
-
-
-def _sampled(
-    now: MapWalk, scores: Float[Tensor, "live choice"], expert: Int64[Tensor, " live"]
-) -> tuple[Int64[Tensor, " live"], Int64[Tensor, " live"], Bool[Tensor, " live"]]:
-    """Return the expert's choices, nodes drawn by the scores, and who stops.
-
-    Walks end at the goal alone, where the expert's choice is STOP, or with nothing unvisited; so STOP
-    is not drawn.
-    """
-    at_goal = now.state.viewpoints == now.episodes.goals
-    is_open = now.known.is_unvisited.any(1)
-    chances = scores.detach().clone()
-    chances[:, 0] = torch.where(is_open, -torch.inf, 0.0)
-    drawn = torch.multinomial(chances.softmax(1), 1)[:, 0] - 1
-    targets = torch.where(is_open, 1 + expert, IGNORED)
-    return targets.masked_fill(at_goal, 0), drawn.clamp(min=0), at_goal | ~is_open
