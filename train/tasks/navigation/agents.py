@@ -5,14 +5,16 @@ from pathlib import Path
 
 from torch import nn
 
+from ....base.errors import UsageError
 from ...checkpoint import TrainedRun, load_trained
 from ...models.navigation_settings import EnvDropSettings, MapSettings
 from ...navigation.environment import Environment
 from ...navigation.words import InstructionWords, read_instruction_words
 from ...normalize import FeatureNorm
 from ...run import last_stage
-from .follower import follow, make_follower
+from .follower import make_follower
 from .map import explore, make_map_agent
+from .rollout import follow
 from .settings import WALKERS, NavigationSettings
 from .task import TASK, Walk
 
@@ -30,12 +32,28 @@ def make_agent(
             return make_map_agent(settings, norm, words)
 
 
-def walk_of(settings: NavigationSettings, environment: Environment) -> Walk:
-    """Return how an agent with these settings walks."""
+def walk_of(
+    settings: NavigationSettings, environment: Environment, *, forbid_visited: bool
+) -> Walk:
+    """Return how an agent with these settings walks; `forbid_visited` is as in `follow`.
+
+    Raises UsageError (E-NAV-VISITED) for `forbid_visited` with the map agent.
+    """
     match settings.model:
         case EnvDropSettings():
-            return partial(follow, environment=environment, max_actions=settings.max_actions)
+            return partial(
+                follow,
+                environment=environment,
+                max_actions=settings.max_actions,
+                forbid_visited=forbid_visited,
+            )
         case MapSettings():
+            if forbid_visited:
+                raise UsageError(
+                    "--forbid-visited is for the follower: model map chooses among unvisited viewpoints "
+                    "anyway, and turns back through visited ones; drop it",
+                    code="E-NAV-VISITED",
+                )
             return partial(explore, environment=environment, max_actions=settings.max_actions)
 
 
