@@ -318,3 +318,10 @@ def test_a_killed_run_goes_on_bit_for_bit(world, tmp_path, typed):
         for folder in (run, whole)
     ]
     assert losses[0] == losses[1]
+    result = json.loads((run / "follower" / "result.json").read_text())
+    code, printed, messages = typed("eval", "nav", run, "--split", "val_unseen", "--json")
+    assert code == 0, messages
+    assert json.loads(printed)["ndtw"] == result["splits"]["val_unseen"]["ndtw"]
+    code, _, messages = typed("eval", "nav", run, "--split", "val_unseen", "--forbid-visited")
+    assert code != 0
+    assert "E-NAV-VISITED" in messages
