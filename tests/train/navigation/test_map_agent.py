@@ -4,8 +4,10 @@ import math
 
 import pytest
 import torch
+from refused import refuses
 from torch.nn.functional import layer_norm, pad
 
+from clipfeat.base.errors import UsageError
 from clipfeat.train.models.map_agent import (
     CrossEncoder,
     MapAgent,
@@ -17,6 +19,8 @@ from clipfeat.train.models.map_agent import (
 )
 from clipfeat.train.models.navigation_settings import MapSettings
 from clipfeat.train.normalize import ChannelStatistics, FeatureNorm
+from clipfeat.train.settings import load_settings
+from clipfeat.train.tasks.navigation.settings import NAV_PRESETS, NavigationSettings
 
 DIM, WORDS = 6, 20
 SMALL = MapSettings(hidden=8, heads=2, text_layers=1, panorama_layers=1, cross_layers=2)
@@ -228,3 +232,24 @@ def test_bfloat16_scores_are_near():
         half = decide(agent, *inputs())
     assert half.dtype == torch.float32
     assert torch.allclose(half, scores, atol=0.1, rtol=0.1)
+
+
+@pytest.mark.parametrize(
+    ("changes", "code"),
+    [
+        ({"hidden": 9, "heads": 3}, "E-SETTINGS-HIDDEN"),
+        ({"heads": 7}, "E-SETTINGS-HEADS"),
+        ({"cross_layers": 0}, "E-SETTINGS-RANGE"),
+        ({"feature_dropout": 1.0}, "E-SETTINGS-RANGE"),
+        ({"expert": "spl"}, "E-SETTINGS-CHOICE"),
+    ],
+)
+def test_wrong_sizes_are_refused(changes, code):
+    with refuses(code, *list(changes)[:1], kind=UsageError):
+        MapSettings(**changes)
+
+
+def test_the_preset_has_the_defaults_of_the_model():
+    settings = load_settings(NavigationSettings, config=NAV_PRESETS / "map.toml", assignments=[])
+    assert settings.model == MapSettings()
+    assert settings.teacher == "reference"
