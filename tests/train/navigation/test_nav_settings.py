@@ -68,7 +68,7 @@ def test_a_preset_says_its_command_time_and_score(path: Path) -> None:
         ("model=duet", "E-SETTINGS-CHOICE"),
         ("model.hidden=7", "E-SETTINGS-HIDDEN"),
         ("model.dropout=1", "E-SETTINGS-RANGE"),
-        ("graphs=https://x.org/graphs", "E-URL-LOCAL"),
+        ("graphs=https://x.org/graphs", "E-PATH-URL"),
     ],
 )
 def test_wrong_settings_are_refused(assignment: str, code: str) -> None:

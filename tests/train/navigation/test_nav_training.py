@@ -2,8 +2,11 @@
 
 import json
 import logging
+import os
 import shutil
 import signal
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -35,6 +38,7 @@ from clipfeat.train.tasks.navigation.follower import FollowerTask
 from clipfeat.train.tasks.navigation.settings import read_stages
 from clipfeat.train.tasks.navigation.task import describe_selection
 
+LAUNCH = "import sys; from clipfeat.train.launch import launch; sys.exit(launch(sys.argv[1:], 2))"
 Typed = Callable[..., tuple[int, str, str]]
 LEARN = ("updates=150", "batch_size=24", "lr=5e-3", "teacher_weight=1", "eval_every=50")
 FILES = ("last.safetensors", "best.safetensors", "predictions_val_unseen.json", "scores.json")
@@ -130,7 +134,12 @@ def test_forbidden_viewpoints_and_splits_without_goals(
         record["path"] = record["path"][:1]
     (data / "R2R_test.json").write_text(json.dumps(records))
     out = tmp_path / "submission.json"
-    request = {"split": "test", "data": data, "device": "cpu", "forbid_visited": True}
+    request: dict[str, Any] = {
+        "split": "test",
+        "data": data,
+        "device": "cpu",
+        "forbid_visited": True,
+    }
     result = eval_run(run, NavigationRequest(**request, submission=out))
     assert "sr" not in result
     walks = read_results(out)
@@ -141,7 +150,7 @@ def test_forbidden_viewpoints_and_splits_without_goals(
     with refuses("E-NAV-GOALS", "R2R_test.json", kind=UsageError):
         train_nav(other, tmp_path / "new", "eval_split=val_seen+test")
     with refuses("E-NAV-SCAN", "--graphs", kind=UsageError):
-        eval_run(run, NavigationRequest(**request | {"data": world}))
+        eval_run(run, NavigationRequest(**dict(request, data=world)))
 
 
 def test_an_interrupted_run_goes_on_bit_for_bit(
@@ -185,6 +194,24 @@ def test_a_killed_command_goes_on_bit_for_bit(world: Path, whole: Path, tmp_path
     for name in FILES:
         expected = (whole / name).read_bytes()
         assert (tmp_path / "run" / "follower" / name).read_bytes() == expected, name
+
+
+@pytest.mark.slow
+def test_two_processes_walk_all_instructions(world: Path, tmp_path: Path) -> None:
+    sets = [f"--set={change}" for change in (*FAST, "updates=4", "eval_every=4", "batch_size=7")]
+    words = [
+        *(sys.executable, "-c", LAUNCH, sys.executable, "-m", "clipfeat.cli", "train", "nav"),
+        *("--store", str(world / "views.clipfeat"), "--data", str(world / "data")),
+        *("--out", str(tmp_path / "run"), "--device", "cpu", *sets),
+    ]
+    done = subprocess.run(
+        words, env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    run = tmp_path / "run" / "follower"
+    again = eval_run(tmp_path / "run", NavigationRequest(split="val_unseen", device="cpu"))
+    unseen = read_json(run / "result.json")["splits"]["val_unseen"]
+    assert {name: again[name] for name in unseen} == unseen
 
 
 def test_a_run_is_extended_and_known_wherever_the_graphs_lie(
