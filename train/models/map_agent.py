@@ -273,7 +273,7 @@ def fuse(
 
     Both inputs have STOP first. What the view says of a candidate counts for its node. All nodes out of
     sight get the sum of what it says of the candidates that have been visited: to go there is to
-    turn back (Chen et al. 2022, section 3.3).
+    turn back (Chen et al. 2022).
     """
     nodes = is_unvisited.shape[1]
     of_node = one_hot(of_candidate, nodes) * is_candidate[..., None]  # (episode, action, node)

@@ -15,7 +15,7 @@ from .rewards import Warping
 class DistanceExpert:
     """The unvisited node on the shortest way to the goal: from here to it, and from it to the goal.
 
-    Distances are of the whole graph (Chen et al. 2022, section 3.4). Of equally good nodes, such as
+    Distances are of the whole graph (Chen et al. 2022). Of equally good nodes, such as
     several on one way, it is the nearest.
     """
 

@@ -102,7 +102,7 @@ class MapTask(NavigationTask):
     """Train the map agent.
 
     The first half of a batch follows the teacher. The second half goes where its own scores lead by
-    chance, and learns at each step where the expert would go (Chen et al. 2022, section 3.4).
+    chance, and learns at each step where the expert would go (Chen et al. 2022).
     """
 
     def __init__(
