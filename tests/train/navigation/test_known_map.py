@@ -57,7 +57,7 @@ def test_maps_of_random_walks_equal_those_kept_one_by_one():
         known.visit(state.viewpoints)
         goals = []
         for k, each in enumerate(plain):
-            first = firsts[which[k]]
+            first = int(firsts[which[k]])
             viewpoint = int(state.viewpoints[k]) - first
             each.visit(viewpoint, count)
             n = len(each.nodes)
