@@ -278,8 +278,8 @@ bench-share: machine
 bench-exchange: machine
 	$(BIN)/python -m benchmarks.exchange $(BENCH)
 
-# Steps of the navigation environment beside plain Python, preparing 90 scans, updates of the follower:
-# two minutes.
+# Steps of the navigation environment beside plain Python, preparing 90 scans, updates of the
+# follower and the map agent: three minutes.
 bench-nav: machine
 	$(BIN)/python -m benchmarks.navigation $(BENCH)
 

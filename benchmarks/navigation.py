@@ -8,7 +8,7 @@ the teacher's action, the distance to the goal, and the move. Plain Python does 
 the other: by the walk through 36 views, as the published code does at a viewpoint that it sees for the
 first time, and with the candidates kept, as it does from then on. The aim is 50 times as many steps as
 with the walk. Without features, of which one channel is left, the graphs alone are measured. Then an
-update of the follower (follower.py).
+update of the follower and one of the map agent (follower.py, map_agent.py).
 """
 
 import argparse
@@ -23,7 +23,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from benchmarks import follower
+from benchmarks import follower, map_agent
 from benchmarks.plain_simulator import Candidate, PlainSimulator, move_to, walk_views
 from clipfeat.train.navigation.candidates import find_candidates
 from clipfeat.train.navigation.environment import Environment, Episodes, State
@@ -202,8 +202,9 @@ def main() -> None:
             plain = per_second(partial(all_agents, agents, keep=keep))
             print(f"  plain, {name:<17}{plain:8,.0f} steps/s: {ours / plain:,.0f} times as many")
     follower.measure(
-        scans, features.to(device), partial(random_episodes, scans, 2 * options.batch, NODES)
+        scans, features.to(device), partial(random_episodes, scans, NODES, 2 * options.batch)
     )
+    map_agent.measure(scans, features.to(device), partial(random_episodes, scans, NODES))
 
 
 def random_paths(
@@ -231,7 +232,7 @@ def by_name(
 
 
 def random_episodes(
-    scans: Mapping[str, Scan], count: int, nodes: Collection[int], environment: Environment
+    scans: Mapping[str, Scan], nodes: Collection[int], count: int, environment: Environment
 ) -> Episodes:
     """Return episodes along shortest paths."""
     names, paths = random_paths(scans, count, nodes)

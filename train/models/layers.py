@@ -122,9 +122,12 @@ class MultiHeadAttention(nn.Module):
         queries: Float[Tensor, "text query channel"],
         keys: Float[Tensor, "text head item part"],
         values: Float[Tensor, "text head item part"],
-        seen: Bool[Tensor, "#text 1 #query item"] | None,
+        seen: Bool[Tensor, "#text 1 #query item"] | Float[Tensor, "#text 1 #query item"] | None,
     ) -> Float[Tensor, "text query channel"]:
-        """Return what each query gathers from the items where `seen` is true; None is all items."""
+        """Return what each query gathers from the items where `seen` is true; None is all items.
+
+        Numbers in place of truth values are added to the scores before softmax.
+        """
         heads = scaled_dot_product_attention(
             self._split(self.query(queries)),
             keys,

@@ -3,11 +3,10 @@
 import dataclasses
 from typing import Literal
 
-from ...base.errors import UsageError
 from ..settings import require_at_least, require_choice, require_range, require_share
-from .settings import require_heads, require_layers, require_sizes
+from .settings import require_even, require_heads, require_layers, require_sizes
 
-EXPERTS = ("distance",)
+EXPERTS = ("distance", "ndtw")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -28,7 +27,7 @@ class EnvDropSettings:
         require_sizes(self, "word", "hidden", "action", "angle_repeats")
         require_at_least(self, 0, "features")
         require_share(self, "dropout", "feature_dropout")
-        _require_even(self.hidden)
+        require_even(self.hidden, "two directions")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -36,14 +35,16 @@ class MapSettings:
     """An agent with a map of what it has seen, after DUET (Chen et al. 2022), in a narrow size."""
 
     name: Literal["map"] = "map"
-    hidden: int = 256  # channels of words, views and viewpoints
+    hidden: int = 256  # channels of words, views and nodes
     heads: int = 8
-    text_layers: int = 2
+    text_layers: int = 4
     panorama_layers: int = 2
-    cross_layers: int = 4
+    cross_layers: int = 4  # of the map's encoder, and as many of the view's
     dropout: float = 0.1
-    feature_dropout: float = 0.4
-    expert: str = "distance"  # what the agent's own walks are corrected by
+    feature_dropout: float = 0.4  # of the numbers of views, never of angles
+    # Of sampled walks: the node on the shortest way to the goal, or the one to which the walk follows the
+    # reference best, "ndtw".
+    expert: str = "distance"
 
     def __post_init__(self) -> None:
         require_sizes(self, "hidden", "heads")
@@ -51,6 +52,7 @@ class MapSettings:
         require_heads(self.hidden, self.heads)
         require_share(self, "dropout", "feature_dropout")
         require_choice(self, "expert", EXPERTS)
+        require_even(self.hidden, "sines and cosines")
 
 
 AgentSettings = EnvDropSettings | MapSettings
@@ -76,12 +78,4 @@ class SpeakerSettings:
         require_at_least(self, 1, "max_words", "updates", "batch_size")
         require_range(self, "more than 0", lambda x: x > 0, "lr")
         require_share(self, "dropout", "feature_dropout")
-        _require_even(self.hidden)
-
-
-def _require_even(hidden: int) -> None:
-    """Raise UsageError for channels that two directions cannot share equally."""
-    if hidden % 2:
-        raise UsageError(
-            f"hidden must be even, for two directions; got {hidden}", code="E-SETTINGS-HIDDEN"
-        )
+        require_even(self.hidden, "two directions")

@@ -216,6 +216,14 @@ def require_heads(channels: int, heads: int) -> None:
         )
 
 
+def require_even(hidden: int, reason: str) -> None:
+    """Raise UsageError unless the channels can be halved."""
+    if hidden % 2:
+        raise UsageError(
+            f"hidden must be even, for {reason}; got {hidden}", code="E-SETTINGS-HIDDEN"
+        )
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TextTaskSettings(SplitSettings):
     """The settings of every task whose model reads texts about images."""
@@ -272,11 +280,7 @@ class TransformerCaptionerSettings(CellSettings):
         require_layers(self, "layers")
         require_share(self, "dropout")
         require_heads(self.hidden, self.heads)
-        if self.hidden % 2:
-            raise UsageError(
-                f"hidden must be even, for sines and cosines; got {self.hidden}",
-                code="E-SETTINGS-HIDDEN",
-            )
+        require_even(self.hidden, "sines and cosines")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

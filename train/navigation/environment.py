@@ -94,6 +94,7 @@ class Environment:
     - `counts`: (viewpoint,) int64, candidates, and so the action STOP.
     - `candidate_viewpoints`, `candidate_views`: (viewpoint, action) int64; at STOP and padding the
       viewpoint itself, and view 0.
+    - `positions`: (viewpoint, 3) float64, metres, z up.
     """
 
     def __init__(
@@ -113,6 +114,7 @@ class Environment:
         self.counts = self._tensor(tables.counts)
         self.candidate_viewpoints = self._tensor(tables.viewpoints)
         self.candidate_views = self._tensor(tables.views)
+        self.positions = self._tensor(np.concatenate([s.positions for s in scans.values()]))
         self._headings = self._tensor(tables.headings)
         self._elevations = self._tensor(tables.elevations)
         self._rows = self._tensor(tables.rows)

@@ -13,6 +13,7 @@ from ...navigation.words import InstructionWords, read_instruction_words
 from ...normalize import FeatureNorm
 from ...run import last_stage
 from .follower import make_follower
+from .map import explore, make_map_agent
 from .rollout import follow
 from .settings import WALKERS, NavigationSettings
 from .task import TASK, Walk
@@ -28,13 +29,16 @@ def make_agent(
         case EnvDropSettings():
             return make_follower(settings, norm, words)
         case MapSettings():
-            raise UsageError("model map cannot be trained yet", code="E-NAV-STAGE")
+            return make_map_agent(settings, norm, words)
 
 
 def walk_of(
     settings: NavigationSettings, environment: Environment, *, forbid_visited: bool
 ) -> Walk:
-    """Return how an agent with these settings walks; `forbid_visited` is as in `follow`."""
+    """Return how an agent with these settings walks; `forbid_visited` is as in `follow`.
+
+    Raises UsageError (E-NAV-VISITED) for `forbid_visited` with the map agent.
+    """
     match settings.model:
         case EnvDropSettings():
             return partial(
@@ -44,7 +48,13 @@ def walk_of(
                 forbid_visited=forbid_visited,
             )
         case MapSettings():
-            raise UsageError("model map cannot be trained yet", code="E-NAV-STAGE")
+            if forbid_visited:
+                raise UsageError(
+                    "--forbid-visited is for the follower: model map chooses among unvisited viewpoints "
+                    "anyway, and turns back through visited ones; drop it",
+                    code="E-NAV-VISITED",
+                )
+            return partial(explore, environment=environment, max_actions=settings.max_actions)
 
 
 def load_run(folder: Path) -> TrainedAgent:

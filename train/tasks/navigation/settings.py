@@ -6,7 +6,6 @@ from ....base.errors import UsageError
 from ...models.navigation_settings import (
     AgentSettings,
     EnvDropSettings,
-    MapSettings,
     SpeakerSettings,
 )
 from ...settings import (
@@ -73,7 +72,6 @@ class NavigationSettings(SplitSettings):
     reward: str = "distance"  # of sampled walks; or "ndtw"
     discount: float = 0.9  # of rewards, an action
     entropy: float = 0.01  # weight of the entropy of the policy
-    init: str = ""  # of the map agent: a run of pre-training whose text encoder it starts with
     updates: int = 80_000
     batch_size: int = 128  # instructions an update, of both halves and all processes
     optimizer: str = "rmsprop"
@@ -101,17 +99,11 @@ class NavigationSettings(SplitSettings):
         require_choice(self, "metric", METRICS)
         require_choice(self, "teacher", TEACHERS)
         require_choice(self, "reward", REWARDS)
-        require_local_paths(self, "graphs", "init")
+        require_local_paths(self, "graphs")
         if self.eval_split and self.select_split not in self.eval_splits:
             raise UsageError(
                 f"select_split {self.select_split!r} is not a split of eval_split "
                 f"{self.eval_split!r}; pass --set select_split={self.eval_splits[0]}",
-                code="E-SETTINGS-CHOICE",
-            )
-        if self.init and not isinstance(self.model, MapSettings):
-            raise UsageError(
-                f"init is for model map, whose text encoder it gives; model is {self.model.name}; "
-                "drop --init, or pass --set model=map",
                 code="E-SETTINGS-CHOICE",
             )
 

@@ -10,7 +10,7 @@ from ....base.errors import UsageError
 from ...devices import accelerator_on
 from ...engine import fit, log_once
 from ...log import LoopTimes
-from ...models.navigation_settings import EnvDropSettings
+from ...models.navigation_settings import EnvDropSettings, MapSettings
 from ...run import (
     BEST,
     RESULT,
@@ -26,6 +26,7 @@ from .augmented import read_augmented
 from .backtranslation import BackTranslationTask
 from .data import NavigationData, read_training
 from .follower import FollowerTask, follower_record
+from .map import MapTask
 from .settings import BACK_TRANSLATION, FOLLOWER, SPEAKER, STAGES, NavigationSettings
 from .speaker import SPEAKER_TASK, SpeakerTask, format_written, load_speaker, speaker_record
 from .task import TASK, format_scores
@@ -86,6 +87,8 @@ def make_task(
     match stage, settings.model:
         case "follower", EnvDropSettings():
             return FollowerTask(settings, data, accelerator)
+        case "follower", MapSettings():
+            return MapTask(settings, data, accelerator)
         case "speaker", _:
             return SpeakerTask(settings, data, accelerator)
         case "backtranslation", EnvDropSettings():
