@@ -1,5 +1,6 @@
-"""The demo: pictures of coloured shapes with official annotations, and the report on a run."""
+"""The demo: coloured shapes with official annotations, houses to walk through, the report on a run."""
 
 from .write import DemoData, write_demo_data
+from .write_houses import Houses, write_houses
 
-__all__ = ["DemoData", "write_demo_data"]
+__all__ = ["DemoData", "Houses", "write_demo_data", "write_houses"]
