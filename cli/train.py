@@ -14,7 +14,7 @@ from ..base.errors import UsageError, needs_extra
 from ..base.files import require_folder
 from ..base.machine import require_gpus, visible_devices
 from ..base.text import tell
-from .options import show, training
+from .options import LocalPath, show, training
 
 if TYPE_CHECKING:
     from ..train.settings import LoopSettings
@@ -55,6 +55,7 @@ def train() -> None:
     $ clipfeat train ve --store flickr30k.clipfeat --data snli_ve/ --out run
     $ clipfeat train caption --store coco.clipfeat --data captions/ --out run
     $ clipfeat train pretrain --store coco.clipfeat --data corpus/ --out stage1
+    $ clipfeat train nav --store views.clipfeat --data R2R/ --out run
     """
 
 
@@ -148,6 +149,40 @@ def caption(*, stage: str, **options: Any) -> None:
     _train(train_both, format_stages, options)
 
 
+@train.command(cls=TaskCommand)
+@training("Folder of R2R's or RxR's files (docs/navigation.md).")
+@click.option(
+    "--graphs",
+    type=LocalPath(file_okay=False),
+    metavar="DIR",
+    help="Folder of the connectivity files.  [default: connectivity, in --data]",
+)
+@click.option(
+    "--stage",
+    default="follower",
+    show_default=True,
+    metavar="NAME[,NAME]",
+    help="What to train: follower, speaker and backtranslation, one or several of them in this order.",
+)
+def nav(*, stage: str, **options: Any) -> None:
+    """Train an agent that follows instructions through scanned houses, R2R's or RxR's.
+
+    CONFIG is a TOML file of settings, or the name of a preset. Each stage has a folder in --out.
+
+    \b
+    $ clipfeat train nav --store views.clipfeat --data R2R/ --graphs connectivity/ --out run
+    $ clipfeat train nav rxr --store views.clipfeat --data RxR/ --graphs connectivity/ \\
+          --out english --set languages=en
+    """
+    from ..train.tasks.navigation.settings import NAV_PRESETS, NavigationSettings, read_stages
+
+    stages = read_stages(stage)
+    settings = _settings(NavigationSettings, NAV_PRESETS, options)
+    with needs_extra("train"):
+        from ..train.tasks.navigation.training import format_stages, train_stages
+    _train(functools.partial(train_stages, settings, stages=stages), format_stages, options)
+
+
 def _settings(kind: type[S], presets: Path, options: Mapping[str, Any]) -> S:
     """Return the settings of a command line; with --settings, print them and exit."""
     from ..train.preset_text import settings_text
@@ -158,6 +193,9 @@ def _settings(kind: type[S], presets: Path, options: Mapping[str, Any]) -> S:
         assignments = (*assignments, f"skip_missing={options['skip_missing']}")
     if options.get("init") is not None:
         assignments = (*assignments, f"init={json.dumps(str(options['init']))}")
+    if options.get("graphs") is not None:
+        folder = str(options["graphs"].absolute())
+        assignments = (*assignments, f"graphs={json.dumps(folder)}")
     path = None if config is None else find_config(config, presets)
     settings = load_settings(kind, config=path, assignments=assignments)
     if options["list_settings"]:

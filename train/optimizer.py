@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.optim import Adamax, AdamW, Optimizer
+from torch.optim import Adamax, AdamW, Optimizer, RMSprop
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from ..base.errors import UsageError
@@ -80,10 +80,16 @@ def parameter_groups(model: nn.Module, settings: LoopSettings) -> list[dict[str,
 
 
 def make_optimizer(model: nn.Module, settings: LoopSettings) -> Optimizer:
-    """Return an optimizer of all of a model's parameters; the loop sets its rate."""
+    """Return an optimizer of all of a model's parameters; the loop sets its rate.
+
+    RMSprop has torch's smoothing constant of 0.99, and no betas.
+    """
+    groups = parameter_groups(model, settings)
+    if settings.optimizer == "rmsprop":
+        return RMSprop(groups, lr=settings.lr, eps=settings.eps)
     first, second = settings.betas
     return OPTIMIZERS[settings.optimizer](
-        parameter_groups(model, settings),
+        groups,
         lr=settings.lr,
         betas=(first, second),
         eps=settings.eps,

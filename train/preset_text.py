@@ -15,7 +15,7 @@ from .settings import MAX_TOML_BYTES, flat_settings
 # A line with a setting: its name, its value (a text, an array or a word), and a comment.
 SETTING = re.compile(r'(\w+) *= *("[^"]*"|\[[^\]]*\]|[^\s#"\[]+) *(?:# *(.*))?')
 TABLE = re.compile(r"\[(\w+)\] *(#.*)?")
-LISTS = ("default.toml", "stage1.toml")  # the preset of a task that lists every setting
+LISTS = ("default.toml", "stage1.toml", "r2r.toml")  # the preset of a task that lists every setting
 COMMENT_COLUMN = 26
 
 

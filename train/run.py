@@ -15,7 +15,7 @@ RUN/answer.png            the last answer of clipfeat predict, and where the mod
 RUN/examples.html         captions of clipfeat eval caption --page, and where the model looked
 RUN/bad_batch.safetensors the batch whose loss was not finite, if that stopped the run
 
-A captioning run has a folder like this for each of its stages: RUN/xe and RUN/scst.
+A run of captioning or navigation has a folder like this for each of its stages, as RUN/xe and RUN/scst.
 """
 
 import contextlib
@@ -60,8 +60,15 @@ BEST = "best.safetensors"
 RESULT = "result.json"
 SCORES = "scores.json"
 BAD_BATCH = "bad_batch.safetensors"
-# Settings that may change when a run resumes: one that lacked memory needs smaller parts.
-CHANGES_NOTHING = {"gradient_accumulation_steps", "cache", "log_every", "checkpoint_every"}
+# Settings that may change when a run resumes: one that lacked memory needs smaller parts. Of the
+# graphs, a folder, the files' sha256 count.
+CHANGES_NOTHING = {
+    "gradient_accumulation_steps",
+    "cache",
+    "log_every",
+    "checkpoint_every",
+    "graphs",
+}
 # Settings that may change when a run is extended, as long as the rates of its updates do not.
 LENGTH = {"epochs", "updates", "scst.epochs", "scst.updates", "warmup", "milestones"}
 EVENTS = "tensorboard"
@@ -264,6 +271,24 @@ def find_best(folder: Path) -> Path:
             code="E-RUN-BEST",
         )
     return folder / BEST
+
+
+def last_stage(run: Path, stages: Sequence[str], *, of: str) -> Path:
+    """Return the folder of the last stage of a run that has a model; a stage's folder is itself one.
+
+    `of` says in the error which task has these stages. Raises UsageError if no stage has a model.
+    """
+    if (run / SETTINGS).is_file():
+        return run
+    for stage in reversed(stages):
+        require_no_link(run / stage)  # predictions will be written there
+        if (run / stage / BEST).is_file():
+            return run / stage
+    raise UsageError(
+        f"{run} has no {of} run with a model: "
+        f"{' and '.join(str(run / stage / BEST) for stage in stages)} do not exist",
+        code="E-RUN-BEST",
+    )
 
 
 def write_manifest(folder: Path, manifest: RunManifest) -> None:

@@ -15,7 +15,7 @@ from ..base.files import local_path, read_text
 
 AUTO = "auto"  # of precision: what the device is best at; of norm: what suits the features
 PRECISIONS = (AUTO, "float32", "bfloat16", "float16")
-OPTIMIZERS = ("adamw", "adamax")
+OPTIMIZERS = ("adamw", "adamax", "rmsprop")
 SCHEDULES = ("cosine", "linear", "step", "noam", "constant")
 CACHES = ("none", "memory", "device")
 NORMS = (AUTO, "whiten", "channel", "none")
@@ -43,7 +43,7 @@ class LoopSettings:
     gradient_accumulation_steps: int = 1
     optimizer: str = "adamw"
     lr: float = 2e-3  # highest learning rate of the schedule
-    betas: tuple[float, ...] = (0.9, 0.999)
+    betas: tuple[float, ...] = (0.9, 0.999)  # not of rmsprop
     eps: float = 1e-8
     weight_decay: float = 0.01  # of matrices and filters only
     layer_decay: float = 1.0  # of a BERT: rate of a layer as a share of that of the layer above

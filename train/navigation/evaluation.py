@@ -39,9 +39,15 @@ def read_split(data: Path, graphs: Path, name: str | None) -> tuple[EpisodeSplit
     `check_episodes` do.
     """
     split = read_episodes(data, name)
-    there = {path.name.removesuffix(SUFFIX) for path in graphs.glob(f"*{SUFFIX}")}
-    scans = read_scans(graphs, [scan for scan in split.scans if scan in there] or split.scans)
+    scans = read_scans_of([split], graphs)
     return check_episodes(split, scans), scans
+
+
+def read_scans_of(splits: Sequence[EpisodeSplit], graphs: Path) -> dict[str, Scan]:
+    """Return the scans of splits that the folder of connectivity files has; an error if it has none."""
+    there = {path.name.removesuffix(SUFFIX) for path in graphs.glob(f"*{SUFFIX}")}
+    wanted = list(dict.fromkeys(scan for split in splits for scan in split.scans))
+    return read_scans(graphs, [scan for scan in wanted if scan in there] or wanted)
 
 
 def score_walks(walks: Sequence[Walked], scans: Mapping[str, Scan]) -> list[WalkScores]:
@@ -82,6 +88,11 @@ def evaluate_walks(
             for name, walker in WALKERS.items()
         },
     }
+
+
+def mean_scores(walks: Sequence[Walked], scans: Mapping[str, Scan]) -> dict[str, float]:
+    """Return the means of each metric over instructions, in percent or metres."""
+    return _means(np.array(score_walks(walks, scans), dtype=np.float64))
 
 
 def format_result(result: Mapping[str, Any]) -> str:

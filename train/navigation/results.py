@@ -122,6 +122,21 @@ def write_submission(
             f"{'; '.join(split.left_out.lines())}",
             code="E-NAV-SUBMISSION",
         )
+    if split.dataset == "rxr":
+        ids = (each.episode.instruction_id for each in walked)
+        if odd := [name for name in ids if isinstance(_number_or_text(name), str)]:
+            raise UsageError(
+                f"{split.file}: a submission to RxR needs numbers as instruction ids; got "
+                f"{odd[0]!r:.60}",
+                code="E-NAV-SUBMISSION",
+            )
+    write_results(out, walked, split, scans)
+
+
+def write_results(
+    out: Path, walked: Sequence[Walked], split: EpisodeSplit, scans: Mapping[str, Scan]
+) -> None:
+    """Write walks in the format of the split's data set, which `read_results` reads."""
     ids = [each.episode.instruction_id for each in walked]
     paths = [[scans[each.episode.scan].viewpoints[n] for n in each.walk] for each in walked]
     if split.dataset == "r2r":
@@ -131,17 +146,17 @@ def write_submission(
         ]
         write_atomically(out, (json.dumps(records) + "\n").encode())
         return
-    if odd := [name for name in ids if not (name.isascii() and name.isdecimal())]:
-        raise UsageError(
-            f"{split.file}: a submission to RxR needs numbers as instruction ids; got "
-            f"{odd[0]!r:.60}",
-            code="E-NAV-SUBMISSION",
-        )
     lines = [
-        json.dumps({"instruction_id": int(name), "path": path}) + "\n"
+        json.dumps({"instruction_id": _number_or_text(name), "path": path}) + "\n"
         for name, path in zip(ids, paths, strict=True)
     ]
     write_atomically(out, "".join(lines).encode())
+
+
+def _number_or_text(name: str) -> int | str:
+    """Return the number that a name is written as, or the name."""
+    is_number = name.isascii() and name.isdecimal() and (name == "0" or name[0] != "0")
+    return int(name) if is_number else name
 
 
 def _keys(record: Any, place: str) -> tuple[str, str]:

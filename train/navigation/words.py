@@ -13,11 +13,14 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 
 import numpy as np
 from jaxtyping import Bool, Int
 
-from ..data.vocabulary import JOINED, mark_ranges
+from ...base.errors import ClipfeatError
+from ...base.jsonio import MAX_RUN_BYTES, read_json
+from ..data.vocabulary import JOINED, mark_ranges, texts_of
 
 PADDING, UNKNOWN, END = 0, 1, 2  # BEGIN comes after the words
 FIRST_WORD = 3  # the token of the first word
@@ -104,6 +107,10 @@ class InstructionWords:
         of_words = [any(letter.isalnum() for letter in word) for word in self.spelled]
         return np.any(np.array(of_words)[tokens], axis=1)
 
+    def record(self) -> dict[str, list[str]]:
+        """Return the words for RUN/vocabulary.json."""
+        return {"words": list(self.words)}
+
     @cached_property
     def _token_of(self) -> dict[str, int]:
         return {word: token for token, word in enumerate(self.words, start=FIRST_WORD)}
@@ -113,9 +120,19 @@ def build_words(texts: Iterable[str], *, min_count: int = MIN_COUNT) -> Instruct
     """Return the words that training texts have often enough, the most frequent first.
 
     Of equally frequent ones the first to occur comes first, so that the same texts give the same
-    tokens.
+    tokens. Raises ClipfeatError (E-VOCAB-EMPTY) where no word occurs so often.
     """
     counts = Counter(word for text in texts for word in split_words(text))
-    return InstructionWords(
-        tuple(word for word, count in counts.most_common() if count >= min_count)
-    )
+    words = tuple(word for word, count in counts.most_common() if count >= min_count)
+    if not words:
+        raise ClipfeatError(
+            f"none of the {len(counts):,} words of the training instructions occurs {min_count} "
+            "times; pass --set min_count=1",
+            code="E-VOCAB-EMPTY",
+        )
+    return InstructionWords(words)
+
+
+def read_instruction_words(path: Path) -> InstructionWords:
+    """Return the words of a run's file; ClipfeatError for a file that does not hold them."""
+    return InstructionWords(texts_of(read_json(path, MAX_RUN_BYTES, follow=False), "words", path))

@@ -11,7 +11,6 @@ import torch
 from accelerate import Accelerator
 from torch import nn
 
-from ....base.errors import UsageError
 from ....featstore import FeatureStore
 from ...checkpoint import TrainedRun, load_trained
 from ...data.caption_vocabulary import CaptionVocabulary, read_caption_vocabulary
@@ -28,7 +27,7 @@ from ...models.settings import (
 from ...models.updn import UpDnCaptioner
 from ...normalize import FeatureNorm
 from ...records import RecordReader
-from ...run import BEST, SETTINGS, require_features, require_no_link
+from ...run import last_stage, require_features
 from ..settings import STAGES, CaptionSettings, DecodingSettings
 from .examples import CaptionExamples, fetch_images, read_images
 
@@ -55,21 +54,8 @@ def make_model(
 
 
 def find_stage(run: Path) -> Path:
-    """Return the folder of a run's last stage that has a model; a stage's folder is itself one.
-
-    Raises UsageError if no stage has a model.
-    """
-    if (run / SETTINGS).is_file():
-        return run
-    for stage in reversed(STAGES):
-        require_no_link(run / stage)  # predictions will be written there
-        if (run / stage / BEST).is_file():
-            return run / stage
-    raise UsageError(
-        f"{run} has no captioning run with a model: "
-        f"{' and '.join(str(run / stage / BEST) for stage in STAGES)} do not exist",
-        code="E-RUN-BEST",
-    )
+    """Return the folder of a captioning run's last stage that has a model; see `last_stage`."""
+    return last_stage(run, STAGES, of="captioning")
 
 
 def load_stage(folder: Path) -> TrainedCaptioner:

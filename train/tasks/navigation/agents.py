@@ -1,0 +1,54 @@
+"""Agents that follow instructions: loaded from a run, by the settings of their model."""
+
+from functools import partial
+from pathlib import Path
+
+from torch import nn
+
+from ....base.errors import UsageError
+from ...checkpoint import TrainedRun, load_trained
+from ...models.navigation_settings import EnvDropSettings, MapSettings
+from ...navigation.environment import Environment
+from ...navigation.words import InstructionWords, read_instruction_words
+from ...normalize import FeatureNorm
+from ...run import last_stage
+from .follower import follow, make_follower
+from .settings import WALKERS, NavigationSettings
+from .task import TASK, Walk
+
+TrainedAgent = TrainedRun[NavigationSettings, InstructionWords, nn.Module]
+
+
+def make_agent(
+    settings: NavigationSettings, norm: FeatureNorm, words: InstructionWords
+) -> nn.Module:
+    """Return an agent of random weights."""
+    match settings.model:
+        case EnvDropSettings():
+            return make_follower(settings, norm, words)
+        case MapSettings():
+            raise UsageError("model map cannot be trained yet", code="E-NAV-STAGE")
+
+
+def walk_of(settings: NavigationSettings, environment: Environment) -> Walk:
+    """Return how an agent with these settings walks."""
+    match settings.model:
+        case EnvDropSettings():
+            return partial(follow, environment=environment, max_actions=settings.max_actions)
+        case MapSettings():
+            raise UsageError("model map cannot be trained yet", code="E-NAV-STAGE")
+
+
+def load_run(folder: Path) -> TrainedAgent:
+    """Return the best model of a run, of its last stage whose model walks, or of a stage's folder.
+
+    Raises UsageError as `last_stage` and `load_trained` do.
+    """
+    return load_trained(
+        last_stage(folder, WALKERS, of="navigation"),
+        TASK,
+        NavigationSettings,
+        read_vocabulary=read_instruction_words,
+        norm="norm",
+        build=make_agent,
+    )
