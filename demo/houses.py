@@ -32,7 +32,7 @@ OFF_MIDDLE = 0.4  # metres, at most, from the middle of a room to its viewpoint,
 OFF_CENTRE = 0.6  # metres, at most, from the middle of a wall to its door
 CORNER = 2.6  # metres from the middle of a room to its thing, along x and y: out of the way
 RADIUS = {"pillar": 0.35, "ball": 0.6}
-SMALLEST, LARGEST = 3, 6  # rooms along a side
+FEWEST_SIDE, MOST_SIDE = 3, 6  # rooms along a side
 # Rooms on a path: at least 3, since with 2 a walker by chance is right half of the time.
 FEWEST_ROOMS = 3
 MAX_PATHS = 60  # of a house
@@ -113,7 +113,7 @@ def make_house(seed: int, number: int, side: int) -> House:
     of an agent's neighbours at most.
     """
     rng = house_generator(seed, number, 0)
-    cells = list(product(range(side), repeat=2))  # (row, column)
+    cells = [(row, column) for row in range(side) for column in range(side)]
     rooms = [
         Place(
             _cell_name(row, column),

@@ -15,7 +15,17 @@ from ..base.machine import usable_cores
 from ..train.navigation.graphs import SUFFIX
 from .folder import complete_folder
 from .house_views import draw_views
-from .houses import EYE, House, Path, Place, house_generator, make_house, make_paths
+from .houses import (
+    EYE,
+    FEWEST_SIDE,
+    MOST_SIDE,
+    House,
+    Path,
+    Place,
+    house_generator,
+    make_house,
+    make_paths,
+)
 
 MIN_HOUSES, MAX_HOUSES = 2, 1000
 UNSEEN_EVERY = 5  # of so many houses one is unseen in training, the last ones
@@ -88,12 +98,17 @@ def _record(house: House, path: Path, path_id: int) -> dict[str, Any]:
 def write_houses(folder: FilePath, houses: int, rooms: int, seed: int) -> Houses:
     """Draw `houses` houses of `rooms` x `rooms` rooms into `folder`, completely or not at all.
 
-    Raises UsageError if there are too few or too many houses (E-DEMO-HOUSES), or the folder is not
-    empty (E-DEMO-FOLDER).
+    Raises UsageError if there are too few or too many houses or rooms (E-DEMO-HOUSES), or the folder
+    is not empty (E-DEMO-FOLDER).
     """
     if not MIN_HOUSES <= houses <= MAX_HOUSES:
         raise UsageError(
             f"--houses {houses}: expected {MIN_HOUSES} to {MAX_HOUSES}; one is unseen in training",
+            code="E-DEMO-HOUSES",
+        )
+    if not FEWEST_SIDE <= rooms <= MOST_SIDE:
+        raise UsageError(
+            f"--rooms {rooms}: expected {FEWEST_SIDE} to {MOST_SIDE} along a side",
             code="E-DEMO-HOUSES",
         )
     made = [make_house(seed, number, rooms) for number in range(houses)]
