@@ -36,6 +36,12 @@ A_PATH = LocalPath()
 @click.option(
     "--page", type=A_PATH, metavar="OUT", help="Write a page of episodes with their maps."
 )
+@click.option(
+    "--images",
+    type=LocalPath(file_okay=False, exists=True),
+    metavar="DIR",
+    help="Folder of the views, SCAN/VIEWPOINT with 36 images each, for --page.",
+)
 @as_json
 def nav(
     *,
@@ -46,6 +52,7 @@ def nav(
     subset: bool,
     submission: Path | None,
     page: Path | None,
+    images: Path | None,
     as_json: bool,
 ) -> None:
     """Check a file of walks and score it.
@@ -64,6 +71,10 @@ def nav(
         raise UsageError(
             "--submission needs a walk for each instruction, and --subset allows fewer; drop one",
             code="E-OPTION-EXCLUDES",
+        )
+    if images is not None and page is None:
+        raise UsageError(
+            "--images are shown on a page; add --page OUT, or drop it", code="E-OPTION-MISSING"
         )
     for path, option in ((submission, "--submission"), (page, "--page")):
         if path is not None:
@@ -95,7 +106,7 @@ def nav(
         with needs_extra("train"):  # drawing imports matplotlib
             from ..train.navigation.page import write_page
 
-            write_page(page, checked, scans)
+            write_page(page, checked, scans, images)
     for path in filter(None, (submission, page)):
         lines += f"\nwritten: {path}"
     show(record, lines, as_json=as_json)
