@@ -277,7 +277,8 @@ bench-share: machine
 bench-exchange: machine
 	$(BIN)/python -m benchmarks.exchange $(BENCH)
 
-# Steps of the navigation environment beside plain Python, preparing 90 scans: a minute.
+# Steps of the navigation environment beside plain Python, preparing 90 scans, updates of the follower:
+# two minutes.
 bench-nav: machine
 	$(BIN)/python -m benchmarks.navigation $(BENCH)
 

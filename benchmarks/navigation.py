@@ -7,7 +7,8 @@ are random. A step is what an agent needs for one action of each episode: views,
 the teacher's action, the distance to the goal, and the move. Plain Python does it for one agent after
 the other: by the walk through 36 views, as the published code does at a viewpoint that it sees for the
 first time, and with the candidates kept, as it does from then on. The aim is 50 times as many steps as
-with the walk. Without features, of which one channel is left, the graphs alone are measured.
+with the walk. Without features, of which one channel is left, the graphs alone are measured. Then an
+update of the follower (follower.py).
 """
 
 import argparse
@@ -15,13 +16,14 @@ import itertools
 import json
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
 
+from benchmarks import follower
 from benchmarks.plain_simulator import Candidate, PlainSimulator, move_to, walk_views
 from clipfeat.train.navigation.candidates import find_candidates
 from clipfeat.train.navigation.environment import Environment, Episodes, State
@@ -30,6 +32,7 @@ from clipfeat.train.navigation.views import HEADINGS, VIEW_ELEVATIONS, VIEW_HEAD
 
 SIZES = (8, 348)  # viewpoints of the smallest and the largest scan of Matterport3D
 NEAREST = 3  # neighbours that each is linked to; both ways, that gives a mean degree of about 4
+NODES = range(4, 8)  # viewpoints of R2R's paths
 STEPS = 10  # of an episode
 SECONDS = 3  # for each measure
 ANGLES = 32  # times that published agents repeat an angle's four numbers
@@ -178,18 +181,9 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         write_scans(Path(folder), options.scans)
         scans, features = prepare(Path(folder), options.dim)
-    rng = np.random.default_rng(0)
-    names, paths = [], []
-    for name in itertools.cycle(scans):
-        scan = scans[name]
-        path = scan.path(*rng.integers(0, len(scan.viewpoints), 2).tolist())
-        if len(path) > 1:
-            names.append(name)
-            paths.append(path)
-        if len(names) == options.batch:
-            break
+    names, paths = random_paths(scans, options.batch)
     device = torch.device(options.device)
-    named = [[scans[n].viewpoints[k] for k in path] for n, path in zip(names, paths, strict=True)]
+    named = by_name(scans, names, paths)
     for what, numbers in (("graphs alone", features[..., :1].clone()), ("with features", features)):
         environment = Environment(scans, numbers.to(device))
         episodes = environment.episodes(names, named, [0.0] * len(names))
@@ -207,6 +201,41 @@ def main() -> None:
         for name, keep in (("walks", False), ("keeps candidates", True)):
             plain = per_second(partial(all_agents, agents, keep=keep))
             print(f"  plain, {name:<17}{plain:8,.0f} steps/s: {ours / plain:,.0f} times as many")
+    follower.measure(
+        scans, features.to(device), partial(random_episodes, scans, 2 * options.batch, NODES)
+    )
+
+
+def random_paths(
+    scans: Mapping[str, Scan], count: int, nodes: Collection[int] = range(2, 1000)
+) -> tuple[list[str], list[list[int]]]:
+    """Return shortest paths of so many viewpoints each, of one scan after the other."""
+    rng = np.random.default_rng(0)
+    names, paths = [], []
+    for name in itertools.cycle(scans):
+        scan = scans[name]
+        path = scan.path(*rng.integers(0, len(scan.viewpoints), 2).tolist())
+        if len(path) in nodes:
+            names.append(name)
+            paths.append(path)
+        if len(names) == count:
+            break
+    return names, paths
+
+
+def by_name(
+    scans: Mapping[str, Scan], names: Sequence[str], paths: Sequence[Sequence[int]]
+) -> list[list[str]]:
+    """Return paths with the names of their viewpoints."""
+    return [[scans[n].viewpoints[k] for k in path] for n, path in zip(names, paths, strict=True)]
+
+
+def random_episodes(
+    scans: Mapping[str, Scan], count: int, nodes: Collection[int], environment: Environment
+) -> Episodes:
+    """Return episodes along shortest paths."""
+    names, paths = random_paths(scans, count, nodes)
+    return environment.episodes(names, by_name(scans, names, paths), [0.0] * count)
 
 
 def all_agents(agents: Sequence[PlainAgent], *, keep: bool) -> int:

@@ -10,18 +10,7 @@ import click
 
 from ..base.errors import UsageError, needs_extra
 from ..base.text import counted
-from .options import (
-    LocalPath,
-    StorePath,
-    as_json,
-    cache,
-    ema,
-    model_config,
-    show,
-    skip_missing,
-    with_options,
-)
-from .options import device as device_option
+from .options import LocalPath, as_json, ema, model_config, refuse, scored_on, show
 
 if TYPE_CHECKING:
     from ..featstore import FeatureStore
@@ -30,18 +19,6 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 A_PATH = LocalPath()
-
-
-# What, with a split, makes an `EvalRequest`.
-scored_on = with_options(
-    click.option(
-        "--store", type=StorePath(), help="Feature store, or its URL.  [default: that of the run]"
-    ),
-    cache,
-    click.option("--data", type=A_PATH, help="Folder of the data.  [default: that of the run]"),
-    skip_missing,
-    device_option,
-)
 
 
 @click.group("eval")
@@ -53,6 +30,7 @@ def eval_() -> None:
     $ clipfeat eval ve run --split test --json
     $ clipfeat eval caption run --split test --beam 5 --json
     $ clipfeat eval caption --results r.json --references dataset_coco.json --split test
+    $ clipfeat eval nav run --split val_unseen
     $ clipfeat eval nav --results r.json --data R2R/ --graphs connectivity/ --split val_unseen
     """
 
@@ -83,14 +61,14 @@ def vqa(*, run: Path | None, as_json: bool, **options: Any) -> None:
     )
     if run is not None:
         of_file = {"predictions": predictions, "questions": questions, "annotations": annotations}
-        _refuse(of_file, "RUN")
+        refuse(of_file, "RUN")
         _eval_run(run, options, as_json=as_json)
     elif predictions is None or questions is None:
         raise UsageError(
             "pass RUN and --split, or --predictions and --questions", code="E-OPTION-MISSING"
         )
     else:
-        _refuse(options, "--predictions")
+        refuse(options, "--predictions")
         _eval_file(predictions, questions, annotations, as_json=as_json)
 
 
@@ -127,10 +105,10 @@ def ve(
             raise UsageError(
                 "pass RUN and --split, or --predictions and --pairs", code="E-OPTION-MISSING"
             )
-        _refuse(options | {"blind": blind}, "--predictions")
+        refuse(options | {"blind": blind}, "--predictions")
         _ve_file(predictions, pairs, as_json=as_json)
         return
-    _refuse({"predictions": predictions, "pairs": pairs}, "RUN")
+    refuse({"predictions": predictions, "pairs": pairs}, "RUN")
     if options["split"] is None:
         raise UsageError("RUN needs --split, such as --split test", code="E-OPTION-MISSING")
     with needs_extra("train"):
@@ -235,7 +213,7 @@ def caption(
         )
     embedder = _embedder(weights, options["device"]) if clipscore else None
     if run is not None:
-        _refuse({"results": results, "references": references, "subset": subset}, "RUN")
+        refuse({"results": results, "references": references, "subset": subset}, "RUN")
         _caption_run(run, options | {"embedder": embedder}, as_json=as_json)
     elif results is None or references is None:
         raise UsageError(
@@ -243,7 +221,7 @@ def caption(
         )
     else:
         allowed = {"split", "store", "device"} if clipscore else {"split"}
-        _refuse({n: value for n, value in options.items() if n not in allowed}, "--results")
+        refuse({n: value for n, value in options.items() if n not in allowed}, "--results")
         _caption_file(
             results,
             references,
@@ -304,17 +282,6 @@ def _caption_file(
         clip_scores = score_results(opened, captions, human, embedder(opened))
     scores = score(captions, human) | clip_scores
     show(scores, "\n".join(format_scores(scores)), as_json=as_json)
-
-
-def _refuse(options: dict[str, Any], given: str) -> None:
-    """Raise UsageError if one of `options`, which do not go with `given`, was passed."""
-    for name, value in options.items():
-        if value is not None and value is not False:
-            option = f"--{name.replace('_', '-')}"
-            raise UsageError(
-                f"{given} and {option} exclude each other; drop one of them",
-                code="E-OPTION-EXCLUDES",
-            )
 
 
 def _eval_run(run: Path, options: dict[str, Any], *, as_json: bool) -> None:

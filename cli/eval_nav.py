@@ -1,4 +1,4 @@
-"""clipfeat eval nav: the scores of walks, checked against the graphs of their scans."""
+"""clipfeat eval nav: the scores of a run's walks or of a file's, checked against the graphs."""
 
 from pathlib import Path
 from typing import Any
@@ -8,29 +8,32 @@ import click
 from ..base.errors import UsageError, needs_extra
 from ..base.files import require_file
 from ..base.text import counted
-from .options import LocalPath, as_json, show
+from .options import LocalPath, as_json, refuse, scored_on, show
 
 A_PATH = LocalPath()
 
 
 @click.command()
-@click.option(
-    "--results",
-    type=A_PATH,
-    required=True,
-    help="Walks to score: R2R's JSON list of instr_id and trajectory, or RxR's JSON lines.",
-)
-@click.option(
-    "--data", type=A_PATH, required=True, help="Folder of R2R's or RxR's files, or one of them."
-)
+@click.argument("run", type=A_PATH, required=False)
+@click.option("--split", help="Split of the folder --data, such as val_unseen.")
+@scored_on
 @click.option(
     "--graphs",
     type=A_PATH,
-    required=True,
     metavar="DIR",
-    help="Folder of the connectivity files.",
+    help="Folder of the connectivity files.  [default: that of the run]",
 )
-@click.option("--split", help="Split of the folder --data, such as val_unseen.")
+@click.option(
+    "--forbid-visited",
+    is_flag=True,
+    help="Never return to a viewpoint, as published submissions of EnvDrop do.",
+)
+@click.option(
+    "--results",
+    type=A_PATH,
+    help="Score these walks instead of a run's: R2R's JSON list of instr_id and trajectory, or RxR's "
+    "JSON lines.",
+)
 @click.option("--subset", is_flag=True, help="Allow --results without walks for some instructions.")
 @click.option("--submission", type=A_PATH, metavar="OUT", help="Write the walks for upload.")
 @click.option(
@@ -45,33 +48,29 @@ A_PATH = LocalPath()
 @as_json
 def nav(
     *,
-    results: Path,
-    data: Path,
-    graphs: Path,
-    split: str | None,
+    run: Path | None,
+    results: Path | None,
     subset: bool,
     submission: Path | None,
     page: Path | None,
     images: Path | None,
     as_json: bool,
+    **options: Any,
 ) -> None:
-    """Check a file of walks and score it.
+    """Walk a split with a run's best agent and score the walks; or score a file of walks.
 
-    Each walk must begin at its instruction's start and take edges of the graph alone, and each
-    instruction of the split must have one. Prints success, SPL, nDTW and the other metrics of R2R
-    and RxR, with 95% intervals over paths, by length, language and scan, and beside walkers that see
-    nothing. Test splits, whose goals are hidden, are checked and not scored.
+    Writes RUN/STAGE/predictions_<split>.json, and prints success, SPL, nDTW and the other metrics of
+    R2R and RxR, with 95% intervals over paths, by length, language and scan, and beside walkers that
+    see nothing. Test splits, whose goals are hidden, are walked and not scored.
+
+    With --results, each walk must begin at its instruction's start and take edges of the graph alone,
+    and each instruction of the split must have one. --data may be a file of the split.
 
     \b
+    $ clipfeat eval nav run --split val_unseen --page episodes.html
+    $ clipfeat eval nav run --split test --submission submit.json
     $ clipfeat eval nav --results r.json --data R2R/ --graphs connectivity/ --split val_unseen
-    $ clipfeat eval nav --results r.json --data R2R/ --graphs connectivity/ --split test \\
-        --submission submit.json
     """
-    if subset and submission is not None:
-        raise UsageError(
-            "--submission needs a walk for each instruction, and --subset allows fewer; drop one",
-            code="E-OPTION-EXCLUDES",
-        )
     if images is not None and page is None:
         raise UsageError(
             "--images are shown on a page; add --page OUT, or drop it", code="E-OPTION-MISSING"
@@ -79,6 +78,49 @@ def nav(
     for path, option in ((submission, "--submission"), (page, "--page")):
         if path is not None:
             require_file(path, option)
+    if run is not None:
+        refuse({"results": results, "subset": subset}, "RUN")
+        if options["split"] is None:
+            raise UsageError(
+                "RUN needs --split, such as --split val_unseen", code="E-OPTION-MISSING"
+            )
+        with needs_extra("train"):
+            from ..train.tasks.navigation.evaluation import (
+                NavigationRequest,
+                eval_run,
+                format_eval,
+            )
+        result = eval_run(
+            run, NavigationRequest(submission=submission, page=page, images=images, **options)
+        )
+        show(result, format_eval(result), as_json=as_json)
+        return
+    data, graphs, split = (options.pop(name) for name in ("data", "graphs", "split"))
+    if results is None or data is None or graphs is None:
+        raise UsageError(
+            "pass RUN and --split, or --results, --data and --graphs", code="E-OPTION-MISSING"
+        )
+    refuse(options, "--results")
+    if subset and submission is not None:
+        raise UsageError(
+            "--submission needs a walk for each instruction, and --subset allows fewer; drop one",
+            code="E-OPTION-EXCLUDES",
+        )
+    record, lines = _file(results, data, graphs, split, subset, submission, page, images)
+    show(record, lines, as_json=as_json)
+
+
+def _file(
+    results: Path,
+    data: Path,
+    graphs: Path,
+    split: str | None,
+    subset: bool,  # noqa: FBT001
+    submission: Path | None,
+    page: Path | None,
+    images: Path | None,
+) -> tuple[dict[str, Any], str]:
+    """Check and score a file of walks; return the scores, and lines for people."""
     with needs_extra("train"):
         from ..train.navigation.evaluation import evaluate_walks, format_result, read_split
         from ..train.navigation.results import check_walks, read_results, write_submission
@@ -109,4 +151,4 @@ def nav(
             write_page(page, checked, scans, images)
     for path in filter(None, (submission, page)):
         lines += f"\nwritten: {path}"
-    show(record, lines, as_json=as_json)
+    return record, lines

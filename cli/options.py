@@ -10,6 +10,7 @@ from typing import Any
 
 import click
 
+from ..base.errors import UsageError
 from ..base.files import COPY_IT, local_path
 from ..base.text import is_url, tell
 
@@ -192,6 +193,31 @@ def training_inputs(data_help: str, set_help: str) -> Decorator:
         ),
         device,
     )
+
+
+# What, with a split, makes an `EvalRequest`.
+scored_on = with_options(
+    click.option(
+        "--store", type=StorePath(), help="Feature store, or its URL.  [default: that of the run]"
+    ),
+    cache,
+    click.option(
+        "--data", type=LocalPath(), help="Folder of the data.  [default: that of the run]"
+    ),
+    skip_missing,
+    device,
+)
+
+
+def refuse(options: dict[str, Any], given: str) -> None:
+    """Raise UsageError if one of `options`, which do not go with `given`, was passed."""
+    for name, value in options.items():
+        if value is not None and value is not False:
+            option = f"--{name.replace('_', '-')}"
+            raise UsageError(
+                f"{given} and {option} exclude each other; drop one of them",
+                code="E-OPTION-EXCLUDES",
+            )
 
 
 def show(record: object, lines: str, *, as_json: bool) -> None:

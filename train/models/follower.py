@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
+from torch.nn import functional
 
 from ..normalize import FeatureNorm
 from .navigation_settings import EnvDropSettings
@@ -67,7 +68,8 @@ class Follower(nn.Module):
         self.image_channels = settings.features or norm.channels
         seen = self.image_channels + ANGLES * self.repeats
         self.embedding = nn.Embedding(words, settings.word, padding_idx=PADDING)
-        self.encoder = nn.LSTM(settings.word, hidden // 2, bidirectional=True, batch_first=True)
+        self.forwards = nn.LSTMCell(settings.word, hidden // 2)
+        self.backwards = nn.LSTMCell(settings.word, hidden // 2)
         self.first = nn.Linear(hidden, hidden)
         self.direction = nn.Linear(ANGLES * self.repeats, settings.action)
         self.look = nn.Linear(hidden, seen, bias=False)
@@ -93,19 +95,12 @@ class Follower(nn.Module):
         does that.
         """
         words = self.drop(self.embedding(tokens))
-        packed = nn.utils.rnn.pack_padded_sequence(
-            words, lengths.cpu(), batch_first=True, enforce_sorted=False
-        )
-        packed_states, (_, cells) = self.encoder(packed)
-        states, _ = nn.utils.rnn.pad_packed_sequence(
-            packed_states, batch_first=True, total_length=tokens.shape[1]
-        )
+        states, cell = read_both_ways(self.forwards, self.backwards, words, lengths)
         is_word = torch.arange(tokens.shape[1], device=tokens.device) < lengths[:, None]
         pooled = states
         if not self.pools_padding:
             pooled = states.masked_fill(~is_word[..., None], -math.inf)
         tilde = self.first(pooled.amax(1)).tanh()
-        cell = torch.cat([cells[1], cells[0]], 1)  # backward, forward
         return Memory(self.drop(states), is_word), FollowerState(tilde, cell)
 
     def step(
@@ -168,3 +163,34 @@ class Follower(nn.Module):
         of_image, of_angle = query.split([self.image_channels, ANGLES * self.repeats], 1)
         of_angle = of_angle.unflatten(1, (self.repeats, ANGLES)).sum(1)
         return (images @ of_image[..., None] + angles @ of_angle[..., None])[..., 0]
+
+
+def read_both_ways(
+    forwards: nn.LSTMCell,
+    backwards: nn.LSTMCell,
+    words: Float[Tensor, "episode token channel"],
+    lengths: Int64[Tensor, " episode"],
+) -> tuple[Float[Tensor, "episode token hidden"], Float[Tensor, "episode hidden"]]:
+    """Return the states of a bidirectional LSTM, 0 in padding, and its last cells: backward, forward.
+
+    As nn.LSTM of a packed sequence, whose gradient on a CPU takes time by the square of the length:
+    torch adds a tensor of the size of all words for each word (2.15).
+    """
+    order = lengths.argsort(descending=True, stable=True)
+    longest = words.shape[1]
+    reading = (lengths.cpu()[:, None] > torch.arange(longest)).sum(0).tolist()  # texts at each word
+    inputs = words[order].unbind(1)
+    states: list[Tensor] = []
+    cells: list[Tensor] = []
+    for lstm, places in ((forwards, range(longest)), (backwards, reversed(range(longest)))):
+        state = cell = words.new_zeros(len(words), lstm.hidden_size)
+        found: dict[int, Tensor] = {}
+        for place in places:
+            n = reading[place]
+            new_state, new_cell = lstm(inputs[place][:n], (state[:n], cell[:n]))
+            state, cell = torch.cat([new_state, state[n:]]), torch.cat([new_cell, cell[n:]])
+            found[place] = functional.pad(new_state, (0, 0, 0, len(words) - n))
+        states.append(torch.stack([found[place] for place in range(longest)], 1))
+        cells.append(cell)
+    back = order.argsort()
+    return torch.cat(states, 2)[back], torch.cat(cells[::-1], 1)[back]

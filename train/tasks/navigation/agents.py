@@ -12,7 +12,8 @@ from ...navigation.environment import Environment
 from ...navigation.words import InstructionWords, read_instruction_words
 from ...normalize import FeatureNorm
 from ...run import last_stage
-from .follower import follow, make_follower
+from .follower import make_follower
+from .rollout import follow
 from .settings import WALKERS, NavigationSettings
 from .task import TASK, Walk
 
@@ -30,11 +31,18 @@ def make_agent(
             raise UsageError("model map cannot be trained yet", code="E-NAV-STAGE")
 
 
-def walk_of(settings: NavigationSettings, environment: Environment) -> Walk:
-    """Return how an agent with these settings walks."""
+def walk_of(
+    settings: NavigationSettings, environment: Environment, *, forbid_visited: bool
+) -> Walk:
+    """Return how an agent with these settings walks; `forbid_visited` is as in `follow`."""
     match settings.model:
         case EnvDropSettings():
-            return partial(follow, environment=environment, max_actions=settings.max_actions)
+            return partial(
+                follow,
+                environment=environment,
+                max_actions=settings.max_actions,
+                forbid_visited=forbid_visited,
+            )
         case MapSettings():
             raise UsageError("model map cannot be trained yet", code="E-NAV-STAGE")
 

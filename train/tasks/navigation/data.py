@@ -123,6 +123,11 @@ def read_files(
     Raises as `read_episodes`, `read_scans` and `check_episodes` do.
     """
     folder = graphs or Path(settings.graphs or data / GRAPHS)
+    if not folder.is_dir():
+        raise UsageError(
+            f"{folder} is not a folder; pass --graphs, the folder of the connectivity files",
+            code="E-NAV-SCAN",
+        )
     parts = [[read_episodes(data, part) for part in split_names(name)] for name in names]
     languages = split_names(settings.languages)
     read = [

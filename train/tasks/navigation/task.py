@@ -172,16 +172,18 @@ def describe_selection(settings: NavigationSettings) -> str:
 def report_split(
     run: Path, split: Split, walks: Sequence[Walked], environment: Environment
 ) -> dict[str, Any]:
-    """Write the walks of a split into a run; return their scores."""
-    suffix = "jsonl" if split.read.dataset == "rxr" else "json"
-    path = run / f"predictions_{split.name}.{suffix}"
+    """Write the walks of a split into a run; return their scores, none where goals are hidden."""
+    path = predictions_path(run, split)
     write_results(path, walks, split.read, environment.scans)
     left_out = {reason: len(ids) for reason, ids in split.read.left_out.ids.items()}
-    return {
-        **evaluate_walks(walks, environment.scans),
-        "left_out": left_out,
-        "predictions": str(path),
-    }
+    scores = evaluate_walks(walks, environment.scans) if split.read.has_goals else {}
+    return {"n": len(walks), **scores, "left_out": left_out, "predictions": str(path)}
+
+
+def predictions_path(run: Path, split: Split) -> Path:
+    """Return the file that has the walks on a split in a run's folder."""
+    suffix = "jsonl" if split.read.dataset == "rxr" else "json"
+    return run / f"predictions_{split.name}.{suffix}"
 
 
 def score_table(split: str, walks: Sequence[Walked], environment: Environment) -> dict[str, Any]:
@@ -208,12 +210,18 @@ def format_scores(result: Mapping[str, Any]) -> str:
         f"{result['metric']} on {result['selected_on']}"
     ]
     for name, scores in result["splits"].items():
-        left_out = sum(scores["left_out"].values())
-        lines += [
-            "",
-            f"{name}: {counted(scores['n'], 'instruction')} of {counted(scores['paths'], 'path')}"
-            f"{f', {left_out} left out' if left_out else ''}",
-            format_result(scores),
-            f"written: {scores['predictions']}",
-        ]
+        lines += ["", format_split(name, scores)]
     return "\n".join(lines)
+
+
+def format_split(name: str, scores: Mapping[str, Any]) -> str:
+    """Return the scores of `report_split` as lines for people."""
+    left_out = sum(scores["left_out"].values())
+    lines = [f"{name}: {counted(scores['n'], 'instruction')}"]
+    if left_out:
+        lines[0] += f", {left_out} left out"
+    if "sr" in scores:
+        lines.append(format_result(scores))
+    else:
+        lines[0] += "; the goals are hidden, so that nothing is scored"
+    return "\n".join([*lines, f"written: {scores['predictions']}"])
