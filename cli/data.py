@@ -117,6 +117,7 @@ def demo_houses(*, folder: Path, houses: int, rooms: int, seed: int) -> None:
     the Matterport3D simulator, DIR/r2r the splits train, val_seen and val_unseen in the format of
     R2R. val_seen has other paths of the houses of train, val_unseen other houses. Instructions name
     colours and things, and no directions: an agent that does not see cannot follow them.
+    DIR/encoder.json is the architecture of a small ViT for extract --model-config.
 
     \b
     $ clipfeat demo-houses houses --houses 25 --seed 0

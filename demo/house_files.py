@@ -31,6 +31,13 @@ MIN_HOUSES, MAX_HOUSES = 2, 1000
 UNSEEN_EVERY = 5  # of so many houses one is unseen in training, the last ones
 SEEN_EVERY = 8  # of so many paths of a training house one is held out
 JPEG_QUALITY = 90
+# A small ViT in open_clip's format: ViT-S-32, for pictures of 96 pixels. On a CPU a view takes it 11 ms, and
+# 35 ms at the usual 224.
+ENCODER = {
+    "embed_dim": 384,
+    "vision_cfg": {"image_size": 96, "layers": 12, "width": 384, "patch_size": 32},
+    "text_cfg": {"context_length": 77, "vocab_size": 49408, "width": 384, "heads": 6, "layers": 12},
+}
 SPLITS = ("train", "val_seen", "val_unseen")
 
 
@@ -119,6 +126,7 @@ def write_houses(folder: FilePath, houses: int, rooms: int, seed: int) -> Houses
         for house in made:
             (graphs / f"{house.name}{SUFFIX}").write_text(json.dumps(connectivity(house)))
         (graphs / "scans.txt").write_text("".join(f"{house.name}\n" for house in made))
+        (unfinished / "encoder.json").write_text(json.dumps(ENCODER, indent=2) + "\n")
         files = r2r_files(made, seed)
         (unfinished / "r2r").mkdir()
         for split, records in files.items():
