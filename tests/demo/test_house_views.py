@@ -4,9 +4,14 @@ Pictures are 96 x 72 pixels, so the focal length is 36 / tan 30 degrees = 62.354
 centre lies between the pixels 47 and 48, 35 and 36.
 """
 
+import io
+from pathlib import Path
+
 import numpy as np
 import pytest
+from PIL import Image
 
+from clipfeat.demo.house_picture import draw_house
 from clipfeat.demo.house_views import draw_views
 from clipfeat.demo.houses import WALL_COLORS, Door, House, Place, Thing, make_house
 from clipfeat.train.navigation.candidates import find_candidates
@@ -131,3 +136,10 @@ def test_the_view_of_a_candidate_shows_the_room_that_it_leads_to():
             nearest = np.argmax(pixels @ np.stack(list(hues.values())).T, axis=1)
             seen = list(hues)[np.bincount(nearest).argmax()]
             assert seen == house.colors[candidates.viewpoints[row]]
+
+
+def test_the_picture_of_the_documentation():
+    with Image.open(io.BytesIO(draw_house(0, 1))) as image:
+        assert image.format == "PNG"
+        assert image.size == (990, 369)
+    assert (Path(__file__).parents[2] / "docs/houses.png").stat().st_size < 150_000
