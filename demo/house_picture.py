@@ -46,7 +46,7 @@ def draw_house(seed: int, number: int) -> bytes:
     path = max(make_paths(house, seed, number), key=lambda each: len(each.viewpoints))
     start = next(place for place in house.places if place.name == path.viewpoints[0])
     views = draw_views(house, start, house_generator(seed, number, 2))
-    figure = new_figure(11, 4.1)
+    figure = new_figure(11.0, 4.1)
     plan, strip = figure.subplots(1, 2, width_ratios=(3.6, 7.4))
     _draw_plan(plan, house, path)
     framed = np.pad(views, ((0, 0), (1, 1), (1, 1), (0, 0)), constant_values=255)
