@@ -23,6 +23,7 @@ import dataclasses
 import json
 import logging
 import os
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -70,7 +71,10 @@ CHANGES_NOTHING = {
     "graphs",
 }
 # Settings that may change when a run is extended, as long as the rates of its updates do not.
-LENGTH = {"epochs", "updates", "scst.epochs", "scst.updates", "warmup", "milestones"}
+LENGTH = {
+    *("epochs", "updates", "warmup", "milestones"),
+    *("scst.epochs", "scst.updates", "speaker.updates", "back_translation.updates"),
+}
 EVENTS = "tensorboard"
 CURVES = "curves.png"
 LOCK = ".lock"
@@ -107,12 +111,18 @@ class RunManifest:
         files: Sequence[Path],
     ) -> "RunManifest":
         """Return the manifest of a run; with other contents of `files` it would be another run."""
+        paths = dict.fromkeys(files)
+        times = Counter(path.name for path in paths)
+        names = [
+            path.name if times[path.name] == 1 else f"{path.parent.name}/{path.name}"
+            for path in paths  # a stage may start from the best models of two others
+        ]
         return cls(
             task=task,
             settings=settings,
             store_digest=store.digest,
             features=features_of(store),
-            data_files={file.name: sha256_file(file) for file in dict.fromkeys(files)},
+            data_files={n: sha256_file(path) for n, path in zip(names, paths, strict=True)},
             store=store.location,
             data=str(data.resolve()),
         )

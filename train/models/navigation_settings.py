@@ -28,11 +28,7 @@ class EnvDropSettings:
         require_sizes(self, "word", "hidden", "action", "angle_repeats")
         require_at_least(self, 0, "features")
         require_share(self, "dropout", "feature_dropout")
-        if self.hidden % 2:
-            raise UsageError(
-                f"hidden must be even, for two directions; got {self.hidden}",
-                code="E-SETTINGS-HIDDEN",
-            )
+        _require_even(self.hidden)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -80,3 +76,12 @@ class SpeakerSettings:
         require_at_least(self, 1, "max_words", "updates", "batch_size")
         require_range(self, "more than 0", lambda x: x > 0, "lr")
         require_share(self, "dropout", "feature_dropout")
+        _require_even(self.hidden)
+
+
+def _require_even(hidden: int) -> None:
+    """Raise UsageError for channels that two directions cannot share equally."""
+    if hidden % 2:
+        raise UsageError(
+            f"hidden must be even, for two directions; got {hidden}", code="E-SETTINGS-HIDDEN"
+        )

@@ -42,11 +42,16 @@ class FollowerTask(NavigationTask):
     """
 
     def __init__(
-        self, settings: NavigationSettings, data: NavigationData, accelerator: Accelerator
+        self,
+        settings: NavigationSettings,
+        data: NavigationData,
+        accelerator: Accelerator,
+        model: Follower | None = None,
     ):
-        """Make the model that training begins with, the same one every time."""
-        with memory_errors(MODEL_SIZE_REMEDY), seeded(settings.seed):
-            model = make_follower(settings, data.norm, data.words)
+        """Begin with `model`, without one with random weights, the same ones every time."""
+        if model is None:
+            with memory_errors(MODEL_SIZE_REMEDY), seeded(settings.seed):
+                model = make_follower(settings, data.norm, data.words)
         super().__init__(settings, data, accelerator, model)
 
     def settings_record(self) -> dict[str, Any]:

@@ -28,6 +28,7 @@ TEACHERS = ("shortest", "reference")
 REWARDS = ("distance", "ndtw")
 MAX_TOKENS = 512  # of an instruction; every instruction takes memory for so many
 MAX_ACTIONS = 1000
+MAX_PATHS = 10_000_000  # to describe; a million take 350 MB
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -36,6 +37,7 @@ class BackTranslationSettings:
 
     name: str = "back_translation"
     augmented: str = ""  # a file of paths, of R2R's format; "" samples paths from training graphs
+    paths: int = 200_000  # most paths that are sampled from the graphs
     env_dropout: float = 0.4  # share of the features' channels that a whole environment lacks
     teacher_weight: float = 0.6  # of teacher forcing, on written instructions
     updates: int = 100_000
@@ -44,7 +46,8 @@ class BackTranslationSettings:
     def __post_init__(self) -> None:
         require_share(self, "env_dropout")
         require_at_least(self, 0, "teacher_weight")
-        require_at_least(self, 1, "updates")
+        require_at_least(self, 1, "updates", "paths")
+        require_at_most(self, MAX_PATHS, "paths")
         require_range(self, "more than 0", lambda x: x > 0, "lr")
         require_local_paths(self, "augmented")
 
@@ -116,6 +119,24 @@ class NavigationSettings(SplitSettings):
     def eval_splits(self) -> tuple[str, ...]:
         """The names of the splits that are scored."""
         return split_names(self.eval_split)
+
+    @property
+    def speaking(self) -> "NavigationSettings":
+        """The settings of the speaker's loop; AdamW without decay is Adam."""
+        return dataclasses.replace(
+            self,
+            updates=self.speaker.updates,
+            batch_size=self.speaker.batch_size,
+            lr=self.speaker.lr,
+            optimizer="adamw",
+        )
+
+    @property
+    def back_translating(self) -> "NavigationSettings":
+        """The settings of the last stage's loop."""
+        return dataclasses.replace(
+            self, updates=self.back_translation.updates, lr=self.back_translation.lr
+        )
 
 
 def read_stages(text: str) -> tuple[str, ...]:

@@ -22,8 +22,8 @@ from ...navigation.episodes import Episode
 from ...navigation.evaluation import evaluate_walks, format_result, mean_scores, score_walks
 from ...navigation.results import Walked, write_results
 from ...normalize import with_chosen_norm
-from ...task import Report, Task, format_unscored, unscored
-from .data import EpisodeBatch, NavigationData, Split
+from ...task import Report, Task, TensorBatch, format_unscored, unscored
+from .data import NavigationData, Split
 from .settings import NavigationSettings
 
 logger = logging.getLogger(__name__)
@@ -33,13 +33,8 @@ TASK = "nav"
 Walk = Callable[[Any, Split, Int[np.ndarray, " _"]], list[list[int]]]
 
 
-class NavigationTask(Task[NavigationSettings, nn.Module]):
-    """A stage of navigation; an example is an instruction of the training split.
-
-    Those whose model walks say how (`walk`), and are scored by their walks on the held-out splits.
-    """
-
-    name = TASK
+class StageTask(Task[NavigationSettings, nn.Module]):
+    """A stage of navigation; an example is an instruction of the training split."""
 
     def __init__(
         self,
@@ -56,6 +51,23 @@ class NavigationTask(Task[NavigationSettings, nn.Module]):
         if remark := describe_selection(settings):
             log_once(accelerator, remark)
 
+    def fetch(self, image_ids: Sequence[str]) -> None:
+        """Fetch nothing: the features of all viewpoints are in memory."""
+
+    def batch(self, numbers: Numbers, epoch: int) -> TensorBatch:
+        """Return the instructions at `numbers`."""
+        return self.world.training.batch(numbers)
+
+    def vocabulary_record(self) -> Mapping[str, Any]:
+        """Return the words."""
+        return self.world.words.record()
+
+
+class NavigationTask(StageTask):
+    """A stage whose model walks; it is scored by its walks on the held-out splits."""
+
+    name = TASK
+
     @abstractmethod
     def walk(self, model: Any, split: Split, rows: Int[np.ndarray, " _"]) -> list[list[int]]:
         """Return the walks of a model, in evaluation mode, on some instructions of a split.
@@ -63,13 +75,6 @@ class NavigationTask(Task[NavigationSettings, nn.Module]):
         A walk is viewpoints by their numbers in the environment, from the start on.
         """
         ...
-
-    def fetch(self, image_ids: Sequence[str]) -> None:
-        """Fetch nothing: the features of all viewpoints are in memory."""
-
-    def batch(self, numbers: Numbers, epoch: int) -> EpisodeBatch:
-        """Return the instructions at `numbers`."""
-        return self.world.training.batch(numbers)
 
     def evaluate(self, model: nn.Module) -> Mapping[str, Any]:
         """Return the means of each held-out split; the score is that of `select_split`."""
@@ -113,10 +118,6 @@ class NavigationTask(Task[NavigationSettings, nn.Module]):
         walker = self.accelerator.unwrap_model(model)
         environment = self.world.environment
         return walk_split(walker, self.walk, split, environment, self.settings, self.accelerator)
-
-    def vocabulary_record(self) -> Mapping[str, Any]:
-        """Return the words."""
-        return self.world.words.record()
 
 
 def walk_split(

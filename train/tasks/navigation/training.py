@@ -8,15 +8,26 @@ from accelerate import Accelerator
 
 from ....base.errors import UsageError
 from ...devices import accelerator_on
-from ...engine import fit
+from ...engine import fit, log_once
 from ...log import LoopTimes
 from ...models.navigation_settings import EnvDropSettings
-from ...run import as_in_run, require_no_link
+from ...run import (
+    BEST,
+    RESULT,
+    SETTINGS,
+    RunManifest,
+    as_in_run,
+    require_no_link,
+    require_same_run,
+)
 from ...task import Task
+from .agents import load_run
+from .backtranslation import BackTranslationTask
 from .data import NavigationData, read_training
-from .follower import FollowerTask
-from .settings import STAGES, NavigationSettings
-from .task import format_scores
+from .follower import FollowerTask, follower_record
+from .settings import BACK_TRANSLATION, FOLLOWER, SPEAKER, STAGES, NavigationSettings
+from .speaker import SPEAKER_TASK, SpeakerTask, format_written, load_speaker, speaker_record
+from .task import TASK, format_scores
 
 
 class StageTimes(dict[str, LoopTimes]):
@@ -42,7 +53,7 @@ def train_stages(
     holds a folder for each stage, with what `clipfeat.train.run` lists. Raises UsageError before any
     work, StoreError for a store that cannot be read, ClipfeatError for data that do not fit it.
     """
-    _require_folder(out)
+    _require_folder(out, stages)
     results: dict[str, Any] = {}
     times = StageTimes()
     read: NavigationData | None = None
@@ -51,6 +62,7 @@ def train_stages(
         accelerator = accelerator_on(device, of_stage)
         if read is None:
             read = read_training(of_stage, store=store, data=data, device=accelerator.device)
+            _require_same_stages(settings, out, stages, read)
         if accelerator.is_main_process:
             out.mkdir(parents=True, exist_ok=True)
         task = make_task(stage, of_stage, read, accelerator, out)
@@ -69,16 +81,60 @@ def make_task(
     match stage, settings.model:
         case "follower", EnvDropSettings():
             return FollowerTask(settings, data, accelerator)
+        case "speaker", _:
+            return SpeakerTask(settings, data, accelerator)
+        case "backtranslation", EnvDropSettings():
+            follower, speaker = load_run(out / FOLLOWER), load_speaker(out / SPEAKER)
+            for run in (follower, speaker):
+                if not (run.folder / RESULT).is_file():
+                    log_once(
+                        accelerator,
+                        f"{run.folder} has not finished; stage {stage} starts from its epoch "
+                        f"{run.epoch}",
+                    )
+            return BackTranslationTask(settings, data, accelerator, follower, speaker)
         case _:
-            raise UsageError(f"stage {stage!r} cannot be trained yet", code="E-NAV-STAGE")
+            raise UsageError(
+                f"stage {stage} is not for model {settings.model.name}; pass --stage {FOLLOWER}, or "
+                "--set model=envdrop",
+                code="E-NAV-STAGE",
+            )
 
 
 def format_stages(results: Mapping[str, Any]) -> str:
     """Return the results of stages as lines for people."""
-    return "\n\n".join(format_scores(result) for result in results.values())
+    return "\n\n".join(
+        format_written(result) if stage == SPEAKER else format_scores(result)
+        for stage, result in results.items()
+    )
 
 
-def _require_folder(out: Path) -> None:
+def _require_same_stages(
+    settings: NavigationSettings, out: Path, stages: Sequence[str], data: NavigationData
+) -> None:
+    """Raise UsageError unless the runs that back-translation starts from are these settings' runs.
+
+    Once it has begun it belongs to them as they are, so that they cannot be extended.
+    """
+    if BACK_TRANSLATION not in stages:
+        return
+    has_begun = (out / BACK_TRANSLATION / SETTINGS).is_file()
+    for stage, task, record in (
+        (FOLLOWER, TASK, follower_record),
+        (SPEAKER, SPEAKER_TASK, speaker_record),
+    ):
+        if has_begun or stage not in stages:
+            manifest = RunManifest.of(
+                task,
+                record(as_in_run(settings, out / stage)),
+                store=data.store,
+                data=data.files.folder,
+                files=data.files.read,
+            )
+            require_same_run(out / stage, manifest)
+
+
+def _require_folder(out: Path, stages: Sequence[str]) -> None:
     """Raise UsageError unless the stages can be trained into a run's folder."""
     for stage in STAGES:
         require_no_link(out / stage)
@@ -89,3 +145,13 @@ def _require_folder(out: Path) -> None:
             "pass another --out",
             code="E-RUN-FOLDER",
         )
+    if BACK_TRANSLATION not in stages:
+        return
+    for stage in (FOLLOWER, SPEAKER):
+        if stage not in stages and not (out / stage / BEST).is_file():
+            raise UsageError(
+                f"stage {BACK_TRANSLATION} starts from the best model of stage {stage}, and "
+                f"{out / stage} has none; train that stage first, or pass --stage "
+                f"{','.join(STAGES)}",
+                code="E-RUN-BEST",
+            )
