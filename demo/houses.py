@@ -218,7 +218,7 @@ def make_paths(house: House, seed: int, number: int) -> list[Path]:
 def _texts(house: House, rooms: Sequence[int], rng: np.random.Generator) -> Iterator[str]:
     """Yield TEXTS instructions, which say what is seen on the way, and never left or right."""
     start, *between, goal = (house.colors[room] for room in rooms)
-    pillar = house.things[rooms[-1]].name
+    thing = house.things[rooms[-1]].name
     crossed = " and the ".join(f"{color} room" for color in between)
     onward = ", ".join(f"then the {color} one" for color in between)
     templates = (
@@ -226,7 +226,7 @@ def _texts(house: House, rooms: Sequence[int], rng: np.random.Generator) -> Iter
         f"From the {start} room go through the {crossed} to the {goal} room. Stop in its middle.",
         f"Walk out of the {start} room: first {onward.removeprefix('then ')}, and stop in the {goal} one.",
         f"You are in the {start} room. Pass through the {crossed}; your goal is the {goal} room with "
-        f"the {pillar}.",
+        f"the {thing}.",
     )
     for n in rng.permutation(len(templates))[:TEXTS]:
         yield templates[n]
