@@ -98,7 +98,10 @@ def demo_data(*, folder: Path, images: int, seed: int) -> None:
 @click.command("demo-houses")
 @click.argument("folder", metavar="DIR", type=LocalPath())
 @click.option(
-    "--houses", default=25, show_default=True, help="Their number; a fifth of them are val_unseen's."
+    "--houses",
+    default=25,
+    show_default=True,
+    help="Their number; a fifth of them are val_unseen's.",
 )
 @click.option(
     "--rooms", default=3, show_default=True, help="Rooms along a side of a house, 3 to 6."
