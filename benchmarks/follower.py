@@ -90,15 +90,17 @@ def measure(
         optimizer.zero_grad()
 
     update()
-    outside.seconds, start = 0.0, time.perf_counter()
+    outside.seconds, start, busy = 0.0, time.perf_counter(), time.process_time()
     for _ in range(UPDATES):
         update()
     if device.type == "cuda":
         torch.cuda.synchronize(device)
-    took = time.perf_counter() - start
+    took, busy = time.perf_counter() - start, time.process_time() - busy
     parameters = sum(each.numel() for each in model.parameters())
     print(f"follower, {parameters:,} parameters, {len(of_batch)} walks an update")
-    print(f"  an update           {took / UPDATES:9.3f} s")
+    print(
+        f"  an update           {took / UPDATES:9.3f} s, {busy / UPDATES:.3f} s of processor time"
+    )
     if device.type == "cpu":
         share = 100 * outside.seconds / took
         print(f"  outside the model   {share:9.1f} % of it (aim: {MAX_PERCENT})")

@@ -158,3 +158,19 @@ def test_an_average_is_lent_to_the_model_and_given_back() -> None:
         raise KeyboardInterrupt
     assert torch.equal(second.weight, torch.zeros(3, 3))
     assert all(torch.equal(average.tensors[name], before[name]) for name in before)
+
+
+def test_rmsprop_is_torchs_with_its_defaults() -> None:
+    """Alpha 0.99 and no momentum: w - lr * g / (sqrt(0.01 g^2) + eps) after the first update."""
+    model = nn.Linear(1, 1, bias=False)
+    start = model.weight.item()
+    optimizer = make_optimizer(model, LoopSettings(optimizer="rmsprop", lr=0.5, weight_decay=0.0))
+    set_rate(optimizer, 0.25)
+    model(torch.full((1, 1), -3.0)).sum().backward()
+    optimizer.step()
+    assert model.weight.item() == pytest.approx(start + 0.25 * 3 / (0.1 * 3 + 1e-8))
+    model(torch.full((1, 1), -3.0)).sum().backward()  # its gradient doubles
+    optimizer.step()
+    mean = 0.99 * 0.01 * 9 + 0.01 * 36
+    expected = start + 0.25 * (10 + 6 / (mean**0.5 + 1e-8))
+    assert model.weight.item() == pytest.approx(expected)

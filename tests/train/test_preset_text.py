@@ -8,6 +8,7 @@ import pytest
 
 from clipfeat.train.preset_text import settings_text
 from clipfeat.train.settings import load_settings
+from clipfeat.train.tasks.navigation.settings import NAV_PRESETS, NavigationSettings
 from clipfeat.train.tasks.settings import (
     CAPTION_PRESETS,
     PRETRAIN_PRESETS,
@@ -25,6 +26,7 @@ TASKS: dict[Path, type[Any]] = {
     VE_PRESETS: VeSettings,
     CAPTION_PRESETS: CaptionSettings,
     PRETRAIN_PRESETS: PretrainSettings,
+    NAV_PRESETS: NavigationSettings,
 }
 
 

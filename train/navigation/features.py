@@ -65,6 +65,7 @@ def read_features(
     features = torch.empty((len(ids), VIEWS, store.dim), dtype=first.dtype)
     for start in range(0, len(ids), READ_TOGETHER):
         part = features[start : start + READ_TOGETHER]
+        store.fetch(ids[start : start + READ_TOGETHER])
         store.read(ids[start : start + READ_TOGETHER], part.numpy())
     return features.to(device)
 

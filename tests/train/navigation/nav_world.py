@@ -104,7 +104,10 @@ def make_nav_world(folder: Path, *, houses: int = 4, unseen: int = 1, languages:
         chosen = [each[:3] for each in numbered if each[3] == split]
         if languages:
             spoken = languages.split("+")
-            lines = [rxr_record(s, n, p, spoken[n % len(spoken)]) for n, s, p in chosen]
+            lines = [
+                rxr_record(scan, number, path, spoken[place % len(spoken)])
+                for place, (number, scan, path) in enumerate(chosen)
+            ]
             write_rxr(data, split, lines)
         else:
             write_r2r(data, split, [r2r_record(s, n, p) for n, s, p in chosen])

@@ -39,8 +39,8 @@ class Table(Follower):
         zeros = torch.zeros(len(tokens), 1)
         return Memory(zeros[:, None], zeros > 0), FollowerState(zeros, zeros)
 
-    def step(
-        self, memory: Memory, state: FollowerState, views: Tensor, *seen: Any, kept: Any
+    def step(  # pyright: ignore[reportIncompatibleMethodOverride]
+        self, memory: Memory, state: FollowerState, views: Tensor, *seen: Tensor, kept: Any = None
     ) -> Step:
         at, steps, is_action = views[:, 0].argmax(1), state.tilde[:, 0].long(), seen[3]
         actions = is_action.sum(1)
