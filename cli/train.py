@@ -173,6 +173,8 @@ def nav(*, stage: str, **options: Any) -> None:
     $ clipfeat train nav --store views.clipfeat --data R2R/ --graphs connectivity/ --out run
     $ clipfeat train nav rxr --store views.clipfeat --data RxR/ --graphs connectivity/ \\
           --out english --set languages=en
+    $ clipfeat train nav --store views.clipfeat --data R2R/ --graphs connectivity/ --out run \\
+          --stage speaker,backtranslation
     """
     from ..train.tasks.navigation.settings import NAV_PRESETS, NavigationSettings, read_stages
 

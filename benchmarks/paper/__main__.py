@@ -48,7 +48,7 @@ def _run(options: argparse.Namespace) -> int:
         return _rehearse(chosen, options)
     if not options.row:
         for row in rows():
-            print(f"{row.name:30} {row.table}: {row.title}{'' if row.steps else ' (not yet)'}")
+            print(f"{row.name:30} {row.table}: {row.title}")
         return 0
     if options.data is None or options.out is None:
         raise UsageError(
@@ -72,9 +72,7 @@ def _choose(names: list[str]) -> list[Row]:
             raise UsageError(
                 f"no row {name}; python -m benchmarks.paper lists them", code="E-PAPER-ROW"
             )
-        if not of_name[name].steps:
-            raise UsageError(f"{name} has no commands yet; choose another row", code="E-PAPER-ROW")
-    return [row for row in of_name.values() if row.steps and (not names or row.name in names)]
+    return [row for row in of_name.values() if not names or row.name in names]
 
 
 def _rehearse(chosen: list[Row], options: argparse.Namespace) -> int:

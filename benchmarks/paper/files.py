@@ -69,6 +69,25 @@ FILES = (
         "copy, or run its tools/generate_tsv.py",
     ),
     PublishedFile(
+        "mp3d/views/", "<scan>/<viewpoint>/{0..35}.jpg",
+        "https://niessner.github.io/Matterport/", UNKNOWN,
+        "rendered from its skyboxes by the Matterport3D simulator, 640 x 480 and 60 degrees high, "
+        "in the order of its views (docs/recipes.md); on request, by a form",
+    ),
+    PublishedFile(
+        "mp3d/connectivity/", "<scan>_connectivity.json",
+        "https://github.com/peteanderson80/Matterport3DSimulator", "24 MB",
+    ),
+    PublishedFile(
+        "r2r/", "R2R_{train,val_seen,val_unseen,test}.json",
+        "https://github.com/peteanderson80/Matterport3DSimulator", "6 MB",
+        "by its tasks/R2R/data/download.sh",
+    ),
+    PublishedFile(
+        "rxr/", "rxr_{train,val_seen,val_unseen}_guide.jsonl.gz",
+        "https://github.com/google-research-datasets/RxR", "97 MB",
+    ),
+    PublishedFile(
         "grid-feats/trainval/, grid-feats/test2015/", "<number>.pth",
         "https://github.com/facebookresearch/grid-feats-vqa", "about 320 GB for test2015",
         "made by its extract_grid_feature.py with the published X-101; the size is a user's "

@@ -50,6 +50,7 @@ def _serve() -> None:
     import clipfeat.extract.api
     import clipfeat.train.engine
     import clipfeat.train.tasks.captioning.training
+    import clipfeat.train.tasks.navigation.training
     import clipfeat.train.tasks.pretraining.task
     import clipfeat.train.tasks.vqa
 

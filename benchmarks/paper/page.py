@@ -101,18 +101,19 @@ def _tables() -> Iterator[str]:
             yield _line(row)
         yield ""
         for row in several:
-            if row.steps:
-                yield from _commands(row)
+            yield from _commands(row)
 
 
 def _line(row: Row) -> str:
-    cost = ("-", "-")
-    if row.steps:
-        size = f"{row.stores / 1e9:,.0f}"
-        cost = (size, f"{row.hours:,.0f} ({row.hours / EIGHT:,.1f}), estimate")
+    cost = _short(row.stores / 1e9), f"{_short(row.hours)} ({row.hours / EIGHT:,.1f}), estimate"
     note = f"; {row.note}" if row.note else ""
     cells = (f"`{row.name}`", f"{row.title}{note}", row.published, row.ours, *cost)
     return f"| {' | '.join(cells)} |"
+
+
+def _short(number: float) -> str:
+    """Return a number without decimals, or with one where it would be 0."""
+    return f"{number:,.0f}" if number >= 0.5 else f"{number:,.1f}"
 
 
 def _commands(row: Row) -> Iterator[str]:
@@ -140,6 +141,7 @@ def _dry() -> str:
     recipes = ", ".join(
         f"`{name}` by {f'`{small}`' if isinstance(small, str) else 'a file of its steps'}"
         for name, small in RECIPES.items()
+        if small != name
     )
     settings = "; ".join(
         f"{', '.join(f'`{each}`' for each in several)} with `{preset}`"

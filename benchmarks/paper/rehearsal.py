@@ -36,12 +36,15 @@ SMALL: dict[str, Any] = {
     "timm/vit_base_patch32_224.augreg_in21k": "timm/test_vit",
 }
 NARROW = ("model.hidden=32", "model.layers=1", "model.heads=2")
+FOLLOWER = ("model.hidden=16", "min_count=1", "max_actions=4")
 SETTINGS = {
     "pythia": ("model.hidden=16", "model.joint=32", "model.text_head=16", "model.image_head=16"),
     "movie_mcan": (*NARROW, "model.movie_layers=1", "model.joint=32"),
     "mcan_small": NARROW,
     "transformer": (*NARROW, "scst.updates=2", "scst.batch_size=4", "decoding.max_tokens=6"),
     "stage1": (*NARROW, "model.bert=", "model.vocab_size=300"),
+    "r2r": (*FOLLOWER, "speaker={hidden=16, updates=2}", "back_translation={updates=2}"),
+    "rxr": FOLLOWER,
 }
 OF_ALL = ("updates=2", "batch_size=8")
 
@@ -53,6 +56,7 @@ RECIPES = {
         {"step": "stretch", "height": 150, "width": 250, "interpolation": "bilinear"},
     ],
     "caption448": "square:112",
+    "views": "views",
     "pretrain384": [
         {"step": "shortest-maskrcnn", "side": 96, "longest": 160, "interpolation": "bilinear"},
         {"step": "rgb"},

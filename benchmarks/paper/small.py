@@ -6,12 +6,14 @@ Scenes of `clipfeat demo-data` stand for photographs. All models are replaced by
 
 import base64
 import dataclasses
+import gzip
 import json
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from PIL import Image
 
 from clipfeat.demo.annotations import make_captions, make_questions
 from clipfeat.demo.scenes import Scene, draw, make_scene
@@ -23,6 +25,7 @@ TEST2015 = range(61, 65)
 # Numbers that COCO's images have too, as in the real data sets. The first half are images of COCO.
 VISUAL_GENOME = range(11, 19)
 TESTDEV = range(2001, 2005)  # of GQA
+HOUSES, ROOMS = ("seen", "unseen"), 6  # of Matterport3D; rooms stand in a row
 REGIONS, DIM = 36, 32
 GRIDS = ((5, 7), (7, 5))  # rows and columns of grid-feats: they differ by image
 
@@ -50,6 +53,7 @@ def write_small_data(data: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(content if isinstance(content, str) else json.dumps(content))
     _write_features(data, scenes, test)
+    _write_houses(data)
 
 
 def _test_name(scene: Scene) -> str:
@@ -200,3 +204,54 @@ def _write_features(data: Path, scenes: list[Scene], test: list[Scene]) -> None:
             torch.save(torch.from_numpy(grid.astype(np.float32)), grids / f"{scene.image_id}.pth")
         (data / "bottom-up").mkdir(exist_ok=True)
         (data / "bottom-up" / f"{part}.tsv").write_text("".join(lines))
+
+
+def _write_houses(data: Path) -> None:
+    """Write houses whose pictures are one colour each, with their graphs, and paths of R2R and RxR in them."""
+    rng = np.random.default_rng(SEED)
+    (data / "mp3d" / "connectivity").mkdir(parents=True)
+    for house in HOUSES:
+        panoramas = [
+            {
+                "image_id": f"{house}{room}",
+                "pose": [1, 0, 0, 2.5 * room, 0, 1, 0, 0.1 * room, 0, 0, 1, 1.5, 0, 0, 0, 1],
+                "included": True,
+                "unobstructed": [abs(room - other) == 1 for other in range(ROOMS)],
+            }
+            for room in range(ROOMS)
+        ]
+        graph = data / "mp3d" / "connectivity" / f"{house}_connectivity.json"
+        graph.write_text(json.dumps(panoramas))
+        for room in range(ROOMS):
+            folder = data / "mp3d" / "views" / house / f"{house}{room}"
+            folder.mkdir(parents=True)
+            for view in range(36):
+                colour = tuple(rng.integers(0, 2, 3) * 255)
+                Image.new("RGB", (16, 12), colour).save(folder / f"{view}.jpg")
+    splits = {"train": range(2), "val_seen": range(2, 3), "val_unseen": range(3), "test": range(3)}
+    for folder in ("r2r", "rxr"):
+        (data / folder).mkdir()
+    for split, starts in splits.items():
+        house = HOUSES[split in ("val_unseen", "test")]
+        paths = [[f"{house}{room}" for room in range(start, start + 4)] for start in starts]
+        shared = [
+            {"scan": house, "path": path[:1] if split == "test" else path, "heading": 1.0}
+            for path in paths
+        ]
+        texts = ["walk to the end .", "go straight on and wait ."]
+        r2r = [
+            each | {"path_id": f"{n}{split}", "instructions": texts}
+            for n, each in enumerate(shared)
+        ]
+        (data / "r2r" / f"R2R_{split}.json").write_text(json.dumps(r2r))
+        lines = [
+            each
+            | {"path_id": f"{n}{split}", "instruction_id": f"{n}{split}{language}"}
+            | {"instruction": texts[0], "language": language}
+            for n, each in enumerate(shared)
+            for language in ("en-US", "hi-IN", "te-IN")
+        ]
+        if split != "test":
+            content = "".join(json.dumps(line) + "\n" for line in lines)
+            packed = gzip.compress(content.encode(), mtime=0)
+            (data / "rxr" / f"rxr_{split}_guide.jsonl.gz").write_bytes(packed)

@@ -25,14 +25,16 @@ from benchmarks.paper.run import Runner
 from clipfeat.cli.main import clipfeat
 from clipfeat.train.settings import find_config, load_settings
 from clipfeat.train.tasks import settings as tasks
+from clipfeat.train.tasks.navigation.settings import NAV_PRESETS, NavigationSettings
 
-READY = [row for row in rows() if row.steps]
-LINES = sorted({step.command for row in READY for step in row.steps})
+ROWS = rows()
+LINES = sorted({step.command for row in ROWS for step in row.steps})
 TASKS = {
     "vqa": (tasks.VqaSettings, tasks.VQA_PRESETS),
     "ve": (tasks.VeSettings, tasks.VE_PRESETS),
     "caption": (tasks.CaptionSettings, tasks.CAPTION_PRESETS),
     "pretrain": (tasks.PretrainSettings, tasks.PRETRAIN_PRESETS),
+    "nav": (NavigationSettings, NAV_PRESETS),
 }
 
 
@@ -41,14 +43,15 @@ def test_the_page_is_that_of_the_rows() -> None:
 
 
 def test_every_encoder_is_in_every_table() -> None:
-    names = {row.name for row in READY}
-    assert len(names) == len(READY)
+    names = {row.name for row in ROWS}
+    assert len(names) == len(ROWS)
     for encoder in ("rn50", "rn101", "rn50x4", "vit-b32", "imagenet-rn50", "vit-21k", "bottom-up"):
         for table in ("vqa-pythia", "vqa-mcan", "caption-xe", "caption-scst"):
             assert f"{table}-{encoder}" in names
     for encoder in ("rn50", "rn50x4"):
         assert {f"{task}-pretrained-{encoder}" for task in ("vqa", "gqa", "ve")} <= names
-    assert all(row.ours == "not yet" for row in rows() if not row.steps)
+    for encoder in ("rn50", "rn101", "rn50x4", "vit-b32", "imagenet-rn50"):
+        assert {f"navigation-r2r-{encoder}", f"navigation-rxr-{encoder}"} <= names
 
 
 def parsed(line: str) -> dict[str, object]:
@@ -112,10 +115,10 @@ def test_each_commit_chooses_rows_and_in_time_all(monkeypatch: pytest.MonkeyPatc
     chosen: Counter[str] = Counter()
     for commit in range(400):
         monkeypatch.setattr(rehearsal, "newest_commit", lambda commit=commit: str(commit))
-        pair = rehearsal.sample(READY, 2)
+        pair = rehearsal.sample(ROWS, 2)
         assert len({row.name for row in pair}) == 2
         chosen.update(row.name for row in pair)
-    assert chosen.keys() == {row.name for row in READY}
+    assert chosen.keys() == {row.name for row in ROWS}
 
 
 def test_steps_run_once_and_a_failure_ends_its_row_alone(tmp_path: Path) -> None:
@@ -151,7 +154,6 @@ def test_steps_run_once_and_a_failure_ends_its_row_alone(tmp_path: Path) -> None
     ("words", "said"),
     [
         (["vqa-mcan-rn51"], "no row vqa-mcan-rn51"),
-        (["navigation-r2r-rn50"], "has no commands yet"),
         (["vqa-mcan-rn50"], "--data must be the folder"),
         (["vqa-mcan-rn50", "--data", "none", "--out", "o"], "--data none is not a folder"),
     ],

@@ -8,7 +8,7 @@ reads.
 from collections.abc import Sequence
 
 import torch
-from jaxtyping import Bool, Float, Float32, Int64
+from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
@@ -162,7 +162,7 @@ class Speaker(nn.Module):
 
 def _over_steps(
     lstm: nn.LSTM, steps: Float[Tensor, "path step dim"], lengths: Int64[Tensor, " path"]
-) -> Float32[Tensor, "path step hidden"]:
+) -> Float[Tensor, "path step hidden"]:
     """Return the states of a bidirectional LSTM within the lengths, and zeros after them."""
     packed = pack_padded_sequence(steps.float(), lengths, batch_first=True, enforce_sorted=False)
     with torch.autocast("cpu", enabled=False):

@@ -10,6 +10,7 @@ import torch
 from nav_files import write_r2r
 from nav_world import make_nav_world, nav_settings, read_json, train_nav
 from refused import refuses
+from stopped import Stopped, stop_in_update
 
 from clipfeat.train.devices import accelerator_on
 from clipfeat.train.metrics.bleu import corpus_bleu
@@ -150,26 +151,6 @@ def test_unknown_words_are_not_written(world: Path) -> None:
         assert len(each.instruction.split()) == 24  # without them, untrained, up to the limit
 
 
-class Killed(BaseException):
-    """What ends a run in the middle of an update."""
-
-
-def train_until(monkeypatch: pytest.MonkeyPatch, kind: type, update: int, train: Any) -> None:
-    """Begin a run that ends in the middle of an update."""
-    loss, done = kind.loss, []
-
-    def limited(self: Any, model: Any, batch: Any) -> Any:
-        done.append(1)
-        if len(done) == update:
-            raise Killed
-        return loss(self, model, batch)
-
-    with monkeypatch.context() as patched:
-        patched.setattr(kind, "loss", limited)
-        with pytest.raises(Killed):
-            train()
-
-
 def test_a_stopped_speaker_goes_on_bit_for_bit(
     world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -180,7 +161,8 @@ def test_a_stopped_speaker_goes_on_bit_for_bit(
 
     whole = train("whole")
     for update in (6, 5):
-        train_until(monkeypatch, SpeakerTask, update, lambda: train("run"))
+        with pytest.raises(Stopped), stop_in_update(monkeypatch, SpeakerTask, update):
+            train("run")
     assert train("run")["speaker"]["splits"].keys() == whole["speaker"]["splits"].keys()
     for name in ("last.safetensors", "best.safetensors", "predictions_val_unseen.json"):
         ended, other = (tmp_path / run / "speaker" / name for run in ("run", "whole"))

@@ -34,7 +34,6 @@ def read_augmented(settings: NavigationSettings, data: NavigationData) -> Sequen
                 "of paths: --set back_translation.augmented=FILE",
                 code="E-NAV-AUGMENTED",
             )
-        logger.info(f"{counted(len(episodes), 'path')} of the training scans to describe")
         return episodes
     split = read_episodes(Path(file), paths_only=True)
     inside = tuple(episode for episode in split.episodes if episode.scan in scans)

@@ -16,7 +16,9 @@ from torch import Tensor, nn
 from torch.nn.functional import dropout
 
 from ....base.errors import UsageError
+from ....base.text import counted
 from ...batches import Numbers
+from ...engine import log_once
 from ...models.follower import Follower
 from ...navigation.environment import Episodes
 from ...navigation.words import END, PADDING
@@ -57,6 +59,7 @@ class BackTranslationTask(FollowerTask):
             speaker.model.to(accelerator.device).eval().requires_grad_(requires_grad=False)
         )
         paths = read_augmented(settings, data)
+        log_once(accelerator, f"{counted(len(paths), 'path')} for the speaker to describe")
         self.paths: Episodes = data.environment.episodes(
             [path.scan for path in paths],
             [path.path for path in paths],

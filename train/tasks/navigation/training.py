@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from accelerate import Accelerator
 
@@ -22,6 +22,7 @@ from ...run import (
 )
 from ...task import Task
 from .agents import load_run
+from .augmented import read_augmented
 from .backtranslation import BackTranslationTask
 from .data import NavigationData, read_training
 from .follower import FollowerTask, follower_record
@@ -53,7 +54,9 @@ def train_stages(
     holds a folder for each stage, with what `clipfeat.train.run` lists. Raises UsageError before any
     work, StoreError for a store that cannot be read, ClipfeatError for data that do not fit it.
     """
-    _require_folder(out, stages)
+    _require_folder(out)
+    if BACK_TRANSLATION in stages:
+        _require_start(settings, out, stages)
     results: dict[str, Any] = {}
     times = StageTimes()
     read: NavigationData | None = None
@@ -62,7 +65,9 @@ def train_stages(
         accelerator = accelerator_on(device, of_stage)
         if read is None:
             read = read_training(of_stage, store=store, data=data, device=accelerator.device)
-            _require_same_stages(settings, out, stages, read)
+            if BACK_TRANSLATION in stages:
+                _require_same_stages(settings, out, stages, read)
+                read_augmented(settings, read)  # before hours of training, for what it refuses
         if accelerator.is_main_process:
             out.mkdir(parents=True, exist_ok=True)
         task = make_task(stage, of_stage, read, accelerator, out)
@@ -94,11 +99,15 @@ def make_task(
                     )
             return BackTranslationTask(settings, data, accelerator, follower, speaker)
         case _:
-            raise UsageError(
-                f"stage {stage} is not for model {settings.model.name}; pass --stage {FOLLOWER}, or "
-                "--set model=envdrop",
-                code="E-NAV-STAGE",
-            )
+            _refuse_model(stage, settings)
+
+
+def _refuse_model(stage: str, settings: NavigationSettings) -> NoReturn:
+    raise UsageError(
+        f"stage {stage} is not for model {settings.model.name}; pass --stage {FOLLOWER}, or "
+        "--set model=envdrop",
+        code="E-NAV-STAGE",
+    )
 
 
 def format_stages(results: Mapping[str, Any]) -> str:
@@ -116,8 +125,6 @@ def _require_same_stages(
 
     Once it has begun it belongs to them as they are, so that they cannot be extended.
     """
-    if BACK_TRANSLATION not in stages:
-        return
     has_begun = (out / BACK_TRANSLATION / SETTINGS).is_file()
     for stage, task, record in (
         (FOLLOWER, TASK, follower_record),
@@ -134,7 +141,7 @@ def _require_same_stages(
             require_same_run(out / stage, manifest)
 
 
-def _require_folder(out: Path, stages: Sequence[str]) -> None:
+def _require_folder(out: Path) -> None:
     """Raise UsageError unless the stages can be trained into a run's folder."""
     for stage in STAGES:
         require_no_link(out / stage)
@@ -145,8 +152,12 @@ def _require_folder(out: Path, stages: Sequence[str]) -> None:
             "pass another --out",
             code="E-RUN-FOLDER",
         )
-    if BACK_TRANSLATION not in stages:
-        return
+
+
+def _require_start(settings: NavigationSettings, out: Path, stages: Sequence[str]) -> None:
+    """Raise UsageError unless back-translation will have models to start from."""
+    if not isinstance(settings.model, EnvDropSettings):
+        _refuse_model(BACK_TRANSLATION, settings)
     for stage in (FOLLOWER, SPEAKER):
         if stage not in stages and not (out / stage / BEST).is_file():
             raise UsageError(
