@@ -28,11 +28,16 @@ DEMO_STORE := $(DEMO)/scenes.clipfeat
 ifeq ($(strip $(DEMO)),)
 $(error DEMO= names no folder; leave it out, or name one)
 endif
+# The demo's houses, for navigation. Their encoder is a small ViT with random weights: it tells colours.
+HOUSES ?= 25
+ROOMS ?= 3
+NAV_STORE := $(DEMO)/views.clipfeat
+HOUSES_MADE := houses views.parquet views.clipfeat views.run.json views.files.parquet
 # What the demo makes anew each time. What else is trained in its folder stays.
 DEMO_MADE := data images.parquet scenes.clipfeat scenes.run.json scenes.files.parquet extract.json \
     corpus demo-vqa demo-vqa-blind demo.png share
 
-.PHONY: help setup machine demo demo-share train-vqa train-ve train-caption pretrain test test-slow test-all test-minimum coverage lint types docs wheel bench-extract bench-store bench-lookup bench-plan bench-loader bench-steps bench-decode bench-vqa bench-train bench-pretrain bench-cider bench-caption bench-encoders bench-share bench-exchange bench-nav bench-view paper paper-dry paper-sample gpu-check gpu-wheels view-page clean
+.PHONY: help setup machine demo demo-share train-vqa train-ve train-caption train-nav pretrain test test-slow test-all test-minimum coverage lint types docs wheel bench-extract bench-store bench-lookup bench-plan bench-loader bench-steps bench-decode bench-vqa bench-train bench-pretrain bench-cider bench-caption bench-encoders bench-share bench-exchange bench-nav bench-view paper paper-dry paper-sample gpu-check gpu-wheels view-page clean
 .DELETE_ON_ERROR:
 
 help:
@@ -42,6 +47,8 @@ help:
 	@echo "make train-ve   the same for visual entailment: make train-ve STORE=x.clipfeat DATA=snli_ve/"
 	@echo "make pretrain   the same for pre-training; CONFIG=demo_finetune INIT=run then starts from it"
 	@echo "make train-caption  the same for captions, both stages: ... STORE=x.clipfeat DATA=captions/"
+	@echo "make train-nav  draw houses, extract their views, train an agent and its blind twin (7 minutes), or:"
+	@echo "                make train-nav STORE=views.clipfeat DATA=R2R/ GRAPHS=connectivity/"
 	@echo "make test       the fast tests       make test-slow lint types docs   what CI checks besides"
 	@echo "make test-all   both in one"
 	@echo "make test-minimum   some of them with the oldest packages that setup.cfg allows (Python 3.11)"
@@ -137,6 +144,12 @@ train-caption: RUN ?= runs/caption$(OF_CONFIG)
 train-caption: $(STAMP)
 	$(if $(DATA),,$(error make train-caption STORE=$(STORE) needs DATA=, the folder of caption files))
 	$(CLIPFEAT) train caption $(CONFIG) --store $(STORE) --data $(DATA) --out $(RUN)
+
+train-nav: RUN ?= runs/nav$(OF_CONFIG)
+train-nav: $(STAMP)
+	$(if $(DATA),,$(error make train-nav STORE=$(STORE) needs DATA=, the folder of R2R's or RxR's files))
+	$(CLIPFEAT) train nav $(CONFIG) --store $(STORE) --data $(DATA) $(if $(GRAPHS),--graphs $(GRAPHS)) \
+	    --out $(RUN) $(INIT_RUN)
 else
 $(DEMO)/corpus: | $(DEMO)/data
 	$(CLIPFEAT) corpus --captions $(DEMO)/data/captions --vqa $(DEMO)/data/vqa --out $@
@@ -162,6 +175,27 @@ train-caption: RUN ?= $(DEMO)/caption$(OF_CONFIG)
 train-caption: $(STAMP)
 	@$(MAKE) --no-print-directory $(DEMO_STORE)/store.json
 	$(CLIPFEAT) train caption $(or $(CONFIG),demo) --store $(DEMO_STORE) --data $(DEMO)/data/captions --out $(RUN)
+
+$(DEMO)/houses: | $(STAMP)
+	$(mark_demo)
+	$(CLIPFEAT) demo-houses $@ --houses $(HOUSES) --rooms $(ROOMS) --seed 0
+
+$(DEMO)/views.parquet: | $(DEMO)/houses
+	$(CLIPFEAT) manifest --views $(DEMO)/houses/views -o $@
+
+$(NAV_STORE)/store.json: | $(DEMO)/views.parquet
+	$(CLIPFEAT) extract --model-config $(DEMO)/houses/encoder.json --pretrained none --recipe views \
+	    --images $(DEMO)/views.parquet --out $(NAV_STORE)
+
+train-nav: RUN ?= $(DEMO)/nav$(OF_CONFIG)
+train-nav: TRAIN_NAV = $(CLIPFEAT) train nav $(or $(CONFIG),demo) --store $(NAV_STORE) \
+    --data $(DEMO)/houses/r2r --graphs $(DEMO)/houses/connectivity
+train-nav: $(STAMP)
+	@$(MAKE) --no-print-directory $(NAV_STORE)/store.json
+	$(TRAIN_NAV) --out $(RUN) $(INIT_RUN)
+	$(TRAIN_NAV) --out $(RUN)-blind --set blind=true
+	$(CLIPFEAT) eval nav $(RUN) --split val_unseen --page $(RUN)/episodes.html \
+	    --images $(DEMO)/houses/views
 endif
 
 # Two processes of one thread each: most of the time goes to commands that are started. Files in their
@@ -323,4 +357,4 @@ view-page:
 clean:
 	rm -rf view/frontend/node_modules
 	rm -rf $(VENV) $(BENCH_VENV) $(MINIMUM_VENV) .typing *.egg-info $(DIST) $(SITE) htmlcov .coverage*
-	@test ! -e $(DEMO)/.demo || rm -rf $(addprefix $(DEMO)/,$(DEMO_MADE))
+	@test ! -e $(DEMO)/.demo || rm -rf $(addprefix $(DEMO)/,$(DEMO_MADE) $(HOUSES_MADE))

@@ -1,4 +1,4 @@
-"""clipfeat corpus and clipfeat demo-data: the commands that write training data."""
+"""clipfeat corpus, demo-data and demo-houses: the commands that write training data."""
 
 import logging
 from pathlib import Path
@@ -93,3 +93,47 @@ def demo_data(*, folder: Path, images: int, seed: int) -> None:
         f"{counted(data.questions, 'question')} in vqa/; captions/, snli_ve/ and regions.tsv beside it"
     )
     tell(f"next: clipfeat manifest {data.folder}/images -o {data.folder}/images.parquet")
+
+
+@click.command("demo-houses")
+@click.argument("folder", metavar="DIR", type=LocalPath())
+@click.option(
+    "--houses",
+    default=25,
+    show_default=True,
+    help="Their number; a fifth of them are val_unseen's.",
+)
+@click.option(
+    "--rooms", default=3, show_default=True, help="Rooms along a side of a house, 3 to 6."
+)
+@click.option(
+    "--seed",
+    type=click.IntRange(0),
+    default=0,
+    show_default=True,
+    help="Seed of the random houses.",
+)
+def demo_houses(*, folder: Path, houses: int, rooms: int, seed: int) -> None:
+    """Draw houses of coloured rooms, for navigation, with paths and instructions.
+
+    DIR/views contains the 36 views of each viewpoint, DIR/connectivity the graphs in the format of
+    the Matterport3D simulator, DIR/r2r the splits train, val_seen and val_unseen in the format of
+    R2R. val_seen has other paths of the houses of train, val_unseen other houses. Instructions name
+    colours and things, and no directions: an agent that does not see cannot follow them.
+    DIR/encoder.json is the architecture of a small ViT for extract --model-config.
+
+    \b
+    $ clipfeat demo-houses houses --houses 25 --seed 0
+    """
+    from ..demo import write_houses
+
+    written = write_houses(folder, houses, rooms, seed)
+    tell(
+        f"{written.folder}: {counted(written.houses, 'house')}, {written.unseen} of them unseen in "
+        f"training; {counted(written.viewpoints, 'viewpoint')}"
+    )
+    counts = ", ".join(f"{count:,} {split}" for split, count in written.instructions.items())
+    tell(f"instructions: {counts}")
+    tell(
+        f"next: clipfeat manifest --views {written.folder}/views -o {written.folder}/views.parquet"
+    )

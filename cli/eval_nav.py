@@ -39,6 +39,12 @@ A_PATH = LocalPath()
 @click.option(
     "--page", type=A_PATH, metavar="OUT", help="Write a page of episodes with their maps."
 )
+@click.option(
+    "--images",
+    type=LocalPath(file_okay=False, exists=True),
+    metavar="DIR",
+    help="Folder of the views, SCAN/VIEWPOINT with 36 images each, for --page.",
+)
 @as_json
 def nav(
     *,
@@ -47,6 +53,7 @@ def nav(
     subset: bool,
     submission: Path | None,
     page: Path | None,
+    images: Path | None,
     as_json: bool,
     **options: Any,
 ) -> None:
@@ -64,6 +71,10 @@ def nav(
     $ clipfeat eval nav run --split test --submission submit.json
     $ clipfeat eval nav --results r.json --data R2R/ --graphs connectivity/ --split val_unseen
     """
+    if images is not None and page is None:
+        raise UsageError(
+            "--images are shown on a page; add --page OUT, or drop it", code="E-OPTION-MISSING"
+        )
     for path, option in ((submission, "--submission"), (page, "--page")):
         if path is not None:
             require_file(path, option)
@@ -79,7 +90,9 @@ def nav(
                 eval_run,
                 format_eval,
             )
-        result = eval_run(run, NavigationRequest(submission=submission, page=page, **options))
+        result = eval_run(
+            run, NavigationRequest(submission=submission, page=page, images=images, **options)
+        )
         show(result, format_eval(result), as_json=as_json)
         return
     data, graphs, split = (options.pop(name) for name in ("data", "graphs", "split"))
@@ -93,7 +106,7 @@ def nav(
             "--submission needs a walk for each instruction, and --subset allows fewer; drop one",
             code="E-OPTION-EXCLUDES",
         )
-    record, lines = _file(results, data, graphs, split, subset, submission, page)
+    record, lines = _file(results, data, graphs, split, subset, submission, page, images)
     show(record, lines, as_json=as_json)
 
 
@@ -105,6 +118,7 @@ def _file(
     subset: bool,  # noqa: FBT001
     submission: Path | None,
     page: Path | None,
+    images: Path | None,
 ) -> tuple[dict[str, Any], str]:
     """Check and score a file of walks; return the scores, and lines for people."""
     with needs_extra("train"):
@@ -134,7 +148,7 @@ def _file(
         with needs_extra("train"):  # drawing imports matplotlib
             from ..train.navigation.page import write_page
 
-            write_page(page, checked, scans)
+            write_page(page, checked, scans, images)
     for path in filter(None, (submission, page)):
         lines += f"\nwritten: {path}"
     return record, lines

@@ -15,7 +15,7 @@ from ..base import clipfeat_version
 from ..base.errors import ClipfeatError, reason_of
 from ..base.interruption import interrupt
 from ..base.text import log_to_terminal
-from .data import corpus, demo_data
+from .data import corpus, demo_data, demo_houses
 from .derive import convert, merge, pool, reshard, subset
 from .doctor import doctor
 from .eval import compare, eval_
@@ -53,7 +53,7 @@ def clipfeat() -> None:
 
 for command in (
     doctor, manifest, extract, store, corpus, train, eval_, predict, compare, rerun,
-    import_, export, nav, view, demo_data,
+    import_, export, nav, view, demo_data, demo_houses,
 ):  # fmt: skip
     clipfeat.add_command(command)
 for command in (

@@ -5,7 +5,6 @@ And what a detector would find in its pictures, in that of bottom-up attention.
 
 import json
 import re
-import shutil
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -15,9 +14,9 @@ from typing import Any
 from tqdm import tqdm
 
 from ..base.errors import UsageError, needs_extra
-from ..base.files import require_folder, temporary_name
 from ..base.machine import usable_cores
 from .annotations import make_captions, make_pairs, make_questions
+from .folder import complete_folder
 from .regions import bottom_up_lines
 from .scenes import Scene, make_scene
 
@@ -167,20 +166,11 @@ def write_demo_data(folder: Path, images: int, seed: int) -> DemoData:
         raise UsageError(
             f"--images {images}: expected {MIN_IMAGES} to {MAX_IMAGES}", code="E-DEMO-IMAGES"
         )
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise UsageError(
-            f"{folder} exists and is not empty; delete it or choose another DIR",
-            code="E-DEMO-FOLDER",
-        )
-    require_folder(folder, "DIR")
     with needs_extra("demo"):
         from .scenes import draw
 
-    # Everything is written to another folder, which gets the final name when it is complete.
-    final = folder.resolve()
-    unfinished = final.with_name(temporary_name(f".{final.name}"))
-    try:
-        (unfinished / "images").mkdir(parents=True)
+    with complete_folder(folder) as unfinished:
+        (unfinished / "images").mkdir()
         scenes = [make_scene(seed, image_id) for image_id in range(1, images + 1)]
 
         def write_picture(scene: Scene) -> None:
@@ -196,12 +186,6 @@ def write_demo_data(folder: Path, images: int, seed: int) -> DemoData:
         _write_json_lines(unfinished / "snli_ve", snli_ve_files(scenes, seed))
         with (unfinished / REGIONS).open("w", encoding="ascii") as file:
             file.writelines(bottom_up_lines(scenes, seed))
-        unfinished.replace(final)
-    except OSError as error:  # a full disk: name the folder that the user knows
-        error.filename, error.filename2 = str(folder), None
-        raise
-    finally:
-        shutil.rmtree(unfinished, ignore_errors=True)
     questions = sum(len(content.get("questions", ())) for content in vqa.values())
     return DemoData(folder, images, sum(scene.is_val for scene in scenes), questions)
 

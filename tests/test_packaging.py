@@ -53,6 +53,7 @@ FIGURES = {
     ROOT / "train" / "figures.py",
     ROOT / "train" / "attention_maps.py",
     ROOT / "train" / "navigation" / "maps.py",
+    ROOT / "train" / "navigation" / "strips.py",
 }
 
 

@@ -22,6 +22,7 @@ body {{ font: 15px/1.5 system-ui, sans-serif; color: #222; max-width: 70em; marg
 article {{ border-top: 1px solid #dde0e4; padding: 1em 0; overflow: auto }}
 h2 {{ font-size: 1.15em; margin: 0; overflow-wrap: break-word }}
 p, ul {{ margin: .3em 0 }} li, .faint {{ color: #6b717a }} img {{ max-width: 100%; display: block }}
+.strip {{ display: flex; flex-wrap: wrap; gap: .4em; margin-top: .4em }} .strip figure {{ width: 8.5em; margin: 0; font-size: .85em }}
 </style>
 """
 
@@ -31,10 +32,10 @@ def evenly_spaced(count: int) -> list[int]:
     return np.linspace(0, count - 1, min(SHOWN, count)).astype(int).tolist()
 
 
-def png_image(png: bytes, alt: str) -> str:
-    """Return an image element that contains its picture."""
-    data = base64.b64encode(png).decode()
-    return f'<img alt="{escape(alt)}" src="data:image/png;base64,{data}">\n'
+def image_element(picture: bytes, alt: str, *, kind: str = "png") -> str:
+    """Return an image element that contains its picture, a png or jpeg."""
+    data = base64.b64encode(picture).decode()
+    return f'<img alt="{escape(alt)}" src="data:image/{kind};base64,{data}">\n'
 
 
 def write_page(out: Path, title: str, introduction: str, articles: Sequence[str]) -> None:

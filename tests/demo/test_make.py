@@ -11,7 +11,7 @@ ROOT = Path(__file__).parents[2]
 # what stands beside a store; it fails where that is there already.
 CLIPFEAT = """#!/bin/sh
 command=$1
-case $command in demo-data) mkdir -p "$2";; esac
+case $command in demo-data | demo-houses) mkdir -p "$2";; esac
 while [ $# -gt 1 ]; do
     case $command$1 in
     extract--out)
@@ -73,7 +73,7 @@ def test_a_folder_that_is_not_the_demos_is_left_alone(venv: Path, tmp_path: Path
     assert (mine / "data" / "measured.csv").read_text() == "1"
 
 
-@pytest.mark.parametrize("target", ["train-vqa", "pretrain", "demo", "demo-share"])
+@pytest.mark.parametrize("target", ["train-vqa", "train-nav", "pretrain", "demo", "demo-share"])
 def test_only_a_new_or_an_empty_folder_becomes_the_demos(
     venv: Path, tmp_path: Path, target: str
 ) -> None:

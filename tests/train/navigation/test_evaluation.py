@@ -137,6 +137,7 @@ def test_a_test_split_is_checked_and_not_scored(typed: Typed, world: Path) -> No
         (("--split", "train"), "E-DATA-FILE", "R2R_train.json"),
         (("--results", "none.json"), "E-JSON-READ", "none.json"),
         (("--submission", "no/folder.json"), "E-PATH-FOLDER", "--submission"),
+        (("--images", "."), "E-OPTION-MISSING", "--page"),
     ],
 )
 def test_mistakes_are_one_line(

@@ -154,7 +154,7 @@ def _article(
     image_id: str, caption: str, score: float, references: tuple[str, ...], picture: bytes | None
 ) -> str:
     items = "\n".join(f"<li>{escape(reference)}</li>" for reference in references)
-    image = "" if picture is None else html_page.png_image(picture, "where the model looks")
+    image = "" if picture is None else html_page.image_element(picture, "where the model looks")
     return (
         f"<article>\n<h2>{escape(caption)}</h2>\n"
         f'<p class="faint">image {escape(image_id)}, CIDEr-D {score:.1f}</p>\n'

@@ -26,6 +26,7 @@ class NavigationRequest(EvalRequest):
     forbid_visited: bool = False  # as in `rollout.follow`
     submission: Path | None = None  # where to write the walks for upload
     page: Path | None = None  # where to write a page of episodes
+    images: Path | None = None  # folder of the views, which are then shown on the page
 
 
 def eval_run(run: Path, request: NavigationRequest) -> dict[str, Any]:
@@ -55,7 +56,7 @@ def eval_run(run: Path, request: NavigationRequest) -> dict[str, Any]:
     if request.submission is not None:
         write_submission(request.submission, walks, read, environment.scans)
     if request.page is not None:
-        write_page(request.page, walks, environment.scans)
+        write_page(request.page, walks, environment.scans, request.images)
     written = {"submission": request.submission, "page": request.page}
     return {
         "split": read.name,
