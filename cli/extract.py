@@ -182,6 +182,15 @@ MOST_PIXELS = 1 << 40  # a million by a million; a decoder's limits follow from 
     help="Only estimate grids, shards, disk space and time. Tries a few images.",
 )
 @click.option("--profile", is_flag=True, help="Print at the end where the time went.")
+@click.option("--card", is_flag=True, help="Also write the card of the store: see store card.")
+@click.option(
+    "--thumbnails",
+    type=click.IntRange(1, 100_000),
+    is_flag=False,
+    flag_value=64,
+    metavar="[N]",
+    help="Also keep small pictures of N random images in the store, for its card; without N, of 64.",
+)
 @break_lock
 @as_json
 @click.option("--strict", is_flag=True, help="Exit with 1 if any image gave no record.")
@@ -193,6 +202,8 @@ def extract(
     shard_range: str | None,
     dry_run: bool,
     profile: bool,
+    card: bool,
+    thumbnails: int | None,
     as_json: bool,
     strict: bool,
     **options: Any,
@@ -209,6 +220,7 @@ def extract(
     from ..extract import ExtractConfig, extract_images
     from ..extract.estimate import estimate
     from ..extract.planning.recipe import check_recipe
+    from ..extract.thumbnails import check_thumbnails, write_thumbnails
     from ..featstore.layout import Part
 
     config = ExtractConfig(
@@ -216,6 +228,14 @@ def extract(
         **options,
     )
     recipe = check_recipe(config.recipe, upright=config.upright)
+    if thumbnails is not None:
+        check_thumbnails(recipe)
+    if shard_range is not None and (card or thumbnails is not None):
+        raise ExtractUsageError(
+            "--card and --thumbnails need the whole store, and --shard-range writes a part of it; "
+            "leave them out, and type clipfeat store card when the store is finished",
+            code="E-CARD-PART",
+        )
     manifest = load_images(images, ids, upright=recipe.is_upright)
     model = config.model or config.model_config or config.pretrained or ""
     out = out or default_out(images, model, config.recipe)
@@ -225,6 +245,12 @@ def extract(
         return
     report = extract_images(manifest, out, config)
     show(report.to_json(), report.text(), as_json=as_json)
+    if thumbnails is not None:
+        write_thumbnails(report.store, manifest.root, thumbnails)
+    if card:
+        from ..featstore.card.write import write_card
+
+        logger.info(f"{write_card(out).files[1]} written")
     if profile and not as_json:
         tell(report.timings.text(report.images))
     sys.exit(1 if strict and report.refused else 0)

@@ -102,14 +102,14 @@ def _cite(store: FeatureStore) -> str:
 
 def summary_text(summary: StoreSummary) -> str:
     """Return a summary as lines that a person reads."""
-    head = f"{summary.path} is {_sentence(summary)}"
-    rows = list(_rows(summary))
+    head = f"{summary.path} is {sentence(summary)}"
+    rows = list(summary_rows(summary))
     width = max(8, *(len(name) for name, _ in rows))
     lines = [f"{name:<{width}}  {printable(value)}" for name, value in rows]
     return "\n".join([printable(head), "", *lines])
 
 
-def _sentence(summary: StoreSummary) -> str:
+def sentence(summary: StoreSummary) -> str:
     """Return what the store is: the sentence that begins with its path."""
     dim, shapes = (
         summary.metadata.identity.dim,
@@ -122,7 +122,7 @@ def _sentence(summary: StoreSummary) -> str:
     return f"a store of grid features: {cells} of {dim} channels for {images}"
 
 
-def _rows(summary: StoreSummary) -> Iterator[tuple[str, str]]:
+def summary_rows(summary: StoreSummary) -> Iterator[tuple[str, str]]:
     """Yield (name, value) of each line."""
     metadata = summary.metadata
     identity = metadata.identity
