@@ -220,7 +220,6 @@ def extract(
     from ..extract import ExtractConfig, extract_images
     from ..extract.estimate import estimate
     from ..extract.planning.recipe import check_recipe
-    from ..extract.thumbnails import check_thumbnails, write_thumbnails
     from ..featstore.layout import Part
 
     config = ExtractConfig(
@@ -229,6 +228,8 @@ def extract(
     )
     recipe = check_recipe(config.recipe, upright=config.upright)
     if thumbnails is not None:
+        from ..extract.thumbnails import check_thumbnails
+
         check_thumbnails(recipe)
     if shard_range is not None and (card or thumbnails is not None):
         raise ExtractUsageError(
@@ -246,6 +247,8 @@ def extract(
     report = extract_images(manifest, out, config)
     show(report.to_json(), report.text(), as_json=as_json)
     if thumbnails is not None:
+        from ..extract.thumbnails import write_thumbnails
+
         write_thumbnails(report.store, manifest.root, thumbnails)
     if card:
         from ..featstore.card.write import write_card

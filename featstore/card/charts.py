@@ -12,15 +12,19 @@ WIDTH, HEIGHT = 360, 170
 LEFT, RIGHT, TOP, BOTTOM = 46, 8, 12, 24  # of the axes
 MOST_POINTS = 240  # of a curve
 MOST_COLUMNS = 48  # of a histogram
-MOST_PIXELS = 96  # of a map's longer side
+MOST_PIXELS = 96  # cells of the longer side of a map or a picture
+PICTURE_PIXELS = 240  # of the longer side, or a few more
 
 
 def number_text(number: float) -> str:
     """Return a number for people, with three digits.
 
     >>> number_text(0.012345), number_text(12345.6), number_text(0.0)
-    ('0.0123', '1.23e+04', '0')
+    ('0.0123', '12.3k', '0')
     """
+    for unit, size in (("M", 1e6), ("k", 1e3)):
+        if size <= abs(number) < 1e9:
+            return f"{number / size:.3g}{unit}"
     return f"{number:.3g}"
 
 
@@ -107,8 +111,12 @@ def histogram(edges: np.ndarray, counts: np.ndarray, *, name: str) -> str:
 
 def picture(data: bytes, alt: str, kind: str, media: str = "image/png") -> str:
     """Return an image element of class `kind` that contains its picture."""
-    text = base64.b64encode(data).decode()
-    return f'<img class="{kind}" alt="{escape(alt)}" src="data:{media};base64,{text}">'
+    return f'<img class="{kind}" alt="{escape(alt)}" src="{data_url(data, media)}">'
+
+
+def data_url(data: bytes, media: str) -> str:
+    """Return a URL that contains a file of a media type."""
+    return f"data:{media};base64,{base64.b64encode(data).decode()}"
 
 
 def shrunk(image: np.ndarray) -> np.ndarray:
@@ -117,16 +125,25 @@ def shrunk(image: np.ndarray) -> np.ndarray:
     return image[::step, ::step]
 
 
+def cells_png(colours: np.ndarray, mask: np.ndarray) -> bytes:
+    """Return (row, col, 3) uint8 colours of cells as a PNG file with some pixels for each cell.
+
+    Cells where `mask`, (row, col) bool, is false are transparent.
+    """
+    colours, mask = shrunk(colours), shrunk(mask)
+    times = -(-PICTURE_PIXELS // max(mask.shape))
+    return png(*(array.repeat(times, axis=0).repeat(times, axis=1) for array in (colours, mask)))
+
+
 def heat_map(numbers: np.ndarray, *, name: str) -> str:
     """Return (row, col) numbers as colours with their scale; where they are NaN, it is hatched."""
-    numbers = shrunk(numbers)
     known = np.isfinite(numbers)
     low, high = (
         (float(pick(numbers[known])) for pick in (np.min, np.max)) if known.any() else (0.0, 0.0)
     )
     colours = colours_of_numbers(np.where(known, numbers, low), low, high)
     image = picture(
-        png(colours, known), f"{name}, from {number_text(low)} to {number_text(high)}", "grid"
+        cells_png(colours, known), f"{name}, from {number_text(low)} to {number_text(high)}", "map"
     )
     return f"{image}{_scale(low, high)}"
 

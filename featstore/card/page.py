@@ -14,21 +14,22 @@ from ..lookup import Status
 from ..report.stats import VectorStats
 from .charts import (
     MOST_COLUMNS,
+    cells_png,
     curve,
+    data_url,
     heat_map,
     histogram,
     number_text,
     picture,
     share_bar,
-    shrunk,
 )
-from .colours import png
 from .facts import NOT_STATED, Facts, number_rows, sample_text
 from .places import PlaceStats
-from .recipe_drawing import SCENE, UNKNOWN_SIZE, drawing, panels, recipe_steps
+from .recipe_drawing import SCENE, UNKNOWN_SIZE, drawing, panels, photo_scene, recipe_steps
 from .style import STYLE
 from .survey import GridPicture, Survey
 
+JPEG = "image/jpeg"
 VIEWS = GridShape(3, 12)  # elevations from -30 degrees up, headings clockwise
 MOST_BOXES = 100  # of an image's regions, the largest
 MOST_PICTURE_ID = 40  # characters of an id below a picture
@@ -68,6 +69,7 @@ def _head(facts: Facts) -> str:
     }
     tiles = "".join(f"<div><dd>{_text(v)}</dd><dt>{k}</dt></div>" for k, v in numbers.items())
     description = metadata.about.description
+    licences = _capital("; ".join(f"{name}: {text}" for name, text in facts.licences.items()))
     return (
         f'<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">\n'
@@ -77,6 +79,7 @@ def _head(facts: Facts) -> str:
         f"<header>\n<h1>{_text(facts.title)}</h1>\n"
         f'<p class="lead">{_text(_capital(facts.sentence))}.</p>\n'
         f"{_paragraphs(description) if description else ''}"
+        f'<p class="faint">{_text(licences)}</p>\n'
         f'<dl class="numbers">{tiles}</dl>\n</header>\n'
     )
 
@@ -133,7 +136,7 @@ def _figure(facts: Facts, each: GridPicture) -> str:
     short = image_id if len(image_id) <= MOST_PICTURE_ID else f"{image_id[:MOST_PICTURE_ID]}…"
     size = f", {each.row.width} x {each.row.height} pixels" if each.row.width else ""
     photo = _thumbnail(facts, each)
-    pictures = "" if photo is None else picture(photo, f"image {image_id}", "photo", "image/jpeg")
+    pictures = "" if photo is None else picture(photo, f"image {image_id}", "photo", JPEG)
     if each.boxes is not None:
         pictures += _regions(each, image_id)
     else:
@@ -142,7 +145,7 @@ def _figure(facts: Facts, each: GridPicture) -> str:
             colours, mask = (
                 array.reshape(*VIEWS, *array.shape[2:])[::-1] for array in (colours, mask)
             )
-        pictures += picture(png(shrunk(colours), shrunk(mask)), f"grid of image {image_id}", "grid")
+        pictures += picture(cells_png(colours, mask), f"grid of image {image_id}", "grid")
     return (
         f'<li><figure><div class="pair">{pictures}</div><figcaption>{escape(short)}<br>'
         f"{each.shape.rows} x {each.shape.cols}{size}</figcaption></figure></li>\n"
@@ -191,8 +194,12 @@ def _recipe(facts: Facts) -> Iterator[str]:
             f"<p>{_capital(what)}, at true proportions. The dashed line is what a crop keeps, hatching is "
             f"padding, white lines divide the cells of the grid.{views}</p>\n"
         )
-        for size in sizes:
-            yield drawing(panels(steps, size, _grid_shape(facts, size)))
+        for number, size in enumerate(sizes):
+            scene = "scene"
+            if photo := _photo_of_size(facts, size):
+                scene = f"photo-{number}"
+                yield photo_scene(scene, data_url(photo, JPEG))
+            yield drawing(panels(steps, size, _grid_shape(facts, size)), scene)
     rows = [
         row for row in facts.rows() if row[0] in ("model", "weights", "recipe", "pooled", "regions")
     ]
@@ -207,6 +214,13 @@ def _example_sizes(found: Survey | None) -> list[tuple[int, int]]:
     is_wide = sizes[0][0] > sizes[0][1]
     others = [size for size in sizes if (size[0] > size[1]) != is_wide and size[0] != size[1]]
     return [sizes[0], *others[:1]]
+
+
+def _photo_of_size(facts: Facts, size: tuple[int, int]) -> bytes | None:
+    """Return a thumbnail of an image of this size, if there is one."""
+    pictures = facts.survey.pictures if facts.survey is not None else ()
+    fitting = (each for each in pictures if (each.row.width, each.row.height) == size)
+    return next(filter(None, (_thumbnail(facts, each) for each in fitting)), None)
 
 
 def _grid_shape(facts: Facts, size: tuple[int, int]) -> GridShape | None:

@@ -129,19 +129,29 @@ def _grid_panel(
     return Panel("grid", detail, size, placed, is_frame=is_frame, grid=(shape, *each))
 
 
-def drawing(found: Sequence[Panel]) -> str:
-    """Return the drawings as a list in HTML, all at one scale; SCENE must be on the page."""
+def photo_scene(name: str, data_url: str) -> str:
+    """Return a photograph as what is drawn in place of SCENE's landscape, under a name of its own."""
+    return (
+        f'<svg class="hidden" aria-hidden="true"><symbol id="{name}" viewBox="0 0 100 100" '
+        f'preserveAspectRatio="none"><image width="100" height="100" preserveAspectRatio="none" '
+        f'href="{data_url}"/></symbol></svg>\n'
+    )
+
+
+def drawing(found: Sequence[Panel], scene: str = "scene") -> str:
+    """Return the drawings as a list in HTML; the page must have SCENE, and the symbol `scene`."""
     longest = max(max(panel.whole) for panel in found)
     scale = SIDE / longest
     # An image that is much larger than what is made of it would leave that too small to see.
-    items = (_item(panel, max(scale, 0.45 * SIDE / max(panel.whole))) for panel in found)
+    scales = (max(scale, 0.45 * SIDE / max(panel.whole)) for panel in found)
+    items = (_item(*each, scene) for each in zip(found, scales, strict=True))
     return f'<ol class="steps">\n{"".join(items)}</ol>\n'
 
 
-def _item(panel: Panel, scale: float) -> str:
+def _item(panel: Panel, scale: float, scene: str) -> str:
     width, height = (scale * side for side in panel.whole)
     label = escape(f"{panel.title}: {panel.detail}")
-    inside = "".join(_shapes(panel, scale))
+    inside = "".join(_shapes(panel, scale, scene))
     box = f"{-MARGIN:g} {-MARGIN:g} {width + 2 * MARGIN:.1f} {height + 2 * MARGIN:.1f}"
     return (
         f'<li><svg role="img" aria-label="{label}" viewBox="{box}" width="{width + 2 * MARGIN:.0f}" '
@@ -150,7 +160,7 @@ def _item(panel: Panel, scale: float) -> str:
     )
 
 
-def _shapes(panel: Panel, scale: float) -> Iterator[str]:
+def _shapes(panel: Panel, scale: float, scene: str) -> Iterator[str]:
     """Yield the elements of a drawing, from the back to the front."""
     whole = (0, 0, *panel.whole)
     if panel.is_frame:
@@ -159,7 +169,7 @@ def _shapes(panel: Panel, scale: float) -> Iterator[str]:
     left, top, width, height = (scale * each for each in panel.image)
     # An element svg of its own cuts off what lies outside of it.
     yield (
-        f'<svg width="{right:.1f}" height="{bottom:.1f}"><use href="#scene" x="{left:.1f}" '
+        f'<svg width="{right:.1f}" height="{bottom:.1f}"><use href="#{scene}" x="{left:.1f}" '
         f'y="{top:.1f}" width="{width:.1f}" height="{height:.1f}"/></svg>'
     )
     if panel.kept is not None:

@@ -43,10 +43,11 @@ pre { background: var(--raised); border: 1px solid var(--line); border-radius: v
   overflow-wrap: normal; }
 pre:focus-visible, a:focus-visible, .wide:focus-visible { outline: 3px solid var(--accent);
   outline-offset: 2px; }
-table { border-collapse: collapse; width: 100%; }
+table { border-collapse: collapse; width: 100%; margin: 0 0 .25rem; }
+.cards + table, .tiles + table, .wide + table, .steps + table { margin-top: 1.25rem; }
 th, td { text-align: left; vertical-align: top; padding: .4rem .9rem .4rem 0;
   border-bottom: 1px solid var(--line); }
-tbody th { font-weight: 500; color: var(--faint); width: 11rem; }
+tbody th { font-weight: 500; color: var(--faint); width: 15rem; }
 thead th { font-size: var(--text-small); color: var(--faint); font-weight: 500; }
 td.number, th.number { text-align: right; font-variant-numeric: tabular-nums; width: 6rem; }
 figure { margin: 0; }
@@ -55,27 +56,33 @@ figcaption, .faint { color: var(--faint); font-size: var(--text-small); }
 .warning { background: var(--warning-paper); border-left: 4px solid var(--warning);
   border-radius: 4px; padding: .6rem .9rem; max-width: none; }
 .wide { overflow-x: auto; }
+.wide table { min-width: 36rem; }
 .numbers { display: grid; grid-template-columns: repeat(auto-fit, minmax(9.5rem, 1fr));
   gap: var(--gap); margin: 1.5rem 0; }
 .numbers div { display: flex; flex-direction: column-reverse; justify-content: flex-end;
   background: var(--raised); border: 1px solid var(--line); border-radius: var(--radius);
   padding: .8rem 1rem; }
+.faint + .numbers { margin-top: 1rem; }
 .numbers dd { margin: 0; font-size: var(--text-number); line-height: 1.15; font-weight: 600; }
 .numbers dt { color: var(--faint); font-size: var(--text-small); }
 .cards { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 20rem), 1fr));
   gap: calc(1.5 * var(--gap)); list-style: none; margin: 0; padding: 0; }
 .tiles { display: grid; grid-template-columns: repeat(auto-fill, minmax(9.5rem, 1fr));
   gap: var(--gap); list-style: none; margin: 0; padding: 0; }
+.tiles + h3, .cards + h3 { margin-top: 1.5rem; }
 .tiles.pairs { grid-template-columns: repeat(auto-fill, minmax(min(100%, 17.5rem), 1fr)); }
-.pair { display: flex; gap: .4rem; align-items: flex-start; }
-.pair > * { flex: 1 1 0; min-width: 0; }
-.grid { display: block; width: 100%; height: auto; image-rendering: pixelated; border-radius: 3px;
-  background: repeating-linear-gradient(45deg, var(--hatch) 0 1.5px, transparent 1.5px 6px); }
-.photo { display: block; width: 100%; height: auto; border-radius: 3px; }
+.pair { display: flex; gap: .4rem; align-items: flex-start; margin-bottom: .4rem; }
+.pair > * { display: block; max-width: 100%; max-height: 11.5rem; border-radius: 3px; }
+.pairs .pair > * { max-width: calc(50% - .2rem); }
+.grid, .map { background: repeating-linear-gradient(45deg, var(--hatch) 0 1.5px,
+  transparent 1.5px 6px); }
+.map { display: block; width: 100%; height: auto; max-height: 22rem; object-fit: contain;
+  object-position: left; border-radius: 3px; }
 .steps { display: flex; flex-wrap: wrap; gap: 1.25rem 1.5rem; align-items: flex-end;
   list-style: none; margin: 0 0 var(--gap); padding: 0; }
 .steps svg { display: block; max-width: 100%; height: auto; margin-bottom: .4rem; }
 .steps strong { display: block; }
+.steps span { display: block; max-width: 9.5rem; min-height: 2.6rem; line-height: 1.3; }
 .bar { display: flex; height: .9rem; border-radius: 4px; overflow: hidden; gap: 2px;
   margin: .25rem 0 1rem; background: var(--line); }
 .bar span { background: var(--mark); min-width: 3px; }
