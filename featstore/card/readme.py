@@ -4,6 +4,7 @@ import json
 import re
 from collections.abc import Iterable, Iterator
 
+from ...base.text import printable_lines
 from ..layout import table_file
 from ..lookup import Status
 from ..metadata import StoreMetadata
@@ -64,7 +65,7 @@ def readme(
         f"{header}\n{MARK}",
         f"# {_text(facts.title)}",
         f"{_text(facts.sentence)[:1].upper()}{_text(facts.sentence)[1:]}.",
-        (about.description or "").replace("<", "&lt;"),
+        (about.description or "").replace("<", "\\<"),  # Markdown of people, but no HTML
         f"[The same with pictures and plots]({page})" if page else "",
         _table(_rows(facts)),
         *_ids(facts),
@@ -75,7 +76,7 @@ def readme(
         _code("python", facts.load),
         *(("## Citation", _code("", about.citation.split("\n"))) if about.citation else ()),
     ]
-    return "\n\n".join(filter(None, parts)) + "\n"
+    return printable_lines("\n\n".join(filter(None, parts)).expandtabs(4)) + "\n"
 
 
 def _header(metadata: StoreMetadata, folder: str, licence_file: str | None) -> Iterator[str]:
