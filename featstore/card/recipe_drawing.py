@@ -71,7 +71,7 @@ def panels(steps: Sequence[ImageTransform], size: Size, shape: GridShape | None)
     for step in steps:
         new = step.size(size)
         if min(new) < 1:
-            break
+            return found
         wide, high = new
         if isinstance(step, Upright):
             found[0] = Panel(

@@ -1,5 +1,6 @@
 """What tests find in a card: the page as a browser's parser reads it, the header of README.md."""
 
+import itertools
 from html.parser import HTMLParser
 
 import yaml
@@ -59,7 +60,7 @@ class Page(HTMLParser):
         levels = [int(name[1]) for name, _ in self.elements if name in ("h1", "h2", "h3")]
         assert levels.count(1) == 1
         assert levels[0] == 1
-        assert all(b - a <= 1 for a, b in zip(levels, levels[1:], strict=False))
+        assert all(b - a <= 1 for a, b in itertools.pairwise(levels))
         assert all(image["alt"] for image in self.all("img"))
         for svg in self.all("svg"):
             named = svg.get("role") == "img" and svg.get("aria-label")

@@ -325,7 +325,10 @@ def test_a_store_may_be_in_a_folder_of_a_dataset(servers, store):
     push(store, f"{HUB}/second")
     assert verify(f"{HUB}/14x14/final", Depth.DEEP) == []
     assert "14x14/final/store.json" in files_at(servers, HUB)
-    assert b"store pull hf://datasets/lab/coco/14x14/final store" in files_at(servers, HUB)["README.md"]
+    assert (
+        b"store pull hf://datasets/lab/coco/14x14/final store"
+        in files_at(servers, HUB)["README.md"]
+    )
 
 
 def test_a_card_of_the_author_is_kept(servers, store):
