@@ -244,6 +244,10 @@ def extract(
         estimated = estimate(manifest, out, config)
         show(estimated.to_json(), estimated.text(), as_json=as_json)
         return
+    if card:
+        from ..featstore.card.write import files_in_store
+
+        files_in_store(out)  # those of people are kept: found before anything is computed
     report = extract_images(manifest, out, config)
     show(report.to_json(), report.text(), as_json=as_json)
     if thumbnails is not None:

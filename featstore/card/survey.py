@@ -26,7 +26,7 @@ from .places import PlaceStats, PlaceSums
 MOST_RECORDS = 512  # of the sample
 MOST_NUMBERS = 1 << 26  # of the sample; at least one record is read
 BLOCK_NUMBERS = 1 << 20  # in float64 at a time, or one record
-BASIS_CELLS = 2048  # that decide the colours
+BASIS_CELLS = 1024  # that decide the colours
 MOST_SHAPES = 3  # grid shapes whose places are shown, the most frequent of the sample
 SHOWN = 12  # images whose grids are shown
 

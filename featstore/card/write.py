@@ -48,10 +48,7 @@ def write_card(path: str | Path, out: Path | None = None, *, break_lock: bool = 
     store = FeatureStore.open(path)
     if out is None:
         return _write_into(store, break_lock=break_lock)
-    require_folder(out, "--out")
-    require_outside_stores(out / README)
-    files = {name: out / name for name in (README, PAGE, CROISSANT)}
-    _check_ours(files)
+    files = files_in(out)
     facts = gather(store)
     out.mkdir(parents=True, exist_ok=True)
     sha256 = hashlib.sha256(store.files.store_json()).hexdigest()
@@ -68,16 +65,41 @@ def _write_into(store: FeatureStore, *, break_lock: bool) -> Card:
             code="E-CARD-OUT",
         )
     path, name = store.path, f"{DOCUMENTS}/{PAGE}"
-    files = {README: path / README, PAGE: path / name, CROISSANT: path / CROISSANT}
-    check_folder(path / DOCUMENTS)
-    check_plain(files.values())
-    _check_ours(files)
+    files = files_in_store(path)
     facts = gather(store)
     documents = {README: _readme(facts, name), name: page(facts)}
     write_documents(path, documents, break_lock=break_lock)
     # It has the sha256 of store.json, which has those of the others.
     write_atomically(files[CROISSANT], croissant(facts, sha256_file(path / STORE_JSON)))
     return Card(facts, tuple(files.values()))
+
+
+def files_in(out: Path) -> dict[str, Path]:
+    """Return the files of a card in a folder, by name.
+
+    Raises UsageError if they cannot be written there, StoreUsageError as `write_card` does.
+    """
+    require_folder(out, "--out")
+    require_outside_stores(out / README)
+    files = {name: out / name for name in (README, PAGE, CROISSANT)}
+    _check_ours(files)
+    return files
+
+
+def files_in_store(path: Path) -> dict[str, Path]:
+    """Return the files of a card in a store that is there or will be, by name.
+
+    Raises CorruptStoreError for a link in their place, StoreUsageError as `write_card` does.
+    """
+    files = {
+        README: path / README,
+        PAGE: path / DOCUMENTS / PAGE,
+        CROISSANT: path / CROISSANT,
+    }
+    check_folder(path / DOCUMENTS)
+    check_plain(files.values())
+    _check_ours(files)
+    return files
 
 
 def _readme(facts: Facts, page_name: str) -> bytes:

@@ -154,3 +154,12 @@ def test_options_that_exclude_each_other(images, tmp_path):
             words = [*WORDS, "--images", str(images), "--out", str(tmp_path / "s"), *more]
             CliRunner().invoke(clipfeat, words, standalone_mode=False, catch_exceptions=False)
     assert not (tmp_path / "s").exists()
+
+
+def test_a_readme_of_people_is_found_before_anything_is_computed(images, path, tmp_path):
+    copy = TestReading.copy(path, tmp_path)
+    (copy / "README.md").write_text("# By hand")
+    with refuses("E-CARD-FILE"):
+        words = [*WORDS, "--images", str(images), "--out", str(copy), "--card"]
+        CliRunner().invoke(clipfeat, words, standalone_mode=False, catch_exceptions=False)
+    assert (copy / "README.md").read_text() == "# By hand"

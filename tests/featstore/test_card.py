@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import threading
 
 import numpy as np
 import pytest
@@ -25,9 +26,11 @@ from clipfeat.featstore import (
     verify,
     write_store,
 )
+from clipfeat.featstore.card import thumbnails
 from clipfeat.featstore.card.write import write_card
 from clipfeat.featstore.sharing.pull import pull
 from clipfeat.featstore.sharing.serve import StoreServer
+from clipfeat.featstore.writing.describe import write_documents
 
 RNG = np.random.default_rng(0)
 STRETCH = {"interpolation": "bicubic", "passes": "horizontal-first"}
@@ -277,8 +280,6 @@ class TestElsewhere:
 
     @pytest.fixture
     def server(self, path):
-        import threading
-
         with StoreServer(path, "127.0.0.1", 0) as server:
             threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
             yield server
@@ -295,6 +296,19 @@ class TestElsewhere:
         assert store_json["contentUrl"] == f"{url}/store.json"
         local = json.loads(write_card(path, tmp_path / "local").files[2].read_text())
         assert local["distribution"][0]["sha256"] == store_json["sha256"]
+
+    def test_thumbnails_are_fetched_if_they_are_small(self, path, server, tmp_path, monkeypatch):
+        rows = [(f"i{k:02}", "", b"\xff\xd8\xff" + bytes([k])) for k in range(9)]
+        write_documents(path, {thumbnails.THUMBNAILS: thumbnails.thumbnails_table(rows)})
+        url = f"{server.url}/s.clipfeat"
+        page, _, _ = card_of(url, out=tmp_path / "card")
+        assert len([e for e in page.all("img") if e["class"] == "photo"]) == 9
+        monkeypatch.setattr(thumbnails, "MOST_REMOTE_BYTES", 10)
+        monkeypatch.setenv("CLIPFEAT_CACHE", str(tmp_path / "other"))
+        with logged() as lines:
+            page, _, _ = card_of(url, out=tmp_path / "card")
+        assert "no thumbnails are shown" in "\n".join(lines)
+        assert not [e for e in page.all("img") if e["class"] == "photo"]
 
     def test_it_is_served_and_pulled_with_the_store(self, path, server, tmp_path):
         write_card(path)

@@ -130,6 +130,7 @@ def read_of(make, tmp_path):
 @pytest.mark.skipif(
     importlib.util.find_spec("mlcroissant") is None, reason="needs: pip install mlcroissant pyarrow"
 )
+@pytest.mark.filterwarnings("default")  # of rdflib and pandas, about how it calls them
 def test_mlcroissant_accepts_it_and_reads_the_index(path):
     import mlcroissant  # type: ignore[reportMissingImports]
 
