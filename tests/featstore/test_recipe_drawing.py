@@ -89,7 +89,7 @@ class Shapes(HTMLParser):
         if tag == "li":
             self.items.append([])
         elif self.items:
-            self.items[-1].append((tag, dict(attrs)))
+            self.items[-1].append((tag, {name: value or "" for name, value in attrs}))
 
     handle_startendtag = handle_starttag
 
