@@ -6,13 +6,12 @@ from html import escape
 
 import numpy as np
 
-from .colours import SEQUENCE, colours_of_numbers, png
+from .colours import SEQUENCE, colours_of_numbers, png, shrunk
 
 WIDTH, HEIGHT = 360, 170
 LEFT, RIGHT, TOP, BOTTOM = 46, 8, 12, 24  # of the axes
 MOST_POINTS = 240  # of a curve
 MOST_COLUMNS = 48  # of a histogram
-MOST_PIXELS = 96  # cells of the longer side of a map or a picture
 PICTURE_PIXELS = 240  # of the longer side, or a few more
 
 
@@ -28,15 +27,24 @@ def number_text(number: float) -> str:
     return f"{number:.3g}"
 
 
-def curve(values: np.ndarray, *, name: str, spread: np.ndarray | None = None) -> str:
-    """Return channels in ascending order of their value, with a band of `spread` around it."""
+def curve(
+    values: np.ndarray,
+    *,
+    name: str,
+    spread: np.ndarray | None = None,
+    limits: tuple[float, float] | None = None,
+) -> str:
+    """Return channels in ascending order of their value, with a band of `spread` around it.
+
+    The axis has `limits`, or reaches as far as the numbers do.
+    """
     order = np.argsort(values, kind="stable")
     points = np.unique(np.linspace(0, len(order) - 1, MOST_POINTS).round().astype(int))
     chosen = order[points]
     middle = values[chosen]
     around = np.zeros(len(chosen)) if spread is None else spread[chosen]
     low, high = float((middle - around).min()), float((middle + around).max())
-    axes = _Axes(len(order), low, high)
+    axes = _Axes(len(order), *(limits or (low, high)))
     xs = [axes.x(float(point)) for point in points]
     band = ""
     if spread is not None:
@@ -117,12 +125,6 @@ def picture(data: bytes, alt: str, kind: str, media: str = "image/png") -> str:
 def data_url(data: bytes, media: str) -> str:
     """Return a URL that contains a file of a media type."""
     return f"data:{media};base64,{base64.b64encode(data).decode()}"
-
-
-def shrunk(image: np.ndarray) -> np.ndarray:
-    """Return every n-th row and col of an array, so that no side is longer than MOST_PIXELS."""
-    step = -(-max(image.shape[:2]) // MOST_PIXELS)
-    return image[::step, ::step]
 
 
 def cells_png(colours: np.ndarray, mask: np.ndarray) -> bytes:

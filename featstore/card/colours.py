@@ -11,6 +11,7 @@ from ..report.spectrum import FLOOR, with_fixed_signs
 
 COLOURS = 3  # directions: red, green, blue
 EDGE = 0.02  # share of the sampled cells that lie beyond each end of a colour's range
+MOST_SIDE = 96  # cells of the longer side of a picture
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 # Anchors of the colours of a map of numbers, from low to high, equally far apart: dark blue, blue,
 # green, yellow. Lightness rises all the way, so that the map can be read without seeing hues.
@@ -70,6 +71,12 @@ def colours_of_numbers(numbers: np.ndarray, low: float, high: float) -> np.ndarr
     anchors = np.linspace(0, 1, len(SEQUENCE))
     channels = [np.interp(shares, anchors, SEQUENCE[:, channel]) for channel in range(COLOURS)]
     return np.rint(np.stack(channels, axis=-1)).astype(np.uint8)
+
+
+def shrunk(image: np.ndarray) -> np.ndarray:
+    """Return every n-th row and col of an array, so that no side is longer than MOST_SIDE."""
+    step = -(-max(image.shape[:2]) // MOST_SIDE)
+    return image[::step, ::step]
 
 
 def png(pixels: np.ndarray, mask: np.ndarray | None = None) -> bytes:

@@ -295,7 +295,9 @@ def _charts(noun: str, stats: VectorStats) -> str:
             "Zeros",
             f"How often a channel is 0, in %. {len(channels.dead):,} of {dim:,} channels are dead: 0 in "
             f"all {noun}. {len(channels.constant):,} have one other value.",
-            curve(zeros, name=f"rate of zeros of each channel of {noun}, in %"),
+            curve(
+                zeros, name=f"rate of zeros of each channel of {noun}, in %", limits=(0.0, 100.0)
+            ),
         ),
         (
             "Norms",

@@ -20,13 +20,14 @@ from ..reading import FeatureBatch
 from ..report.stats import VectorStats
 from ..store import FeatureStore
 from ..tables import IndexRow, has_record, index_rows
-from .colours import ColourBasis
+from .colours import ColourBasis, shrunk
 from .places import PlaceStats, PlaceSums
 
 MOST_RECORDS = 512  # of the sample
 MOST_NUMBERS = 1 << 26  # of the sample; at least one record is read
 BLOCK_NUMBERS = 1 << 20  # in float64 at a time, or one record
 BASIS_CELLS = 1024  # that decide the colours
+MOST_PLACES = 1 << 16  # cells of a grid whose places are shown
 MOST_SHAPES = 3  # grid shapes whose places are shown, the most frequent of the sample
 SHOWN = 12  # images whose grids are shown
 
@@ -45,8 +46,8 @@ class GridPicture:
 
     row: IndexRow
     shape: GridShape
-    colours: np.ndarray  # (row, col, 3) uint8
-    mask: np.ndarray  # (row, col) bool, False where the recipe has padded
+    colours: np.ndarray  # (row, col, 3) uint8; of a large grid that is `shrunk`
+    mask: np.ndarray  # (row, col) bool, False where the recipe has padded; as large as `colours`
     boxes: np.ndarray | None  # (row, 4) pixels: left, top, right, bottom; of regions
 
 
@@ -80,14 +81,9 @@ def sample_rows(store: FeatureStore, count: int, seed: int) -> list[IndexRow]:
         some = batch.filter(has_record(batch))
         first, end = np.searchsorted(ascending, (start, start + len(some))).tolist()
         chosen = ascending[first:end]
+        found = index_rows([some.take(pa.array(chosen - start))])
+        rows.update(zip(chosen.tolist(), found, strict=True))
         start += len(some)
-        rows.update(
-            zip(
-                chosen.tolist(),
-                index_rows([some.take(pa.array(chosen - start + len(some)))]),
-                strict=True,
-            )
-        )
     return [rows[position] for position in order.tolist() if position in rows]
 
 
@@ -115,7 +111,9 @@ class _Surveyor:
         shapes = (GridShape.parse(shape) for shape, _ in frequent)
         has_places = not store.identity.regions
         self._places = {
-            s: PlaceSums.zeros_of(s, store.dim) for s in shapes if has_places and s.cells > 1
+            shape: PlaceSums.zeros_of(shape, store.dim)
+            for shape in shapes
+            if has_places and 1 < shape.cells <= MOST_PLACES
         }
 
     def run(self) -> Survey:
@@ -185,9 +183,11 @@ class _Surveyor:
     def _picture(self, row: IndexRow, basis: ColourBasis) -> GridPicture:
         batch = self._store.read([row.image_id])
         shape = GridShape(*batch.grid_shapes[0].tolist())
-        colours = basis.colours(batch.features[0].astype(np.float64)).reshape(*shape, 3)
+        grid, mask = batch.features[0].reshape(*shape, -1), batch.mask[0].reshape(shape)
+        if batch.boxes is None:
+            grid, mask = shrunk(grid), shrunk(mask)
         boxes = None if batch.boxes is None else batch.boxes[0].copy()
-        return GridPicture(row, shape, colours, batch.mask[0].reshape(shape).copy(), boxes)
+        return GridPicture(row, shape, basis.colours(grid.astype(np.float64)), mask.copy(), boxes)
 
 
 def _is_finite(batch: FeatureBatch) -> bool:

@@ -160,6 +160,19 @@ class TestSurvey:
             ("nan", "contains NaN or Inf")
         ]
 
+    def test_a_large_grid_is_shown_by_some_of_its_cells(self, tmp_path, monkeypatch):
+        grid = RNG.standard_normal((300, 5, 2)).astype(np.float16)
+        store = FeatureStore.open(make_store(tmp_path / "s", {"a": grid}))
+        found = survey(store)
+        (picture,) = found.pictures
+        assert picture.shape == (300, 5)
+        assert picture.colours.shape == (75, 2, 3)  # every fourth row and col
+        assert found.basis is not None
+        np.testing.assert_array_equal(picture.colours, found.basis.colours(grid[::4, ::4]))
+        assert len(found.places) == 1
+        monkeypatch.setattr(surveys, "MOST_PLACES", 1499)
+        assert survey(store).places == ()
+
     def test_padding_is_left_out(self, tmp_path):
         pad = {
             "step": "pad",
