@@ -1,7 +1,7 @@
 """The look of clipfeat's pages: colours, sizes of text and spacing, in light and dark, in one place.
 
 Everything else refers to these custom properties. Text has a contrast of at least 4.5 to 1 with what
-is behind it, lines and marks of charts 3 to 1 (WCAG 2.2, 1.4.3 and 1.4.11).
+is behind it, curves and columns of charts 3 to 1 (WCAG 2.2, 1.4.3 and 1.4.11).
 """
 
 PROPERTIES = """

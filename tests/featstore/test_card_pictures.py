@@ -1,6 +1,7 @@
 """Colours of cells, PNG files and places of a grid, compared with numpy, Pillow and plain loops."""
 
 import io
+import re
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from clipfeat.featstore.card import survey as surveys
 from clipfeat.featstore.card.charts import cells_png, histogram, number_text
 from clipfeat.featstore.card.colours import ColourBasis, colours_of_numbers, png
 from clipfeat.featstore.card.places import PlaceSums
+from clipfeat.featstore.card.style import PROPERTIES
 from clipfeat.featstore.card.survey import sample_rows, survey
 
 RNG = np.random.default_rng(1)
@@ -200,3 +202,30 @@ def test_a_histogram_has_a_column_for_each_count_above_zero():
     text = histogram(np.arange(5.0), np.array([3, 0, 1, 1000]), name="x")
     assert text.count('class="column"') == 3
     assert number_text(2640) == "2.64k"
+
+
+def contrast(one: str, other: str) -> float:
+    """Return the contrast ratio of two colours (WCAG 2.2, relative luminance)."""
+
+    def luminance(colour: str) -> float:
+        shares = [int(colour[k : k + 2], 16) / 255 for k in (1, 3, 5)]
+        linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in shares]
+        return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+    darker, lighter = sorted([luminance(one), luminance(other)])
+    return (lighter + 0.05) / (darker + 0.05)
+
+
+def test_texts_and_marks_can_be_seen_in_light_and_dark():
+    light, dark = (
+        dict(re.findall(r"--([a-z-]+): (#[0-9a-f]{6});", part))
+        for part in PROPERTIES.split("@media (prefers-color-scheme: dark)")
+    )
+    assert light.keys() == dark.keys()
+    for scheme in (light, dark):
+        for paper in ("paper", "raised"):
+            for text in ("ink", "faint", "accent"):
+                assert contrast(scheme[text], scheme[paper]) >= 4.5
+            for mark in ("second", "warning", "mark"):
+                assert contrast(scheme[mark], scheme[paper]) >= 3
+        assert contrast(scheme["ink"], scheme["warning-paper"]) >= 4.5
