@@ -182,6 +182,15 @@ MOST_PIXELS = 1 << 40  # a million by a million; a decoder's limits follow from 
     help="Only estimate grids, shards, disk space and time. Tries a few images.",
 )
 @click.option("--profile", is_flag=True, help="Print at the end where the time went.")
+@click.option("--card", is_flag=True, help="Also write the card of the store: see store card.")
+@click.option(
+    "--thumbnails",
+    type=click.IntRange(1, 100_000),
+    is_flag=False,
+    flag_value=64,
+    metavar="[N]",
+    help="Also keep small pictures of N random images in the store, for its card; without N, of 64.",
+)
 @break_lock
 @as_json
 @click.option("--strict", is_flag=True, help="Exit with 1 if any image gave no record.")
@@ -193,6 +202,8 @@ def extract(
     shard_range: str | None,
     dry_run: bool,
     profile: bool,
+    card: bool,
+    thumbnails: int | None,
     as_json: bool,
     strict: bool,
     **options: Any,
@@ -216,6 +227,16 @@ def extract(
         **options,
     )
     recipe = check_recipe(config.recipe, upright=config.upright)
+    if thumbnails is not None:
+        from ..extract.thumbnails import check_thumbnails
+
+        check_thumbnails(recipe)
+    if shard_range is not None and (card or thumbnails is not None):
+        raise ExtractUsageError(
+            "--card and --thumbnails need the whole store, and --shard-range writes a part of it; "
+            "leave them out, and type clipfeat store card when the store is finished",
+            code="E-CARD-PART",
+        )
     manifest = load_images(images, ids, upright=recipe.is_upright)
     model = config.model or config.model_config or config.pretrained or ""
     out = out or default_out(images, model, config.recipe)
@@ -223,8 +244,20 @@ def extract(
         estimated = estimate(manifest, out, config)
         show(estimated.to_json(), estimated.text(), as_json=as_json)
         return
+    if card:
+        from ..featstore.card.write import files_in_store
+
+        files_in_store(out)  # those of people are kept: found before anything is computed
     report = extract_images(manifest, out, config)
     show(report.to_json(), report.text(), as_json=as_json)
+    if thumbnails is not None:
+        from ..extract.thumbnails import write_thumbnails
+
+        write_thumbnails(report.store, manifest.root, thumbnails)
+    if card:
+        from ..featstore.card.write import write_card
+
+        logger.info(f"{write_card(out).files[1]} written")
     if profile and not as_json:
         tell(report.timings.text(report.images))
     sys.exit(1 if strict and report.refused else 0)

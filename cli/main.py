@@ -15,6 +15,7 @@ from ..base import clipfeat_version
 from ..base.errors import ClipfeatError, reason_of
 from ..base.interruption import interrupt
 from ..base.text import log_to_terminal
+from .card import card
 from .data import corpus, demo_data, demo_houses
 from .derive import convert, merge, pool, reshard, subset
 from .doctor import doctor
@@ -57,7 +58,7 @@ for command in (
 ):  # fmt: skip
     clipfeat.add_command(command)
 for command in (
-    serve, pull, push, sign, diff, subset, merge, convert, pool, reshard,
+    card, serve, pull, push, sign, diff, subset, merge, convert, pool, reshard,
 ):  # fmt: skip
     store.add_command(command)
 eval_.add_command(eval_nav)

@@ -7,7 +7,16 @@ from ..base.errors import StoreError
 from ..base.files import read_bytes
 from ..base.jsonio import parse_json
 from .identity import writing_command
-from .layout import JOURNAL, PLAN, STORE_JSON, TableName, check_folders, table_file
+from .layout import (
+    JOURNAL,
+    PLAN,
+    STORE_JSON,
+    TableName,
+    check_folder,
+    check_folders,
+    check_plain,
+    table_file,
+)
 from .lookup import IdLookup, Lookup
 from .metadata import MAX_STORE_JSON_BYTES, StoreMetadata, read_metadata
 from .quantise import Scale, read_scale
@@ -28,8 +37,19 @@ class StoreFiles(Protocol):
         """Return the content of store.json."""
         ...
 
+    def store_json(self) -> bytes:
+        """Return store.json as it is, without any check."""
+        ...
+
     def table(self, table: TableName, metadata: StoreMetadata) -> Path:
         """Return a file on this machine with a table's content."""
+        ...
+
+    def document(self, name: str, metadata: StoreMetadata, limit: int) -> Path:
+        """Return a file on this machine with a document's content.
+
+        Raises StoreError (E-REMOTE-SIZE) for one at a URL that has more than `limit` bytes.
+        """
         ...
 
     def shown(self, name: str) -> str:
@@ -80,9 +100,19 @@ class LocalFiles:
             )
         return read_metadata(self.path)
 
+    def store_json(self) -> bytes:
+        """Return store.json as it is."""
+        return read_bytes(self.path / STORE_JSON, MAX_STORE_JSON_BYTES)
+
     def table(self, table: TableName, metadata: StoreMetadata) -> Path:
         """Return the file of a table."""
         return self.path / table_file(table, metadata.generation)
+
+    def document(self, name: str, metadata: StoreMetadata, limit: int) -> Path:
+        """Return the file of a document; raises CorruptStoreError for a link."""
+        check_folder((self.path / name).parent)
+        check_plain([self.path / name])
+        return self.path / name
 
     def shown(self, name: str) -> str:
         """Return the absolute path of a file."""

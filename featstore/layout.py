@@ -47,6 +47,7 @@ ZARR_JSON = re.compile(rf"{re.escape(ZARR_GROUP)}/([0-9]+x[0-9]+/(({ARRAY})/)?|s
 # Files for people that a store may have; in the folder `documents` they have any plain name.
 DOCUMENTS = "documents"
 SIGNATURES = ("store.json.minisig", "store.json.sig")
+CROISSANT = "croissant.json"  # has the sha256 of store.json, like a signature
 DOCUMENT = re.compile(
     r"^(README\.md|LICENSE|CITATION\.cff|croissant\.json|documents/[A-Za-z0-9_-][A-Za-z0-9._-]{0,99})\Z"
 )

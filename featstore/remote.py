@@ -71,7 +71,7 @@ class RemoteFiles:
     def metadata(self) -> StoreMetadata:
         """Return the content of store.json; raises StoreError if there is none."""
         try:
-            content = read_file(self.folder.url(STORE_JSON), MAX_STORE_JSON_BYTES)
+            content = self.store_json()
         except StoreError as error:
             if error.code != "E-REMOTE-ABSENT":
                 raise
@@ -81,6 +81,10 @@ class RemoteFiles:
                 code="E-STORE-ABSENT",
             ) from None
         return parse_metadata(content, self.shown(STORE_JSON))
+
+    def store_json(self) -> bytes:
+        """Return store.json as the server has it now."""
+        return read_file(self.folder.url(STORE_JSON), MAX_STORE_JSON_BYTES)
 
     def table(self, table: TableName, metadata: StoreMetadata) -> Path:
         """Return a file of the cache with a table's content, whose sha256 was compared."""
@@ -99,6 +103,11 @@ class RemoteFiles:
             raise StoreError(
                 f"{error}; if the store has been added to, open it again", code=error.code
             ) from None
+
+    def document(self, name: str, metadata: StoreMetadata, limit: int) -> Path:
+        """Return a file of the cache with a document's content, whose sha256 was compared."""
+        fetch = partial(stream_file, self.folder.url(name), limit)
+        return self.cache.file(metadata.documents[name], fetch, self.shown(name))
 
     def shown(self, name: str) -> str:
         """Return the URL of a file, for people."""

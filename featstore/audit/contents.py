@@ -19,6 +19,7 @@ import pyarrow as pa
 
 from ...base.errors import CorruptStoreError, StoreError
 from ...base.files import oddity, read_at
+from ...base.jsonio import parse_json
 from ...base.text import counted, is_url
 from ..geometry import GridShape
 from ..identity import Identity
@@ -84,6 +85,21 @@ def error_problem(error: Exception, location: str) -> Problem:
     if odd:
         return Problem(name, odd, (), ODD_REMEDY[odd])
     return Problem(name, problem.removesuffix(f"; {FROM_SOURCE}"), (), COPY)
+
+
+def croissant_problem(content: bytes, sha256: str) -> str | None:
+    """Return what is wrong with a croissant.json beside a store.json with this sha256.
+
+    store.json cannot list it, because it has the sha256 of store.json itself.
+    """
+    try:
+        files: Any = parse_json(content)["distribution"]
+        hashes = [file.get("sha256") for file in files if file.get("name") == STORE_JSON]
+    except (ValueError, TypeError, KeyError, AttributeError):
+        return "is not a Croissant description"
+    if any(each != sha256 for each in hashes):
+        return f"describes another {STORE_JSON} (sha256)"
+    return None
 
 
 def check_index(store: FeatureStore) -> Iterator[Problem]:

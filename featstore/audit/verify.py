@@ -3,11 +3,11 @@
 from collections.abc import Iterator
 from pathlib import Path
 
-from ...base.errors import CorruptStoreError, StoreError
-from ...base.files import is_plain, oddity, sha256_file
+from ...base.errors import CorruptStoreError, StoreError, reason_of
+from ...base.files import is_plain, oddity, read_bytes, sha256_file
 from ...base.text import is_url
-from ..layout import JOURNAL, ODD_REMEDY, SIGNATURES, STORE_JSON, TABLES, has_content
-from ..metadata import is_written_canonically
+from ..layout import CROISSANT, JOURNAL, ODD_REMEDY, SIGNATURES, STORE_JSON, TABLES, has_content
+from ..metadata import MAX_STORE_JSON_BYTES, is_written_canonically
 from ..quantise import SCALE_FILE
 from ..shards import ShardRow, check_files, check_shards, shard_size_problem
 from ..store import FeatureStore
@@ -22,6 +22,7 @@ from .contents import (
     Depth,
     Problem,
     check_index,
+    croissant_problem,
     error_problem,
     ids_by_shard,
     record_problem,
@@ -50,7 +51,7 @@ def verify(path: str | Path, depth: Depth = Depth.FULL) -> list[Problem]:
         shards = store.shards
     except CorruptStoreError as error:
         return [error_problem(error, str(path.absolute()))]
-    problems = list(_check_other_files(store))
+    problems = [*_check_other_files(store), *_check_croissant(store)]
     if depth == Depth.QUICK:
         problems += _check_presence(store)
         sizes = ((shard.path, shard_size_problem(path, shard)) for shard in shards)
@@ -156,6 +157,21 @@ def _check_documents(store: FeatureStore) -> Iterator[Problem]:
         yield from problems
         if not problems and sha256_file(path) != sha256:
             yield Problem(name, "sha256 is not the one in store.json", (), DESCRIBE)
+
+
+def _check_croissant(store: FeatureStore) -> Iterator[Problem]:
+    """Compare the sha256 of store.json in croissant.json, which store.json cannot list, with the file."""
+    path = store.path / CROISSANT
+    if not is_plain(path) or CROISSANT in store.metadata.documents:
+        return
+    try:
+        problem = croissant_problem(
+            read_bytes(path, MAX_STORE_JSON_BYTES), sha256_file(store.path / STORE_JSON)
+        )
+    except OSError as error:
+        problem = reason_of(error)
+    if problem:
+        yield Problem(CROISSANT, problem, (), "type clipfeat store card, which writes it again")
 
 
 def _check_zarr_metadata(store: FeatureStore) -> Iterator[Problem]:

@@ -59,9 +59,16 @@ def principal_directions(covariance: Covariance) -> tuple[np.ndarray, np.ndarray
     machine.
     """
     variances, directions = np.linalg.eigh(covariance.matrix)
+    return np.maximum(variances[::-1], 0), with_fixed_signs(directions)[:, ::-1]
+
+
+def with_fixed_signs(directions: np.ndarray) -> np.ndarray:
+    """Return directions, (channel, direction), each with the sign that makes its largest entry positive.
+
+    The largest is that of the largest absolute value, the first of equal ones.
+    """
     largest = np.abs(directions).argmax(axis=0)
-    directions *= np.sign(directions[largest, np.arange(len(largest))])
-    return np.maximum(variances[::-1], 0), directions[:, ::-1]
+    return directions * np.sign(directions[largest, np.arange(len(largest))])
 
 
 FLOOR = 1e-4  # of the mean variance, added to that of each channel or direction

@@ -104,7 +104,7 @@ def summary_text(summary: StoreSummary) -> str:
     """Return a summary as lines that a person reads."""
     what = sentence(summary.records_by_shape, summary.metadata.identity.dim, summary.records)
     head = f"{summary.path} is {what}"
-    rows = list(_rows(summary))
+    rows = list(summary_rows(summary))
     width = max(8, *(len(name) for name, _ in rows))
     lines = [f"{name:<{width}}  {printable(value)}" for name, value in rows]
     return "\n".join([printable(head), "", *lines])
@@ -123,7 +123,7 @@ def sentence(grid_shapes: Collection[str], dim: int, records: int) -> str:
     return f"a store of grid features: {cells} of {dim} channels for {counted(records, 'image')}"
 
 
-def _rows(summary: StoreSummary) -> Iterator[tuple[str, str]]:
+def summary_rows(summary: StoreSummary) -> Iterator[tuple[str, str]]:
     """Yield (name, value) of each line."""
     metadata = summary.metadata
     identity = metadata.identity

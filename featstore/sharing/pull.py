@@ -40,9 +40,10 @@ from ...base.files import (
 from ...base.interruption import Stopped, interrupt
 from ...base.ranges import read_file, stream_file, stream_range
 from ...base.remote import RemoteFolder
-from ..audit.contents import check_index
+from ..audit.contents import check_index, croissant_problem
 from ..files import LocalFiles
 from ..layout import (
+    CROISSANT,
     DOCUMENTS,
     MAX_DOCUMENT_BYTES,
     SIGNATURES,
@@ -71,8 +72,12 @@ logger = logging.getLogger(__name__)
 STREAMS = 8  # files received at a time
 LEAST_LIMIT = 100_000  # bytes a second; slower, the deadline of a range would pass
 RANGE_BYTES = 1 << 24  # of one request: its deadline then allows 36 kB/s
-MAX_SIGNATURE_BYTES = 1 << 16
+MAX_BESIDE_BYTES = 1 << 20  # of a signature, and of croissant.json
 SIGNATURE_STARTS = (b"untrusted comment:", b"-----BEGIN SSH SIGNATURE-----")
+
+
+def _is_signature(content: bytes) -> bool:
+    return content.startswith(SIGNATURE_STARTS)
 
 
 class Pulled(NamedTuple):
@@ -199,7 +204,7 @@ class _Pull:
             )
 
     def _fetch_other_files(self) -> None:
-        """Fetch the index, the scale, the documents and the signatures."""
+        """Fetch the index, the scale, the documents and what speaks of store.json."""
         metadata = self._metadata
         index = table_file("index", metadata.generation)
         self._fetch_file(index, metadata.tables["index"], most_table_bytes(metadata.id_count))
@@ -209,7 +214,10 @@ class _Pull:
         for name, sha256 in metadata.documents.items():
             self._fetch_file(name, sha256, MAX_DOCUMENT_BYTES)
         for name in SIGNATURES:
-            self._fetch_signature(name)
+            self._fetch_beside(name, _is_signature)
+        if CROISSANT not in metadata.documents:
+            sha256 = hashlib.sha256(self._sources.text).hexdigest()
+            self._fetch_beside(CROISSANT, lambda text: croissant_problem(text, sha256) is None)
 
     def _fetch_file(self, name: str, sha256: str, limit: int) -> None:
         """Fetch a file whose size is not known, unless it is here; it may not fill the disk."""
@@ -245,18 +253,21 @@ class _Pull:
                 logger.info(f"{error}; trying again in {wait} seconds")
                 self._stopped.wait(wait)
 
-    def _fetch_signature(self, name: str) -> None:
-        """Fetch a signature of store.json, if the store has one; store.json does not say."""
+    def _fetch_beside(self, name: str, is_right: Callable[[bytes], bool]) -> None:
+        """Fetch a file that speaks of store.json, if the store has one; store.json does not say.
+
+        Anything else that is sent is left out, such as a page that says "not found".
+        """
 
         def fetch(folder: RemoteFolder) -> bytes:
             try:
-                return read_file(folder.url(name), MAX_SIGNATURE_BYTES)
+                return read_file(folder.url(name), MAX_BESIDE_BYTES)
             except StoreError as error:
-                logger.debug(f"no signature: {error}")
+                logger.debug(f"no {name}: {error}")
                 return b""
 
         content = self._sources.try_each(fetch)
-        if content.startswith(SIGNATURE_STARTS):  # not a page for people that says "not found"
+        if content and is_right(content):
             check_plain([self._path / name])
             write_atomically(self._path / name, content)
 

@@ -7,16 +7,18 @@ uploaded and not committed, the Hub finds again by its hash.
 import hashlib
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from ...base.credentials import hub_endpoint, login_remedy
 from ...base.errors import StoreError, StoreUsageError, UsageError, needs_extra
 from ...base.ranges import read_file, shown
 from ...base.remote import RemoteFolder, parse_hub_url
+from ..card.facts import gather
+from ..card.readme import readme
 from ..layout import STORE_JSON
 from ..metadata import MAX_STORE_JSON_BYTES
 from ..store import FeatureStore
-from .card import dataset_card
 from .outgoing import Found, HostLimits, OutgoingFile
 
 if TYPE_CHECKING:
@@ -133,8 +135,8 @@ class HubTarget:
         additions = self._upload([store_json])
         if self._read(f"/{README}") is None:
             has_licence = not self._path and LICENCE in store.metadata.documents
-            licence = LICENCE if has_licence else None
-            card = dataset_card(store.metadata, self.location, licence)
+            facts = replace(gather(store, sampled=False), url=self.location)
+            card = readme(facts, folder=self._prefix, licence_file=LICENCE if has_licence else None)
             additions.append(self._hub.CommitOperationAdd(README, card.encode()))
         self._commit_now(additions)
 

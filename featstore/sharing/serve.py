@@ -21,7 +21,7 @@ from urllib.parse import quote, unquote
 
 from ...base.errors import StoreError, UsageError, reason_of
 from ...base.files import open_plain, read_bytes
-from ..layout import SIGNATURES, STORE_JSON, check_folder, table_file
+from ..layout import CROISSANT, SIGNATURES, STORE_JSON, check_folder, table_file
 from ..lookup import Status
 from ..metadata import MAX_STORE_JSON_BYTES, StoreMetadata, read_metadata
 from ..tables import read_shards
@@ -48,7 +48,8 @@ class ServedStore(NamedTuple):
         metadata = read_metadata(path)
         shards = read_shards(path / table_file("shards", metadata.generation), metadata)
         own = hashlib.sha256(read_bytes(path / STORE_JSON, MAX_STORE_JSON_BYTES)).hexdigest()
-        files = {STORE_JSON: own, **dict.fromkeys(SIGNATURES, ""), **metadata.documents}
+        beside = dict.fromkeys((*SIGNATURES, CROISSANT), "")
+        files = {STORE_JSON: own, **beside, **metadata.documents}
         files |= file_hashes(metadata, shards)
         return cls(path, metadata, files)
 

@@ -13,6 +13,7 @@ from ...base.files import is_plain, sha256_file, write_atomically
 from ...base.jsonio import as_struct
 from ...base.text import size_text
 from ..layout import (
+    CROISSANT,
     DOCUMENT,
     DOCUMENTS,
     MAX_DOCUMENT_BYTES,
@@ -36,20 +37,30 @@ def describe(
 ) -> StoreMetadata:
     """Set fields of `About`, None to remove one, and list the store's documents with their hashes.
 
-    The digest stays the same. Raises StoreError if there is no store, if it is being written, and
+    croissant.json is not listed, because it has the sha256 of store.json itself. The digest stays
+    the same. Raises StoreError if there is no store, if it is being written, and
     for a field, a text or a document that the format does not allow.
     """
 
+    before: list[StoreMetadata] = []
+
     def change(metadata: StoreMetadata) -> StoreMetadata:
+        before.append(metadata)
         try:
             fields = {**msgspec.to_builtins(metadata.about), **about}
             changed = as_struct(fields, About)
         except ValueError as error:
             raise StoreError(str(error), code="E-STORE-ABOUT") from None
-        hashes = {name: _document_sha256(path / name) for name in document_names(path)}
+        names = (name for name in document_names(path) if name != CROISSANT)
+        hashes = {name: _document_sha256(path / name) for name in names}
         return msgspec.structs.replace(metadata, about=changed, documents=hashes)
 
-    return _replace(path, change, break_lock=break_lock)
+    described = _replace(path, change, break_lock=break_lock)
+    if described not in before and is_plain(path / CROISSANT):
+        logger.warning(
+            f"{path}: the card says what {STORE_JSON} said before; write it again: clipfeat store card"
+        )
+    return described
 
 
 def _document_sha256(path: Path) -> str:
@@ -67,16 +78,34 @@ def set_loss(path: Path, loss: Loss, table: bytes) -> StoreMetadata:
 
     `table` becomes the document LOSS_TABLE, with the numbers of each channel.
     """
+    return write_documents(path, {LOSS_TABLE: table}, loss=loss)
+
+
+def write_documents(
+    path: Path,
+    contents: Mapping[str, bytes],
+    *,
+    loss: Loss | None = None,
+    break_lock: bool = False,
+) -> StoreMetadata:
+    """Write documents and list them with their hashes; the digest stays the same.
+
+    With `loss`, it is recorded in the same step. Raises StoreError as `describe` does.
+    """
 
     def change(metadata: StoreMetadata) -> StoreMetadata:
         check_folder(path / DOCUMENTS)
-        check_plain([path / LOSS_TABLE])
-        (path / DOCUMENTS).mkdir(exist_ok=True)
-        write_atomically(path / LOSS_TABLE, table)
-        documents = {**metadata.documents, LOSS_TABLE: hashlib.sha256(table).hexdigest()}
-        return msgspec.structs.replace(metadata, loss=loss, documents=documents)
+        check_plain(path / name for name in contents)
+        documents = dict(metadata.documents)
+        for name, content in contents.items():
+            (path / name).parent.mkdir(exist_ok=True)
+            write_atomically(path / name, content)
+            documents[name] = hashlib.sha256(content).hexdigest()
+        documents.pop(CROISSANT, None)  # it has the sha256 of what is written here
+        documents = dict(sorted(documents.items()))
+        return msgspec.structs.replace(metadata, loss=loss or metadata.loss, documents=documents)
 
-    return _replace(path, change)
+    return _replace(path, change, break_lock=break_lock)
 
 
 def document_names(path: Path) -> list[str]:

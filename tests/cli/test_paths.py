@@ -57,7 +57,7 @@ def test_a_store_may_be_at_a_url_wherever_it_is_only_read():
     found = list(path_parameters(clipfeat, "clipfeat"))
     stores = {name for name, p in found if isinstance(p.type, StorePath)}
     assert {name.removeprefix("clipfeat store ") for name in stores if " store " in name} == {
-        "info", "ls", "stats", "verify", "digest", "diff",
+        "info", "ls", "stats", "verify", "digest", "diff", "card",
         "subset", "merge", "convert", "pool", "reshard",
     }  # fmt: skip
     assert all(isinstance(p.type, StorePath) for _, p in found if p.name == "store")

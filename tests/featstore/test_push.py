@@ -23,11 +23,12 @@ from clipfeat.base import objects
 from clipfeat.base.errors import StoreError, UsageError
 from clipfeat.cli.main import clipfeat
 from clipfeat.featstore import Depth, FeatureStore, verify
+from clipfeat.featstore.card.facts import gather
+from clipfeat.featstore.card.readme import readme
+from clipfeat.featstore.card.write import write_card
 from clipfeat.featstore.layout import shard_path
-from clipfeat.featstore.metadata import read_metadata
 from clipfeat.featstore.shards import ShardRow
 from clipfeat.featstore.sharing import push_cloud, push_hub
-from clipfeat.featstore.sharing.card import dataset_card
 from clipfeat.featstore.sharing.outgoing import HostLimits, fitting_shard_size
 from clipfeat.featstore.sharing.pull import pull
 from clipfeat.featstore.sharing.push import push
@@ -324,7 +325,10 @@ def test_a_store_may_be_in_a_folder_of_a_dataset(servers, store):
     push(store, f"{HUB}/second")
     assert verify(f"{HUB}/14x14/final", Depth.DEEP) == []
     assert "14x14/final/store.json" in files_at(servers, HUB)
-    assert b"/14x14/final DIR" in files_at(servers, HUB)["README.md"]
+    assert (
+        b"store pull hf://datasets/lab/coco/14x14/final store"
+        in files_at(servers, HUB)["README.md"]
+    )
 
 
 def test_a_card_of_the_author_is_kept(servers, store):
@@ -335,17 +339,31 @@ def test_a_card_of_the_author_is_kept(servers, store):
 
 
 def test_the_card_says_what_the_store_says(store):
-    card = dataset_card(read_metadata(store), HUB)
+    card = readme(gather(FeatureStore.open(store), sampled=False))
     header, body = card.removeprefix("---\n").split("\n---\n")
-    assert 'license: cc-by-4.0\npretty_name: "A \\"title\\": #1"\ntags:' in header
+    assert 'license: cc-by-4.0\npretty_name: "A \\"title\\": #1"\nsize_categories:' in header
     assert "| licence of the images | Flickr's terms |" in body
     assert FeatureStore.open(store).digest in body
     describe(store, {"licence": "Ask us first"})
-    card = dataset_card(read_metadata(store), HUB, "LICENSE")
+    card = readme(gather(FeatureStore.open(store), sampled=False), licence_file="LICENSE")
     assert 'license: other\nlicense_name: "ask-us-first"\nlicense_link: LICENSE\n' in card
     assert "| licence of the features | Ask us first |" in card
     describe(store, {"licence": None, "title": None})
-    assert "license" not in dataset_card(read_metadata(store), HUB)
+    assert "license" not in readme(gather(FeatureStore.open(store), sampled=False))
+
+
+def test_the_card_goes_along_and_is_the_card_of_the_dataset(servers, store):
+    write_card(store)
+    push(store, HUB)
+    there = files_at(servers, HUB)
+    for name in ("README.md", "documents/card.html", "croissant.json"):
+        assert there[name] == (store / name).read_bytes()
+    describe(store, {"title": "New"})
+    with refuses("E-PUSH-STORE", "croissant.json", "clipfeat store card"):
+        push(store, HUB)
+    write_card(store)
+    push(store, HUB)
+    assert b"# New" in files_at(servers, HUB)["README.md"]
 
 
 @pytest.mark.parametrize(
