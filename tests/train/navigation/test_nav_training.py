@@ -320,8 +320,6 @@ def test_what_cannot_be_right_is_refused_before_training(world: Path, tmp_path: 
         train_nav(world, tmp_path / "a", "train_split=train+val_seen")
     with refuses("E-SETTINGS-CHOICE", "select_split=val_unseen", kind=UsageError):
         nav_settings("eval_split=val_unseen")
-    with refuses("E-SETTINGS-CHOICE", "init", kind=UsageError):
-        nav_settings("init=run")
     with refuses("E-NAV-SCAN", "nowhere", kind=UsageError):
         train_nav(world, tmp_path / "b", "graphs=/nowhere")
     with refuses("E-VOCAB-EMPTY", "min_count"):
