@@ -19,6 +19,7 @@ from clipfeat.train.metrics.navigation import collapse, score_walk
 from clipfeat.train.models.map_agent import MapAgent
 from clipfeat.train.navigation.environment import Environment
 from clipfeat.train.navigation.evaluation import read_split
+from clipfeat.train.navigation.graphs import make_scan
 from clipfeat.train.navigation.known_map import KnownMap
 from clipfeat.train.navigation.results import check_walks, read_results
 from clipfeat.train.tasks.navigation.data import read_training
@@ -104,6 +105,30 @@ def test_the_warp_expert_by_brute_force():
                 assert each.nodes[node] == min(best, key=lambda v: ways[v][1])
                 compared += 1
     assert compared > 50
+
+
+def test_the_warp_expert_tells_nodes_apart_where_all_ndtw_are_nearly_0():
+    """A walk goes round a ring of 12 rooms the wrong way; 2 m off the tenth there is a dead end."""
+    angles = np.arange(12) * np.pi / 6
+    ring = 40 * np.column_stack([np.cos(angles), np.sin(angles), 0 * angles])
+    positions = np.vstack([ring, ring[9] * 1.05])
+    edges = [*((n, (n + 1) % 12) for n in range(12)), (9, 12)]
+    scan = make_scan("ring", [str(n) for n in range(13)], positions, edges)
+    environment = Environment({"ring": scan}, torch.zeros(13, 36, 1))
+    episodes = environment.episodes(["ring"], [["0", "11"]], [0.0])
+    known, state = KnownMap(environment, episodes.start.viewpoints), episodes.start
+    expert = WarpExpert(environment, episodes)
+    for viewpoint in range(1, 10):
+        known.visit(state.viewpoints)
+        node = (known.viewpoints == viewpoint).int().argmax(1, keepdim=True)
+        passed = known.walks(node)[:, 0]
+        expert.move(passed)
+        state = known.after(state, passed)
+    known.visit(state.viewpoints)
+    walk = list(range(10))
+    scores = [score_walk(scan.distances, [*walk, n], [0, 11]).ndtw for n in (10, 12)]
+    assert 0 < scores[1] < scores[0] < 1e-9
+    assert known.viewpoints[0, expert.nodes(known)].tolist() == [10]
 
 
 def unvisited(plain):

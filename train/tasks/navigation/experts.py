@@ -41,7 +41,8 @@ class DistanceExpert:
 class WarpExpert:
     """The unvisited node to which the walk follows the reference best, by nDTW; for RxR.
 
-    The walk goes on over known paths. Of equally good nodes it is the nearest.
+    The walk goes on over known paths. Of equally good nodes it is the nearest. Nodes are compared by
+    DTW, which orders them as nDTW does: of long walks that is so near 0 that all would seem equal.
     """
 
     def __init__(self, environment: Environment, episodes: Episodes):
@@ -63,8 +64,8 @@ class WarpExpert:
         warping = copy.copy(self.warping)
         warping.take(torch.arange(episodes, device=numbers.device).repeat_interleave(nodes))
         _warp(warping, walks.flatten(0, 1))
-        metres = known.metres.gather(1, known.here[:, None, None].expand(-1, 1, nodes))[:, 0]
-        return nearest_of_least(-warping.ndtw.view(episodes, nodes), metres, known)
+        to_node = known.metres.gather(1, known.here[:, None, None].expand(-1, 1, nodes))[:, 0]
+        return nearest_of_least(warping.metres.view(episodes, nodes), to_node, known)
 
 
 Expert = DistanceExpert | WarpExpert

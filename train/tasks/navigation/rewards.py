@@ -82,10 +82,14 @@ class Warping:
         self.row = costs.cumsum(1)
 
     @property
+    def metres(self) -> Float64[Tensor, " episode"]:
+        """The cost of warping each walk so far to its reference: DTW."""
+        return self.row.gather(1, self.lengths[:, None] - 1)[:, 0]
+
+    @property
     def ndtw(self) -> Float64[Tensor, " episode"]:
         """The nDTW of each walk so far, from 0 to 1."""
-        total = self.row.gather(1, self.lengths[:, None] - 1)[:, 0]
-        return (-total / (NEAR * self.lengths)).exp()
+        return (-self.metres / (NEAR * self.lengths)).exp()
 
     def take(self, rows: Int64[Tensor, " row"]) -> None:
         """Go on with some of the walks."""
