@@ -17,9 +17,8 @@ from ..normalize import FeatureNorm
 from .caption_transformer import EncoderLayer, KeysValues, sinusoids
 from .layers import MultiHeadAttention, WordEmbedding
 from .mcan import Residual, feed_forward
-from .navigation_settings import MapSettings
+from .navigation_settings import ANGLES, MapSettings
 
-ANGLES = 4  # sine and cosine of heading and elevation
 POSE = 7  # numbers that say where a node is: angles, two lengths, moves
 VISITS = 100  # as many have a vector of their own, later ones share the last
 

@@ -7,6 +7,7 @@ from ..settings import require_at_least, require_choice, require_range, require_
 from .settings import require_even, require_heads, require_layers, require_sizes
 
 EXPERTS = ("distance", "ndtw")
+ANGLES = 4  # numbers that say a direction: sine and cosine of heading and elevation
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -15,9 +15,7 @@ from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 from ..data.vocabulary import PADDING
 from ..normalize import FeatureNorm
 from .layers import masked_softmax
-from .navigation_settings import SpeakerSettings
-
-ANGLES = 4  # sin and cos of heading and elevation
+from .navigation_settings import ANGLES, SpeakerSettings
 
 
 class SoftDot(nn.Module):

@@ -3,9 +3,15 @@
 import numpy as np
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from clipfeat.train.models.follower import Follower, FollowerState, Memory
+from clipfeat.train.models.follower import (
+    Follower,
+    FollowerState,
+    Memory,
+    read_packed,
+    read_word_by_word,
+)
 from clipfeat.train.models.navigation_settings import EnvDropSettings
 from clipfeat.train.normalize import ChannelStatistics, FeatureNorm
 
@@ -45,27 +51,12 @@ def seen(episodes: int = 4) -> tuple[Tensor, ...]:
     return views.double(), view_angles.double(), candidates, angles, is_action, direction
 
 
-def packed(model: Follower, tokens: Tensor) -> tuple[Tensor, Tensor]:
-    """Return states and last cells of torch's own LSTM with the model's weights."""
-    lstm = nn.LSTM(5, 4, bidirectional=True, batch_first=True).double()
-    with torch.no_grad():
-        for cell, end in ((model.forwards, ""), (model.backwards, "_reverse")):
-            for name, weight in cell.named_parameters():
-                getattr(lstm, f"{name}_l0{end}").copy_(weight)
-    words = nn.utils.rnn.pack_padded_sequence(
-        model.embedding(tokens), LENGTHS, batch_first=True, enforce_sorted=False
-    )
-    states, (_, cells) = lstm(words)
-    padded, _ = nn.utils.rnn.pad_packed_sequence(states, batch_first=True)
-    return padded, torch.cat([cells[1], cells[0]], 1)
-
-
 @pytest.mark.parametrize("pools_padding", [False, True])
 def test_the_encoder_is_torchs_packed_lstm(
     model: Follower, tokens: Tensor, *, pools_padding: bool
 ) -> None:
     model.pools_padding = pools_padding
-    states, cells = packed(model, tokens)
+    states, cells = read_packed(model.reader, model.embedding(tokens), LENGTHS)
     memory, first = model.encode(tokens, LENGTHS)
     torch.testing.assert_close(memory.words, states)
     torch.testing.assert_close(first.cell, cells)
@@ -80,12 +71,12 @@ def test_the_encoder_has_the_gradients_of_torchs_packed_lstm(
     model: Follower, tokens: Tensor
 ) -> None:
     found = []
-    for states, cells in (
-        packed(model, tokens),
-        (lambda read: (read[0].words, read[1].cell))(model.encode(tokens, LENGTHS)),
-    ):
+    weights = [model.embedding.weight, *model.reader.parameters()]
+    for read in (read_packed, read_word_by_word):
+        states, cells = read(model.reader, model.embedding(tokens), LENGTHS)
         loss = (states**2).sum() + cells.sin().sum()
-        found.append(torch.autograd.grad(loss, model.embedding.weight)[0])
+        found.append(torch.autograd.grad(loss, weights))
+    assert len(found[0]) == 9
     torch.testing.assert_close(found[0], found[1])
 
 
