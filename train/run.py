@@ -283,24 +283,6 @@ def find_best(folder: Path) -> Path:
     return folder / BEST
 
 
-def last_stage(run: Path, stages: Sequence[str], *, of: str) -> Path:
-    """Return the folder of the last stage of a run that has a model; a stage's folder is itself one.
-
-    `of` says in the error which task has these stages. Raises UsageError if no stage has a model.
-    """
-    if (run / SETTINGS).is_file():
-        return run
-    for stage in reversed(stages):
-        require_no_link(run / stage)  # predictions will be written there
-        if (run / stage / BEST).is_file():
-            return run / stage
-    raise UsageError(
-        f"{run} has no {of} run with a model: "
-        f"{' and '.join(str(run / stage / BEST) for stage in stages)} do not exist",
-        code="E-RUN-BEST",
-    )
-
-
 def write_manifest(folder: Path, manifest: RunManifest) -> None:
     """Write the manifest of a run into its folder."""
     write_json(folder / SETTINGS, dataclasses.asdict(manifest))

@@ -5,7 +5,8 @@ from typing import Any
 
 from ...base.errors import UsageError
 from ..checkpoint import TrainedRun
-from ..run import last_stage, read_manifest
+from ..run import read_manifest
+from ..stages import last_stage
 from .navigation import settings as nav
 from .settings import STAGES
 

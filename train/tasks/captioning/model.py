@@ -27,7 +27,8 @@ from ...models.settings import (
 from ...models.updn import UpDnCaptioner
 from ...normalize import FeatureNorm
 from ...records import RecordReader
-from ...run import last_stage, require_features
+from ...run import require_features
+from ...stages import last_stage
 from ..settings import STAGES, CaptionSettings, DecodingSettings
 from .examples import CaptionExamples, fetch_images, read_images
 

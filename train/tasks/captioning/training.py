@@ -11,20 +11,24 @@ import numpy as np
 from accelerate import Accelerator
 from torch import Tensor, nn
 
-from ....base.errors import UsageError
 from ....featstore import FeatureStore
 from ...batches import Numbers
 from ...data.caption_vocabulary import CaptionVocabulary, build_bpe, build_caption_words
 from ...data.captions import CaptionSplit, read_captions
 from ...devices import MODEL_SIZE_REMEDY, accelerator_on, memory_errors, seeded
-from ...engine import fit, log_once
-from ...log import LoopTimes
+from ...engine import fit
 from ...metrics import ONE_IMAGE
 from ...metrics.cider import TextCider
 from ...models.captioner import Captioner
 from ...normalize import FeatureNorm, feature_statistics, with_chosen_norm
 from ...records import RecordReader
-from ...run import BEST, RESULT, SETTINGS, RunManifest, as_in_run, require_no_link, require_same_run
+from ...run import BEST, SETTINGS, RunManifest, as_in_run, require_same_run
+from ...stages import (
+    StageTimes,
+    log_unfinished,
+    require_earlier_stage,
+    require_folder_of_stages,
+)
 from ...task import Report, Task, make_order, require_apart
 from ..settings import SCST, STAGES, XE, CaptionSettings
 from .evaluation import format_result, score_captions
@@ -249,14 +253,6 @@ def cross_entropy_record(settings: CaptionSettings) -> dict[str, Any]:
     return record
 
 
-class StageTimes(dict[str, LoopTimes]):
-    """Where the time of each stage went."""
-
-    def table(self) -> str:
-        """Return the figures as lines for people."""
-        return "\n".join(f"stage {stage}\n{times.table()}" for stage, times in self.items())
-
-
 def train_stages(
     settings: CaptionSettings,
     out: Path,
@@ -273,7 +269,9 @@ def train_stages(
     before any work, StoreError for a store that cannot be read, ClipfeatError for data that do
     not fit it.
     """
-    _require_folder(out, stages)
+    require_folder_of_stages(out, STAGES, of="captioning")
+    if XE not in stages:
+        require_earlier_stage(out, XE, of=SCST, remedy=f"{XE},{SCST}")
     features = FeatureStore.open(store)
     settings, start = find_start(settings, features)
     read = read_data(settings, features, data, start)
@@ -293,11 +291,7 @@ def train_stages(
             task = CrossEntropyTask(of_stage, read, accelerator)
         else:
             first = load_stage(out / XE)
-            if not (out / XE / RESULT).is_file():
-                log_once(
-                    accelerator,
-                    f"{out / XE} has not finished; stage {SCST} starts from its epoch {first.epoch}",
-                )
+            log_unfinished(accelerator, first.folder, first.epoch, of=SCST)
             task = SelfCriticalTask(of_stage, read, accelerator, first)
         results[stage], times[stage] = fit(task, out / stage)
     return results, times
@@ -306,22 +300,3 @@ def train_stages(
 def format_stages(results: Mapping[str, Any]) -> str:
     """Return the results of stages as lines for people."""
     return "\n\n".join(format_result(result) for result in results.values())
-
-
-def _require_folder(out: Path, stages: Sequence[str]) -> None:
-    """Raise UsageError unless the stages can be trained into a run's folder."""
-    for stage in STAGES:
-        require_no_link(out / stage)
-    strange = out.is_dir() and any(out.iterdir()) and not any((out / s).is_dir() for s in STAGES)
-    if strange or (out.exists() and not out.is_dir()):
-        raise UsageError(
-            f"{out} exists and is not a run folder of captioning, which has a folder for "
-            "each stage; pass another --out",
-            code="E-RUN-FOLDER",
-        )
-    if SCST in stages and XE not in stages and not (out / XE / BEST).is_file():
-        raise UsageError(
-            f"stage {SCST} starts from the best model of stage {XE}, and {out / XE} has none; "
-            f"train that stage first, or pass --stage {XE},{SCST}",
-            code="E-RUN-BEST",
-        )

@@ -11,7 +11,7 @@ from ...models.navigation_settings import EnvDropSettings, MapSettings
 from ...navigation.environment import Environment
 from ...navigation.words import InstructionWords, read_instruction_words
 from ...normalize import FeatureNorm
-from ...run import last_stage
+from ...stages import last_stage
 from .follower import make_follower
 from .map import explore, make_map_agent
 from .rollout import follow

@@ -8,17 +8,14 @@ from accelerate import Accelerator
 
 from ....base.errors import UsageError
 from ...devices import accelerator_on
-from ...engine import fit, log_once
-from ...log import LoopTimes
+from ...engine import fit
 from ...models.navigation_settings import EnvDropSettings, MapSettings
-from ...run import (
-    BEST,
-    RESULT,
-    SETTINGS,
-    RunManifest,
-    as_in_run,
-    require_no_link,
-    require_same_run,
+from ...run import SETTINGS, RunManifest, as_in_run, require_same_run
+from ...stages import (
+    StageTimes,
+    log_unfinished,
+    require_earlier_stage,
+    require_folder_of_stages,
 )
 from ...task import Task
 from .agents import load_run
@@ -30,14 +27,6 @@ from .map import MapTask
 from .settings import BACK_TRANSLATION, FOLLOWER, SPEAKER, STAGES, NavigationSettings
 from .speaker import SPEAKER_TASK, SpeakerTask, format_written, load_speaker, speaker_record
 from .task import TASK, format_scores
-
-
-class StageTimes(dict[str, LoopTimes]):
-    """Where the time of each stage went."""
-
-    def table(self) -> str:
-        """Return the figures as lines for people."""
-        return "\n".join(f"stage {stage}\n{times.table()}" for stage, times in self.items())
 
 
 def train_stages(
@@ -55,7 +44,7 @@ def train_stages(
     holds a folder for each stage, with what `clipfeat.train.run` lists. Raises UsageError before any
     work, StoreError for a store that cannot be read, ClipfeatError for data that do not fit it.
     """
-    _require_folder(out)
+    require_folder_of_stages(out, STAGES, of="navigation")
     if BACK_TRANSLATION in stages:
         _require_start(settings, out, stages)
     results: dict[str, Any] = {}
@@ -94,12 +83,7 @@ def make_task(
         case "backtranslation", EnvDropSettings():
             follower, speaker = load_run(out / FOLLOWER), load_speaker(out / SPEAKER)
             for run in (follower, speaker):
-                if not (run.folder / RESULT).is_file():
-                    log_once(
-                        accelerator,
-                        f"{run.folder} has not finished; stage {stage} starts from its epoch "
-                        f"{run.epoch}",
-                    )
+                log_unfinished(accelerator, run.folder, run.epoch, of=stage)
             return BackTranslationTask(settings, data, accelerator, follower, speaker)
         case _:
             _refuse_model(stage, settings)
@@ -144,28 +128,10 @@ def _require_same_stages(
             require_same_run(out / stage, manifest)
 
 
-def _require_folder(out: Path) -> None:
-    """Raise UsageError unless the stages can be trained into a run's folder."""
-    for stage in STAGES:
-        require_no_link(out / stage)
-    strange = out.is_dir() and any(out.iterdir()) and not any((out / s).is_dir() for s in STAGES)
-    if strange or (out.exists() and not out.is_dir()):
-        raise UsageError(
-            f"{out} exists and is not a run folder of navigation, which has a folder for each stage; "
-            "pass another --out",
-            code="E-RUN-FOLDER",
-        )
-
-
 def _require_start(settings: NavigationSettings, out: Path, stages: Sequence[str]) -> None:
     """Raise UsageError unless back-translation will have models to start from."""
     if not isinstance(settings.model, EnvDropSettings):
         _refuse_model(BACK_TRANSLATION, settings)
     for stage in (FOLLOWER, SPEAKER):
-        if stage not in stages and not (out / stage / BEST).is_file():
-            raise UsageError(
-                f"stage {BACK_TRANSLATION} starts from the best model of stage {stage}, and "
-                f"{out / stage} has none; train that stage first, or pass --stage "
-                f"{','.join(STAGES)}",
-                code="E-RUN-BEST",
-            )
+        if stage not in stages:
+            require_earlier_stage(out, stage, of=BACK_TRANSLATION, remedy=",".join(STAGES))
