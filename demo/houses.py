@@ -173,19 +173,17 @@ def _make_door(room: int, other: int, axis: int, side: int, rng: np.random.Gener
 
 
 def _choose_colors(cells: Sequence[tuple[int, int]], rng: np.random.Generator) -> tuple[str, ...]:
-    """Return a colour for each cell that no cell within two steps of it has."""
-    while True:
-        chosen: dict[tuple[int, int], str] = {}
-        for row, column in cells:
-            taken = {
-                color for (r, c), color in chosen.items() if abs(r - row) + abs(c - column) <= 2
-            }
-            free = [color for color in WALL_COLORS if color not in taken]
-            if not free:
-                break
-            chosen[row, column] = str(rng.choice(free))
-        else:
-            return tuple(chosen.values())
+    """Return a colour for each cell, row by row, that no cell within two steps of it has.
+
+    At most six of the cells before are so near, fewer than there are colours.
+    """
+    chosen: dict[tuple[int, int], str] = {}
+    for row, column in cells:
+        taken = {color for (r, c), color in chosen.items() if abs(r - row) + abs(c - column) <= 2}
+        chosen[row, column] = str(
+            rng.choice([color for color in WALL_COLORS if color not in taken])
+        )
+    return tuple(chosen.values())
 
 
 def make_paths(house: House, seed: int, number: int) -> list[Path]:

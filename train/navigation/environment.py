@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Float32, Float64, Int64, Num
+from jaxtyping import Bool, Float32, Float64, Int64, Num
 from torch import Tensor
 
 from ...base.errors import UsageError
@@ -71,16 +71,6 @@ class Episodes:
         """Return some of the episodes, such as those of a batch."""
         start = State(*(part[rows] for part in self.start))
         return Episodes(start, self.goals[rows], self.references[rows])
-
-
-def with_angles(
-    images: Float[Tensor, "*batch dim"], angles: Float[Tensor, "*batch 4"], repeats: int
-) -> Float[Tensor, "*batch wide"]:
-    """Return features followed by their angles, repeated: 32 times in EnvDrop, once in HAMT.
-
-    Dropout belongs before: published agents drop numbers of images and never of angles.
-    """
-    return torch.cat([images, angles.repeat(*(1,) * (angles.dim() - 1), repeats)], -1)
 
 
 class Environment:

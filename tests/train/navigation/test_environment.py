@@ -16,7 +16,6 @@ from clipfeat.train.navigation.environment import (
     NOWHERE,
     Environment,
     State,
-    with_angles,
 )
 from clipfeat.train.navigation.features import read_features, viewpoint_ids
 from clipfeat.train.navigation.graphs import make_scan
@@ -132,10 +131,6 @@ def test_angles_of_views(environment):
     for k, expected in enumerate(VIEW_ANGLES.values()):
         for view, angles in expected.items():
             assert seen.view_angles[k, view].tolist() == pytest.approx(angles, abs=1e-6)
-    wide = with_angles(seen.views, seen.view_angles, 32)
-    assert wide.shape == (4, 36, DIM + 128)
-    assert wide[..., :DIM].equal(seen.views)
-    assert wide[1, 5, DIM:].equal(seen.view_angles[1, 5].repeat(32))
 
 
 def test_the_shortest_teacher_walks_shortest_paths(environment):
