@@ -35,7 +35,7 @@ from ...normalize import FeatureNorm
 from ...task import Report, format_unscored, unscored
 from .data import EpisodeBatch, NavigationData, Split
 from .settings import NavigationSettings
-from .task import StageTask
+from .task import StageTask, format_stage
 
 SPEAKER_TASK = "nav_speaker"  # another model than agents have, which cannot walk
 METRIC = "bleu4"
@@ -150,16 +150,7 @@ class SpeakerTask(StageTask):
                 METRIC: bleu_percent(paths),
                 "predictions": str(file),
             }
-        result = {
-            "split": self.settings.eval_split,
-            "stage": run.name,
-            "epoch": epoch,
-            "blind": self.settings.blind,
-            "selected_on": self.settings.select_split,
-            "metric": METRIC,
-            "splits": splits,
-        }
-        return Report(result)
+        return Report(self.result(run, epoch, METRIC, splits))
 
     def describe(self, model: nn.Module, split: Split) -> list[Described]:
         """Return each path of a split once, with what the model writes of it; of all processes."""
@@ -209,11 +200,7 @@ def format_written(result: Mapping[str, Any]) -> str:
     """Return the result of the speaker's stage as lines for people."""
     if text := format_unscored(result):
         return text
-    blind = ", blind" if result["blind"] else ""
-    lines = [
-        f"stage {result['stage']}, epoch {result['epoch']}{blind}; the checkpoint has the best BLEU-4 "
-        f"on {result['selected_on']}"
-    ]
+    lines = [format_stage(result, "BLEU-4")]
     for name, scores in result["splits"].items():
         lines += [
             f"{scores[METRIC]:6.2f}  BLEU-4 on {name}, {counted(scores['n'], 'path')}; "

@@ -62,6 +62,20 @@ class StageTask(Task[NavigationSettings, nn.Module]):
         """Return the words."""
         return self.world.words.record()
 
+    def result(
+        self, run: Path, epoch: int, metric: str, splits: Mapping[str, Any]
+    ) -> dict[str, Any]:
+        """Return the result of the best checkpoint, of `epoch`, which `metric` chose."""
+        return {
+            "split": self.settings.eval_split,
+            "stage": run.name,
+            "epoch": epoch,
+            "blind": self.settings.blind,
+            "selected_on": self.settings.select_split,
+            "metric": metric,
+            "splits": splits,
+        }
+
 
 class NavigationTask(StageTask):
     """A stage whose model walks; it is scored by its walks on the held-out splits."""
@@ -102,15 +116,7 @@ class NavigationTask(StageTask):
             for split in self.world.held_out
         }
         last = self.world.held_out[-1]
-        result = {
-            "split": self.settings.eval_split,
-            "stage": run.name,
-            "epoch": epoch,
-            "blind": self.settings.blind,
-            "selected_on": self.settings.select_split,
-            "metric": self.settings.metric,
-            "splits": splits,
-        }
+        result = self.result(run, epoch, self.settings.metric, splits)
         return Report(result, score_table(last.name, walks[last.name], self.world.environment))
 
     def walks(self, model: nn.Module, split: Split) -> list[Walked]:
@@ -205,14 +211,19 @@ def format_scores(result: Mapping[str, Any]) -> str:
     """Return the result of a stage whose model walks as lines for people."""
     if text := format_unscored(result):
         return text
-    blind = ", blind" if result["blind"] else ""
-    lines = [
-        f"stage {result['stage']}, epoch {result['epoch']}{blind}; the checkpoint has the best "
-        f"{result['metric']} on {result['selected_on']}"
-    ]
+    lines = [format_stage(result, result["metric"])]
     for name, scores in result["splits"].items():
         lines += ["", format_split(name, scores)]
     return "\n".join(lines)
+
+
+def format_stage(result: Mapping[str, Any], metric: str) -> str:
+    """Return which checkpoint of a stage was scored, as a line for people."""
+    blind = ", blind" if result["blind"] else ""
+    return (
+        f"stage {result['stage']}, epoch {result['epoch']}{blind}; the checkpoint has the best "
+        f"{metric} on {result['selected_on']}"
+    )
 
 
 def format_split(name: str, scores: Mapping[str, Any]) -> str:
