@@ -17,7 +17,7 @@ from .settings import NavigationSettings
 
 
 class Walking(NamedTuple):
-    """The agents of a batch on their way; those that have stopped leave it when they are half of it."""
+    """The agents of a batch on their way; when half of it has stopped, these leave it."""
 
     rows: Int64[Tensor, " live"]  # their places in the batch
     episodes: Episodes
@@ -89,10 +89,10 @@ def rollout_loss(
     )
     taught = torch.cat([step.cross_entropy for step in steps]).sum() / forced
     rewards = [spread(step.reward, step.rows, len(episodes)) for step in steps]
-    goods = returns(rewards, last, settings.discount)
-    good = torch.cat([row[step.rows] for row, step in zip(goods, steps, strict=True)])
+    discounted = returns(rewards, last, settings.discount)
+    of_step = torch.cat([row[step.rows] for row, step in zip(discounted, steps, strict=True)])
     counts = torch.cat([step.counts & (step.rows >= forced) for step in steps])
-    advantage = good.float() - torch.cat([step.value for step in steps])
+    advantage = of_step.float() - torch.cat([step.value for step in steps])
     each = (
         -torch.cat([step.log_probability for step in steps]) * advantage.detach()
         + advantage**2 / 2
