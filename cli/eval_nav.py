@@ -1,5 +1,6 @@
 """clipfeat eval nav: the scores of a run's walks or of a file's, checked against the graphs."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -78,6 +79,10 @@ def nav(
     for path, option in ((submission, "--submission"), (page, "--page")):
         if path is not None:
             require_file(path, option)
+    if submission is not None:
+        _require_another(submission, "--submission", {"--page": page, "--results": results})
+    if page is not None:
+        _require_another(page, "--page", {"--results": results})
     if run is not None:
         refuse({"results": results, "subset": subset}, "RUN")
         if options["split"] is None:
@@ -108,6 +113,17 @@ def nav(
         )
     record, lines = _file(results, data, graphs, split, subset, submission, page, images)
     show(record, lines, as_json=as_json)
+
+
+def _require_another(out: Path, option: str, others: Mapping[str, Path | None]) -> None:
+    """Raise UsageError (E-PATH-TWICE) where a file to write is that of another option."""
+    for other, path in others.items():
+        if path is not None and path.resolve() == out.resolve():
+            raise UsageError(
+                f"{option} and {other} are the same file, {out}, which would be overwritten; pass "
+                "another name",
+                code="E-PATH-TWICE",
+            )
 
 
 def _file(

@@ -3,7 +3,7 @@
 import logging
 import math
 import sys
-from collections.abc import Container, Iterable, Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from pathlib import Path
@@ -14,7 +14,7 @@ from ...base.jsonio import field as value_of
 from ...base.jsonio import field_items, identifier, read_json_lines, read_json_list, require_unicode
 from ...base.text import counted
 from ..data.ids import require_folder
-from .graphs import Scan, image_id
+from .graphs import Scan
 
 logger = logging.getLogger(__name__)
 
@@ -35,6 +35,7 @@ PUBLISHED = {
     ("rxr", "train"): 79_467,
 }
 FULL_TURN = 2 * math.pi
+MAX_SPLIT_NAME = 100  # characters; files of the data and of results have the name in theirs
 ENGLISH = "en"  # R2R has no other language
 
 # Why an episode is left out.
@@ -163,9 +164,12 @@ def read_episodes(
     `paths_only`, for paths that a speaker will describe, each record is one episode without a text.
 
     Episodes that cannot be used are left out, counted by reason and logged. Raises UsageError for
-    a missing file, ClipfeatError for one that cannot be read (E-JSON-READ), whose headings are in
-    degrees (E-NAV-HEADINGS), or without a usable episode (E-DATA-EMPTY).
+    a missing file and (E-NAV-SPLIT) for a name that no file can have, ClipfeatError for a file that
+    cannot be read (E-JSON-READ), whose headings are in degrees (E-NAV-HEADINGS), or without a usable
+    episode (E-DATA-EMPTY).
     """
+    if name is not None:
+        _require_name(name)
     if source.is_dir() or (name is not None and not source.is_file()):
         if name is None:
             raise UsageError(
@@ -206,18 +210,18 @@ def read_episodes(
 
 
 def check_episodes(
-    split: EpisodeSplit, scans: Mapping[str, Scan], features: Container[str] | None = None
+    split: EpisodeSplit, scans: Mapping[str, Scan], featureless: Mapping[str, str] | None = None
 ) -> EpisodeSplit:
     """Return the split without the episodes that its scans do not allow.
 
-    `features` has the ids of the viewpoints that have features, "<scan>_<viewpoint>"; None allows
-    all. Of a path, each step must be an edge; but a path of a start and a goal that are not
+    `featureless` has the scans in which a viewpoint has no features, with the id of one,
+    "<scan>_<viewpoint>": an agent may walk anywhere in a scan. Of a path, each step must be an edge; but a path of a start and a goal that are not
     neighbours, as augmentation files have them, is replaced by the shortest path between them.
     Raises ClipfeatError (E-DATA-EMPTY) where nothing is left.
     """
     left_out, kept, implied = LeftOut(), [], 0
     for episode in split.episodes:
-        reason, example, path = _place(episode, scans, features)
+        reason, example, path = _place(episode, scans, featureless or {})
         if reason:
             left_out.add(reason, episode.instruction_id, f"{episode.instruction_id}: {example}")
         else:
@@ -237,6 +241,16 @@ def check_episodes(
     checked = replace(split, episodes=tuple(kept), left_out=both)
     _require_some(checked)
     return checked
+
+
+def _require_name(name: str) -> None:
+    """Raise UsageError (E-NAV-SPLIT) unless files can be named by a split."""
+    if not 0 < len(name) <= MAX_SPLIT_NAME or "/" in name or not name.isprintable():
+        raise UsageError(
+            f"{name!r:.60} does not name a split; expected a name such as val_unseen, of at most "
+            f"{MAX_SPLIT_NAME} characters, without a slash",
+            code="E-NAV-SPLIT",
+        )
 
 
 def _r2r_episodes(record: Any, place: str, paths_only: bool) -> Iterator[Episode]:  # noqa: FBT001
@@ -304,7 +318,7 @@ def _problem(episode: Episode, known: Container[str], *, paths_only: bool) -> st
 
 
 def _place(
-    episode: Episode, scans: Mapping[str, Scan], features: Container[str] | None
+    episode: Episode, scans: Mapping[str, Scan], featureless: Mapping[str, str]
 ) -> tuple[str, str, tuple[str, ...]]:
     """Return (reason to leave it out or "", what is wrong, path) of an episode."""
     path, scan = episode.path, scans.get(episode.scan)
@@ -324,13 +338,8 @@ def _place(
             step = f"{scan.viewpoints[a]} to {scan.viewpoints[b]} in scan {episode.scan}"
             return NO_EDGE, step, path
         path = tuple(scan.viewpoints[row] for row in scan.path(a, b))
-    missing = _without_features(path, episode.scan, features)
+    missing = featureless.get(episode.scan)
     return (NO_FEATURES, missing, path) if missing else ("", "", path)
-
-
-def _without_features(path: Iterable[str], scan: str, features: Container[str] | None) -> str:
-    ids = (image_id(scan, viewpoint) for viewpoint in path)
-    return next((each for each in ids if features is not None and each not in features), "")
 
 
 def _require_radians(source: Path, left_out: LeftOut, total: int) -> None:

@@ -3,6 +3,7 @@
 import gzip
 import json
 import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -152,6 +153,10 @@ def test_missing_and_ambiguous_files_are_named(tmp_path: Path) -> None:
     with refuses("E-OPTION-MISSING", "val_unseen", kind=UsageError):
         read_episodes(tmp_path)
     write_r2r(tmp_path, "val", [r2r(1)])
+    for name in ("", "../val", "v" * 300, "val\0"):  # a file's own path takes any name, too
+        for source in (tmp_path, tmp_path / "R2R_val.json"):
+            with refuses("E-NAV-SPLIT", "does not name a split", kind=UsageError):
+                read_episodes(source, name)
     write_rxr(tmp_path, "val", [rxr(1)])
     with refuses("E-DATA-FILE", "R2R_val.json and rxr_val_guide.jsonl", kind=UsageError):
         read_episodes(tmp_path, "val")
@@ -188,10 +193,11 @@ def test_a_file_is_compared_with_that_of_its_own_data_set(
     assert said[0].endswith("3 instructions; the published file has 4")
 
 
-def checked(folder: Path, records: list[Any], features: set[str] | None = None) -> Any:
-    write_graph(folder / "graphs", "house")
+def checked(folder: Path, records: list[Any], featureless: Mapping[str, str] | None = None) -> Any:
+    for scan in ("house", "shed"):
+        write_graph(folder / "graphs", scan)
     split = read_episodes(write_r2r(folder, "own", records))
-    return check_episodes(split, read_scans(folder / "graphs"), features)
+    return check_episodes(split, read_scans(folder / "graphs"), featureless)
 
 
 @pytest.mark.parametrize(
@@ -201,7 +207,7 @@ def checked(folder: Path, records: list[Any], features: set[str] | None = None) 
         (r2r(2, "ABX"), episodes.NOT_IN_GRAPH, "2_0: 'house-X' of scan house"),
         (r2r(2, "ABDE"), episodes.NO_EDGE, "2_0: house-B to house-D in scan house"),
         (r2r(2, "AY"), episodes.UNREACHABLE, "2_0: house-Y from house-A"),
-        (r2r(2, "ABE"), episodes.NO_FEATURES, "2_0: house_house-E"),
+        (r2r(2, path=path("AB", "shed"), scan="shed"), episodes.NO_FEATURES, "2_0: shed_shed-E"),
     ],
 )
 def test_an_episode_that_does_not_fit_its_scan_costs_itself_alone(
@@ -211,8 +217,7 @@ def test_an_episode_that_does_not_fit_its_scan_costs_itself_alone(
     reason: str,
     named: str,
 ) -> None:
-    features = {f"house_house-{name}" for name in "ABCDY"}
-    split = checked(tmp_path, [r2r(1), record], features)
+    split = checked(tmp_path, [r2r(1), record], {"shed": "shed_shed-E"})
     assert [each.instruction_id for each in split.episodes] == ["1_0", "1_1", "1_2"]
     assert split.left_out.ids == {reason: ["2_0", "2_1", "2_2"]}
     err = capsys.readouterr().err

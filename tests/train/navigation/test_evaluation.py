@@ -138,6 +138,7 @@ def test_a_test_split_is_checked_and_not_scored(typed: Typed, world: Path) -> No
         (("--results", "none.json"), "E-JSON-READ", "none.json"),
         (("--submission", "no/folder.json"), "E-PATH-FOLDER", "--submission"),
         (("--images", "."), "E-OPTION-MISSING", "--page"),
+        (("--page", "o", "--submission", "o"), "E-PATH-TWICE", "--submission and --page"),
     ],
 )
 def test_mistakes_are_one_line(

@@ -65,6 +65,7 @@ def test_a_preset_says_its_command_time_and_score(path: Path) -> None:
         ("teacher=walker", "E-SETTINGS-CHOICE"),
         ("reward=spl", "E-SETTINGS-CHOICE"),
         ("select_split=test", "E-SETTINGS-CHOICE"),
+        ("eval_split=+", "E-SETTINGS-CHOICE"),
         ("model=duet", "E-SETTINGS-CHOICE"),
         ("model.hidden=7", "E-SETTINGS-HIDDEN"),
         ("model.dropout=1", "E-SETTINGS-RANGE"),

@@ -149,8 +149,16 @@ def test_forbidden_viewpoints_and_splits_without_goals(
         eval_run(run, NavigationRequest(**request, page=tmp_path / "page.html"))
     with refuses("E-NAV-GOALS", "R2R_test.json", kind=UsageError):
         train_nav(other, tmp_path / "new", "eval_split=val_seen+test")
+    with refuses("E-DATA-FOLDER", "nowhere", kind=UsageError):
+        train_nav(tmp_path / "nowhere", tmp_path / "new")
     with refuses("E-NAV-SCAN", "--graphs", kind=UsageError):
-        eval_run(run, NavigationRequest(**dict(request, data=world)))
+        eval_run(run, NavigationRequest(**request, graphs=tmp_path / "nowhere"))
+    with refuses("E-NAV-SPLIT", kind=UsageError):
+        eval_run(run, NavigationRequest(**dict(request, split="")))
+    (tmp_path / "alone").mkdir()
+    shutil.copy(data / "R2R_test.json", tmp_path / "alone")
+    graphs_of_run = NavigationRequest(**dict(request, data=tmp_path / "alone"))
+    assert eval_run(run, graphs_of_run)["n"] == result["n"]
 
 
 def test_an_interrupted_run_goes_on_bit_for_bit(

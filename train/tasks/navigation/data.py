@@ -13,6 +13,7 @@ from torch import Tensor
 from ....base.errors import UsageError
 from ....featstore import FeatureStore
 from ....featstore.lookup import Status
+from ...data.ids import require_folder
 from ...data.vocabulary import require_known
 from ...navigation.environment import Environment, Episodes
 from ...navigation.episodes import (
@@ -128,19 +129,18 @@ def read_files(
             f"{folder} is not a folder; pass --graphs, the folder of the connectivity files",
             code="E-NAV-SCAN",
         )
-    parts = [[read_episodes(data, part) for part in split_names(name)] for name in names]
+    parts = [[read_episodes(data, part) for part in split_names(name) or (name,)] for name in names]
     languages = split_names(settings.languages)
     read = [
         in_languages(_joined(name, each), languages)
         for name, each in zip(names, parts, strict=True)
     ]
     scans = read_scans_of(read, folder)
-    complete = _with_features(store, scans)
-    ids = set(viewpoint_ids({name: scans[name] for name in complete}))
-    splits = tuple(check_episodes(split, scans, ids) for split in read)
+    featureless = _featureless(store, scans)
+    splits = tuple(check_episodes(split, scans, featureless) for split in read)
     for split in splits:
         if len(split.left_out.ids.get(NO_FEATURES, ())) > settings.skip_missing:
-            require_features(store, {n: scan for n, scan in scans.items() if n not in complete})
+            require_features(store, {name: scans[name] for name in featureless})
     used = {episode.scan for split in splits for episode in split.episodes}
     kept = {name: scan for name, scan in scans.items() if name in used}
     graph_files = (folder / f"{name}{SUFFIX}" for name in kept)
@@ -157,6 +157,7 @@ def read_training(
     (E-NAV-GOALS) for a held-out split whose goals are hidden, as `require_apart` where it shares
     instructions with training, and as `read_files` does.
     """
+    require_folder(data, "R2R's or RxR's files")
     names = (settings.train_split, *settings.eval_splits)
     files = read_files(settings, names, store=FeatureStore.open(store), data=data)
     training, *held_out = files.splits
@@ -256,10 +257,12 @@ def in_languages(split: EpisodeSplit, languages: Iterable[str]) -> EpisodeSplit:
     return replace(split, episodes=tuple(e for e in split.episodes if e.instruction_id in ids))
 
 
-def _with_features(store: FeatureStore, scans: dict[str, Scan]) -> set[str]:
-    """Return the names of the scans of which each viewpoint has a record."""
-    return {
-        name
-        for name, scan in scans.items()
-        if all(status is Status.OK for status in store.statuses(viewpoint_ids({name: scan})))
-    }
+def _featureless(store: FeatureStore, scans: dict[str, Scan]) -> dict[str, str]:
+    """Return the scans in which a viewpoint has no record, with the id of the first one."""
+    found: dict[str, str] = {}
+    for name, scan in scans.items():
+        ids = viewpoint_ids({name: scan})
+        for each, status in zip(ids, store.statuses(ids), strict=True):
+            if status is not Status.OK:
+                found.setdefault(name, each)
+    return found

@@ -13,8 +13,8 @@ from ...navigation.page import write_page
 from ...navigation.results import write_submission
 from ...normalize import feature_norm
 from ...run import require_features
-from .agents import load_run, walk_of
-from .data import encode, make_environment, read_files
+from .agents import TrainedAgent, load_run, walk_of
+from .data import GRAPHS, encode, make_environment, read_files
 from .task import format_split, predictions_path, report_split, walk_split
 
 
@@ -38,7 +38,8 @@ def eval_run(run: Path, request: NavigationRequest) -> dict[str, Any]:
     trained, store, data = request.open(load_run(run))
     require_features(store, trained.manifest)
     settings, norm = trained.settings, feature_norm(trained.model)
-    files = read_files(settings, [request.split], store=store, data=data, graphs=request.graphs)
+    graphs = request.graphs or _graphs_of(trained, data)
+    files = read_files(settings, [request.split], store=store, data=data, graphs=graphs)
     (read,) = files.splits
     if request.page is not None and not read.has_goals:
         raise UsageError(
@@ -68,6 +69,14 @@ def eval_run(run: Path, request: NavigationRequest) -> dict[str, Any]:
         **report_split(trained.folder, split, walks, environment),
         **{name: str(path) for name, path in written.items() if path is not None},
     }
+
+
+def _graphs_of(trained: TrainedAgent, data: Path) -> Path:
+    """Return the folder of graphs that a run was given; without one, that in `data` or its own data."""
+    if trained.settings.graphs:
+        return Path(trained.settings.graphs)
+    folders = (data / GRAPHS, Path(trained.manifest.data) / GRAPHS)
+    return next((folder for folder in folders if folder.is_dir()), folders[0])
 
 
 def format_eval(result: Mapping[str, Any]) -> str:

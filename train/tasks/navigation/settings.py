@@ -100,6 +100,12 @@ class NavigationSettings(SplitSettings):
         require_choice(self, "teacher", TEACHERS)
         require_choice(self, "reward", REWARDS)
         require_local_paths(self, "graphs")
+        if self.eval_split and not self.eval_splits:
+            raise UsageError(
+                f"eval_split {self.eval_split!r} names no split; join names by +, or pass "
+                '--set eval_split="" to train without one',
+                code="E-SETTINGS-CHOICE",
+            )
         if self.eval_split and self.select_split not in self.eval_splits:
             raise UsageError(
                 f"select_split {self.select_split!r} is not a split of eval_split "

@@ -55,8 +55,8 @@ def train_stages(
         accelerator = accelerator_on(device, of_stage)
         if read is None:
             read = read_training(of_stage, store=store, data=data, device=accelerator.device)
+            _require_same_stages(settings, out, stages, read)
             if BACK_TRANSLATION in stages:
-                _require_same_stages(settings, out, stages, read)
                 read_augmented(settings, read)  # before hours of training, for what it refuses
         if accelerator.is_main_process:
             out.mkdir(parents=True, exist_ok=True)
@@ -110,14 +110,15 @@ def _require_same_stages(
 ) -> None:
     """Raise UsageError unless the runs that back-translation starts from are these settings' runs.
 
-    Once it has begun it belongs to them as they are, so that they cannot be extended.
+    Once it has begun it belongs to them as they are, so that they cannot be extended, by themselves
+    either.
     """
     has_begun = (out / BACK_TRANSLATION / SETTINGS).is_file()
     for stage, task, record in (
         (FOLLOWER, TASK, follower_record),
         (SPEAKER, SPEAKER_TASK, speaker_record),
     ):
-        if has_begun or stage not in stages:
+        if has_begun if stage in stages else BACK_TRANSLATION in stages:
             manifest = RunManifest.of(
                 task,
                 record(as_in_run(settings, out / stage)),
