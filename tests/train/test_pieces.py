@@ -131,7 +131,7 @@ def test_trained_pieces_are_letters_and_what_is_often_together() -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("the\na\n", r"has no piece \[PAD\]; pass the folder of an uncased BERT"),
+        ("the\na\n", r"has no piece \[PAD\]; pass the vocab.txt of a BERT"),
         ("[UNK]\n[PAD]\n[CLS]\n[SEP]\n[MASK]\n", r"its first piece must be \[PAD\]; got '\[UNK"),
         ("[PAD]\n[UNK]\n[CLS]\n[SEP]\n[MASK]\na\na\n", "has a piece twice"),
     ],
