@@ -104,7 +104,8 @@ from_run = click.option(
     type=LocalPath(),
     metavar="RUN",
     help="Run to start from; it determines the model. vqa and ve start from a run of pre-training or "
-    "of either, caption and pretrain from one of their own.",
+    "of either, caption and pretrain from one of their own; nav's model map takes the text encoder of a "
+    "run of pre-training.",
 )
 list_settings = click.option(
     "--settings",

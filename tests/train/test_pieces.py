@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+import unicodedata
 from pathlib import Path
 from typing import Any
 
@@ -64,6 +65,32 @@ def test_a_text_is_split_as_berts_tokenizers_do(folder: Path, width: int) -> Non
         assert ours[number].tolist() == old[number], text
     assert ours.dtype == "int32"
     assert (ours == PIECES.index("[SEP]")).sum(axis=1).tolist() == [1] * len(TEXTS)
+
+
+def test_a_cased_berts_pieces_are_read_with_case_and_accents(tmp_path: Path) -> None:
+    """As by BERT's tokenizers with do_lower_case=False; Hindi keeps its vowel signs.
+
+    The one in Python composes accents first, as neither BERT's own nor the one in Rust does.
+    """
+    path = tmp_path / "vocab.txt"
+    hindi = (*"कमरमडओ", *(f"##{letter}" for letter in "मरेीड़ुं"))
+    pieces = tuple(dict.fromkeys([*PIECES, *"ACDOGSÑé", "##É", "##é", "##ï", *hindi]))
+    path.write_text("".join(f"{piece}\n" for piece in pieces))
+    words = read_pieces(path)
+    assert words.is_cased
+    texts = (*TEXTS, "कमरे की ओर मुड़ें।")
+    texts = (*texts, *(unicodedata.normalize("NFC", text) for text in texts))
+    ours = words.encode(texts, max_tokens=600)
+    how: dict[str, Any] = {"padding": "max_length", "max_length": 600, "truncation": True}
+    new = BertTokenizer(str(path), do_lower_case=False)(list(texts), **how)["input_ids"]
+    old = BertTokenizerLegacy(path, do_lower_case=False)(list(texts), **how)["input_ids"]
+    for number, text in enumerate(texts):
+        assert ours[number].tolist() == new[number], text
+        if unicodedata.is_normalized("NFC", text):
+            assert ours[number].tolist() == old[number], text
+    assert pieces.index("##é") in ours[2]
+    write_json(tmp_path / "v.json", Vocabulary(words, ()).record())
+    assert read_vocabulary(tmp_path / "v.json").words == words
 
 
 def test_a_text_cannot_have_special_pieces() -> None:
@@ -131,7 +158,7 @@ def test_trained_pieces_are_letters_and_what_is_often_together() -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("the\na\n", r"has no piece \[PAD\]; pass the folder of an uncased BERT"),
+        ("the\na\n", r"has no piece \[PAD\]; pass the vocab.txt of a BERT"),
         ("[UNK]\n[PAD]\n[CLS]\n[SEP]\n[MASK]\n", r"its first piece must be \[PAD\]; got '\[UNK"),
         ("[PAD]\n[UNK]\n[CLS]\n[SEP]\n[MASK]\na\na\n", "has a piece twice"),
     ],

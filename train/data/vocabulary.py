@@ -164,7 +164,7 @@ MAX_PIECES_BYTES = 1 << 26  # of a vocab.txt; the largest BERT's has 5 MB
 
 @dataclass(frozen=True)
 class WordPieces:
-    """The word pieces that a model reads, in lower case (Devlin et al. 2019, BERT, section 3).
+    """The word pieces that a model reads (Devlin et al. 2019, BERT, section 3).
 
     The token of a piece is its position; `[PAD]` is the first. A text is `[CLS]`, its pieces,
     `[SEP]`.
@@ -174,6 +174,7 @@ class WordPieces:
     # Whether accents, and the vowel signs of Indic scripts, are read. An uncased BERT drops them,
     # and splits no sentence of Thai, Lao, Khmer and Burmese, where here each letter is a word.
     keeps_marks: bool = False
+    is_cased: bool = False  # a cased BERT's: texts are read as they are, with case and accents
 
     @property
     def size(self) -> int:
@@ -207,6 +208,11 @@ class WordPieces:
         special = np.array([piece in SPECIAL_PIECES for piece in self.pieces])
         return np.any((self.of_words & ~special)[tokens], axis=1)
 
+    def record(self) -> dict[str, Any]:
+        """Return the pieces as a JSON record; `pieces_of` reads it."""
+        cased = {"is_cased": True} if self.is_cased else {}
+        return {"pieces": self.pieces, "keeps_marks": self.keeps_marks, **cased}
+
     def number(self, piece: str) -> int:
         """Return the token of a piece."""
         return self._token_of[piece]
@@ -225,7 +231,7 @@ class WordPieces:
     @cached_property
     def _tokenizer(self) -> Tokenizer:
         tokenizer = Tokenizer(WordPiece(self._token_of, unk_token=UNK))
-        return _splits_words(tokenizer, keeps_marks=self.keeps_marks)
+        return _splits_words(tokenizer, keeps_marks=self.keeps_marks, is_cased=self.is_cased)
 
 
 def train_pieces(texts: Sequence[str], *, size: int) -> WordPieces:
@@ -259,7 +265,10 @@ def train_pieces(texts: Sequence[str], *, size: int) -> WordPieces:
 
 
 def read_pieces(path: Path) -> WordPieces:
-    """Return the pieces of a BERT's vocab.txt, one a line; UsageError for any other file."""
+    """Return the pieces of a BERT's vocab.txt, one a line; UsageError for any other file.
+
+    A cased BERT's have the letter A, an uncased one's have no capital letter.
+    """
     try:
         text = read_text(path, MAX_PIECES_BYTES).replace("\r\n", "\n")
     except OSError as error:
@@ -269,9 +278,10 @@ def read_pieces(path: Path) -> WordPieces:
     pieces = tuple(text.removesuffix("\n").split("\n"))
     if problem := problem_with(pieces):
         raise UsageError(
-            f"{path}: {problem}; pass the folder of an uncased BERT", code="E-VOCAB-PIECES"
+            f"{path}: {problem}; pass the vocab.txt of a BERT, or its folder",
+            code="E-VOCAB-PIECES",
         )
-    return WordPieces(pieces)
+    return WordPieces(pieces, is_cased="A" in pieces)
 
 
 def problem_with(pieces: Sequence[str]) -> str:
@@ -286,9 +296,11 @@ def problem_with(pieces: Sequence[str]) -> str:
     return ""
 
 
-def _splits_words(tokenizer: Tokenizer, *, keeps_marks: bool) -> Tokenizer:
+def _splits_words(tokenizer: Tokenizer, *, keeps_marks: bool, is_cased: bool = False) -> Tokenizer:
     """Return the tokenizer, set to split words as BERT does."""
-    normalizer = normalizers.BertNormalizer(lowercase=True, strip_accents=not keeps_marks)
+    normalizer = normalizers.BertNormalizer(
+        lowercase=not is_cased, strip_accents=not (keeps_marks or is_cased)
+    )
     splitter = pre_tokenizers.BertPreTokenizer()
     if keeps_marks:
         normalizer = normalizers.Sequence([normalizer, normalizers.NFC()])
@@ -362,8 +374,8 @@ class Vocabulary:
         match self.words:
             case WordVocabulary(words):
                 record = {"words": words}
-            case WordPieces(pieces, keeps_marks):
-                record = {"pieces": pieces, "keeps_marks": keeps_marks}
+            case WordPieces() as pieces:
+                record = pieces.record()
         hideable = {"hideable": self.hideable} if self.hideable else {}
         return {**record, "answers": self.answers, **hideable}
 
@@ -383,13 +395,23 @@ def read_vocabulary(path: Path) -> Vocabulary:
 
 def _read_words(record: Any, path: Path) -> TextVocabulary:
     """Return the words or word pieces of a run's vocabulary."""
+    return pieces_of(record, path) or WordVocabulary(texts_of(record, "words", path))
+
+
+def pieces_of(record: Any, path: Path) -> WordPieces | None:
+    """Return the word pieces of the record in a run's file; None where it has none.
+
+    Raises ClipfeatError (E-VOCAB-PIECES) for pieces that are not a vocabulary.
+    """
     if not isinstance(record, dict) or "pieces" not in record:
-        return WordVocabulary(texts_of(record, "words", path))
+        return None
     pieces = texts_of(record, "pieces", path)
     if problem := problem_with(pieces):
         raise ClipfeatError(f"{path}: {problem}", code="E-VOCAB-PIECES")
-    keeps_marks = "keeps_marks" in record and field(record, "keeps_marks", bool, path)
-    return WordPieces(pieces, keeps_marks)
+    keeps_marks, is_cased = (
+        name in record and field(record, name, bool, path) for name in ("keeps_marks", "is_cased")
+    )
+    return WordPieces(pieces, keeps_marks, is_cased)
 
 
 def texts_of(record: Any, key: str, path: Path) -> tuple[str, ...]:

@@ -18,6 +18,7 @@ from .caption_transformer import EncoderLayer, KeysValues, sinusoids
 from .layers import MultiHeadAttention, WordEmbedding
 from .mcan import Residual, feed_forward
 from .navigation_settings import ANGLES, MapSettings
+from .settings import SingleStreamSettings
 
 POSE = 7  # numbers that say where a node is: angles, two lengths, moves
 VISITS = 100  # as many have a vector of their own, later ones share the last
@@ -60,6 +61,58 @@ class Words(NamedTuple):
             for layers in (self.by_map, self.by_view)
         )
         return Words(by_map, by_view, self.is_word.index_select(0, rows))
+
+
+class WordReader(nn.Module):
+    """A text encoder of the agent's own width, with sines and cosines for places."""
+
+    def __init__(self, settings: MapSettings, *, words: int) -> None:
+        super().__init__()
+        self.words = WordEmbedding(words, settings.hidden)
+        self.dropout = nn.Dropout(settings.dropout)
+        self.layers = _encoder(settings, settings.text_layers)
+        self.norm = nn.LayerNorm(settings.hidden)
+
+    def forward(
+        self, tokens: Int64[Tensor, "episode token"]
+    ) -> Float[Tensor, "episode token channel"]:
+        """Return the states of words; meaningless in padding."""
+        channels, is_word = self.words.embedding_dim, tokens != PADDING
+        signals = sinusoids(0, tokens.shape[1], channels, tokens.device)
+        words = self.dropout(self.words(tokens) * channels**0.5 + signals)
+        for layer in self.layers:
+            words = layer(words, is_word)
+        return self.norm(words)
+
+
+class PieceReader(nn.Module):
+    """A pre-trained text encoder: the layers of a BERT, projected to the agent's width.
+
+    Pre-training reads cells behind the pieces; here attention has the pieces alone.
+    """
+
+    def __init__(self, settings: MapSettings, *, pieces: int) -> None:
+        super().__init__()
+        from .single_stream import make_bert  # takes seconds, and few agents have one
+
+        sizes = SingleStreamSettings(
+            hidden=settings.text_hidden,
+            layers=settings.text_layers,
+            heads=settings.text_heads,
+            dropout=settings.dropout,
+        )
+        self.bert = make_bert(sizes, tokens=pieces)
+        self.project = nn.Linear(settings.text_hidden, settings.hidden)
+        self.norm = nn.LayerNorm(settings.hidden)
+
+    def forward(
+        self, tokens: Int64[Tensor, "episode token"]
+    ) -> Float[Tensor, "episode token channel"]:
+        """Return the states of pieces; meaningless in padding."""
+        states, real = self.bert.embeddings(tokens), (tokens != PADDING)[:, None, None]
+        for layer in self.bert.encoder.layer:
+            states = layer(states, real)
+        return self.norm(self.project(states))
 
 
 class CrossLayer(nn.Module):
@@ -150,9 +203,11 @@ class MapAgent(nn.Module):
         hidden, dropout = settings.hidden, settings.dropout
         self.norm, self.channels = norm, hidden
         self.dropout = nn.Dropout(dropout)
-        self.words = WordEmbedding(words, hidden)
-        self.text = _encoder(settings, settings.text_layers)
-        self.text_norm = nn.LayerNorm(hidden)
+        self.text = (
+            PieceReader(settings, pieces=words)
+            if settings.text_hidden
+            else WordReader(settings, words=words)
+        )
 
         self.feature_dropout = nn.Dropout(settings.feature_dropout)
         self.image = nn.Sequential(nn.Linear(norm.channels, hidden), nn.LayerNorm(hidden))
@@ -172,7 +227,8 @@ class MapAgent(nn.Module):
         for parameter in self.parameters():
             if parameter.dim() > 1:
                 nn.init.xavier_uniform_(parameter)
-        self.words.weight.data[PADDING] = 0
+        if isinstance(self.text, WordReader):
+            self.text.words.weight.data[PADDING] = 0
 
     def forward(self, learn: Callable[["MapAgent"], Tensor]) -> Tensor:
         """Return what `learn` computes with the agent: what a group of processes needs."""
@@ -180,14 +236,9 @@ class MapAgent(nn.Module):
 
     def read(self, tokens: Int64[Tensor, "episode token"]) -> Words:
         """Return instructions as `decide` reads them; each has a token that is no padding."""
-        channels, is_word = self.words.embedding_dim, tokens != PADDING
-        signals = sinusoids(0, tokens.shape[1], channels, tokens.device)
-        words = self.dropout(self.words(tokens) * channels**0.5 + signals)
-        for layer in self.text:
-            words = layer(words, is_word)
-        words = self.text_norm(words)
+        words = self.text(tokens)
         by_map, by_view = self.by_map.project(words), self.by_view.project(words)
-        return Words(by_map, by_view, is_word[:, None, None])
+        return Words(by_map, by_view, (tokens != PADDING)[:, None, None])
 
     def look(self, panorama: Panorama) -> Float[Tensor, "episode item channel"]:
         """Return the vectors of what agents see; meaningless in padding."""

@@ -38,7 +38,9 @@ class MapSettings:
     name: Literal["map"] = "map"
     hidden: int = 256  # channels of words, views and nodes
     heads: int = 8
-    text_layers: int = 4
+    text_layers: int = 4  # of the start's encoder (--init), its first ones
+    text_hidden: int = 0  # channels of a start's encoder, which sets them; 0 without a start
+    text_heads: int = 0  # of a start's encoder, likewise
     panorama_layers: int = 2
     cross_layers: int = 4  # of the map's encoder, and as many of the view's
     dropout: float = 0.1
@@ -51,6 +53,10 @@ class MapSettings:
         require_sizes(self, "hidden", "heads")
         require_layers(self, "text_layers", "panorama_layers", "cross_layers")
         require_heads(self.hidden, self.heads)
+        require_at_least(self, 0, "text_hidden", "text_heads")
+        if self.text_hidden or self.text_heads:
+            require_sizes(self, "text_hidden", "text_heads")
+            require_heads(self.text_hidden, self.text_heads)
         require_share(self, "dropout", "feature_dropout")
         require_choice(self, "expert", EXPERTS)
         require_even(self.hidden, "sines and cosines")

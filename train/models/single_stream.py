@@ -86,6 +86,23 @@ class RegionEmbedding(CellEmbedding):
         return self.box(places)
 
 
+def make_bert(settings: SingleStreamSettings, *, tokens: int) -> BertModel:
+    """Return BERT's embeddings of pieces and its layers, with random weights."""
+    config = BertConfig(
+        vocab_size=tokens,
+        hidden_size=settings.hidden,
+        num_hidden_layers=settings.layers,
+        num_attention_heads=settings.heads,
+        intermediate_size=4 * settings.hidden,
+        hidden_dropout_prob=settings.dropout,
+        attention_probs_dropout_prob=settings.dropout,
+        initializer_range=BERT_STD * math.sqrt(BERT_HIDDEN / settings.hidden),
+        max_position_embeddings=MAX_TOKENS,
+        pad_token_id=PADDING,
+    )
+    return BertModel(config, add_pooling_layer=False)
+
+
 class SingleStreamEncoder(nn.Module):
     """The encoder of CLIP-ViL_p: pieces and cells in one sequence, read by BERT's layers."""
 
@@ -93,19 +110,7 @@ class SingleStreamEncoder(nn.Module):
         self, settings: SingleStreamSettings, *, dim: int, tokens: int, regions: bool = False
     ) -> None:
         super().__init__()
-        config = BertConfig(
-            vocab_size=tokens,
-            hidden_size=settings.hidden,
-            num_hidden_layers=settings.layers,
-            num_attention_heads=settings.heads,
-            intermediate_size=4 * settings.hidden,
-            hidden_dropout_prob=settings.dropout,
-            attention_probs_dropout_prob=settings.dropout,
-            initializer_range=BERT_STD * math.sqrt(BERT_HIDDEN / settings.hidden),
-            max_position_embeddings=MAX_TOKENS,
-            pad_token_id=PADDING,
-        )
-        self.bert = BertModel(config, add_pooling_layer=False)
+        self.bert = make_bert(settings, tokens=tokens)
         hidden, side, dropout = settings.hidden, settings.max_grid_side, settings.dropout
         self.grid = (
             RegionEmbedding(dim, hidden, dropout=dropout)

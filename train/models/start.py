@@ -78,7 +78,7 @@ def find_start(settings: S, store: FeatureStore) -> tuple[S, Pretrained | None]:
     answering = isinstance(settings, AnsweringSettings)
     pretrained = load_pretrained(Path(settings.init), (TASK, *ANSWERING) if answering else (TASK,))
     require_own_model(settings, pretrained.settings)
-    _require_own_sizes(pretrained)
+    require_own_sizes(pretrained)
     channels = len(pretrained.statistics.mean)
     require_features_of(store, pretrained.folder, pretrained.manifest, channels=channels)
     require_fit(pretrained.settings, store)
@@ -86,7 +86,7 @@ def find_start(settings: S, store: FeatureStore) -> tuple[S, Pretrained | None]:
     return settings, pretrained
 
 
-def _require_own_sizes(run: Pretrained) -> None:
+def require_own_sizes(run: Pretrained) -> None:
     """Raise UsageError unless a run's weights have the sizes of its settings.
 
     They come from two files, which may have been changed. Building its model on "meta" takes no memory.

@@ -2,7 +2,7 @@
 
 `WordVocabulary` of ../data/vocabulary.py serves models that only read: it drops punctuation and has
 no token for begin and end. A speaker writes sentences, and published followers read punctuation.
-Word pieces of a BERT (`read_pieces` there) are encoded by the same call.
+Agents without a speaker may read word pieces (`WordPieces` there), which are encoded by the same call.
 """
 
 import functools
@@ -20,7 +20,7 @@ from jaxtyping import Bool, Int
 
 from ...base.errors import ClipfeatError
 from ...base.jsonio import MAX_RUN_BYTES, read_json
-from ..data.vocabulary import JOINED, mark_ranges, texts_of
+from ..data.vocabulary import JOINED, WordPieces, mark_ranges, pieces_of, texts_of
 
 PADDING, UNKNOWN, END = 0, 1, 2  # BEGIN comes after the words
 FIRST_WORD = 3  # the token of the first word
@@ -131,6 +131,15 @@ def build_words(texts: Iterable[str], *, min_count: int = MIN_COUNT) -> Instruct
             code="E-VOCAB-EMPTY",
         )
     return InstructionWords(words)
+
+
+InstructionVocabulary = InstructionWords | WordPieces  # padding is token PADDING of both
+
+
+def read_instruction_vocabulary(path: Path) -> InstructionVocabulary:
+    """Return the words or pieces of a run's file; ClipfeatError for a file without either."""
+    pieces = pieces_of(read_json(path, MAX_RUN_BYTES, follow=False), path)
+    return pieces or read_instruction_words(path)
 
 
 def read_instruction_words(path: Path) -> InstructionWords:

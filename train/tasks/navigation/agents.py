@@ -9,7 +9,7 @@ from ....base.errors import UsageError
 from ...checkpoint import TrainedRun, load_trained
 from ...models.navigation_settings import EnvDropSettings, MapSettings
 from ...navigation.environment import Environment
-from ...navigation.words import InstructionWords, read_instruction_words
+from ...navigation.words import InstructionVocabulary, read_instruction_vocabulary
 from ...normalize import FeatureNorm
 from ...stages import last_stage
 from .follower import make_follower
@@ -18,11 +18,11 @@ from .rollout import follow
 from .settings import WALKERS, NavigationSettings
 from .task import TASK, Walk
 
-TrainedAgent = TrainedRun[NavigationSettings, InstructionWords, nn.Module]
+TrainedAgent = TrainedRun[NavigationSettings, InstructionVocabulary, nn.Module]
 
 
 def make_agent(
-    settings: NavigationSettings, norm: FeatureNorm, words: InstructionWords
+    settings: NavigationSettings, norm: FeatureNorm, words: InstructionVocabulary
 ) -> nn.Module:
     """Return an agent of random weights."""
     match settings.model:
@@ -66,7 +66,7 @@ def load_run(folder: Path) -> TrainedAgent:
         last_stage(folder, WALKERS, of="navigation"),
         TASK,
         NavigationSettings,
-        read_vocabulary=read_instruction_words,
+        read_vocabulary=read_instruction_vocabulary,
         norm="norm",
         build=make_agent,
     )

@@ -121,7 +121,7 @@ class BackTranslationTask(FollowerTask):
         kept: Float[Tensor, " dim"],
     ) -> EpisodeBatch:
         """Return the speaker's instructions for paths; one that was cut off ends at its last word."""
-        words = self.world.words
+        words = self.world.written
         with self.accelerator.autocast():
             tokens = write_texts(
                 self.speaker,

@@ -14,7 +14,7 @@ from ....base.errors import UsageError
 from ....featstore import FeatureStore
 from ....featstore.lookup import Status
 from ...data.ids import require_folder
-from ...data.vocabulary import require_known
+from ...data.vocabulary import WordPieces, require_known
 from ...navigation.environment import Environment, Episodes
 from ...navigation.episodes import (
     NO_FEATURES,
@@ -33,8 +33,9 @@ from ...navigation.features import (
 )
 from ...navigation.graphs import SUFFIX, Scan
 from ...navigation.views import VIEWS
-from ...navigation.words import PADDING, InstructionWords, build_words
+from ...navigation.words import PADDING, InstructionVocabulary, InstructionWords, build_words
 from ...normalize import FeatureNorm, feature_statistics
+from ...run import BEST
 from ...task import require_apart
 from .settings import NavigationSettings, split_names
 
@@ -72,7 +73,7 @@ class Split:
 
     def batch(self, rows: Int[np.ndarray, " _"]) -> EpisodeBatch:
         """Return the instructions at `rows`, on the CPU, padded to the longest of them."""
-        tokens = torch.from_numpy(self.tokens[rows])
+        tokens = torch.from_numpy(self.tokens[rows]).long()
         lengths = (tokens != PADDING).sum(1)
         return EpisodeBatch(
             torch.from_numpy(np.asarray(rows, np.int64)), tokens[:, : int(lengths.max())], lengths
@@ -96,11 +97,17 @@ class NavigationData:
     """What a stage learns from, with the environment on its device."""
 
     files: EpisodeFiles
-    words: InstructionWords
+    words: InstructionVocabulary
     norm: FeatureNorm  # of the environment's features, which it has normalised
     environment: Environment
     training: Split
     held_out: tuple[Split, ...]
+
+    @property
+    def written(self) -> InstructionWords:
+        """The words that a speaker writes; a run with word pieces has no speaker."""
+        assert isinstance(self.words, InstructionWords)
+        return self.words
 
     @property
     def store(self) -> FeatureStore:
@@ -149,24 +156,30 @@ def read_files(
 
 
 def read_training(
-    settings: NavigationSettings, *, store: str | Path, data: Path, device: torch.device
+    settings: NavigationSettings,
+    *,
+    store: str | Path,
+    data: Path,
+    device: torch.device,
+    pieces: WordPieces | None = None,
 ) -> NavigationData:
     """Return what a run learns from and is scored on: the training split, and those held out.
 
-    Features are normalised once, by statistics of the training scans' viewpoints. Raises UsageError
+    Agents read `pieces`, without them the words of the training split. Features are normalised once, by statistics of the training scans' viewpoints. Raises UsageError
     (E-NAV-GOALS) for a held-out split whose goals are hidden, as `require_apart` where it shares
     instructions with training, and as `read_files` does.
     """
     require_folder(data, "R2R's or RxR's files")
     names = (settings.train_split, *settings.eval_splits)
     files = read_files(settings, names, store=FeatureStore.open(store), data=data)
+    files = replace(files, read=(*files.read, *_start_files(settings)))
     training, *held_out = files.splits
     for split in files.splits:
         require_goals(split)
     ids = [episode.instruction_id for split in held_out for episode in split.episodes]
     own = [episode.instruction_id for episode in training.episodes]
     require_apart(settings, own, ids, of="instructions")
-    words = build_words([e.text for e in training.episodes], min_count=settings.min_count)
+    words = pieces or build_words([e.text for e in training.episodes], min_count=settings.min_count)
     statistics = feature_statistics(
         files.store,
         viewpoint_ids({name: files.scans[name] for name in training.scans}),
@@ -177,6 +190,13 @@ def read_training(
     environment = make_environment(files, norm, device)
     first, *others = (encode(split, words, environment, settings) for split in files.splits)
     return NavigationData(files, words, norm, environment, first, tuple(others))
+
+
+def _start_files(settings: NavigationSettings) -> tuple[Path, ...]:
+    """Return the file of the pieces, or that of the weights that the text encoder starts from."""
+    if settings.init:
+        return (Path(settings.init) / BEST,)
+    return (Path(settings.pieces),) if settings.pieces else ()
 
 
 def require_goals(split: EpisodeSplit) -> None:
@@ -218,7 +238,7 @@ def normalised(
 
 def encode(
     split: EpisodeSplit,
-    words: InstructionWords,
+    words: InstructionVocabulary,
     environment: Environment,
     settings: NavigationSettings,
 ) -> Split:

@@ -12,7 +12,7 @@ from ...devices import MODEL_SIZE_REMEDY, memory_errors, seeded
 from ...models.follower import Follower
 from ...models.navigation_settings import EnvDropSettings
 from ...navigation.environment import Episodes
-from ...navigation.words import InstructionWords
+from ...navigation.words import InstructionVocabulary
 from ...normalize import FeatureNorm
 from .data import EpisodeBatch, NavigationData, Split
 from .rollout import follow, rollout_loss
@@ -21,7 +21,7 @@ from .task import NavigationTask
 
 
 def make_follower(
-    settings: NavigationSettings, norm: FeatureNorm, words: InstructionWords
+    settings: NavigationSettings, norm: FeatureNorm, words: InstructionVocabulary
 ) -> Follower:
     """Return a follower of random weights."""
     return Follower(cast(EnvDropSettings, settings.model), norm, words=words.size)

@@ -13,21 +13,23 @@ from ...devices import MODEL_SIZE_REMEDY, memory_errors, seeded
 from ...models.layers import masked_mean
 from ...models.map_agent import MapAgent, Nodes, Panorama
 from ...models.navigation_settings import MapSettings
+from ...models.pretrained import Pretrained
 from ...navigation.environment import IGNORED, Environment, Episodes, State
 from ...navigation.known_map import KnownMap, NodeVectors
 from ...navigation.views import VIEWS
-from ...navigation.words import InstructionWords
+from ...navigation.words import InstructionVocabulary
 from ...normalize import FeatureNorm
 from ...task import on_device
 from .data import EpisodeBatch, NavigationData, Split
 from .experts import make_expert
 from .follower import follower_record
 from .settings import NavigationSettings
+from .start import start_text
 from .task import NavigationTask
 
 
 def make_map_agent(
-    settings: NavigationSettings, norm: FeatureNorm, words: InstructionWords
+    settings: NavigationSettings, norm: FeatureNorm, words: InstructionVocabulary
 ) -> MapAgent:
     """Return a map agent of random weights."""
     return MapAgent(cast(MapSettings, settings.model), norm, words=words.size)
@@ -106,11 +108,20 @@ class MapTask(NavigationTask):
     """
 
     def __init__(
-        self, settings: NavigationSettings, data: NavigationData, accelerator: Accelerator
+        self,
+        settings: NavigationSettings,
+        data: NavigationData,
+        accelerator: Accelerator,
+        start: Pretrained | None = None,
     ):
-        """Make the model that training begins with, the same one every time."""
+        """Make the model that training begins with, the same one every time.
+
+        Its text encoder is that of `start`, where there is one.
+        """
         with memory_errors(MODEL_SIZE_REMEDY), seeded(settings.seed):
             model = make_map_agent(settings, data.norm, data.words)
+        if start is not None:
+            start_text(model, start, max_tokens=settings.max_tokens)
         super().__init__(settings, data, accelerator, model)
 
     def settings_record(self) -> dict[str, Any]:

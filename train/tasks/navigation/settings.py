@@ -6,6 +6,7 @@ from ....base.errors import UsageError
 from ...models.navigation_settings import (
     AgentSettings,
     EnvDropSettings,
+    MapSettings,
     SpeakerSettings,
 )
 from ...settings import (
@@ -64,6 +65,8 @@ class NavigationSettings(SplitSettings):
     select_split: str = "val_seen"  # one of them: its score chooses the checkpoint
     metric: str = "sr"  # the score
     languages: str = ""  # of RxR, such as "en" or "hi-IN+te-IN"; "" reads all
+    pieces: str = ""  # a BERT's vocab.txt, whose word pieces are read in place of words
+    init: str = ""  # a run of pre-training, whose text encoder and pieces model map starts from
     min_count: int = 5  # times that training instructions need to hold a word of the vocabulary
     max_tokens: int = 80  # of an instruction, with begin and end
     max_actions: int = 35  # after which a walk ends
@@ -99,7 +102,8 @@ class NavigationSettings(SplitSettings):
         require_choice(self, "metric", METRICS)
         require_choice(self, "teacher", TEACHERS)
         require_choice(self, "reward", REWARDS)
-        require_local_paths(self, "graphs")
+        require_local_paths(self, "graphs", "pieces", "init")
+        _require_start(self)
         if self.eval_split and not self.eval_splits:
             raise UsageError(
                 f"eval_split {self.eval_split!r} names no split; join names by +, or pass "
@@ -112,6 +116,11 @@ class NavigationSettings(SplitSettings):
                 f"{self.eval_split!r}; pass --set select_split={self.eval_splits[0]}",
                 code="E-SETTINGS-CHOICE",
             )
+
+    @property
+    def reads_pieces(self) -> bool:
+        """Whether agents read word pieces; a speaker cannot write them."""
+        return bool(self.pieces or self.init)
 
     @property
     def eval_splits(self) -> tuple[str, ...]:
@@ -134,6 +143,29 @@ class NavigationSettings(SplitSettings):
         """The settings of the last stage's loop."""
         return dataclasses.replace(
             self, updates=self.back_translation.updates, lr=self.back_translation.lr
+        )
+
+
+def _require_start(settings: NavigationSettings) -> None:
+    """Raise UsageError where a text encoder of pre-training is named that cannot be used."""
+    model = settings.model
+    if settings.init and not isinstance(model, MapSettings):
+        raise UsageError(
+            f"init {settings.init} has a text encoder for model map, and the model is "
+            f"{model.name}; pass --set model=map, or leave init out",
+            code="E-INIT-MODEL",
+        )
+    if settings.init and settings.pieces:
+        raise UsageError(
+            f"pieces {settings.pieces} and init {settings.init} exclude each other: the run has its "
+            "own word pieces; leave pieces out",
+            code="E-SETTINGS-CHOICE",
+        )
+    if isinstance(model, MapSettings) and model.text_hidden and not settings.init:
+        raise UsageError(
+            "model.text_hidden and model.text_heads are those of a run to start from; pass --init "
+            "RUN, or leave them out",
+            code="E-INIT-MODEL",
         )
 
 

@@ -109,7 +109,7 @@ class SpeakerTask(StageTask):
         """Make the model that training begins with, the same one every time."""
         settings = settings.speaking
         with memory_errors(MODEL_SIZE_REMEDY), seeded(settings.seed):
-            model = make_speaker(settings, data.norm, data.words)
+            model = make_speaker(settings, data.norm, data.written)
         super().__init__(settings, data, accelerator, model)
 
     def settings_record(self) -> dict[str, Any]:
@@ -166,10 +166,10 @@ class SpeakerTask(StageTask):
                     speaker,
                     self.world.environment,
                     split.tensors.take(rows),
-                    self.world.words,
+                    self.world.written,
                     self.settings.speaker.max_words,
                 )
-            mine += zip(part.tolist(), map(self.world.words.decode, tokens.tolist()), strict=True)
+            mine += zip(part.tolist(), map(self.world.written.decode, tokens.tolist()), strict=True)
         written = dict(gather_object(mine))
         return [
             Described(

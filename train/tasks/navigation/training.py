@@ -10,6 +10,7 @@ from ....base.errors import UsageError
 from ...devices import accelerator_on
 from ...engine import fit
 from ...models.navigation_settings import EnvDropSettings, MapSettings
+from ...models.pretrained import Pretrained
 from ...run import SETTINGS, RunManifest, as_in_run, require_same_run
 from ...stages import (
     StageTimes,
@@ -26,6 +27,7 @@ from .follower import FollowerTask, follower_record
 from .map import MapTask
 from .settings import BACK_TRANSLATION, FOLLOWER, SPEAKER, STAGES, NavigationSettings
 from .speaker import SPEAKER_TASK, SpeakerTask, format_written, load_speaker, speaker_record
+from .start import choose_pieces, find_start
 from .task import TASK, format_scores
 
 
@@ -45,6 +47,9 @@ def train_stages(
     work, StoreError for a store that cannot be read, ClipfeatError for data that do not fit it.
     """
     require_folder_of_stages(out, STAGES, of="navigation")
+    _require_words(settings, stages)
+    settings, start = find_start(settings)
+    pieces = choose_pieces(settings, start)
     if BACK_TRANSLATION in stages:
         _require_start(settings, out, stages)
     results: dict[str, Any] = {}
@@ -54,13 +59,15 @@ def train_stages(
         of_stage = as_in_run(settings, out / stage)
         accelerator = accelerator_on(device, of_stage)
         if read is None:
-            read = read_training(of_stage, store=store, data=data, device=accelerator.device)
+            read = read_training(
+                of_stage, store=store, data=data, device=accelerator.device, pieces=pieces
+            )
             _require_same_stages(settings, out, stages, read)
             if BACK_TRANSLATION in stages:
                 read_augmented(settings, read)  # before hours of training, for what it refuses
         if accelerator.is_main_process:
             out.mkdir(parents=True, exist_ok=True)
-        task = make_task(stage, of_stage, read, accelerator, out)
+        task = make_task(stage, of_stage, read, accelerator, out, start)
         results[stage], times[stage] = fit(task, out / stage)
     return results, times
 
@@ -71,13 +78,17 @@ def make_task(
     data: NavigationData,
     accelerator: Accelerator,
     out: Path,
+    start: Pretrained | None = None,
 ) -> Task[Any, Any]:
-    """Return the task of a stage; later ones start from the runs of others in `out`."""
+    """Return the task of a stage; later ones start from the runs of others in `out`.
+
+    `start` has the text encoder of the map agent.
+    """
     match stage, settings.model:
         case "follower", EnvDropSettings():
             return FollowerTask(settings, data, accelerator)
         case "follower", MapSettings():
-            return MapTask(settings, data, accelerator)
+            return MapTask(settings, data, accelerator, start)
         case "speaker", _:
             return SpeakerTask(settings, data, accelerator)
         case "backtranslation", EnvDropSettings():
@@ -87,6 +98,17 @@ def make_task(
             return BackTranslationTask(settings, data, accelerator, follower, speaker)
         case _:
             _refuse_model(stage, settings)
+
+
+def _require_words(settings: NavigationSettings, stages: Sequence[str]) -> None:
+    """Raise UsageError (E-NAV-STAGE) for stages that write words, where agents read word pieces."""
+    if settings.reads_pieces and (others := [stage for stage in stages if stage != FOLLOWER]):
+        raise UsageError(
+            f"stage {others[0]} is not for runs with {'init' if settings.init else 'pieces'}: the "
+            f"speaker writes words, and the follower must read them; pass --stage {FOLLOWER}, or "
+            "train without word pieces",
+            code="E-NAV-STAGE",
+        )
 
 
 def _refuse_model(stage: str, settings: NavigationSettings) -> NoReturn:
