@@ -1,6 +1,7 @@
 """Which records of a store are looked at where not all of them are."""
 
-# pyright: reportUnknownMemberType=false, reportMissingTypeStubs=false
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
+# pyright: reportUnknownArgumentType=false, reportMissingTypeStubs=false
 # pyarrow has no types.
 
 import numpy as np
