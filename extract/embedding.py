@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from ..base.errors import ExtractUsageError
 from ..featstore import FeatureStore
-from ..featstore.deriving.pool import before_pooling
+from ..featstore.recipes import before_pooling
 from .api import choose_device
 from .backbones.architecture import CUSTOM
 from .backbones.timm_models import is_timms

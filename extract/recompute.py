@@ -16,9 +16,10 @@ from ..base.errors import ExtractUsageError, needs_extra
 from ..base.text import printable
 from ..featstore import FeatureStore, GridShape, IndexRow, Status
 from ..featstore.deriving.numbers import as_stored, in_range, values_of
-from ..featstore.deriving.pool import adaptive_average, before_pooling, within_area
+from ..featstore.deriving.pool import adaptive_average, within_area
 from ..featstore.geometry import area_rule
 from ..featstore.identity import IMPORTED
+from ..featstore.recipes import before_pooling
 from ..featstore.report.deviation import TOLERANCE, Deviation, deviation, relative_error
 from ..manifests.contents import require_driver
 from .api import choose_device

@@ -10,9 +10,9 @@ from tqdm import tqdm
 from ..base.errors import ExtractUsageError, needs_extra
 from ..base.text import counted
 from ..featstore import FeatureStore
-from ..featstore.card.survey import sample_rows
 from ..featstore.card.thumbnails import MOST_JPEG_BYTES, SIDE, THUMBNAILS, thumbnails_table
 from ..featstore.geometry import BICUBIC, RGB, Upright, WholeCells
+from ..featstore.report.sample import sample_rows
 from ..featstore.writing.describe import write_documents
 from .planning.recipe import Recipe
 from .recompute import decode_rows, not_comparable

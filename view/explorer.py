@@ -8,7 +8,8 @@ from typing import Any
 from ..base import clipfeat_version
 from ..base.errors import MissingRecordError, UsageError
 from ..base.text import printable
-from .colours import Basis, colours, sampled_basis
+from ..featstore.report.colours import ColourBasis
+from .colours import colours, store_basis
 from .ids import MAX_PAGE
 from .images import ImageFiles
 from .nearest import Neighbours, similar
@@ -67,14 +68,14 @@ class OpenStore:
         self.viewed = viewed
         self.neighbours = Neighbours(viewed)
         self.texts = CellTexts(viewed.store, weights)
-        self._basis: Basis | None = None
+        self._basis: ColourBasis | None = None
         self._lock = Lock()
 
-    def basis(self) -> Basis:
+    def basis(self) -> ColourBasis:
         """Return the principal directions of the store."""
         with self._lock:
             if self._basis is None:
-                self._basis = sampled_basis(self.viewed)
+                self._basis = store_basis(self.viewed)
             return self._basis
 
     def to_json(self) -> dict[str, Any]:

@@ -22,7 +22,6 @@ from .explorer import Explorer, OpenStore, Query
 from .ids import Entry
 
 MAX_SAMPLE = 500
-SEED = 0
 DATA = '<meta name="clipfeat-data" content="data/">'  # how the page knows that it is static
 HEAD = "<head>"
 ENDINGS = {"image/jpeg": ".jpg", "image/png": ".png", "image/webp": ".webp", "image/gif": ".gif"}
@@ -52,7 +51,7 @@ def export(explorer: Explorer, out: Path, count: int) -> dict[str, Any]:
     for name, content in files.items():
         _write(out / name, content)
     first = next(iter(explorer.stores.values()))
-    sample = first.viewed.catalogue.with_record(count, SEED)
+    sample = sorted(first.viewed.catalogue.with_record(count))
     images = _write_images(explorer, first, sample, out)
     written, corrupt = 0, 0
     for key, opened in explorer.stores.items():

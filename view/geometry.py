@@ -1,18 +1,12 @@
 """Where a grid lies on its image: the part that it covers, and the boxes of regions."""
 
-from collections.abc import Mapping, Sequence
-from typing import Any
-
 import numpy as np
 
-from ..base.errors import StoreError
-from ..base.jsonio import as_struct
 from ..featstore import GridShape, Identity
-from ..featstore.deriving.pool import before_pooling
-from ..featstore.geometry import Crop, ImageTransform, Pad, Steps, Upright
+from ..featstore.geometry import Upright
+from ..featstore.recipes import cell_size, image_recipe, placed_image
 
 WHOLE = (0.0, 0.0, 1.0, 1.0)
-USUAL_CELLS = (32, 16, 14, 8, 28, 64)  # pixels of a cell's side, of CLIP's towers and others
 
 Share = tuple[float, float, float, float]  # left, top, right, bottom: of the image's sides
 
@@ -26,33 +20,29 @@ def covered_part(identity: Identity, size: tuple[int, int] | None, shape: GridSh
     where the recipe is not clipfeat's, a size is not known, or cells are views or regions. Of a
     pooled grid, whose padding was left out, it is the part inside the image.
     """
-    try:
-        recipe, poolings = before_pooling(identity)
-    except StoreError:
-        return WHOLE
-    steps = _steps(recipe)
+    recipe, steps = image_recipe(identity)
     if identity.regions or recipe.get("views") is not None or size is None or not steps:
         return WHOLE
-    left, top, right, bottom = _canvas(steps, size)
-    if poolings:
-        return max(left, 0.0), max(top, 0.0), min(right, 1.0), min(bottom, 1.0)
+    placed = placed_image(steps, size)
+    if placed is None:
+        return WHOLE
     for step in steps:
         size = step.size(size)
-        if min(size) < 1:
-            return WHOLE
-    cell = _cell(steps, size, shape)
-    wide = min(1.0, shape.cols * cell / size[0])
-    high = min(1.0, shape.rows * cell / size[1])
-    return left, top, left + (right - left) * wide, top + (bottom - top) * high
+    x, y, width, height = placed
+    left, top = (0 - x) / width, (0 - y) / height
+    right, bottom = (size[0] - x) / width, (size[1] - y) / height
+    if "pool" in identity.recipe:
+        return max(left, 0.0), max(top, 0.0), min(right, 1.0), min(bottom, 1.0)
+    cell = cell_size(steps, size, shape)
+    if cell is not None:
+        right = left + (right - left) * shape.cols * cell[1] / size[0]
+        bottom = top + (bottom - top) * shape.rows * cell[0] / size[1]
+    return left, top, right, bottom
 
 
 def is_turned(identity: Identity) -> bool:
     """Return whether the image was turned as its EXIF orientation says before it was extracted."""
-    try:
-        steps = _steps(before_pooling(identity)[0])
-    except StoreError:
-        return False
-    return any(isinstance(step, Upright) for step in steps)
+    return any(isinstance(step, Upright) for step in image_recipe(identity)[1])
 
 
 def box_shares(boxes: np.ndarray, size: tuple[int, int] | None) -> np.ndarray:
@@ -63,39 +53,3 @@ def box_shares(boxes: np.ndarray, size: tuple[int, int] | None) -> np.ndarray:
     known = np.nan_to_num(boxes.astype(np.float64))
     width, height = size or np.maximum(known[:, 2:].max(axis=0, initial=1), 1).tolist()
     return (known / np.array((width, height, width, height))).clip(0, 1)
-
-
-def _steps(recipe: Mapping[str, Any]) -> Sequence[ImageTransform]:
-    """Return the steps of a recipe, none where it is not one of clipfeat's."""
-    try:
-        steps: list[ImageTransform] = as_struct(recipe.get("steps"), Steps)
-    except ValueError:
-        return ()
-    return steps
-
-
-def _canvas(steps: Sequence[ImageTransform], size: tuple[int, int]) -> Share:
-    """Return what the pixels after all steps show of the image of (width, height), as shares."""
-    low, high = np.zeros(2), np.ones(2)
-    for step in steps:
-        after = step.size(size)
-        if min(after) < 1:
-            return WHOLE
-        if isinstance(step, Crop | Pad):
-            corner = np.array(step.corner(size)) * (1 if isinstance(step, Crop) else -1)
-            pixel = (high - low) / np.array(size)
-            low = low + corner * pixel
-            high = low + np.array(after) * pixel
-        size = after
-    (left, top), (right, bottom) = low.tolist(), high.tolist()
-    return left, top, right, bottom
-
-
-def _cell(steps: Sequence[ImageTransform], size: tuple[int, int], shape: GridShape) -> int:
-    """Return the side of a cell in pixels, of an image of (width, height) with this grid."""
-    for step in steps:
-        cell = getattr(step, "cell", None)
-        if cell is not None:
-            return cell[0]
-    able = [n for n in USUAL_CELLS if (size[1] // n, size[0] // n) == shape]
-    return able[0] if able else min(size[0] // shape.cols, size[1] // shape.rows)

@@ -18,6 +18,7 @@ from ..base.errors import MissingRecordError, StoreError, StoreUsageError, Usage
 from ..base.text import printable
 from ..featstore import FeatureStore, GridShape
 from ..featstore.lookup import NORMAL_FORMS, STATUSES
+from ..featstore.report.sample import SAMPLE_SEED, drawn
 
 COLUMNS = ("image_id", "status", "reason", "shape", "width", "height", "source")  # of the index
 MAX_IDS = 10_000_000  # a million take some 300 MB of memory
@@ -116,12 +117,10 @@ class Catalogue:
             code="E-STORE-NO-ID",
         )
 
-    def with_record(self, count: int, seed: int) -> list[str]:
-        """Return at most `count` ids that have a record, sorted, drawn at random by `seed`."""
+    def with_record(self, count: int) -> list[str]:
+        """Return at most `count` ids that have a record, as `sample_rows` chooses them."""
         rows = self._rows("", "ok", "")
-        if len(rows) > count:
-            drawn = np.random.default_rng(seed).choice(len(rows), count, replace=False)
-            rows = rows[np.sort(drawn)]
+        rows = rows[drawn(len(rows), count, SAMPLE_SEED)]
         return self._columns["image_id"].take(pa.array(rows)).to_pylist()
 
     @cached_property

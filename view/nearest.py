@@ -11,7 +11,6 @@ from ..base.errors import ClipfeatError, CorruptStoreError, UsageError
 from ..base.text import is_url
 from .records import Grid, ViewedStore, shown_numbers, unit_rows
 
-SEED = 0
 SAMPLE_IMAGES = 2000  # that a scan compares, at most
 FAR_IMAGES = 200  # the same of a store at a URL, where they have to be fetched first
 SAMPLE_BYTES = 1 << 30  # of their cells in memory, at most
@@ -29,9 +28,7 @@ class Sample:
     def __init__(self, viewed: ViewedStore):
         """Read the records: SAMPLE_IMAGES or FAR_IMAGES of them, or fewer that take SAMPLE_BYTES."""
         count = FAR_IMAGES if is_url(viewed.store.location) else SAMPLE_IMAGES
-        ids = viewed.catalogue.with_record(count, SEED)
-        # In random order, so that a limit by bytes leaves a random sample too.
-        ids = [ids[k] for k in np.random.default_rng(SEED).permutation(len(ids)).tolist()]
+        ids = viewed.catalogue.with_record(count)
         self.of = len(viewed.store)
         sizes = viewed.store.shapes(ids).prod(axis=1) if ids else np.zeros(0, np.int64)
         most = SAMPLE_BYTES // (4 * viewed.store.dim)

@@ -16,8 +16,8 @@ import numpy as np
 
 from ..base.errors import StoreError, StoreUsageError, how_to_install, needs_extra
 from ..featstore import FeatureStore
-from ..featstore.deriving.pool import before_pooling
 from ..featstore.identity import IMPORTED
+from ..featstore.recipes import before_pooling
 from .records import Grid, shown_numbers, unit_rows
 
 KEPT_TEXTS = 64  # vectors of the last ones

@@ -15,6 +15,7 @@ from pathlib import Path
 from ...base.parquet import rows_of
 from ...base.text import counted, is_url, printable
 from ..lookup import Status
+from ..report.sample import SAMPLE_SEED
 from ..report.summary import StoreSummary, sentence, summarize_store, summary_rows
 from ..store import FeatureStore
 from .survey import Survey, survey
@@ -102,7 +103,7 @@ class Facts:
         ]
 
 
-def gather(store: FeatureStore, *, sampled: bool = True, seed: int = 0) -> Facts:
+def gather(store: FeatureStore, *, sampled: bool = True) -> Facts:
     """Return the facts of a store, with a survey of a sample of its records where `sampled`."""
     name = store_name(store)
     reasons, others = _reasons(store)
@@ -112,7 +113,7 @@ def gather(store: FeatureStore, *, sampled: bool = True, seed: int = 0) -> Facts
         summary=replace(summarize_store(store), path=name),
         reasons=reasons,
         other_reasons=others,
-        survey=survey(store, seed=seed) if sampled and len(store) else None,
+        survey=survey(store) if sampled and len(store) else None,
         thumbnails=read_thumbnails(store) if sampled else {},
     )
 
@@ -151,7 +152,7 @@ def sample_text(survey: Survey) -> str:
     text = f"{whole} {counted(survey.records, 'record')}{cells}".capitalize()
     if survey.unreadable:
         text += f"; {counted(len(survey.unreadable), 'record')} of the sample could not be used"
-    return f"{text} (seed {survey.seed}, padding left out)"
+    return f"{text} (seed {SAMPLE_SEED}, padding left out)"
 
 
 def number_rows(found: Survey) -> Iterator[tuple[str, str]]:

@@ -11,6 +11,7 @@ import numpy as np
 from ...base.text import counted, printable, size_text
 from ..geometry import GridShape
 from ..lookup import Status
+from ..recipes import image_recipe
 from ..report.stats import VectorStats
 from .charts import (
     MOST_COLUMNS,
@@ -25,7 +26,7 @@ from .charts import (
 )
 from .facts import NOT_STATED, Facts, number_rows, sample_text
 from .places import PlaceStats
-from .recipe_drawing import SCENE, UNKNOWN_SIZE, drawing, panels, photo_scene, recipe_steps
+from .recipe_drawing import SCENE, UNKNOWN_SIZE, drawing, panels, photo_scene
 from .style import STYLE
 from .survey import GridPicture, Survey
 
@@ -115,11 +116,12 @@ def _section(title: str, parts: Iterable[str]) -> str:
 
 def _pictures(facts: Facts, found: Survey) -> Iterator[str]:
     assert found.basis is not None
+    shares = [f"{100 * share:.0f}" for share in found.basis.explained]
     has_photos = any(_thumbnail(facts, each) for each in found.pictures)
     yield (
         f"<p>{counted(len(found.pictures), 'image')} of a random sample. Three directions in which "
-        f"cells differ most are shown as red, green and blue; they have {100 * found.basis.share:.0f} "
-        f"% of the variance of standardised channels. All images share one choice of directions and "
+        f"cells differ most are shown as red, green and blue; they have {shares[0]} %, {shares[1]} % and "
+        f"{shares[2]} % of the variance of standardised channels. All images share one choice of directions and "
         f"signs (the largest entry of each is positive), so their colours can be compared."
         f"{' Padding is hatched.' if any(not each.mask.all() for each in found.pictures) else ''}</p>\n"
     )
@@ -180,8 +182,7 @@ def _regions(each: GridPicture, image_id: str) -> str:
 
 
 def _recipe(facts: Facts) -> Iterator[str]:
-    recipe = facts.summary.metadata.identity.recipe
-    steps = recipe_steps(recipe)
+    recipe, steps = image_recipe(facts.summary.metadata.identity)
     if not steps:
         yield "<p>These features were not made by a recipe that clipfeat knows.</p>\n"
     else:

@@ -1,11 +1,9 @@
 """What a recipe does to an image, drawn at true proportions: resize, crop, pad, the grid over it."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from html import escape
-from typing import Any, cast
 
-from ...base.jsonio import as_struct
 from ..geometry import (
     RGB,
     Crop,
@@ -13,16 +11,15 @@ from ..geometry import (
     ImageTransform,
     Pad,
     Size,
-    Steps,
     Stretch,
     Upright,
     WholeCells,
 )
+from ..recipes import Rect, cell_size, placed_image
 
 SIDE = 150.0  # pixels of a drawing's longest side
 MARGIN = 2.0  # around a drawing, for its lines
 UNKNOWN_SIZE = (640, 480)  # of an example, where the store has no sizes
-CELL_SIDES = (32, 16, 14, 8, 28, 64, 4, 2, 1)  # of backbones, tried in this order
 SCENE = """<svg class="hidden" aria-hidden="true"><defs>
 <pattern id="hatch" width="6" height="6" patternUnits="userSpaceOnUse" patternTransform="rotate(45)">
 <rect width="6" height="6" fill="var(--raised)"/><rect width="1.5" height="6" fill="var(--hatch)"/></pattern>
@@ -39,25 +36,10 @@ class Panel:
     title: str
     detail: str
     whole: Size  # (width, height) of what is drawn
-    image: tuple[int, int, int, int]  # left, top, width, height of the image in it
+    image: Rect  # left, top, width, height of the image in it
     kept: tuple[int, int, int, int] | None = None  # what a crop keeps
     is_frame: bool = False  # what the image does not cover is padding
     grid: tuple[GridShape, float, float] | None = None  # shape, width and height of a cell
-
-
-def recipe_steps(recipe: Mapping[str, Any]) -> Sequence[ImageTransform]:
-    """Return the steps of a recipe, () for one that has none that clipfeat knows.
-
-    Those of pooled grids are the steps of the recipe inside.
-    """
-    inner: Any = recipe.get("recipe")
-    if "pool" in recipe and isinstance(inner, dict):
-        return recipe_steps(cast(dict[str, Any], inner))  # store.json is bounded in depth
-    try:
-        steps: list[ImageTransform] = as_struct(recipe.get("steps"), Steps)
-    except ValueError:
-        return ()
-    return tuple(steps)
 
 
 def panels(steps: Sequence[ImageTransform], size: Size, shape: GridShape | None) -> list[Panel]:
@@ -67,12 +49,13 @@ def panels(steps: Sequence[ImageTransform], size: Size, shape: GridShape | None)
     """
     width, height = size
     found = [Panel("image", f"{width} x {height} pixels", size, (0, 0, width, height))]
-    placed = (0, 0, width, height)  # of the image in the frame of the last step
-    for step in steps:
-        new = step.size(size)
-        if min(new) < 1:
+    placed: Rect = (0, 0, width, height)  # of the image in the frame of the last step
+    for done, step in enumerate(steps, start=1):
+        before, new = placed, step.size(size)
+        after = placed_image(steps[:done], (width, height))
+        if after is None:
             return found
-        wide, high = new
+        placed, (wide, high) = after, new
         if isinstance(step, Upright):
             found[0] = Panel(
                 "image",
@@ -87,46 +70,34 @@ def panels(steps: Sequence[ImageTransform], size: Size, shape: GridShape | None)
             left, top = step.corner(size)
             kept = (left, top, wide, high)
             text = f"keeps the central {wide} x {high}"
-            found.append(Panel("crop", text, size, (0, 0, *size), kept=kept))
-            placed = (-left, -top, *size)
+            found.append(Panel("crop", text, size, before, kept=kept))
         elif isinstance(step, Pad):
-            placed = (*step.corner(size), *size)
             text = f"{wide} x {high}, the rest is black"
             found.append(Panel("pad", text, new, placed, is_frame=True))
         else:
             title = "stretch" if isinstance(step, Stretch) else "resize"
             whole = ", whole cells" if isinstance(step, WholeCells) else ""
             how = f"{step.interpolation}, to {wide} x {high}{whole}"
-            placed = (0, 0, *new)
             found.append(Panel(title, how, new, placed))
         size = new
     if shape is not None:
-        is_frame = any(isinstance(step, Pad) for step in steps)
-        found.append(_grid_panel(steps, size, shape, placed, is_frame=is_frame))
+        found.append(_grid_panel(steps, size, shape, placed))
     return found
 
 
 def _grid_panel(
-    steps: Sequence[ImageTransform],
-    size: Size,
-    shape: GridShape,
-    placed: tuple[int, int, int, int],
-    *,
-    is_frame: bool,
+    steps: Sequence[ImageTransform], frame: Size, shape: GridShape, placed: Rect
 ) -> Panel:
     """Return the drawing of the grid over the pixels that enter the backbone."""
-    cell = next((step.cell for step in steps if isinstance(step, Pad | WholeCells)), None)
-    if cell is None:
-        fitting = (n for n in CELL_SIDES if (size[1] // n, size[0] // n) == shape)
-        side = next(fitting, None)
-        cell = None if side is None else (side, side)
+    cell = cell_size(steps, frame, shape)
     detail = f"{shape.rows} x {shape.cols} cells"
-    if cell is None or (size[1] // cell[0], size[0] // cell[1]) != shape:
-        each = (size[0] / shape.cols, size[1] / shape.rows)
+    if cell is None:
+        each = (frame[0] / shape.cols, frame[1] / shape.rows)
     else:
         each = (float(cell[1]), float(cell[0]))
         detail += f" of {cell[1]} x {cell[0]} pixels"
-    return Panel("grid", detail, size, placed, is_frame=is_frame, grid=(shape, *each))
+    is_frame = any(isinstance(step, Pad) for step in steps)
+    return Panel("grid", detail, frame, placed, is_frame=is_frame, grid=(shape, *each))
 
 
 def photo_scene(name: str, data_url: str) -> str:

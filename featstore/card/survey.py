@@ -1,32 +1,27 @@
 """What a sample of a store's records shows: channels, norms, cells by their place, a few grids."""
 
-# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
-# pyright: reportMissingTypeStubs=false
-# pyright: reportUnknownArgumentType=false, reportUnknownParameterType=false
-# pyarrow has no types.
-
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 from tqdm import tqdm
 
 from ...base.errors import CorruptStoreError
 from ..geometry import GridShape
 from ..reading import FeatureBatch
+from ..report.colours import BASIS_IMAGES, ColourBasis, sampled_basis
+from ..report.sample import SAMPLE_SEED, sample_rows
 from ..report.stats import VectorStats
 from ..store import FeatureStore
-from ..tables import IndexRow, has_record, index_rows
-from .colours import ColourBasis, shrunk
+from ..tables import IndexRow
+from .colours import shrunk
 from .places import PlaceStats, PlaceSums
 
 MOST_RECORDS = 512  # of the sample
 MOST_NUMBERS = 1 << 26  # of the sample; at least one record is read
 BLOCK_NUMBERS = 1 << 20  # in float64 at a time, or one record
-BASIS_CELLS = 1024  # that decide the colours
 MOST_PLACES = 1 << 16  # cells of a grid whose places are shown
 MOST_SHAPES = 3  # grid shapes whose places are shown, the most frequent of the sample
 SHOWN = 12  # images whose grids are shown
@@ -55,7 +50,6 @@ class GridPicture:
 class Survey:
     """The statistics of a sample of records; padding is left out of all of them."""
 
-    seed: int
     records: int  # that were read
     total: int  # in the store
     grid: VectorStats | None  # over all cells; None if no record could be read
@@ -67,45 +61,25 @@ class Survey:
     sizes: tuple[tuple[int, int], ...]  # (width, height) of the sampled images, most frequent first
 
 
-def sample_rows(store: FeatureStore, count: int, seed: int) -> list[IndexRow]:
-    """Return the index rows of `count` records, or of all, in an order that `seed` decides.
-
-    The first rows do not depend on `count`. The index is read once; besides the sample, 8 bytes a
-    record are in memory.
-    """
-    order = np.random.default_rng(seed).permutation(len(store))[:count]
-    ascending = np.sort(order)
-    rows: dict[int, IndexRow] = {}
-    start = 0
-    for batch in store.index_batches():
-        some = batch.filter(has_record(batch))
-        first, end = np.searchsorted(ascending, (start, start + len(some))).tolist()
-        chosen = ascending[first:end]
-        found = index_rows([some.take(pa.array(chosen - start))])
-        rows.update(zip(chosen.tolist(), found, strict=True))
-        start += len(some)
-    return [rows[position] for position in order.tolist() if position in rows]
-
-
-def survey(store: FeatureStore, *, seed: int = 0) -> Survey:
+def survey(store: FeatureStore) -> Survey:
     """Return what a sample of records shows, and the records of it that cannot be used.
 
     The sample has at most MOST_RECORDS records and MOST_NUMBERS numbers, and SHOWN of its grids become
     pictures. A record with changed bytes, NaN or Inf is left out. Raises StoreError where a server
     fails, CorruptStoreError for an index that has changed.
     """
-    rows = sample_rows(store, MOST_RECORDS, seed)
+    rows = sample_rows(store, MOST_RECORDS, SAMPLE_SEED)
+    coloured = [row.image_id for row in rows[:BASIS_IMAGES]]
     numbers = np.cumsum([GridShape.parse(row.shape).cells * store.dim for row in rows])
     rows = rows[: max(1, int(np.searchsorted(numbers, MOST_NUMBERS, side="right")))]
-    return _Surveyor(store, rows, seed).run()
+    return _Surveyor(store, rows).run(coloured)
 
 
 class _Surveyor:
     """Reads a sample once, and adds it up."""
 
-    def __init__(self, store: FeatureStore, rows: Sequence[IndexRow], seed: int):
-        self._store, self._rows, self._seed = store, rows, seed
-        self._random = np.random.default_rng(seed)
+    def __init__(self, store: FeatureStore, rows: Sequence[IndexRow]):
+        self._store, self._rows = store, rows
         self._unreadable: list[Unreadable] = []
         frequent = Counter(row.shape for row in rows).most_common(MOST_SHAPES)
         shapes = (GridShape.parse(shape) for shape, _ in frequent)
@@ -116,11 +90,10 @@ class _Surveyor:
             if has_places and 1 < shape.cells <= MOST_PLACES
         }
 
-    def run(self) -> Survey:
-        """Return what the sample shows."""
+    def run(self, coloured: Sequence[str]) -> Survey:
+        """Return what the sample shows; `coloured` are the ids that decide the colours."""
         sums: dict[str, VectorStats] = {}
-        basis_cells: list[np.ndarray] = []
-        records, per_record = 0, -(-BASIS_CELLS // max(1, len(self._rows)))
+        records = 0
         for rows, batch in self._batches():
             records += len(rows)
             shape = GridShape(*batch.grid_shapes[0].tolist())
@@ -129,16 +102,11 @@ class _Surveyor:
             _add(sums, "grid", batch.features[batch.mask])
             if batch.pooled is not None:
                 _add(sums, "pooled", batch.pooled)
-            for features, mask in zip(batch.features, batch.mask, strict=True):
-                cells = features[mask]
-                chosen = self._random.permutation(len(cells))[:per_record]
-                basis_cells.append(cells[chosen].astype(np.float32))
         failed = {each.image_id for each in self._unreadable}
         good = [row for row in self._rows if row.image_id not in failed]
         sizes = Counter((row.width, row.height) for row in good if row.width and row.height)
-        basis = ColourBasis.of(np.concatenate(basis_cells)) if records else None
+        basis = sampled_basis(self._store, coloured) if records else None
         return Survey(
-            seed=self._seed,
             records=records,
             total=len(self._store),
             grid=sums.get("grid"),

@@ -1,16 +1,14 @@
 """Average neighbouring cells: every grid of a store in one smaller grid shape."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from ...base.errors import StoreError, UsageError
+from ...base.errors import UsageError
 from ...base.text import counted
 from ..geometry import Area, GridShape, area_rule
 from ..identity import Identity
-from ..metadata import MAX_RECORD_BYTES
 from ..store import FeatureStore
 from ..tables import IndexRow
 from .derive import Derivation, Origins, Record, check_out, derive, derived_identity
@@ -65,28 +63,6 @@ def pooled_recipe(identity: Identity, shape: GridShape) -> dict[str, object]:
     """Return the recipe of grids that were pooled: that of the store, and the new grid shape."""
     name = identity.recipe.get("name", "unnamed")
     return {"name": f"{name}, pooled to {shape}", "pool": [*shape], "recipe": identity.recipe}
-
-
-def before_pooling(identity: Identity) -> tuple[Mapping[str, Any], list[GridShape]]:
-    """Return the recipe of an identity without its poolings, and their shapes, the first one first.
-
-    Raises StoreError for a recipe with poolings that `pool` does not make.
-    """
-    recipe: Any = identity.recipe
-    shapes: list[GridShape] = []
-    while "pool" in recipe:
-        try:
-            rows, cols = recipe["pool"]
-            shapes.append(GridShape.parse(f"{rows}x{cols}"))
-            recipe = {**recipe["recipe"]}
-            if 4 * shapes[-1].cells * identity.dim > MAX_RECORD_BYTES:
-                raise ValueError
-        except (StoreError, ValueError, TypeError, KeyError):
-            raise StoreError(
-                "recipe: it does not say how the grids were pooled; tell whoever made the store",
-                code="E-RECIPE-POOL",
-            ) from None
-    return recipe, shapes[::-1]
 
 
 def within_area(

@@ -15,9 +15,9 @@ from clipfeat.cli.main import clipfeat
 from clipfeat.extract.thumbnails import write_thumbnails
 from clipfeat.featstore import Depth, FeatureStore, verify
 from clipfeat.featstore.card import thumbnails
-from clipfeat.featstore.card.survey import sample_rows
 from clipfeat.featstore.card.thumbnails import THUMBNAILS, read_thumbnails
 from clipfeat.featstore.card.write import write_card
+from clipfeat.featstore.report.sample import sample_rows
 
 WORDS = [
     "extract", "--model", "RN50", "--pretrained", "none", "--recipe", "square:64", "--device", "cpu",

@@ -11,50 +11,16 @@ from stores import make_store, padded_store
 from clipfeat.featstore import FeatureStore, GridShape
 from clipfeat.featstore.card import survey as surveys
 from clipfeat.featstore.card.charts import cells_png, histogram, number_text
-from clipfeat.featstore.card.colours import ColourBasis, colours_of_numbers, png
+from clipfeat.featstore.card.colours import colours_of_numbers, png
 from clipfeat.featstore.card.places import PlaceSums
 from clipfeat.featstore.card.style import PROPERTIES
-from clipfeat.featstore.card.survey import sample_rows, survey
+from clipfeat.featstore.card.survey import survey
+from clipfeat.featstore.report.sample import sample_rows
 
 RNG = np.random.default_rng(1)
 
 
 class TestColours:
-    @pytest.mark.parametrize("cells", [500, 20])  # more than channels, and fewer
-    def test_they_are_the_principal_components_of_standardised_cells(self, cells):
-        mixed = RNG.standard_normal((cells, 40)) * np.geomspace(1, 300, 40)
-        mixed = mixed + 5 * RNG.standard_normal((cells, 1))
-        basis = ColourBasis.of(mixed)
-        variance = mixed.var(axis=0)
-        standard = (mixed - mixed.mean(axis=0)) / np.sqrt(variance + 1e-4 * variance.mean())
-        _, sizes, rows = np.linalg.svd(standard, full_matrices=False)
-        for number in range(3):
-            direction, expected = basis.directions[:, number], rows[number]
-            expected = expected * np.sign(expected[np.abs(expected).argmax()])
-            np.testing.assert_allclose(direction, expected, atol=1e-8)
-        assert basis.share == pytest.approx((sizes[:3] ** 2).sum() / (sizes**2).sum())
-
-    def test_a_twentieth_of_the_cells_lies_at_the_ends_of_a_colour(self):
-        cells = RNG.standard_normal((5000, 6)).astype(np.float32)
-        colours = ColourBasis.of(cells).colours(cells)
-        assert colours.shape == (5000, 3)
-        for channel in colours.T.astype(int):
-            assert (channel == 0).mean() == pytest.approx(0.02, abs=0.004)
-            assert (channel == 255).mean() == pytest.approx(0.02, abs=0.004)
-
-    def test_one_channel_of_large_scale_does_not_decide_them(self):
-        cells = RNG.standard_normal((2000, 8))
-        cells[:, 1:4] += 3 * RNG.standard_normal((2000, 1))
-        cells[:, 7] *= 1e3
-        first = ColourBasis.of(cells).directions[:, 0]
-        assert set(np.argsort(-np.abs(first))[:3]) == {1, 2, 3}
-
-    @pytest.mark.parametrize("cells", [np.ones((4, 5)), np.zeros((1, 1)), np.eye(2)])
-    def test_few_and_equal_cells_have_colours_too(self, cells):
-        colours = ColourBasis.of(cells).colours(cells)
-        assert colours.shape == (len(cells), 3)
-        assert (colours[:, 2] == 128).all()  # there is no third direction
-
     def test_numbers_are_from_dark_to_light(self):
         colours = colours_of_numbers(np.linspace(2, 5, 50), 2, 5).astype(float)
         luminance = colours @ (0.2126, 0.7152, 0.0722)  # ITU-R BT.709

@@ -3,18 +3,25 @@
 from html.parser import HTMLParser
 
 import pytest
+from stores import make_identity
 
 from clipfeat.extract.planning.recipe import Preprocess, make_recipe
 from clipfeat.featstore import GridShape
-from clipfeat.featstore.card.recipe_drawing import drawing, panels, recipe_steps
+from clipfeat.featstore.card.recipe_drawing import drawing, panels
+from clipfeat.featstore.recipes import image_recipe
 
 CLIP = Preprocess(224, "shortest", "bicubic", (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 PADDED = Preprocess(224, "longest", "bicubic", (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 
 
+def steps_of(recipe):
+    _, steps = image_recipe(make_identity(4, recipe=recipe))
+    return steps
+
+
 def panels_of(name, size, shape, native=CLIP, cell=(32, 32)):
-    steps = recipe_steps(make_recipe(name, native, cell).to_json())
-    return panels(steps, size, GridShape(*shape))
+    recipe = make_recipe(name, native, cell).to_json()
+    return panels(steps_of(recipe), size, GridShape(*shape))
 
 
 def test_a_stretch():
@@ -64,12 +71,12 @@ def test_a_grid_that_no_cell_explains_is_divided_evenly():
     "recipe", [{}, {"name": "x"}, {"steps": [{"step": "boil"}]}, {"pool": [1, 1]}]
 )
 def test_a_recipe_of_another_program_has_no_drawing(recipe):
-    assert recipe_steps(recipe) == ()
+    assert steps_of(recipe) == ()
 
 
 def test_the_recipe_of_pooled_grids_is_the_one_inside():
     inner = make_recipe("square:448", CLIP, (32, 32)).to_json()
-    assert len(recipe_steps({"pool": [7, 7], "recipe": inner})) == 2
+    assert len(steps_of({"pool": [7, 7], "recipe": inner})) == 2
 
 
 def test_a_line_of_which_nothing_is_left_ends_the_drawing():

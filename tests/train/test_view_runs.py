@@ -7,7 +7,9 @@ import numpy as np
 import pytest
 import ve_world
 import vqa_world
-from explorers import client_of
+from explored import Window, opened_browser
+from explorers import client_of, started
+from playwright.sync_api import expect
 from stores import make_store
 
 from clipfeat.base.errors import UsageError
@@ -20,6 +22,7 @@ from clipfeat.train.tasks.settings import VeSettings, VqaSettings
 from clipfeat.train.tasks.vqa import VqaTask
 from clipfeat.train.tasks.vqa_predict import ask
 
+LOADING = 120_000  # milliseconds: the server imports torch and reads a model
 IMAGE = f"COCO_val2014_{25:012}"
 
 
@@ -123,13 +126,21 @@ class TestVqa:
         assert client_of(other, store, runs=runs[:1]).get("session")["runs"][0]["store"] == "b"
 
 
-def test_an_entailment_has_three_chances(tmp_path):
-    store, data = ve_world.make_world(tmp_path, train=20, dev=6)
+@pytest.fixture(scope="module")
+def ve(tmp_path_factory):
+    """A store, a run of visual entailment, and its data."""
+    folder = tmp_path_factory.mktemp("ve")
+    store, data = ve_world.make_world(folder, train=20, dev=6)
     settings = load_settings(VeSettings, config=None, assignments=[*ve_world.FAST, "epochs=2"])
-    fit(EntailmentTask(settings, store=store, data=data, device="cpu"), tmp_path / "run")
-    client = client_of(store, runs=[tmp_path / "run"])
+    fit(EntailmentTask(settings, store=store, data=data, device="cpu"), folder / "run")
+    return store, folder / "run", data
+
+
+def test_an_entailment_has_three_chances(ve):
+    store, run, data = ve
+    client = client_of(store, runs=[run])
     rows = [json.loads(line) for line in (data / "snli_ve_dev.jsonl").read_text().splitlines()]
-    lines = (tmp_path / "run" / "predictions.jsonl").read_text().splitlines()
+    lines = (run / "predictions.jsonl").read_text().splitlines()
     said = [json.loads(line) for line in lines]
     label_of = {each["pairID"]: next(v for k, v in each.items() if k != "pairID") for each in said}
     for row in rows[:6]:
@@ -141,20 +152,73 @@ def test_an_entailment_has_three_chances(tmp_path):
         assert sum(found["attention"][0]) == pytest.approx(1, abs=1e-4)
 
 
-def test_a_caption_comes_word_by_word(tmp_path):
-    world = caption_world.make_world(tmp_path, train=12, val=2, test=8)
-    caption_world.train_world(world, tmp_path / "run", "epochs=4", stages=("xe",))
-    image = caption_world.name_of(18, "test")
-    client = client_of(world[0], runs=[tmp_path / "run"])
+@pytest.fixture(scope="module")
+def captioned(tmp_path_factory):
+    """A store, a run of captioning, and an image."""
+    folder = tmp_path_factory.mktemp("captioned")
+    world = caption_world.make_world(folder, train=12, val=2, test=8)
+    caption_world.train_world(world, folder / "run", "epochs=4", stages=("xe",))
+    return world[0], folder / "run", caption_world.name_of(18, "test")
+
+
+def test_a_caption_comes_word_by_word(captioned):
+    store, run, image = captioned
+    client = client_of(store, runs=[run])
     found = client.get("caption", run="r0", id=image)
     (expected,) = predict_captions(
-        tmp_path / "run", [image], CaptionRequest(), listed=None, out=None, store=None, device="cpu"
+        run, [image], CaptionRequest(), listed=None, out=None, store=None, device="cpu"
     )
     assert " ".join(each["word"] for each in found["words"]) == expected.captions[0]
-    cells = int(FeatureStore.open(world[0]).shapes([image]).prod())
+    cells = int(FeatureStore.open(store).shapes([image]).prod())
     for each in found["words"]:
         assert len(each["attention"]) == cells
         assert sum(each["attention"]) == pytest.approx(1, abs=1e-3)
+
+
+@pytest.mark.slow
+def test_the_page_shows_what_the_runs_say(vqa, ve, captioned):
+    """The whole way in Chromium: a question to two runs, a hypothesis, a caption, a comparison."""
+    stores = (vqa[0], ve[0], captioned[0])
+    runs = [*vqa[1], ve[1], captioned[1]]
+    question, hypothesis = "What colour is the shape?", "a red shape"
+    client = client_of(*stores, runs=runs)
+    answers = client.get("answer", run="r0", id=IMAGE, question=question)["answers"]
+    premise = json.loads((ve[2] / "snli_ve_dev.jsonl").read_text().splitlines()[0])["Flickr30K_ID"]
+    chances = client.get("entail", run="r2", id=premise, hypothesis=hypothesis)["chances"]
+    words = client.get("caption", run="r3", id=captioned[2])["words"]
+    options = [word for run in runs for word in ("--run", run)]
+    with (
+        started(*stores, *options, "--no-browser", "--port", "0") as (_, port, token),
+        opened_browser(f"http://127.0.0.1:{port}/?token={token}") as context,
+    ):
+        window = Window(context.new_page(), f"http://127.0.0.1:{port}")
+        page = window.page
+        window.open(store="a", id=IMAGE, beside="none", side="runs", question=question)
+        first = page.get_by_role("group", name=f"Run {runs[0]}")
+        expect(first.locator(".chances li").first).to_contain_text(
+            f"{answers[0]['answer']}{answers[0]['score']:.2f}", timeout=LOADING
+        )
+        first.get_by_role("link", name="show").click()
+        window.waits_for(show="attention:r0:0")
+        expect(window.figure("a").locator(".legend")).to_contain_text("attention")
+        window.photograph("real_answers")
+        window.open(store="b", id=premise, beside="none", side="runs", hypothesis=hypothesis)
+        judged = page.get_by_role("group", name=f"Run {runs[2]}")
+        for label, chance in chances.items():
+            expect(judged).to_contain_text(f"{label}{chance:.2f}", timeout=LOADING)
+        window.open(store="c", id=captioned[2], beside="none", side="runs", caption="1")
+        spoken = page.get_by_role("group", name=f"Run {runs[3]}").locator(".words")
+        sentence = " ".join(each["word"] for each in words)
+        expect(spoken).to_have_text(sentence, use_inner_text=True, timeout=LOADING)
+        spoken.get_by_role("link").first.click()
+        window.waits_for(show="attention:r3:0")
+        expect(window.figure("c").locator(".legend")).to_contain_text("attention")
+        window.open(store="a", id=IMAGE, beside="none", side="compare")
+        found = client.get("compare", runs=["r0", "r1"], count=50)
+        rows = page.get_by_role("table").locator("tbody tr")
+        expect(rows).to_have_count(len(found["examples"]))
+        expect(rows.first).to_contain_text(found["examples"][0]["text"])
+        assert window.faults == []
 
 
 class TestDiff:

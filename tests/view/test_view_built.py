@@ -6,6 +6,8 @@ import json
 import re
 from pathlib import Path
 
+from clipfeat.featstore.card.style import PROPERTIES
+
 ROOT = Path(__file__).parents[2]
 SOURCES, PAGE = ROOT / "view" / "frontend", ROOT / "view" / "page"
 BUILT = {"index.html", "app.js", "app.css", "licences.txt", "sources.sha256"}
@@ -50,3 +52,20 @@ def test_the_lock_file_names_no_registry():
     text = (SOURCES / "package-lock.json").read_text()
     assert '"resolved"' not in text
     assert text.count('"integrity": "sha512-') == len(json.loads(text)["packages"]) - 1
+
+
+def test_its_colours_and_fonts_are_those_of_the_card():
+    css = (PAGE / "app.css").read_text()
+    for mine, its in zip(blocks(css), blocks(PROPERTIES), strict=True):
+        shared = (mine.keys() & its.keys()) - {
+            "radius"
+        }  # of controls, smaller than the card's boxes
+        assert {name: mine[name] for name in shared} == {name: its[name] for name in shared}
+        assert {"paper", "ink", "faint", "line", "accent", "warning", "mark"} <= shared
+
+
+def blocks(css: str) -> list[dict[str, str]]:
+    """Return the custom properties of :root, in light and in dark, as a minifier writes them."""
+    found = re.findall(r":root\s*{([^}]*)}", css)
+    tidied = (re.sub(r"\s*([,:;])\s*", r"\1", block) for block in found)
+    return [dict(re.findall(r"--([a-z-]+):([^;]*)", each.strip())) for each in tidied]

@@ -8,8 +8,8 @@ from explorers import client_of
 from stores import make_identity, make_pooled_store, make_store, padded_store
 
 from clipfeat.featstore import FeatureStore, GridShape
+from clipfeat.featstore.card.survey import survey
 from clipfeat.view import nearest
-from clipfeat.view.colours import make_basis
 from clipfeat.view.nearest import best
 
 
@@ -25,38 +25,6 @@ def random_grids(count: int, shape: tuple[int, int] = (3, 4), dim: int = 8, seed
 def cosines(cells: np.ndarray, cell: np.ndarray) -> np.ndarray:
     cells, cell = cells.astype(np.float64), cell.astype(np.float64)
     return np.array([c @ cell / np.linalg.norm(c) / np.linalg.norm(cell) for c in cells])
-
-
-class TestBasis:
-    def test_it_is_the_eigenvectors_of_the_correlation_matrix(self):
-        cells = np.concatenate([g.reshape(-1, 8) for g in random_grids(30).values()])
-        basis = make_basis(cells)
-        variances, vectors = np.linalg.eigh(np.corrcoef(cells.astype(np.float64).T))
-        for k in range(3):
-            expected = vectors[:, -1 - k]
-            expected = expected * np.sign(expected[np.abs(expected).argmax()])
-            np.testing.assert_allclose(basis.directions[k], expected, atol=1e-4)
-            assert basis.explained[k] == pytest.approx(variances[-1 - k] / 8, abs=1e-4)
-
-    def test_turning_all_signs_of_a_channel_does_not_change_which_cells_look_alike(self):
-        cells = np.repeat(np.eye(4, dtype=np.float32), 5, axis=0)
-        shown = make_basis(cells).colours(cells)
-        assert len(np.unique(shown, axis=0)) == 4
-
-    @pytest.mark.parametrize(
-        "cells", [np.zeros((1, 4)), np.ones((9, 4)), np.eye(2), np.ones((5, 1))]
-    )
-    def test_few_or_equal_cells_have_colours_too(self, cells):
-        shown = make_basis(cells).colours(cells)
-        assert shown.shape == (len(cells), 3)
-        assert shown.dtype == np.uint8
-
-    def test_percentiles_of_the_sample_become_black_and_full(self):
-        cells = np.linspace(-1, 1, 101)[:, None]
-        red = make_basis(cells).colours(cells)[:, 0]
-        assert (red[:3] == 0).all()  # the 2nd percentile is the third of 101
-        assert (red[-3:] == 255).all()
-        assert red[50] == 128  # 127.5, and the nearest even number
 
 
 def test_a_channel_goes_from_black_to_white_over_its_range(tmp_path):
@@ -81,6 +49,22 @@ def test_colours_of_a_store_are_comparable_between_images(tmp_path):
     again = client_of(tmp_path / "s").get("colours", store="a", id="i000")
     assert again["rgb"] == one
     assert sum(again["explained"]) <= 1 + 1e-9
+
+
+@pytest.mark.parametrize("shape", [(3, 4), (40, 60)])  # few cells an image, and more
+def test_card_and_explorer_show_the_same_colours(tmp_path, monkeypatch, shape):
+    monkeypatch.setattr("clipfeat.featstore.report.colours.READ_NUMBERS", 12 * 8 * 90)
+    grids = random_grids(80, shape)
+    grids["nan"] = np.full((*shape, 8), np.nan, np.float16)
+    path = make_store(tmp_path / "s", {**grids, "gone": None})
+    card = survey(FeatureStore.open(path))
+    client = client_of(path)
+    assert card.pictures
+    for picture in card.pictures:
+        shown = client.get("colours", store="a", id=picture.row.image_id)
+        assert shown["rgb"] == picture.colours.reshape(-1, 3).tolist()
+        assert card.basis is not None
+        assert shown["explained"] == [*card.basis.explained]
 
 
 class TestSimilar:

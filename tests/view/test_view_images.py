@@ -60,6 +60,18 @@ def test_a_path_that_leads_out_of_the_root_is_not_followed(tmp_path):
                 files.read(each)
 
 
+def test_a_link_in_the_folder_is_followed(tmp_path):
+    root = tmp_path / "images"
+    root.mkdir()
+    (tmp_path / "elsewhere.png").write_bytes(encoded("PNG"))
+    (root / "a.png").symlink_to(tmp_path / "elsewhere.png")
+    assert ImageFiles(str(root)).read(entry("a"))[1] == "image/png"
+    (root / "b.jpg").symlink_to("/etc/passwd")
+    with pytest.raises(ClipfeatError) as error:
+        ImageFiles(str(root)).read(entry("b"))
+    assert error.value.code == "E-VIEW-IMAGE-KIND"
+
+
 def test_an_id_without_a_path_is_tried_as_the_name_of_a_file(tmp_path):
     (tmp_path / "a b.png").write_bytes(encoded("PNG"))
     assert ImageFiles(str(tmp_path)).read(entry("a b"))[1] == "image/png"

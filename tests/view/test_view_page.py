@@ -4,7 +4,6 @@ With CLIPFEAT_SCREENSHOTS=FOLDER the tests write what they see into that folder.
 """
 
 import re
-import shutil
 import subprocess
 import sys
 import threading
@@ -28,24 +27,14 @@ from explored import (
     cosines,
     damage,
     luminance,
+    opened_browser,
     peak,
     write_stores,
 )
-from playwright.sync_api import BrowserContext, Page, Route, expect, sync_playwright
+from playwright.sync_api import BrowserContext, Page, Route, expect
 
 from clipfeat.view.export import export
 from clipfeat.view.open import open_explorer
-
-OPTIONS = [
-    "--no-sandbox",
-    "--disable-gpu",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-]
-
-WAITING = 30_000  # milliseconds: for machines that do other things
 
 
 class QuietHandler(SimpleHTTPRequestHandler):
@@ -79,18 +68,8 @@ def address(folder) -> Iterator[str]:
 @pytest.fixture(scope="module")
 def context(address) -> Iterator[BrowserContext]:
     """A browser that has opened the page with its token once."""
-    chromium = shutil.which("chromium")
-    assert chromium, "install chromium (the package chromium of Debian)"
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=chromium, args=OPTIONS)
-        context = browser.new_context(viewport={"width": 1440, "height": 900})
-        context.set_default_timeout(WAITING)
-        expect.set_options(timeout=WAITING)
-        page = context.new_page()
-        page.goto(address)
-        page.close()
+    with opened_browser(address) as context:
         yield context
-        browser.close()
 
 
 @pytest.fixture

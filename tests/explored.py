@@ -3,13 +3,23 @@
 import json
 import os
 import re
-from collections.abc import Callable
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import parse_qs, urlencode, urlsplit
 
 import numpy as np
 from PIL import Image
-from playwright.sync_api import Locator, Page, Position, Route
+from playwright.sync_api import (
+    BrowserContext,
+    Locator,
+    Page,
+    Position,
+    Route,
+    expect,
+    sync_playwright,
+)
 from stores import make_identity, make_store, padded_store
 
 from clipfeat.featstore import GridShape, write_store
@@ -74,6 +84,35 @@ def write_stores(folder: Path) -> None:
     )  # fmt: skip
     views = {"place": RNG.standard_normal((36, 1, 4)).astype(np.float16)}
     make_store(folder / "e", views, recipe={"name": "views", "views": 36})
+
+
+OPTIONS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
+
+WAITING = 30_000  # milliseconds: for machines that do other things
+
+
+@contextmanager
+def opened_browser(address: str) -> Iterator[BrowserContext]:
+    """A browser that has opened the page at an address with its token once."""
+    chromium = shutil.which("chromium")
+    assert chromium, "install chromium (the package chromium of Debian)"
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=chromium, args=OPTIONS)
+        context = browser.new_context(viewport={"width": 1440, "height": 900})
+        context.set_default_timeout(WAITING)
+        expect.set_options(timeout=WAITING)
+        page = context.new_page()
+        page.goto(address)
+        page.close()
+        yield context
+        browser.close()
 
 
 class Window:
