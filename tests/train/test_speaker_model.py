@@ -1,5 +1,7 @@
 """The speaker computes what its description says, by hand from its weights."""
 
+from typing import Any
+
 import numpy as np
 import torch
 
@@ -13,7 +15,7 @@ PADDING, UNKNOWN, END, BEGIN = 0, 1, 2, WORDS - 1
 
 def new_speaker(**changes):
     torch.manual_seed(17)
-    sizes = {"word": EMBEDDING, "hidden": HIDDEN, "angle_repeats": REPEATS}
+    sizes: dict[str, Any] = {"word": EMBEDDING, "hidden": HIDDEN, "angle_repeats": REPEATS}
     norm = FeatureNorm(ChannelStatistics(torch.zeros(DIM), torch.ones(DIM)), blind=False)
     return Speaker(SpeakerSettings(**(sizes | changes)), norm, words=WORDS).eval()
 

@@ -3,7 +3,7 @@
 import shutil
 import signal
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -75,7 +75,7 @@ def test_one_environment_for_the_speaker_and_the_follower(
     Images of people's instructions lack none. The others are all multiplied by 1 / 0.6.
     """
     task = new_task(world, stages)
-    task.model.drop_features.p = 0.3
+    cast(Follower, task.model).drop_features.p = 0.3
     seen: dict[str, list[tuple[Any, Any]]] = {"speaker": [], "follower": []}
 
     def record(kind: type, method: str, name: str) -> None:
@@ -124,7 +124,7 @@ def test_environments_differ_and_lack_their_share(world: Path, stages: Path) -> 
 def test_paths_have_the_instructions_that_the_speaker_writes(world: Path, stages: Path) -> None:
     """As read: begin, words, end, padding; a text that is cut off ends at the last word."""
     task = new_task(world, stages)
-    words, rows = task.world.words, torch.arange(12)
+    words, rows = task.world.written, torch.arange(12)
     paths, everything = task.paths.take(rows), torch.ones(12)
     texts = task.written(paths, rows, everything)
     assert texts.rows.equal(rows)

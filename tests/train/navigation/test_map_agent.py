@@ -1,10 +1,12 @@
 """The map agent's network: how scores are fused, what distances do, and that padding does nothing."""
 
 import math
+from typing import Any, cast
 
 import pytest
 import torch
 from refused import refuses
+from torch import nn
 from torch.nn.functional import layer_norm, pad
 
 from clipfeat.base.errors import UsageError
@@ -65,16 +67,20 @@ def test_nodes_out_of_sight_get_the_sum_of_visited_candidates():
 def test_shares_weigh_the_two_encoders():
     """With a share of sigmoid(0) = 1/2, the scores are half of each encoder's, added."""
     agent = new_agent()
-    agent.share[-1].weight.data.zero_()
-    agent.share[-1].bias.data.zero_()
+    last(agent.share).weight.data.zero_()
+    last(agent.share).bias.data.zero_()
     for part, score in ((agent.by_map, 3.0), (agent.by_view, 5.0)):
-        part.score[-1].weight.data.zero_()
-        part.score[-1].bias.data.fill_(score)
+        last(part.score).weight.data.zero_()
+        last(part.score).bias.data.fill_(score)
     scores = decide(agent, *inputs())
     # STOP and nodes in sight (3, 4): 1.5 + 2.5; out of sight (2): 1.5 + one visited candidate's 2.5
     assert scores[0].tolist() == [4, -math.inf, -math.inf, 4, 4, 4]
-    agent.share[-1].bias.data.fill_(100)  # all to the map
+    last(agent.share).bias.data.fill_(100)  # all to the map
     assert decide(agent, *inputs())[0, [0, 3]].tolist() == pytest.approx([3, 3])
+
+
+def last(head: nn.Sequential) -> nn.Linear:
+    return cast(nn.Linear, head[-1])
 
 
 def inputs(batch=2, nodes=5, views=4):
@@ -168,7 +174,7 @@ def test_distances_are_added_to_the_scores_of_attention():
     """One layer with one head, written out: softmax(q k / sqrt(4) + bias) over what is there."""
     torch.manual_seed(0)
     encoder = CrossEncoder(PLAIN, place=7).eval()
-    layer = encoder.layers[0]
+    layer = cast(Any, encoder.layers[0])
     items, places, words = torch.randn(1, 3, 4), torch.randn(1, 4, 7), torch.randn(1, 2, 4)
     bias = torch.randn(1, 4, 4)
     is_item, is_word = torch.tensor([[True, True, False]]), torch.ones(1, 1, 1, 2).bool()

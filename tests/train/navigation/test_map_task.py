@@ -5,6 +5,7 @@ import math
 import signal
 from itertools import pairwise
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import pytest
@@ -314,7 +315,7 @@ def test_it_learns_a_few_paths_by_heart(world):
         optimizer.step()
         optimizer.zero_grad()
     with torch.inference_mode():
-        walks = task.walk(task.model.eval(), training, rows)
+        walks = task.walk(cast(MapAgent, task.model.eval()), training, rows)
     assert [walk[-1] for walk in walks] == training.tensors.goals[rows].tolist()
 
 

@@ -2,7 +2,7 @@
 
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -16,7 +16,7 @@ from clipfeat.train.devices import accelerator_on
 from clipfeat.train.metrics.bleu import corpus_bleu
 from clipfeat.train.navigation.words import END, UNKNOWN, split_words
 from clipfeat.train.tasks import load_run
-from clipfeat.train.tasks.navigation.data import read_training
+from clipfeat.train.tasks.navigation.data import EpisodeBatch, read_training
 from clipfeat.train.tasks.navigation.speaker import SpeakerTask, bleu_percent, load_speaker
 from clipfeat.train.tasks.navigation.training import format_stages
 
@@ -110,16 +110,16 @@ def test_the_loss_is_the_mean_over_words(world: Path) -> None:
     model = task.model.eval()
     with torch.no_grad():
         model.classifier.weight *= 10  # so that words differ in their losses
-    batch = task.batch(np.array([3, 40, 8]), 0)
+    batch = cast(EpisodeBatch, task.batch(np.array([3, 40, 8]), 0))
     total, count = torch.zeros(()), 0
     for row in (3, 40, 8):
-        one = task.batch(np.array([row]), 0)
+        one = cast(EpisodeBatch, task.batch(np.array([row]), 0))
         n = int(one.lengths[0]) - 1  # words, and the end
         total += n * task.loss(model, one).detach()
         count += n
     assert torch.allclose(task.loss(model, batch), total / count, rtol=1e-5)
     tokens = batch.tokens[0]
-    assert tokens[0] == task.world.words.begin
+    assert tokens[0] == task.world.written.begin
     assert tokens[batch.lengths[0] - 1] == END
 
 

@@ -165,9 +165,10 @@ def read_training(
 ) -> NavigationData:
     """Return what a run learns from and is scored on: the training split, and those held out.
 
-    Agents read `pieces`, without them the words of the training split. Features are normalised once, by statistics of the training scans' viewpoints. Raises UsageError
-    (E-NAV-GOALS) for a held-out split whose goals are hidden, as `require_apart` where it shares
-    instructions with training, and as `read_files` does.
+    Agents read `pieces`, without them the words of the training split. Features are normalised
+    once, by statistics of the training scans' viewpoints. Raises UsageError (E-NAV-GOALS) for a
+    held-out split whose goals are hidden, as `require_apart` where it shares instructions with
+    training, and as `read_files` does.
     """
     require_folder(data, "R2R's or RxR's files")
     names = (settings.train_split, *settings.eval_splits)
