@@ -194,8 +194,8 @@ train-nav: $(STAMP)
 	@$(MAKE) --no-print-directory $(NAV_STORE)/store.json
 	$(TRAIN_NAV) --out $(RUN) $(INIT_RUN)
 	$(TRAIN_NAV) --out $(RUN)-blind --set blind=true
-	$(CLIPFEAT) eval nav $(RUN) --split val_unseen --page $(RUN)/episodes.html \
-	    --images $(DEMO)/houses/views
+	$(CLIPFEAT) eval nav $(RUN) --split val_unseen --blind $(RUN)-blind \
+	    --page $(RUN)/episodes.html --images $(DEMO)/houses/views
 endif
 
 # Two processes of one thread each: most of the time goes to commands that are started. Files in their

@@ -30,6 +30,9 @@ A_PATH = LocalPath()
     help="Never return to a viewpoint, as published submissions of EnvDrop do.",
 )
 @click.option(
+    "--blind", type=A_PATH, metavar="RUN", help="Also score this run without features and compare."
+)
+@click.option(
     "--results",
     type=A_PATH,
     help="Score these walks instead of a run's: R2R's JSON list of instr_id and trajectory, or RxR's "
@@ -50,6 +53,7 @@ A_PATH = LocalPath()
 def nav(
     *,
     run: Path | None,
+    blind: Path | None,
     results: Path | None,
     subset: bool,
     submission: Path | None,
@@ -69,6 +73,7 @@ def nav(
 
     \b
     $ clipfeat eval nav run --split val_unseen --page episodes.html
+    $ clipfeat eval nav run --split val_unseen --blind blind --json
     $ clipfeat eval nav run --split test --submission submit.json
     $ clipfeat eval nav --results r.json --data R2R/ --graphs connectivity/ --split val_unseen
     """
@@ -95,9 +100,8 @@ def nav(
                 eval_run,
                 format_eval,
             )
-        result = eval_run(
-            run, NavigationRequest(submission=submission, page=page, images=images, **options)
-        )
+        request = NavigationRequest(submission=submission, page=page, images=images, **options)
+        result = eval_run(run, request, blind=blind)
         show(result, format_eval(result), as_json=as_json)
         return
     data, graphs, split = (options.pop(name) for name in ("data", "graphs", "split"))
@@ -105,7 +109,7 @@ def nav(
         raise UsageError(
             "pass RUN and --split, or --results, --data and --graphs", code="E-OPTION-MISSING"
         )
-    refuse(options, "--results")
+    refuse(options | {"blind": blind}, "--results")
     if subset and submission is not None:
         raise UsageError(
             "--submission needs a walk for each instruction, and --subset allows fewer; drop one",

@@ -273,6 +273,15 @@ class EvalRequest:
         return run, store, self.data or Path(run.manifest.data)
 
 
+def require_blind(trained: TrainedRun[Any, Any, Any]) -> None:
+    """Raise UsageError (E-RUN-BLIND) unless a run saw no features, as a blind twin must."""
+    if not trained.settings.blind:
+        raise UsageError(
+            f"--blind {trained.folder} was trained with blind=false; pass a run with blind=true",
+            code="E-RUN-BLIND",
+        )
+
+
 def load_trained(
     folder: Path,
     task: str,

@@ -106,6 +106,8 @@ def format_result(result: Mapping[str, Any]) -> str:
     for kind in ("by_length", "by_language", "by_scan"):
         if len(result[kind]) > 1:
             lines += [_row(name, means) for name, means in result[kind].items()]
+    if "blind_twin" in result:
+        lines.append(_row("blind twin", result["blind_twin"]))
     lines += [_row(f"chance: {name}", means) for name, means in result["chance"].items()]
     return "\n".join(lines)
 

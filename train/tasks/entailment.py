@@ -8,10 +8,9 @@ from jaxtyping import Float, Float32
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from ...base.errors import UsageError
 from ...base.files import require_file
 from ...base.text import counted
-from ..checkpoint import EvalRequest, TrainedRun
+from ..checkpoint import EvalRequest, TrainedRun, require_blind
 from ..data.ids import StoredIds, find_images
 from ..data.snli_ve import (
     ENTAILMENT,
@@ -173,11 +172,7 @@ def eval_ve(run: Path, request: EvalRequest, *, blind: Path | None = None) -> di
 
 def _load_blind(run: Path) -> TrainedVe:
     twin = load_run(run)
-    if not twin.settings.blind:
-        raise UsageError(
-            f"--blind {run} was trained with blind=false; pass a run with blind=true",
-            code="E-RUN-BLIND",
-        )
+    require_blind(twin)
     return twin
 
 

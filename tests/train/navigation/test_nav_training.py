@@ -33,7 +33,11 @@ from clipfeat.train.compare import compare
 from clipfeat.train.navigation.results import read_results
 from clipfeat.train.tasks import load_run
 from clipfeat.train.tasks.navigation.data import normalised, read_training
-from clipfeat.train.tasks.navigation.evaluation import NavigationRequest, eval_run
+from clipfeat.train.tasks.navigation.evaluation import (
+    NavigationRequest,
+    eval_run,
+    format_eval,
+)
 from clipfeat.train.tasks.navigation.follower import FollowerTask
 from clipfeat.train.tasks.navigation.settings import read_stages
 from clipfeat.train.tasks.navigation.task import describe_selection
@@ -93,6 +97,13 @@ def test_a_blind_twin_does_not(
     assert blind.difference < -20
     assert blind.settings == {"blind": True}
     assert seeing.score > 65
+    request = NavigationRequest(split="val_unseen", device="cpu")
+    result = eval_run(learned[0], request, blind=out)
+    assert result["sr"] == pytest.approx(seeing.score, abs=0.01)
+    assert result["blind_twin"]["sr"] == unseen["sr"]
+    assert f"{'blind twin':>26}" in format_eval(result)
+    with refuses("E-RUN-BLIND", str(learned[0]), kind=UsageError):
+        eval_run(out, request, blind=learned[0])
 
 
 def test_a_run_is_scored_by_the_same_metrics_as_its_file(

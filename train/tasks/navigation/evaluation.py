@@ -7,7 +7,7 @@ from typing import Any
 
 from ....base.errors import UsageError
 from ....base.files import require_file
-from ...checkpoint import EvalRequest
+from ...checkpoint import EvalRequest, require_blind
 from ...devices import accelerator_of_trained, inference_errors
 from ...navigation.page import write_page
 from ...navigation.results import write_submission
@@ -29,13 +29,24 @@ class NavigationRequest(EvalRequest):
     images: Path | None = None  # folder of the views, which are then shown on the page
 
 
-def eval_run(run: Path, request: NavigationRequest) -> dict[str, Any]:
+def eval_run(run: Path, request: NavigationRequest, *, blind: Path | None = None) -> dict[str, Any]:
     """Walk a split with a run's best agent, write the walks into the run, and score them.
 
-    A split whose goals are hidden is not scored. Raises UsageError for a store with other features
-    than a run's, for a page of a split without goals (E-NAV-PAGE), and as `read_files` does.
+    With `blind`, a run with `blind=true`, its scores on the split are under "blind_twin". A split
+    whose goals are hidden is not scored. Raises UsageError for a store with other features than a
+    run's, for a page of a split without goals (E-NAV-PAGE), and as `read_files` does.
     """
-    trained, store, data = request.open(load_run(run))
+    trained = load_run(run)
+    twin = None if blind is None else load_run(blind)
+    if twin is None:
+        return _eval(trained, request)
+    require_blind(twin)
+    alone = dataclasses.replace(request, submission=None, page=None, images=None)
+    return _eval(trained, request) | {"blind_twin": _eval(twin, alone)}
+
+
+def _eval(trained: TrainedAgent, request: NavigationRequest) -> dict[str, Any]:
+    trained, store, data = request.open(trained)
     require_features(store, trained.manifest)
     settings, norm = trained.settings, feature_norm(trained.model)
     graphs = request.graphs or _graphs_of(trained, data)
