@@ -143,12 +143,13 @@ class Window:
 
     def waits_for(self, **query: str) -> None:
         """Wait until the address has these values, and no value where "" is given."""
-        wanted = json.dumps(query)
-        self.page.wait_for_function(
-            "wanted => Object.entries(JSON.parse(wanted)).every(([name, value]) => "
-            "(new URLSearchParams(location.search).get(name) ?? '') === value)",
-            arg=wanted,
-        )
+
+        def has_values(url: str) -> bool:
+            values = parse_qs(urlsplit(url).query)
+            return all(values.get(name, [""])[0] == value for name, value in query.items())
+
+        # Not wait_for_function: what it repeats, the page's content security policy refuses.
+        self.page.wait_for_url(has_values, wait_until="commit")
 
     def figure(self, store: str) -> Locator:
         return self.page.get_by_role("figure", name=f"Store {store}")

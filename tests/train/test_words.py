@@ -182,7 +182,7 @@ def test_english_pieces_are_what_they_were(monkeypatch: pytest.MonkeyPatch) -> N
     )
 
 
-def _as_bert(tokenizer, *, keeps_marks):
+def _as_bert(tokenizer, *, keeps_marks, is_cased=False):
     tokenizer.normalizer, tokenizer.pre_tokenizer = BertNormalizer(), BertPreTokenizer()
     return tokenizer
 

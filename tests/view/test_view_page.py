@@ -93,7 +93,7 @@ def test_it_opens_on_the_first_image(window, page, address):
     expect(page.get_by_role("heading", name="i000")).to_be_visible()
     expect(page).to_have_title("i000 · first · clipfeat")
     picture = page.get_by_role("img", name="Image i000")
-    page.wait_for_function("document.querySelector('.scene img')?.naturalWidth === 320")
+    expect(picture).to_have_js_property("naturalWidth", 320)
     assert picture.bounding_box()["height"] > 100
     expect(window.figure("a")).to_contain_text("first · stretched · 6x8x16")
     expect(page.get_by_role("status")).to_contain_text("i000: grid of 6 by 8 cells, PCA colours")
