@@ -4,6 +4,7 @@ import json
 import os
 import re
 import shutil
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -143,13 +144,16 @@ class Window:
 
     def waits_for(self, **query: str) -> None:
         """Wait until the address has these values, and no value where "" is given."""
+        # wait_for_function evaluates text, which the page's content security policy refuses.
+        deadline = time.monotonic() + WAITING / 1000
+        while not self._has(query):
+            assert time.monotonic() < deadline, (
+                f"waited for {query}; the address is {self.page.url}"
+            )
+            self.page.wait_for_timeout(20)
 
-        def has_values(url: str) -> bool:
-            values = parse_qs(urlsplit(url).query)
-            return all(values.get(name, [""])[0] == value for name, value in query.items())
-
-        # Not wait_for_function: what it repeats, the page's content security policy refuses.
-        self.page.wait_for_url(has_values, wait_until="commit")
+    def _has(self, query: dict[str, str]) -> bool:
+        return all(self.state.get(name, [""])[0] == value for name, value in query.items())
 
     def figure(self, store: str) -> Locator:
         return self.page.get_by_role("figure", name=f"Store {store}")
