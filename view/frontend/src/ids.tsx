@@ -139,9 +139,11 @@ function List({ store, address }: { store: StoreInfo; address: Address }) {
     else setActive(place);
   }, [id, known.size, filter, total]);
 
-  const at = active >= 0 ? active : rows.first;
+  const latest = useRef(active); // keys may come faster than the list is drawn
+  latest.current = active;
   const move = (place: number) => {
     const next = Math.max(0, Math.min(total - 1, place));
+    latest.current = next;
     setActive(next);
     const box = list.current;
     const top = next * ROW;
@@ -151,8 +153,9 @@ function List({ store, address }: { store: StoreInfo; address: Address }) {
   };
   const step = Math.max(1, Math.floor(seen / ROW) - 1);
   const press = (event: KeyboardEvent) => {
+    const at = latest.current >= 0 ? latest.current : rows.first;
     const places: Record<string, number> = {
-      ArrowDown: active + 1,
+      ArrowDown: latest.current + 1,
       ArrowUp: at - 1,
       PageDown: at + step,
       PageUp: at - step,
@@ -171,7 +174,8 @@ function List({ store, address }: { store: StoreInfo; address: Address }) {
   useEffect(() => {
     if (pressed.current && restedId !== undefined && restedId !== id)
       go(opened(address, restedId), "refine");
-    pressed.current &&= restedId === undefined;
+    // A key pressed meanwhile moved on: the address, which is behind, must not call it back.
+    pressed.current &&= restedId === undefined || rested !== latest.current;
   }, [rested, restedId]);
 
   const drawn = Array.from({ length: rows.last - rows.first }, (_, k) => rows.first + k);
