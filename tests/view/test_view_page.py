@@ -148,7 +148,7 @@ def test_hover_compares_with_every_cell_and_with_pinned_images(window, page):
     assert window.pixel(shared, 1 / 16, 1 / 12) == YELLOW
     assert window.pixel(pinned.nth(1).locator(".scene"), 1 / 16, 1 / 12) != YELLOW
     window.photograph("similar")
-    page.get_by_role("button", name="Unpin i002").click()
+    page.get_by_role("button", name="Unpin i002").press("Enter")
     window.waits_for(pin="i003")
 
 
