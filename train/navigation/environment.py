@@ -41,6 +41,14 @@ class State(NamedTuple):
     views: Int64[Tensor, " episode"]
     has_stopped: Bool[Tensor, " episode"]
 
+    def take(self, rows: Int64[Tensor, " row"]) -> "State":
+        """Return where some of them are."""
+        return State(*(part[rows] for part in self))
+
+    def live(self) -> Int64[Tensor, " row"]:
+        """Return the rows of those that have not stopped; on a GPU, this waits for it."""
+        return (~self.has_stopped).nonzero()[:, 0]
+
 
 class Observation(NamedTuple):
     """What the agents of a batch see; angles are as in `views.angle4`, headings relative to the agent's.
@@ -69,8 +77,7 @@ class Episodes:
 
     def take(self, rows: Int64[Tensor, " row"]) -> "Episodes":
         """Return some of the episodes, such as those of a batch."""
-        start = State(*(part[rows] for part in self.start))
-        return Episodes(start, self.goals[rows], self.references[rows])
+        return Episodes(self.start.take(rows), self.goals[rows], self.references[rows])
 
 
 class Environment:
@@ -238,6 +245,14 @@ class Environment:
         actions = matches.int().argmax(1)
         has_action = is_on & matches.any(1) & ~state.has_stopped
         return actions.masked_fill(~has_action, IGNORED)
+
+    def teacher_actions(
+        self, teacher: str, state: State, episodes: Episodes, step: int
+    ) -> Int64[Tensor, " episode"]:
+        """Return the actions of a teacher, "shortest" or "reference", at a step of teacher forcing."""
+        if teacher == "reference":
+            return self.reference_actions(state, episodes.references, step)
+        return self.shortest_actions(state, episodes.goals)
 
 
 def _checked(headings: Sequence[float]) -> np.ndarray:

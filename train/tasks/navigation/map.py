@@ -14,7 +14,7 @@ from ...models.layers import masked_mean
 from ...models.map_agent import MapAgent, Nodes, Panorama
 from ...models.navigation_settings import MapSettings
 from ...models.pretrained import Pretrained
-from ...navigation.environment import IGNORED, Environment, Episodes, State
+from ...navigation.environment import IGNORED, Environment, Episodes
 from ...navigation.known_map import KnownMap, NodeVectors
 from ...navigation.views import VIEWS
 from ...navigation.words import InstructionVocabulary
@@ -87,15 +87,11 @@ class MapWalk:
         self.state = self.known.after(self.state, walks)._replace(has_stopped=has_stopped)
         return walks
 
-    def live(self) -> Int64[Tensor, " row"]:
-        """Return the places, here, of those that have not stopped; on a GPU, this waits for it."""
-        return (~self.state.has_stopped).nonzero()[:, 0]
-
     def take(self, live: Int64[Tensor, " row"]) -> None:
         """Go on with some of the agents."""
         self.rows, self.episodes = self.rows[live], self.episodes.take(live)
         self.words = self.words.take(live)
-        self.state = State(*(part[live] for part in self.state))
+        self.state = self.state.take(live)
         self.known.take(live)
         self.vectors.take(live)
 
@@ -179,7 +175,7 @@ def rollout_loss(
         losses.append((loss * weights[now.rows]).sum())
         has_stopped = stopped | ends
         expert.move(now.go(torch.where(has_stopped, now.known.here, goals), has_stopped))
-        live = now.live()
+        live = now.state.live()
         if not len(live):
             break
         if 2 * len(live) <= len(now.rows):
@@ -197,10 +193,7 @@ def _taught(
     chooses among unvisited nodes.
     """
     environment, known, state = now.environment, now.known, now.state
-    if teacher == "reference":
-        actions = environment.reference_actions(state, now.episodes.references, number)
-    else:
-        actions = environment.shortest_actions(state, now.episodes.goals)
+    actions = environment.teacher_actions(teacher, state, now.episodes, number)
     nodes = known.actions.gather(1, actions.clamp(min=0)[:, None])[:, 0]
     stops = actions == environment.counts[state.viewpoints]
     is_new = known.is_unvisited.gather(1, nodes[:, None])[:, 0]
@@ -254,7 +247,7 @@ def explore(
         passed = now.go(torch.where(stopped, here, goals), stopped | ends)
         for row, walk in zip(now.rows.tolist(), passed.tolist(), strict=True):
             walks[row] += walk[1:]
-        live = now.live()
+        live = now.state.live()
         if not len(live):
             break
         if 2 * len(live) <= len(now.rows):

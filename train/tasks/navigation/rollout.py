@@ -38,16 +38,12 @@ class Walking(NamedTuple):
         """Return what the follower makes of what they see."""
         return follower.step(self.memory, self.thought, *environment.observe(self.state), kept=kept)
 
-    def live(self) -> Int64[Tensor, " row"]:
-        """Return the places, here, of those that have not stopped; on a GPU, this waits for it."""
-        return (~self.state.has_stopped).nonzero()[:, 0]
-
     def take(self, live: Int64[Tensor, " row"]) -> "Walking":
         """Return some of them."""
         return Walking(
             self.rows[live],
             self.episodes.take(live),
-            State(*(part[live] for part in self.state)),
+            self.state.take(live),
             self.memory.take(live),
             self.thought.take(live),
         )
@@ -122,12 +118,12 @@ def roll_out(
     for number in range(settings.max_actions):
         made = now.step(follower, environment, kept)
         log_probabilities = made.logits.float().log_softmax(1)
-        targets = teacher_actions(environment, now, number, settings.teacher)
+        targets = environment.teacher_actions(settings.teacher, now.state, now.episodes, number)
         targets = targets.masked_fill(now.rows >= forced, IGNORED)
         sampled = torch.multinomial(log_probabilities.detach().exp(), 1)[:, 0]
         actions = torch.where(now.rows < forced, targets.clamp(min=0), sampled)
         state = environment.step(now.state, actions)
-        # Of what is no action, p is 0 and log p -inf.
+        # Of what is not an action, p is 0 and log p -inf.
         entropy = log_probabilities.exp() * log_probabilities.clamp(min=-1e9)
         steps.append(
             Taken(
@@ -141,27 +137,18 @@ def roll_out(
             )
         )
         now = now._replace(state=state, thought=made.state)
-        live = now.live()
+        live = now.state.live()
         if not len(live):
             break
         if 2 * len(live) <= len(now.rows):
             now = now.take(live)
             reward.take(live)
     last = torch.zeros(len(batch.rows), dtype=torch.float64, device=environment.device)
-    if len(now.live()):
+    if len(now.state.live()):
         with torch.no_grad():
             value = now.step(follower, environment, kept).value.double()
         last[now.rows] = value.masked_fill(now.state.has_stopped, 0.0)
     return steps, last
-
-
-def teacher_actions(
-    environment: Environment, now: Walking, step: int, teacher: str
-) -> Int64[Tensor, " live"]:
-    """Return the actions of a teacher, "shortest" or "reference", at a step of teacher forcing."""
-    if teacher == "reference":
-        return environment.reference_actions(now.state, now.episodes.references, step)
-    return environment.shortest_actions(now.state, now.episodes.goals)
 
 
 def follow(
@@ -193,7 +180,7 @@ def follow(
         now = now._replace(state=state, thought=made.state)
         at[now.rows] = state.viewpoints
         walks.append(at.clone())
-        live = now.live()
+        live = now.state.live()
         if not len(live):
             break
         if 2 * len(live) <= len(now.rows):
