@@ -62,7 +62,8 @@ def new_task(world: Path, out: Path, *changes: str) -> BackTranslationTask:
     device = accelerator.device
     store, folder = world / "views.clipfeat", world / "data"
     data = read_training(settings, store=store, data=folder, device=device)
-    task = make_task("backtranslation", settings, data, accelerator, out)
+    paths = read_augmented(settings, data)
+    task = make_task("backtranslation", settings, data, accelerator, out, paths=paths)
     assert isinstance(task, BackTranslationTask)
     return task
 

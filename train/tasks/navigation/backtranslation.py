@@ -5,6 +5,7 @@ of other paths. Both see these paths in a house that lacks some channels of all 
 """
 
 import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
@@ -21,10 +22,10 @@ from ...batches import Numbers
 from ...engine import log_once
 from ...models.follower import Follower
 from ...navigation.environment import Episodes
+from ...navigation.episodes import Episode
 from ...navigation.words import END, PADDING
 from ...run import BEST
 from .agents import TrainedAgent
-from .augmented import read_augmented
 from .data import EpisodeBatch, NavigationData
 from .follower import FollowerTask
 from .settings import NavigationSettings
@@ -50,15 +51,15 @@ class BackTranslationTask(FollowerTask):
         accelerator: Accelerator,
         follower: TrainedAgent,
         speaker: TrainedSpeaker,
+        paths: Sequence[Episode],
     ):
-        """Begin with the best models of the stages before; raises as `read_augmented` does."""
+        """Begin with the best models of the stages before; `paths` are those to describe."""
         _require_same_words(data, follower, speaker)
         model = cast(Follower, follower.model)
         super().__init__(settings.back_translating, data, accelerator, model)
         self.speaker = (
             speaker.model.to(accelerator.device).eval().requires_grad_(requires_grad=False)
         )
-        paths = read_augmented(settings, data)
         log_once(accelerator, f"{counted(len(paths), 'path')} for the speaker to describe")
         self.paths: Episodes = data.environment.episodes(
             [path.scan for path in paths],

@@ -11,6 +11,7 @@ from ...devices import accelerator_on
 from ...engine import fit
 from ...models.navigation_settings import EnvDropSettings, MapSettings
 from ...models.pretrained import Pretrained
+from ...navigation.episodes import Episode
 from ...run import SETTINGS, RunManifest, as_in_run, require_same_run
 from ...stages import (
     StageTimes,
@@ -55,6 +56,7 @@ def train_stages(
     results: dict[str, Any] = {}
     times = StageTimes()
     read: NavigationData | None = None
+    paths: Sequence[Episode] = ()
     for stage in stages:
         of_stage = as_in_run(settings, out / stage)
         accelerator = accelerator_on(device, of_stage)
@@ -64,10 +66,10 @@ def train_stages(
             )
             _require_same_stages(settings, out, stages, read)
             if BACK_TRANSLATION in stages:
-                read_augmented(settings, read)  # before hours of training, for what it refuses
+                paths = read_augmented(settings, read)  # what it refuses, before hours of training
         if accelerator.is_main_process:
             out.mkdir(parents=True, exist_ok=True)
-        task = make_task(stage, of_stage, read, accelerator, out, start)
+        task = make_task(stage, of_stage, read, accelerator, out, start, paths)
         results[stage], times[stage] = fit(task, out / stage)
     return results, times
 
@@ -79,10 +81,11 @@ def make_task(
     accelerator: Accelerator,
     out: Path,
     start: Pretrained | None = None,
+    paths: Sequence[Episode] = (),
 ) -> Task[Any, Any]:
     """Return the task of a stage; later ones start from the runs of others in `out`.
 
-    `start` has the text encoder of the map agent.
+    `start` has the text encoder of the map agent, `paths` are for the speaker to describe.
     """
     match stage, settings.model:
         case "follower", EnvDropSettings():
@@ -95,7 +98,7 @@ def make_task(
             follower, speaker = load_run(out / FOLLOWER), load_speaker(out / SPEAKER)
             for run in (follower, speaker):
                 log_unfinished(accelerator, run.folder, run.epoch, of=stage)
-            return BackTranslationTask(settings, data, accelerator, follower, speaker)
+            return BackTranslationTask(settings, data, accelerator, follower, speaker, paths)
         case _:
             _refuse_model(stage, settings)
 
