@@ -143,20 +143,25 @@ def _file(
     """Check and score a file of walks; return the scores, and lines for people."""
     with needs_extra("train"):
         from ..train.navigation.evaluation import evaluate_walks, format_result, read_split
-        from ..train.navigation.results import check_walks, read_results, write_submission
+        from ..train.navigation.results import (
+            check_walks,
+            read_results,
+            require_references,
+            write_submission,
+        )
 
     walks = read_results(results)
     episodes, scans = read_split(data, graphs, split)
     checked = check_walks(walks, episodes, scans, path=results, subset=subset)
-    if page is not None and not episodes.has_goals:
-        raise UsageError(
-            f"--page shows walks beside their references, and {episodes.file} has none; drop it",
-            code="E-NAV-PAGE",
-        )
+    if page is not None:
+        require_references(episodes)
     if submission is not None:
         write_submission(submission, checked, episodes, scans)
-    left_out = {reason: len(ids) for reason, ids in episodes.left_out.ids.items()}
-    record: dict[str, Any] = {"split": episodes.name, "n": len(checked), "left_out": left_out}
+    record: dict[str, Any] = {
+        "split": episodes.name,
+        "n": len(checked),
+        "left_out": episodes.left_out.counts,
+    }
     lines = f"{results}: {counted(len(checked), 'walk')}, all on edges of their graphs"
     if not episodes.has_goals:
         lines += f"; the goals of {episodes.file} are hidden, so that nothing is scored"

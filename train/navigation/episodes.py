@@ -77,7 +77,12 @@ class LeftOut:
     @property
     def count(self) -> int:
         """The number of episodes."""
-        return sum(map(len, self.ids.values()))
+        return sum(self.counts.values())
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """The number of episodes for each reason."""
+        return {reason: len(ids) for reason, ids in self.ids.items()}
 
     def lines(self) -> list[str]:
         """Return a line for each reason: how many, and the first of them."""

@@ -107,6 +107,15 @@ def check_walks(
     return checked
 
 
+def require_references(split: EpisodeSplit) -> None:
+    """Raise UsageError (E-NAV-PAGE) for a split whose goals are hidden: a page shows references."""
+    if not split.has_goals:
+        raise UsageError(
+            f"--page shows walks beside their references, and {split.file} has none; drop it",
+            code="E-NAV-PAGE",
+        )
+
+
 def write_submission(
     out: Path, walked: Sequence[Walked], split: EpisodeSplit, scans: Mapping[str, Scan]
 ) -> None:

@@ -5,12 +5,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ....base.errors import UsageError
 from ....base.files import require_file
 from ...checkpoint import EvalRequest, require_blind
 from ...devices import accelerator_of_trained, inference_errors
 from ...navigation.page import write_page
-from ...navigation.results import write_submission
+from ...navigation.results import require_references, write_submission
 from ...normalize import feature_norm
 from ...run import require_features
 from .agents import TrainedAgent, load_run, walk_of
@@ -52,11 +51,8 @@ def _eval(trained: TrainedAgent, request: NavigationRequest) -> dict[str, Any]:
     graphs = request.graphs or _graphs_of(trained, data)
     files = read_files(settings, [request.split], store=store, data=data, graphs=graphs)
     (read,) = files.splits
-    if request.page is not None and not read.has_goals:
-        raise UsageError(
-            f"--page shows walks beside their references, and {read.file} has none; drop it",
-            code="E-NAV-PAGE",
-        )
+    if request.page is not None:
+        require_references(read)
     accelerator = accelerator_of_trained(request.device, settings)
     environment = make_environment(files, norm, accelerator.device)
     split = encode(read, trained.vocabulary, environment, settings)

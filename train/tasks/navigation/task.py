@@ -182,9 +182,13 @@ def report_split(
     """Write the walks of a split into a run; return their scores, none where goals are hidden."""
     path = predictions_path(run, split)
     write_results(path, walks, split.read, environment.scans)
-    left_out = {reason: len(ids) for reason, ids in split.read.left_out.ids.items()}
     scores = evaluate_walks(walks, environment.scans) if split.read.has_goals else {}
-    return {"n": len(walks), **scores, "left_out": left_out, "predictions": str(path)}
+    return {
+        "n": len(walks),
+        **scores,
+        "left_out": split.read.left_out.counts,
+        "predictions": str(path),
+    }
 
 
 def predictions_path(run: Path, split: Split) -> Path:
