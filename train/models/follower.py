@@ -13,10 +13,10 @@ import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
 from torch.nn import functional
-from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from ..data.vocabulary import PADDING
 from ..normalize import FeatureNorm
+from .layers import packed_states
 from .navigation_settings import ANGLES, EnvDropSettings
 
 
@@ -45,7 +45,7 @@ class FollowerState(NamedTuple):
 class Step(NamedTuple):
     """What a follower makes of a step."""
 
-    logits: Float[Tensor, "episode action"]  # -inf for what is no action
+    logits: Float[Tensor, "episode action"]  # -inf for what is not an action
     value: Float[Tensor, " episode"]  # the critic's guess of the rewards to come
     state: FollowerState
 
@@ -173,10 +173,8 @@ def read_packed(
 
     By cuDNN on a GPU: a call for all words.
     """
-    packed = pack_padded_sequence(words, lengths.cpu(), batch_first=True, enforce_sorted=False)
-    states, (_, cells) = lstm(packed)
-    padded, _ = pad_packed_sequence(states, batch_first=True, total_length=words.shape[1])
-    return padded, torch.cat([cells[1], cells[0]], 1)
+    states, cells = packed_states(lstm, words, lengths)
+    return states, torch.cat([cells[1], cells[0]], 1)
 
 
 def read_word_by_word(

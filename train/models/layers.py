@@ -6,6 +6,7 @@ import torch
 from jaxtyping import Bool, Float, Float32, Int
 from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
+from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from ..data.vocabulary import PADDING, SPECIAL_TOKENS
 from ..records import NO_BOXES
@@ -70,6 +71,18 @@ class WordStates(nn.Module):
         with torch.autocast("cpu", enabled=False):
             states, _ = self.lstm(self.words(tokens))
         return states, tokens != PADDING
+
+
+def packed_states(
+    lstm: nn.LSTM,
+    inputs: Float[Tensor, "row place channel"],
+    lengths: Int[Tensor, " row"],
+) -> tuple[Float[Tensor, "row place state"], Float[Tensor, "direction row hidden"]]:
+    """Return the states of a bidirectional LSTM within the lengths, 0 after them, and its last cells."""
+    packed = pack_padded_sequence(inputs, lengths.cpu(), batch_first=True, enforce_sorted=False)
+    states, (_, cells) = lstm(packed)
+    padded, _ = pad_packed_sequence(states, batch_first=True, total_length=inputs.shape[1])
+    return padded, cells
 
 
 def masked_softmax(

@@ -10,11 +10,10 @@ from collections.abc import Sequence
 import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
-from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from ..data.vocabulary import PADDING
 from ..normalize import FeatureNorm
-from .layers import masked_softmax
+from .layers import masked_softmax, packed_states
 from .navigation_settings import ANGLES, SpeakerSettings
 
 
@@ -162,7 +161,6 @@ def _over_steps(
     lstm: nn.LSTM, steps: Float[Tensor, "path step dim"], lengths: Int64[Tensor, " path"]
 ) -> Float[Tensor, "path step hidden"]:
     """Return the states of a bidirectional LSTM within the lengths, and zeros after them."""
-    packed = pack_padded_sequence(steps.float(), lengths, batch_first=True, enforce_sorted=False)
     with torch.autocast("cpu", enabled=False):
-        states, _ = lstm(packed)
-    return pad_packed_sequence(states, batch_first=True, total_length=steps.shape[1])[0]
+        states, _ = packed_states(lstm, steps.float(), lengths)
+    return states
