@@ -138,8 +138,8 @@ InstructionVocabulary = InstructionWords | WordPieces  # padding is token PADDIN
 
 def read_instruction_vocabulary(path: Path) -> InstructionVocabulary:
     """Return the words or pieces of a run's file; ClipfeatError for a file without either."""
-    pieces = pieces_of(read_json(path, MAX_RUN_BYTES, follow=False), path)
-    return pieces or read_instruction_words(path)
+    record = read_json(path, MAX_RUN_BYTES, follow=False)
+    return pieces_of(record, path) or InstructionWords(texts_of(record, "words", path))
 
 
 def read_instruction_words(path: Path) -> InstructionWords:

@@ -8,17 +8,15 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from accelerate import Accelerator
-from accelerate.utils import gather_object
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from ....base.jsonio import write_json
 from ....base.text import counted
-from ...batches import cut
+from ...batches import Numbers
 from ...checkpoint import TrainedRun, load_trained
 from ...devices import MODEL_SIZE_REMEDY, memory_errors, seeded
-from ...engine import eval_batch_size
 from ...metrics.bleu import corpus_bleu
 from ...models.speaker import Speaker
 from ...navigation.environment import Environment, Episodes
@@ -35,7 +33,7 @@ from ...normalize import FeatureNorm
 from ...task import Report, format_unscored, unscored
 from .data import EpisodeBatch, NavigationData, Split
 from .settings import NavigationSettings
-from .task import StageTask, format_stage
+from .task import StageTask, format_stage, gathered
 
 SPEAKER_TASK = "nav_speaker"  # another model than agents have, which cannot walk
 METRIC = "bleu4"
@@ -157,20 +155,18 @@ class SpeakerTask(StageTask):
         speaker = self.accelerator.unwrap_model(model.eval())
         rows_of = rows_of_paths(split)
         first = np.array([rows[0] for rows in rows_of.values()])
-        parts = cut(first, eval_batch_size(self.settings))
-        mine: list[tuple[int, str]] = []
-        for part in parts[self.accelerator.process_index :: self.accelerator.num_processes]:
-            rows = torch.from_numpy(part).to(self.accelerator.device)
-            with torch.inference_mode(), self.accelerator.autocast():
-                tokens = write_texts(
-                    speaker,
-                    self.world.environment,
-                    split.tensors.take(rows),
-                    self.world.written,
-                    self.settings.speaker.max_words,
-                )
-            mine += zip(part.tolist(), map(self.world.written.decode, tokens.tolist()), strict=True)
-        written = dict(gather_object(mine))
+
+        def write(part: Numbers) -> list[str]:
+            tokens = write_texts(
+                speaker,
+                self.world.environment,
+                split.tensors.take(torch.from_numpy(part).to(self.accelerator.device)),
+                self.world.written,
+                self.settings.speaker.max_words,
+            )
+            return [self.world.written.decode(row) for row in tokens.tolist()]
+
+        written = gathered(first, write, self.settings, self.accelerator)
         return [
             Described(
                 scan,

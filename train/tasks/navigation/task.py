@@ -4,7 +4,7 @@ import logging
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -29,6 +29,7 @@ from .settings import NavigationSettings
 logger = logging.getLogger(__name__)
 
 TASK = "nav"
+V = TypeVar("V")
 # Of a model, a split and rows of it: the walks, as `NavigationTask.walk` returns them.
 Walk = Callable[[Any, Split, Int[np.ndarray, " _"]], list[list[int]]]
 
@@ -134,20 +135,31 @@ def walk_split(
     settings: NavigationSettings,
     accelerator: Accelerator,
 ) -> list[Walked]:
-    """Return the walks of a model on all instructions of a split, in its order.
-
-    With several processes each walks its part of the batches, and has all walks in the end.
-    """
+    """Return the walks of a model on all instructions of a split, in its order; of all processes."""
     model.eval()
-    batches = cut(np.arange(len(split)), eval_batch_size(settings))
-    mine: list[tuple[int, list[int]]] = []
-    for rows in batches[accelerator.process_index :: accelerator.num_processes]:
-        with torch.inference_mode(), accelerator.autocast():
-            mine += zip(rows.tolist(), walk(model, split, rows), strict=True)
-    found = dict(gather_object(mine))
+    rows = np.arange(len(split))
+    found = gathered(rows, lambda part: walk(model, split, part), settings, accelerator)
     return [
         _as_walked(episode, found[row], environment) for row, episode in enumerate(split.episodes)
     ]
+
+
+def gathered(
+    rows: Numbers,
+    infer: Callable[[Numbers], Sequence[V]],
+    settings: NavigationSettings,
+    accelerator: Accelerator,
+) -> dict[int, V]:
+    """Return {row: what `infer` makes of it}, which takes a batch of rows at a time.
+
+    With several processes each does its part of the batches, and has all rows in the end.
+    """
+    mine: list[tuple[int, V]] = []
+    batches = cut(rows, eval_batch_size(settings))
+    for part in batches[accelerator.process_index :: accelerator.num_processes]:
+        with torch.inference_mode(), accelerator.autocast():
+            mine += zip(part.tolist(), infer(part), strict=True)
+    return dict(gather_object(mine))
 
 
 def _as_walked(episode: Episode, walk: Sequence[int], environment: Environment) -> Walked:
