@@ -12,7 +12,7 @@ from ..base.text import counted
 from ..featstore import FeatureStore
 from ..featstore.card.thumbnails import MOST_JPEG_BYTES, SIDE, THUMBNAILS, thumbnails_table
 from ..featstore.geometry import BICUBIC, RGB, Upright, WholeCells
-from ..featstore.report.sample import sample_rows
+from ..featstore.report.sample import SAMPLE_SEED, sample_rows
 from ..featstore.writing.describe import write_documents
 from .planning.recipe import Recipe
 from .recompute import decode_rows, not_comparable
@@ -20,7 +20,6 @@ from .recompute import decode_rows, not_comparable
 logger = logging.getLogger(__name__)
 
 QUALITY = 80  # of JPEG
-SEED = 0  # of the sample, which begins with that of the card
 
 
 def check_thumbnails(recipe: Recipe) -> None:
@@ -61,7 +60,7 @@ def _pictures(
     # Turned or not, as the backbone has seen it: sizes in the index are those of such images.
     steps = (*((Upright(),) if recipe.is_upright else ()), RGB(), small)
     shrinking = Recipe("thumbnail", steps, (0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
-    rows = sample_rows(store, count, SEED)
+    rows = sample_rows(store, count, SAMPLE_SEED)  # which begins with those of the card
     pictures = decode_rows(rows, root, shrinking)
     for row, picture in tqdm(pictures, "thumbnails", len(rows), unit="image", disable=None):
         reason = not_comparable(row, picture)

@@ -21,7 +21,6 @@ from .colours import colours
 from .explorer import Explorer, OpenStore, Query
 from .ids import Entry
 
-MAX_SAMPLE = 500
 DATA = '<meta name="clipfeat-data" content="data/">'  # how the page knows that it is static
 HEAD = "<head>"
 ENDINGS = {"image/jpeg": ".jpg", "image/png": ".png", "image/webp": ".webp", "image/gif": ".gif"}

@@ -29,7 +29,7 @@ class ViewedRun:
     def __init__(self, key: str, folder: Path, stores: Mapping[str, FeatureStore]):
         """Read the run's settings, and choose the store whose features are those of its training.
 
-        Raises UsageError for a folder that is no run, for a run of another task (E-VIEW-TASK), and
+        Raises UsageError for a folder that is not a run, for a run of another task (E-VIEW-TASK), and
         where no store fits (E-VIEW-RUN-STORE).
         """
         with needs_extra("train"):

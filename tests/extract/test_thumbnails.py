@@ -30,7 +30,7 @@ pytestmark = pytest.mark.usefixtures("one_backbone")
 @pytest.fixture(scope="module")
 def images(tmp_path_factory):
     folder = write_photographs(tmp_path_factory.mktemp("images"), 6)
-    (folder / "text.jpg").write_text("this is no image")
+    (folder / "text.jpg").write_text("this is not an image")
     large = Image.new("CMYK", (400, 100), (10, 200, 30, 0))
     large.save(folder / "large.jpg")
     return folder

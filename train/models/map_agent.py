@@ -235,7 +235,7 @@ class MapAgent(nn.Module):
         return learn(self)
 
     def read(self, tokens: Int64[Tensor, "episode token"]) -> Words:
-        """Return instructions as `decide` reads them; each has a token that is no padding."""
+        """Return instructions as `decide` reads them; each has a token that is not padding."""
         words = self.text(tokens)
         by_map, by_view = self.by_map.project(words), self.by_view.project(words)
         return Words(by_map, by_view, (tokens != PADDING)[:, None, None])

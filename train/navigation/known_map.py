@@ -51,7 +51,7 @@ class KnownMap:
 
     @property
     def is_node(self) -> Bool[Tensor, "episode node"]:
-        """Which nodes are none of the padding."""
+        """Which nodes are not padding."""
         return self.viewpoints != NOWHERE
 
     @property
